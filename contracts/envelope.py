@@ -1,0 +1,187 @@
+"""CloudEvents 1.0 on AMQP 0-9-1: one event, two modes.
+
+Structured mode carries the whole event as JSON in the body (`application/cloudevents+json`). Binary mode
+carries `data` in the body, its type in the `content-type` property and every other attribute as a header
+`cloudEvents_<name>`; on input `cloudEvents:<name>` is read as well.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
+from pydantic_core import from_json, to_json
+
+STRUCTURED = "application/cloudevents+json"
+JSON = "application/json"
+HEADER_PREFIX = "cloudEvents_"
+ACCEPTED_PREFIXES = (HEADER_PREFIX, "cloudEvents:")
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class Malformed(ValueError):
+    """The message is not a CloudEvent. The text names what is wrong and never repeats the payload."""
+
+
+def _instant(value: object) -> object:
+    if isinstance(value, datetime):  # an AMQP timestamp header: whole seconds, UTC
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    if isinstance(value, str) and _RFC3339.fullmatch(value):
+        return value.upper()
+    raise ValueError("not an RFC 3339 time with an offset, such as 2026-11-21T08:30:00Z")
+
+
+def _no_control_characters(value: str) -> str:
+    if _CONTROL.search(value):
+        raise ValueError("contains a control character")
+    return value
+
+
+def _rfc3339(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+Instant = Annotated[
+    AwareDatetime, BeforeValidator(_instant), PlainSerializer(_rfc3339, return_type=str, when_used="json")
+]
+Attribute = Annotated[str, AfterValidator(_no_control_characters)]
+RequiredAttribute = Annotated[Attribute, Field(min_length=1, max_length=1024)]
+
+
+class CloudEvent(BaseModel):
+    """An event of any type, without the attributes that mean nothing to this project."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    specversion: Literal["1.0"] = "1.0"
+    id: RequiredAttribute
+    source: RequiredAttribute
+    type: RequiredAttribute
+    time: Instant | None = None
+    subject: RequiredAttribute | None = None
+    datacontenttype: Attribute | None = None
+    dataschema: Attribute | None = None
+    # Extensions. What `sequence` and `tenant` must look like is the event type's business.
+    sequence: Any = None
+    tenant: Any = None
+    traceparent: Attribute | None = None
+    tracestate: Attribute | None = None
+    correlationid: Attribute | None = None
+    causationid: Attribute | None = None
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What goes on the wire: body, `content-type` property and headers. The body stays out of `repr`."""
+
+    body: bytes = field(repr=False)
+    content_type: str | None
+    headers: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def structured(cls, event: CloudEvent) -> Self:
+        return cls(to_json(document(event)), STRUCTURED)
+
+    @classmethod
+    def binary(cls, event: CloudEvent) -> Self:
+        attributes = document(event)
+        data = attributes.pop("data", None)
+        content_type = attributes.pop("datacontenttype", JSON)
+        headers = {HEADER_PREFIX + name: value for name, value in attributes.items()}
+        return cls(b"" if data is None else to_json(data), content_type, headers)
+
+
+def document(event: CloudEvent) -> dict[str, Any]:
+    """The event as the JSON object of structured mode, without what is not set."""
+    return event.model_dump(mode="json", exclude_none=True)
+
+
+def read(message: Message) -> CloudEvent:
+    """The CloudEvent in a message of either mode; raises `Malformed`."""
+    media_type = (message.content_type or "").partition(";")[0].strip().lower()
+    if media_type == STRUCTURED:
+        attributes = _structured_attributes(message.body)
+    elif media_type.startswith("application/cloudevents"):
+        raise Malformed(f"content-type is a CloudEvents format other than {STRUCTURED}")
+    else:
+        attributes = _binary_attributes(message, media_type)
+    try:
+        return CloudEvent.model_validate({"specversion": None} | attributes)
+    except ValidationError as error:
+        raise Malformed(describe(error)) from None
+
+
+def describe(error: ValidationError) -> str:
+    """What is wrong, field by field, without the values: safe to log and to put in a header."""
+    lines = [
+        f"{'.'.join(map(str, item['loc'])) or 'event'}: {item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")  # noqa: PLR2004
+
+
+def _structured_attributes(body: bytes) -> dict[str, Any]:
+    attributes = _json(body, "body")
+    if not isinstance(attributes, dict):
+        raise Malformed("body: not a JSON object")
+    if "data_base64" in attributes:
+        attributes["data"] = _base64_data(attributes)
+    return attributes
+
+
+def _base64_data(attributes: Mapping[str, Any]) -> Any:
+    if "data" in attributes:
+        raise Malformed("data and data_base64: only one of them may be given")
+    try:
+        return _json(base64.b64decode(attributes["data_base64"], validate=True), "data_base64")
+    except (TypeError, ValueError, binascii.Error):
+        raise Malformed("data_base64: not base64 of JSON") from None
+
+
+def _binary_attributes(message: Message, media_type: str) -> dict[str, Any]:
+    attributes = {
+        name.removeprefix(prefix): _header_value(value)
+        for prefix in ACCEPTED_PREFIXES
+        for name, value in message.headers.items()
+        if name.startswith(prefix)
+    }
+    if not attributes:
+        raise Malformed(f"neither structured mode (content-type {STRUCTURED}) nor cloudEvents_ headers")
+    attributes.pop("data", None)
+    if message.body:
+        if media_type and media_type != JSON and not media_type.endswith("+json"):
+            raise Malformed("content-type: data must be JSON")
+        attributes["data"] = _json(message.body, "body")
+    return attributes | {"datacontenttype": message.content_type or JSON}
+
+
+def _header_value(value: Any) -> Any:
+    if isinstance(value, bytes | bytearray):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise Malformed("a cloudEvents header is not UTF-8 text") from None
+    return value
+
+
+def _json(text: bytes, where: str) -> Any:
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise Malformed(f"{where}: not JSON ({error})") from None

@@ -1,0 +1,144 @@
+"""Exchanges, queues and bindings: every broker name and argument of the project, spelled once."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+DEPARTMENTS = "departments"
+SECRETS = "provisioner.secrets"
+RESULTS = "provisioner.results"
+RETRY = "provisioner.retry"
+DEAD_LETTERS = "provisioner.dead-letters"
+REPLAY = "provisioner.replay"
+
+WORK_QUEUE = "provisioner.departments"
+SECRETS_QUEUE = "provisioner.secrets"
+DEAD_LETTER_QUEUE = "provisioner.dead-letters"
+
+DEFAULT_RETRY_DELAYS = (timedelta(seconds=30), timedelta(minutes=5), timedelta(hours=1))
+
+
+class BrokerVersion(NamedTuple):
+    major: int
+    minor: int
+
+    @classmethod
+    def parse(cls, text: str) -> "BrokerVersion":
+        """`3.10.8` -> (3, 10); what follows the minor number does not change a declaration."""
+        major, minor, *_ = text.split(".")
+        return cls(int(major), int(minor))
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    name: str
+    type: str = "topic"
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    exchange: str
+    queue: str
+    routing_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    exchanges: tuple[Exchange, ...]
+    queues: tuple[Queue, ...]
+    bindings: tuple[Binding, ...]
+
+
+def delay_label(delay: timedelta) -> str:
+    """30 s -> `30s`, 5 min -> `5m`, 1 h -> `1h`: the last part of a retry queue's name."""
+    milliseconds = delay // timedelta(milliseconds=1)
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+        if milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return f"{milliseconds}ms"
+
+
+def retry_queue(delay: timedelta) -> str:
+    return f"{RETRY}.{delay_label(delay)}"
+
+
+def secrets_queue(recipient: str) -> str:
+    return f"{SECRETS_QUEUE}.{recipient}"
+
+
+def topology(
+    broker: BrokerVersion,
+    retry_delays: Sequence[timedelta] = DEFAULT_RETRY_DELAYS,
+    recipients: Sequence[str] = (),
+) -> Topology:
+    """All objects, as this broker version wants them.
+
+    With recipients each has a queue of its own, and there is no common one: nobody reads it, and an unread
+    copy of credentials is a leak that waits.
+    """
+    names = (DEPARTMENTS, SECRETS, RESULTS, RETRY, DEAD_LETTERS, REPLAY)
+    queues = [Queue(WORK_QUEUE, _quorum(broker)), Queue(DEAD_LETTER_QUEUE, _quorum(broker))]
+    bindings = [
+        Binding(DEPARTMENTS, WORK_QUEUE, "department.#"),
+        Binding(DEPARTMENTS, WORK_QUEUE, "subaccount.credentials.reissue.#"),
+        Binding(REPLAY, WORK_QUEUE, "#"),
+        Binding(DEAD_LETTERS, DEAD_LETTER_QUEUE, "#"),
+    ]
+    for queue, key in _secrets_queues(recipients):
+        queues.append(Queue(queue, _quorum(broker)))
+        bindings.append(Binding(SECRETS, queue, key))
+    for delay in retry_delays:
+        queues.append(Queue(retry_queue(delay), _quorum(broker) | _delayed_return(delay)))
+        bindings.append(Binding(RETRY, retry_queue(delay), delay_label(delay)))
+    return Topology(tuple(Exchange(name) for name in names), tuple(queues), tuple(bindings))
+
+
+def definitions(topology: Topology, vhost: str = "/") -> dict[str, Any]:
+    """The same in RabbitMQ's definitions format, for `rabbitmqctl import_definitions`."""
+    place = {"vhost": vhost, "durable": True, "auto_delete": False}
+    return {
+        "exchanges": [
+            {"name": exchange.name, "type": exchange.type, "internal": False, "arguments": {}} | place
+            for exchange in topology.exchanges
+        ],
+        "queues": [{"name": queue.name, "arguments": queue.arguments} | place for queue in topology.queues],
+        "bindings": [
+            {
+                "source": binding.exchange,
+                "vhost": vhost,
+                "destination": binding.queue,
+                "destination_type": "queue",
+                "routing_key": binding.routing_key,
+                "arguments": {},
+            }
+            for binding in topology.bindings
+        ],
+    }
+
+
+def _secrets_queues(recipients: Iterable[str]) -> list[tuple[str, str]]:
+    each = [(secrets_queue(recipient), f"subaccount.credentials.*.{recipient}") for recipient in recipients]
+    return each or [(SECRETS_QUEUE, "#")]
+
+
+def _quorum(broker: BrokerVersion) -> dict[str, Any]:
+    # The broker's delivery limit must be off: a lost connection counts against everything prefetched.
+    # 4.0 made 20 the default and knows -1; before, -1 dropped a message at its first return.
+    return {"x-queue-type": "quorum"} | ({"x-delivery-limit": -1} if broker >= (4, 0) else {})
+
+
+def _delayed_return(delay: timedelta) -> dict[str, Any]:
+    # At-least-once needs reject-publish; without it a broker restart at the wrong moment loses the message.
+    return {
+        "x-message-ttl": delay // timedelta(milliseconds=1),
+        "x-dead-letter-exchange": REPLAY,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }

@@ -1,0 +1,154 @@
+"""The nouns every stage shares: event, entry, answer."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from contracts.departments import (
+    DepartmentCreated,
+    DepartmentRemoved,
+    DepartmentRenamed,
+    Kind,
+    Version,
+)
+from contracts.subaccounts import ResultKind
+
+EVERYBODY = ""
+"""The one recipient there is while no recipients are named: whoever is bound to the secrets exchange."""
+
+
+class Department(NamedTuple):
+    """Whom an event is about: an id is unique within its tenant only."""
+
+    tenant: str
+    id: str
+
+
+class Reference(NamedTuple):
+    """Names one event. `type` is what its producer wrote."""
+
+    source: str
+    id: str
+    type: str
+
+
+class Trace(NamedTuple):
+    """What an event hands on to the messages it causes."""
+
+    traceparent: str | None = None
+    tracestate: str | None = None
+    correlationid: str | None = None
+
+
+NO_TRACE = Trace()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A valid department event, as far as decisions need it."""
+
+    department: Department
+    version: Version
+    reference: Reference
+    payload_digest: str
+    name: str | None = None
+    trace: Trace = NO_TRACE
+
+    @property
+    def kind(self) -> Kind:
+        return self.version.kind
+
+    @classmethod
+    def of(
+        cls,
+        event: DepartmentCreated | DepartmentRenamed | DepartmentRemoved,
+        sent_type: str,
+        payload_digest: str,
+    ) -> "Event":
+        return cls(
+            department=Department(event.tenant, event.data.department_id),
+            version=event.version,
+            reference=Reference(event.source, event.id, sent_type),
+            payload_digest=payload_digest,
+            name=event.data.name,
+            trace=Trace(event.traceparent, event.tracestate, event.correlationid),
+        )
+
+
+class Status(StrEnum):
+    """Where a department stands.
+
+    A claimed one has a create on its way whose outcome is not recorded. Deleting is durable before DELETE is
+    sent, and there is no way back from it.
+    """
+
+    ABSENT = "absent"
+    CLAIMED = "claimed"
+    ACTIVE = "active"
+    DISABLED = "disabled"
+    DELETING = "deleting"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The durable intent to create: since when, for which event, under which idempotency key."""
+
+    started_at: datetime
+    idempotency_key: str
+    event: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the ledger knows of one department. Never a token.
+
+    `revision` counts writes: a write holds only if nobody wrote since the entry was recalled.
+    `incarnation` is that of the subaccount there is, or else of the next one.
+    `version` is that of the newest event answered. `owed_to` names the recipients whose credentials the broker has not confirmed, `issued_for` the event that
+    caused those credentials.
+    """
+
+    department: Department
+    revision: int = 0
+    status: Status = Status.ABSENT
+    incarnation: int = 1
+    generation: int = 0
+    name: str | None = None
+    auth_id: str | None = None
+    version: Version | None = None
+    claim: Claim | None = None
+    owed_to: frozenset[str] = frozenset()
+    issued_for: Reference | None = None
+    created_at: datetime | None = None
+    removed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The final outcome of one event, as it is recorded and published."""
+
+    department: Department
+    event: Reference
+    payload_digest: str
+    outcome: ResultKind
+    answered_at: datetime
+    name: str | None = None
+    auth_id: str | None = None
+    reason: str | None = None
+    superseded_by: Reference | None = None
+    trace: Trace = NO_TRACE
+    confirmed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recollection:
+    """What the ledger knows when a step begins: the department, and whether this very event was answered."""
+
+    entry: Entry
+    answer: Answer | None = None
+
+
+def reference_of(version: Version) -> Reference:
+    return Reference(version.source, version.id, f"department.{version.kind}.v1")

@@ -1,0 +1,64 @@
+"""How a department's subaccount is named at the provider, and the keys and tags derived from who it is."""
+
+import hashlib
+import re
+import uuid
+from dataclasses import dataclass
+from string import Formatter
+
+from pydantic_core import to_json
+
+from contracts.subaccounts import NAMESPACE
+from worker.core.model import Department, Reference
+
+TAG_LENGTH = 10
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_BITS_PER_DIGIT = 5
+
+
+def department_tag(owner: str, department: Department, incarnation: int) -> str:
+    """The mark in a subaccount's name by which it is found again: 10 characters of Crockford base32."""
+    digest = hashlib.sha256(to_json([owner, department.tenant, department.id, incarnation])).digest()
+    number = int.from_bytes(digest) >> (len(digest) * 8 - TAG_LENGTH * _BITS_PER_DIGIT)
+    digits = [_CROCKFORD[number >> (_BITS_PER_DIGIT * place) & 31] for place in reversed(range(TAG_LENGTH))]
+    return "".join(digits)
+
+
+def idempotency_key(
+    owner: str,
+    department: Department,
+    incarnation: int,
+    operation: str,
+    auth_id: str | None,
+    event: Reference,
+) -> str:
+    """The same over retries, restarts and replays of one event's call: UUIDv5."""
+    parts = [owner, department.tenant, department.id, incarnation, operation, auth_id, event.source, event.id]
+    return str(uuid.uuid5(NAMESPACE, to_json(parts).decode()))
+
+
+@dataclass(frozen=True, slots=True)
+class NameTemplate:
+    """`{name} [{tag}]`, and the provider's limit in characters. Raises `ValueError` where it cannot work."""
+
+    text: str = "{name} [{tag}]"
+    longest: int = 60
+
+    def __post_init__(self) -> None:
+        fields = [name for _, name, _, _ in Formatter().parse(self.text) if name is not None]
+        if sorted(fields) != ["name", "tag"]:
+            raise ValueError("must hold {name} and {tag} once each, and no other braces")
+        if self._room() < 1:
+            raise ValueError(f"leaves no room for a name within {self.longest} characters")
+
+    def _room(self) -> int:
+        return self.longest - len(self.text.format(name="", tag="")) - TAG_LENGTH
+
+    def render(self, name: str, tag: str) -> str:
+        """The name to send: cut where it is too long, the tag never."""
+        return self.text.format(name=name[: self._room()].rstrip(), tag=tag)
+
+    def bears(self, sent_name: str, tag: str) -> bool:
+        """Whether the tag stands in its place in a name read back from the provider."""
+        pattern = re.escape(self.text.format(name="\0", tag=tag)).replace(re.escape("\0"), ".*")
+        return re.fullmatch(pattern, sent_name, re.DOTALL) is not None
