@@ -26,6 +26,7 @@ from pydantic import (
 from contracts.envelope import CloudEvent, Instant, describe
 
 DEFAULT_TENANT = "default"
+IDENTIFIER_LENGTH = 128
 NAME_LENGTH = 200
 SEQUENCE_DIGITS = 18
 
@@ -91,7 +92,7 @@ def _sequence(value: object) -> object:
     return value
 
 
-Identifier = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
+Identifier = Annotated[str, Field(min_length=1, max_length=IDENTIFIER_LENGTH), AfterValidator(_printable)]
 Name = Annotated[str, AfterValidator(_clean_name)]
 Sequence = Annotated[int, BeforeValidator(_sequence)]
 

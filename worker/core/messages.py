@@ -22,7 +22,7 @@ from contracts.subaccounts import (
     routing_key,
 )
 from worker.core.judge import DeadLetter
-from worker.core.model import Answer, Entry, Reference, Trace
+from worker.core.model import NO_TRACE, Answer, Entry, Reference, Trace
 
 ISSUED = "subaccount.credentials.issued.v1"
 

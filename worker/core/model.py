@@ -106,8 +106,9 @@ class Entry:
 
     `revision` counts writes: a write holds only if nobody wrote since the entry was recalled.
     `incarnation` is that of the subaccount there is, or else of the next one.
-    `version` is that of the newest event answered. `owed_to` names the recipients whose credentials the broker has not confirmed, `issued_for` the event that
-    caused those credentials.
+    `version` is that of the newest event answered.
+    `owed_to` names the recipients whose credentials the broker has not confirmed.
+    `issued_for` is the event that caused those credentials.
     """
 
     department: Department

@@ -1,0 +1,5 @@
+"""`python -m worker` is `provisioner`."""
+
+from worker.cli import main
+
+main()

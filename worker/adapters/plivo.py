@@ -1,0 +1,232 @@
+"""The provider port on Plivo's Subaccount API, over aiohttp.
+
+Each call is sent once: no retry, no redirect.
+"""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import from_json
+
+from worker.core.judge import CallFault, Operation
+from worker.ports import CallFailed, Clock, NewSubaccount, ProvidedSubaccount, RateLimit
+
+PAGE = 20
+T = TypeVar("T", bound="_Answer")
+LONGEST_ERROR_TEXT = 200
+
+# Anything this long without a space could be a credential: it stays out of error texts.
+_COULD_BE_SECRET = re.compile(r"[\w+/=.-]{24,}")
+
+
+@dataclass(frozen=True, slots=True)
+class PlivoAccount:
+    """Where the API is and who we are there. `timeout` is for a whole call, connecting included."""
+
+    url: str
+    auth_id: str
+    auth_token: SecretStr
+    timeout: timedelta
+    concurrency: int
+    rate: RateLimit
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
+
+
+AuthId = Annotated[str, Field(pattern=r"^SA[A-Z0-9]{18}$")]
+AuthToken = Annotated[SecretStr, Field(min_length=1)]
+
+
+class _Created(_Answer):
+    auth_id: AuthId
+    auth_token: AuthToken
+
+
+class _Shown(_Answer):
+    auth_id: AuthId
+    auth_token: AuthToken
+    name: str
+    enabled: bool
+
+
+class _Page(_Answer):
+    objects: list[_Shown]
+
+
+@asynccontextmanager
+async def plivo_provider(
+    account: PlivoAccount,
+    clock: Clock,
+    on_call: Callable[[Operation, int | None, float], None] = lambda _operation, _status, _seconds: None,
+) -> AsyncIterator["PlivoProvider"]:
+    session = aiohttp.ClientSession(
+        auth=aiohttp.BasicAuth(account.auth_id, account.auth_token.get_secret_value()),
+        connector=aiohttp.TCPConnector(limit=account.concurrency),
+        timeout=aiohttp.ClientTimeout(total=account.timeout.total_seconds()),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept": "application/json"},
+    )
+    # aiohttp would send GET and DELETE a second time, unseen, when a kept connection breaks.
+    session._retry_connection = False  # noqa: SLF001 - there is no public switch
+    async with session:
+        yield PlivoProvider(account, session, clock, on_call)
+
+
+class Pace:
+    """Never more calls than the limit in any window: a log of send times."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        self._window = limit.window.total_seconds()
+        self._sent: deque[float] = deque([-self._window] * limit.calls, maxlen=limit.calls)
+        self._turn = asyncio.Lock()
+
+    async def wait(self) -> None:
+        """Returns when one more call may be sent, in the order asked."""
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            free_at = self._sent[0] + self._window
+            if free_at > loop.time():
+                await asyncio.sleep(free_at - loop.time())
+            self._sent.append(loop.time())
+
+
+class PlivoProvider:
+    def __init__(
+        self,
+        account: PlivoAccount,
+        session: aiohttp.ClientSession,
+        clock: Clock,
+        on_call: Callable[[Operation, int | None, float], None],
+    ) -> None:
+        self._base = f"{account.url.rstrip('/')}/v1/Account/{account.auth_id}/Subaccount/"
+        self._session = session
+        self._clock = clock
+        self._on_call = on_call
+        self._slots = asyncio.Semaphore(account.concurrency)
+        self._pace = Pace(account.rate)
+
+    async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
+        body = {"name": name, "enabled": True}
+        made = await self._read("create", _Created, "POST", "", body, idempotency_key)
+        return NewSubaccount(made.auth_id, made.auth_token)
+
+    async def update(
+        self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
+    ) -> None:
+        given = {"name": name, "enabled": enabled}
+        body = {field: value for field, value in given.items() if value is not None}
+        await self._call("update", "POST", f"{auth_id}/", body, idempotency_key)
+
+    async def delete(self, auth_id: str, idempotency_key: str) -> None:
+        await self._call("delete", "DELETE", f"{auth_id}/", None, idempotency_key)
+
+    async def get(self, auth_id: str) -> ProvidedSubaccount:
+        return _provided(await self._read("get", _Shown, "GET", f"{auth_id}/"))
+
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        page = await self._read("list", _Page, "GET", f"?limit={PAGE}&offset={offset}")
+        return [_provided(shown) for shown in page.objects]
+
+    async def _read(
+        self,
+        operation: Operation,
+        model: type[T],
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        key: str | None = None,
+    ) -> T:
+        answer = await self._call(operation, method, path, body, key)
+        try:
+            return model.model_validate_json(answer)
+        except ValidationError:  # its text could quote a token
+            raise CallFailed(CallFault(operation, f"Plivo's answer to {operation} cannot be read")) from None
+
+    async def _call(
+        self,
+        operation: Operation,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        key: str | None = None,
+    ) -> bytes:
+        """One request; the body of a 2xx answer, or `CallFailed`."""
+        headers = {"Idempotency-Key": key} if key else {}
+        loop = asyncio.get_running_loop()
+        async with self._slots:
+            await self._pace.wait()
+            begun, status = loop.time(), None
+            try:
+                async with self._session.request(
+                    method, self._base + path, json=body, headers=headers, allow_redirects=False
+                ) as response:
+                    status = response.status
+                    return await self._body(operation, response)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise CallFailed(_fault_of(operation, error)) from None
+            finally:
+                self._on_call(operation, status, loop.time() - begun)
+
+    async def _body(self, operation: Operation, response: aiohttp.ClientResponse) -> bytes:
+        body = await response.read()
+        if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
+            return body
+        raise CallFailed(
+            CallFault(
+                operation,
+                f"Plivo answered {response.status} to {operation}{_error_text(body)}",
+                status=response.status,
+                retry_after_seconds=self._retry_after(response.headers.get("Retry-After")),
+            )
+        )
+
+    def _retry_after(self, value: str | None) -> float | None:
+        """Seconds, from either form of the header; nothing from one that is neither."""
+        if value is None:
+            return None
+        if value.strip().isdecimal():
+            return float(value)
+        try:
+            at = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        return max(0.0, (at - self._clock.now()).total_seconds())
+
+
+def _provided(shown: _Shown) -> ProvidedSubaccount:
+    return ProvidedSubaccount(shown.auth_id, shown.name, shown.enabled, shown.auth_token)
+
+
+def _fault_of(operation: Operation, error: Exception) -> CallFault:
+    """What an exception of aiohttp tells: a connection that was never made has sent nothing.
+
+    A `ClientResponseError` with status 400 is aiohttp's own word (for a 204 with a body, say), not Plivo's.
+    """
+    unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    what = "cannot be reached" if unsent else "gave no answer that can be read"
+    return CallFault(operation, f"Plivo {what} ({type(error).__name__}) for {operation}", sent=not unsent)
+
+
+def _error_text(body: bytes) -> str:
+    """Plivo's own words, where it has any: for people, never to branch on."""
+    try:
+        error = from_json(body)["error"]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    if not isinstance(error, str):
+        return ""
+    text = _COULD_BE_SECRET.sub("***", "".join(filter(str.isprintable, error)))
+    return f": {text[:LONGEST_ERROR_TEXT]}"

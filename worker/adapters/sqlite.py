@@ -1,0 +1,246 @@
+"""The ledger in one SQLite file: WAL, durable, many operations to a commit."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import apsw
+from pydantic import TypeAdapter
+
+from worker.core.model import Answer, Department, Entry, Recollection, Reference
+from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign
+
+BUSY_TIMEOUT_MILLISECONDS = 5_000
+MIGRATIONS = resources.files("worker.adapters") / "migrations" / "sqlite"
+
+INSERT_ENTRY = (
+    "INSERT INTO departments (revision, status, name, auth_id, entry, tenant, department_id)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, department_id) DO NOTHING"
+)
+UPDATE_ENTRY = (
+    "UPDATE departments SET revision = ?1, status = ?2, name = ?3, auth_id = ?4, entry = ?5"
+    " WHERE tenant = ?6 AND department_id = ?7 AND revision = ?1 - 1"
+)
+
+_ENTRY = TypeAdapter(Entry)
+_ANSWER = TypeAdapter(Answer)
+
+T = TypeVar("T")
+Job = Callable[[apsw.Connection], Any]
+
+
+@asynccontextmanager
+async def sqlite_ledger(
+    path: Path, on_commit: Callable[[int], None] = lambda _operations: None, *, must_exist: bool = False
+) -> AsyncIterator["SqliteLedger"]:
+    """Opens the file, makes it if it is not there (0600), and brings its schema up to date."""
+    ledger = SqliteLedger(_open(path, must_exist=must_exist), on_commit)
+    try:
+        await ledger.run(_migrate)
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+class SqliteLedger:
+    """All access to the file runs in one thread; what has gathered meanwhile shares the next commit."""
+
+    def __init__(self, connection: apsw.Connection, on_commit: Callable[[int], None]) -> None:
+        self._connection = connection
+        self._on_commit = on_commit
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._gathered: list[tuple[Job, asyncio.Future[Any]]] = []
+        self._committer: asyncio.Task[None] | None = None
+
+    async def recall(self, department: Department, event: Reference) -> Recollection:
+        def job(connection: apsw.Connection) -> Recollection:
+            return Recollection(_entry_of(connection, department), _answer_to(connection, event))
+
+        return await self.run(job)
+
+    async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
+        written = replace(entry, revision=entry.revision + 1)
+
+        def job(connection: apsw.Connection) -> Entry:
+            if answer is not None:
+                _write_answer(connection, answer)
+            _write_entry(connection, written)
+            return written
+
+        return await self.run(job)
+
+    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
+        def job(connection: apsw.Connection) -> list[Entry]:
+            rows = connection.execute(
+                "SELECT entry FROM departments WHERE tenant = ?1 OR ?1 IS NULL"
+                " ORDER BY tenant, department_id",
+                (tenant,),
+            )
+            return [_ENTRY.validate_json(row[0]) for row in rows]
+
+        return await self.run(job)
+
+    async def answers(self, department: Department) -> Sequence[Answer]:
+        def job(connection: apsw.Connection) -> list[Answer]:
+            rows = connection.execute(
+                "SELECT answer FROM answers WHERE tenant = ? AND department_id = ? ORDER BY answered_at",
+                department,
+            )
+            return [_ANSWER.validate_json(row[0]) for row in rows]
+
+        return await self.run(job)
+
+    async def bind(self, owner: str, provider_account: str) -> None:
+        def job(connection: apsw.Connection) -> None:
+            connection.execute(
+                "INSERT INTO ledger VALUES (1, ?, ?) ON CONFLICT DO NOTHING", (owner, provider_account)
+            )
+            bound = connection.execute("SELECT owner, provider_account FROM ledger").fetchall()[0]
+            if bound != (owner, provider_account):
+                raise LedgerForeign(f"it belongs to owner {bound[0]} of provider account {bound[1]}")
+
+        await self.run(job)
+
+    async def run(self, job: Callable[[apsw.Connection], T]) -> T:
+        """Runs a job on the ledger's thread; what it wrote is durable on return.
+
+        A job that fails undoes its own writes, not those of the jobs it shares a commit with.
+        """
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._gathered.append((job, done))
+        if self._committer is None:
+            self._committer = asyncio.create_task(self._commit_all())
+        return cast(T, await done)
+
+    async def close(self) -> None:
+        if self._committer is not None:
+            await self._committer
+        self._thread.shutdown()
+        self._connection.close()
+
+    async def _commit_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._gathered:
+                batch, self._gathered = self._gathered, []
+                results = await loop.run_in_executor(self._thread, self._commit, [job for job, _ in batch])
+                self._on_commit(len(batch))
+                for (_, done), result in zip(batch, results, strict=True):
+                    _settle(done, result)
+        finally:
+            self._committer = None
+
+    def _commit(self, jobs: list[Job]) -> list[Any]:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            results = [self._attempt(job) for job in jobs]
+            self._connection.execute("COMMIT")
+        except apsw.Error as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            return [LedgerFailed(f"the ledger cannot be written: {error}")] * len(jobs)
+        return results
+
+    def _attempt(self, job: Job) -> Any:
+        try:
+            with self._connection:  # a savepoint
+                return job(self._connection)
+        except (LedgerConflict, LedgerForeign, apsw.ConstraintError) as refusal:
+            return refusal
+
+
+def _settle(done: asyncio.Future[Any], result: Any) -> None:
+    with suppress(asyncio.InvalidStateError):  # whoever waited was cancelled
+        if isinstance(result, apsw.ConstraintError):
+            done.set_exception(LedgerFailed(f"the ledger refuses a write: {result}"))
+        elif isinstance(result, Exception):
+            done.set_exception(result)
+        else:
+            done.set_result(result)
+
+
+def _open(path: Path, *, must_exist: bool) -> apsw.Connection:
+    if must_exist and not path.exists():
+        raise LedgerFailed(f"there is no ledger at {path}; set LEDGER_URL to the one the worker uses")
+    try:
+        path.touch(mode=0o600)
+        connection = apsw.Connection(str(path))
+        connection.set_busy_timeout(BUSY_TIMEOUT_MILLISECONDS)
+        connection.pragma("journal_mode", "wal")
+        connection.pragma("synchronous", "full")
+    except (OSError, apsw.Error) as error:
+        raise LedgerFailed(f"the ledger {path} cannot be opened: {error}") from None
+    return connection
+
+
+def _migrate(connection: apsw.Connection) -> None:
+    """Applies the numbered files not applied yet; a file changed after it was applied is refused."""
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, checksum TEXT NOT NULL) STRICT"
+    )
+    applied = {str(name): checksum for name, checksum in connection.execute("SELECT * FROM migrations")}
+    for file in sorted(MIGRATIONS.iterdir(), key=lambda file: file.name):
+        script = file.read_text()
+        checksum = hashlib.sha256(script.encode()).hexdigest()
+        if file.name not in applied:
+            for _ in connection.execute(script):  # exhausted, lest it stops at a statement with rows
+                pass
+            connection.execute("INSERT INTO migrations VALUES (?, ?)", (file.name, checksum))
+        elif applied[file.name] != checksum:
+            raise LedgerForeign(f"its schema is not this version's: {file.name} differs")
+
+
+def _entry_of(connection: apsw.Connection, department: Department) -> Entry:
+    row = connection.execute(
+        "SELECT entry FROM departments WHERE tenant = ? AND department_id = ?", department
+    ).fetchone()
+    return _ENTRY.validate_json(row[0]) if row else Entry(department)
+
+
+def _answer_to(connection: apsw.Connection, event: Reference) -> Answer | None:
+    row = connection.execute(
+        "SELECT answer FROM answers WHERE source = ? AND event_id = ?", (event.source, event.id)
+    ).fetchone()
+    return _ANSWER.validate_json(row[0]) if row else None
+
+
+def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
+    """Holds only if nobody wrote the entry since it was recalled."""
+    values = (
+        entry.revision,
+        entry.status.value,
+        entry.name,
+        entry.auth_id,
+        _ENTRY.dump_json(entry).decode(),
+        *entry.department,
+    )
+    statement = INSERT_ENTRY if entry.revision == 1 else UPDATE_ENTRY
+    connection.execute(statement, values)
+    if connection.changes() != 1:
+        raise LedgerConflict("the department's entry was written by somebody else meanwhile")
+
+
+def _write_answer(connection: apsw.Connection, answer: Answer) -> None:
+    """An answer never changes, but for its confirm."""
+    connection.execute(
+        "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (source, event_id) DO UPDATE"
+        " SET confirmed = excluded.confirmed, answer = excluded.answer"
+        " WHERE payload_digest = excluded.payload_digest",
+        (
+            answer.event.source,
+            answer.event.id,
+            answer.payload_digest,
+            *answer.department,
+            answer.answered_at.isoformat(),
+            answer.confirmed,
+            _ANSWER.dump_json(answer).decode(),
+        ),
+    )
+    if connection.changes() != 1:
+        raise LedgerConflict("another payload of this event's source and id was answered meanwhile")

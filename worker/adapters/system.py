@@ -1,0 +1,24 @@
+"""Clock, randomness and fresh ids. The only place where they come from."""
+
+import asyncio
+import random
+import uuid
+from datetime import UTC, datetime
+
+
+class SystemClock:
+    """The clock port on the machine's own clock and randomness."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def jitter(self) -> float:
+        return random.random()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def fresh_id() -> str:
+    """For AMQP message ids: two messages of one id in flight swap their confirms in aiormq."""
+    return str(uuid.uuid4())

@@ -1,0 +1,209 @@
+"""`provisioner`: thin subcommands. What they do is in `operations.py` and `entrypoints/`.
+
+Imports that a command alone needs stand in it, so that `--help` and a start are quick.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from contracts.departments import Kind
+from worker import console, settings
+from worker.core.model import Department
+from worker.ports import ForPeople
+from worker.telemetry import configure_logging
+
+DONE, FAILED = 0, 1
+
+app = typer.Typer(
+    help="Gives every department its own Plivo subaccount: events in, credentials and results out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+topology_app = typer.Typer(no_args_is_help=True, help="The broker's exchanges, queues and bindings.")
+departments_app = typer.Typer(no_args_is_help=True, help="What the ledger knows of departments.")
+
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
+T = TypeVar("T")
+
+
+def main() -> NoReturn:
+    """The whole command line: an error a person can do something about is a line each and an exit code."""
+    configure_logging("console", "error")
+    try:
+        app()
+    except ForPeople as error:
+        console.complain(str(error).splitlines())
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(FAILED)
+    sys.exit(DONE)
+
+
+def _settings_help() -> str:
+    lines = [
+        f"[bold]{name}[/] [dim]{default}[/]  {meaning}"
+        for name, default, meaning in settings.described(settings.WorkerSettings)
+    ]
+    return "Settings, from the environment; each NAME may come as NAME_FILE:\n\n" + "\n\n".join(
+        line.replace("{name} [{tag}]", r"{name} \[{tag}]") for line in lines
+    )
+
+
+@app.command(epilog=_settings_help())
+def run() -> None:
+    """Consume department events until SIGTERM, then finish what runs and end."""
+    from worker.entrypoints.consume import consume
+
+    chosen = settings.load(settings.WorkerSettings, os.environ)
+    log_format = chosen.log_format or ("console" if sys.stderr.isatty() else "json")
+    configure_logging(log_format, chosen.log_level)
+    drained = _run(consume(chosen, dict(os.environ)))
+    raise typer.Exit(DONE if drained else FAILED)
+
+
+@app.command()
+def demo(
+    *,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="No RabbitMQ: an imitation in memory. Proves less.")
+    ] = False,
+) -> None:
+    """Tell the whole story on this machine: a broker, a sandbox, the worker, events in, credentials out.
+
+    Uses the broker in AMQP_URL where it is set, else a RabbitMQ node of its own. Leaves nothing behind.
+    """
+    from worker.entrypoints.demo import tell
+
+    _run(tell(os.environ, memory=memory))
+
+
+@app.command()
+def emit(
+    kind: Annotated[Kind | None, typer.Argument(help="created, renamed or removed")] = None,
+    *,
+    department_id: Annotated[str | None, typer.Option("--id", help="The department's id.")] = None,
+    name: Annotated[str | None, typer.Option(help="The department's name.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose department it is.")] = None,
+    cause: Annotated[str | None, typer.Option(help="removed: deleted, merged or deactivated")] = None,
+    merged_into: Annotated[
+        str | None, typer.Option(help="removed: the id of the department it became part of.")
+    ] = None,
+    sequence: Annotated[
+        int | None, typer.Option(help="Which statement about the department this is.")
+    ] = None,
+    event_id: Annotated[str | None, typer.Option(help="The event's id; a new one by default.")] = None,
+    source: Annotated[str | None, typer.Option(help="Who says so.")] = None,
+    time: Annotated[str | None, typer.Option(help="When it was so, RFC 3339; now by default.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Send many: a file of one JSON event a line, - for stdin.", allow_dash=True),
+    ] = None,
+    binary: Annotated[bool, typer.Option("--binary", help="CloudEvents binary mode.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish department events, each checked against the contract first."""
+    from worker.entrypoints import commands
+
+    told = {
+        "id": event_id,
+        "source": source,
+        "time": time,
+        "tenant": tenant,
+        "sequence": sequence,
+        "type": f"department.{kind}.v1" if kind else None,
+    }
+    data = {"department_id": department_id, "name": name, "cause": cause, "merged_into": merged_into}
+    if (file is None) == (kind is None):
+        raise typer.BadParameter("give either what happened (created, renamed, removed) or --file")
+    chosen = settings.load(settings.BrokerSettings, os.environ)
+    events = commands.events_of(file, _given(told), _given(data))
+    _run(commands.emit(chosen, events, binary=binary, as_json=as_json))
+
+
+@topology_app.command("apply")
+def topology_apply(*, as_json: Json = False) -> None:
+    """Make every exchange, queue and binding that is not there yet."""
+    from worker.entrypoints import commands
+
+    _run(commands.topology_apply(settings.load(settings.TopologySettings, os.environ), as_json=as_json))
+
+
+@topology_app.command("check")
+def topology_check(*, as_json: Json = False) -> None:
+    """Read back what is there and compare; exit 1 where something is missing or differs."""
+    from worker.entrypoints import commands
+
+    fits = _run(
+        commands.topology_check(settings.load(settings.TopologySettings, os.environ), as_json=as_json)
+    )
+    raise typer.Exit(DONE if fits else FAILED)
+
+
+@topology_app.command("export")
+def topology_export(
+    broker: Annotated[str, typer.Option(help="The version of RabbitMQ to write for.")] = "4.1",
+    vhost: Annotated[str, typer.Option(help="The virtual host.")] = "/",
+) -> None:
+    """Print the topology as RabbitMQ definitions, for rabbitmqctl import_definitions."""
+    from worker.entrypoints import commands
+
+    commands.topology_export(settings.load(settings.TopologySettings, os.environ), broker, vhost)
+
+
+@departments_app.command("list")
+def departments_list(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None, *, as_json: Json = False
+) -> None:
+    """Every department ever heard of, and where it stands."""
+    from worker.entrypoints import commands
+
+    _run(
+        commands.departments_list(settings.load(settings.LedgerSettings, os.environ), tenant, as_json=as_json)
+    )
+
+
+@departments_app.command("show")
+def departments_show(
+    department_id: Annotated[str, typer.Argument(metavar="DEPARTMENT")],
+    tenant: Annotated[str, typer.Option(help="Whose department it is.")] = "default",
+    *,
+    as_json: Json = False,
+) -> None:
+    """One department: its subaccount, what is owed, and what each of its events was answered."""
+    from worker.entrypoints import commands
+
+    chosen = settings.load(settings.LedgerSettings, os.environ)
+    _run(commands.departments_show(chosen, Department(tenant, department_id), as_json=as_json))
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """On uvloop where it is installed."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        return asyncio.run(work)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(work)
+
+
+def _register_sandbox() -> None:
+    from worker.sandbox.command import sandbox
+
+    app.command()(sandbox)
+
+
+_register_sandbox()
+app.add_typer(topology_app, name="topology")
+app.add_typer(departments_app, name="departments")

@@ -1,0 +1,122 @@
+"""What a person may do besides running the worker, for every front door."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from aio_pika.abc import AbstractConnection
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from contracts import topology as names
+from contracts.departments import Invalid, Kind, UnsupportedType, canonical_type, department_event
+from contracts.envelope import CloudEvent, Message, describe
+from worker.adapters.rabbitmq import BrokerUnavailable, Link, RabbitPublisher, connect
+from worker.adapters.sqlite import sqlite_ledger
+from worker.adapters.system import SystemClock, fresh_id
+from worker.core.messages import Outgoing
+from worker.core.model import Answer, Department, Entry
+from worker.ports import ForPeople, Publisher
+from worker.settings import BrokerSettings, LedgerSettings
+from worker.telemetry import Telemetry
+
+EMITTED_FROM = "/subaccount-provisioner/emit"
+
+
+class BadEvent(ForPeople):
+    """An event to be sent breaks the contract; the text says where and how."""
+
+
+def complete_event(given: Mapping[str, Any], now: datetime) -> CloudEvent:
+    """An event true to the contract, with id, source, time and version made up where they are not given.
+
+    Raises `BadEvent`.
+    """
+    made_up = {"specversion": "1.0", "id": fresh_id(), "source": EMITTED_FROM, "time": now}
+    try:
+        event = CloudEvent.model_validate(made_up | dict(given))
+        return department_event(event)
+    except ValidationError as error:
+        raise BadEvent(describe(error)) from None
+    except (Invalid, UnsupportedType) as error:
+        raise BadEvent(str(error)) from None
+
+
+def events_in(lines: Iterable[str], now: datetime) -> list[CloudEvent]:
+    """One event a line, as JSON; raises `BadEvent`, with the line's number, for the first that is wrong."""
+    events = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            events.append(complete_event(_object(line), now))
+        except BadEvent as error:
+            raise BadEvent(f"line {number}: {error}") from None
+    return events
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        given = from_json(line)
+    except ValueError as error:
+        raise BadEvent(f"not JSON ({error})") from None
+    if not isinstance(given, dict):
+        raise BadEvent("not a JSON object")
+    return given
+
+
+def inbound(event: CloudEvent, *, binary: bool = False) -> Outgoing:
+    """A department event as its producer sends it."""
+    kind = Kind(canonical_type(event.type).split(".")[1])
+    message = Message.binary(event) if binary else Message.structured(event)
+    return Outgoing(names.DEPARTMENTS, f"department.{kind}", message)
+
+
+@asynccontextmanager
+async def publisher(settings: BrokerSettings) -> AsyncIterator[Publisher]:
+    """For a command: fails at once where there is no broker. Raises `BrokerUnavailable`."""
+    async with connection(settings):
+        pass
+    link = Link("command", settings.amqp_url, SystemClock(), Telemetry())
+    async with RabbitPublisher.running(link) as rabbit:
+        yield rabbit
+
+
+@asynccontextmanager
+async def connection(settings: BrokerSettings) -> AsyncIterator[AbstractConnection]:
+    """A connection to the first broker that takes one."""
+    *others, last = settings.amqp_url
+    for url in others:
+        try:
+            found = await connect(url, "provisioner command")
+            break
+        except BrokerUnavailable:
+            continue
+    else:
+        found = await connect(last, "provisioner command")
+    async with found:
+        yield found
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """One department, and what its events were answered, oldest first."""
+
+    entry: Entry
+    answers: Sequence[Answer]
+
+
+async def departments(settings: LedgerSettings, tenant: str | None = None) -> Sequence[Entry]:
+    async with sqlite_ledger(settings.ledger, must_exist=True) as ledger:
+        return await ledger.entries(tenant)
+
+
+async def department(settings: LedgerSettings, which: Department) -> History | None:
+    """None for a department the ledger has never heard of."""
+    async with sqlite_ledger(settings.ledger, must_exist=True) as ledger:
+        known = {entry.department: entry for entry in await ledger.entries(which.tenant)}
+        if which not in known:
+            return None
+        return History(known[which], await ledger.answers(which))

@@ -1,0 +1,142 @@
+"""What the line needs of the world. Declared here by their user, implemented in `adapters/`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from pydantic import SecretStr
+
+from worker.core.judge import CallFault
+from worker.core.messages import Outgoing
+from worker.core.model import Answer, Department, Entry, Recollection, Reference
+
+
+class ForPeople(Exception):
+    """Its text tells a person what is wrong and what to do: one line a mistake, no secret in it."""
+
+    exit_code = 1
+
+
+class Delivery(Protocol):
+    """One message, delivered once. Nothing but the pipeline's end of a delivery acks."""
+
+    @property
+    def original(self) -> Outgoing:
+        """The message as it came: exchange, routing key, body, headers, properties."""
+
+    @property
+    def live(self) -> bool:
+        """False once the connection it came on is gone: the broker will deliver the message again."""
+
+    async def ack(self) -> None:
+        """Takes the message off the queue; on a delivery no longer live, does nothing."""
+
+
+class PublishFailed(Exception):
+    """The broker has not confirmed: refused, no answer in time, or the connection is gone."""
+
+
+class Unroutable(PublishFailed):
+    """The broker has returned the message: nobody is bound for it."""
+
+
+class Publisher(Protocol):
+    async def publish(self, outgoing: Outgoing) -> None:
+        """Returns once the broker has confirmed; raises `PublishFailed` or `Unroutable`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProvidedSubaccount:
+    """A subaccount as the provider shows it."""
+
+    auth_id: str
+    name: str
+    enabled: bool
+    auth_token: SecretStr = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NewSubaccount:
+    """What the provider tells of a subaccount it has just created."""
+
+    auth_id: str
+    auth_token: SecretStr = field(repr=False)
+
+
+class RateLimit(NamedTuple):
+    """At most `calls` in every window of this length."""
+
+    calls: int
+    window: timedelta
+
+
+class CallFailed(Exception):
+    """A provider call did not succeed; `fault` says how far it came."""
+
+    def __init__(self, fault: CallFault) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
+
+
+class Provider(Protocol):
+    """Five calls, each sent once. All raise `CallFailed`."""
+
+    async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
+        """Creates it enabled."""
+
+    async def update(
+        self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
+    ) -> None:
+        """Sends what is given and nothing else."""
+
+    async def delete(self, auth_id: str, idempotency_key: str) -> None:
+        """Deletes it; numbers, applications and endpoints go to the main account."""
+
+    async def get(self, auth_id: str) -> ProvidedSubaccount: ...
+
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        """Up to 20 subaccounts from `offset` on, newest first; empty past the end."""
+
+
+class LedgerConflict(Exception):
+    """The entry was written by somebody else since it was recalled: nothing was written now."""
+
+
+class LedgerFailed(ForPeople):
+    """The ledger could not be read or written."""
+
+
+class LedgerForeign(ForPeople):
+    """The ledger is not for this deployment: another owner's, another account's, another version's."""
+
+    exit_code = 2
+
+
+class Ledger(Protocol):
+    """All raise `LedgerFailed`. A write is durable when it returns."""
+
+    async def recall(self, department: Department, event: Reference) -> Recollection:
+        """The department's entry (absent, if none is on record) and the answer to this event, if any."""
+
+    async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
+        """Writes both or neither, and returns the entry with its new revision; raises `LedgerConflict`."""
+
+    async def bind(self, owner: str, provider_account: str) -> None:
+        """At its first start a ledger belongs to these two for good; raises `LedgerForeign` for others."""
+
+    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
+        """All departments on record, by tenant and id."""
+
+    async def answers(self, department: Department) -> Sequence[Answer]:
+        """What the department's events were answered, oldest first."""
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """Wall-clock time, with zone."""
+
+    def jitter(self) -> float:
+        """A random number in [0, 1)."""
+
+    async def sleep(self, seconds: float) -> None: ...

@@ -1,0 +1,217 @@
+"""Every log event and every metric, by name. Nothing else in the project logs.
+
+No label ever holds a department or a token: labels are closed sets.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from pydantic import SecretStr
+
+from contracts.departments import Kind
+from worker.core.decide import Step
+from worker.core.judge import DeadLetter, Failure, Operation
+from worker.core.messages import Subject
+from worker.core.model import Answer, Entry, Event
+
+LogFormat = Literal["json", "console"]
+
+# They log message bodies and headers, in which tokens travel: an uncorrelated return at ERROR, frames at
+# DEBUG. What matters of them reaches the log through the adapters.
+LEAKY_LOGGERS = ("aiormq", "aio_pika")
+
+
+def configure_logging(log_format: LogFormat, level: str) -> None:
+    """Logs go to stderr, one event a line; stdout is for what a command was asked for."""
+    for name in LEAKY_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.CRITICAL + 1)
+        logger.propagate = False
+    renderer: Any = structlog.processors.JSONRenderer()
+    if log_format == "console":
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _redact,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {name: "***" if isinstance(value, SecretStr) else value for name, value in event.items()}
+
+
+class Telemetry:
+    """One method per thing worth telling. Log events are named in the past tense."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._log = structlog.get_logger()
+        self._warned_of: set[str] = set()
+        self._received = Counter(
+            "provisioner_events_received",
+            "Messages taken from the work queue.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self._answered = Counter(
+            "provisioner_events_answered",
+            "Events answered, by outcome.",
+            ["kind", "outcome"],
+            registry=self.registry,
+        )
+        self._dead = Counter(
+            "provisioner_dead_letters",
+            "Messages dead-lettered, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._issued = Counter(
+            "provisioner_credentials_published",
+            "Credentials the broker has confirmed.",
+            registry=self.registry,
+        )
+        self._waits = Counter(
+            "provisioner_waits", "Steps that failed and are tried again.", ["failure"], registry=self.registry
+        )
+        self._unroutable = Counter(
+            "provisioner_results_unroutable", "Results that nobody is bound for.", registry=self.registry
+        )
+        self._calls = Histogram(
+            "provisioner_call_seconds",
+            "Provider calls, by operation and status (0: no answer).",
+            ["operation", "status"],
+            registry=self.registry,
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0),
+        )
+        self._connections = Counter(
+            "provisioner_broker_connections",
+            "Connections made to the broker.",
+            ["link"],
+            registry=self.registry,
+        )
+        self._commits = Histogram(
+            "provisioner_ledger_batch_size",
+            "Ledger operations per commit.",
+            registry=self.registry,
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
+        )
+        self._consuming = Gauge(
+            "provisioner_consuming", "1 while a consumer is registered at the broker.", registry=self.registry
+        )
+
+    def started(self, version: str, settings: dict[str, Any]) -> None:
+        self._log.info("worker_started", version=version, **settings)
+
+    def settings_unused(self, names: list[str]) -> None:
+        self._log.warning("settings_unused", names=names, detail="this version does not know these settings")
+
+    def stopping(self, waiting: int) -> None:
+        self._log.info("worker_stopping", in_flight=waiting)
+
+    def stopped(self, left: int) -> None:
+        self._log.info("worker_stopped", left_for_redelivery=left)
+
+    def received(self, kind: Kind | None) -> None:
+        self._received.labels(kind or "unreadable").inc()
+
+    def stepped(self, event: Event, step: Step, entry: Entry) -> None:
+        self._log.debug(
+            "step_recorded",
+            step=type(step).__name__.lower(),
+            status=entry.status,
+            auth_id=entry.auth_id,
+            **_about(event),
+        )
+
+    def credentials_published(self, entry: Entry) -> None:
+        self._issued.inc()
+        self._log.info(
+            "credentials_published",
+            tenant=entry.department.tenant,
+            department_id=entry.department.id,
+            auth_id=entry.auth_id,
+            generation=entry.generation,
+        )
+
+    def answered(self, event: Event, answer: Answer) -> None:
+        self._answered.labels(event.kind, answer.outcome).inc()
+        self._log.info(
+            "department_event_answered",
+            kind=event.kind,
+            outcome=answer.outcome,
+            auth_id=answer.auth_id,
+            again=answer.confirmed,
+            **_about(event),
+        )
+
+    def dead_lettered(self, verdict: DeadLetter, subject: Subject | None) -> None:
+        self._dead.labels(verdict.reason).inc()
+        about = {"event_id": subject.reference.id, "department_id": subject.department_id} if subject else {}
+        self._log.warning("message_dead_lettered", reason=verdict.reason, detail=verdict.detail, **about)
+
+    def waiting(self, failure: Failure, seconds: float, tries: int) -> None:
+        kind = type(failure).__name__.lower()
+        self._waits.labels(kind).inc()
+        self._log.warning(
+            "step_waiting", failure=kind, detail=failure.detail, seconds=round(seconds, 2), tries=tries
+        )
+
+    def step_crashed(self, error: Exception) -> None:
+        # Frames only: the text of an exception we did not expect may hold anything.
+        frames = [
+            f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-5:]
+        ]
+        self._log.error("step_crashed", error=type(error).__name__, frames=frames)
+
+    def result_unroutable(self, routing_key: str) -> None:
+        self._unroutable.inc()
+        if "result" not in self._warned_of:
+            self._warned_of.add("result")
+            self._log.warning(
+                "result_unroutable",
+                routing_key=routing_key,
+                detail="no queue is bound for it on provisioner.results; said once, metered each time",
+            )
+
+    def called(self, operation: Operation, status: int | None, seconds: float) -> None:
+        self._calls.labels(operation, str(status or 0)).observe(seconds)
+
+    def broker_connected(self, link: str, host: str, version: str) -> None:
+        self._connections.labels(link).inc()
+        self._log.info("broker_connected", link=link, host=host, version=version)
+
+    def broker_lost(self, link: str, detail: str, retry_in_seconds: float) -> None:
+        self._log.warning(
+            "broker_lost", link=link, detail=detail, retry_in_seconds=round(retry_in_seconds, 2)
+        )
+
+    def consuming(self, queue: str, prefetch: int) -> None:
+        self._consuming.set(1)
+        self._log.info("consuming", queue=queue, prefetch=prefetch)
+
+    def consuming_ended(self) -> None:
+        self._consuming.set(0)
+
+    def committed(self, operations: int) -> None:
+        self._commits.observe(operations)
+
+
+def _about(event: Event) -> dict[str, Any]:
+    return {
+        "event_id": event.reference.id,
+        "tenant": event.department.tenant,
+        "department_id": event.department.id,
+    }
