@@ -28,6 +28,8 @@ EMITTED_FROM = "/subaccount-provisioner/emit"
 class BadEvent(ForPeople):
     """An event to be sent breaks the contract; the text says where and how."""
 
+    exit_code = 2
+
 
 def complete_event(given: Mapping[str, Any], now: datetime) -> CloudEvent:
     """An event true to the contract, with id, source, time and version made up where they are not given.

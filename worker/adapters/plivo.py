@@ -72,11 +72,15 @@ async def plivo_provider(
     on_call: Callable[[Operation, int | None, float], None] = lambda _operation, _status, _seconds: None,
 ) -> AsyncIterator["PlivoProvider"]:
     session = aiohttp.ClientSession(
-        auth=aiohttp.BasicAuth(account.auth_id, account.auth_token.get_secret_value()),
         connector=aiohttp.TCPConnector(limit=account.concurrency),
         timeout=aiohttp.ClientTimeout(total=account.timeout.total_seconds()),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept": "application/json"},
+        headers={
+            "Accept": "application/json",
+            "Authorization": aiohttp.encode_basic_auth(
+                account.auth_id, account.auth_token.get_secret_value()
+            ),
+        },
     )
     # aiohttp would send GET and DELETE a second time, unseen, when a kept connection breaks.
     session._retry_connection = False  # noqa: SLF001 - there is no public switch

@@ -104,3 +104,23 @@ async def _or_refuse(what: str, declaration: Awaitable[Any]) -> None:
         ) from None
     except ChannelClosed as error:
         raise BrokerRefuses(f"{what} cannot be made: {explain(error)}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """What the broker tells of a queue: messages ready in it, and consumers."""
+
+    messages: int
+    consumers: int
+
+
+async def state_of(connection: AbstractConnection, queue: str) -> QueueState | None:
+    """None for a queue that is not there."""
+    channel = await connection.channel()
+    try:
+        result = (await channel.get_queue(queue, ensure=True)).declaration_result
+    except ChannelNotFoundEntity:
+        return None
+    finally:
+        await channel.close()
+    return QueueState(result.message_count or 0, result.consumer_count or 0)
