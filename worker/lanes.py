@@ -11,23 +11,20 @@ Work = Callable[[], Awaitable[None]]
 @asynccontextmanager
 async def running_lanes() -> AsyncIterator["Lanes"]:
     """What still runs at the end of the block is cut off, not waited for."""
-    async with asyncio.TaskGroup() as group:
-        lanes = Lanes(group)
-        try:
-            yield lanes
-        finally:
-            lanes.cut_off()
+    lanes = Lanes()
+    try:
+        yield lanes
+    finally:
+        await lanes.cut_off()
 
 
 class Lanes:
     """Runs what is filed under one key in order; different keys do not wait for each other.
 
-    How much waits is bounded by the consumer's prefetch. Work must handle its own errors: one that escapes
-    ends the task group, and with it the worker.
+    How much waits is bounded by the consumer's prefetch. Work handles its own errors.
     """
 
-    def __init__(self, group: asyncio.TaskGroup) -> None:
-        self._group = group
+    def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[Work]] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -43,7 +40,7 @@ class Lanes:
             return
         self._waiting[key] = deque()
         self._idle.clear()
-        task = self._group.create_task(self._run(key, work))
+        task = asyncio.create_task(self._run(key, work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -51,9 +48,11 @@ class Lanes:
         """Returns once nothing runs and nothing waits."""
         await self._idle.wait()
 
-    def cut_off(self) -> None:
+    async def cut_off(self) -> None:
+        """Ends what runs, wherever it is."""
         for task in self._running:
             task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _run(self, key: Hashable, work: Work) -> None:
         lane = self._waiting[key]

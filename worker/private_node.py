@@ -53,11 +53,12 @@ class Ports:
     amqp: int
     distribution: int
     management: int
+    epmd: int  # where none listens
 
     @classmethod
     def free(cls) -> Self:
         chosen: set[int] = set()
-        while len(chosen) < 3:  # noqa: PLR2004 - one for each field
+        while len(chosen) < 4:  # noqa: PLR2004 - one for each field
             port = PORTS[secrets.randbelow(len(PORTS))]
             if _is_free(port):
                 chosen.add(port)
@@ -252,7 +253,7 @@ def _spawn(folder: Path, ports: Ports) -> subprocess.Popen[bytes]:
 
 def _environment(folder: Path, ports: Ports) -> dict[str, str]:
     name = f"private-{ports.amqp}@127.0.0.1"
-    no_epmd = f"-start_epmd false -erl_epmd_port {ports.distribution}"
+    fixed_port = f"-erl_epmd_port {ports.distribution}"
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "LANG": "C.UTF-8",
@@ -269,11 +270,14 @@ def _environment(folder: Path, ports: Ports) -> dict[str, str]:
         "RABBITMQ_NODENAME": name,
         "RABBITMQ_USE_LONGNAME": "true",
         "RABBITMQ_DIST_PORT": str(ports.distribution),
+        # For every Erlang: RabbitMQ runs another one each minute for no other end than to have epmd started.
+        "ERL_FLAGS": "-start_epmd false",
+        "ERL_EPMD_PORT": str(ports.epmd),
         # With its name given here Erlang is distributed before RabbitMQ looks, and RabbitMQ starts no epmd.
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-            f"{no_epmd} -name {name} -kernel inet_dist_use_interface {{127,0,0,1}}"
+            f"{fixed_port} -name {name} -kernel inet_dist_use_interface {{127,0,0,1}}"
         ),
-        "RABBITMQ_CTL_ERL_ARGS": f"{no_epmd} -dist_listen false",
+        "RABBITMQ_CTL_ERL_ARGS": f"{fixed_port} -dist_listen false",
         # The script then becomes Erlang instead of waiting for it, so that our signals reach Erlang.
         "RUNNING_UNDER_SYSTEMD": "true",
         "ERL_CRASH_DUMP_SECONDS": "0",

@@ -71,9 +71,11 @@ async def plivo_provider(
     clock: Clock,
     on_call: Callable[[Operation, int | None, float], None] = lambda _operation, _status, _seconds: None,
 ) -> AsyncIterator["PlivoProvider"]:
+    # Half of it for the connection: one that is not there by then has sent nothing.
+    seconds = account.timeout.total_seconds()
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=account.concurrency),
-        timeout=aiohttp.ClientTimeout(total=account.timeout.total_seconds()),
+        timeout=aiohttp.ClientTimeout(total=seconds, connect=seconds / 2),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={
             "Accept": "application/json",

@@ -7,6 +7,7 @@ supervision (`Link`): aio-pika's robust ones try one host, at a fixed interval.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -105,47 +106,61 @@ class Link:
         self._urls = urls
         self._clock = clock
         self._telemetry = telemetry
+        self._failure = "no answer in time"
 
-    async def keep(self, serve: Callable[[AbstractConnection], Awaitable[None]]) -> None:
-        """Runs `serve` on one connection after the other. It returns, or raises, once it has lost its own."""
+    @asynccontextmanager
+    async def kept(
+        self, serve: Callable[[AbstractConnection], Awaitable[None]], begun: asyncio.Event
+    ) -> AsyncIterator[None]:
+        """Runs `serve` on one connection after the other, for the time of the block.
+
+        `serve` sets `begun` once it does its job, and returns or raises when it has lost its connection.
+        Raises `BrokerUnavailable` where it cannot begin.
+        """
+        keeping = asyncio.create_task(self._keep(serve))
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+                await begun.wait()
+        except TimeoutError:
+            await _ended(keeping)
+            raise BrokerUnavailable(f"RabbitMQ cannot be used: {self._failure}") from None
+        try:
+            yield
+        finally:
+            await _ended(keeping)
+
+    async def _keep(self, serve: Callable[[AbstractConnection], Awaitable[None]]) -> None:
         tries = 0
         for url in cycle(self._urls):
-            tries += 1
             try:
                 async with await connect(url, f"provisioner {self._name}") as connection:
                     self._telemetry.broker_connected(self._name, address(url), version_of(connection))
-                    tries = 0
                     await serve(connection)
-                    detail = "the connection, the channel or the consumer was closed"
-            except (BrokerUnavailable, *BROKER_ERRORS) as error:
-                detail = explain(error)
-            await self._pause(detail, tries)
+                self._failure, tries = "the connection, the channel or the consumer was closed", 0
+            except Exception as error:  # noqa: BLE001 - whatever it is, giving up would leave us deaf
+                self._failure, tries = explain(error), tries + 1
+            await self._pause(tries)
 
-    async def _pause(self, detail: str, tries: int) -> None:
+    async def _pause(self, tries: int) -> None:
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(tries, 10))
         seconds = longest * self._clock.jitter()
-        self._telemetry.broker_lost(self._name, detail, seconds)
+        self._telemetry.broker_lost(self._name, self._failure, seconds)
         await self._clock.sleep(seconds)
 
 
 class RabbitPublisher:
     """The publisher port. Many publishes may be on their way at once; each waits for its own confirm."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self) -> None:
         self._channel: AbstractChannel | None = None
         self._open = asyncio.Event()
 
     @classmethod
     @asynccontextmanager
     async def running(cls, link: Link) -> AsyncIterator["RabbitPublisher"]:
-        publisher = cls(link)
-        keeping = asyncio.create_task(link.keep(publisher._serve))
-        try:
-            await publisher._open.wait()
+        publisher = cls()
+        async with link.kept(publisher._serve, publisher._open):
             yield publisher
-        finally:
-            await _ended(keeping)
 
     async def publish(self, outgoing: Outgoing) -> None:
         if self._channel is None:
@@ -198,21 +213,17 @@ class RabbitConsumer:
         self._telemetry = telemetry
         self._cancel: Callable[[], Awaitable[Any]] | None = None
         self.consuming = False
-        self.begun = asyncio.Event()
+        self._begun = asyncio.Event()
 
     @asynccontextmanager
     async def running(self, link: Link) -> AsyncIterator[None]:
         """Consumes for the time of the block; what was not acked then is delivered again."""
-        keeping = asyncio.create_task(link.keep(self._serve))
-        try:
-            await self.begun.wait()
+        async with link.kept(self._serve, self._begun):
             yield
-        finally:
-            await _ended(keeping)
 
     async def stop(self) -> None:
         """Takes no more deliveries; those taken can still be acked."""
-        self._ended()
+        self._consumes_no_more()
         if self._cancel is not None:
             with suppress(*BROKER_ERRORS):
                 await self._cancel()
@@ -227,22 +238,22 @@ class RabbitConsumer:
         channel.close_callbacks.add(lambda *_: lost.set())
         queue = await channel.get_queue(self._queue, ensure=False)
         try:
-            tag = await queue.consume(lambda message: self._deliver(message, channel))
+            tag = await queue.consume(partial(self._deliver, channel))
             self._cancel = lambda: queue.cancel(tag)
-            self._began()
+            self._consumes()
             await lost.wait()
         finally:
-            self._ended()
+            self._consumes_no_more()
 
-    async def _deliver(self, message: AbstractIncomingMessage, channel: AbstractChannel) -> None:
+    async def _deliver(self, channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
         self._receive(RabbitDelivery(message, channel))
 
-    def _began(self) -> None:
+    def _consumes(self) -> None:
         self.consuming = True
-        self.begun.set()
+        self._begun.set()
         self._telemetry.consuming(self._queue, self._prefetch)
 
-    def _ended(self) -> None:
+    def _consumes_no_more(self) -> None:
         self.consuming = False
         self._telemetry.consuming_ended()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import apsw
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from worker.core.model import Answer, Department, Entry, Recollection, Reference
 from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign
@@ -82,7 +82,7 @@ class SqliteLedger:
                 " ORDER BY tenant, department_id",
                 (tenant,),
             )
-            return [_ENTRY.validate_json(row[0]) for row in rows]
+            return [_read(_ENTRY, row[0]) for row in rows]
 
         return await self.run(job)
 
@@ -92,7 +92,7 @@ class SqliteLedger:
                 "SELECT answer FROM answers WHERE tenant = ? AND department_id = ? ORDER BY answered_at",
                 department,
             )
-            return [_ANSWER.validate_json(row[0]) for row in rows]
+            return [_read(_ANSWER, row[0]) for row in rows]
 
         return await self.run(job)
 
@@ -103,7 +103,7 @@ class SqliteLedger:
             )
             bound = connection.execute("SELECT owner, provider_account FROM ledger").fetchall()[0]
             if bound != (owner, provider_account):
-                raise LedgerForeign(f"it belongs to owner {bound[0]} of provider account {bound[1]}")
+                raise LedgerForeign(f"the ledger belongs to owner {bound[0]} of provider account {bound[1]}")
 
         await self.run(job)
 
@@ -148,18 +148,21 @@ class SqliteLedger:
         return results
 
     def _attempt(self, job: Job) -> Any:
+        """What a job comes to, or how it failed; a fault of the file is that of all who share the commit."""
         try:
             with self._connection:  # a savepoint
                 return job(self._connection)
-        except (LedgerConflict, LedgerForeign, apsw.ConstraintError) as refusal:
-            return refusal
+        except apsw.ConstraintError as refusal:
+            return LedgerFailed(f"the ledger refuses a write: {refusal}")
+        except apsw.Error:
+            raise
+        except Exception as failure:  # noqa: BLE001 - whoever waits for the job gets it
+            return failure
 
 
 def _settle(done: asyncio.Future[Any], result: Any) -> None:
     with suppress(asyncio.InvalidStateError):  # whoever waited was cancelled
-        if isinstance(result, apsw.ConstraintError):
-            done.set_exception(LedgerFailed(f"the ledger refuses a write: {result}"))
-        elif isinstance(result, Exception):
+        if isinstance(result, Exception):
             done.set_exception(result)
         else:
             done.set_result(result)
@@ -200,14 +203,21 @@ def _entry_of(connection: apsw.Connection, department: Department) -> Entry:
     row = connection.execute(
         "SELECT entry FROM departments WHERE tenant = ? AND department_id = ?", department
     ).fetchone()
-    return _ENTRY.validate_json(row[0]) if row else Entry(department)
+    return _read(_ENTRY, row[0]) if row else Entry(department)
 
 
 def _answer_to(connection: apsw.Connection, event: Reference) -> Answer | None:
     row = connection.execute(
         "SELECT answer FROM answers WHERE source = ? AND event_id = ?", (event.source, event.id)
     ).fetchone()
-    return _ANSWER.validate_json(row[0]) if row else None
+    return _read(_ANSWER, row[0]) if row else None
+
+
+def _read(adapter: TypeAdapter[T], text: Any) -> T:
+    try:
+        return adapter.validate_json(text)
+    except ValidationError:
+        raise LedgerFailed("a row of the ledger cannot be read: damaged, or of another version") from None
 
 
 def _write_entry(connection: apsw.Connection, entry: Entry) -> None:

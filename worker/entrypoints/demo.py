@@ -57,7 +57,12 @@ class Timeline:
         CONSOLE.print(f"\n[bold]{title}[/]")
 
     def tell(self, who: str, what: str, style: str = "") -> None:
-        CONSOLE.print(f"[dim]{self.seconds:6.2f}s[/]  [cyan]{who:<8}[/] [{style or 'default'}]{what}[/]")
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_column(width=7, justify="right", style="dim")
+        line.add_column(width=7, style="cyan")
+        line.add_column(style=style or None)
+        line.add_row(f"{self.seconds:.2f}s", who, what)
+        CONSOLE.print(line)
 
 
 class Witness(Telemetry):
@@ -148,7 +153,7 @@ def _settings(folder: str, place: Stage, sandbox: Sandbox) -> WorkerSettings:
 
 async def _created(story: Story) -> None:
     story.timeline.chapter("Three departments are founded")
-    for department, name in (("sales", "Sales"), ("support", "Support"), ("field-ops", "Field Operations")):
+    for department, name in (("sales", "Sales"), ("support", "Support"), ("field-ops", "Field Ops")):
         await _play(story, _event("created", department, name), ResultKind.CREATED, credentials=True)
         await _show_token(story, department, works=True)
 
@@ -211,22 +216,21 @@ async def _play(
         await _receive_credentials(story, event.data.department_id)
     result = await _final(story, event, expected)
     calls = _calls_since(story, calls_before)
-    story.timeline.tell("call", calls or "none")
+    story.timeline.tell("call", ", ".join(map(_in_full, calls)) or "none")
     story.timeline.tell("result", result, "green")
     milliseconds = (story.timeline.seconds - begun) * 1_000
-    story.rows.append(Row(label, calls or "none", result, milliseconds))
+    story.rows.append(Row(label, ", ".join(map(_in_short, calls)) or "none", result, milliseconds))
 
 
 async def _final(story: Story, event: CloudEvent, expected: ResultKind | None) -> str:
     if expected is not None:
-        heard = await _hear(story, names.RESULTS)
-        _must(heard["type"] == f"subaccount.{expected}.v1", f"{_label(event)}: heard {heard['type']}")
+        heard = (await _hear(story, names.RESULTS))["type"]
+        _must(heard == f"subaccount.{expected}.v1", f"{_label(event)}: heard {heard}")
     answer = await _in_time(story.witness.answers.get(), f"the worker never answered {_label(event)}")
     _must(answer.event.id == event.id, "the worker answered another event")
     if expected is None:
         _must(answer.confirmed and story.stage.heard.empty(), "a duplicate was answered twice")
-        return "known, and answered before"
-    return heard["type"].removesuffix(".v1")
+    return f"subaccount.{expected}" if expected else "known, and answered before"
 
 
 async def _play_bad(story: Story, label: str, body: bytes, reason: DeadReason) -> None:
@@ -269,13 +273,16 @@ async def _show_token(story: Story, department: str, *, works: bool) -> None:
         story.timeline.tell("token", f"the sandbox {verdict} a message sent with it ({response.status})")
 
 
-def _calls_since(story: Story, before: int) -> str:
-    made = [entry for entry in story.sandbox.requests[before:] if "/Subaccount/" in entry.path]
-    return ", ".join(f"{_operation(one)}({', '.join(one.body or ())}) → {one.status}" for one in made)
+def _calls_since(story: Story, before: int) -> list[Call]:
+    return [call for call in story.sandbox.requests[before:] if "/Subaccount/" in call.path]
 
 
-def _operation(call: Call) -> str:
-    return (call.operation or "unknown").removesuffix("_subaccount")
+def _in_short(call: Call) -> str:
+    return f"{(call.operation or 'unknown').removesuffix('_subaccount')} → {call.status}"
+
+
+def _in_full(call: Call) -> str:
+    return f"{_in_short(call)}, sent: {', '.join(call.body or ()) or 'nothing'}"
 
 
 def _label(event: CloudEvent) -> str:

@@ -1,0 +1,104 @@
+"""`provisioner demo` in its three places: it tells the story, shows no token and leaves nothing behind."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contracts import topology as names
+from worker.adapters.rabbitmq_topology import state_of
+from worker.operations import connection
+from worker.private_node import SERVER_SCRIPT
+from worker.settings import BrokerSettings, load
+
+pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
+
+STORY = (
+    "created sales",
+    "auth_token ••••",
+    "the sandbox takes a message sent with it (202)",
+    "subaccount.renamed",
+    "known, and answered before",
+    "subaccount.superseded",
+    "dead letter, malformed",
+    "dead letter, invalid",
+    "subaccount.disabled",
+    "the sandbox refuses a message sent with it (401)",
+    "10 messages, 4 departments with a subaccount each",
+)
+# What tokens of the sandbox look like: 40 characters of base64.
+TOKEN = re.compile(r"[A-Za-z0-9+/]{40}")
+
+
+def run(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """On a wide terminal that is none; its temporary files go to `folder`."""
+    clean = {name: value for name, value in os.environ.items() if name != "AMQP_URL"}
+    return subprocess.run(
+        (sys.executable, "-m", "worker", "demo", *arguments),
+        env=clean | {"TMPDIR": str(folder), "COLUMNS": "200"} | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def check(told: subprocess.CompletedProcess[str], folder: Path) -> None:
+    assert told.stderr == ""
+    assert told.returncode == 0
+    assert [part for part in STORY if part not in told.stdout] == []
+    assert not TOKEN.search(told.stdout)
+    assert list(folder.iterdir()) == [], "files left behind"
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Whatever still runs with the folder in its command line or environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(folder).encode() in told and int(process.name) != os.getpid():
+            found.append(told.decode(errors="replace"))
+    return found
+
+
+@pytest.mark.skipif(
+    not SERVER_SCRIPT.exists() and "CI" not in os.environ, reason="rabbitmq-server is not installed"
+)
+def test_on_a_node_of_its_own(tmp_path: Path):
+    check(run(tmp_path), tmp_path)
+    assert processes_of(tmp_path) == []
+
+
+async def test_on_the_broker_in_amqp_url(clean_broker: str, tmp_path: Path):
+    check(await asyncio.to_thread(run, tmp_path, AMQP_URL=clean_broker), tmp_path)
+    async with connection(load(BrokerSettings, {"AMQP_URL": clean_broker})) as there:
+        assert await state_of(there, names.WORK_QUEUE) is None
+
+
+async def test_on_a_broker_in_use_it_keeps_out(clean_broker: str, tmp_path: Path):
+    async with (
+        connection(load(BrokerSettings, {"AMQP_URL": clean_broker})) as there,
+        there.channel() as channel,
+    ):
+        await channel.declare_queue(names.WORK_QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+        consuming = await channel.get_queue(names.WORK_QUEUE)
+        await consuming.consume(_ignore)
+        told = await asyncio.to_thread(run, tmp_path, AMQP_URL=clean_broker)
+    assert told.returncode == 1
+    assert told.stderr.startswith("the queue provisioner.departments at this broker is in use")
+
+
+async def _ignore(_message: object) -> None:
+    return None
+
+
+def test_in_memory_it_says_so(tmp_path: Path):
+    told = run(tmp_path, "--memory")
+    check(told, tmp_path)
+    assert "IN MEMORY" in told.stdout

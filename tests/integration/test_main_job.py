@@ -1,0 +1,183 @@
+"""The main job on real parts, driven by a producer that knows nothing but the contract's examples."""
+
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from real import Place
+
+from contracts import topology as names
+
+pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(180)]
+
+EXAMPLES = Path(__file__).parents[2] / "contracts" / "examples"
+DEPARTMENTS = 200
+EVENTS = 1_000
+SOURCE = "/test/hr"
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32))
+    print(f"seed {seed}: run again with SEED={seed}")  # noqa: T201 - shown where a test fails
+    return random.Random(seed)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One event as its producer remembers it."""
+
+    department: str
+    sequence: int
+    kind: str
+    name: str | None
+    document: dict[str, Any]
+
+
+def examples(kind: str) -> list[dict[str, Any]]:
+    documents = [json.loads(path.read_text()) for path in sorted(EXAMPLES.glob("*.json"))]
+    return [document for document in documents if document.get("type") == f"department.{kind}.v1"]
+
+
+def events(chance: random.Random) -> Iterator[Sent]:
+    """Each department is founded; after that anything may be said of it."""
+    for number in range(EVENTS):
+        department, sequence = f"dept-{number % DEPARTMENTS}", number // DEPARTMENTS
+        kind = chance.choice(("created", "renamed", "removed")) if sequence else "created"
+        name = None if kind == "removed" else f"{chance.choice(('Sales', 'Legal', 'Büro', '部門'))} {number}"
+        document = chance.choice(examples(kind)) | {
+            "id": f"event-{number}",
+            "source": SOURCE,
+            "sequence": sequence,
+            "subject": department,
+            "tenant": "default",
+        }
+        document["data"] = {"department_id": department} | ({"name": name} if name else {})
+        yield Sent(department, sequence, kind, name, document)
+
+
+async def publish(place: Place, sent: Sent, *, binary: bool) -> None:
+    if not binary:
+        await place.send(json.dumps(sent.document).encode(), f"department.{sent.kind}")
+        return
+    attributes = {name: value for name, value in sent.document.items() if name != "data"}
+    content_type = attributes.pop("datacontenttype", "application/json")
+    headers = {f"cloudEvents_{name}": value for name, value in attributes.items()}
+    await place.send(
+        json.dumps(sent.document["data"]).encode(), f"department.{sent.kind}", content_type, headers
+    )
+
+
+async def test_a_thousand_mixed_events_of_two_hundred_departments(place: Place, chance: random.Random):
+    told = list(events(chance))
+    disorder = told + chance.sample(told, 50)
+    chance.shuffle(disorder)
+    async with place.worker() as worker:
+        results, secrets = await place.ears(names.RESULTS), await place.ears(names.SECRETS)
+        for sent in disorder:
+            await publish(place, sent, binary=chance.random() < 0.5)
+        await results.count(EVENTS)
+        await worker.pipeline.lanes.idle()
+        assert len(results.messages) == EVENTS, "a duplicate was answered twice"
+    newest = {sent.department: sent for sent in sorted(told, key=lambda sent: sent.sequence)}
+    check_answers(results.documents, told)
+    check_subaccounts(place, newest, results.documents)
+    check_credentials(place, secrets.documents)
+    assert await place.depth(names.WORK_QUEUE) == 0
+    assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
+
+
+def check_answers(results: list[dict[str, Any]], told: list[Sent]) -> None:
+    """One answer for each event, under an id of its own, about its department; never a token."""
+    asked = {sent.document["id"]: sent for sent in told}
+    assert Counter(result["data"]["event"]["id"] for result in results) == dict.fromkeys(asked, 1)
+    assert len({result["id"] for result in results}) == len(results)
+    for result in results:
+        sent = asked[result["causationid"]]
+        assert result["subject"] == result["data"]["department_id"] == sent.department
+        assert result["data"]["event"] == {
+            "source": SOURCE,
+            "id": sent.document["id"],
+            "type": sent.document["type"],
+        }
+        assert result["type"] == f"subaccount.{result['data']['outcome']}.v1"
+        assert "auth_token" not in json.dumps(result)
+
+
+def check_subaccounts(place: Place, newest: dict[str, Sent], results: list[dict[str, Any]]) -> None:
+    """The sandbox's own state is what the newest event of each department says."""
+    auth_ids = {
+        result["data"]["department_id"]: result["data"]["auth_id"]
+        for result in results
+        if result["data"]["outcome"] == "created"
+    }
+    live = {subaccount.auth_id: subaccount for subaccount in place.sandbox.subaccounts()}
+    assert sorted(live) == sorted(auth_ids.values()), (
+        "a subaccount nobody was told of, or two for a department"
+    )
+    for department, sent in newest.items():
+        subaccount = live.get(auth_ids.get(department, ""))
+        if sent.kind == "removed":
+            assert subaccount is None or not subaccount.enabled
+        else:
+            assert subaccount is not None
+            assert subaccount.enabled
+            assert subaccount.name.startswith(f"{sent.name} [")
+
+
+def check_credentials(place: Place, secrets: list[dict[str, Any]]) -> None:
+    """Each credentials message is true, and there is one for each subaccount whose credentials were due."""
+    tokens = {subaccount.auth_id: subaccount.auth_token for subaccount in place.sandbox.subaccounts()}
+    issued = {secret["data"]["auth_id"]: secret["data"]["auth_token"] for secret in secrets}
+    assert issued == tokens
+    assert len(secrets) == len(tokens)
+    assert {secret["data"]["generation"] for secret in secrets} == {1}
+
+
+async def test_bad_input_is_kept_byte_for_byte_and_its_neighbours_flow(place: Place):
+    bad = [b"", b"\xff\xfe not text", b"[1, 2", b'{"specversion": "1.0"}', b'"just text"']
+    async with place.worker():
+        results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
+        for number, body in enumerate(bad):
+            await place.send(body, headers={"x-producer": "hr", "number": number})
+            await place.send(json.dumps(neighbour(number)).encode())
+        await results.count(len(bad))
+        await dead.count(len(bad))
+    by_number = {message.headers["number"]: message for message in dead.messages}
+    assert [by_number[number].body for number in range(len(bad))] == bad
+    assert {message.headers["x-dead-reason"] for message in dead.messages} == {"malformed"}
+    assert all(message.headers["x-producer"] == "hr" for message in dead.messages)
+    assert all(message.headers["x-dead-detail"] for message in dead.messages)
+    assert {result["data"]["outcome"] for result in results.documents} == {"created"}
+    assert await place.depth(names.DEAD_LETTER_QUEUE) == len(bad)
+
+
+async def test_a_readable_dead_letter_has_a_failed_result_beside_it(place: Place):
+    unknown = neighbour(1) | {"type": "department.merged.v1"}
+    nameless = neighbour(2) | {"data": {"department_id": "dept-2", "name": "\t "}}
+    async with place.worker():
+        results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
+        for document in (unknown, nameless):
+            await place.send(json.dumps(document).encode())
+        await results.count(2)
+        await dead.count(2)
+    reasons = {message.headers["x-event-id"]: message.headers["x-dead-reason"] for message in dead.messages}
+    assert reasons == {"event-1": "unsupported-type", "event-2": "invalid"}
+    told = {result["data"]["event"]["id"]: result["data"]["outcome"] for result in results.documents}
+    assert told == {"event-1": "failed", "event-2": "failed"}
+
+
+def neighbour(number: int) -> dict[str, Any]:
+    return examples("created")[0] | {
+        "id": f"event-{number}",
+        "source": SOURCE,
+        "time": "2026-11-01T08:30:00Z",
+        "subject": f"dept-{number}",
+        "data": {"department_id": f"dept-{number}", "name": f"Department {number}"},
+    }

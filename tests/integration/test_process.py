@@ -1,0 +1,157 @@
+"""`provisioner run` as an operator runs it: a process with an environment, signals and an exit code."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from real import Place
+
+from contracts import topology as names
+
+pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
+
+RUN = (sys.executable, "-m", "worker", "run")
+EVENT = {
+    "specversion": "1.0",
+    "id": "event-1",
+    "source": "/test/hr",
+    "type": "department.created.v1",
+    "time": "2026-11-01T08:30:00Z",
+    "data": {"department_id": "sales", "name": "Sales"},
+}
+
+
+async def start(environ: Mapping[str, str]) -> Process:
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PROVISIONER_", "PLIVO_"))
+    }
+    return await asyncio.create_subprocess_exec(*RUN, env=clean | dict(environ), stdout=PIPE, stderr=PIPE)
+
+
+async def log_until(process: Process, event: str) -> list[dict[str, Any]]:
+    """The log so far, as far as the first line of this event."""
+    assert process.stderr is not None
+    lines = []
+    async for line in process.stderr:
+        lines.append(json.loads(line))
+        if lines[-1]["event"] == event:
+            return lines
+    pytest.fail(f"the worker ended before {event}: {lines}")
+
+
+@asynccontextmanager
+async def running(place: Place) -> AsyncIterator[Process]:
+    process = await start(place.environ | {"PROVISIONER_HTTP": f"127.0.0.1:{free_port()}"})
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def refused(environ: Mapping[str, str]) -> tuple[int | None, list[str]]:
+    process = await start(environ)
+    _, told = await process.communicate()
+    return process.returncode, told.decode().splitlines()
+
+
+async def test_it_does_its_job_says_that_it_is_ready_and_ends_on_sigterm(place: Place):
+    async with running(place) as process, aiohttp.ClientSession() as http:
+        started = (await log_until(process, "worker_started"))[-1]
+        secrets = await place.ears(names.SECRETS)
+        await place.send(json.dumps(EVENT).encode())
+        await secrets.count(1)
+        async with http.get(f"http://{started['http']}/readyz") as ready:
+            assert ready.status == 200
+            assert await ready.json() == {"status": "ready", "wrong": []}
+        async with http.get(f"http://{started['http']}/metrics") as metrics:
+            assert 'provisioner_events_received_total{kind="created"} 1.0' in await metrics.text()
+        async with http.get(f"http://{started['http']}/livez") as live:
+            assert live.status == 200
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    assert [one.name.startswith("Sales [") for one in place.sandbox.subaccounts()] == [True]
+    assert await place.depth(names.WORK_QUEUE) == 0
+
+
+async def test_killed_at_work_it_leaves_the_message_for_the_next_worker(place: Place):
+    """SIGKILL while the provider is being asked: the next worker finds the create and does not repeat it."""
+    asked = asyncio.ensure_future(place.sandbox.called("create_subaccount"))
+    async with running(place) as process:
+        await log_until(process, "worker_started")
+        await place.send(json.dumps(EVENT).encode())
+        await asked
+        process.kill()
+        await process.wait()
+    async with running(place) as process:
+        results = await place.ears(names.RESULTS)
+        await log_until(process, "department_event_answered")
+        await results.count(0)
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    assert len(place.sandbox.subaccounts()) == 1
+    assert len(place.sandbox.calls("create_subaccount")) == 1
+
+
+async def test_wrong_settings_are_one_line_each_and_exit_2():
+    code, lines = await refused(
+        {
+            "PLIVO_AUTH_ID": "MASANDBOX00000000000",
+            "PLIVO_AUTH_TOKEN": "very-secret",
+            "AMQP_URL": "http://hr:very-secret@127.0.0.1",
+            "PROVISIONER_API_TIMEOUT": "twenty",
+            "LEDGER_URL": "mysql://somewhere",
+        }
+    )
+    assert code == 2
+    assert [line.split()[0] for line in sorted(lines)] == [
+        "AMQP_URL",
+        "LEDGER_URL",
+        "PROVISIONER_API_TIMEOUT",
+    ]
+    assert "very-secret" not in "".join(lines)
+
+
+async def test_another_accounts_ledger_is_refused(place: Place):
+    async with running(place) as process:
+        await log_until(process, "worker_started")
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+    code, lines = await refused(place.environ | {"PROVISIONER_OWNER": "somebody-else"})
+    assert code == 2
+    assert lines == ["the ledger belongs to owner default of provider account MASANDBOX00000000000"]
+
+
+async def test_a_login_the_broker_refuses_is_one_line_and_exit_1(place: Place):
+    wrong = place.url.replace("guest:guest", "guest:very-secret")
+    code, lines = await refused(place.environ | {"AMQP_URL": wrong})
+    assert code == 1
+    assert len(lines) == 1
+    assert "refuses the login in AMQP_URL" in lines[0]
+    assert "very-secret" not in lines[0]
+
+
+async def test_an_address_in_use_is_one_line_and_exit_1(place: Place):
+    async with running(place) as process:
+        taken = (await log_until(process, "worker_started"))[-1]["http"]
+        code, lines = await refused(place.environ | {"PROVISIONER_HTTP": taken})
+    assert code == 1
+    assert "set PROVISIONER_HTTP" in lines[-1]
