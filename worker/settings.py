@@ -117,6 +117,15 @@ class TopologySettings(BrokerSettings):
         alias=f"{PREFIX}RETRY_DELAYS",
         description="delays of the retry queues",
     )
+    management_url: SecretStr | None = Field(
+        None,
+        alias=f"{PREFIX}MANAGEMENT_URL",
+        description="RabbitMQ's management API, for `topology check` to see bindings and policies",
+    )
+
+    @property
+    def vhost(self) -> str:
+        return URL(self.amqp_url[0]).path.removeprefix("/") or "/"
 
 
 class LedgerSettings(_Settings):

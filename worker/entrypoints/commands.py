@@ -13,11 +13,14 @@ from contracts.topology import BrokerVersion, definitions, topology
 from worker import console, operations
 from worker.adapters import rabbitmq_topology
 from worker.adapters.rabbitmq import version_of
+from worker.adapters.rabbitmq_management import check_in_effect
 from worker.adapters.system import SystemClock
 from worker.bootstrap import wanted_topology
 from worker.core.model import Answer, Department, Entry
 from worker.ports import ForPeople, PublishFailed, Unroutable
 from worker.settings import BrokerSettings, LedgerSettings, SettingsError, TopologySettings
+
+BLIND_SPOT = "AMQP does not show bindings and policies; set PROVISIONER_MANAGEMENT_URL to check them too"
 
 
 class NotDone(ForPeople):
@@ -83,12 +86,17 @@ async def topology_apply(settings: TopologySettings, *, as_json: bool) -> None:
 async def topology_check(settings: TopologySettings, *, as_json: bool) -> bool:
     """Whether everything is as it should be."""
     async with operations.connection(settings) as connection:
-        findings = await rabbitmq_topology.check(connection, wanted_topology(connection, settings))
+        wanted = wanted_topology(connection, settings)
+        findings = await rabbitmq_topology.check(connection, wanted)
+    if settings.management_url is not None:
+        findings += await check_in_effect(settings.management_url, settings.vhost, wanted)
     if as_json:
         console.print_json(findings)
     else:
         rows = [(found.kind, found.name, found.state, found.detail) for found in findings]
         console.print_table(("", "name", "state", "detail"), rows, "")
+        if settings.management_url is None:
+            console.OUT.print(BLIND_SPOT)
     return all(found.state == "ok" for found in findings)
 
 

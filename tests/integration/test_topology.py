@@ -1,0 +1,128 @@
+"""`provisioner topology` against a real broker."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from typing import Any
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractChannel
+
+from contracts import topology as names
+from worker.private_node import SERVER_SCRIPT, PrivateNode, private_node
+
+pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
+
+QUORUM = {"x-queue-type": "quorum"}
+
+
+async def provisioner(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = (sys.executable, "-m", "worker", "topology", *arguments)
+    environment: Mapping[str, str] = os.environ | {"COLUMNS": "200"} | environ
+    return await asyncio.to_thread(
+        subprocess.run, command, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+async def states(**environ: str) -> dict[str, str]:
+    told = await provisioner("check", "--json", **environ)
+    findings: list[dict[str, Any]] = json.loads(told.stdout)
+    assert told.returncode == (0 if {finding["state"] for finding in findings} == {"ok"} else 1)
+    return {f"{finding['kind']} {finding['name']}": finding["state"] for finding in findings}
+
+
+@pytest.fixture
+async def channel(clean_broker: str) -> AsyncIterator[AbstractChannel]:
+    async with await aio_pika.connect(clean_broker) as connection:
+        yield await connection.channel()
+
+
+async def test_apply_makes_it_check_finds_it_and_both_may_be_repeated(clean_broker: str):
+    assert set((await states(AMQP_URL=clean_broker)).values()) == {"missing"}
+    for _ in range(2):
+        applied = await provisioner("apply", AMQP_URL=clean_broker)
+        assert applied.returncode == 0
+        assert applied.stdout.startswith("6 exchanges, 6 queues, 8 bindings in place on RabbitMQ")
+        assert set((await states(AMQP_URL=clean_broker)).values()) == {"ok"}
+
+
+async def test_check_makes_nothing(clean_broker: str):
+    await states(AMQP_URL=clean_broker)
+    assert set((await states(AMQP_URL=clean_broker)).values()) == {"missing"}
+
+
+async def test_a_queue_of_other_arguments_is_named_and_left_alone(
+    clean_broker: str, channel: AbstractChannel
+):
+    await channel.declare_queue(names.WORK_QUEUE, durable=True, arguments=QUORUM | {"x-message-ttl": 1000})
+    assert (await states(AMQP_URL=clean_broker))[f"queue {names.WORK_QUEUE}"] == "differs"
+    applied = await provisioner("apply", AMQP_URL=clean_broker)
+    assert applied.returncode == 1
+    assert applied.stderr.count("\n") == 1
+    assert applied.stderr.startswith(f"queue {names.WORK_QUEUE} exists with other arguments")
+    await channel.declare_queue(names.WORK_QUEUE, durable=True, arguments=QUORUM | {"x-message-ttl": 1000})
+
+
+async def test_a_parked_message_comes_back_to_the_work_queue(clean_broker: str, channel: AbstractChannel):
+    """Through a retry queue of a delay short enough to wait for, as declared by us."""
+    delays = {"AMQP_URL": clean_broker, "PROVISIONER_RETRY_DELAYS": "50ms"}
+    assert (await provisioner("apply", **delays)).returncode == 0
+    try:
+        retry = await channel.get_exchange(names.RETRY, ensure=False)
+        await retry.publish(aio_pika.Message(b"parked", delivery_mode=2), "50ms")
+        arrived: asyncio.Queue[bytes] = asyncio.Queue()
+        work = await channel.get_queue(names.WORK_QUEUE)
+        await work.consume(partial(_pass_on, arrived), no_ack=True)
+        assert await asyncio.wait_for(arrived.get(), 10) == b"parked"
+    finally:
+        await channel.queue_delete(f"{names.RETRY}.50ms")
+
+
+async def _pass_on(arrived: "asyncio.Queue[bytes]", message: aio_pika.abc.AbstractIncomingMessage) -> None:
+    arrived.put_nowait(message.body)
+
+
+async def test_no_broker_is_one_line_and_exit_1():
+    told = await provisioner("check", AMQP_URL="amqp://hr:very-secret@127.0.0.1:1/")
+    assert told.returncode == 1
+    assert told.stderr == "RabbitMQ at amqp://127.0.0.1:1/ cannot be used: connection refused\n"
+
+
+async def test_export_is_what_a_broker_imports():
+    told = await provisioner("export", "--broker", "4.1")
+    document = json.loads(told.stdout)
+    assert {queue["arguments"]["x-delivery-limit"] for queue in document["queues"]} == {-1}
+    assert (await provisioner("export", "--broker", "newest")).returncode == 2
+
+
+@pytest.fixture
+async def managed_node() -> AsyncIterator[PrivateNode]:
+    if not SERVER_SCRIPT.exists() and "CI" not in os.environ:
+        pytest.skip("rabbitmq-server is not installed")
+    async with private_node(management=True) as node:
+        yield node
+
+
+async def test_with_the_management_api_it_sees_bindings_and_policies_and_imports_its_own_export(
+    managed_node: PrivateNode, tmp_path: Any
+):
+    environ = {"AMQP_URL": managed_node.url, "PROVISIONER_MANAGEMENT_URL": managed_node.management_url or ""}
+    definitions = tmp_path / "definitions.json"
+    definitions.write_text((await provisioner("export", "--broker", managed_node.version)).stdout)
+    await managed_node.rabbitmqctl("import_definitions", str(definitions))
+    assert set((await states(**environ)).values()) == {"ok"}
+
+    async with await aio_pika.connect(managed_node.url) as connection, connection.channel() as channel:
+        work = await channel.get_queue(names.WORK_QUEUE)
+        await work.unbind(names.REPLAY, "#")
+        await work.bind(names.RESULTS, "#")
+    await managed_node.rabbitmqctl("set_policy", "trap", "^provisioner", '{"delivery-limit": 3}')
+    wrong = {name for name, state in (await states(**environ)).items() if state != "ok"}
+    assert f"binding {names.REPLAY} → {names.WORK_QUEUE} (#)" in wrong
+    assert f"binding {names.RESULTS} → {names.WORK_QUEUE} (#)" in wrong
+    assert f"policy {names.WORK_QUEUE}" in wrong
