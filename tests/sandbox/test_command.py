@@ -1,0 +1,186 @@
+"""The command: it says where it is, ends cleanly, and tells mistakes in one line."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+import typer
+from typer.testing import CliRunner
+
+from worker.sandbox.assumptions import switches
+from worker.sandbox.command import sandbox
+
+ROOT = Path(__file__).parents[2]
+SECRET = "a-token-of-my-own"
+app = typer.Typer()
+app.command()(sandbox)
+
+
+class Program:
+    """`python -m worker.sandbox` on free ports, read up to its last line of directions."""
+
+    def __init__(self, *options, **environment):
+        command = [sys.executable, "-m", "worker.sandbox", "--port", "0", *options]
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.told = ""
+        for line in self.process.stdout:
+            self.told += line
+            if line.startswith("Ctrl-C"):
+                break
+        self.url = re.search(r"listening on (\S+),", self.told)[1]
+        self.management_url = re.search(r"curl (\S+)/state", self.told)[1]
+
+    def end(self, number):
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=30)
+        return self.process.returncode, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_runs_until_a_signal_and_exits_0(number):
+    program = Program()
+    auth = ("MASANDBOX00000000000", "sandbox")
+    answer = requests.get(f"{program.url}/v1/Account/{auth[0]}/", auth=auth, timeout=10)
+    state = requests.get(f"{program.management_url}/state", timeout=10).json()
+
+    assert program.end(number) == (0, "", "")
+    assert answer.status_code == 200
+    assert state["url"] == program.url
+
+
+def test_it_says_loudly_what_it_is_and_how_to_point_clients_at_it():
+    program = Program()
+    program.end(signal.SIGTERM)
+
+    assert "THIS IS NOT PLIVO" in program.told.splitlines()[0]
+    worker = re.search(r"^worker +export (.*)$", program.told, re.MULTILINE)[1]
+    assert dict(part.split("=", 1) for part in worker.split()) == {
+        "PLIVO_API_URL": program.url,
+        "PLIVO_AUTH_ID": "MASANDBOX00000000000",
+        "PLIVO_AUTH_TOKEN": "sandbox",
+    }
+
+
+def test_the_curl_line_works_as_printed():
+    program = Program()
+    line = re.search(r"^curl +(curl .*)$", program.told, re.MULTILINE)[1]
+    answer = subprocess.run(line.split(), capture_output=True, check=True, timeout=30)
+    program.end(signal.SIGTERM)
+
+    assert json.loads(answer.stdout)["meta"]["total_count"] == 0
+
+
+def test_a_token_from_the_environment_is_used_and_never_shown():
+    program = Program(SANDBOX_AUTH_TOKEN=SECRET)
+    path = f"{program.url}/v1/Account/MASANDBOX00000000000/"
+    statuses = [
+        requests.get(path, auth=("MASANDBOX00000000000", token), timeout=10).status_code
+        for token in (SECRET, "sandbox")
+    ]
+    _, out, err = program.end(signal.SIGTERM)
+
+    assert statuses == [200, 401]
+    assert SECRET not in program.told + out + err
+
+
+def test_options_reach_the_sandbox(tmp_path):
+    program = Program(
+        *("--seed", "5", "--faults", "mild", "--account-type", "developer", "--billing-mode", "postpaid"),
+        *("--cash-credits", "0.5", "--start", "2026-01-31", "--auth-id", "MAOTHER0000000000000"),
+        *(
+            "--assume",
+            "name_max=9",
+            "--assume",
+            "empty_update=refused",
+            "--state",
+            str(tmp_path / "state.db"),
+        ),
+    )
+    state = requests.get(f"{program.management_url}/state", timeout=10).json()
+    rules = requests.get(f"{program.management_url}/faults", timeout=10).json()["rules"]
+    program.end(signal.SIGTERM)
+
+    account = state["account"]
+    assert (state["seed"], state["now"][:10]) == (5, "2026-01-31")
+    assert (
+        account["auth_id"],
+        account["account_type"],
+        account["billing_mode"],
+        account["cash_credits"],
+    ) == (
+        "MAOTHER0000000000000",
+        "developer",
+        "postpaid",
+        "0.5",
+    )
+    assert (state["assumptions"]["name_max"], state["assumptions"]["empty_update"]) == (9, "refused")
+    assert len(rules) > 10
+    assert (tmp_path / "state.db").exists()
+
+
+@pytest.mark.parametrize("taken", ["--port", "--management-port"])
+def test_a_port_in_use_is_one_line_and_exit_1(taken):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        options = ["--port", "0", taken, str(listener.getsockname()[1])]
+        result = CliRunner().invoke(app, options)
+
+    assert result.exit_code == 1
+    assert "address already in use" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--assume", "nonsense"], "'nonsense' is not NAME=VALUE"),
+        (["--assume", "nonsense=1"], "'nonsense=1' is not NAME=VALUE"),
+        (["--assume", "disabled_status=500"], "disabled_status"),
+        (["--assume", "name_max=0"], "name_max"),
+        (["--assume", "time_zone=Mars/Olympus"], "no such zone"),
+        (["--auth-id", "SA123"], "not the auth id of a main account"),
+        (["--rate-limit", "many"], "write 300/5s, or off"),
+        (["--cash-credits", "much"], "not an amount"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_one_line_and_exit_2(options, told):
+    result = CliRunner().invoke(app, ["--port", "0", *options])
+
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [["--faults", "wild"], ["--port", "70000"], ["--start", "soon"], ["extra"]]
+)
+def test_usage_mistakes_exit_2(options):
+    assert CliRunner().invoke(app, options).exit_code == 2
+
+
+def test_a_state_file_that_cannot_be_used_is_one_line_and_exit_1(tmp_path):
+    result = CliRunner().invoke(app, ["--port", "0", "--state", str(tmp_path / "no" / "state.db")])
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("cannot use ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_help_names_every_assumption_with_its_default():
+    told = CliRunner(env={"COLUMNS": "500"}).invoke(app, ["--help"]).stdout
+
+    for switch in switches():
+        assert f"{switch.name}={switch.default} ({switch.values})" in told

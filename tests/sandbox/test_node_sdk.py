@@ -1,0 +1,97 @@
+"""Plivo's own Node SDK, unpatched, drives every imitated operation."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from worker.sandbox.operations import NAMES
+
+PACKAGE = "plivo@4.79.0"
+SCRIPT = Path(__file__).with_name("plivo_node.cjs")
+CACHE = Path(tempfile.gettempdir()) / f"sandbox-{PACKAGE}-{os.getuid()}"
+
+
+@pytest.fixture(scope="module")
+def package():
+    """Install the package once into a folder outside the tree; several test processes may try at once."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        reason = "node and npm are not installed: Plivo's Node SDK cannot be tried"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    if not CACHE.exists():
+        with tempfile.TemporaryDirectory(dir=CACHE.parent) as fresh:
+            target = Path(fresh) / "installed"
+            command = [
+                "npm",
+                "install",
+                "--silent",
+                "--no-audit",
+                "--no-fund",
+                "--prefix",
+                str(target),
+                PACKAGE,
+            ]
+            target.mkdir()
+            subprocess.run(command, check=True, cwd=target, timeout=110)
+            if not CACHE.exists():
+                target.rename(CACHE)
+    return CACHE / "node_modules" / "plivo"
+
+
+@pytest.fixture
+def told(package, threaded_sandbox):
+    sandbox = threaded_sandbox.sandbox
+    environment = {
+        **os.environ,
+        "PLIVO_PACKAGE": str(package),
+        "SANDBOX_URL": sandbox.url,
+        "SANDBOX_AUTH_ID": sandbox.auth_id,
+        "SANDBOX_AUTH_TOKEN": sandbox.auth_token,
+    }
+    ended = subprocess.run(
+        ["node", str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])  # the SDK prints things of its own before
+
+
+def test_it_is_the_real_sdk(package):
+    assert json.loads((package / "package.json").read_text())["version"] == PACKAGE.partition("@")[2]
+
+
+def test_the_node_sdk_cannot_tell_the_difference(told, threaded_sandbox):
+    assert told["subaccounts"] == {
+        "message": "created",
+        "tokenLength": 40,
+        "renamed": ["Renamed", True],
+        "disabled": False,
+        "listed": [["plain", False], ["Renamed", False]],
+        "paged": ["Renamed"],
+        "left": 0,
+        "missing": [404, "not found", True],
+        "nameless": [400, "name parameter is invalid: it is empty", True],
+    }
+    assert told["resources"] == {
+        "application": [True, "http://127.0.0.1/other"],
+        "endpoint": "Front",
+        "bought": "fulfilled",
+        "moved": True,
+        "counts": [1, 1, 1],
+    }
+    assert told["usage"] == {
+        "called": "call fired",
+        "refused": [None, "AxiosError: Request failed with status code 403", False],
+        "disabled": [401, "this subaccount is disabled", True],
+        "message": ["sent", 1],
+        "listed": 1,
+        "account": ["Lucius Fox", "99.98600"],
+    }
+    assert told["stranger"] == [401, "authentication failed", True]
+    log = threaded_sandbox.do(lambda sandbox: sandbox.requests)
+    assert {entry.operation for entry in log} - {None} == set(NAMES)

@@ -1,0 +1,29 @@
+"""An imitation of Plivo's subaccounts: a program of its own, which shares no code with the worker."""
+
+from worker.sandbox.assumptions import Assumptions
+from worker.sandbox.billing import Invoice
+from worker.sandbox.control import Sandbox
+from worker.sandbox.faults import FAULTS, PROFILES, Effect, Fault, Rule, Sight, fault
+from worker.sandbox.journal import Entry
+from worker.sandbox.records import Subaccount
+from worker.sandbox.server import AUTH_ID, AUTH_TOKEN, running_sandbox
+from worker.sandbox.store import StoreError
+
+__all__ = [
+    "AUTH_ID",
+    "AUTH_TOKEN",
+    "FAULTS",
+    "PROFILES",
+    "Assumptions",
+    "Effect",
+    "Entry",
+    "Fault",
+    "Invoice",
+    "Rule",
+    "Sandbox",
+    "Sight",
+    "StoreError",
+    "Subaccount",
+    "fault",
+    "running_sandbox",
+]

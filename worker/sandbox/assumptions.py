@@ -1,0 +1,159 @@
+"""What Plivo's documentation leaves open, each as a named switch.
+
+Nothing here is known of Plivo: the defaults are guesses, argued in README.md. A client that only works under
+one value of a switch relies on something nobody promised.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+NAMES_OF_NOTHING = ("none", "")
+
+
+def _number(value: Any) -> Any:
+    """Switches come as text from a command line."""
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
+    return value
+
+
+def _optional_number(value: Any) -> Any:
+    return None if value in NAMES_OF_NOTHING else _number(value)
+
+
+def _zone(value: str) -> str:
+    if value not in available_timezones():
+        raise ValueError("there is no such zone in the tz database")
+    return value
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
+Refused = Annotated[Literal[400, 401, 402, 403, 404], BeforeValidator(_number)]
+Optional = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_optional_number)]
+
+
+class Assumptions(BaseModel):
+    """One value per open question; `Assumptions()` is what the sandbox does by default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cascade_in: Literal["either", "query", "body"] = Field(
+        "either", description="where DELETE reads `cascade`: the reference says query, the SDKs send a body"
+    )
+    duplicate_names: Literal["allowed", "refused"] = Field(
+        "allowed", description="two live subaccounts of one name"
+    )
+    empty_name: Literal["refused", "allowed"] = Field(
+        "refused", description="a name of no or only white space"
+    )
+    name_max: Optional = Field(None, description="longest name in characters; longer ones get 400")
+    update_without_name: Literal["accepted", "refused"] = Field(
+        "accepted", description="an update that sends only `enabled`"
+    )
+    empty_update: Literal["accepted", "refused"] = Field(
+        "accepted", description="an update that sends nothing; when accepted, `modified` stays"
+    )
+    list_limit: Literal["clamp", "refuse"] = Field(
+        "clamp", description="`limit` of 0 or above 20: take 20, or answer 400 (below 0 is always 400)"
+    )
+    string_booleans: Literal["accepted", "refused"] = Field(
+        "accepted", description='"true" and "false" as text, as the Node SDK sends them'
+    )
+    other_booleans: Literal["refused", "ignored"] = Field(
+        "refused", description="a boolean that cannot be read, such as 1 or `yes`"
+    )
+    content_type: Literal["required", "ignored"] = Field(
+        "required", description="POST bodies under another type than application/json get 400"
+    )
+    missing_slash: Literal["refused", "accepted"] = Field(
+        "refused", description="a path without its last slash; refused is 404"
+    )
+    api_id_on_401: Literal["yes", "no"] = Field("yes", description="whether a 401 carries `api_id`")
+    www_authenticate: Literal["yes", "no"] = Field(
+        "yes", description="whether a 401 carries WWW-Authenticate"
+    )
+    disabled_status: Refused = Field(401, description="valid credentials of a disabled subaccount")
+    management_status: Refused = Field(
+        403, description="subaccount credentials on Account, Subaccount, or number rental and moves"
+    )
+    foreign_path_status: Refused = Field(401, description="valid credentials on the path of another account")
+    repeated_delete: Literal["404", "204"] = Field(
+        "404", description="DELETE of a subaccount that is not there"
+    )
+    delete_body: Literal["none", "json"] = Field("none", description="what follows a 204 on the wire")
+    retry_after: Optional = Field(None, description="seconds in Retry-After of a 429; none leaves it out")
+    rate_limit_scope: Literal["account", "credentials"] = Field(
+        "account", description="whether main account and subaccounts share one window"
+    )
+    max_subaccounts: Optional = Field(None, description="live subaccounts per account")
+    max_subaccounts_status: Refused = Field(403, description="create when `max_subaccounts` are there")
+    time_zone: Zone = Field("UTC", description="the zone whose date `created` and `modified` give")
+    list_lag_seconds: float = Field(
+        0, ge=0, allow_inf_nan=False, description="how long a new subaccount stays out of the list"
+    )
+    new_auth_token: Literal["absent", "present"] = Field(
+        "absent", description="an extra field of older answers, equal to `auth_token`"
+    )
+    no_credit_status: Refused = Field(402, description="calls and messages at zero balance")
+    management_without_credit: Literal["allowed", "refused"] = Field(
+        "allowed", description="subaccount changes at zero balance"
+    )
+    management_on_trial: Literal["allowed", "refused"] = Field(
+        "allowed", description="subaccount changes on a trial account; refused is 403"
+    )
+    first_rent: Literal["next-month", "at-purchase"] = Field(
+        "next-month", description="when a new number's rent is charged first"
+    )
+    unlisted_sender: Literal["refused", "accepted"] = Field(
+        "refused", description="a text sender ID not whitelisted for the sending account; refused is 400"
+    )
+    idempotency_keys: Literal["ignored", "honoured"] = Field(
+        "ignored", description="Idempotency-Key: Plivo documents none; honoured replays the first answer"
+    )
+
+    @classmethod
+    def from_switches(cls, switches: list[str]) -> Self:
+        """Read `name=value` texts; raises ValueError with one line that names the switch at fault."""
+        values: dict[str, str] = {}
+        for switch in switches:
+            name, found, value = switch.partition("=")
+            if not found or name not in cls.model_fields:
+                raise ValueError(f"{switch!r} is not NAME=VALUE with a known name; --help lists them")
+            values[name] = value
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{first['loc'][0]}: {first['msg']}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """An assumption as a person reads it; `values` are the others it may take."""
+
+    name: str
+    default: str
+    values: str
+    meaning: str
+
+
+def switches() -> list[Switch]:
+    return [
+        Switch(name, _spelled(field.default), _other_values(field), field.description or "")
+        for name, field in Assumptions.model_fields.items()
+    ]
+
+
+def _other_values(field: FieldInfo) -> str:
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    if choices:
+        return " or ".join(_spelled(each) for each in choices if each != field.default)
+    return "a zone of the tz database" if field.annotation is str else "a number"
+
+
+def _spelled(value: object) -> str:
+    return "none" if value is None else str(value)

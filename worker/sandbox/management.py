@@ -1,0 +1,222 @@
+"""The management port: the strings of a running sandbox for those outside its process.
+
+It changes what is imitated and needs no credentials, so it listens on the loopback address only.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from worker.sandbox.control import Sandbox
+from worker.sandbox.faults import ANY_OPERATION, Rule, fault
+from worker.sandbox.operations import NAMES
+
+M = TypeVar("M", bound=BaseModel)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class RuleBody(_Body):
+    fault: str
+    operation: str = ANY_OPERATION
+    times: int | None = Field(None, ge=1)
+    after: int = Field(0, ge=0)
+    probability: float = Field(1, gt=0, le=1)
+    status: int | None = Field(None, ge=400, le=599)
+    retry_after: int | None = Field(None, ge=0)
+    delay_seconds: float | None = Field(None, ge=0)
+    lag_seconds: float | None = Field(None, ge=0)
+
+    def rule(self) -> Rule:
+        if self.operation not in (*NAMES, ANY_OPERATION):
+            raise ValueError(f"unknown operation {self.operation!r}; known are * and {', '.join(NAMES)}")
+        chosen = fault(
+            self.fault,
+            status=self.status,
+            retry_after=self.retry_after,
+            delay_seconds=self.delay_seconds,
+            lag_seconds=self.lag_seconds,
+        )
+        return Rule(self.operation, chosen, self.times, self.after, self.probability)
+
+
+class TimeBody(_Body):
+    advance_seconds: float = Field(0, ge=0, le=10**12)
+    to: datetime | None = None
+
+
+class AmountBody(_Body):
+    amount: str
+
+
+class AutoRechargeBody(_Body):
+    minimum: str
+    amount: str
+
+
+class SenderBody(_Body):
+    auth_id: str
+    sender: str = Field(min_length=1)
+
+
+def management_app(sandbox: Sandbox) -> web.Application:
+    app = web.Application(middlewares=[_errors])
+    pulls = _Pulls(sandbox)
+    app.add_routes(
+        [
+            web.get("/state", pulls.state),
+            web.get("/requests", pulls.requests),
+            web.get("/invoices", pulls.invoices),
+            web.get("/faults", pulls.faults),
+            web.post("/faults", pulls.add_fault),
+            web.delete("/faults", pulls.clear_faults),
+            web.post("/late-calls", pulls.commit_late_calls),
+            web.post("/time", pulls.move_time),
+            web.post("/recharge", pulls.recharge),
+            web.put("/credit", pulls.set_credit),
+            web.put("/auto-recharge", pulls.set_auto_recharge),
+            web.delete("/auto-recharge", pulls.stop_auto_recharge),
+            web.post("/senders", pulls.allow_sender),
+            web.patch("/assumptions", pulls.assume),
+            web.post("/reset", pulls.reset),
+        ]
+    )
+    return app
+
+
+class _Pulls:
+    """One method per string; each answers JSON."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    async def state(self, _request: web.Request) -> web.Response:
+        """Everything but secrets, which the imitated API itself gives to those who may have them."""
+        sandbox, state = self._sandbox, self._sandbox.service.state
+        sandbox.service.settle()
+        live = [asdict(each) for each in sandbox.subaccounts()]
+        for each in live:
+            del each["auth_token"]
+        return _json(
+            {
+                "url": sandbox.url,
+                "seed": sandbox.seed,
+                "now": sandbox.now(),
+                "account": asdict(sandbox.account),
+                "assumptions": sandbox.assumptions.model_dump(),
+                "subaccounts": live,
+                "applications": [asdict(each) for each in state.applications],
+                "endpoints": [asdict(each) for each in state.endpoints],
+                "numbers": [asdict(each) for each in state.numbers],
+                "messages": len(state.messages),
+            }
+        )
+
+    async def requests(self, request: web.Request) -> web.Response:
+        """The latest, oldest first: `last` of them (1000), of one `operation` if named."""
+        wanted, last = request.query.get("operation"), int(request.query.get("last", "1000"))
+        entries = [entry for entry in self._sandbox.requests if wanted in (None, entry.operation)]
+        shown = entries[-last:] if last > 0 else []
+        return _json({"requests": [asdict(replace(each, headers=dict(each.headers))) for each in shown]})
+
+    async def invoices(self, _request: web.Request) -> web.Response:
+        return _json({"invoices": [asdict(each) for each in self._sandbox.invoices()]})
+
+    async def faults(self, _request: web.Request) -> web.Response:
+        return _json({"rules": [asdict(each) for each in self._sandbox.faults.rules]})
+
+    async def add_fault(self, request: web.Request) -> web.Response:
+        self._sandbox.add_rule((await _read(request, RuleBody)).rule())
+        return await self.faults(request)
+
+    async def clear_faults(self, request: web.Request) -> web.Response:
+        self._sandbox.set_rules()
+        return await self.faults(request)
+
+    async def commit_late_calls(self, _request: web.Request) -> web.Response:
+        return _json({"committed": self._sandbox.commit_late_calls()})
+
+    async def move_time(self, request: web.Request) -> web.Response:
+        body = await _read(request, TimeBody)
+        if body.to is not None:
+            self._sandbox.move_to(body.to.replace(tzinfo=body.to.tzinfo or UTC))
+        self._sandbox.advance(timedelta(seconds=body.advance_seconds))
+        return _json({"now": self._sandbox.now()})
+
+    async def recharge(self, request: web.Request) -> web.Response:
+        self._sandbox.recharge((await _read(request, AmountBody)).amount)
+        return self._account()
+
+    async def set_credit(self, request: web.Request) -> web.Response:
+        self._sandbox.set_credit((await _read(request, AmountBody)).amount)
+        return self._account()
+
+    async def set_auto_recharge(self, request: web.Request) -> web.Response:
+        body = await _read(request, AutoRechargeBody)
+        self._sandbox.set_auto_recharge(body.minimum, body.amount)
+        return self._account()
+
+    async def stop_auto_recharge(self, _request: web.Request) -> web.Response:
+        self._sandbox.stop_auto_recharge()
+        return self._account()
+
+    async def allow_sender(self, request: web.Request) -> web.Response:
+        body = await _read(request, SenderBody)
+        self._sandbox.allow_sender(body.auth_id, body.sender)
+        return _json(body.model_dump())
+
+    async def assume(self, request: web.Request) -> web.Response:
+        self._sandbox.assume(**await _read_object(request))
+        return _json(self._sandbox.assumptions.model_dump())
+
+    async def reset(self, _request: web.Request) -> web.Response:
+        self._sandbox.reset()
+        return _json({"now": self._sandbox.now()})
+
+    def _account(self) -> web.Response:
+        return _json({"account": asdict(self._sandbox.account)})
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what was wrong with a request into 400 and one line; writes must declare JSON."""
+    if request.method in ("POST", "PUT", "PATCH") and request.content_type != "application/json":
+        return _json({"error": "send Content-Type: application/json"}, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+    try:
+        return await handler(request)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(each) for each in first["loc"])
+        return _json({"error": f"{where}: {first['msg']}"}, HTTPStatus.BAD_REQUEST)
+    except ValueError as error:
+        return _json({"error": str(error)}, HTTPStatus.BAD_REQUEST)
+    except web.HTTPException as refusal:
+        return _json({"error": refusal.reason}, refusal.status)
+
+
+async def _read(request: web.Request, model: type[M]) -> M:
+    return model.model_validate(await _read_object(request))
+
+
+async def _read_object(request: web.Request) -> dict[str, Any]:
+    body = json.loads(await request.read() or b"{}")
+    if not isinstance(body, dict):
+        raise ValueError("a JSON object is expected")  # noqa: TRY004 - what was sent is wrong, not its handling
+    return body
+
+
+def _json(body: Any, status: int = HTTPStatus.OK) -> web.Response:
+    return web.json_response(text=json.dumps(body, default=_plain), status=status)
+
+
+def _plain(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,166 @@
+"""Phone numbers: a made-up inventory, renting, moving between accounts, giving back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from worker.sandbox import billing, prices, requests
+from worker.sandbox.ownership import find, named_subaccount, owned_listing
+from worker.sandbox.records import Number
+from worker.sandbox.requests import CHANGED, DELETED, Answer, Call, Refusal, listing
+from worker.sandbox.resources import application_uri, linked_application
+from worker.sandbox.state import State, account_uri, today
+
+SERIES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Ten thousand numbers of one country and one class, all with the same first digits."""
+
+    prefix: str
+    country_iso: str
+    country: str
+    number_type: str
+
+
+RANGES = (
+    Range("1415555", "US", "UNITED STATES", "local"),
+    Range("1800555", "US", "UNITED STATES", "tollfree"),
+    Range("44306999", "GB", "UNITED KINGDOM", "national"),
+    Range("44770090", "GB", "UNITED KINGDOM", "mobile"),
+    Range("44207946", "GB", "UNITED KINGDOM", "local"),
+)
+_ASKED_AS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"fixed": ("local", "national"), **{each: (each,) for each in prices.NUMBERS}}
+)
+
+
+def search_numbers(state: State, call: Call) -> Answer:
+    country = call.query.get("country_iso", "").upper()
+    if not country:
+        raise Refusal(400, "country_iso parameter is missing")
+    page = requests.page(call.query, state.assumptions)
+    wanted = _ASKED_AS.get(call.query.get("type", ""), tuple(prices.NUMBERS))
+    ranges = [each for each in RANGES if each.country_iso == country and each.number_type in wanted]
+    free = [number for each in ranges for number in _free(state, each, page.offset + page.limit)]
+    total = sum(SERIES for _ in ranges) - sum(1 for each in state.numbers if _range(each.number) in ranges)
+    objects = [_render_offer(state, number) for number in free[page.offset : page.offset + page.limit]]
+    path = f"{account_uri(state.account.auth_id)}PhoneNumber/"
+    filters = {name: call.query.get(name) for name in ("country_iso", "type")}
+    return listing(path, page, total, objects, **filters)
+
+
+def buy_number(state: State, call: Call) -> Answer:
+    number = call.identifier.lstrip("+")
+    found = _range(number)
+    if found is None or number in state.numbers:
+        raise Refusal(404, "not found")
+    billing.demand_credit(state)
+    app_id = linked_application(state, call)
+    rental = prices.NUMBERS[found.number_type]
+    state.put(Number(number, found.number_type, None, app_id, None, today(state)))
+    if rental.set_up:
+        billing.charge(state, None, f"set-up {found.number_type}", rental.set_up)
+    if state.assumptions.first_rent == "at-purchase":
+        billing.charge(state, None, f"rent {found.number_type}", rental.monthly)
+    bought = {"number": number, "status": "Success"}
+    return Answer(201, {"message": "created", "numbers": [bought], "status": "fulfilled"})
+
+
+def get_number(state: State, call: Call) -> Answer:
+    return Answer(200, _render_number(state, find(state.numbers, call, call.identifier.lstrip("+"))))
+
+
+def list_numbers(state: State, call: Call) -> Answer:
+    return owned_listing(state, call, "Number", state.numbers, _render_number)
+
+
+def update_number(state: State, call: Call) -> Answer:
+    """Change alias or application, or move it: `subaccount` moves, `sub_account` is ignored."""
+    number = find(state.numbers, call, call.identifier.lstrip("+"))
+    owner = named_subaccount(state, call, number.sub_account)
+    app_id = linked_application(state, call)
+    alias = requests.text(call.body, "alias")
+    state.put(
+        replace(
+            number,
+            sub_account=owner,
+            app_id=number.app_id if app_id is None else app_id,
+            alias=number.alias if alias is None else alias,
+        )
+    )
+    return CHANGED
+
+
+def unrent_number(state: State, call: Call) -> Answer:
+    state.remove(find(state.numbers, call, call.identifier.lstrip("+")))
+    return DELETED
+
+
+def _range(number: str) -> Range | None:
+    for each in RANGES:
+        rest = number.removeprefix(each.prefix)
+        if len(rest) == 4 and rest != number and rest.isascii() and rest.isdigit():  # noqa: PLR2004 - as SERIES
+            return each
+    return None
+
+
+def _free(state: State, of: Range, most: int) -> list[str]:
+    numbers: list[str] = []
+    for serial in range(SERIES):
+        if len(numbers) >= most:
+            break
+        number = f"{of.prefix}{serial:04d}"
+        if number not in state.numbers:
+            numbers.append(number)
+    return numbers
+
+
+def _describe(number: str, number_type: str) -> dict[str, Any]:
+    found = _range(number)
+    return {
+        "country": found.country if found else "",
+        "mms_enabled": False,
+        "mms_rate": prices.usd(prices.MESSAGE),
+        "monthly_rental_rate": prices.usd(prices.NUMBERS[number_type].monthly),
+        "number": number,
+        "region": found.country if found else "",
+        "sms_enabled": True,
+        "sms_rate": prices.usd(prices.MESSAGE),
+        "voice_enabled": True,
+        "voice_rate": prices.usd(prices.CALL),
+    }
+
+
+def _render_offer(state: State, number: str) -> dict[str, Any]:
+    found = _range(number)
+    sub_type = found.number_type if found else "local"
+    return {
+        **_describe(number, sub_type),
+        "prefix": number[1:4],
+        "resource_uri": f"{account_uri(state.account.auth_id)}PhoneNumber/{number}/",
+        "restriction": None,
+        "restriction_text": None,
+        "setup_rate": prices.usd(prices.NUMBERS[sub_type].set_up),
+        "sub_type": sub_type,
+        "type": "fixed" if sub_type in ("local", "national") else sub_type,
+    }
+
+
+def _render_number(state: State, number: Number) -> dict[str, Any]:
+    owner = state.subaccounts.get(number.sub_account or "")
+    return {
+        **_describe(number.number, number.number_type),
+        "active": True,
+        "added_on": number.added_on,
+        "alias": number.alias,
+        "application": application_uri(state, number.app_id),
+        "carrier": "Plivo",
+        "number_type": number.number_type,
+        "renewal_date": billing.next_first(state),
+        "resource_uri": f"{account_uri(state.account.auth_id)}Number/{number.number}/",
+        "sub_account": number.sub_account,
+        "sub_account_name": owner.name if owner else None,
+    }

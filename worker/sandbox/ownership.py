@@ -1,0 +1,63 @@
+"""Who may see and move what: the main account all of it, a subaccount what is its own."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from worker.sandbox import requests
+from worker.sandbox.collection import Collection
+from worker.sandbox.requests import Answer, Call, Refusal, listing
+from worker.sandbox.state import State, account_uri
+
+
+class Owned(Protocol):
+    @property
+    def sub_account(self) -> str | None: ...
+
+
+T = TypeVar("T", bound=Owned)
+
+
+def find(collection: Collection[T], call: Call, identifier: str | None = None) -> T:
+    record = collection.get(call.identifier if identifier is None else identifier)
+    if record is None or call.sub_account not in (None, record.sub_account):
+        raise Refusal(404, "not found")
+    return record
+
+
+def owner_of_new(state: State, call: Call) -> str | None:
+    """Return who is to own what is created: `subaccount`, or whoever asks."""
+    return call.sub_account or named_subaccount(state, call)
+
+
+def named_subaccount(state: State, call: Call, otherwise: str | None = None) -> str | None:
+    """Read `subaccount`, by which the main account assigns and moves; its own id means itself."""
+    name = requests.text(call.body, "subaccount")
+    if name is None:
+        return otherwise
+    if call.sub_account is not None:
+        raise Refusal(state.assumptions.management_status, "not allowed for a subaccount")
+    if name in ("", state.account.auth_id):
+        return None
+    if name not in state.subaccounts:
+        raise Refusal(400, "subaccount parameter is invalid: there is no such subaccount")
+    return name
+
+
+def owned_listing(
+    state: State,
+    call: Call,
+    resource: str,
+    collection: Collection[T],
+    render: Callable[[State, T], Mapping[str, Any]],
+) -> Answer:
+    """Answer a page of what the caller may see, of one subaccount where the query names it."""
+    wanted = call.query.get("subaccount") or None
+    owner = call.sub_account or wanted
+    page = requests.page(call.query, state.assumptions)
+    if owner is None:
+        total, found = len(collection), collection.newest_first(page.offset, page.limit)
+    else:
+        total = collection.count(owner)
+        found = collection.group_newest_first(owner, page.offset, page.limit)
+    path = f"{account_uri(call.sub_account or state.account.auth_id)}{resource}/"
+    return listing(path, page, total, [render(state, each) for each in found], subaccount=wanted)
