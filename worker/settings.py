@@ -143,8 +143,7 @@ class WorkerSettings(TopologySettings, LedgerSettings):
     owner: str = Field(
         "default",
         alias=f"{PREFIX}OWNER",
-        min_length=1,
-        max_length=100,
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
         description="this deployment's namespace in tags; two on one Plivo account need two",
     )
     name_template: str = Field(

@@ -71,10 +71,11 @@ def credentials(
 ) -> Outgoing:
     """The credentials an active entry owes to one recipient."""
     if entry.auth_id is None or entry.name is None or entry.issued_for is None:
-        raise ValueError(f"a {entry.status} entry has no credentials to issue")
+        raise ValueError(f"no credentials to issue: the entry is {entry.status}")
     cause = entry.issued_for
     event = CredentialsMessage(
-        id=outbound_id((cause.source, cause.id), ISSUED, recipient or None),
+        # One event may cause two generations: created, removed by a newer one, and created again by its replay.
+        id=outbound_id((cause.source, cause.id, str(entry.generation)), ISSUED, recipient or None),
         source=source_of(owner),
         type=ISSUED,
         time=now,

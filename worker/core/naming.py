@@ -4,7 +4,6 @@ import hashlib
 import re
 import uuid
 from dataclasses import dataclass
-from string import Formatter
 
 from pydantic_core import to_json
 
@@ -45,8 +44,8 @@ class NameTemplate:
     longest: int = 60
 
     def __post_init__(self) -> None:
-        fields = [name for _, name, _, _ in Formatter().parse(self.text) if name is not None]
-        if sorted(fields) != ["name", "tag"]:
+        # Whole, not by format's grammar: what `{name!r}` or `{tag:12}` add would not be found again.
+        if sorted(re.findall(r"\{[^{}]*\}|[{}]", self.text)) != ["{name}", "{tag}"]:
             raise ValueError("must hold {name} and {tag} once each, and no other braces")
         if self._room() < 1:
             raise ValueError(f"leaves no room for a name within {self.longest} characters")

@@ -1,0 +1,109 @@
+"""Values for tests, whole by default: a test names only what it is about.
+
+`department_*` build an event as its producer sends it; `created`, `renamed` and `removed` build the same as
+decisions see it. All of them speak of one department, SALES.
+"""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, TypedDict, Unpack
+
+from contracts.departments import (
+    DepartmentCreated,
+    DepartmentRemoved,
+    DepartmentRenamed,
+    Kind,
+    payload_digest,
+)
+from contracts.envelope import Message, read
+from contracts.subaccounts import ResultKind
+from worker.core.model import Answer, Claim, Department, Entry, Event, Recollection, Status
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+SALES = Department("acme", "sales")
+AUTH_ID = "SA000000000000000001"
+IDEMPOTENCY_KEY = "7b1d7a3e-0000-5000-8000-000000000001"
+
+AnyDepartmentEvent = DepartmentCreated | DepartmentRenamed | DepartmentRemoved
+
+
+class Attributes(TypedDict, total=False):
+    """What every event has. Its id tells kind and sequence, so that no two of a test are one by accident."""
+
+    id: str
+    source: str
+    time: datetime
+    sequence: int | None
+    tenant: str
+    department_id: str
+    traceparent: str
+    tracestate: str
+    correlationid: str
+
+
+def department_created(name: str = "Sales", **attributes: Unpack[Attributes]) -> DepartmentCreated:
+    return DepartmentCreated.model_validate(_content(Kind.CREATED, {"name": name}, attributes))
+
+
+def department_renamed(name: str = "Marketing", **attributes: Unpack[Attributes]) -> DepartmentRenamed:
+    return DepartmentRenamed.model_validate(_content(Kind.RENAMED, {"name": name}, attributes))
+
+
+def department_removed(name: str | None = None, **attributes: Unpack[Attributes]) -> DepartmentRemoved:
+    return DepartmentRemoved.model_validate(_content(Kind.REMOVED, {"name": name}, attributes))
+
+
+def created(name: str = "Sales", **attributes: Unpack[Attributes]) -> Event:
+    return event_of(department_created(name, **attributes))
+
+
+def renamed(name: str = "Marketing", **attributes: Unpack[Attributes]) -> Event:
+    return event_of(department_renamed(name, **attributes))
+
+
+def removed(name: str | None = None, **attributes: Unpack[Attributes]) -> Event:
+    return event_of(department_removed(name, **attributes))
+
+
+def event_of(event: AnyDepartmentEvent) -> Event:
+    return Event.of(event, event.type, payload_digest(read(Message.structured(event))))
+
+
+def an_entry(status: Status = Status.ACTIVE, **fields: Any) -> Entry:
+    """An entry as the worker's own writes leave it in that status, after an event of sequence 10."""
+    whole = {name: value for name, (value, statuses) in _HELD_IN.items() if status in statuses}
+    return replace(Entry(SALES, revision=4, status=status), **whole | fields)
+
+
+def an_answer(event: Event, outcome: ResultKind = ResultKind.CREATED, **fields: Any) -> Answer:
+    answer = Answer(event.department, event.reference, event.payload_digest, outcome, NOW, event.name)
+    return replace(answer, **fields)
+
+
+def a_recollection(entry: Entry | None = None, answer: Answer | None = None) -> Recollection:
+    """What the ledger knows; of a department nobody has told of, unless an entry is given."""
+    return Recollection(entry or Entry(SALES), answer)
+
+
+def _content(kind: Kind, data: dict[str, Any], attributes: Attributes) -> dict[str, Any]:
+    given = {"source": "/hr", "time": NOW, "sequence": 1, "tenant": SALES.tenant} | dict(attributes)
+    given.setdefault("id", f"{kind}-{given['sequence']}")
+    data["department_id"] = given.pop("department_id", SALES.id)
+    return given | {"data": data}
+
+
+_LAST = created(sequence=10)
+_EXISTING = {Status.ACTIVE, Status.DISABLED, Status.DELETING}
+_ONCE_MADE = _EXISTING | {Status.REMOVED}
+
+_HELD_IN: dict[str, tuple[Any, set[Status]]] = {
+    "name": ("Sales", _ONCE_MADE | {Status.CLAIMED}),
+    "auth_id": (AUTH_ID, _EXISTING),
+    "version": (_LAST.version, _ONCE_MADE),
+    "generation": (1, _ONCE_MADE),
+    "issued_for": (_LAST.reference, _ONCE_MADE),
+    "created_at": (NOW, _ONCE_MADE),
+    "incarnation": (2, {Status.REMOVED}),
+    "removed_at": (NOW, {Status.DISABLED, Status.REMOVED}),
+    "claim": (Claim(NOW, IDEMPOTENCY_KEY, created(sequence=11).reference), {Status.CLAIMED}),
+}

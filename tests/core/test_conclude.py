@@ -1,0 +1,371 @@
+"""What is claimed before a step, and what entry and answer its outcome leaves."""
+
+from dataclasses import asdict, replace
+from datetime import timedelta
+from itertools import product
+
+import pytest
+from pydantic import SecretStr
+
+from contracts.subaccounts import DeadReason, ResultKind
+from tests.builders import AUTH_ID, IDEMPOTENCY_KEY, NOW, an_entry, created, removed, renamed
+from worker.core.conclude import (
+    Changed,
+    Conclusion,
+    Deleted,
+    Failed,
+    Made,
+    NothingDone,
+    NothingMade,
+    conclude,
+    confirmed,
+    intend,
+)
+from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip
+from worker.core.judge import Permanent, Transient, Unknown
+from worker.core.model import EVERYBODY, Claim, Entry, Reference, Status, Trace
+
+LATER = NOW + timedelta(minutes=1)
+NEW_AUTH_ID = "SA000000000000000002"
+MADE = Made(NEW_AUTH_ID, SecretStr("made-up-token"))
+RECIPIENTS = frozenset({"crm", "billing"})
+POLICY = Policy(recipients=RECIPIENTS)
+
+TRANSIENT = Transient("Plivo answered 503 to create")
+UNKNOWN = Unknown("no answer")
+PERMANENT = Permanent(DeadReason.REJECTED, "Plivo answered 400 to create")
+FAILURES = [TRANSIENT, UNKNOWN, PERMANENT]
+
+STEPS = {
+    "create": (Create("Marketing"), Status.CLAIMED),
+    "adopt": (Adopt("Marketing"), Status.CLAIMED),
+    "rename": (Rename(AUTH_ID, "Marketing"), Status.ACTIVE),
+    "restore": (Restore(AUTH_ID, "Marketing"), Status.DISABLED),
+    "disable": (Disable(AUTH_ID), Status.ACTIVE),
+    "delete": (Delete(AUTH_ID), Status.DELETING),
+    "skip": (Skip(ResultKind.UNCHANGED), Status.ACTIVE),
+}
+OUTCOMES = [MADE, NothingMade(), Changed(), Deleted(), NothingDone()]
+POSSIBLE = {
+    ("create", Made),
+    ("adopt", Made),
+    ("adopt", NothingMade),
+    ("rename", Changed),
+    ("restore", Changed),
+    ("disable", Changed),
+    ("delete", Deleted),
+    ("skip", NothingDone),
+}
+of_every_step = pytest.mark.parametrize("step", STEPS)
+with_every_failure = pytest.mark.parametrize("failure", FAILURES, ids=lambda f: type(f).__name__.lower())
+
+
+def concluded(entry, event, step, outcome, now=LATER):
+    return conclude(entry, event, step, outcome, POLICY, now)
+
+
+def changes(before, after):
+    """What differs, field by field."""
+    old, new = asdict(before), asdict(after)
+    return {name: new[name] for name in new if new[name] != old[name]}
+
+
+class TestIntend:
+    def test_a_create_is_claimed_for_its_event_under_its_key(self):
+        event = created("Marketing", sequence=11)
+        entry = Entry(event.department)
+
+        claimed = intend(Create("Marketing"), entry, event, IDEMPOTENCY_KEY, NOW)
+
+        claim = Claim(NOW, IDEMPOTENCY_KEY, event.reference)
+        assert claimed == replace(entry, status=Status.CLAIMED, name="Marketing", claim=claim)
+
+    def test_a_delete_has_no_way_back(self):
+        entry = an_entry()
+
+        deleting = intend(Delete(AUTH_ID), entry, removed(sequence=11), IDEMPOTENCY_KEY, NOW)
+
+        assert deleting == replace(entry, status=Status.DELETING)
+
+    def test_a_delete_begun_before_is_claimed_already(self):
+        entry = an_entry(Status.DELETING)
+
+        assert intend(Delete(AUTH_ID), entry, removed(sequence=11), IDEMPOTENCY_KEY, NOW) == entry
+
+    @pytest.mark.parametrize("step", ["adopt", "rename", "restore", "disable", "skip"])
+    def test_what_is_safe_to_repeat_claims_nothing(self, step):
+        decided, status = STEPS[step]
+        entry = an_entry(status)
+
+        assert intend(decided, entry, renamed(sequence=11), IDEMPOTENCY_KEY, NOW) == entry
+
+
+class TestStepsAndOutcomes:
+    @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda o: type(o).__name__)
+    @of_every_step
+    def test_only_these_go_together(self, step, outcome):
+        decided, status = STEPS[step]
+        told = renamed(sequence=11)
+
+        if (step, type(outcome)) in POSSIBLE:
+            assert isinstance(concluded(an_entry(status), told, decided, outcome), Conclusion)
+        else:
+            refusal = f"{type(decided).__name__} cannot come to {type(outcome).__name__}"
+            with pytest.raises(ValueError, match=refusal) as raised:
+                concluded(an_entry(status), told, decided, outcome)
+            assert "made-up-token" not in str(raised.value)
+
+    @with_every_failure
+    @of_every_step
+    def test_any_of_them_may_fail_and_answers_nothing_then(self, step, failure):
+        decided, status = STEPS[step]
+
+        conclusion = concluded(an_entry(status), renamed(sequence=11), decided, Failed(failure))
+
+        assert (conclusion.answer, conclusion.failure) == (None, failure)
+        assert conclusion.entry.version == an_entry(status).version
+
+    @with_every_failure
+    @pytest.mark.parametrize("step", sorted(set(STEPS) - {"create"}))
+    def test_a_failure_leaves_the_entry_as_it_is(self, step, failure):
+        decided, status = STEPS[step]
+        entry = an_entry(status)
+
+        assert concluded(entry, renamed(sequence=11), decided, Failed(failure)).entry is entry
+
+
+class TestClaims:
+    def test_a_claim_is_kept_while_the_create_may_have_happened(self):
+        entry = an_entry(Status.CLAIMED)
+
+        assert concluded(entry, created(), Create("Sales"), Failed(UNKNOWN)).entry is entry
+
+    @pytest.mark.parametrize("failure", [TRANSIENT, PERMANENT])
+    def test_a_claim_is_withdrawn_where_the_create_certainly_did_not_happen(self, failure):
+        entry = an_entry(Status.CLAIMED)
+
+        left = concluded(entry, created(), Create("Sales"), Failed(failure)).entry
+
+        assert changes(entry, left) == {"status": Status.ABSENT, "claim": None}
+
+    def test_a_scan_that_found_nothing_withdraws_it_and_the_event_is_decided_again(self):
+        entry = an_entry(Status.CLAIMED)
+
+        conclusion = concluded(entry, created(), Adopt("Sales"), NothingMade())
+
+        assert changes(entry, conclusion.entry) == {"status": Status.ABSENT, "claim": None}
+        assert (conclusion.answer, conclusion.failure) == (None, None)
+
+    @pytest.mark.parametrize(
+        ("step", "outcome"), [(Create("Sales"), Failed(TRANSIENT)), (Adopt("Sales"), NothingMade())]
+    )
+    def test_a_department_once_removed_is_removed_again_then(self, step, outcome):
+        entry = an_entry(Status.CLAIMED, removed_at=NOW, incarnation=3, generation=2)
+
+        left = concluded(entry, created(), step, outcome).entry
+
+        assert changes(entry, left) == {"status": Status.REMOVED, "claim": None}
+
+
+class TestMade:
+    @pytest.mark.parametrize("step", [Create("Marketing"), Adopt("Marketing")])
+    @pytest.mark.parametrize("event", [created("Marketing", sequence=11), renamed("Marketing", sequence=11)])
+    def test_the_department_is_active_and_owes_credentials(self, step, event):
+        claim = Claim(NOW, IDEMPOTENCY_KEY, event.reference)
+        entry = an_entry(Status.CLAIMED, claim=claim, generation=2, incarnation=3, removed_at=NOW)
+
+        conclusion = concluded(entry, event, step, MADE)
+
+        assert conclusion.entry == Entry(
+            entry.department,
+            revision=entry.revision,
+            status=Status.ACTIVE,
+            incarnation=3,
+            generation=3,
+            name="Marketing",
+            auth_id=NEW_AUTH_ID,
+            version=event.version,
+            owed_to=RECIPIENTS,
+            issued_for=event.reference,
+            created_at=LATER,
+        )
+        assert conclusion.answer is not None
+        assert (conclusion.answer.outcome, conclusion.answer.auth_id) == (ResultKind.CREATED, NEW_AUTH_ID)
+
+    def test_the_first_credentials_are_of_generation_1_and_for_everybody(self):
+        claimed = intend(Create("Sales"), Entry(created().department), created(), IDEMPOTENCY_KEY, NOW)
+
+        entry = conclude(claimed, created(), Create("Sales"), MADE, Policy(), LATER).entry
+
+        assert (entry.generation, entry.incarnation, entry.owed_to) == (1, 1, {EVERYBODY})
+
+    def test_what_another_event_claimed_is_issued_for_that_event(self):
+        claiming, adopting = created("Sales", sequence=11), renamed("Marketing", sequence=12)
+        entry = an_entry(Status.CLAIMED, claim=Claim(NOW, IDEMPOTENCY_KEY, claiming.reference))
+
+        adopted = concluded(entry, adopting, Adopt("Marketing"), MADE).entry
+
+        assert (adopted.issued_for, adopted.version) == (claiming.reference, adopting.version)
+
+    def test_what_nobody_claimed_is_issued_for_the_event_at_hand(self):
+        entry = an_entry(Status.CLAIMED, claim=None)
+
+        assert concluded(entry, created(), Adopt("Sales"), MADE).entry.issued_for == created().reference
+
+    def test_what_is_adopted_only_to_be_removed_is_decided_again(self):
+        entry = an_entry(Status.CLAIMED)
+
+        conclusion = concluded(entry, removed(sequence=12), Adopt(None), MADE)
+
+        assert (conclusion.answer, conclusion.failure) == (None, None)
+        assert changes(entry, conclusion.entry) == {
+            "status": Status.ACTIVE,
+            "auth_id": NEW_AUTH_ID,
+            "generation": 1,
+            "owed_to": RECIPIENTS,
+            "issued_for": entry.claim.event,
+            "claim": None,
+            "created_at": LATER,
+        }
+
+    def test_no_token_gets_into_entry_answer_or_repr(self):
+        conclusion = concluded(an_entry(Status.CLAIMED), created(), Create("Sales"), MADE)
+
+        assert "made-up-token" not in f"{conclusion!r}{MADE!r}{MADE}"
+
+
+class TestChanged:
+    def test_a_rename(self):
+        entry, event = an_entry(), renamed("Marketing", sequence=11)
+
+        conclusion = concluded(entry, event, Rename(AUTH_ID, "Marketing"), Changed())
+
+        assert conclusion.entry == replace(entry, name="Marketing", version=event.version)
+        assert conclusion.answer.outcome is ResultKind.RENAMED
+
+    @pytest.mark.parametrize(("sent", "name"), [("Marketing", "Marketing"), (None, "Sales")])
+    def test_a_restore_with_and_without_a_name(self, sent, name):
+        entry, event = an_entry(Status.DISABLED), renamed(name, sequence=11)
+
+        conclusion = concluded(entry, event, Restore(AUTH_ID, sent), Changed())
+
+        assert conclusion.entry == replace(
+            entry, status=Status.ACTIVE, name=name, version=event.version, removed_at=None
+        )
+        assert conclusion.answer.outcome is ResultKind.RESTORED
+
+    def test_a_disable(self):
+        entry, event = an_entry(), removed(sequence=11)
+
+        conclusion = concluded(entry, event, Disable(AUTH_ID), Changed())
+
+        assert conclusion.entry == replace(
+            entry, status=Status.DISABLED, version=event.version, removed_at=LATER
+        )
+        assert conclusion.answer.outcome is ResultKind.DISABLED
+
+    @pytest.mark.parametrize(
+        ("event", "step", "status"),
+        [
+            (renamed(sequence=11), Rename(AUTH_ID, "Marketing"), Status.ACTIVE),
+            (created("Sales", sequence=11), Restore(AUTH_ID, None), Status.DISABLED),
+            (removed(sequence=11), Disable(AUTH_ID), Status.ACTIVE),
+        ],
+    )
+    def test_the_same_subaccount_keeps_its_credentials_and_what_it_owes(self, event, step, status):
+        owing = an_entry(status, owed_to=frozenset({"crm"}), generation=2, incarnation=3)
+
+        entry = concluded(owing, event, step, Changed()).entry
+
+        kept = ("auth_id", "incarnation", "generation", "owed_to", "issued_for", "created_at")
+        assert [getattr(entry, name) for name in kept] == [getattr(owing, name) for name in kept]
+
+
+class TestDeleted:
+    def test_a_removal_is_answered_and_the_next_subaccount_is_another_incarnation(self):
+        entry = an_entry(Status.DELETING, owed_to=RECIPIENTS, incarnation=2, generation=5)
+        event = removed(sequence=11)
+
+        conclusion = concluded(entry, event, Delete(AUTH_ID), Deleted())
+
+        assert conclusion.entry == replace(
+            entry,
+            status=Status.REMOVED,
+            auth_id=None,
+            incarnation=3,
+            owed_to=frozenset(),
+            removed_at=LATER,
+            version=event.version,
+        )
+        assert (conclusion.answer.outcome, conclusion.answer.auth_id) == (ResultKind.REMOVED, AUTH_ID)
+
+    @pytest.mark.parametrize("event", [created(sequence=12), renamed(sequence=12)])
+    def test_an_event_that_finds_a_deletion_begun_is_decided_again_after_it(self, event):
+        entry = an_entry(Status.DELETING)
+
+        conclusion = concluded(entry, event, Delete(AUTH_ID), Deleted())
+
+        assert (conclusion.answer, conclusion.failure) == (None, None)
+        assert (conclusion.entry.status, conclusion.entry.version) == (Status.REMOVED, entry.version)
+
+
+class TestAnswers:
+    EVENT = replace(
+        renamed("Marketing", sequence=11), trace=Trace("00-trace-parent-01", "vendor=1", "order-7")
+    )
+
+    def test_an_answer_tells_of_its_event(self):
+        answer = concluded(an_entry(), self.EVENT, Rename(AUTH_ID, "Marketing"), Changed()).answer
+
+        assert answer.department == self.EVENT.department
+        assert answer.event == self.EVENT.reference
+        assert answer.payload_digest == self.EVENT.payload_digest
+        assert answer.trace == self.EVENT.trace
+        assert answer.name == "Marketing"
+        assert answer.auth_id == AUTH_ID
+        assert answer.answered_at == LATER
+        assert (answer.reason, answer.superseded_by, answer.confirmed) == (None, None, False)
+
+    @pytest.mark.parametrize(("told", "name"), [("Sales (old)", "Sales (old)"), (None, "Sales")])
+    def test_the_name_is_the_events_own_or_else_the_last_one_known(self, told, name):
+        answer = concluded(an_entry(), removed(told, sequence=11), Disable(AUTH_ID), Changed()).answer
+
+        assert answer.name == name
+
+    def test_the_name_of_a_department_never_heard_of_is_not_known(self):
+        entry = Entry(removed().department)
+
+        assert concluded(entry, removed(), Skip(ResultKind.UNCHANGED), NothingDone()).answer.name is None
+
+    @pytest.mark.parametrize("status", Status)
+    def test_unchanged_remembers_the_version_and_nothing_else(self, status):
+        entry, event = an_entry(status), removed(sequence=11)
+
+        conclusion = concluded(entry, event, Skip(ResultKind.UNCHANGED, "why"), NothingDone())
+
+        assert conclusion.entry == replace(entry, version=event.version)
+        assert (conclusion.answer.outcome, conclusion.answer.reason) == (ResultKind.UNCHANGED, "why")
+
+    @pytest.mark.parametrize("status", Status)
+    def test_superseded_leaves_the_entry_alone_and_names_the_newer_event(self, status):
+        newer = removed(sequence=12)
+        entry = an_entry(status, version=newer.version)
+
+        conclusion = concluded(entry, self.EVENT, Skip(ResultKind.SUPERSEDED), NothingDone())
+
+        assert conclusion.entry is entry
+        assert conclusion.answer.outcome is ResultKind.SUPERSEDED
+        assert conclusion.answer.superseded_by == Reference("/hr", "removed-12", "department.removed.v1")
+        assert conclusion.answer.name == "Marketing"
+
+
+class TestConfirmed:
+    OWED = (frozenset(), frozenset({"crm"}), RECIPIENTS)
+
+    @pytest.mark.parametrize(("owed", "recipients"), list(product(OWED, OWED)))
+    def test_who_was_served_is_owed_no_more(self, owed, recipients):
+        entry = an_entry(owed_to=owed)
+
+        left = confirmed(entry, recipients)
+
+        assert left == replace(entry, owed_to=owed - recipients)

@@ -1,0 +1,170 @@
+"""Whatever happens in whatever order: the core knows what to do, one subaccount, the newest event holds."""
+
+from dataclasses import replace
+from datetime import timedelta
+from itertools import product
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.departments import Kind
+from contracts.subaccounts import ResultKind
+from tests.builders import NOW, a_recollection, created, removed, renamed
+from tests.core.rehearsal import Fate, Rehearsal
+from worker.core.decide import Policy, Removal, Republish, UnknownRename, decide
+from worker.core.model import Event, Status
+
+# A failure is printed with a line that replays it; --hypothesis-seed takes a whole run again.
+thoroughly = settings(max_examples=300, deadline=None, print_blob=True)
+
+FINAL = set(ResultKind) - {ResultKind.HELD, ResultKind.FAILED}
+REMOVING = [Removal.DISABLE, Removal.DISABLE_THEN_DELETE, Removal.DELETE]
+PASSING = sorted(set(Fate) - {Fate.REFUSED}, key=lambda fate: fate.value)
+ALL_POLICIES = [Policy(removal, rename) for removal, rename in product(Removal, UnknownRename)]
+PROBES = [
+    kind(name, id="probe", sequence=99)
+    for kind, name in product((created, renamed, removed), ("Sales", "Marketing"))
+]
+
+names = st.sampled_from(["Sales", "Marketing"])
+ages = st.integers(0, 5).map(lambda minutes: NOW - timedelta(minutes=minutes))
+policies = st.sampled_from(ALL_POLICIES)
+removing_policies = st.builds(Policy, st.sampled_from(REMOVING))
+
+
+@st.composite
+def event_sets(draw):
+    """Up to six events of one department, each of its own id; some with a sequence, ties included."""
+    facts = st.tuples(st.sampled_from(Kind), names, st.none() | st.integers(1, 4), ages)
+    return [
+        {Kind.CREATED: created, Kind.RENAMED: renamed, Kind.REMOVED: removed}[kind](
+            name, id=f"event-{number}", sequence=sequence, time=time
+        )
+        for number, (kind, name, sequence, time) in enumerate(draw(st.lists(facts, min_size=1, max_size=6)))
+    ]
+
+
+@st.composite
+def deliveries(draw):
+    """A set of events, and the order they come in: each at least once, some again, a few many times."""
+    events = draw(event_sets())
+    again = draw(st.lists(st.sampled_from(events), max_size=6))
+    return events, draw(st.permutations(events + again))
+
+
+def newest_of(events: list[Event]) -> Event:
+    """By the words of the contract: sequence before none, then time, kind, source, id."""
+    kinds = [Kind.CREATED, Kind.RENAMED, Kind.REMOVED]
+
+    def rank(event):
+        version = event.version
+        numbered = -1 if version.sequence is None else version.sequence
+        return (numbered, version.time, kinds.index(version.kind), version.source, version.id)
+
+    return max(events, key=rank)
+
+
+def assert_whole(entry):
+    """What every reader of an entry may take for granted."""
+    there = entry.status in {Status.ACTIVE, Status.DISABLED, Status.DELETING}
+    assert (entry.auth_id is not None) is there
+    assert (entry.claim is not None) is (entry.status is Status.CLAIMED)
+    assert (entry.removed_at is not None) or entry.status not in {Status.DISABLED, Status.REMOVED}
+    assert (entry.removed_at is None) or entry.status is not Status.ACTIVE
+    if there:
+        assert entry.name is not None
+        assert entry.issued_for is not None
+        assert entry.generation >= 1
+    if not there:
+        assert not entry.owed_to
+
+
+def assert_decidable(entry):
+    for event, policy in product(PROBES, ALL_POLICIES):
+        decide(event, a_recollection(entry), policy, NOW)
+
+
+def assert_agrees_with_the_newest(rehearsal, newest):
+    if newest.kind is Kind.REMOVED:
+        assert rehearsal.entry.status in {Status.ABSENT, Status.DISABLED, Status.REMOVED}
+        assert not [held for held in rehearsal.subaccounts.values() if held.enabled]
+        return
+    assert rehearsal.entry.status is Status.ACTIVE
+    assert rehearsal.entry.name == newest.name
+    [(auth_id, held)] = rehearsal.subaccounts.items()
+    assert (auth_id, held.name, held.enabled) == (rehearsal.entry.auth_id, newest.name, True)
+
+
+def assert_each_answered_once(rehearsal, events):
+    assert {event.reference[:2] for event in events} == set(rehearsal.answers)
+    assert [len(answers) for answers in rehearsal.answers.values()] == [1] * len(events)
+    assert {answer.outcome for [answer] in rehearsal.answers.values()} <= FINAL
+
+
+@thoroughly
+@given(deliveries(), st.lists(st.sampled_from(Fate), max_size=20), policies)
+def test_no_story_leads_to_an_entry_without_a_decision(story, fates, policy):
+    _, order = story
+    rehearsal = Rehearsal(policy, fates)
+    for event in order:
+        rehearsal.deliver(event)
+        assert_whole(rehearsal.entry)
+        assert_decidable(rehearsal.entry)
+
+
+@thoroughly
+@given(deliveries(), st.lists(st.sampled_from(Fate), max_size=20), policies)
+def test_no_story_makes_two_subaccounts_or_loses_sight_of_one(story, fates, policy):
+    _, order = story
+    rehearsal = Rehearsal(policy, fates)
+    for event in order:
+        rehearsal.deliver(event)
+        assert len(rehearsal.subaccounts) <= 1
+        unseen = set(rehearsal.subaccounts) - {rehearsal.entry.auth_id}
+        assert not unseen or rehearsal.entry.status is Status.CLAIMED
+
+
+@thoroughly
+@given(deliveries(), removing_policies)
+def test_any_order_with_any_duplicates_ends_as_the_newest_event_says(story, policy):
+    events, order = story
+    rehearsal = Rehearsal(policy)
+    for event in order:
+        assert isinstance(rehearsal.deliver(event), Republish)
+
+    assert_agrees_with_the_newest(rehearsal, newest_of(events))
+    assert_each_answered_once(rehearsal, events)
+    [answer] = rehearsal.answers[newest_of(events).reference[:2]]
+    assert answer.outcome is not ResultKind.SUPERSEDED
+
+
+@thoroughly
+@given(deliveries(), st.lists(st.sampled_from(PASSING), max_size=30), removing_policies)
+def test_lost_calls_and_crashes_change_nothing_of_that(story, fates, policy):
+    events, order = story
+    rehearsal = Rehearsal(policy, fates)
+    causes = {}
+    for event in order:
+        rehearsal.deliver_until_ended(event)
+        causes[rehearsal.entry.generation] = rehearsal.entry.issued_for
+
+    assert_agrees_with_the_newest(rehearsal, newest_of(events))
+    assert_each_answered_once(rehearsal, events)
+    # Ids of credentials derive from their cause: no two generations may share one.
+    assert len(set(causes.values())) == len(causes)
+
+
+@thoroughly
+@given(deliveries(), removing_policies)
+def test_once_answered_nothing_changes_the_entry_any_more(story, policy):
+    events, order = story
+    rehearsal = Rehearsal(policy)
+    for event in order:
+        rehearsal.deliver(event)
+    settled = rehearsal.entry
+
+    for event in reversed(order):
+        assert isinstance(rehearsal.deliver(event), Republish)
+        rehearsal.deliver(replace(event, payload_digest="another"))
+    assert rehearsal.entry == settled
+    assert_each_answered_once(rehearsal, events)

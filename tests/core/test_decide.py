@@ -1,0 +1,258 @@
+"""The decision table, cell by cell, and what comes before it."""
+
+from dataclasses import replace
+from datetime import timedelta
+from itertools import product
+
+import pytest
+
+from contracts.departments import Kind
+from contracts.subaccounts import DeadReason, ResultKind
+from tests.builders import (
+    AUTH_ID,
+    NOW,
+    a_recollection,
+    an_answer,
+    an_entry,
+    created,
+    removed,
+    renamed,
+)
+from worker.core.decide import (
+    CLOCK_TOLERANCE,
+    Adopt,
+    Create,
+    Decision,
+    Delete,
+    Disable,
+    Policy,
+    Refuse,
+    Removal,
+    Rename,
+    Republish,
+    Restore,
+    Skip,
+    UnknownRename,
+    decide,
+)
+from worker.core.model import Status
+
+CREATED, RENAMED, REMOVED = Kind.CREATED, Kind.RENAMED, Kind.REMOVED
+ABSENT, CLAIMED, ACTIVE = Status.ABSENT, Status.CLAIMED, Status.ACTIVE
+DISABLED, DELETING, GONE = Status.DISABLED, Status.DELETING, Status.REMOVED
+
+NAME = "Marketing"  # in every event here, but for removals
+SAME, OTHER = NAME, "Sales"  # in the entry
+
+UNCHANGED = Skip(ResultKind.UNCHANGED)
+SUPERSEDED = Skip(ResultKind.SUPERSEDED)
+CONFLICT = Refuse(
+    DeadReason.CONFLICTING_DUPLICATE,
+    "an event of this source and id, with another payload, was answered before",
+)
+UNKNOWN_DEPARTMENT = Refuse(DeadReason.INVALID, "data.department_id: rename of an unknown department")
+FROM_THE_FUTURE = Refuse(DeadReason.INVALID, "time: more than 10 minutes ahead of the worker's clock")
+
+BY_REMOVAL: dict[Removal | UnknownRename, Decision] = {
+    Removal.DISABLE_THEN_DELETE: Disable(AUTH_ID),
+    Removal.DISABLE: Disable(AUTH_ID),
+    Removal.DELETE: Delete(AUTH_ID),
+    Removal.IGNORE: Skip(ResultKind.UNCHANGED, "removals are ignored here"),
+}
+BY_RENAME: dict[Removal | UnknownRename, Decision] = {
+    UnknownRename.CREATE: Create(NAME),
+    UnknownRename.REJECT: UNKNOWN_DEPARTMENT,
+}
+
+# What a newer event comes to. A dict tells by policy.
+TABLE = {
+    # entry            created                 renamed                 removed
+    (ABSENT, OTHER): (Create(NAME), BY_RENAME, UNCHANGED),
+    (ABSENT, SAME): (Create(NAME), BY_RENAME, UNCHANGED),
+    (CLAIMED, OTHER): (Adopt(NAME), Adopt(NAME), Adopt(None)),
+    (CLAIMED, SAME): (Adopt(NAME), Adopt(NAME), Adopt(None)),
+    (ACTIVE, OTHER): (Rename(AUTH_ID, NAME), Rename(AUTH_ID, NAME), BY_REMOVAL),
+    (ACTIVE, SAME): (UNCHANGED, UNCHANGED, BY_REMOVAL),
+    (DISABLED, OTHER): (Restore(AUTH_ID, NAME), Restore(AUTH_ID, NAME), UNCHANGED),
+    (DISABLED, SAME): (Restore(AUTH_ID, None), Restore(AUTH_ID, None), UNCHANGED),
+    (DELETING, OTHER): (Delete(AUTH_ID), Delete(AUTH_ID), Delete(AUTH_ID)),
+    (DELETING, SAME): (Delete(AUTH_ID), Delete(AUTH_ID), Delete(AUTH_ID)),
+    (GONE, OTHER): (Create(NAME), Create(NAME), UNCHANGED),
+    (GONE, SAME): (Create(NAME), Create(NAME), UNCHANGED),
+}
+CELLS = [
+    pytest.param(status, name, kind, cell, id=f"{status}-{name}-{kind}")
+    for (status, name), row in TABLE.items()
+    for kind, cell in zip((CREATED, RENAMED, REMOVED), row, strict=True)
+]
+POLICIES = [Policy(removal, rename) for removal, rename in product(Removal, UnknownRename)]
+
+in_every_cell = pytest.mark.parametrize(("status", "name", "kind", "cell"), CELLS)
+to_every_entry = pytest.mark.parametrize(("status", "name"), TABLE)
+of_every_kind = pytest.mark.parametrize("kind", Kind)
+older_equal_or_newer = pytest.mark.parametrize("sequence", [9, 10, 11], ids=["older", "equal", "newer"])
+
+
+def event_of_kind(kind, **attributes):
+    if kind is REMOVED:
+        return removed(**attributes)
+    return {CREATED: created, RENAMED: renamed}[kind](NAME, **attributes)
+
+
+def entry_after(event, status, name):
+    return an_entry(status, name=name, version=event.version)
+
+
+def under_every_policy(event, known):
+    return {policy: decide(event, known, policy, NOW) for policy in POLICIES}
+
+
+def in_cell(cell):
+    if not isinstance(cell, dict):
+        return dict.fromkeys(POLICIES, cell)
+    return {policy: cell.get(policy.removal) or cell[policy.unknown_rename] for policy in POLICIES}
+
+
+@in_every_cell
+def test_a_newer_event_follows_the_table(status, name, kind, cell):
+    known = a_recollection(entry_after(created(sequence=10), status, name))
+
+    assert under_every_policy(event_of_kind(kind, sequence=11), known) == in_cell(cell)
+
+
+@in_every_cell
+def test_so_does_the_first_event_answered(status, name, kind, cell):
+    known = a_recollection(an_entry(status, name=name, version=None))
+
+    assert under_every_policy(event_of_kind(kind), known) == in_cell(cell)
+
+
+@to_every_entry
+@of_every_kind
+def test_an_older_event_is_superseded(status, name, kind):
+    known = a_recollection(entry_after(created(sequence=10), status, name))
+
+    assert under_every_policy(event_of_kind(kind, sequence=9), known) == in_cell(SUPERSEDED)
+
+
+@to_every_entry
+@of_every_kind
+def test_an_event_whose_answer_is_forgotten_is_superseded_by_itself(status, name, kind):
+    event = event_of_kind(kind, sequence=10)
+    known = a_recollection(entry_after(event, status, name))
+
+    assert under_every_policy(event, known) == in_cell(SUPERSEDED)
+
+
+@to_every_entry
+@of_every_kind
+@older_equal_or_newer
+def test_an_answered_event_gets_its_answer_again(status, name, kind, sequence):
+    event = event_of_kind(kind, sequence=sequence)
+    answer = an_answer(event, ResultKind.RENAMED, auth_id=AUTH_ID)
+    known = a_recollection(entry_after(created(sequence=10), status, name), answer)
+
+    assert under_every_policy(event, known) == in_cell(Republish(answer))
+
+
+@to_every_entry
+@of_every_kind
+@older_equal_or_newer
+def test_another_payload_under_an_answered_id_is_refused(status, name, kind, sequence):
+    event = event_of_kind(kind, sequence=sequence)
+    answer = an_answer(replace(event, payload_digest="another"))
+    known = a_recollection(entry_after(created(sequence=10), status, name), answer)
+
+    assert under_every_policy(event, known) == in_cell(CONFLICT)
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_whether_an_answer_was_confirmed_is_not_for_the_decision(confirmed):
+    answer = an_answer(created(), confirmed=confirmed)
+
+    assert decide(created(), a_recollection(answer=answer), Policy(), NOW) == Republish(answer)
+
+
+@of_every_kind
+@pytest.mark.parametrize(
+    ("newest", "sequence", "decides"),
+    [
+        (None, None, True),
+        (None, 11, False),
+        (removed(sequence=None), None, True),
+        (removed(sequence=None), 11, False),
+        (removed(sequence=10), 11, False),
+        (removed(sequence=10), 10, True),
+    ],
+    ids=[
+        "first event, no sequence",
+        "first event, with sequence",
+        "neither has a sequence",
+        "the first sequence",
+        "a greater sequence",
+        "the same sequence",
+    ],
+)
+def test_a_time_ahead_of_our_clock_is_refused_where_time_decides(kind, newest, sequence, decides):
+    known = a_recollection(an_entry(version=newest and newest.version))
+    in_time = event_of_kind(kind, sequence=sequence, time=NOW + CLOCK_TOLERANCE)
+    too_far = event_of_kind(kind, sequence=sequence, time=NOW + CLOCK_TOLERANCE + timedelta(seconds=1))
+
+    assert decide(in_time, known, Policy(), NOW) not in {FROM_THE_FUTURE, SUPERSEDED}
+    assert (decide(too_far, known, Policy(), NOW) == FROM_THE_FUTURE) is decides
+
+
+def test_the_tolerance_is_ten_minutes():
+    assert timedelta(minutes=10) == CLOCK_TOLERANCE
+
+
+@pytest.mark.parametrize("sequence", [None, 9])
+def test_a_time_ahead_does_not_save_an_event_whose_sequence_is_behind(sequence):
+    event = created(sequence=sequence, time=NOW + timedelta(days=1))
+
+    assert decide(event, a_recollection(an_entry()), Policy(), NOW) == SUPERSEDED
+
+
+def test_an_answered_event_stays_answered_whatever_its_time():
+    event = created(sequence=None, time=NOW + timedelta(days=1))
+    answer = an_answer(event)
+
+    assert decide(event, a_recollection(answer=answer), Policy(), NOW) == Republish(answer)
+
+
+@pytest.mark.parametrize(
+    ("newer", "older"),
+    [
+        (renamed(sequence=2, time=NOW - timedelta(days=1)), renamed(sequence=1)),
+        (renamed(sequence=1, time=NOW - timedelta(days=1)), renamed(sequence=None)),
+        (renamed(sequence=0), renamed(sequence=None)),
+        (renamed(sequence=0), renamed(sequence=-1)),
+        (renamed(sequence=None), renamed(sequence=None, time=NOW - timedelta(microseconds=1))),
+        (removed(), renamed()),
+        (renamed(), created()),
+        (renamed(source="/hr2"), renamed(source="/hr1")),
+        (renamed(id="b"), renamed(id="a")),
+    ],
+    ids=[
+        "sequence before time",
+        "any sequence before none",
+        "zero is a sequence",
+        "a negative one too",
+        "then time",
+        "then kind: removed",
+        "then kind: renamed",
+        "then source",
+        "then id",
+    ],
+)
+def test_of_two_events_one_order_tells_the_newer(newer, older):
+    assert decide(older, a_recollection(an_entry(version=newer.version)), Policy(), NOW) == SUPERSEDED
+    assert decide(newer, a_recollection(an_entry(version=older.version)), Policy(), NOW) != SUPERSEDED
+
+
+@pytest.mark.parametrize("status", [ACTIVE, DISABLED, DELETING])
+def test_an_entry_that_no_write_of_ours_leaves_behind_is_an_error(status):
+    known = a_recollection(an_entry(status, auth_id=None))
+
+    with pytest.raises(ValueError, match=f"no decision for a {status} entry and a renamed event"):
+        decide(renamed("Elsewhere", sequence=11), known, Policy(), NOW)

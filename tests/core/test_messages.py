@@ -1,0 +1,355 @@
+"""What goes out: ids, addresses, contents, and where a token may be."""
+
+import json
+from dataclasses import replace
+from itertools import product
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from contracts.envelope import STRUCTURED, Message
+from contracts.subaccounts import CredentialsMessage, DeadReason, ResultKind, SubaccountResult
+from tests.builders import AUTH_ID, NOW, an_answer, an_entry, created, removed, renamed
+from worker.core import messages
+from worker.core.judge import DeadLetter
+from worker.core.messages import Outgoing, Subject
+from worker.core.model import EVERYBODY, NO_TRACE, Department, Entry, Reference, Status, Trace
+
+OWNER = "default"
+TOKEN = "NDU1ZmM4MTBmMzk3M2E4YTJiOGVkNGEyOWQwZjdk"
+TRACE = Trace("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "vendor=1", "order-7")
+EVENT = created("Sales")
+SUBJECT = Subject(EVENT.reference, "acme", "sales", "Sales", TRACE)
+REJECTED = DeadLetter(DeadReason.REJECTED, "Plivo answered 400 to create")
+
+OURS = {"x-dead-reason", "x-dead-detail", "x-dead-at", "x-attempts", "x-event-id", "x-department-id"}
+
+
+def body_of(outgoing):
+    assert outgoing.message.content_type == STRUCTURED
+    return json.loads(outgoing.message.body)
+
+
+def result_of(answer, now=NOW):
+    return messages.result(answer, OWNER, now)
+
+
+def credentials_for(recipient=EVERYBODY, entry=None, trace=NO_TRACE, now=NOW):
+    return messages.credentials(entry or an_entry(), recipient, SecretStr(TOKEN), trace, OWNER, now)
+
+
+def failed_of(subject=SUBJECT, verdict=REJECTED):
+    return messages.failed(subject, verdict, OWNER, NOW)
+
+
+def buried(headers=(), body=b"{", content_type="application/json", verdict=REJECTED, subject=SUBJECT, **more):
+    original = Outgoing(
+        "departments", "department.created", Message(body, content_type, dict(headers)), **more
+    )
+    return messages.dead_letter(original, verdict, subject, 3, NOW)
+
+
+class TestResults:
+    @pytest.mark.parametrize("outcome", ResultKind)
+    def test_each_outcome_has_its_type_and_routing_key(self, outcome):
+        outgoing = result_of(an_answer(EVENT, outcome))
+
+        assert (outgoing.exchange, outgoing.routing_key) == ("provisioner.results", f"subaccount.{outcome}")
+        assert body_of(outgoing)["type"] == f"subaccount.{outcome}.v1"
+        assert body_of(outgoing)["data"]["outcome"] == outcome
+
+    def test_a_whole_one(self):
+        answer = an_answer(
+            replace(EVENT, trace=TRACE), ResultKind.CREATED, auth_id=AUTH_ID, reason="why", trace=TRACE
+        )
+
+        assert body_of(result_of(answer)) == {
+            "specversion": "1.0",
+            "id": "d782321f-ba5f-533b-822c-e7f83412d355",
+            "source": "/subaccount-provisioner/default",
+            "type": "subaccount.created.v1",
+            "time": "2026-11-21T12:00:00Z",
+            "subject": "sales",
+            "tenant": "acme",
+            "datacontenttype": "application/json",
+            "traceparent": TRACE.traceparent,
+            "tracestate": TRACE.tracestate,
+            "correlationid": TRACE.correlationid,
+            "causationid": "created-1",
+            "data": {
+                "tenant": "acme",
+                "department_id": "sales",
+                "name": "Sales",
+                "auth_id": AUTH_ID,
+                "outcome": "created",
+                "reason": "why",
+                "event": {"source": "/hr", "id": "created-1", "type": "department.created.v1"},
+            },
+        }
+
+    def test_it_keeps_the_contract(self):
+        SubaccountResult.model_validate_json(result_of(an_answer(EVENT)).message.body)
+
+    def test_superseded_names_what_is_newer(self):
+        newer = Reference("/crm", "7", "department.removed.v1")
+
+        body = body_of(result_of(an_answer(EVENT, ResultKind.SUPERSEDED, superseded_by=newer)))
+
+        assert body["data"]["superseded_by"] == newer._asdict()
+
+    def test_it_quotes_the_type_as_the_producer_wrote_it(self):
+        event = replace(EVENT, reference=EVENT.reference._replace(type="com.example.hr.department.created"))
+
+        assert body_of(result_of(an_answer(event)))["data"]["event"]["type"] == event.reference.type
+
+    def test_what_is_not_known_is_left_out(self):
+        body = body_of(result_of(an_answer(removed(), ResultKind.UNCHANGED)))
+
+        assert not {"traceparent", "tracestate", "correlationid"} & set(body)
+        assert not {"auth_id", "reason", "superseded_by"} & set(body["data"])
+        assert body["data"]["name"] is None
+
+
+class TestFailed:
+    def test_it_tells_why_beside_the_dead_letter(self):
+        body = body_of(failed_of())
+
+        assert (body["type"], body["causationid"]) == ("subaccount.failed.v1", "created-1")
+        assert body["data"] == {
+            "tenant": "acme",
+            "department_id": "sales",
+            "name": "Sales",
+            "outcome": "failed",
+            "reason": "rejected: Plivo answered 400 to create",
+            "event": {"source": "/hr", "id": "created-1", "type": "department.created.v1"},
+        }
+        assert [body[name] for name in TRACE._fields] == list(TRACE)
+        assert failed_of().routing_key == "subaccount.failed"
+
+    def test_it_can_be_told_of_an_event_whose_department_cannot_be_read(self):
+        subject = Subject(Reference("/hr", "1", "department.created.v1"), "default")
+
+        body = body_of(failed_of(subject))
+
+        assert "subject" not in body
+        assert (body["data"]["department_id"], body["data"]["name"]) == (None, None)
+
+
+class TestCredentials:
+    def test_a_whole_message(self):
+        outgoing = credentials_for(entry=an_entry(generation=3, issued_for=EVENT.reference), trace=TRACE)
+
+        assert body_of(outgoing) == {
+            "specversion": "1.0",
+            "id": "a6a97bc9-707c-55e6-9925-78c8291f10ae",
+            "source": "/subaccount-provisioner/default",
+            "type": "subaccount.credentials.issued.v1",
+            "time": "2026-11-21T12:00:00Z",
+            "subject": "sales",
+            "tenant": "acme",
+            "datacontenttype": "application/json",
+            "traceparent": TRACE.traceparent,
+            "tracestate": TRACE.tracestate,
+            "correlationid": TRACE.correlationid,
+            "causationid": "created-1",
+            "data": {
+                "tenant": "acme",
+                "department_id": "sales",
+                "name": "Sales",
+                "auth_id": AUTH_ID,
+                "auth_token": TOKEN,
+                "generation": 3,
+            },
+        }
+
+    def test_it_keeps_the_contract(self):
+        CredentialsMessage.model_validate_json(credentials_for().message.body)
+
+    @pytest.mark.parametrize(
+        ("recipient", "routing_key"),
+        [
+            (EVERYBODY, "subaccount.credentials.issued"),
+            ("crm", "subaccount.credentials.issued.crm"),
+        ],
+    )
+    def test_it_is_addressed_to_its_recipient(self, recipient, routing_key):
+        outgoing = credentials_for(recipient)
+
+        assert (outgoing.exchange, outgoing.routing_key) == ("provisioner.secrets", routing_key)
+
+    @pytest.mark.parametrize("lost", ["auth_id", "name", "issued_for"])
+    def test_an_entry_without_a_subaccount_has_none(self, lost):
+        with pytest.raises(ValueError, match="no credentials to issue: the entry is active") as raised:
+            credentials_for(entry=an_entry(**{lost: None}))
+        assert TOKEN not in str(raised.value)
+
+    @pytest.mark.parametrize(
+        "entry", [Entry(EVENT.department), an_entry(Status.CLAIMED), an_entry(Status.REMOVED)]
+    )
+    def test_nor_has_one_that_is_not_there(self, entry):
+        with pytest.raises(ValueError, match="no credentials to issue"):
+            credentials_for(entry=entry)
+
+
+class TestIds:
+    """Consumers tell duplicates by them: the same over retries and replays, for good, and no two alike."""
+
+    def test_they_never_change(self):
+        assert body_of(result_of(an_answer(EVENT)))["id"] == "d782321f-ba5f-533b-822c-e7f83412d355"
+        assert body_of(failed_of())["id"] == "68bc2f8b-28f0-58cf-9fcc-4975a4b92e2e"
+        issued = an_entry(issued_for=EVENT.reference)
+        assert body_of(credentials_for("", issued))["id"] == "e165cf54-ec28-51af-9c54-4acd7d9ce05b"
+        assert body_of(credentials_for("crm", issued))["id"] == "6eaeef6a-f81b-55a4-baba-fd575c5819c6"
+
+    def test_when_and_with_what_they_are_sent_again_does_not_matter(self):
+        later = NOW.replace(year=2027)
+        answer = an_answer(EVENT)
+        again = replace(answer, auth_id=AUTH_ID, reason="told again", trace=TRACE, confirmed=True)
+
+        assert body_of(result_of(answer))["id"] == body_of(result_of(again, later))["id"]
+        restored = an_entry(name="Marketing", revision=12)
+        assert body_of(credentials_for())["id"] == body_of(credentials_for("", restored, TRACE, later))["id"]
+
+    def test_each_cause_type_and_recipient_has_its_own(self):
+        causes = [created(), renamed(), created(source="/crm"), created(id="other")]
+        results = [result_of(an_answer(*each)) for each in product(causes, ResultKind)]
+        issued = [
+            credentials_for(recipient, an_entry(issued_for=cause.reference, generation=generation))
+            for cause, recipient, generation in product(causes, [EVERYBODY, "crm", "billing"], [1, 2])
+        ]
+
+        ids = [body_of(outgoing)["id"] for outgoing in results + issued]
+
+        assert len(set(ids)) == len(ids)
+        assert {UUID(each).version for each in ids} == {5}
+
+
+class TestTheToken:
+    def test_it_is_in_the_body_of_its_message(self):
+        assert credentials_for().message.body.count(TOKEN.encode()) == 1
+
+    def test_and_nowhere_else_in_it(self):
+        outgoing = credentials_for("crm", trace=TRACE)
+
+        beside = f"{outgoing}{outgoing!r}{outgoing.message}{outgoing.message!r}"
+        assert TOKEN not in beside + str(outgoing.message.headers) + str(outgoing.properties)
+        assert TOKEN not in outgoing.routing_key + outgoing.exchange
+
+    def test_no_other_message_tells_what_it_was_made_of(self):
+        """Nor would a dead letter: whatever a body holds stays out of logs."""
+        outgoing = buried(body=TOKEN.encode(), headers={"from": TOKEN}, properties={"app_id": TOKEN})
+
+        assert TOKEN not in f"{outgoing}{outgoing!r}"
+
+
+class TestDeadLetters:
+    def test_they_go_where_dead_letters_go_by_their_own_routing_key(self):
+        outgoing = buried()
+
+        assert (outgoing.exchange, outgoing.routing_key) == ("provisioner.dead-letters", "department.created")
+
+    @given(st.binary())
+    def test_the_body_is_kept_byte_for_byte(self, body):
+        assert buried(body=body).message.body == body
+
+    @pytest.mark.parametrize("content_type", [None, "", "application/json; charset=utf-8", "text/plain"])
+    def test_so_are_content_type_and_properties(self, content_type):
+        properties = {"correlation_id": "7", "priority": 3, "app_id": "hr"}
+
+        outgoing = buried(content_type=content_type, properties=properties)
+
+        assert (outgoing.message.content_type, outgoing.properties) == (content_type, properties)
+
+    def test_it_says_why(self):
+        assert buried().message.headers == {
+            "x-dead-reason": "rejected",
+            "x-dead-detail": "Plivo answered 400 to create",
+            "x-dead-at": "2026-11-21T12:00:00+00:00",
+            "x-attempts": 3,
+            "x-event-id": "created-1",
+            "x-department-id": "sales",
+        }
+
+    def test_of_a_message_that_cannot_be_read_only_that(self):
+        assert set(buried(subject=None).message.headers) == OURS - {"x-event-id", "x-department-id"}
+
+    def test_of_an_event_whose_department_cannot_be_read_its_id(self):
+        subject = Subject(Reference("/hr", "1", "x"), "default")
+
+        assert set(buried(subject=subject).message.headers) == OURS - {"x-department-id"}
+
+    def test_headers_are_kept_but_for_the_brokers_own(self):
+        kept = {
+            "cloudEvents_id": "1",
+            "cloudEvents_sequence": 3,
+            "x-custom": b"\xff\x00",
+            "x-delivery": "not the broker's",
+            "x-deaths": "neither",
+            "first-death": "nor this",
+            "list": [1, {"deep": None}],
+            "nothing": None,
+        }
+        brokers = {
+            "x-death": [{"queue": "provisioner.retry.30s", "count": 2}],
+            "x-first-death-exchange": "provisioner.retry",
+            "x-first-death-queue": "provisioner.retry.30s",
+            "x-first-death-reason": "expired",
+            "x-last-death-exchange": "provisioner.retry",
+            "x-last-death-queue": "provisioner.retry.30s",
+            "x-last-death-reason": "expired",
+            "x-delivery-count": 21,
+            "x-acquired-count": 22,
+        }
+
+        headers = buried(headers=kept | brokers).message.headers
+
+        assert {name: value for name, value in headers.items() if name not in OURS} == kept
+
+    def test_one_that_dies_again_tells_of_its_last_death(self):
+        first = buried(verdict=DeadLetter(DeadReason.INVALID, "data.name: missing"))
+
+        again = messages.dead_letter(first, REJECTED, SUBJECT, 1, NOW)
+
+        assert again.message.headers == buried().message.headers | {"x-attempts": 1}
+
+    def test_the_original_is_left_alone(self):
+        original = Outgoing("departments", "department.created", Message(b"{", None, {"x-death": 1}))
+
+        messages.dead_letter(original, REJECTED, SUBJECT, 1, NOW)
+
+        assert original.message.headers == {"x-death": 1}
+
+    @pytest.mark.parametrize("reason", DeadReason)
+    def test_the_reason_is_plain_text(self, reason):
+        header = buried(verdict=DeadLetter(reason, "why")).message.headers["x-dead-reason"]
+
+        assert (type(header), header) == (str, reason.value)
+
+    def test_reasons_are_a_closed_set(self):
+        assert {str(reason) for reason in DeadReason} == {
+            "malformed",
+            "invalid",
+            "unsupported-type",
+            "conflicting-duplicate",
+            "rejected",
+            "create-unknown",
+            "exhausted",
+            "delivery-limit",
+        }
+
+
+def test_two_deployments_are_two_sources():
+    ours = messages.result(an_answer(EVENT), "hr", NOW)
+
+    assert body_of(ours)["source"] == "/subaccount-provisioner/hr"
+
+
+def test_a_department_is_one_of_its_tenant():
+    answer = an_answer(replace(EVENT, department=Department("other", "sales")))
+
+    body = body_of(result_of(answer))
+
+    assert (body["tenant"], body["data"]["tenant"], body["subject"]) == ("other", "other", "sales")

@@ -1,0 +1,71 @@
+"""The nouns: an event as decisions see it, and what names it."""
+
+import pytest
+
+from contracts.departments import Kind, Version
+from tests.builders import (
+    NOW,
+    SALES,
+    an_entry,
+    created,
+    department_created,
+    department_removed,
+    department_renamed,
+    removed,
+    renamed,
+)
+from worker.core.model import NO_TRACE, Event, Reference, Status, Trace, reference_of
+
+SENT_TYPE = "com.example.hr.department.created"
+
+
+def test_an_event_holds_what_decisions_need():
+    told = department_created(
+        "Sales", sequence=7, traceparent="00-parent-01", tracestate="vendor=1", correlationid="order-7"
+    )
+
+    assert Event.of(told, SENT_TYPE, "digest") == Event(
+        department=SALES,
+        version=Version(7, NOW, Kind.CREATED, "/hr", "created-7"),
+        reference=Reference("/hr", "created-7", SENT_TYPE),
+        payload_digest="digest",
+        name="Sales",
+        trace=Trace("00-parent-01", "vendor=1", "order-7"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "kind", "name"),
+    [
+        (department_created("Sales"), Kind.CREATED, "Sales"),
+        (department_renamed("Marketing"), Kind.RENAMED, "Marketing"),
+        (department_removed("Sales"), Kind.REMOVED, "Sales"),
+        (department_removed(), Kind.REMOVED, None),
+    ],
+)
+def test_of_each_kind(told, kind, name):
+    event = Event.of(told, told.type, "digest")
+
+    assert (event.kind, event.name, event.trace) == (kind, name, NO_TRACE)
+
+
+def test_a_department_is_one_of_its_tenant():
+    assert created(tenant="other").department != created().department
+    assert created(department_id="other").department != created().department
+
+
+@pytest.mark.parametrize(
+    ("event", "type_"),
+    [
+        (created(), "department.created.v1"),
+        (renamed(), "department.renamed.v1"),
+        (removed(), "department.removed.v1"),
+    ],
+)
+def test_a_version_names_its_event(event, type_):
+    assert reference_of(event.version) == Reference("/hr", event.reference.id, type_)
+
+
+@pytest.mark.parametrize("status", Status)
+def test_an_entry_has_no_room_for_a_token(status):
+    assert not [name for name in an_entry(status).__slots__ if "token" in name]

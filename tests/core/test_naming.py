@@ -1,0 +1,215 @@
+"""Tags, keys and names: what a subaccount is found again by."""
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.departments import NAME_LENGTH
+from tests.builders import AUTH_ID, SALES, created
+from worker.core.model import Department, Reference
+from worker.core.naming import TAG_LENGTH, NameTemplate, department_tag, idempotency_key
+
+CROCKFORD = set("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+TAG, OTHER_TAG = "DD9K4N194E", "CGE4V683A8"
+EVENT = Reference("/hr", "created-1", "department.created.v1")
+
+names = st.text(min_size=1, max_size=NAME_LENGTH)
+departments = st.builds(Department, st.text(min_size=1), st.text(min_size=1))
+templates = st.sampled_from(
+    [
+        NameTemplate(),
+        NameTemplate("{tag} {name}"),
+        NameTemplate("{name}{tag}"),
+        NameTemplate("Dept. (*) {name} ^{tag}$ \\d", 80),
+        NameTemplate("{name} [{tag}]", 14),
+    ]
+)
+
+
+class TestTag:
+    # Worked out apart from the code, bit by bit. They mark subaccounts that exist: never change them.
+    @pytest.mark.parametrize(
+        ("owner", "department", "incarnation", "tag"),
+        [
+            ("default", SALES, 1, "DD9K4N194E"),
+            ("default", SALES, 2, "CGE4V683A8"),
+            ("default", Department("default", "sales"), 1, "GPNC4B2E6N"),
+            ("hr", SALES, 1, "ABT00HC50S"),
+            ("default", Department("acme", 'Zürich "1"\\部門'), 1, "HDQQ9K2KT0"),
+        ],
+    )
+    def test_it_never_changes(self, owner, department, incarnation, tag):
+        assert department_tag(owner, department, incarnation) == tag
+
+    @given(st.text(), departments, st.integers(1, 10**6))
+    def test_it_is_ten_characters_that_nobody_misreads(self, owner, department, incarnation):
+        tag = department_tag(owner, department, incarnation)
+
+        assert len(tag) == TAG_LENGTH == 10
+        assert set(tag) <= CROCKFORD
+
+    def test_each_part_counts_and_where_one_ends(self):
+        parts = [
+            ("default", SALES, 1),
+            ("default2", SALES, 1),
+            ("default", Department("acme2", "sales"), 1),
+            ("default", Department("acme", "sales2"), 1),
+            ("default", SALES, 2),
+            ("default", SALES, 12),
+            ("defaultacme", Department("", "sales"), 1),
+            ("default", Department("acmesales", ""), 1),
+            ("default", Department("acme", "sales1"), 1),
+            ("acme", Department("default", "sales"), 1),
+        ]
+
+        assert len({department_tag(*each) for each in parts}) == len(parts)
+
+
+class TestIdempotencyKey:
+    def test_it_never_changes(self):
+        create = idempotency_key("default", SALES, 1, "create", None, created().reference)
+        rename = idempotency_key("default", SALES, 1, "rename", AUTH_ID, Reference("/hr", "renamed-2", "any"))
+
+        assert create == "fd3a67c1-7208-5120-9a64-922ab42d4aac"
+        assert rename == "7df14a0d-1ff8-5562-9811-a9ea36eafb1c"
+        assert uuid.UUID(create).version == 5
+
+    def test_each_part_counts(self):
+        parts = [
+            ("default", SALES, 1, "create", None, EVENT),
+            ("hr", SALES, 1, "create", None, EVENT),
+            ("default", Department("other", "sales"), 1, "create", None, EVENT),
+            ("default", Department("acme", "other"), 1, "create", None, EVENT),
+            ("default", SALES, 2, "create", None, EVENT),
+            ("default", SALES, 1, "rename", None, EVENT),
+            ("default", SALES, 1, "create", AUTH_ID, EVENT),
+            ("default", SALES, 1, "create", "null", EVENT),
+            ("default", SALES, 1, "create", None, EVENT._replace(source="/crm")),
+            ("default", SALES, 1, "create", None, EVENT._replace(id="created-2")),
+        ]
+
+        assert len({idempotency_key(*each) for each in parts}) == len(parts)
+
+    def test_how_a_producer_spells_the_type_does_not(self):
+        spelled = EVENT._replace(type="com.example.hr.department.created")
+
+        assert idempotency_key("default", SALES, 1, "create", None, spelled) == idempotency_key(
+            "default", SALES, 1, "create", None, EVENT
+        )
+
+
+class TestTemplate:
+    def test_the_ordinary_name(self):
+        assert NameTemplate().render("Sales", TAG) == "Sales [DD9K4N194E]"
+
+    @pytest.mark.parametrize(
+        ("length", "sent"),
+        [(46, "x" * 46 + f" [{TAG}]"), (47, "x" * 47 + f" [{TAG}]"), (48, "x" * 47 + f" [{TAG}]")],
+    )
+    def test_a_long_name_is_cut_to_fit_exactly(self, length, sent):
+        assert NameTemplate().render("x" * length, TAG) == sent
+
+    def test_no_blank_is_left_where_it_is_cut(self):
+        assert NameTemplate("{name} [{tag}]", 20).render("Sales & Marketing", TAG) == f"Sales & [{TAG}]"
+        assert NameTemplate("{name} [{tag}]", 19).render("Sales & Marketing", TAG) == f"Sales [{TAG}]"
+
+    @pytest.mark.parametrize("name", ["部" * 100, "🏢" * 100, "é" * 100])
+    def test_length_counts_characters_not_bytes(self, name):
+        assert NameTemplate().render(name, TAG) == f"{name[:47]} [{TAG}]"
+        assert len(NameTemplate().render(name, TAG)) == 60
+
+    @pytest.mark.parametrize("name", ["{tag}", "{name}", "{0}", "{", "%s"])
+    def test_a_name_is_no_template(self, name):
+        assert NameTemplate().render(name, TAG) == f"{name} [{TAG}]"
+
+    @given(templates, names)
+    def test_no_name_is_sent_longer_than_allowed_or_without_its_tag(self, template, name):
+        sent = template.render(name, TAG)
+
+        assert len(sent) <= template.longest
+        assert TAG in sent
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "{name}",
+            "{tag}",
+            "[{tag}]",
+            "{name} {name} {tag}",
+            "{name} {tag} {tag}",
+            "{name} {tag} {owner}",
+            "{name} {tag} {}",
+            "{name} {tag} {0}",
+            "{name} {tag} {",
+            "{name} {tag} }",
+            "{{name}} {tag}",
+            "{{x}} {name} {tag}",
+            "{name!r} {tag}",
+            "{name:20} {tag}",
+            "{name} {tag:>12}",
+            "{name.real} {tag}",
+            "{name[0]} {tag}",
+            "{name {tag}}",
+            "}name{ {tag}",
+        ],
+    )
+    def test_a_template_that_cannot_work_is_refused(self, text):
+        with pytest.raises(ValueError, match=r"must hold \{name\} and \{tag\} once each"):
+            NameTemplate(text, 200)
+
+    @pytest.mark.parametrize(("text", "least"), [("{name} [{tag}]", 14), ("{name}{tag}", 11)])
+    def test_one_that_leaves_no_room_is_refused(self, text, least):
+        assert NameTemplate(text, least).render("Sales", TAG) in {f"S [{TAG}]", f"S{TAG}"}
+        with pytest.raises(ValueError, match=f"leaves no room for a name within {least - 1} characters"):
+            NameTemplate(text, least - 1)
+
+
+class TestBears:
+    @given(templates, names)
+    def test_every_name_sent_bears_its_tag(self, template, name):
+        assert template.bears(template.render(name, TAG), TAG)
+
+    @given(templates, names)
+    def test_and_no_other(self, template, name):
+        assert not template.bears(template.render(name, TAG), OTHER_TAG)
+
+    @pytest.mark.parametrize("name", [f"Sales [{TAG}]", f"[{TAG}]", TAG, f"{TAG} Sales", f"Sales [{TAG}] "])
+    def test_a_department_cannot_pass_for_another_by_its_name(self, name):
+        assert not NameTemplate().bears(NameTemplate().render(name, OTHER_TAG), TAG)
+
+    @pytest.mark.parametrize(
+        "shown",
+        [
+            "",
+            "Sales",
+            TAG,
+            f"[{TAG}]",
+            f"Sales {TAG}",
+            f"Sales[{TAG}]",
+            f"Sales [{TAG}",
+            f"Sales [{TAG}] ",
+            f"Sales [{TAG}]\n",
+            f"Sales [{TAG}] (old)",
+            f"[{TAG}] Sales",
+            f"Sales [{TAG.lower()}]",
+            f"Sales [{TAG}0]",
+            f"Sales [0{TAG}]",
+        ],
+    )
+    def test_a_tag_out_of_place_does_not_count(self, shown):
+        assert not NameTemplate().bears(shown, TAG)
+
+    @pytest.mark.parametrize(
+        "name", ["", " ", "Sales\nand more", "Sales\x00", "[", "x" * 300, f"[{OTHER_TAG}]"]
+    )
+    def test_whatever_stands_before_it_does_not_matter(self, name):
+        assert NameTemplate().bears(f"{name} [{TAG}]", TAG)
+
+    def test_what_is_special_in_a_pattern_is_not_in_a_template(self):
+        template = NameTemplate(".* {name} ({tag})?")
+
+        assert template.bears(f".* Sales ({TAG})?", TAG)
+        assert not template.bears(f"xx Sales {TAG}", TAG)
