@@ -1,20 +1,23 @@
-"""A decided step becomes provider calls. The only place that makes them on the line."""
+"""A decided step becomes provider calls. With `scan.py`, the only place that makes them on the line."""
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from pydantic import SecretStr
 
-from worker.core.conclude import Changed, Deleted, Failed, Made, NothingDone, NothingMade, Outcome
+from worker.core.adoption import Sighting, choose
+from worker.core.conclude import Changed, Deleted, Failed, Made, NothingDone, NothingSeen, Outcome
 from worker.core.decide import Adopt, Create, Delete, Disable, Rename, Restore, Skip, Step
-from worker.core.judge import CallFault, Unknown, classify
-from worker.core.model import Entry, Event
+from worker.core.judge import Transient, classify
+from worker.core.model import Entry, Event, Reference, Status
 from worker.core.naming import NameTemplate, department_tag, idempotency_key
-from worker.ports import CallFailed, Clock, ProvidedSubaccount, Provider
+from worker.ports import CallFailed, Clock, Ledger, Provider
+from worker.scan import Look, Scanner, Strays
 
 NOT_FOUND = 404
-SETTLE_MARGIN_SECONDS = 0.1
+CLAIM_GOOD_FOR_SECONDS = 2.0
+"""The settle window counts from the claim, so the call must begin right after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,37 +35,87 @@ class Names:
         return department_tag(self.owner, entry.department, entry.incarnation)
 
     def key(self, step: Step, entry: Entry, event: Event) -> str:
-        operation = type(step).__name__.lower()
-        return idempotency_key(
-            self.owner, entry.department, entry.incarnation, operation, entry.auth_id, event.reference
-        )
+        return self._key(type(step).__name__.lower(), entry, entry.auth_id, event.reference)
+
+    def duty_key(self, duty: str, entry: Entry, auth_id: str) -> str:
+        """For a call no event asks for: its cause is the entry as it stands."""
+        cause = Reference("/subaccount-provisioner/duties", str(entry.revision), duty)
+        return self._key(duty, entry, auth_id, cause)
+
+    def _key(self, operation: str, entry: Entry, auth_id: str | None, cause: Reference) -> str:
+        return idempotency_key(self.owner, entry.department, entry.incarnation, operation, auth_id, cause)
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
     provider: Provider
+    ledger: Ledger
     names: Names
-    settle_window: timedelta
     clock: Clock
+    scanner: Scanner
+    strays: Strays
 
-    async def act(self, step: Step, entry: Entry, event: Event) -> Outcome:
-        """Carries the step out; whatever the provider says comes back as a value."""
+    def permit(self, step: Step) -> AbstractAsyncContextManager[None]:
+        """Held from before the claim of a create until its answer: so it need not wait in between."""
+        return self.provider.permit() if isinstance(step, Create) else nullcontext()
+
+    async def foresee(self, step: Step, entry: Entry) -> Step:
+        """A create becomes an adoption where the provider has a subaccount the ledger knows nothing of."""
+        if isinstance(step, Create) and await self.strays.take(self.names.tag(entry)):
+            return Adopt(step.name)
+        return step
+
+    async def act(self, step: Step, entry: Entry, event: Event, claimed_at: float) -> Outcome:
+        """Carries the step out; whatever the provider says comes back as a value.
+
+        `claimed_at` is the monotonic time at which the claim was begun.
+        """
         try:
-            return await self._act(step, entry, self.names.key(step, entry, event))
+            return await self._act(step, entry, self.names.key(step, entry, event), claimed_at)
         except CallFailed as failed:
             return Failed(classify(failed.fault))
 
     async def token(self, entry: Entry) -> SecretStr:
         """The auth token of an active entry; raises `CallFailed`."""
         if entry.auth_id is None:
-            raise ValueError(f"a {entry.status} entry has no token")
+            raise ValueError(f"there is no token: the entry is {entry.status}")
         return (await self.provider.get(entry.auth_id)).auth_token
 
-    async def _act(self, step: Step, entry: Entry, key: str) -> Outcome:
+    async def mend(self, entry: Entry) -> bool:
+        """Compares name and `enabled` with the entry and sets them right; True if they differed.
+
+        Raises `CallFailed`.
+        """
+        if (
+            entry.auth_id is None
+            or entry.name is None
+            or entry.status not in {Status.ACTIVE, Status.DISABLED}
+        ):
+            return False
+        found = await self.provider.get(entry.auth_id)
+        name, enabled = self.names.sent(entry.name, entry), entry.status is Status.ACTIVE
+        if (found.name, found.enabled) == (name, enabled):
+            return False
+        key = self.names.duty_key("mend", entry, entry.auth_id)
+        await self.provider.update(entry.auth_id, key, name=name, enabled=enabled)
+        return True
+
+    async def disable_doubles(self, entry: Entry) -> tuple[str, ...]:
+        """Looks for others of the entry's tag, and disables them; raises `CallFailed`."""
+        matches = await self._matches(await self.scanner.look(entry.created_at), entry)
+        if not matches:
+            return ()
+        _, doubles = choose(matches, entry.auth_id)
+        return await self._disable(doubles, entry)
+
+    async def disable_made(self, entry: Entry, auth_id: str) -> None:
+        """Disables what a create made although another one is on record; raises `CallFailed`."""
+        await self.provider.update(auth_id, self.names.duty_key("disable", entry, auth_id), enabled=False)
+
+    async def _act(self, step: Step, entry: Entry, key: str, claimed_at: float) -> Outcome:
         match step:
             case Create(name):
-                made = await self.provider.create(self.names.sent(name, entry), key)
-                return Made(made.auth_id, made.auth_token)
+                return await self._create(self.names.sent(name, entry), key, claimed_at)
             case Adopt(name):
                 return await self._adopt(name, entry, key)
             case Rename(auth_id, name):
@@ -79,6 +132,12 @@ class Actor:
             case Skip():
                 return NothingDone()
 
+    async def _create(self, name: str, key: str, claimed_at: float) -> Outcome:
+        if self.clock.monotonic() - claimed_at > CLAIM_GOOD_FOR_SECONDS:
+            return Failed(Transient("the claim took too long to become durable; nothing was sent"))
+        made = await self.provider.create(name, key)
+        return Made(made.auth_id, made.auth_token)
+
     async def _changed(self, call: Awaitable[None]) -> Outcome:
         await call
         return Changed()
@@ -92,44 +151,27 @@ class Actor:
         return Deleted()
 
     async def _adopt(self, name: str | None, entry: Entry, key: str) -> Outcome:
-        begun = self.clock.now()
-        found = await self._find(entry)
-        if found is None:
-            return self._nothing_found(entry, begun)
+        look = await self.scanner.look(entry.claim.started_at if entry.claim else None)
+        matches = await self._matches(look, entry)
+        if not matches:
+            return NothingSeen(look.begun)
+        kept, others = choose(matches, entry.auth_id)
+        doubles = await self._disable(others, entry)
+        found = await self.provider.get(kept.auth_id)
         wanted = self.names.sent(name, entry) if name else found.name
         if wanted != found.name or not found.enabled:
             changed_name = wanted if wanted != found.name else None
             await self.provider.update(found.auth_id, key, name=changed_name, enabled=True)
-        return Made(found.auth_id, found.auth_token)
+        return Made(found.auth_id, found.auth_token, doubles)
 
-    def _nothing_found(self, entry: Entry, begun: datetime) -> Outcome:
-        """A scan proves nothing while the call it looks for may still be carried out."""
-        if entry.claim is None:
-            return NothingMade()
-        settled_in = (entry.claim.started_at + self.settle_window - begun).total_seconds()
-        if settled_in < 0:
-            return NothingMade()
-        return Failed(Unknown("the outcome of a create is not known yet", settled_in + SETTLE_MARGIN_SECONDS))
+    async def _matches(self, look: Look, entry: Entry) -> list[Sighting]:
+        """Those of the entry's tag; never one on record for another department, whatever its name says."""
+        seen = look.seen.get(self.names.tag(entry), [])
+        holders = await self.ledger.holders([one.auth_id for one in seen]) if seen else {}
+        return [one for one in seen if holders.get(one.auth_id, entry.department) == entry.department]
 
-    async def _find(self, entry: Entry) -> ProvidedSubaccount | None:
-        """The oldest subaccount that bears the department's tag; the list shows the newest first."""
-        tag, found = self.names.tag(entry), None
-        async for subaccount in self._scan():
-            if self.names.template.bears(subaccount.name, tag):
-                found = subaccount
-        return found
-
-    async def _scan(self) -> AsyncIterator[ProvidedSubaccount]:
-        """The whole list, in pages that overlap by one item.
-
-        Where they do not, something was deleted meanwhile, and an item may have slipped through between them.
-        """
-        offset, last = 0, None
-        while page := await self.provider.page(offset):
-            if last is not None and page[0].auth_id != last:
-                raise CallFailed(CallFault("list", "the list of subaccounts changed while it was read"))
-            for subaccount in page[1:] if last else page:
-                yield subaccount
-            if page[-1].auth_id == last:
-                return
-            offset, last = offset + len(page) - 1, page[-1].auth_id
+    async def _disable(self, doubles: Iterable[Sighting], entry: Entry) -> tuple[str, ...]:
+        disabled = [one for one in doubles if one.enabled]
+        for double in disabled:
+            await self.disable_made(entry, double.auth_id)
+        return tuple(double.auth_id for double in disabled)

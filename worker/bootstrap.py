@@ -24,9 +24,11 @@ from worker.adapters.rabbitmq import (
 from worker.adapters.sqlite import sqlite_ledger
 from worker.adapters.system import SystemClock
 from worker.core.decide import Policy
+from worker.duties import Scheduler
 from worker.lanes import running_lanes
 from worker.pipeline import Pipeline
 from worker.ports import Clock, Delivery, Ledger, Provider, Publisher
+from worker.scan import Scanner, Strays
 from worker.settings import TopologySettings, WorkerSettings
 from worker.telemetry import Telemetry
 
@@ -92,16 +94,19 @@ async def running_worker(
             plivo_provider(_account(settings), clock, telemetry.called)
         )
         connected = await stack.enter_async_context((broker or rabbit_broker)(settings, clock, telemetry))
+        scanner = Scanner(provider, settings.names, clock)
+        stack.push_async_callback(scanner.close)
         lanes = await stack.enter_async_context(running_lanes())
         pipeline = Pipeline(
             ledger=ledger,
-            actor=_actor(settings, provider, clock),
+            actor=_actor(settings, provider, ledger, scanner, clock),
             publisher=connected.publisher,
             clock=clock,
-            policy=Policy(settings.removal, settings.unknown_rename),
+            policy=Policy(settings.removal, settings.unknown_rename, settle_window=settings.settle_window),
             lanes=lanes,
             telemetry=telemetry,
         )
+        await stack.enter_async_context(_scheduled(Scheduler(pipeline)))
         consumer = await stack.enter_async_context(connected.consumer(pipeline.receive))
         yield Worker(pipeline, consumer, ledger, settings, telemetry)
 
@@ -176,5 +181,18 @@ def _account(settings: WorkerSettings) -> PlivoAccount:
     )
 
 
-def _actor(settings: WorkerSettings, provider: Provider, clock: Clock) -> Actor:
-    return Actor(provider, Names(settings.owner, settings.names), settings.settle_window, clock)
+def _actor(
+    settings: WorkerSettings, provider: Provider, ledger: Ledger, scanner: Scanner, clock: Clock
+) -> Actor:
+    strays = Strays(scanner, provider, settings.names, ledger)
+    return Actor(provider, ledger, Names(settings.owner, settings.names), clock, scanner, strays)
+
+
+@asynccontextmanager
+async def _scheduled(scheduler: Scheduler) -> AsyncIterator[None]:
+    running = asyncio.create_task(scheduler.run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait([running])

@@ -70,6 +70,9 @@ class Unreadable:
     subject: Subject | None = None
 
 
+NO_EVENT = Reference("", "", "")
+
+
 class StepFailed(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.detail)
@@ -148,9 +151,12 @@ class Pipeline:
         known = await self.ledger.recall(event.department, event.reference)
         auth_token = None
         while not isinstance(decision := self._decide(event, known), Republish):
-            claimed = await self._claim(decision, known.entry, event)
-            outcome = await self.actor.act(decision, claimed, event)
-            known = await self._record(event, decision, claimed, outcome)
+            step = await self._foresee(decision, known.entry)
+            async with self.actor.permit(step):
+                claimed_at = self.clock.monotonic()
+                claimed = await self._claim(step, known.entry, event)
+                outcome = await self.actor.act(step, claimed, event, claimed_at)
+            known = await self._record(event, step, claimed, outcome)
             auth_token = outcome.auth_token if isinstance(outcome, Made) else auth_token
         await self._publish(event, known.entry, decision.answer, auth_token)
 
@@ -160,6 +166,12 @@ class Pipeline:
             raise StepFailed(Permanent(decision.reason, decision.detail))
         return decision
 
+    async def _foresee(self, step: Step, entry: Entry) -> Step:
+        try:
+            return await self.actor.foresee(step, entry)
+        except CallFailed as failed:
+            raise StepFailed(classify(failed.fault)) from None
+
     async def _claim(self, step: Step, entry: Entry, event: Event) -> Entry:
         key = self.actor.names.key(step, entry, event)
         intended = intend(step, entry, event, key, self.clock.now())
@@ -167,11 +179,29 @@ class Pipeline:
 
     async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
         conclusion = conclude(entry, event, step, outcome, self.policy, self.clock.now())
-        recorded = await self._write(entry, conclusion)
+        try:
+            recorded = await self._write(entry, conclusion)
+        except LedgerConflict:
+            if isinstance(outcome, Made):
+                await self._disown(entry, outcome)
+            raise
         if conclusion.failure is not None:
             raise StepFailed(conclusion.failure)
         self.telemetry.stepped(event, step, recorded)
+        if isinstance(outcome, Made) and outcome.doubles:
+            self.telemetry.doubles_disabled(recorded, outcome.doubles)
         return Recollection(recorded, conclusion.answer)
+
+    async def _disown(self, entry: Entry, made: Made) -> None:
+        """Another worker has the department: what we made must not live on beside what it has on record."""
+        now_on_record = (await self.ledger.recall(entry.department, NO_EVENT)).entry
+        if now_on_record.auth_id == made.auth_id:
+            return
+        try:
+            await self.actor.disable_made(now_on_record, made.auth_id)
+        except CallFailed as failed:
+            raise StepFailed(classify(failed.fault)) from None
+        self.telemetry.doubles_disabled(now_on_record, (made.auth_id,))
 
     async def _write(self, entry: Entry, conclusion: Conclusion) -> Entry:
         if conclusion.answer is None and conclusion.entry == entry:

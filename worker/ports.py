@@ -1,8 +1,9 @@
 """What the line needs of the world. Declared here by their user, implemented in `adapters/`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from pydantic import SecretStr
@@ -53,6 +54,7 @@ class ProvidedSubaccount:
     auth_id: str
     name: str
     enabled: bool
+    created: date
     auth_token: SecretStr = field(repr=False)
 
 
@@ -82,8 +84,11 @@ class CallFailed(Exception):
 class Provider(Protocol):
     """Five calls, each sent once. All raise `CallFailed`."""
 
+    def permit(self) -> AbstractAsyncContextManager[None]:
+        """Entered once concurrency and rate limit allow one more call: a create in the block begins at once."""
+
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
-        """Creates it enabled."""
+        """Creates it enabled. Only to be called with a permit; the other calls get their own."""
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
@@ -125,6 +130,12 @@ class Ledger(Protocol):
     async def bind(self, owner: str, provider_account: str) -> None:
         """At its first start a ledger belongs to these two for good; raises `LedgerForeign` for others."""
 
+    async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
+        """Whose these subaccounts are, as far as they are on record."""
+
+    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+        """Departments with a duty that is due, the longest due first."""
+
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         """All departments on record, by tenant and id."""
 
@@ -135,6 +146,9 @@ class Ledger(Protocol):
 class Clock(Protocol):
     def now(self) -> datetime:
         """Wall-clock time, with zone."""
+
+    def monotonic(self) -> float:
+        """Seconds that nobody can set back."""
 
     def jitter(self) -> float:
         """A random number in [0, 1)."""

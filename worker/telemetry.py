@@ -17,7 +17,7 @@ from contracts.departments import Kind
 from worker.core.decide import Step
 from worker.core.judge import DeadLetter, Failure, Operation
 from worker.core.messages import Subject
-from worker.core.model import Answer, Entry, Event
+from worker.core.model import Answer, Department, Entry, Event
 
 LogFormat = Literal["json", "console"]
 
@@ -88,6 +88,11 @@ class Telemetry:
         )
         self._unroutable = Counter(
             "provisioner_results_unroutable", "Results that nobody is bound for.", registry=self.registry
+        )
+        self._doubles = Counter(
+            "provisioner_doubles_disabled",
+            "Second subaccounts of a department that were disabled.",
+            registry=self.registry,
         )
         self._calls = Histogram(
             "provisioner_call_seconds",
@@ -162,6 +167,20 @@ class Telemetry:
         about = {"event_id": subject.reference.id, "department_id": subject.department_id} if subject else {}
         self._log.warning("message_dead_lettered", reason=verdict.reason, detail=verdict.detail, **about)
 
+    def doubles_disabled(self, entry: Entry, auth_ids: tuple[str, ...]) -> None:
+        self._doubles.inc(len(auth_ids))
+        self._log.error("doubles_disabled", kept=entry.auth_id, disabled=auth_ids, **_of(entry.department))
+
+    def drift_mended(self, entry: Entry) -> None:
+        self._log.warning("drift_mended", auth_id=entry.auth_id, **_of(entry.department))
+
+    def subaccount_missing(self, entry: Entry) -> None:
+        self._log.error("subaccount_missing", auth_id=entry.auth_id, **_of(entry.department))
+
+    def duty_failed(self, department: Department | None, detail: str) -> None:
+        about = _of(department) if department else {}
+        self._log.warning("duty_failed", detail=detail, **about)
+
     def waiting(self, failure: Failure, seconds: float, tries: int) -> None:
         kind = type(failure).__name__.lower()
         self._waits.labels(kind).inc()
@@ -210,8 +229,8 @@ class Telemetry:
 
 
 def _about(event: Event) -> dict[str, Any]:
-    return {
-        "event_id": event.reference.id,
-        "tenant": event.department.tenant,
-        "department_id": event.department.id,
-    }
+    return {"event_id": event.reference.id} | _of(event.department)
+
+
+def _of(department: Department) -> dict[str, str]:
+    return {"tenant": department.tenant, "department_id": department.id}

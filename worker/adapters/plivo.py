@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC, date, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import from_json
 
 from worker.core.judge import CallFault, Operation
@@ -59,6 +59,9 @@ class _Shown(_Answer):
     auth_token: AuthToken
     name: str
     enabled: bool
+    created: Annotated[
+        date, BeforeValidator(lambda value: str(value)[:10])
+    ]  # should it ever come with a time
 
 
 class _Page(_Answer):
@@ -123,9 +126,15 @@ class PlivoProvider:
         self._slots = asyncio.Semaphore(account.concurrency)
         self._pace = Pace(account.rate)
 
+    @asynccontextmanager
+    async def permit(self) -> AsyncIterator[None]:
+        async with self._slots:
+            await self._pace.wait()
+            yield
+
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
         body = {"name": name, "enabled": True}
-        made = await self._read("create", _Created, "POST", "", body, idempotency_key)
+        made = _parsed("create", _Created, await self._send("create", "POST", "", body, idempotency_key))
         return NewSubaccount(made.auth_id, made.auth_token)
 
     async def update(
@@ -154,11 +163,7 @@ class PlivoProvider:
         body: dict[str, Any] | None = None,
         key: str | None = None,
     ) -> T:
-        answer = await self._call(operation, method, path, body, key)
-        try:
-            return model.model_validate_json(answer)
-        except ValidationError:  # its text could quote a token
-            raise CallFailed(CallFault(operation, f"Plivo's answer to {operation} cannot be read")) from None
+        return _parsed(operation, model, await self._call(operation, method, path, body, key))
 
     async def _call(
         self,
@@ -168,22 +173,31 @@ class PlivoProvider:
         body: dict[str, Any] | None = None,
         key: str | None = None,
     ) -> bytes:
+        async with self.permit():
+            return await self._send(operation, method, path, body, key)
+
+    async def _send(
+        self,
+        operation: Operation,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        key: str | None,
+    ) -> bytes:
         """One request; the body of a 2xx answer, or `CallFailed`."""
         headers = {"Idempotency-Key": key} if key else {}
         loop = asyncio.get_running_loop()
-        async with self._slots:
-            await self._pace.wait()
-            begun, status = loop.time(), None
-            try:
-                async with self._session.request(
-                    method, self._base + path, json=body, headers=headers, allow_redirects=False
-                ) as response:
-                    status = response.status
-                    return await self._body(operation, response)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise CallFailed(_fault_of(operation, error)) from None
-            finally:
-                self._on_call(operation, status, loop.time() - begun)
+        begun, status = loop.time(), None
+        try:
+            async with self._session.request(
+                method, self._base + path, json=body, headers=headers, allow_redirects=False
+            ) as response:
+                status = response.status
+                return await self._body(operation, response)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise CallFailed(_fault_of(operation, error)) from None
+        finally:
+            self._on_call(operation, status, loop.time() - begun)
 
     async def _body(self, operation: Operation, response: aiohttp.ClientResponse) -> bytes:
         body = await response.read()
@@ -213,7 +227,14 @@ class PlivoProvider:
 
 
 def _provided(shown: _Shown) -> ProvidedSubaccount:
-    return ProvidedSubaccount(shown.auth_id, shown.name, shown.enabled, shown.auth_token)
+    return ProvidedSubaccount(shown.auth_id, shown.name, shown.enabled, shown.created, shown.auth_token)
+
+
+def _parsed(operation: Operation, model: type[T], answer: bytes) -> T:
+    try:
+        return model.model_validate_json(answer)
+    except ValidationError:  # its text could quote a token
+        raise CallFailed(CallFault(operation, f"Plivo's answer to {operation} cannot be read")) from None
 
 
 def _fault_of(operation: Operation, error: Exception) -> CallFault:

@@ -2,16 +2,18 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import apsw
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
+from pydantic_core import ValidationError, to_json
 
 from worker.core.model import Answer, Department, Entry, Recollection, Reference
 from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign
@@ -20,12 +22,12 @@ BUSY_TIMEOUT_MILLISECONDS = 5_000
 MIGRATIONS = resources.files("worker.adapters") / "migrations" / "sqlite"
 
 INSERT_ENTRY = (
-    "INSERT INTO departments (revision, status, name, auth_id, entry, tenant, department_id)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, department_id) DO NOTHING"
+    "INSERT INTO departments (revision, status, name, auth_id, due_at, entry, tenant, department_id)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, department_id) DO NOTHING"
 )
 UPDATE_ENTRY = (
-    "UPDATE departments SET revision = ?1, status = ?2, name = ?3, auth_id = ?4, entry = ?5"
-    " WHERE tenant = ?6 AND department_id = ?7 AND revision = ?1 - 1"
+    "UPDATE departments SET revision = ?1, status = ?2, name = ?3, auth_id = ?4, due_at = ?5, entry = ?6"
+    " WHERE tenant = ?7 AND department_id = ?8 AND revision = ?1 - 1"
 )
 
 _ENTRY = TypeAdapter(Entry)
@@ -72,6 +74,27 @@ class SqliteLedger:
                 _write_answer(connection, answer)
             _write_entry(connection, written)
             return written
+
+        return await self.run(job)
+
+    async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
+        def job(connection: apsw.Connection) -> dict[str, Department]:
+            rows = connection.execute(
+                "SELECT auth_id, tenant, department_id FROM departments"
+                " WHERE auth_id IN (SELECT value FROM json_each(?))",
+                (to_json(list(auth_ids)).decode(),),
+            )
+            return {str(auth_id): Department(str(tenant), str(id_)) for auth_id, tenant, id_ in rows}
+
+        return await self.run(job)
+
+    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+        def job(connection: apsw.Connection) -> list[Department]:
+            rows = connection.execute(
+                "SELECT tenant, department_id FROM departments WHERE due_at <= ? ORDER BY due_at LIMIT ?",
+                (now.timestamp(), limit),
+            )
+            return [Department(str(tenant), str(id_)) for tenant, id_ in rows]
 
         return await self.run(job)
 
@@ -227,6 +250,7 @@ def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
         entry.status.value,
         entry.name,
         entry.auth_id,
+        entry.due_at.timestamp() if entry.due_at else None,
         _ENTRY.dump_json(entry).decode(),
         *entry.department,
     )

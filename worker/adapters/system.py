@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 import uuid
 from datetime import UTC, datetime
 
@@ -11,6 +12,9 @@ class SystemClock:
 
     def now(self) -> datetime:
         return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
 
     def jitter(self) -> float:
         return random.random()

@@ -6,23 +6,30 @@ from datetime import datetime
 from pydantic import SecretStr
 
 from contracts.departments import Kind
-from contracts.subaccounts import ResultKind
+from contracts.subaccounts import DeadReason, ResultKind
+from worker.core.adoption import ENOUGH_UNKNOWNS, RECOUNT_WINDOWS, is_lost, seconds_to_next_look
 from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
-from worker.core.judge import Failure, Unknown
+from worker.core.judge import Failure, Permanent, Unknown
 from worker.core.model import Answer, Claim, Entry, Event, Status, reference_of
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The subaccount exists, is ours and is as wanted: just created, or found by its tag."""
+    """The subaccount exists, is ours and is as wanted: just created, or found by its tag.
+
+    `doubles` are others of its tag; they have been disabled.
+    """
 
     auth_id: str
     auth_token: SecretStr = field(repr=False)
+    doubles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class NothingMade:
-    """The claimed create came to nothing: no subaccount bears its tag."""
+class NothingSeen:
+    """A complete scan of the list, begun at this time, saw no subaccount of the department's tag."""
+
+    begun: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,7 @@ class Failed:
     failure: Failure
 
 
-Outcome = Made | NothingMade | Changed | Deleted | NothingDone | Failed
+Outcome = Made | NothingSeen | Changed | Deleted | NothingDone | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,7 @@ def intend(step: Step, entry: Entry, event: Event, idempotency_key: str, now: da
     """The entry as it must be durable before the step acts."""
     match step:
         case Create(name):
-            claim = Claim(now, idempotency_key, event.reference)
+            claim = Claim(now, idempotency_key, event.reference, _attempts(entry, event) + 1)
             return replace(entry, status=Status.CLAIMED, name=name, claim=claim)
         case Delete():
             return replace(entry, status=Status.DELETING)
@@ -76,12 +83,14 @@ def conclude(
 ) -> Conclusion:
     """`entry` is the one `intend` made of it."""
     match step, outcome:
+        case Create(), Failed(failure):
+            return _not_created(entry, failure, policy, now)
         case _, Failed(failure):
-            return Conclusion(_after_failure(step, entry, failure), failure=failure)
-        case Create() | Adopt(), Made(auth_id, _):
-            return _made(entry, event, auth_id, policy, now)
-        case Adopt(), NothingMade():
-            return Conclusion(_unclaimed(entry))
+            return Conclusion(_to_be_checked(entry, failure, policy, now), failure=failure)
+        case Create() | Adopt(), Made():
+            return _made(entry, event, outcome, policy, now)
+        case Adopt(), NothingSeen(begun):
+            return _nothing_seen(entry, begun, policy, now)
         case Rename(_, name), Changed():
             return _answered(replace(entry, name=name), event, ResultKind.RENAMED, now)
         case Restore(_, name), Changed():
@@ -104,21 +113,62 @@ def confirmed(entry: Entry, recipients: frozenset[str]) -> Entry:
     return replace(entry, owed_to=entry.owed_to - recipients)
 
 
-def _made(entry: Entry, event: Event, auth_id: str, policy: Policy, now: datetime) -> Conclusion:
+def _attempts(entry: Entry, event: Event) -> int:
+    """How many creates for this very event have ended unknown so far."""
+    claim = entry.claim
+    return claim.attempt if claim and claim.event == event.reference else 0
+
+
+def _not_created(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Conclusion:
+    if not isinstance(failure, Unknown):
+        return Conclusion(_withdrawn(entry), failure=failure)
+    claim = _claim_of(entry)
+    if claim.attempt < ENOUGH_UNKNOWNS:
+        seconds = seconds_to_next_look(now, claim.started_at, policy.settle_window)
+        return Conclusion(entry, failure=replace(failure, look_in_seconds=seconds))
+    # A replay, or a newer event, finds the claim, settles it first, and counts from zero.
+    given_up = Permanent(DeadReason.CREATE_UNKNOWN, _evidence(claim, failure))
+    return Conclusion(replace(entry, claim=replace(claim, attempt=0)), failure=given_up)
+
+
+def _evidence(claim: Claim, failure: Unknown) -> str:
+    return (
+        f"{claim.attempt} creates ended without a clear answer, the last begun at {claim.started_at:%FT%TZ}"
+        f" with idempotency key {claim.idempotency_key}: {failure.detail}"
+    )
+
+
+def _nothing_seen(entry: Entry, begun: datetime, policy: Policy, now: datetime) -> Conclusion:
+    if entry.claim is None:  # it was only looked for, because the ledger did not know of it
+        return Conclusion(entry)
+    claim = entry.claim
+    looked = replace(claim, clean_scans=claim.clean_scans + 1)
+    if is_lost(looked.clean_scans, begun, claim.started_at, policy.settle_window):
+        return Conclusion(replace(entry, status=_before_claim(entry), claim=replace(claim, clean_scans=0)))
+    seconds = seconds_to_next_look(now, claim.started_at, policy.settle_window)
+    undecided = Unknown("whether a create was carried out is not known yet", seconds)
+    return Conclusion(replace(entry, claim=looked), failure=undecided)
+
+
+def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime) -> Conclusion:
+    claim = entry.claim
+    took_two_tries = claim is not None and (claim.attempt > 1 or bool(made.doubles))
     active = replace(
         entry,
         status=Status.ACTIVE,
-        auth_id=auth_id,
+        auth_id=made.auth_id,
         generation=entry.generation + 1,
         owed_to=policy.recipients,
-        issued_for=entry.claim.event if entry.claim else event.reference,
+        issued_for=claim.event if claim else event.reference,
         claim=None,
         created_at=now,
         removed_at=None,
+        recount_at=now + RECOUNT_WINDOWS * policy.settle_window if took_two_tries else None,
     )
     if event.kind is Kind.REMOVED:  # adopted only to be removed: decided again
         return Conclusion(active)
-    return _answered(replace(active, name=event.name), event, ResultKind.CREATED, now)
+    doubles = f"disabled doubles: {', '.join(made.doubles)}" if made.doubles else None
+    return _answered(replace(active, name=event.name), event, ResultKind.CREATED, now, doubles)
 
 
 def _deleted(entry: Entry, event: Event, auth_id: str, now: datetime) -> Conclusion:
@@ -129,20 +179,35 @@ def _deleted(entry: Entry, event: Event, auth_id: str, now: datetime) -> Conclus
         incarnation=entry.incarnation + 1,
         owed_to=frozenset(),
         removed_at=now,
+        check_at=None,
+        recount_at=None,
     )
     if event.kind is not Kind.REMOVED:  # the deletion begun before is through: the event is decided again
         return Conclusion(gone)
     return _answered(gone, event, ResultKind.REMOVED, now, auth_id=auth_id)
 
 
-def _after_failure(step: Step, entry: Entry, failure: Failure) -> Entry:
-    claim_void = isinstance(step, Create) and not isinstance(failure, Unknown)
-    return _unclaimed(entry) if claim_void else entry
+def _to_be_checked(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Entry:
+    """A change that was not answered may be carried out late, over a newer one."""
+    late = isinstance(failure, Unknown) and entry.status is not Status.DELETING
+    return replace(entry, check_at=now + policy.settle_window) if late else entry
 
 
-def _unclaimed(entry: Entry) -> Entry:
-    status = Status.REMOVED if entry.removed_at else Status.ABSENT
-    return replace(entry, status=status, claim=None)
+def _withdrawn(entry: Entry) -> Entry:
+    """The claim of a create that certainly did not happen leaves nothing behind but the count before it."""
+    claim = _claim_of(entry)
+    before = replace(claim, attempt=claim.attempt - 1) if claim.attempt > 1 else None
+    return replace(entry, status=_before_claim(entry), claim=before)
+
+
+def _before_claim(entry: Entry) -> Status:
+    return Status.REMOVED if entry.removed_at else Status.ABSENT
+
+
+def _claim_of(entry: Entry) -> Claim:
+    if entry.claim is None:
+        raise ValueError(f"a {entry.status} entry has no claim")
+    return entry.claim
 
 
 def _answered(

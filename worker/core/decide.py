@@ -38,6 +38,7 @@ class Policy:
     removal: Removal = Removal.DISABLE_THEN_DELETE
     unknown_rename: UnknownRename = UnknownRename.CREATE
     recipients: frozenset[str] = frozenset({EVERYBODY})
+    settle_window: timedelta = timedelta(seconds=120)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ Operation = Literal["create", "update", "delete", "get", "list"]
 
 # What Plivo read and refused: a create it answered with one of these did not happen.
 _REFUSED_CREATE = frozenset({400, 401, 403, 404, 405, 422, 429})
+# Answers that leave it open whether the call is carried out.
+_IN_DOUBT = frozenset({408, 409})
+_SERVER_ERROR = 500
 # The request itself is wrong: sending it again gets the same answer.
 _WRONG_REQUEST = frozenset({400, 404, 405, 422})
 
@@ -40,10 +43,13 @@ class Transient:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A create that may have happened: no answer, or none that can be read."""
+    """It may have happened, or happen yet: no answer, or none that can be read.
+
+    `look_in_seconds`: when it is worth asking again; None where nothing speaks against trying again.
+    """
 
     detail: str
-    settled_in_seconds: float = 0.0
+    look_in_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +85,18 @@ Verdict = Done | Wait | DeadLetter
 
 
 def classify(fault: CallFault) -> Failure:
-    """What a failed call leaves behind. All but a create set a state, so repeating them is safe."""
+    """What a failed call leaves behind. All but a create set a state, so repeating them is safe.
+
+    But what was not answered may be carried out late, over a newer call.
+    """
     if fault.operation == "create":
         return _classify_create(fault)
-    if fault.status in _WRONG_REQUEST and fault.operation in {"update", "delete"}:
+    if fault.operation in {"get", "list"}:
+        return Transient(fault.detail, fault.retry_after_seconds)
+    if fault.status in _WRONG_REQUEST:
         return Permanent(DeadReason.REJECTED, fault.detail)
+    if fault.sent and (fault.status is None or fault.status >= _SERVER_ERROR or fault.status in _IN_DOUBT):
+        return Unknown(fault.detail)
     return Transient(fault.detail, fault.retry_after_seconds)
 
 
@@ -102,9 +115,15 @@ def judge(failure: Failure, tries: int, jitter: float) -> Wait | DeadLetter:
     match failure:
         case Permanent(reason, detail):
             return DeadLetter(reason, detail)
-        case Unknown(_, settled_in_seconds):
-            return Wait(max(settled_in_seconds, 0.0))
+        case Unknown(_, float(look_in_seconds)):
+            return Wait(look_in_seconds)
         case Transient(_, retry_after_seconds):
-            # Full jitter, so that what failed together does not come back together; never 0, lest it spins.
-            longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(tries - 1, 10))
-            return Wait(max(retry_after_seconds or 0.0, longest * (0.1 + 0.9 * jitter)))
+            return Wait(max(retry_after_seconds or 0.0, _backoff_seconds(tries, jitter)))
+        case Unknown():
+            return Wait(_backoff_seconds(tries, jitter))
+
+
+def _backoff_seconds(tries: int, jitter: float) -> float:
+    """Full jitter, so that what failed together does not come back together; never 0, lest it spins."""
+    longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(tries - 1, 10))
+    return longest * (0.1 + 0.9 * jitter)

@@ -93,11 +93,18 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The durable intent to create: since when, for which event, under which idempotency key."""
+    """The durable intent to create: since when, for which event, under which idempotency key.
+
+    `attempt` counts the creates for this event whose outcome stayed unknown, this one with them;
+    `clean_scans` the complete scans since it began that saw nothing. It is kept when the create came to
+    nothing, for the next one to count on, and goes with success.
+    """
 
     started_at: datetime
     idempotency_key: str
     event: Reference
+    attempt: int = 1
+    clean_scans: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,8 @@ class Entry:
     `version` is that of the newest event answered.
     `owed_to` names the recipients whose credentials the broker has not confirmed.
     `issued_for` is the event that caused those credentials.
+    `check_at` is when a change whose answer got lost must have settled: entry and provider are compared then.
+    `recount_at` is when to look once more for doubles of a create that took more than one try.
     """
 
     department: Department
@@ -124,6 +133,13 @@ class Entry:
     issued_for: Reference | None = None
     created_at: datetime | None = None
     removed_at: datetime | None = None
+    check_at: datetime | None = None
+    recount_at: datetime | None = None
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When the next of its duties is due."""
+        return min((at for at in (self.check_at, self.recount_at) if at is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)

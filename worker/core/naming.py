@@ -57,7 +57,15 @@ class NameTemplate:
         """The name to send: cut where it is too long, the tag never."""
         return self.text.format(name=name[: self._room()].rstrip(), tag=tag)
 
+    def tag_in(self, sent_name: str) -> str | None:
+        """The tag that stands in its place in a name read back from the provider, whoever's it is."""
+        pattern = re.escape(self.text.format(name="\0", tag="\1"))
+        pattern = pattern.replace(re.escape("\0"), ".*").replace(
+            re.escape("\1"), f"([{_CROCKFORD}]{{{TAG_LENGTH}}})"
+        )
+        match = re.fullmatch(pattern, sent_name, re.DOTALL)
+        return match[1] if match else None
+
     def bears(self, sent_name: str, tag: str) -> bool:
-        """Whether the tag stands in its place in a name read back from the provider."""
-        pattern = re.escape(self.text.format(name="\0", tag=tag)).replace(re.escape("\0"), ".*")
-        return re.fullmatch(pattern, sent_name, re.DOTALL) is not None
+        """Whether this tag stands in its place in a name read back from the provider."""
+        return self.tag_in(sent_name) == tag

@@ -14,11 +14,14 @@ CREATE TABLE departments (
     status TEXT NOT NULL,
     name TEXT,
     auth_id TEXT,
+    due_at REAL, -- Unix time of the entry's next duty
     entry TEXT NOT NULL CHECK (json_valid(entry)),
     PRIMARY KEY (tenant, department_id)
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX departments_by_auth_id ON departments (auth_id) WHERE auth_id IS NOT NULL;
+
+CREATE INDEX departments_by_due_at ON departments (due_at) WHERE due_at IS NOT NULL;
 
 -- One row for each event answered.
 CREATE TABLE answers (

@@ -1,0 +1,69 @@
+"""What a look at the provider's list tells of a create whose answer got lost.
+
+The list shows the newest first, by pages, with dates instead of times. It is read while others change it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+LOOKS = (1 / 24, 1 / 8, 3 / 8, 1.0)
+"""When to look, as parts of the settle window."""
+
+ENOUGH_CLEAN_SCANS = 2
+ENOUGH_UNKNOWNS = 3
+RECOUNT_WINDOWS = 10
+"""Windows after which a create that took two tries is looked at once more for doubles."""
+
+SAFE_DAYS = timedelta(days=2)
+"""Dates have no zone, and clocks differ: what was listed two days before a claim cannot be its create."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A subaccount seen in the list, without its token."""
+
+    auth_id: str
+    name: str
+    enabled: bool
+    created: date
+
+
+def overlaps(last: str | None, page: Sequence[Sighting]) -> bool:
+    """Whether a page joins on to the one before, which ended with `last`.
+
+    It is asked for from that item on. A create meanwhile only shifts items down, so that some come twice; if
+    the item is not there at all, something was deleted, and another may have slipped through unseen.
+    """
+    return last is None or any(one.auth_id == last for one in page)
+
+
+def far_enough(page: Sequence[Sighting], since: datetime) -> bool:
+    """Whether all that follows is too old to be the create of a claim made at `since`."""
+    return bool(page) and page[-1].created < (since - SAFE_DAYS).date()
+
+
+def choose(matches: Iterable[Sighting], on_record: str | None) -> tuple[Sighting, tuple[Sighting, ...]]:
+    """The one to keep of all that bear a department's tag, and the doubles: the same on every node.
+
+    The one on record; else the oldest, ties by auth_id. Raises `ValueError` for none at all.
+    """
+    unique = {one.auth_id: one for one in matches}
+    ordered = sorted(unique.values(), key=lambda one: (one.auth_id != on_record, one.created, one.auth_id))
+    if not ordered:
+        raise ValueError("no match to choose from")
+    return ordered[0], tuple(ordered[1:])
+
+
+def is_lost(clean_scans: int, begun: datetime, started_at: datetime, window: timedelta) -> bool:
+    """Whether a create came to nothing: two complete scans saw none, the last begun after the window."""
+    return clean_scans >= ENOUGH_CLEAN_SCANS and begun > started_at + window
+
+
+def seconds_to_next_look(now: datetime, started_at: datetime, window: timedelta) -> float:
+    """0 when the window is over: the last look may come at once."""
+    for part in LOOKS:
+        at = started_at + part * window
+        if at > now:
+            return (at - now).total_seconds()
+    return 0.0

@@ -1,0 +1,94 @@
+"""What an entry owes to be done later: one scheduler takes it through the department's lane."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from worker.act import NOT_FOUND
+from worker.core.model import Department, Entry
+from worker.pipeline import NO_EVENT, Pipeline
+from worker.ports import CallFailed, LedgerConflict, LedgerFailed
+
+POLL_SECONDS = 1.0
+AT_ONCE = 100
+
+
+@dataclass
+class Scheduler:
+    """Runs for ever; a duty that fails is due again a little later."""
+
+    pipeline: Pipeline
+    _filed: set[Department] = field(default_factory=set)
+
+    async def run(self) -> None:
+        while True:
+            await self._file_what_is_due()
+            await self.pipeline.clock.sleep(POLL_SECONDS)
+
+    async def _file_what_is_due(self) -> None:
+        try:
+            due = await self.pipeline.ledger.due(self.pipeline.clock.now(), AT_ONCE)
+        except LedgerFailed as error:
+            self.pipeline.telemetry.duty_failed(None, str(error))
+            return
+        for department in due:
+            if department not in self._filed:
+                self._filed.add(department)
+                self._file(department)
+
+    def _file(self, department: Department) -> None:
+        async def attend() -> None:
+            try:
+                await self._attend(department)
+            finally:
+                self._filed.discard(department)
+
+        self.pipeline.lanes.file(department, attend)
+
+    async def _attend(self, department: Department) -> None:
+        if self.pipeline.stopping.is_set():
+            return
+        try:
+            entry = (await self.pipeline.ledger.recall(department, NO_EVENT)).entry
+            await self.pipeline.ledger.record(await self._done(entry))
+        except (LedgerConflict, LedgerFailed) as error:
+            self.pipeline.telemetry.duty_failed(department, str(error))
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not take the lane down
+            self.pipeline.telemetry.step_crashed(error)
+
+    async def _done(self, entry: Entry) -> Entry:
+        """The entry once its duties that are due are done, or put off where the provider does not let us."""
+        now = self.pipeline.clock.now()
+        try:
+            if entry.check_at is not None and entry.check_at <= now:
+                await self._check(entry)
+                entry = replace(entry, check_at=None)
+            if entry.recount_at is not None and entry.recount_at <= now:
+                await self._recount(entry)
+                entry = replace(entry, recount_at=None)
+        except CallFailed as failed:
+            self.pipeline.telemetry.duty_failed(entry.department, failed.fault.detail)
+            return _put_off(entry, now, now + self.pipeline.policy.settle_window)
+        return entry
+
+    async def _check(self, entry: Entry) -> None:
+        """A change that was not answered may have been carried out late, over a newer one."""
+        try:
+            if await self.pipeline.actor.mend(entry):
+                self.pipeline.telemetry.drift_mended(entry)
+        except CallFailed as failed:
+            if failed.fault.status != NOT_FOUND:
+                raise
+            self.pipeline.telemetry.subaccount_missing(entry)  # somebody deleted it: not made anew unasked
+
+    async def _recount(self, entry: Entry) -> None:
+        """A create that took more than one try may have been carried out twice, the other one very late."""
+        doubles = await self.pipeline.actor.disable_doubles(entry)
+        if doubles:
+            self.pipeline.telemetry.doubles_disabled(entry, doubles)
+
+
+def _put_off(entry: Entry, now: datetime, until: datetime) -> Entry:
+    def later(at: datetime | None) -> datetime | None:
+        return until if at is not None and at <= now else at
+
+    return replace(entry, check_at=later(entry.check_at), recount_at=later(entry.recount_at))
