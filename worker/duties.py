@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from worker.act import NOT_FOUND
-from worker.core.model import Department, Entry
+from worker.core.model import Department, Entry, Status
 from worker.pipeline import NO_EVENT, Pipeline
 from worker.ports import CallFailed, LedgerConflict, LedgerFailed
 
@@ -58,10 +58,12 @@ class Scheduler:
     async def _done(self, entry: Entry) -> Entry:
         """The entry once its duties that are due are done, or put off where the provider does not let us."""
         now = self.pipeline.clock.now()
+        if entry.status is Status.CLAIMED:
+            return _put_off(entry, now, now + self.pipeline.policy.settle_window)
         try:
             if entry.check_at is not None and entry.check_at <= now:
                 await self._check(entry)
-                entry = replace(entry, check_at=None)
+                entry = replace(entry, check_at=None, late_call=False)
             if entry.recount_at is not None and entry.recount_at <= now:
                 await self._recount(entry)
                 entry = replace(entry, recount_at=None)

@@ -174,7 +174,7 @@ class Pipeline:
 
     async def _claim(self, step: Step, entry: Entry, event: Event) -> Entry:
         key = self.actor.names.key(step, entry, event)
-        intended = intend(step, entry, event, key, self.clock.now())
+        intended = intend(step, entry, event, key, self.policy, self.clock.now())
         return entry if intended == entry else await self.ledger.record(intended)
 
     async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:

@@ -66,7 +66,9 @@ class Conclusion:
     failure: Failure | None = None
 
 
-def intend(step: Step, entry: Entry, event: Event, idempotency_key: str, now: datetime) -> Entry:
+def intend(
+    step: Step, entry: Entry, event: Event, idempotency_key: str, policy: Policy, now: datetime
+) -> Entry:
     """The entry as it must be durable before the step acts."""
     match step:
         case Create(name):
@@ -74,6 +76,8 @@ def intend(step: Step, entry: Entry, event: Event, idempotency_key: str, now: da
             return replace(entry, status=Status.CLAIMED, name=name, claim=claim)
         case Delete():
             return replace(entry, status=Status.DELETING)
+        case Rename() | Restore() | Disable():
+            return replace(entry, check_at=now + policy.settle_window)
         case _:
             return entry
 
@@ -86,20 +90,19 @@ def conclude(
         case Create(), Failed(failure):
             return _not_created(entry, failure, policy, now)
         case _, Failed(failure):
-            return Conclusion(_to_be_checked(entry, failure, policy, now), failure=failure)
+            return Conclusion(_not_changed(entry, failure, policy, now), failure=failure)
         case Create() | Adopt(), Made():
             return _made(entry, event, outcome, policy, now)
         case Adopt(), NothingSeen(begun):
             return _nothing_seen(entry, begun, policy, now)
         case Rename(_, name), Changed():
-            return _answered(replace(entry, name=name), event, ResultKind.RENAMED, now)
+            return _answered(replace(_sure(entry), name=name), event, ResultKind.RENAMED, now)
         case Restore(_, name), Changed():
-            restored = replace(entry, status=Status.ACTIVE, name=name or entry.name, removed_at=None)
+            restored = replace(_sure(entry), status=Status.ACTIVE, name=name or entry.name, removed_at=None)
             return _answered(restored, event, ResultKind.RESTORED, now)
         case Disable(), Changed():
-            return _answered(
-                replace(entry, status=Status.DISABLED, removed_at=now), event, ResultKind.DISABLED, now
-            )
+            disabled = replace(_sure(entry), status=Status.DISABLED, removed_at=now)
+            return _answered(disabled, event, ResultKind.DISABLED, now)
         case Delete(auth_id), Deleted():
             return _deleted(entry, event, auth_id, now)
         case Skip(kind, reason), NothingDone():
@@ -180,6 +183,7 @@ def _deleted(entry: Entry, event: Event, auth_id: str, now: datetime) -> Conclus
         owed_to=frozenset(),
         removed_at=now,
         check_at=None,
+        late_call=False,
         recount_at=None,
     )
     if event.kind is not Kind.REMOVED:  # the deletion begun before is through: the event is decided again
@@ -187,10 +191,18 @@ def _deleted(entry: Entry, event: Event, auth_id: str, now: datetime) -> Conclus
     return _answered(gone, event, ResultKind.REMOVED, now, auth_id=auth_id)
 
 
-def _to_be_checked(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Entry:
+def _not_changed(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Entry:
     """A change that was not answered may be carried out late, over a newer one."""
-    late = isinstance(failure, Unknown) and entry.status is not Status.DELETING
-    return replace(entry, check_at=now + policy.settle_window) if late else entry
+    if entry.status is Status.DELETING:
+        return entry
+    if isinstance(failure, Unknown):
+        return replace(entry, check_at=now + policy.settle_window, late_call=True)
+    return _sure(entry)
+
+
+def _sure(entry: Entry) -> Entry:
+    """The check set before a change is off once its outcome is known, unless an earlier one may come late."""
+    return entry if entry.late_call else replace(entry, check_at=None)
 
 
 def _withdrawn(entry: Entry) -> Entry:

@@ -116,7 +116,8 @@ class Entry:
     `version` is that of the newest event answered.
     `owed_to` names the recipients whose credentials the broker has not confirmed.
     `issued_for` is the event that caused those credentials.
-    `check_at` is when a change whose answer got lost must have settled: entry and provider are compared then.
+    `check_at` is when entry and provider are to be compared: set before a change is sent, it goes with the
+    change's record, but stays where `late_call` says that an unanswered one may yet be carried out.
     `recount_at` is when to look once more for doubles of a create that took more than one try.
     """
 
@@ -134,6 +135,7 @@ class Entry:
     created_at: datetime | None = None
     removed_at: datetime | None = None
     check_at: datetime | None = None
+    late_call: bool = False
     recount_at: datetime | None = None
 
     @property
