@@ -86,11 +86,7 @@ class Actor:
 
         Raises `CallFailed`.
         """
-        if (
-            entry.auth_id is None
-            or entry.name is None
-            or entry.status not in {Status.ACTIVE, Status.DISABLED}
-        ):
+        if entry.auth_id is None or entry.name is None:
             return False
         found = await self.provider.get(entry.auth_id)
         name, enabled = self.names.sent(entry.name, entry), entry.status is Status.ACTIVE

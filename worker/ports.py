@@ -85,7 +85,7 @@ class Provider(Protocol):
     """Five calls, each sent once. All raise `CallFailed`."""
 
     def permit(self) -> AbstractAsyncContextManager[None]:
-        """Entered once concurrency and rate limit allow one more call: a create in the block begins at once."""
+        """Entered once concurrency and rate limit allow one more call: a create in it begins at once."""
 
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
         """Creates it enabled. Only to be called with a permit; the other calls get their own."""
