@@ -74,7 +74,7 @@ def credentials(
         raise ValueError(f"no credentials to issue: the entry is {entry.status}")
     cause = entry.issued_for
     event = CredentialsMessage(
-        # One event may cause two generations: created, removed by a newer one, and created again by its replay.
+        # One event may cause two generations: created, removed by a newer one, created again by its replay.
         id=outbound_id((cause.source, cause.id, str(entry.generation)), ISSUED, recipient or None),
         source=source_of(owner),
         type=ISSUED,
