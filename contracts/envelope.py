@@ -1,8 +1,8 @@
 """CloudEvents 1.0 on AMQP 0-9-1: one event, two modes.
 
 Structured mode carries the whole event as JSON in the body (`application/cloudevents+json`). Binary mode
-carries `data` in the body, its type in the `content-type` property and every other attribute as a header
-`cloudEvents_<name>`; on input `cloudEvents:<name>` is read as well.
+carries `data` in the body, its media type in the `content-type` property and every other attribute as a
+header `cloudEvents_<name>`; on input `cloudEvents:<name>` is read as well.
 """
 
 import base64
@@ -46,6 +46,14 @@ def _instant(value: object) -> object:
     raise ValueError("not an RFC 3339 time with an offset, such as 2026-11-21T08:30:00Z")
 
 
+def _utc(value: datetime) -> datetime:
+    """Two instants are told apart by when they are, not by how they were written."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies outside the years 1 to 9999 in UTC") from None
+
+
 def _no_control_characters(value: str) -> str:
     if _CONTROL.search(value):
         raise ValueError("contains a control character")
@@ -53,11 +61,14 @@ def _no_control_characters(value: str) -> str:
 
 
 def _rfc3339(value: datetime) -> str:
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return value.isoformat().replace("+00:00", "Z")
 
 
 Instant = Annotated[
-    AwareDatetime, BeforeValidator(_instant), PlainSerializer(_rfc3339, return_type=str, when_used="json")
+    AwareDatetime,
+    BeforeValidator(_instant),
+    AfterValidator(_utc),
+    PlainSerializer(_rfc3339, return_type=str, when_used="json"),
 ]
 Attribute = Annotated[str, AfterValidator(_no_control_characters)]
 RequiredAttribute = Annotated[Attribute, Field(min_length=1, max_length=1024)]
@@ -69,21 +80,23 @@ class CloudEvent(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     specversion: Literal["1.0"] = "1.0"
-    id: RequiredAttribute
-    source: RequiredAttribute
+    id: RequiredAttribute = Field(description="With `source` it identifies the event.")
+    source: RequiredAttribute = Field(description="Who says so: a URI reference.")
     type: RequiredAttribute
-    time: Instant | None = None
-    subject: RequiredAttribute | None = None
-    datacontenttype: Attribute | None = None
-    dataschema: Attribute | None = None
+    time: Instant | None = Field(
+        None, description="RFC 3339 with an offset. Digits beyond the microsecond do not count."
+    )
+    subject: RequiredAttribute | None = Field(None, description="The department_id.")
+    datacontenttype: Attribute | None = Field(None, description="Media type of `data`; JSON if absent.")
+    dataschema: Attribute | None = Field(None, description="A URI of the schema of `data`.")
     # Extensions. What `sequence` and `tenant` must look like is the event type's business.
     sequence: Any = None
     tenant: Any = None
-    traceparent: Attribute | None = None
-    tracestate: Attribute | None = None
-    correlationid: Attribute | None = None
-    causationid: Attribute | None = None
-    data: Any = None
+    traceparent: Attribute | None = Field(None, description="W3C trace context; passed on.")
+    tracestate: Attribute | None = Field(None, description="W3C trace context; passed on.")
+    correlationid: Attribute | None = Field(None, description="Passed on to what the event causes.")
+    causationid: Attribute | None = Field(None, description="The id of the event that caused this one.")
+    data: Any = Field(None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +121,15 @@ class Message:
 
 
 def document(event: CloudEvent) -> dict[str, Any]:
-    """The event as the JSON object of structured mode, without what is not set."""
-    return event.model_dump(mode="json", exclude_none=True)
+    """The event as the JSON object of structured mode, without what is not set.
+
+    A `null` stays where `data` must have the member, and in data of no type of ours.
+    """
+    attributes = event.model_dump(mode="json", exclude={"data"}, exclude_none=True)
+    data = event.data
+    if isinstance(data, BaseModel):
+        data = data.model_dump(mode="json", exclude_defaults=True)
+    return attributes if data is None else attributes | {"data": data}
 
 
 def read(message: Message) -> CloudEvent:
@@ -130,23 +150,29 @@ def read(message: Message) -> CloudEvent:
 def describe(error: ValidationError) -> str:
     """What is wrong, field by field, without the values: safe to log and to put in a header."""
     lines = [
-        f"{'.'.join(map(str, item['loc'])) or 'event'}: {item['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(map(str, item['loc'])) or 'event'}: {_complaint(item['type'], item['msg'])}"
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     return "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")  # noqa: PLR2004
+
+
+def _complaint(kind: str, message: str) -> str:
+    if kind in {"model_type", "dict_type"}:  # Pydantic's own words name a Python class
+        return "not a JSON object"
+    return message.removeprefix("Value error, ")
 
 
 def _structured_attributes(body: bytes) -> dict[str, Any]:
     attributes = _json(body, "body")
     if not isinstance(attributes, dict):
         raise Malformed("body: not a JSON object")
-    if "data_base64" in attributes:
+    if attributes.get("data_base64") is not None:
         attributes["data"] = _base64_data(attributes)
     return attributes
 
 
 def _base64_data(attributes: Mapping[str, Any]) -> Any:
-    if "data" in attributes:
+    if attributes.get("data") is not None:
         raise Malformed("data and data_base64: only one of them may be given")
     try:
         return _json(base64.b64decode(attributes["data_base64"], validate=True), "data_base64")

@@ -3,13 +3,14 @@
 import uuid
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, WithJsonSchema, model_validator
 from pydantic_core import to_json
 
 from contracts.departments import Identifier
-from contracts.envelope import STRUCTURED, CloudEvent, Instant, Message, document
+from contracts.envelope import STRUCTURED, Attribute, CloudEvent, Instant, Message, document
+from contracts.topology import checked_recipient
 
 # The namespace of every id this project derives. Changing it changes them all: never do.
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "subaccount-provisioner")
@@ -47,7 +48,7 @@ class _Data(BaseModel):
 
 
 class EventReference(_Data):
-    """Identifies an inbound event. `type` is what its producer wrote."""
+    """An inbound event. `type` is what its producer wrote."""
 
     source: str
     id: str
@@ -55,31 +56,50 @@ class EventReference(_Data):
 
 
 class Result(_Data):
-    tenant: str
-    department_id: Identifier | None = Field(description="null only where a dead letter does not tell it")
-    name: str | None = Field(description="null only where no event of the department ever told it")
-    auth_id: str | None = None
-    outcome: ResultKind
-    reason: str | None = None
-    superseded_by: EventReference | None = None
-    event: EventReference
+    """What became of one event."""
+
+    tenant: Identifier
+    department_id: Identifier | None = Field(description="null only where a dead letter does not tell it.")
+    name: str | None = Field(description="null only where no event of the department ever told it.")
+    auth_id: str | None = Field(None, description="Of the subaccount, where there is or was one.")
+    outcome: ResultKind = Field(description="The word in `type`.")
+    reason: str | None = Field(
+        None, description="For people. That of `failed` begins with the reason of the dead letter."
+    )
+    superseded_by: EventReference | None = Field(None, description="The newer event that holds.")
+    event: EventReference = Field(description="The event answered.")
 
 
 class Credentials(_Data):
-    tenant: str
+    """A department's subaccount and how to use it."""
+
+    tenant: Identifier
     department_id: Identifier
     name: str
     auth_id: str
-    auth_token: SecretStr
-    generation: Annotated[int, Field(ge=1)]
+    auth_token: Annotated[SecretStr, WithJsonSchema({"type": "string", "minLength": 1})] = Field(
+        description="A secret. Store it where secrets belong, and nowhere else."
+    )
+    generation: int = Field(
+        ge=1,
+        description="1 for a department's first credentials. Grows with each new subaccount and each changed"
+        " token; a reissue keeps it. Of two messages the greater holds.",
+    )
 
 
 class _Outbound(CloudEvent):
-    time: Instant
-    datacontenttype: str = "application/json"
+    id: Attribute = Field(description="The same on every retry and replay: what to drop duplicates by.")
+    source: Attribute = Field(description="The deployment that speaks.")
+    time: Instant = Field(description="When it was published; differs between copies.")
+    tenant: Identifier
+    causationid: Attribute = Field(
+        description="The id of the event that caused this, or of the audit entry where none did."
+    )
 
 
 class SubaccountResult(_Outbound):
+    """What became of an event. Each event gets one final result; `held` and `failed` may come before it."""
+
     type: Literal[
         "subaccount.created.v1",
         "subaccount.renamed.v1",
@@ -91,12 +111,32 @@ class SubaccountResult(_Outbound):
         "subaccount.held.v1",
         "subaccount.failed.v1",
     ]
+    datacontenttype: Literal["application/json"] = "application/json"
     data: Result
+
+    @model_validator(mode="after")
+    def _type_tells_the_outcome(self) -> Self:
+        if self.type != result_type(self.data.outcome):
+            raise ValueError("type must name data.outcome")
+        return self
 
 
 class CredentialsMessage(_Outbound):
+    """Credentials in the clear: only where no recipients are named."""
+
     type: Literal["subaccount.credentials.issued.v1", "subaccount.credentials.reissued.v1"]
+    datacontenttype: Literal["application/json"] = "application/json"
     data: Credentials
+
+
+class SealedCredentialsMessage(_Outbound):
+    """Credentials for one recipient, sealed: a JWE that holds a JWS that holds what the clear ones show."""
+
+    type: Literal["subaccount.credentials.issued.v1", "subaccount.credentials.reissued.v1"]
+    datacontenttype: Literal["application/jose"] = "application/jose"
+    data: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*){4}$")] = Field(
+        description="A JWE in compact serialisation."
+    )
 
 
 def result_type(kind: ResultKind) -> Any:
@@ -112,9 +152,12 @@ def outbound_id(cause: Iterable[str], type_: str, recipient: str | None = None) 
 
 
 def routing_key(type_: str, recipient: str | None = None) -> str:
-    """`subaccount.credentials.issued.v1` for `crm` -> `subaccount.credentials.issued.crm`."""
+    """`subaccount.credentials.issued.v1` for `crm` -> `subaccount.credentials.issued.crm`.
+
+    Raises `ValueError` for a recipient that is not one word of a routing key.
+    """
     key = type_.removesuffix(".v1")
-    return f"{key}.{recipient}" if recipient else key
+    return f"{key}.{checked_recipient(recipient)}" if recipient else key
 
 
 def plain_message(event: CredentialsMessage) -> Message:

@@ -1,5 +1,6 @@
 """Exchanges, queues and bindings: every broker name and argument of the project, spelled once."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -69,8 +70,19 @@ def retry_queue(delay: timedelta) -> str:
     return f"{RETRY}.{delay_label(delay)}"
 
 
+def checked_recipient(recipient: str) -> str:
+    """The recipient, if it is one word of a routing key; raises `ValueError`.
+
+    As `*` or `#`, its binding would match the credentials of all the others.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", recipient):
+        raise ValueError("a recipient is named by 1 to 100 of A-Z a-z 0-9 _ -")
+    return recipient
+
+
 def secrets_queue(recipient: str) -> str:
-    return f"{SECRETS_QUEUE}.{recipient}"
+    """Raises `ValueError`, as `checked_recipient`."""
+    return f"{SECRETS_QUEUE}.{checked_recipient(recipient)}"
 
 
 def topology(

@@ -5,7 +5,7 @@ value. What is wrong comes out as one line per mistake, without the value where 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
@@ -45,9 +45,9 @@ class Address(NamedTuple):
 
 
 def _duration(text: object) -> object:
-    match = re.fullmatch(r"(\d+)(ms|s|m|h|d)", text) if isinstance(text, str) else None
+    match = re.fullmatch(r"([1-9][0-9]{0,8})(ms|s|m|h|d)", text) if isinstance(text, str) else None
     if match is None:
-        raise ValueError("is not a duration; write 500ms, 3s, 5m, 1h or 30d")
+        raise ValueError("is not a duration above zero; write 500ms, 3s, 5m, 1h or 30d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
@@ -73,7 +73,10 @@ def _amqp_urls(text: object) -> object:
     urls = [url.strip() for url in str(text).split(",")]
     for url in urls:
         parsed = URL(url)
-        if parsed.scheme not in {"amqp", "amqps"} or not parsed.host:
+        misplaced = (
+            "@" in url and parsed.user is None
+        )  # a password with a / or # in it: what follows would show
+        if parsed.scheme not in {"amqp", "amqps"} or not parsed.host or misplaced:
             raise ValueError("is not an AMQP URL; write amqp://user:password@host:5672/vhost")
     return tuple(urls)
 
@@ -85,8 +88,8 @@ def _sqlite_path(text: object) -> object:
 
 
 def _http_url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", text):
-        raise ValueError("is not an http(s) URL, such as https://api.plivo.com")
+    if not re.fullmatch(r"https?://[^/\s@]+(/[^\s@]*)?", text):
+        raise ValueError("is not an http(s) URL without a login, such as https://api.plivo.com")
     return text
 
 
@@ -249,7 +252,7 @@ def load(model: type[S], environ: Mapping[str, str]) -> S:
     try:
         settings = model.model_validate(values)
     except ValidationError as error:
-        raise SettingsError("\n".join(mistakes + _mistakes_in(error, values))) from None
+        raise SettingsError("\n".join([*mistakes, *_mistakes_in(error, values, mistakes)])) from None
     if mistakes:
         raise SettingsError("\n".join(mistakes))
     return settings
@@ -300,10 +303,10 @@ def _aliases(model: type[BaseModel]) -> list[str]:
 
 def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     values: dict[str, Any] = {}
-    mistakes = [f"{name}: {why}" for name, why in NOT_YET.items() if environ.get(name) and _is_worker(model)]
+    mistakes = list(_not_yet(environ)) if issubclass(model, WorkerSettings) else []
     for name in _aliases(model):
         path = environ.get(f"{name}_FILE")
-        if name in environ and path:
+        if path and environ.get(name):
             mistakes.append(f"{name} and {name}_FILE are both set; keep one")
         elif path:
             try:
@@ -315,19 +318,21 @@ def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict
     return values, mistakes
 
 
-def _is_worker(model: type[BaseModel]) -> bool:
-    return issubclass(model, WorkerSettings)
+def _not_yet(environ: Mapping[str, str]) -> Iterator[str]:
+    for name, why in NOT_YET.items():
+        if environ.get(name) or environ.get(f"{name}_FILE"):
+            yield f"{name}: {why}"
 
 
-def _mistakes_in(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
+def _mistakes_in(error: ValidationError, values: Mapping[str, Any], known: Sequence[str]) -> list[str]:
     lines: list[str] = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         message = item["msg"].removeprefix("Value error, ")
         name = str(item["loc"][0]) if item["loc"] else ""
         if not name:  # settings that do not fit together bring their own names
             lines.extend(message.splitlines())
-        elif name not in values:
-            lines.append(f"{name} is not set; `provisioner run --help` tells what it is")
-        else:
+        elif name in values:
             lines.append(f"{name} {message[0].lower()}{message[1:]}")
+        elif not any(f"{name}_FILE" in line for line in known):
+            lines.append(f"{name} is not set; `provisioner run --help` tells what it is")
     return lines

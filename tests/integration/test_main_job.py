@@ -20,6 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "contracts" / "examples"
 DEPARTMENTS = 200
 EVENTS = 1_000
 SOURCE = "/test/hr"
+NOT_TEXT = bytearray(b"\xff\xfe")
 
 
 @pytest.fixture
@@ -145,7 +146,8 @@ async def test_bad_input_is_kept_byte_for_byte_and_its_neighbours_flow(place: Pl
     async with place.worker():
         results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
         for number, body in enumerate(bad):
-            await place.send(body, headers={"x-producer": "hr", "number": number})
+            headers = {"x-producer": "hr", "number": number, "raw": NOT_TEXT, "nested": {"raw": [NOT_TEXT]}}
+            await place.send(body, headers=headers)
             await place.send(json.dumps(neighbour(number)).encode())
         await results.count(len(bad))
         await dead.count(len(bad))
@@ -153,6 +155,8 @@ async def test_bad_input_is_kept_byte_for_byte_and_its_neighbours_flow(place: Pl
     assert [by_number[number].body for number in range(len(bad))] == bad
     assert {message.headers["x-dead-reason"] for message in dead.messages} == {"malformed"}
     assert all(message.headers["x-producer"] == "hr" for message in dead.messages)
+    assert all(message.headers["raw"] == NOT_TEXT for message in dead.messages)
+    assert all(message.headers["nested"] == {"raw": [NOT_TEXT]} for message in dead.messages)
     assert all(message.headers["x-dead-detail"] for message in dead.messages)
     assert {result["data"]["outcome"] for result in results.documents} == {"created"}
     assert await place.depth(names.DEAD_LETTER_QUEUE) == len(bad)

@@ -4,15 +4,15 @@ They pass the same conformance suites as the real ones (tests/conformance).
 """
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from typing import TypeVar, cast
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from pydantic import SecretStr
 
+from contracts.envelope import Message
 from contracts.topology import Topology
 from worker.core.judge import CallFault, Operation
 from worker.core.messages import Outgoing
@@ -21,6 +21,7 @@ from worker.ports import (
     CallFailed,
     Delivery,
     LedgerConflict,
+    LedgerFailed,
     LedgerForeign,
     NewSubaccount,
     ProvidedSubaccount,
@@ -29,13 +30,13 @@ from worker.ports import (
 )
 
 PAGE = 20
-T = TypeVar("T")
 
 
 class MemoryLedger:
     def __init__(self) -> None:
         self._entries: dict[Department, Entry] = {}
         self._answers: dict[tuple[str, str], Answer] = {}
+        self._holders: dict[str, Department] = {}
         self._bound: tuple[str, str] | None = None
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
@@ -43,20 +44,29 @@ class MemoryLedger:
         return Recollection(entry, self._answers.get((event.source, event.id)))
 
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
-        if self._entries.get(entry.department, Entry(entry.department)).revision != entry.revision:
+        before = self._entries.get(entry.department, Entry(entry.department))
+        if before.revision != entry.revision:
             raise LedgerConflict("the department's entry was written by somebody else meanwhile")
+        if entry.auth_id and self._holders.get(entry.auth_id, entry.department) != entry.department:
+            raise LedgerFailed("the ledger refuses a write: the auth_id is another department's")
         if answer is not None:
             event = (answer.event.source, answer.event.id)
             if self._answers.get(event, answer).payload_digest != answer.payload_digest:
                 raise LedgerConflict("another payload of this event's source and id was answered meanwhile")
             self._answers[event] = answer
+        if before.auth_id:
+            del self._holders[before.auth_id]
+        if entry.auth_id:
+            self._holders[entry.auth_id] = entry.department
         self._entries[entry.department] = replace(entry, revision=entry.revision + 1)
         return self._entries[entry.department]
 
     async def bind(self, owner: str, provider_account: str) -> None:
         self._bound = self._bound or (owner, provider_account)
         if self._bound != (owner, provider_account):
-            raise LedgerForeign(f"it belongs to owner {self._bound[0]} of provider account {self._bound[1]}")
+            raise LedgerForeign(
+                f"the ledger belongs to owner {self._bound[0]} of provider account {self._bound[1]}"
+            )
 
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         return [self._entries[key] for key in sorted(self._entries) if tenant in {None, key.tenant}]
@@ -77,49 +87,39 @@ class Held:
 
 
 class MemoryProvider:
-    """Subaccounts in a list, newest first. `calls` tells what was asked for."""
+    """Subaccounts in a list, newest first. `calls`: operation, auth_id and idempotency key, in order."""
 
     def __init__(self) -> None:
         self.subaccounts: list[Held] = []
         self.calls: list[tuple[Operation, str | None, str | None]] = []
-        self._faults: deque[tuple[CallFault, bool]] = deque()
         self._made = 0
 
-    def fail_next(self, fault: CallFault, *, after_effect: bool = False) -> None:
-        """The next call, if of the fault's operation, fails so: before or after it has had its effect."""
-        self._faults.append((fault, after_effect))
-
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
-        def effect() -> NewSubaccount:
-            self._made += 1
-            made = Held(f"SA{self._made:018d}", SecretStr(f"memory-token-{self._made}"), name, enabled=True)
-            self.subaccounts.insert(0, made)
-            return NewSubaccount(made.auth_id, made.auth_token)
-
-        return self._call("create", None, idempotency_key, effect)
+        self.calls.append(("create", None, idempotency_key))
+        self._made += 1
+        made = Held(f"SA{self._made:018d}", SecretStr(f"memory-token-{self._made}"), name, enabled=True)
+        self.subaccounts.insert(0, made)
+        return NewSubaccount(made.auth_id, made.auth_token)
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
     ) -> None:
-        def effect() -> None:
-            held = self._held(auth_id, "update")
-            held.name = held.name if name is None else name
-            held.enabled = held.enabled if enabled is None else enabled
-
-        self._call("update", auth_id, idempotency_key, effect)
+        self.calls.append(("update", auth_id, idempotency_key))
+        held = self._held(auth_id, "update")
+        held.name = held.name if name is None else name
+        held.enabled = held.enabled if enabled is None else enabled
 
     async def delete(self, auth_id: str, idempotency_key: str) -> None:
-        self._call(
-            "delete", auth_id, idempotency_key, lambda: self.subaccounts.remove(self._held(auth_id, "delete"))
-        )
+        self.calls.append(("delete", auth_id, idempotency_key))
+        self.subaccounts.remove(self._held(auth_id, "delete"))
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
-        return self._call("get", auth_id, None, lambda: _shown(self._held(auth_id, "get")))
+        self.calls.append(("get", auth_id, None))
+        return _shown(self._held(auth_id, "get"))
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
-        return self._call(
-            "list", None, None, lambda: [_shown(held) for held in self.subaccounts[offset : offset + PAGE]]
-        )
+        self.calls.append(("list", None, None))
+        return [_shown(held) for held in self.subaccounts[offset : offset + PAGE]]
 
     def _held(self, auth_id: str, operation: Operation) -> Held:
         for held in self.subaccounts:
@@ -127,42 +127,111 @@ class MemoryProvider:
                 return held
         raise CallFailed(CallFault(operation, f"the provider answered 404 to {operation}", status=404))
 
-    def _call(self, operation: Operation, auth_id: str | None, key: str | None, effect: Callable[[], T]) -> T:
-        self.calls.append((operation, auth_id, key))
-        fault, after_effect = self._fault_for(operation)
-        result = effect() if fault is None or after_effect else None
-        if fault is not None:
-            raise CallFailed(fault)
-        return cast(T, result)
-
-    def _fault_for(self, operation: Operation) -> tuple[CallFault | None, bool]:
-        if self._faults and self._faults[0][0].operation == operation:
-            return self._faults.popleft()
-        return None, False
-
 
 def _shown(held: Held) -> ProvidedSubaccount:
     return ProvidedSubaccount(held.auth_id, held.name, held.enabled, held.auth_token)
 
 
+class MemoryClock:
+    """Time that passes only when told."""
+
+    def __init__(self, start: datetime, jitter: float = 0.5) -> None:
+        self.next_jitter = jitter
+        self.naps: list[float] = []
+        self._now = start
+        self._asleep: dict[asyncio.Future[None], datetime] = {}
+        self._fell_asleep = asyncio.Event()
+
+    def now(self) -> datetime:
+        return self._now
+
+    def jitter(self) -> float:
+        return self.next_jitter
+
+    async def sleep(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        waking = asyncio.get_running_loop().create_future()
+        self._asleep[waking] = self._now + timedelta(seconds=seconds)
+        self._fell_asleep.set()
+        try:
+            self.advance(0)
+            await waking
+        finally:
+            self._asleep.pop(waking, None)
+
+    def advance(self, seconds: float) -> None:
+        """Moves time on and wakes who is due by then, the earliest first."""
+        self._now += timedelta(seconds=seconds)
+        for waking, due in sorted(self._asleep.items(), key=lambda sleeper: sleeper[1]):
+            if due <= self._now and not waking.done():
+                del self._asleep[waking]
+                waking.set_result(None)
+
+    def seconds_to_next(self) -> float:
+        """Until the first sleeper is due; raises `ValueError` where nobody sleeps."""
+        return (min(self._asleep.values()) - self._now).total_seconds()
+
+    async def asleep(self, sleepers: int = 1) -> None:
+        """Returns once so many sleep."""
+        while len(self._asleep) < sleepers:
+            self._fell_asleep.clear()
+            await self._fell_asleep.wait()
+
+
 @dataclass
-class _Queue:
-    ready: deque["MemoryMessage"] = field(default_factory=deque)
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def put(self, message: "MemoryMessage") -> None:
-        self.ready.append(message)
-        self.arrived.set()
-
-    def put_back(self, message: "MemoryMessage") -> None:
-        self.ready.appendleft(message)
-        self.arrived.set()
-
-
-@dataclass
-class MemoryMessage:
+class _Message:
     outgoing: Outgoing
-    deliveries: int = 0
+    returns: int = 0
+
+    def shown(self) -> Outgoing:
+        """As delivered: RabbitMQ counts in a header how often the message came back."""
+        if not self.returns:
+            return self.outgoing
+        message = self.outgoing.message
+        headers = {**message.headers, "x-delivery-count": self.returns}
+        return replace(self.outgoing, message=Message(message.body, message.content_type, headers))
+
+
+class _Queue:
+    def __init__(self) -> None:
+        self.ready: deque[_Message] = deque()
+        self._unacked = 0
+        self._arrived = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+
+    def put(self, message: _Message) -> None:
+        self.ready.append(message)
+        self._arrived.set()
+        self._emptied.clear()
+
+    async def take(self) -> _Message:
+        while not self.ready:
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._unacked += 1
+        return self.ready.popleft()
+
+    def put_back(self, message: _Message) -> None:
+        self._unacked -= 1
+        message.returns += 1
+        self.ready.appendleft(message)
+        self._arrived.set()
+
+    def remove(self) -> None:
+        self._unacked -= 1
+        self._look()
+
+    def purge(self) -> None:
+        self.ready.clear()
+        self._look()
+
+    async def emptied(self) -> None:
+        await self._emptied.wait()
+
+    def _look(self) -> None:
+        if not self.ready and not self._unacked:
+            self._emptied.set()
 
 
 class MemoryBroker:
@@ -170,7 +239,7 @@ class MemoryBroker:
 
     def __init__(self) -> None:
         self._queues: dict[str, _Queue] = {}
-        self._bindings: dict[str, list[tuple[re.Pattern[str], str]]] = {}
+        self._bindings: dict[str, list[tuple[list[str], str]]] = {}
 
     def declare(self, topology: Topology) -> None:
         for exchange in topology.exchanges:
@@ -182,24 +251,35 @@ class MemoryBroker:
 
     def bind(self, exchange: str, queue: str, routing_key: str) -> None:
         self._queues.setdefault(queue, _Queue())
-        bound = (_topic_pattern(routing_key), queue)
+        bound = (_words(routing_key), queue)
         if bound not in self._bindings[exchange]:
             self._bindings[exchange].append(bound)
+
+    def unbind(self, exchange: str, queue: str, routing_key: str) -> None:
+        self._bindings[exchange].remove((_words(routing_key), queue))
 
     def ready(self, queue: str) -> list[Outgoing]:
         """What waits in a queue, the next first; taken by nobody."""
         return [message.outgoing for message in self._queues[queue].ready]
 
+    def purge(self, queue: str) -> None:
+        """Throws away what waits in a queue."""
+        self._queues[queue].purge()
+
+    async def emptied(self, queue: str) -> None:
+        """Returns once nothing is ready in the queue and nothing taken from it waits for its ack."""
+        await self._queues[queue].emptied()
+
     async def publish(self, outgoing: Outgoing) -> None:
         """The publisher port: confirmed once it is in every queue bound for it."""
         if outgoing.exchange not in self._bindings:
             raise PublishFailed(f"no exchange {outgoing.exchange}")
-        bound = self._bindings[outgoing.exchange]
-        queues = {queue for pattern, queue in bound if pattern.fullmatch(outgoing.routing_key)}
-        if not queues:
-            raise Unroutable(f"nobody is bound for {outgoing.routing_key} on {outgoing.exchange}")
-        for queue in queues:
-            self._queues[queue].put(MemoryMessage(outgoing))
+        key = _words(outgoing.routing_key)
+        bound = [queue for pattern, queue in self._bindings[outgoing.exchange] if _matches(pattern, key)]
+        if not bound:
+            raise Unroutable(f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}")
+        for queue in dict.fromkeys(bound):
+            self._queues[queue].put(_Message(outgoing))
 
     @asynccontextmanager
     async def consumer(
@@ -207,11 +287,10 @@ class MemoryBroker:
     ) -> AsyncIterator["MemoryConsumer"]:
         """Hands deliveries to `receive` until the block ends; what was not acked then goes back in order."""
         consumer = MemoryConsumer(self._queues[queue], prefetch, receive)
-        feeding = asyncio.create_task(consumer.feed())
         try:
             yield consumer
         finally:
-            feeding.cancel()
+            await consumer.stop()
             consumer.disconnect()
 
 
@@ -221,41 +300,44 @@ class MemoryConsumer:
         self._prefetch = asyncio.Semaphore(prefetch)
         self._receive = receive
         self._unacked: list[MemoryDelivery] = []
+        self._feeding = asyncio.create_task(self._feed())
+        self.consuming = True
         self.live = True
 
-    async def feed(self) -> None:
-        while True:
-            await self._prefetch.acquire()
-            while not self._queue.ready:
-                self._queue.arrived.clear()
-                await self._queue.arrived.wait()
-            message = self._queue.ready.popleft()
-            message.deliveries += 1
-            delivery = MemoryDelivery(message, self)
-            self._unacked.append(delivery)
-            self._receive(delivery)
-
-    def settle(self, delivery: "MemoryDelivery") -> None:
-        if self.live and delivery in self._unacked:
-            self._unacked.remove(delivery)
-            self._prefetch.release()
+    async def stop(self) -> None:
+        """Takes no more deliveries; those taken can still be acked."""
+        self.consuming = False
+        self._feeding.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._feeding
 
     def disconnect(self) -> None:
         """The connection is gone: what was not acked will be delivered again."""
-        self.live = False
+        self.consuming = self.live = False
+        self._feeding.cancel()
         for delivery in reversed(self._unacked):
             self._queue.put_back(delivery.message)
         self._unacked.clear()
 
+    def settle(self, delivery: "MemoryDelivery") -> None:
+        if delivery in self._unacked:
+            self._unacked.remove(delivery)
+            self._queue.remove()
+            self._prefetch.release()
+
+    async def _feed(self) -> None:
+        while True:
+            await self._prefetch.acquire()
+            delivery = MemoryDelivery(await self._queue.take(), self)
+            self._unacked.append(delivery)
+            self._receive(delivery)
+
 
 class MemoryDelivery:
-    def __init__(self, message: MemoryMessage, consumer: MemoryConsumer) -> None:
+    def __init__(self, message: _Message, consumer: MemoryConsumer) -> None:
         self.message = message
+        self.original = message.shown()
         self._consumer = consumer
-
-    @property
-    def original(self) -> Outgoing:
-        return self.message.outgoing
 
     @property
     def live(self) -> bool:
@@ -265,9 +347,15 @@ class MemoryDelivery:
         self._consumer.settle(self)
 
 
-def _topic_pattern(routing_key: str) -> re.Pattern[str]:
-    """`department.#` -> a pattern: `*` is one word, `#` any number of them."""
-    if routing_key == "#":
-        return re.compile(r".*")
-    words = [{"*": r"[^.]+", "#": r".*"}.get(word, re.escape(word)) for word in routing_key.split(".")]
-    return re.compile(r"\.".join(words).replace(r"\..*", r"(\..*)?"))
+def _words(routing_key: str) -> list[str]:
+    return routing_key.split(".") if routing_key else []
+
+
+def _matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
+    """`department.#` and `department.created`: `*` is one word, `#` any number of them."""
+    if not pattern:
+        return not words
+    first, *rest = pattern
+    if first == "#":
+        return any(_matches(rest, words[skipped:]) for skipped in range(len(words) + 1))
+    return bool(words) and first in {"*", words[0]} and _matches(rest, words[1:])

@@ -289,12 +289,25 @@ class RabbitDelivery:
 def _amqp(outgoing: Outgoing) -> aio_pika.Message:
     return aio_pika.Message(
         body=outgoing.message.body,
-        headers=dict(outgoing.message.headers),
+        headers=_encodable(dict(outgoing.message.headers)),
         content_type=outgoing.message.content_type,
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         message_id=fresh_id(),
         **outgoing.properties,
     )
+
+
+def _encodable(value: Any) -> Any:
+    """A header that is not UTF-8 was decoded to bytes, which the client library can read but not write."""
+    match value:
+        case bytes():
+            return bytearray(value)
+        case dict():
+            return {name: _encodable(part) for name, part in value.items()}
+        case list():
+            return [_encodable(part) for part in value]
+        case _:
+            return value
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

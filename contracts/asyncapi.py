@@ -1,0 +1,214 @@
+"""The AsyncAPI 3.0 document: channels, messages and operations, from the worker's point of view."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from contracts import topology as names
+from contracts.envelope import JSON, STRUCTURED, CloudEvent
+from contracts.json_schema import INBOUND, OUTBOUND, Schema, binary_headers, schemas
+from contracts.subaccounts import DeadReason, ResultKind
+from contracts.topology import BrokerVersion, Exchange, Queue, Topology, topology
+
+CONTRACT_VERSION = "1.0.0"
+
+_AMQP = {"bindingVersion": "0.3.0"}
+_BEFORE_4, _FROM_4 = BrokerVersion(3, 10), BrokerVersion(4, 0)
+_RECIPIENT = "RECIPIENT"
+
+_STRUCTURED_EVENTS = ("DepartmentCreated", "DepartmentRenamed", "DepartmentRemoved")
+_EVENTS = (*_STRUCTURED_EVENTS, *(f"{name}Binary" for name in _STRUCTURED_EVENTS))
+_CREDENTIALS = ("CredentialsMessage", "SealedCredentialsMessage")
+_ADDRESSES = {
+    names.DEPARTMENTS: ("department.{kind}", {"kind": ["created", "renamed", "removed"]}),
+    names.RESULTS: ("subaccount.{outcome}", {"outcome": [str(kind) for kind in ResultKind]}),
+    names.SECRETS: ("subaccount.credentials.{act}", {"act": ["issued", "reissued"]}),
+    names.RETRY: ("{delay}", {"delay": [names.delay_label(delay) for delay in names.DEFAULT_RETRY_DELAYS]}),
+}
+_EXCHANGES = {
+    names.DEPARTMENTS: ("Where producers publish. A word may follow the routing key.", _EVENTS),
+    names.RESULTS: ("What became of each event. Consumers bind queues of their own.", ("SubaccountResult",)),
+    names.SECRETS: (
+        "Credentials. Where recipients are named, the routing key ends in the recipient's name.",
+        _CREDENTIALS,
+    ),
+    names.RETRY: ("Takes an event that waits. The routing key is the delay.", _EVENTS),
+    names.DEAD_LETTERS: ("Takes what cannot be carried out, under its own routing key.", ("DeadLetter",)),
+    names.REPLAY: ("Brings back what has waited, and what is replayed.", _EVENTS),
+}
+_QUEUES = {
+    names.WORK_QUEUE: ("What the worker consumes.", _EVENTS),
+    names.SECRETS_QUEUE: ("Credentials while no recipients are named.", _CREDENTIALS[:1]),
+    names.secrets_queue(_RECIPIENT): ("Instead, one for each recipient, by its name.", _CREDENTIALS[1:]),
+    names.DEAD_LETTER_QUEUE: ("Dead letters, until somebody replays or discards them.", ("DeadLetter",)),
+}
+_RETRY_QUEUE = ("Holds an event for its delay, then sends it back to the work queue.", _EVENTS)
+
+# The file in examples/ that each message shows.
+EXAMPLES = {
+    "DepartmentCreated": "created-full",
+    "DepartmentCreatedBinary": "created-binary",
+    "DepartmentRenamed": "renamed",
+    "DepartmentRenamedBinary": "renamed-binary",
+    "DepartmentRemoved": "removed-merged",
+    "DepartmentRemovedBinary": "removed-binary",
+    "SubaccountResult": "result-created",
+    "CredentialsMessage": "credentials-issued",
+    "SealedCredentialsMessage": "credentials-sealed",
+}
+
+
+def document(examples: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`examples`: for each message in `EXAMPLES`, an AsyncAPI message example."""
+    payloads = schemas((*INBOUND, *OUTBOUND), "#/components/schemas/{model}")
+    payloads["BinaryModeHeaders"] = _headers_of_any(payloads)
+    payloads["DeadLetterHeaders"] = _dead_letter_headers()
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Subaccount Provisioner",
+            "version": CONTRACT_VERSION,
+            "description": "Department events in, credentials and results out. README.md beside this file"
+            " tells the rules that no schema can.",
+            "license": {"name": "MIT"},
+        },
+        "servers": {
+            "rabbitmq": {"host": "127.0.0.1:5672", "protocol": "amqp", "protocolVersion": "0-9-1"},
+        },
+        "channels": _channels(),
+        "operations": _operations(),
+        "components": {"messages": _messages(examples), "schemas": payloads},
+    }
+
+
+def _channels() -> dict[str, Any]:
+    common = topology(_BEFORE_4), topology(_FROM_4)
+    for_one = topology(_BEFORE_4, recipients=[_RECIPIENT]), topology(_FROM_4, recipients=[_RECIPIENT])
+    channels = {f"exchange.{exchange.name}": _exchange(exchange) for exchange in common[0].exchanges}
+    for before_4, from_4 in (common, for_one):
+        for old, new in zip(before_4.queues, from_4.queues, strict=True):
+            channels.setdefault(f"queue.{old.name}", _queue(old, new, before_4))
+    return channels
+
+
+def _exchange(exchange: Exchange) -> dict[str, Any]:
+    description, messages = _EXCHANGES[exchange.name]
+    address, words = _ADDRESSES.get(exchange.name, (None, {}))
+    parameters = {"parameters": {name: {"enum": enum} for name, enum in words.items()}} if words else {}
+    place = {"name": exchange.name, "type": exchange.type, "durable": True, "autoDelete": False}
+    return {
+        "address": address,
+        "title": f"Exchange {exchange.name}",
+        "description": description,
+        "messages": _message_refs(messages),
+        **parameters,
+        "bindings": {"amqp": {"is": "routingKey", "exchange": place} | _AMQP},
+    }
+
+
+def _queue(before_4: Queue, from_4: Queue, whole: Topology) -> dict[str, Any]:
+    description, messages = _QUEUES.get(before_4.name, _RETRY_QUEUE)
+    place = {"name": before_4.name, "durable": True, "exclusive": False, "autoDelete": False}
+    return {
+        "address": before_4.name,
+        "title": f"Queue {before_4.name}",
+        "description": description,
+        "messages": _message_refs(messages),
+        "bindings": {"amqp": {"is": "queue", "queue": place} | _AMQP},
+        "x-queue-arguments": {"before-4.0": before_4.arguments, "from-4.0": from_4.arguments},
+        "x-queue-bindings": [
+            {"exchange": binding.exchange, "routingKey": binding.routing_key}
+            for binding in whole.bindings
+            if binding.queue == before_4.name
+        ],
+    }
+
+
+def _message_refs(messages: Iterable[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/messages/{name}"} for name in messages}
+
+
+def _operations() -> dict[str, Any]:
+    work_queue = f"queue.{names.WORK_QUEUE}"
+    return {
+        "receiveDepartmentEvent": _operation("receive", work_queue, _EVENTS, "Acked once it is answered."),
+        "sendResult": _send(names.RESULTS, "Tells what became of an event."),
+        "sendCredentials": _send(names.SECRETS, "Hands over a department's credentials."),
+        "parkEvent": _send(names.RETRY, "Puts an event aside that fails for now."),
+        "buryEvent": _send(names.DEAD_LETTERS, "Gives a message up, byte for byte and with the reason."),
+        "replayEvent": _send(names.REPLAY, "Sends a dead letter to the work queue, when a person asks."),
+    }
+
+
+def _send(exchange: str, summary: str) -> dict[str, Any]:
+    return _operation("send", f"exchange.{exchange}", _EXCHANGES[exchange][1], summary)
+
+
+def _operation(action: str, channel: str, messages: Iterable[str], summary: str) -> dict[str, Any]:
+    manner = {"ack": True} if action == "receive" else {"deliveryMode": 2, "mandatory": True}
+    return {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "summary": summary,
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
+        "bindings": {"amqp": manner | _AMQP},
+    }
+
+
+def _messages(examples: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    messages = {model.__name__: _structured(model) for model in (*INBOUND, *OUTBOUND)}
+    messages |= {f"{model.__name__}Binary": _binary(model) for model in INBOUND}
+    shown = {name: message | {"examples": [examples[name]]} for name, message in messages.items()}
+    return shown | {
+        "DeadLetter": {
+            "summary": "A message as it came, with its own content type, and with what is wrong in headers.",
+            "headers": _schema_ref("DeadLetterHeaders"),
+        }
+    }
+
+
+def _structured(model: type[CloudEvent]) -> dict[str, Any]:
+    return {
+        "contentType": STRUCTURED,
+        "summary": " ".join((model.__doc__ or "").split()),
+        "payload": _schema_ref(model.__name__),
+    }
+
+
+def _binary(model: type[CloudEvent]) -> dict[str, Any]:
+    data = model.model_fields["data"].annotation
+    return {
+        "contentType": JSON,
+        "summary": f"{model.__name__} in binary mode: attributes in headers, data in the body.",
+        "headers": _schema_ref("BinaryModeHeaders"),
+        "payload": _schema_ref(getattr(data, "__name__", "")),
+    }
+
+
+def _schema_ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _headers_of_any(payloads: Mapping[str, Schema]) -> Schema:
+    """The headers of the three events differ in their type alone."""
+    events = [payloads[model.__name__] for model in INBOUND]
+    headers = binary_headers(events[0])
+    sent = headers["properties"]["cloudEvents_type"]
+    types = [event["properties"]["type"]["const"] for event in events]
+    headers["properties"]["cloudEvents_type"] = {"enum": types, "description": sent["description"]}
+    return headers
+
+
+def _dead_letter_headers() -> Schema:
+    return {
+        "title": "Headers of a dead letter, beside its own",
+        "type": "object",
+        "properties": {
+            "x-dead-reason": {"enum": [str(reason) for reason in DeadReason]},
+            "x-dead-detail": {"type": "string", "description": "What is wrong and where; no payload."},
+            "x-dead-at": {"type": "string", "format": "date-time"},
+            "x-attempts": {"type": "integer", "minimum": 1, "description": "How often it was tried."},
+            "x-event-id": {"type": "string", "description": "Where it could be read."},
+            "x-department-id": {"type": "string", "description": "Where it could be read."},
+        },
+        "required": ["x-dead-reason", "x-dead-detail", "x-dead-at", "x-attempts"],
+    }

@@ -1,0 +1,130 @@
+"""Brokers to test: the one in memory and RabbitMQ, each with the project's topology."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from aio_pika.abc import AbstractChannel, AbstractConnection
+
+from contracts.topology import BrokerVersion, topology
+from worker.adapters import rabbitmq_topology
+from worker.adapters.memory import MemoryBroker
+from worker.adapters.rabbitmq import Link, RabbitConsumer, RabbitPublisher, connect, version_of
+from worker.adapters.system import SystemClock
+from worker.bootstrap import Consumer
+from worker.ports import Delivery, Publisher
+from worker.telemetry import Telemetry
+
+Receive = Callable[[Delivery], None]
+
+
+class Bench(Protocol):
+    """A broker with the project's topology, to publish to and consume from."""
+
+    publisher: Publisher
+
+    def consumer(
+        self, queue: str, prefetch: int, receive: Receive
+    ) -> AbstractAsyncContextManager[Consumer]: ...
+
+    async def bind(self, exchange: str, queue: str, routing_key: str) -> None:
+        """Binds a queue of the test's own, and makes it before that where needed."""
+
+    async def ready(self, queue: str) -> int:
+        """How many messages wait in it, taken by nobody."""
+
+    async def bodies(self, queue: str) -> list[bytes]:
+        """What waits in a queue of the test's own."""
+
+
+@dataclass(frozen=True)
+class MemoryBench:
+    publisher: MemoryBroker
+
+    def consumer(self, queue: str, prefetch: int, receive: Receive) -> AbstractAsyncContextManager[Consumer]:
+        return self.publisher.consumer(queue, prefetch, receive)
+
+    async def bind(self, exchange: str, queue: str, routing_key: str) -> None:
+        self.publisher.bind(exchange, queue, routing_key)
+
+    async def ready(self, queue: str) -> int:
+        return len(self.publisher.ready(queue))
+
+    async def bodies(self, queue: str) -> list[bytes]:
+        return [outgoing.message.body for outgoing in self.publisher.ready(queue)]
+
+
+@dataclass(frozen=True)
+class RabbitBench:
+    url: str
+    publisher: RabbitPublisher
+    connection: AbstractConnection
+    channel: AbstractChannel
+
+    @asynccontextmanager
+    async def consumer(self, queue: str, prefetch: int, receive: Receive) -> AsyncIterator[Consumer]:
+        rabbit = RabbitConsumer(queue, prefetch, receive, no_preparation, Telemetry())
+        async with rabbit.running(link("consumer", self.url)):
+            yield rabbit
+
+    async def bind(self, exchange: str, queue: str, routing_key: str) -> None:
+        await (await self.channel.declare_queue(queue, exclusive=True)).bind(exchange, routing_key)
+
+    async def ready(self, queue: str) -> int:
+        state = await rabbitmq_topology.state_of(self.connection, queue)
+        assert state is not None
+        return state.messages
+
+    async def bodies(self, queue: str) -> list[bytes]:
+        taken = await self.channel.get_queue(queue, ensure=False)
+        messages = [await taken.get(no_ack=True) for _ in range(await self.ready(queue))]
+        return [message.body for message in messages if message]
+
+
+async def no_preparation(_connection: AbstractConnection) -> None:
+    """The topology is there."""
+
+
+def link(name: str, url: str) -> Link:
+    return Link(name, [url], SystemClock(), Telemetry())
+
+
+def memory_bench() -> MemoryBench:
+    imitation = MemoryBroker()
+    imitation.declare(topology(BrokerVersion(4, 1)))
+    return MemoryBench(imitation)
+
+
+@asynccontextmanager
+async def rabbit_bench(url: str) -> AsyncIterator[RabbitBench]:
+    async with AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(await connect(url, "conformance"))
+        wanted = topology(BrokerVersion.parse(version_of(connection)))
+        await rabbitmq_topology.apply(connection, wanted)
+        publisher = await stack.enter_async_context(RabbitPublisher.running(link("publisher", url)))
+        channel = await stack.enter_async_context(connection.channel())
+        yield RabbitBench(url, publisher, connection, channel)
+
+
+class Inbox:
+    """Takes deliveries and acks nothing by itself."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        self._arrived = asyncio.Event()
+
+    def __call__(self, delivery: Delivery) -> None:
+        self.deliveries.append(delivery)
+        self._arrived.set()
+
+    async def holds(self, count: int) -> list[Delivery]:
+        while len(self.deliveries) < count:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self.deliveries
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [delivery.original.message.body for delivery in self.deliveries]

@@ -1,0 +1,286 @@
+"""What every broker promises, publishing and consuming: the one in memory, and RabbitMQ."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import aio_pika
+import pytest
+from conformance.brokers import Bench, Inbox, RabbitBench, link, memory_bench, rabbit_bench
+
+from contracts.envelope import STRUCTURED, Message
+from contracts.topology import DEAD_LETTER_QUEUE, DEAD_LETTERS, DEPARTMENTS, RESULTS, WORK_QUEUE
+from worker.adapters.rabbitmq import RabbitPublisher
+from worker.core.messages import Outgoing
+from worker.ports import PublishFailed, Unroutable
+
+on_rabbitmq = pytest.mark.xdist_group("broker")
+
+
+@pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=on_rabbitmq)])
+def url(request: pytest.FixtureRequest) -> str | None:
+    return None if request.param == "memory" else request.getfixturevalue("clean_broker")
+
+
+@pytest.fixture
+async def bench(url: str | None) -> AsyncIterator[Bench]:
+    if url is None:
+        yield memory_bench()
+        return
+    async with rabbit_bench(url) as running:
+        yield running
+
+
+@pytest.fixture
+async def rabbit(clean_broker: str) -> AsyncIterator[RabbitBench]:
+    async with rabbit_bench(clean_broker) as running:
+        yield running
+
+
+def department(body: bytes = b"{}", headers: Mapping[str, Any] | None = None) -> Outgoing:
+    return Outgoing(DEPARTMENTS, "department.created", Message(body, STRUCTURED, headers or {}))
+
+
+async def publish(bench: Bench, count: int) -> list[bytes]:
+    bodies = [str(number).encode() for number in range(count)]
+    for body in bodies:
+        await bench.publisher.publish(department(body))
+    return bodies
+
+
+async def test_a_confirmed_message_is_in_its_queue(bench):
+    await publish(bench, 1)
+    assert await bench.ready(WORK_QUEUE) == 1
+    assert await bench.ready(DEAD_LETTER_QUEUE) == 0
+
+
+async def test_where_nobody_is_bound_it_says_so(bench):
+    with pytest.raises(
+        Unroutable, match=r"nobody is bound for subaccount\.created on .*provisioner\.results"
+    ):
+        await bench.publisher.publish(Outgoing(RESULTS, "subaccount.created", Message(b"{}", None)))
+
+
+async def test_an_exchange_that_is_not_there_is_a_failure_of_another_kind(bench):
+    with pytest.raises(PublishFailed) as failure:
+        await bench.publisher.publish(Outgoing("nowhere", "key", Message(b"{}", None)))
+    assert not isinstance(failure.value, Unroutable)
+    assert len(str(failure.value).splitlines()) == 1
+
+
+async def test_of_many_on_their_way_each_gets_its_own_outcome(bench):
+    nowhere = Outgoing(RESULTS, "subaccount.created", Message(b"{}", None))
+    outgoing = [nowhere if number % 7 == 3 else department() for number in range(100)]
+    outcomes = await asyncio.gather(
+        *(bench.publisher.publish(one) for one in outgoing), return_exceptions=True
+    )
+    assert [isinstance(outcome, Unroutable) for outcome in outcomes] == [one is nowhere for one in outgoing]
+    assert await bench.ready(WORK_QUEUE) == outgoing.count(department())
+
+
+async def test_every_queue_that_is_bound_gets_one_copy(bench):
+    await bench.bind(DEPARTMENTS, "test.one", "department.created")
+    await bench.bind(DEPARTMENTS, "test.one", "#")
+    await bench.bind(DEPARTMENTS, "test.other", "department.*")
+    await publish(bench, 1)
+    assert [await bench.ready(queue) for queue in (WORK_QUEUE, "test.one", "test.other")] == [1, 1, 1]
+
+
+TOPICS = {
+    "a": {"a"},
+    "*": {"a", "b"},
+    "#": {"", "a", "b", "a.b", "a..b", "a.b.c", "b.a"},
+    "a.*": {"a.b"},
+    "*.b": {"a.b"},
+    "a.#": {"a", "a.b", "a..b", "a.b.c"},
+    "#.a": {"a", "b.a"},
+    "#.b.#": {"b", "a.b", "a..b", "a.b.c", "b.a"},
+    "a.#.c": {"a.b.c"},
+    "a.*.b": {"a..b"},
+    "*.*": {"a.b", "b.a"},
+    "*.#": {"a", "b", "a.b", "a..b", "a.b.c", "b.a"},
+    "a.b.c.#": {"a.b.c"},
+}
+
+
+async def test_topics_match_word_by_word(bench):
+    queues = {pattern: f"test.{number}" for number, pattern in enumerate(TOPICS)}
+    for pattern, queue in queues.items():
+        await bench.bind(RESULTS, queue, pattern)
+    for key in sorted(TOPICS["#"]):
+        await bench.publisher.publish(Outgoing(RESULTS, key, Message(key.encode(), None)))
+    for pattern, queue in queues.items():
+        assert await bench.bodies(queue) == sorted(key.encode() for key in TOPICS[pattern]), pattern
+
+
+async def test_deliveries_come_in_order(bench):
+    bodies, inbox = await publish(bench, 20), Inbox()
+    async with bench.consumer(WORK_QUEUE, 50, inbox) as consumer:
+        assert consumer.consuming
+        await inbox.holds(20)
+    assert inbox.bodies == bodies
+
+
+async def test_no_more_are_taken_than_prefetch_allows(bench):
+    await publish(bench, 5)
+    inbox = Inbox()
+    async with bench.consumer(WORK_QUEUE, 2, inbox):
+        await inbox.holds(2)
+        assert await bench.ready(WORK_QUEUE) == 3
+        assert inbox.bodies == [b"0", b"1"]
+        await inbox.deliveries[1].ack()
+        await inbox.holds(3)
+        assert await bench.ready(WORK_QUEUE) == 2
+        assert inbox.bodies == [b"0", b"1", b"2"]
+
+
+async def test_what_is_acked_is_gone_and_the_rest_comes_back_in_order_counted(bench):
+    await publish(bench, 5)
+    first, again = Inbox(), Inbox()
+    async with bench.consumer(WORK_QUEUE, 10, first):
+        for delivery in (await first.holds(5))[::2]:
+            await delivery.ack()
+    async with bench.consumer(WORK_QUEUE, 10, again):
+        await again.holds(2)
+        await publish(bench, 1)  # had more come back, this would be later
+        await again.holds(3)
+    assert again.bodies == [b"1", b"3", b"0"]
+    returns = [delivery.original.message.headers.get("x-delivery-count") for delivery in again.deliveries]
+    assert returns == [1, 1, None]
+    assert [delivery.original.message.headers for delivery in first.deliveries] == [{}] * 5
+
+
+async def test_after_the_connection_a_delivery_is_dead_and_its_ack_does_nothing(bench):
+    await publish(bench, 1)
+    inbox, again = Inbox(), Inbox()
+    async with bench.consumer(WORK_QUEUE, 10, inbox):
+        (delivery,) = await inbox.holds(1)
+        assert delivery.live
+    assert not delivery.live
+    await delivery.ack()
+    async with bench.consumer(WORK_QUEUE, 10, again):
+        await again.holds(1)
+        await delivery.ack()
+        assert again.deliveries[0].live
+    async with bench.consumer(WORK_QUEUE, 10, again):
+        await again.holds(2)
+
+
+async def test_a_second_ack_does_nothing(bench):
+    bodies, inbox = await publish(bench, 2), Inbox()
+    async with bench.consumer(WORK_QUEUE, 1, inbox):
+        (delivery,) = await inbox.holds(1)
+        await delivery.ack()
+        await inbox.holds(2)
+    assert inbox.bodies == bodies
+
+
+async def test_a_stopped_consumer_takes_no_more_and_can_still_ack(bench):
+    await publish(bench, 3)
+    inbox, again = Inbox(), Inbox()
+    async with bench.consumer(WORK_QUEUE, 2, inbox) as consumer:
+        await inbox.holds(2)
+        await consumer.stop()
+        assert not consumer.consuming
+        for delivery in inbox.deliveries:
+            assert delivery.live
+            await delivery.ack()
+    assert inbox.bodies == [b"0", b"1"]
+    async with bench.consumer(WORK_QUEUE, 2, again):
+        await again.holds(1)
+    assert again.bodies == [b"2"]
+
+
+HEADERS = {
+    "text": "Ärzte 日本 🏥",
+    "empty": "",
+    "long": "x" * 5000,
+    "number": 2**62,
+    "negative": -5,
+    "fraction": 0.25,
+    "yes": True,
+    "nothing": None,
+    "list": ["a", 1, {"b": "c"}],
+    "table": {"a": {"b": 1}},
+    "when": datetime(2026, 11, 21, 12, tzinfo=UTC),
+}
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", bytes(range(256)), b"x" * 300_000])
+@pytest.mark.parametrize("content_type", [None, STRUCTURED, "text/plain; charset=utf-8"])
+async def test_a_message_arrives_byte_for_byte(bench, body, content_type):
+    sent = Outgoing(DEPARTMENTS, "department.created.extra", Message(body, content_type, HEADERS))
+    assert await arrived(bench, sent) == sent
+
+
+async def test_properties_arrive_too(bench):
+    properties = {
+        "content_encoding": "gzip",
+        "priority": 3,
+        "correlation_id": "c-1",
+        "reply_to": "somewhere",
+        "timestamp": datetime(2026, 11, 21, 12, tzinfo=UTC),
+        "type": "t",
+        "app_id": "hr",
+    }
+    sent = replace(department(), properties=properties)
+    assert await arrived(bench, sent) == sent
+
+
+async def test_a_dead_letter_arrives_with_the_key_of_the_original(bench):
+    sent = replace(department(), exchange=DEAD_LETTERS)
+    assert await arrived(bench, sent, DEAD_LETTER_QUEUE) == sent
+
+
+@on_rabbitmq
+async def test_each_attempt_has_a_message_id_of_its_own_and_survives_a_restart(rabbit):
+    await rabbit.publisher.publish(department())
+    await rabbit.publisher.publish(department())
+    queue = await rabbit.channel.get_queue(WORK_QUEUE, ensure=False)
+    one, other = [await queue.get(no_ack=True) for _ in range(2)]
+    assert one.message_id
+    assert other.message_id
+    assert one.message_id != other.message_id
+    assert (one.delivery_mode, other.delivery_mode) == (2, 2)
+
+
+@on_rabbitmq
+async def test_what_could_lose_a_message_or_its_channel_is_not_handed_on(rabbit):
+    exchange = await rabbit.channel.get_exchange(DEPARTMENTS, ensure=False)
+    foreign = aio_pika.Message(b"{}", expiration=3600, user_id="guest", message_id="theirs")
+    await exchange.publish(foreign, "department.created")
+    inbox = Inbox()
+    async with rabbit.consumer(WORK_QUEUE, 1, inbox):
+        (delivery,) = await inbox.holds(1)
+    assert not {"expiration", "user_id", "message_id"} & set(delivery.original.properties)
+
+
+@on_rabbitmq
+async def test_without_a_connection_publishing_fails_at_once(rabbit):
+    async with RabbitPublisher.running(link("publisher", rabbit.url)) as publisher:
+        await publisher.publish(department())
+    with pytest.raises(PublishFailed, match="no connection"):
+        await publisher.publish(department())
+
+
+@on_rabbitmq
+async def test_a_closed_channel_that_it_has_not_noticed_yet_is_a_failure_to_publish(rabbit):
+    async with RabbitPublisher.running(link("publisher", rabbit.url)) as publisher:
+        channel = publisher._channel
+        await channel.close()
+        publisher._channel = channel
+        with pytest.raises(PublishFailed):
+            await publisher.publish(department())
+
+
+async def arrived(bench: Bench, sent: Outgoing, queue: str = WORK_QUEUE) -> Outgoing:
+    await bench.publisher.publish(sent)
+    inbox = Inbox()
+    async with bench.consumer(queue, 1, inbox):
+        (delivery,) = await inbox.holds(1)
+    properties = dict(delivery.original.properties)
+    if properties.get("priority") == 0:  # aio-pika writes 0 where there is none
+        del properties["priority"]
+    return replace(delivery.original, properties=properties)

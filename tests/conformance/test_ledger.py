@@ -1,0 +1,244 @@
+"""What every ledger promises: the one in memory, for tests, and SQLite."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from builders import AUTH_ID, NOW, SALES, an_answer, an_entry, created, removed, renamed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.departments import Kind, Version
+from contracts.subaccounts import ResultKind
+from worker.adapters.memory import MemoryLedger
+from worker.adapters.sqlite import sqlite_ledger
+from worker.core.model import Answer, Claim, Department, Entry, Recollection, Reference, Status, Trace
+from worker.ports import Ledger, LedgerConflict, LedgerFailed, LedgerForeign
+
+
+@asynccontextmanager
+async def in_memory(_folder: Path) -> AsyncIterator[Ledger]:
+    yield MemoryLedger()
+
+
+def in_sqlite(folder: Path) -> AbstractAsyncContextManager[Ledger]:
+    return sqlite_ledger(folder / "ledger.db")
+
+
+LEDGERS = [pytest.param(in_memory, id="memory"), pytest.param(in_sqlite, id="sqlite")]
+
+
+@pytest.fixture(params=LEDGERS)
+async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
+    async with request.param(tmp_path) as opened:
+        yield opened
+
+
+def fresh(department: Department = SALES, **fields: object) -> Entry:
+    """An active entry that nobody has written yet."""
+    return an_entry(Status.ACTIVE, **{"revision": 0, "department": department, "auth_id": None} | fields)
+
+
+async def entry_of(ledger: Ledger, department: Department = SALES) -> Entry:
+    return (await ledger.recall(department, created().reference)).entry
+
+
+async def test_what_it_never_heard_of_is_absent_and_unanswered(ledger):
+    assert await ledger.recall(SALES, created().reference) == Recollection(Entry(SALES))
+    assert await ledger.entries() == []
+    assert await ledger.answers(SALES) == []
+
+
+async def test_a_record_comes_back_with_a_revision_of_its_own(ledger):
+    event = created()
+    recorded = await ledger.record(fresh(), an_answer(event))
+    assert recorded == fresh(revision=1)
+    assert await ledger.recall(SALES, event.reference) == Recollection(recorded, an_answer(event))
+
+
+async def test_each_write_is_a_revision(ledger):
+    entry = fresh()
+    for revision in (1, 2, 3):
+        entry = await ledger.record(entry)
+        assert (await entry_of(ledger)).revision == entry.revision == revision
+
+
+async def test_of_two_who_recalled_the_same_one_may_write(ledger):
+    recalled = await ledger.record(fresh())
+    written = await ledger.record(replace(recalled, name="First"))
+    with pytest.raises(LedgerConflict):
+        await ledger.record(replace(recalled, name="Second"))
+    assert await entry_of(ledger) == written
+
+
+async def test_of_two_first_writers_one_may_write(ledger):
+    first = await ledger.record(fresh(name="First"))
+    with pytest.raises(LedgerConflict):
+        await ledger.record(fresh(name="Second"))
+    assert await entry_of(ledger) == first
+
+
+async def test_a_revision_that_never_was_is_a_conflict(ledger):
+    with pytest.raises(LedgerConflict):
+        await ledger.record(fresh(revision=7))
+    assert await ledger.entries() == []
+
+
+async def test_a_refused_entry_takes_its_answer_with_it(ledger):
+    event = created()
+    await ledger.record(fresh())
+    with pytest.raises(LedgerConflict):
+        await ledger.record(fresh(), an_answer(event))
+    assert (await ledger.recall(SALES, event.reference)).answer is None
+
+
+async def test_an_answer_is_confirmed_later(ledger):
+    event = created()
+    answer = an_answer(event)
+    entry = await ledger.record(fresh(), answer)
+    entry = await ledger.record(entry, replace(answer, confirmed=True))
+    assert await ledger.recall(SALES, event.reference) == Recollection(entry, replace(answer, confirmed=True))
+    assert await ledger.answers(SALES) == [replace(answer, confirmed=True)]
+
+
+async def test_another_payload_of_an_answered_event_leaves_nothing_behind(ledger):
+    answer = an_answer(created())
+    entry = await ledger.record(fresh(), answer)
+    with pytest.raises(LedgerConflict):
+        await ledger.record(replace(entry, name="Other"), replace(answer, payload_digest="another"))
+    assert await ledger.recall(SALES, answer.event) == Recollection(entry, answer)
+
+
+async def test_an_event_is_known_by_source_and_id_and_not_by_its_type(ledger):
+    answer = an_answer(created(source="/hr"))
+    await ledger.record(fresh(), answer)
+    same = answer.event._replace(type="com.example.department.created")
+    assert (await ledger.recall(SALES, same)).answer == answer
+    assert (await ledger.recall(SALES, same._replace(source="/crm"))).answer is None
+
+
+async def test_an_answer_is_found_whatever_department_is_asked_for(ledger):
+    """A producer that reuses an id for another department contradicts itself."""
+    answer = an_answer(created())
+    await ledger.record(fresh(), answer)
+    other = Department("acme", "other")
+    assert await ledger.recall(other, answer.event) == Recollection(Entry(other), answer)
+
+
+async def test_a_subaccount_belongs_to_one_department(ledger):
+    held = await ledger.record(fresh(auth_id=AUTH_ID))
+    other = Department("acme", "other")
+    with pytest.raises(LedgerFailed, match="refuses a write"):
+        await ledger.record(fresh(other, auth_id=AUTH_ID))
+    await ledger.record(replace(held, auth_id=None))
+    assert (await ledger.record(fresh(other, auth_id=AUTH_ID))).auth_id == AUTH_ID
+
+
+async def test_entries_come_by_tenant_and_id(ledger):
+    departments = [Department("b", "1"), Department("a", "2"), Department("a", "10"), Department("B", "1")]
+    for department in departments:
+        await ledger.record(fresh(department))
+    assert [entry.department for entry in await ledger.entries()] == sorted(departments)
+    assert [entry.department.id for entry in await ledger.entries("a")] == ["10", "2"]
+    assert await ledger.entries("nobody") == []
+
+
+async def test_answers_come_oldest_first_and_of_one_department_only(ledger):
+    minutes = [3, 1, 2]
+    answers = [
+        an_answer(renamed(sequence=minute), answered_at=NOW + timedelta(minutes=minute)) for minute in minutes
+    ]
+    entry = fresh()
+    for answer in answers:
+        entry = await ledger.record(entry, answer)
+    other = Department("globex", SALES.id)
+    await ledger.record(fresh(other), replace(an_answer(removed()), department=other))
+    oldest_first = sorted(answers, key=lambda answer: answer.answered_at)
+    assert await ledger.answers(SALES) == oldest_first
+
+
+async def test_fractions_of_a_second_count_in_the_order_of_answers(ledger):
+    whole = an_answer(created(sequence=1), answered_at=NOW)
+    later = an_answer(created(sequence=2), answered_at=NOW + timedelta(microseconds=1))
+    await ledger.record(await ledger.record(fresh(), later), whole)
+    assert await ledger.answers(SALES) == [whole, later]
+
+
+async def test_it_belongs_to_the_first_owner_and_account_for_good(ledger):
+    await ledger.bind("default", "MA1")
+    await ledger.bind("default", "MA1")
+    for owner, account in (("other", "MA1"), ("default", "MA2")):
+        with pytest.raises(LedgerForeign, match="belongs to owner default of provider account MA1"):
+            await ledger.bind(owner, account)
+
+
+async def test_many_may_write_at_once(ledger):
+    departments = [Department("acme", str(number)) for number in range(200)]
+    await asyncio.gather(*(ledger.record(fresh(department)) for department in departments))
+    assert [entry.department for entry in await ledger.entries()] == sorted(departments)
+
+
+async def test_of_many_writers_of_one_department_one_wins(ledger):
+    written = await asyncio.gather(
+        *(ledger.record(fresh(name=str(number))) for number in range(20)), return_exceptions=True
+    )
+    winners = [entry for entry in written if isinstance(entry, Entry)]
+    assert winners == [await entry_of(ledger)]
+    assert {type(other) for other in written} == {Entry, LedgerConflict}
+
+
+# Values as the contracts let them in: printable identifiers, any text that UTF-8 can write.
+identifiers = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=128).filter(
+    str.isprintable
+)
+texts = st.text(st.characters(codec="utf-8"), max_size=200)
+instants = st.datetimes(timezones=st.just(UTC))
+references = st.builds(Reference, identifiers, identifiers, identifiers)
+sequences = st.none() | st.integers(1 - 10**18, 10**18 - 1)
+entries = st.builds(
+    Entry,
+    department=st.builds(Department, identifiers, identifiers),
+    status=st.sampled_from(Status),
+    incarnation=st.integers(1, 2**31),
+    generation=st.integers(0, 2**31),
+    name=st.none() | texts,
+    auth_id=st.none() | identifiers,
+    version=st.none() | st.builds(Version, sequences, instants, st.sampled_from(Kind), texts, texts),
+    claim=st.none() | st.builds(Claim, instants, texts, references),
+    owed_to=st.frozensets(texts, max_size=3),
+    issued_for=st.none() | references,
+    created_at=st.none() | instants,
+    removed_at=st.none() | instants,
+)
+answers = st.builds(
+    Answer,
+    department=st.builds(Department, identifiers, identifiers),
+    event=references,
+    payload_digest=texts,
+    outcome=st.sampled_from(ResultKind),
+    answered_at=instants,
+    name=st.none() | texts,
+    auth_id=st.none() | identifiers,
+    reason=st.none() | texts,
+    superseded_by=st.none() | references,
+    trace=st.builds(Trace, *[st.none() | texts] * 3),
+    confirmed=st.booleans(),
+)
+
+
+@settings(max_examples=40, deadline=None, print_blob=True)
+@given(entry=entries, answer=answers)
+@pytest.mark.parametrize("opened", LEDGERS)
+async def test_every_field_survives(opened, entry, answer):
+    with TemporaryDirectory() as folder:
+        async with opened(Path(folder)) as ledger:
+            written = await ledger.record(replace(entry, revision=0), answer)
+            assert written == replace(entry, revision=1)
+            assert await ledger.recall(entry.department, answer.event) == Recollection(written, answer)
+            assert await ledger.entries(entry.department.tenant) == [written]
+            assert await ledger.answers(answer.department) == [answer]

@@ -1,0 +1,367 @@
+"""What the Plivo adapter makes of an API that misbehaves: how far a call came, told without a secret."""
+
+import asyncio
+import base64
+import socket
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from datetime import timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from builders import NOW
+from conformance.misbehaving import answer, hang_up, misbehaving, raw, reset, silence
+from pydantic import SecretStr
+from pydantic_core import to_json
+
+from worker.adapters.memory import MemoryClock
+from worker.adapters.plivo import PlivoAccount, PlivoProvider, plivo_provider
+from worker.core.judge import CallFault, Unknown, classify
+from worker.ports import CallFailed, NewSubaccount, RateLimit
+
+AUTH_ID = "SA000000000000000001"
+TOKEN = "bm90LWEtdG9rZW4tYnV0LWxvb2tzLWxpa2Utb25l"
+MAIN_TOKEN = "bWFpbi10b2tlbi1ub3QtcmVhbC1qdXN0LXRlc3Rz"
+MADE = to_json({"auth_id": AUTH_ID, "auth_token": TOKEN, "api_id": "1", "message": "created"})
+SHOWN = {"auth_id": AUTH_ID, "auth_token": TOKEN, "name": "Sales", "enabled": True}
+
+UNPACED = RateLimit(10_000, timedelta(seconds=1))
+
+Call = Callable[[PlivoProvider], Awaitable[Any]]
+CALLS: dict[str, Call] = {
+    "create": lambda provider: provider.create("Sales", "key"),
+    "update": lambda provider: provider.update(AUTH_ID, "key", name="Sales"),
+    "delete": lambda provider: provider.delete(AUTH_ID, "key"),
+    "get": lambda provider: provider.get(AUTH_ID),
+    "list": lambda provider: provider.page(0),
+}
+every_call = pytest.mark.parametrize("operation", CALLS)
+
+
+def provider_at(
+    url: str,
+    timeout: float = 30,
+    concurrency: int = 10,
+    rate: RateLimit = UNPACED,
+    **options: Any,
+) -> AbstractAsyncContextManager[PlivoProvider]:
+    account = PlivoAccount(url, "MA1", SecretStr(MAIN_TOKEN), timedelta(seconds=timeout), concurrency, rate)
+    return plivo_provider(account, MemoryClock(NOW), **options)
+
+
+async def fault_of(call: Awaitable[Any]) -> CallFault:
+    """How the call failed; that it shows no token is checked for every one of them."""
+    with pytest.raises(CallFailed) as failure:
+        await call
+    told = "".join(traceback.format_exception(failure.value)) + repr(failure.value.fault)
+    assert TOKEN not in told
+    assert MAIN_TOKEN not in told
+    assert len(str(failure.value).splitlines()) == 1
+    return failure.value.fault
+
+
+async def fault_from(operation: str, *replies: Any, **options: Any) -> CallFault:
+    async with misbehaving(*replies) as server, provider_at(server.url, **options) as provider:
+        fault = await fault_of(CALLS[operation](provider))
+        assert len(server.asked) == 1
+        assert fault.operation == operation
+        return fault
+
+
+async def test_it_says_who_it_is_and_where_it_goes():
+    async with misbehaving(answer("201 Created", MADE)) as server, provider_at(server.url + "/") as provider:
+        made = await provider.create("Sales", "key-1")
+        await provider.update(AUTH_ID, "key-2", enabled=False)
+    assert made == NewSubaccount(AUTH_ID, SecretStr(TOKEN))
+    assert [asked.path for asked in server.asked] == [
+        "/v1/Account/MA1/Subaccount/",
+        f"/v1/Account/MA1/Subaccount/{AUTH_ID}/",
+    ]
+    login = "Basic " + base64.b64encode(f"MA1:{MAIN_TOKEN}".encode()).decode()
+    assert {asked.headers["authorization"] for asked in server.asked} == {login}
+    assert {asked.headers["content-type"] for asked in server.asked} == {"application/json"}
+
+
+async def test_it_keeps_no_cookies():
+    replies = [answer("204 No Content", b"", "Set-Cookie: session=1; Path=/"), answer("204 No Content")]
+    async with misbehaving(*replies) as server, provider_at(server.url) as provider:
+        await provider.update(AUTH_ID, "key", name="Sales")
+        await provider.update(AUTH_ID, "key", name="Sales")
+    assert "cookie" not in server.asked[1].headers
+
+
+@every_call
+async def test_a_refused_connection_has_sent_nothing(operation):
+    with closed_port() as port:
+        async with provider_at(f"http://127.0.0.1:{port}") as provider:
+            fault = await fault_of(CALLS[operation](provider))
+    assert (fault.operation, fault.sent, fault.status) == (operation, False, None)
+
+
+async def test_a_connection_that_does_not_come_about_in_time_has_sent_nothing():
+    with full_backlog() as port:
+        async with provider_at(f"http://127.0.0.1:{port}", timeout=0.4) as provider:
+            fault = await fault_of(CALLS["create"](provider))
+    assert (fault.sent, fault.status) == (False, None)
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["nothing", "plain-http"])
+async def test_a_tls_handshake_that_fails_has_sent_nothing(says):
+    async with talking_no_tls(says) as url, provider_at(url, timeout=0.4) as provider:
+        fault = await fault_of(CALLS["create"](provider))
+    assert (fault.sent, fault.status) == (False, None)
+
+
+@every_call
+async def test_no_answer_in_time_leaves_the_outcome_open(operation):
+    fault = await fault_from(operation, silence, timeout=0.2)
+    assert (fault.sent, fault.status) == (True, None)
+
+
+@every_call
+@pytest.mark.parametrize("reply", [reset, hang_up], ids=["reset", "hang-up"])
+async def test_a_connection_that_breaks_after_the_request_leaves_the_outcome_open(operation, reply):
+    fault = await fault_from(operation, reply)
+    assert (fault.sent, fault.status) == (True, None)
+
+
+BROKEN = {
+    "status-line": raw("HTTP/1.1 abc"),
+    "header": raw("HTTP/1.1 201 Created", "no colon here"),
+    "cut-off": raw("HTTP/1.1 201 Created", "Content-Length: 1000", body=MADE),
+    "chunk": raw("HTTP/1.1 201 Created", "Transfer-Encoding: chunked", body=b"zz\r\n"),
+}
+
+
+@pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
+async def test_an_answer_that_breaks_http_leaves_the_outcome_open(reply):
+    async def then_hang_up(writer: asyncio.StreamWriter) -> bool:
+        await reply(writer)
+        return False
+
+    fault = await fault_from("create", then_hang_up)
+    assert (fault.sent, fault.status) == (True, None)
+    assert isinstance(classify(fault), Unknown)
+
+
+@pytest.mark.parametrize("operation", ["create", "delete"])
+async def test_a_204_with_a_body_is_never_a_400(operation):
+    reply = raw("HTTP/1.1 204 No Content", "Content-Length: 5", body=b"hello")
+    async with misbehaving(reply) as server, provider_at(server.url) as provider:
+        for _ in range(3):  # what was too much may only show on the next call
+            (outcome,) = await asyncio.gather(CALLS[operation](provider), return_exceptions=True)
+            if operation == "create" or outcome is not None:
+                assert isinstance(outcome, CallFailed)
+                assert (outcome.fault.sent, outcome.fault.status) == (True, None)
+
+
+UNREADABLE = {
+    "empty": b"",
+    "text": b"created",
+    "list": b"[]",
+    "half": MADE[: len(MADE) // 2],
+    "no-token": to_json({"auth_id": AUTH_ID}),
+    "no-id": to_json({"auth_token": TOKEN}),
+    "empty-token": to_json({"auth_id": AUTH_ID, "auth_token": ""}),
+    "main-account": to_json({"auth_id": "MA000000000000000001", "auth_token": TOKEN}),
+    "path": to_json({"auth_id": "../SA00000000000000001", "auth_token": TOKEN}),
+    "line-break": to_json({"auth_id": f"{AUTH_ID}\n", "auth_token": TOKEN}),
+    "number": to_json({"auth_id": AUTH_ID, "auth_token": 5}),
+}
+
+
+@pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
+async def test_a_success_that_cannot_be_read_leaves_the_outcome_open(body):
+    fault = await fault_from("create", answer("201 Created", body))
+    assert (fault.sent, fault.status) == (True, None)
+    assert isinstance(classify(fault), Unknown)
+
+
+@pytest.mark.parametrize("operation", ["get", "list"])
+async def test_what_is_shown_must_be_whole(operation):
+    partly = {name: value for name, value in SHOWN.items() if name != "enabled"}
+    body = to_json(partly if operation == "get" else {"objects": [SHOWN, partly]})
+    fault = await fault_from(operation, answer("200 OK", body))
+    assert (fault.sent, fault.status) == (True, None)
+
+
+@every_call
+@pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
+async def test_a_redirect_is_not_followed(operation, status):
+    fault = await fault_from(operation, answer(status, b"", "Location: /elsewhere/"))
+    assert fault.status == int(status[:3])
+
+
+@every_call
+async def test_an_error_is_told_in_plivos_words(operation):
+    fault = await fault_from(operation, answer("400 Bad Request", to_json({"error": "name is taken"})))
+    assert (fault.sent, fault.status, fault.retry_after_seconds) == (True, 400, None)
+    assert fault.detail == f"Plivo answered 400 to {operation}: name is taken"
+
+
+NO_WORDS = {
+    "html": b"<html><body><h1>Bad Gateway</h1></body></html>",
+    "empty": b"",
+    "list": b"[1]",
+    "text": b'"gone"',
+    "object": to_json({"error": {"auth_token": TOKEN}}),
+    "no-error": to_json({"message": "no"}),
+    "not-utf8": b"\xff\xfe",
+}
+
+
+@pytest.mark.parametrize("body", NO_WORDS.values(), ids=NO_WORDS)
+async def test_an_error_without_words_is_told_by_its_status(body):
+    fault = await fault_from("update", answer("502 Bad Gateway", body))
+    assert (fault.status, fault.detail) == (502, "Plivo answered 502 to update")
+
+
+async def test_an_error_text_is_kept_short_on_one_line_and_without_what_could_be_a_token():
+    error = f"bad\r\nrequest\x00 {TOKEN} Bearer={TOKEN} {'word ' * 200}"
+    fault = await fault_from("update", answer("400 Bad Request", to_json({"error": error})))
+    assert fault.detail.startswith("Plivo answered 400 to update: badrequest *** *** word word")
+    assert len(fault.detail) < 250
+
+
+RETRY_AFTER = {
+    "7": 7.0,
+    "0": 0.0,
+    format_datetime(NOW + timedelta(seconds=30), usegmt=True): 30.0,
+    format_datetime(NOW - timedelta(seconds=30), usegmt=True): 0.0,
+    "Sat, 21 Nov 2026 12:00:09": 9.0,
+    "soon": None,
+    "-5": None,
+    "1.5": None,
+    "": None,
+    "Sat, 99 Nov 2026 99:00:09 GMT": None,
+}
+
+
+@pytest.mark.parametrize(("value", "seconds"), RETRY_AFTER.items())
+async def test_retry_after_is_read_in_both_forms(value, seconds):
+    fault = await fault_from("update", answer("429 Too Many Requests", b"", f"Retry-After: {value}"))
+    assert (fault.status, fault.retry_after_seconds) == (429, seconds)
+
+
+@pytest.mark.parametrize("operation", CALLS)
+async def test_no_call_is_sent_twice_when_a_kept_connection_breaks(operation):
+    well = {"get": to_json(SHOWN), "list": to_json({"objects": []}), "create": MADE}.get(operation, b"{}")
+    async with misbehaving(answer("200 OK", well), hang_up) as server, provider_at(server.url) as provider:
+        await CALLS[operation](provider)
+        fault = await fault_of(CALLS[operation](provider))
+    assert (fault.sent, fault.status) == (True, None)
+    assert len(server.asked) == 2
+
+
+async def test_no_more_calls_are_open_at_once_than_allowed():
+    go_on = asyncio.Event()
+
+    async def gated(writer: asyncio.StreamWriter) -> bool:
+        await go_on.wait()
+        return await answer("204 No Content")(writer)
+
+    async with misbehaving(gated) as server, provider_at(server.url, concurrency=3) as provider:
+        calls = [asyncio.create_task(provider.delete(AUTH_ID, "key")) for _ in range(10)]
+        await server.waiting(3)
+        go_on.set()
+        await asyncio.gather(*calls)
+    assert (server.most_open_requests, len(server.asked)) == (3, 10)
+
+
+async def test_a_cancelled_call_gives_its_place_to_the_next():
+    replies = [silence, answer("204 No Content")]
+    async with misbehaving(*replies) as server, provider_at(server.url, concurrency=1) as provider:
+        first = asyncio.create_task(provider.delete(AUTH_ID, "key"))
+        await server.waiting(1)
+        first.cancel()
+        assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], asyncio.CancelledError)
+        await provider.delete(AUTH_ID, "key")
+
+
+async def test_each_call_is_told_with_its_status_or_none():
+    told: list[tuple[str, int | None, float]] = []
+    replies = [answer("204 No Content"), answer("500 Oh"), hang_up]
+    async with (
+        misbehaving(*replies) as server,
+        provider_at(server.url, on_call=lambda *call: told.append(call)) as provider,
+    ):
+        await provider.delete(AUTH_ID, "key")
+        await fault_of(provider.delete(AUTH_ID, "key"))
+        await fault_of(provider.delete(AUTH_ID, "key"))
+    assert [(operation, status) for operation, status, _ in told] == [
+        ("delete", 204),
+        ("delete", 500),
+        ("delete", None),
+    ]
+    assert all(seconds >= 0 for _, _, seconds in told)
+
+
+def test_an_account_shows_no_token():
+    account = PlivoAccount(
+        "http://x", "MA1", SecretStr(MAIN_TOKEN), timedelta(1), 1, RateLimit(1, timedelta(1))
+    )
+    assert MAIN_TOKEN not in repr(account)
+
+
+async def test_the_server_sees_no_more_calls_in_any_window_than_allowed():
+    window, calls = 0.4, 5
+    async with (
+        misbehaving(answer("204 No Content")) as server,
+        provider_at(server.url, rate=RateLimit(calls, timedelta(seconds=window))) as provider,
+    ):
+        await asyncio.gather(*(provider.delete(AUTH_ID, "key") for _ in range(3 * calls)))
+    seen = [asked.at for asked in server.asked]
+    gaps = [later - earlier for earlier, later in zip(seen, seen[calls:], strict=False)]
+    assert len(gaps) == 2 * calls
+    assert min(gaps) > window / 2, gaps  # the way to the server takes its own time
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port that is taken, so that nobody listens there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@contextmanager
+def full_backlog() -> Iterator[int]:
+    """A port whose listener accepts nobody, with others waiting already: a further connect hangs."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        port = listening.getsockname()[1]
+        waiting = [socket.socket() for _ in range(3)]
+        for connection in waiting:
+            connection.settimeout(0)
+            connection.connect_ex(("127.0.0.1", port))
+        try:
+            yield port
+        finally:
+            for connection in waiting:
+                connection.close()
+
+
+class TalkingNoTls(asyncio.Protocol):
+    def __init__(self, says: bytes) -> None:
+        self._says = says
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        transport.write(self._says)
+
+
+@asynccontextmanager
+async def talking_no_tls(says: bytes) -> AsyncIterator[str]:
+    connections: list[TalkingNoTls] = []
+
+    def connected() -> TalkingNoTls:
+        connections.append(TalkingNoTls(says))
+        return connections[-1]
+
+    async with await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0) as listening:
+        yield f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        for connection in connections:
+            connection.transport.abort()

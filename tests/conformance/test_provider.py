@@ -1,0 +1,219 @@
+"""What every provider promises: the one in memory, for tests, and Plivo's API as the sandbox imitates it."""
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+import pytest
+from pydantic import SecretStr
+
+from worker.adapters.memory import MemoryProvider
+from worker.adapters.plivo import PlivoAccount, plivo_provider
+from worker.adapters.system import SystemClock
+from worker.ports import CallFailed, ProvidedSubaccount, Provider, RateLimit
+from worker.sandbox import Sandbox, running_sandbox
+
+UNKNOWN = "SAZZZZZZZZZZZZZZZZZZ"
+
+
+class Bench(Protocol):
+    """A provider, and what its far side has seen of it."""
+
+    provider: Provider
+
+    def keys(self) -> list[tuple[str, str | None]]:
+        """Operation and idempotency key of each call so far."""
+
+    def shown(self) -> Sequence[ProvidedSubaccount]:
+        """What there is, newest first."""
+
+
+@dataclass(frozen=True)
+class MemoryBench:
+    provider: MemoryProvider
+
+    def keys(self) -> list[tuple[str, str | None]]:
+        return [(operation, key) for operation, _, key in self.provider.calls]
+
+    def shown(self) -> Sequence[ProvidedSubaccount]:
+        return [
+            ProvidedSubaccount(held.auth_id, held.name, held.enabled, held.auth_token)
+            for held in self.provider.subaccounts
+        ]
+
+
+@dataclass(frozen=True)
+class PlivoBench:
+    provider: Provider
+    sandbox: Sandbox
+
+    def keys(self) -> list[tuple[str, str | None]]:
+        return [
+            ((entry.operation or "").partition("_")[0], entry.headers.get("Idempotency-Key"))
+            for entry in self.sandbox.requests
+        ]
+
+    def shown(self) -> Sequence[ProvidedSubaccount]:
+        return [
+            ProvidedSubaccount(found.auth_id, found.name, found.enabled, SecretStr(found.auth_token))
+            for found in self.sandbox.subaccounts()
+        ]
+
+
+@asynccontextmanager
+async def plivo_bench() -> AsyncIterator[PlivoBench]:
+    async with running_sandbox(rate_limit="off") as sandbox:
+        account = PlivoAccount(
+            url=sandbox.url,
+            auth_id=sandbox.auth_id,
+            auth_token=SecretStr(sandbox.auth_token),
+            timeout=timedelta(seconds=30),
+            concurrency=10,
+            rate=RateLimit(10_000, timedelta(seconds=1)),
+        )
+        async with plivo_provider(account, SystemClock()) as provider:
+            yield PlivoBench(provider, sandbox)
+
+
+@pytest.fixture(params=["memory", "plivo"])
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    if request.param == "memory":
+        yield MemoryBench(MemoryProvider())
+        return
+    async with plivo_bench() as running:
+        yield running
+
+
+async def test_what_it_creates_is_enabled_and_has_credentials(bench):
+    made = await bench.provider.create("Sales [TAG]", "key-1")
+    assert re.fullmatch(r"SA[A-Z0-9]{18}", made.auth_id)
+    assert made.auth_token.get_secret_value()
+    shown = ProvidedSubaccount(made.auth_id, "Sales [TAG]", enabled=True, auth_token=made.auth_token)
+    assert bench.shown() == [shown]
+
+
+async def test_each_one_has_an_id_and_a_token_of_its_own(bench):
+    made = [await bench.provider.create("Sales", f"key-{number}") for number in range(3)]
+    assert len({one.auth_id for one in made}) == 3
+    assert len({one.auth_token.get_secret_value() for one in made}) == 3
+
+
+async def test_any_name_survives(bench):
+    name = 'Ärzte & Söhne "🏥" \\ 日本 [0123456789]'
+    made = await bench.provider.create(name, "key-1")
+    assert (await bench.provider.get(made.auth_id)).name == name
+
+
+async def test_get_shows_it_whole(bench):
+    made = await bench.provider.create("Sales", "key-1")
+    assert await bench.provider.get(made.auth_id) == bench.shown()[0]
+
+
+async def test_a_new_name_alone_changes_the_name_alone(bench):
+    made = await bench.provider.create("Sales", "key-1")
+    await bench.provider.update(made.auth_id, "key-2", name="Marketing")
+    assert told(bench) == [("Marketing", True)]
+    await bench.provider.update(made.auth_id, "key-3", enabled=False)
+    assert told(bench) == [("Marketing", False)]
+    await bench.provider.update(made.auth_id, "key-4", name="Sales")
+    assert told(bench) == [("Sales", False)]
+
+
+async def test_name_and_enabled_can_change_in_one_call(bench):
+    made = await bench.provider.create("Sales", "key-1")
+    await bench.provider.update(made.auth_id, "key-2", enabled=False)
+    await bench.provider.update(made.auth_id, "key-3", name="Marketing", enabled=True)
+    assert told(bench) == [("Marketing", True)]
+
+
+async def test_changing_it_keeps_id_and_token(bench):
+    made = await bench.provider.create("Sales", "key-1")
+    await bench.provider.update(made.auth_id, "key-2", name="Marketing", enabled=False)
+    seen = await bench.provider.get(made.auth_id)
+    assert (seen.auth_id, seen.auth_token) == (made.auth_id, made.auth_token)
+
+
+async def test_what_is_deleted_is_gone(bench):
+    made = await bench.provider.create("Sales", "key-1")
+    await bench.provider.delete(made.auth_id, "key-2")
+    assert bench.shown() == []
+    with pytest.raises(CallFailed) as failure:
+        await bench.provider.get(made.auth_id)
+    assert failure.value.fault.status == 404
+
+
+@pytest.mark.parametrize("operation", ["update", "delete", "get"])
+async def test_what_is_not_there_is_a_404_of_that_operation(bench, operation):
+    calls = {
+        "update": lambda: bench.provider.update(UNKNOWN, "key-1", name="Sales"),
+        "delete": lambda: bench.provider.delete(UNKNOWN, "key-1"),
+        "get": lambda: bench.provider.get(UNKNOWN),
+    }
+    with pytest.raises(CallFailed) as failure:
+        await calls[operation]()
+    fault = failure.value.fault
+    assert (fault.operation, fault.status, fault.sent) == (operation, 404, True)
+    assert fault.detail.splitlines() == [str(failure.value)]
+
+
+async def test_pages_show_the_newest_first_twenty_at_a_time(bench):
+    made = [await bench.provider.create(f"Department {number}", f"key-{number}") for number in range(45)]
+    newest_first = [one.auth_id for one in reversed(made)]
+    for offset in (0, 19, 20, 39, 40, 44):
+        page = await bench.provider.page(offset)
+        assert [one.auth_id for one in page] == newest_first[offset : offset + 20]
+    assert await bench.provider.page(0) == list(bench.shown()[:20])
+
+
+async def test_past_the_end_there_is_nothing(bench):
+    assert list(await bench.provider.page(0)) == []
+    await bench.provider.create("Sales", "key-1")
+    assert list(await bench.provider.page(1)) == []
+    assert list(await bench.provider.page(1000)) == []
+
+
+async def test_a_key_goes_with_each_change_and_with_nothing_else(bench):
+    made = await bench.provider.create("Sales", "key-1")
+    await bench.provider.update(made.auth_id, "key-2", name="Marketing")
+    await bench.provider.get(made.auth_id)
+    await bench.provider.page(0)
+    await bench.provider.delete(made.auth_id, "key-3")
+    assert bench.keys() == [
+        ("create", "key-1"),
+        ("update", "key-2"),
+        ("get", None),
+        ("list", None),
+        ("delete", "key-3"),
+    ]
+
+
+async def test_no_repr_shows_a_token(bench):
+    made = await bench.provider.create("Sales", "key-1")
+    seen = await bench.provider.get(made.auth_id)
+    page = await bench.provider.page(0)
+    token = made.auth_token.get_secret_value()
+    assert token not in f"{made!r} {seen!r} {page!r} {made} {seen}"
+
+
+async def test_plivo_is_sent_what_changes_and_nothing_else():
+    """A disabled subaccount that is renamed must not come back enabled, nor the other way round."""
+    async with plivo_bench() as bench:
+        made = await bench.provider.create("Sales", "key-1")
+        await bench.provider.update(made.auth_id, "key-2", name="Marketing")
+        await bench.provider.update(made.auth_id, "key-3", enabled=False)
+        await bench.provider.update(made.auth_id, "key-4", name="Sales", enabled=True)
+        await bench.provider.delete(made.auth_id, "key-5")
+        assert [(entry.method, entry.body) for entry in bench.sandbox.requests] == [
+            ("POST", {"name": "Sales", "enabled": True}),
+            ("POST", {"name": "Marketing"}),
+            ("POST", {"enabled": False}),
+            ("POST", {"name": "Sales", "enabled": True}),
+            ("DELETE", {}),
+        ]
+
+
+def told(bench: Bench) -> list[tuple[str, bool]]:
+    return [(one.name, one.enabled) for one in bench.shown()]

@@ -1,0 +1,249 @@
+"""What SQLite promises beyond the suite: files, durability, group commit, clear words when it fails."""
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import apsw
+import pytest
+from builders import SALES, an_answer, an_entry, created
+
+from worker.adapters import sqlite
+from worker.adapters.sqlite import sqlite_ledger
+from worker.core.model import Department, Entry, Recollection
+from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.db"
+
+
+def fresh(number: int = 1) -> Entry:
+    return an_entry(revision=0, department=Department("acme", str(number)), auth_id=None)
+
+
+def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
+    text = str(error.value)
+    assert len(text.splitlines()) == 1, text
+    return text
+
+
+async def test_what_is_recorded_is_there_after_reopening(path):
+    answer = an_answer(created())
+    async with sqlite_ledger(path) as ledger:
+        await ledger.bind("default", "MA1")
+        recorded = await ledger.record(replace(fresh(), department=SALES), answer)
+    async with sqlite_ledger(path, must_exist=True) as ledger:
+        await ledger.bind("default", "MA1")
+        assert await ledger.recall(SALES, answer.event) == Recollection(recorded, answer)
+
+
+async def test_a_write_is_in_the_file_when_it_returns(path):
+    """Another process sees it at once: it needs no closing, and no luck."""
+    async with sqlite_ledger(path) as ledger:
+        await ledger.record(fresh())
+        with reading(path) as other:
+            assert other.execute("SELECT count(*) FROM departments").get == 1
+
+
+async def test_its_files_are_for_their_owner_only(path):
+    async with sqlite_ledger(path) as ledger:
+        await ledger.record(fresh())
+        made = list(path.parent.iterdir())
+        assert path in made
+        assert {stat.S_IMODE(file.stat().st_mode) for file in made} == {0o600}
+
+
+async def test_wal_and_full_sync_are_in_effect(path):
+    async with sqlite_ledger(path) as ledger:
+        modes = await ledger.run(lambda db: (db.pragma("journal_mode"), db.pragma("synchronous")))
+    assert modes == ("wal", 2)
+
+
+async def test_what_gathers_during_a_commit_shares_the_next(path):
+    commits: list[int] = []
+    async with sqlite_ledger(path, commits.append) as ledger:
+        commits.clear()
+        await asyncio.gather(*(ledger.record(fresh(number)) for number in range(50)))
+        assert len(await ledger.entries()) == 50
+    assert sum(commits) == 51
+    assert len(commits) <= 3
+
+
+async def test_a_job_that_fails_undoes_itself_and_not_its_neighbours(path):
+    commits: list[int] = []
+    answer = an_answer(created())
+    async with sqlite_ledger(path, commits.append) as ledger:
+        commits.clear()
+        results = await asyncio.gather(
+            ledger.record(fresh(1)),
+            ledger.record(replace(fresh(2), revision=5), answer),
+            ledger.run(lambda _: 1 / 0),
+            ledger.record(fresh(3)),
+            return_exceptions=True,
+        )
+        assert commits in ([4], [1, 3])
+        assert [type(result) for result in results] == [Entry, LedgerConflict, ZeroDivisionError, Entry]
+        assert [entry.department.id for entry in await ledger.entries()] == ["1", "3"]
+        assert (await ledger.recall(SALES, answer.event)).answer is None
+
+
+async def test_whoever_stops_waiting_harms_nobody(path):
+    async with sqlite_ledger(path) as ledger:
+        impatient = asyncio.create_task(ledger.record(fresh(1)))
+        patient = asyncio.create_task(ledger.record(fresh(2)))
+        await asyncio.sleep(0)  # both have begun
+        impatient.cancel()
+        assert await patient
+        assert (await asyncio.gather(impatient, return_exceptions=True))[
+            0
+        ].__class__ is asyncio.CancelledError
+        assert await ledger.record(fresh(3))
+
+
+async def test_closing_waits_for_what_was_begun(path):
+    async with sqlite_ledger(path) as ledger:
+        begun = [asyncio.create_task(ledger.record(fresh(number))) for number in range(5)]
+        await asyncio.sleep(0)
+    assert len(await asyncio.gather(*begun)) == 5
+    async with sqlite_ledger(path) as ledger:
+        assert len(await ledger.entries()) == 5
+
+
+async def test_migrations_are_applied_once(path):
+    for _ in range(2):
+        async with sqlite_ledger(path) as ledger:
+            applied = await ledger.run(lambda db: list(db.execute("SELECT name FROM migrations")))
+            assert applied == [("0001_ledger.sql",)]
+
+
+async def test_a_migration_that_changed_afterwards_is_refused(path):
+    async with sqlite_ledger(path) as ledger:
+        await ledger.run(lambda db: db.execute("UPDATE migrations SET checksum = 'another'"))
+    with pytest.raises(LedgerForeign, match=r"0001_ledger\.sql") as refusal:
+        async with sqlite_ledger(path):
+            pass
+    one_line(refusal)
+    assert refusal.value.exit_code == 2
+
+
+async def test_a_migration_counts_as_a_whole_or_not_at_all(path, monkeypatch, tmp_path):
+    broken = tmp_path / "migrations"
+    broken.mkdir()
+    (broken / "0001_broken.sql").write_text("CREATE TABLE half (id INTEGER) STRICT; NONSENSE;")
+    monkeypatch.setattr(sqlite, "MIGRATIONS", broken)
+    with pytest.raises(LedgerFailed) as failure:
+        async with sqlite_ledger(path):
+            pass
+    one_line(failure)
+    with reading(path) as db:
+        assert db.execute("SELECT count(*) FROM sqlite_schema").get == 0
+
+
+async def test_where_it_must_exist_it_is_not_made(path):
+    with pytest.raises(LedgerFailed, match=r"there is no ledger at .*; set LEDGER_URL") as failure:
+        async with sqlite_ledger(path, must_exist=True):
+            pass
+    one_line(failure)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 40, b"short"])
+async def test_a_file_of_something_else_is_left_alone(path, content):
+    path.write_bytes(content)
+    with pytest.raises(LedgerFailed, match="is not a database") as failure:
+        async with sqlite_ledger(path):
+            pass
+    assert str(path) in one_line(failure)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("place", ["", "missing/ledger.db"])
+async def test_a_place_where_no_file_can_be_is_told(tmp_path, place):
+    with pytest.raises(LedgerFailed, match="cannot be opened") as failure:
+        async with sqlite_ledger(tmp_path / place):
+            pass
+    one_line(failure)
+
+
+async def test_a_file_that_may_only_be_read_can_be_read_and_says_so_on_a_write():
+    with unprivileged(), TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.db"
+        async with sqlite_ledger(path) as ledger:
+            recorded = await ledger.record(fresh())
+        path.chmod(0o400)
+        async with sqlite_ledger(path) as ledger:
+            assert await ledger.entries() == [recorded]
+            for write in (
+                ledger.bind("default", "MA1"),
+                ledger.record(recorded),
+            ):  # bind is every start's first
+                with pytest.raises(LedgerFailed, match=r"cannot be written: .*readonly") as failure:
+                    await write
+                one_line(failure)
+
+
+async def test_a_ledger_that_becomes_read_only_says_so_and_recovers(path):
+    async with sqlite_ledger(path) as ledger:
+        ledger._connection.pragma("query_only", 1)
+        with pytest.raises(LedgerFailed, match="cannot be written") as failure:
+            await ledger.record(fresh())
+        one_line(failure)
+        ledger._connection.pragma("query_only", 0)
+        assert await ledger.record(fresh())
+
+
+async def test_a_ledger_that_another_process_holds_says_so_and_recovers(path, monkeypatch):
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MILLISECONDS", 20)
+    async with sqlite_ledger(path) as ledger:
+        with reading(path) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(LedgerFailed, match=r"cannot be written: .*locked") as failure:
+                await ledger.record(fresh())
+            one_line(failure)
+        assert await ledger.record(fresh())
+
+
+async def test_an_entry_nobody_can_read_harms_its_own_department_only(path):
+    async with sqlite_ledger(path) as ledger:
+        await ledger.record(fresh(1))
+        await ledger.run(lambda db: db.execute("UPDATE departments SET entry = '{}'"))
+        spoilt, whole = await asyncio.gather(
+            ledger.recall(fresh(1).department, created().reference),
+            ledger.record(fresh(2)),
+            return_exceptions=True,
+        )
+        assert isinstance(spoilt, LedgerFailed)
+        assert len(str(spoilt).splitlines()) == 1
+        assert whole == replace(fresh(2), revision=1)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[apsw.Connection]:
+    """Another process's connection."""
+    connection = apsw.Connection(str(path))
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """File permissions mean nothing to root, so be somebody else meanwhile."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

@@ -1,0 +1,260 @@
+"""What a department event must look like, and what makes two payloads one."""
+
+import random
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from contracts.departments import (
+    Created,
+    DepartmentEvent,
+    Invalid,
+    Kind,
+    canonical_type,
+    department_event,
+    payload_digest,
+)
+from contracts.envelope import Message, read
+from tests.messages.strategies import binary, replayable, structured
+
+DATA = {
+    "department_id": "ENG-042",
+    "name": "Engineering",
+    "attributes": {"a": 1, "b": [2, {"c": None, "d": ""}]},
+}
+EVENT: dict[str, Any] = {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "/hr",
+    "type": "department.created.v1",
+    "time": "2026-11-21T08:30:00Z",
+    "data": DATA,
+}
+
+
+def named(name: str) -> str:
+    return Created(department_id="ENG-042", name=name).name
+
+
+def name_of(name: str) -> str:
+    event = department_event(read(structured(EVENT | {"data": DATA | {"name": name}})))
+    return str(event.data.name)
+
+
+def digest(message: Message) -> str:
+    return payload_digest(read(message))
+
+
+@pytest.mark.parametrize(
+    ("sent", "kind"),
+    [
+        ("department.created.v1", Kind.CREATED),
+        ("department.created", Kind.CREATED),
+        ("com.example.hr.department.renamed.v1", Kind.RENAMED),
+        ("com.example.department.department.removed", Kind.REMOVED),
+        ("my-hr.department.removed.v1", Kind.REMOVED),
+    ],
+)
+def test_types(sent: str, kind: Kind) -> None:
+    assert canonical_type(sent) == f"department.{kind}.v1"
+    assert department_event(read(structured(EVENT | {"type": sent}))).kind is kind
+
+
+def test_what_may_be_left_out() -> None:
+    event = department_event(read(structured(EVENT)))
+    assert (event.tenant, event.sequence, event.subject) == ("default", None, None)
+
+
+def test_unknown_members_and_attributes_are_ignored() -> None:
+    event = EVENT | {"partitionkey": "x", "data": DATA | {"colour": "blue"}}
+    assert department_event(read(structured(event))) == department_event(read(structured(EVENT)))
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ("  Engineering ", "Engineering"),
+        ("Product\t\r\n \u00a0\u2003Engineering", "Product Engineering"),
+        ("Line\u2028Break\u0085", "Line Break"),
+        ("Quali\u0074\u0061\u0308t", "Qualität"),
+        ("\u212b", "\u00c5"),
+        ("x" * 200, "x" * 200),
+        (" " * 5000 + "x" * 200 + " " * 5000, "x" * 200),
+        ("\u03c9\u0314\u0342\u0345" * 200, "\u1fa7" * 200),
+        ("👩\u200d🔬 Lab", "👩\u200d🔬 Lab"),
+    ],
+    ids=ascii,
+)
+def test_names(sent: str, kept: str) -> None:
+    assert name_of(sent) == kept
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "",
+        " \u2003 ",
+        "x" * 201,
+        "\u03c9\u0314\u0342\u0345" * 201,
+        "\u0958" * 101,  # two code points each in NFC
+        "a\x00b",
+        "a\x1fb",
+        "\x1c",
+        "a\x7fb",
+        "a\x9fb",
+        "a\ue000" * 101,
+    ],
+    ids=ascii,
+)
+def test_names_refused(sent: str) -> None:
+    with pytest.raises(Invalid, match=r"^data\.name: "):
+        name_of(sent)
+
+
+def test_no_code_point_comes_of_more_than_four() -> None:
+    """Which is what the length before normalising rests on."""
+    every = (chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000)
+    assert max(len(unicodedata.normalize("NFD", character)) for character in every) == 4
+
+
+def test_a_flood_of_combining_marks_is_refused_at_once() -> None:
+    """Normalised, this would take minutes, by the square of their number."""
+    with pytest.raises(Invalid):
+        name_of("a" + "\u0301\u0316" * 300_000)
+
+
+@replayable
+@given(st.text(st.characters(codec="utf-8"), max_size=230) | st.text("Ae\u0301\u0323 \u00a0\t", max_size=230))
+def test_a_name_kept_is_in_normal_form_and_stays(sent: str) -> None:
+    try:
+        kept = named(sent)
+    except ValueError:
+        return
+    assert kept == unicodedata.normalize("NFC", kept)
+    assert kept == " ".join(kept.split())
+    assert 1 <= len(kept) <= 200
+    assert named(kept) == kept
+    assert named(f" {unicodedata.normalize('NFD', sent)}\n") == kept
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (0, 0),
+        (-0, 0),
+        (7, 7),
+        (-7, -7),
+        ("7", 7),
+        ("-7", -7),
+        ("-0", 0),
+        ("007", 7),
+        (10**18 - 1, 10**18 - 1),
+        (1 - 10**18, 1 - 10**18),
+        ("9" * 18, 10**18 - 1),
+        ("-" + "9" * 18, 1 - 10**18),
+    ],
+)
+def test_sequences(sent: Any, kept: int) -> None:
+    for message in (structured(EVENT | {"sequence": sent}), binary(EVENT | {"sequence": sent})):
+        assert department_event(read(message)).sequence == kept
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *(True, False, 1.0, 10**18, -(10**18), "1" * 19, "0" * 19, "1" * 1_000_000),
+        *("", " 7", "7\n", "+7", "--7", "1_000", "1e3", "0x7", "\u0667", "seven", [7], {"value": 7}),
+    ],
+    ids=lambda sent: repr(sent)[:20],
+)
+def test_sequences_refused(sent: Any) -> None:
+    with pytest.raises(Invalid, match=r"^sequence: "):
+        department_event(read(structured(EVENT | {"sequence": sent})))
+
+
+@pytest.mark.parametrize("identifier", ["x", "x" * 128, "💡" * 128, " ENG ", "a/b:c", "Ünïcode"])
+def test_identifiers_are_kept_as_they_are(identifier: str) -> None:
+    sent = EVENT | {"tenant": identifier, "subject": identifier, "data": DATA | {"department_id": identifier}}
+    event = department_event(read(structured(sent)))
+    assert (event.tenant, event.data.department_id) == (identifier, identifier)
+
+
+@pytest.mark.parametrize("identifier", ["", "x" * 129, "a\u00a0b", "a\u202eb", "a\u2028b", "a\ue000b"])
+def test_identifiers_refused(identifier: str) -> None:
+    with pytest.raises(Invalid, match=r"^data\.department_id: "):
+        department_event(read(structured(EVENT | {"data": DATA | {"department_id": identifier}})))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "com.example.hr.department.created.v1"},
+        {"type": "department.created"},
+        {"tenant": "default"},
+        {"tenant": None},
+        {"id": "2", "source": "/other", "time": "2027-01-01T00:00:00Z", "sequence": 5, "subject": "ENG-042"},
+        {"traceparent": "00-a-b-01", "tracestate": "a=b", "correlationid": "c", "causationid": "d"},
+        {"datacontenttype": "application/json", "dataschema": "/schema", "unknown": 1},
+    ],
+    ids=str,
+)
+def test_the_digest_stays(change: dict[str, Any]) -> None:
+    assert digest(structured(EVENT | change)) == digest(structured(EVENT))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": "department.renamed.v1"},
+        {"tenant": "emea"},
+        {"data": DATA | {"name": "Engineers"}},
+        {"data": DATA | {"department_id": "ENG-043"}},
+        {"data": DATA | {"attributes": {"a": 1, "b": [{"c": None, "d": ""}, 2]}}},
+        {"data": DATA | {"attributes": {"a": "1", "b": [2, {"c": None, "d": ""}]}}},
+        {"data": DATA | {"parent_id": None}},
+        {"data": DATA | {"unknown": 1}},
+        {"data": None},
+    ],
+    ids=str,
+)
+def test_the_digest_changes(change: dict[str, Any]) -> None:
+    assert digest(structured(EVENT | change)) != digest(structured(EVENT))
+
+
+FINITE = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e6, 1e6) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@replayable
+@given(st.dictionaries(st.text(), FINITE, max_size=3), st.randoms(use_true_random=False))
+def test_neither_mode_nor_the_order_of_keys_changes_the_digest(
+    attributes: dict[str, Any], order: random.Random
+) -> None:
+    event = EVENT | {"data": DATA | {"attributes": attributes}}
+    assert digest(structured(shuffled(event, order))) == digest(structured(event)) == digest(binary(event))
+
+
+def shuffled(value: Any, order: random.Random) -> Any:
+    if isinstance(value, list):
+        return [shuffled(item, order) for item in value]
+    if not isinstance(value, dict):
+        return value
+    keys = list(value)
+    order.shuffle(keys)
+    return {key: shuffled(value[key], order) for key in keys}
+
+
+def test_the_union_tells_its_members_apart_by_type():
+    """For those who validate what is in canonical form: one model for all three."""
+    union: TypeAdapter[Any] = TypeAdapter(DepartmentEvent)
+    for kind in Kind:
+        assert union.validate_python(EVENT | {"type": f"department.{kind}.v1"}).kind is kind
+    with pytest.raises(ValidationError, match="union_tag_invalid"):
+        union.validate_python(EVENT | {"type": "department.merged.v1"})

@@ -1,0 +1,217 @@
+"""Calls that fail: what waits, what is given up, and what happens where nobody listens."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from builders import SALES, department_created, department_removed, department_renamed
+from world import World, fault
+
+from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
+from worker.core.decide import Policy, Removal
+from worker.core.model import Status
+from worker.ports import LedgerConflict, LedgerFailed, PublishFailed
+
+CREATED = department_created("Sales", sequence=1)
+RENAMED = department_renamed("Marketing", sequence=2)
+REMOVED = department_removed(sequence=3)
+OTHER = department_created("Other", department_id="other", id="other")
+
+
+def is_waiting(world: World) -> bool:
+    """The message of the one that waits is neither acked nor answered."""
+    return world.witness.journal.count("ack") == 0 and not world.results(CREATED)
+
+
+# Transient failures
+
+
+async def test_what_fails_for_now_waits_in_its_lane_while_others_flow(world):
+    other_is_done = asyncio.Event()
+
+    async def tell() -> None:
+        other_is_done.set()
+
+    world.witness.fail("create", fault("create", 429))
+    world.witness.before("ack", tell)
+    async with world.working():
+        await world.send(CREATED)
+        await world.clock.asleep()
+        await world.send(RENAMED, OTHER)
+        await other_is_done.wait()
+        await world.has_one_live_subaccount("Other", SALES._replace(id="other"))
+        assert not world.results(CREATED)
+        assert not world.results(RENAMED)
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Marketing")
+    world.answered(CREATED, "created")
+    world.answered(RENAMED, "renamed")
+    world.has_dead_lettered_nothing()
+
+
+async def test_it_waits_longer_each_time_up_to_a_limit_and_never_gives_up(world):
+    world.clock.next_jitter = 1.0
+    world.witness.fail("create", fault("create", 403), times=9)
+    await world.handle(CREATED)
+    assert world.clock.naps == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30, 30])
+    await world.has_one_live_subaccount("Sales")
+    world.has_dead_lettered_nothing()
+
+
+async def test_the_jitter_is_full_but_never_nothing(world):
+    world.clock.next_jitter = 0.0
+    world.witness.fail("create", fault("create", 403), times=3)
+    await world.handle(CREATED)
+    assert world.clock.naps == pytest.approx([0.05, 0.1, 0.2])
+
+
+async def test_it_waits_as_long_as_it_is_asked_to(world):
+    world.witness.fail("create", fault("create", 429, retry_after_seconds=77.0))
+    await world.handle(CREATED)
+    assert world.clock.naps == [77.0]
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("recall", LedgerFailed("the ledger cannot be read")),
+        ("record claimed", LedgerFailed("the ledger cannot be written")),
+        ("record claimed", LedgerConflict("somebody else")),
+        ("create", fault("create")),
+        ("record active created", LedgerFailed("the ledger cannot be written")),
+        ("publish secrets", PublishFailed("no connection")),
+        ("publish results", PublishFailed("no connection")),
+        ("record active created confirmed", LedgerFailed("the ledger cannot be written")),
+        ("ack", PublishFailed("whatever")),
+        ("recall", RuntimeError("unexpected")),
+        ("create", RuntimeError("unexpected")),
+        ("publish results", KeyError("unexpected")),
+        ("ack", ValueError("unexpected")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+@pytest.mark.parametrize("after_effect", [False, True], ids=["before", "after"])
+async def test_whatever_fails_wherever_it_ends_well(world, what, error, after_effect):
+    world.witness.fail(what, error, after_effect=after_effect)
+    await world.handle(CREATED)
+    await world.has_one_live_subaccount("Sales")
+    await world.has_issued_credentials()
+    assert world.provider.subaccounts[0].enabled
+    assert len(world.provider.subaccounts) == 1
+    world.answered(CREATED, "created", times=None)
+    world.has_dead_lettered_nothing()
+    world.has_nothing_to_do()
+
+
+@pytest.mark.parametrize("what", ["recall", "record", "create", "publish"])
+async def test_an_unexpected_error_acks_nothing_and_harms_no_neighbour(world, what):
+    world.witness.fail(what, RuntimeError("unexpected"))
+    async with world.working():
+        await world.send(CREATED)
+        await world.clock.asleep()
+        assert is_waiting(world)
+        await world.send(OTHER)
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Sales")
+    await world.has_one_live_subaccount("Other", SALES._replace(id="other"))
+
+
+@pytest.mark.parametrize("event", [RENAMED, REMOVED], ids=lambda event: event.kind)
+@pytest.mark.parametrize("status", [None, 401, 402, 403, 408, 409, 429, 500, 503])
+@pytest.mark.parametrize("after_effect", [False, True], ids=["before", "after"])
+async def test_a_change_that_fails_for_now_is_sent_again(world, event, status, after_effect):
+    await world.handle(CREATED)
+    world.witness.fail("update", fault("update", status), after_effect=after_effect)
+    await world.handle(event)
+    world.answered(event, "renamed" if event is RENAMED else "disabled")
+    assert len(world.provider.calls) == (3 if after_effect else 2)
+    keys = {key for operation, _, key in world.provider.calls if operation == "update"}
+    assert len(keys) == 1
+    world.has_dead_lettered_nothing()
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 422])
+async def test_a_change_that_is_refused_is_given_up_and_leaves_no_mark(world, status):
+    await world.handle(CREATED)
+    world.witness.fail("update", fault("update", status))
+    await world.handle(RENAMED)
+    letter = world.dead_lettered("rejected")
+    assert f"answered {status} to update" in letter.message.headers["x-dead-detail"]
+    await world.has_one_live_subaccount("Sales")
+    world.answered(RENAMED, "failed")
+    await world.handle(RENAMED)
+    await world.has_one_live_subaccount("Marketing")
+
+
+async def test_a_subaccount_that_is_gone_already_counts_as_deleted():
+    world = World(Policy(Removal.DELETE))
+    await world.handle(CREATED)
+    await world.provider.delete((await world.entry()).auth_id, "by hand")
+    await world.handle(REMOVED)
+    world.answered(REMOVED, "removed")
+    assert (await world.entry()).status is Status.REMOVED
+
+
+@pytest.mark.parametrize("after_effect", [False, True], ids=["before", "after"])
+async def test_a_deletion_begun_is_carried_through_whatever_comes_next(after_effect):
+    world = World(Policy(Removal.DELETE))
+    await world.handle(CREATED)
+    world.witness.fail("delete", fault("delete"), after_effect=after_effect)
+    async with world.working():
+        await world.send(department_removed(sequence=2))
+        await world.clock.asleep()
+        assert (await world.entry()).status is Status.DELETING
+    again = department_created("Again", sequence=3)  # overtakes the removal, which a crash gave back
+    world.witness.fail("recall", LedgerFailed("once"))
+    await world.handle(again)
+    await world.has_one_live_subaccount("Again")
+    assert (await world.entry()).incarnation == 2
+
+
+# Where nobody listens
+
+
+async def test_a_result_nobody_is_bound_for_counts_as_answered(world):
+    world.broker.unbind("provisioner.results", "test.results", "#")
+    await world.handle(CREATED)
+    world.has_nothing_to_do()
+    assert world.clock.naps == []
+    (answer,) = await world.ledger.answers(SALES)
+    assert answer.confirmed
+
+
+async def test_credentials_nobody_is_bound_for_wait_and_nothing_is_acked(world):
+    world.broker.unbind(SECRETS, SECRETS_QUEUE, "#")
+    async with world.working():
+        await world.send(CREATED)
+        for _ in range(5):
+            await world.clock.asleep()
+            assert is_waiting(world)
+            assert (await world.entry()).owed_to == world.policy.recipients
+            world.clock.advance(world.clock.seconds_to_next())
+        world.broker.bind(SECRETS, SECRETS_QUEUE, "#")
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Sales")
+    await world.has_issued_credentials()
+    world.answered(CREATED, "created")
+    world.has_dead_lettered_nothing()
+    assert world.witness.journal.count("create") == 1
+
+
+async def test_credentials_confirmed_but_not_noted_go_out_again_under_the_same_id(world):
+    world.witness.fail("record active created confirmed", LedgerFailed("once"))
+    await world.handle(CREATED)
+    first, again = world.credentials()
+    assert (first.id, first.data) == (again.id, again.data)
+    world.answered(CREATED, "created", times=2)
+
+
+async def test_a_token_that_cannot_be_read_for_now_is_asked_for_again(world):
+    await world.handle(CREATED)
+    await world.ledger.record(replace(await world.entry(), owed_to=world.policy.recipients))
+    world.witness.fail("get", fault("get", 500))
+    await world.handle(RENAMED)
+    await world.has_issued_credentials()
+    world.answered(RENAMED, "renamed")
+    assert world.witness.journal.count("update name") == 1
+    assert world.broker.ready(WORK_QUEUE) == []

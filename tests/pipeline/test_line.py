@@ -1,0 +1,351 @@
+"""The line of one event while all goes well: what it does, and in which order."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from builders import SALES, department_created, department_removed, department_renamed, event_of
+from pydantic import TypeAdapter
+from world import World
+
+from contracts.departments import payload_digest
+from contracts.envelope import Message, read
+from contracts.topology import DEPARTMENTS
+from worker.core.decide import Policy, Removal, UnknownRename
+from worker.core.messages import Outgoing
+from worker.core.model import Answer, Entry, Status
+from worker.telemetry import configure_logging
+
+CREATED = department_created("Sales", sequence=1)
+RENAMED = department_renamed("Marketing", sequence=2)
+REMOVED = department_removed(sequence=3)
+
+
+async def steps(world: World, *events: object) -> list[str]:
+    """What a worker does about these events alone."""
+    world.witness.journal.clear()
+    await world.handle(*events)
+    return world.witness.journal
+
+
+async def test_a_created_department_gets_its_subaccount_and_its_credentials(world):
+    assert await steps(world, CREATED) == [
+        "recall",
+        "record claimed",
+        "create",
+        "record active created",
+        "publish secrets subaccount.credentials.issued",
+        "publish results subaccount.created",
+        "record active created confirmed",
+        "ack",
+    ]
+    await world.has_one_live_subaccount("Sales")
+    await world.has_issued_credentials()
+    world.answered(CREATED, "created")
+
+
+async def test_a_claim_tells_when_for_which_event_and_under_which_key(world):
+    claims = []
+
+    async def look() -> None:
+        claims.append((await world.entry()).claim)
+
+    world.witness.before("create", look)
+    await world.handle(CREATED)
+    claim = claims[0]
+    assert claim.started_at == world.clock.now()
+    assert claim.event == event_of(CREATED).reference
+    assert [key for operation, _, key in world.provider.calls] == [claim.idempotency_key]
+    assert (await world.entry()).claim is None
+
+
+async def test_a_renamed_department_is_sent_its_name_and_nothing_else(world):
+    await world.handle(CREATED)
+    assert await steps(world, RENAMED) == [
+        "recall",
+        "update name",
+        "record active renamed",
+        "publish results subaccount.renamed",
+        "record active renamed confirmed",
+        "ack",
+    ]
+    await world.has_one_live_subaccount("Marketing")
+    world.answered(RENAMED, "renamed")
+
+
+@pytest.mark.parametrize("removal", [Removal.DISABLE, Removal.DISABLE_THEN_DELETE])
+async def test_a_removed_department_is_disabled(removal):
+    world = World(Policy(removal))
+    await world.handle(CREATED)
+    assert await steps(world, REMOVED) == [
+        "recall",
+        "update enabled",
+        "record disabled disabled",
+        "publish results subaccount.disabled",
+        "record disabled disabled confirmed",
+        "ack",
+    ]
+    await world.has_no_live_subaccount()
+    world.answered(REMOVED, "disabled")
+
+
+async def test_a_department_removed_for_good_is_on_record_as_that_before_the_call():
+    world = World(Policy(Removal.DELETE))
+    await world.handle(CREATED)
+    assert await steps(world, REMOVED) == [
+        "recall",
+        "record deleting",
+        "delete",
+        "record removed removed",
+        "publish results subaccount.removed",
+        "record removed removed confirmed",
+        "ack",
+    ]
+    assert world.provider.subaccounts == []
+    world.answered(REMOVED, "removed")
+
+
+async def test_removals_can_be_ignored():
+    world = World(Policy(Removal.IGNORE))
+    await world.handle(CREATED)
+    assert [step for step in await steps(world, REMOVED) if step.startswith(("update", "delete"))] == []
+    await world.has_one_live_subaccount("Sales")
+    world.answered(REMOVED, "unchanged")
+
+
+async def test_a_disabled_department_that_is_there_again_is_restored_in_one_call(world):
+    await world.handle(CREATED, department_removed(sequence=2))
+    again = department_created("Sales and Service", sequence=3)
+    assert await steps(world, again) == [
+        "recall",
+        "update name enabled",
+        "record active restored",
+        "publish results subaccount.restored",
+        "record active restored confirmed",
+        "ack",
+    ]
+    await world.has_one_live_subaccount("Sales and Service")
+    world.answered(again, "restored")
+
+
+async def test_restored_under_its_old_name_it_is_not_named_again(world):
+    await world.handle(CREATED, department_removed(sequence=2))
+    assert "update enabled" in await steps(world, department_created("Sales", sequence=3))
+    await world.has_one_live_subaccount("Sales")
+
+
+async def test_a_deleted_department_that_is_there_again_is_another_incarnation():
+    world = World(Policy(Removal.DELETE))
+    await world.handle(CREATED, department_removed(sequence=2), department_created("Sales", sequence=3))
+    await world.has_one_live_subaccount("Sales")
+    assert [told.data["generation"] for told in world.credentials()] == [1, 2]
+    assert len({told.id for told in world.credentials()}) == 2
+    names = {world.sent_name("Sales", incarnation=incarnation) for incarnation in (1, 2)}
+    assert world.provider.subaccounts[0].name == world.sent_name("Sales", incarnation=2)
+    assert len(names) == 2
+
+
+async def test_the_rename_of_an_unknown_department_creates_it(world):
+    await world.handle(RENAMED)
+    await world.has_one_live_subaccount("Marketing")
+    world.answered(RENAMED, "created")
+
+
+async def test_the_rename_of_an_unknown_department_can_be_refused():
+    world = World(Policy(unknown_rename=UnknownRename.REJECT))
+    await world.handle(RENAMED)
+    assert world.provider.calls == []
+    world.dead_lettered("invalid")
+    world.answered(RENAMED, "failed")
+
+
+@pytest.mark.parametrize("event", [CREATED, RENAMED, REMOVED], ids=lambda event: event.kind)
+async def test_a_replay_gets_no_call_and_no_second_publication(world, event):
+    await world.handle(CREATED, RENAMED, REMOVED)
+    assert await steps(world, event, event) == ["recall", "ack"] * 2
+    assert len(world.results(event)) == 1
+
+
+async def test_a_duplicate_in_another_mode_with_another_trace_is_the_same_event(world):
+    await world.handle(CREATED)
+    binary = CREATED.model_copy(update={"traceparent": "00-1-1-00", "correlationid": "c"})
+    await world.broker.publish(Outgoing(DEPARTMENTS, "department.created", Message.binary(binary)))
+    assert await steps(world) == ["recall", "ack"]
+
+
+async def test_an_event_that_changes_nothing_gets_no_call(world):
+    await world.handle(CREATED)
+    same = department_renamed("Sales", sequence=2)
+    assert await steps(world, same) == [
+        "recall",
+        "record active unchanged",
+        "publish results subaccount.unchanged",
+        "record active unchanged confirmed",
+        "ack",
+    ]
+    world.answered(same, "unchanged")
+
+
+async def test_an_older_event_is_superseded_without_a_call(world):
+    await world.handle(RENAMED)
+    calls = len(world.provider.calls)
+    await world.handle(CREATED)
+    assert len(world.provider.calls) == calls
+    await world.has_one_live_subaccount("Marketing")
+    world.answered(CREATED, "superseded")
+    (told,) = world.results(CREATED)
+    assert told.data["superseded_by"]["id"] == RENAMED.id
+
+
+async def test_a_removal_before_its_creation_is_remembered(world):
+    await world.handle(REMOVED, CREATED)
+    assert world.provider.calls == []
+    world.answered(REMOVED, "unchanged")
+    world.answered(CREATED, "superseded")
+
+
+async def test_an_answer_that_was_never_confirmed_goes_out_once_more_under_its_id(world):
+    await world.handle(CREATED)
+    (first,) = world.results(CREATED)
+    answer = (await world.ledger.answers(SALES))[0]
+    await world.ledger.record(await world.entry(), replace(answer, confirmed=False))
+
+    assert await steps(world, CREATED) == [
+        "recall",
+        "publish results subaccount.created",
+        "record active created confirmed",
+        "ack",
+    ]
+    assert [told.id for told in world.results(CREATED)] == [first.id] * 2
+
+
+async def test_credentials_owed_go_out_with_the_departments_next_step(world):
+    await world.handle(CREATED)
+    (first,) = world.credentials()
+    entry = await world.entry()
+    await world.ledger.record(replace(entry, owed_to=world.policy.recipients))
+
+    assert await steps(world, RENAMED) == [
+        "recall",
+        "update name",
+        "record active renamed",
+        "get",
+        "publish secrets subaccount.credentials.issued",
+        "publish results subaccount.renamed",
+        "record active renamed confirmed",
+        "ack",
+    ]
+    _, again = world.credentials()
+    assert again.id == first.id
+    assert again.data == first.data | {"name": "Marketing"}
+    await world.has_issued_credentials()
+
+
+async def test_credentials_owed_go_out_with_a_replay_too(world):
+    await world.handle(CREATED)
+    await world.ledger.record(replace(await world.entry(), owed_to=world.policy.recipients))
+    await world.handle(CREATED)
+    assert len(world.credentials()) == 2
+    assert len(world.results(CREATED)) == 1
+    await world.has_issued_credentials()
+
+
+async def test_nobody_is_sent_credentials_of_a_disabled_department(world):
+    await world.handle(CREATED, department_removed(sequence=2))
+    await world.ledger.record(replace(await world.entry(), owed_to=world.policy.recipients))
+    await world.handle(department_removed(sequence=3))
+    assert len(world.credentials()) == 1
+    again = department_created(sequence=4)
+    await world.handle(again)
+    assert len(world.credentials()) == 2
+    await world.has_issued_credentials()
+
+
+async def test_another_payload_under_an_answered_id_is_refused(world):
+    await world.handle(CREATED)
+    other = department_created("Other", sequence=1)
+    calls = len(world.provider.calls)
+    await world.handle(other)
+    letter = world.dead_lettered("conflicting-duplicate")
+    assert read(letter.message).data["name"] == "Other"
+    assert len(world.provider.calls) == calls
+    await world.has_one_live_subaccount("Sales")
+    world.answered(CREATED, "created", "failed")
+    assert payload_digest(read(letter.message)) != (await world.ledger.answers(SALES))[0].payload_digest
+
+
+async def test_departments_of_two_tenants_are_two(world):
+    other = department_created("Sales", tenant="globex", id="other")
+    await world.handle(CREATED, other)
+    await world.has_one_live_subaccount("Sales")
+    await world.has_one_live_subaccount("Sales", SALES._replace(tenant="globex"))
+    assert len(world.provider.subaccounts) == 2
+
+
+async def test_trace_and_cause_are_carried_over_to_what_goes_out(world):
+    traced = department_created(traceparent="00-1-2-01", tracestate="a=b", correlationid="c-1")
+    await world.handle(traced)
+    for told in (*world.results(traced), *world.credentials()):
+        assert (told.traceparent, told.tracestate, told.correlationid) == ("00-1-2-01", "a=b", "c-1")
+        assert (told.causationid, told.subject) == (traced.id, SALES.id)
+        assert told.source == "/subaccount-provisioner/default"
+
+
+async def test_each_change_has_a_key_of_its_own_that_a_replay_would_repeat():
+    keys = []
+    for world in (World(Policy(Removal.DELETE)), World(Policy(Removal.DELETE))):
+        await world.handle(CREATED, RENAMED, REMOVED)
+        keys.append([key for _, _, key in world.provider.calls])
+    assert keys[0] == keys[1]
+    assert len(set(keys[0])) == 3
+
+
+async def test_the_token_is_nowhere_but_in_its_message(world, capsys):
+    configure_logging("json", "debug")
+    world.witness.fail("publish secrets", RuntimeError("unexpected"))
+    await world.handle(CREATED, RENAMED, department_removed(sequence=3), department_created(sequence=4))
+    await world.send_raw(b"{}")
+    await world.handle()
+    configure_logging("json", "error")
+
+    token = world.provider.subaccounts[0].auth_token.get_secret_value()
+    assert token in str([told.data for told in world.credentials()])
+    entries = TypeAdapter(list[Entry]).dump_json(list(await world.ledger.entries()))
+    answers = TypeAdapter(list[Answer]).dump_json(list(await world.ledger.answers(SALES)))
+    told = [
+        outgoing
+        for queue in ("test.results", "provisioner.dead-letters")
+        for outgoing in world.broker.ready(queue)
+    ]
+    sent = [(outgoing.message.body, outgoing.message.headers, outgoing.routing_key) for outgoing in told]
+    headers = [
+        (one.message.headers, one.routing_key, repr(one)) for one in world.broker.ready("provisioner.secrets")
+    ]
+    logged = capsys.readouterr()
+    assert "department_event_answered" in logged.err
+    assert token not in f"{entries!r} {answers!r} {sent} {headers} {logged.out} {logged.err}"
+
+
+async def test_what_is_told_of_an_event_is_what_the_contract_says(world):
+    await world.handle(CREATED)
+    (told,) = world.results(CREATED)
+    auth_id = world.provider.subaccounts[0].auth_id
+    assert told.type == "subaccount.created.v1"
+    assert told.data == {
+        "tenant": "acme",
+        "department_id": "sales",
+        "name": "Sales",
+        "auth_id": auth_id,
+        "outcome": "created",
+        "event": {"source": "/hr", "id": CREATED.id, "type": "department.created.v1"},
+    }
+    (issued,) = world.credentials()
+    assert json.loads(json.dumps(issued.data)) == {
+        "tenant": "acme",
+        "department_id": "sales",
+        "name": "Sales",
+        "auth_id": auth_id,
+        "auth_token": world.provider.subaccounts[0].auth_token.get_secret_value(),
+        "generation": 1,
+    }
+    assert (await world.entry()).status is Status.ACTIVE
