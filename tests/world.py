@@ -5,10 +5,10 @@ Pipeline, lanes and actor are the real ones. Time passes only when told, every p
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from builders import NOW, SALES, AnyDepartmentEvent
@@ -32,10 +32,12 @@ from worker.core.judge import CallFault, Operation
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Department, Entry, Recollection, Reference, Status
 from worker.core.naming import NameTemplate
+from worker.duties import Scheduler
 from worker.lanes import running_lanes
 from worker.operations import inbound
 from worker.pipeline import Pipeline
 from worker.ports import CallFailed, Delivery, NewSubaccount, ProvidedSubaccount
+from worker.scan import Scanner, Strays
 from worker.settings import WorkerSettings, load
 from worker.telemetry import Telemetry
 
@@ -132,6 +134,12 @@ class WatchedLedger:
     async def bind(self, owner: str, provider_account: str) -> None:
         await self.ledger.bind(owner, provider_account)
 
+    async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
+        return await self.ledger.holders(auth_ids)
+
+    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+        return await self.ledger.due(now, limit)
+
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         return await self.ledger.entries(tenant)
 
@@ -143,6 +151,10 @@ class WatchedLedger:
 class WatchedProvider:
     witness: Witness
     provider: MemoryProvider
+
+    @asynccontextmanager
+    async def permit(self) -> AsyncIterator[None]:
+        yield
 
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
         return await self.witness.see("create", lambda: self.provider.create(name, idempotency_key))
@@ -196,6 +208,13 @@ class WatchedDelivery:
         await self.witness.see("ack", self.delivery.ack)
 
 
+class LedgerIsWhole(Strays):
+    """Nothing at the provider that the ledger does not know: spares most tests the look for it."""
+
+    async def take(self, _tag: str) -> bool:
+        return False
+
+
 @dataclass
 class World:
     """What outlives a worker: time, ledger, provider, broker. Workers come and go by `working`."""
@@ -207,6 +226,7 @@ class World:
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     witness: Witness = field(default_factory=Witness)
     names: Names = field(default_factory=lambda: Names(OWNER, NameTemplate()))
+    strays: type[Strays] = LedgerIsWhole
 
     def __post_init__(self) -> None:
         self.broker.declare(topology(BrokerVersion(4, 1)))
@@ -217,11 +237,10 @@ class World:
         """A worker for the time of the block. At its end it is cut off, wherever it is: no drain."""
         telemetry = Telemetry()
         async with running_lanes() as lanes:
+            ledger = WatchedLedger(self.witness, self.ledger)
             pipeline = Pipeline(
-                ledger=WatchedLedger(self.witness, self.ledger),
-                actor=Actor(
-                    WatchedProvider(self.witness, self.provider), self.names, SETTLE_WINDOW, self.clock
-                ),
+                ledger=ledger,
+                actor=self._actor(ledger),
                 publisher=WatchedPublisher(self.witness, self.broker),
                 clock=self.clock,
                 policy=self.policy,
@@ -237,6 +256,19 @@ class World:
                     yield Worker(pipeline, consumer, pipeline.ledger, _settings(), telemetry)
                 finally:
                     await lanes.cut_off()
+                    await pipeline.actor.scanner.close()
+
+    def _actor(self, ledger: WatchedLedger) -> Actor:
+        provider = WatchedProvider(self.witness, self.provider)
+        scanner = Scanner(provider, self.names.template, self.clock)
+        strays = self.strays(scanner, provider, self.names.template, ledger)
+        return Actor(provider, ledger, self.names, self.clock, scanner, strays)
+
+    async def attend_to_duties(self) -> None:
+        """A worker does what is due by now."""
+        async with self.working() as worker:
+            await Scheduler(worker.pipeline).file_what_is_due()
+            await worker.pipeline.lanes.idle()
 
     async def handle(self, *events: AnyDepartmentEvent) -> None:
         """A worker takes these events, and what else waits, to their end, as time passes."""

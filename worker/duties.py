@@ -21,10 +21,10 @@ class Scheduler:
 
     async def run(self) -> None:
         while True:
-            await self._file_what_is_due()
+            await self.file_what_is_due()
             await self.pipeline.clock.sleep(POLL_SECONDS)
 
-    async def _file_what_is_due(self) -> None:
+    async def file_what_is_due(self) -> None:
         try:
             due = await self.pipeline.ledger.due(self.pipeline.clock.now(), AT_ONCE)
         except LedgerFailed as error:

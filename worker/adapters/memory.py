@@ -5,10 +5,10 @@ They pass the same conformance suites as the real ones (tests/conformance).
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from pydantic import SecretStr
 
@@ -68,6 +68,13 @@ class MemoryLedger:
                 f"the ledger belongs to owner {self._bound[0]} of provider account {self._bound[1]}"
             )
 
+    async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
+        return {auth_id: self._holders[auth_id] for auth_id in auth_ids if auth_id in self._holders}
+
+    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+        due = [(entry.due_at, key) for key, entry in self._entries.items() if entry.due_at is not None]
+        return [key for at, key in sorted(due) if at <= now][:limit]
+
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         return [self._entries[key] for key in sorted(self._entries) if tenant in {None, key.tenant}]
 
@@ -84,6 +91,7 @@ class Held:
     auth_token: SecretStr
     name: str
     enabled: bool
+    created: date
 
 
 class MemoryProvider:
@@ -92,12 +100,18 @@ class MemoryProvider:
     def __init__(self) -> None:
         self.subaccounts: list[Held] = []
         self.calls: list[tuple[Operation, str | None, str | None]] = []
+        self.today = date(2026, 11, 21)
         self._made = 0
+
+    @asynccontextmanager
+    async def permit(self) -> AsyncIterator[None]:
+        yield
 
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
         self.calls.append(("create", None, idempotency_key))
         self._made += 1
-        made = Held(f"SA{self._made:018d}", SecretStr(f"memory-token-{self._made}"), name, enabled=True)
+        token = SecretStr(f"memory-token-{self._made}")
+        made = Held(f"SA{self._made:018d}", token, name, enabled=True, created=self.today)
         self.subaccounts.insert(0, made)
         return NewSubaccount(made.auth_id, made.auth_token)
 
@@ -129,7 +143,7 @@ class MemoryProvider:
 
 
 def _shown(held: Held) -> ProvidedSubaccount:
-    return ProvidedSubaccount(held.auth_id, held.name, held.enabled, held.auth_token)
+    return ProvidedSubaccount(held.auth_id, held.name, held.enabled, held.created, held.auth_token)
 
 
 class MemoryClock:
@@ -144,6 +158,9 @@ class MemoryClock:
 
     def now(self) -> datetime:
         return self._now
+
+    def monotonic(self) -> float:
+        return self._now.timestamp()
 
     def jitter(self) -> float:
         return self.next_jitter

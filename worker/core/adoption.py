@@ -10,6 +10,9 @@ from datetime import date, datetime, timedelta
 LOOKS = (1 / 24, 1 / 8, 3 / 8, 1.0)
 """When to look, as parts of the settle window."""
 
+MARGIN = timedelta(milliseconds=100)
+"""Looks come that much later than their moment, so that the last one begins after the window."""
+
 ENOUGH_CLEAN_SCANS = 2
 ENOUGH_UNKNOWNS = 3
 RECOUNT_WINDOWS = 10
@@ -61,9 +64,6 @@ def is_lost(clean_scans: int, begun: datetime, started_at: datetime, window: tim
 
 
 def seconds_to_next_look(now: datetime, started_at: datetime, window: timedelta) -> float:
-    """0 when the window is over: the last look may come at once."""
-    for part in LOOKS:
-        at = started_at + part * window
-        if at > now:
-            return (at - now).total_seconds()
-    return 0.0
+    """Once the window is over, the last look may come at once."""
+    moments = (started_at + part * window + MARGIN for part in LOOKS)
+    return next((at - now for at in moments if at > now), MARGIN).total_seconds()

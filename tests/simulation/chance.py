@@ -1,0 +1,138 @@
+"""Everything drawn in a run: which faults strike, when, and how long things take. All from one seed."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+SETTLE_WINDOW = timedelta(seconds=12)
+"""A tenth of the default, as all times here: what counts is how they compare."""
+WINDOW_SECONDS = SETTLE_WINDOW.total_seconds()
+TIMEOUT_SECONDS = 3.0
+CLAIM_SECONDS = 2.0
+LATEST_SECONDS = WINDOW_SECONDS - CLAIM_SECONDS
+"""After a call is sent, its effect is there and listed by then: the provider the settle window is made for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How often each fault strikes where it can, while it is among those of a run.
+
+    `latest_create_seconds`: how long after it is sent a create may still be carried out.
+    """
+
+    name: str
+    rates: Mapping[str, float]
+    latest_create_seconds: float = LATEST_SECONDS
+
+    @property
+    def doubles_allowed(self) -> bool:
+        return self.latest_create_seconds > WINDOW_SECONDS
+
+
+BROKER = {
+    "event sent twice": 0.3,
+    "events out of order": 0.5,
+    "conflicting duplicate": 0.1,
+    "unreadable message": 0.1,
+    "consumer lost": 0.5,
+    "ack lost": 0.1,
+    "publisher lost": 0.05,
+    "publish refused": 0.1,
+    "confirm lost": 0.1,
+    "routed late": 0.05,
+    "result unroutable": 0.1,
+    "secrets unroutable": 0.4,
+}
+PROVIDER = {
+    "request lost": 0.12,
+    "answer lost": 0.12,
+    "carried out late": 0.15,
+    "not connected": 0.1,
+    "too many requests": 0.1,
+    "too many requests, retry after": 0.1,
+    "server error": 0.1,
+    "server error, carried out": 0.1,
+    "in doubt": 0.1,
+    "in doubt, carried out": 0.08,
+    "unreadable answer": 0.08,
+    "refused for a while": 0.5,
+    "name refused": 0.15,
+    "list lags": 0.5,
+    "list shifts": 0.6,
+    "answers slowly": 0.1,
+}
+LEDGER = {
+    "write failed": 0.04,
+    "written but failed": 0.03,
+    "write slow": 0.05,
+}
+PROCESS = {
+    "crash": 0.6,
+    "drained and restarted": 0.3,
+    "crash at a write": 0.03,
+    "crash at a call": 0.03,
+    "crash at a publish": 0.03,
+}
+ALL = BROKER | PROVIDER | LEDGER | PROCESS
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("calm", {}),
+        Profile("broker", BROKER | PROCESS),
+        Profile("provider", PROVIDER),
+        Profile("all", ALL),
+        Profile("very-late", ALL | {"carried out late": 0.5}, latest_create_seconds=8 * WINDOW_SECONDS),
+    )
+}
+
+
+class Chance:
+    """A run has about half of its profile's faults: what hides behind another one shows in the next run."""
+
+    def __init__(self, profile: Profile, seed: int, without: Iterable[str] = ()) -> None:
+        self._random = random.Random(f"{profile.name} {seed}")
+        drawn = {kind: rate for kind, rate in profile.rates.items() if self._random.random() < 0.5}  # noqa: PLR2004
+        self._rates = {kind: rate for kind, rate in drawn.items() if kind not in without}
+        self.profile = profile
+        self.struck: Counter[str] = Counter()
+        self.healed = False
+
+    def strikes(self, fault: str) -> bool:
+        """Whether a fault strikes here and now; counted if so."""
+        rate = self._rates.get(fault)
+        if rate is None or self.healed or self._random.random() >= rate:
+            return False
+        self.struck[fault] += 1
+        return True
+
+    def seconds(self, shortest: float, longest: float) -> float:
+        return self._random.uniform(shortest, longest)
+
+    def latency(self) -> float:
+        """Mostly quick, now and then ten times that."""
+        return 0.002 + 0.05 * self._random.random() ** 3
+
+    def number(self, least: int, most: int) -> int:
+        return self._random.randint(least, most)
+
+    def coin(self, probability: float = 0.5) -> bool:
+        return self._random.random() < probability
+
+    def one_of(self, choices: Sequence[T]) -> T:
+        return self._random.choice(choices)
+
+    def shuffled(self, things: Iterable[T]) -> list[T]:
+        mixed = list(things)
+        self._random.shuffle(mixed)
+        return mixed
+
+
+def coverage(profile: Profile, struck: Mapping[str, Any]) -> list[str]:
+    """The faults of a profile that never struck."""
+    return [kind for kind in profile.rates if not struck.get(kind)]

@@ -1,0 +1,135 @@
+"""A ledger whose writes reach the disk one after the other; a crash decides which of the last ones did."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from tests.simulation.chance import Chance
+from tests.simulation.history import History
+from tests.simulation.process import Process
+from worker.core.model import Answer, Department, Entry, Recollection, Reference
+from worker.ports import LedgerConflict, LedgerFailed
+
+
+@dataclass
+class Disk:
+    """What survives a crash."""
+
+    history: History
+    entries: dict[Department, Entry] = field(default_factory=dict)
+    answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
+
+    def write(self, entry: Entry, answer: Answer | None) -> Entry:
+        on_disk = self.entries.get(entry.department)
+        if (on_disk.revision if on_disk else 0) != entry.revision:
+            raise LedgerConflict("the entry was written by somebody else")
+        if answer is not None:
+            event = (answer.event.source, answer.event.id)
+            if self.answers.get(event, answer).payload_digest != answer.payload_digest:
+                raise LedgerConflict("another payload was answered")
+            self.answers[event] = answer
+        self.entries[entry.department] = written = replace(entry, revision=entry.revision + 1)
+        self._note(written, answer)
+        return written
+
+    def _note(self, entry: Entry, answer: Answer | None) -> None:
+        self.history.note(
+            "recorded",
+            entry.department.id,
+            status=str(entry.status),
+            auth_id=entry.auth_id,
+            name=entry.name,
+            check_at=entry.check_at and f"{entry.check_at:%T}",
+            recount_at=entry.recount_at and f"{entry.recount_at:%T}",
+            attempt=entry.claim and entry.claim.attempt,
+        )
+        if answer is not None:
+            self.history.note(
+                "answered",
+                entry.department.id,
+                event=answer.event.id,
+                outcome=str(answer.outcome),
+                name=answer.name,
+                reason=answer.reason,
+            )
+
+
+class SimulatedLedger:
+    """The ledger port, as one process uses it."""
+
+    def __init__(
+        self, disk: Disk, loop: asyncio.AbstractEventLoop, chance: Chance, process: Process
+    ) -> None:
+        self._disk = disk
+        self._loop = loop
+        self._chance = chance
+        self._process = process
+        self._free_at = 0.0
+        self._queued: deque[Callable[[], None]] = deque()
+        process.at_death.append(self._part_of_it_is_durable)
+
+    async def recall(self, department: Department, event: Reference) -> Recollection:
+        self._process.check()
+        entry = self._disk.entries.get(department) or Entry(department)
+        return Recollection(entry, self._disk.answers.get((event.source, event.id)))
+
+    async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
+        self._process.check()
+        written: asyncio.Future[Any] = self._loop.create_future()
+        self._queued.append(lambda: self._write(written, entry, answer))
+        self._loop.call_at(self._turn(), self._work_off)
+        self._process.endanger("crash at a write", self._chance)
+        result = await written
+        self._process.check()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
+        self._process.check()
+        return {
+            entry.auth_id: entry.department
+            for entry in self._disk.entries.values()
+            if entry.auth_id is not None and entry.auth_id in auth_ids
+        }
+
+    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+        self._process.check()
+        due = [
+            (entry.due_at, entry.department)
+            for entry in self._disk.entries.values()
+            if entry.due_at is not None and entry.due_at <= now
+        ]
+        return [department for _, department in sorted(due)[:limit]]
+
+    def _turn(self) -> float:
+        """When this write's turn is: after all that were asked for before."""
+        seconds = self._chance.seconds(0.5, 4) if self._chance.strikes("write slow") else self._chance.latency()
+        self._free_at = max(self._free_at, self._loop.time()) + seconds
+        return self._free_at
+
+    def _work_off(self) -> None:
+        if self._queued:
+            self._queued.popleft()()
+
+    def _write(self, written: "asyncio.Future[Any]", entry: Entry, answer: Answer | None) -> None:
+        result: Entry | Exception
+        try:
+            if self._chance.strikes("write failed"):
+                raise LedgerFailed("cannot be written")
+            result = self._disk.write(entry, answer)
+            if self._chance.strikes("written but failed"):
+                raise LedgerFailed("no answer to the commit")
+        except (LedgerFailed, LedgerConflict) as failure:
+            result = failure
+        if not written.done():
+            written.set_result(result)
+
+    def _part_of_it_is_durable(self) -> None:
+        """Of what had not returned, some got to the disk: never a later one without those before it."""
+        for _ in range(self._chance.number(0, len(self._queued))):
+            self._work_off()
+        self._queued.clear()

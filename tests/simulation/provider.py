@@ -1,0 +1,280 @@
+"""A provider that misbehaves: answers get lost, calls are carried out late, its list lags and shifts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
+
+from pydantic import SecretStr
+
+from tests.simulation.chance import LATEST_SECONDS, TIMEOUT_SECONDS, Chance
+from tests.simulation.history import History
+from tests.simulation.process import Process
+from tests.simulation.story import REFUSED
+from worker.adapters.plivo import Pace
+from worker.core.judge import CallFault, Operation
+from worker.ports import CallFailed, NewSubaccount, ProvidedSubaccount, RateLimit
+
+PAGE = 5
+CONCURRENCY = 3
+RATE = RateLimit(10, timedelta(seconds=1))
+LONGEST_LAG_SECONDS = 6.0
+CHANGING = ("create", "update", "delete")
+
+
+@dataclass
+class Subaccount:
+    auth_id: str
+    auth_token: str
+    name: str
+    created: date
+    enabled: bool = True
+    listed_from: float = 0.0
+    department: str | None = None
+
+
+class Fate(NamedTuple):
+    """What becomes of one call: after how long it is carried out, if at all, and answered, and with what."""
+
+    answered_after: float
+    carried_out_after: float | None = None
+    fault: CallFault | None = None
+
+
+@dataclass
+class ProviderServer:
+    """The provider's side: goes on whatever becomes of the worker."""
+
+    loop: asyncio.AbstractEventLoop
+    chance: Chance
+    history: History
+    now: Callable[[], datetime]
+    subaccounts: list[Subaccount] = field(default_factory=list)  # newest first
+    under_way: int = 0
+    refuses: int | None = None  # the status it answers every call with for the time being
+
+    def __post_init__(self) -> None:
+        self._made = 0
+        for age in range(self.chance.number(0, 12)):
+            self.subaccounts.append(self._new(self._strange_name(), self.now() - timedelta(days=age // 3)))
+
+    def begin(self, fate: Fate, effect: Callable[[], Any]) -> "asyncio.Future[Any]":
+        """Carries the effect out in its time; the future holds what came of it."""
+        carried_out: asyncio.Future[Any] = self.loop.create_future()
+        if fate.carried_out_after is not None:
+            self.under_way += 1
+            self.loop.call_later(fate.carried_out_after, self._carry_out, carried_out, effect)
+        return carried_out
+
+    def _carry_out(self, carried_out: "asyncio.Future[Any]", effect: Callable[[], Any]) -> None:
+        self.under_way -= 1
+        try:
+            carried_out.set_result(effect())
+        except CallFailed as refusal:
+            carried_out.set_result(refusal)
+
+    def create(self, name: str, listed_by: float) -> NewSubaccount:
+        if REFUSED in name and not self.chance.healed:
+            raise _refusal("create", 400)
+        made = self._new(name, self.now())
+        made.department = name.split(" ")[0]
+        lag = self.chance.seconds(0, LONGEST_LAG_SECONDS) if self.chance.strikes("list lags") else 0.0
+        made.listed_from = min(self.loop.time() + lag, max(listed_by, self.loop.time()))
+        self.subaccounts.insert(0, made)
+        self._changed("exists", made, listed_from=round(made.listed_from, 3))
+        return NewSubaccount(made.auth_id, SecretStr(made.auth_token))
+
+    def update(self, auth_id: str, name: str | None, enabled: bool | None) -> None:  # noqa: FBT001
+        found = self._found("update", auth_id)
+        if name is not None and REFUSED in name and not self.chance.healed:
+            raise _refusal("update", 400)
+        found.name = found.name if name is None else name
+        found.enabled = found.enabled if enabled is None else enabled
+        self._changed("changed", found)
+
+    def delete(self, auth_id: str) -> None:
+        found = self._found("delete", auth_id)
+        self.subaccounts.remove(found)
+        found.enabled = False
+        self._changed("gone", found)
+
+    def get(self, auth_id: str) -> ProvidedSubaccount:
+        return _shown(self._found("get", auth_id))
+
+    def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        listed = [one for one in self.subaccounts if one.listed_from <= self.loop.time()]
+        return [_shown(one) for one in listed[offset : offset + PAGE]]
+
+    def shift(self) -> None:
+        """Others create and delete too."""
+        strangers = [one for one in self.subaccounts if one.department is None]
+        if strangers and self.chance.coin():
+            self.subaccounts.remove(self.chance.one_of(strangers))
+        else:
+            self.subaccounts.insert(0, self._new(self._strange_name(), self.now()))
+
+    def _strange_name(self) -> str:
+        return self.chance.one_of(("somebody else's", "elsewhere [0123456789]", "d1 [not a tag]"))
+
+    def _new(self, name: str, created: datetime) -> Subaccount:
+        self._made += 1
+        return Subaccount(f"SA{self._made:018d}", f"token-{self._made}", name, created.date())
+
+    def _found(self, operation: Operation, auth_id: str) -> Subaccount:
+        for one in self.subaccounts:
+            if one.auth_id == auth_id:
+                return one
+        raise _refusal(operation, 404)
+
+    def _changed(self, what: str, one: Subaccount, **more: Any) -> None:
+        self.history.note(
+            what,
+            one.department,
+            auth_id=one.auth_id,
+            name=one.name,
+            enabled=one.enabled,
+            token=one.auth_token,
+            **more,
+        )
+
+
+class SimulatedProvider:
+    """The provider port, as one process uses it."""
+
+    def __init__(self, server: ProviderServer, process: Process) -> None:
+        self._server = server
+        self._process = process
+        self._chance = server.chance
+        self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._pace = Pace(RATE)
+
+    @asynccontextmanager
+    async def permit(self) -> AsyncIterator[None]:
+        async with self._slots:
+            await self._pace.wait()
+            yield
+
+    async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
+        assert idempotency_key
+        listed_by = self._server.loop.time() + self._chance.profile.latest_create_seconds
+        made: NewSubaccount = await self._send(
+            "create", lambda: self._server.create(name, listed_by), name.split(" ")[0], name=name
+        )
+        return made
+
+    async def update(
+        self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
+    ) -> None:
+        assert idempotency_key
+        await self._call(
+            "update",
+            lambda: self._server.update(auth_id, name, enabled),
+            self._department(auth_id),
+            auth_id=auth_id,
+            name=name,
+            enabled=enabled,
+        )
+
+    async def delete(self, auth_id: str, idempotency_key: str) -> None:
+        assert idempotency_key
+        await self._call(
+            "delete", lambda: self._server.delete(auth_id), self._department(auth_id), auth_id=auth_id
+        )
+
+    async def get(self, auth_id: str) -> ProvidedSubaccount:
+        shown: ProvidedSubaccount = await self._call(
+            "get", lambda: self._server.get(auth_id), self._department(auth_id), auth_id=auth_id
+        )
+        return shown
+
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        page: Sequence[ProvidedSubaccount] = await self._call(
+            "list", lambda: self._server.page(offset), None, offset=offset
+        )
+        return page
+
+    async def _call(
+        self, operation: Operation, effect: Callable[[], Any], department: str | None, **told: Any
+    ) -> Any:
+        async with self.permit():
+            return await self._send(operation, effect, department, **told)
+
+    async def _send(
+        self, operation: Operation, effect: Callable[[], Any], department: str | None, **told: Any
+    ) -> Any:
+        self._process.check()
+        note = self._server.history.note
+        fate = fate_of(operation, self._chance, self._server.refuses)
+        note(f"> {operation}", department, **told)
+        carried_out = self._server.begin(fate, effect)
+        self._process.endanger("crash at a call", self._chance)
+        await asyncio.sleep(fate.answered_after)
+        self._process.check()
+        answer = fate.fault and CallFailed(fate.fault)
+        answer = answer or carried_out.result()
+        if isinstance(answer, CallFailed):
+            note(f"< {operation}", department, failed=answer.fault.detail, **told)
+            raise answer
+        return answer
+
+    def _department(self, auth_id: str) -> str | None:
+        for one in self._server.subaccounts:
+            if one.auth_id == auth_id:
+                return one.department
+        return None
+
+
+def fate_of(operation: Operation, chance: Chance, refused_with: int | None) -> Fate:
+    quick = chance.latency()
+    if refused_with is not None:
+        return Fate(quick, fault=_fault(operation, refused_with))
+    if chance.strikes("not connected"):
+        return Fate(quick, fault=CallFault(operation, "not connected", sent=False))
+    if chance.strikes("too many requests"):
+        return Fate(quick, fault=_fault(operation, 429))
+    if chance.strikes("too many requests, retry after"):
+        return Fate(quick, fault=_fault(operation, 429, chance.seconds(0.5, 5)))
+    if chance.strikes("server error"):
+        return Fate(quick, fault=_fault(operation, chance.one_of((500, 502, 503))))
+    if chance.strikes("unreadable answer"):
+        return Fate(2 * quick, quick, CallFault(operation, "unreadable 2xx"))
+    if chance.strikes("request lost"):
+        return Fate(TIMEOUT_SECONDS, fault=CallFault(operation, "no answer"))
+    if chance.strikes("answers slowly"):
+        slow = chance.seconds(0.3, TIMEOUT_SECONDS)
+        return Fate(slow, slow * 0.99)
+    if operation in CHANGING and (in_doubt := _fate_in_doubt(operation, chance)):
+        return in_doubt
+    return Fate(2 * quick, quick)
+
+
+def _fate_in_doubt(operation: Operation, chance: Chance) -> Fate | None:
+    quick = chance.latency()
+    if chance.strikes("server error, carried out"):
+        return Fate(2 * quick, quick, _fault(operation, 500))
+    if chance.strikes("in doubt"):
+        return Fate(quick, fault=_fault(operation, chance.one_of((408, 409))))
+    if chance.strikes("in doubt, carried out"):
+        return Fate(2 * quick, quick, _fault(operation, chance.one_of((408, 409))))
+    if chance.strikes("answer lost"):
+        return Fate(TIMEOUT_SECONDS, chance.seconds(0, TIMEOUT_SECONDS), CallFault(operation, "no answer"))
+    if chance.strikes("carried out late"):
+        latest = chance.profile.latest_create_seconds if operation == "create" else LATEST_SECONDS
+        late = chance.seconds(0.0, latest * 0.999)
+        fault = chance.one_of((CallFault(operation, "no answer"), _fault(operation, 503)))
+        return Fate(quick if fault.status else TIMEOUT_SECONDS, late, fault)
+    return None
+
+
+def _fault(operation: Operation, status: int, retry_after: float | None = None) -> CallFault:
+    return CallFault(operation, f"status {status}", status=status, retry_after_seconds=retry_after)
+
+
+def _refusal(operation: Operation, status: int) -> CallFailed:
+    return CallFailed(_fault(operation, status))
+
+
+def _shown(one: Subaccount) -> ProvidedSubaccount:
+    return ProvidedSubaccount(one.auth_id, one.name, one.enabled, one.created, SecretStr(one.auth_token))

@@ -1,0 +1,124 @@
+"""What a run's producers send: a few departments, each with a few events, in some order, some of them twice."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from tests.simulation.chance import Chance
+
+KINDS = ("created", "renamed", "removed")
+REFUSED = "refused"
+"""A name with this word is one the provider does not take, until it is healed."""
+
+
+class StoryEvent(NamedTuple):
+    """One message of a producer. A readable one has a department; `time` is RFC 3339."""
+
+    department: str | None
+    kind: str
+    id: str
+    sequence: int | None
+    time: datetime
+    name: str | None
+    body: bytes
+
+    def rank(self) -> tuple[bool, int, datetime, int, str]:
+        """The contract's total order; all are of one source."""
+        return (self.sequence is not None, self.sequence or 0, self.time, KINDS.index(self.kind), self.id)
+
+
+class Sent(NamedTuple):
+    after_seconds: float
+    event: StoryEvent
+
+
+class Story(NamedTuple):
+    start: datetime
+    sent: list[Sent]
+
+
+SOURCE = "/hr"
+
+
+def tell(chance: Chance) -> Story:
+    start = datetime(2026, 11, 21, chance.one_of((12, 12, 23)), 59, tzinfo=UTC)
+    events = []
+    for number in range(1, chance.number(1, 3) + 1):
+        events += _department(chance, f"d{number}", start)
+    order = chance.shuffled(events) if chance.strikes("events out of order") else _interleaved(chance, events)
+    return Story(start, _sent(chance, _with_duplicates(chance, order)))
+
+
+def _department(chance: Chance, department: str, start: datetime) -> list[StoryEvent]:
+    sequenced = chance.one_of((1.0, 0.0, 0.5))
+    same_time = chance.coin(0.2)
+    refusals = chance.strikes("name refused")
+    names = [f"{department} {word}" for word in ("north", "south", REFUSED if refusals else "west")]
+    events = []
+    for index in range(chance.number(1, 4)):
+        kind = "created" if index == 0 and chance.coin(0.9) else chance.one_of(KINDS)
+        events.append(
+            made(
+                department,
+                kind,
+                f"{department}-{index}",
+                index + 1 if chance.coin(sequenced) else None,
+                start - timedelta(minutes=60 - (0 if same_time else index)),
+                None if kind == "removed" else chance.one_of(names),
+            )
+        )
+    return events
+
+
+def made(
+    department: str, kind: str, id_: str, sequence: int | None, time: datetime, name: str | None
+) -> StoryEvent:
+    data: dict[str, Any] = {"department_id": department} | ({"name": name} if name else {})
+    event = {
+        "specversion": "1.0",
+        "id": id_,
+        "source": SOURCE,
+        "type": f"department.{kind}.v1",
+        "time": time.isoformat(),
+        "tenant": "acme",
+        "data": data,
+    } | ({"sequence": sequence} if sequence is not None else {})
+    return StoryEvent(department, kind, id_, sequence, time, name, json.dumps(event).encode())
+
+
+def _interleaved(chance: Chance, events: list[StoryEvent]) -> list[StoryEvent]:
+    """Those of one department in their order, departments mixed."""
+    lanes: dict[str | None, list[StoryEvent]] = {}
+    for event in events:
+        lanes.setdefault(event.department, []).append(event)
+    turns = chance.shuffled([event.department for event in events])
+    return [lanes[department].pop(0) for department in turns]
+
+
+def _with_duplicates(chance: Chance, events: list[StoryEvent]) -> list[StoryEvent]:
+    told = []
+    for event in events:
+        told.append(event)
+        if chance.strikes("event sent twice"):
+            told.insert(chance.number(0, len(told)), event)
+        if event.name and chance.strikes("conflicting duplicate"):
+            told.insert(chance.number(0, len(told)), _twin(event))
+        if chance.strikes("unreadable message"):
+            told.append(StoryEvent(None, "created", "unreadable", None, event.time, None, b'{"not": "an event"'))
+    return told
+
+
+def _twin(event: StoryEvent) -> StoryEvent:
+    """Another payload under the same id."""
+    department, kind, id_, sequence, time, _, _ = event
+    assert department is not None
+    return made(department, kind, id_, sequence, time, f"{department} twin")
+
+
+def _sent(chance: Chance, events: list[StoryEvent]) -> list[Sent]:
+    at, longest_gap = 0.0, chance.one_of((0.01, 1.0, 6.0))
+    sent = []
+    for event in events:
+        sent.append(Sent(at, event))
+        at += chance.seconds(0.0, longest_gap)
+    return sent

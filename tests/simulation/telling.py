@@ -1,0 +1,37 @@
+"""Telemetry that tells the history what matters to the judge; the rest is counted and logged by nobody."""
+
+import traceback
+from typing import Any
+
+from tests.simulation.history import History
+from worker.core.judge import Failure
+from worker.core.model import Entry
+from worker.telemetry import Telemetry
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Not worth telling here."""
+
+
+class Telling(Telemetry):
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    received = stepped = answered = dead_lettered = credentials_published = _nothing
+    subaccount_missing = result_unroutable = _nothing
+
+    def doubles_disabled(self, entry: Entry, auth_ids: tuple[str, ...]) -> None:
+        self._history.note("doubles reported", entry.department.id, kept=entry.auth_id, doubles=auth_ids)
+
+    def drift_mended(self, entry: Entry) -> None:
+        self._history.note("mended", entry.department.id, auth_id=entry.auth_id)
+
+    def duty_failed(self, department: Any, detail: str) -> None:
+        self._history.note("duty failed", department and department.id, detail=detail)
+
+    def waiting(self, failure: Failure, seconds: float, tries: int) -> None:
+        self._history.note("waits", None, why=failure.detail, seconds=round(seconds, 2), tries=tries)
+
+    def step_crashed(self, error: Exception) -> None:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        self._history.note("step crashed", None, error=repr(error), at=f"{last.filename}:{last.lineno}")

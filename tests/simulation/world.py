@@ -1,0 +1,249 @@
+"""One run: the worker's own parts in a world drawn from a seed, from the first event to the last replay."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from tests.simulation.broker import Broker, Queued, SimulatedPublisher
+from tests.simulation.chance import SETTLE_WINDOW, Chance, Profile
+from tests.simulation.history import History
+from tests.simulation.checker import Snapshot, judge_calm, judge_history, judge_replay
+from tests.simulation.ledger import Disk, SimulatedLedger
+from tests.simulation.parts import Parts
+from tests.simulation.process import Process
+from tests.simulation.provider import ProviderServer, SimulatedProvider
+from tests.simulation.story import Story, tell
+from tests.simulation.telling import Telling
+from tests.simulation.virtual_time import Stuck, VirtualLoop
+from worker.core.decide import Policy, Removal
+from worker.core.naming import NameTemplate
+
+OWNER_NAME = "simulated"
+TEMPLATE = NameTemplate()
+LOOK_SECONDS = 2.0
+LONGEST_RUN_SECONDS = 4000.0
+REMOVALS = (Removal.DISABLE_THEN_DELETE, Removal.DELETE, Removal.DISABLE)
+ROUNDS = 3
+
+
+class Restless(Exception):
+    """Long after all faults were healed there was still something to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run came to: whatever was promised and not kept, and the history that shows it."""
+
+    profile: str
+    seed: int
+    broken: list[str]
+    history: History
+    chance: Chance
+
+
+class SimulatedClock:
+    def __init__(self, loop: asyncio.AbstractEventLoop, start: datetime, chance: Chance, process: Process) -> None:
+        self._loop = loop
+        self._start = start
+        self._chance = chance
+        self._process = process
+
+    def now(self) -> datetime:
+        return self._start + timedelta(seconds=self._loop.time())
+
+    def monotonic(self) -> float:
+        return self._loop.time()
+
+    def jitter(self) -> float:
+        return self._chance.seconds(0, 1)
+
+    async def sleep(self, seconds: float) -> None:
+        self._process.check()
+        await asyncio.sleep(seconds)
+
+
+@dataclass
+class World:
+    loop: VirtualLoop
+    chance: Chance
+    parts: Parts
+    history: History
+    story: Story
+    broker: Broker = field(init=False)
+    provider: ProviderServer = field(init=False)
+    disk: Disk = field(init=False)
+    policy: Policy = field(init=False)
+    process: Process = field(init=False)
+    leave: Callable[[], Awaitable[None]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.broker = Broker(self.loop, self.chance, self.history)
+        self.provider = ProviderServer(self.loop, self.chance, self.history, self._now)
+        self.disk = Disk(self.history)
+        self.policy = Policy(self.chance.one_of(REMOVALS), settle_window=SETTLE_WINDOW)
+        self._over = False
+
+    async def play(self) -> list[str]:
+        self.start_worker()
+        await self._suffer()
+        await self._rest()
+        broken = judge_calm(self.history.notes)
+        for _ in range(ROUNDS):
+            self._replay_dead_letters()
+            await self._rest()
+        before = self._snapshot()
+        broken += judge_history(self.history.notes, before, self.provider_profile)
+        begun = len(self.history.notes)
+        self._replay([sent.event for sent in self.story.sent])
+        await self._rest()
+        self._over = True
+        self.process.die()
+        return broken + judge_replay(self.history.notes[begun:], before, self._snapshot())
+
+    @property
+    def provider_profile(self) -> Profile:
+        return self.chance.profile
+
+    def start_worker(self) -> None:
+        self.history.note("worker started")
+        self.process = process = Process(self.loop)
+        process.at_death.append(self._restart_later)
+        process.begin(self._run_worker(process))
+
+    async def _run_worker(self, process: Process) -> None:
+        """As the composition root does it."""
+        clock = SimulatedClock(self.loop, self.story.start, self.chance, process)
+        worker = self.parts.assemble(
+            ledger=SimulatedLedger(self.disk, self.loop, self.chance, process),
+            provider=SimulatedProvider(self.provider, process),
+            publisher=SimulatedPublisher(self.broker, process),
+            clock=clock,
+            policy=self.policy,
+            telemetry=Telling(self.history),
+            owner=OWNER_NAME,
+            template=TEMPLATE,
+        )
+        self.leave = worker.pipeline.drain
+        self.broker.connect(worker.pipeline.receive, process)
+        await worker.scheduler.run()
+
+    def _restart_later(self) -> None:
+        self.history.note("worker dead")
+        if not self._over:
+            self.loop.call_later(self.chance.seconds(0.1, 5), self.start_worker)
+
+    async def _suffer(self) -> None:
+        """Events come and faults strike; then all is healed."""
+        last = self.story.sent[-1].after_seconds
+        end = last + self.chance.seconds(1, 30)
+        for after, event in self.story.sent:
+            self.loop.call_later(after, self.broker.send, event)
+        for fault, strike in self._blows():
+            self._schedule(fault, strike, end)
+        await asyncio.sleep(end)
+        self.chance.healed = True
+        self.provider.refuses = None
+        self.broker.unbound.clear()
+        self.history.note("healed")
+
+    def _schedule(self, fault: str, strike: Callable[[], None], end: float) -> None:
+        while self.chance.strikes(fault):
+            self.loop.call_later(self.chance.seconds(0, end), strike)
+
+    def _blows(self) -> Sequence[tuple[str, Callable[[], None]]]:
+        """What strikes at a moment rather than at a call."""
+        return (
+            ("crash", lambda: self.process.die()),
+            ("drained and restarted", self._drain),
+            ("consumer lost", self.broker.lose_consumer),
+            ("secrets unroutable", self._unbind_secrets),
+            ("refused for a while", self._refuse),
+            ("list shifts", self.provider.shift),
+        )
+
+    def _drain(self) -> None:
+        process = self.process
+        if not process.alive or process.leaving:
+            return
+        process.leaving = True
+        self.history.note("draining")
+        for channel in self.broker.channels:
+            if channel.process is process:
+                channel.stopped = True
+
+        async def leave() -> None:
+            await self.leave()
+            await asyncio.sleep(1)  # its acks get through
+            process.die()
+
+        process.begin(leave())
+
+    def _unbind_secrets(self) -> None:
+        self.broker.unbound.add("provisioner.secrets")
+        self.loop.call_later(self.chance.seconds(0.5, 20), self.broker.unbound.clear)
+
+    def _refuse(self) -> None:
+        def take_again() -> None:
+            self.provider.refuses = None
+
+        self.provider.refuses = self.chance.one_of((401, 403, 503))
+        self.loop.call_later(self.chance.seconds(0.5, 20), take_again)
+
+    async def _rest(self) -> None:
+        """Until nothing is to be done any more, now or later."""
+        patience = self.loop.time() + LONGEST_RUN_SECONDS
+        await asyncio.sleep(LOOK_SECONDS)
+        while not self._at_rest():
+            if self.loop.time() > patience:
+                raise Restless
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _at_rest(self) -> bool:
+        return (
+            self.process.alive
+            and self.broker.at_rest
+            and not self.provider.under_way
+            and not any(entry.due_at for entry in self.disk.entries.values())
+        )
+
+    def _replay_dead_letters(self) -> None:
+        dead, self.broker.dead = self.broker.dead, []
+        self._replay([queued.event for queued in dead if queued.event.department])
+
+    def _replay(self, events: Sequence[Any]) -> None:
+        self.history.note("replayed", count=len(events))
+        for event in self.chance.shuffled(events):
+            self.broker.ready.append(Queued(event))
+        self.broker.feed()
+
+    def _snapshot(self) -> Snapshot:
+        shown = [
+            (one.department, one.auth_id, one.name, one.enabled, one.auth_token)
+            for one in self.provider.subaccounts
+            if one.department
+        ]
+        return Snapshot(sorted(shown))
+
+    def _now(self) -> datetime:
+        return self.story.start + timedelta(seconds=self.loop.time())
+
+
+def simulate(profile: Profile, seed: int, parts: Parts | None = None, without: Sequence[str] = ()) -> Run:
+    """A pure function of its arguments."""
+    chance = Chance(profile, seed, without)
+    loop = VirtualLoop()
+    history = History(loop.time)
+    world = World(loop, chance, parts or Parts(), history, tell(chance))
+    try:
+        broken = loop.run_until_complete(world.play())
+    except Restless:
+        broken = ["G1: does not come to rest"]
+    except Stuck:
+        broken = ["nothing to wait for, and not at rest"]
+    finally:
+        loop.close()
+    broken += [f"unhandled: {error}" for error in loop.unhandled if "ProcessDead" not in error]
+    broken += [f"crashed: {one.detail}" for one in history.notes if one.what == "step crashed"]
+    return Run(profile.name, seed, broken, history, chance)
