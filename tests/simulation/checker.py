@@ -4,7 +4,7 @@ It believes nobody: what is answered is what reached the disk, what is published
 what there is is what the provider shows.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -42,7 +42,8 @@ class Known:
     )
     dead: dict[bytes, list[str]] = field(default_factory=lambda: defaultdict(list))
     undecided: set[str] = field(default_factory=set)
-    dead_since: dict[int, int] = field(default_factory=dict)
+    failed: Counter[str] = field(default_factory=Counter)
+    since: dict[int, tuple[int, int]] = field(default_factory=dict)  # by delivery: dead letters, failed results
     credentials: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     subaccounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
     reported: set[str] = field(default_factory=set)
@@ -99,7 +100,8 @@ def _answered(known: Known, note: Note) -> None:
 
 
 def _delivered(known: Known, note: Note) -> None:
-    known.dead_since[note.detail["tag"]] = len(known.dead[note.detail["body"]])
+    dead, failed = len(known.dead[note.detail["body"]]), known.failed[note.detail["event"]]
+    known.since[note.detail["tag"]] = (dead, failed)
 
 
 def _attempted(known: Known, note: Note) -> None:
@@ -113,7 +115,9 @@ def _attempted(known: Known, note: Note) -> None:
 def _confirmed(known: Known, note: Note) -> None:
     if note.detail["to"] == "results":
         message = note.detail["message"]
-        known.results[message["data"]["event"]["id"]][message["data"]["outcome"]].add(message["id"])
+        id_, outcome = message["data"]["event"]["id"], message["data"]["outcome"]
+        known.results[id_][outcome].add(message["id"])
+        known.failed[id_] += outcome == "failed"
     elif note.detail["to"] == "secrets" and note.department:
         known.credentials[note.department].append(note.detail["message"] | {"confirmed": True})
     elif note.detail["to"] == "dead letters":
@@ -130,10 +134,12 @@ def _unroutable(known: Known, note: Note) -> None:
 def _ack(known: Known, note: Note) -> None:
     """G1: durable and confirmed, the one way or the other, before the ack is sent."""
     event, body = note.detail["event"], note.detail["body"]
-    if len(known.dead[body]) > known.dead_since[note.detail["tag"]]:
-        return
+    since_dead, since_failed = known.since[note.detail["tag"]]
     answer = known.answered.get(event)
-    if answer is None:
+    if len(known.dead[body]) > since_dead:
+        if note.department and known.failed[event] <= since_failed:
+            known.broken.append(f"G4: {event} was dead-lettered without a result that says so, at {note.at:.3f}")
+    elif answer is None:
         known.broken.append(f"G1: {event} acked before its outcome was durable, at {note.at:.3f}")
     elif not known.results[event].get(answer.outcome):
         known.broken.append(f"G1: {event} acked before its answer was confirmed, at {note.at:.3f}")
@@ -221,7 +227,7 @@ def _lost(known: Known) -> Iterator[str]:
 
 
 def _answers_broken(known: Known) -> Iterator[str]:
-    """G4: one final outcome for each event, under one id; `failed` beside each dead letter."""
+    """G4: one final outcome for each event, under one id; `failed` beside each dead letter (see `_ack`)."""
     for id_, events in known.sent.items():
         if events[0].department is None:
             continue
@@ -233,8 +239,6 @@ def _answers_broken(known: Known) -> Iterator[str]:
         for outcome, ids in known.attempted[id_].items():
             if len(ids) > 1:
                 yield f"G4: {id_} was answered {outcome} under {len(ids)} ids"
-        if any(known.dead[event.body] for event in events) and not known.results[id_].get("failed"):
-            yield f"G4: {id_} was dead-lettered without a result that says so"
 
 
 def _credentials_broken(known: Known, now: Snapshot) -> Iterator[str]:

@@ -55,7 +55,7 @@ def _department(chance: Chance, department: str, start: datetime) -> list[StoryE
     refusals = chance.strikes("name refused")
     names = [f"{department} {word}" for word in ("north", "south", REFUSED if refusals else "west")]
     events = []
-    for index in range(chance.number(1, 4)):
+    for index in range(chance.number(1, 5)):
         kind = "created" if index == 0 and chance.coin(0.9) else chance.one_of(KINDS)
         events.append(
             made(
@@ -116,7 +116,7 @@ def _twin(event: StoryEvent) -> StoryEvent:
 
 
 def _sent(chance: Chance, events: list[StoryEvent]) -> list[Sent]:
-    at, longest_gap = 0.0, chance.one_of((0.01, 1.0, 6.0))
+    at, longest_gap = 0.0, chance.one_of((0.01, 1.0, 6.0, 12.0))
     sent = []
     for event in events:
         sent.append(Sent(at, event))
