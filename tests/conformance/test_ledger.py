@@ -242,3 +242,32 @@ async def test_every_field_survives(opened, entry, answer):
             assert await ledger.recall(entry.department, answer.event) == Recollection(written, answer)
             assert await ledger.entries(entry.department.tenant) == [written]
             assert await ledger.answers(answer.department) == [answer]
+
+
+async def test_it_tells_whose_a_subaccount_is(ledger):
+    await ledger.record(an_entry(Status.ACTIVE, revision=0, auth_id="SA1"))
+    await ledger.record(replace(an_entry(Status.CLAIMED, revision=0), department=Department("acme", "hr")))
+    assert await ledger.holders(["SA1", "SA2"]) == {"SA1": SALES}
+    assert await ledger.holders([]) == {}
+
+
+async def test_what_is_due_comes_longest_due_first_and_not_before_its_time(ledger):
+    hours = timedelta(hours=1)
+    duties = {
+        "later": {"check_at": NOW + 3 * hours},
+        "first": {"check_at": NOW + hours},
+        "second": {"recount_at": NOW + 2 * hours, "check_at": NOW + 9 * hours},
+    }
+    for name, owed in duties.items():
+        entry = an_entry(revision=0, auth_id=f"SA-{name}", **owed)
+        await ledger.record(replace(entry, department=Department("acme", name)))
+    await ledger.record(an_entry(revision=0))
+    due = await ledger.due(NOW + timedelta(hours=2), 10)
+    assert [department.id for department in due] == ["first", "second"]
+    assert len(await ledger.due(NOW + timedelta(hours=3), 2)) == 2
+
+
+async def test_a_duty_done_is_due_no_more(ledger):
+    entry = await ledger.record(an_entry(revision=0, check_at=NOW))
+    await ledger.record(replace(entry, check_at=None))
+    assert await ledger.due(NOW, 10) == []

@@ -25,7 +25,13 @@ AUTH_ID = "SA000000000000000001"
 TOKEN = "bm90LWEtdG9rZW4tYnV0LWxvb2tzLWxpa2Utb25l"
 MAIN_TOKEN = "bWFpbi10b2tlbi1ub3QtcmVhbC1qdXN0LXRlc3Rz"
 MADE = to_json({"auth_id": AUTH_ID, "auth_token": TOKEN, "api_id": "1", "message": "created"})
-SHOWN = {"auth_id": AUTH_ID, "auth_token": TOKEN, "name": "Sales", "enabled": True}
+SHOWN = {
+    "auth_id": AUTH_ID,
+    "auth_token": TOKEN,
+    "name": "Sales",
+    "enabled": True,
+    "created": "2026-11-20",
+}
 
 UNPACED = RateLimit(10_000, timedelta(seconds=1))
 

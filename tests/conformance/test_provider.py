@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Protocol
 
 import pytest
@@ -40,7 +40,7 @@ class MemoryBench:
 
     def shown(self) -> Sequence[ProvidedSubaccount]:
         return [
-            ProvidedSubaccount(held.auth_id, held.name, held.enabled, held.auth_token)
+            ProvidedSubaccount(held.auth_id, held.name, held.enabled, held.created, held.auth_token)
             for held in self.provider.subaccounts
         ]
 
@@ -58,7 +58,13 @@ class PlivoBench:
 
     def shown(self) -> Sequence[ProvidedSubaccount]:
         return [
-            ProvidedSubaccount(found.auth_id, found.name, found.enabled, SecretStr(found.auth_token))
+            ProvidedSubaccount(
+                found.auth_id,
+                found.name,
+                found.enabled,
+                date.fromisoformat(found.created),
+                SecretStr(found.auth_token),
+            )
             for found in self.sandbox.subaccounts()
         ]
 
@@ -91,8 +97,9 @@ async def test_what_it_creates_is_enabled_and_has_credentials(bench):
     made = await bench.provider.create("Sales [TAG]", "key-1")
     assert re.fullmatch(r"SA[A-Z0-9]{18}", made.auth_id)
     assert made.auth_token.get_secret_value()
-    shown = ProvidedSubaccount(made.auth_id, "Sales [TAG]", enabled=True, auth_token=made.auth_token)
-    assert bench.shown() == [shown]
+    (shown,) = bench.shown()
+    assert (shown.auth_id, shown.name, shown.enabled) == (made.auth_id, "Sales [TAG]", True)
+    assert shown.auth_token == made.auth_token
 
 
 async def test_each_one_has_an_id_and_a_token_of_its_own(bench):

@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from itertools import count, product
+from itertools import count
 
 import pytest
-from _pytest.mark import ParameterSet
 from builders import AnyDepartmentEvent, department_created, department_removed, department_renamed
 from world import SETTLE_WINDOW, World, fault, go_on
 
@@ -125,26 +124,8 @@ OVERTAKING = {
 }
 
 
-# What was carried out but is not on record is set right by the event it was for. A newer one that comes first
-# goes by the record: nothing tells it that the subaccount may be in another state.
-UNSEEN = {
-    ("renamed", "same"),
-    ("disabled", "same"),
-    ("disabled", "renamed"),
-    ("restored", "same"),
-    ("restored", "removed"),
-}
-
-
-def overtaking(story: Story, name: str) -> ParameterSet:
-    unseen = pytest.mark.xfail(reason="a change that is not on record is not looked for")
-    marks = [unseen] if (story.name, name) in UNSEEN else []
-    return pytest.param(story, OVERTAKING[name], id=f"{story.name}-{name}", marks=marks)
-
-
-@pytest.mark.parametrize(
-    ("story", "newest"), [overtaking(story, name) for story, name in product(STORIES, OVERTAKING)]
-)
+@pytest.mark.parametrize("newest", OVERTAKING.values(), ids=OVERTAKING)
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 async def test_or_if_a_newer_event_overtakes_the_one_it_died_of(story, newest):
     async for world, _ in every_death(story):
         overtaken = world.broker.ready(WORK_QUEUE)
@@ -153,6 +134,9 @@ async def test_or_if_a_newer_event_overtakes_the_one_it_died_of(story, newest):
         for outgoing in overtaken:
             await world.broker.publish(outgoing)
         await world.handle()
+        # What was carried out but is not on record the newer event cannot see: the check set before it does.
+        world.clock.advance(SETTLE_WINDOW.total_seconds() + 1)
+        await world.attend_to_duties()
         await world.has_come_to(newest)
         assert len({told.id for told in world.results(story.event)}) == 1
         world.has_dead_lettered_nothing()

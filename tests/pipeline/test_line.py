@@ -63,6 +63,7 @@ async def test_a_renamed_department_is_sent_its_name_and_nothing_else(world):
     await world.handle(CREATED)
     assert await steps(world, RENAMED) == [
         "recall",
+        "record active",
         "update name",
         "record active renamed",
         "publish results subaccount.renamed",
@@ -79,6 +80,7 @@ async def test_a_removed_department_is_disabled(removal):
     await world.handle(CREATED)
     assert await steps(world, REMOVED) == [
         "recall",
+        "record active",
         "update enabled",
         "record disabled disabled",
         "publish results subaccount.disabled",
@@ -118,6 +120,7 @@ async def test_a_disabled_department_that_is_there_again_is_restored_in_one_call
     again = department_created("Sales and Service", sequence=3)
     assert await steps(world, again) == [
         "recall",
+        "record disabled",
         "update name enabled",
         "record active restored",
         "publish results subaccount.restored",
@@ -227,6 +230,7 @@ async def test_credentials_owed_go_out_with_the_departments_next_step(world):
 
     assert await steps(world, RENAMED) == [
         "recall",
+        "record active",
         "update name",
         "record active renamed",
         "get",

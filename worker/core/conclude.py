@@ -77,7 +77,9 @@ def intend(
         case Delete():
             return replace(entry, status=Status.DELETING)
         case Rename() | Restore() | Disable():
-            return replace(entry, check_at=now + policy.settle_window)
+            # A check that is still set is that of a change whose outcome was never recorded: it may come late.
+            unrecorded = entry.check_at is not None
+            return replace(entry, check_at=now + policy.settle_window, late_call=unrecorded)
         case _:
             return entry
 
