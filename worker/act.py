@@ -2,10 +2,11 @@
 
 from collections.abc import Awaitable, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
 
+from contracts.subaccounts import ResultKind
 from worker.core.adoption import Sighting, choose
 from worker.core.conclude import Changed, Deleted, Failed, Made, NothingDone, NothingSeen, Outcome
 from worker.core.decide import Adopt, Create, Delete, Disable, Rename, Restore, Skip, Step
@@ -60,10 +61,19 @@ class Actor:
         return self.provider.permit() if isinstance(step, Create) else nullcontext()
 
     async def foresee(self, step: Step, entry: Entry) -> Step:
-        """A create becomes an adoption where the provider has a subaccount the ledger knows nothing of."""
-        if isinstance(step, Create) and await self.strays.take(self.names.tag(entry)):
-            return Adopt(step.name)
-        return step
+        """A ledger that is behind: what is absent there, and at the provider all the same, is adopted first.
+
+        Raises `CallFailed`.
+        """
+        match step:
+            case Create(name) if await self.strays.take(self.names.tag(entry)):
+                return Adopt(name)
+            case Skip(ResultKind.UNCHANGED) if entry.status is Status.ABSENT and await self.strays.take(
+                self.names.tag(entry)
+            ):
+                return Adopt(None)
+            case _:
+                return step
 
     async def act(self, step: Step, entry: Entry, event: Event, claimed_at: float) -> Outcome:
         """Carries the step out; whatever the provider says comes back as a value.
@@ -97,11 +107,15 @@ class Actor:
         return True
 
     async def disable_doubles(self, entry: Entry) -> tuple[str, ...]:
-        """Looks for others of the entry's tag, and disables them; raises `CallFailed`."""
-        matches = await self._matches(await self.scanner.look(entry.created_at), entry)
-        if not matches:
-            return ()
-        _, doubles = choose(matches, entry.auth_id)
+        """Disables whatever bears a tag of this department and is not on record; raises `CallFailed`.
+
+        Of all its incarnations: a create taken for lost may be carried out after its successor was deleted.
+        """
+        look = await self.scanner.look(entry.created_at)
+        doubles: list[Sighting] = []
+        for incarnation in range(1, entry.incarnation + 1):
+            matches = await self._matches(look, replace(entry, incarnation=incarnation))
+            doubles += [one for one in matches if one.auth_id != entry.auth_id]
         return await self._disable(doubles, entry)
 
     async def disable_made(self, entry: Entry, auth_id: str) -> None:
@@ -167,7 +181,9 @@ class Actor:
         return [one for one in seen if holders.get(one.auth_id, entry.department) == entry.department]
 
     async def _disable(self, doubles: Iterable[Sighting], entry: Entry) -> tuple[str, ...]:
-        disabled = [one for one in doubles if one.enabled]
-        for double in disabled:
-            await self.disable_made(entry, double.auth_id)
-        return tuple(double.auth_id for double in disabled)
+        """Those found disabled are told of too: they may be so by a step that died before it could tell."""
+        found = tuple(doubles)
+        for double in found:
+            if double.enabled:
+                await self.disable_made(entry, double.auth_id)
+        return tuple(double.auth_id for double in found)

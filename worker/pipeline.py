@@ -253,9 +253,10 @@ class Pipeline:
     ) -> None:
         subject = _subject_of(reading) if isinstance(reading, Event) else reading.subject
         now = self.clock.now()
-        await self.publisher.publish(messages.dead_letter(original, verdict, subject, tries, now))
+        # The result first: should the dead letter fail, the next try may end otherwise, as after any failure.
         if subject is not None:
             await self._publish_result(messages.failed(subject, verdict, self._owner, now))
+        await self.publisher.publish(messages.dead_letter(original, verdict, subject, tries, now))
         self.telemetry.dead_lettered(verdict, subject)
 
     def _judge(self, failure: Failure, tries: int) -> Wait | DeadLetter:

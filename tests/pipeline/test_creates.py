@@ -1,5 +1,6 @@
 """Creates that are refused, and creates whose outcome is open: none comes to two, none to nothing."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -64,6 +65,7 @@ async def test_a_create_that_happened_unheard_is_adopted_by_its_tag(world, statu
         "recall",
         "list",
         "list",
+        "holders",
         "get",
         "record active created",
         "publish secrets subaccount.credentials.issued",
@@ -185,6 +187,20 @@ async def test_one_on_record_for_another_department_is_never_adopted(world):
     world.witness.fail("create", fault("create"))
     await world.handle(other)
     assert (await world.entry(Department("acme", "other"))).auth_id != stolen.auth_id
+
+
+async def test_what_another_worker_put_on_record_stays_and_ours_is_disabled(world):
+    async def another_worker_is_faster() -> None:
+        theirs = await world.provider.create(world.sent_name("Sales"), "theirs")
+        entry = replace(await world.entry(), status=Status.ACTIVE, claim=None, auth_id=theirs.auth_id)
+        await world.ledger.record(replace(entry, generation=1, owed_to=frozenset()))
+
+    world.witness.before("record active created", another_worker_is_faster)
+    await world.handle(CREATED)
+    theirs, ours = world.provider.subaccounts
+    assert (await world.entry()).auth_id == theirs.auth_id
+    assert (theirs.enabled, ours.enabled) == (True, False)
+    world.answered(CREATED, "unchanged")
 
 
 async def test_a_lost_ledger_adopts_what_is_there(world):

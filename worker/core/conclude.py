@@ -77,7 +77,7 @@ def intend(
         case Delete():
             return replace(entry, status=Status.DELETING)
         case Rename() | Restore() | Disable():
-            # A check that is still set is that of a change whose outcome was never recorded: it may come late.
+            # A check still set is that of a change whose outcome was never recorded: it may come late.
             unrecorded = entry.check_at is not None
             return replace(entry, check_at=now + policy.settle_window, late_call=unrecorded)
         case _:
@@ -93,8 +93,12 @@ def conclude(
             return _not_created(entry, failure, policy, now)
         case _, Failed(failure):
             return Conclusion(_not_changed(entry, failure, policy, now), failure=failure)
-        case Create() | Adopt(), Made():
+        case Create(), Made():
             return _made(entry, event, outcome, policy, now)
+        case Adopt(), Made():
+            # A worker that died adopting it before us may have sent a change that comes late.
+            checked = replace(entry, check_at=now + policy.settle_window, late_call=True)
+            return _made(checked, event, outcome, policy, now)
         case Adopt(), NothingSeen(begun):
             return _nothing_seen(entry, begun, policy, now)
         case Rename(_, name), Changed():
@@ -149,7 +153,9 @@ def _nothing_seen(entry: Entry, begun: datetime, policy: Policy, now: datetime) 
     claim = entry.claim
     looked = replace(claim, clean_scans=claim.clean_scans + 1)
     if is_lost(looked.clean_scans, begun, claim.started_at, policy.settle_window):
-        return Conclusion(replace(entry, status=_before_claim(entry), claim=replace(claim, clean_scans=0)))
+        # Whatever becomes of the department: taken for lost, it may still be carried out, only very late.
+        lost = replace(entry, claim=replace(claim, clean_scans=0), recount_at=_recount_at(policy, now))
+        return Conclusion(replace(lost, status=_before_claim(entry)))
     seconds = seconds_to_next_look(now, claim.started_at, policy.settle_window)
     undecided = Unknown("whether a create was carried out is not known yet", seconds)
     return Conclusion(replace(entry, claim=looked), failure=undecided)
@@ -157,7 +163,6 @@ def _nothing_seen(entry: Entry, begun: datetime, policy: Policy, now: datetime) 
 
 def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime) -> Conclusion:
     claim = entry.claim
-    took_two_tries = claim is not None and (claim.attempt > 1 or bool(made.doubles))
     active = replace(
         entry,
         status=Status.ACTIVE,
@@ -168,12 +173,16 @@ def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime)
         claim=None,
         created_at=now,
         removed_at=None,
-        recount_at=now + RECOUNT_WINDOWS * policy.settle_window if took_two_tries else None,
+        recount_at=_recount_at(policy, now) if made.doubles else entry.recount_at,
     )
     if event.kind is Kind.REMOVED:  # adopted only to be removed: decided again
         return Conclusion(active)
     doubles = f"disabled doubles: {', '.join(made.doubles)}" if made.doubles else None
     return _answered(replace(active, name=event.name), event, ResultKind.CREATED, now, doubles)
+
+
+def _recount_at(policy: Policy, now: datetime) -> datetime:
+    return now + RECOUNT_WINDOWS * policy.settle_window
 
 
 def _deleted(entry: Entry, event: Event, auth_id: str, now: datetime) -> Conclusion:
@@ -186,7 +195,6 @@ def _deleted(entry: Entry, event: Event, auth_id: str, now: datetime) -> Conclus
         removed_at=now,
         check_at=None,
         late_call=False,
-        recount_at=None,
     )
     if event.kind is not Kind.REMOVED:  # the deletion begun before is through: the event is decided again
         return Conclusion(gone)

@@ -118,7 +118,7 @@ class Entry:
     `issued_for` is the event that caused those credentials.
     `check_at` is when entry and provider are to be compared: set before a change is sent, it goes with the
     change's record, but stays where `late_call` says that an unanswered one may yet be carried out.
-    `recount_at` is when to look once more for doubles of a create that took more than one try.
+    `recount_at` is when to look once more for doubles: a create was taken for lost, or came out twice.
     """
 
     department: Department
