@@ -176,7 +176,9 @@ class SimulatedDelivery:
         self._event = queued.event
         headers = queued.headers | ({"x-delivery-count": queued.returned} if queued.returned else {})
         self.original = Outgoing(
-            names.DEPARTMENTS, f"department.{queued.event.kind}", Message(queued.event.body, STRUCTURED, headers)
+            names.DEPARTMENTS,
+            f"department.{queued.event.kind}",
+            Message(queued.event.body, STRUCTURED, headers),
         )
 
     @property
@@ -188,7 +190,9 @@ class SimulatedDelivery:
         if not self.live:
             return
         broker = self._broker
-        broker.history.note("> ack", self._event.department, event=self._event.id, tag=self._tag, body=self._event.body)
+        broker.history.note(
+            "> ack", self._event.department, event=self._event.id, tag=self._tag, body=self._event.body
+        )
         if broker.chance.strikes("ack lost"):
             broker.lose_consumer()
         else:

@@ -15,7 +15,7 @@ WINDOW_SECONDS = SETTLE_WINDOW.total_seconds()
 TIMEOUT_SECONDS = 3.0
 CLAIM_SECONDS = 2.0
 LATEST_SECONDS = WINDOW_SECONDS - CLAIM_SECONDS
-"""After a call is sent, its effect is there and listed by then: the provider the settle window is made for."""
+"""After a call is sent, its effect is there and listed by then: what the settle window is made for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ PROVIDER = {
     "name refused": 0.15,
     "list lags": 0.5,
     "list shifts": 0.6,
+    "list shifts while read": 0.15,
     "answers slowly": 0.1,
 }
 LEDGER = {
@@ -74,10 +75,23 @@ LEDGER = {
 PROCESS = {
     "crash": 0.6,
     "drained and restarted": 0.3,
-    "crash at a write": 0.03,
-    "crash at a call": 0.03,
-    "crash at a publish": 0.03,
+    "crash at a write": 0.06,
+    "crash at a call": 0.1,
+    "crash at a publish": 0.05,
 }
+ADOPTION = {
+    "events out of order": 0.5,
+    "answer lost": 0.5,
+    "carried out late": 0.4,
+    "server error, carried out": 0.4,
+    "answers slowly": 0.4,
+    "list lags": 0.6,
+    "list shifts": 0.98,
+    "list shifts while read": 0.4,
+    "crash": 0.7,
+    "crash at a call": 0.05,
+}
+"""What makes adopting hard: creates without an answer, and a list that is slow and never stands still."""
 ALL = BROKER | PROVIDER | LEDGER | PROCESS
 
 PROFILES = {
@@ -86,6 +100,7 @@ PROFILES = {
         Profile("calm", {}),
         Profile("broker", BROKER | PROCESS),
         Profile("provider", PROVIDER),
+        Profile("adoption", ADOPTION),
         Profile("all", ALL),
         Profile("very-late", ALL | {"carried out late": 0.5}, latest_create_seconds=8 * WINDOW_SECONDS),
     )
@@ -97,7 +112,7 @@ class Chance:
 
     def __init__(self, profile: Profile, seed: int, without: Iterable[str] = ()) -> None:
         self._random = random.Random(f"{profile.name} {seed}")
-        drawn = {kind: rate for kind, rate in profile.rates.items() if self._random.random() < 0.5}  # noqa: PLR2004
+        drawn = {kind: rate for kind, rate in profile.rates.items() if self._random.random() < 0.5}
         self._rates = {kind: rate for kind, rate in drawn.items() if kind not in without}
         self.profile = profile
         self.struck: Counter[str] = Counter()

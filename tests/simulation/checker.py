@@ -36,14 +36,18 @@ class Known:
 
     sent: dict[str, list[StoryEvent]] = field(default_factory=lambda: defaultdict(list))
     answered: dict[str, Answered] = field(default_factory=dict)
-    results: dict[str, dict[str, set[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
+    results: dict[str, dict[str, set[str]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(set))
+    )
     attempted: dict[str, dict[str, set[str]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(set))
     )
     dead: dict[bytes, list[str]] = field(default_factory=lambda: defaultdict(list))
     undecided: set[str] = field(default_factory=set)
     failed: Counter[str] = field(default_factory=Counter)
-    since: dict[int, tuple[int, int]] = field(default_factory=dict)  # by delivery: dead letters, failed results
+    since: dict[int, tuple[int, int]] = field(
+        default_factory=dict
+    )  # by delivery: dead letters, failed results
     credentials: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     subaccounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
     reported: set[str] = field(default_factory=set)
@@ -107,7 +111,10 @@ def _delivered(known: Known, note: Note) -> None:
 def _attempted(known: Known, note: Note) -> None:
     if note.detail["to"] == "results":
         message = note.detail["message"]
-        known.attempted[message["data"]["event"]["id"]][message["data"]["outcome"]].add(message["id"])
+        id_, outcome = message["data"]["event"]["id"], message["data"]["outcome"]
+        known.attempted[id_][outcome].add(message["id"])
+        if outcome in FINAL and id_ not in known.answered:
+            known.broken.append(f"G1: {id_} was told {outcome} before that was durable, at {note.at:.3f}")
     elif note.detail["to"] == "secrets" and note.department:
         known.credentials[note.department].append(note.detail["message"] | {"confirmed": False})
 
@@ -138,7 +145,9 @@ def _ack(known: Known, note: Note) -> None:
     answer = known.answered.get(event)
     if len(known.dead[body]) > since_dead:
         if note.department and known.failed[event] <= since_failed:
-            known.broken.append(f"G4: {event} was dead-lettered without a result that says so, at {note.at:.3f}")
+            known.broken.append(
+                f"G4: {event} was dead-lettered without a result that says so, at {note.at:.3f}"
+            )
     elif answer is None:
         known.broken.append(f"G1: {event} acked before its outcome was durable, at {note.at:.3f}")
     elif not known.results[event].get(answer.outcome):
@@ -197,9 +206,7 @@ def _newest_answered(known: Known) -> dict[str, StoryEvent]:
     return newest
 
 
-def _states_broken(
-    known: Known, newest: dict[str, StoryEvent], but: Iterable[str] = ()
-) -> Iterator[str]:
+def _states_broken(known: Known, newest: dict[str, StoryEvent], but: Iterable[str] = ()) -> Iterator[str]:
     """G2 and G3: the newest event says what there is, and what it is called."""
     for department, event in newest.items():
         enabled = [one for one in known.subaccounts[department].values() if one["enabled"]]
@@ -210,7 +217,8 @@ def _states_broken(
             ids = [one["auth_id"] for one in enabled]
             yield f"G2: {department} has {ids} enabled, but {event.id} ({event.kind}) is the newest"
         elif wanted and not enabled[0]["name"].startswith(f"{_name(known, event)} ["):
-            yield f"G3: {department} is called {enabled[0]['name']!r}, but {event.id} says {_name(known, event)!r}"
+            called, said = enabled[0]["name"], _name(known, event)
+            yield f"G3: {department} is called {called!r}, but {event.id} says {said!r}"
 
 
 def _name(known: Known, event: StoryEvent) -> str | None:
@@ -258,7 +266,7 @@ def _generations_broken(department: str, messages: list[dict[str, Any]]) -> Iter
     facts = {(one["data"]["generation"], one["data"]["auth_id"], one["id"]) for one in messages}
     for place in range(3):
         if len({fact[place] for fact in facts}) != len(facts):
-            yield f"credentials: generations, subaccounts and ids of {department} do not match: {sorted(facts)}"
+            yield f"credentials: generations, ids and subaccounts of {department} disagree: {sorted(facts)}"
             return
     numbers = [one["data"]["generation"] for one in messages]
     if numbers != sorted(numbers) or min(numbers) < 1:

@@ -11,7 +11,9 @@ class Note(NamedTuple):
     detail: dict[str, Any]
 
     def __str__(self) -> str:
-        detail = " ".join(f"{name}={_short(value)}" for name, value in self.detail.items() if value is not None)
+        detail = " ".join(
+            f"{name}={_short(value)}" for name, value in self.detail.items() if value is not None
+        )
         return f"{self.at:9.3f}  {self.department or '-':4} {self.what:18} {detail}"
 
 

@@ -60,9 +60,7 @@ class Disk:
 class SimulatedLedger:
     """The ledger port, as one process uses it."""
 
-    def __init__(
-        self, disk: Disk, loop: asyncio.AbstractEventLoop, chance: Chance, process: Process
-    ) -> None:
+    def __init__(self, disk: Disk, loop: asyncio.AbstractEventLoop, chance: Chance, process: Process) -> None:
         self._disk = disk
         self._loop = loop
         self._chance = chance
@@ -107,7 +105,9 @@ class SimulatedLedger:
 
     def _turn(self) -> float:
         """When this write's turn is: after all that were asked for before."""
-        seconds = self._chance.seconds(0.5, 4) if self._chance.strikes("write slow") else self._chance.latency()
+        seconds = (
+            self._chance.seconds(0.5, 4) if self._chance.strikes("write slow") else self._chance.latency()
+        )
         self._free_at = max(self._free_at, self._loop.time()) + seconds
         return self._free_at
 
@@ -116,17 +116,20 @@ class SimulatedLedger:
             self._queued.popleft()()
 
     def _write(self, written: "asyncio.Future[Any]", entry: Entry, answer: Answer | None) -> None:
-        result: Entry | Exception
-        try:
-            if self._chance.strikes("write failed"):
-                raise LedgerFailed("cannot be written")
-            result = self._disk.write(entry, answer)
-            if self._chance.strikes("written but failed"):
-                raise LedgerFailed("no answer to the commit")
-        except (LedgerFailed, LedgerConflict) as failure:
-            result = failure
+        if not self._chance.strikes("write failed"):
+            result = self._written(entry, answer)
+        else:
+            result = LedgerFailed("cannot be written")
         if not written.done():
             written.set_result(result)
+
+    def _written(self, entry: Entry, answer: Answer | None) -> Entry | Exception:
+        try:
+            on_disk = self._disk.write(entry, answer)
+        except LedgerConflict as conflict:
+            return conflict
+        failed = self._chance.strikes("written but failed")
+        return LedgerFailed("no answer to the commit") if failed else on_disk
 
     def _part_of_it_is_durable(self) -> None:
         """Of what had not returned, some got to the disk: never a later one without those before it."""

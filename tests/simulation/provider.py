@@ -57,7 +57,7 @@ class ProviderServer:
 
     def __post_init__(self) -> None:
         self._made = 0
-        for age in range(self.chance.number(0, 12)):
+        for age in range(self.chance.number(0, 14)):
             self.subaccounts.append(self._new(self._strange_name(), self.now() - timedelta(days=age // 3)))
 
     def begin(self, fate: Fate, effect: Callable[[], Any]) -> "asyncio.Future[Any]":
@@ -79,7 +79,7 @@ class ProviderServer:
         if REFUSED in name and not self.chance.healed:
             raise _refusal("create", 400)
         made = self._new(name, self.now())
-        made.department = name.split(" ")[0]
+        made.department = name.split(" ", maxsplit=1)[0]
         lag = self.chance.seconds(0, LONGEST_LAG_SECONDS) if self.chance.strikes("list lags") else 0.0
         made.listed_from = min(self.loop.time() + lag, max(listed_by, self.loop.time()))
         self.subaccounts.insert(0, made)
@@ -105,6 +105,8 @@ class ProviderServer:
 
     def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         listed = [one for one in self.subaccounts if one.listed_from <= self.loop.time()]
+        if self.chance.strikes("list shifts while read"):
+            self.loop.call_soon(self.shift)
         return [_shown(one) for one in listed[offset : offset + PAGE]]
 
     def shift(self) -> None:
@@ -116,7 +118,8 @@ class ProviderServer:
             self.subaccounts.insert(0, self._new(self._strange_name(), self.now()))
 
     def _strange_name(self) -> str:
-        return self.chance.one_of(("somebody else's", "elsewhere [0123456789]", "d1 [not a tag]"))
+        """Some look like ours: another deployment's departments, under its tags."""
+        return self.chance.one_of(("somebody else's", "d1 [not a tag]", "d1 north [0123456789]"))
 
     def _new(self, name: str, created: datetime) -> Subaccount:
         self._made += 1
@@ -160,7 +163,7 @@ class SimulatedProvider:
         assert idempotency_key
         listed_by = self._server.loop.time() + self._chance.profile.latest_create_seconds
         made: NewSubaccount = await self._send(
-            "create", lambda: self._server.create(name, listed_by), name.split(" ")[0], name=name
+            "create", lambda: self._server.create(name, listed_by), name.split(" ", maxsplit=1)[0], name=name
         )
         return made
 

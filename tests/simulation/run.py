@@ -1,4 +1,6 @@
-"""`python -m tests.simulation.run --seeds 1000`: as many runs as one likes, or one of them with its history."""
+"""`python -m tests.simulation.run --seeds 1000`: as many runs as one likes, or one with its history."""
+
+# ruff: noqa: T201 - printing is what it is for
 
 import argparse
 import sys
@@ -57,7 +59,9 @@ def _many(name: str, options: argparse.Namespace) -> bool:
             print(f"\r{name}: {seed - options.first + 1}/{options.seeds}", end="", file=sys.stderr)
     seconds = time.monotonic() - began
     missed = [kind for kind in coverage(PROFILES[name], struck) if kind not in options.without]
-    print(f"{name}: {options.seeds} runs, {options.seeds / seconds:.0f}/s, {len(broken)} broken {broken[:20]}")
+    print(
+        f"{name}: {options.seeds} runs, {options.seeds / seconds:.0f}/s, {len(broken)} broken {broken[:20]}"
+    )
     print("  " + ", ".join(f"{kind} {count}" for kind, count in sorted(struck.items())))
     if missed:
         print(f"  these faults never struck: {', '.join(missed)}")

@@ -1,4 +1,4 @@
-"""What a run's producers send: a few departments, each with a few events, in some order, some of them twice."""
+"""What a run's producers send: a few departments, a few events each, in some order, some twice."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -104,7 +104,9 @@ def _with_duplicates(chance: Chance, events: list[StoryEvent]) -> list[StoryEven
         if event.name and chance.strikes("conflicting duplicate"):
             told.insert(chance.number(0, len(told)), _twin(event))
         if chance.strikes("unreadable message"):
-            told.append(StoryEvent(None, "created", "unreadable", None, event.time, None, b'{"not": "an event"'))
+            told.append(
+                StoryEvent(None, "created", "unreadable", None, event.time, None, b'{"not": "an event"')
+            )
     return told
 
 

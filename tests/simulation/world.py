@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.simulation.broker import Broker, Queued, SimulatedPublisher
 from tests.simulation.chance import SETTLE_WINDOW, Chance, Profile
-from tests.simulation.history import History
 from tests.simulation.checker import Snapshot, judge_calm, judge_history, judge_replay
+from tests.simulation.history import History
 from tests.simulation.ledger import Disk, SimulatedLedger
 from tests.simulation.parts import Parts
 from tests.simulation.process import Process
@@ -44,7 +44,9 @@ class Run:
 
 
 class SimulatedClock:
-    def __init__(self, loop: asyncio.AbstractEventLoop, start: datetime, chance: Chance, process: Process) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, start: datetime, chance: Chance, process: Process
+    ) -> None:
         self._loop = loop
         self._start = start
         self._chance = chance
@@ -83,7 +85,6 @@ class World:
         self.provider = ProviderServer(self.loop, self.chance, self.history, self._now)
         self.disk = Disk(self.history)
         self.policy = Policy(self.chance.one_of(REMOVALS), settle_window=SETTLE_WINDOW)
-        self._over = False
 
     async def play(self) -> list[str]:
         self.start_worker()
@@ -98,8 +99,6 @@ class World:
         begun = len(self.history.notes)
         self._replay([sent.event for sent in self.story.sent])
         await self._rest()
-        self._over = True
-        self.process.die()
         return broken + judge_replay(self.history.notes[begun:], before, self._snapshot())
 
     @property
@@ -131,8 +130,7 @@ class World:
 
     def _restart_later(self) -> None:
         self.history.note("worker dead")
-        if not self._over:
-            self.loop.call_later(self.chance.seconds(0.1, 5), self.start_worker)
+        self.loop.call_later(self.chance.seconds(0.1, 5), self.start_worker)
 
     async def _suffer(self) -> None:
         """Events come and faults strike; then all is healed."""
@@ -155,13 +153,16 @@ class World:
     def _blows(self) -> Sequence[tuple[str, Callable[[], None]]]:
         """What strikes at a moment rather than at a call."""
         return (
-            ("crash", lambda: self.process.die()),
+            ("crash", self._crash),
             ("drained and restarted", self._drain),
             ("consumer lost", self.broker.lose_consumer),
             ("secrets unroutable", self._unbind_secrets),
             ("refused for a while", self._refuse),
             ("list shifts", self.provider.shift),
         )
+
+    def _crash(self) -> None:
+        self.process.die()
 
     def _drain(self) -> None:
         process = self.process
@@ -205,7 +206,7 @@ class World:
             self.process.alive
             and self.broker.at_rest
             and not self.provider.under_way
-            and not any(entry.due_at for entry in self.disk.entries.values())
+            and not any(entry.due_at for entry in self.disk.entries.values() if entry.status != "claimed")
         )
 
     def _replay_dead_letters(self) -> None:
@@ -243,6 +244,8 @@ def simulate(profile: Profile, seed: int, parts: Parts | None = None, without: S
     except Stuck:
         broken = ["nothing to wait for, and not at rest"]
     finally:
+        world.process.die()
+        loop.run_until_complete(asyncio.sleep(0))  # what is cancelled ends
         loop.close()
     broken += [f"unhandled: {error}" for error in loop.unhandled if "ProcessDead" not in error]
     broken += [f"crashed: {one.detail}" for one in history.notes if one.what == "step crashed"]

@@ -1,0 +1,259 @@
+"""Workers with one mistake each. The checker is worth what it finds: every one of them must be caught."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from tests.simulation.parts import Parts
+from worker.act import Actor
+from worker.core import messages
+from worker.core.adoption import Sighting
+from worker.core.conclude import NothingSeen, Outcome, conclude, confirmed
+from worker.core.decide import Adopt, Create, Disable, Rename, Restore, Step, decide
+from worker.core.judge import Transient, Unknown, classify
+from worker.core.model import Answer, Entry, Event, Recollection, Status
+from worker.duties import Scheduler
+from worker.pipeline import Pipeline
+from worker.ports import CallFailed, PublishFailed
+from worker.scan import Look, Scanner
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A worker with a mistake, and the profile whose faults bring it to light."""
+
+    mistake: str
+    parts: Parts
+    profile: str = "all"
+
+
+class AcksBeforeConfirm(Pipeline):
+    async def _end(self, delivery: Any, verdict: Any, reading: Any, tries: int) -> None:
+        await delivery.ack()
+        await super()._end(delivery, verdict, reading, tries)
+
+
+class AcksBeforeAnswering(Pipeline):
+    async def _try(self, delivery: Any, reading: Any, tries: int) -> Any:
+        await delivery.ack()
+        return await super()._try(delivery, reading, tries)
+
+
+class TakesAnyPublishForConfirmed(Pipeline):
+    async def _publish_result(self, outgoing: Any) -> None:
+        try:
+            await self.publisher.publish(outgoing)
+        except PublishFailed:
+            return
+
+
+class PublishesBeforeItRecords(Pipeline):
+    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
+        told = conclude(entry, event, step, outcome, self.policy, self.clock.now()).answer
+        if told is not None:
+            await self._publish_result(messages.result(told, self._owner, self.clock.now()))
+        return await super()._record(event, step, entry, outcome)
+
+
+class ForgetsTheClaim(Pipeline):
+    """No claim: a crash leaves no trace of the create."""
+
+    async def _claim(self, step: Step, entry: Entry, event: Event) -> Entry:
+        if isinstance(step, Create):
+            key = self.actor.names.key(step, entry, event)
+            return _claimed_in_memory(step, entry, event, key, self.clock.now())
+        return await super()._claim(step, entry, event)
+
+
+def _claimed_in_memory(step: Create, entry: Entry, event: Event, key: str, now: datetime) -> Entry:
+    from worker.core.conclude import intend
+    from worker.core.decide import Policy
+
+    return intend(step, entry, event, key, Policy(), now)
+
+
+class DropsClaimsAtRestart(Pipeline):
+    """Takes the claims it finds at its start for those of creates that never happened."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.seen: set[Any] = set()
+
+    async def _line(self, event: Event) -> None:
+        entry = (await self.ledger.recall(event.department, event.reference)).entry
+        if event.department not in self.seen and entry.status is Status.CLAIMED:
+            before = Status.REMOVED if entry.removed_at else Status.ABSENT
+            await self.ledger.record(replace(entry, status=before))
+        self.seen.add(event.department)
+        await super()._line(event)
+
+
+class CreatesAgainUnasked(Actor):
+    """An unknown create is taken for one that did not happen."""
+
+    async def act(self, step: Step, entry: Entry, event: Event, claimed_at: float) -> Outcome:
+        outcome = await super().act(step, entry, event, claimed_at)
+        match step, outcome:
+            case Create(), _ if isinstance(getattr(outcome, "failure", None), Unknown):
+                return replace(outcome, failure=Transient("try again"))  # type: ignore[arg-type]
+        return outcome
+
+
+class BelievesOneEmptyScan(Pipeline):
+    """Gives a create up for lost at the first look, with no settle window."""
+
+    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
+        if isinstance(step, Adopt) and isinstance(outcome, NothingSeen) and entry.claim is not None:
+            claim = replace(entry.claim, clean_scans=5)
+            later = NothingSeen(claim.started_at + timedelta(days=1))
+            return await super()._record(event, step, replace(entry, claim=claim), later)
+        return await super()._record(event, step, entry, outcome)
+
+
+class CountsLooksInsteadOfTime(Pipeline):
+    """Two empty scans are enough, however early."""
+
+    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
+        if isinstance(step, Adopt) and isinstance(outcome, NothingSeen) and entry.claim is not None:
+            outcome = NothingSeen(entry.claim.started_at + timedelta(days=1))
+        return await super()._record(event, step, entry, outcome)
+
+
+class TakesTheFirstMatch(Actor):
+    """Not the one on record: the newest of its tag is kept, and the one on record disabled."""
+
+    async def disable_doubles(self, entry: Entry) -> tuple[str, ...]:
+        matches = await self._matches(await self.scanner.look(entry.created_at), entry)
+        return await self._disable(matches[1:], entry)
+
+
+class LeavesDoublesEnabled(Actor):
+    async def _disable(self, doubles: Iterable[Sighting], _entry: Entry) -> tuple[str, ...]:
+        return tuple(one.auth_id for one in doubles)
+
+
+class KeepsDoublesToItself(Pipeline):
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.telemetry.doubles_disabled = lambda *_: None  # type: ignore[method-assign]
+
+
+class NeverRecounts(Scheduler):
+    async def _recount(self, entry: Entry) -> None:
+        """Not looked for."""
+
+
+class NeverChecks(Scheduler):
+    async def _check(self, entry: Entry) -> None:
+        """Not looked at."""
+
+
+class LooksAtTheFirstPageOnly(Scanner):
+    async def _read(self, _since: datetime | None) -> Look | None:
+        look = Look(self._clock.now(), {})
+        self._note(look, [_seen(one) for one in await self._provider.page(0)])
+        return look
+
+
+class SkipsWhatShifts(Scanner):
+    """Pages without overlap: what a deletion moves up meanwhile is not seen."""
+
+    async def _read(self, _since: datetime | None) -> Look | None:
+        look, offset = Look(self._clock.now(), {}), 0
+        while page := [_seen(one) for one in await self._provider.page(offset)]:
+            self._note(look, page)
+            offset += len(page)
+        return look
+
+
+def _seen(shown: Any) -> Sighting:
+    return Sighting(shown.auth_id, shown.name, shown.enabled, shown.created)
+
+
+class AdoptsByName(Actor):
+    """Any subaccount that begins with the department's name will do."""
+
+    async def _matches(self, look: Look, entry: Entry) -> list[Sighting]:
+        everything = [one for seen in look.seen.values() for one in seen]
+        return [one for one in everything if one.name.startswith(f"{entry.department.id} ")]
+
+
+class IgnoresVersions(Pipeline):
+    def _decide(self, event: Event, known: Recollection) -> Any:
+        return super()._decide(event, replace(known, entry=replace(known.entry, version=None)))
+
+
+class IgnoresDuplicates(Pipeline):
+    def _decide(self, event: Event, known: Recollection) -> Any:
+        if known.answer is not None and known.answer.confirmed:
+            again = decide(event, Recollection(known.entry), self.policy, self.clock.now())
+            known = replace(known, answer=None) if known.entry.version == event.version else known
+            return again if known.answer is None else super()._decide(event, known)
+        return super()._decide(event, known)
+
+
+class ForgetsWhatIsOwed(Pipeline):
+    async def _publish(self, event: Event, entry: Entry, answer: Answer, token: Any) -> None:
+        await super()._publish(
+            event, confirmed(entry, entry.owed_to) if token is None else entry, answer, token
+        )
+
+
+class SendsChangesUnannounced(Pipeline):
+    """No durable check before a change: what a crash leaves behind is never compared."""
+
+    async def _claim(self, step: Step, entry: Entry, event: Event) -> Entry:
+        changes = isinstance(step, Rename | Restore | Disable)
+        return entry if changes else await super()._claim(step, entry, event)
+
+
+class TrustsLostAnswers(Actor):
+    """A change without an answer is taken for done."""
+
+    async def _changed(self, call: Any) -> Outcome:
+        from worker.core.conclude import Changed
+
+        try:
+            return await super()._changed(call)
+        except CallFailed as failed:
+            if isinstance(classify(failed.fault), Unknown):
+                return Changed()
+            raise
+
+
+class AnswersDeadLetters(Pipeline):
+    """A dead letter is acked without having been confirmed."""
+
+    async def _bury(self, original: Any, verdict: Any, reading: Any, tries: int) -> None:
+        try:
+            await super()._bury(original, verdict, reading, tries)
+        except PublishFailed:
+            return
+
+
+MUTANTS = (
+    Mutant("acks before the dead letter is confirmed", Parts(pipeline=AcksBeforeConfirm)),
+    Mutant("acks before it answers", Parts(pipeline=AcksBeforeAnswering)),
+    Mutant("takes any publish for confirmed", Parts(pipeline=TakesAnyPublishForConfirmed)),
+    Mutant("publishes before it records", Parts(pipeline=PublishesBeforeItRecords)),
+    Mutant("no claim", Parts(pipeline=ForgetsTheClaim)),
+    Mutant("drops claims at a restart", Parts(pipeline=DropsClaimsAtRestart)),
+    Mutant("creates again without settling", Parts(actor=CreatesAgainUnasked)),
+    Mutant("believes one empty scan", Parts(pipeline=BelievesOneEmptyScan)),
+    Mutant("counts looks instead of time", Parts(pipeline=CountsLooksInsteadOfTime)),
+    Mutant("takes the first match", Parts(actor=TakesTheFirstMatch), "very-late"),
+    Mutant("leaves doubles enabled", Parts(actor=LeavesDoublesEnabled), "very-late"),
+    Mutant("keeps doubles to itself", Parts(pipeline=KeepsDoublesToItself), "very-late"),
+    Mutant("never recounts", Parts(scheduler=NeverRecounts), "very-late"),
+    Mutant("never checks", Parts(scheduler=NeverChecks)),
+    Mutant("looks at the first page only", Parts(scanner=LooksAtTheFirstPageOnly), "adoption"),
+    Mutant("skips what shifts", Parts(scanner=SkipsWhatShifts), "adoption"),
+    Mutant("adopts by name, not by tag", Parts(actor=AdoptsByName), "adoption"),
+    Mutant("ignores versions", Parts(pipeline=IgnoresVersions)),
+    Mutant("ignores duplicates", Parts(pipeline=IgnoresDuplicates)),
+    Mutant("forgets the credentials it owes", Parts(pipeline=ForgetsWhatIsOwed)),
+    Mutant("sends changes unannounced", Parts(pipeline=SendsChangesUnannounced), "broker"),
+    Mutant("trusts lost answers", Parts(actor=TrustsLostAnswers)),
+    Mutant("acks a dead letter that was not confirmed", Parts(pipeline=AnswersDeadLetters)),
+)

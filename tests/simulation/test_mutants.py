@@ -1,0 +1,19 @@
+"""The judge bites: a worker with a mistake is found out, where the real one keeps its promises."""
+
+import pytest
+
+from tests.simulation.chance import PROFILES
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.world import simulate
+
+ENOUGH_SEEDS = 1500
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.mistake)
+def test_a_mistake_is_found(mutant):
+    profile = PROFILES[mutant.profile]
+    seeds = (seed for seed in range(ENOUGH_SEEDS) if simulate(profile, seed, mutant.parts).broken)
+    found = next(seeds, None)
+
+    assert found is not None, f"a worker that {mutant.mistake} kept all promises {ENOUGH_SEEDS} times"
+    assert not simulate(profile, found).broken

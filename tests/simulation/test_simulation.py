@@ -1,0 +1,36 @@
+"""Whatever goes wrong, in whatever order, the promises hold: thousands of stories, each from its seed.
+
+A failure prints the command that plays exactly it again.
+"""
+
+from collections import Counter
+
+import pytest
+
+from tests.simulation.chance import PROFILES, coverage
+from tests.simulation.run import report
+from tests.simulation.world import simulate
+
+CHUNK = 150
+RUNS = {"calm": 1, "broker": 3, "provider": 2, "adoption": 2, "all": 5, "very-late": 2}
+
+
+@pytest.mark.parametrize(
+    ("profile", "first"),
+    [(profile, chunk * CHUNK) for profile, chunks in RUNS.items() for chunk in range(chunks)],
+)
+def test_the_promises_hold(profile, first):
+    struck: Counter[str] = Counter()
+    for seed in range(first, first + CHUNK):
+        run = simulate(PROFILES[profile], seed)
+        assert not run.broken, report(run)
+        struck += run.chance.struck
+
+    assert coverage(PROFILES[profile], struck) == [], "these faults never struck"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_run_is_a_function_of_its_seed(profile):
+    once, again = (simulate(PROFILES[profile], 11).history.notes for _ in range(2))
+
+    assert list(map(str, once)) == list(map(str, again))
