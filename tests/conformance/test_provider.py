@@ -1,5 +1,6 @@
 """What every provider promises: the one in memory, for tests, and Plivo's API as the sandbox imitates it."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,6 +11,10 @@ from typing import Protocol
 import pytest
 from pydantic import SecretStr
 
+from tests.simulation.chance import PROFILES, Chance
+from tests.simulation.history import History
+from tests.simulation.process import Process
+from tests.simulation.provider import ProviderServer, SimulatedProvider
 from worker.adapters.memory import MemoryProvider
 from worker.adapters.plivo import PlivoAccount, plivo_provider
 from worker.adapters.system import SystemClock
@@ -84,13 +89,38 @@ async def plivo_bench() -> AsyncIterator[PlivoBench]:
             yield PlivoBench(provider, sandbox)
 
 
-@pytest.fixture(params=["memory", "plivo"])
+@dataclass(frozen=True)
+class SimulatedBench:
+    """The provider the simulation judges the worker by, without its faults."""
+
+    provider: SimulatedProvider
+    server: ProviderServer
+
+    def keys(self) -> list[tuple[str, str | None]]:
+        return list(self.server.keys)
+
+    def shown(self) -> Sequence[ProvidedSubaccount]:
+        offsets = range(0, len(self.server.subaccounts), 20)
+        return [one for offset in offsets for one in self.server.page(offset)]
+
+
+def simulated_bench() -> SimulatedBench:
+    loop = asyncio.get_running_loop()
+    clock = SystemClock()
+    server = ProviderServer(loop, Chance(PROFILES["calm"], 0), History(loop.time), clock.now)
+    server.subaccounts.clear()  # strangers
+    return SimulatedBench(SimulatedProvider(server, Process(loop)), server)
+
+
+@pytest.fixture(params=["memory", "simulated", "plivo"])
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     if request.param == "memory":
         yield MemoryBench(MemoryProvider())
-        return
-    async with plivo_bench() as running:
-        yield running
+    elif request.param == "simulated":
+        yield simulated_bench()
+    else:
+        async with plivo_bench() as running:
+            yield running
 
 
 async def test_what_it_creates_is_enabled_and_has_credentials(bench):

@@ -54,6 +54,7 @@ class ProviderServer:
     subaccounts: list[Subaccount] = field(default_factory=list)  # newest first
     under_way: int = 0
     refuses: int | None = None  # the status it answers every call with for the time being
+    keys: list[tuple[str, str | None]] = field(default_factory=list)  # operation and idempotency key of each
 
     def __post_init__(self) -> None:
         self._made = 0
@@ -160,7 +161,7 @@ class SimulatedProvider:
             yield
 
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
-        assert idempotency_key
+        self._server.keys.append(("create", idempotency_key))
         listed_by = self._server.loop.time() + self._chance.profile.latest_create_seconds
         made: NewSubaccount = await self._send(
             "create", lambda: self._server.create(name, listed_by), name.split(" ", maxsplit=1)[0], name=name
@@ -170,7 +171,7 @@ class SimulatedProvider:
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
     ) -> None:
-        assert idempotency_key
+        self._server.keys.append(("update", idempotency_key))
         await self._call(
             "update",
             lambda: self._server.update(auth_id, name, enabled),
@@ -181,18 +182,20 @@ class SimulatedProvider:
         )
 
     async def delete(self, auth_id: str, idempotency_key: str) -> None:
-        assert idempotency_key
+        self._server.keys.append(("delete", idempotency_key))
         await self._call(
             "delete", lambda: self._server.delete(auth_id), self._department(auth_id), auth_id=auth_id
         )
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
+        self._server.keys.append(("get", None))
         shown: ProvidedSubaccount = await self._call(
             "get", lambda: self._server.get(auth_id), self._department(auth_id), auth_id=auth_id
         )
         return shown
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        self._server.keys.append(("list", None))
         page: Sequence[ProvidedSubaccount] = await self._call(
             "list", lambda: self._server.page(offset), None, offset=offset
         )
