@@ -40,6 +40,10 @@ class Channel:
         self.stopped = False
         self.taken: dict[int, Queued] = {}
 
+    @property
+    def able(self) -> bool:
+        return self.connected and not self.stopped and len(self.taken) < PREFETCH
+
 
 @dataclass
 class Broker:
@@ -90,9 +94,9 @@ class Broker:
             self.loop.call_later(self.chance.seconds(0, 2), self._notice, channel)
 
     def feed(self) -> None:
-        for channel in self.channels:
-            while self.ready and channel.connected and not channel.stopped and len(channel.taken) < PREFETCH:
-                self._deliver(channel, self.ready.popleft())
+        """In turn to all who can take more."""
+        while self.ready and (able := [channel for channel in self.channels if channel.able]):
+            self._deliver(min(able, key=lambda channel: len(channel.taken)), self.ready.popleft())
 
     def settle(self, channel: Channel, tag: int) -> None:
         if channel.connected and tag in channel.taken:

@@ -92,6 +92,19 @@ ADOPTION = {
     "crash at a call": 0.05,
 }
 """What makes adopting hard: creates without an answer, and a list that is slow and never stands still."""
+SETTLING = {
+    "events out of order": 0.5,
+    "event sent twice": 0.3,
+    "in doubt": 0.75,
+    "in doubt, carried out": 0.2,
+    "carried out late": 0.4,
+    "list lags": 0.5,
+    "list shifts": 0.6,
+    "name refused": 0.15,
+    "crash": 0.5,
+    "crash at a call": 0.05,
+}
+"""Creates that end unknown again and again, until they are given up."""
 ALL = BROKER | PROVIDER | LEDGER | PROCESS
 
 PROFILES = {
@@ -101,7 +114,9 @@ PROFILES = {
         Profile("broker", BROKER | PROCESS),
         Profile("provider", PROVIDER),
         Profile("adoption", ADOPTION),
+        Profile("settling", SETTLING),
         Profile("all", ALL),
+        Profile("two-workers", ALL | {"second worker": 0.5}),
         Profile("very-late", ALL | {"carried out late": 0.5}, latest_create_seconds=8 * WINDOW_SECONDS),
     )
 }

@@ -1,7 +1,7 @@
 """A worker's process as the world sees it: while it lives it has effects, afterwards none."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from tests.simulation.chance import Chance
@@ -20,6 +20,7 @@ class Process:
         self._tasks: Tasks = []
         self.alive = True
         self.leaving = False
+        self.leave: Callable[[], Awaitable[None]] | None = None
         self.at_death: list[Callable[[], None]] = []
 
     def begin(self, main: Any) -> "asyncio.Task[Any]":

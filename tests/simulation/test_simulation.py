@@ -12,7 +12,16 @@ from tests.simulation.run import report
 from tests.simulation.world import simulate
 
 CHUNK = 150
-RUNS = {"calm": 1, "broker": 3, "provider": 2, "adoption": 2, "all": 5, "very-late": 2}
+RUNS = {
+    "calm": 1,
+    "broker": 3,
+    "provider": 2,
+    "adoption": 2,
+    "settling": 1,
+    "all": 4,
+    "two-workers": 1,
+    "very-late": 2,
+}
 
 
 @pytest.mark.parametrize(

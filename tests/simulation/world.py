@@ -1,7 +1,7 @@
 """One run: the worker's own parts in a world drawn from a seed, from the first event to the last replay."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -77,8 +77,7 @@ class World:
     provider: ProviderServer = field(init=False)
     disk: Disk = field(init=False)
     policy: Policy = field(init=False)
-    process: Process = field(init=False)
-    leave: Callable[[], Awaitable[None]] = field(init=False)
+    processes: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.broker = Broker(self.loop, self.chance, self.history)
@@ -95,20 +94,17 @@ class World:
             self._replay_dead_letters()
             await self._rest()
         before = self._snapshot()
-        broken += judge_history(self.history.notes, before, self.provider_profile)
+        broken += judge_history(self.history.notes, before, self.chance.profile)
         begun = len(self.history.notes)
         self._replay([sent.event for sent in self.story.sent])
         await self._rest()
         return broken + judge_replay(self.history.notes[begun:], before, self._snapshot())
 
-    @property
-    def provider_profile(self) -> Profile:
-        return self.chance.profile
-
     def start_worker(self) -> None:
         self.history.note("worker started")
-        self.process = process = Process(self.loop)
-        process.at_death.append(self._restart_later)
+        process = Process(self.loop)
+        self.processes.append(process)
+        process.at_death.append(lambda: self._restart_later(process))
         process.begin(self._run_worker(process))
 
     async def _run_worker(self, process: Process) -> None:
@@ -124,18 +120,19 @@ class World:
             owner=OWNER_NAME,
             template=TEMPLATE,
         )
-        self.leave = worker.pipeline.drain
+        process.leave = worker.pipeline.drain
         self.broker.connect(worker.pipeline.receive, process)
         await worker.scheduler.run()
 
-    def _restart_later(self) -> None:
+    def _restart_later(self, process: Process) -> None:
         self.history.note("worker dead")
+        self.processes.remove(process)
         self.loop.call_later(self.chance.seconds(0.1, 5), self.start_worker)
 
     async def _suffer(self) -> None:
         """Events come and faults strike; then all is healed."""
         last = self.story.sent[-1].after_seconds
-        end = last + self.chance.seconds(1, 30)
+        end = last + self.chance.seconds(1, self.chance.one_of((20, 40, 80)))
         for after, event in self.story.sent:
             self.loop.call_later(after, self.broker.send, event)
         for fault, strike in self._blows():
@@ -155,6 +152,7 @@ class World:
         return (
             ("crash", self._crash),
             ("drained and restarted", self._drain),
+            ("second worker", self.start_worker),
             ("consumer lost", self.broker.lose_consumer),
             ("secrets unroutable", self._unbind_secrets),
             ("refused for a while", self._refuse),
@@ -162,12 +160,14 @@ class World:
         )
 
     def _crash(self) -> None:
-        self.process.die()
+        if self.processes:
+            self.chance.one_of(self.processes).die()
 
     def _drain(self) -> None:
-        process = self.process
-        if not process.alive or process.leaving:
+        staying = [process for process in self.processes if process.leave and not process.leaving]
+        if not staying:
             return
+        process = self.chance.one_of(staying)
         process.leaving = True
         self.history.note("draining")
         for channel in self.broker.channels:
@@ -175,7 +175,7 @@ class World:
                 channel.stopped = True
 
         async def leave() -> None:
-            await self.leave()
+            await process.leave()
             await asyncio.sleep(1)  # its acks get through
             process.die()
 
@@ -203,7 +203,7 @@ class World:
 
     def _at_rest(self) -> bool:
         return (
-            self.process.alive
+            bool(self.processes)
             and self.broker.at_rest
             and not self.provider.under_way
             and not any(entry.due_at for entry in self.disk.entries.values() if entry.status != "claimed")
@@ -244,7 +244,8 @@ def simulate(profile: Profile, seed: int, parts: Parts | None = None, without: S
     except Stuck:
         broken = ["nothing to wait for, and not at rest"]
     finally:
-        world.process.die()
+        for process in list(world.processes):
+            process.die()
         loop.run_until_complete(asyncio.sleep(0))  # what is cancelled ends
         loop.close()
     broken += [f"unhandled: {error}" for error in loop.unhandled if "ProcessDead" not in error]
