@@ -66,9 +66,9 @@ class Actor:
         Raises `CallFailed`.
         """
         match step:
-            case Create(name) if await self.strays.take(self.names.tag(entry)):
+            case Create(name) if await self.strays.include(self.names.tag(entry)):
                 return Adopt(name)
-            case Skip(ResultKind.UNCHANGED) if entry.status is Status.ABSENT and await self.strays.take(
+            case Skip(ResultKind.UNCHANGED) if entry.status is Status.ABSENT and await self.strays.include(
                 self.names.tag(entry)
             ):
                 return Adopt(None)
@@ -164,6 +164,7 @@ class Actor:
         look = await self.scanner.look(entry.claim.started_at if entry.claim else None)
         matches = await self._matches(look, entry)
         if not matches:
+            self.strays.strike_off(self.names.tag(entry))
             return NothingSeen(look.begun)
         kept, others = choose(matches, entry.auth_id)
         doubles = await self._disable(others, entry)

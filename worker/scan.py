@@ -109,15 +109,17 @@ class Strays:
         self._tags: set[str] | None = None
         self._first = asyncio.Lock()
 
-    async def take(self, tag: str) -> bool:
-        """Whether there is one of this tag; told once. The first call finds out; raises `CallFailed`."""
+    async def include(self, tag: str) -> bool:
+        """Whether there is one of this tag. The first call finds out; raises `CallFailed`."""
         async with self._first:
             if self._tags is None:
                 self._tags = await self._find()
-        if tag not in self._tags:
-            return False
-        self._tags.discard(tag)
-        return True
+        return tag in self._tags
+
+    def strike_off(self, tag: str) -> None:
+        """A look for one of this tag saw none: it is gone. Not before, lest a failed adoption ends in a create."""
+        if self._tags is not None:
+            self._tags.discard(tag)
 
     async def _find(self) -> set[str]:
         """The newest page tells whether the ledger is behind at all; only then the whole list is read."""

@@ -107,7 +107,8 @@ class SimulatedBench:
 def simulated_bench() -> SimulatedBench:
     loop = asyncio.get_running_loop()
     clock = SystemClock()
-    server = ProviderServer(loop, Chance(PROFILES["calm"], 0), History(loop.time), clock.now)
+    chance = Chance(PROFILES["calm"], 0)
+    server = ProviderServer(loop, chance, History(loop.time), clock.now, page_size=20)
     server.subaccounts.clear()  # strangers
     return SimulatedBench(SimulatedProvider(server, Process(loop)), server)
 

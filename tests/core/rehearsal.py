@@ -1,16 +1,17 @@
 """One department and its provider, rehearsed without IO: the core's functions in the pipeline's order.
 
-The provider here carries a call out at once or never. What is carried out late is no business of the core.
+The provider here carries a call out at once, never, or late, but within the settle window. Time passes with
+every wait, and when what is due is attended to.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from itertools import chain, count, repeat
 
 from pydantic import SecretStr
 
-from contracts.subaccounts import DeadReason
 from tests.builders import IDEMPOTENCY_KEY, NOW, SALES
 from worker.core.conclude import (
     Changed,
@@ -18,7 +19,7 @@ from worker.core.conclude import (
     Failed,
     Made,
     NothingDone,
-    NothingMade,
+    NothingSeen,
     Outcome,
     conclude,
     intend,
@@ -38,8 +39,8 @@ from worker.core.decide import (
     Step,
     decide,
 )
-from worker.core.judge import Permanent, Transient, Unknown
-from worker.core.model import Answer, Entry, Event, Recollection
+from worker.core.judge import CallFault, Failure, Operation, Wait, classify, judge
+from worker.core.model import Answer, Entry, Event, Recollection, Status
 
 
 class Fate(Enum):
@@ -50,12 +51,16 @@ class Fate(Enum):
     REFUSED = auto()
     LOST = auto()  # no answer, and not carried out
     UNHEARD = auto()  # carried out, but no answer
+    LATE = auto()  # no answer, and carried out later
     CRASH_BEFORE = auto()  # the worker dies, the call not sent
     CRASH_AFTER = auto()  # the worker dies, the call carried out
+    CRASH_LATE = auto()  # the worker dies, the call is carried out later
 
 
 CARRIED_OUT = {Fate.SUCCEEDS, Fate.UNHEARD, Fate.CRASH_AFTER}
-CRASHES = {Fate.CRASH_BEFORE, Fate.CRASH_AFTER}
+CARRIED_OUT_LATE = {Fate.LATE, Fate.CRASH_LATE}
+CRASHES = {Fate.CRASH_BEFORE, Fate.CRASH_AFTER, Fate.CRASH_LATE}
+REFUSAL = 400
 
 
 @dataclass
@@ -67,57 +72,119 @@ class Subaccount:
 
 @dataclass
 class Rehearsal:
+    """`creates` are the fates of creates, `fates` those of all other calls; when they run out, all succeed.
+
+    `lateness` is the part of the settle window after which a late call is carried out, in (0, 1].
+    """
+
     policy: Policy = field(default_factory=Policy)
+    creates: Iterable[Fate] = ()
     fates: Iterable[Fate] = ()
+    lateness: float = 1.0
+    now: datetime = NOW
     entry: Entry = field(default_factory=lambda: Entry(SALES))
     answers: dict[tuple[str, str], list[Answer]] = field(default_factory=dict)
     subaccounts: dict[str, Subaccount] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._fates_of_creates: Iterator[Fate] = chain(self.creates, repeat(Fate.SUCCEEDS))
         self._fates: Iterator[Fate] = chain(self.fates, repeat(Fate.SUCCEEDS))
         self._numbers = count(1)
+        self._late: list[tuple[datetime, Callable[[], object]]] = []
 
     def deliver(self, event: Event) -> Republish | Refuse | None:
         """One try. None where it did not come to its end: a call failed, or the worker died."""
+        self._attend()
         while isinstance(decision := self._decide(event), Step):
-            self.entry = intend(decision, self.entry, event, IDEMPOTENCY_KEY, NOW)
-            fate = Fate.SUCCEEDS if isinstance(decision, Skip) else next(self._fates)
+            self.entry = intend(decision, self.entry, event, IDEMPOTENCY_KEY, self.policy, self.now)
+            fate = self._fate(decision)
             outcome = self._call(decision, fate)
             if fate in CRASHES:
                 return None
-            conclusion = conclude(self.entry, event, decision, outcome, self.policy, NOW)
+            conclusion = conclude(self.entry, event, decision, outcome, self.policy, self.now)
             self.entry = conclusion.entry
             if conclusion.answer is not None:
                 self.answers.setdefault(event.reference[:2], []).append(conclusion.answer)
             if conclusion.failure is not None:
+                self._wait_for(conclusion.failure)
                 return None
         return decision
 
     def deliver_until_ended(self, event: Event) -> Republish | Refuse:
-        """As a lane does: tried, or delivered again, before what comes after it."""
+        """As a lane does: tried, or delivered again, or replayed, before what comes after it."""
         while (end := self.deliver(event)) is None:
             pass
         return end
 
+    def settle(self) -> None:
+        """Time passes until nothing is due any more, and nothing under way."""
+        while coming := [*filter(None, [self.entry.due_at]), *(at for at, _ in self._late)]:
+            self._pass_until(min(coming))
+            self._attend()
+
     def _decide(self, event: Event) -> Decision:
         answer = next(iter(self.answers.get(event.reference[:2], ())), None)
-        return decide(event, Recollection(self.entry, answer), self.policy, NOW)
+        return decide(event, Recollection(self.entry, answer), self.policy, self.now)
+
+    def _fate(self, step: Step) -> Fate:
+        match step:
+            case Skip():
+                return Fate.SUCCEEDS
+            case Create():
+                return next(self._fates_of_creates)
+            case _:
+                return next(self._fates)
+
+    def _wait_for(self, failure: Failure) -> None:
+        verdict = judge(failure, 1, 0.5)
+        if isinstance(verdict, Wait):
+            self._pass_until(self.now + timedelta(seconds=verdict.seconds))
+
+    def _pass_until(self, moment: datetime) -> None:
+        self.now = max(self.now, moment)
+        due = [carry_out for at, carry_out in self._late if at <= self.now]
+        self._late = [(at, carry_out) for at, carry_out in self._late if at > self.now]
+        for carry_out in due:
+            carry_out()
+
+    def _attend(self) -> None:
+        """What is due is done, as the scheduler does it; nothing while a create is undecided."""
+        if self.entry.status is Status.CLAIMED:
+            return
+        if self.entry.check_at is not None and self.entry.check_at <= self.now:
+            if self.entry.auth_id is not None:
+                self._set(self.entry.auth_id, self.entry.name, enabled=self.entry.status is Status.ACTIVE)
+            self.entry = replace(self.entry, check_at=None, late_call=False)
+        if self.entry.recount_at is not None and self.entry.recount_at <= self.now:
+            self.entry = replace(self.entry, recount_at=None)
 
     def _call(self, step: Step, fate: Fate) -> Outcome:
-        outcome = self._carry_out(step) if fate in CARRIED_OUT else None
-        if outcome is not None and fate is Fate.SUCCEEDS:
-            return outcome
-        if fate is Fate.REFUSED:
-            return Failed(Permanent(DeadReason.REJECTED, "refused"))
-        unknown = fate is not Fate.NOT_SENT and isinstance(step, Create | Adopt)
-        return Failed(Unknown("no answer") if unknown else Transient("no answer"))
+        match = self._match() if isinstance(step, Adopt) else None
+        if isinstance(step, Adopt) and match is None:  # nothing but looking is done
+            return NothingSeen(self.now) if fate is Fate.SUCCEEDS else _failed("list", fate)
+        if fate in CARRIED_OUT_LATE:
+            incarnation = self.entry.incarnation
+            late_by = self.lateness * self.policy.settle_window
+            self._late.append((self.now + late_by, lambda: self._carry_out(step, match, incarnation)))
+        elif fate in CARRIED_OUT:
+            outcome = self._carry_out(step, match, self.entry.incarnation)
+            if fate is Fate.SUCCEEDS:
+                return outcome
+        return _failed(_operation(step), fate)
 
-    def _carry_out(self, step: Step) -> Outcome:
+    def _match(self) -> str | None:
+        """The subaccount that bears the tag, if there is one by now."""
+        of_tag = (id_ for id_, held in self.subaccounts.items() if held.incarnation == self.entry.incarnation)
+        return next(of_tag, None)
+
+    def _carry_out(self, step: Step, match: str | None, incarnation: int) -> Outcome:
         match step:
             case Create(name):
-                return self._create(name)
+                return self._create(name, incarnation)
             case Adopt(name):
-                return self._adopt(name)
+                assert match is not None
+                self._set(match, name, enabled=True)
+                return Made(match, SecretStr("made-up"))
             case Rename(auth_id, name):
                 return self._set(auth_id, name, enabled=None)
             case Restore(auth_id, name):
@@ -130,20 +197,28 @@ class Rehearsal:
             case Skip():
                 return NothingDone()
 
-    def _create(self, name: str) -> Outcome:
+    def _create(self, name: str, incarnation: int) -> Outcome:
         auth_id = f"SA{next(self._numbers):018d}"
-        self.subaccounts[auth_id] = Subaccount(self.entry.incarnation, name)
+        self.subaccounts[auth_id] = Subaccount(incarnation, name)
         return Made(auth_id, SecretStr("made-up"))
 
-    def _adopt(self, name: str | None) -> Outcome:
-        for auth_id, subaccount in self.subaccounts.items():
-            if subaccount.incarnation == self.entry.incarnation:
-                self._set(auth_id, name, enabled=True)
-                return Made(auth_id, SecretStr("made-up"))
-        return NothingMade()
-
     def _set(self, auth_id: str, name: str | None, *, enabled: bool | None) -> Outcome:
-        subaccount = self.subaccounts[auth_id]
-        subaccount.name = subaccount.name if name is None else name
-        subaccount.enabled = subaccount.enabled if enabled is None else enabled
+        if (subaccount := self.subaccounts.get(auth_id)) is not None:  # a late call may find it deleted
+            subaccount.name = subaccount.name if name is None else name
+            subaccount.enabled = subaccount.enabled if enabled is None else enabled
         return Changed()
+
+
+def _operation(step: Step) -> Operation:
+    match step:
+        case Create():
+            return "create"
+        case Delete():
+            return "delete"
+        case _:
+            return "update"
+
+
+def _failed(operation: Operation, fate: Fate) -> Failed:
+    refused = REFUSAL if fate is Fate.REFUSED else None
+    return Failed(classify(CallFault(operation, "no", sent=fate is not Fate.NOT_SENT, status=refused)))

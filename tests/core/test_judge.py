@@ -36,13 +36,15 @@ REFUSED_CREATES = {
     422: PERMANENT,
     429: TRANSIENT,
 }
-# On a subaccount that should be there. All else may be repeated: these calls set a state.
+# On a subaccount that should be there. All may be repeated, for these calls set a state; but what got no
+# answer, or none that decides it, may be carried out late.
 REFUSED_CHANGES = {400: PERMANENT, 404: PERMANENT, 405: PERMANENT, 422: PERMANENT}
+IN_DOUBT = dict.fromkeys([None, 408, 409, *range(500, 600)], UNKNOWN)
 
 REFUSED = {
     "create": (REFUSED_CREATES, UNKNOWN),
-    "update": (REFUSED_CHANGES, TRANSIENT),
-    "delete": (REFUSED_CHANGES, TRANSIENT),
+    "update": (REFUSED_CHANGES | IN_DOUBT, TRANSIENT),
+    "delete": (REFUSED_CHANGES | IN_DOUBT, TRANSIENT),
     "get": ({}, TRANSIENT),
     "list": ({}, TRANSIENT),
 }
@@ -89,10 +91,17 @@ def test_a_permanent_failure_is_a_dead_letter_whenever_it_comes(reason, tries):
     assert judge(Permanent(reason, "why"), tries, 0.5) == DeadLetter(reason, "why")
 
 
-@pytest.mark.parametrize(("settled_in", "waits"), [(119.9, 119.9), (0.0, 0.0), (-3.0, 0.0)])
+@pytest.mark.parametrize("seconds", [119.9, 5.1, 0.1])
 @pytest.mark.parametrize("tries", [1, 50])
-def test_an_unknown_is_looked_into_once_it_can_be_settled(settled_in, waits, tries):
-    assert judge(Unknown("no answer", settled_in), tries, 0.5) == Wait(waits)
+@pytest.mark.parametrize("jitter", [0.0, BELOW_ONE])
+def test_an_unknown_is_looked_into_when_it_is_worth_it(seconds, tries, jitter):
+    assert judge(Unknown("no answer", seconds), tries, jitter) == Wait(seconds)
+
+
+@pytest.mark.parametrize("tries", [1, 7, 50])
+@pytest.mark.parametrize("jitter", [0.0, 0.5, BELOW_ONE])
+def test_an_unknown_that_may_be_repeated_is_tried_again_like_a_transient(tries, jitter):
+    assert judge(Unknown("no answer"), tries, jitter) == judge(Transient("no answer"), tries, jitter)
 
 
 # Waits grow from the first to the longest; jitter spreads each over its last nine tenths.

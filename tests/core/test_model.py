@@ -1,4 +1,6 @@
-"""The nouns: an event as decisions see it, and what names it."""
+"""The nouns: an event as decisions see it, what names it, and when an entry's duties are due."""
+
+from datetime import timedelta
 
 import pytest
 
@@ -69,3 +71,16 @@ def test_a_version_names_its_event(event, type_):
 @pytest.mark.parametrize("status", Status)
 def test_an_entry_has_no_room_for_a_token(status):
     assert not [name for name in an_entry(status).__slots__ if "token" in name]
+
+
+@pytest.mark.parametrize(
+    ("check_in", "recount_in", "due_in"),
+    [(None, None, None), (2, None, 2), (None, 20, 20), (2, 20, 2), (20, 2, 2)],
+)
+def test_an_entry_is_due_when_the_first_of_its_duties_is(check_in, recount_in, due_in):
+    check_at, recount_at, due_at = (
+        None if minutes is None else NOW + timedelta(minutes=minutes)
+        for minutes in (check_in, recount_in, due_in)
+    )
+
+    assert an_entry(check_at=check_at, recount_at=recount_at).due_at == due_at

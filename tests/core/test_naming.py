@@ -213,3 +213,34 @@ class TestBears:
 
         assert template.bears(f".* Sales ({TAG})?", TAG)
         assert not template.bears(f"xx Sales {TAG}", TAG)
+
+
+class TestTagIn:
+    @given(templates, names)
+    def test_every_name_sent_tells_its_tag(self, template, name):
+        assert template.tag_in(template.render(name, TAG)) == TAG
+
+    @pytest.mark.parametrize("tag", [TAG, OTHER_TAG, "0" * 10, "Z" * 10])
+    def test_it_is_told_whoever_it_belongs_to(self, tag):
+        assert NameTemplate().tag_in(f"Sales [{tag}]") == tag
+
+    def test_of_two_the_one_in_its_place_counts(self):
+        assert NameTemplate().tag_in(f"Sales [{OTHER_TAG}] [{TAG}]") == TAG
+        assert NameTemplate("[{tag}] {name}").tag_in(f"[{TAG}] [{OTHER_TAG}]") == TAG
+
+    @pytest.mark.parametrize(
+        "shown",
+        [
+            "",
+            "Sales",
+            TAG,
+            f"Sales {TAG}",
+            f"Sales [{TAG}] (old)",
+            f"Sales [{TAG.lower()}]",
+            f"Sales [{TAG}0]",
+            f"Sales [{TAG[1:]}]",
+            *(f"Sales [{TAG[1:]}{strange}]" for strange in "ILOUé٣ ]"),
+        ],
+    )
+    def test_what_is_none_or_out_of_place_tells_nothing(self, shown):
+        assert NameTemplate().tag_in(shown) is None

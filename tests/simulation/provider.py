@@ -54,6 +54,7 @@ class ProviderServer:
     subaccounts: list[Subaccount] = field(default_factory=list)  # newest first
     under_way: int = 0
     refuses: int | None = None  # the status it answers every call with for the time being
+    page_size: int = PAGE
     keys: list[tuple[str, str | None]] = field(default_factory=list)  # operation and idempotency key of each
 
     def __post_init__(self) -> None:
@@ -108,7 +109,7 @@ class ProviderServer:
         listed = [one for one in self.subaccounts if one.listed_from <= self.loop.time()]
         if self.chance.strikes("list shifts while read"):
             self.loop.call_soon(self.shift)
-        return [_shown(one) for one in listed[offset : offset + PAGE]]
+        return [_shown(one) for one in listed[offset : offset + self.page_size]]
 
     def shift(self) -> None:
         """Others create and delete too."""

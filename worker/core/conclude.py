@@ -98,6 +98,8 @@ def conclude(
         case Adopt(), Made():
             # A worker that died adopting it before us may have sent a change that comes late.
             checked = replace(entry, check_at=now + policy.settle_window, late_call=True)
+            if entry.recount_at is not None:  # it may be of a create taken for lost, and the last yet to come
+                checked = replace(checked, recount_at=_recount_at(policy, now))
             return _made(checked, event, outcome, policy, now)
         case Adopt(), NothingSeen(begun):
             return _nothing_seen(entry, begun, policy, now)

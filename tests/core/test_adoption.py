@@ -1,0 +1,295 @@
+"""What looks at the provider's list tell of a create nobody heard of, however the list changes meanwhile."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import chain, pairwise, repeat
+from random import Random
+
+import pytest
+from hypothesis import event as noted
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.builders import NOW
+from worker.core.adoption import (
+    ENOUGH_CLEAN_SCANS,
+    MARGIN,
+    Sighting,
+    choose,
+    far_enough,
+    is_lost,
+    overlaps,
+    seconds_to_next_look,
+)
+
+# A failure is printed with a line that replays it; --hypothesis-seed takes a whole run again.
+thoroughly = settings(max_examples=500, deadline=None, print_blob=True)
+
+TODAY = NOW.date()
+WINDOW = timedelta(seconds=120)
+TICK = timedelta(microseconds=1)
+DAY = timedelta(days=1)
+
+
+def seen(auth_id: str, days_ago: int = 0) -> Sighting:
+    return Sighting(auth_id, f"Sales {auth_id}", enabled=True, created=TODAY - days_ago * DAY)
+
+
+class TestOverlaps:
+    PAGE = (seen("SA3"), seen("SA2"), seen("SA1"))
+
+    @pytest.mark.parametrize(
+        ("last", "joins"), [(None, True), ("SA3", True), ("SA2", True), ("SA1", True), ("SA4", False)]
+    )
+    def test_a_page_joins_on_where_it_holds_the_last_of_the_one_before(self, last, joins):
+        assert overlaps(last, self.PAGE) is joins
+
+    @pytest.mark.parametrize(("last", "joins"), [(None, True), ("SA1", False)])
+    def test_an_empty_page_joins_on_to_nothing(self, last, joins):
+        assert overlaps(last, ()) is joins
+
+
+class TestFarEnough:
+    @pytest.mark.parametrize(
+        ("days_ago", "enough"), [(0, False), (1, False), (2, False), (3, True), (9, True)]
+    )
+    @pytest.mark.parametrize("time", [NOW.replace(hour=0), NOW, NOW.replace(hour=23, minute=59)])
+    def test_it_is_once_the_oldest_is_of_more_than_two_days_before_the_claim(self, days_ago, enough, time):
+        assert far_enough((seen("SA2"), seen("SA1", days_ago)), time) is enough
+
+    def test_the_oldest_is_the_last(self):
+        assert not far_enough((seen("SA1", 9), seen("SA2")), NOW)
+
+    def test_a_page_without_anything_tells_nothing(self):
+        assert not far_enough((), NOW)
+
+    @given(st.integers(-14 * 60, 14 * 60), st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1)))  # noqa: DTZ001
+    def test_wherever_the_provider_takes_its_dates_from_the_create_itself_is_never_too_old(self, minutes, at):
+        started_at = at.replace(tzinfo=NOW.tzinfo)
+        shown = (started_at + timedelta(minutes=minutes)).date()
+
+        assert not far_enough((Sighting("SA1", "Sales", enabled=True, created=shown),), started_at)
+
+
+@dataclass
+class Shifting:
+    """A list of subaccounts, the newest first, that others change before each page is read."""
+
+    held: list[Sighting]
+    changes: list[list[int | None]]
+    throughout: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.throughout = {one.auth_id for one in self.held}
+        self._changes = chain(self.changes, repeat([]))
+        self._made = 0
+
+    def page(self, offset: int, size: int) -> list[Sighting]:
+        for position in next(self._changes):
+            self._create() if position is None else self._delete(position)
+        return self.held[offset : offset + size]
+
+    def _create(self) -> None:
+        self._made += 1
+        self.held.insert(0, seen(f"NEW{self._made}"))
+
+    def _delete(self, position: int) -> None:
+        if self.held:
+            self.throughout.discard(self.held.pop(position % len(self.held)).auth_id)
+
+
+def scan(listed: Shifting, size: int, since: datetime | None = None) -> set[str] | None:
+    """The ids a complete scan saw; None for one that must begin again. Goes as `worker/scan.py` does."""
+    noticed: set[str] = set()
+    offset, last = 0, None
+    while page := listed.page(offset, size):
+        if not overlaps(last, page):
+            return None
+        noticed |= {one.auth_id for one in page}
+        if [one.auth_id for one in page] == [last] or (since and far_enough(page, since)):
+            return noticed
+        offset, last = offset + len(page) - 1, page[-1].auth_id
+    return noticed if last is None else None
+
+
+@st.composite
+def lists(draw) -> list[Sighting]:
+    ages = sorted(draw(st.lists(st.integers(0, 6), max_size=25)))
+    return [seen(f"SA{number:02d}", days_ago) for number, days_ago in enumerate(ages)]
+
+
+creates = st.none()
+deletions = st.integers(0, 40)
+sizes = st.integers(2, 6)
+
+
+class TestScans:
+    """`None` is a create, a number the place of a deletion; what happens before a page stands together."""
+
+    @thoroughly
+    @given(lists(), st.lists(st.lists(creates | deletions, max_size=7), max_size=12), sizes)
+    def test_a_complete_one_misses_nothing_that_was_there_throughout(self, held, changes, size):
+        listed = Shifting(held, changes)
+
+        noticed = scan(listed, size)
+
+        noted("begins again" if noticed is None else "complete")
+        assert noticed is None or noticed >= listed.throughout
+
+    @thoroughly
+    @given(lists(), st.lists(st.lists(creates | deletions, max_size=7), max_size=12), sizes)
+    def test_nor_does_one_that_ends_before_the_claim(self, held, changes, size):
+        recent = {one.auth_id for one in held if one.created >= TODAY - 3 * DAY}
+        listed = Shifting(held, changes)
+
+        noticed = scan(listed, size, since=NOW - DAY)
+
+        noted("begins again" if noticed is None else "complete")
+        assert noticed is None or noticed >= listed.throughout & recent
+
+    @thoroughly
+    @given(lists(), sizes, st.data())
+    def test_creates_alone_never_make_it_begin_again(self, held, size, data):
+        fewer_than_a_page = st.lists(creates, max_size=size - 1)
+        listed = Shifting(held, data.draw(st.lists(fewer_than_a_page, max_size=12)))
+
+        noticed = scan(listed, size)
+
+        assert noticed is not None
+        assert noticed >= listed.throughout
+
+    @pytest.mark.parametrize("length", range(13))
+    @pytest.mark.parametrize("size", [2, 3, 4])
+    def test_a_list_at_rest_is_seen_whole(self, length, size):
+        held = [seen(f"SA{number}") for number in range(length)]
+
+        assert scan(Shifting(held, []), size) == {one.auth_id for one in held}
+
+    def test_it_does_not_read_on_beyond_two_days_before_the_claim(self):
+        held = [seen(f"SA{days_ago}", days_ago) for days_ago in range(9)]
+
+        assert scan(Shifting(held, []), 2, since=NOW) == {"SA0", "SA1", "SA2", "SA3"}
+
+    @pytest.mark.parametrize("changed_before", [1, 2])
+    def test_what_a_deletion_lets_slip_through_is_noticed(self, changed_before):
+        held = [seen(f"SA{number}") for number in range(9)]
+
+        assert scan(Shifting(held, [[]] * changed_before + [[0]]), 3) is None
+
+    def test_a_list_that_is_emptied_meanwhile_is_not_complete(self):
+        held = [seen(f"SA{number}") for number in range(3)]
+
+        assert scan(Shifting(held, [[], [0, 0, 0]]), 3) is None
+
+
+class TestChoose:
+    @pytest.mark.parametrize(
+        ("on_record", "kept"), [(None, "SA5"), ("SA9", "SA9"), ("SA2", "SA2"), ("SA0", "SA5"), ("SA5", "SA5")]
+    )
+    def test_the_one_on_record_else_the_oldest_ties_by_auth_id(self, on_record, kept):
+        matches = [seen("SA9", 1), seen("SA7", 2), seen("SA2", 0), seen("SA5", 2)]
+
+        chosen, doubles = choose(matches, on_record)
+
+        assert chosen.auth_id == kept
+        assert {one.auth_id for one in doubles} == {"SA9", "SA7", "SA2", "SA5"} - {kept}
+
+    def test_one_alone_has_no_doubles(self):
+        assert choose([seen("SA1"), seen("SA1")], None) == (seen("SA1"), ())
+
+    def test_of_none_there_is_none_to_choose(self):
+        with pytest.raises(ValueError, match="no match to choose from"):
+            choose([], "SA1")
+
+    @thoroughly
+    @given(
+        st.dictionaries(st.sampled_from([f"SA{n}" for n in range(9)]), st.integers(0, 3), min_size=1),
+        st.none() | st.sampled_from([f"SA{n}" for n in range(9)]),
+        st.integers(0, 2**32),
+    )
+    def test_it_is_the_same_in_whatever_order_and_how_often_they_are_seen(self, ages, on_record, seed):
+        matches = [seen(auth_id, days_ago) for auth_id, days_ago in ages.items()]
+        again = matches + Random(seed).choices(matches, k=4)
+        Random(seed).shuffle(again)
+
+        kept, doubles = choose(again, on_record)
+
+        oldest = min(matches, key=lambda one: (one.created, one.auth_id)).auth_id
+        assert kept.auth_id == (on_record if on_record in ages else oldest)
+        assert sorted(one.auth_id for one in (kept, *doubles)) == sorted(ages)
+        assert choose(matches, on_record) == (kept, doubles)
+
+
+class TestIsLost:
+    @pytest.mark.parametrize(
+        ("clean_scans", "after", "lost"),
+        [
+            (0, 2 * WINDOW, False),
+            (1, 2 * WINDOW, False),
+            (2, timedelta(0), False),
+            (2, WINDOW - TICK, False),
+            (2, WINDOW, False),
+            (2, WINDOW + TICK, True),
+            (3, WINDOW, False),
+            (3, WINDOW + TICK, True),
+            (100, timedelta(0), False),
+        ],
+    )
+    def test_two_complete_scans_the_last_begun_after_the_window(self, clean_scans, after, lost):
+        assert is_lost(clean_scans, NOW + after, NOW, WINDOW) is lost
+
+    def test_two_are_enough(self):
+        assert ENOUGH_CLEAN_SCANS == 2
+
+
+windows = st.integers(1, 3600).map(lambda seconds: timedelta(seconds=seconds))
+
+
+def schedule(window: timedelta, took: timedelta = timedelta(0)) -> list[datetime]:
+    """When each look begins until one may be the last; `took` is what each takes."""
+    now, looks = NOW, []
+    while not looks or looks[-1] <= NOW + window:
+        now += timedelta(seconds=seconds_to_next_look(now, NOW, window))
+        looks.append(now)
+        now += took
+    return looks
+
+
+class TestLooks:
+    def test_by_default_they_come_after_5_15_45_and_120_seconds(self):
+        begun = [(look - NOW).total_seconds() for look in schedule(WINDOW)]
+
+        assert begun == pytest.approx([5.1, 15.1, 45.1, 120.1])
+
+    @pytest.mark.parametrize(
+        ("now", "seconds"),
+        [(0, 5.1), (5, 0.1), (5.1, 10), (20, 25.1), (60, 60.1), (120, 0.1), (120.1, 0.1), (9999, 0.1)],
+    )
+    def test_the_next_one_is_that_of_the_schedule_and_after_the_window_at_once(self, now, seconds):
+        next_look = seconds_to_next_look(NOW + timedelta(seconds=now), NOW, WINDOW)
+
+        assert next_look == pytest.approx(seconds)
+
+    @given(st.timedeltas(timedelta(0), timedelta(days=30)), windows)
+    def test_there_is_always_a_wait_but_never_one_beyond_the_window(self, passed, window):
+        seconds = seconds_to_next_look(NOW + passed, NOW, window)
+
+        assert seconds > 0
+        assert timedelta(seconds=seconds) <= max(window - passed, timedelta(0)) + MARGIN
+
+    @given(windows)
+    def test_each_is_later_than_its_moment_and_the_last_than_the_window(self, window):
+        looks = schedule(window)
+        moments = [NOW + part * window for part in (1 / 24, 1 / 8, 3 / 8, 1)]
+
+        assert len(looks) == 4 or window < timedelta(seconds=3)
+        assert looks[-1] > NOW + window
+        for moment in moments:
+            assert any(moment < look <= moment + MARGIN + TICK for look in looks)
+
+    @given(windows, st.timedeltas(timedelta(0), timedelta(hours=2)))
+    def test_however_long_each_takes_they_move_on(self, window, took):
+        looks = schedule(window, took)
+
+        assert all(later > earlier for earlier, later in pairwise(looks))
+        assert looks[-1] > NOW + window

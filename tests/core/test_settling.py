@@ -1,0 +1,337 @@
+"""What may be carried out late: creates nobody heard of, and changes over newer ones."""
+
+from dataclasses import asdict, replace
+from datetime import timedelta
+
+import pytest
+from pydantic import SecretStr
+
+from contracts.subaccounts import DeadReason, ResultKind
+from tests.builders import AUTH_ID, IDEMPOTENCY_KEY, NOW, an_entry, created, removed, renamed
+from worker.core.conclude import (
+    Changed,
+    Conclusion,
+    Deleted,
+    Failed,
+    Made,
+    NothingSeen,
+    conclude,
+    intend,
+)
+from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore
+from worker.core.judge import Permanent, Transient, Unknown
+from worker.core.model import Claim, Status
+
+LATER = NOW + timedelta(seconds=1)
+POLICY = Policy()
+WINDOW = POLICY.settle_window
+TEN_WINDOWS = timedelta(minutes=20)
+TICK = timedelta(microseconds=1)
+
+EVENT = created("Sales", sequence=11)
+MADE = Made("SA000000000000000002", SecretStr("made-up-token"))
+DOUBLED = replace(MADE, doubles=("SA000000000000000008", "SA000000000000000009"))
+TRANSIENT = Transient("Plivo answered 429 to create")
+UNKNOWN = Unknown("no answer")
+PERMANENT = Permanent(DeadReason.REJECTED, "Plivo answered 400 to create")
+STEPS = {
+    "adopt": (Adopt("Marketing"), Status.CLAIMED),
+    "rename": (Rename(AUTH_ID, "Marketing"), Status.ACTIVE),
+    "restore": (Restore(AUTH_ID, "Marketing"), Status.DISABLED),
+    "disable": (Disable(AUTH_ID), Status.ACTIVE),
+}
+with_every_failure = pytest.mark.parametrize("failure", [TRANSIENT, UNKNOWN, PERMANENT])
+of_a_create_that_did_not_happen = pytest.mark.parametrize("failure", [TRANSIENT, PERMANENT])
+
+
+def concluded(entry, event, step, outcome, now=LATER):
+    return conclude(entry, event, step, outcome, POLICY, now)
+
+
+def claimed(attempt=1, clean_scans=0, **fields):
+    """Claimed for EVENT at NOW."""
+    claim = Claim(NOW, IDEMPOTENCY_KEY, EVENT.reference, attempt, clean_scans)
+    return an_entry(Status.CLAIMED, claim=claim, **fields)
+
+
+def claimed_again(entry, event=EVENT):
+    """As it is before the next create for `event`."""
+    return intend(Create("Sales"), entry, event, IDEMPOTENCY_KEY, POLICY, LATER)
+
+
+def looked(entry, begun):
+    return concluded(entry, EVENT, Adopt("Sales"), NothingSeen(begun), begun)
+
+
+def changes(before, after):
+    """What differs, field by field."""
+    old, new = asdict(before), asdict(after)
+    return {name: new[name] for name in new if new[name] != old[name]}
+
+
+class TestClaims:
+    def test_one_is_kept_while_the_create_may_have_happened(self):
+        entry = claimed()
+
+        conclusion = concluded(entry, EVENT, Create("Sales"), Failed(UNKNOWN))
+
+        assert (conclusion.entry, conclusion.answer) == (entry, None)
+        assert conclusion.failure == Unknown("no answer", 4.1)  # the first look comes 5 s after the claim
+
+    @of_a_create_that_did_not_happen
+    def test_it_is_withdrawn_where_the_create_certainly_did_not_happen(self, failure):
+        conclusion = concluded(claimed(), EVENT, Create("Sales"), Failed(failure))
+
+        assert changes(claimed(), conclusion.entry) == {"status": Status.ABSENT, "claim": None}
+        assert conclusion.failure == failure
+
+    @of_a_create_that_did_not_happen
+    @pytest.mark.parametrize("attempt", [2, 3])
+    def test_what_did_not_happen_does_not_count(self, failure, attempt):
+        left = concluded(claimed(attempt), EVENT, Create("Sales"), Failed(failure)).entry
+
+        assert left.status is Status.ABSENT
+        assert left.claim.attempt == attempt - 1
+        assert claimed_again(left).claim.attempt == attempt
+
+    @pytest.mark.parametrize("outcome", [Failed(TRANSIENT), Failed(PERMANENT)])
+    def test_a_department_once_removed_is_removed_again_then(self, outcome):
+        entry = claimed(removed_at=NOW, incarnation=3, generation=2)
+
+        left = concluded(entry, EVENT, Create("Sales"), outcome).entry
+
+        assert changes(entry, left) == {"status": Status.REMOVED, "claim": None}
+
+    def test_each_create_is_a_claim_of_its_own(self):
+        lost = replace(claimed(2, removed_at=NOW), status=Status.REMOVED)
+
+        claim = claimed_again(lost).claim
+
+        assert claim == Claim(LATER, IDEMPOTENCY_KEY, EVENT.reference, attempt=3)
+
+    def test_another_event_counts_from_one(self):
+        lost = replace(claimed(2), status=Status.ABSENT)
+
+        assert claimed_again(lost, created(sequence=12)).claim.attempt == 1
+
+
+class TestLooks:
+    @pytest.mark.parametrize(
+        ("clean_scans", "begun", "next_in"),
+        [(0, 5.1, 10.0), (1, 15.1, 30.0), (2, 45.1, 75.0), (0, 120.1, 0.1), (0, 500.0, 0.1), (9, 120.0, 0.1)],
+    )
+    def test_one_that_saw_nothing_counts_and_the_next_is_on_schedule(self, clean_scans, begun, next_in):
+        entry = claimed(2, clean_scans)
+
+        conclusion = looked(entry, NOW + timedelta(seconds=begun))
+
+        assert conclusion.entry == claimed(2, clean_scans + 1)
+        assert conclusion.answer is None
+        assert isinstance(conclusion.failure, Unknown)
+        assert conclusion.failure.look_in_seconds == pytest.approx(next_in)
+
+    @pytest.mark.parametrize(
+        ("clean_scans", "begun", "lost"),
+        [
+            (0, WINDOW + TICK, False),
+            (0, 100 * WINDOW, False),
+            (1, timedelta(0), False),
+            (1, WINDOW, False),
+            (9, WINDOW, False),
+            (1, WINDOW + TICK, True),
+            (3, WINDOW + TICK, True),
+        ],
+    )
+    def test_lost_is_what_two_did_not_see_the_last_begun_after_the_window(self, clean_scans, begun, lost):
+        entry = claimed(2, clean_scans)
+
+        conclusion = looked(entry, NOW + begun)
+
+        assert (conclusion.failure is None) is lost
+        assert (conclusion.entry.status is Status.CLAIMED) is not lost
+
+    @pytest.mark.parametrize(
+        ("fields", "status"), [({}, Status.ABSENT), ({"removed_at": NOW, "incarnation": 2}, Status.REMOVED)]
+    )
+    def test_then_the_event_is_decided_again_and_the_next_create_counts_on(self, fields, status):
+        entry = claimed(2, 3, **fields)
+        begun = NOW + WINDOW + TICK
+
+        conclusion = looked(entry, begun)
+
+        assert (conclusion.answer, conclusion.failure) == (None, None)
+        lost = replace(claimed(2, 0, **fields), status=status, recount_at=begun + TEN_WINDOWS)
+        assert conclusion.entry == lost
+        assert claimed_again(lost).claim == Claim(LATER, IDEMPOTENCY_KEY, EVENT.reference, attempt=3)
+
+    def test_it_is_the_begin_of_the_look_that_counts_not_its_end(self):
+        late = NOW + 2 * WINDOW
+
+        conclusion = concluded(claimed(1, 5), EVENT, Adopt("Sales"), NothingSeen(NOW + WINDOW), late)
+
+        assert conclusion.entry.status is Status.CLAIMED
+
+    def test_a_look_for_what_was_never_claimed_decides_at_once(self):
+        entry = an_entry(Status.ABSENT)
+
+        assert looked(entry, NOW) == Conclusion(entry)
+
+    @with_every_failure
+    def test_one_that_failed_does_not_count(self, failure):
+        left = concluded(claimed(2, 1), EVENT, Adopt("Sales"), Failed(failure)).entry
+
+        assert left.claim == claimed(2, 1).claim
+
+
+class TestGivingUp:
+    GIVEN_UP = concluded(claimed(3), EVENT, Create("Sales"), Failed(UNKNOWN))
+
+    def test_the_third_create_of_an_event_without_an_answer_is_given_up_with_evidence(self):
+        assert self.GIVEN_UP.failure == Permanent(
+            DeadReason.CREATE_UNKNOWN,
+            "3 creates ended without a clear answer, the last begun at 2026-11-21T12:00:00Z"
+            f" with idempotency key {IDEMPOTENCY_KEY}: no answer",
+        )
+        assert self.GIVEN_UP.answer is None
+
+    def test_the_claim_stays_and_counts_from_zero(self):
+        assert self.GIVEN_UP.entry == claimed(0)
+
+    @pytest.mark.parametrize("event", [EVENT, created(sequence=12)], ids=["replay", "newer"])
+    def test_whoever_comes_next_settles_it_first_and_has_three_again(self, event):
+        entry = self.GIVEN_UP.entry
+        for begun in (NOW + WINDOW, NOW + WINDOW + TICK):
+            entry = concluded(entry, event, Adopt("Sales"), NothingSeen(begun), begun).entry
+
+        assert entry.status is Status.ABSENT
+        for attempt in (1, 2, 3):
+            again = claimed_again(entry, event)
+            assert again.claim.attempt == attempt
+            failure = concluded(again, event, Create("Sales"), Failed(UNKNOWN)).failure
+            assert isinstance(failure, Permanent) is (attempt == 3)
+            entry = replace(again, status=Status.ABSENT)
+
+    def test_or_adopts_it(self):
+        conclusion = concluded(self.GIVEN_UP.entry, EVENT, Adopt("Sales"), MADE)
+
+        assert (conclusion.entry.status, conclusion.entry.claim) == (Status.ACTIVE, None)
+        assert conclusion.answer.outcome is ResultKind.CREATED
+
+
+class TestRecounts:
+    """A create taken for lost may yet be carried out: later somebody looks for doubles."""
+
+    @pytest.mark.parametrize("step", [Create("Sales"), Adopt("Sales")])
+    def test_none_is_due_after_one_try(self, step):
+        assert concluded(claimed(), EVENT, step, MADE).entry.recount_at is None
+
+    @pytest.mark.parametrize("event", [EVENT, created(sequence=12)], ids=["same", "newer"])
+    def test_one_is_due_after_two_whatever_event_the_second_is_for(self, event):
+        begun = NOW + WINDOW + TICK
+        lost = looked(claimed(1, 1), begun).entry
+
+        made = concluded(claimed_again(lost, event), event, Create("Sales"), MADE).entry
+
+        assert (made.status, made.recount_at) == (Status.ACTIVE, begun + TEN_WINDOWS)
+
+    def test_one_is_due_where_doubles_were_found(self):
+        conclusion = concluded(claimed(), EVENT, Adopt("Sales"), DOUBLED)
+
+        assert conclusion.entry.recount_at == LATER + TEN_WINDOWS
+        told = "disabled doubles: SA000000000000000008, SA000000000000000009"
+        assert conclusion.answer.reason == told
+
+    def test_one_is_due_even_if_it_is_adopted_only_to_be_removed(self):
+        event = removed(sequence=12)
+
+        conclusion = concluded(claimed(), event, Adopt(None), DOUBLED)
+
+        assert (conclusion.entry.recount_at, conclusion.answer) == (LATER + TEN_WINDOWS, None)
+
+    def test_it_outlives_a_deletion(self):
+        entry = an_entry(Status.DELETING, recount_at=NOW + TEN_WINDOWS)
+
+        left = concluded(entry, removed(sequence=11), Delete(AUTH_ID), Deleted()).entry
+
+        assert (left.status, left.recount_at) == (Status.REMOVED, NOW + TEN_WINDOWS)
+
+
+class TestChecks:
+    """A change may be carried out late, over a newer one: entry and provider are compared then."""
+
+    CHANGES = pytest.mark.parametrize("step", ["rename", "restore", "disable"])
+    SURE = pytest.mark.parametrize("outcome", [Changed(), Failed(TRANSIENT), Failed(PERMANENT)])
+
+    def intended(self, step, **fields):
+        decided, status = STEPS[step]
+        entry = an_entry(status, **fields)
+        return decided, intend(decided, entry, renamed(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW)
+
+    @CHANGES
+    def test_one_is_on_record_before_the_change_is_sent(self, step):
+        decided, intended = self.intended(step)
+
+        assert changes(an_entry(STEPS[step][1]), intended) == {"check_at": NOW + WINDOW}
+        assert intended.due_at == NOW + WINDOW
+        assert isinstance(decided, Rename | Restore | Disable)
+
+    @SURE
+    @CHANGES
+    def test_it_is_off_once_the_outcome_is_known(self, step, outcome):
+        decided, intended = self.intended(step)
+
+        left = concluded(intended, renamed(sequence=11), decided, outcome).entry
+
+        assert (left.check_at, left.late_call, left.due_at) == (None, False, None)
+
+    @pytest.mark.parametrize("step", ["adopt", "rename", "restore", "disable"])
+    def test_without_an_answer_it_is_kept_and_counts_from_now(self, step):
+        decided, intended = self.intended(step)
+
+        left = concluded(intended, renamed(sequence=11), decided, Failed(UNKNOWN)).entry
+
+        assert (left.check_at, left.late_call) == (LATER + WINDOW, True)
+
+    @SURE
+    @CHANGES
+    def test_what_may_come_late_is_checked_whatever_comes_of_the_next_change(self, step, outcome):
+        decided, intended = self.intended(step, check_at=NOW + WINDOW / 2, late_call=True)
+
+        left = concluded(intended, renamed(sequence=11), decided, outcome).entry
+
+        assert (left.check_at, left.late_call) == (NOW + WINDOW, True)
+
+    @SURE
+    @CHANGES
+    def test_so_is_a_change_whose_outcome_was_never_recorded(self, step, outcome):
+        """The worker died after it: nobody knows whether it was sent."""
+        decided, intended = self.intended(step, check_at=NOW + WINDOW / 2)
+
+        left = concluded(intended, renamed(sequence=11), decided, outcome).entry
+
+        assert (left.check_at, left.late_call) == (NOW + WINDOW, True)
+
+    def test_an_adoption_is_checked_for_those_before_it_that_nobody_recorded(self):
+        left = concluded(claimed(), EVENT, Adopt("Sales"), MADE).entry
+
+        assert (left.check_at, left.late_call) == (LATER + WINDOW, True)
+
+    def test_a_create_needs_none(self):
+        left = concluded(claimed(), EVENT, Create("Sales"), MADE).entry
+
+        assert (left.check_at, left.late_call) == (None, False)
+
+    @pytest.mark.parametrize("event", [removed(sequence=11), created(sequence=12)])
+    def test_none_survives_a_deletion(self, event):
+        entry = an_entry(Status.ACTIVE, check_at=NOW + WINDOW, late_call=True)
+        deleting = intend(Delete(AUTH_ID), entry, event, IDEMPOTENCY_KEY, POLICY, NOW)
+
+        left = concluded(deleting, event, Delete(AUTH_ID), Deleted()).entry
+
+        assert (left.check_at, left.late_call) == (None, False)
+
+    @with_every_failure
+    def test_a_deletion_that_fails_sets_none_for_it_is_sent_again(self, failure):
+        entry = an_entry(Status.DELETING)
+
+        assert concluded(entry, removed(sequence=11), Delete(AUTH_ID), Failed(failure)).entry is entry

@@ -1,0 +1,224 @@
+"""A worker killed at each stage of the line, on real parts: the next one ends what it had begun."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pytest
+from real import Ears, Place
+
+from contracts import topology as names
+from tests.soak.kills import soak
+from tests.soak.lives import Plan
+from tests.soak.statements import Statement
+from tests.soak.verdict import judge
+from tests.soak.worker_process import WORKER, WorkerProcess, worker_process
+from worker.sandbox import PROFILES, Effect, Fault, Rule, Sight, fault
+
+pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
+
+BEFORE = (
+    Statement("renamed", "created", 1, "renamed north"),
+    Statement("removed", "created", 1, "removed north"),
+    Statement("back", "created", 1, "back north"),
+    Statement("back", "removed", 2),
+)
+MOVES = (
+    Statement("new", "created", 3, "new north"),
+    Statement("renamed", "renamed", 3, "renamed south"),
+    Statement("removed", "removed", 3),
+    Statement("back", "created", 3, "back south"),
+)
+OUTCOMES = {
+    "disable": {"new-3": "created", "renamed-3": "renamed", "removed-3": "disabled", "back-3": "restored"},
+    "delete": {"new-3": "created", "renamed-3": "renamed", "removed-3": "removed", "back-3": "created"},
+}
+CALLS = {
+    "disable": {"create_subaccount": 1, "update_subaccount": 3},
+    "delete": {"create_subaccount": 2, "update_subaccount": 1, "delete_subaccount": 1},
+}
+LEFT = {"disable": ["back", "new", "removed", "renamed"], "delete": ["back", "new", "renamed"]}
+CARRIED_OUT_LATE = Fault("late and silent", Effect.LATER, Sight.SILENCE, delay_seconds=600)
+
+
+@dataclass(frozen=True)
+class Scene:
+    place: Place
+    environ: dict[str, str]
+    results: Ears
+    secrets: Ears
+
+    async def send(self, *statements: Statement) -> None:
+        for one in statements:
+            await self.place.send(one.body, one.routing_key)
+
+    async def set_up(self, worker: WorkerProcess) -> None:
+        for number, one in enumerate(BEFORE, start=1):
+            await self.send(one)
+            await worker.logged("department_event_answered", number)
+
+    async def take_over(self, events: int = len(MOVES)) -> None:
+        """Another worker carries out what there is, and ends."""
+        async with worker_process(self.environ) as worker:
+            await worker.logged("department_event_answered", events)
+            assert await worker.stop() == 0
+            assert worker.count("step_crashed") == 0
+
+    async def heard(self, exchange: str) -> list[dict[str, Any]]:
+        """All that was published there: what was confirmed before arrives before our own last word."""
+        ears = self.results if exchange == names.RESULTS else self.secrets
+        target = await self.place.channel.get_exchange(exchange, ensure=False)
+        await target.publish(aio_pika.Message(b'{"last": "word"}'), "last.word")
+        await ears.until(lambda all_: any("last" in one for one in all_.documents))
+        return [one for one in ears.documents if "last" not in one]
+
+    async def answered_moves(self) -> list[tuple[str, str]]:
+        """Event and outcome of each answer published, copies included."""
+        told = [one["data"] for one in await self.heard(names.RESULTS)]
+        moves = {one.id for one in MOVES}
+        return [(one["event"]["id"], one["outcome"]) for one in told if one["event"]["id"] in moves]
+
+    async def broken(self, *sent: Statement) -> list[Any]:
+        results, credentials = await self.heard(names.RESULTS), await self.heard(names.SECRETS)
+        return judge(sent, results, credentials, self.place.sandbox.subaccounts())
+
+
+@asynccontextmanager
+async def scene(
+    place: Place, removal: str = "disable", module: Sequence[str] = WORKER
+) -> AsyncIterator[tuple[Scene, WorkerProcess]]:
+    """With a first worker, there to be killed."""
+    environ = place.environ | {
+        "PROVISIONER_SETTLE_WINDOW": "2s",
+        "PROVISIONER_API_TIMEOUT": "1s",
+        "PROVISIONER_REMOVAL": removal,
+    }
+    async with worker_process(environ, module) as worker:
+        yield Scene(place, environ, await place.ears(names.RESULTS), await place.ears(names.SECRETS)), worker
+
+
+@pytest.mark.parametrize(
+    ("stage", "removal", "results", "credentials"),
+    [
+        ("received", "disable", 1, 1),
+        ("claimed", "disable", 1, 1),
+        ("claimed", "delete", 1, 1),
+        ("done", "disable", 1, 1),
+        ("done", "delete", 1, 1),
+        ("recorded", "disable", 1, 1),
+        ("credentials published", "disable", 1, 2),
+        ("published", "disable", 2, 2),
+        ("noted", "disable", 1, 1),
+    ],
+)
+async def test_what_one_worker_began_the_next_one_ends(
+    place: Place, tmp_path: Path, stage: str, removal: str, results: int, credentials: int
+):
+    armed = tmp_path / "armed"
+    halting = ("tests.soak.halting_worker", stage, str(armed))
+    async with scene(place, removal, halting) as (there, worker):
+        await there.set_up(worker)
+        armed.touch()
+        await there.send(*MOVES)
+        await worker.logged("halted", len(MOVES))
+        await worker.kill()
+    await there.take_over()
+    await assert_ended_well(there, removal)
+    assert Counter(await there.answered_moves()) == dict.fromkeys(OUTCOMES[removal].items(), results)
+    issued = [one["data"]["department_id"] for one in await there.heard(names.SECRETS)]
+    assert issued.count("new") == credentials
+
+
+@pytest.mark.parametrize("removal", ["disable", "delete"])
+async def test_killed_while_the_answers_are_withheld(place: Place, removal: str):
+    async with scene(place, removal) as (there, worker):
+        await there.set_up(worker)
+        before, silent = dict(place.sandbox.journal.answered), fault("no-answer")
+        place.sandbox.set_rules(*(Rule(call, silent, times) for call, times in CALLS[removal].items()))
+        await there.send(*MOVES)
+        for call, times in CALLS[removal].items():
+            await place.sandbox.called(call, before.get(call, 0) + times)
+        await worker.kill()
+    await there.take_over()
+    await assert_ended_well(there, removal)
+    creates = before["create_subaccount"] + CALLS[removal]["create_subaccount"]
+    assert place.sandbox.journal.answered["create_subaccount"] == creates
+
+
+async def test_a_create_carried_out_after_its_worker_was_killed_is_found(place: Place):
+    created = Statement("new", "created", 1, "new north")
+    async with scene(place) as (there, worker):
+        place.sandbox.set_rules(Rule("create_subaccount", CARRIED_OUT_LATE))
+        await there.send(created)
+        await place.sandbox.called("create_subaccount")
+        await worker.kill()
+    looked = place.sandbox.journal.answered["list_subaccounts"] + 1
+    late = asyncio.ensure_future(place.sandbox.called("list_subaccounts", looked))
+    late.add_done_callback(lambda _: place.sandbox.commit_late_calls())
+    await there.take_over(events=1)
+    assert await there.broken(created) == []
+    assert len(place.sandbox.subaccounts()) == place.sandbox.journal.answered["create_subaccount"] == 1
+
+
+async def test_a_change_carried_out_after_its_worker_was_killed_does_not_hold_over_a_newer_one(place: Place):
+    told = [
+        Statement("sales", kind, number, f"sales {number}")
+        for number, kind in enumerate(("created", "renamed", "renamed"), start=1)
+    ]
+    async with scene(place) as (there, worker):
+        await there.send(told[0])
+        await worker.logged("department_event_answered")
+        place.sandbox.set_rules(Rule("update_subaccount", CARRIED_OUT_LATE, times=1))
+        await there.send(told[1])
+        await place.sandbox.called("update_subaccount")
+        await worker.kill()
+    async with worker_process(there.environ) as worker:
+        await worker.logged("department_event_answered")
+        await there.send(told[2])
+        await worker.logged("department_event_answered", 2)
+        assert place.sandbox.commit_late_calls() == 1
+        assert await there.broken(*told) != []
+        await worker.logged("drift_mended")
+    assert await there.broken(*told) == []
+
+
+async def assert_ended_well(there: Scene, removal: str) -> None:
+    """One live subaccount each, one answer of one id each, true credentials, and nothing left in a queue."""
+    place = there.place
+    assert await there.broken(*BEFORE, *MOVES) == []
+    assert sorted(one.name.split()[0] for one in place.sandbox.subaccounts()) == LEFT[removal]
+    assert dict(await there.answered_moves()) == OUTCOMES[removal]
+    assert await place.depth(names.WORK_QUEUE) == 0
+    assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
+
+
+async def test_a_small_soak(clean_broker: str, tmp_path: Path):
+    """Forty departments and five kills, with all times a fifth of those of the whole soak."""
+    seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
+    print(f"seed {seed}")  # noqa: T201 - shown if it fails
+    second = timedelta(seconds=1)
+    plan = Plan(40, 5, seed, settle_window=second, api_timeout=second, faults=hastened(0.2))
+    report = await soak(clean_broker, plan, tmp_path)
+    assert report.broken == []
+
+
+def hastened(factor: float) -> list[Rule]:
+    """The harsh profile, with what comes late coming sooner."""
+    return [
+        replace(
+            rule,
+            fault=replace(
+                rule.fault,
+                delay_seconds=rule.fault.delay_seconds * factor,
+                view=replace(rule.fault.view, lag_seconds=rule.fault.view.lag_seconds * factor),
+            ),
+        )
+        for rule in PROFILES["harsh"]
+    ]

@@ -1,0 +1,87 @@
+"""A worker that stops dead at one stage of the line, for whoever started it to kill it there.
+
+`python -m tests.soak.halting_worker STAGE FILE`: once FILE is there, each call of that stage blocks for ever
+and says so with a line `halted` in the log.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from contracts import topology as names
+from worker.adapters.plivo import PlivoProvider
+from worker.adapters.rabbitmq import RabbitDelivery, RabbitPublisher
+from worker.adapters.sqlite import SqliteLedger
+from worker.cli import main
+from worker.core.messages import Outgoing
+from worker.core.model import Answer, Entry
+
+
+@dataclass(frozen=True)
+class Halt:
+    """Before which calls of an adapter the worker stops."""
+
+    adapter: type
+    methods: tuple[str, ...]
+    when: Callable[..., bool] = lambda *_, **__: True
+
+
+def _intends(_entry: Entry, answer: Answer | None = None) -> bool:
+    return answer is None
+
+
+def _answers(_entry: Entry, answer: Answer | None = None) -> bool:
+    return answer is not None and not answer.confirmed
+
+
+def _confirms(_entry: Entry, answer: Answer | None = None) -> bool:
+    return answer is not None and answer.confirmed
+
+
+def _tells_a_result(outgoing: Outgoing) -> bool:
+    return outgoing.exchange == names.RESULTS
+
+
+STAGES: Mapping[str, Halt] = MappingProxyType(
+    {
+        "received": Halt(SqliteLedger, ("record",), _intends),
+        "claimed": Halt(PlivoProvider, ("create", "update", "delete")),
+        "done": Halt(SqliteLedger, ("record",), _answers),
+        "recorded": Halt(RabbitPublisher, ("publish",)),
+        "credentials published": Halt(RabbitPublisher, ("publish",), _tells_a_result),
+        "published": Halt(SqliteLedger, ("record",), _confirms),
+        "noted": Halt(RabbitDelivery, ("ack",)),
+    }
+)
+"""What the worker has come through when it halts."""
+
+
+def halt_after(stage: str, armed: Callable[[], bool]) -> None:
+    halt = STAGES[stage]
+    for method in halt.methods:
+        setattr(halt.adapter, method, _halting(getattr(halt.adapter, method), halt.when, armed))
+
+
+def _halting(
+    call: Callable[..., Awaitable[Any]], when: Callable[..., bool], armed: Callable[[], bool]
+) -> Callable[..., Awaitable[Any]]:
+    @wraps(call)
+    async def halting(self: object, *values: Any, **named: Any) -> Any:
+        if armed() and when(*values, **named):
+            print(json.dumps({"event": "halted"}), file=sys.stderr, flush=True)  # noqa: T201 - for the parent
+            await asyncio.Event().wait()
+        return await call(self, *values, **named)
+
+    return halting
+
+
+if __name__ == "__main__":
+    halt_after(sys.argv[1], Path(sys.argv[2]).exists)
+    sys.argv[1:] = ["run"]
+    main()

@@ -1,0 +1,171 @@
+"""A worker killed again and again: `python -m tests.soak.kills --departments 500 --kills 50 --seed 7`.
+
+Departments are created, renamed, removed and created again, in an order drawn from the seed, at a sandbox
+that misbehaves, by a worker that is sent SIGKILL at random moments and started again at once. Dead letters
+are sent again at the end. Then all must be as the newest events say; if a rule was broken, the exit code is 1.
+The seed draws what happens; when, the machine has a say in.
+"""
+
+import argparse
+import asyncio
+import random
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from contracts.topology import delay_label
+from tests.soak import verdict
+from tests.soak.lives import Plan, Soak
+from tests.soak.statements import story
+from tests.soak.verdict import Broken
+from tests.soak.witness import witness
+from worker.private_node import NodeUnavailable, private_node
+from worker.sandbox import AUTH_ID, AUTH_TOKEN, running_sandbox
+from worker.settings import TopologySettings, load
+
+CONSOLE = Console()
+ERR = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Report:
+    broken: list[Broken]
+    figures: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Progressing:
+    """Told how many kills there were, and how many events are answered."""
+
+    killed: Callable[[int], None] = lambda _: None
+    answered: Callable[[int], None] = lambda _: None
+
+
+async def soak(url: str, plan: Plan, folder: Path, progressing: Progressing | None = None) -> Report:
+    """One whole run against the broker at `url`; the ledger is kept in `folder`."""
+    told = progressing or Progressing()
+    began = time.monotonic()
+    async with AsyncExitStack() as stack:
+        sandbox = await stack.enter_async_context(
+            running_sandbox(faults=plan.faults, seed=plan.seed, rate_limit="off")
+        )
+        environ = _environ(plan, url, sandbox.url, folder)
+        heard = await stack.enter_async_context(witness(load(TopologySettings, environ), told.answered))
+        events = story(plan.departments, random.Random(plan.seed))
+        run = Soak(plan, environ, sandbox, heard, events, told.killed)
+        broken = await run.run()
+    return Report(broken, _figures(run, time.monotonic() - began))
+
+
+def _environ(plan: Plan, url: str, sandbox_url: str, folder: Path) -> dict[str, str]:
+    return {
+        "AMQP_URL": url,
+        "PLIVO_AUTH_ID": AUTH_ID,
+        "PLIVO_AUTH_TOKEN": AUTH_TOKEN,
+        "PLIVO_API_URL": sandbox_url,
+        "LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
+        "PROVISIONER_PLAINTEXT_SECRETS": "true",
+        "PROVISIONER_RATE_LIMIT": "100000/1s",
+        "PROVISIONER_SETTLE_WINDOW": delay_label(plan.settle_window),
+        "PROVISIONER_API_TIMEOUT": delay_label(plan.api_timeout),
+    }
+
+
+def _figures(run: Soak, seconds: float) -> list[tuple[str, str]]:
+    heard, there = run.witness, run.sandbox.subaccounts()
+    made = verdict.doubles(there)
+    dead = ", ".join(f"{reason} {count}" for reason, count in heard.reasons.items())
+    return [
+        ("departments", str(run.plan.departments)),
+        ("events sent, copies included", f"{len(run.story)} ({len(run.sent)} different)"),
+        ("events answered", str(len(heard.answered & run.sent))),
+        ("kills", str(len(run.killed_at))),
+        ("events unanswered at a kill, median and most", _median_and_most(run.unanswered_at_kill, "{:.0f}")),
+        ("from a kill to the next answer, median and worst", _median_and_most(_silences(run), "{:.2f} s")),
+        ("answers published again", f"{verdict.copies(heard.results)} of {len(heard.results)}"),
+        ("credentials published again", f"{verdict.copies(heard.credentials)} of {len(heard.credentials)}"),
+        ("doubles made, still enabled", f"{made}, {verdict.enabled_doubles(there)}"),
+        ("changes carried out late and mended", str(run.logged["drift_mended"])),
+        ("dead letters sent again", dead or "0"),
+        ("calls that met a fault", _faults(run)),
+        ("time in all", f"{seconds:.0f} s"),
+    ]
+
+
+def _silences(run: Soak) -> list[float]:
+    ends = [(at, run.witness.first_answer_after(at)) for at in run.killed_at]
+    return [(end - at).total_seconds() for at, end in ends if end is not None]
+
+
+def _median_and_most(numbers: Sequence[float], form: str) -> str:
+    if not numbers:
+        return "-"
+    return f"{form.format(statistics.median(numbers))}, {form.format(max(numbers))}"
+
+
+def _faults(run: Soak) -> str:
+    requests = run.sandbox.requests
+    return f"{sum(one.fault is not None for one in requests)} of {len(requests)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    plan = Plan(options.departments, options.kills, options.seed)
+    CONSOLE.print(f"seed {plan.seed}")
+    try:
+        report = asyncio.run(_on_a_node_of_its_own(plan))
+    except NodeUnavailable as error:
+        ERR.print(str(error), style="red")
+        return 1
+    table = Table("figure", "value")
+    for row in report.figures:
+        table.add_row(*row)
+    CONSOLE.print(table)
+    for broken in report.broken:
+        CONSOLE.print(f"broken: {broken.department}: {broken.what}", markup=False, style="red")
+    CONSOLE.print(f"{len(report.broken)} broken" if report.broken else "all rules kept")
+    return int(bool(report.broken))
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.kills", description=__doc__)
+    parser.add_argument("--departments", type=int, default=500)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="drawn if not given")
+    return parser.parse_args(arguments)
+
+
+async def _on_a_node_of_its_own(plan: Plan) -> Report:
+    with tempfile.TemporaryDirectory() as folder, _progress(plan) as progressing:
+        async with private_node() as node:
+            return await soak(node.url, plan, Path(folder), progressing)
+
+
+@contextmanager
+def _progress(plan: Plan) -> Iterator[Progressing]:
+    """A bar on a terminal, a line for every tenth kill elsewhere."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bars:
+        kills = bars.add_task("kills", total=plan.kills)
+        answers = bars.add_task("answers", total=None)
+
+        def killed(number: int) -> None:
+            bars.update(kills, completed=number)
+            if bars.disable and number % 10 == 0:
+                ERR.print(f"{number} of {plan.kills} kills")
+
+        yield Progressing(killed, lambda number: bars.update(answers, completed=number))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The lives of a worker that is killed again and again, and what is left when it was left alone at last."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from tests.soak import verdict
+from tests.soak.statements import Statement
+from tests.soak.verdict import Broken
+from tests.soak.witness import Witness
+from tests.soak.worker_process import WorkerProcess, start
+from worker.operations import departments
+from worker.sandbox import PROFILES, Rule, Sandbox
+from worker.settings import LedgerSettings, load
+
+CALLS = ("create_subaccount", "update_subaccount", "list_subaccounts")
+MOST_CALLS = 10
+MOMENT_SECONDS = 0.05
+REST_SECONDS = 180
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`longest_life` is how long a worker may work before it is killed."""
+
+    departments: int
+    kills: int
+    seed: int
+    settle_window: timedelta = timedelta(seconds=5)
+    api_timeout: timedelta = timedelta(seconds=2)
+    longest_life: timedelta = timedelta(seconds=2)
+    faults: Sequence[Rule] = PROFILES["harsh"]
+
+
+@dataclass
+class Soak:
+    plan: Plan
+    environ: dict[str, str]
+    sandbox: Sandbox
+    witness: Witness
+    story: list[Statement]
+    on_kill: Callable[[int], None]
+    sent: set[str] = field(default_factory=set)
+    killed_at: list[datetime] = field(default_factory=list)
+    unanswered_at_kill: list[int] = field(default_factory=list)
+    logged: Counter[str] = field(default_factory=Counter)
+
+    async def run(self) -> list[Broken]:
+        dice = random.Random(self.plan.seed)
+        share = len(self.story) // (self.plan.kills + 1) + 1
+        for number in range(self.plan.kills):
+            await self._send(self.story[number * share : (number + 1) * share])
+            await self._live_and_die(dice)
+            self.on_kill(number + 1)
+        await self._send(self.story[self.plan.kills * share :])
+        return await self._last_life()
+
+    async def _send(self, statements: Sequence[Statement]) -> None:
+        for statement in statements:
+            await self.witness.send(statement)
+            self.sent.add(statement.id)
+
+    async def _live_and_die(self, dice: random.Random) -> None:
+        worker = await start(self.environ)
+        try:
+            await self._live(worker, dice)
+            self.unanswered_at_kill.append(len(self.sent - self.witness.answered))
+        finally:
+            await worker.kill()
+        self.killed_at.append(datetime.now(UTC))
+        self._read(worker)
+
+    async def _live(self, worker: WorkerProcess, dice: random.Random) -> None:
+        longest = self.plan.longest_life.total_seconds()
+        asked = dice.choice(CALLS)
+        at_count = self.sandbox.journal.answered[asked] + dice.randint(1, MOST_CALLS)
+        match dice.choices(("starting", "working", "any"), (1, 7, 2))[0]:
+            case "starting":
+                await asyncio.sleep(dice.uniform(0, longest / 2))
+            case "working":
+                await worker.logged("consuming")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.sandbox.called(asked, at_count), longest)
+                await asyncio.sleep(dice.uniform(0, MOMENT_SECONDS))
+            case _:
+                await worker.logged("consuming")
+                await asyncio.sleep(dice.uniform(0, longest))
+
+    async def _last_life(self) -> list[Broken]:
+        """A worker that is left alone, until nothing is owed any more."""
+        worker = await start(self.environ)
+        try:
+            async with asyncio.timeout(REST_SECONDS):
+                await self._rest()
+            code = await worker.stop()
+        except TimeoutError:
+            code = None
+            import shutil, json  # DEBUG
+            shutil.copytree(self.environ["LEDGER_URL"].removeprefix("sqlite:///").rsplit("/",1)[0], "/tmp/soakdbg", dirs_exist_ok=True)
+            open("/tmp/soakdbg/log.json","w").write("\n".join(json.dumps(l) for l in worker.log))
+            print("outstanding", self.sent-self.witness.answered, "dead", self._dead_ids(), await self.witness.waiting())
+        finally:
+            await worker.kill()
+        self._read(worker)
+        return list(self._verdict(code, await self.witness.waiting()))
+
+    async def _rest(self) -> None:
+        while True:
+            if self.sent <= self.witness.answered | self._dead_ids():
+                await self.witness.replay()
+            if self.sent <= self.witness.answered and not self.witness.dead and not await self._owed():
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _dead_ids(self) -> set[str]:
+        return {str(letter.headers.get("x-event-id")) for letter in self.witness.dead}
+
+    async def _owed(self) -> bool:
+        """Whether a department has a duty for later, or a message waits."""
+        entries = await departments(load(LedgerSettings, self.environ), None)
+        return any(entry.due_at for entry in entries) or await self.witness.waiting() > 0
+
+    def _read(self, worker: WorkerProcess) -> None:
+        self.logged.update(line["event"] for line in worker.log)
+
+    def _verdict(self, code: int | None, waiting: int) -> list[Broken]:
+        heard, there = self.witness, self.sandbox.subaccounts()
+        broken = verdict.judge(self.story, heard.results, heard.credentials, there)
+        if code is None:
+            broken.append(Broken("-", f"not at rest within {REST_SECONDS} s"))
+        elif code:
+            broken.append(Broken("-", f"the last worker ended with {code}"))
+        if waiting or heard.dead:
+            broken.append(Broken("-", f"{waiting} messages and {len(heard.dead)} dead letters were left"))
+        if crashes := self.logged["step_crashed"]:
+            broken.append(Broken("-", f"{crashes} steps failed by a fault of the worker's own"))
+        return broken

@@ -1,0 +1,66 @@
+"""What producers say: statements about departments, and a long story of them drawn from a seed."""
+
+import json
+import random
+from dataclasses import dataclass
+
+SOURCE = "/soak/hr"
+WORDS = ("north", "south", "east", "west")
+LATER_KINDS = ("renamed", "renamed", "removed", "created")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One event; of a department's statements the one with the greatest `sequence` is the newest."""
+
+    department: str
+    kind: str
+    sequence: int
+    name: str | None = None
+
+    @property
+    def id(self) -> str:
+        return f"{self.department}-{self.sequence}"
+
+    @property
+    def routing_key(self) -> str:
+        return f"department.{self.kind}"
+
+    @property
+    def body(self) -> bytes:
+        data = {"department_id": self.department} | ({"name": self.name} if self.name else {})
+        event = {
+            "specversion": "1.0",
+            "id": self.id,
+            "source": SOURCE,
+            "type": f"department.{self.kind}.v1",
+            "time": "2026-11-01T08:30:00Z",
+            "sequence": self.sequence,
+            "data": data,
+        }
+        return json.dumps(event).encode()
+
+
+def story(departments: int, dice: random.Random) -> list[Statement]:
+    """Departments mixed; of one in five the statements come in any order, and one in ten comes twice."""
+    timed = []
+    for number in range(departments):
+        told = _about(f"d{number:04}", dice)
+        moments = sorted(dice.random() for _ in told)
+        if dice.random() < 0.2:
+            dice.shuffle(moments)
+        timed += list(zip(moments, told, strict=True))
+        timed += [
+            (dice.uniform(at, 1.0), one) for at, one in zip(moments, told, strict=True) if dice.random() < 0.1
+        ]
+    return [statement for _, statement in sorted(timed, key=lambda pair: pair[0])]
+
+
+def _about(department: str, dice: random.Random) -> list[Statement]:
+    kinds = ["created", *dice.choices(LATER_KINDS, k=dice.randint(1, 3))]
+    return [
+        Statement(
+            department, kind, sequence, None if kind == "removed" else f"{department} {dice.choice(WORDS)}"
+        )
+        for sequence, kind in enumerate(kinds, start=1)
+    ]

@@ -1,0 +1,97 @@
+"""Judges a run by what came out of it: messages and subaccounts. Asks neither worker nor ledger."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from tests.soak.statements import Statement
+from worker.sandbox import Subaccount
+
+Document = dict[str, Any]
+
+FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded"}
+
+
+class Broken(NamedTuple):
+    """A rule broken, and whose department it concerns."""
+
+    department: str
+    what: str
+
+
+def judge(
+    sent: Collection[Statement],
+    results: Sequence[Document],
+    credentials: Sequence[Document],
+    subaccounts: Iterable[Subaccount],
+) -> list[Broken]:
+    """All is at rest: what was sent against what is there. The subaccounts are all there are."""
+    there = _by_department(subaccounts)
+    issued = defaultdict(list)
+    for message in credentials:
+        issued[message["data"]["department_id"]].append(message)
+    newest = {one.department: one for one in sorted(sent, key=lambda one: one.sequence)}
+    return [
+        *_unanswered(sent, results),
+        *(broken for one in newest.values() for broken in _state_broken(one, there[one.department])),
+        *(
+            Broken(department, what)
+            for department in newest
+            for what in _credentials_broken(issued[department], there[department])
+        ),
+    ]
+
+
+def copies(messages: Collection[Document]) -> int:
+    """How many were published again, under the id they had before."""
+    return len(messages) - len({message["id"] for message in messages})
+
+
+def doubles(subaccounts: Iterable[Subaccount]) -> int:
+    return sum(len(there) - 1 for there in _by_department(subaccounts).values())
+
+
+def enabled_doubles(subaccounts: Iterable[Subaccount]) -> int:
+    live = (sum(one.enabled for one in there) for there in _by_department(subaccounts).values())
+    return sum(max(count - 1, 0) for count in live)
+
+
+def _by_department(subaccounts: Iterable[Subaccount]) -> dict[str, list[Subaccount]]:
+    """A department's names begin with its id."""
+    there = defaultdict(list)
+    for one in subaccounts:
+        there[one.name.split()[0]].append(one)
+    return there
+
+
+def _unanswered(sent: Iterable[Statement], results: Iterable[Document]) -> Iterator[Broken]:
+    ids = defaultdict(set)
+    for result in results:
+        if result["data"]["outcome"] in FINAL:
+            ids[result["data"]["event"]["id"]].add(result["id"])
+    for one in set(sent):
+        if len(ids[one.id]) != 1:
+            yield Broken(one.department, f"{one.id} has {len(ids[one.id])} final answers, not one")
+
+
+def _state_broken(newest: Statement, there: Sequence[Subaccount]) -> Iterator[Broken]:
+    enabled = [one for one in there if one.enabled]
+    wanted = 0 if newest.kind == "removed" else 1
+    if len(enabled) != wanted:
+        ids = [one.auth_id for one in enabled]
+        yield Broken(newest.department, f"{len(enabled)} enabled {ids} after {newest.id} ({newest.kind})")
+    elif wanted and not enabled[0].name.startswith(f"{newest.name} ["):
+        yield Broken(newest.department, f"called {enabled[0].name!r}, but {newest.id} says {newest.name!r}")
+
+
+def _credentials_broken(issued: Iterable[Document], there: Iterable[Subaccount]) -> Iterator[str]:
+    by_generation = defaultdict(list)
+    for message in issued:
+        by_generation[message["data"]["generation"]].append(message)
+    for generation, messages in by_generation.items():
+        if len({(message["id"], message["data"]["auth_id"]) for message in messages}) != 1:
+            yield f"credentials of generation {generation} under several ids or of several subaccounts"
+    last = by_generation[max(by_generation)][-1]["data"] if by_generation else {}
+    for one in there:
+        if one.enabled and (last.get("auth_id"), last.get("auth_token")) != (one.auth_id, one.auth_token):
+            yield f"the last credentials are those of {last.get('auth_id')}, not of {one.auth_id}"

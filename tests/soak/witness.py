@@ -1,0 +1,94 @@
+"""Hears all that a worker publishes, and plays the operator who sends dead letters again."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage
+from pydantic_core import from_json
+
+from contracts import topology as names
+from tests.soak.statements import Statement
+from tests.soak.verdict import FINAL, Document
+from worker.adapters.rabbitmq_topology import apply
+from worker.bootstrap import wanted_topology
+from worker.operations import connection
+from worker.settings import TopologySettings
+
+
+@dataclass
+class Witness:
+    """`answered` are the events with a final answer, `dead` the dead letters that lie there now."""
+
+    channel: AbstractChannel
+    on_answer: Callable[[int], None]
+    results: list[Document] = field(default_factory=list)
+    credentials: list[Document] = field(default_factory=list)
+    answered: set[str] = field(default_factory=set)
+    dead: list[AbstractIncomingMessage] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    async def listen(self) -> None:
+        for exchange, hear in ((names.RESULTS, self._result), (names.SECRETS, self._credentials)):
+            queue = await self.channel.declare_queue(exclusive=True)
+            await queue.bind(exchange, "#")
+            await queue.consume(hear, no_ack=True)
+        await (await self.channel.get_queue(names.DEAD_LETTER_QUEUE)).consume(self._dead_letter)
+
+    async def send(self, statement: Statement) -> None:
+        await self._publish(names.DEPARTMENTS, statement.body, statement.routing_key)
+
+    async def replay(self) -> None:
+        """Every dead letter once more; confirmed before it is off the queue."""
+        while self.dead:
+            letter = self.dead.pop()
+            await self._publish(names.REPLAY, letter.body, letter.routing_key or "")
+            await letter.ack()
+
+    async def waiting(self) -> int:
+        """How many messages lie in the work queue, unread."""
+        queue = await self.channel.declare_queue(names.WORK_QUEUE, passive=True)
+        return queue.declaration_result.message_count or 0
+
+    def first_answer_after(self, moment: datetime) -> datetime | None:
+        """By the time it was published, not heard: what was on its way at a kill does not count."""
+        times = (datetime.fromisoformat(one["time"]) for one in self.results)
+        return min((at for at in times if at > moment), default=None)
+
+    async def _publish(self, exchange: str, body: bytes, routing_key: str) -> None:
+        target: AbstractExchange = await self.channel.get_exchange(exchange, ensure=False)
+        message = aio_pika.Message(
+            body,
+            content_type="application/cloudevents+json",
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        )
+        await target.publish(message, routing_key)
+
+    async def _result(self, message: AbstractIncomingMessage) -> None:
+        told: dict[str, Any] = from_json(message.body)
+        self.results.append(told)
+        if told["data"]["outcome"] in FINAL:
+            self.answered.add(told["data"]["event"]["id"])
+            self.on_answer(len(self.answered))
+
+    async def _credentials(self, message: AbstractIncomingMessage) -> None:
+        self.credentials.append(from_json(message.body))
+
+    async def _dead_letter(self, message: AbstractIncomingMessage) -> None:
+        self.dead.append(message)
+        self.reasons[str(message.headers["x-dead-reason"])] += 1
+
+
+@asynccontextmanager
+async def witness(settings: TopologySettings, on_answer: Callable[[int], None]) -> AsyncIterator[Witness]:
+    """Makes the topology first, so that nothing sent before the first worker is lost."""
+    async with connection(settings) as there:
+        await apply(there, wanted_topology(there, settings))
+        channel = await there.channel(publisher_confirms=True, on_return_raises=True)
+        listening = Witness(channel, on_answer)
+        await listening.listen()
+        yield listening

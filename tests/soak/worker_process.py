@@ -1,0 +1,99 @@
+"""A worker in a process of its own, to be killed: start it, follow its log, end it one way or the other."""
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+PATIENCE_SECONDS = 60
+WORKER = ("worker", "run")
+OUR_SETTINGS = ("PROVISIONER_", "PLIVO_", "AMQP_", "LEDGER_")
+
+
+class WorkerEnded(AssertionError):
+    """It ended before what was waited for; the text is the end of its log."""
+
+
+class WorkerProcess:
+    def __init__(self, process: Process) -> None:
+        self.log: list[dict[str, Any]] = []
+        self._process = process
+        self._log_ended = False
+        self._grown = asyncio.Condition()
+        self._reading = asyncio.create_task(self._read())
+
+    async def logged(self, event: str, times: int = 1) -> None:
+        """Returns once the log has that many lines of the event."""
+        async with asyncio.timeout(PATIENCE_SECONDS), self._grown:
+            await self._grown.wait_for(lambda: self.count(event) >= times or self._log_ended)
+        if self.count(event) < times:
+            raise WorkerEnded(f"the worker ended before {event}: {self.log[-5:]}")
+
+    def count(self, event: str) -> int:
+        return sum(line["event"] == event for line in self.log)
+
+    async def kill(self) -> None:
+        """SIGKILL: nothing of it runs from here on."""
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        await self._reading
+
+    async def stop(self) -> int:
+        """SIGTERM; its exit code."""
+        self._process.terminate()
+        code = await self._process.wait()
+        await self._reading
+        return code
+
+    async def _read(self) -> None:
+        assert self._process.stderr is not None
+        async for line in self._process.stderr:
+            async with self._grown:
+                self.log.append(_told(line))
+                self._grown.notify_all()
+        async with self._grown:
+            self._log_ended = True
+            self._grown.notify_all()
+
+
+def _told(line: bytes) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return {"event": "not a log line", "text": line.decode(errors="replace").rstrip()}
+    return told
+
+
+async def start(environ: Mapping[str, str], module: Sequence[str] = WORKER) -> WorkerProcess:
+    """Of the caller's own settings it sees none, only these."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OUR_SETTINGS)}
+    own = {"PROVISIONER_HTTP": "127.0.0.1:0", "PROVISIONER_LOG_FORMAT": "json"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        *module,
+        env=inherited | own | dict(environ),
+        stdin=DEVNULL,
+        stdout=DEVNULL,
+        stderr=PIPE,
+        limit=2**20,
+    )
+    return WorkerProcess(process)
+
+
+@asynccontextmanager
+async def worker_process(
+    environ: Mapping[str, str], module: Sequence[str] = WORKER
+) -> AsyncIterator[WorkerProcess]:
+    """Consumes when the block begins; whatever is left of it at the end is killed."""
+    worker = await start(environ, module)
+    try:
+        await worker.logged("consuming")
+        yield worker
+    finally:
+        await worker.kill()
