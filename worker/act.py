@@ -66,9 +66,9 @@ class Actor:
         Raises `CallFailed`.
         """
         match step:
-            case Create(name) if await self.strays.include(self.names.tag(entry)):
+            case Create(name) if await self.strays.take(self.names.tag(entry)):
                 return Adopt(name)
-            case Skip(ResultKind.UNCHANGED) if entry.status is Status.ABSENT and await self.strays.include(
+            case Skip(ResultKind.UNCHANGED) if entry.status is Status.ABSENT and await self.strays.take(
                 self.names.tag(entry)
             ):
                 return Adopt(None)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from worker.core.adoption import Sighting, far_enough, overlaps
-from worker.core.judge import CallFault
+from worker.core.judge import CallFault, Wait, classify, judge
 from worker.core.naming import NameTemplate
 from worker.ports import CallFailed, Clock, Ledger, ProvidedSubaccount, Provider
 
 PATIENCE_RESTARTS = 5
+PATIENCE_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Scanner:
         """None where something was deleted while the list was read: an item may have slipped through."""
         look = Look(self._clock.now(), {})
         offset, last = 0, None
-        while page := [sighting(one) for one in await self._provider.page(offset)]:
+        while page := await self._page(offset):
             if not overlaps(last, page):
                 return None
             self._note(look, page)
@@ -90,6 +91,19 @@ class Scanner:
                 return look
             offset, last = offset + len(page) - 1, page[-1].auth_id
         return look if last is None else None
+
+    async def _page(self, offset: int) -> list[Sighting]:
+        """Tried again by itself: if each failure cost the whole scan, a long list could hardly be read."""
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return [sighting(one) for one in await self._provider.page(offset)]
+            except CallFailed as failed:
+                verdict = judge(classify(failed.fault), tries, self._clock.jitter())
+                if tries == PATIENCE_TRIES or not isinstance(verdict, Wait):
+                    raise
+            await self._clock.sleep(verdict.seconds)
 
     def _note(self, look: Look, page: list[Sighting]) -> None:
         for one in page:
@@ -109,7 +123,7 @@ class Strays:
         self._tags: set[str] | None = None
         self._first = asyncio.Lock()
 
-    async def include(self, tag: str) -> bool:
+    async def take(self, tag: str) -> bool:
         """Whether there is one of this tag. The first call finds out; raises `CallFailed`."""
         async with self._first:
             if self._tags is None:
@@ -117,7 +131,7 @@ class Strays:
         return tag in self._tags
 
     def strike_off(self, tag: str) -> None:
-        """A look for one of this tag saw none: it is gone. Not before, lest a failed adoption ends in a create."""
+        """It was looked for and is gone. Not before: else a failed adoption would end in a create."""
         if self._tags is not None:
             self._tags.discard(tag)
 

@@ -166,6 +166,26 @@ def test_lost_and_late_calls_and_crashes_change_nothing_of_that(story, drawn, la
 
 
 @thoroughly
+@given(
+    st.lists(st.tuples(st.sampled_from([created, renamed, removed]), names), min_size=2, max_size=5),
+    fates([Fate.SUCCEEDS, Fate.LATE, Fate.CRASH_AFTER, Fate.CRASH_LATE]),
+    lateness,
+    removing_policies,
+)
+def test_what_is_carried_out_over_a_newer_change_is_set_right(told, drawn, late_by, policy):
+    """Each event is tried once, then the newest comes first."""
+    events = [of(name, id=f"event-{number}", sequence=number) for number, (of, name) in enumerate(told)]
+    rehearsal = Rehearsal(policy, *drawn, late_by)
+    for event in events:
+        rehearsal.deliver(event)
+    for event in reversed(events):
+        rehearsal.deliver_until_ended(event)
+    rehearsal.settle()
+
+    assert_agrees_with_the_newest(rehearsal, events[-1])
+
+
+@thoroughly
 @given(deliveries(), removing_policies)
 def test_once_answered_nothing_changes_the_entry_any_more(story, policy):
     events, order = story

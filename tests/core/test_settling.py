@@ -234,6 +234,13 @@ class TestRecounts:
 
         assert (made.status, made.recount_at) == (Status.ACTIVE, begun + TEN_WINDOWS)
 
+    def test_an_adoption_puts_it_off_for_the_last_create_may_be_the_one_to_come(self):
+        entry = claimed(2, recount_at=LATER)
+
+        adopted = concluded(entry, EVENT, Adopt("Sales"), MADE).entry
+
+        assert adopted.recount_at == LATER + TEN_WINDOWS
+
     def test_one_is_due_where_doubles_were_found(self):
         conclusion = concluded(claimed(), EVENT, Adopt("Sales"), DOUBLED)
 

@@ -272,7 +272,8 @@ BOUNDARIES = {
     "Scanner.look": {"asyncio.shield": None},
     "Scanner._scan_on": {"self._scan": None},
     "Scanner._scan": {"self._read": None},
-    "Scanner._read": {"self._provider.page": "list"},
+    "Scanner._read": {"self._page": None},
+    "Scanner._page": {"self._provider.page": "list", "self._clock.sleep": None},
     "Strays.take": {"self._first": None, "self._find": None},
     "Strays._find": {
         "self._provider.page": "list",

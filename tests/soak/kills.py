@@ -2,8 +2,8 @@
 
 Departments are created, renamed, removed and created again, in an order drawn from the seed, at a sandbox
 that misbehaves, by a worker that is sent SIGKILL at random moments and started again at once. Dead letters
-are sent again at the end. Then all must be as the newest events say; if a rule was broken, the exit code is 1.
-The seed draws what happens; when, the machine has a say in.
+are sent again at the end. Then all must be as the newest events say: if a rule was broken, the exit code
+is 1. The seed draws what happens; when, the machine has a say in.
 """
 
 import argparse

@@ -20,7 +20,7 @@ from worker.settings import LedgerSettings, load
 CALLS = ("create_subaccount", "update_subaccount", "list_subaccounts")
 MOST_CALLS = 10
 MOMENT_SECONDS = 0.05
-REST_SECONDS = 180
+REST_SECONDS = 300
 POLL_SECONDS = 0.5
 
 
@@ -100,10 +100,6 @@ class Soak:
             code = await worker.stop()
         except TimeoutError:
             code = None
-            import shutil, json  # DEBUG
-            shutil.copytree(self.environ["LEDGER_URL"].removeprefix("sqlite:///").rsplit("/",1)[0], "/tmp/soakdbg", dirs_exist_ok=True)
-            open("/tmp/soakdbg/log.json","w").write("\n".join(json.dumps(l) for l in worker.log))
-            print("outstanding", self.sent-self.witness.answered, "dead", self._dead_ids(), await self.witness.waiting())
         finally:
             await worker.kill()
         self._read(worker)

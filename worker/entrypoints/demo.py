@@ -239,12 +239,12 @@ async def _play_bad(story: Story, label: str, body: bytes, reason: DeadReason) -
     await story.stage.publisher.publish(
         Outgoing(names.DEPARTMENTS, "department.created", Message(body, STRUCTURED))
     )
+    if reason is not DeadReason.MALFORMED:
+        _must((await _hear(story, names.RESULTS))["type"] == "subaccount.failed.v1", "no failed result")
     dead = await _next(story, names.DEAD_LETTERS)
     told = dead.message.headers
     _must(dead.message.body == body, "the dead letter is not what was sent, byte for byte")
     _must(told["x-dead-reason"] == reason, f"dead-lettered as {told['x-dead-reason']}")
-    if reason is not DeadReason.MALFORMED:
-        await _next(story, names.RESULTS)
     story.timeline.tell("result", f"dead letter, {reason}: {told['x-dead-detail']}", "yellow")
     milliseconds = (story.timeline.seconds - begun) * 1_000
     story.rows.append(Row(label, "none", f"dead letter: {reason}", milliseconds))
