@@ -65,7 +65,10 @@ class Scanner:
         try:
             while (batch := self._next) is not None:
                 self._next = None
-                batch.done.set_result(await self._scan(batch.since))
+                try:
+                    batch.done.set_result(await self._scan(batch.since))
+                except Exception as error:  # noqa: BLE001 - or those who wait would wait for ever
+                    batch.done.set_exception(error)
         finally:
             self._scanning = None
 

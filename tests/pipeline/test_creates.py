@@ -334,3 +334,10 @@ async def test_an_adopted_one_that_is_disabled_is_enabled(world):
     world.witness.before("list", disable)
     await world.handle(CREATED)
     await world.has_one_live_subaccount("Sales")
+
+
+async def test_a_look_that_crashes_leaves_nobody_waiting(world):
+    world.witness.fail("create", fault("create"), after_effect=True)
+    world.witness.fail("list", RuntimeError("unexpected"))
+    await world.handle(CREATED)
+    await world.has_one_live_subaccount("Sales")
