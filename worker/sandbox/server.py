@@ -133,14 +133,14 @@ def _server(app: App) -> web.Server:
 
 
 def _http_log() -> logging.Logger:
-    """What is no HTTP gets its 400 and is not worth a traceback; a fault of the sandbox itself is."""
+    """What is no HTTP, and a client that has gone, are not worth a traceback; a fault of the sandbox is."""
     log = logging.getLogger("worker.sandbox.http")
     log.addFilter(_is_our_fault)
     return log
 
 
 def _is_our_fault(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
 
 
 @asynccontextmanager
