@@ -28,19 +28,22 @@ from contracts.topology import (
 from worker.act import Actor, Names
 from worker.adapters.memory import Held, MemoryBroker, MemoryClock, MemoryLedger, MemoryProvider
 from worker.bootstrap import Worker
+from worker.circuit import Circuit
 from worker.core.decide import Policy
-from worker.core.judge import CallFault, Operation
+from worker.core.judge import CallFault, Operation, Patience
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Department, Entry, Recollection, Reference, Status
 from worker.core.naming import NameTemplate
 from worker.duties import Scheduler
+from worker.intake import Intake
 from worker.lanes import running_lanes
 from worker.operations import inbound
 from worker.pipeline import Pipeline
-from worker.ports import CallFailed, Delivery, NewSubaccount, ProvidedSubaccount
+from worker.ports import PAGE, CallFailed, Delivery, NewSubaccount, ProvidedSubaccount, Provider
 from worker.scan import Scanner, Strays
 from worker.settings import WorkerSettings, load
 from worker.telemetry import Telemetry
+from worker.waiting import WaitingRoom
 
 OWNER = "default"
 SETTLE_WINDOW = timedelta(seconds=120)
@@ -99,14 +102,17 @@ class Witness:
     async def see(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
         if interruption := self._take(Interruption, what):
             await interruption.action()
-        await self.around()
+        if what != "probe":
+            await self.around()
         fault = self._take(Fault, what)
         if fault and not fault.after_effect:
             self.journal.append(f"{what} failed")
             raise fault.error
-        self.journal.append(what)
+        if what != "probe":
+            self.journal.append(what)
         result = await call()
-        await self.around()
+        if what != "probe":
+            await self.around()
         if fault:
             raise fault.error
         return result
@@ -154,11 +160,13 @@ class WatchedLedger:
 
 @dataclass(frozen=True)
 class WatchedProvider:
+    """A probe that finds the provider well goes unnoticed."""
+
     witness: Witness
     provider: MemoryProvider
 
     @asynccontextmanager
-    async def permit(self) -> AsyncIterator[None]:
+    async def permit(self, _operation: Operation) -> AsyncIterator[None]:
         yield
 
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
@@ -180,8 +188,13 @@ class WatchedProvider:
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         return await self.witness.see("get", lambda: self.provider.get(auth_id))
 
-    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
-        return await self.witness.see("list", lambda: self.provider.page(offset))
+    async def page(self, offset: int, limit: int = PAGE) -> Sequence[ProvidedSubaccount]:
+        if limit == 1:
+            return await self.witness.see("probe", self._well)
+        return await self.witness.see("list", lambda: self.provider.page(offset, limit))
+
+    async def _well(self) -> Sequence[ProvidedSubaccount]:
+        return []
 
 
 @dataclass(frozen=True)
@@ -225,6 +238,7 @@ class World:
     """What outlives a worker: time, ledger, provider, broker. Workers come and go by `working`."""
 
     policy: Policy = field(default_factory=Policy)
+    patience: Patience = field(default_factory=Patience)
     clock: MemoryClock = field(default_factory=lambda: MemoryClock(NOW))
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     provider: MemoryProvider = field(default_factory=MemoryProvider)
@@ -241,30 +255,39 @@ class World:
     async def working(self) -> AsyncIterator[Worker]:
         """A worker for the time of the block. At its end it is cut off, wherever it is: no drain."""
         telemetry = Telemetry()
+        waiting = WaitingRoom(self.clock, PREFETCH // 2)
+        intake = Intake(self.clock, telemetry, waiting)
+        circuit = Circuit(WatchedProvider(self.witness, self.provider), intake, self.clock, telemetry)
         async with running_lanes() as lanes:
             ledger = WatchedLedger(self.witness, self.ledger)
             pipeline = Pipeline(
                 ledger=ledger,
-                actor=self._actor(ledger),
+                actor=self._actor(ledger, circuit),
                 publisher=WatchedPublisher(self.witness, self.broker),
                 clock=self.clock,
                 policy=self.policy,
+                patience=self.patience,
                 lanes=lanes,
+                waiting=waiting,
+                intake=intake,
                 telemetry=telemetry,
+                stopping=asyncio.Event(),
             )
 
             def receive(delivery: Delivery) -> None:
                 pipeline.receive(WatchedDelivery(self.witness, delivery))
 
             async with self.broker.consumer(WORK_QUEUE, PREFETCH, receive) as consumer:
+                governing = asyncio.create_task(intake.govern(consumer))
                 try:
                     yield Worker(pipeline, consumer, pipeline.ledger, _settings(), telemetry)
                 finally:
+                    governing.cancel()
                     await lanes.cut_off()
                     await pipeline.actor.scanner.close()
+                    await circuit.close()
 
-    def _actor(self, ledger: WatchedLedger) -> Actor:
-        provider = WatchedProvider(self.witness, self.provider)
+    def _actor(self, ledger: WatchedLedger, provider: Provider) -> Actor:
         scanner = Scanner(provider, self.names.template, self.clock)
         strays = self.strays(scanner, provider, self.names.template, ledger)
         return Actor(provider, ledger, self.names, self.clock, scanner, strays)
@@ -276,10 +299,12 @@ class World:
             await worker.pipeline.lanes.idle()
 
     async def handle(self, *events: AnyDepartmentEvent) -> None:
-        """A worker takes these events, and what else waits, to their end, as time passes."""
+        """A worker takes what waits, and then these events, each to its end, as time passes."""
         async with self.working():
-            await self.send(*events)
             await self.done_in_time()
+            for event in events:
+                await self.send(event)
+                await self.done_in_time()
 
     async def cut_off(self, at: str, *events: AnyDepartmentEvent) -> None:
         """A worker takes these events, and is gone right before its first call of that kind."""

@@ -57,8 +57,19 @@ class Actor:
     strays: Strays
 
     def permit(self, step: Step) -> AbstractAsyncContextManager[None]:
-        """Held from before the claim of a create until its answer: so it need not wait in between."""
-        return self.provider.permit() if isinstance(step, Create) else nullcontext()
+        """Held from before the claim until the answer: what is claimed need not wait.
+
+        A step that only skips needs none, and an adoption gets one for each of its calls.
+        """
+        match step:
+            case Create():
+                return self.provider.permit("create")
+            case Rename() | Restore() | Disable():
+                return self.provider.permit("update")
+            case Delete():
+                return self.provider.permit("delete")
+            case Adopt() | Skip():
+                return nullcontext()
 
     async def foresee(self, step: Step, entry: Entry) -> Step:
         """A ledger that is behind: what is absent there, and at the provider all the same, is adopted first.
@@ -103,7 +114,7 @@ class Actor:
         if (found.name, found.enabled) == (name, enabled):
             return False
         key = self.names.duty_key("mend", entry, entry.auth_id)
-        await self.provider.update(entry.auth_id, key, name=name, enabled=enabled)
+        await self._update(entry.auth_id, key, name=name, enabled=enabled)
         return True
 
     async def disable_doubles(self, entry: Entry) -> tuple[str, ...]:
@@ -120,7 +131,12 @@ class Actor:
 
     async def disable_made(self, entry: Entry, auth_id: str) -> None:
         """Disables what a create made although another one is on record; raises `CallFailed`."""
-        await self.provider.update(auth_id, self.names.duty_key("disable", entry, auth_id), enabled=False)
+        await self._update(auth_id, self.names.duty_key("disable", entry, auth_id), enabled=False)
+
+    async def _update(self, auth_id: str, key: str, *, name: str | None = None, enabled: bool) -> None:
+        """An update beside a step's own call, which had its permit before."""
+        async with self.provider.permit("update"):
+            await self.provider.update(auth_id, key, name=name, enabled=enabled)
 
     async def _act(self, step: Step, entry: Entry, key: str, claimed_at: float) -> Outcome:
         match step:
@@ -172,7 +188,7 @@ class Actor:
         wanted = self.names.sent(name, entry) if name else found.name
         if wanted != found.name or not found.enabled:
             changed_name = wanted if wanted != found.name else None
-            await self.provider.update(found.auth_id, key, name=changed_name, enabled=True)
+            await self._update(found.auth_id, key, name=changed_name, enabled=True)
         return Made(found.auth_id, found.auth_token, doubles)
 
     async def _matches(self, look: Look, entry: Entry) -> list[Sighting]:

@@ -1,7 +1,7 @@
 """The composition root: settings and adapters become a running worker."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,20 +23,24 @@ from worker.adapters.rabbitmq import (
 )
 from worker.adapters.sqlite import sqlite_ledger
 from worker.adapters.system import SystemClock
+from worker.circuit import Circuit
 from worker.core.decide import Policy
+from worker.core.judge import Patience
 from worker.duties import Scheduler
+from worker.intake import Intake, Tap
 from worker.lanes import running_lanes
 from worker.pipeline import Pipeline
 from worker.ports import Clock, Delivery, Ledger, Provider, Publisher
 from worker.scan import Scanner, Strays
 from worker.settings import TopologySettings, WorkerSettings
 from worker.telemetry import Telemetry
+from worker.waiting import WaitingRoom
 
 STARTUP_GRACE_SECONDS = 15.0
 STARTUP_PAUSE_SECONDS = 0.5
 
 
-class Consumer(Protocol):
+class Consumer(Tap, Protocol):
     """What runs the deliveries in; begins when its block is entered."""
 
     consuming: bool
@@ -90,9 +94,14 @@ async def running_worker(
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(sqlite_ledger(settings.ledger, telemetry.committed))
         await ledger.bind(settings.owner, settings.plivo_auth_id)
-        provider = await stack.enter_async_context(
-            plivo_provider(_account(settings), clock, telemetry.called)
+        stopping = asyncio.Event()
+        plivo = await stack.enter_async_context(
+            plivo_provider(_account(settings), clock, stopping, telemetry.called)
         )
+        waiting = WaitingRoom(clock, settings.prefetch // 2)
+        intake = Intake(clock, telemetry, waiting)
+        provider = Circuit(plivo, intake, clock, telemetry)
+        stack.push_async_callback(provider.close)
         connected = await stack.enter_async_context((broker or rabbit_broker)(settings, clock, telemetry))
         scanner = Scanner(provider, settings.names, clock)
         stack.push_async_callback(scanner.close)
@@ -103,11 +112,17 @@ async def running_worker(
             publisher=connected.publisher,
             clock=clock,
             policy=Policy(settings.removal, settings.unknown_rename, settle_window=settings.settle_window),
+            patience=Patience(settings.retry_budget, settings.retry_delays, settings.max_attempts),
             lanes=lanes,
+            waiting=waiting,
+            intake=intake,
             telemetry=telemetry,
+            stopping=stopping,
         )
-        await stack.enter_async_context(_scheduled(Scheduler(pipeline)))
+        telemetry.gauge_waiting(lanes.__len__, waiting.__len__)
+        await stack.enter_async_context(_running(Scheduler(pipeline).run()))
         consumer = await stack.enter_async_context(connected.consumer(pipeline.receive))
+        await stack.enter_async_context(_running(intake.govern(consumer)))
         yield Worker(pipeline, consumer, ledger, settings, telemetry)
 
 
@@ -189,8 +204,9 @@ def _actor(
 
 
 @asynccontextmanager
-async def _scheduled(scheduler: Scheduler) -> AsyncIterator[None]:
-    running = asyncio.create_task(scheduler.run())
+async def _running(forever: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Runs beside the block, and is cut off at its end."""
+    running = asyncio.create_task(forever)
     try:
         yield
     finally:

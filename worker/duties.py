@@ -4,9 +4,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from worker.act import NOT_FOUND
+from worker.core.conclude import OWED_PAUSE
 from worker.core.model import Department, Entry, Status
+from worker.lanes import Progress
 from worker.pipeline import NO_EVENT, Pipeline
-from worker.ports import CallFailed, LedgerConflict, LedgerFailed
+from worker.ports import CallFailed, LedgerConflict, LedgerFailed, PublishFailed
 
 POLL_SECONDS = 1.0
 AT_ONCE = 100
@@ -36,11 +38,12 @@ class Scheduler:
                 self._file(department)
 
     def _file(self, department: Department) -> None:
-        async def attend() -> None:
+        async def attend() -> Progress:
             try:
                 await self._attend(department)
             finally:
                 self._filed.discard(department)
+            return Progress.ENDED
 
         self.pipeline.lanes.file(department, attend)
 
@@ -67,10 +70,18 @@ class Scheduler:
             if entry.recount_at is not None and entry.recount_at <= now:
                 await self._recount(entry)
                 entry = replace(entry, recount_at=None)
-        except CallFailed as failed:
-            self.pipeline.telemetry.duty_failed(entry.department, failed.fault.detail)
+            if entry.owed_at is not None and entry.owed_at <= now:
+                entry = await self._deliver(entry)
+        except (CallFailed, PublishFailed) as failed:
+            self.pipeline.telemetry.duty_failed(entry.department, str(failed))
             return _put_off(entry, now, now + self.pipeline.policy.settle_window)
         return entry
+
+    async def _deliver(self, entry: Entry) -> Entry:
+        """Credentials whose event could not deliver them: it died, or nobody was bound for them."""
+        if entry.status is not Status.ACTIVE or not entry.owed_to:
+            return replace(entry, owed_at=None)
+        return await self.pipeline.deliver_owed(entry)
 
     async def _check(self, entry: Entry) -> None:
         """A change that was not answered may have been carried out late, over a newer one."""
@@ -93,4 +104,6 @@ def _put_off(entry: Entry, now: datetime, until: datetime) -> Entry:
     def later(at: datetime | None) -> datetime | None:
         return until if at is not None and at <= now else at
 
-    return replace(entry, check_at=later(entry.check_at), recount_at=later(entry.recount_at))
+    owed_at = now + OWED_PAUSE if entry.owed_at is not None and entry.owed_at <= now else entry.owed_at
+    check_at, recount_at = later(entry.check_at), later(entry.recount_at)
+    return replace(entry, check_at=check_at, recount_at=recount_at, owed_at=owed_at)

@@ -9,14 +9,13 @@
     publish    credentials owed and the answer, confirmed by the broker
     ack        the one place that ends a delivery
 
-`_line` is the way of one event while all goes well. What fails comes back to `_try`, where judge turns it
-into a verdict.
+`_line` is the way of one event while all goes well. What fails comes back to `_verdict`, where judge turns it
+into one: wait, pause, park or dead-letter.
 """
 
 import asyncio
 from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
-from itertools import count
+from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
 
@@ -24,6 +23,7 @@ from contracts.departments import (
     DEFAULT_TENANT,
     IDENTIFIER_LENGTH,
     Invalid,
+    Kind,
     UnsupportedType,
     department_event,
     payload_digest,
@@ -33,21 +33,28 @@ from contracts.subaccounts import DeadReason
 from worker.act import Actor
 from worker.core import messages
 from worker.core.conclude import Conclusion, Made, Outcome, conclude, confirmed, intend
-from worker.core.decide import Policy, Refuse, Republish, Step, decide
+from worker.core.decide import Policy, Refuse, Republish, Skip, Step, UnknownRename, decide
 from worker.core.judge import (
     DeadLetter,
     Done,
     Failure,
+    Park,
+    Patience,
+    Pause,
     Permanent,
+    Stay,
     Transient,
+    Unavailable,
     Verdict,
     Wait,
     classify,
     judge,
+    parking_delay,
 )
 from worker.core.messages import Outgoing, Subject
-from worker.core.model import Answer, Entry, Event, Recollection, Reference, Status, Trace
-from worker.lanes import Lanes
+from worker.core.model import NO_TRACE, Answer, Entry, Event, Recollection, Reference, Status, Trace
+from worker.intake import Intake
+from worker.lanes import Lanes, Progress, Rank
 from worker.ports import (
     CallFailed,
     Clock,
@@ -60,6 +67,7 @@ from worker.ports import (
     Unroutable,
 )
 from worker.telemetry import Telemetry
+from worker.waiting import Waited, WaitingRoom
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,12 @@ class Unreadable:
 
 
 NO_EVENT = Reference("", "", "")
+HOLDER = "credentials"
+"""Whom the intake is held by while credentials cannot be delivered."""
+
+
+class Overtaken(Exception):
+    """A newer event of the department has come: it is the step, and this one waits for its outcome."""
 
 
 class StepFailed(Exception):
@@ -100,51 +114,71 @@ class Pipeline:
     publisher: Publisher
     clock: Clock
     policy: Policy
+    patience: Patience
     lanes: Lanes
+    waiting: WaitingRoom
+    intake: Intake
     telemetry: Telemetry
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: asyncio.Event
 
     def receive(self, delivery: Delivery) -> None:
         """Files a delivery into its department's lane. Called by the consumer; returns at once."""
         reading = validate(delivery.original.message)
-        lane: Hashable = reading.department if isinstance(reading, Event) else object()
         self.telemetry.received(reading.version.kind if isinstance(reading, Event) else None)
-        self.lanes.file(lane, lambda: self._carry(delivery, reading))
+        lane: Hashable = reading.department if isinstance(reading, Event) else object()
+        self.lanes.file(lane, lambda: self._carry(delivery, reading, lane), self._rank(reading))
+        self.waiting.make_room()
 
     async def drain(self) -> None:
         """Finishes what runs; what waits or has not begun is left for the broker to deliver again."""
         self.stopping.set()
+        self.waiting.close()
         await self.lanes.idle()
 
-    async def _carry(self, delivery: Delivery, reading: Event | Unreadable) -> None:
+    def _rank(self, reading: Event | Unreadable) -> Rank:
+        """The newest goes first. Where a rename must not create, a create that waits with it is before it."""
+        if isinstance(reading, Unreadable):
+            return ()
+        creates_first = self.policy.unknown_rename is UnknownRename.REJECT
+        return (creates_first and reading.kind is Kind.CREATED, *reading.version.rank())
+
+    async def _carry(self, delivery: Delivery, reading: Event | Unreadable, lane: Hashable) -> Progress:
         """Takes a delivery to its end, however many tries that takes."""
-        for tries in count(1):
-            if self.stopping.is_set() or not delivery.live:
-                return
-            verdict = await self._try(delivery, reading, tries)
-            if not isinstance(verdict, Wait):
-                return
-            await self._wait(verdict.seconds)
+        original = messages.unparked(delivery.original)
+        stay = Stay(messages.attempts_of(delivery.original))
+        while delivery.live and not self.stopping.is_set():
+            stay = stay.tried()
+            try:
+                verdict = await self._verdict(reading, stay)
+            except Overtaken:
+                return Progress.YIELDED
+            verdict = await self._end(delivery, original, verdict, reading, stay)
+            if not isinstance(verdict, Wait | Pause):
+                break
+            stay = stay.spent(verdict.cost_seconds)
+            if await self._wait(verdict, lane) is Waited.NO_ROOM:
+                delay = parking_delay(verdict.seconds, self.patience.delays)
+                parked = await self._end(delivery, original, Park(delay, stay.attempts), reading, stay)
+                if isinstance(parked, Done):
+                    break
+        return Progress.ENDED
 
-    async def _try(self, delivery: Delivery, reading: Event | Unreadable, tries: int) -> Verdict:
-        try:
-            verdict = await self._verdict(reading, tries)
-            if not isinstance(verdict, Wait):
-                await self._end(delivery, verdict, reading, tries)
-        except (PublishFailed, LedgerFailed, LedgerConflict) as error:
-            return self._judge(Transient(str(error)), tries)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not take the neighbours down
-            self.telemetry.step_crashed(error)
-            return self._judge(Transient(f"unexpected {type(error).__name__}"), tries)
-        return verdict
-
-    async def _verdict(self, reading: Event | Unreadable, tries: int) -> Verdict:
+    async def _verdict(self, reading: Event | Unreadable, stay: Stay) -> Verdict:
         if isinstance(reading, Unreadable):
             return reading.verdict
         try:
             await self._line(reading)
         except StepFailed as failed:
-            return self._judge(failed.failure, tries)
+            return self._judge(failed.failure, stay)
+        except (PublishFailed, LedgerFailed) as error:
+            return self._judge(Unavailable(str(error)), stay)
+        except LedgerConflict as error:
+            return self._judge(Transient(str(error)), stay)
+        except Overtaken:
+            raise
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not take the neighbours down
+            self.telemetry.step_crashed(error)
+            return self._judge(Transient(f"unexpected {type(error).__name__}"), stay)
         return Done()
 
     async def _line(self, event: Event) -> None:
@@ -153,12 +187,17 @@ class Pipeline:
         while not isinstance(decision := self._decide(event, known), Republish):
             step = await self._foresee(decision, known.entry)
             async with self.actor.permit(step):
+                self._check_newest(event, step)
                 claimed_at = self.clock.monotonic()
                 claimed = await self._claim(step, known.entry, event)
                 outcome = await self.actor.act(step, claimed, event, claimed_at)
             known = await self._record(event, step, claimed, outcome)
             auth_token = outcome.auth_token if isinstance(outcome, Made) else auth_token
         await self._publish(event, known.entry, decision.answer, auth_token)
+
+    def _check_newest(self, event: Event, step: Step) -> None:
+        if not isinstance(step, Skip) and self.lanes.overtaken(event.department, self._rank(event)):
+            raise Overtaken
 
     def _decide(self, event: Event, known: Recollection) -> Step | Republish:
         decision = decide(event, known, self.policy, self.clock.now())
@@ -212,18 +251,28 @@ class Pipeline:
         """Sends what the broker has not confirmed yet, and notes its confirm."""
         owed = entry.owed_to if entry.status is Status.ACTIVE else frozenset()
         if owed:
-            await self._issue(event, entry, owed, token or await self._token(entry))
+            await self._issue(entry, owed, token or await self._token(entry), event.trace)
         if not answer.confirmed:
             await self._publish_result(messages.result(answer, self._owner, self.clock.now()))
         if owed or not answer.confirmed:
             await self.ledger.record(confirmed(entry, owed), replace(answer, confirmed=True))
         self.telemetry.answered(event, answer)
 
-    async def _issue(self, event: Event, entry: Entry, owed: frozenset[str], token: SecretStr) -> None:
+    async def deliver_owed(self, entry: Entry) -> Entry:
+        """Sends what an active entry owes, without an event; raises `CallFailed`, `PublishFailed`."""
+        owed = entry.owed_to
+        await self._issue(entry, owed, await self.actor.token(entry), NO_TRACE)
+        return confirmed(entry, owed)
+
+    async def _issue(self, entry: Entry, owed: frozenset[str], token: SecretStr, trace: Trace) -> None:
         for recipient in sorted(owed):
-            await self.publisher.publish(
-                messages.credentials(entry, recipient, token, event.trace, self._owner, self.clock.now())
-            )
+            outgoing = messages.credentials(entry, recipient, token, trace, self._owner, self.clock.now())
+            try:
+                await self.publisher.publish(outgoing)
+            except Unroutable as error:
+                self.intake.hold(HOLDER, f"credentials cannot be delivered: {error}")
+                raise
+            self.intake.lift(HOLDER)
             self.telemetry.credentials_published(entry)
 
     async def _token(self, entry: Entry) -> SecretStr:
@@ -241,38 +290,51 @@ class Pipeline:
             self.telemetry.result_unroutable(outgoing.routing_key)
 
     async def _end(
-        self, delivery: Delivery, verdict: Done | DeadLetter, reading: Event | Unreadable, tries: int
-    ) -> None:
-        """The one place that ends a delivery."""
-        if isinstance(verdict, DeadLetter):
-            await self._bury(delivery.original, verdict, reading, tries)
-        await delivery.ack()
+        self,
+        delivery: Delivery,
+        original: Outgoing,
+        verdict: Verdict,
+        reading: Event | Unreadable,
+        stay: Stay,
+    ) -> Verdict:
+        """The one place that ends a delivery. Done, or else why it goes on."""
+        try:
+            match verdict:
+                case Wait() | Pause():
+                    return verdict
+                case DeadLetter():
+                    await self._bury(original, verdict, reading, stay)
+                case Park():
+                    await self.publisher.publish(messages.parked(original, verdict))
+                    self.telemetry.parked(verdict, counted=verdict.attempts > stay.attempts)
+            await delivery.ack()
+        except PublishFailed as error:
+            return self._judge(Unavailable(str(error)), stay)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.telemetry.step_crashed(error)
+            return self._judge(Unavailable(f"unexpected {type(error).__name__}"), stay)
+        return Done()
 
     async def _bury(
-        self, original: Outgoing, verdict: DeadLetter, reading: Event | Unreadable, tries: int
+        self, original: Outgoing, verdict: DeadLetter, reading: Event | Unreadable, stay: Stay
     ) -> None:
         subject = _subject_of(reading) if isinstance(reading, Event) else reading.subject
         now = self.clock.now()
         # The result first: should the dead letter fail, the next try may end otherwise, as after any failure.
         if subject is not None:
             await self._publish_result(messages.failed(subject, verdict, self._owner, now))
-        await self.publisher.publish(messages.dead_letter(original, verdict, subject, tries, now))
+        await self.publisher.publish(messages.dead_letter(original, verdict, subject, stay.attempts + 1, now))
         self.telemetry.dead_lettered(verdict, subject)
 
-    def _judge(self, failure: Failure, tries: int) -> Wait | DeadLetter:
-        verdict = judge(failure, tries, self.clock.jitter())
-        if isinstance(verdict, Wait):
-            self.telemetry.waiting(failure, verdict.seconds, tries)
+    def _judge(self, failure: Failure, stay: Stay) -> Verdict:
+        verdict = judge(failure, stay, self.patience, self.clock.jitter())
+        if isinstance(verdict, Wait | Pause) and not self.stopping.is_set():
+            self.telemetry.waiting(failure, verdict.seconds, stay.tries)
         return verdict
 
-    async def _wait(self, seconds: float) -> None:
-        """Sleeps, but not through a drain."""
-        naps = [asyncio.ensure_future(self.clock.sleep(seconds)), asyncio.ensure_future(self.stopping.wait())]
-        try:
-            await asyncio.wait(naps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for nap in naps:
-                nap.cancel()
+    async def _wait(self, verdict: Wait | Pause, lane: Hashable) -> Waited:
+        may_leave = isinstance(verdict, Wait)
+        return await self.waiting.wait(verdict.seconds, lambda: self.lanes.filed(lane), may_leave=may_leave)
 
     @property
     def _owner(self) -> str:

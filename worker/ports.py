@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from pydantic import SecretStr
 
-from worker.core.judge import CallFault
+from worker.core.judge import CallFault, Operation
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Department, Entry, Recollection, Reference
 
@@ -81,14 +81,21 @@ class CallFailed(Exception):
         self.fault = fault
 
 
+PAGE = 20
+"""Subaccounts in a full page of the provider's list."""
+
+
 class Provider(Protocol):
     """Five calls, each sent once. All raise `CallFailed`."""
 
-    def permit(self) -> AbstractAsyncContextManager[None]:
-        """Entered once concurrency and rate limit allow one more call: a create in it begins at once."""
+    def permit(self, operation: Operation) -> AbstractAsyncContextManager[None]:
+        """Entered once concurrency, rate limit and circuit allow one more call: it begins at once then.
+
+        What changes something is only to be called with a permit, a permit for each; reads get their own.
+        """
 
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
-        """Creates it enabled. Only to be called with a permit; the other calls get their own."""
+        """Creates it enabled."""
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
@@ -100,8 +107,8 @@ class Provider(Protocol):
 
     async def get(self, auth_id: str) -> ProvidedSubaccount: ...
 
-    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
-        """Up to 20 subaccounts from `offset` on, newest first; empty past the end."""
+    async def page(self, offset: int, limit: int = PAGE) -> Sequence[ProvidedSubaccount]:
+        """Up to `limit` subaccounts from `offset` on, newest first; empty past the end."""
 
 
 class LedgerConflict(Exception):

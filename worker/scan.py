@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from worker.core.adoption import Sighting, far_enough, overlaps
-from worker.core.judge import CallFault, Wait, classify, judge
+from worker.core.judge import CallFault, Patience, Pause, Stay, Wait, classify, judge
 from worker.core.naming import NameTemplate
 from worker.ports import CallFailed, Clock, Ledger, ProvidedSubaccount, Provider
 
@@ -103,8 +103,9 @@ class Scanner:
             try:
                 return [sighting(one) for one in await self._provider.page(offset)]
             except CallFailed as failed:
-                verdict = judge(classify(failed.fault), tries, self._clock.jitter())
-                if tries == PATIENCE_TRIES or not isinstance(verdict, Wait):
+                stay = Stay(tries=tries)
+                verdict = judge(classify(failed.fault), stay, Patience(), self._clock.jitter())
+                if failed.fault.outage or tries == PATIENCE_TRIES or not isinstance(verdict, Wait | Pause):
                     raise
             await self._clock.sleep(verdict.seconds)
 

@@ -174,6 +174,18 @@ class WorkerSettings(TopologySettings, LedgerSettings):
         alias=f"{PREFIX}SETTLE_WINDOW",
         description="how late a create may still show up at Plivo",
     )
+    retry_budget: Duration = Field(
+        timedelta(seconds=60),
+        alias=f"{PREFIX}RETRY_BUDGET",
+        description="how long a failing message waits in its lane before it is parked",
+    )
+    max_attempts: int = Field(
+        8,
+        alias=f"{PREFIX}MAX_ATTEMPTS",
+        ge=1,
+        le=1000,
+        description="parkings and one: then it is dead-lettered",
+    )
     unknown_rename: UnknownRename = Field(
         UnknownRename.CREATE,
         alias=f"{PREFIX}UNKNOWN_RENAME",

@@ -6,7 +6,7 @@ No label ever holds a department or a token: labels are closed sets.
 import logging
 import sys
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Literal
 
 import structlog
@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import SecretStr
 
 from contracts.departments import Kind
+from contracts.topology import delay_label
 from worker.core.decide import Step
-from worker.core.judge import DeadLetter, Failure, Operation
+from worker.core.judge import DeadLetter, Failure, Operation, Park
 from worker.core.messages import Subject
 from worker.core.model import Answer, Department, Entry, Event
 
@@ -113,6 +114,29 @@ class Telemetry:
             registry=self.registry,
             buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
         )
+        self._parked = Counter(
+            "provisioner_parked",
+            "Messages put back for a while, by delay; counted as an attempt or not.",
+            ["delay", "counted"],
+            registry=self.registry,
+        )
+        self._circuit = Gauge(
+            "provisioner_circuit_state",
+            "1 for the state the circuit around the provider is in.",
+            ["state"],
+            registry=self.registry,
+        )
+        self._circuit_opened = Counter(
+            "provisioner_circuit_opened",
+            "How often the circuit around the provider opened.",
+            registry=self.registry,
+        )
+        self._held = Gauge(
+            "provisioner_intake_held",
+            "1 while no messages are taken, by who holds.",
+            ["holder"],
+            registry=self.registry,
+        )
         self._consuming = Gauge(
             "provisioner_consuming", "1 while a consumer is registered at the broker.", registry=self.registry
         )
@@ -187,6 +211,39 @@ class Telemetry:
         self._log.warning(
             "step_waiting", failure=kind, detail=failure.detail, seconds=round(seconds, 2), tries=tries
         )
+
+    def parked(self, verdict: Park, *, counted: bool) -> None:
+        self._parked.labels(delay_label(verdict.delay), str(counted).lower()).inc()
+        self._log.info(
+            "message_parked", delay=delay_label(verdict.delay), attempts=verdict.attempts, counted=counted
+        )
+
+    def circuit(self, state: str) -> None:
+        for one in ("closed", "half-open", "open"):
+            self._circuit.labels(one).set(one == state)
+
+    def circuit_opened(self, operation: Operation, detail: str) -> None:
+        self._circuit_opened.inc()
+        self._log.error("circuit_opened", operation=operation, detail=detail)
+
+    def circuit_closed(self) -> None:
+        self._log.info("circuit_closed")
+
+    def intake_held(self, holder: str, why: str) -> None:
+        self._held.labels(holder).set(1)
+        self._log.warning("intake_held", holder=holder, detail=why)
+
+    def intake_lifted(self, holder: str) -> None:
+        self._held.labels(holder).set(0)
+        self._log.info("intake_lifted", holder=holder)
+
+    def gauge_waiting(self, lanes: Callable[[], float], waiting: Callable[[], float]) -> None:
+        """Read whenever somebody asks for the metrics."""
+        registry = self.registry
+        held = Gauge("provisioner_messages_held", "Messages taken and not ended.", registry=registry)
+        held.set_function(lanes)
+        waits = Gauge("provisioner_messages_waiting", "Messages that wait for a next try.", registry=registry)
+        waits.set_function(waiting)
 
     def step_crashed(self, error: Exception) -> None:
         # Frames only: the text of an exception we did not expect may hold anything.

@@ -18,6 +18,7 @@ from worker.core.judge import CallFault, Operation
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Department, Entry, Recollection, Reference
 from worker.ports import (
+    PAGE,
     CallFailed,
     Delivery,
     LedgerConflict,
@@ -28,8 +29,6 @@ from worker.ports import (
     PublishFailed,
     Unroutable,
 )
-
-PAGE = 20
 
 
 class MemoryLedger:
@@ -104,7 +103,7 @@ class MemoryProvider:
         self._made = 0
 
     @asynccontextmanager
-    async def permit(self) -> AsyncIterator[None]:
+    async def permit(self, _operation: Operation) -> AsyncIterator[None]:
         yield
 
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
@@ -131,9 +130,9 @@ class MemoryProvider:
         self.calls.append(("get", auth_id, None))
         return _shown(self._held(auth_id, "get"))
 
-    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+    async def page(self, offset: int, limit: int = PAGE) -> Sequence[ProvidedSubaccount]:
         self.calls.append(("list", None, None))
-        return [_shown(held) for held in self.subaccounts[offset : offset + PAGE]]
+        return [_shown(held) for held in self.subaccounts[offset : offset + limit]]
 
     def _held(self, auth_id: str, operation: Operation) -> Held:
         for held in self.subaccounts:

@@ -5,10 +5,9 @@ Each call is sent once: no retry, no redirect.
 
 import asyncio
 import re
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -18,10 +17,10 @@ import aiohttp
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import from_json
 
+from worker.adapters.pace import Pace, Stopping
 from worker.core.judge import CallFault, Operation
-from worker.ports import CallFailed, Clock, NewSubaccount, ProvidedSubaccount, RateLimit
+from worker.ports import PAGE, CallFailed, Clock, NewSubaccount, ProvidedSubaccount, RateLimit
 
-PAGE = 20
 T = TypeVar("T", bound="_Answer")
 LONGEST_ERROR_TEXT = 200
 
@@ -72,8 +71,10 @@ class _Page(_Answer):
 async def plivo_provider(
     account: PlivoAccount,
     clock: Clock,
+    stopping: asyncio.Event,
     on_call: Callable[[Operation, int | None, float], None] = lambda _operation, _status, _seconds: None,
 ) -> AsyncIterator["PlivoProvider"]:
+    """Once `stopping` is set, calls under way are finished and no further one begins."""
     # Half of it for the connection: one that is not there by then has sent nothing.
     seconds = account.timeout.total_seconds()
     session = aiohttp.ClientSession(
@@ -90,25 +91,7 @@ async def plivo_provider(
     # aiohttp would send GET and DELETE a second time, unseen, when a kept connection breaks.
     session._retry_connection = False  # noqa: SLF001 - there is no public switch
     async with session:
-        yield PlivoProvider(account, session, clock, on_call)
-
-
-class Pace:
-    """Never more calls than the limit in any window: a log of send times."""
-
-    def __init__(self, limit: RateLimit) -> None:
-        self._window = limit.window.total_seconds()
-        self._sent: deque[float] = deque([-self._window] * limit.calls, maxlen=limit.calls)
-        self._turn = asyncio.Lock()
-
-    async def wait(self) -> None:
-        """Returns when one more call may be sent, in the order asked."""
-        loop = asyncio.get_running_loop()
-        async with self._turn:
-            free_at = self._sent[0] + self._window
-            if free_at > loop.time():
-                await asyncio.sleep(free_at - loop.time())
-            self._sent.append(loop.time())
+        yield PlivoProvider(account, session, clock, stopping, on_call)
 
 
 class PlivoProvider:
@@ -117,6 +100,7 @@ class PlivoProvider:
         account: PlivoAccount,
         session: aiohttp.ClientSession,
         clock: Clock,
+        stopping: asyncio.Event,
         on_call: Callable[[Operation, int | None, float], None],
     ) -> None:
         self._base = f"{account.url.rstrip('/')}/v1/Account/{account.auth_id}/Subaccount/"
@@ -124,12 +108,16 @@ class PlivoProvider:
         self._clock = clock
         self._on_call = on_call
         self._slots = asyncio.Semaphore(account.concurrency)
-        self._pace = Pace(account.rate)
+        self._pace = Pace(account.rate, stopping)
 
     @asynccontextmanager
-    async def permit(self) -> AsyncIterator[None]:
+    async def permit(self, operation: Operation) -> AsyncIterator[None]:
         async with self._slots:
-            await self._pace.wait()
+            try:
+                await self._pace.wait()
+            except Stopping:
+                fault = CallFault(operation, "the worker stops; nothing was sent", sent=False, outage=True)
+                raise CallFailed(fault) from None
             yield
 
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
@@ -142,47 +130,29 @@ class PlivoProvider:
     ) -> None:
         given = {"name": name, "enabled": enabled}
         body = {field: value for field, value in given.items() if value is not None}
-        await self._call("update", "POST", f"{auth_id}/", body, idempotency_key)
+        await self._send("update", "POST", f"{auth_id}/", body, idempotency_key)
 
     async def delete(self, auth_id: str, idempotency_key: str) -> None:
-        await self._call("delete", "DELETE", f"{auth_id}/", None, idempotency_key)
+        await self._send("delete", "DELETE", f"{auth_id}/", None, idempotency_key)
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
-        return _provided(await self._read("get", _Shown, "GET", f"{auth_id}/"))
+        return _provided(await self._read("get", _Shown, f"{auth_id}/"))
 
-    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
-        page = await self._read("list", _Page, "GET", f"?limit={PAGE}&offset={offset}")
+    async def page(self, offset: int, limit: int = PAGE) -> Sequence[ProvidedSubaccount]:
+        page = await self._read("list", _Page, f"?limit={limit}&offset={offset}")
         return [_provided(shown) for shown in page.objects]
 
-    async def _read(
-        self,
-        operation: Operation,
-        model: type[T],
-        method: str,
-        path: str,
-        body: dict[str, Any] | None = None,
-        key: str | None = None,
-    ) -> T:
-        return _parsed(operation, model, await self._call(operation, method, path, body, key))
-
-    async def _call(
-        self,
-        operation: Operation,
-        method: str,
-        path: str,
-        body: dict[str, Any] | None = None,
-        key: str | None = None,
-    ) -> bytes:
-        async with self.permit():
-            return await self._send(operation, method, path, body, key)
+    async def _read(self, operation: Operation, model: type[T], path: str) -> T:
+        async with self.permit(operation):
+            return _parsed(operation, model, await self._send(operation, "GET", path))
 
     async def _send(
         self,
         operation: Operation,
         method: str,
         path: str,
-        body: dict[str, Any] | None,
-        key: str | None,
+        body: dict[str, Any] | None = None,
+        key: str | None = None,
     ) -> bytes:
         """One request; the body of a 2xx answer, or `CallFailed`."""
         headers = {"Idempotency-Key": key} if key else {}
@@ -195,7 +165,7 @@ class PlivoProvider:
                 status = response.status
                 return await self._body(operation, response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise CallFailed(_fault_of(operation, error)) from None
+            raise CallFailed(replace(_fault_of(operation, error), took_seconds=loop.time() - begun)) from None
         finally:
             self._on_call(operation, status, loop.time() - begun)
 
@@ -203,13 +173,12 @@ class PlivoProvider:
         body = await response.read()
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return body
+        retry_after = self._retry_after(response.headers.get("Retry-After"))
+        if response.status == HTTPStatus.TOO_MANY_REQUESTS:
+            self._pace.slow_down(retry_after)
+        detail = f"Plivo answered {response.status} to {operation}{_error_text(body)}"
         raise CallFailed(
-            CallFault(
-                operation,
-                f"Plivo answered {response.status} to {operation}{_error_text(body)}",
-                status=response.status,
-                retry_after_seconds=self._retry_after(response.headers.get("Retry-After")),
-            )
+            CallFault(operation, detail, status=response.status, retry_after_seconds=retry_after)
         )
 
     def _retry_after(self, value: str | None) -> float | None:

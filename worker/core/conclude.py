@@ -1,7 +1,7 @@
 """What has happened: entry, event and outcome make the next entry, and the answer where there is one."""
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import SecretStr
 
@@ -53,6 +53,9 @@ class Failed:
 
     failure: Failure
 
+
+OWED_PAUSE = timedelta(minutes=1)
+"""Between two tries of the scheduler to deliver credentials; whoever makes them delivers them at once."""
 
 Outcome = Made | NothingSeen | Changed | Deleted | NothingDone | Failed
 
@@ -107,9 +110,10 @@ def conclude(
             return _answered(replace(_sure(entry), name=name), event, ResultKind.RENAMED, now)
         case Restore(_, name), Changed():
             restored = replace(_sure(entry), status=Status.ACTIVE, name=name or entry.name, removed_at=None)
+            restored = replace(restored, owed_at=now + OWED_PAUSE if entry.owed_to else None)
             return _answered(restored, event, ResultKind.RESTORED, now)
         case Disable(), Changed():
-            disabled = replace(_sure(entry), status=Status.DISABLED, removed_at=now)
+            disabled = replace(_sure(entry), status=Status.DISABLED, removed_at=now, owed_at=None)
             return _answered(disabled, event, ResultKind.DISABLED, now)
         case Delete(auth_id), Deleted():
             return _deleted(entry, event, auth_id, now)
@@ -121,7 +125,8 @@ def conclude(
 
 def confirmed(entry: Entry, recipients: frozenset[str]) -> Entry:
     """The entry once the broker has confirmed the credentials of these recipients."""
-    return replace(entry, owed_to=entry.owed_to - recipients)
+    left = entry.owed_to - recipients
+    return replace(entry, owed_to=left, owed_at=entry.owed_at if left else None)
 
 
 def _attempts(entry: Entry, event: Event) -> int:
@@ -134,9 +139,11 @@ def _not_created(entry: Entry, failure: Failure, policy: Policy, now: datetime) 
     if not isinstance(failure, Unknown):
         return Conclusion(_withdrawn(entry), failure=failure)
     claim = _claim_of(entry)
+    if failure.outage:  # nobody got an answer: not held against this event
+        claim = replace(claim, attempt=claim.attempt - 1)
     if claim.attempt < ENOUGH_UNKNOWNS:
         seconds = seconds_to_next_look(now, claim.started_at, policy.settle_window)
-        return Conclusion(entry, failure=replace(failure, look_in_seconds=seconds))
+        return Conclusion(replace(entry, claim=claim), failure=replace(failure, look_in_seconds=seconds))
     # A replay, or a newer event, finds the claim, settles it first, and counts from zero.
     given_up = Permanent(DeadReason.CREATE_UNKNOWN, _evidence(claim, failure))
     return Conclusion(replace(entry, claim=replace(claim, attempt=0)), failure=given_up)
@@ -172,6 +179,7 @@ def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime)
         generation=entry.generation + 1,
         owed_to=policy.recipients,
         issued_for=claim.event if claim else event.reference,
+        owed_at=now + OWED_PAUSE,
         claim=None,
         created_at=now,
         removed_at=None,
@@ -194,6 +202,7 @@ def _deleted(entry: Entry, event: Event, auth_id: str, now: datetime) -> Conclus
         auth_id=None,
         incarnation=entry.incarnation + 1,
         owed_to=frozenset(),
+        owed_at=None,
         removed_at=now,
         check_at=None,
         late_call=False,

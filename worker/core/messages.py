@@ -1,7 +1,7 @@
 """What goes out: an answer, credentials or a dead letter as the message the contract wants."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,7 +21,7 @@ from contracts.subaccounts import (
     result_type,
     routing_key,
 )
-from worker.core.judge import DeadLetter
+from worker.core.judge import DeadLetter, Park
 from worker.core.model import NO_TRACE, Answer, Entry, Reference, Trace
 
 ISSUED = "subaccount.credentials.issued.v1"
@@ -29,6 +29,14 @@ ISSUED = "subaccount.credentials.issued.v1"
 # The broker's own bookkeeping. Sent back to it, x-death loses messages before RabbitMQ 4.0.
 _BROKER_HEADERS = frozenset({"x-death", "x-delivery-count", "x-acquired-count"})
 _BROKER_HEADER_PREFIXES = ("x-first-death-", "x-last-death-")
+
+
+# Ours: what a message takes along while it is parked, and what tells why it is dead.
+ATTEMPTS = "x-attempts"
+ORIGINAL_EXCHANGE = "x-original-exchange"
+ORIGINAL_ROUTING_KEY = "x-original-routing-key"
+DEAD_REASON = "x-dead-reason"
+_MOST_ATTEMPTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +103,58 @@ def credentials(
     return Outgoing(topology.SECRETS, routing_key(ISSUED, recipient), plain_message(event))
 
 
+def parked(original: Outgoing, verdict: Park) -> Outgoing:
+    """The original for a while, with what it must not forget. It comes back under another routing key."""
+    headers = _lasting(original) | {
+        ATTEMPTS: verdict.attempts,
+        ORIGINAL_EXCHANGE: original.exchange,
+        ORIGINAL_ROUTING_KEY: original.routing_key,
+    }
+    message = replace(original.message, headers=headers)
+    return Outgoing(topology.RETRY, topology.delay_label(verdict.delay), message, original.properties)
+
+
+def unparked(delivered: Outgoing) -> Outgoing:
+    """The message as it was before it was parked; any other as it is."""
+    headers = dict(delivered.message.headers)
+    exchange, key = headers.pop(ORIGINAL_EXCHANGE, None), headers.pop(ORIGINAL_ROUTING_KEY, None)
+    if not isinstance(exchange, str) or not isinstance(key, str):
+        return delivered
+    headers.pop(ATTEMPTS, None)
+    return Outgoing(exchange, key, replace(delivered.message, headers=headers), delivered.properties)
+
+
+def attempts_of(delivered: Outgoing) -> int:
+    """The attempts that ended in parking. A message that comes by another way begins anew."""
+    headers = delivered.message.headers
+    told = headers.get(ATTEMPTS) if ORIGINAL_ROUTING_KEY in headers else None
+    return max(0, min(told, _MOST_ATTEMPTS)) if isinstance(told, int) else 0
+
+
 def dead_letter(
-    original: Outgoing, verdict: DeadLetter, subject: Subject | None, tries: int, now: datetime
+    original: Outgoing, verdict: DeadLetter, subject: Subject | None, attempts: int, now: datetime
 ) -> Outgoing:
     """The original, byte for byte, with why it is here."""
-    kept = {
+    why = {
+        DEAD_REASON: str(verdict.reason),
+        "x-dead-detail": verdict.detail,
+        "x-dead-at": now.isoformat(),
+        ATTEMPTS: attempts,
+        "x-event-id": subject.reference.id if subject else None,
+        "x-department-id": subject.department_id if subject else None,
+    }
+    headers = _lasting(original) | {name: value for name, value in why.items() if value is not None}
+    message = replace(original.message, headers=headers)
+    return Outgoing(topology.DEAD_LETTERS, original.routing_key, message, original.properties)
+
+
+def _lasting(original: Outgoing) -> dict[str, Any]:
+    """The headers without the broker's own bookkeeping."""
+    return {
         name: value
         for name, value in original.message.headers.items()
         if name not in _BROKER_HEADERS and not name.startswith(_BROKER_HEADER_PREFIXES)
     }
-    why = {
-        "x-dead-reason": str(verdict.reason),
-        "x-dead-detail": verdict.detail,
-        "x-dead-at": now.isoformat(),
-        "x-attempts": tries,
-        "x-event-id": subject.reference.id if subject else None,
-        "x-department-id": subject.department_id if subject else None,
-    }
-    headers = kept | {name: value for name, value in why.items() if value is not None}
-    message = Message(original.message.body, original.message.content_type, headers)
-    return Outgoing(topology.DEAD_LETTERS, original.routing_key, message, original.properties)
 
 
 def _result(

@@ -118,6 +118,7 @@ class Entry:
     `issued_for` is the event that caused those credentials.
     `check_at` is when entry and provider are to be compared: set before a change is sent, it goes with the
     change's record, but stays where `late_call` says that an unanswered one may yet be carried out.
+    `owed_at` is when to try again to deliver them, should nothing else have done so by then.
     `recount_at` is when to look once more for doubles: a create was taken for lost, or came out twice.
     """
 
@@ -132,6 +133,7 @@ class Entry:
     claim: Claim | None = None
     owed_to: frozenset[str] = frozenset()
     issued_for: Reference | None = None
+    owed_at: datetime | None = None
     created_at: datetime | None = None
     removed_at: datetime | None = None
     check_at: datetime | None = None
@@ -141,7 +143,8 @@ class Entry:
     @property
     def due_at(self) -> datetime | None:
         """When the next of its duties is due."""
-        return min((at for at in (self.check_at, self.recount_at) if at is not None), default=None)
+        duties = (self.check_at, self.recount_at, self.owed_at)
+        return min((at for at in duties if at is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)

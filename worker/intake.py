@@ -1,0 +1,74 @@
+"""Whether messages are taken. While anybody holds the intake, they stay in the queue."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from worker.ports import Clock
+from worker.telemetry import Telemetry
+from worker.waiting import WaitingRoom
+
+RELEASE_AFTER_SECONDS = 600.0
+"""What was taken goes back then: well before the broker's own ack timeout, 30 minutes by default."""
+
+
+class Tap(Protocol):
+    """The part of a consumer that is turned on and off."""
+
+    async def pause(self) -> None:
+        """Takes no more deliveries; those taken can still be acked."""
+
+    async def resume(self) -> None:
+        """Takes deliveries again."""
+
+    async def release(self) -> None:
+        """Gives back what was taken and not acked."""
+
+
+@dataclass
+class Intake:
+    clock: Clock
+    telemetry: Telemetry
+    waiting: WaitingRoom
+    _holds: dict[str, str] = field(default_factory=dict)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def holds(self) -> Mapping[str, str]:
+        """Who holds it, and why."""
+        return self._holds
+
+    def hold(self, holder: str, why: str) -> None:
+        if holder not in self._holds:
+            self.telemetry.intake_held(holder, why)
+            self._holds[holder] = why
+            self._changed.set()
+
+    def lift(self, holder: str) -> None:
+        if self._holds.pop(holder, None) is not None:
+            self.telemetry.intake_lifted(holder)
+            self._changed.set()
+            self.waiting.wake_those_who_stay()
+
+    async def govern(self, tap: Tap) -> None:
+        """Turns the tap as it is held and lifted, for ever."""
+        while True:
+            await self._until(held=True)
+            await tap.pause()
+            free = asyncio.create_task(self._until(held=False))
+            late = asyncio.create_task(self.clock.sleep(RELEASE_AFTER_SECONDS))
+            try:
+                await asyncio.wait({free, late}, return_when=asyncio.FIRST_COMPLETED)
+                if not free.done():
+                    await tap.release()
+                    await free
+            finally:
+                free.cancel()
+                late.cancel()
+            await tap.resume()
+
+    async def _until(self, *, held: bool) -> None:
+        while bool(self._holds) is not held:
+            self._changed.clear()
+            await self._changed.wait()

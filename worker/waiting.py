@@ -1,0 +1,80 @@
+"""Where deliveries wait for their next try."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from worker.ports import Clock
+
+
+class Waited(Enum):
+    """How a wait ended."""
+
+    TO_THE_END = auto()
+    NO_ROOM = auto()
+    """Too much waits: this one had the longest to go, and is to make room."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    until: float
+    messages: Callable[[], int]
+    may_leave: bool
+    ended: "asyncio.Future[Waited]"
+
+
+@dataclass
+class WaitingRoom:
+    """Has room for so many messages. What is filed behind one that waits, waits with it, and counts."""
+
+    clock: Clock
+    room: int
+    _waiters: set[_Waiter] = field(default_factory=set)
+    _closed: bool = False
+
+    def __len__(self) -> int:
+        """Messages that wait."""
+        return sum(waiter.messages() for waiter in self._waiters)
+
+    async def wait(self, seconds: float, messages: Callable[[], int], *, may_leave: bool) -> Waited:
+        """Waits, but not through the end of the worker."""
+        if self._closed:
+            return Waited.TO_THE_END
+        ended: asyncio.Future[Waited] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(self.clock.monotonic() + seconds, messages, may_leave, ended)
+        self._waiters.add(waiter)
+        sleep = asyncio.ensure_future(self.clock.sleep(seconds))
+        sleep.add_done_callback(lambda _sleep: _end(waiter, Waited.TO_THE_END))
+        try:
+            self.make_room()
+            return await ended
+        finally:
+            sleep.cancel()
+            self._waiters.discard(waiter)
+
+    def make_room(self) -> None:
+        """Ends the longest waits while too much waits. What may not leave does not count: it stays."""
+        leaving = sorted((one for one in self._waiters if one.may_leave), key=lambda one: one.until)
+        waiting = sum(one.messages() for one in leaving)
+        while leaving and waiting > self.room:
+            longest = leaving.pop()
+            waiting -= longest.messages()
+            _end(longest, Waited.NO_ROOM)
+
+    def wake_those_who_stay(self) -> None:
+        """What those waited for that may not leave may be over."""
+        for waiter in self._waiters:
+            if not waiter.may_leave:
+                _end(waiter, Waited.TO_THE_END)
+
+    def close(self) -> None:
+        """Ends all waits, now and later."""
+        self._closed = True
+        for waiter in self._waiters:
+            _end(waiter, Waited.TO_THE_END)
+
+
+def _end(waiter: _Waiter, how: Waited) -> None:
+    if not waiter.ended.done():
+        waiter.ended.set_result(how)
