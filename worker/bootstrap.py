@@ -39,10 +39,21 @@ STARTUP_PAUSE_SECONDS = 0.5
 class Consumer(Protocol):
     """What runs the deliveries in; begins when its block is entered."""
 
-    consuming: bool
+    @property
+    def consuming(self) -> bool:
+        """Whether deliveries come; False while paused, stopped, or without a connection."""
+
+    async def pause(self) -> None:
+        """No more deliveries come once it returns; those taken can still be acked. Lasts over reconnects."""
+
+    async def resume(self) -> None:
+        """Takes deliveries again; after `stop`, does nothing."""
+
+    async def release(self) -> None:
+        """While paused: what is held goes back to the queue, and its deliveries are no longer live."""
 
     async def stop(self) -> None:
-        """Takes no more deliveries; those taken can still be acked."""
+        """Pauses for good."""
 
 
 Receive = Callable[[Delivery], None]
@@ -63,6 +74,10 @@ class Worker:
     ledger: Ledger
     settings: WorkerSettings
     telemetry: Telemetry
+
+    def holds(self) -> list[str]:
+        """Why consuming is paused, a line for each reason."""
+        return []
 
     async def drain(self) -> bool:
         """Stops taking messages and finishes what runs; False if that took longer than allowed."""

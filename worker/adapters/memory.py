@@ -311,29 +311,53 @@ class MemoryBroker:
             consumer.disconnect()
 
 
+class _Channel:
+    """What deliveries came on; they are void with it."""
+
+    live = True
+
+
 class MemoryConsumer:
     def __init__(self, queue: _Queue, prefetch: int, receive: Callable[[Delivery], None]) -> None:
         self._queue = queue
         self._prefetch = asyncio.Semaphore(prefetch)
         self._receive = receive
         self._unacked: list[MemoryDelivery] = []
+        self._channel = _Channel()
         self._feeding = asyncio.create_task(self._feed())
+        self._stopped = False
         self.consuming = True
-        self.live = True
 
     async def stop(self) -> None:
-        """Takes no more deliveries; those taken can still be acked."""
+        self._stopped = True
+        await self.pause()
+
+    async def pause(self) -> None:
         self.consuming = False
         self._feeding.cancel()
         with suppress(asyncio.CancelledError):
             await self._feeding
 
+    async def resume(self) -> None:
+        if not self.consuming and not self._stopped:
+            self.consuming = True
+            self._feeding = asyncio.create_task(self._feed())
+
+    async def release(self) -> None:
+        self._give_back()
+
     def disconnect(self) -> None:
-        """The connection is gone: what was not acked will be delivered again."""
-        self.consuming = self.live = False
+        """The connection is gone for good: what was not acked will be delivered again."""
+        self._stopped, self.consuming = True, False
         self._feeding.cancel()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        self._channel.live = False
+        self._channel = _Channel()
         for delivery in reversed(self._unacked):
             self._queue.put_back(delivery.message)
+            self._prefetch.release()
         self._unacked.clear()
 
     def settle(self, delivery: "MemoryDelivery") -> None:
@@ -345,20 +369,26 @@ class MemoryConsumer:
     async def _feed(self) -> None:
         while True:
             await self._prefetch.acquire()
-            delivery = MemoryDelivery(await self._queue.take(), self)
+            try:
+                message = await self._queue.take()
+            except asyncio.CancelledError:
+                self._prefetch.release()
+                raise
+            delivery = MemoryDelivery(message, self, self._channel)
             self._unacked.append(delivery)
             self._receive(delivery)
 
 
 class MemoryDelivery:
-    def __init__(self, message: _Message, consumer: MemoryConsumer) -> None:
+    def __init__(self, message: _Message, consumer: MemoryConsumer, channel: _Channel) -> None:
         self.message = message
         self.original = message.shown()
         self._consumer = consumer
+        self._channel = channel
 
     @property
     def live(self) -> bool:
-        return self._consumer.live
+        return self._channel.live
 
     async def ack(self) -> None:
         self._consumer.settle(self)

@@ -5,9 +5,8 @@ supervision (`Link`): aio-pika's robust ones try one host, at a fixed interval.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import cycle
 from typing import Any
 
@@ -31,6 +30,7 @@ from worker.telemetry import Telemetry
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 CONNECT_TIMEOUT_SECONDS = 10
 HEARTBEAT_SECONDS = 12
+ANSWER_SECONDS = 10
 PUBLISH_TIMEOUT_SECONDS = 15
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
@@ -96,6 +96,18 @@ def explain(error: BaseException) -> str:
     if isinstance(error, ConnectionRefusedError) or "111" in str(error):
         return "connection refused"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def cancelled_only_if_asked() -> Iterator[None]:
+    """When a silent peer is given up, aiormq cancels whoever waits for an answer: `ConnectionError` here."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionError("the connection is gone") from None
 
 
 class Link:
@@ -167,9 +179,10 @@ class RabbitPublisher:
             raise PublishFailed("there is no connection to RabbitMQ at the moment")
         exchange = await self._channel.get_exchange(outgoing.exchange, ensure=False)
         try:
-            await exchange.publish(
-                _amqp(outgoing), outgoing.routing_key, mandatory=True, timeout=PUBLISH_TIMEOUT_SECONDS
-            )
+            with cancelled_only_if_asked():
+                await exchange.publish(
+                    _amqp(outgoing), outgoing.routing_key, mandatory=True, timeout=PUBLISH_TIMEOUT_SECONDS
+                )
         except PublishError:
             raise Unroutable(
                 f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}"
@@ -178,12 +191,6 @@ class RabbitPublisher:
             raise PublishFailed(f"RabbitMQ did not take a message for {outgoing.exchange}") from None
         except BROKER_ERRORS as error:
             raise PublishFailed(f"publishing to {outgoing.exchange} failed: {explain(error)}") from None
-        except asyncio.CancelledError:
-            # When a silent peer is given up, aiormq cancels what waits for its confirm.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise PublishFailed(f"publishing to {outgoing.exchange} failed: connection lost") from None
 
     async def _serve(self, connection: AbstractConnection) -> None:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
@@ -211,9 +218,17 @@ class RabbitConsumer:
         self._receive = receive
         self._prepare = prepare
         self._telemetry = telemetry
-        self._cancel: Callable[[], Awaitable[Any]] | None = None
-        self.consuming = False
+        self._wanted = True
+        self._stopped = False
+        self._connection: AbstractConnection | None = None
+        self._channel: ConsumingChannel | None = None
+        self._lost: asyncio.Future[str] = asyncio.Future()
+        self._changing = asyncio.Lock()
         self._begun = asyncio.Event()
+
+    @property
+    def consuming(self) -> bool:
+        return self._channel is not None and self._channel.consuming
 
     @asynccontextmanager
     async def running(self, link: Link) -> AsyncIterator[None]:
@@ -222,52 +237,142 @@ class RabbitConsumer:
             yield
 
     async def stop(self) -> None:
-        """Takes no more deliveries; those taken can still be acked."""
-        self._consumes_no_more()
-        if self._cancel is not None:
-            with suppress(*BROKER_ERRORS):
-                await self._cancel()
+        self._stopped = True
+        await self.pause()
+
+    async def pause(self) -> None:
+        self._wanted = False
+        async with self._change():
+            if self._channel is not None:
+                await self._channel.unsubscribe()
+        self._telemetry.consuming_ended()
+
+    async def resume(self) -> None:
+        self._wanted = not self._stopped
+        await self._subscribe()
+
+    async def release(self) -> None:
+        async with self._change():
+            channel, self._channel = self._channel, None
+            if channel is not None:
+                await channel.close()
 
     async def _serve(self, connection: AbstractConnection) -> None:
         await self._prepare(connection)
-        lost = asyncio.Event()
-        channel = await connection.channel()
-        await channel.set_qos(self._prefetch)
-        underlay = await channel.get_underlay_channel()
-        underlay.on_consumer_cancel_callbacks.add(lambda _frame: lost.set())
-        channel.close_callbacks.add(lambda *_: lost.set())
-        queue = await channel.get_queue(self._queue, ensure=False)
+        self._connection, self._lost = connection, asyncio.get_running_loop().create_future()
         try:
-            tag = await queue.consume(partial(self._deliver, channel))
-            self._cancel = lambda: queue.cancel(tag)
-            self._consumes()
-            await lost.wait()
+            await self._subscribe()
+            if not self._lost.done():
+                self._begun.set()
+            raise ConnectionError(await self._lost)
+        except asyncio.CancelledError:
+            await self.release()  # the last acks reach the broker before the connection is closed
+            raise
         finally:
-            self._consumes_no_more()
+            self._connection = self._channel = None
+            self._telemetry.consuming_ended()
 
-    async def _deliver(self, channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
-        self._receive(RabbitDelivery(message, channel))
+    async def _subscribe(self) -> None:
+        async with self._change():
+            if not self._wanted or self._connection is None:
+                return
+            if self._channel is None:
+                self._channel = await ConsumingChannel.open(self._connection, self._prefetch, self._lose)
+            await self._channel.subscribe(self._queue, self._receive)
+            self._telemetry.consuming(self._queue, self._prefetch)
 
-    def _consumes(self) -> None:
-        self.consuming = True
-        self._begun.set()
-        self._telemetry.consuming(self._queue, self._prefetch)
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        """One at a time; one that fails costs the connection, and the next one is made as is wanted then."""
+        async with self._changing:
+            try:
+                with cancelled_only_if_asked():
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        yield
+            except BROKER_ERRORS as error:
+                self._lose(explain(error))
 
-    def _consumes_no_more(self) -> None:
-        self.consuming = False
-        self._telemetry.consuming_ended()
+    def _lose(self, reason: str) -> None:
+        if not self._lost.done():
+            self._lost.set_result(reason)
+
+
+class ConsumingChannel:
+    """A channel, the consumer on it, and the deliveries that came on it: they are void with it."""
+
+    def __init__(self, channel: AbstractChannel, prefetch: int, lose: Callable[[str], None]) -> None:
+        self._channel = channel
+        self._prefetch = prefetch
+        self._lose = lose
+        self._cancel: Callable[[], Awaitable[Any]] | None = None
+        self._fenced = False
+
+    @classmethod
+    async def open(
+        cls, connection: AbstractConnection, prefetch: int, lose: Callable[[str], None]
+    ) -> "ConsumingChannel":
+        """`lose` is told once neither channel nor consumer is of use any more."""
+        channel = await connection.channel(publisher_confirms=False)
+        opened = cls(channel, prefetch, lose)
+        underlay = await channel.get_underlay_channel()
+        underlay.on_consumer_cancel_callbacks.add(lambda _frame: opened._cancelled())
+        channel.close_callbacks.add(lambda _channel, error: opened._closed(error))
+        await opened.round_trip()
+        return opened
+
+    @property
+    def live(self) -> bool:
+        return not self._fenced and not self._channel.is_closed
+
+    @property
+    def consuming(self) -> bool:
+        return self.live and self._cancel is not None
+
+    async def subscribe(self, name: str, receive: Callable[[Delivery], None]) -> None:
+        async def deliver(message: AbstractIncomingMessage) -> None:
+            receive(RabbitDelivery(message, self))
+
+        if self._cancel is None:
+            queue = await self._channel.get_queue(name, ensure=False)
+            tag = await queue.consume(deliver)
+            self._cancel = lambda: queue.cancel(tag)
+
+    async def unsubscribe(self) -> None:
+        """On return nothing more will come."""
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            await cancel()
+            await self.round_trip()  # whatever was on its way has been handed on by now
+
+    async def round_trip(self) -> None:
+        """On return the broker has read all that was sent on the channel before."""
+        await self._channel.set_qos(self._prefetch)
+
+    async def close(self) -> None:
+        """What is not acked goes back to the queue, in order."""
+        self._fenced = True
+        await self.round_trip()  # an ack that meets the close would cost the connection
+        await self._channel.close()
+
+    def _cancelled(self) -> None:
+        self._cancel = None
+        self._lose("the broker has cancelled the consumer: the queue was deleted or moved")
+
+    def _closed(self, error: BaseException | None) -> None:
+        if not self._fenced:
+            self._lose(f"the channel was closed: {explain(error)}" if error else "the channel was closed")
 
 
 class RabbitDelivery:
     """The delivery port. It belongs to the channel it came on, and is void with it."""
 
-    def __init__(self, message: AbstractIncomingMessage, channel: AbstractChannel) -> None:
+    def __init__(self, message: AbstractIncomingMessage, channel: ConsumingChannel) -> None:
         self._message = message
         self._channel = channel
 
     @property
     def live(self) -> bool:
-        return not self._channel.is_closed
+        return self._channel.live
 
     @property
     def original(self) -> Outgoing:
@@ -282,8 +387,8 @@ class RabbitDelivery:
 
     async def ack(self) -> None:
         if self.live:
-            with suppress(*BROKER_ERRORS):  # lost at this moment: the redelivery will find the work done
-                await self._message.ack()
+            with suppress(*BROKER_ERRORS), cancelled_only_if_asked():
+                await self._message.ack()  # lost at this moment: the redelivery will find the work done
 
 
 def _amqp(outgoing: Outgoing) -> aio_pika.Message:
