@@ -26,7 +26,8 @@ from contracts.topology import (
     topology,
 )
 from worker.act import Actor, Names
-from worker.adapters.memory import Held, MemoryBroker, MemoryClock, MemoryLedger, MemoryProvider
+from worker.adapters.memory import Held, MemoryClock, MemoryLedger, MemoryProvider
+from worker.adapters.memory_broker import MemoryBroker
 from worker.bootstrap import Worker
 from worker.core.decide import Policy
 from worker.core.judge import CallFault, Operation

@@ -1,7 +1,7 @@
 """The composition root: settings and adapters become a running worker."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,12 +12,11 @@ from contracts.topology import WORK_QUEUE, BrokerVersion, Topology, topology
 from worker.act import Actor, Names
 from worker.adapters import rabbitmq_topology
 from worker.adapters.plivo import PlivoAccount, plivo_provider
-from worker.adapters.rabbitmq import (
+from worker.adapters.rabbitmq import RabbitConsumer, RabbitPublisher
+from worker.adapters.rabbitmq_connection import (
     BrokerRefuses,
     BrokerUnavailable,
     Link,
-    RabbitConsumer,
-    RabbitPublisher,
     connect,
     version_of,
 )
@@ -55,8 +54,17 @@ class Consumer(Protocol):
     async def stop(self) -> None:
         """Pauses for good."""
 
+    async def wrong(self) -> list[str]:
+        """Why no deliveries come, a line for each reason; empty while they do."""
+
 
 Receive = Callable[[Delivery], None]
+Wrong = Callable[[], Awaitable[list[str]]]
+
+
+async def nothing_wrong() -> list[str]:
+    """Of what cannot fail."""
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,7 @@ class Broker:
 
     publisher: Publisher
     consumer: Callable[[Receive], AbstractAsyncContextManager[Consumer]]
+    publisher_wrong: Wrong = nothing_wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,7 @@ class Worker:
     ledger: Ledger
     settings: WorkerSettings
     telemetry: Telemetry
+    publisher_wrong: Wrong = nothing_wrong
 
     def holds(self) -> list[str]:
         """Why consuming is paused, a line for each reason."""
@@ -123,7 +133,7 @@ async def running_worker(
         )
         await stack.enter_async_context(_scheduled(Scheduler(pipeline)))
         consumer = await stack.enter_async_context(connected.consumer(pipeline.receive))
-        yield Worker(pipeline, consumer, ledger, settings, telemetry)
+        yield Worker(pipeline, consumer, ledger, settings, telemetry, connected.publisher_wrong)
 
 
 @asynccontextmanager
@@ -143,8 +153,8 @@ async def rabbit_broker(
             yield rabbit
 
     link = Link("publisher", settings.amqp_url, clock, telemetry)
-    async with RabbitPublisher.running(link) as publisher:
-        yield Broker(publisher, consumer)
+    async with RabbitPublisher.running(link, prepare) as publisher:
+        yield Broker(publisher, consumer, publisher.wrong)
 
 
 def wanted_topology(connection: AbstractConnection, settings: TopologySettings) -> Topology:

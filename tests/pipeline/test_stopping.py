@@ -7,7 +7,7 @@ from builders import SALES, department_created, department_renamed
 from world import World, fault
 
 from contracts.topology import WORK_QUEUE
-from worker.adapters.memory import MemoryConsumer
+from worker.adapters.memory_broker import MemoryConsumer
 from worker.bootstrap import Worker
 from worker.core.model import Status
 from worker.ports import Delivery
