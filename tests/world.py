@@ -23,10 +23,12 @@ from contracts.topology import (
     SECRETS_QUEUE,
     WORK_QUEUE,
     BrokerVersion,
+    retry_queue,
     topology,
 )
 from worker.act import Actor, Names
-from worker.adapters.memory import Held, MemoryBroker, MemoryClock, MemoryLedger, MemoryProvider
+from worker.adapters.memory import Held, MemoryClock, MemoryLedger, MemoryProvider
+from worker.adapters.memory_broker import MemoryBroker
 from worker.bootstrap import Worker
 from worker.circuit import Circuit
 from worker.core.decide import Policy
@@ -242,13 +244,14 @@ class World:
     clock: MemoryClock = field(default_factory=lambda: MemoryClock(NOW))
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     provider: MemoryProvider = field(default_factory=MemoryProvider)
-    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    broker: MemoryBroker = field(init=False)
     witness: Witness = field(default_factory=Witness)
     names: Names = field(default_factory=lambda: Names(OWNER, NameTemplate()))
     strays: type[Strays] = LedgerIsWhole
 
     def __post_init__(self) -> None:
-        self.broker.declare(topology(BrokerVersion(4, 1)))
+        self.broker = MemoryBroker(self.clock.sleep)
+        self.broker.declare(topology(BrokerVersion(4, 1), self.patience.delays))
         self.broker.bind(RESULTS, HEARD, "#")
 
     @asynccontextmanager
@@ -338,8 +341,8 @@ class World:
             await self.broker.publish(Outgoing(REPLAY, letter.routing_key, message))
 
     async def done(self) -> None:
-        """Returns once everything sent is acked; no time passes for it."""
-        await self.broker.emptied(WORK_QUEUE)
+        """Returns once everything sent is acked, parked messages too; no time passes for it."""
+        await self.broker.emptied(WORK_QUEUE, *map(retry_queue, self.patience.delays))
 
     async def done_in_time(self) -> None:
         """Lets time pass, from one sleeper's waking to the next, until everything sent is acked."""

@@ -1,7 +1,7 @@
 """The composition root: settings and adapters become a running worker."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,12 +12,11 @@ from contracts.topology import WORK_QUEUE, BrokerVersion, Topology, topology
 from worker.act import Actor, Names
 from worker.adapters import rabbitmq_topology
 from worker.adapters.plivo import PlivoAccount, plivo_provider
-from worker.adapters.rabbitmq import (
+from worker.adapters.rabbitmq import RabbitConsumer, RabbitPublisher
+from worker.adapters.rabbitmq_connection import (
     BrokerRefuses,
     BrokerUnavailable,
     Link,
-    RabbitConsumer,
-    RabbitPublisher,
     connect,
     version_of,
 )
@@ -43,13 +42,24 @@ STARTUP_PAUSE_SECONDS = 0.5
 class Consumer(Tap, Protocol):
     """What runs the deliveries in; begins when its block is entered."""
 
-    consuming: bool
+    @property
+    def consuming(self) -> bool:
+        """Whether deliveries come; False while paused, stopped, or without a connection."""
 
     async def stop(self) -> None:
-        """Takes no more deliveries; those taken can still be acked."""
+        """Pauses for good."""
+
+    async def wrong(self) -> list[str]:
+        """Why no deliveries come, a line for each reason; empty while they do."""
 
 
 Receive = Callable[[Delivery], None]
+Wrong = Callable[[], Awaitable[list[str]]]
+
+
+async def nothing_wrong() -> list[str]:
+    """Of what cannot fail."""
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,7 @@ class Broker:
 
     publisher: Publisher
     consumer: Callable[[Receive], AbstractAsyncContextManager[Consumer]]
+    publisher_wrong: Wrong = nothing_wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +78,11 @@ class Worker:
     ledger: Ledger
     settings: WorkerSettings
     telemetry: Telemetry
+    publisher_wrong: Wrong = nothing_wrong
+
+    def holds(self) -> list[str]:
+        """Why consuming is paused, a line for each reason."""
+        return []
 
     async def drain(self) -> bool:
         """Stops taking messages and finishes what runs; False if that took longer than allowed."""
@@ -123,7 +139,7 @@ async def running_worker(
         await stack.enter_async_context(_running(Scheduler(pipeline).run()))
         consumer = await stack.enter_async_context(connected.consumer(pipeline.receive))
         await stack.enter_async_context(_running(intake.govern(consumer)))
-        yield Worker(pipeline, consumer, ledger, settings, telemetry)
+        yield Worker(pipeline, consumer, ledger, settings, telemetry, connected.publisher_wrong)
 
 
 @asynccontextmanager
@@ -143,8 +159,8 @@ async def rabbit_broker(
             yield rabbit
 
     link = Link("publisher", settings.amqp_url, clock, telemetry)
-    async with RabbitPublisher.running(link) as publisher:
-        yield Broker(publisher, consumer)
+    async with RabbitPublisher.running(link, prepare) as publisher:
+        yield Broker(publisher, consumer, publisher.wrong)
 
 
 def wanted_topology(connection: AbstractConnection, settings: TopologySettings) -> Topology:

@@ -1,8 +1,8 @@
 """A circuit breaker around the provider: somebody else's outage is nobody's fault here.
 
 Closed, calls go through. A fault that may be the account's asks a probe; if the probe fails too, or many in a
-row met such a fault, the circuit opens: nothing is sent but probes. After a probe that passes it is half-open:
-one call goes through and decides, by preference one of the kind that was refused.
+row met such a fault, the circuit opens: nothing is sent but probes. After a probe that passes it is
+half-open: one call goes through and decides, by preference one of the kind that was refused.
 """
 
 import asyncio

@@ -17,13 +17,13 @@ class Tap(Protocol):
     """The part of a consumer that is turned on and off."""
 
     async def pause(self) -> None:
-        """Takes no more deliveries; those taken can still be acked."""
+        """No more deliveries come once it returns; those taken can still be acked. Lasts over reconnects."""
 
     async def resume(self) -> None:
-        """Takes deliveries again."""
+        """Takes deliveries again; after `stop`, does nothing."""
 
     async def release(self) -> None:
-        """Gives back what was taken and not acked."""
+        """While paused: what is held goes back to the queue, and its deliveries are no longer live."""
 
 
 @dataclass

@@ -13,7 +13,8 @@ from pydantic_core import from_json
 from contracts import topology as names
 from contracts.departments import Invalid, Kind, UnsupportedType, canonical_type, department_event
 from contracts.envelope import CloudEvent, Message, describe
-from worker.adapters.rabbitmq import BrokerUnavailable, Link, RabbitPublisher, connect
+from worker.adapters.rabbitmq import RabbitPublisher
+from worker.adapters.rabbitmq_connection import BrokerUnavailable, Link, connect
 from worker.adapters.sqlite import sqlite_ledger
 from worker.adapters.system import SystemClock, fresh_id
 from worker.core.messages import Outgoing

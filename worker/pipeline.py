@@ -170,6 +170,8 @@ class Pipeline:
             await self._line(reading)
         except StepFailed as failed:
             return self._judge(failed.failure, stay)
+        except CallFailed as failed:
+            return self._judge(classify(failed.fault), stay)
         except (PublishFailed, LedgerFailed) as error:
             return self._judge(Unavailable(str(error)), stay)
         except LedgerConflict as error:
@@ -185,7 +187,7 @@ class Pipeline:
         known = await self.ledger.recall(event.department, event.reference)
         auth_token = None
         while not isinstance(decision := self._decide(event, known), Republish):
-            step = await self._foresee(decision, known.entry)
+            step = await self.actor.foresee(decision, known.entry)
             async with self.actor.permit(step):
                 self._check_newest(event, step)
                 claimed_at = self.clock.monotonic()
@@ -204,12 +206,6 @@ class Pipeline:
         if isinstance(decision, Refuse):
             raise StepFailed(Permanent(decision.reason, decision.detail))
         return decision
-
-    async def _foresee(self, step: Step, entry: Entry) -> Step:
-        try:
-            return await self.actor.foresee(step, entry)
-        except CallFailed as failed:
-            raise StepFailed(classify(failed.fault)) from None
 
     async def _claim(self, step: Step, entry: Entry, event: Event) -> Entry:
         key = self.actor.names.key(step, entry, event)
@@ -236,10 +232,7 @@ class Pipeline:
         now_on_record = (await self.ledger.recall(entry.department, NO_EVENT)).entry
         if now_on_record.auth_id == made.auth_id:
             return
-        try:
-            await self.actor.disable_made(now_on_record, made.auth_id)
-        except CallFailed as failed:
-            raise StepFailed(classify(failed.fault)) from None
+        await self.actor.disable_made(now_on_record, made.auth_id)
         self.telemetry.doubles_disabled(now_on_record, (made.auth_id,))
 
     async def _write(self, entry: Entry, conclusion: Conclusion) -> Entry:
@@ -251,7 +244,7 @@ class Pipeline:
         """Sends what the broker has not confirmed yet, and notes its confirm."""
         owed = entry.owed_to if entry.status is Status.ACTIVE else frozenset()
         if owed:
-            await self._issue(entry, owed, token or await self._token(entry), event.trace)
+            await self._issue(entry, owed, token or await self.actor.token(entry), event.trace)
         if not answer.confirmed:
             await self._publish_result(messages.result(answer, self._owner, self.clock.now()))
         if owed or not answer.confirmed:
@@ -274,13 +267,6 @@ class Pipeline:
                 raise
             self.intake.lift(HOLDER)
             self.telemetry.credentials_published(entry)
-
-    async def _token(self, entry: Entry) -> SecretStr:
-        """Read from the provider when it is needed: it is stored nowhere."""
-        try:
-            return await self.actor.token(entry)
-        except CallFailed as failed:
-            raise StepFailed(classify(failed.fault)) from None
 
     async def _publish_result(self, outgoing: Outgoing) -> None:
         """A result that nobody is bound for counts as answered."""

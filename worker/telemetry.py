@@ -108,6 +108,18 @@ class Telemetry:
             ["link"],
             registry=self.registry,
         )
+        self._disconnections = Counter(
+            "provisioner_broker_disconnections",
+            "Connections to the broker that were lost, given up or closed.",
+            ["link"],
+            registry=self.registry,
+        )
+        self._connected = Gauge(
+            "provisioner_broker_connected",
+            "1 while the link has a connection to the broker.",
+            ["link"],
+            registry=self.registry,
+        )
         self._commits = Histogram(
             "provisioner_ledger_batch_size",
             "Ledger operations per commit.",
@@ -267,12 +279,15 @@ class Telemetry:
 
     def broker_connected(self, link: str, host: str, version: str) -> None:
         self._connections.labels(link).inc()
+        self._connected.labels(link).set(1)
         self._log.info("broker_connected", link=link, host=host, version=version)
 
-    def broker_lost(self, link: str, detail: str, retry_in_seconds: float) -> None:
-        self._log.warning(
-            "broker_lost", link=link, detail=detail, retry_in_seconds=round(retry_in_seconds, 2)
-        )
+    def broker_disconnected(self, link: str) -> None:
+        self._disconnections.labels(link).inc()
+        self._connected.labels(link).set(0)
+
+    def broker_lost(self, link: str, detail: str) -> None:
+        self._log.warning("broker_lost", link=link, detail=detail, retries="until it is back")
 
     def consuming(self, queue: str, prefetch: int) -> None:
         self._consuming.set(1)

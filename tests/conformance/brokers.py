@@ -10,8 +10,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from contracts.topology import BrokerVersion, topology
 from worker.adapters import rabbitmq_topology
-from worker.adapters.memory import MemoryBroker
-from worker.adapters.rabbitmq import Link, RabbitConsumer, RabbitPublisher, connect, version_of
+from worker.adapters.memory_broker import MemoryBroker
+from worker.adapters.rabbitmq import RabbitConsumer, RabbitPublisher, no_preparation
+from worker.adapters.rabbitmq_connection import Link, connect, version_of
 from worker.adapters.system import SystemClock
 from worker.bootstrap import Consumer
 from worker.ports import Delivery, Publisher
@@ -81,10 +82,6 @@ class RabbitBench:
         taken = await self.channel.get_queue(queue, ensure=False)
         messages = [await taken.get(no_ack=True) for _ in range(await self.ready(queue))]
         return [message.body for message in messages if message]
-
-
-async def no_preparation(_connection: AbstractConnection) -> None:
-    """The topology is there."""
 
 
 def link(name: str, url: str) -> Link:

@@ -193,6 +193,71 @@ async def test_a_stopped_consumer_takes_no_more_and_can_still_ack(bench):
     assert again.bodies == [b"2"]
 
 
+async def test_a_paused_consumer_takes_no_more_and_can_still_ack(bench):
+    await publish(bench, 3)
+    inbox = Inbox()
+    async with bench.consumer(WORK_QUEUE, 2, inbox) as consumer:
+        first, second = await inbox.holds(2)
+        await consumer.pause()
+        await consumer.pause()
+        assert not consumer.consuming
+        await first.ack()
+        assert second.live
+        await publish(bench, 1)
+        await consumer.resume()
+        await consumer.resume()
+        assert consumer.consuming
+        await inbox.holds(3)
+        await second.ack()
+        await inbox.holds(4)
+    assert inbox.bodies == [b"0", b"1", b"2", b"0"]
+
+
+async def test_what_a_paused_consumer_releases_goes_back_in_order_and_is_no_longer_live(bench):
+    await publish(bench, 4)
+    inbox, again = Inbox(), Inbox()
+    async with bench.consumer(WORK_QUEUE, 3, inbox) as consumer:
+        acked, *held = await inbox.holds(3)
+        await consumer.pause()
+        await acked.ack()
+        await consumer.release()
+        assert not any(delivery.live for delivery in inbox.deliveries)
+        await held[0].ack()
+        assert await bench.ready(WORK_QUEUE) == 3
+        await consumer.release()
+        await consumer.resume()
+        await inbox.holds(6)
+        assert [delivery.live for delivery in inbox.deliveries] == [False] * 3 + [True] * 3
+        for delivery in inbox.deliveries[4:]:
+            await delivery.ack()
+    assert inbox.bodies == [b"0", b"1", b"2", b"1", b"2", b"3"]
+    async with bench.consumer(WORK_QUEUE, 3, again):
+        (left,) = await again.holds(1)
+    assert (again.bodies, left.original.message.headers) == ([b"1"], {"x-delivery-count": 2})
+
+
+async def test_pausing_loses_no_room_for_deliveries(bench):
+    inbox = Inbox()
+    async with bench.consumer(WORK_QUEUE, 2, inbox) as consumer:
+        for _ in range(3):
+            await consumer.pause()
+            await consumer.resume()
+        await publish(bench, 2)
+        await inbox.holds(2)
+
+
+async def test_a_stopped_consumer_does_not_resume(bench):
+    await publish(bench, 1)
+    inbox = Inbox()
+    async with bench.consumer(WORK_QUEUE, 2, inbox) as consumer:
+        await inbox.holds(1)
+        await consumer.stop()
+        await consumer.resume()
+        assert not consumer.consuming
+        await consumer.release()
+        assert await bench.ready(WORK_QUEUE) == 1
+
+
 HEADERS = {
     "text": "Ärzte 日本 🏥",
     "empty": "",

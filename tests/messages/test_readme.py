@@ -33,7 +33,7 @@ from contracts.subaccounts import (
 )
 from contracts.topology import DEPARTMENTS, WORK_QUEUE, BrokerVersion, topology
 from tests.messages.test_examples import EXAMPLES
-from worker.adapters.memory import MemoryBroker
+from worker.adapters.memory_broker import MemoryBroker
 from worker.core.decide import CLOCK_TOLERANCE
 from worker.core.messages import Outgoing
 

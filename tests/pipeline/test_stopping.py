@@ -7,7 +7,7 @@ from builders import SALES, department_created, department_renamed
 from world import World, fault
 
 from contracts.topology import WORK_QUEUE
-from worker.adapters.memory import MemoryConsumer
+from worker.adapters.memory_broker import MemoryConsumer
 from worker.bootstrap import Worker
 from worker.core.model import Status
 from worker.ports import Delivery
@@ -41,8 +41,9 @@ async def test_a_drain_finishes_what_runs_and_leaves_what_waits(world):
         await world.send(OTHER)
         await world.clock.asleep()  # one department waits for its next try
         world.witness.before("create", gate)
-        await world.send(CREATED, RENAMED)
-        await gate.reached.wait()  # one is at the provider, with more of the same behind it
+        await world.send(CREATED)
+        await gate.reached.wait()
+        await world.send(RENAMED)  # one is at the provider, with more of the same behind it
         draining = asyncio.create_task(worker.drain())
         await worker.pipeline.stopping.wait()
         await world.send(THIRD)  # too late

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from pydantic_core import from_json
@@ -18,6 +19,7 @@ from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed, Unroutable
 
 PREFETCH = 6
+RETRY_DELAYS = (timedelta(seconds=2), timedelta(seconds=20), timedelta(seconds=60))
 PUBLISH_TIMEOUT_SECONDS = 2.0
 LATEST_ROUTED_SECONDS = 5.0
 
@@ -27,6 +29,7 @@ class Queued:
     event: StoryEvent
     headers: dict[str, Any] = field(default_factory=dict)
     returned: int = 0
+    routing_key: str | None = None
 
 
 class Channel:
@@ -42,7 +45,8 @@ class Channel:
 
     @property
     def able(self) -> bool:
-        return self.connected and not self.stopped and len(self.taken) < PREFETCH
+        held_up = self.stopped or self.process.paused
+        return self.connected and not held_up and len(self.taken) < PREFETCH
 
 
 @dataclass
@@ -55,6 +59,7 @@ class Broker:
     channels: list[Channel] = field(default_factory=list)
     unbound: set[str] = field(default_factory=set)  # exchanges that nobody is bound to for the time being
     publishing: int = 0
+    parked: int = 0
 
     def __post_init__(self) -> None:
         self._tags = 0
@@ -64,7 +69,9 @@ class Broker:
 
     @property
     def at_rest(self) -> bool:
-        return not (self.ready or self.publishing or any(channel.taken for channel in self.channels))
+        return not (
+            self.ready or self.publishing or self.parked or any(channel.taken for channel in self.channels)
+        )
 
     def send(self, event: StoryEvent) -> None:
         """A producer's publish."""
@@ -107,6 +114,12 @@ class Broker:
     def route(self, outgoing: Outgoing) -> None:
         """Into the queue bound for it; what the queue of results or secrets holds is in the history."""
         self.publishing -= 1
+        if outgoing.exchange == names.RETRY:
+            delay = next(one for one in RETRY_DELAYS if names.delay_label(one) == outgoing.routing_key)
+            parked = Queued(self._events[outgoing.message.body], dict(outgoing.message.headers))
+            parked.routing_key = outgoing.routing_key
+            self.parked += 1
+            self.loop.call_later(delay.total_seconds(), self._unpark, parked)
         if outgoing.exchange == names.DEAD_LETTERS:
             self.dead.append(Queued(self._events[outgoing.message.body], dict(outgoing.message.headers)))
 
@@ -122,9 +135,20 @@ class Broker:
                 "reason": str(reason),
                 "body": event.body,
             }
+        if outgoing.exchange == names.RETRY:
+            event = self._events[outgoing.message.body]
+            return {"department": event.department, "to": "retry", "event": event.id, "body": event.body}
         message = from_json(outgoing.message.body)
         to = "secrets" if outgoing.exchange == names.SECRETS else "results"
         return {"department": message["data"]["department_id"], "to": to, "message": message}
+
+    def _unpark(self, parked: Queued) -> None:
+        self.parked -= 1
+        self.ready.append(parked)
+        self.feed()
+
+    def tap(self, process: Process) -> "SimulatedTap":
+        return SimulatedTap(self, process)
 
     def _deliver(self, channel: Channel, queued: Queued) -> None:
         self._tags += 1
@@ -162,6 +186,11 @@ class Broker:
             self.ready.extend(returned)
         self.feed()
 
+    def give_up(self, channel: Channel) -> None:
+        """Closed by the client, which takes another one."""
+        self._gone(channel)
+        self._reconnect(channel)
+
     def _notice(self, channel: Channel) -> None:
         channel.live = False
         if channel.process.alive:
@@ -181,7 +210,7 @@ class SimulatedDelivery:
         headers = queued.headers | ({"x-delivery-count": queued.returned} if queued.returned else {})
         self.original = Outgoing(
             names.DEPARTMENTS,
-            f"department.{queued.event.kind}",
+            queued.routing_key or f"department.{queued.event.kind}",
             Message(queued.event.body, STRUCTURED, headers),
         )
 
@@ -201,6 +230,31 @@ class SimulatedDelivery:
             broker.lose_consumer()
         else:
             broker.loop.call_later(broker.chance.latency(), broker.settle, self._channel, self._tag)
+
+
+@dataclass
+class SimulatedTap:
+    """Turns the deliveries of one process on and off."""
+
+    broker: Broker
+    process: Process
+
+    async def pause(self) -> None:
+        self._set(paused=True)
+
+    async def resume(self) -> None:
+        self._set(paused=False)
+
+    async def release(self) -> None:
+        for channel in [one for one in self.broker.channels if one.process is self.process]:
+            channel.live = False
+            self.broker.give_up(channel)
+
+    def _set(self, *, paused: bool) -> None:
+        self.process.check()
+        self.broker.history.note("paused" if paused else "resumed")
+        self.process.paused = paused
+        self.broker.feed()
 
 
 class SimulatedPublisher:

@@ -30,6 +30,14 @@ class Answered:
     name: str | None
 
 
+class Since(NamedTuple):
+    """What had been confirmed of a message when it was delivered."""
+
+    dead: int
+    failed: int
+    parked: int
+
+
 @dataclass
 class Known:
     """A history, read note by note: what stands at the moment read."""
@@ -45,9 +53,8 @@ class Known:
     dead: dict[bytes, list[str]] = field(default_factory=lambda: defaultdict(list))
     undecided: set[str] = field(default_factory=set)
     failed: Counter[str] = field(default_factory=Counter)
-    since: dict[int, tuple[int, int]] = field(
-        default_factory=dict
-    )  # by delivery: dead letters, failed results
+    parked: Counter[bytes] = field(default_factory=Counter)
+    since: dict[int, Since] = field(default_factory=dict)  # by delivery
     credentials: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     subaccounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
     reported: set[str] = field(default_factory=set)
@@ -104,8 +111,9 @@ def _answered(known: Known, note: Note) -> None:
 
 
 def _delivered(known: Known, note: Note) -> None:
-    dead, failed = len(known.dead[note.detail["body"]]), known.failed[note.detail["event"]]
-    known.since[note.detail["tag"]] = (dead, failed)
+    event, body = note.detail["event"], note.detail["body"]
+    since = Since(len(known.dead[body]), known.failed[event], known.parked[body])
+    known.since[note.detail["tag"]] = since
 
 
 def _attempted(known: Known, note: Note) -> None:
@@ -127,6 +135,8 @@ def _confirmed(known: Known, note: Note) -> None:
         known.failed[id_] += outcome == "failed"
     elif note.detail["to"] == "secrets" and note.department:
         known.credentials[note.department].append(note.detail["message"] | {"confirmed": True})
+    elif note.detail["to"] == "retry":
+        known.parked[note.detail["body"]] += 1
     elif note.detail["to"] == "dead letters":
         known.dead[note.detail["body"]].append(note.detail["reason"])
         if note.department and note.detail["reason"] in UNDECIDED:
@@ -141,10 +151,12 @@ def _unroutable(known: Known, note: Note) -> None:
 def _ack(known: Known, note: Note) -> None:
     """G1: durable and confirmed, the one way or the other, before the ack is sent."""
     event, body = note.detail["event"], note.detail["body"]
-    since_dead, since_failed = known.since[note.detail["tag"]]
+    since = known.since[note.detail["tag"]]
     answer = known.answered.get(event)
-    if len(known.dead[body]) > since_dead:
-        if note.department and known.failed[event] <= since_failed:
+    if known.parked[body] > since.parked:
+        return
+    if len(known.dead[body]) > since.dead:
+        if note.department and known.failed[event] <= since.failed:
             known.broken.append(
                 f"G4: {event} was dead-lettered without a result that says so, at {note.at:.3f}"
             )

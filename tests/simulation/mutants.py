@@ -29,15 +29,15 @@ class Mutant:
 
 
 class AcksBeforeConfirm(Pipeline):
-    async def _end(self, delivery: Any, verdict: Any, reading: Any, tries: int) -> None:
+    async def _end(self, delivery: Any, *rest: Any) -> Any:
         await delivery.ack()
-        await super()._end(delivery, verdict, reading, tries)
+        return await super()._end(delivery, *rest)
 
 
 class AcksBeforeAnswering(Pipeline):
-    async def _try(self, delivery: Any, reading: Any, tries: int) -> Any:
+    async def _carry(self, delivery: Any, *rest: Any) -> Any:
         await delivery.ack()
-        return await super()._try(delivery, reading, tries)
+        return await super()._carry(delivery, *rest)
 
 
 class TakesAnyPublishForConfirmed(Pipeline):
@@ -76,8 +76,8 @@ def _claimed_in_memory(step: Create, entry: Entry, event: Event, key: str, now: 
 class DropsClaimsAtRestart(Pipeline):
     """Takes the claims it finds at its start for those of creates that never happened."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        super().__init__(*parts, **named)
         self.seen: set[Any] = set()
 
     async def _line(self, event: Event) -> None:
@@ -134,8 +134,8 @@ class LeavesDoublesEnabled(Actor):
 
 
 class KeepsDoublesToItself(Pipeline):
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        super().__init__(*parts, **named)
         self.telemetry.doubles_disabled = lambda *_: None  # type: ignore[method-assign]
 
 
@@ -225,9 +225,9 @@ class TrustsLostAnswers(Actor):
 class AnswersDeadLetters(Pipeline):
     """A dead letter is acked without having been confirmed."""
 
-    async def _bury(self, original: Any, verdict: Any, reading: Any, tries: int) -> None:
+    async def _bury(self, *burial: Any) -> None:
         try:
-            await super()._bury(original, verdict, reading, tries)
+            await super()._bury(*burial)
         except PublishFailed:
             return
 

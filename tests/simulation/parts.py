@@ -1,19 +1,28 @@
 """The worker's own parts, put together as its composition root does; a mutant replaces some of them."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 from worker.act import Actor, Names
+from worker.circuit import Circuit
+from worker.core.judge import Patience
 from worker.duties import Scheduler
+from worker.intake import Intake
 from worker.lanes import Lanes
 from worker.pipeline import Pipeline
 from worker.scan import Scanner, Strays
+from worker.waiting import WaitingRoom
+
+ROOM = 3
+"""Half of what one worker takes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
     pipeline: Pipeline
     scheduler: Scheduler
+    intake: Intake
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +31,7 @@ class Parts:
     actor: type[Actor] = Actor
     scanner: type[Scanner] = Scanner
     strays: type[Strays] = Strays
+    circuit: type[Circuit] = Circuit
     scheduler: type[Scheduler] = Scheduler
 
     def assemble(
@@ -32,12 +42,28 @@ class Parts:
         publisher: Any,
         clock: Any,
         policy: Any,
+        patience: Patience,
         telemetry: Any,
         owner: str,
         template: Any,
     ) -> Worker:
-        scanner = self.scanner(provider, template, clock)
-        strays = self.strays(scanner, provider, template, ledger)
-        actor = self.actor(provider, ledger, Names(owner, template), clock, scanner, strays)
-        pipeline = self.pipeline(ledger, actor, publisher, clock, policy, Lanes(), telemetry)
-        return Worker(pipeline, self.scheduler(pipeline))
+        waiting = WaitingRoom(clock, ROOM)
+        intake = Intake(clock, telemetry, waiting)
+        circuit = self.circuit(provider, intake, clock, telemetry)
+        scanner = self.scanner(circuit, template, clock)
+        strays = self.strays(scanner, circuit, template, ledger)
+        actor = self.actor(circuit, ledger, Names(owner, template), clock, scanner, strays)
+        pipeline = self.pipeline(
+            ledger=ledger,
+            actor=actor,
+            publisher=publisher,
+            clock=clock,
+            policy=policy,
+            patience=patience,
+            lanes=Lanes(),
+            waiting=waiting,
+            intake=intake,
+            telemetry=telemetry,
+            stopping=asyncio.Event(),
+        )
+        return Worker(pipeline, self.scheduler(pipeline), intake)

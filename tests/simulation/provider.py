@@ -13,8 +13,9 @@ from tests.simulation.chance import LATEST_SECONDS, TIMEOUT_SECONDS, Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
 from tests.simulation.story import REFUSED
-from worker.adapters.plivo import Pace
+from worker.adapters.pace import Pace
 from worker.core.judge import CallFault, Operation
+from worker.ports import PAGE as FULL_PAGE
 from worker.ports import CallFailed, NewSubaccount, ProvidedSubaccount, RateLimit
 
 PAGE = 5
@@ -153,10 +154,10 @@ class SimulatedProvider:
         self._process = process
         self._chance = server.chance
         self._slots = asyncio.Semaphore(CONCURRENCY)
-        self._pace = Pace(RATE)
+        self._pace = Pace(RATE, asyncio.Event())
 
     @asynccontextmanager
-    async def permit(self) -> AsyncIterator[None]:
+    async def permit(self, _operation: Operation) -> AsyncIterator[None]:
         async with self._slots:
             await self._pace.wait()
             yield
@@ -173,7 +174,7 @@ class SimulatedProvider:
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
     ) -> None:
         self._server.keys.append(("update", idempotency_key))
-        await self._call(
+        await self._send(
             "update",
             lambda: self._server.update(auth_id, name, enabled),
             self._department(auth_id),
@@ -184,7 +185,7 @@ class SimulatedProvider:
 
     async def delete(self, auth_id: str, idempotency_key: str) -> None:
         self._server.keys.append(("delete", idempotency_key))
-        await self._call(
+        await self._send(
             "delete", lambda: self._server.delete(auth_id), self._department(auth_id), auth_id=auth_id
         )
 
@@ -195,17 +196,17 @@ class SimulatedProvider:
         )
         return shown
 
-    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+    async def page(self, offset: int, limit: int = FULL_PAGE) -> Sequence[ProvidedSubaccount]:
         self._server.keys.append(("list", None))
         page: Sequence[ProvidedSubaccount] = await self._call(
-            "list", lambda: self._server.page(offset), None, offset=offset
+            "list", lambda: self._server.page(offset)[:limit], None, offset=offset
         )
         return page
 
     async def _call(
         self, operation: Operation, effect: Callable[[], Any], department: str | None, **told: Any
     ) -> Any:
-        async with self.permit():
+        async with self.permit(operation):
             return await self._send(operation, effect, department, **told)
 
     async def _send(

@@ -4,7 +4,7 @@ import traceback
 from typing import Any
 
 from tests.simulation.history import History
-from worker.core.judge import Failure
+from worker.core.judge import Failure, Operation, Park
 from worker.core.model import Entry
 from worker.telemetry import Telemetry
 
@@ -19,6 +19,7 @@ class Telling(Telemetry):
 
     received = stepped = answered = dead_lettered = credentials_published = _nothing
     subaccount_missing = result_unroutable = _nothing
+    circuit = intake_held = intake_lifted = _nothing
 
     def doubles_disabled(self, entry: Entry, auth_ids: tuple[str, ...]) -> None:
         self._history.note("doubles reported", entry.department.id, kept=entry.auth_id, doubles=auth_ids)
@@ -31,6 +32,17 @@ class Telling(Telemetry):
 
     def waiting(self, failure: Failure, seconds: float, tries: int) -> None:
         self._history.note("waits", None, why=failure.detail, seconds=round(seconds, 2), tries=tries)
+
+    def circuit_opened(self, operation: Operation, detail: str) -> None:
+        self._history.note("circuit opened", None, operation=operation, why=detail)
+
+    def circuit_closed(self) -> None:
+        self._history.note("circuit closed", None)
+
+    def parked(self, verdict: Park, *, counted: bool) -> None:
+        self._history.note(
+            "parks", None, delay=str(verdict.delay), attempts=verdict.attempts, counted=counted
+        )
 
     def step_crashed(self, error: Exception) -> None:
         last = traceback.extract_tb(error.__traceback__)[-1]

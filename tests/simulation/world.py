@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.simulation.broker import Broker, Queued, SimulatedPublisher
+from tests.simulation.broker import RETRY_DELAYS, Broker, Queued, SimulatedPublisher
 from tests.simulation.chance import SETTLE_WINDOW, Chance, Profile
 from tests.simulation.checker import Snapshot, judge_calm, judge_history, judge_replay
 from tests.simulation.history import History
@@ -18,6 +18,7 @@ from tests.simulation.story import Story, tell
 from tests.simulation.telling import Telling
 from tests.simulation.virtual_time import Stuck, VirtualLoop
 from worker.core.decide import Policy, Removal
+from worker.core.judge import Patience
 from worker.core.naming import NameTemplate
 
 OWNER_NAME = "simulated"
@@ -77,6 +78,7 @@ class World:
     provider: ProviderServer = field(init=False)
     disk: Disk = field(init=False)
     policy: Policy = field(init=False)
+    patience: Patience = field(init=False)
     processes: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -84,6 +86,10 @@ class World:
         self.provider = ProviderServer(self.loop, self.chance, self.history, self._now)
         self.disk = Disk(self.history)
         self.policy = Policy(self.chance.one_of(REMOVALS), settle_window=SETTLE_WINDOW)
+
+        # Some give up soon, most as late as by default
+        budget, attempts = self.chance.one_of(((1, 2), (5, 4), (60, 8), (60, 8)))
+        self.patience = Patience(timedelta(seconds=budget), RETRY_DELAYS, attempts)
 
     async def play(self) -> list[str]:
         self.start_worker()
@@ -116,12 +122,14 @@ class World:
             publisher=SimulatedPublisher(self.broker, process),
             clock=clock,
             policy=self.policy,
+            patience=self.patience,
             telemetry=Telling(self.history),
             owner=OWNER_NAME,
             template=TEMPLATE,
         )
         process.leave = worker.pipeline.drain
         self.broker.connect(worker.pipeline.receive, process)
+        process.begin(worker.intake.govern(self.broker.tap(process)))
         await worker.scheduler.run()
 
     def _restart_later(self, process: Process) -> None:

@@ -1,42 +1,32 @@
 """RabbitMQ through aio-pika: two connections, one that consumes and one that publishes.
 
-A publisher that the broker blocks must not hold up acks, hence two. Both are plain connections under our own
-supervision (`Link`): aio-pika's robust ones try one host, at a fixed interval.
+A publisher that the broker blocks must not hold up acks, hence two.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
-from itertools import cycle
 from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
-from aio_pika.exceptions import (
-    AMQPError,
-    AuthenticationError,
-    DeliveryError,
-    ProbableAuthenticationError,
-    PublishError,
-)
-from yarl import URL
+from aio_pika.exceptions import DeliveryError, PublishError
 
 from contracts.envelope import Message
+from worker.adapters.rabbitmq_connection import (
+    ANSWER_SECONDS,
+    BROKER_ERRORS,
+    Connection,
+    Link,
+    cancelled_only_if_asked,
+    explain,
+)
 from worker.adapters.system import fresh_id
 from worker.core.messages import Outgoing
-from worker.ports import Clock, Delivery, ForPeople, PublishFailed, Unroutable
+from worker.ports import Delivery, PublishFailed, Unroutable
 from worker.telemetry import Telemetry
 
-DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
-CONNECT_TIMEOUT_SECONDS = 10
-HEARTBEAT_SECONDS = 12
-PUBLISH_TIMEOUT_SECONDS = 15
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 5.0
-
-# What aio-pika and aiormq raise when the broker is away, refuses, or goes.
-BROKER_ERRORS = (AMQPError, ConnectionError, OSError, TimeoutError, RuntimeError)
+CONFIRM_SECONDS = 15.0
 
 # What a message keeps on its way through us. Not `expiration` (an expiring dead letter is a lost one), nor
 # `user_id` (another's name closes the channel).
@@ -50,149 +40,79 @@ KEPT_PROPERTIES = (
     "app_id",
 )
 
-
-class BrokerUnavailable(ForPeople):
-    """No connection at the moment. The text is for people and holds no password."""
+Prepare = Callable[[AbstractConnection], Awaitable[None]]
 
 
-class BrokerRefuses(BrokerUnavailable):
-    """The broker is there and says no: to a login, an act, an object that differs. Waiting is no help."""
-
-
-def address(url: str) -> str:
-    """Host, port and virtual host of an AMQP URL, without user and password."""
-    parsed = URL(url)
-    port = parsed.port or DEFAULT_PORTS.get(parsed.scheme)
-    return f"{parsed.scheme}://{parsed.host}:{port}{parsed.path}"
-
-
-async def connect(url: str, name: str) -> AbstractConnection:
-    """A plain connection; raises `BrokerUnavailable`, or `BrokerRefuses` where trying again cannot help."""
-    try:
-        return await aio_pika.connect(
-            url,
-            timeout=CONNECT_TIMEOUT_SECONDS,
-            heartbeat=HEARTBEAT_SECONDS,
-            client_properties={"connection_name": name},
-        )
-    except (AuthenticationError, ProbableAuthenticationError) as error:
-        raise BrokerRefuses(
-            f"RabbitMQ at {address(url)} refuses the login in AMQP_URL: {explain(error)}"
-        ) from None
-    except BROKER_ERRORS as error:
-        raise BrokerUnavailable(f"RabbitMQ at {address(url)} cannot be used: {explain(error)}") from None
-
-
-def version_of(connection: AbstractConnection) -> str:
-    if connection.transport is None:
-        raise BrokerUnavailable("the connection to RabbitMQ is gone")
-    return str(connection.transport.connection.server_properties["version"])
-
-
-def explain(error: BaseException) -> str:
-    """An error of the client library in one line."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, ConnectionRefusedError) or "111" in str(error):
-        return "connection refused"
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-class Link:
-    """A connection kept up: whenever it is lost, the next host is tried, after a jittered wait."""
-
-    def __init__(self, name: str, urls: Sequence[str], clock: Clock, telemetry: Telemetry) -> None:
-        self._name = name
-        self._urls = urls
-        self._clock = clock
-        self._telemetry = telemetry
-        self._failure = "no answer in time"
-
-    @asynccontextmanager
-    async def kept(
-        self, serve: Callable[[AbstractConnection], Awaitable[None]], begun: asyncio.Event
-    ) -> AsyncIterator[None]:
-        """Runs `serve` on one connection after the other, for the time of the block.
-
-        `serve` sets `begun` once it does its job, and returns or raises when it has lost its connection.
-        Raises `BrokerUnavailable` where it cannot begin.
-        """
-        keeping = asyncio.create_task(self._keep(serve))
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-                await begun.wait()
-        except TimeoutError:
-            await _ended(keeping)
-            raise BrokerUnavailable(f"RabbitMQ cannot be used: {self._failure}") from None
-        try:
-            yield
-        finally:
-            await _ended(keeping)
-
-    async def _keep(self, serve: Callable[[AbstractConnection], Awaitable[None]]) -> None:
-        tries = 0
-        for url in cycle(self._urls):
-            try:
-                async with await connect(url, f"provisioner {self._name}") as connection:
-                    self._telemetry.broker_connected(self._name, address(url), version_of(connection))
-                    await serve(connection)
-                self._failure, tries = "the connection, the channel or the consumer was closed", 0
-            except Exception as error:  # noqa: BLE001 - whatever it is, giving up would leave us deaf
-                self._failure, tries = explain(error), tries + 1
-            await self._pause(tries)
-
-    async def _pause(self, tries: int) -> None:
-        longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(tries, 10))
-        seconds = longest * self._clock.jitter()
-        self._telemetry.broker_lost(self._name, self._failure, seconds)
-        await self._clock.sleep(seconds)
+async def no_preparation(_connection: AbstractConnection) -> None:
+    """The topology is somebody else's business."""
 
 
 class RabbitPublisher:
     """The publisher port. Many publishes may be on their way at once; each waits for its own confirm."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: Link, prepare: Prepare) -> None:
+        self._link = link
+        self._prepare = prepare
+        self._connection: Connection | None = None
         self._channel: AbstractChannel | None = None
-        self._open = asyncio.Event()
+        self._begun = asyncio.Event()
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, link: Link) -> AsyncIterator["RabbitPublisher"]:
-        publisher = cls()
-        async with link.kept(publisher._serve, publisher._open):
+    async def running(cls, link: Link, prepare: Prepare = no_preparation) -> AsyncIterator["RabbitPublisher"]:
+        publisher = cls(link, prepare)
+        async with link.kept(publisher._serve, publisher._begun):
             yield publisher
 
     async def publish(self, outgoing: Outgoing) -> None:
-        if self._channel is None:
-            raise PublishFailed("there is no connection to RabbitMQ at the moment")
+        if self._connection is None or self._channel is None:
+            raise PublishFailed(f"there is no connection to publish on: {self._link.failure}")
+        connection = self._connection
         exchange = await self._channel.get_exchange(outgoing.exchange, ensure=False)
         try:
-            await exchange.publish(
-                _amqp(outgoing), outgoing.routing_key, mandatory=True, timeout=PUBLISH_TIMEOUT_SECONDS
-            )
+            with cancelled_only_if_asked():
+                async with asyncio.timeout(CONFIRM_SECONDS):
+                    await connection.unblocked()
+                    await exchange.publish(_amqp(outgoing), outgoing.routing_key, mandatory=True)
         except PublishError:
             raise Unroutable(
                 f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}"
             ) from None
         except DeliveryError:
             raise PublishFailed(f"RabbitMQ did not take a message for {outgoing.exchange}") from None
+        except TimeoutError:
+            why = await self._unconfirmed(connection)
+            raise PublishFailed(f"publishing to {outgoing.exchange} failed: {why}") from None
         except BROKER_ERRORS as error:
             raise PublishFailed(f"publishing to {outgoing.exchange} failed: {explain(error)}") from None
-        except asyncio.CancelledError:
-            # When a silent peer is given up, aiormq cancels what waits for its confirm.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise PublishFailed(f"publishing to {outgoing.exchange} failed: connection lost") from None
 
-    async def _serve(self, connection: AbstractConnection) -> None:
+    async def wrong(self) -> list[str]:
+        """What keeps it from publishing now, a line for each reason."""
+        if self._connection is None:
+            return [f"no connection to publish on: {self._link.failure or 'it is being made'}"]
+        return [BLOCKED] if await self._connection.blocked() else []
+
+    async def _unconfirmed(self, connection: Connection) -> str:
+        """A connection on which a confirm does not come may be wedged for good: the link makes another."""
+        if await connection.blocked():
+            return BLOCKED
+        connection.hang_up()
+        return "no confirm in time"
+
+    async def _serve(self, connection: Connection) -> None:
+        await self._prepare(connection)
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        self._channel = channel
-        self._open.set()
+        closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        channel.close_callbacks.add(lambda _channel, error: _tell(closed, _closed_by(error)))
+        self._connection, self._channel = connection, channel
+        self._begun.set()
         try:
-            await channel.closed()
+            raise ConnectionError(await closed)
         finally:
-            self._channel = None
+            self._connection = self._channel = None
+
+
+BLOCKED = "RabbitMQ takes no messages at the moment: it is short of memory or disk"
 
 
 class RabbitConsumer:
@@ -203,7 +123,7 @@ class RabbitConsumer:
         queue: str,
         prefetch: int,
         receive: Callable[[Delivery], None],
-        prepare: Callable[[AbstractConnection], Awaitable[None]],
+        prepare: Prepare,
         telemetry: Telemetry,
     ) -> None:
         self._queue = queue
@@ -211,63 +131,170 @@ class RabbitConsumer:
         self._receive = receive
         self._prepare = prepare
         self._telemetry = telemetry
-        self._cancel: Callable[[], Awaitable[Any]] | None = None
-        self.consuming = False
+        self._wanted = True
+        self._stopped = False
+        self._link: Link | None = None
+        self._connection: Connection | None = None
+        self._channel: ConsumingChannel | None = None
+        self._lost: asyncio.Future[str] = asyncio.Future()
+        self._changing = asyncio.Lock()
         self._begun = asyncio.Event()
+
+    @property
+    def consuming(self) -> bool:
+        return self._channel is not None and self._channel.consuming
 
     @asynccontextmanager
     async def running(self, link: Link) -> AsyncIterator[None]:
         """Consumes for the time of the block; what was not acked then is delivered again."""
+        self._link = link
         async with link.kept(self._serve, self._begun):
             yield
 
     async def stop(self) -> None:
-        """Takes no more deliveries; those taken can still be acked."""
-        self._consumes_no_more()
-        if self._cancel is not None:
-            with suppress(*BROKER_ERRORS):
-                await self._cancel()
+        self._stopped = True
+        await self.pause()
 
-    async def _serve(self, connection: AbstractConnection) -> None:
-        await self._prepare(connection)
-        lost = asyncio.Event()
-        channel = await connection.channel()
-        await channel.set_qos(self._prefetch)
-        underlay = await channel.get_underlay_channel()
-        underlay.on_consumer_cancel_callbacks.add(lambda _frame: lost.set())
-        channel.close_callbacks.add(lambda *_: lost.set())
-        queue = await channel.get_queue(self._queue, ensure=False)
-        try:
-            tag = await queue.consume(partial(self._deliver, channel))
-            self._cancel = lambda: queue.cancel(tag)
-            self._consumes()
-            await lost.wait()
-        finally:
-            self._consumes_no_more()
-
-    async def _deliver(self, channel: AbstractChannel, message: AbstractIncomingMessage) -> None:
-        self._receive(RabbitDelivery(message, channel))
-
-    def _consumes(self) -> None:
-        self.consuming = True
-        self._begun.set()
-        self._telemetry.consuming(self._queue, self._prefetch)
-
-    def _consumes_no_more(self) -> None:
-        self.consuming = False
+    async def pause(self) -> None:
+        self._wanted = False
+        async with self._change():
+            if self._channel is not None:
+                await self._channel.unsubscribe()
         self._telemetry.consuming_ended()
+
+    async def resume(self) -> None:
+        self._wanted = not self._stopped
+        await self._subscribe()
+
+    async def release(self) -> None:
+        async with self._change():
+            channel, self._channel = self._channel, None
+            if channel is not None:
+                await channel.close()
+
+    async def wrong(self) -> list[str]:
+        if self.consuming:
+            return []
+        if not self._wanted:
+            return ["consuming is paused"]
+        why = self._link.failure if self._link is not None else None
+        return [f"no consumer is registered at the broker: {why or 'it is being made'}"]
+
+    async def _serve(self, connection: Connection) -> None:
+        await self._prepare(connection)
+        self._connection, self._lost = connection, asyncio.get_running_loop().create_future()
+        try:
+            await self._subscribe()
+            if not self._lost.done():
+                self._begun.set()
+            raise ConnectionError(await self._lost)
+        except asyncio.CancelledError:
+            await self.release()  # the last acks reach the broker before the connection is closed
+            raise
+        finally:
+            self._connection = self._channel = None
+            self._telemetry.consuming_ended()
+
+    async def _subscribe(self) -> None:
+        async with self._change():
+            if not self._wanted or self._connection is None:
+                return
+            if self._channel is None:
+                self._channel = await ConsumingChannel.open(self._connection, self._prefetch, self._lose)
+            await self._channel.subscribe(self._queue, self._receive)
+            self._telemetry.consuming(self._queue, self._prefetch)
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        """One at a time; one that fails costs the connection, and the next one is made as is wanted then."""
+        async with self._changing:
+            try:
+                with cancelled_only_if_asked():
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        yield
+            except BROKER_ERRORS as error:
+                self._lose(explain(error))
+
+    def _lose(self, reason: str) -> None:
+        _tell(self._lost, reason)
+
+
+class ConsumingChannel:
+    """A channel, the consumer on it, and the deliveries that came on it: they are void with it."""
+
+    def __init__(self, channel: AbstractChannel, prefetch: int, lose: Callable[[str], None]) -> None:
+        self._channel = channel
+        self._prefetch = prefetch
+        self._lose = lose
+        self._cancel: Callable[[], Awaitable[Any]] | None = None
+        self._fenced = False
+
+    @classmethod
+    async def open(
+        cls, connection: AbstractConnection, prefetch: int, lose: Callable[[str], None]
+    ) -> "ConsumingChannel":
+        """`lose` is told once neither channel nor consumer is of use any more."""
+        channel = await connection.channel(publisher_confirms=False)
+        opened = cls(channel, prefetch, lose)
+        underlay = await channel.get_underlay_channel()
+        underlay.on_consumer_cancel_callbacks.add(lambda _frame: opened._cancelled())
+        channel.close_callbacks.add(lambda _channel, error: opened._closed(error))
+        await opened.round_trip()
+        return opened
+
+    @property
+    def live(self) -> bool:
+        return not self._fenced and not self._channel.is_closed
+
+    @property
+    def consuming(self) -> bool:
+        return self.live and self._cancel is not None
+
+    async def subscribe(self, name: str, receive: Callable[[Delivery], None]) -> None:
+        async def deliver(message: AbstractIncomingMessage) -> None:
+            receive(RabbitDelivery(message, self))
+
+        if self._cancel is None:
+            queue = await self._channel.get_queue(name, ensure=False)
+            tag = await queue.consume(deliver)
+            self._cancel = lambda: queue.cancel(tag)
+
+    async def unsubscribe(self) -> None:
+        """On return nothing more will come."""
+        cancel, self._cancel = self._cancel, None
+        if cancel is not None:
+            await cancel()
+            await self.round_trip()  # whatever was on its way has been handed on by now
+
+    async def round_trip(self) -> None:
+        """On return the broker has read all that was sent on the channel before."""
+        await self._channel.set_qos(self._prefetch)
+
+    async def close(self) -> None:
+        """What is not acked goes back to the queue, in order."""
+        self._fenced = True
+        await self.round_trip()  # an ack that meets the close would cost the connection
+        await self._channel.close()
+
+    def _cancelled(self) -> None:
+        self._cancel = None
+        self._lose("the broker has cancelled the consumer: the queue was deleted or moved")
+
+    def _closed(self, error: BaseException | None) -> None:
+        if not self._fenced:
+            self._lose(_closed_by(error))
 
 
 class RabbitDelivery:
     """The delivery port. It belongs to the channel it came on, and is void with it."""
 
-    def __init__(self, message: AbstractIncomingMessage, channel: AbstractChannel) -> None:
+    def __init__(self, message: AbstractIncomingMessage, channel: ConsumingChannel) -> None:
         self._message = message
         self._channel = channel
 
     @property
     def live(self) -> bool:
-        return not self._channel.is_closed
+        return self._channel.live
 
     @property
     def original(self) -> Outgoing:
@@ -282,8 +309,8 @@ class RabbitDelivery:
 
     async def ack(self) -> None:
         if self.live:
-            with suppress(*BROKER_ERRORS):  # lost at this moment: the redelivery will find the work done
-                await self._message.ack()
+            with suppress(*BROKER_ERRORS), cancelled_only_if_asked():
+                await self._message.ack()  # lost at this moment: the redelivery will find the work done
 
 
 def _amqp(outgoing: Outgoing) -> aio_pika.Message:
@@ -310,7 +337,10 @@ def _encodable(value: Any) -> Any:
             return value
 
 
-async def _ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+def _closed_by(error: BaseException | None) -> str:
+    return f"the channel was closed: {explain(error)}" if error else "the channel was closed"
+
+
+def _tell(waiting: asyncio.Future[str], reason: str) -> None:
+    if not waiting.done():
+        waiting.set_result(reason)

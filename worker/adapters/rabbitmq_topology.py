@@ -8,7 +8,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from contracts.topology import Exchange, Queue, Topology
-from worker.adapters.rabbitmq import BrokerRefuses, explain
+from worker.adapters.rabbitmq_connection import BrokerRefuses, explain
 
 
 @dataclass(frozen=True, slots=True)

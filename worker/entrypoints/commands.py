@@ -12,7 +12,7 @@ from contracts.envelope import CloudEvent, document
 from contracts.topology import BrokerVersion, definitions, topology
 from worker import console, operations
 from worker.adapters import rabbitmq_topology
-from worker.adapters.rabbitmq import version_of
+from worker.adapters.rabbitmq_connection import version_of
 from worker.adapters.rabbitmq_management import check_in_effect
 from worker.adapters.system import SystemClock
 from worker.bootstrap import wanted_topology

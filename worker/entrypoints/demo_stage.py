@@ -16,8 +16,9 @@ from contracts import topology as names
 from contracts.topology import BrokerVersion, Topology, topology
 from worker import operations
 from worker.adapters import rabbitmq_topology
-from worker.adapters.memory import MemoryBroker
-from worker.adapters.rabbitmq import Link, RabbitConsumer
+from worker.adapters.memory_broker import MemoryBroker
+from worker.adapters.rabbitmq import RabbitConsumer
+from worker.adapters.rabbitmq_connection import Link
 from worker.adapters.system import SystemClock
 from worker.bootstrap import Broker, Consumer, Receive, rabbit_broker, wanted_topology
 from worker.core.messages import Outgoing

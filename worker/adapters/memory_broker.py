@@ -1,0 +1,250 @@
+"""A broker in memory: topic exchanges, queues and unacked messages, as far as this project uses RabbitMQ."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+
+from contracts.envelope import Message
+from contracts.topology import Topology
+from worker.core.messages import Outgoing
+from worker.ports import Delivery, PublishFailed, Unroutable
+
+
+@dataclass(eq=False)
+class _Message:
+    outgoing: Outgoing
+    returns: int = 0
+
+    def shown(self) -> Outgoing:
+        """As delivered: RabbitMQ counts in a header how often the message came back."""
+        if not self.returns:
+            return self.outgoing
+        message = self.outgoing.message
+        headers = {**message.headers, "x-delivery-count": self.returns}
+        return replace(self.outgoing, message=Message(message.body, message.content_type, headers))
+
+
+class _Queue:
+    def __init__(self, on_emptied: Callable[[], None]) -> None:
+        self.ready: deque[_Message] = deque()
+        self._on_emptied = on_emptied
+        self._unacked = 0
+        self._arrived = asyncio.Event()
+
+    @property
+    def empty(self) -> bool:
+        return not self.ready and not self._unacked
+
+    def put(self, message: _Message) -> None:
+        self.ready.append(message)
+        self._arrived.set()
+
+    async def take(self) -> _Message:
+        while not self.ready:
+            self._arrived.clear()
+            await self._arrived.wait()
+        self._unacked += 1
+        return self.ready.popleft()
+
+    def put_back(self, message: _Message) -> None:
+        self._unacked -= 1
+        message.returns += 1
+        self.ready.appendleft(message)
+        self._arrived.set()
+
+    def remove(self) -> None:
+        self._unacked -= 1
+        self._look()
+
+    def purge(self) -> None:
+        self.ready.clear()
+        self._look()
+
+    def _look(self) -> None:
+        if self.empty:
+            self._on_emptied()
+
+
+class MemoryBroker:
+    """The publisher port, and consumers. `sleep` is what the messages of a delayed queue wait by."""
+
+    def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._queues: dict[str, _Queue] = {}
+        self._bindings: dict[str, list[tuple[list[str], str]]] = {}
+        self._delayed: dict[str, tuple[float, str]] = {}
+        self._sleep = sleep
+        self._returning: set[asyncio.Task[None]] = set()
+        self._emptied = asyncio.Event()
+
+    def declare(self, topology: Topology) -> None:
+        for exchange in topology.exchanges:
+            self._bindings.setdefault(exchange.name, [])
+        for queue in topology.queues:
+            self._queues.setdefault(queue.name, _Queue(self._emptied.set))
+            if milliseconds := queue.arguments.get("x-message-ttl"):
+                self._delayed[queue.name] = milliseconds / 1000, queue.arguments["x-dead-letter-exchange"]
+        for binding in topology.bindings:
+            self.bind(binding.exchange, binding.queue, binding.routing_key)
+
+    def bind(self, exchange: str, queue: str, routing_key: str) -> None:
+        self._queues.setdefault(queue, _Queue(self._emptied.set))
+        bound = (_words(routing_key), queue)
+        if bound not in self._bindings[exchange]:
+            self._bindings[exchange].append(bound)
+
+    def unbind(self, exchange: str, queue: str, routing_key: str) -> None:
+        self._bindings[exchange].remove((_words(routing_key), queue))
+
+    def ready(self, queue: str) -> list[Outgoing]:
+        """What waits in a queue, the next first; taken by nobody."""
+        return [message.outgoing for message in self._queues[queue].ready]
+
+    def purge(self, queue: str) -> None:
+        """Throws away what waits in a queue."""
+        self._queues[queue].purge()
+
+    async def emptied(self, *queues: str) -> None:
+        """Returns once nothing is ready in them, and nothing that was taken from them waits for its ack."""
+        while not all(self._queues[queue].empty for queue in queues):
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        """The publisher port: confirmed once it is in every queue bound for it."""
+        if outgoing.exchange not in self._bindings:
+            raise PublishFailed(f"no exchange {outgoing.exchange}")
+        key = _words(outgoing.routing_key)
+        bound = [queue for pattern, queue in self._bindings[outgoing.exchange] if _matches(pattern, key)]
+        if not bound:
+            raise Unroutable(f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}")
+        for queue in dict.fromkeys(bound):
+            message = _Message(outgoing)
+            self._queues[queue].put(message)
+            if queue in self._delayed:
+                returning = asyncio.create_task(self._return_later(queue, message))
+                self._returning.add(returning)
+                returning.add_done_callback(self._returning.discard)
+
+    async def _return_later(self, queue: str, message: _Message) -> None:
+        """What is still there after the queue's TTL is dead-lettered, under the key it came with."""
+        seconds, exchange = self._delayed[queue]
+        await self._sleep(seconds)
+        ready = self._queues[queue].ready
+        if message in ready:
+            await self.publish(replace(message.outgoing, exchange=exchange))
+            ready.remove(message)
+            self._emptied.set()
+
+    @asynccontextmanager
+    async def consumer(
+        self, queue: str, prefetch: int, receive: Callable[[Delivery], None]
+    ) -> AsyncIterator["MemoryConsumer"]:
+        """Hands deliveries to `receive` until the block ends; what was not acked then goes back in order."""
+        consumer = MemoryConsumer(self._queues[queue], prefetch, receive)
+        try:
+            yield consumer
+        finally:
+            await consumer.stop()
+            consumer.disconnect()
+
+
+class _Channel:
+    """What deliveries came on; they are void with it."""
+
+    live = True
+
+
+class MemoryConsumer:
+    def __init__(self, queue: _Queue, prefetch: int, receive: Callable[[Delivery], None]) -> None:
+        self._queue = queue
+        self._prefetch = asyncio.Semaphore(prefetch)
+        self._receive = receive
+        self._unacked: list[MemoryDelivery] = []
+        self._channel = _Channel()
+        self._feeding = asyncio.create_task(self._feed())
+        self._stopped = False
+        self.consuming = True
+
+    async def stop(self) -> None:
+        self._stopped = True
+        await self.pause()
+
+    async def wrong(self) -> list[str]:
+        return [] if self.consuming else ["consuming is paused"]
+
+    async def pause(self) -> None:
+        self.consuming = False
+        self._feeding.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._feeding
+
+    async def resume(self) -> None:
+        if not self.consuming and not self._stopped:
+            self.consuming = True
+            self._feeding = asyncio.create_task(self._feed())
+
+    async def release(self) -> None:
+        self._give_back()
+
+    def disconnect(self) -> None:
+        """The connection is gone for good: what was not acked will be delivered again."""
+        self._stopped, self.consuming = True, False
+        self._feeding.cancel()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        self._channel.live = False
+        self._channel = _Channel()
+        for delivery in reversed(self._unacked):
+            self._queue.put_back(delivery.message)
+            self._prefetch.release()
+        self._unacked.clear()
+
+    def settle(self, delivery: "MemoryDelivery") -> None:
+        if delivery in self._unacked:
+            self._unacked.remove(delivery)
+            self._queue.remove()
+            self._prefetch.release()
+
+    async def _feed(self) -> None:
+        while True:
+            await self._prefetch.acquire()
+            try:
+                message = await self._queue.take()
+            except asyncio.CancelledError:
+                self._prefetch.release()
+                raise
+            delivery = MemoryDelivery(message, self, self._channel)
+            self._unacked.append(delivery)
+            self._receive(delivery)
+
+
+class MemoryDelivery:
+    def __init__(self, message: _Message, consumer: MemoryConsumer, channel: _Channel) -> None:
+        self.message = message
+        self.original = message.shown()
+        self._consumer = consumer
+        self._channel = channel
+
+    @property
+    def live(self) -> bool:
+        return self._channel.live
+
+    async def ack(self) -> None:
+        self._consumer.settle(self)
+
+
+def _words(routing_key: str) -> list[str]:
+    return routing_key.split(".") if routing_key else []
+
+
+def _matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
+    """`department.#` and `department.created`: `*` is one word, `#` any number of them."""
+    if not pattern:
+        return not words
+    first, *rest = pattern
+    if first == "#":
+        return any(_matches(rest, words[skipped:]) for skipped in range(len(words) + 1))
+    return bool(words) and first in {"*", words[0]} and _matches(rest, words[1:])
