@@ -159,7 +159,8 @@ class SimulatedProvider:
     @asynccontextmanager
     async def permit(self, _operation: Operation) -> AsyncIterator[None]:
         async with self._slots:
-            await self._pace.wait()
+            turn = await self._pace.turn()
+            turn.begins()
             yield
 
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:

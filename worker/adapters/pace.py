@@ -2,11 +2,13 @@
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
+from itertools import islice
 
 from worker.ports import RateLimit
 
-GUARD = 0.02
-"""Part of the window kept free: calls may be closer together when they arrive than when they were sent."""
+LATEST_ARRIVAL = 0.03
+"""Part of the window after which a call that was sent has arrived: the provider counts it then at the latest."""
 
 GROWTH = 0.1
 """Part of the limit regained in each window that passes without complaint."""
@@ -16,17 +18,34 @@ class Stopping(Exception):
     """No further call begins."""
 
 
+@dataclass(eq=False, slots=True)
+class Turn:
+    """One call's place under the limit. `counted_by` is when the provider has counted it, at the latest."""
+
+    latest_arrival_seconds: float
+    counted_by: float
+    sent: bool = False
+
+    def begins(self) -> None:
+        self.sent = True
+        self.counted_by = _time() + self.latest_arrival_seconds
+
+    def answered(self) -> None:
+        """It has arrived before its answer."""
+        self.counted_by = min(self.counted_by, _time())
+
+
 class Pace:
-    """A log of send times. Unlike a bucket it never lets two windows' worth through in one."""
+    """A log of calls. Unlike a bucket it never lets two windows' worth through in one."""
 
     def __init__(self, limit: RateLimit, stopping: asyncio.Event) -> None:
         self._limit = limit.calls
-        self._window = limit.window.total_seconds() * (1 + GUARD)
+        self._window = limit.window.total_seconds()
         self._allowed = float(limit.calls)
-        self._sent: deque[float] = deque(maxlen=limit.calls)
+        self._turns: deque[Turn] = deque()
         self._changed_at = 0.0
         self._closed_until = 0.0
-        self._turn = asyncio.Lock()
+        self._first = asyncio.Lock()
         self._stopping = stopping
 
     @property
@@ -34,14 +53,20 @@ class Pace:
         """Calls in a window, at present."""
         return int(self._allowed)
 
-    async def wait(self) -> None:
+    async def turn(self) -> Turn:
         """Returns when one more call may be sent, in the order asked; raises `Stopping`."""
-        async with self._turn:
+        async with self._first:
             while (seconds := self._seconds_to_wait()) > 0:
                 await self._pass(seconds)
             if self._stopping.is_set():
                 raise Stopping
-            self._sent.append(_time())
+            turn = Turn(LATEST_ARRIVAL * self._window, _time() + LATEST_ARRIVAL * self._window)
+            self._turns.append(turn)
+            return turn
+
+    def give_back(self, turn: Turn) -> None:
+        """A turn that was not used after all is the next one's."""
+        self._turns.remove(turn)
 
     def slow_down(self, retry_after_seconds: float | None) -> None:
         """After a 429. Of many at a time, sent before the first was heard of, only one counts."""
@@ -54,9 +79,13 @@ class Pace:
     def _seconds_to_wait(self) -> float:
         now = _time()
         self._grow_back(now)
+        while self._turns and self._turns[0].counted_by + self._window <= now:
+            self._turns.popleft()
         free_at = self._closed_until
-        if len(self._sent) >= self.allowed:
-            free_at = max(free_at, self._sent[-self.allowed] + self._window)
+        too_many = len(self._turns) - self.allowed + 1
+        if too_many > 0:
+            leaving = islice(self._turns, too_many)  # not quite in the order they are counted in
+            free_at = max(free_at, max(turn.counted_by for turn in leaving) + self._window)
         return free_at - now
 
     def _grow_back(self, now: float) -> None:

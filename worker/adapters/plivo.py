@@ -7,6 +7,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
 from email.utils import parsedate_to_datetime
@@ -17,11 +18,12 @@ import aiohttp
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_core import from_json
 
-from worker.adapters.pace import Pace, Stopping
+from worker.adapters.pace import Pace, Stopping, Turn
 from worker.core.judge import CallFault, Operation
 from worker.ports import PAGE, CallFailed, Clock, NewSubaccount, ProvidedSubaccount, RateLimit
 
 T = TypeVar("T", bound="_Answer")
+_TURN: ContextVar[Turn] = ContextVar("turn")
 LONGEST_ERROR_TEXT = 200
 
 # Anything this long without a space could be a credential: it stays out of error texts.
@@ -114,11 +116,19 @@ class PlivoProvider:
     async def permit(self, operation: Operation) -> AsyncIterator[None]:
         async with self._slots:
             try:
-                await self._pace.wait()
+                turn = await self._pace.turn()
             except Stopping:
                 fault = CallFault(operation, "the worker stops; nothing was sent", sent=False, outage=True)
                 raise CallFailed(fault) from None
-            yield
+            token = _TURN.set(turn)
+            try:
+                yield
+            finally:
+                _TURN.reset(token)
+                if turn.sent:
+                    turn.answered()
+                else:
+                    self._pace.give_back(turn)
 
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
         body = {"name": name, "enabled": True}
@@ -158,6 +168,7 @@ class PlivoProvider:
         headers = {"Idempotency-Key": key} if key else {}
         loop = asyncio.get_running_loop()
         begun, status = loop.time(), None
+        _TURN.get().begins()
         try:
             async with self._session.request(
                 method, self._base + path, json=body, headers=headers, allow_redirects=False

@@ -1,0 +1,130 @@
+"""Parking, the circuit, the rate and the storm, on a real broker and against the sandbox over HTTP."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from real import Place
+
+from contracts import topology as names
+from worker.sandbox.faults import Rule, fault
+
+pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
+
+IMPATIENT = {
+    "PROVISIONER_RETRY_BUDGET": "300ms",
+    "PROVISIONER_RETRY_DELAYS": "500ms,1s",
+    "PROVISIONER_MAX_ATTEMPTS": "3",
+}
+
+
+def event(kind: str, department: str, sequence: int, name: str | None = None) -> bytes:
+    data = {"department_id": department} | ({"name": name} if name else {})
+    return json.dumps(
+        {
+            "specversion": "1.0",
+            "id": f"{department}-{sequence}",
+            "source": "/test/hr",
+            "type": f"department.{kind}.v1",
+            "time": "2026-11-01T08:30:00Z",
+            "sequence": sequence,
+            "data": data,
+        }
+    ).encode()
+
+
+def outcomes(documents: list[dict[str, Any]]) -> dict[str, str]:
+    return {one["data"]["event"]["id"]: one["data"]["outcome"] for one in documents}
+
+
+async def becomes(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def founded(place: Place, results: Any, *departments: str) -> None:
+    for department in departments:
+        await place.send(event("created", department, 1, "Before"))
+    await results.count(len(departments))
+
+
+async def test_what_fails_for_long_is_parked_and_what_fails_for_good_is_dead_lettered(place: Place):
+    place.environ |= IMPATIENT
+    async with place.worker():
+        results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
+        parked = await place.ears(names.RETRY)
+        await founded(place, results, "sales")
+        place.sandbox.set_rules(Rule("update_subaccount", fault("error", status=503)))
+        headers = {"x-producer": "hr", "x-death": [{"count": 1}]}
+        await place.send(event("renamed", "sales", 2, "After"), "department.renamed.north", headers=headers)
+        await dead.count(1)
+        place.sandbox.set_rules()
+        letter = dead.messages[0]
+    assert [one.routing_key for one in parked.messages] == ["500ms", "1s"]
+    assert [one.headers["x-attempts"] for one in parked.messages] == [1, 2]
+    assert letter.headers["x-dead-reason"] == "exhausted"
+    assert letter.headers["x-attempts"] == 3
+    assert letter.routing_key == "department.renamed.north"
+    assert letter.body == event("renamed", "sales", 2, "After")
+    assert letter.headers["x-producer"] == "hr"
+    assert not {name for name in letter.headers if name.startswith(("x-death", "x-original"))}
+    assert outcomes(results.documents)["sales-2"] == "failed"
+
+
+async def test_what_was_parked_comes_back_and_succeeds(place: Place):
+    place.environ |= IMPATIENT | {"PROVISIONER_MAX_ATTEMPTS": "8"}
+    async with place.worker():
+        results, parked = await place.ears(names.RESULTS), await place.ears(names.RETRY)
+        await founded(place, results, "sales")
+        place.sandbox.set_rules(Rule("update_subaccount", fault("error", status=503)))
+        await place.send(event("renamed", "sales", 2, "After"))
+        await parked.count(1)
+        place.sandbox.set_rules()
+        await results.count(2)
+    assert outcomes(results.documents)["sales-2"] == "renamed"
+    assert place.sandbox.subaccounts()[0].name.startswith("After [")
+    assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
+
+
+@pytest.mark.parametrize("name", ["unauthorized", "no-credit", "error", "reset"])
+async def test_an_outage_leaves_the_messages_in_the_queue_and_dead_letters_nothing(place: Place, name: str):
+    place.environ |= IMPATIENT | {"PROVISIONER_PREFETCH": "10", "PROVISIONER_SETTLE_WINDOW": "20s"}
+    place.environ |= {"PROVISIONER_API_TIMEOUT": "5s"}
+    departments = [f"dept-{number}" for number in range(40)]
+    async with place.worker() as worker:
+        results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
+        parked = await place.ears(names.RETRY)
+        await founded(place, results, *departments)
+        place.sandbox.set_rules(Rule("*", fault(name)))
+        for department in departments:
+            await place.send(event("renamed", department, 2, "After"))
+        await becomes(lambda: bool(worker.pipeline.intake.holds))
+        await becomes(lambda: not worker.consumer.consuming)
+        asked = len(place.sandbox.calls("update_subaccount"))
+        await asyncio.sleep(2)  # time for what must not happen
+        assert len(place.sandbox.calls("update_subaccount")) == asked
+        place.sandbox.set_rules()
+        await results.count(2 * len(departments))
+    assert list(outcomes(results.documents).values()).count("renamed") == len(departments)
+    assert not parked.messages
+    assert not dead.messages
+    assert all(one.name.startswith("After [") for one in place.sandbox.subaccounts())
+
+
+async def test_a_storm_of_renames_costs_two_calls_a_department(place: Place):
+    departments = [f"dept-{number}" for number in range(100)]
+    place.sandbox.set_rules(Rule("update_subaccount", fault("slow", delay_seconds=0.05)))
+    async with place.worker():
+        results = await place.ears(names.RESULTS)
+        await founded(place, results, *departments)
+        for department in departments:
+            for sequence in range(2, 12):
+                await place.send(event("renamed", department, sequence, f"Name {sequence}"))
+        await results.count(11 * len(departments))
+    renames = [entry.path for entry in place.sandbox.calls("update_subaccount")]
+    assert max(renames.count(path) for path in set(renames)) <= 2
+    assert all(one.name.startswith("Name 11 [") for one in place.sandbox.subaccounts())
+    assert len(outcomes(results.documents)) == 11 * len(departments)
