@@ -7,7 +7,7 @@ Pipeline, lanes and actor are the real ones. Time passes only when told, every p
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -144,6 +144,12 @@ class WatchedLedger:
         noted += ["confirmed"] if answer and answer.confirmed else []
         return await self.witness.see(" ".join(noted), lambda: self.ledger.record(entry, answer))
 
+    async def suspect(self, message: str) -> int:
+        return await self.witness.see("suspect", lambda: self.ledger.suspect(message))
+
+    async def absolve(self, message: str) -> None:
+        await self.witness.see("absolve", lambda: self.ledger.absolve(message))
+
     async def bind(self, owner: str, provider_account: str) -> None:
         await self.ledger.bind(owner, provider_account)
 
@@ -248,6 +254,8 @@ class World:
     witness: Witness = field(default_factory=Witness)
     names: Names = field(default_factory=lambda: Names(OWNER, NameTemplate()))
     strays: type[Strays] = LedgerIsWhole
+    returned: int = 0
+    """How often the broker is to have delivered before what is sent."""
 
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock.sleep)
@@ -324,7 +332,11 @@ class World:
 
     async def send(self, *events: AnyDepartmentEvent) -> None:
         for event in events:
-            await self.broker.publish(inbound(event))
+            outgoing = inbound(event)
+            if self.returned:
+                headers = {**outgoing.message.headers, "x-delivery-count": self.returned}
+                outgoing = replace(outgoing, message=replace(outgoing.message, headers=headers))
+            await self.broker.publish(outgoing)
 
     async def send_raw(self, body: bytes, content_type: str | None = STRUCTURED, **headers: Any) -> Outgoing:
         """A message as it may come from anybody, and no department event perhaps."""

@@ -15,7 +15,7 @@ into one: wait, pause, park or dead-letter.
 
 import asyncio
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic import SecretStr
 
@@ -66,6 +66,7 @@ from worker.ports import (
     PublishFailed,
     Unroutable,
 )
+from worker.solitude import Solitude
 from worker.telemetry import Telemetry
 from worker.waiting import Waited, WaitingRoom
 
@@ -81,6 +82,13 @@ class Unreadable:
 NO_EVENT = Reference("", "", "")
 HOLDER = "credentials"
 """Whom the intake is held by while credentials cannot be delivered."""
+
+
+OFTEN = 20
+"""Deliveries after which a message is worked on alone. Lost connections count too, and are not its fault."""
+
+MOST_MARKS = 3
+_KILLED = f"{MOST_MARKS} workers ended while they worked on it alone"
 
 
 class Overtaken(Exception):
@@ -120,6 +128,7 @@ class Pipeline:
     intake: Intake
     telemetry: Telemetry
     stopping: asyncio.Event
+    solitude: Solitude = field(default_factory=Solitude)
 
     def receive(self, delivery: Delivery) -> None:
         """Files a delivery into its department's lane. Called by the consumer; returns at once."""
@@ -149,7 +158,7 @@ class Pipeline:
         while delivery.live and not self.stopping.is_set():
             stay = stay.tried()
             try:
-                verdict = await self._verdict(reading, stay)
+                verdict = await self._worked_on(delivery, reading, stay)
             except Overtaken:
                 return Progress.YIELDED
             verdict = await self._end(delivery, original, verdict, reading, stay)
@@ -162,6 +171,29 @@ class Pipeline:
                 if isinstance(parked, Done):
                     break
         return Progress.ENDED
+
+    async def _worked_on(self, delivery: Delivery, reading: Event | Unreadable, stay: Stay) -> Verdict:
+        if messages.deliveries_of(delivery.original) < OFTEN:
+            async with self.solitude.among_others():
+                return await self._verdict(reading, stay)
+        async with self.solitude.alone():
+            return await self._suspected(messages.fingerprint(delivery.original), reading, stay)
+
+    async def _suspected(self, message: str, reading: Event | Unreadable, stay: Stay) -> Verdict:
+        """It came back so often that it may be what ended its workers. If so, its mark stays."""
+        try:
+            marks = await self.ledger.suspect(message)
+            if marks > MOST_MARKS:
+                verdict: Verdict = DeadLetter(DeadReason.DELIVERY_LIMIT, _KILLED)
+            else:
+                verdict = await self._verdict(reading, stay)
+            await self.ledger.absolve(message)
+        except Overtaken:
+            await self.ledger.absolve(message)
+            raise
+        except LedgerFailed as error:
+            return self._judge(Unavailable(str(error)), stay)
+        return verdict
 
     async def _verdict(self, reading: Event | Unreadable, stay: Stay) -> Verdict:
         if isinstance(reading, Unreadable):

@@ -134,6 +134,12 @@ class Ledger(Protocol):
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
         """Writes both or neither, and returns the entry with its new revision; raises `LedgerConflict`."""
 
+    async def suspect(self, message: str) -> int:
+        """Marks a message as one its worker may not survive; returns how often it is marked now."""
+
+    async def absolve(self, message: str) -> None:
+        """Takes all its marks away."""
+
     async def bind(self, owner: str, provider_account: str) -> None:
         """At its first start a ledger belongs to these two for good; raises `LedgerForeign` for others."""
 

@@ -271,3 +271,10 @@ async def test_a_duty_done_is_due_no_more(ledger):
     entry = await ledger.record(an_entry(revision=0, check_at=NOW))
     await ledger.record(replace(entry, check_at=None))
     assert await ledger.due(NOW, 10) == []
+
+
+async def test_marks_are_counted_by_message_until_it_is_absolved(ledger):
+    assert [await ledger.suspect("a"), await ledger.suspect("a"), await ledger.suspect("b")] == [1, 2, 1]
+    await ledger.absolve("a")
+    await ledger.absolve("never marked")
+    assert [await ledger.suspect("a"), await ledger.suspect("b")] == [1, 2]

@@ -17,6 +17,7 @@ from worker import act, circuit, pipeline, scan, waiting
 from worker.core.decide import Policy, Removal
 from worker.core.judge import Patience
 from worker.operations import inbound
+from worker.pipeline import OFTEN
 from worker.scan import Strays
 
 CREATED = department_created("Sales", sequence=1)
@@ -54,6 +55,11 @@ async def unheard(world: World) -> None:
     world.witness.fail("create", fault("create"), after_effect=True)
 
 
+async def returned(world: World) -> None:
+    """The message has been delivered so often that it is worked on alone."""
+    world.returned = OFTEN
+
+
 async def failing(world: World) -> None:
     """The next create is refused, for now."""
     world.witness.fail("create", fault("create", 403))
@@ -82,6 +88,7 @@ STORIES = [
     Story("restored", (CREATED, REMOVED), AGAIN, "restored"),
     Story("created-anew", (CREATED, REMOVED), AGAIN, "created", Removal.DELETE),
     Story("superseded", (RENAMED,), CREATED, "superseded"),
+    Story("suspected", (), CREATED, "created", prepare=returned),
     Story("parked", (), CREATED, "created", prepare=failing, patience=Patience(timedelta(seconds=0.1))),
 ]
 
@@ -232,7 +239,18 @@ async def test_credentials_owed_arrive_wherever_the_next_worker_dies():
 # function of this table, or only waits, has none. An await that is new to the code must be entered here, and
 # the matrix above must meet its call.
 BOUNDARIES = {
-    "Pipeline._carry": {"self._verdict": None, "self._end": None, "self._wait": None},
+    "Pipeline._worked_on": {
+        "self.solitude.among_others": None,
+        "self.solitude.alone": None,
+        "self._verdict": None,
+        "self._suspected": None,
+    },
+    "Pipeline._suspected": {
+        "self.ledger.suspect": "suspect",
+        "self._verdict": None,
+        "self.ledger.absolve": "absolve",
+    },
+    "Pipeline._carry": {"self._worked_on": None, "self._end": None, "self._wait": None},
     "Pipeline._verdict": {"self._line": None},
     "Pipeline._line": {
         "self.ledger.recall": "recall",

@@ -1,7 +1,7 @@
 """A ledger whose writes reach the disk one after the other; a crash decides which of the last ones did."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,6 +21,7 @@ class Disk:
     history: History
     entries: dict[Department, Entry] = field(default_factory=dict)
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
+    suspects: Counter[str] = field(default_factory=Counter)
 
     def write(self, entry: Entry, answer: Answer | None) -> Entry:
         on_disk = self.entries.get(entry.department)
@@ -85,6 +86,15 @@ class SimulatedLedger:
         if isinstance(result, Exception):
             raise result
         return result
+
+    async def suspect(self, message: str) -> int:
+        self._process.check()
+        self._disk.suspects[message] += 1
+        return self._disk.suspects[message]
+
+    async def absolve(self, message: str) -> None:
+        self._process.check()
+        del self._disk.suspects[message]
 
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
         self._process.check()

@@ -4,6 +4,7 @@ They pass the same conformance suites as the real ones (tests/conformance).
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ class MemoryLedger:
         self._answers: dict[tuple[str, str], Answer] = {}
         self._holders: dict[str, Department] = {}
         self._bound: tuple[str, str] | None = None
+        self._suspects: Counter[str] = Counter()
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
         entry = self._entries.get(department, Entry(department))
@@ -52,6 +54,13 @@ class MemoryLedger:
             self._holders[entry.auth_id] = entry.department
         self._entries[entry.department] = replace(entry, revision=entry.revision + 1)
         return self._entries[entry.department]
+
+    async def suspect(self, message: str) -> int:
+        self._suspects[message] += 1
+        return self._suspects[message]
+
+    async def absolve(self, message: str) -> None:
+        del self._suspects[message]
 
     async def bind(self, owner: str, provider_account: str) -> None:
         self._bound = self._bound or (owner, provider_account)

@@ -8,7 +8,7 @@ from itertools import islice
 from worker.ports import RateLimit
 
 LATEST_ARRIVAL = 0.03
-"""Part of the window after which a call that was sent has arrived: the provider counts it then at the latest."""
+"""Part of the window after which a call that was sent has arrived, so that the provider counts it."""
 
 GROWTH = 0.1
 """Part of the limit regained in each window that passes without complaint."""

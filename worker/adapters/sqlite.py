@@ -119,6 +119,23 @@ class SqliteLedger:
 
         return await self.run(job)
 
+    async def suspect(self, message: str) -> int:
+        def job(connection: apsw.Connection) -> int:
+            marked = connection.execute(
+                "INSERT INTO suspects VALUES (?, 1) ON CONFLICT DO UPDATE SET marks = marks + 1"
+                " RETURNING marks",
+                (message,),
+            )
+            return cast(int, marked.fetchall()[0][0])
+
+        return await self.run(job)
+
+    async def absolve(self, message: str) -> None:
+        def job(connection: apsw.Connection) -> None:
+            connection.execute("DELETE FROM suspects WHERE message = ?", (message,))
+
+        await self.run(job)
+
     async def bind(self, owner: str, provider_account: str) -> None:
         def job(connection: apsw.Connection) -> None:
             connection.execute(

@@ -1,5 +1,6 @@
 """What goes out: an answer, credentials or a dead letter as the message the contract wants."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -129,6 +130,17 @@ def attempts_of(delivered: Outgoing) -> int:
     headers = delivered.message.headers
     told = headers.get(ATTEMPTS) if ORIGINAL_ROUTING_KEY in headers else None
     return max(0, min(told, _MOST_ATTEMPTS)) if isinstance(told, int) else 0
+
+
+def deliveries_of(delivered: Outgoing) -> int:
+    """How often the broker has delivered it before, as the broker counts."""
+    count = delivered.message.headers.get("x-delivery-count")
+    return count if isinstance(count, int) else 0
+
+
+def fingerprint(delivered: Outgoing) -> str:
+    """Names a message that may be unreadable."""
+    return hashlib.sha256(delivered.message.body).hexdigest()
 
 
 def dead_letter(

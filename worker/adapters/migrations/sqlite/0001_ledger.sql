@@ -37,3 +37,9 @@ CREATE TABLE answers (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX answers_by_department ON answers (tenant, department_id, answered_at);
+
+-- Messages that came back very often, while one of them is being worked on: what kills its worker stays marked.
+CREATE TABLE suspects (
+    message TEXT PRIMARY KEY,
+    marks INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

@@ -1,0 +1,88 @@
+"""Messages that come back again and again: worked on alone, and given up when their workers keep dying."""
+
+import asyncio
+
+from builders import SALES, department_created, department_renamed
+from world import World
+
+from worker.core.messages import fingerprint
+from worker.operations import inbound
+from worker.pipeline import MOST_MARKS, OFTEN
+
+CREATED = department_created("Sales", sequence=1)
+RENAMED = department_renamed("Marketing", sequence=2)
+OTHER = department_created("Other", department_id="other", id="other")
+
+
+async def test_a_message_that_ended_three_workers_alone_is_given_up(world):
+    world.returned = OFTEN
+    for _ in range(MOST_MARKS):
+        await world.cut_off("create", CREATED)
+        world.broker.purge("provisioner.departments")
+        await forget_the_claim(world)
+    await world.handle(CREATED)
+    letter = world.dead_lettered("delivery-limit")
+    assert letter.message.body == inbound(CREATED).message.body
+    world.answered(CREATED, "failed")
+    assert world.provider.subaccounts == []
+
+
+async def forget_the_claim(world: World) -> None:
+    """So that each worker dies at the same place."""
+    world.ledger._entries.clear()
+
+
+async def test_and_a_replay_of_it_begins_anew(world):
+    for _ in range(MOST_MARKS + 1):
+        await world.ledger.suspect(fingerprint(inbound(CREATED)))
+    world.returned = OFTEN
+    await world.handle(CREATED)
+    world.dead_lettered("delivery-limit")
+    world.returned = 0
+    await world.replay_dead_letters()
+    await world.handle()
+    await world.has_one_live_subaccount("Sales")
+    assert await world.ledger.suspect(fingerprint(inbound(CREATED))) == 1
+
+
+async def test_one_that_came_back_by_lost_connections_alone_is_absolved(world):
+    world.returned = OFTEN * 5
+    for _ in range(3):
+        await world.handle(CREATED)
+    world.answered(CREATED, "created")
+    assert await world.ledger.suspect(fingerprint(inbound(CREATED))) == 1
+    world.has_dead_lettered_nothing()
+
+
+async def test_below_that_nothing_is_marked(world):
+    world.returned = OFTEN - 1
+    await world.handle(CREATED)
+    assert "suspect" not in world.witness.journal
+
+
+async def test_a_suspect_waits_for_those_under_way_and_others_wait_for_it(world):
+    at_the_provider, may_end = asyncio.Event(), asyncio.Event()
+
+    async def stay() -> None:
+        at_the_provider.set()
+        await may_end.wait()
+
+    third = department_created("Third", department_id="third", id="third")
+    world.witness.before("create", stay)
+    async with world.working():
+        await world.send(OTHER)
+        await at_the_provider.wait()
+        world.returned = OFTEN
+        await world.send(CREATED)
+        world.returned = 0
+        await asyncio.sleep(0)
+        await world.send(third)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert world.witness.journal == ["recall", "record claimed"]
+        may_end.set()
+        await world.done_in_time()
+    journal = world.witness.journal
+    assert journal.index("absolve") < [at for at, what in enumerate(journal) if what == "recall"][2]
+    for name, department in (("Sales", "sales"), ("Other", "other"), ("Third", "third")):
+        await world.has_one_live_subaccount(name, SALES._replace(id=department))
