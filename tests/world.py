@@ -27,6 +27,7 @@ from contracts.topology import (
 )
 from worker.act import Actor, Names
 from worker.adapters.memory import Held, MemoryBroker, MemoryClock, MemoryLedger, MemoryProvider
+from worker.adapters.sealing import Unsealed
 from worker.bootstrap import Worker
 from worker.core.decide import Policy
 from worker.core.judge import CallFault, Operation
@@ -247,6 +248,7 @@ class World:
                 ledger=ledger,
                 actor=self._actor(ledger),
                 publisher=WatchedPublisher(self.witness, self.broker),
+                sealer=Unsealed(),
                 clock=self.clock,
                 policy=self.policy,
                 lanes=lanes,

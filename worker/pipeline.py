@@ -55,8 +55,10 @@ from worker.ports import (
     Ledger,
     LedgerConflict,
     LedgerFailed,
+    NoRecipientKey,
     Publisher,
     PublishFailed,
+    Sealer,
     Unroutable,
 )
 from worker.telemetry import Telemetry
@@ -98,6 +100,7 @@ class Pipeline:
     ledger: Ledger
     actor: Actor
     publisher: Publisher
+    sealer: Sealer
     clock: Clock
     policy: Policy
     lanes: Lanes
@@ -220,11 +223,23 @@ class Pipeline:
         self.telemetry.answered(event, answer)
 
     async def _issue(self, event: Event, entry: Entry, owed: frozenset[str], token: SecretStr) -> None:
+        """To every recipient that can be served; raises for those that cannot, once the others are noted."""
+        failed: dict[str, PublishFailed] = {}
         for recipient in sorted(owed):
-            await self.publisher.publish(
-                messages.credentials(entry, recipient, token, event.trace, self._owner, self.clock.now())
-            )
-            self.telemetry.credentials_published(entry)
+            try:
+                await self._send_credentials(event, entry, recipient, token)
+            except (NoRecipientKey, Unroutable) as failure:
+                failed[recipient] = failure
+        if failed:
+            if served := owed - failed.keys():
+                await self.ledger.record(confirmed(entry, served))
+            raise next(iter(failed.values()))
+
+    async def _send_credentials(self, event: Event, entry: Entry, recipient: str, token: SecretStr) -> None:
+        clear = messages.credentials(entry, recipient, token, event.trace, self._owner, self.clock.now())
+        message = self.sealer.seal(clear, recipient)
+        await self.publisher.publish(messages.addressed(clear, recipient, message))
+        self.telemetry.credentials_published(entry)
 
     async def _token(self, entry: Entry) -> SecretStr:
         """Read from the provider when it is needed: it is stored nowhere."""

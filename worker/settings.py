@@ -5,7 +5,7 @@ value. What is wrong comes out as one line per mistake, without the value where 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
@@ -24,9 +24,12 @@ from yarl import URL
 
 from contracts.topology import DEFAULT_RETRY_DELAYS, delay_label
 from worker.core.decide import Removal, UnknownRename
+from worker.core.keyring import BadKeys, is_private, recipient_keys, recipients_of, signing_key
 from worker.core.naming import NameTemplate
 from worker.ports import ForPeople, RateLimit
 from worker.telemetry import LogFormat
+
+T = TypeVar("T")
 
 PREFIX = "PROVISIONER_"
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -42,6 +45,13 @@ class SettingsError(ForPeople):
 class Address(NamedTuple):
     host: str
     port: int
+
+
+class Recipients(NamedTuple):
+    """Where the recipients' public keys are, and who they were when the settings were read."""
+
+    path: Path
+    names: tuple[str, ...]
 
 
 def _duration(text: object) -> object:
@@ -93,6 +103,34 @@ def _http_url(text: str) -> str:
     return text
 
 
+def _recipients(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    states = _keys_of(text, recipient_keys)
+    if private := [state.kid for state in states if is_private(state.jwk)]:
+        raise ValueError(f"{text} holds a private key, {private[0]}: make another pair")
+    return Recipients(Path(text), recipients_of(states))
+
+
+def _signing_key(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    _keys_of(text, signing_key)
+    return Path(text)
+
+
+def _keys_of(path: str, read: Callable[[str], T]) -> T:
+    """What `read` makes of a file of keys; the path is not told where it could be a key itself."""
+    if "{" in path:
+        raise ValueError("is the path of a file, not the key itself")
+    try:
+        return read(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}: {path}") from None
+    except BadKeys as error:
+        raise ValueError(f"{path} {error}") from None
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 PlivoAuthId = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
 
@@ -114,7 +152,19 @@ class BrokerSettings(_Settings):
         return all(URL(url).host in _LOOPBACK for url in self.amqp_url)
 
 
-class TopologySettings(BrokerSettings):
+class RecipientSettings(_Settings):
+    recipients: Annotated[Recipients | None, BeforeValidator(_recipients)] = Field(
+        None,
+        alias=f"{PREFIX}RECIPIENTS",
+        description="file of the recipients' public keys (JWKS): credentials are sealed for each of them",
+    )
+
+    @property
+    def recipient_names(self) -> tuple[str, ...]:
+        return self.recipients.names if self.recipients else ()
+
+
+class TopologySettings(BrokerSettings, RecipientSettings):
     retry_delays: Annotated[tuple[timedelta, ...], BeforeValidator(_durations)] = Field(
         DEFAULT_RETRY_DELAYS,
         alias=f"{PREFIX}RETRY_DELAYS",
@@ -137,7 +187,19 @@ class LedgerSettings(_Settings):
     )
 
 
-class WorkerSettings(TopologySettings, LedgerSettings):
+class SealingSettings(RecipientSettings, LedgerSettings):
+    signing_key: Annotated[Path | None, BeforeValidator(_signing_key)] = Field(
+        None,
+        alias=f"{PREFIX}SIGNING_KEY",
+        description="file of the worker's private key (JWK); one is made beside the ledger",
+    )
+
+    @property
+    def signing_key_path(self) -> Path:
+        return self.signing_key or self.ledger.with_name(f"{self.ledger.name}.signing-key.json")
+
+
+class WorkerSettings(TopologySettings, SealingSettings):
     plivo_auth_id: PlivoAuthId = Field(alias="PLIVO_AUTH_ID", description="Plivo's main account")
     plivo_auth_token: SecretStr = Field(alias="PLIVO_AUTH_TOKEN", min_length=1, description="its auth token")
     plivo_api_url: Annotated[str, AfterValidator(_http_url)] = Field(
@@ -231,15 +293,13 @@ class WorkerSettings(TopologySettings, LedgerSettings):
         if self.api_timeout >= self.drain:
             why = "a call begun before SIGTERM could not end in time"
             yield f"{PREFIX}API_TIMEOUT must be below {PREFIX}DRAIN: {why}"
-        if not self.plaintext_secrets and not self.on_loopback:
+        if not self.recipients and not self.plaintext_secrets and not self.on_loopback:
             why = "credentials would go unsealed through a broker that is not on loopback"
-            yield f"{PREFIX}PLAINTEXT_SECRETS is not true: {why}"
+            yield f"{PREFIX}PLAINTEXT_SECRETS is not true: {why}; set {PREFIX}RECIPIENTS to seal them"
 
 
 # Settings that change what is safe: refused while this version cannot honour them, rather than ignored.
 NOT_YET = {
-    f"{PREFIX}RECIPIENTS": "sealed credentials are not available in this version; unset it",
-    f"{PREFIX}SIGNING_KEY": "sealed credentials are not available in this version; unset it",
     f"{PREFIX}ENABLE": "only the default, created, is available in this version; unset it",
 }
 
@@ -285,6 +345,8 @@ def written(value: object) -> str:
             return f"{host}:{port}"
         case Path():
             return f"sqlite:///{value}"
+        case Recipients(path, _):
+            return str(path)
         case tuple():
             return ",".join(written(part) for part in value)
         case _:
@@ -311,8 +373,10 @@ def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict
         elif path:
             try:
                 values[name] = Path(path).read_text(encoding="utf-8").strip()
-            except (OSError, ValueError) as error:
-                mistakes.append(f"{name}_FILE cannot be read: {error}")
+            except OSError as error:  # without its path, which may be the secret itself by mistake
+                mistakes.append(f"{name}_FILE cannot be read: {error.strerror}")
+            except ValueError:
+                mistakes.append(f"{name}_FILE cannot be read: it is not UTF-8 text")
         elif environ.get(name, "").strip():
             values[name] = environ[name].strip()
     return values, mistakes
