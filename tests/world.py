@@ -32,13 +32,13 @@ from worker.bootstrap import Worker
 from worker.core.decide import Policy
 from worker.core.judge import CallFault, Operation
 from worker.core.messages import Outgoing
-from worker.core.model import Answer, Department, Entry, Recollection, Reference, Status
+from worker.core.model import EVERYBODY, Answer, Department, Entry, Recollection, Reference, Status
 from worker.core.naming import NameTemplate
 from worker.duties import Scheduler
 from worker.lanes import running_lanes
 from worker.operations import inbound
 from worker.pipeline import Pipeline
-from worker.ports import CallFailed, Delivery, NewSubaccount, ProvidedSubaccount
+from worker.ports import CallFailed, Delivery, NewSubaccount, ProvidedSubaccount, Sealer
 from worker.scan import Scanner, Strays
 from worker.settings import WorkerSettings, load
 from worker.telemetry import Telemetry
@@ -233,9 +233,11 @@ class World:
     witness: Witness = field(default_factory=Witness)
     names: Names = field(default_factory=lambda: Names(OWNER, NameTemplate()))
     strays: type[Strays] = LedgerIsWhole
+    sealer: Sealer = field(default_factory=Unsealed)
 
     def __post_init__(self) -> None:
-        self.broker.declare(topology(BrokerVersion(4, 1)))
+        recipients = sorted(self.policy.recipients - {EVERYBODY})
+        self.broker.declare(topology(BrokerVersion(4, 1), recipients=recipients))
         self.broker.bind(RESULTS, HEARD, "#")
 
     @asynccontextmanager
@@ -248,7 +250,7 @@ class World:
                 ledger=ledger,
                 actor=self._actor(ledger),
                 publisher=WatchedPublisher(self.witness, self.broker),
-                sealer=Unsealed(),
+                sealer=self.sealer,
                 clock=self.clock,
                 policy=self.policy,
                 lanes=lanes,
