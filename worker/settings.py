@@ -5,7 +5,7 @@ value. What is wrong comes out as one line per mistake, without the value where 
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
@@ -24,12 +24,10 @@ from yarl import URL
 
 from contracts.topology import DEFAULT_RETRY_DELAYS, delay_label
 from worker.core.decide import Removal, UnknownRename
-from worker.core.keyring import BadKeys, is_private, recipient_keys, recipients_of, signing_key
 from worker.core.naming import NameTemplate
+from worker.file_settings import Recipients, check_tls, recipients_file, signing_key_file
 from worker.ports import ForPeople, RateLimit
 from worker.telemetry import LogFormat
-
-T = TypeVar("T")
 
 PREFIX = "PROVISIONER_"
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -45,13 +43,6 @@ class SettingsError(ForPeople):
 class Address(NamedTuple):
     host: str
     port: int
-
-
-class Recipients(NamedTuple):
-    """Where the recipients' public keys are, and who they were when the settings were read."""
-
-    path: Path
-    names: tuple[str, ...]
 
 
 def _duration(text: object) -> object:
@@ -88,6 +79,7 @@ def _amqp_urls(text: object) -> object:
         )  # a password with a / or # in it: what follows would show
         if parsed.scheme not in {"amqp", "amqps"} or not parsed.host or misplaced:
             raise ValueError("is not an AMQP URL; write amqp://user:password@host:5672/vhost")
+        check_tls(parsed.query)
     return tuple(urls)
 
 
@@ -101,34 +93,6 @@ def _http_url(text: str) -> str:
     if not re.fullmatch(r"https?://[^/\s@]+(/[^\s@]*)?", text):
         raise ValueError("is not an http(s) URL without a login, such as https://api.plivo.com")
     return text
-
-
-def _recipients(text: object) -> object:
-    if not isinstance(text, str):
-        return text
-    states = _keys_of(text, recipient_keys)
-    if private := [state.kid for state in states if is_private(state.jwk)]:
-        raise ValueError(f"{text} holds a private key, {private[0]}: make another pair")
-    return Recipients(Path(text), recipients_of(states))
-
-
-def _signing_key(text: object) -> object:
-    if not isinstance(text, str):
-        return text
-    _keys_of(text, signing_key)
-    return Path(text)
-
-
-def _keys_of(path: str, read: Callable[[str], T]) -> T:
-    """What `read` makes of a file of keys; the path is not told where it could be a key itself."""
-    if "{" in path:
-        raise ValueError("is the path of a file, not the key itself")
-    try:
-        return read(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}: {path}") from None
-    except BadKeys as error:
-        raise ValueError(f"{path} {error}") from None
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
@@ -153,7 +117,7 @@ class BrokerSettings(_Settings):
 
 
 class RecipientSettings(_Settings):
-    recipients: Annotated[Recipients | None, BeforeValidator(_recipients)] = Field(
+    recipients: Annotated[Recipients | None, BeforeValidator(recipients_file)] = Field(
         None,
         alias=f"{PREFIX}RECIPIENTS",
         description="file of the recipients' public keys (JWKS): credentials are sealed for each of them",
@@ -188,7 +152,7 @@ class LedgerSettings(_Settings):
 
 
 class SealingSettings(RecipientSettings, LedgerSettings):
-    signing_key: Annotated[Path | None, BeforeValidator(_signing_key)] = Field(
+    signing_key: Annotated[Path | None, BeforeValidator(signing_key_file)] = Field(
         None,
         alias=f"{PREFIX}SIGNING_KEY",
         description="file of the worker's private key (JWK); one is made beside the ledger",

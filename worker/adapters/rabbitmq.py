@@ -23,6 +23,7 @@ from aio_pika.exceptions import (
 from yarl import URL
 
 from contracts.envelope import Message
+from worker.adapters.rabbitmq_tls import hint, mechanism_refused, tls_refused
 from worker.adapters.system import fresh_id
 from worker.core.messages import Outgoing
 from worker.ports import Clock, Delivery, ForPeople, PublishFailed, Unroutable
@@ -76,11 +77,13 @@ async def connect(url: str, name: str) -> AbstractConnection:
             client_properties={"connection_name": name},
         )
     except (AuthenticationError, ProbableAuthenticationError) as error:
-        raise BrokerRefuses(
-            f"RabbitMQ at {address(url)} refuses the login in AMQP_URL: {explain(error)}"
-        ) from None
+        why = mechanism_refused(error) or explain(error)
+        raise BrokerRefuses(f"RabbitMQ at {address(url)} refuses the login in AMQP_URL: {why}") from None
     except BROKER_ERRORS as error:
-        raise BrokerUnavailable(f"RabbitMQ at {address(url)} cannot be used: {explain(error)}") from None
+        if refused := tls_refused(error):
+            raise BrokerRefuses(f"RabbitMQ at {address(url)} cannot be used: {refused}") from None
+        why = f"{explain(error)}{hint(url, error)}"
+        raise BrokerUnavailable(f"RabbitMQ at {address(url)} cannot be used: {why}") from None
 
 
 def version_of(connection: AbstractConnection) -> str:
