@@ -7,7 +7,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, timedelta
 from email.utils import parsedate_to_datetime
@@ -195,9 +195,10 @@ class PlivoProvider:
                 status = response.status
                 return await self._body(operation, response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise CallFailed(_fault_of(operation, error)) from None
+            fault = _fault_of(operation, error)
         finally:
             self._on_call(operation, status, loop.time() - begun)
+        raise CallFailed(fault)  # not as the error's consequence: that holds our login, and what Plivo said
 
     async def _body(self, operation: Operation, response: aiohttp.ClientResponse) -> bytes:
         body = await response.read()
@@ -231,10 +232,9 @@ def _provided(shown: _Shown) -> ProvidedSubaccount:
 
 
 def _parsed(operation: Operation, model: type[T], answer: bytes) -> T:
-    try:
+    with suppress(ValidationError):  # which holds the answer, tokens and all
         return model.model_validate_json(answer)
-    except ValidationError:  # its text could quote a token
-        raise CallFailed(CallFault(operation, f"Plivo's answer to {operation} cannot be read")) from None
+    raise CallFailed(CallFault(operation, f"Plivo's answer to {operation} cannot be read"))
 
 
 def _fault_of(operation: Operation, error: Exception) -> CallFault:
