@@ -24,6 +24,8 @@ LogFormat = Literal["json", "console"]
 # They log message bodies and headers, in which tokens travel: an uncorrelated return at ERROR, frames at
 # DEBUG. What matters of them reaches the log through the adapters.
 LEAKY_LOGGERS = ("aiormq", "aio_pika")
+# For a child of theirs whose level somebody raises: what finds no handler, Python prints to stderr.
+_SILENCE = logging.NullHandler()
 
 
 def configure_logging(log_format: LogFormat, level: str) -> None:
@@ -32,9 +34,7 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
         logger = logging.getLogger(name)
         logger.setLevel(logging.CRITICAL + 1)
         logger.propagate = False
-        # For a child whose level somebody raises: without a handler, Python would print to stderr as a last
-        # resort.
-        logger.addHandler(logging.NullHandler())
+        logger.addHandler(_SILENCE)
     renderer: Any = structlog.processors.JSONRenderer()
     if log_format == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
