@@ -12,6 +12,8 @@ from contracts.departments import Identifier
 from contracts.envelope import STRUCTURED, Attribute, CloudEvent, Instant, Message, document
 from contracts.topology import checked_recipient
 
+JOSE = "application/jose"
+
 # The namespace of every id this project derives. Changing it changes them all: never do.
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "subaccount-provisioner")
 
@@ -139,6 +141,16 @@ class SealedCredentialsMessage(_Outbound):
     )
 
 
+class SealedContent(Credentials):
+    """What a seal holds: the credentials, and what ties them to their message and to one recipient."""
+
+    iss: str = Field(description="The `source` of the message.")
+    aud: str = Field(description="The recipient.")
+    sub: str = Field(description="The `subject` of the message: the department_id.")
+    jti: str = Field(description="The `id` of the message.")
+    iat: int = Field(description="When it was signed, in seconds since 1970.")
+
+
 def result_type(kind: ResultKind) -> Any:
     return f"subaccount.{kind}.v1"
 
@@ -161,7 +173,23 @@ def routing_key(type_: str, recipient: str | None = None) -> str:
 
 
 def plain_message(event: CredentialsMessage) -> Message:
-    """The credentials with the token readable: the one place where it leaves its `SecretStr`."""
-    body = document(event)
-    body["data"]["auth_token"] = event.data.auth_token.get_secret_value()
-    return Message(to_json(body), STRUCTURED)
+    """The credentials for everybody who is bound to read."""
+    return Message(to_json(document(event) | {"data": uncovered(event.data)}), STRUCTURED)
+
+
+def content_to_seal(event: CredentialsMessage, recipient: str) -> bytes:
+    """A `SealedContent` as JSON: what is to be signed, then sealed for the recipient."""
+    claims = {"iss": event.source, "aud": recipient, "sub": event.subject, "jti": event.id}
+    return to_json(claims | {"iat": int(event.time.timestamp())} | uncovered(event.data))
+
+
+def sealed_message(event: CredentialsMessage, sealed: str) -> Message:
+    """The same event with a seal for data."""
+    attributes = document(event) | {"datacontenttype": JOSE, "data": sealed}
+    return Message.structured(SealedCredentialsMessage.model_validate(attributes))
+
+
+def uncovered(credentials: Credentials) -> dict[str, Any]:
+    """Credentials with the token readable: the one place where it leaves its `SecretStr`."""
+    data = credentials.model_dump(mode="json", include=set(Credentials.model_fields))
+    return data | {"auth_token": credentials.auth_token.get_secret_value()}

@@ -1,5 +1,6 @@
 """Settings: what can be written, what is refused in one line each, and that no secret is told."""
 
+import json
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,8 @@ from worker.settings import (
 
 SECRET = "s3cr3t-0123456789"
 NEEDED = {"PLIVO_AUTH_ID": "MA1", "PLIVO_AUTH_TOKEN": SECRET}
+CRM = {"kty": "OKP", "crv": "X25519", "x": "AAAA", "use": "enc", "kid": "crm"}
+SIGNER = {"kty": "OKP", "crv": "Ed25519", "x": "AAAA", "d": SECRET, "use": "sig", "kid": "provisioner.1"}
 EVERY = [name for name, _, _ in described(WorkerSettings)]
 
 
@@ -57,6 +60,8 @@ def test_by_default_they_are_what_is_documented():
         "PROVISIONER_SETTLE_WINDOW": "2m",
         "PROVISIONER_RETRY_DELAYS": "30s,5m,1h",
         "PROVISIONER_MANAGEMENT_URL": "",
+        "PROVISIONER_RECIPIENTS": "",
+        "PROVISIONER_SIGNING_KEY": "",
         "PROVISIONER_UNKNOWN_RENAME": "create",
         "PROVISIONER_REMOVAL": "disable-then-delete",
         "PROVISIONER_PLAINTEXT_SECRETS": "false",
@@ -292,7 +297,9 @@ def test_every_mistake_is_told_at_once():
         "PLIVO_AUTH_TOKEN": "",
         "PROVISIONER_HTTP": "x",
         "PROVISIONER_DRAIN": "x",
-        "PROVISIONER_RECIPIENTS": "keys.json",
+        "PROVISIONER_RECIPIENTS": "no such file",
+        "PROVISIONER_SIGNING_KEY": "nor this",
+        "PROVISIONER_ENABLE": "published",
     }
     named = [re.match(r"[A-Z_]+", line)[0] for line in mistakes(**wrong)]
     assert sorted(named) == sorted(wrong)
@@ -339,7 +346,8 @@ OTHER_VALUES = {
 
 @pytest.mark.parametrize("name", EVERY)
 def test_each_may_come_from_a_file(name, tmp_path):
-    value = OTHER_VALUES.get(name, "77")
+    keys = {"PROVISIONER_RECIPIENTS": CRM, "PROVISIONER_SIGNING_KEY": SIGNER}
+    value = keys_file(tmp_path, keys[name]) if name in keys else OTHER_VALUES.get(name, "77")
     file = tmp_path / "value"
     file.write_text(f"{value}\n")
     environ = {**NEEDED, f"{name}_FILE": str(file)}
@@ -372,11 +380,73 @@ def test_an_empty_file_is_no_token(tmp_path):
         load(WorkerSettings, {"PLIVO_AUTH_ID": "MA1", "PLIVO_AUTH_TOKEN_FILE": str(tmp_path / "token")})
 
 
-@pytest.mark.parametrize("name", ["PROVISIONER_RECIPIENTS", "PROVISIONER_SIGNING_KEY", "PROVISIONER_ENABLE"])
-@pytest.mark.parametrize("suffix", ["", "_FILE"])
-def test_what_would_change_what_is_safe_is_refused_and_not_ignored(name, suffix):
-    (line,) = mistakes(**{name + suffix: "x"})
-    assert line.startswith(f"{name}: ")
+@pytest.mark.parametrize("name", ["PROVISIONER_ENABLE", "PROVISIONER_ENABLE_FILE"])
+def test_what_would_change_what_is_safe_is_refused_and_not_ignored(name):
+    (line,) = mistakes(**{name: "x"})
+    assert line.startswith("PROVISIONER_ENABLE: ")
+
+
+# Sealing
+
+
+def keys_file(folder, *keys):
+    path = folder / "keys.json"
+    path.write_text(json.dumps({"keys": keys}))
+    return str(path)
+
+
+def test_recipients_are_whom_the_file_has_keys_for(tmp_path):
+    path = keys_file(tmp_path, CRM, CRM | {"kid": "crm.2"}, CRM | {"kid": "billing"})
+    assert loaded(PROVISIONER_RECIPIENTS=path).recipient_names == ("billing", "crm")
+    assert loaded().recipient_names == ()
+
+
+def test_a_key_that_cannot_be_used_does_not_keep_the_worker_from_the_others(tmp_path):
+    path = keys_file(tmp_path, CRM | {"use": "sig"}, CRM | {"kid": "billing"})
+    assert loaded(PROVISIONER_RECIPIENTS=path).recipient_names == ("billing", "crm")
+
+
+@pytest.mark.parametrize(
+    "keys", [[], [CRM | {"d": SECRET}], [CRM, CRM], [CRM | {"kid": "*"}], [{"kid": None, "d": SECRET}], [7]]
+)
+def test_what_is_no_file_of_recipients_is_one_line(tmp_path, keys):
+    path = keys_file(tmp_path, *keys)
+    (line,) = mistakes(PROVISIONER_RECIPIENTS=path)
+    assert line.startswith(f"PROVISIONER_RECIPIENTS {path} holds ") or "is neither" in line
+
+
+@pytest.mark.parametrize("keys", [[], [SIGNER | {"d": None}], [CRM | {"d": SECRET}], [SIGNER | {"kid": ""}]])
+def test_what_cannot_sign_is_one_line(tmp_path, keys):
+    keys = [{name: value for name, value in key.items() if value is not None} for key in keys]
+    path = keys_file(tmp_path, *keys)
+    (line,) = mistakes(PROVISIONER_SIGNING_KEY=path)
+    assert line.startswith(f"PROVISIONER_SIGNING_KEY {path} holds ")
+
+
+@pytest.mark.parametrize("name", ["PROVISIONER_RECIPIENTS", "PROVISIONER_SIGNING_KEY"])
+def test_a_key_in_place_of_its_path_is_refused_without_telling_it(tmp_path, name):
+    (line,) = mistakes(**{name: json.dumps(SIGNER | {"d": SECRET})})
+    assert line == f"{name} is the path of a file, not the key itself"
+    (line,) = mistakes(**{name: str(tmp_path / "missing")})
+    assert line.startswith(f"{name} cannot be read: No such file or directory: ")
+
+
+def test_a_token_in_place_of_its_path_is_refused_without_telling_it():
+    (line,) = mistakes(PLIVO_AUTH_TOKEN="", PLIVO_AUTH_TOKEN_FILE=SECRET)
+    assert line == "PLIVO_AUTH_TOKEN_FILE cannot be read: No such file or directory"
+
+
+def test_the_signing_key_is_beside_the_ledger(tmp_path):
+    chosen = loaded(LEDGER_URL="sqlite:////var/lib/a.db")
+    assert chosen.signing_key_path == Path("/var/lib/a.db.signing-key.json")
+    path = keys_file(tmp_path, SIGNER)
+    assert loaded(PROVISIONER_SIGNING_KEY=path).signing_key_path == Path(path)
+
+
+def test_with_recipients_the_broker_may_be_anywhere(tmp_path):
+    path = keys_file(tmp_path, CRM)
+    assert loaded(AMQP_URL="amqps://u:p@rabbit.example/", PROVISIONER_RECIPIENTS=path).recipients
+    assert load(TopologySettings, {"PROVISIONER_RECIPIENTS": path}).recipient_names == ("crm",)
 
 
 def test_names_that_mean_nothing_are_found():

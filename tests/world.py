@@ -29,19 +29,20 @@ from contracts.topology import (
 from worker.act import Actor, Names
 from worker.adapters.memory import Held, MemoryClock, MemoryLedger, MemoryProvider
 from worker.adapters.memory_broker import MemoryBroker
+from worker.adapters.sealing import Unsealed
 from worker.bootstrap import Worker
 from worker.circuit import Circuit
 from worker.core.decide import Policy
 from worker.core.judge import CallFault, Operation, Patience
 from worker.core.messages import Outgoing
-from worker.core.model import Answer, Department, Entry, Recollection, Reference, Status
+from worker.core.model import EVERYBODY, Answer, Department, Entry, Recollection, Reference, Status
 from worker.core.naming import NameTemplate
 from worker.duties import Scheduler
 from worker.intake import Intake
 from worker.lanes import running_lanes
 from worker.operations import inbound
 from worker.pipeline import Pipeline
-from worker.ports import PAGE, CallFailed, Delivery, NewSubaccount, ProvidedSubaccount, Provider
+from worker.ports import PAGE, CallFailed, Delivery, NewSubaccount, ProvidedSubaccount, Provider, Sealer
 from worker.scan import Scanner, Strays
 from worker.settings import WorkerSettings, load
 from worker.telemetry import Telemetry
@@ -256,10 +257,12 @@ class World:
     strays: type[Strays] = LedgerIsWhole
     returned: int = 0
     """How often the broker is to have delivered before what is sent."""
+    sealer: Sealer = field(default_factory=Unsealed)
 
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock.sleep)
-        self.broker.declare(topology(BrokerVersion(4, 1), self.patience.delays))
+        recipients = sorted(self.policy.recipients - {EVERYBODY})
+        self.broker.declare(topology(BrokerVersion(4, 1), self.patience.delays, recipients))
         self.broker.bind(RESULTS, HEARD, "#")
 
     @asynccontextmanager
@@ -275,6 +278,7 @@ class World:
                 ledger=ledger,
                 actor=self._actor(ledger, circuit),
                 publisher=WatchedPublisher(self.witness, self.broker),
+                sealer=self.sealer,
                 clock=self.clock,
                 policy=self.policy,
                 patience=self.patience,

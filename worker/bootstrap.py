@@ -11,6 +11,7 @@ from aio_pika.abc import AbstractConnection
 from contracts.topology import WORK_QUEUE, BrokerVersion, Topology, topology
 from worker.act import Actor, Names
 from worker.adapters import rabbitmq_topology
+from worker.adapters.key_files import read_signing_key, signing_key_made_once
 from worker.adapters.plivo import PlivoAccount, plivo_provider
 from worker.adapters.rabbitmq import RabbitConsumer, RabbitPublisher
 from worker.adapters.rabbitmq_connection import (
@@ -20,16 +21,18 @@ from worker.adapters.rabbitmq_connection import (
     connect,
     version_of,
 )
+from worker.adapters.sealing import JoseSealer, RecipientKeys, Unsealed
 from worker.adapters.sqlite import sqlite_ledger
 from worker.adapters.system import SystemClock
 from worker.circuit import Circuit
 from worker.core.decide import Policy
 from worker.core.judge import Patience
+from worker.core.model import EVERYBODY
 from worker.duties import Scheduler
 from worker.intake import Intake, Tap
 from worker.lanes import running_lanes
 from worker.pipeline import Pipeline
-from worker.ports import Clock, Delivery, Ledger, Provider, Publisher
+from worker.ports import Clock, Delivery, Ledger, Provider, Publisher, Sealer
 from worker.scan import Scanner, Strays
 from worker.settings import TopologySettings, WorkerSettings
 from worker.telemetry import Telemetry
@@ -104,12 +107,13 @@ async def running_worker(
 ) -> AsyncIterator[Worker]:
     """A worker that consumes for the time of the block. What is under way at its end is cut off: drain first.
 
-    Raises `BrokerUnavailable`, `LedgerFailed` or `LedgerForeign` if it cannot begin.
+    Raises `BrokerUnavailable`, `LedgerFailed`, `LedgerForeign` or `KeyFileError` if it cannot begin.
     """
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(sqlite_ledger(settings.ledger, telemetry.committed))
         await ledger.bind(settings.owner, settings.plivo_auth_id)
+        sealer = _sealer(settings, clock, telemetry)
         stopping = asyncio.Event()
         plivo = await stack.enter_async_context(
             plivo_provider(_account(settings), clock, stopping, telemetry.called)
@@ -126,8 +130,9 @@ async def running_worker(
             ledger=ledger,
             actor=_actor(settings, provider, ledger, scanner, clock),
             publisher=connected.publisher,
+            sealer=sealer,
             clock=clock,
-            policy=Policy(settings.removal, settings.unknown_rename, settle_window=settings.settle_window),
+            policy=_policy(settings),
             patience=Patience(settings.retry_budget, settings.retry_delays, settings.max_attempts),
             lanes=lanes,
             waiting=waiting,
@@ -165,7 +170,8 @@ async def rabbit_broker(
 
 def wanted_topology(connection: AbstractConnection, settings: TopologySettings) -> Topology:
     """The topology as the broker at the other end of the connection wants it."""
-    return topology(BrokerVersion.parse(version_of(connection)), settings.retry_delays)
+    version = BrokerVersion.parse(version_of(connection))
+    return topology(version, settings.retry_delays, settings.recipient_names)
 
 
 async def _first_contact(settings: WorkerSettings, clock: Clock) -> None:
@@ -199,6 +205,22 @@ async def _contact(settings: WorkerSettings) -> None:
             failure = error
     if failure is not None:
         raise failure
+
+
+def _sealer(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> Sealer:
+    """Raises `KeyFileError`."""
+    if settings.recipients is None:
+        return Unsealed()
+    path = settings.signing_key_path
+    key = read_signing_key(path) if settings.signing_key else signing_key_made_once(path, clock.now())
+    recipients = RecipientKeys(settings.recipients.path, telemetry.recipient_key)
+    recipients.look()
+    return JoseSealer(recipients, key)
+
+
+def _policy(settings: WorkerSettings) -> Policy:
+    recipients = frozenset(settings.recipient_names) or frozenset({EVERYBODY})
+    return Policy(settings.removal, settings.unknown_rename, recipients, settings.settle_window)
 
 
 def _account(settings: WorkerSettings) -> PlivoAccount:

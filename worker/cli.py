@@ -30,6 +30,8 @@ app = typer.Typer(
 topology_app = typer.Typer(no_args_is_help=True, help="The broker's exchanges, queues and bindings.")
 departments_app = typer.Typer(no_args_is_help=True, help="What the ledger knows of departments.")
 
+keys_app = typer.Typer(no_args_is_help=True, help="The keys that credentials are sealed and signed with.")
+
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
 T = TypeVar("T")
 
@@ -184,6 +186,80 @@ def departments_show(
     _run(commands.departments_show(chosen, Department(tenant, department_id), as_json=as_json))
 
 
+@keys_app.command("new")
+def keys_new(
+    recipient: Annotated[str | None, typer.Argument(help="Whom the pair is for.")] = None,
+    *,
+    signing: Annotated[bool, typer.Option("--signing", help="A key for the worker to sign with.")] = False,
+    kind: Annotated[
+        str | None, typer.Option("--type", help="x25519, p-256 or rsa; to sign: ed25519 or p-256.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file for the private key.")] = None,
+    add_to: Annotated[Path | None, typer.Option(help="A JWKS to add the public key to.")] = None,
+) -> None:
+    """Make a recipient's pair, or the worker's signing key. What is private goes to a file alone."""
+    from worker.adapters.key_files import KeyType
+    from worker.entrypoints import keys
+
+    if (recipient is None) is not signing:
+        raise typer.BadParameter("give either a recipient or --signing")
+    try:
+        chosen = KeyType(kind) if kind else None
+    except ValueError:
+        raise typer.BadParameter(f"--type is one of {', '.join(KeyType)}") from None
+    if recipient is not None:
+        keys.new_recipient_key(recipient, chosen or KeyType.X25519, out, add_to)
+        return
+    path = out or settings.load(settings.SealingSettings, os.environ).signing_key_path
+    keys.new_signing_key(path, chosen or KeyType.ED25519)
+
+
+@keys_app.command("public")
+def keys_public() -> None:
+    """Print the worker's public keys (JWKS), for recipients to check its signature with."""
+    from worker.entrypoints import keys
+
+    keys.show_public(settings.load(settings.SealingSettings, os.environ))
+
+
+@keys_app.command("check")
+def keys_check(*, as_json: Json = False) -> None:
+    """Tell which key is used for whom; exit 1 where one is missing or unusable."""
+    from worker.entrypoints import keys
+
+    good = keys.check(settings.load(settings.SealingSettings, os.environ), as_json=as_json)
+    raise typer.Exit(DONE if good else FAILED)
+
+
+@app.command("open")
+def open_(
+    key: Annotated[Path, typer.Option(help="The recipient's private key (JWK or JWKS).")],
+    worker_keys: Annotated[Path, typer.Option(help="The worker's public keys: `provisioner keys public`.")],
+    *,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="What waits in the recipient's queue, instead of stdin.")
+    ] = False,
+    take: Annotated[
+        bool, typer.Option("--take", help="With --queue: take off the queue what was printed as JSON.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the credentials, tokens included: a JSON object a line.")
+    ] = False,
+) -> None:
+    """Open sealed credentials, as their recipient; check that they are the worker's and meant for us."""
+    from worker.entrypoints import open as opening
+
+    if take and not (queue and as_json):
+        raise typer.BadParameter("--take goes with --queue and --json: what is taken must be printed")
+    keys = opening.Keys.read(key, worker_keys)
+    if not queue:
+        opening.open_stdin(keys, as_json=as_json)
+        return
+    broker = settings.load(settings.BrokerSettings, os.environ)
+    opened = _run(opening.open_queue(broker, keys, take=take, as_json=as_json))
+    raise typer.Exit(DONE if opened else FAILED)
+
+
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
@@ -207,3 +283,4 @@ def _register_sandbox() -> None:
 _register_sandbox()
 app.add_typer(topology_app, name="topology")
 app.add_typer(departments_app, name="departments")
+app.add_typer(keys_app, name="keys")

@@ -20,6 +20,10 @@ _STYLES = {
     "created": "green",
     "claimed": "yellow",
     "disabled": "yellow",
+    "in use": "green",
+    "older": "dim",
+    "unusable": "red",
+    "unsafe": "yellow",
     "missing": "red",
     "differs": "red",
     "refused": "red",
@@ -32,6 +36,12 @@ _STYLES = {
 def complain(lines: Iterable[str]) -> None:
     for line in lines:
         ERR.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def advise(*lines: str) -> None:
+    """What to do next, beside what was asked for."""
+    for line in lines:
+        ERR.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

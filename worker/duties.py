@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from worker.act import NOT_FOUND
-from worker.core.conclude import OWED_PAUSE
+from worker.core.conclude import put_off_owed
 from worker.core.model import Department, Entry, Status
 from worker.lanes import Progress
 from worker.pipeline import NO_EVENT, Pipeline
@@ -104,6 +104,6 @@ def _put_off(entry: Entry, now: datetime, until: datetime) -> Entry:
     def later(at: datetime | None) -> datetime | None:
         return until if at is not None and at <= now else at
 
-    owed_at = now + OWED_PAUSE if entry.owed_at is not None and entry.owed_at <= now else entry.owed_at
     check_at, recount_at = later(entry.check_at), later(entry.recount_at)
-    return replace(entry, check_at=check_at, recount_at=recount_at, owed_at=owed_at)
+    put_off = replace(entry, check_at=check_at, recount_at=recount_at)
+    return put_off_owed(put_off, now) if entry.owed_at and entry.owed_at <= now else put_off

@@ -32,7 +32,7 @@ from contracts.envelope import CloudEvent, Malformed, Message, read
 from contracts.subaccounts import DeadReason
 from worker.act import Actor
 from worker.core import messages
-from worker.core.conclude import Conclusion, Made, Outcome, conclude, confirmed, intend
+from worker.core.conclude import Conclusion, Made, Outcome, conclude, confirmed, intend, put_off_owed
 from worker.core.decide import Policy, Refuse, Republish, Skip, Step, UnknownRename, decide
 from worker.core.judge import (
     DeadLetter,
@@ -62,8 +62,10 @@ from worker.ports import (
     Ledger,
     LedgerConflict,
     LedgerFailed,
+    NoRecipientKey,
     Publisher,
     PublishFailed,
+    Sealer,
     Unroutable,
 )
 from worker.solitude import Solitude
@@ -80,10 +82,6 @@ class Unreadable:
 
 
 NO_EVENT = Reference("", "", "")
-HOLDER = "credentials"
-"""Whom the intake is held by while credentials cannot be delivered."""
-
-
 OFTEN = 20
 """Deliveries after which a message is worked on alone. Lost connections count too, and are not its fault."""
 
@@ -120,6 +118,7 @@ class Pipeline:
     ledger: Ledger
     actor: Actor
     publisher: Publisher
+    sealer: Sealer
     clock: Clock
     policy: Policy
     patience: Patience
@@ -276,29 +275,48 @@ class Pipeline:
         """Sends what the broker has not confirmed yet, and notes its confirm."""
         owed = entry.owed_to if entry.status is Status.ACTIVE else frozenset()
         if owed:
-            await self._issue(entry, owed, token or await self.actor.token(entry), event.trace)
+            token = token or await self.actor.token(entry)
+            served, failure = await self._issue(entry, owed, token, event.trace)
+            if failure is not None:
+                await self._note_served(entry, served)
+                raise failure
         if not answer.confirmed:
             await self._publish_result(messages.result(answer, self._owner, self.clock.now()))
         if owed or not answer.confirmed:
             await self.ledger.record(confirmed(entry, owed), replace(answer, confirmed=True))
         self.telemetry.answered(event, answer)
 
-    async def deliver_owed(self, entry: Entry) -> Entry:
-        """Sends what an active entry owes, without an event; raises `CallFailed`, `PublishFailed`."""
-        owed = entry.owed_to
-        await self._issue(entry, owed, await self.actor.token(entry), NO_TRACE)
-        return confirmed(entry, owed)
+    async def _note_served(self, entry: Entry, served: frozenset[str]) -> None:
+        if served:
+            await self.ledger.record(confirmed(entry, served))
 
-    async def _issue(self, entry: Entry, owed: frozenset[str], token: SecretStr, trace: Trace) -> None:
+    async def deliver_owed(self, entry: Entry) -> Entry:
+        """Sends what an active entry owes, without an event; raises `CallFailed`. What is left is put off."""
+        token = await self.actor.token(entry)
+        served, failure = await self._issue(entry, entry.owed_to, token, NO_TRACE)
+        if failure is not None:
+            self.telemetry.duty_failed(entry.department, str(failure))
+        return put_off_owed(confirmed(entry, served), self.clock.now())
+
+    async def _issue(
+        self, entry: Entry, owed: frozenset[str], token: SecretStr, trace: Trace
+    ) -> tuple[frozenset[str], PublishFailed | None]:
+        """To every recipient that can be served: who was, and why another was not."""
+        served, failure = frozenset[str](), None
         for recipient in sorted(owed):
-            outgoing = messages.credentials(entry, recipient, token, trace, self._owner, self.clock.now())
+            clear = messages.credentials(entry, recipient, token, trace, self._owner, self.clock.now())
+            holder = f"credentials of {recipient}" if recipient else "credentials"
             try:
-                await self.publisher.publish(outgoing)
-            except Unroutable as error:
-                self.intake.hold(HOLDER, f"credentials cannot be delivered: {error}")
-                raise
-            self.intake.lift(HOLDER)
-            self.telemetry.credentials_published(entry)
+                message = self.sealer.seal(clear, recipient)
+                await self.publisher.publish(messages.addressed(clear, recipient, message))
+            except (NoRecipientKey, Unroutable) as error:
+                failure = error
+                self.intake.hold(holder, f"credentials cannot be delivered: {error}")
+            else:
+                served |= {recipient}
+                self.intake.lift(holder)
+                self.telemetry.credentials_published(entry)
+        return served, failure
 
     async def _publish_result(self, outgoing: Outgoing) -> None:
         """A result that nobody is bound for counts as answered."""

@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 from pydantic import SecretStr
 
+from contracts.envelope import Message
+from contracts.subaccounts import CredentialsMessage
 from worker.core.judge import CallFault, Operation
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Department, Entry, Recollection, Reference
@@ -40,6 +42,15 @@ class PublishFailed(Exception):
 
 class Unroutable(PublishFailed):
     """The broker has returned the message: nobody is bound for it."""
+
+
+class NoRecipientKey(PublishFailed):
+    """There is no usable key to seal for a recipient. Nothing was sent, least of all unsealed."""
+
+
+class Sealer(Protocol):
+    def seal(self, clear: CredentialsMessage, recipient: str) -> Message:
+        """The credentials as this recipient is to get them; raises `NoRecipientKey`."""
 
 
 class Publisher(Protocol):

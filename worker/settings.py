@@ -25,6 +25,7 @@ from yarl import URL
 from contracts.topology import DEFAULT_RETRY_DELAYS, delay_label
 from worker.core.decide import Removal, UnknownRename
 from worker.core.naming import NameTemplate
+from worker.file_settings import Recipients, check_tls, recipients_file, signing_key_file
 from worker.ports import ForPeople, RateLimit
 from worker.telemetry import LogFormat
 
@@ -78,6 +79,7 @@ def _amqp_urls(text: object) -> object:
         )  # a password with a / or # in it: what follows would show
         if parsed.scheme not in {"amqp", "amqps"} or not parsed.host or misplaced:
             raise ValueError("is not an AMQP URL; write amqp://user:password@host:5672/vhost")
+        check_tls(parsed.query)
     return tuple(urls)
 
 
@@ -114,7 +116,19 @@ class BrokerSettings(_Settings):
         return all(URL(url).host in _LOOPBACK for url in self.amqp_url)
 
 
-class TopologySettings(BrokerSettings):
+class RecipientSettings(_Settings):
+    recipients: Annotated[Recipients | None, BeforeValidator(recipients_file)] = Field(
+        None,
+        alias=f"{PREFIX}RECIPIENTS",
+        description="file of the recipients' public keys (JWKS): credentials are sealed for each of them",
+    )
+
+    @property
+    def recipient_names(self) -> tuple[str, ...]:
+        return self.recipients.names if self.recipients else ()
+
+
+class TopologySettings(BrokerSettings, RecipientSettings):
     retry_delays: Annotated[tuple[timedelta, ...], BeforeValidator(_durations)] = Field(
         DEFAULT_RETRY_DELAYS,
         alias=f"{PREFIX}RETRY_DELAYS",
@@ -137,7 +151,19 @@ class LedgerSettings(_Settings):
     )
 
 
-class WorkerSettings(TopologySettings, LedgerSettings):
+class SealingSettings(RecipientSettings, LedgerSettings):
+    signing_key: Annotated[Path | None, BeforeValidator(signing_key_file)] = Field(
+        None,
+        alias=f"{PREFIX}SIGNING_KEY",
+        description="file of the worker's private key (JWK); one is made beside the ledger",
+    )
+
+    @property
+    def signing_key_path(self) -> Path:
+        return self.signing_key or self.ledger.with_name(f"{self.ledger.name}.signing-key.json")
+
+
+class WorkerSettings(TopologySettings, SealingSettings):
     plivo_auth_id: PlivoAuthId = Field(alias="PLIVO_AUTH_ID", description="Plivo's main account")
     plivo_auth_token: SecretStr = Field(alias="PLIVO_AUTH_TOKEN", min_length=1, description="its auth token")
     plivo_api_url: Annotated[str, AfterValidator(_http_url)] = Field(
@@ -243,15 +269,13 @@ class WorkerSettings(TopologySettings, LedgerSettings):
         if self.api_timeout >= self.drain:
             why = "a call begun before SIGTERM could not end in time"
             yield f"{PREFIX}API_TIMEOUT must be below {PREFIX}DRAIN: {why}"
-        if not self.plaintext_secrets and not self.on_loopback:
+        if not self.recipients and not self.plaintext_secrets and not self.on_loopback:
             why = "credentials would go unsealed through a broker that is not on loopback"
-            yield f"{PREFIX}PLAINTEXT_SECRETS is not true: {why}"
+            yield f"{PREFIX}PLAINTEXT_SECRETS is not true: {why}; set {PREFIX}RECIPIENTS to seal them"
 
 
 # Settings that change what is safe: refused while this version cannot honour them, rather than ignored.
 NOT_YET = {
-    f"{PREFIX}RECIPIENTS": "sealed credentials are not available in this version; unset it",
-    f"{PREFIX}SIGNING_KEY": "sealed credentials are not available in this version; unset it",
     f"{PREFIX}ENABLE": "only the default, created, is available in this version; unset it",
 }
 
@@ -297,6 +321,8 @@ def written(value: object) -> str:
             return f"{host}:{port}"
         case Path():
             return f"sqlite:///{value}"
+        case Recipients(path, _):
+            return str(path)
         case tuple():
             return ",".join(written(part) for part in value)
         case _:
@@ -323,8 +349,10 @@ def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict
         elif path:
             try:
                 values[name] = Path(path).read_text(encoding="utf-8").strip()
-            except (OSError, ValueError) as error:
-                mistakes.append(f"{name}_FILE cannot be read: {error}")
+            except OSError as error:  # without its path, which may be the secret itself by mistake
+                mistakes.append(f"{name}_FILE cannot be read: {error.strerror}")
+            except ValueError:
+                mistakes.append(f"{name}_FILE cannot be read: it is not UTF-8 text")
         elif environ.get(name, "").strip():
             values[name] = environ[name].strip()
     return values, mistakes

@@ -25,6 +25,8 @@ LogFormat = Literal["json", "console"]
 # They log message bodies and headers, in which tokens travel: an uncorrelated return at ERROR, frames at
 # DEBUG. What matters of them reaches the log through the adapters.
 LEAKY_LOGGERS = ("aiormq", "aio_pika")
+# For a child of theirs whose level somebody raises: what finds no handler, Python prints to stderr.
+_SILENCE = logging.NullHandler()
 
 
 def configure_logging(log_format: LogFormat, level: str) -> None:
@@ -33,6 +35,7 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
         logger = logging.getLogger(name)
         logger.setLevel(logging.CRITICAL + 1)
         logger.propagate = False
+        logger.addHandler(_SILENCE)
     renderer: Any = structlog.processors.JSONRenderer()
     if log_format == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
@@ -82,6 +85,12 @@ class Telemetry:
         self._issued = Counter(
             "provisioner_credentials_published",
             "Credentials the broker has confirmed.",
+            registry=self.registry,
+        )
+        self._keys = Gauge(
+            "provisioner_recipient_key_usable",
+            "1 while there is a usable key to seal for the recipient; at 0 its credentials wait.",
+            ["recipient"],
             registry=self.registry,
         )
         self._waits = Counter(
@@ -159,6 +168,9 @@ class Telemetry:
     def settings_unused(self, names: list[str]) -> None:
         self._log.warning("settings_unused", names=names, detail="this version does not know these settings")
 
+    def settings_unsafe(self, details: list[str]) -> None:
+        self._log.warning("settings_unsafe", details=details)
+
     def stopping(self, waiting: int) -> None:
         self._log.info("worker_stopping", in_flight=waiting)
 
@@ -186,6 +198,15 @@ class Telemetry:
             auth_id=entry.auth_id,
             generation=entry.generation,
         )
+
+    def recipient_key(self, recipient: str, kid: str | None, why: str) -> None:
+        """Told at the start, and at each change."""
+        name = recipient or "nobody in particular"
+        self._keys.labels(name).set(0 if kid is None else 1)
+        if kid is None:
+            self._log.error("recipient_key_missing", recipient=name, detail=why)
+        else:
+            self._log.info("recipient_key_in_use", recipient=name, kid=kid)
 
     def answered(self, event: Event, answer: Answer) -> None:
         self._answered.labels(event.kind, answer.outcome).inc()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from contracts.envelope import STRUCTURED, Message
-from contracts.subaccounts import CredentialsMessage, DeadReason, ResultKind, SubaccountResult
+from contracts.subaccounts import CredentialsMessage, DeadReason, ResultKind, SubaccountResult, plain_message
 from tests.builders import AUTH_ID, NOW, an_answer, an_entry, created, removed, renamed
 from worker.core import messages
 from worker.core.judge import DeadLetter
@@ -38,7 +38,8 @@ def result_of(answer, now=NOW):
 
 
 def credentials_for(recipient=EVERYBODY, entry=None, trace=NO_TRACE, now=NOW):
-    return messages.credentials(entry or an_entry(), recipient, SecretStr(TOKEN), trace, OWNER, now)
+    clear = messages.credentials(entry or an_entry(), recipient, SecretStr(TOKEN), trace, OWNER, now)
+    return messages.addressed(clear, recipient, plain_message(clear))
 
 
 def failed_of(subject=SUBJECT, verdict=REJECTED):

@@ -267,11 +267,13 @@ BOUNDARIES = {
     "Pipeline._write": {"self.ledger.record": "record active created"},
     "Pipeline._publish": {
         "self._issue": None,
+        "self._note_served": None,
         "self.actor.token": None,
         "self._publish_result": None,
         "self.ledger.record": "record active created confirmed",
     },
     "Pipeline._issue": {"self.publisher.publish": "publish secrets"},
+    "Pipeline._note_served": {"self.ledger.record": "record active"},
     "Pipeline._publish_result": {"self.publisher.publish": "publish results"},
     "Pipeline._end": {
         "self._bury": None,

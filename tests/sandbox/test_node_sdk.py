@@ -2,46 +2,21 @@
 
 import json
 import os
-import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
+from npm import installed
 
 from worker.sandbox.operations import NAMES
 
 PACKAGE = "plivo@4.79.0"
 SCRIPT = Path(__file__).with_name("plivo_node.cjs")
-CACHE = Path(tempfile.gettempdir()) / f"sandbox-{PACKAGE}-{os.getuid()}"
 
 
 @pytest.fixture(scope="module")
 def package():
-    """Install the package once into a folder outside the tree; several test processes may try at once."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        reason = "node and npm are not installed: Plivo's Node SDK cannot be tried"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    if not CACHE.exists():
-        with tempfile.TemporaryDirectory(dir=CACHE.parent) as fresh:
-            target = Path(fresh) / "installed"
-            command = [
-                "npm",
-                "install",
-                "--silent",
-                "--no-audit",
-                "--no-fund",
-                "--prefix",
-                str(target),
-                PACKAGE,
-            ]
-            target.mkdir()
-            subprocess.run(command, check=True, cwd=target, timeout=110)
-            if not CACHE.exists():
-                target.rename(CACHE)
-    return CACHE / "node_modules" / "plivo"
+    return installed(PACKAGE) / "plivo"
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ Each call is sent once: no retry, no redirect.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
@@ -176,9 +176,10 @@ class PlivoProvider:
                 status = response.status
                 return await self._body(operation, response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise CallFailed(replace(_fault_of(operation, error), took_seconds=loop.time() - begun)) from None
+            fault = replace(_fault_of(operation, error), took_seconds=loop.time() - begun)
         finally:
             self._on_call(operation, status, loop.time() - begun)
+        raise CallFailed(fault)  # not as the error's consequence: that holds our login, and what Plivo said
 
     async def _body(self, operation: Operation, response: aiohttp.ClientResponse) -> bytes:
         body = await response.read()
@@ -211,10 +212,9 @@ def _provided(shown: _Shown) -> ProvidedSubaccount:
 
 
 def _parsed(operation: Operation, model: type[T], answer: bytes) -> T:
-    try:
+    with suppress(ValidationError):  # which holds the answer, tokens and all
         return model.model_validate_json(answer)
-    except ValidationError:  # its text could quote a token
-        raise CallFailed(CallFault(operation, f"Plivo's answer to {operation} cannot be read")) from None
+    raise CallFailed(CallFault(operation, f"Plivo's answer to {operation} cannot be read"))
 
 
 def _fault_of(operation: Operation, error: Exception) -> CallFault:

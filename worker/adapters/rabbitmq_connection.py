@@ -18,6 +18,7 @@ from aio_pika.exceptions import AMQPError, AuthenticationError, ProbableAuthenti
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
+from worker.adapters.rabbitmq_tls import hint, mechanism_refused, tls_refused
 from worker.ports import Clock, ForPeople
 from worker.telemetry import Telemetry
 
@@ -111,12 +112,14 @@ async def connect(url: str, name: str) -> Connection:
                 connection_class=Connection,
             )
     except (AuthenticationError, ProbableAuthenticationError) as error:
-        raise BrokerRefuses(
-            f"RabbitMQ at {address(url)} refuses the login in AMQP_URL: {explain(error)}"
-        ) from None
+        why = mechanism_refused(error) or explain(error)
+        raise BrokerRefuses(f"RabbitMQ at {address(url)} refuses the login in AMQP_URL: {why}") from None
     except BROKER_ERRORS as error:
+        if refused := tls_refused(error):
+            raise BrokerRefuses(f"RabbitMQ at {address(url)} cannot be used: {refused}") from None
         failure = NobodyThere if explain(error) == REFUSED else BrokerUnavailable
-        raise failure(f"RabbitMQ at {address(url)} cannot be used: {explain(error)}") from None
+        why = f"{explain(error)}{hint(url, error)}"
+        raise failure(f"RabbitMQ at {address(url)} cannot be used: {why}") from None
 
 
 def version_of(connection: AbstractConnection) -> str:

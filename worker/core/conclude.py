@@ -129,6 +129,11 @@ def confirmed(entry: Entry, recipients: frozenset[str]) -> Entry:
     return replace(entry, owed_to=left, owed_at=entry.owed_at if left else None)
 
 
+def put_off_owed(entry: Entry, now: datetime) -> Entry:
+    """For the scheduler to try again, where something is still owed."""
+    return replace(entry, owed_at=now + OWED_PAUSE if entry.owed_to else None)
+
+
 def _attempts(entry: Entry, event: Event) -> int:
     """How many creates for this very event have ended unknown so far."""
     claim = entry.claim

@@ -18,7 +18,6 @@ from contracts.subaccounts import (
     ResultKind,
     SubaccountResult,
     outbound_id,
-    plain_message,
     result_type,
     routing_key,
 )
@@ -77,12 +76,12 @@ def failed(subject: Subject, verdict: DeadLetter, owner: str, now: datetime) -> 
 
 def credentials(
     entry: Entry, recipient: str, auth_token: SecretStr, trace: Trace, owner: str, now: datetime
-) -> Outgoing:
-    """The credentials an active entry owes to one recipient."""
+) -> CredentialsMessage:
+    """The credentials an active entry owes to one recipient, still to be sealed."""
     if entry.auth_id is None or entry.name is None or entry.issued_for is None:
         raise ValueError(f"no credentials to issue: the entry is {entry.status}")
     cause = entry.issued_for
-    event = CredentialsMessage(
+    return CredentialsMessage(
         # One event may cause two generations: created, removed by a newer one, created again by its replay.
         id=outbound_id((cause.source, cause.id, str(entry.generation)), ISSUED, recipient or None),
         source=source_of(owner),
@@ -101,7 +100,11 @@ def credentials(
         ),
         **trace._asdict(),
     )
-    return Outgoing(topology.SECRETS, routing_key(ISSUED, recipient), plain_message(event))
+
+
+def addressed(clear: CredentialsMessage, recipient: str, message: Message) -> Outgoing:
+    """Credentials on their way: `message` is `clear` as its recipient is to get it."""
+    return Outgoing(topology.SECRETS, routing_key(clear.type, recipient), message)
 
 
 def parked(original: Outgoing, verdict: Park) -> Outgoing:

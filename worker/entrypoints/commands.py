@@ -105,7 +105,7 @@ def topology_export(settings: TopologySettings, broker: str, vhost: str) -> None
         version = BrokerVersion.parse(broker)
     except ValueError:
         raise SettingsError(f"--broker {broker!r} is not a version; write 3.10 or 4.1") from None
-    console.print_json(definitions(topology(version, settings.retry_delays), vhost))
+    console.print_json(definitions(topology(version, settings.retry_delays, settings.recipient_names), vhost))
 
 
 async def departments_list(settings: LedgerSettings, tenant: str | None, *, as_json: bool) -> None:

@@ -1,20 +1,26 @@
 """`provisioner run`: consume until told to stop, then drain."""
 
 import asyncio
+import resource
 import signal
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 from worker.bootstrap import running_worker
+from worker.cautions import cautions
 from worker.entrypoints.probes import serving
 from worker.settings import WorkerSettings, unknown_names
 from worker.telemetry import Telemetry
 
 
-async def consume(settings: WorkerSettings, environ_names: dict[str, str]) -> bool:
+async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
     """True if everything begun was finished before the end."""
     telemetry = Telemetry()
-    if unknown := unknown_names(environ_names):
+    _leave_no_core()
+    if unsafe := cautions(settings, environ):
+        telemetry.settings_unsafe(unsafe)
+    if unknown := unknown_names(environ):
         telemetry.settings_unused(unknown)
     stop = _stop_signal()
     async with running_worker(settings, telemetry) as worker, serving(worker, settings.http):
@@ -23,6 +29,11 @@ async def consume(settings: WorkerSettings, environ_names: dict[str, str]) -> bo
         drained = await worker.drain()
         telemetry.stopped(len(worker.pipeline.lanes))
     return drained
+
+
+def _leave_no_core() -> None:
+    """A core file would hold every token in memory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _stop_signal() -> asyncio.Event:
@@ -49,4 +60,5 @@ def _shown(settings: WorkerSettings) -> dict[str, Any]:
         "ledger": str(settings.ledger),
         "http": f"{settings.http.host}:{settings.http.port}",
         "removal": settings.removal.value,
+        "recipients": list(settings.recipient_names),
     }

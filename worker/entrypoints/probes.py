@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz` and `/metrics`."""
+"""`/livez`, `/readyz`, `/metrics`, and the worker's public keys."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from worker.adapters.key_files import KeyFileError, public_jwks
 from worker.bootstrap import Worker
 from worker.core.model import Department, Reference
 from worker.ports import ForPeople, LedgerFailed
@@ -46,8 +47,15 @@ def _app(worker: Worker) -> web.Application:
             body=generate_latest(worker.telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
+    async def jwks(_request: web.Request) -> web.Response:
+        try:
+            return web.json_response(public_jwks(worker.settings.signing_key_path))
+        except KeyFileError as error:
+            return web.json_response({"error": str(error)}, status=503)
+
+    answers = {"/livez": livez, "/readyz": readyz, "/metrics": metrics, "/.well-known/jwks.json": jwks}
     app = web.Application()
-    app.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    app.add_routes([web.get(path, handler) for path, handler in answers.items()])
     return app
 
 

@@ -1,0 +1,217 @@
+"""`provisioner keys` and `provisioner open` as a person or a script runs them."""
+
+import io
+import json
+import stat
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from rich.console import Console
+from secrets_keys import TOKEN, clear
+
+from tests.builders import AUTH_ID
+from worker import console
+from worker.adapters.key_files import read_keys, signing_key_made_once
+from worker.adapters.sealing import JoseSealer, RecipientKeys
+from worker.adapters.system import SystemClock
+from worker.cli import main
+from worker.core.keyring import is_private
+
+
+class Told(NamedTuple):
+    stdout: str
+    stderr: str
+
+
+class Shell:
+    """Runs the command line in a folder of its own, in this process."""
+
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.folder = folder
+        self.environ = monkeypatch.setenv
+        self._patch = monkeypatch
+        self._capsys = capsys
+        monkeypatch.chdir(folder)
+
+    def __call__(self, *arguments: str, expect: int = 0, stdin: str = "") -> Told:
+        self._patch.setattr(sys, "argv", ["provisioner", *arguments])
+        self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = Told(*self._capsys.readouterr())
+        assert ended.value.code == expect, told.stderr
+        self.never_prints_what_is_private(told.stdout + told.stderr)
+        return told
+
+    def never_prints_what_is_private(self, printed: str) -> None:
+        for path in self.folder.iterdir():
+            for key in read_keys(path) if "key" in path.name or "private" in path.name else ():
+                for member in ("d", "p", "q"):
+                    assert str(key.get(member, "-" * 20)) not in printed
+
+    def private_key(self) -> Path:
+        (path,) = self.folder.glob("crm.*.private.json")
+        return path
+
+    def check(self, expect: int = 0) -> dict[str, tuple[str, str]]:
+        rows = json.loads(self("keys", "check", "--json", expect=expect).stdout)
+        return {row["kid"] or row["for"]: (row["state"], row["detail"]) for row in rows}
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    monkeypatch.setattr(console, "OUT", Console(width=300))
+    return Shell(tmp_path, monkeypatch, capsys)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+class TestNew:
+    @pytest.mark.parametrize("kind", ["x25519", "p-256", "rsa"])
+    def test_a_recipients_pair(self, shell: Shell, kind: str):
+        told = shell("keys", "new", "crm", "--type", kind, "--add-to", "recipients.json")
+        public = json.loads(told.stdout)
+        (kept,) = read_keys(shell.private_key())
+        (given,) = read_keys(shell.folder / "recipients.json")
+        assert public == given
+        assert is_private(kept)
+        assert not is_private(given)
+        assert kept["kid"] == given["kid"]
+        assert mode(shell.private_key()) == 0o600
+        assert "PROVISIONER_RECIPIENTS" not in told.stderr
+        shell.environ("PROVISIONER_RECIPIENTS", "recipients.json")
+        assert shell.check()[public["kid"]] == ("in use", "")
+
+    def test_it_says_where_they_go(self, shell: Shell):
+        told = shell("keys", "new", "crm")
+        assert str(shell.private_key().name) in told.stderr
+        assert "PROVISIONER_RECIPIENTS" in told.stderr
+
+    def test_a_key_is_never_overwritten(self, shell: Shell):
+        shell("keys", "new", "crm", "--out", "key.json")
+        before = (shell.folder / "key.json").read_bytes()
+        told = shell("keys", "new", "crm", "--out", "key.json", expect=1)
+        assert told.stderr == "key.json is there already; a key is never overwritten\n"
+        assert (shell.folder / "key.json").read_bytes() == before
+
+    def test_the_signing_key_and_its_successor(self, shell: Shell):
+        shell("keys", "new", "--signing")
+        first = json.loads(shell("keys", "public").stdout)["keys"]
+        shell("keys", "new", "--signing", "--type", "p-256")
+        both = json.loads(shell("keys", "public").stdout)["keys"]
+        path = shell.folder / "provisioner.db.signing-key.json"
+        assert [key["crv"] for key in both] == ["Ed25519", "P-256"]
+        assert both[:1] == first
+        assert [is_private(key) for key in read_keys(path)] == [False, True], "the old one signs no more"
+        assert mode(path) == 0o600
+        assert list(shell.folder.iterdir()) == [path]
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            (),
+            ("crm", "--signing"),
+            ("crm", "--type", "ed25519"),
+            ("--signing", "--type", "rsa"),
+            ("crm", "--type", "x"),
+            ("a.b",),
+            ("*",),
+        ],
+    )
+    def test_what_means_nothing_makes_nothing(self, shell: Shell, arguments: tuple[str, ...]):
+        assert shell("keys", "new", *arguments, expect=2).stdout == ""
+        assert list(shell.folder.iterdir()) == []
+
+    def test_where_nothing_can_be_written_it_is_a_line(self, shell: Shell):
+        told = shell("keys", "new", "crm", "--out", "nowhere/key.json", expect=1)
+        assert told.stderr == "nowhere/key.json cannot be written: No such file or directory\n"
+
+
+class TestCheck:
+    def test_each_key_and_why_it_is_not_used(self, shell: Shell):
+        for _ in range(2):
+            shell("keys", "new", "crm", "--add-to", "recipients.json")
+        keys = read_keys(shell.folder / "recipients.json")
+        old, new = (str(key["kid"]) for key in keys)
+        shell.environ("PROVISIONER_RECIPIENTS", "recipients.json")
+        assert shell.check() == {
+            old: ("older", ""),
+            new: ("in use", ""),
+            "signing": ("made at the first start", "provisioner.db.signing-key.json"),
+        }
+        unusable = {"keys": [dict(key) | {"use": "sig"} for key in keys]}
+        (shell.folder / "recipients.json").write_text(json.dumps(unusable))
+        assert shell.check(expect=1)[new] == ("unusable", 'its "use" is not "enc"')
+
+    def test_a_signing_key_others_can_read_is_unsafe(self, shell: Shell):
+        shell("keys", "new", "--signing")
+        path = shell.folder / "provisioner.db.signing-key.json"
+        path.chmod(0o644)
+        ((state, detail),) = shell.check(expect=1).values()
+        assert (state, "chmod 600" in detail) == ("unsafe", True)
+
+    def test_public_needs_a_key(self, shell: Shell):
+        assert "keys new --signing" in shell("keys", "public", expect=1).stderr
+
+
+class TestOpen:
+    @pytest.fixture
+    def message(self, shell: Shell) -> str:
+        shell("keys", "new", "crm", "--add-to", "recipients.json")
+        signing = signing_key_made_once(shell.folder / "provisioner.db.signing-key.json", SystemClock().now())
+        (shell.folder / "worker.json").write_text(shell("keys", "public").stdout)
+        keys = RecipientKeys(shell.folder / "recipients.json", lambda *_: None)
+        return JoseSealer(keys, signing).seal(clear(), "crm").body.decode()
+
+    def open(self, shell: Shell, stdin: str, *more: str, expect: int = 0) -> Any:
+        key = str(shell.private_key())
+        return shell("open", "--key", key, "--worker-keys", "worker.json", *more, stdin=stdin, expect=expect)
+
+    def test_it_prints_the_token_only_when_asked(self, shell: Shell, message: str):
+        told = self.open(shell, message)
+        assert AUTH_ID in told.stdout
+        assert TOKEN not in told.stdout + told.stderr
+        told = self.open(shell, message, "--json")
+        assert json.loads(told.stdout) == {
+            "tenant": "acme",
+            "department_id": "sales",
+            "name": "Sales",
+            "auth_id": AUTH_ID,
+            "auth_token": TOKEN,
+            "generation": 1,
+        }
+
+    def test_many_are_a_message_a_line(self, shell: Shell, message: str):
+        told = self.open(shell, f"{message}\n\n{message}\n", "--json")
+        assert len(told.stdout.splitlines()) == 2
+
+    def test_one_message_may_be_written_over_many_lines(self, shell: Shell, message: str):
+        assert AUTH_ID in self.open(shell, json.dumps(json.loads(message), indent=2)).stdout
+
+    def test_what_is_not_genuine_is_one_line_and_exit_1(self, shell: Shell, message: str):
+        told = self.open(shell, message.replace("sales", "legal"), "--json", expect=1)
+        assert told.stdout == ""
+        assert told.stderr.startswith("sub inside the seal is not that of the message")
+        assert told.stderr.count("\n") == 1
+
+    def test_the_wrong_files_are_one_line_each(self, shell: Shell, message: str):
+        for key in ("recipients.json", "missing.json"):
+            told = shell("open", "--key", key, "--worker-keys", "worker.json", stdin=message, expect=1)
+            assert told.stderr.startswith(f"{key} ")
+            assert told.stderr.count("\n") == 1
+
+    def test_to_take_what_is_not_printed_is_refused(self, shell: Shell, message: str):
+        assert "--take goes with" in self.open(shell, message, "--take", expect=2).stderr
+
+    def test_on_a_terminal_it_warns(self, shell: Shell, message: str, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(console, "OUT", Console(force_terminal=True, width=300))
+        told = self.open(shell, message, "--json")
+        assert "do not leave it on the screen" in told.stderr
+        assert TOKEN in told.stdout
+        assert "do not leave" not in self.open(shell, message).stderr

@@ -1,0 +1,160 @@
+"""The client library logs message bodies; nothing of that comes out, however its loggers are set."""
+
+import asyncio
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from io import StringIO
+
+import aio_pika
+import aiormq
+import pytest
+from canaries import Canaries, nowhere
+from pydantic import SecretStr
+from secrets_keys import clear
+from secured import Secured
+
+from contracts.subaccounts import CredentialsMessage, plain_message
+from worker.adapters.rabbitmq import Link, RabbitConsumer, RabbitPublisher
+from worker.adapters.system import SystemClock
+from worker.core.messages import Outgoing
+from worker.ports import Delivery, PublishFailed
+from worker.telemetry import LEAKY_LOGGERS, Telemetry, configure_logging
+
+pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(60)]
+
+TOKEN = "a-token-that-nobody-may-log-0123456789"
+QUEUE = "test.credentials"
+
+
+@pytest.fixture
+def canaries() -> Canaries:
+    canaries = Canaries()
+    canaries.add("token", TOKEN)
+    return canaries
+
+
+def credentials(routing_key: str = QUEUE) -> Outgoing:
+    plain = clear()
+    data = plain.data.model_copy(update={"auth_token": SecretStr(TOKEN)})
+    message: CredentialsMessage = plain.model_copy(update={"data": data})
+    return Outgoing("test.secrets", routing_key, plain_message(message))
+
+
+@pytest.fixture
+def logged() -> Iterator[StringIO]:
+    """The root logger at DEBUG; and, after the product has set it up, each logger of the library too."""
+    written = StringIO()
+    handler = logging.StreamHandler(written)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    before = root.level
+    root.setLevel(logging.DEBUG)
+    configure_logging("json", "debug")
+    raised = [
+        name for name in root.manager.loggerDict if name.startswith(tuple(f"{one}." for one in LEAKY_LOGGERS))
+    ]
+    for name in raised:
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    yield written
+    root.removeHandler(handler)
+    root.setLevel(before)
+    for name in raised:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+@asynccontextmanager
+async def broker(secured: Secured) -> AsyncIterator[None]:
+    async with await aio_pika.connect(secured.node.url) as connection, connection.channel() as channel:
+        exchange = await channel.declare_exchange("test.secrets", "topic", durable=True)
+        await (await channel.declare_queue(QUEUE, durable=True)).bind(exchange, QUEUE)
+    yield
+    async with await aio_pika.connect(secured.node.url) as connection, connection.channel() as channel:
+        await channel.queue_delete(QUEUE)
+        await channel.exchange_delete("test.secrets")
+
+
+async def test_publishing_consuming_and_failing_log_no_token(
+    secured: Secured, canaries: Canaries, logged: StringIO, capfd: pytest.CaptureFixture[str]
+):
+    clock, telemetry = SystemClock(), Telemetry()
+    arrived: asyncio.Queue[Delivery] = asyncio.Queue()
+
+    async def nothing_to_prepare(_connection: object) -> None:
+        return None
+
+    async with (
+        broker(secured),
+        RabbitPublisher.running(Link("publisher", [secured.node.url], clock, telemetry)) as publisher,
+    ):
+        await publisher.publish(credentials())
+        with pytest.raises(PublishFailed) as unroutable:
+            await publisher.publish(credentials("nowhere"))
+        consumer = RabbitConsumer(QUEUE, 1, arrived.put_nowait, nothing_to_prepare, telemetry)
+        async with consumer.running(Link("consumer", [secured.node.url], clock, telemetry)):
+            delivery = await arrived.get()
+        await uncorrelated_return(secured)
+        await secured.node.rabbitmqctl("close_all_connections", "test")
+        with pytest.raises(PublishFailed) as gone:
+            await publish_on(publisher)
+    told = [*map(str, (unroutable.value, gone.value)), *map(repr, (unroutable.value, gone.value, delivery))]
+    printed = "".join(capfd.readouterr())
+    nowhere(
+        {
+            "logs": canaries.found_in(logged.getvalue().encode()),
+            "stderr": canaries.found_in(printed.encode()),
+            "exceptions": canaries.found_in(" ".join(told).encode()),
+        }
+    )
+    assert "Unhandled message" not in printed + logged.getvalue()
+
+
+async def publish_on(publisher: RabbitPublisher) -> None:
+    """Until the connection that is being closed is gone."""
+    for _ in range(1000):
+        await publisher.publish(credentials())
+
+
+async def uncorrelated_return(secured: Secured) -> None:
+    """A message that comes back with nobody waiting for it: without confirms, as after a publish given up."""
+    connection = await aiormq.connect(secured.node.url)
+    channel = await connection.channel(publisher_confirms=False)
+    sent = credentials("nowhere")
+    await channel.basic_publish(
+        sent.message.body, exchange=sent.exchange, routing_key=sent.routing_key, mandatory=True
+    )
+    await channel.basic_qos(prefetch_count=1)  # its answer comes after what has come back
+    await connection.close()
+
+
+def test_nor_as_a_last_resort():
+    """In a process of its own: pytest has a handler on every logger."""
+    script = (
+        "import logging\n"
+        "from worker.telemetry import configure_logging\n"
+        "configure_logging('json', 'debug')\n"
+        "for name in ('aiormq.channel', 'aio_pika.queue', 'aiormq'):\n"
+        "    logging.getLogger(name).setLevel(logging.DEBUG)\n"
+        f"    logging.getLogger(name).error('Unhandled message {TOKEN}')\n"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (told.stdout, told.stderr) == ("", "")
+
+
+async def test_without_our_set_up_it_would(secured: Secured, canaries: Canaries):
+    """If this fails, the library has mended its ways."""
+    written = StringIO()
+    handler = logging.StreamHandler(written)
+    logger = logging.getLogger("aiormq")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        async with broker(secured):
+            await uncorrelated_return(secured)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+    assert canaries.found_in(written.getvalue().encode()) == {"token"}

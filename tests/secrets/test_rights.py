@@ -1,0 +1,290 @@
+"""The users of deploy/rabbitmq: they can do their part of the main job, and nothing else."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import ChannelClosed, PublishError
+from secrets_keys import fresh_sealing_key, write_keys
+from secured import DEFINITIONS, PASSWORD, Secured
+
+from contracts import topology as names
+from worker.adapters import rabbitmq_topology
+from worker.adapters.key_files import public_jwks, write_new
+from worker.bootstrap import running_worker, wanted_topology
+from worker.entrypoints.open import Keys, open_queue
+from worker.operations import connection
+from worker.sandbox import Sandbox, running_sandbox
+from worker.settings import BrokerSettings, TopologySettings, WorkerSettings, load
+from worker.telemetry import Telemetry
+
+pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
+
+TOPOLOGY, WORKER, PRODUCER, CRM, REPLAYER = (
+    "provisioner-topology",
+    "provisioner-worker",
+    "provisioner-producer",
+    "provisioner-recipient-crm",
+    "provisioner-replayer",
+)
+EVENT = {
+    "specversion": "1.0",
+    "id": "event-1",
+    "source": "/test/hr",
+    "type": "department.created.v1",
+    "time": "2026-11-01T08:30:00Z",
+    "data": {"department_id": "sales", "name": "Sales"},
+}
+
+ISSUED_TO_CRM = "subaccount.credentials.issued.crm"
+QUEUES = (
+    names.WORK_QUEUE,
+    names.DEAD_LETTER_QUEUE,
+    names.secrets_queue("crm"),
+    names.secrets_queue("billing"),
+    names.retry_queue(names.DEFAULT_RETRY_DELAYS[0]),
+)
+PUBLISHES = (
+    (names.DEPARTMENTS, "department.created"),
+    (names.DEPARTMENTS, "subaccount.credentials.reissue.crm"),
+    (names.SECRETS, ISSUED_TO_CRM),
+    (names.SECRETS, "subaccount.credentials.reissued.crm"),
+    (names.SECRETS, "anything.else"),
+    (names.RESULTS, "subaccount.created"),
+    (names.RESULTS, ISSUED_TO_CRM),
+    (names.RETRY, "30s"),
+    (names.DEAD_LETTERS, "department.created"),
+    (names.REPLAY, "department.created"),
+    ("", names.WORK_QUEUE),
+    ("", names.secrets_queue("crm")),
+)
+ALLOWED = {
+    WORKER: {
+        f"publish {names.SECRETS} {ISSUED_TO_CRM}",
+        f"publish {names.SECRETS} subaccount.credentials.reissued.crm",
+        f"publish {names.RESULTS} subaccount.created",
+        f"publish {names.RETRY} 30s",
+        f"publish {names.DEAD_LETTERS} department.created",
+        f"read {names.WORK_QUEUE}",
+        f"purge {names.WORK_QUEUE}",
+    },
+    PRODUCER: {f"publish {names.DEPARTMENTS} department.created"},
+    CRM: {f"read {names.secrets_queue('crm')}", f"purge {names.secrets_queue('crm')}"},
+    REPLAYER: {
+        f"publish {names.REPLAY} department.created",
+        f"read {names.DEAD_LETTER_QUEUE}",
+        f"purge {names.DEAD_LETTER_QUEUE}",
+    },
+}
+
+Act = Callable[[AbstractChannel], Awaitable[object]]
+
+
+def acts() -> dict[str, Act]:
+    """Everything anybody could try on the project's objects, by name."""
+    every: dict[str, Act] = {
+        "declare a queue": lambda channel: channel.declare_queue("provisioner.own", durable=True),
+        "declare an exclusive queue": lambda channel: channel.declare_queue(exclusive=True),
+        "declare an exchange": lambda channel: channel.declare_exchange("provisioner.own", "topic"),
+    }
+    for exchange, key in PUBLISHES:
+        every[f"publish {exchange} {key}".replace("  ", " ")] = _publishing(exchange, key)
+    for queue in QUEUES:
+        every[f"read {queue}"] = _reading(queue)
+        every[f"purge {queue}"] = _purging(queue)
+        every[f"delete {queue}"] = _deleting(queue)
+        every[f"bind {queue}"] = _binding(queue)
+    return every
+
+
+def _publishing(exchange: str, key: str) -> Act:
+    async def publish(channel: AbstractChannel) -> None:
+        target = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
+        try:
+            await target.publish(aio_pika.Message(b"{}"), key)
+        except PublishError:
+            return  # allowed, and nobody bound
+
+    return publish
+
+
+def _reading(name: str) -> Act:
+    async def read(channel: AbstractChannel) -> None:
+        queue = await channel.get_queue(name, ensure=False)
+        await queue.cancel(await queue.consume(_ignore))
+
+    return read
+
+
+async def _ignore(_message: object) -> None:
+    return None
+
+
+def _purging(name: str) -> Act:
+    async def purge(channel: AbstractChannel) -> None:
+        await (await channel.get_queue(name, ensure=False)).purge()
+
+    return purge
+
+
+def _deleting(name: str) -> Act:
+    return lambda channel: channel.queue_delete(name)
+
+
+def _binding(name: str) -> Act:
+    async def bind(channel: AbstractChannel) -> None:
+        await (await channel.get_queue(name, ensure=False)).bind(names.SECRETS, "#")
+
+    return bind
+
+
+@pytest.fixture
+async def users(secured: Secured, tmp_path: Path) -> AsyncIterator[Callable[[str], str]]:
+    """The URL of each user; the topology is made by the one who may."""
+    for user in (TOPOLOGY, WORKER, PRODUCER, CRM, REPLAYER):
+        await secured.node.rabbitmqctl("change_password", user, PASSWORD)
+    recipients = write_keys(
+        tmp_path / "both.json", fresh_sealing_key("crm.1"), fresh_sealing_key("billing.1")
+    )
+    settings = load(
+        TopologySettings,
+        {"AMQP_URL": secured.url_of(TOPOLOGY), "PROVISIONER_RECIPIENTS": str(recipients)},
+    )
+    async with connection(settings) as there:
+        wanted = wanted_topology(there, settings)
+        await rabbitmq_topology.apply(there, wanted)
+        yield secured.url_of
+        async with there.channel() as channel:
+            for queue in wanted.queues:
+                await channel.queue_delete(queue.name)
+
+
+def test_the_file_names_only_these_users():
+    document = json.loads(DEFINITIONS.read_text())
+    users = {user["name"] for user in document["users"]}
+    assert users == {TOPOLOGY, *ALLOWED}
+    assert {entry["user"] for entry in document["permissions"]} == users
+    assert all(user["password_hash"] == "" and user["tags"] == [] for user in document["users"])
+
+
+async def test_without_a_password_nobody_can_log_in_by_one(secured: Secured):
+    await secured.node.rabbitmqctl("clear_password", PRODUCER)
+    for password in ("", "guest", PASSWORD):
+        url = secured.url_of(PRODUCER).replace(PASSWORD, password)
+        with pytest.raises(aio_pika.exceptions.AMQPConnectionError):
+            await aio_pika.connect(url)
+
+
+@pytest.mark.parametrize("user", ALLOWED)
+async def test_each_may_do_its_part_and_is_refused_all_else(users: Callable[[str], str], user: str):
+    done, odd = set(), {}
+    async with await aio_pika.connect(users(user)) as there:
+        for name, act in acts().items():
+            channel = await there.channel(on_return_raises=True)  # one of its own: a refusal closes it
+            try:
+                await asyncio.wait_for(act(channel), 10)
+                done.add(name)
+            except ChannelClosed as error:
+                if "ACCESS_REFUSED" not in str(error):
+                    odd[name] = error
+            finally:
+                await channel.close()
+    assert odd == {}
+    assert done == ALLOWED[user]
+
+
+async def test_who_makes_the_topology_publishes_no_credentials(users: Callable[[str], str]):
+    async with await aio_pika.connect(users(TOPOLOGY)) as there:
+        channel = await there.channel(on_return_raises=True)
+        with pytest.raises(ChannelClosed, match="ACCESS_REFUSED"):
+            await _publishing(names.SECRETS, ISSUED_TO_CRM)(channel)
+
+
+class TestTheMainJob:
+    """Each with the rights of its user alone; the worker logs in by its certificate."""
+
+    @pytest.fixture
+    def private(self) -> dict[str, Any]:
+        return fresh_sealing_key("crm.1")
+
+    @pytest.fixture
+    async def sandbox(self) -> AsyncIterator[Sandbox]:
+        async with running_sandbox(rate_limit="off") as sandbox:
+            yield sandbox
+
+    def environ(self, secured: Secured, sandbox: Sandbox, folder: Path, private: Any) -> dict[str, str]:
+        return {
+            "AMQP_URL": secured.tls_url(secured.worker),
+            "PLIVO_AUTH_ID": sandbox.auth_id,
+            "PLIVO_AUTH_TOKEN": sandbox.auth_token,
+            "PLIVO_API_URL": sandbox.url,
+            "LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
+            "PROVISIONER_RECIPIENTS": str(write_keys(folder / "recipients.json", private)),
+            "PROVISIONER_TOPOLOGY": "assume",
+        }
+
+    async def test_events_become_sealed_credentials_and_dead_letters(
+        self,
+        secured: Secured,
+        users: Callable[[str], str],
+        sandbox: Sandbox,
+        tmp_path: Path,
+        private: dict[str, Any],
+        capsys: pytest.CaptureFixture[str],
+    ):
+        settings = load(WorkerSettings, self.environ(secured, sandbox, tmp_path, private))
+        async with running_worker(settings, Telemetry()) as worker:
+            await publish(users(PRODUCER), names.DEPARTMENTS, json.dumps(EVENT).encode())
+            await publish(users(PRODUCER), names.DEPARTMENTS, b"not an event")
+            await sandbox.called("create_subaccount")
+            await replay_one(users(REPLAYER))
+            async with waiting(users(CRM), names.secrets_queue("crm")):
+                await worker.pipeline.lanes.idle()
+            assert await worker.drain()
+        write_new(tmp_path / "crm.private.json", [private])
+        write_keys(tmp_path / "worker.json", *public_jwks(settings.signing_key_path)["keys"])
+        keys = Keys.read(tmp_path / "crm.private.json", tmp_path / "worker.json")
+        broker = load(BrokerSettings, {"AMQP_URL": users(CRM)})
+        assert await open_queue(broker, keys, take=False, as_json=False)
+        assert await open_queue(broker, keys, take=True, as_json=True)
+        assert await open_queue(broker, keys, take=True, as_json=True), "and then the queue is empty"
+        (held,) = sandbox.subaccounts()
+        shown, printed = capsys.readouterr().out.rstrip().rsplit("\n", 1)
+        assert held.auth_token not in shown
+        assert json.loads(printed)["auth_token"] == held.auth_token
+
+
+async def publish(url: str, exchange: str, body: bytes) -> None:
+    async with await aio_pika.connect(url) as there:
+        channel = await there.channel(on_return_raises=True)
+        target = await channel.get_exchange(exchange, ensure=False)
+        message = aio_pika.Message(body, content_type="application/cloudevents+json", delivery_mode=2)
+        await target.publish(message, "department.created")
+
+
+async def replay_one(url: str) -> None:
+    """The dead letter goes back to the work queue, where it is dead-lettered again."""
+    async with waiting(url, names.DEAD_LETTER_QUEUE) as message:
+        await publish(url, names.REPLAY, message.body)
+        await message.ack()
+
+
+@asynccontextmanager
+async def waiting(url: str, queue: str) -> AsyncIterator[aio_pika.abc.AbstractIncomingMessage]:
+    """The first message there, once it comes; it stays unless it is acked."""
+    arrived: asyncio.Queue[aio_pika.abc.AbstractIncomingMessage] = asyncio.Queue()
+
+    async def file(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+        arrived.put_nowait(message)
+
+    async with await aio_pika.connect(url) as there:
+        channel = await there.channel()
+        await channel.set_qos(1)
+        await (await channel.get_queue(queue, ensure=False)).consume(file)
+        yield await asyncio.wait_for(arrived.get(), 30)

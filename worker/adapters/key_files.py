@@ -1,0 +1,156 @@
+"""Files of keys: makes pairs, and keeps what is private readable by its owner alone."""
+
+import os
+import secrets
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from joserfc.jwk import ECKey, Key, KeyParameters, OKPKey, RSAKey
+from pydantic_core import to_json
+
+from worker.core.keyring import BadKeys, Jwk, is_private, keys_in, public_part, public_set, signing_key
+from worker.ports import ForPeople
+
+RSA_BITS = 3072
+SIGNER = "provisioner"
+
+
+class KeyFileError(ForPeople):
+    """A file of keys cannot be read or written. The text quotes no key."""
+
+
+class KeyType(StrEnum):
+    """What a person may ask for."""
+
+    X25519 = "x25519"
+    P_256 = "p-256"
+    RSA = "rsa"
+    ED25519 = "ed25519"
+
+
+SEALING_TYPES = (KeyType.X25519, KeyType.P_256, KeyType.RSA)
+SIGNING_TYPES = (KeyType.ED25519, KeyType.P_256)
+
+
+def new_sealing_key(recipient: str, kind: KeyType, now: datetime) -> dict[str, Any]:
+    """A recipient's private key; `kind` is one of `SEALING_TYPES`."""
+    named = KeyParameters(kid=_kid(recipient, now), use="enc")
+    made: Key
+    match kind:
+        case KeyType.X25519:
+            made = OKPKey.generate_key("X25519", named)
+        case KeyType.P_256:
+            made = ECKey.generate_key("P-256", named)
+        case KeyType.RSA:
+            made = RSAKey.generate_key(RSA_BITS, named)
+        case _:
+            raise ValueError(f"{kind} does not seal")
+    return dict(made.as_dict(private=True))
+
+
+def new_signing_key(kind: KeyType, now: datetime) -> dict[str, Any]:
+    """The worker's private key; `kind` is one of `SIGNING_TYPES`."""
+    named = KeyParameters(kid=_kid(SIGNER, now), use="sig")
+    made: Key
+    match kind:
+        case KeyType.ED25519:
+            made = OKPKey.generate_key("Ed25519", named)
+        case KeyType.P_256:
+            made = ECKey.generate_key("P-256", named)
+        case _:
+            raise ValueError(f"{kind} does not sign")
+    return dict(made.as_dict(private=True))
+
+
+def read_keys(path: Path) -> tuple[Jwk, ...]:
+    """Raises `KeyFileError`."""
+    try:
+        return keys_in(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from None
+    except BadKeys as error:
+        raise KeyFileError(f"{path} {error}") from None
+    except ValueError:
+        raise KeyFileError(f"{path} is not UTF-8 text") from None
+
+
+def read_signing_key(path: Path) -> Jwk:
+    """Raises `KeyFileError`."""
+    keys = read_keys(path)
+    try:
+        return signing_key(to_json({"keys": keys}).decode())
+    except BadKeys as error:
+        raise KeyFileError(f"{path} {error}") from None
+
+
+def signing_key_made_once(path: Path, now: datetime) -> Jwk:
+    """The key in the file; where there is none yet, one is made. Raises `KeyFileError`."""
+    if not path.exists():
+        with suppress(FileExistsError):  # another process was faster
+            write_new(path, [new_signing_key(KeyType.ED25519, now)])
+    return read_signing_key(path)
+
+
+def rotate_signing_key(path: Path, kind: KeyType, now: datetime) -> dict[str, Any]:
+    """Puts a new key into the file; of those before it the public parts stay. Raises `KeyFileError`."""
+    made = new_signing_key(kind, now)
+    before = [public_part(jwk) for jwk in read_keys(path)] if path.exists() else []
+    _replace(path, [*before, made])
+    return made
+
+
+def public_jwks(path: Path) -> dict[str, list[Jwk]]:
+    """What those who verify need: the public part of every key in the file, which may not be there yet.
+
+    Raises `KeyFileError`.
+    """
+    return public_set(read_keys(path) if path.exists() else ())
+
+
+def add_public(path: Path, jwk: Jwk) -> None:
+    """Adds a public key to a JWKS, which others may read; makes the file. Raises `KeyFileError`."""
+    _replace(path, [*(read_keys(path) if path.exists() else ()), public_part(jwk)])
+
+
+def write_new(path: Path, keys: Iterable[Jwk]) -> None:
+    """Whole or not at all, and never over a file that is there: raises `FileExistsError`, `KeyFileError`."""
+    fresh = _written_beside(path, list(keys))
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be made: {error.strerror}") from None
+    finally:
+        fresh.unlink()
+
+
+def _replace(path: Path, keys: list[Jwk]) -> None:
+    fresh = _written_beside(path, keys)
+    try:
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink()
+        raise KeyFileError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _written_beside(path: Path, keys: list[Jwk]) -> Path:
+    """0600 where it holds anything private, from its first byte on."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    mode = 0o600 if any(map(is_private, keys)) else 0o644
+    try:
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(to_json({"keys": keys}, indent=2) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be written: {error.strerror}") from None
+    return fresh
+
+
+def _kid(name: str, now: datetime) -> str:
+    return f"{name}.{now:%Y%m%dT%H%M%S%f}Z"

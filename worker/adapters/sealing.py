@@ -1,0 +1,140 @@
+"""The sealer port: credentials as a JWE for one recipient, inside it a JWS by the worker's key.
+
+The algorithms are those of `core/keyring.py` and no other.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from joserfc import jwe, jws
+from joserfc.errors import JoseError
+from joserfc.jwk import Key, import_key
+
+from contracts.envelope import Message
+from contracts.subaccounts import CredentialsMessage, content_to_seal, plain_message, sealed_message
+from worker.core.keyring import (
+    CONTENT_ENCRYPTION,
+    BadKeys,
+    Jwk,
+    KeyState,
+    key_in_use,
+    recipient_keys,
+    recipients_of,
+    sealing_algorithm,
+    signing_algorithm,
+)
+from worker.core.model import EVERYBODY
+from worker.ports import NoRecipientKey
+
+Tell = Callable[[str, str | None, str], None]
+"""Called with a recipient, the `kid` in use from now on (None: none is usable) and why, on each change."""
+
+
+class Unsealed:
+    """For a broker that nobody else can read: credentials in the clear, for whoever is bound."""
+
+    def seal(self, clear: CredentialsMessage, recipient: str) -> Message:
+        if recipient != EVERYBODY:
+            raise NoRecipientKey(
+                f"credentials are owed to {recipient} alone; set PROVISIONER_RECIPIENTS as it was"
+            )
+        return plain_message(clear)
+
+
+class JoseSealer:
+    def __init__(self, recipients: "RecipientKeys", signing_key: Jwk) -> None:
+        self._recipients = recipients
+        self._signer = import_key(dict(signing_key))
+        self._protected = {"alg": str(signing_algorithm(signing_key)), "kid": signing_key["kid"]}
+
+    def seal(self, clear: CredentialsMessage, recipient: str) -> Message:
+        chosen, key = self._recipients.key_of(recipient)
+        header = {"alg": str(sealing_algorithm(chosen.jwk)), "enc": CONTENT_ENCRYPTION}
+        signed = jws.serialize_compact(
+            self._protected | {"typ": "JWT"},
+            content_to_seal(clear, recipient),
+            self._signer,
+            algorithms=[self._protected["alg"]],
+        )
+        sealed = jwe.encrypt_compact(
+            header | {"kid": chosen.kid, "cty": "JWT"}, signed, key, algorithms=list(header.values())
+        )
+        return sealed_message(clear, sealed)
+
+
+class _Stamp(NamedTuple):
+    """Tells one version of a file from another."""
+
+    inode: int
+    size: int
+    changed_at: int
+
+
+class RecipientKeys:
+    """The recipients' public keys, read again whenever their file has changed.
+
+    A file that cannot be read holds no usable key: the ones read before may have been withdrawn by it.
+    """
+
+    def __init__(self, path: Path, tell: Tell) -> None:
+        self._path = path
+        self._tell = tell
+        self._stamp: _Stamp | None = None
+        self._states: tuple[KeyState, ...] = ()
+        self._fault = ""
+        self._told: dict[str, str | None] = {}
+
+    def look(self) -> None:
+        """Reads the file, if it has changed, and tells what that means for each recipient known so far."""
+        stamp = self._stamp_of_file()
+        if stamp is not None and stamp == self._stamp:
+            return
+        self._stamp, self._states, self._fault = stamp, (), ""
+        try:
+            self._states = recipient_keys(self._path.read_text(encoding="utf-8"))
+        except OSError as error:
+            self._fault = f"{self._path} cannot be read: {error.strerror}"
+        except ValueError as error:
+            reason = str(error) if isinstance(error, BadKeys) else "is not UTF-8 text"
+            self._fault = f"{self._path} {reason}"
+        for recipient in {*self._told, *recipients_of(self._states)}:
+            self._tell_of(recipient)
+
+    def key_of(self, recipient: str) -> tuple[KeyState, Key]:
+        """Raises `NoRecipientKey`."""
+        self.look()
+        state = key_in_use(self._states, recipient)
+        if state is None:
+            self._tell_of(recipient)
+            raise NoRecipientKey(self._why(recipient))
+        try:
+            return state, import_key(dict(state.jwk))
+        except (JoseError, ValueError, TypeError, KeyError):
+            self._note(recipient, None, why := f"the key {state.kid} in {self._path} is damaged")
+            raise NoRecipientKey(why) from None
+
+    def _tell_of(self, recipient: str) -> None:
+        state = key_in_use(self._states, recipient)
+        self._note(recipient, state.kid if state else None, "" if state else self._why(recipient))
+
+    def _note(self, recipient: str, kid: str | None, why: str) -> None:
+        if self._told.get(recipient, "") != kid:
+            self._told[recipient] = kid
+            self._tell(recipient, kid, why)
+
+    def _why(self, recipient: str) -> str:
+        if self._fault:
+            return f"no key to seal with: {self._fault}"
+        if recipient == EVERYBODY:
+            return "credentials are owed from before PROVISIONER_RECIPIENTS was set, to nobody in particular"
+        problems = [f"{state.kid}: {state.problem}" for state in self._states if state.recipient == recipient]
+        found = "; ".join(problems) or "none bears its name"
+        return f"no usable key for {recipient} in {self._path} ({found})"
+
+    def _stamp_of_file(self) -> _Stamp | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return _Stamp(found.st_ino, found.st_size, found.st_mtime_ns)

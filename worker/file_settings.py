@@ -1,0 +1,70 @@
+"""Settings that name files: read when the settings are, so that what is wrong is told at once.
+
+All raise `ValueError`, whose text follows the name of the setting and holds nothing of a key.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from worker.core.keyring import BadKeys, is_private, recipient_keys, recipients_of, signing_key
+
+T = TypeVar("T")
+TLS_FILES = ("cafile", "certfile", "keyfile")
+
+
+class Recipients(NamedTuple):
+    """Where the recipients' public keys are, and who they were when the settings were read."""
+
+    path: Path
+    names: tuple[str, ...]
+
+
+def recipients_file(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    states = _keys_of(value, recipient_keys)
+    if private := [state.kid for state in states if is_private(state.jwk)]:
+        raise ValueError(f"{value} holds a private key, {private[0]}: make another pair")
+    return Recipients(Path(value), recipients_of(states))
+
+
+def signing_key_file(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    _keys_of(value, signing_key)
+    return Path(value)
+
+
+def check_tls(query: Mapping[str, str]) -> None:
+    """The query of an AMQP URL."""
+    if query.get("no_verify_ssl", "0") != "0":
+        raise ValueError(
+            "says no_verify_ssl: anybody could pose as the broker; give its authority as cafile instead"
+        )
+    if query.get("keyfile") and not query.get("certfile"):
+        raise ValueError("has a keyfile without a certfile")
+    for name in TLS_FILES:
+        if path := query.get(name):
+            _readable(name, Path(path))
+
+
+def _readable(name: str, path: Path) -> None:
+    try:
+        path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"names a {name} that cannot be read: {error.strerror}: {path}") from None
+
+
+def _keys_of(path: str, read: Callable[[str], T]) -> T:
+    """What `read` makes of a file of keys; the path is not told where it could be a key itself."""
+    if "{" in path:
+        raise ValueError("is the path of a file, not the key itself")
+    try:
+        return read(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}: {path}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text") from None
+    except BadKeys as error:
+        raise ValueError(f"{path} {error}") from None
