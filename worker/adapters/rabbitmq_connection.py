@@ -52,7 +52,7 @@ class BrokerRefuses(BrokerUnavailable):
 
 
 class NobodyThere(BrokerUnavailable):
-    """The connect was refused: nothing listens there."""
+    """The connect was refused, or closed without a word, as by a proxy whose broker is away."""
 
 
 class _Wire(TransportFactory):
@@ -115,7 +115,7 @@ async def connect(url: str, name: str) -> Connection:
             f"RabbitMQ at {address(url)} refuses the login in AMQP_URL: {explain(error)}"
         ) from None
     except BROKER_ERRORS as error:
-        failure = NobodyThere if explain(error) == REFUSED else BrokerUnavailable
+        failure = NobodyThere if _without_a_word(error) else BrokerUnavailable
         raise failure(f"RabbitMQ at {address(url)} cannot be used: {explain(error)}") from None
 
 
@@ -135,6 +135,12 @@ def explain(error: BaseException) -> str:
     if errno.ECONNREFUSED in error.args or f"[Errno {errno.ECONNREFUSED}]" in str(error):
         return REFUSED
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _without_a_word(error: BaseException) -> bool:
+    return explain(error) == REFUSED or isinstance(
+        error.__cause__, asyncio.IncompleteReadError | ConnectionResetError
+    )
 
 
 @contextmanager
