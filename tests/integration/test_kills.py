@@ -15,6 +15,7 @@ import pytest
 from real import Ears, Place
 
 from contracts import topology as names
+from tests.soak.drains import Drains
 from tests.soak.kills import soak
 from tests.soak.lives import Plan, hastened
 from tests.soak.statements import Statement
@@ -208,4 +209,13 @@ async def test_a_small_soak(clean_broker: str, tmp_path: Path):
         40, 5, seed, settle_window=second, api_timeout=second, faults=hastened(PROFILES["harsh"], 0.2)
     )
     report = await soak(clean_broker, plan, tmp_path)
+    assert report.broken == []
+
+
+async def test_a_few_drains_under_load(clean_broker: str, tmp_path: Path):
+    seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
+    print(f"seed {seed}")  # noqa: T201 - shown if it fails
+    second = timedelta(seconds=1)
+    plan = Plan(40, 4, seed, second, second, faults=hastened(PROFILES["mild"], 0.2))
+    report = await soak(clean_broker, plan, tmp_path, kind=Drains)
     assert report.broken == []

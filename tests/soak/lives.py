@@ -1,4 +1,4 @@
-"""The lives of a worker that is killed again and again, and what is left when it was left alone at last."""
+"""The lives of a worker that is ended again and again, and what is left when it was left alone at last."""
 
 import asyncio
 import random
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 from tests.soak import verdict
 from tests.soak.statements import Statement
@@ -64,6 +65,8 @@ class Soak:
     killed_at: list[datetime] = field(default_factory=list)
     unanswered_at_kill: list[int] = field(default_factory=list)
     logged: Counter[str] = field(default_factory=Counter)
+    ending: ClassVar[str] = "kills"
+    moments: ClassVar[Sequence[int]] = (1, 7, 2)
 
     async def run(self) -> list[Broken]:
         dice = random.Random(self.plan.seed)
@@ -75,6 +78,9 @@ class Soak:
         await self._send(self.story[self.plan.kills * share :])
         return await self._last_life()
 
+    def more_figures(self) -> list[tuple[str, str]]:
+        return []
+
     async def _send(self, statements: Sequence[Statement]) -> None:
         for statement in statements:
             await self.witness.send(statement)
@@ -85,16 +91,20 @@ class Soak:
         try:
             await self._live(worker, dice)
             self.unanswered_at_kill.append(len(self.sent - self.witness.answered))
+            await self._end(worker)
         finally:
             await worker.kill()
         self.killed_at.append(datetime.now(UTC))
         self._read(worker)
 
+    async def _end(self, worker: WorkerProcess) -> None:
+        await worker.kill()
+
     async def _live(self, worker: WorkerProcess, dice: random.Random) -> None:
         longest = self.plan.longest_life.total_seconds()
         asked = dice.choice(CALLS)
         at_count = self.sandbox.journal.answered[asked] + dice.randint(1, MOST_CALLS)
-        match dice.choices(("starting", "working", "any"), (1, 7, 2))[0]:
+        match dice.choices(("starting", "working", "any"), self.moments)[0]:
             case "starting":
                 await asyncio.sleep(dice.uniform(0, longest / 2))
             case "working":
