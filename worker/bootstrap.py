@@ -85,14 +85,14 @@ class Worker:
 
     def holds(self) -> list[str]:
         """Why consuming is paused, a line for each reason."""
-        return []
+        return list(self.pipeline.intake.holds.values())
 
     async def drain(self) -> bool:
         """Stops taking messages and finishes what runs; False if that took longer than allowed."""
-        await self.consumer.stop()
         self.telemetry.stopping(len(self.pipeline.lanes))
         try:
             async with asyncio.timeout(self.settings.drain.total_seconds()):
+                await self.consumer.stop()
                 await self.pipeline.drain()
         except TimeoutError:
             return False

@@ -177,6 +177,9 @@ class Telemetry:
     def stopped(self, left: int) -> None:
         self._log.info("worker_stopped", left_for_redelivery=left)
 
+    def cut_off(self) -> None:
+        self._log.warning("worker_cut_off", detail="told to stop again, or the drain took too long")
+
     def received(self, kind: Kind | None) -> None:
         self._received.labels(kind or "unreadable").inc()
 

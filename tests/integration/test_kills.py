@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import pytest
 from real import Ears, Place
 
 from contracts import topology as names
+from tests.soak.drains import Drains
 from tests.soak.kills import soak
-from tests.soak.lives import Plan
+from tests.soak.lives import Plan, hastened
 from tests.soak.statements import Statement
 from tests.soak.verdict import judge
 from tests.soak.worker_process import WORKER, WorkerProcess, worker_process
@@ -204,21 +205,17 @@ async def test_a_small_soak(clean_broker: str, tmp_path: Path):
     seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     second = timedelta(seconds=1)
-    plan = Plan(40, 5, seed, settle_window=second, api_timeout=second, faults=hastened(0.2))
+    plan = Plan(
+        40, 5, seed, settle_window=second, api_timeout=second, faults=hastened(PROFILES["harsh"], 0.2)
+    )
     report = await soak(clean_broker, plan, tmp_path)
     assert report.broken == []
 
 
-def hastened(factor: float) -> list[Rule]:
-    """The harsh profile, with what comes late coming sooner."""
-    return [
-        replace(
-            rule,
-            fault=replace(
-                rule.fault,
-                delay_seconds=rule.fault.delay_seconds * factor,
-                view=replace(rule.fault.view, lag_seconds=rule.fault.view.lag_seconds * factor),
-            ),
-        )
-        for rule in PROFILES["harsh"]
-    ]
+async def test_a_few_drains_under_load(clean_broker: str, tmp_path: Path):
+    seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
+    print(f"seed {seed}")  # noqa: T201 - shown if it fails
+    second = timedelta(seconds=1)
+    plan = Plan(40, 4, seed, second, second, faults=hastened(PROFILES["mild"], 0.2))
+    report = await soak(clean_broker, plan, tmp_path, kind=Drains)
+    assert report.broken == []

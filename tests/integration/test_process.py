@@ -8,6 +8,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,8 @@ import pytest
 from real import Place
 
 from contracts import topology as names
+from tests.soak.worker_process import worker_process
+from worker.sandbox import Rule, fault
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
@@ -109,6 +112,51 @@ async def test_killed_at_work_it_leaves_the_message_for_the_next_worker(place: P
         assert await process.wait() == 0
     assert len(place.sandbox.subaccounts()) == 1
     assert len(place.sandbox.calls("create_subaccount")) == 1
+
+
+async def test_a_second_signal_ends_it_at_once(place: Place):
+    place.sandbox.set_rules(Rule("create_subaccount", fault("no-answer")))
+    async with running(place) as process:
+        await log_until(process, "worker_started")
+        await place.send(json.dumps(EVENT).encode())
+        await place.sandbox.called("create_subaccount")
+        process.send_signal(signal.SIGTERM)
+        await log_until(process, "worker_stopping")
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 1
+    place.sandbox.set_rules()
+    await finished_by_the_next(place)
+
+
+async def test_a_drain_that_takes_too_long_is_cut_off(place: Place, tmp_path: Path):
+    armed = tmp_path / "armed"
+    armed.touch()
+    short = {"PROVISIONER_DRAIN": "1s", "PROVISIONER_API_TIMEOUT": "500ms", "PROVISIONER_SETTLE_WINDOW": "2s"}
+    halting = ("tests.soak.halting_worker", "done", str(armed))
+    async with worker_process(place.environ | short, halting) as worker:
+        await place.send(json.dumps(EVENT).encode())
+        await worker.logged("halted")
+        assert await worker.stop() == 1
+    place.environ |= short
+    await finished_by_the_next(place)
+
+
+async def finished_by_the_next(place: Place) -> None:
+    async with running(place) as process:
+        await log_until(process, "department_event_answered")
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    assert len(place.sandbox.subaccounts()) == 1
+    assert await place.depth(names.WORK_QUEUE) == 0
+
+
+async def test_told_to_stop_before_it_has_begun_it_ends_well(place: Place):
+    nowhere = {"AMQP_URL": f"amqp://127.0.0.1:{free_port()}/", "PROVISIONER_NO_SUCH": "1"}
+    process = await start(place.environ | nowhere)
+    await log_until(process, "settings_unused")
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
+    await process.communicate()
 
 
 async def test_wrong_settings_are_one_line_each_and_exit_2():

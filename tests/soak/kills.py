@@ -51,7 +51,9 @@ class Progressing:
     answered: Callable[[int], None] = lambda _: None
 
 
-async def soak(url: str, plan: Plan, folder: Path, progressing: Progressing | None = None) -> Report:
+async def soak(
+    url: str, plan: Plan, folder: Path, progressing: Progressing | None = None, kind: type[Soak] = Soak
+) -> Report:
     """One whole run against the broker at `url`; the ledger is kept in `folder`."""
     told = progressing or Progressing()
     began = time.monotonic()
@@ -62,7 +64,7 @@ async def soak(url: str, plan: Plan, folder: Path, progressing: Progressing | No
         environ = _environ(plan, url, sandbox.url, folder)
         heard = await stack.enter_async_context(witness(load(TopologySettings, environ), told.answered))
         events = story(plan.departments, random.Random(plan.seed))
-        run = Soak(plan, environ, sandbox, heard, events, told.killed)
+        run = kind(plan, environ, sandbox, heard, events, told.killed)
         broken = await run.run()
     return Report(broken, _figures(run, time.monotonic() - began))
 
@@ -89,15 +91,16 @@ def _figures(run: Soak, seconds: float) -> list[tuple[str, str]]:
         ("departments", str(run.plan.departments)),
         ("events sent, copies included", f"{len(run.story)} ({len(run.sent)} different)"),
         ("events answered", str(len(heard.answered & run.sent))),
-        ("kills", str(len(run.killed_at))),
-        ("events unanswered at a kill, median and most", _median_and_most(run.unanswered_at_kill, "{:.0f}")),
-        ("from a kill to the next answer, median and worst", _median_and_most(_silences(run), "{:.2f} s")),
+        (run.ending, str(len(run.killed_at))),
+        ("events unanswered then, median and most", median_and_most(run.unanswered_at_kill, "{:.0f}")),
+        ("from there to the next answer, median and worst", median_and_most(_silences(run), "{:.2f} s")),
         ("answers published again", f"{verdict.copies(heard.results)} of {len(heard.results)}"),
         ("credentials published again", f"{verdict.copies(heard.credentials)} of {len(heard.credentials)}"),
         ("doubles made, still enabled", f"{made}, {verdict.enabled_doubles(there)}"),
         ("changes carried out late and mended", str(run.logged["drift_mended"])),
         ("dead letters sent again", dead or "0"),
         ("calls that met a fault", _faults(run)),
+        *run.more_figures(),
         ("time in all", f"{seconds:.0f} s"),
     ]
 
@@ -107,7 +110,7 @@ def _silences(run: Soak) -> list[float]:
     return [(end - at).total_seconds() for at, end in ends if end is not None]
 
 
-def _median_and_most(numbers: Sequence[float], form: str) -> str:
+def median_and_most(numbers: Sequence[float], form: str) -> str:
     if not numbers:
         return "-"
     return f"{form.format(statistics.median(numbers))}, {form.format(max(numbers))}"
@@ -120,10 +123,14 @@ def _faults(run: Soak) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    plan = Plan(options.departments, options.kills, options.seed)
+    return conduct(Plan(options.departments, options.kills, options.seed), Soak)
+
+
+def conduct(plan: Plan, kind: type[Soak]) -> int:
+    """Runs it, tells what came of it, and returns the exit code."""
     CONSOLE.print(f"seed {plan.seed}")
     try:
-        report = asyncio.run(_on_a_node_of_its_own(plan))
+        report = asyncio.run(_on_a_node_of_its_own(plan, kind))
     except NodeUnavailable as error:
         ERR.print(str(error), style="red")
         return 1
@@ -145,24 +152,24 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-async def _on_a_node_of_its_own(plan: Plan) -> Report:
-    with tempfile.TemporaryDirectory() as folder, _progress(plan) as progressing:
+async def _on_a_node_of_its_own(plan: Plan, kind: type[Soak]) -> Report:
+    with tempfile.TemporaryDirectory() as folder, _progress(plan, kind.ending) as progressing:
         async with private_node() as node:
-            return await soak(node.url, plan, Path(folder), progressing)
+            return await soak(node.url, plan, Path(folder), progressing, kind)
 
 
 @contextmanager
-def _progress(plan: Plan) -> Iterator[Progressing]:
-    """A bar on a terminal, a line for every tenth kill elsewhere."""
+def _progress(plan: Plan, ending: str) -> Iterator[Progressing]:
+    """A bar on a terminal, a line for every tenth end elsewhere."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bars:
-        kills = bars.add_task("kills", total=plan.kills)
+        kills = bars.add_task(ending, total=plan.kills)
         answers = bars.add_task("answers", total=None)
 
         def killed(number: int) -> None:
             bars.update(kills, completed=number)
             if bars.disable and number % 10 == 0:
-                ERR.print(f"{number} of {plan.kills} kills")
+                ERR.print(f"{number} of {plan.kills} {ending}")
 
         yield Progressing(killed, lambda number: bars.update(answers, completed=number))
 

@@ -1,12 +1,13 @@
-"""The lives of a worker that is killed again and again, and what is left when it was left alone at last."""
+"""The lives of a worker that is ended again and again, and what is left when it was left alone at last."""
 
 import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import ClassVar
 
 from tests.soak import verdict
 from tests.soak.statements import Statement
@@ -22,6 +23,21 @@ MOST_CALLS = 10
 MOMENT_SECONDS = 0.05
 REST_SECONDS = 300
 POLL_SECONDS = 0.5
+
+
+def hastened(rules: Sequence[Rule], factor: float) -> list[Rule]:
+    """The same rules, with what comes late coming sooner."""
+    return [
+        replace(
+            rule,
+            fault=replace(
+                rule.fault,
+                delay_seconds=rule.fault.delay_seconds * factor,
+                view=replace(rule.fault.view, lag_seconds=rule.fault.view.lag_seconds * factor),
+            ),
+        )
+        for rule in rules
+    ]
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,8 @@ class Soak:
     killed_at: list[datetime] = field(default_factory=list)
     unanswered_at_kill: list[int] = field(default_factory=list)
     logged: Counter[str] = field(default_factory=Counter)
+    ending: ClassVar[str] = "kills"
+    moments: ClassVar[Sequence[int]] = (1, 7, 2)
 
     async def run(self) -> list[Broken]:
         dice = random.Random(self.plan.seed)
@@ -60,6 +78,9 @@ class Soak:
         await self._send(self.story[self.plan.kills * share :])
         return await self._last_life()
 
+    def more_figures(self) -> list[tuple[str, str]]:
+        return []
+
     async def _send(self, statements: Sequence[Statement]) -> None:
         for statement in statements:
             await self.witness.send(statement)
@@ -70,16 +91,20 @@ class Soak:
         try:
             await self._live(worker, dice)
             self.unanswered_at_kill.append(len(self.sent - self.witness.answered))
+            await self._end(worker)
         finally:
             await worker.kill()
         self.killed_at.append(datetime.now(UTC))
         self._read(worker)
 
+    async def _end(self, worker: WorkerProcess) -> None:
+        await worker.kill()
+
     async def _live(self, worker: WorkerProcess, dice: random.Random) -> None:
         longest = self.plan.longest_life.total_seconds()
         asked = dice.choice(CALLS)
         at_count = self.sandbox.journal.answered[asked] + dice.randint(1, MOST_CALLS)
-        match dice.choices(("starting", "working", "any"), (1, 7, 2))[0]:
+        match dice.choices(("starting", "working", "any"), self.moments)[0]:
             case "starting":
                 await asyncio.sleep(dice.uniform(0, longest / 2))
             case "working":

@@ -53,7 +53,7 @@ class BrokerRefuses(BrokerUnavailable):
 
 
 class NobodyThere(BrokerUnavailable):
-    """The connect was refused: nothing listens there."""
+    """The connect was refused, or closed without a word, as by a proxy whose broker is away."""
 
 
 class _Wire(TransportFactory):
@@ -117,7 +117,7 @@ async def connect(url: str, name: str) -> Connection:
     except BROKER_ERRORS as error:
         if refused := tls_refused(error):
             raise BrokerRefuses(f"RabbitMQ at {address(url)} cannot be used: {refused}") from None
-        failure = NobodyThere if explain(error) == REFUSED else BrokerUnavailable
+        failure = NobodyThere if _without_a_word(error) else BrokerUnavailable
         why = f"{explain(error)}{hint(url, error)}"
         raise failure(f"RabbitMQ at {address(url)} cannot be used: {why}") from None
 
@@ -138,6 +138,12 @@ def explain(error: BaseException) -> str:
     if errno.ECONNREFUSED in error.args or f"[Errno {errno.ECONNREFUSED}]" in str(error):
         return REFUSED
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _without_a_word(error: BaseException) -> bool:
+    return explain(error) == REFUSED or isinstance(
+        error.__cause__, asyncio.IncompleteReadError | ConnectionResetError
+    )
 
 
 @contextmanager

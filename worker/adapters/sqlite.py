@@ -138,8 +138,9 @@ class SqliteLedger:
 
     async def bind(self, owner: str, provider_account: str) -> None:
         def job(connection: apsw.Connection) -> None:
-            connection.execute(
-                "INSERT INTO ledger VALUES (1, ?, ?) ON CONFLICT DO NOTHING", (owner, provider_account)
+            connection.execute(  # writes even where nothing changes: that tells whether it can be written
+                "INSERT INTO ledger VALUES (1, ?, ?) ON CONFLICT DO UPDATE SET owner = owner",
+                (owner, provider_account),
             )
             bound = connection.execute("SELECT owner, provider_account FROM ledger").fetchall()[0]
             if bound != (owner, provider_account):

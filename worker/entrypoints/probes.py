@@ -1,69 +1,185 @@
-"""`/livez`, `/readyz`, `/metrics`, and the worker's public keys."""
+"""`/livez`, `/readyz`, `/metrics` and the worker's public keys, answered by a thread of their own.
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+An event loop that hangs would take a server on it along; the thread can still say what is wrong.
+"""
 
-from aiohttp import web
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from threading import Thread
+from typing import Any, NamedTuple
+
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from worker.adapters.key_files import KeyFileError, public_jwks
 from worker.bootstrap import Worker
-from worker.core.model import Department, Reference
-from worker.ports import ForPeople, LedgerFailed
+from worker.ports import ForPeople, LedgerFailed, LedgerForeign
 from worker.settings import Address
+
+BEAT_SECONDS = 0.5
+STUCK_SECONDS = 5.0
+LEDGER_CHECK_SECONDS = 1.0
+
+# Kubernetes waits a second for an answer by default.
+LEDGER_ANSWER_SECONDS = 0.7
+READY_ANSWER_SECONDS = 0.9
 
 
 class AddressTaken(ForPeople):
     """Somebody else listens there."""
 
 
-@asynccontextmanager
-async def serving(worker: Worker, address: Address) -> AsyncIterator[None]:
-    runner = web.AppRunner(_app(worker), access_log=None)
-    await runner.setup()
-    try:
+class Answer(NamedTuple):
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Readiness:
+    """What keeps the worker from doing its job now. Being connected is not enough: it must be consuming."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._checking = asyncio.Lock()
+        self._checked_at: float | None = None
+        self._ledger_wrong: list[str] = []
+
+    async def wrong(self) -> list[str]:
+        """A line for each thing that is wrong."""
+        worker = self._worker
+        return [
+            *worker.holds(),
+            *await worker.consumer.wrong(),
+            *await worker.publisher_wrong(),
+            *await self._ledger(),
+        ]
+
+    async def _ledger(self) -> list[str]:
+        """Written to, and not too often: a disk may be full or gone without a read noticing."""
+        async with self._checking:
+            now = asyncio.get_running_loop().time()
+            if self._checked_at is None or now - self._checked_at >= LEDGER_CHECK_SECONDS:
+                self._ledger_wrong = await self._write()
+                self._checked_at = now
+        return self._ledger_wrong
+
+    async def _write(self) -> list[str]:
+        settings = self._worker.settings
         try:
-            await web.TCPSite(runner, address.host, address.port).start()
-        except OSError as error:
-            raise AddressTaken(
-                f"cannot listen on {address.host}:{address.port} ({error.strerror}); set PROVISIONER_HTTP"
-            ) from None
-        yield
-    finally:
-        await runner.cleanup()
+            async with asyncio.timeout(LEDGER_ANSWER_SECONDS):
+                await self._worker.ledger.bind(settings.owner, settings.plivo_auth_id)
+        except TimeoutError:
+            return ["the ledger takes no write in time: the disk is slow, or another process holds the file"]
+        except (LedgerFailed, LedgerForeign) as error:
+            return [str(error)]
+        return []
 
 
-def _app(worker: Worker) -> web.Application:
-    async def livez(_request: web.Request) -> web.Response:
-        return web.json_response({"status": "alive"})
+class Probes:
+    """The answers, given on any thread. `beat` runs on the worker's loop, for as long as that runs."""
 
-    async def readyz(_request: web.Request) -> web.Response:
-        wrong = await not_ready(worker)
-        status = "ready" if not wrong else "not ready"
-        return web.json_response({"status": status, "wrong": wrong}, status=503 if wrong else 200)
+    def __init__(self, worker: Worker) -> None:
+        self._readiness = Readiness(worker)
+        self._registry = worker.telemetry.registry
+        self._signing_key = worker.settings.signing_key_path
+        self._loop = asyncio.get_running_loop()
+        self._beaten_at = self._loop.time()
 
-    async def metrics(_request: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(worker.telemetry.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+    async def beat(self) -> None:
+        while True:
+            self._beaten_at = self._loop.time()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    def answer(self, path: str) -> Answer | None:
+        match path.partition("?")[0]:
+            case "/livez":
+                return _told("alive", "not alive", self._stuck())
+            case "/readyz":
+                return _told("ready", "not ready", self._stuck() or self._not_ready())
+            case "/metrics":
+                return Answer(200, CONTENT_TYPE_LATEST, generate_latest(self._registry))
+            case "/.well-known/jwks.json":
+                return self._keys()
+        return None
+
+    def _stuck(self) -> list[str]:
+        silent_seconds = self._loop.time() - self._beaten_at
+        return (
+            [f"the event loop has hung for {silent_seconds:.0f} s"] if silent_seconds > STUCK_SECONDS else []
         )
 
-    async def jwks(_request: web.Request) -> web.Response:
+    def _keys(self) -> Answer:
         try:
-            return web.json_response(public_jwks(worker.settings.signing_key_path))
+            return Answer(200, "application/json", json.dumps(public_jwks(self._signing_key)).encode())
         except KeyFileError as error:
-            return web.json_response({"error": str(error)}, status=503)
+            return Answer(503, "application/json", json.dumps({"error": str(error)}).encode())
 
-    answers = {"/livez": livez, "/readyz": readyz, "/metrics": metrics, "/.well-known/jwks.json": jwks}
-    app = web.Application()
-    app.add_routes([web.get(path, handler) for path, handler in answers.items()])
-    return app
+    def _not_ready(self) -> list[str]:
+        asked = asyncio.run_coroutine_threadsafe(self._readiness.wrong(), self._loop)
+        try:
+            return asked.result(READY_ANSWER_SECONDS)
+        except TimeoutError:
+            asked.cancel()
+            return ["the worker is too busy to answer in time"]
 
 
-async def not_ready(worker: Worker) -> list[str]:
-    """What keeps the worker from doing its job now. Being connected is not enough: it must be consuming."""
-    wrong = [] if worker.consumer.consuming else ["no consumer is registered at the broker"]
+def _told(well: str, ill: str, wrong: list[str]) -> Answer:
+    body = json.dumps({"status": ill if wrong else well, "wrong": wrong}).encode()
+    return Answer(503 if wrong else 200, "application/json", body)
+
+
+class _Server(ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, address: Address, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        super().__init__(address, handler)
+
+    def handle_error(self, _request: Any, _client_address: Any) -> None:
+        """Whoever asked has gone: nothing to tell anybody."""
+
+
+def _handler(answer: Callable[[str], Answer | None]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10  # for a client that says nothing
+
+        def do_GET(self) -> None:
+            given = answer(self.path) or Answer(404, "text/plain", b"ask for /livez, /readyz or /metrics\n")
+            self.send_response(given.status)
+            self.send_header("Content-Type", given.content_type)
+            self.send_header("Content-Length", str(len(given.body)))
+            self.end_headers()
+            self.wfile.write(given.body)
+
+        def log_message(self, *_: Any) -> None:
+            """Probes come every few seconds."""
+
+    return Handler
+
+
+@asynccontextmanager
+async def serving(worker: Worker, address: Address) -> AsyncIterator[Address]:
+    """Yields the address it listens on. Raises `AddressTaken`."""
+    probes = Probes(worker)
     try:
-        await worker.ledger.recall(Department("", ""), Reference("", "", ""))
-    except LedgerFailed as error:
-        wrong.append(str(error))
-    return wrong
+        server = _Server(address, _handler(probes.answer))
+    except OSError as error:
+        raise AddressTaken(
+            f"cannot listen on {address.host}:{address.port} ({error.strerror}); set PROVISIONER_HTTP"
+        ) from None
+    beating = asyncio.create_task(probes.beat())
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="probes", daemon=True)
+    thread.start()
+    try:
+        yield Address(address.host, server.server_address[1])
+    finally:
+        beating.cancel()
+        await asyncio.to_thread(server.shutdown)
+        server.server_close()
+        with suppress(asyncio.CancelledError):
+            await beating

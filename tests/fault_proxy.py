@@ -1,0 +1,130 @@
+"""A network that fails as it is told, between a client and a RabbitMQ."""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from yarl import URL
+
+FRAME_HEADER = struct.Struct(">BHI")
+METHOD_FRAME = 1
+BASIC_ACK = struct.pack(">HH", 60, 80)
+
+
+class FaultProxy:
+    """Passes everything on, until told otherwise. What it holds up it passes on later, as TCP would."""
+
+    def __init__(self, target: URL) -> None:
+        self._target = target
+        self._listening: asyncio.Server | None = None
+        self._port = 0
+        self._connections: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._delay_seconds = 0.0
+        self._confirming = True
+        self._accepted = 0
+        self._accept = asyncio.Condition()
+
+    @property
+    def url(self) -> str:
+        return str(self._target.with_port(self._port))
+
+    @asynccontextmanager
+    async def connected_anew(self, times: int = 1) -> AsyncIterator[None]:
+        """The block ends once so many connections more were made than there were at its beginning."""
+        enough = self._accepted + times
+        yield
+        async with self._accept:
+            await self._accept.wait_for(lambda: self._accepted >= enough)
+
+    async def listen(self) -> None:
+        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._listening.sockets[0].getsockname()[1]
+
+    def refuse(self) -> None:
+        """Nobody listens; what is connected stays so."""
+        if self._listening is not None:
+            self._listening.close()
+
+    def reset(self) -> None:
+        """Every connection is gone at once, without a word in order."""
+        for writers in list(self._connections.values()):
+            for writer in writers:
+                linger = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                writer.transport.abort()
+
+    def black_hole(self) -> None:
+        """Nothing arrives any more, in either direction, and nobody is told."""
+        self._flowing.clear()
+
+    def withhold_confirms(self) -> None:
+        """All works but publisher confirms, which do not arrive and never will."""
+        self._confirming = False
+
+    def delay(self, seconds: float) -> None:
+        self._delay_seconds = seconds
+
+    def heal(self) -> None:
+        self._delay_seconds, self._confirming = 0.0, True
+        self._flowing.set()
+
+    async def end(self) -> None:
+        self.refuse()
+        self.heal()
+        for task in list(self._connections):
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections[task] = [writer]
+        async with self._accept:
+            self._accepted += 1
+            self._accept.notify_all()
+        try:
+            broker = await asyncio.open_connection(self._target.host, self._target.port)
+            self._connections[task].append(broker[1])
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._pass_on(reader, broker[1]))
+                pumps.create_task(self._pass_frames_on(broker[0], writer))
+        except (OSError, asyncio.CancelledError, ExceptionGroup):
+            pass
+        finally:
+            for one in self._connections.pop(task):
+                one.transport.abort()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            await self._write(writer, data)
+        raise ConnectionError
+
+    async def _pass_frames_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                header = await reader.readexactly(FRAME_HEADER.size)
+                kind, _, size = FRAME_HEADER.unpack(header)
+                payload = await reader.readexactly(size + 1)
+                if self._confirming or kind != METHOD_FRAME or not payload.startswith(BASIC_ACK):
+                    await self._write(writer, header + payload)
+        raise ConnectionError
+
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        await asyncio.sleep(self._delay_seconds)
+        await self._flowing.wait()
+        writer.write(data)
+        await writer.drain()
+
+
+@asynccontextmanager
+async def fault_proxy(broker_url: str) -> AsyncIterator[FaultProxy]:
+    proxy = FaultProxy(URL(broker_url))
+    await proxy.listen()
+    try:
+        yield proxy
+    finally:
+        await proxy.end()

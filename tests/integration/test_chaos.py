@@ -1,0 +1,60 @@
+"""Everything that can happen to the broker, in one run under load, and all is well in the end."""
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.soak.chaos import Plan, Stop, chaos
+from worker.adapters import rabbitmq, rabbitmq_connection
+from worker.bootstrap import running_worker
+from worker.private_node import SERVER_SCRIPT
+from worker.settings import WorkerSettings, load
+from worker.telemetry import Telemetry, configure_logging
+
+pytestmark = [
+    pytest.mark.xdist_group("broker"),
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(not SERVER_SCRIPT.exists(), reason="rabbitmq-server is not installed"),
+]
+
+NOTICED = (
+    "CONNECTION_FORCED",
+    "the broker has cancelled the consumer",
+    "delivery acknowledgement on channel",
+    "Connection reset",
+    "connection refused",
+)
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch):
+    """The same rules with shorter times."""
+    monkeypatch.setattr(rabbitmq, "CONFIRM_SECONDS", 2.0)
+    monkeypatch.setattr(rabbitmq_connection, "PULSE_SECONDS", 0.5)
+    monkeypatch.setattr(rabbitmq_connection, "PULSE_ANSWER_SECONDS", 2.0)
+
+
+@asynccontextmanager
+async def in_this_process(environ: Mapping[str, str]) -> AsyncIterator[Stop]:
+    async with running_worker(load(WorkerSettings, environ), Telemetry()) as worker:
+
+        async def stop() -> int:
+            return int(not await worker.drain())
+
+        yield stop
+
+
+async def test_through_all_faults_of_the_broker_nothing_is_lost(tmp_path: Path):
+    seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
+    print(f"seed {seed}")  # noqa: T201 - shown if it fails
+    configure_logging("json", "warning")
+    with capture_logs() as log:
+        broken = await chaos(Plan(80, 1, seed, timedelta(seconds=1)), tmp_path, in_this_process)
+    assert broken == []
+    told = " ".join(line["detail"] for line in log if line["event"] == "broker_lost")
+    assert [reason for reason in NOTICED if reason not in told] == []

@@ -1,0 +1,249 @@
+"""Consuming and publishing over a network that fails: nothing is lost, and nobody stays deaf."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from conformance.brokers import Inbox
+from fault_proxy import FaultProxy, fault_proxy
+
+from contracts.envelope import STRUCTURED, Message
+from contracts.topology import DEPARTMENTS, WORK_QUEUE, BrokerVersion, topology
+from worker.adapters import rabbitmq, rabbitmq_connection, rabbitmq_topology
+from worker.adapters.rabbitmq import Prepare, RabbitConsumer, RabbitPublisher, no_preparation
+from worker.adapters.rabbitmq_connection import Connection, Link, Retries, connect, version_of
+from worker.adapters.system import SystemClock
+from worker.core.messages import Outgoing
+from worker.ports import PublishFailed
+from worker.telemetry import Telemetry
+
+pytestmark = pytest.mark.xdist_group("broker")
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch):
+    """The same rules with shorter times."""
+    monkeypatch.setattr(rabbitmq, "CONFIRM_SECONDS", 1.0)
+    monkeypatch.setattr(rabbitmq_connection, "PULSE_SECONDS", 0.1)
+    monkeypatch.setattr(rabbitmq_connection, "PULSE_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(rabbitmq_connection, "CLOSE_SECONDS", 0.5)
+
+
+@pytest.fixture
+async def proxy(clean_broker: str) -> AsyncIterator[FaultProxy]:
+    async with await connect(clean_broker, "test") as connection:
+        await declare(connection)
+    async with fault_proxy(clean_broker) as running:
+        yield running
+
+
+async def declare(connection: Connection) -> None:
+    await rabbitmq_topology.apply(connection, topology(BrokerVersion.parse(version_of(connection))))
+
+
+def link(*urls: str) -> Link:
+    return Link("test", urls, SystemClock(), Telemetry())
+
+
+@asynccontextmanager
+async def consuming(
+    url: str, inbox: Inbox, prepare: Prepare = no_preparation
+) -> AsyncIterator[RabbitConsumer]:
+    consumer = RabbitConsumer(WORK_QUEUE, 10, inbox, prepare, Telemetry())
+    async with consumer.running(link(url)):
+        yield consumer
+
+
+@asynccontextmanager
+async def publishing(url: str) -> AsyncIterator[RabbitPublisher]:
+    async with RabbitPublisher.running(link(url)) as publisher:
+        yield publisher
+
+
+def event(body: bytes) -> Outgoing:
+    return Outgoing(DEPARTMENTS, "department.x", Message(body, STRUCTURED, {}))
+
+
+async def publish(publisher: RabbitPublisher, body: bytes) -> None:
+    """As the line does it: again, until it is confirmed."""
+    while True:
+        try:
+            return await publisher.publish(event(body))
+        except PublishFailed:
+            await asyncio.sleep(0.05)
+
+
+async def reset(proxy: FaultProxy) -> None:
+    proxy.reset()
+
+
+async def refuse(proxy: FaultProxy) -> None:
+    proxy.refuse()
+    proxy.reset()
+    await asyncio.sleep(0.5)
+    await proxy.listen()
+
+
+async def black_hole(proxy: FaultProxy) -> None:
+    """Both while connected and while connecting."""
+    async with proxy.connected_anew():
+        proxy.black_hole()
+    proxy.heal()
+
+
+@pytest.mark.parametrize("fault", [reset, refuse, black_hole])
+async def test_a_consumer_is_back_by_itself(
+    proxy, clean_broker, fault: Callable[[FaultProxy], Awaitable[None]]
+):
+    inbox = Inbox()
+    async with consuming(proxy.url, inbox) as consumer, publishing(clean_broker) as publisher:
+        await publish(publisher, b"before")
+        (first,) = await inbox.holds(1)
+        await fault(proxy)
+        await publish(publisher, b"after")
+        await inbox.holds(3)
+        assert consumer.consuming
+        assert not first.live
+        await first.ack()
+    assert inbox.bodies == [b"before", b"before", b"after"]
+
+
+async def test_paused_it_stays_so_on_the_next_connection(proxy, clean_broker):
+    inbox = Inbox()
+    async with consuming(proxy.url, inbox) as consumer, publishing(clean_broker) as publisher:
+        await consumer.pause()
+        async with proxy.connected_anew():
+            proxy.reset()
+        await publish(publisher, b"one")
+        async with proxy.connected_anew():
+            proxy.reset()
+        assert not consumer.consuming
+        assert inbox.bodies == []
+        await consumer.resume()
+        await inbox.holds(1)
+
+
+async def test_a_pause_while_there_is_no_connection_holds(proxy, clean_broker):
+    inbox = Inbox()
+    async with consuming(proxy.url, inbox) as consumer, publishing(clean_broker) as publisher:
+        proxy.refuse()
+        proxy.reset()
+        await consumer.pause()
+        await consumer.release()
+        await publish(publisher, b"one")
+        async with proxy.connected_anew():
+            await proxy.listen()
+        assert inbox.bodies == []
+        await consumer.resume()
+        await inbox.holds(1)
+
+
+async def test_a_confirm_that_never_comes_costs_the_connection(proxy):
+    async with publishing(proxy.url) as publisher:
+        proxy.withhold_confirms()
+        async with proxy.connected_anew():
+            with pytest.raises(PublishFailed, match="no confirm in time"):
+                await publisher.publish(event(b"one"))
+        assert await publisher.wrong()
+        proxy.heal()
+        await publish(publisher, b"one")
+        assert await publisher.wrong() == []
+
+
+async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection(proxy):
+    served, begun, over = 0, asyncio.Event(), asyncio.Event()
+
+    async def serve(_connection: Connection) -> None:
+        nonlocal served
+        served += 1
+        begun.set()
+        if served == 1:
+            raise asyncio.CancelledError
+        over.set()
+        await asyncio.Event().wait()
+
+    async with link(proxy.url).kept(serve, begun):
+        await over.wait()
+
+
+async def test_the_next_host_is_tried(proxy, clean_broker):
+    inbox = Inbox()
+    async with fault_proxy(clean_broker) as other:
+        consumer = RabbitConsumer(WORK_QUEUE, 10, inbox, no_preparation, Telemetry())
+        hosts = {proxy.url: proxy, other.url: other}
+        async with consumer.running(link(*hosts)), publishing(clean_broker) as publisher:
+            for host, next_host in ((proxy, other), (other, proxy)):
+                async with next_host.connected_anew():
+                    host.refuse()
+                    host.reset()
+                    next_host.reset()
+                await host.listen()
+            await publish(publisher, b"one")
+            await inbox.holds(1)
+
+
+async def test_a_deleted_queue_is_made_again_with_all_that_leads_to_it(proxy, clean_broker):
+    inbox = Inbox()
+    async with consuming(proxy.url, inbox, declare), publishing(clean_broker) as publisher:
+        async with await connect(clean_broker, "test") as connection, proxy.connected_anew():
+            await (await connection.channel()).queue_delete(WORK_QUEUE)
+        await publish(publisher, b"one")
+        await inbox.holds(1)
+
+
+async def test_whose_topology_is_made_by_others_waits_for_the_queue_and_says_so(proxy, clean_broker):
+    inbox = Inbox()
+    async with (
+        consuming(proxy.url, inbox) as consumer,
+        publishing(clean_broker) as publisher,
+        await connect(clean_broker, "test") as connection,
+    ):
+        async with proxy.connected_anew(3):
+            await (await connection.channel()).queue_delete(WORK_QUEUE)
+        (wrong,) = await consumer.wrong()
+        assert "no queue 'provisioner.departments'" in wrong
+        await declare(connection)
+        await publish(publisher, b"one")
+        await inbox.holds(1)
+
+
+async def test_an_exchange_that_was_deleted_comes_back(proxy, clean_broker):
+    async with RabbitPublisher.running(link(proxy.url), declare) as publisher:
+        async with await connect(clean_broker, "test") as connection:
+            await (await connection.channel()).exchange_delete(DEPARTMENTS)
+        await publish(publisher, b"one")
+
+
+async def test_a_channel_closed_by_the_broker_is_replaced(proxy, clean_broker):
+    inbox = Inbox()
+    async with consuming(proxy.url, inbox), publishing(clean_broker) as publisher:
+        await publish(publisher, b"one")
+        (first,) = await inbox.holds(1)
+        await first._message.ack()
+        first._message._IncomingMessage__processed = False
+        await first._message.ack()  # twice: 406, as for a consumer that takes too long
+        await publish(publisher, b"two")
+        await inbox.holds(2)
+        assert not first.live
+    assert inbox.bodies == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("hosts", [1, 3])
+def test_a_refused_connect_is_tried_again_soon_however_often(hosts):
+    retries = Retries(hosts)
+    pauses = [retries.longest_pause(refused=True, served_seconds=0) for _ in range(30)]
+    assert max(pauses) <= 0.5
+
+
+def test_what_gets_further_is_tried_at_growing_intervals_until_it_is_steady():
+    retries = Retries(1)
+
+    def pause(served_seconds: float = 0.0) -> float:
+        return retries.longest_pause(refused=False, served_seconds=served_seconds)
+
+    growing = [pause() for _ in range(8)]
+    assert growing == sorted(growing)
+    assert growing[-1] == 5
+    assert pause(served_seconds=5) == 5
+    assert pause(served_seconds=60) == growing[0]

@@ -1,0 +1,194 @@
+"""Ready is who consumes, publishes and can write: each way to look ready and be deaf is told, and why."""
+
+import asyncio
+import re
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import aiohttp
+import pytest
+from fault_proxy import FaultProxy, fault_proxy
+from real import Place
+
+from contracts.topology import WORK_QUEUE
+from worker.bootstrap import Worker, running_worker
+from worker.entrypoints import probes
+from worker.entrypoints.probes import serving
+from worker.settings import Address
+from worker.telemetry import Telemetry
+
+pytestmark = pytest.mark.xdist_group("broker")
+
+
+DEAF, MUTE = "no consumer is registered at the broker: ", "no connection to publish on: "
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A worker with its probes, behind a network that can be made to fail. It makes no topology by itself."""
+
+    place: Place
+    worker: Worker
+    proxy: FaultProxy
+    url: str
+    http: aiohttp.ClientSession
+
+    async def asked(self, path: str) -> tuple[int, Any]:
+        async with self.http.get(f"{self.url}{path}") as answer:
+            return answer.status, await answer.json()
+
+    async def told(self, status: int, lines: int | None = None) -> list[str]:
+        """What is wrong, once the answer has this status, and so many lines."""
+        while True:
+            answered, told = await self.asked("/readyz")
+            if answered == status and lines in {None, len(told["wrong"])}:
+                assert (told["status"] == "ready") == (status == 200)
+                return list(told["wrong"])
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def scene(place: Place, monkeypatch) -> AsyncIterator[Scene]:
+    monkeypatch.setattr(probes, "LEDGER_CHECK_SECONDS", 0.0)
+    async with place.worker():
+        """Makes the topology."""
+    async with fault_proxy(place.url) as proxy:
+        place.environ |= {"AMQP_URL": proxy.url, "PROVISIONER_TOPOLOGY": "assume"}
+        async with (
+            running_worker(place.settings, Telemetry()) as worker,
+            serving(worker, Address("127.0.0.1", 0)) as address,
+            aiohttp.ClientSession() as http,
+        ):
+            yield Scene(place, worker, proxy, f"http://127.0.0.1:{address.port}", http)
+
+
+async def nobody_listens(there: Scene) -> None:
+    there.proxy.refuse()
+    there.proxy.reset()
+
+
+async def the_queue_is_deleted(there: Scene) -> None:
+    await there.place.channel.queue_delete(WORK_QUEUE)
+
+
+async def the_channel_is_closed(there: Scene) -> None:
+    """By the broker, with 406, as when a consumer takes too long."""
+    there.proxy.refuse()
+    underlay = await there.worker.consumer._channel._channel.get_underlay_channel()
+    await underlay.basic_ack(4711)
+
+
+async def the_publisher_is_gone(there: Scene) -> None:
+    there.proxy.refuse()
+    there.worker.pipeline.publisher._connection.hang_up()
+
+
+async def the_ledger_is_read_only(there: Scene) -> None:
+    there.worker.ledger._connection.pragma("query_only", 1)
+
+
+async def it_is_paused(there: Scene) -> None:
+    await there.worker.consumer.pause()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (nobody_listens, [f"{DEAF}.*(reset|refused)", f"{MUTE}.*(reset|refused)"]),
+        (the_queue_is_deleted, [f"{DEAF}.*(the queue was deleted|no queue)"]),
+        (the_channel_is_closed, [f"{DEAF}.*(PRECONDITION_FAILED|refused|gone)"]),
+        (the_publisher_is_gone, [MUTE]),
+        (the_ledger_is_read_only, ["the ledger cannot be written: .*readonly"]),
+        (it_is_paused, ["consuming is paused"]),
+    ],
+)
+async def test_it_is_not_ready_and_says_why(
+    scene: Scene, fault: Callable[[Scene], Awaitable[None]], told: list[str]
+):
+    assert await scene.told(200) == []
+    await fault(scene)
+    for line, pattern in zip(await scene.told(503, len(told)), told, strict=True):
+        assert re.search(pattern, line)
+        assert "\n" not in line
+
+
+async def test_it_is_ready_again_when_it_consumes_again(scene: Scene):
+    await nobody_listens(scene)
+    await scene.told(503)
+    await scene.proxy.listen()
+    assert await scene.told(200) == []
+    await it_is_paused(scene)
+    await scene.told(503)
+    await scene.worker.consumer.resume()
+    assert await scene.told(200) == []
+
+
+async def test_a_ledger_that_is_slow_makes_it_not_ready_in_time_to_say_so(scene: Scene):
+    held, let_go = threading.Event(), threading.Event()
+
+    def job(_connection: object) -> None:
+        held.set()
+        let_go.wait()
+
+    busy = asyncio.create_task(scene.worker.ledger.run(job))
+    await asyncio.to_thread(held.wait)
+    assert await scene.told(503) == [
+        "the ledger takes no write in time: the disk is slow, or another process holds the file"
+    ]
+    let_go.set()
+    await busy
+    assert await scene.told(200) == []
+
+
+async def test_a_loop_that_hangs_is_told_by_every_probe(scene: Scene, monkeypatch):
+    monkeypatch.setattr(probes, "STUCK_SECONDS", 0.3)
+    assert await scene.asked("/livez") == (200, {"status": "alive", "wrong": []})
+    answers: dict[str, bytes] = {}
+    all_told = threading.Event()
+
+    def ask() -> None:
+        for path in ("/livez", "/readyz"):
+            while path not in answers:
+                try:
+                    urlopen(scene.url + path, timeout=10).close()  # noqa: S310 - ours
+                except HTTPError as refusal:
+                    answers[path] = refusal.read()
+        all_told.set()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert all_told.wait(30)  # the event loop hangs here
+    asking.join()
+    assert all(b"the event loop has hung for" in answer for answer in answers.values())
+    monkeypatch.undo()
+    assert await scene.told(200) == []
+
+
+async def test_the_metrics_tell_of_connections(scene: Scene):
+    async with scene.proxy.connected_anew(2):
+        scene.proxy.reset()
+    await scene.told(200)
+    async with scene.http.get(f"{scene.url}/metrics") as answer:
+        lines = set((await answer.text()).splitlines())
+    assert {
+        'provisioner_broker_connections_total{link="consumer"} 2.0',
+        'provisioner_broker_disconnections_total{link="publisher"} 1.0',
+        'provisioner_broker_connected{link="consumer"} 1.0',
+        'provisioner_broker_connected{link="publisher"} 1.0',
+        "provisioner_consuming 1.0",
+    } <= lines
+    await nobody_listens(scene)
+    await scene.told(503)
+    async with scene.http.get(f"{scene.url}/metrics") as answer:
+        lines = set((await answer.text()).splitlines())
+    assert {'provisioner_broker_connected{link="consumer"} 0.0', "provisioner_consuming 0.0"} <= lines
+
+
+async def test_another_path_is_not_found(scene: Scene):
+    async with scene.http.get(f"{scene.url}/") as answer:
+        assert answer.status == 404
+        assert "/readyz" in await answer.text()

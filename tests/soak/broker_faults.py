@@ -1,0 +1,126 @@
+"""What can happen between a worker and its broker, done to a node of our own and the network before it."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from contracts import topology as names
+from tests.fault_proxy import FaultProxy
+from tests.soak.statements import Statement
+from worker.private_node import PrivateNode
+from worker.sandbox import Rule, Sandbox, fault
+
+WATERMARK, NO_MEMORY = "0.4", "0.00001"
+ALARM_SECONDS = 3.0
+TIMEOUT_MILLISECONDS, USUAL_TIMEOUT_MILLISECONDS = 500, 1_800_000
+TICK_MILLISECONDS, USUAL_TICK_MILLISECONDS = 200, 60_000
+SLOW_SECONDS, SLOW_FOR_SECONDS = 0.05, 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the faults are done to, and who sends; `send_again` is the answer to a queue that was lost."""
+
+    node: PrivateNode
+    proxy: FaultProxy
+    sandbox: Sandbox
+    rules: tuple[Rule, ...]
+    send: Callable[[Statement], Awaitable[None]]
+    send_again: Callable[[], Awaitable[None]]
+
+
+BrokerFault = Callable[[Stage], Awaitable[None]]
+
+
+async def restart(stage: Stage) -> None:
+    await stage.node.stop()
+    await stage.node.start()
+
+
+async def forced_close(stage: Stage) -> None:
+    async with stage.proxy.connected_anew(2):
+        await stage.node.rabbitmqctl("close_all_connections", "to see who comes back")
+
+
+async def queue_deleted(stage: Stage) -> None:
+    """With all that waits in it, and the consumer is cancelled."""
+    async with stage.proxy.connected_anew():
+        await stage.node.rabbitmqctl("delete_queue", names.WORK_QUEUE)
+    await stage.send_again()
+
+
+async def consumer_timeout(stage: Stage) -> None:
+    """The broker closes the channel of a consumer that holds a message for too long.
+
+    A channel knows the time allowed from its beginning: hence the resets, before and after.
+    """
+    await _allow(stage.node, TIMEOUT_MILLISECONDS, TICK_MILLISECONDS)
+    await reset(stage)
+    async with stage.proxy.connected_anew():
+        stage.sandbox.set_rules(Rule("create_subaccount", fault("no-answer"), times=1), *stage.rules)
+        department = f"held-{secrets.token_hex(4)}"
+        await stage.send(Statement(department, "created", 1, f"{department} back"))
+    stage.sandbox.set_rules(*stage.rules)
+    await _allow(stage.node, USUAL_TIMEOUT_MILLISECONDS, USUAL_TICK_MILLISECONDS)
+    await reset(stage)
+
+
+async def memory_alarm(stage: Stage) -> None:
+    """Publishes are blocked, acks go on."""
+    await stage.node.rabbitmqctl("set_vm_memory_high_watermark", NO_MEMORY)
+    await asyncio.sleep(ALARM_SECONDS)
+    await stage.node.rabbitmqctl("set_vm_memory_high_watermark", WATERMARK)
+
+
+async def reset(stage: Stage) -> None:
+    async with stage.proxy.connected_anew(2):
+        stage.proxy.reset()
+
+
+async def black_hole(stage: Stage) -> None:
+    async with stage.proxy.connected_anew(2):
+        stage.proxy.black_hole()
+    stage.proxy.heal()
+
+
+async def refusal(stage: Stage) -> None:
+    stage.proxy.refuse()
+    stage.proxy.reset()
+    await asyncio.sleep(SLOW_FOR_SECONDS)
+    async with stage.proxy.connected_anew(2):
+        await stage.proxy.listen()
+
+
+async def confirms_withheld(stage: Stage) -> None:
+    async with stage.proxy.connected_anew():
+        stage.proxy.withhold_confirms()
+    stage.proxy.heal()
+
+
+async def slow_network(stage: Stage) -> None:
+    stage.proxy.delay(SLOW_SECONDS)
+    await asyncio.sleep(SLOW_FOR_SECONDS)
+    stage.proxy.heal()
+
+
+BROKER_FAULTS: tuple[BrokerFault, ...] = (
+    restart,
+    forced_close,
+    queue_deleted,
+    consumer_timeout,
+    memory_alarm,
+    reset,
+    black_hole,
+    refusal,
+    confirms_withheld,
+    slow_network,
+)
+
+
+async def _allow(node: PrivateNode, milliseconds: int, tick_milliseconds: int) -> None:
+    await node.rabbitmqctl(
+        "eval",
+        f"application:set_env(rabbit, consumer_timeout, {milliseconds}),"
+        f" application:set_env(rabbit, channel_tick_interval, {tick_milliseconds}).",
+    )

@@ -1,0 +1,200 @@
+"""What can happen to a broker, under load: `python -m tests.soak.chaos --rounds 3 --seed 7`.
+
+A worker behind a network that fails serves departments at a sandbox that misbehaves mildly. Meanwhile its
+broker restarts, closes connections, loses the work queue, runs out of memory, goes silent and keeps confirms
+back, in an order drawn from the seed. Then all must be as the newest events say, with nothing left in a
+queue: if not, the exit code is 1.
+"""
+
+import argparse
+import asyncio
+import random
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from rich.console import Console
+
+from contracts import topology as names
+from contracts.topology import delay_label
+from tests.fault_proxy import fault_proxy
+from tests.soak import verdict
+from tests.soak.broker_faults import BROKER_FAULTS, BrokerFault, Stage
+from tests.soak.correspondent import Correspondent, correspondent
+from tests.soak.lives import hastened
+from tests.soak.statements import Statement, story
+from tests.soak.verdict import Broken
+from tests.soak.worker_process import worker_process
+from worker.adapters.rabbitmq_topology import state_of
+from worker.operations import connection, departments
+from worker.private_node import NodeUnavailable, private_node
+from worker.sandbox import AUTH_ID, AUTH_TOKEN, PROFILES, Rule, Sandbox, fault, running_sandbox
+from worker.settings import LedgerSettings, TopologySettings, load
+from worker.telemetry import configure_logging
+
+CONSOLE = Console()
+ERR = Console(stderr=True)
+REST_SECONDS = 120
+POLL_SECONDS = 0.2
+PACE_SECONDS = 0.02
+
+Stop = Callable[[], Awaitable[int]]
+Working = Callable[[Mapping[str, str]], AbstractAsyncContextManager[Stop]]
+"""Runs a worker for the time of the block; yields what drains it and tells its exit code."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    departments: int
+    rounds: int
+    seed: int
+    settle_window: timedelta = timedelta(seconds=2)
+    api_timeout: timedelta = timedelta(seconds=1)
+    rules: tuple[Rule, ...] = (
+        *hastened(PROFILES["mild"], 0.3),
+        Rule("*", fault("slow", delay_seconds=0.1), probability=0.3),
+    )
+
+
+@dataclass
+class Chaos:
+    plan: Plan
+    environ: dict[str, str]
+    stage: Stage
+    correspondent: Correspondent
+    on_fault: Callable[[str, float], None]
+    broken: list[Broken] = field(default_factory=list)
+
+    async def run(self, stop: Stop) -> list[Broken]:
+        dice = random.Random(self.plan.seed)
+        told = story(self.plan.departments, dice)
+        faults = [
+            fault for _ in range(self.plan.rounds) for fault in dice.sample(BROKER_FAULTS, len(BROKER_FAULTS))
+        ]
+        share = len(told) // len(faults) + 1
+        for number, one in enumerate(faults):
+            await self._go_through(one, told[number * share : (number + 1) * share])
+        await self._rest()
+        if code := await stop():
+            self.broken.append(Broken("-", f"the worker ended with {code}"))
+        await self._judge()
+        return self.broken
+
+    async def _go_through(self, one: BrokerFault, statements: Sequence[Statement]) -> None:
+        """The fault comes while these events are carried out; after it half of them must be answered."""
+        began = time.monotonic()
+        feeding = asyncio.create_task(self._feed(statements))
+        heard = self.correspondent
+        try:
+            async with asyncio.timeout(REST_SECONDS):
+                await heard.hears(lambda: len(heard.unanswered(statements)) < len(statements))
+                await one(self.stage)
+                await feeding
+                await heard.hears(lambda: len(heard.unanswered(statements)) <= len(statements) / 2)
+        except TimeoutError:
+            self.broken.append(Broken("-", f"after {one.__name__} nothing is answered any more"))
+        self.on_fault(one.__name__, time.monotonic() - began)
+
+    async def _feed(self, statements: Sequence[Statement]) -> None:
+        for statement in statements:
+            await self.correspondent.send(statement)
+            await asyncio.sleep(PACE_SECONDS)
+
+    async def _rest(self) -> None:
+        """Until everything is answered, and no department is owed anything."""
+        heard = self.correspondent
+        try:
+            async with asyncio.timeout(REST_SECONDS):
+                await heard.hears(lambda: heard.sent.keys() <= heard.answered)
+                await self._nothing_due()
+        except TimeoutError:
+            self.broken.append(Broken("-", f"not at rest within {REST_SECONDS} s"))
+
+    async def _nothing_due(self) -> None:
+        while True:
+            entries = await departments(load(LedgerSettings, self.environ))
+            if not any(entry.due_at for entry in entries):
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _judge(self) -> None:
+        heard, there = self.correspondent, self.stage.sandbox.subaccounts()
+        self.broken += verdict.judge(heard.sent.values(), heard.results, heard.credentials, there)
+        async with connection(load(TopologySettings, {"AMQP_URL": self.stage.node.url})) as broker:
+            for queue in (names.WORK_QUEUE, names.DEAD_LETTER_QUEUE):
+                state = await state_of(broker, queue)
+                if state is None or state.messages:
+                    self.broken.append(Broken("-", f"left in {queue}: {state}"))
+
+
+async def chaos(
+    plan: Plan, folder: Path, working: Working, on_fault: Callable[[str, float], None] = lambda *_: None
+) -> list[Broken]:
+    """One whole run on a node of its own; the ledger is kept in `folder`."""
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(private_node())
+        proxy = await stack.enter_async_context(fault_proxy(node.url))
+        sandbox = await stack.enter_async_context(
+            running_sandbox(faults=plan.rules, seed=plan.seed, rate_limit="off")
+        )
+        direct = load(TopologySettings, {"AMQP_URL": node.url})
+        heard = await stack.enter_async_context(correspondent(direct))
+        environ = _environ(plan, proxy.url, sandbox, folder)
+        stop = await stack.enter_async_context(working(environ))
+        stage = Stage(node, proxy, sandbox, plan.rules, heard.send, heard.send_again)
+        return await Chaos(plan, environ, stage, heard, on_fault).run(stop)
+
+
+def _environ(plan: Plan, url: str, sandbox: Sandbox, folder: Path) -> dict[str, str]:
+    return {
+        "AMQP_URL": url,
+        "PLIVO_AUTH_ID": AUTH_ID,
+        "PLIVO_AUTH_TOKEN": AUTH_TOKEN,
+        "PLIVO_API_URL": sandbox.url,
+        "LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
+        "PROVISIONER_PLAINTEXT_SECRETS": "true",
+        "PROVISIONER_RATE_LIMIT": "100000/1s",
+        "PROVISIONER_SETTLE_WINDOW": delay_label(plan.settle_window),
+        "PROVISIONER_API_TIMEOUT": delay_label(plan.api_timeout),
+    }
+
+
+@asynccontextmanager
+async def in_its_own_process(environ: Mapping[str, str]) -> AsyncIterator[Stop]:
+    async with worker_process(environ) as worker:
+        yield worker.stop
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.chaos", description=__doc__)
+    parser.add_argument("--departments", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each fault comes")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="drawn if not given")
+    asked = parser.parse_args(arguments)
+    configure_logging("console", "critical")
+    CONSOLE.print(f"seed {asked.seed}")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            plan = Plan(asked.departments, asked.rounds, asked.seed)
+            broken = asyncio.run(chaos(plan, Path(folder), in_its_own_process, _say))
+    except NodeUnavailable as error:
+        ERR.print(str(error), style="red")
+        return 1
+    for one in broken:
+        CONSOLE.print(f"broken: {one.department}: {one.what}", markup=False, style="red")
+    CONSOLE.print(f"{len(broken)} broken" if broken else "all rules kept")
+    return int(bool(broken))
+
+
+def _say(name: str, seconds: float) -> None:
+    CONSOLE.print(f"{name.replace('_', ' ')}: through in {seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

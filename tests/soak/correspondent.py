@@ -1,0 +1,103 @@
+"""Sends events and hears answers, whatever happens to the broker meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from aio_pika.abc import AbstractConnection
+from pydantic_core import from_json
+
+from contracts import topology as names
+from contracts.envelope import STRUCTURED, Message
+from tests.soak.statements import Statement
+from tests.soak.verdict import FINAL, Document
+from worker.adapters.rabbitmq import RabbitConsumer, RabbitPublisher
+from worker.adapters.rabbitmq_connection import Link
+from worker.adapters.rabbitmq_topology import apply
+from worker.adapters.system import SystemClock
+from worker.bootstrap import wanted_topology
+from worker.core.messages import Outgoing
+from worker.ports import Delivery, PublishFailed
+from worker.settings import TopologySettings
+from worker.telemetry import Telemetry
+
+QUEUE = "test.answers"
+PREFETCH = 200
+PAUSE_SECONDS = 0.1
+
+
+@dataclass
+class Correspondent:
+    """`sent` has an event from before its first try; an answer may be heard twice, and none is missed."""
+
+    publisher: RabbitPublisher
+    sent: dict[str, Statement] = field(default_factory=dict)
+    results: list[Document] = field(default_factory=list)
+    credentials: list[Document] = field(default_factory=list)
+    answered: set[str] = field(default_factory=set)
+    _heard: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _acks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def send(self, statement: Statement) -> None:
+        """Returns once the broker has confirmed it."""
+        self.sent[statement.id] = statement
+        message = Message(statement.body, STRUCTURED, {})
+        while True:
+            try:
+                return await self.publisher.publish(
+                    Outgoing(names.DEPARTMENTS, statement.routing_key, message)
+                )
+            except PublishFailed:
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    async def send_again(self) -> None:
+        """All that has no answer yet, as a producer does whose queue was lost."""
+        for statement in self.unanswered(list(self.sent.values())):
+            await self.send(statement)
+
+    def unanswered(self, statements: Collection[Statement]) -> list[Statement]:
+        return [one for one in statements if one.id not in self.answered]
+
+    async def hears(self, enough: Callable[[], bool]) -> None:
+        async with self._heard:
+            await self._heard.wait_for(enough)
+
+    def receive(self, delivery: Delivery) -> None:
+        ack = asyncio.create_task(self._take(delivery))
+        self._acks.add(ack)
+        ack.add_done_callback(self._acks.discard)
+
+    async def _take(self, delivery: Delivery) -> None:
+        told: Document = from_json(delivery.original.message.body)
+        async with self._heard:
+            if delivery.original.exchange == names.SECRETS:
+                self.credentials.append(told)
+            else:
+                self.results.append(told)
+                if told["data"]["outcome"] in FINAL:
+                    self.answered.add(told["data"]["event"]["id"])
+            self._heard.notify_all()
+        await delivery.ack()
+
+
+@asynccontextmanager
+async def correspondent(settings: TopologySettings) -> AsyncIterator[Correspondent]:
+    """The topology is there when the block begins."""
+
+    async def prepare(connection: AbstractConnection) -> None:
+        await apply(connection, wanted_topology(connection, settings))
+        async with connection.channel() as channel:
+            queue = await channel.declare_queue(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+            for exchange in (names.RESULTS, names.SECRETS):
+                await queue.bind(exchange, "#")
+
+    def link(name: str) -> Link:
+        return Link(name, settings.amqp_url, SystemClock(), Telemetry())
+
+    async with AsyncExitStack() as stack:
+        publisher = await stack.enter_async_context(RabbitPublisher.running(link("producer"), prepare))
+        sending = Correspondent(publisher)
+        consumer = RabbitConsumer(QUEUE, PREFETCH, sending.receive, prepare, Telemetry())
+        await stack.enter_async_context(consumer.running(link("witness")))
+        yield sending

@@ -1,0 +1,60 @@
+"""A worker told to stop again and again: `python -m tests.soak.drains --times 100 --seed 7`.
+
+Like `tests.soak.kills`, but each worker gets a SIGTERM at work, and has to end by itself: with exit code 0,
+in the time it is given, and with nothing lost. If a rule was broken, the exit code is 1.
+"""
+
+import argparse
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from tests.soak.kills import conduct, median_and_most
+from tests.soak.lives import Plan, Soak
+from tests.soak.verdict import Broken
+from tests.soak.worker_process import WorkerProcess
+
+DRAIN_SECONDS = 25  # the default of PROVISIONER_DRAIN
+
+
+@dataclass
+class Drains(Soak):
+    ending: ClassVar[str] = "drains"
+    moments: ClassVar[Sequence[int]] = (0, 8, 2)  # before it listens to signals a process just dies of one
+    took_seconds: list[float] = field(default_factory=list)
+    in_flight: list[int] = field(default_factory=list)
+    ill: list[Broken] = field(default_factory=list)
+
+    async def run(self) -> list[Broken]:
+        return [*await super().run(), *self.ill]
+
+    def more_figures(self) -> list[tuple[str, str]]:
+        return [
+            ("messages in flight then, median and most", median_and_most(self.in_flight, "{:.0f}")),
+            ("from SIGTERM to the end, median and worst", median_and_most(self.took_seconds, "{:.2f} s")),
+        ]
+
+    async def _end(self, worker: WorkerProcess) -> None:
+        began = time.monotonic()
+        code = await worker.stop()
+        self.took_seconds.append(time.monotonic() - began)
+        self.in_flight += [line["in_flight"] for line in worker.log if line["event"] == "worker_stopping"]
+        if code != 0 or self.took_seconds[-1] > DRAIN_SECONDS:
+            end = [line["event"] for line in worker.log[-3:]]
+            self.ill.append(Broken("-", f"ended with {code} after {self.took_seconds[-1]:.1f} s: {end}"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.drains", description=__doc__)
+    parser.add_argument("--departments", type=int, default=500)
+    parser.add_argument("--times", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="drawn if not given")
+    asked = parser.parse_args(arguments)
+    return conduct(Plan(asked.departments, asked.times, asked.seed), Drains)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
