@@ -271,3 +271,14 @@ async def test_a_duty_done_is_due_no_more(ledger):
     entry = await ledger.record(an_entry(revision=0, check_at=NOW))
     await ledger.record(replace(entry, check_at=None))
     assert await ledger.due(NOW, 10) == []
+
+
+async def test_it_has_caught_up_once_that_was_noted_and_until_it_is_noted_otherwise(ledger):
+    await ledger.bind("default", "MA1")
+    assert not await ledger.caught_up()
+    await ledger.note_caught_up(caught_up=True)
+    assert await ledger.caught_up()
+    await ledger.bind("default", "MA1")
+    assert await ledger.caught_up()
+    await ledger.note_caught_up(caught_up=False)
+    assert not await ledger.caught_up()

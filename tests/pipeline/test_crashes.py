@@ -252,7 +252,7 @@ BOUNDARIES = {
     "Pipeline._end": {"self._bury": None, "delivery.ack": "ack"},
     "Pipeline._bury": {"self.publisher.publish": "publish dead-letters", "self._publish_result": None},
     "Pipeline._wait": {"asyncio.wait": None},
-    "Actor.foresee": {"self.strays.take": None},
+    "Actor.foresee": {"self.strays.tags": None},
     "Actor.act": {"self._act": None},
     "Actor._act": {"self._create": None, "self._adopt": None, "self._changed": None, "self._delete": None},
     "Actor._create": {"self.provider.create": "create"},
@@ -274,14 +274,16 @@ BOUNDARIES = {
     "Scanner._scan": {"self._read": None},
     "Scanner._read": {"self._page": None},
     "Scanner._page": {"self._provider.page": "list", "self._clock.sleep": None},
-    "Strays.take": {"self._first": None, "self._find": None},
+    "Strays.tags": {"self._first": None, "self._find": None},
     "Strays._find": {
-        "self._provider.page": "list",
-        "self._ledger.holders": "holders",
+        "self._ledger.caught_up": "caught up",
+        "self._unknown": None,
+        "self._newest_page": None,
         "self._scanner.look": None,
-        "self._known": None,
+        "self._ledger.note_caught_up": "note caught up",
     },
-    "Strays._known": {"self._ledger.holders": "holders"},
+    "Strays._newest_page": {"self._provider.page": "list"},
+    "Strays._unknown": {"self._ledger.holders": "holders"},
 }
 # Not on the way from delivery to ack: shutting down, and duties.
 BESIDE_THE_LINE = {"Pipeline.drain", "Scanner.close", "Actor.mend", "Actor.disable_doubles"}

@@ -140,7 +140,9 @@ class Entry:
 
     @property
     def due_at(self) -> datetime | None:
-        """When the next of its duties is due."""
+        """When the next of its duties is due: never while a create is open, for it only looks then."""
+        if self.status is Status.CLAIMED:
+            return None
         return min((at for at in (self.check_at, self.recount_at) if at is not None), default=None)
 
 
