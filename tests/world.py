@@ -6,6 +6,7 @@ Pipeline, lanes and actor are the real ones. Time passes only when told, every p
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -157,6 +158,12 @@ class WatchedLedger:
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
         return await self.witness.see("holders", lambda: self.ledger.holders(auth_ids))
 
+    async def caught_up(self) -> bool:
+        return await self.witness.see("caught up", self.ledger.caught_up)
+
+    async def note_caught_up(self, *, caught_up: bool) -> None:
+        await self.witness.see("note caught up", lambda: self.ledger.note_caught_up(caught_up=caught_up))
+
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         return await self.ledger.due(now, limit)
 
@@ -238,8 +245,8 @@ class WatchedDelivery:
 class LedgerIsWhole(Strays):
     """Nothing at the provider that the ledger does not know: spares most tests the look for it."""
 
-    async def take(self, _tag: str) -> bool:
-        return False
+    async def tags(self) -> AbstractSet[str]:
+        return frozenset()
 
 
 @dataclass

@@ -1,17 +1,17 @@
 """A decided step becomes provider calls. With `scan.py`, the only place that makes them on the line."""
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
 
 from contracts.subaccounts import ResultKind
-from worker.core.adoption import Sighting, choose
-from worker.core.conclude import Changed, Deleted, Failed, Made, NothingDone, NothingSeen, Outcome
+from worker.core.adoption import Match, choose, in_question
+from worker.core.conclude import Changed, Deleted, Failed, Found, Made, NothingDone, NothingSeen, Outcome
 from worker.core.decide import Adopt, Create, Delete, Disable, Rename, Restore, Skip, Step
 from worker.core.judge import Transient, classify
-from worker.core.model import Entry, Event, Reference, Status
+from worker.core.model import Department, Entry, Event, Reference, Status
 from worker.core.naming import NameTemplate, department_tag, idempotency_key
 from worker.ports import CallFailed, Clock, Ledger, Provider
 from worker.scan import Look, Scanner, Strays
@@ -34,6 +34,10 @@ class Names:
 
     def tag(self, entry: Entry) -> str:
         return department_tag(self.owner, entry.department, entry.incarnation)
+
+    def tags(self, department: Department, incarnations: range) -> Mapping[str, int]:
+        """The incarnation by its tag."""
+        return {department_tag(self.owner, department, number): number for number in incarnations}
 
     def key(self, step: Step, entry: Entry, event: Event) -> str:
         return self._key(type(step).__name__.lower(), entry, entry.auth_id, event.reference)
@@ -77,14 +81,14 @@ class Actor:
         Raises `CallFailed`.
         """
         match step:
-            case Create(name) if await self.strays.take(self.names.tag(entry)):
-                return Adopt(name)
-            case Skip(ResultKind.UNCHANGED) if entry.status is Status.ABSENT and await self.strays.take(
-                self.names.tag(entry)
-            ):
-                return Adopt(None)
+            case Create(name):
+                adoption = Adopt(name)
+            case Skip(ResultKind.UNCHANGED) if entry.status in {Status.ABSENT, Status.REMOVED}:
+                adoption = Adopt(None)
             case _:
                 return step
+        unknown = await self.strays.tags()
+        return adoption if unknown and unknown & self._tags(entry).keys() else step
 
     async def act(self, step: Step, entry: Entry, event: Event, claimed_at: float) -> Outcome:
         """Carries the step out; whatever the provider says comes back as a value.
@@ -123,11 +127,9 @@ class Actor:
         Of all its incarnations: a create taken for lost may be carried out after its successor was deleted.
         """
         look = await self.scanner.look(entry.created_at)
-        doubles: list[Sighting] = []
-        for incarnation in range(1, entry.incarnation + 1):
-            matches = await self._matches(look, replace(entry, incarnation=incarnation))
-            doubles += [one for one in matches if one.auth_id != entry.auth_id]
-        return await self._disable(doubles, entry)
+        tags = self.names.tags(entry.department, range(1, entry.incarnation + 1))
+        matches = await self._matches(look, entry, tags)
+        return await self._disable((one for one in matches if one.sighting.auth_id != entry.auth_id), entry)
 
     async def disable_made(self, entry: Entry, auth_id: str) -> None:
         """Disables what a create made although another one is on record; raises `CallFailed`."""
@@ -177,29 +179,37 @@ class Actor:
         return Deleted()
 
     async def _adopt(self, name: str | None, entry: Entry, key: str) -> Outcome:
-        look = await self.scanner.look(entry.claim.started_at if entry.claim else None)
-        matches = await self._matches(look, entry)
+        claim = entry.claim if entry.status is Status.CLAIMED else None
+        look = await self.scanner.look(claim.started_at if claim else None)
+        tags = self._tags(entry)
+        matches = await self._matches(look, entry, tags)
         if not matches:
-            self.strays.strike_off(self.names.tag(entry))
+            self.strays.strike_off(tags)
             return NothingSeen(look.begun)
         kept, others = choose(matches, entry.auth_id)
         doubles = await self._disable(others, entry)
-        found = await self.provider.get(kept.auth_id)
-        wanted = self.names.sent(name, entry) if name else found.name
+        found = await self.provider.get(kept.sighting.auth_id)
+        wanted = self.names.sent(name, replace(entry, incarnation=kept.incarnation)) if name else found.name
         if wanted != found.name or not found.enabled:
             changed_name = wanted if wanted != found.name else None
             await self._update(found.auth_id, key, name=changed_name, enabled=True)
-        return Made(found.auth_id, found.auth_token, doubles)
+        shown = Found(kept.incarnation, self.names.template.name_in(found.name))
+        return Made(found.auth_id, found.auth_token, doubles, shown)
 
-    async def _matches(self, look: Look, entry: Entry) -> list[Sighting]:
-        """Those of the entry's tag; never one on record for another department, whatever its name says."""
-        seen = look.seen.get(self.names.tag(entry), [])
-        holders = await self.ledger.holders([one.auth_id for one in seen]) if seen else {}
-        return [one for one in seen if holders.get(one.auth_id, entry.department) == entry.department]
+    def _tags(self, entry: Entry) -> Mapping[str, int]:
+        return self.names.tags(entry.department, in_question(entry))
 
-    async def _disable(self, doubles: Iterable[Sighting], entry: Entry) -> tuple[str, ...]:
+    async def _matches(self, look: Look, entry: Entry, tags: Mapping[str, int]) -> list[Match]:
+        """Those of these tags; never one on record for another department, whatever its name says."""
+        seen = [Match(number, one) for tag, number in tags.items() for one in look.seen.get(tag, ())]
+        holders = await self.ledger.holders([one.sighting.auth_id for one in seen]) if seen else {}
+        return [
+            one for one in seen if holders.get(one.sighting.auth_id, entry.department) == entry.department
+        ]
+
+    async def _disable(self, doubles: Iterable[Match], entry: Entry) -> tuple[str, ...]:
         """Those found disabled are told of too: they may be so by a step that died before it could tell."""
-        found = tuple(doubles)
+        found = [double.sighting for double in doubles]
         for double in found:
             if double.enabled:
                 await self.disable_made(entry, double.auth_id)

@@ -62,11 +62,10 @@ class Scheduler:
         """The entry once its duties that are due are done, or put off where the provider does not let us."""
         now = self.pipeline.clock.now()
         if entry.status is Status.CLAIMED:
-            return _put_off(entry, now, now + self.pipeline.policy.settle_window)
+            return entry  # nothing is due until the create is settled
         try:
             if entry.check_at is not None and entry.check_at <= now:
-                await self._check(entry)
-                entry = replace(entry, check_at=None, late_call=False)
+                entry = await self._checked(entry)
             if entry.recount_at is not None and entry.recount_at <= now:
                 await self._recount(entry)
                 entry = replace(entry, recount_at=None)
@@ -83,15 +82,20 @@ class Scheduler:
             return replace(entry, owed_at=None)
         return await self.pipeline.deliver_owed(entry)
 
-    async def _check(self, entry: Entry) -> None:
-        """A change that was not answered may have been carried out late, over a newer one."""
+    async def _checked(self, entry: Entry) -> Entry:
+        """A change without an answer may have come late, over a newer one; if so, look once more later."""
+        done = replace(entry, check_at=None, late_call=False)
         try:
-            if await self.pipeline.actor.mend(entry):
-                self.pipeline.telemetry.drift_mended(entry)
+            if not await self.pipeline.actor.mend(entry):
+                return done
         except CallFailed as failed:
             if failed.fault.status != NOT_FOUND:
                 raise
             self.pipeline.telemetry.subaccount_missing(entry)  # somebody deleted it: not made anew unasked
+            return done
+        self.pipeline.telemetry.drift_mended(entry)
+        again_at = self.pipeline.clock.now() + self.pipeline.policy.settle_window
+        return replace(entry, check_at=again_at, late_call=True)
 
     async def _recount(self, entry: Entry) -> None:
         """A create that took more than one try may have been carried out twice, the other one very late."""

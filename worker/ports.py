@@ -157,6 +157,12 @@ class Ledger(Protocol):
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
         """Whose these subaccounts are, as far as they are on record."""
 
+    async def caught_up(self) -> bool:
+        """Whether it knew all there was at the provider when the whole list was last read; at first not."""
+
+    async def note_caught_up(self, *, caught_up: bool) -> None:
+        """What came of reading the whole list."""
+
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         """Departments with a duty that is due, the longest due first."""
 

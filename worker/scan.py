@@ -1,7 +1,8 @@
 """Reads the provider's list: one scan at a time, for all who wait for one."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -89,7 +90,7 @@ class Scanner:
         while page := await self._page(offset):
             if not overlaps(last, page):
                 return None
-            self._note(look, page)
+            note(page, self._template, look.seen)
             if [one.auth_id for one in page] == [last] or (since and far_enough(page, since)):
                 return look
             offset, last = offset + len(page) - 1, page[-1].auth_id
@@ -109,12 +110,6 @@ class Scanner:
                     raise
             await self._clock.sleep(verdict.seconds)
 
-    def _note(self, look: Look, page: list[Sighting]) -> None:
-        for one in page:
-            tag = self._template.tag_in(one.name)
-            if tag is not None and one not in look.seen.setdefault(tag, []):
-                look.seen[tag].append(one)
-
 
 class Strays:
     """Tags at the provider that the ledger knows nothing of: it is new, lost, or was restored."""
@@ -127,29 +122,43 @@ class Strays:
         self._tags: set[str] | None = None
         self._first = asyncio.Lock()
 
-    async def take(self, tag: str) -> bool:
-        """Whether there is one of this tag. The first call finds out; raises `CallFailed`."""
+    async def tags(self) -> AbstractSet[str]:
+        """The first call finds out; raises `CallFailed`."""
         async with self._first:
             if self._tags is None:
                 self._tags = await self._find()
-        return tag in self._tags
+        return self._tags
 
-    def strike_off(self, tag: str) -> None:
-        """It was looked for and is gone. Not before: else a failed adoption would end in a create."""
+    def strike_off(self, tags: Iterable[str]) -> None:
+        """They were looked for and are gone. Not before: else a failed adoption would end in a create."""
         if self._tags is not None:
-            self._tags.discard(tag)
+            self._tags.difference_update(tags)
 
     async def _find(self) -> set[str]:
-        """The newest page tells whether the ledger is behind at all; only then the whole list is read."""
-        newest = [sighting(one) for one in await self._provider.page(0)]
-        tagged = {one.auth_id for one in newest if self._template.tag_in(one.name)}
-        if not tagged - (await self._ledger.holders(sorted(tagged))).keys():
+        """The whole list is read until it once held nothing unknown; then the newest page is enough."""
+        if await self._ledger.caught_up() and not await self._unknown(await self._newest_page()):
             return set()
-        look = await self._scanner.look(None)
-        return {tag for tag, seen in look.seen.items() if not await self._known(seen)}
+        unknown = await self._unknown((await self._scanner.look(None)).seen)
+        await self._ledger.note_caught_up(caught_up=not unknown)
+        return unknown
 
-    async def _known(self, seen: Sequence[Sighting]) -> bool:
-        return bool(await self._ledger.holders([one.auth_id for one in seen]))
+    async def _newest_page(self) -> Mapping[str, list[Sighting]]:
+        seen: dict[str, list[Sighting]] = {}
+        note([sighting(one) for one in await self._provider.page(0)], self._template, seen)
+        return seen
+
+    async def _unknown(self, seen: Mapping[str, Sequence[Sighting]]) -> set[str]:
+        ids = [one.auth_id for sightings in seen.values() for one in sightings]
+        known = await self._ledger.holders(ids) if ids else {}
+        return {tag for tag, ones in seen.items() if not any(one.auth_id in known for one in ones)}
+
+
+def note(page: Iterable[Sighting], template: NameTemplate, seen: dict[str, list[Sighting]]) -> None:
+    """Adds to `seen` what bears a tag, by tag: each once, however often it is listed."""
+    for one in page:
+        tag = template.tag_in(one.name)
+        if tag is not None and one not in seen.setdefault(tag, []):
+            seen[tag].append(one)
 
 
 def sighting(shown: ProvidedSubaccount) -> Sighting:

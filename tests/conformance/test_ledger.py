@@ -278,3 +278,14 @@ async def test_marks_are_counted_by_message_until_it_is_absolved(ledger):
     await ledger.absolve("a")
     await ledger.absolve("never marked")
     assert [await ledger.suspect("a"), await ledger.suspect("b")] == [1, 2]
+
+
+async def test_it_has_caught_up_once_that_was_noted_and_until_it_is_noted_otherwise(ledger):
+    await ledger.bind("default", "MA1")
+    assert not await ledger.caught_up()
+    await ledger.note_caught_up(caught_up=True)
+    assert await ledger.caught_up()
+    await ledger.bind("default", "MA1")
+    assert await ledger.caught_up()
+    await ledger.note_caught_up(caught_up=False)
+    assert not await ledger.caught_up()

@@ -152,11 +152,19 @@ class Rehearsal:
         if self.entry.status is Status.CLAIMED:
             return
         if self.entry.check_at is not None and self.entry.check_at <= self.now:
-            if self.entry.auth_id is not None:
-                self._set(self.entry.auth_id, self.entry.name, enabled=self.entry.status is Status.ACTIVE)
-            self.entry = replace(self.entry, check_at=None, late_call=False)
+            again = self.now + self.policy.settle_window if self._mended() else None
+            self.entry = replace(self.entry, check_at=again, late_call=again is not None)
         if self.entry.recount_at is not None and self.entry.recount_at <= self.now:
             self.entry = replace(self.entry, recount_at=None)
+
+    def _mended(self) -> bool:
+        """Whether it was not what the entry says, and is now."""
+        held = self.subaccounts.get(self.entry.auth_id or "")
+        if held is None:
+            return False
+        before = (held.name, held.enabled)
+        self._set(self.entry.auth_id or "", self.entry.name, enabled=self.entry.status is Status.ACTIVE)
+        return before != (held.name, held.enabled)
 
     def _call(self, step: Step, fate: Fate) -> Outcome:
         match = self._match() if isinstance(step, Adopt) else None

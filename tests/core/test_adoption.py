@@ -1,6 +1,7 @@
 """What looks at the provider's list tell of a create nobody heard of, however the list changes meanwhile."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import chain, pairwise, repeat
 from random import Random
@@ -10,17 +11,20 @@ from hypothesis import event as noted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders import NOW
+from tests.builders import NOW, an_entry
 from worker.core.adoption import (
     ENOUGH_CLEAN_SCANS,
     MARGIN,
+    Match,
     Sighting,
     choose,
     far_enough,
+    in_question,
     is_lost,
     overlaps,
     seconds_to_next_look,
 )
+from worker.core.model import Status
 
 # A failure is printed with a line that replays it; --hypothesis-seed takes a whole run again.
 thoroughly = settings(max_examples=500, deadline=None, print_blob=True)
@@ -182,20 +186,41 @@ class TestScans:
         assert scan(Shifting(held, [[], [0, 0, 0]]), 3) is None
 
 
+def match(auth_id: str, days_ago: int = 0, incarnation: int = 1, *, enabled: bool = True) -> Match:
+    return Match(incarnation, replace(seen(auth_id, days_ago), enabled=enabled))
+
+
+def ids(matches: Iterable[Match]) -> list[str]:
+    return [one.sighting.auth_id for one in matches]
+
+
 class TestChoose:
     @pytest.mark.parametrize(
         ("on_record", "kept"), [(None, "SA5"), ("SA9", "SA9"), ("SA2", "SA2"), ("SA0", "SA5"), ("SA5", "SA5")]
     )
     def test_the_one_on_record_else_the_oldest_ties_by_auth_id(self, on_record, kept):
-        matches = [seen("SA9", 1), seen("SA7", 2), seen("SA2", 0), seen("SA5", 2)]
+        matches = [match("SA9", 1), match("SA7", 2), match("SA2", 0), match("SA5", 2)]
 
         chosen, doubles = choose(matches, on_record)
 
-        assert chosen.auth_id == kept
-        assert {one.auth_id for one in doubles} == {"SA9", "SA7", "SA2", "SA5"} - {kept}
+        assert ids([chosen]) == [kept]
+        assert set(ids(doubles)) == {"SA9", "SA7", "SA2", "SA5"} - {kept}
+
+    @pytest.mark.parametrize(
+        ("matches", "kept"),
+        [
+            ([match("SA1", 9), match("SA2", incarnation=3), match("SA3", incarnation=2)], "SA2"),
+            ([match("SA1", 9), match("SA2", incarnation=3, enabled=False)], "SA2"),
+            ([match("SA1", 9, enabled=False), match("SA2")], "SA2"),
+            ([match("SA2", 1, enabled=False), match("SA1", enabled=False)], "SA2"),
+            ([match("SA3"), match("SA1", 9, 2, enabled=False), match("SA2", 1, 2)], "SA2"),
+        ],
+    )
+    def test_the_newest_incarnation_before_all_and_what_was_disabled_as_a_double_last(self, matches, kept):
+        assert ids([choose(matches, None)[0]]) == [kept]
 
     def test_one_alone_has_no_doubles(self):
-        assert choose([seen("SA1"), seen("SA1")], None) == (seen("SA1"), ())
+        assert choose([match("SA1"), match("SA1")], None) == (match("SA1"), ())
 
     def test_of_none_there_is_none_to_choose(self):
         with pytest.raises(ValueError, match="no match to choose from"):
@@ -208,16 +233,27 @@ class TestChoose:
         st.integers(0, 2**32),
     )
     def test_it_is_the_same_in_whatever_order_and_how_often_they_are_seen(self, ages, on_record, seed):
-        matches = [seen(auth_id, days_ago) for auth_id, days_ago in ages.items()]
+        matches = [match(auth_id, days_ago) for auth_id, days_ago in ages.items()]
         again = matches + Random(seed).choices(matches, k=4)
         Random(seed).shuffle(again)
 
         kept, doubles = choose(again, on_record)
 
-        oldest = min(matches, key=lambda one: (one.created, one.auth_id)).auth_id
-        assert kept.auth_id == (on_record if on_record in ages else oldest)
-        assert sorted(one.auth_id for one in (kept, *doubles)) == sorted(ages)
+        oldest = min(ages, key=lambda auth_id: (-ages[auth_id], auth_id))
+        assert ids([kept]) == [on_record if on_record in ages else oldest]
+        assert sorted(ids([kept, *doubles])) == sorted(ages)
         assert choose(matches, on_record) == (kept, doubles)
+
+
+class TestInQuestion:
+    @pytest.mark.parametrize(("status", "incarnation"), [(Status.ABSENT, 1), (Status.REMOVED, 5)])
+    def test_a_ledger_that_is_behind_may_have_missed_thirty_two(self, status, incarnation):
+        entry = an_entry(status, incarnation=incarnation)
+
+        assert list(in_question(entry)) == list(range(incarnation, incarnation + 32))
+
+    def test_a_claim_is_of_one(self):
+        assert list(in_question(an_entry(Status.CLAIMED, incarnation=3))) == [3]
 
 
 class TestIsLost:

@@ -14,6 +14,7 @@ from worker.core.conclude import (
     Conclusion,
     Deleted,
     Failed,
+    Found,
     Made,
     NothingDone,
     NothingSeen,
@@ -187,6 +188,23 @@ class TestMade:
 
         assert (adopted.status, adopted.auth_id) == (Status.ACTIVE, NEW_AUTH_ID)
         assert adopted.issued_for == created().reference
+
+    @pytest.mark.parametrize(("generation", "incarnation"), [(0, 1), (0, 3), (5, 6), (6, 3)])
+    def test_what_a_ledger_missed_goes_on_as_the_incarnation_it_is(self, generation, incarnation):
+        behind = an_entry(Status.ABSENT, generation=generation)
+        found = replace(MADE, found=Found(incarnation, "Sales"))
+
+        adopted = concluded(behind, created(), Adopt("Sales"), found).entry
+
+        assert (adopted.incarnation, adopted.generation) == (incarnation, max(generation + 1, incarnation))
+
+    @pytest.mark.parametrize(("known", "name"), [(None, "As found"), ("As claimed", "As claimed")])
+    def test_what_is_found_for_a_removal_without_a_name_has_one_all_the_same(self, known, name):
+        found = replace(MADE, found=Found(1, "As found"))
+
+        adopted = concluded(an_entry(Status.ABSENT, name=known), removed(), Adopt(None), found).entry
+
+        assert adopted.name == name
 
     def test_what_is_adopted_only_to_be_removed_is_decided_again(self):
         entry = an_entry(Status.CLAIMED)

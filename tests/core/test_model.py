@@ -84,3 +84,7 @@ def test_an_entry_is_due_when_the_first_of_its_duties_is(check_in, recount_in, d
     )
 
     assert an_entry(check_at=check_at, recount_at=recount_at).due_at == due_at
+
+
+def test_nothing_is_due_while_a_create_is_open():
+    assert an_entry(Status.CLAIMED, check_at=NOW, recount_at=NOW).due_at is None

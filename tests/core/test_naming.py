@@ -244,3 +244,15 @@ class TestTagIn:
     )
     def test_what_is_none_or_out_of_place_tells_nothing(self, shown):
         assert NameTemplate().tag_in(shown) is None
+
+
+class TestNameIn:
+    @given(templates, names)
+    def test_a_name_sent_comes_back_without_its_tag(self, template, name):
+        back = template.name_in(template.render(name, TAG))
+
+        assert name.startswith(back)
+        assert template.render(back, TAG) == template.render(name, TAG)
+
+    def test_one_without_a_tag_comes_back_whole(self):
+        assert NameTemplate().name_in("Sales (by hand)") == "Sales (by hand)"

@@ -171,10 +171,16 @@ class TestLooks:
 
         assert conclusion.entry.status is Status.CLAIMED
 
-    def test_a_look_for_what_was_never_claimed_decides_at_once(self):
-        entry = an_entry(Status.ABSENT)
-
-        assert looked(entry, NOW) == Conclusion(entry)
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            an_entry(Status.ABSENT),
+            an_entry(Status.REMOVED),
+            replace(claimed(2, 1), status=Status.ABSENT),  # the claim of a create taken for lost, counted on
+        ],
+    )
+    def test_a_look_for_what_is_not_claimed_decides_at_once(self, entry):
+        assert looked(entry, NOW + 2 * WINDOW) == Conclusion(entry)
 
     @with_every_failure
     def test_one_that_failed_does_not_count(self, failure):
@@ -216,6 +222,35 @@ class TestGivingUp:
 
         assert (conclusion.entry.status, conclusion.entry.claim) == (Status.ACTIVE, None)
         assert conclusion.answer.outcome is ResultKind.CREATED
+
+
+class TestCrashes:
+    """A claim whose outcome was never recorded counts as an unknown create."""
+
+    LOST = looked(claimed(3, 1), NOW + WINDOW + TICK)
+
+    def test_the_third_create_taken_for_lost_is_given_up_with_evidence(self):
+        assert self.LOST.failure == Permanent(
+            DeadReason.CREATE_UNKNOWN,
+            "3 creates ended without a clear answer, the last begun at 2026-11-21T12:00:00Z"
+            f" with idempotency key {IDEMPOTENCY_KEY}:"
+            " its outcome was never recorded, and the list has not shown it",
+        )
+        assert self.LOST.answer is None
+
+    def test_it_is_settled_then_and_a_replay_counts_from_one(self):
+        begun = NOW + WINDOW + TICK
+
+        assert self.LOST.entry == replace(claimed(0), status=Status.ABSENT, recount_at=begun + TEN_WINDOWS)
+        assert claimed_again(self.LOST.entry).claim.attempt == 1
+
+    @pytest.mark.parametrize("event", [created(sequence=12), removed(sequence=12)])
+    def test_a_newer_event_is_not_the_one_to_be_given_up(self, event):
+        begun = NOW + WINDOW + TICK
+
+        conclusion = concluded(claimed(3, 1), event, Adopt(event.name), NothingSeen(begun), begun)
+
+        assert (conclusion.failure, conclusion.entry.status) == (None, Status.ABSENT)
 
 
 class TestRecounts:

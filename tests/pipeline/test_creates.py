@@ -1,15 +1,16 @@
 """Creates that are refused, and creates whose outcome is open: none comes to two, none to nothing."""
 
+import asyncio
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from builders import department_created, department_removed, department_renamed
+from builders import department_created, department_removed
 from world import SETTLE_WINDOW, World, fault
 
+from contracts.topology import WORK_QUEUE
 from worker.core.decide import Policy, Removal
 from worker.core.model import Department, Status
-from worker.scan import Strays
 
 CREATED = department_created("Sales", sequence=1)
 WINDOW = SETTLE_WINDOW.total_seconds()
@@ -133,6 +134,59 @@ async def test_three_creates_of_unknown_outcome_are_given_up_with_their_evidence
     world.answered(CREATED, "failed")
 
 
+async def crash_in_a_create(world: World) -> None:
+    """A worker settles what is open, and is gone before its create, which came to nothing, is answered."""
+    world.clock.advance(WINDOW)
+    reached = asyncio.Event()
+
+    async def stop() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    world.witness.before("create", stop)
+    async with world.working():
+        done = asyncio.create_task(world.done_in_time())
+        await asyncio.wait({done, asyncio.create_task(reached.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        done.cancel()
+    assert reached.is_set()
+
+
+async def test_three_crashes_within_a_create_are_given_up_too(world):
+    await world.send(CREATED)
+    for attempt in (1, 2, 3):
+        await crash_in_a_create(world)
+        assert (await world.entry()).claim.attempt == attempt
+    await world.handle()
+    letter = world.dead_lettered("create-unknown")
+    assert "its outcome was never recorded" in letter.message.headers["x-dead-detail"]
+    assert "create" not in world.witness.journal
+    assert (await world.entry()).status is Status.ABSENT
+    await world.handle(CREATED)
+    world.answered(CREATED, "failed", "created")
+    await world.has_one_live_subaccount("Sales")
+
+
+async def test_what_the_third_crash_left_behind_is_adopted(world):
+    await world.send(CREATED)
+    for _ in range(3):
+        await crash_in_a_create(world)
+    await world.provider.create(world.sent_name("Sales"), "the third one, late")
+    await world.handle()
+    world.has_dead_lettered_nothing()
+    await world.has_one_live_subaccount("Sales")
+
+
+async def test_after_three_crashes_a_newer_event_counts_from_one(world):
+    await world.send(CREATED)
+    for _ in range(3):
+        await crash_in_a_create(world)
+    newer = department_created("Sales", sequence=2)
+    world.broker.purge(WORK_QUEUE)
+    await world.handle(newer)
+    world.answered(newer, "created")
+    await world.has_one_live_subaccount("Sales")
+
+
 @pytest.mark.parametrize("happened", [False, True], ids=["lost", "late"])
 async def test_a_replay_of_it_settles_first_and_counts_from_zero(world, happened):
     world.witness.fail("create", fault("create"), times=3)
@@ -146,7 +200,7 @@ async def test_a_replay_of_it_settles_first_and_counts_from_zero(world, happened
     await world.has_issued_credentials()
 
 
-# Doubles, strays and a call that comes late
+# Doubles, and subaccounts that are not ours
 
 
 async def test_of_several_the_oldest_is_kept_and_the_others_are_disabled_and_told_of(world):
@@ -163,20 +217,6 @@ async def test_of_several_the_oldest_is_kept_and_the_others_are_disabled_and_tol
     }
     (told,) = world.results(CREATED)
     assert told.data["reason"] == f"disabled doubles: {double.auth_id}"
-
-
-async def test_a_double_that_comes_very_late_is_found_by_the_recount(world):
-    world.witness.fail("create", fault("create"))
-    await world.handle(CREATED)
-    kept = (await world.entry()).auth_id
-    late = await world.provider.create(world.sent_name("Sales"), "the first one, after the window")
-    world.clock.advance(10 * WINDOW + 1)
-    await world.attend_to_duties()
-    assert {held.auth_id: held.enabled for held in world.provider.subaccounts} == {
-        kept: True,
-        late.auth_id: False,
-    }
-    assert (await world.entry()).due_at is None
 
 
 async def test_one_on_record_for_another_department_is_never_adopted(world):
@@ -201,33 +241,6 @@ async def test_what_another_worker_put_on_record_stays_and_ours_is_disabled(worl
     assert (await world.entry()).auth_id == theirs.auth_id
     assert (theirs.enabled, ours.enabled) == (True, False)
     world.answered(CREATED, "unchanged")
-
-
-async def test_a_lost_ledger_adopts_what_is_there(world):
-    await world.handle(CREATED)
-    begun_anew = World(clock=world.clock, provider=world.provider, strays=Strays)
-    await begun_anew.handle(department_created("Sales", sequence=1, id="told again"))
-    assert len(world.provider.subaccounts) == 1
-    await begun_anew.has_one_live_subaccount("Sales")
-    await begun_anew.has_issued_credentials()
-
-
-async def test_a_whole_ledger_does_not_read_the_list(world):
-    world.strays = Strays
-    await world.handle(CREATED, department_created("Other", department_id="other", sequence=1))
-    assert world.witness.journal.count("list") == 1
-
-
-async def test_a_change_carried_out_late_is_set_right_when_it_must_have_settled(world):
-    await world.handle(CREATED)
-    world.witness.fail("update", fault("update"))
-    await world.handle(department_renamed("Marketing", sequence=2))
-    await world.handle(department_renamed("Sales", sequence=3))
-    world.provider.subaccounts[0].name = world.sent_name("Marketing")  # only now
-    world.clock.advance(WINDOW + 1)
-    await world.attend_to_duties()
-    await world.has_one_live_subaccount("Sales")
-    assert (await world.entry()).due_at is None
 
 
 async def test_a_claim_that_is_too_old_is_not_acted_on(world):

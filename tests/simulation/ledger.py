@@ -22,6 +22,13 @@ class Disk:
     entries: dict[Department, Entry] = field(default_factory=dict)
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     suspects: Counter[str] = field(default_factory=Counter)
+    caught_up: bool = False
+
+    def lose(self) -> None:
+        self.history.note("ledger lost")
+        self.entries.clear()
+        self.answers.clear()
+        self.caught_up = False
 
     def write(self, entry: Entry, answer: Answer | None) -> Entry:
         on_disk = self.entries.get(entry.department)
@@ -103,6 +110,14 @@ class SimulatedLedger:
             for entry in self._disk.entries.values()
             if entry.auth_id is not None and entry.auth_id in auth_ids
         }
+
+    async def caught_up(self) -> bool:
+        self._process.check()
+        return self._disk.caught_up
+
+    async def note_caught_up(self, *, caught_up: bool) -> None:
+        self._process.check()
+        self._disk.caught_up = caught_up
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         self._process.check()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.act import Actor, Names
+from worker.adapters.sealing import Unsealed
 from worker.circuit import Circuit
 from worker.core.judge import Patience
 from worker.duties import Scheduler
@@ -57,6 +58,7 @@ class Parts:
             ledger=ledger,
             actor=actor,
             publisher=publisher,
+            sealer=Unsealed(),
             clock=clock,
             policy=policy,
             patience=patience,

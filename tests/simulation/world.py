@@ -214,7 +214,7 @@ class World:
             bool(self.processes)
             and self.broker.at_rest
             and not self.provider.under_way
-            and not any(entry.due_at for entry in self.disk.entries.values() if entry.status != "claimed")
+            and not any(entry.due_at for entry in self.disk.entries.values())
         )
 
     def _replay_dead_letters(self) -> None:

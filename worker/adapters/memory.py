@@ -32,6 +32,7 @@ class MemoryLedger:
         self._holders: dict[str, Department] = {}
         self._bound: tuple[str, str] | None = None
         self._suspects: Counter[str] = Counter()
+        self._caught_up = False
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
         entry = self._entries.get(department, Entry(department))
@@ -71,6 +72,12 @@ class MemoryLedger:
 
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
         return {auth_id: self._holders[auth_id] for auth_id in auth_ids if auth_id in self._holders}
+
+    async def caught_up(self) -> bool:
+        return self._caught_up
+
+    async def note_caught_up(self, *, caught_up: bool) -> None:
+        self._caught_up = caught_up
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         due = [(entry.due_at, key) for key, entry in self._entries.items() if entry.due_at is not None]

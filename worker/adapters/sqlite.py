@@ -88,6 +88,15 @@ class SqliteLedger:
 
         return await self.run(job)
 
+    async def caught_up(self) -> bool:
+        def job(connection: apsw.Connection) -> bool:
+            return connection.execute("SELECT caught_up FROM ledger").fetchone() == (1,)
+
+        return await self.run(job)
+
+    async def note_caught_up(self, *, caught_up: bool) -> None:
+        await self.run(lambda connection: connection.execute("UPDATE ledger SET caught_up = ?", (caught_up,)))
+
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         def job(connection: apsw.Connection) -> list[Department]:
             rows = connection.execute(
@@ -139,7 +148,8 @@ class SqliteLedger:
     async def bind(self, owner: str, provider_account: str) -> None:
         def job(connection: apsw.Connection) -> None:
             connection.execute(  # writes even where nothing changes: that tells whether it can be written
-                "INSERT INTO ledger VALUES (1, ?, ?) ON CONFLICT DO UPDATE SET owner = owner",
+                "INSERT INTO ledger (only_row, owner, provider_account) VALUES (1, ?, ?)"
+                " ON CONFLICT DO UPDATE SET owner = owner",
                 (owner, provider_account),
             )
             bound = connection.execute("SELECT owner, provider_account FROM ledger").fetchall()[0]

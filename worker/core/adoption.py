@@ -6,6 +6,9 @@ The list shows the newest first, by pages, with dates instead of times. It is re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import NamedTuple
+
+from worker.core.model import Entry, Status
 
 LOOKS = (1 / 24, 1 / 8, 3 / 8, 1.0)
 """When to look, as parts of the settle window."""
@@ -17,6 +20,9 @@ ENOUGH_CLEAN_SCANS = 2
 ENOUGH_UNKNOWNS = 3
 RECOUNT_WINDOWS = 10
 """Windows after which a create that took two tries is looked at once more for doubles."""
+
+MISSED_INCARNATIONS = 32
+"""How many of a department a ledger that is behind may have missed, and still recognises the last one."""
 
 SAFE_DAYS = timedelta(days=2)
 """Dates have no zone, and clocks differ: what was listed two days before a claim cannot be its create."""
@@ -30,6 +36,19 @@ class Sighting:
     name: str
     enabled: bool
     created: date
+
+
+class Match(NamedTuple):
+    """A sighting that bears a tag of the department: of which incarnation."""
+
+    incarnation: int
+    sighting: Sighting
+
+
+def in_question(entry: Entry) -> range:
+    """The incarnations of which one may be there: a claim names it, a ledger that is behind may miss some."""
+    missed = 1 if entry.status is Status.CLAIMED else MISSED_INCARNATIONS
+    return range(entry.incarnation, entry.incarnation + missed)
 
 
 def overlaps(last: str | None, page: Sequence[Sighting]) -> bool:
@@ -46,13 +65,19 @@ def far_enough(page: Sequence[Sighting], since: datetime) -> bool:
     return bool(page) and page[-1].created < (since - SAFE_DAYS).date()
 
 
-def choose(matches: Iterable[Sighting], on_record: str | None) -> tuple[Sighting, tuple[Sighting, ...]]:
-    """The one to keep of all that bear a department's tag, and the doubles: the same on every node.
+def choose(matches: Iterable[Match], on_record: str | None) -> tuple[Match, tuple[Match, ...]]:
+    """The one to keep of all that bear a tag of a department, and the doubles: the same on every node.
 
-    The one on record; else the oldest, ties by auth_id. Raises `ValueError` for none at all.
+    The one on record; else of the newest incarnation, there an enabled one (a double was disabled when it was
+    found), of these the oldest, ties by auth_id. Raises `ValueError` for none at all.
     """
-    unique = {one.auth_id: one for one in matches}
-    ordered = sorted(unique.values(), key=lambda one: (one.auth_id != on_record, one.created, one.auth_id))
+
+    def rank(match: Match) -> tuple[bool, int, bool, date, str]:
+        one = match.sighting
+        return one.auth_id != on_record, -match.incarnation, not one.enabled, one.created, one.auth_id
+
+    unique = {match.sighting.auth_id: match for match in matches}
+    ordered = sorted(unique.values(), key=rank)
     if not ordered:
         raise ValueError("no match to choose from")
     return ordered[0], tuple(ordered[1:])

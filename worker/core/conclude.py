@@ -14,6 +14,14 @@ from worker.core.model import Answer, Claim, Entry, Event, Status, reference_of
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What the provider shows of one that was adopted: a ledger that is behind knows neither."""
+
+    incarnation: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """The subaccount exists, is ours and is as wanted: just created, or found by its tag.
 
@@ -23,6 +31,7 @@ class Made:
     auth_id: str
     auth_token: SecretStr = field(repr=False)
     doubles: tuple[str, ...] = ()
+    found: Found | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,7 @@ def conclude(
                 checked = replace(checked, recount_at=_recount_at(policy, now))
             return _made(checked, event, outcome, policy, now)
         case Adopt(), NothingSeen(begun):
-            return _nothing_seen(entry, begun, policy, now)
+            return _nothing_seen(entry, event, begun, policy, now)
         case Rename(_, name), Changed():
             return _answered(replace(_sure(entry), name=name), event, ResultKind.RENAMED, now)
         case Restore(_, name), Changed():
@@ -149,39 +158,50 @@ def _not_created(entry: Entry, failure: Failure, policy: Policy, now: datetime) 
     if claim.attempt < ENOUGH_UNKNOWNS:
         seconds = seconds_to_next_look(now, claim.started_at, policy.settle_window)
         return Conclusion(replace(entry, claim=claim), failure=replace(failure, look_in_seconds=seconds))
-    # A replay, or a newer event, finds the claim, settles it first, and counts from zero.
-    given_up = Permanent(DeadReason.CREATE_UNKNOWN, _evidence(claim, failure))
-    return Conclusion(replace(entry, claim=replace(claim, attempt=0)), failure=given_up)
+    return _given_up(replace(entry, claim=claim), failure.detail)
 
 
-def _evidence(claim: Claim, failure: Unknown) -> str:
-    return (
+def _given_up(entry: Entry, detail: str) -> Conclusion:
+    """With the evidence; a replay, or a newer event, counts from zero."""
+    claim = _claim_of(entry)
+    evidence = (
         f"{claim.attempt} creates ended without a clear answer, the last begun at {claim.started_at:%FT%TZ}"
-        f" with idempotency key {claim.idempotency_key}: {failure.detail}"
+        f" with idempotency key {claim.idempotency_key}: {detail}"
     )
+    failure = Permanent(DeadReason.CREATE_UNKNOWN, evidence)
+    return Conclusion(replace(entry, claim=replace(claim, attempt=0)), failure=failure)
 
 
-def _nothing_seen(entry: Entry, begun: datetime, policy: Policy, now: datetime) -> Conclusion:
-    if entry.claim is None:  # it was only looked for, because the ledger did not know of it
+def _nothing_seen(entry: Entry, event: Event, begun: datetime, policy: Policy, now: datetime) -> Conclusion:
+    if entry.status is not Status.CLAIMED:  # it was only looked for, because the ledger did not know of it
         return Conclusion(entry)
-    claim = entry.claim
+    claim = _claim_of(entry)
     looked = replace(claim, clean_scans=claim.clean_scans + 1)
     if is_lost(looked.clean_scans, begun, claim.started_at, policy.settle_window):
-        # Whatever becomes of the department: taken for lost, it may still be carried out, only very late.
-        lost = replace(entry, claim=replace(claim, clean_scans=0), recount_at=_recount_at(policy, now))
-        return Conclusion(replace(lost, status=_before_claim(entry)))
+        return _lost(entry, event, policy, now)
     seconds = seconds_to_next_look(now, claim.started_at, policy.settle_window)
     undecided = Unknown("whether a create was carried out is not known yet", seconds)
     return Conclusion(replace(entry, claim=looked), failure=undecided)
 
 
+def _lost(entry: Entry, event: Event, policy: Policy, now: datetime) -> Conclusion:
+    """Whatever becomes of the department: taken for lost, it may still be carried out, only very late."""
+    claim = replace(_claim_of(entry), clean_scans=0)
+    lost = replace(entry, status=_before_claim(entry), claim=claim, recount_at=_recount_at(policy, now))
+    if _attempts(entry, event) < ENOUGH_UNKNOWNS:
+        return Conclusion(lost)
+    return _given_up(lost, "its outcome was never recorded, and the list has not shown it")
+
+
 def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime) -> Conclusion:
-    claim = entry.claim
+    claim, found = entry.claim, made.found or Found(entry.incarnation, event.name or "")
     active = replace(
         entry,
         status=Status.ACTIVE,
         auth_id=made.auth_id,
-        generation=entry.generation + 1,
+        incarnation=found.incarnation,
+        generation=max(entry.generation + 1, found.incarnation),  # a lost ledger has lost count
+        name=entry.name or found.name,
         owed_to=policy.recipients,
         issued_for=claim.event if claim else event.reference,
         owed_at=now + OWED_PAUSE,

@@ -142,7 +142,9 @@ class Entry:
 
     @property
     def due_at(self) -> datetime | None:
-        """When the next of its duties is due."""
+        """When the next of its duties is due: never while a create is open, for it only looks then."""
+        if self.status is Status.CLAIMED:
+            return None
         duties = (self.check_at, self.recount_at, self.owed_at)
         return min((at for at in duties if at is not None), default=None)
 

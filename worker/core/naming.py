@@ -4,6 +4,7 @@ import hashlib
 import re
 import uuid
 from dataclasses import dataclass
+from functools import cache
 
 from pydantic_core import to_json
 
@@ -59,13 +60,21 @@ class NameTemplate:
 
     def tag_in(self, sent_name: str) -> str | None:
         """The tag that stands in its place in a name read back from the provider, whoever's it is."""
-        pattern = re.escape(self.text.format(name="\0", tag="\1"))
-        pattern = pattern.replace(re.escape("\0"), ".*").replace(
-            re.escape("\1"), f"([{_CROCKFORD}]{{{TAG_LENGTH}}})"
-        )
-        match = re.fullmatch(pattern, sent_name, re.DOTALL)
-        return match[1] if match else None
+        match = _pattern(self.text).fullmatch(sent_name)
+        return match["tag"] if match else None
+
+    def name_in(self, sent_name: str) -> str:
+        """The name read back without its tag; whole where it bears none."""
+        match = _pattern(self.text).fullmatch(sent_name)
+        return match["name"] if match else sent_name
 
     def bears(self, sent_name: str, tag: str) -> bool:
         """Whether this tag stands in its place in a name read back from the provider."""
         return self.tag_in(sent_name) == tag
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    literal = re.escape(template.format(name="\0", tag="\1"))
+    literal = literal.replace(re.escape("\0"), "(?P<name>.*)")
+    return re.compile(literal.replace(re.escape("\1"), f"(?P<tag>[{_CROCKFORD}]{{{TAG_LENGTH}}})"), re.DOTALL)
