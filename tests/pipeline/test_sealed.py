@@ -43,7 +43,7 @@ def told():
 
 @pytest.fixture
 def world(file, told):
-    return SealingWorld(sealer=JoseSealer(RecipientKeys(file, told), WORKER))
+    return SealingWorld(sealer=JoseSealer(RecipientKeys(file, ("crm", "billing"), told), WORKER))
 
 
 def the_subaccount(world):
