@@ -32,7 +32,7 @@ from contracts.envelope import CloudEvent, Malformed, Message, read
 from contracts.subaccounts import DeadReason
 from worker.act import Actor
 from worker.core import messages
-from worker.core.conclude import Conclusion, Made, Outcome, conclude, confirmed, intend
+from worker.core.conclude import Conclusion, Made, Outcome, conclude, confirmed, intend, readdressed
 from worker.core.decide import Policy, Refuse, Republish, Step, decide
 from worker.core.judge import (
     DeadLetter,
@@ -213,6 +213,7 @@ class Pipeline:
 
     async def _publish(self, event: Event, entry: Entry, answer: Answer, token: SecretStr | None) -> None:
         """Sends what the broker has not confirmed yet, and notes its confirm."""
+        entry = readdressed(entry, self.policy.recipients)
         owed = entry.owed_to if entry.status is Status.ACTIVE else frozenset()
         if owed:
             await self._issue(event, entry, owed, token or await self._token(entry))
