@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.act import Actor, Names
+from worker.adapters.sealing import Unsealed
 from worker.duties import Scheduler
 from worker.lanes import Lanes
 from worker.pipeline import Pipeline
@@ -39,5 +40,5 @@ class Parts:
         scanner = self.scanner(provider, template, clock)
         strays = self.strays(scanner, provider, template, ledger)
         actor = self.actor(provider, ledger, Names(owner, template), clock, scanner, strays)
-        pipeline = self.pipeline(ledger, actor, publisher, clock, policy, Lanes(), telemetry)
+        pipeline = self.pipeline(ledger, actor, publisher, Unsealed(), clock, policy, Lanes(), telemetry)
         return Worker(pipeline, self.scheduler(pipeline))
