@@ -72,7 +72,7 @@ def write_keys(path: Path, *keys: Jwk) -> Path:
 
 def sealer_for(folder: Path, *private: Jwk, signing: Jwk | None = None) -> JoseSealer:
     path = write_keys(folder / "recipients.json", *private)
-    return JoseSealer(RecipientKeys(path, Told()), signing or signing_key())
+    return JoseSealer(RecipientKeys(path, ("crm",), Told()), signing or signing_key())
 
 
 def sealed(folder: Path, private: Jwk, signing: Jwk, message: CredentialsMessage | None = None) -> Message:

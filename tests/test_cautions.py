@@ -8,6 +8,7 @@ import pytest
 from worker.cautions import cautions
 from worker.settings import WorkerSettings, load
 
+CRM = {"kty": "OKP", "crv": "X25519", "x": "AAAA", "use": "enc", "kid": "crm"}
 SIGNER = {"kty": "OKP", "crv": "Ed25519", "x": "AAAA", "d": "AAAA", "kid": "provisioner.1"}
 
 
@@ -54,6 +55,19 @@ def test_private_keys(folder: Path):
     assert lines == [
         f"the keyfile of AMQP_URL can be read by everybody on this machine: chmod 600 {key}",
         f"the signing key can be read by everybody on this machine: chmod 600 {signing}",
+    ]
+
+
+def test_who_may_change_the_recipients_keys_is_told_of(folder: Path):
+    own = folder / "keys"
+    own.mkdir(mode=0o755)
+    recipients = file(own / "recipients.json", 0o644, json.dumps({"keys": [CRM]}))
+    assert told(folder, PROVISIONER_RECIPIENTS=str(recipients)) == []
+    recipients.chmod(0o646)
+    own.chmod(0o777)
+    assert told(folder, PROVISIONER_RECIPIENTS=str(recipients)) == [
+        f"everybody on this machine may make themselves a recipient: chmod o-w {recipients}",
+        f"everybody on this machine may make themselves a recipient: chmod o-w {own}",
     ]
 
 

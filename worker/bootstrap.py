@@ -213,7 +213,7 @@ def _sealer(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> Sea
         return Unsealed()
     path = settings.signing_key_path
     key = read_signing_key(path) if settings.signing_key else signing_key_made_once(path, clock.now())
-    recipients = RecipientKeys(settings.recipients.path, telemetry.recipient_key)
+    recipients = RecipientKeys(*settings.recipients, telemetry.recipient_key)
     recipients.look()
     return JoseSealer(recipients, key)
 

@@ -13,7 +13,7 @@ SECRET_SETTINGS = ("AMQP_URL", "PLIVO_AUTH_TOKEN", f"{PREFIX}MANAGEMENT_URL")
 
 def cautions(settings: WorkerSettings, environ: Mapping[str, str]) -> list[str]:
     """One line for each, with what to do."""
-    return list(_of_files(settings, environ)) + list(_of_ledger(settings.ledger))
+    return [*_of_files(settings, environ), *_of_recipients(settings), *_of_ledger(settings.ledger)]
 
 
 def others_may(path: Path, permission: int) -> bool:
@@ -38,6 +38,15 @@ def _private_files(settings: WorkerSettings, environ: Mapping[str, str]) -> Iter
         if path := URL(url).query.get("keyfile"):
             yield "the keyfile of AMQP_URL", Path(path)
     yield "the signing key", settings.signing_key_path
+
+
+def _of_recipients(settings: WorkerSettings) -> Iterator[str]:
+    if settings.recipients is None:
+        return
+    path = settings.recipients.path.absolute()
+    for place in (path, path.parent):
+        if others_may(place, stat.S_IWOTH):
+            yield f"everybody on this machine may make themselves a recipient: chmod o-w {place}"
 
 
 def _of_ledger(ledger: Path) -> Iterator[str]:

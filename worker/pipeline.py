@@ -32,7 +32,16 @@ from contracts.envelope import CloudEvent, Malformed, Message, read
 from contracts.subaccounts import DeadReason
 from worker.act import Actor
 from worker.core import messages
-from worker.core.conclude import Conclusion, Made, Outcome, conclude, confirmed, intend, put_off_owed
+from worker.core.conclude import (
+    Conclusion,
+    Made,
+    Outcome,
+    conclude,
+    confirmed,
+    intend,
+    put_off_owed,
+    readdressed,
+)
 from worker.core.decide import Policy, Refuse, Republish, Skip, Step, UnknownRename, decide
 from worker.core.judge import (
     DeadLetter,
@@ -273,6 +282,7 @@ class Pipeline:
 
     async def _publish(self, event: Event, entry: Entry, answer: Answer, token: SecretStr | None) -> None:
         """Sends what the broker has not confirmed yet, and notes its confirm."""
+        entry = readdressed(entry, self.policy.recipients)
         owed = entry.owed_to if entry.status is Status.ACTIVE else frozenset()
         if owed:
             token = token or await self.actor.token(entry)
@@ -292,6 +302,7 @@ class Pipeline:
 
     async def deliver_owed(self, entry: Entry) -> Entry:
         """Sends what an active entry owes, without an event; raises `CallFailed`. What is left is put off."""
+        entry = readdressed(entry, self.policy.recipients)
         token = await self.actor.token(entry)
         served, failure = await self._issue(entry, entry.owed_to, token, NO_TRACE)
         if failure is not None:

@@ -178,6 +178,31 @@ async def test_wrong_settings_are_one_line_each_and_exit_2():
     assert "very-secret" not in "".join(lines)
 
 
+async def test_unsealed_credentials_beyond_loopback_are_refused_before_anything_is_asked():
+    """The broker does not exist: to look for it would take the start's grace, and end with 1."""
+    code, lines = await refused(
+        {
+            "PLIVO_AUTH_ID": "MASANDBOX00000000000",
+            "PLIVO_AUTH_TOKEN": "very-secret",
+            "AMQP_URL": "amqp://worker:very-secret@broker.invalid/",
+            "PROVISIONER_SIGNING_KEY": "no-such-file",
+        }
+    )
+    assert code == 2
+    assert [line.split()[0] for line in lines] == ["PROVISIONER_SIGNING_KEY"]
+    code, lines = await refused(
+        {
+            "PLIVO_AUTH_ID": "MASANDBOX00000000000",
+            "PLIVO_AUTH_TOKEN": "very-secret",
+            "AMQP_URL": "amqp://worker:very-secret@broker.invalid/",
+        }
+    )
+    assert code == 2
+    (line,) = lines
+    assert line.startswith("PROVISIONER_PLAINTEXT_SECRETS is not true: ")
+    assert line.endswith("set PROVISIONER_RECIPIENTS to seal them")
+
+
 async def test_another_accounts_ledger_is_refused(place: Place):
     async with running(place) as process:
         await log_until(process, "worker_started")

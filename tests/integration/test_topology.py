@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel
+from secrets_keys import fresh_sealing_key, write_keys
 
 from contracts import topology as names
 from worker.private_node import SERVER_SCRIPT, PrivateNode, private_node
@@ -49,6 +51,25 @@ async def test_apply_makes_it_check_finds_it_and_both_may_be_repeated(clean_brok
         assert applied.returncode == 0
         assert applied.stdout.startswith("6 exchanges, 6 queues, 8 bindings in place on RabbitMQ")
         assert set((await states(AMQP_URL=clean_broker)).values()) == {"ok"}
+
+
+async def test_with_recipients_each_has_a_queue_and_there_is_no_common_one(
+    clean_broker: str, channel: AbstractChannel, tmp_path: Path
+):
+    keys = write_keys(tmp_path / "keys.json", fresh_sealing_key("crm.1"), fresh_sealing_key("hr.1"))
+    environ = {"AMQP_URL": clean_broker, "PROVISIONER_RECIPIENTS": str(keys)}
+    own = [names.secrets_queue(recipient) for recipient in ("crm", "hr")]
+    try:
+        assert (await provisioner("apply", **environ)).returncode == 0
+        found = await states(**environ)
+        assert set(found.values()) == {"ok"}
+        assert {name for name in found if name.startswith("queue provisioner.secrets")} == {
+            f"queue {name}" for name in own
+        }
+        assert (await states(AMQP_URL=clean_broker))[f"queue {names.SECRETS_QUEUE}"] == "missing"
+    finally:
+        for queue in own:
+            await channel.queue_delete(queue)
 
 
 async def test_check_makes_nothing(clean_broker: str):

@@ -12,6 +12,7 @@ from worker.adapters.opening import open_message
 from worker.adapters.sealing import JoseSealer, RecipientKeys
 from worker.core.decide import Policy
 from worker.core.keyring import public_part
+from worker.core.model import EVERYBODY
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)
@@ -43,7 +44,7 @@ def told():
 
 @pytest.fixture
 def world(file, told):
-    return SealingWorld(sealer=JoseSealer(RecipientKeys(file, told), WORKER))
+    return SealingWorld(sealer=JoseSealer(RecipientKeys(file, ("crm", "billing"), told), WORKER))
 
 
 def the_subaccount(world):
@@ -114,6 +115,16 @@ async def test_what_is_owed_to_a_recipient_is_never_sent_in_the_clear(world):
         await plain.clock.asleep()
         assert plain.broker.ready(SECRETS_QUEUE) == []
         assert (await plain.entry()).owed_to == {"crm"}
+
+
+async def test_what_was_owed_before_there_were_recipients_is_owed_to_them(world):
+    """The worker was started without recipients, and died before it published."""
+    plain = World(ledger=world.ledger, provider=world.provider, clock=world.clock)
+    await plain.cut_off("publish secrets", CREATED)
+    assert (await world.entry()).owed_to == {EVERYBODY}
+    await world.handle(CREATED)
+    assert world.opened("crm", CRM) == world.opened("billing", BILLING) == the_subaccount(world)
+    assert (await world.entry()).owed_to == frozenset()
 
 
 def _all_secrets(world):

@@ -23,6 +23,7 @@ from secured import Secured
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
 from worker.adapters.key_files import read_signing_key
+from worker.core.keyring import public_part
 from worker.private_node import Ports
 from worker.sandbox import Rule, Sandbox, fault, running_sandbox
 
@@ -230,6 +231,9 @@ async def test_what_a_worker_writes_holds_no_secret(scene: Scene, *, sealed: boo
             for page in PAGES:
                 async with http.get(page) as answer:
                     found[page] = search(await answer.read() + repr(answer.headers).encode())
+            async with http.get("/.well-known/jwks.json") as answer:
+                keys = (await answer.json())["keys"]
+        assert keys == ([public_part(signing)] if sealed else [])
         for name in ("cmdline", "environ"):
             found[f"/proc {name}"] = search(worker.proc(name))
         assert b"Max core file size        0                    0" in worker.proc("limits")

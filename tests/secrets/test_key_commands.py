@@ -149,6 +149,13 @@ class TestCheck:
         (shell.folder / "recipients.json").write_text(json.dumps(unusable))
         assert shell.check(expect=1)[new] == ("unusable", 'its "use" is not "enc"')
 
+    def test_a_damaged_key_is_found(self, shell: Shell):
+        shell("keys", "new", "crm", "--add-to", "recipients.json")
+        (key,) = read_keys(shell.folder / "recipients.json")
+        (shell.folder / "recipients.json").write_text(json.dumps({"keys": [key | {"x": "AAAA"}]}))
+        shell.environ("PROVISIONER_RECIPIENTS", "recipients.json")
+        assert shell.check(expect=1)[key["kid"]] == ("unusable", "it is damaged")
+
     def test_a_signing_key_others_can_read_is_unsafe(self, shell: Shell):
         shell("keys", "new", "--signing")
         path = shell.folder / "provisioner.db.signing-key.json"
@@ -166,7 +173,7 @@ class TestOpen:
         shell("keys", "new", "crm", "--add-to", "recipients.json")
         signing = signing_key_made_once(shell.folder / "provisioner.db.signing-key.json", SystemClock().now())
         (shell.folder / "worker.json").write_text(shell("keys", "public").stdout)
-        keys = RecipientKeys(shell.folder / "recipients.json", lambda *_: None)
+        keys = RecipientKeys(shell.folder / "recipients.json", (), lambda *_: None)
         return JoseSealer(keys, signing).seal(clear(), "crm").body.decode()
 
     def open(self, shell: Shell, stdin: str, *more: str, expect: int = 0) -> Any:

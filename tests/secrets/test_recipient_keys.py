@@ -2,12 +2,25 @@
 
 import json
 import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from secrets_keys import TOKEN, Told, clear, fresh_sealing_key, sealer_for, signing_key, write_keys
+from secrets_keys import (
+    TOKEN,
+    Told,
+    a_day_later,
+    clear,
+    fresh_sealing_key,
+    sealer_for,
+    signing_key,
+    write_keys,
+)
 
 from contracts.envelope import Message
+from tests.builders import NOW
+from worker.adapters.key_files import KeyFileError, signing_key_made_once
 from worker.adapters.opening import open_message
 from worker.adapters.sealing import JoseSealer, RecipientKeys, Unsealed
 from worker.core.keyring import public_part
@@ -29,7 +42,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sealer(file: Path, told: Told) -> JoseSealer:
-    return JoseSealer(RecipientKeys(file, told), WORKER)
+    return JoseSealer(RecipientKeys(file, ("crm", "billing"), told), WORKER)
 
 
 def opened_with(message: Message, *private: dict[str, str]) -> str:
@@ -49,7 +62,7 @@ def test_a_new_key_is_used_from_the_next_message_on(sealer: JoseSealer, file: Pa
     assert opened_with(sealer.seal(clear(), "crm"), old, new) == "crm.1"
     write_keys(file, old, new)
     assert opened_with(sealer.seal(clear(), "crm"), old, new) == "crm.2"
-    assert [line[:2] for line in told.lines] == [("crm", "crm.1"), ("crm", "crm.2")]
+    assert [line[:2] for line in told.lines if line[0] == "crm"] == [("crm", "crm.1"), ("crm", "crm.2")]
 
 
 def test_a_file_put_in_its_place_is_noticed_whatever_its_time(sealer: JoseSealer, file: Path):
@@ -96,15 +109,35 @@ def test_a_file_that_cannot_be_read_holds_no_key_any_more(
     write_keys(file, key)
     sealer.seal(clear(), "crm")
     assert told.last == ("crm", "crm.1")
-    assert len(told.lines) == 3
+    assert len([line for line in told.lines if line[0] == "crm"]) == 3
 
 
-def test_a_key_that_looks_right_and_is_not_is_found_when_it_is_used(
-    sealer: JoseSealer, file: Path, told: Told
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"x": "AAAA"},
+        {"x": "%"},
+        {"x": 7},
+        {"kty": "EC", "crv": "P-256", "x": "AAAA", "y": "AAAA"},
+        {"key_ops": ["verify"]},
+    ],
+)
+def test_one_that_looks_right_and_is_not_does_not_take_the_place_of_one_that_is(
+    sealer: JoseSealer, file: Path, told: Told, damage: dict[str, object]
 ):
-    write_keys(file, fresh_sealing_key("crm.1") | {"x": "AAAA"})
-    assert "crm.1" in refusal(sealer)
+    older = fresh_sealing_key("crm.1")
+    public = [public_part(older), public_part(fresh_sealing_key("crm.2")) | damage]
+    file.write_text(json.dumps({"keys": public}))
+    assert opened_with(sealer.seal(clear(), "crm"), older) == "crm.1"
+    file.write_text(json.dumps({"keys": public[1:]}))
+    assert "crm.2: it is damaged" in refusal(sealer)
     assert told.last == ("crm", None)
+
+
+def test_a_recipient_added_later_is_not_told_of_before_it_is_one(sealer: JoseSealer, file: Path, told: Told):
+    write_keys(file, fresh_sealing_key("crm.1"), fresh_sealing_key("hr.1"))
+    sealer.seal(clear(), "crm")
+    assert {line[:2] for line in told.lines} == {("crm", "crm.1"), ("billing", None)}
 
 
 def test_what_is_owed_to_nobody_in_particular_is_not_sent_unsealed(sealer: JoseSealer, file: Path):
@@ -125,3 +158,31 @@ def test_neither_keys_nor_tokens_show_in_a_repr(tmp_path: Path):
         assert WORKER["d"] not in repr(thing)
         assert TOKEN not in repr(thing)
     assert WORKER["d"] not in json.dumps(json.loads(message.body))
+
+
+class TestTheSigningKey:
+    def test_it_is_made_once(self, tmp_path: Path):
+        path = tmp_path / "signing.json"
+        first = signing_key_made_once(path, NOW)
+        assert signing_key_made_once(path, a_day_later()) == first
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_of_two_that_start_at_once_both_use_the_one_that_was_first(self, tmp_path: Path):
+        path = tmp_path / "signing.json"
+        with ThreadPoolExecutor(8) as starts:
+            made = list(starts.map(lambda _: signing_key_made_once(path, NOW), range(8)))
+        assert made == [made[0]] * 8
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_where_it_cannot_be_made_it_is_a_line(self, tmp_path: Path):
+        with pytest.raises(KeyFileError, match=r"cannot be written: No such file or directory$"):
+            signing_key_made_once(tmp_path / "nowhere" / "signing.json", NOW)
+
+    @pytest.mark.parametrize("text", ["", "{}", '{"keys": []}'])
+    def test_one_that_is_none_is_not_replaced(self, tmp_path: Path, text: str):
+        path = tmp_path / "signing.json"
+        path.write_text(text)
+        with pytest.raises(KeyFileError, match=r"signing.json (is|holds)"):
+            signing_key_made_once(path, NOW)
+        assert path.read_text() == text

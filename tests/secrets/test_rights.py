@@ -17,6 +17,7 @@ from secured import DEFINITIONS, PASSWORD, Secured
 from contracts import topology as names
 from worker.adapters import rabbitmq_topology
 from worker.adapters.key_files import public_jwks, write_new
+from worker.adapters.rabbitmq import BrokerRefuses
 from worker.bootstrap import running_worker, wanted_topology
 from worker.entrypoints.open import Keys, open_queue
 from worker.operations import connection
@@ -204,6 +205,14 @@ async def test_who_makes_the_topology_publishes_no_credentials(users: Callable[[
         channel = await there.channel(on_return_raises=True)
         with pytest.raises(ChannelClosed, match="ACCESS_REFUSED"):
             await _publishing(names.SECRETS, ISSUED_TO_CRM)(channel)
+
+
+@pytest.mark.parametrize("recipient", ["billing", "nobody"])
+async def test_to_open_what_is_not_ours_or_not_there_is_one_line(users: Callable[[str], str], recipient: str):
+    keys = Keys(recipient, [], [])
+    broker = load(BrokerSettings, {"AMQP_URL": users(CRM)})
+    with pytest.raises(BrokerRefuses, match=f"^the queue provisioner.secrets.{recipient} cannot be read: "):
+        await open_queue(broker, keys, take=False, as_json=False)
 
 
 class TestTheMainJob:

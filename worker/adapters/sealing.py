@@ -3,13 +3,14 @@
 The algorithms are those of `core/keyring.py` and no other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from joserfc import jwe, jws
 from joserfc.errors import JoseError
-from joserfc.jwk import Key, import_key
+from joserfc.jwk import import_key
 
 from contracts.envelope import Message
 from contracts.subaccounts import CredentialsMessage, content_to_seal, plain_message, sealed_message
@@ -20,7 +21,6 @@ from worker.core.keyring import (
     KeyState,
     key_in_use,
     recipient_keys,
-    recipients_of,
     sealing_algorithm,
     signing_algorithm,
 )
@@ -49,18 +49,14 @@ class JoseSealer:
         self._protected = {"alg": str(signing_algorithm(signing_key)), "kid": signing_key["kid"]}
 
     def seal(self, clear: CredentialsMessage, recipient: str) -> Message:
-        chosen, key = self._recipients.key_of(recipient)
-        header = {"alg": str(sealing_algorithm(chosen.jwk)), "enc": CONTENT_ENCRYPTION}
+        key = self._recipients.key_of(recipient)
         signed = jws.serialize_compact(
             self._protected | {"typ": "JWT"},
             content_to_seal(clear, recipient),
             self._signer,
             algorithms=[self._protected["alg"]],
         )
-        sealed = jwe.encrypt_compact(
-            header | {"kid": chosen.kid, "cty": "JWT"}, signed, key, algorithms=list(header.values())
-        )
-        return sealed_message(clear, sealed)
+        return sealed_message(clear, _sealed(signed, key))
 
 
 class _Stamp(NamedTuple):
@@ -71,14 +67,34 @@ class _Stamp(NamedTuple):
     changed_at: int
 
 
+def usable_keys(text: str) -> tuple[KeyState, ...]:
+    """The keys of the recipients' file, each tried; raises `BadKeys`."""
+    return tuple(replace(state, problem=state.problem or _damage(state)) for state in recipient_keys(text))
+
+
+def _damage(state: KeyState) -> str | None:
+    try:
+        _sealed(b"", state)
+    except (JoseError, ValueError, TypeError, KeyError):
+        return "it is damaged"
+    return None
+
+
+def _sealed(content: str | bytes, state: KeyState) -> str:
+    algorithms = {"alg": str(sealing_algorithm(state.jwk)), "enc": CONTENT_ENCRYPTION}
+    header = algorithms | {"kid": state.kid, "cty": "JWT"}
+    return jwe.encrypt_compact(header, content, import_key(dict(state.jwk)), list(algorithms.values()))
+
+
 class RecipientKeys:
     """The recipients' public keys, read again whenever their file has changed.
 
     A file that cannot be read holds no usable key: the ones read before may have been withdrawn by it.
     """
 
-    def __init__(self, path: Path, tell: Tell) -> None:
+    def __init__(self, path: Path, recipients: Sequence[str], tell: Tell) -> None:
         self._path = path
+        self._recipients = recipients
         self._tell = tell
         self._stamp: _Stamp | None = None
         self._states: tuple[KeyState, ...] = ()
@@ -86,42 +102,37 @@ class RecipientKeys:
         self._told: dict[str, str | None] = {}
 
     def look(self) -> None:
-        """Reads the file, if it has changed, and tells what that means for each recipient known so far."""
+        """Reads the file, if it has changed, and tells what that means for each recipient."""
         stamp = self._stamp_of_file()
         if stamp is not None and stamp == self._stamp:
             return
         self._stamp, self._states, self._fault = stamp, (), ""
         try:
-            self._states = recipient_keys(self._path.read_text(encoding="utf-8"))
+            self._states = usable_keys(self._path.read_text(encoding="utf-8"))
         except OSError as error:
             self._fault = f"{self._path} cannot be read: {error.strerror}"
         except ValueError as error:
             reason = str(error) if isinstance(error, BadKeys) else "is not UTF-8 text"
             self._fault = f"{self._path} {reason}"
-        for recipient in {*self._told, *recipients_of(self._states)}:
-            self._tell_of(recipient)
+        for recipient in self._recipients:
+            self._told_of(recipient)
 
-    def key_of(self, recipient: str) -> tuple[KeyState, Key]:
+    def key_of(self, recipient: str) -> KeyState:
         """Raises `NoRecipientKey`."""
         self.look()
-        state = key_in_use(self._states, recipient)
+        state = self._told_of(recipient)
         if state is None:
-            self._tell_of(recipient)
             raise NoRecipientKey(self._why(recipient))
-        try:
-            return state, import_key(dict(state.jwk))
-        except (JoseError, ValueError, TypeError, KeyError):
-            self._note(recipient, None, why := f"the key {state.kid} in {self._path} is damaged")
-            raise NoRecipientKey(why) from None
+        return state
 
-    def _tell_of(self, recipient: str) -> None:
+    def _told_of(self, recipient: str) -> KeyState | None:
+        """The recipient's key, and a word about it if it is another than before."""
         state = key_in_use(self._states, recipient)
-        self._note(recipient, state.kid if state else None, "" if state else self._why(recipient))
-
-    def _note(self, recipient: str, kid: str | None, why: str) -> None:
+        kid = state.kid if state else None
         if self._told.get(recipient, "") != kid:
             self._told[recipient] = kid
-            self._tell(recipient, kid, why)
+            self._tell(recipient, kid, "" if state else self._why(recipient))
+        return state
 
     def _why(self, recipient: str) -> str:
         if self._fault:

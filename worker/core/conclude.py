@@ -10,7 +10,7 @@ from contracts.subaccounts import DeadReason, ResultKind
 from worker.core.adoption import ENOUGH_UNKNOWNS, RECOUNT_WINDOWS, is_lost, seconds_to_next_look
 from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
 from worker.core.judge import Failure, Permanent, Unknown
-from worker.core.model import Answer, Claim, Entry, Event, Status, reference_of
+from worker.core.model import EVERYBODY, Answer, Claim, Entry, Event, Status, reference_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +130,13 @@ def conclude(
             return _answered(entry, event, kind, now, reason)
         case _:
             raise ValueError(f"{type(step).__name__} cannot come to {type(outcome).__name__}")
+
+
+def readdressed(entry: Entry, recipients: frozenset[str]) -> Entry:
+    """What was owed to whoever is bound is owed to the recipients, once there are any."""
+    if EVERYBODY not in entry.owed_to - recipients:
+        return entry
+    return replace(entry, owed_to=entry.owed_to - {EVERYBODY} | recipients)
 
 
 def confirmed(entry: Entry, recipients: frozenset[str]) -> Entry:

@@ -19,9 +19,10 @@ from worker.adapters.key_files import (
     rotate_signing_key,
     write_new,
 )
+from worker.adapters.sealing import usable_keys
 from worker.adapters.system import SystemClock
 from worker.cautions import others_may
-from worker.core.keyring import KeyState, key_in_use, kind_of, public_part, recipient_keys
+from worker.core.keyring import KeyState, key_in_use, kind_of, public_part
 from worker.settings import SealingSettings, SettingsError
 
 SIGNING = "signing"
@@ -85,7 +86,7 @@ def check(settings: SealingSettings, *, as_json: bool) -> bool:
 def _recipient_rows(settings: SealingSettings) -> list[dict[str, str]]:
     if settings.recipients is None:
         return []
-    states = recipient_keys(settings.recipients.path.read_text(encoding="utf-8"))
+    states = usable_keys(settings.recipients.path.read_text(encoding="utf-8"))
     return [_row(state, states) for state in states]
 
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from pydantic_core import from_json, to_json
 
 from contracts.subaccounts import uncovered
@@ -103,10 +104,14 @@ async def _waiting(settings: BrokerSettings, name: str) -> AsyncIterator[Waiting
         queue = await channel.get_queue(name, ensure=False)
 
         async def each() -> Waiting:
-            while (message := await queue.get(fail=False)) is not None:
+            while (message := await _next(queue)) is not None:
                 yield message.body, message.ack
 
-        try:
-            yield each()
-        except BROKER_ERRORS as error:
-            raise BrokerRefuses(f"the queue {name} cannot be read: {explain(error)}") from None
+        yield each()
+
+
+async def _next(queue: AbstractQueue) -> AbstractIncomingMessage | None:
+    try:
+        return await queue.get(fail=False)
+    except BROKER_ERRORS as error:
+        raise BrokerRefuses(f"the queue {queue.name} cannot be read: {explain(error)}") from None
