@@ -121,7 +121,8 @@ async def test_paused_it_stays_so_on_the_next_connection(proxy, clean_broker):
         assert not consumer.consuming
         assert inbox.bodies == []
         await consumer.resume()
-        await inbox.holds(1)
+        (taken,) = await inbox.holds(1)
+        assert "x-delivery-count" not in taken.original.message.headers
 
 
 async def test_a_pause_while_there_is_no_connection_holds(proxy, clean_broker):
@@ -165,6 +166,28 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection(proxy):
 
     async with link(proxy.url).kept(serve, begun):
         await over.wait()
+
+
+async def test_nobody_is_deaf_or_dumb_after_the_client_library_has_cancelled_all_who_wait(proxy):
+    inbox = Inbox()
+    async with consuming(proxy.url, inbox) as consumer, publishing(proxy.url) as publisher:
+        await publish(publisher, b"one")
+        (first,) = await inbox.holds(1)
+        proxy.black_hole()
+        waiting = [
+            asyncio.create_task(work)
+            for work in (publisher.publish(event(b"two")), consumer.pause(), first.ack())
+        ]
+        await asyncio.sleep(0)
+        for port in (consumer, publisher):
+            port._connection.transport.connection._reader_task.cancel()
+        failed, *ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(failed, PublishFailed)
+        assert ended == [None, None]
+        proxy.heal()
+        await consumer.resume()
+        await publish(publisher, b"three")
+        await inbox.holds(2)
 
 
 async def test_the_next_host_is_tried(proxy, clean_broker):
