@@ -121,13 +121,14 @@ class SqliteLedger:
 
     async def bind(self, owner: str, provider_account: str) -> None:
         def job(connection: apsw.Connection) -> None:
-            connection.execute(  # writes even where nothing changes: that tells whether it can be written
-                "INSERT INTO ledger VALUES (1, ?, ?) ON CONFLICT DO UPDATE SET owner = owner",
-                (owner, provider_account),
-            )
-            bound = connection.execute("SELECT owner, provider_account FROM ledger").fetchall()[0]
-            if bound != (owner, provider_account):
+            wanted = (owner, provider_account)
+            bound = connection.execute("SELECT owner, provider_account FROM ledger").fetchone() or wanted
+            if bound != wanted:
                 raise LedgerForeign(f"the ledger belongs to owner {bound[0]} of provider account {bound[1]}")
+            # Written anew where it is the same too, which tells whether the ledger can be written; not as an
+            # update, for SQLite leaves out one that changes nothing.
+            connection.execute("DELETE FROM ledger")
+            connection.execute("INSERT INTO ledger VALUES (1, ?, ?)", wanted)
 
         await self.run(job)
 
