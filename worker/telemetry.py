@@ -311,7 +311,7 @@ class Telemetry:
         self._connected.labels(link).set(0)
 
     def broker_lost(self, link: str, detail: str) -> None:
-        self._log.warning("broker_lost", link=link, detail=detail, retries="until it is back")
+        self._log.warning("broker_lost", link=link, detail=detail)
 
     def consuming(self, queue: str, prefetch: int) -> None:
         self._consuming.set(1)

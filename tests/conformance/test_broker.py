@@ -236,6 +236,17 @@ async def test_what_a_paused_consumer_releases_goes_back_in_order_and_is_no_long
     assert (again.bodies, left.original.message.headers) == ([b"1"], {"x-delivery-count": 2})
 
 
+async def test_nothing_comes_after_a_pause(bench):
+    await publish(bench, 300)
+    inbox = Inbox()
+    async with bench.consumer(WORK_QUEUE, 300, inbox) as consumer:
+        await inbox.holds(1)
+        await consumer.pause()
+        taken = len(inbox.deliveries)
+        await bench.ready(WORK_QUEUE)
+        assert len(inbox.deliveries) == taken
+
+
 async def test_pausing_loses_no_room_for_deliveries(bench):
     inbox = Inbox()
     async with bench.consumer(WORK_QUEUE, 2, inbox) as consumer:

@@ -191,6 +191,16 @@ async def test_a_file_that_may_only_be_read_can_be_read_and_says_so_on_a_write()
                 one_line(failure)
 
 
+async def test_binding_it_again_writes_all_the_same(path):
+    """Readiness asks by it whether the ledger can be written: a full disk can be read."""
+    async with sqlite_ledger(path) as ledger:
+        await ledger.bind("default", "MA1")
+        log = path.with_name(f"{path.name}-wal")
+        before = log.stat().st_size
+        await ledger.bind("default", "MA1")
+        assert log.stat().st_size > before
+
+
 async def test_a_ledger_that_becomes_read_only_says_so_and_recovers(path):
     async with sqlite_ledger(path) as ledger:
         ledger._connection.pragma("query_only", 1)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from conformance.brokers import Inbox
+from conformance.brokers import Inbox, rabbit_bench
 from fault_proxy import FaultProxy, fault_proxy
 
 from contracts.envelope import STRUCTURED, Message
@@ -109,19 +109,43 @@ async def test_a_consumer_is_back_by_itself(
     assert inbox.bodies == [b"before", b"before", b"after"]
 
 
+async def settled(consumer: RabbitConsumer) -> None:
+    """It has a connection, and has done there what it wants to."""
+    while True:
+        async with consumer._changing:
+            if consumer._connection is not None:
+                return
+        await asyncio.sleep(0.01)
+
+
 async def test_paused_it_stays_so_on_the_next_connection(proxy, clean_broker):
     inbox = Inbox()
-    async with consuming(proxy.url, inbox) as consumer, publishing(clean_broker) as publisher:
+    async with consuming(proxy.url, inbox) as consumer, rabbit_bench(clean_broker) as bench:
         await consumer.pause()
         async with proxy.connected_anew():
             proxy.reset()
-        await publish(publisher, b"one")
-        async with proxy.connected_anew():
-            proxy.reset()
-        assert not consumer.consuming
-        assert inbox.bodies == []
+        await settled(consumer)
+        await publish(bench.publisher, b"one")
+        assert await bench.ready(WORK_QUEUE) == 1
         await consumer.resume()
         await inbox.holds(1)
+
+
+async def test_an_ack_that_meets_a_release_costs_no_connection(proxy, clean_broker):
+    inbox = Inbox()
+    async with consuming(proxy.url, inbox) as consumer, publishing(clean_broker) as publisher:
+        for number in range(1, 6):
+            await publish(publisher, str(number).encode())
+            held = list(await inbox.holds(2 * number - 1))
+            await consumer.pause()
+            connection = consumer._connection
+            await asyncio.gather(
+                *(delivery.ack() for delivery in held), consumer.release(), *(d.ack() for d in held)
+            )
+            await consumer.resume()
+            await publish(publisher, b"more")
+            await inbox.holds(len(held) + 1)
+            assert consumer._connection is connection
 
 
 async def test_a_pause_while_there_is_no_connection_holds(proxy, clean_broker):
@@ -165,6 +189,28 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection(proxy):
 
     async with link(proxy.url).kept(serve, begun):
         await over.wait()
+
+
+async def test_nobody_is_deaf_or_dumb_after_the_client_library_has_cancelled_all_who_wait(proxy):
+    inbox = Inbox()
+    async with consuming(proxy.url, inbox) as consumer, publishing(proxy.url) as publisher:
+        await publish(publisher, b"one")
+        (first,) = await inbox.holds(1)
+        proxy.black_hole()
+        waiting = [
+            asyncio.create_task(work)
+            for work in (publisher.publish(event(b"two")), consumer.pause(), first.ack())
+        ]
+        await asyncio.sleep(0)
+        for port in (consumer, publisher):
+            port._connection.transport.connection._reader_task.cancel()
+        failed, *ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(failed, PublishFailed)
+        assert ended == [None, None]
+        proxy.heal()
+        await consumer.resume()
+        await publish(publisher, b"three")
+        await inbox.holds(2)
 
 
 async def test_the_next_host_is_tried(proxy, clean_broker):

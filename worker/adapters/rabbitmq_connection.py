@@ -241,6 +241,9 @@ class Link:
         self.failure, self._connected_at = None, self._clock.monotonic()
         try:
             await _first_to_fail(serve(connection), _watch(connection))
+        except Exception as error:
+            self.failure = explain(error)
+            raise
         finally:
             self._telemetry.broker_disconnected(self._name)
             await _closed(connection)

@@ -147,9 +147,9 @@ class SqliteLedger:
 
     async def bind(self, owner: str, provider_account: str) -> None:
         def job(connection: apsw.Connection) -> None:
-            connection.execute(  # writes even where nothing changes: that tells whether it can be written
+            connection.execute(
                 "INSERT INTO ledger (only_row, owner, provider_account) VALUES (1, ?, ?)"
-                " ON CONFLICT DO UPDATE SET owner = owner",
+                " ON CONFLICT DO UPDATE SET times_bound = times_bound + 1",
                 (owner, provider_account),
             )
             bound = connection.execute("SELECT owner, provider_account FROM ledger").fetchall()[0]

@@ -1,8 +1,9 @@
--- Whose ledger this is: one row, written at the first start.
+-- Whose ledger this is: one row, made at the first start, and written again to learn whether that is possible.
 CREATE TABLE ledger (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     owner TEXT NOT NULL,
-    provider_account TEXT NOT NULL
+    provider_account TEXT NOT NULL,
+    times_bound INTEGER NOT NULL DEFAULT 1
 ) STRICT;
 
 -- One row for each department ever heard of. `entry` is the whole truth; the columns beside it are for
