@@ -43,7 +43,7 @@ from worker.intake import Intake
 from worker.lanes import running_lanes
 from worker.operations import inbound
 from worker.pipeline import Pipeline
-from worker.ports import PAGE, CallFailed, Delivery, NewSubaccount, ProvidedSubaccount, Provider, Sealer
+from worker.ports import CallFailed, Delivery, NewSubaccount, ProvidedSubaccount, Provider, Sealer
 from worker.scan import Scanner, Strays
 from worker.settings import WorkerSettings, load
 from worker.telemetry import Telemetry
@@ -204,13 +204,11 @@ class WatchedProvider:
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         return await self.witness.see("get", lambda: self.provider.get(auth_id))
 
-    async def page(self, offset: int, limit: int = PAGE) -> Sequence[ProvidedSubaccount]:
-        if limit == 1:
-            return await self.witness.see("probe", self._well)
-        return await self.witness.see("list", lambda: self.provider.page(offset, limit))
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        return await self.witness.see("list", lambda: self.provider.page(offset))
 
-    async def _well(self) -> Sequence[ProvidedSubaccount]:
-        return []
+    async def probe(self) -> None:
+        await self.witness.see("probe", self.provider.probe)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from worker.core.judge import CallFault, Operation, accuses_the_account
 from worker.intake import Intake
-from worker.ports import PAGE, CallFailed, Clock, NewSubaccount, ProvidedSubaccount, Provider
+from worker.ports import CallFailed, Clock, NewSubaccount, ProvidedSubaccount, Provider
 from worker.telemetry import Telemetry
 
 ENOUGH_IN_A_ROW = 20
@@ -90,9 +90,12 @@ class Circuit:
         with self._let_through("get"):
             return await self._watched("get", auth_id, self._provider.get(auth_id))
 
-    async def page(self, offset: int, limit: int = PAGE) -> Sequence[ProvidedSubaccount]:
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         with self._let_through("list"):
-            return await self._watched("list", "", self._provider.page(offset, limit))
+            return await self._watched("list", "", self._provider.page(offset))
+
+    async def probe(self) -> None:
+        await self._provider.probe()
 
     # What goes through
 
@@ -178,7 +181,7 @@ class Circuit:
         """The cheapest call there is. Being told to slow down is an answer, too."""
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                await self._provider.page(0, 1)
+                await self._provider.probe()
         except CallFailed as failed:
             return failed.fault if accuses_the_account(failed.fault) else None
         except TimeoutError:

@@ -72,7 +72,8 @@ class Scheduler:
             if entry.owed_at is not None and entry.owed_at <= now:
                 entry = await self._deliver(entry)
         except (CallFailed, PublishFailed) as failed:
-            self.pipeline.telemetry.duty_failed(entry.department, str(failed))
+            if not (isinstance(failed, CallFailed) and failed.fault.outage):  # all of them would say the same
+                self.pipeline.telemetry.duty_failed(entry.department, str(failed))
             return _put_off(entry, now, now + self.pipeline.policy.settle_window)
         return entry
 

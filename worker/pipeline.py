@@ -173,7 +173,7 @@ class Pipeline:
             if not isinstance(verdict, Wait | Pause):
                 break
             stay = stay.spent(verdict.cost_seconds)
-            if await self._wait(verdict, lane) is Waited.NO_ROOM:
+            if await self._wait(verdict, lane) is Waited.NO_ROOM and delivery.live:
                 delay = parking_delay(verdict.seconds, self.patience.delays)
                 parked = await self._end(delivery, original, Park(delay, stay.attempts), reading, stay)
                 if isinstance(parked, Done):

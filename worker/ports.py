@@ -92,12 +92,8 @@ class CallFailed(Exception):
         self.fault = fault
 
 
-PAGE = 20
-"""Subaccounts in a full page of the provider's list."""
-
-
 class Provider(Protocol):
-    """Five calls, each sent once. All raise `CallFailed`."""
+    """Its calls, each sent once. All raise `CallFailed`."""
 
     def permit(self, operation: Operation) -> AbstractAsyncContextManager[None]:
         """Entered once concurrency, rate limit and circuit allow one more call: it begins at once then.
@@ -118,8 +114,11 @@ class Provider(Protocol):
 
     async def get(self, auth_id: str) -> ProvidedSubaccount: ...
 
-    async def page(self, offset: int, limit: int = PAGE) -> Sequence[ProvidedSubaccount]:
-        """Up to `limit` subaccounts from `offset` on, newest first; empty past the end."""
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        """Up to 20 subaccounts from `offset` on, newest first; empty past the end."""
+
+    async def probe(self) -> None:
+        """Returns if the provider answers us at all: the cheapest call, ahead of all that wait for a turn."""
 
 
 class LedgerConflict(Exception):

@@ -326,7 +326,8 @@ BOUNDARIES = {
     "Circuit._suspect": {"self._probe_passes": None},
     "Circuit._probe_passes": {"asyncio.shield": None},
     "Circuit._probe": {"self._probe_fault": None, "self._clock.sleep": None},
-    "Circuit._probe_fault": {"asyncio.timeout": None, "self._provider.page": None},
+    "Circuit._probe_fault": {"asyncio.timeout": None, "self._provider.probe": None},
+    "Circuit.probe": {"self._provider.probe": None},
     "WaitingRoom.wait": {"ended": None},
 }
 # Not on the way from delivery to ack: shutting down, and duties.

@@ -15,7 +15,6 @@ from tests.simulation.process import Process
 from tests.simulation.story import REFUSED
 from worker.adapters.pace import Pace
 from worker.core.judge import CallFault, Operation
-from worker.ports import PAGE as FULL_PAGE
 from worker.ports import CallFailed, NewSubaccount, ProvidedSubaccount, RateLimit
 
 PAGE = 5
@@ -197,12 +196,16 @@ class SimulatedProvider:
         )
         return shown
 
-    async def page(self, offset: int, limit: int = FULL_PAGE) -> Sequence[ProvidedSubaccount]:
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         self._server.keys.append(("list", None))
         page: Sequence[ProvidedSubaccount] = await self._call(
-            "list", lambda: self._server.page(offset)[:limit], None, offset=offset
+            "list", lambda: self._server.page(offset), None, offset=offset
         )
         return page
+
+    async def probe(self) -> None:
+        self._server.keys.append(("list", None))
+        await self._send("list", lambda: None, None)
 
     async def _call(
         self, operation: Operation, effect: Callable[[], Any], department: str | None, **told: Any

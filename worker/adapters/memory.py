@@ -15,7 +15,6 @@ from pydantic import SecretStr
 from worker.core.judge import CallFault, Operation
 from worker.core.model import Answer, Department, Entry, Recollection, Reference
 from worker.ports import (
-    PAGE,
     CallFailed,
     LedgerConflict,
     LedgerFailed,
@@ -23,6 +22,8 @@ from worker.ports import (
     NewSubaccount,
     ProvidedSubaccount,
 )
+
+PAGE = 20
 
 
 class MemoryLedger:
@@ -139,9 +140,12 @@ class MemoryProvider:
         self.calls.append(("get", auth_id, None))
         return _shown(self._held(auth_id, "get"))
 
-    async def page(self, offset: int, limit: int = PAGE) -> Sequence[ProvidedSubaccount]:
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         self.calls.append(("list", None, None))
-        return [_shown(held) for held in self.subaccounts[offset : offset + limit]]
+        return [_shown(held) for held in self.subaccounts[offset : offset + PAGE]]
+
+    async def probe(self) -> None:
+        """It is always there."""
 
     def _held(self, auth_id: str, operation: Operation) -> Held:
         for held in self.subaccounts:

@@ -56,13 +56,17 @@ class Pace:
     async def turn(self) -> Turn:
         """Returns when one more call may be sent, in the order asked; raises `Stopping`."""
         async with self._first:
-            while (seconds := self._seconds_to_wait()) > 0:
-                await self._pass(seconds)
-            if self._stopping.is_set():
-                raise Stopping
-            turn = Turn(LATEST_ARRIVAL * self._window, _time() + LATEST_ARRIVAL * self._window)
-            self._turns.append(turn)
-            return turn
+            return await self.next_turn()
+
+    async def next_turn(self) -> Turn:
+        """As `turn`, ahead of all who wait."""
+        while (seconds := self._seconds_to_wait()) > 0:
+            await self._pass(seconds)
+        if self._stopping.is_set():
+            raise Stopping
+        turn = Turn(LATEST_ARRIVAL * self._window, _time() + LATEST_ARRIVAL * self._window)
+        self._turns.append(turn)
+        return turn
 
     def give_back(self, turn: Turn) -> None:
         """A turn that was not used after all is the next one's."""

@@ -5,7 +5,7 @@ Each call is sent once: no retry, no redirect.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -20,8 +20,9 @@ from pydantic_core import from_json
 
 from worker.adapters.pace import Pace, Stopping, Turn
 from worker.core.judge import CallFault, Operation
-from worker.ports import PAGE, CallFailed, Clock, NewSubaccount, ProvidedSubaccount, RateLimit
+from worker.ports import CallFailed, Clock, NewSubaccount, ProvidedSubaccount, RateLimit
 
+PAGE = 20
 T = TypeVar("T", bound="_Answer")
 _TURN: ContextVar[Turn] = ContextVar("turn")
 LONGEST_ERROR_TEXT = 200
@@ -80,7 +81,7 @@ async def plivo_provider(
     # Half of it for the connection: one that is not there by then has sent nothing.
     seconds = account.timeout.total_seconds()
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=account.concurrency),
+        connector=aiohttp.TCPConnector(limit=account.concurrency + 1),  # one for a probe
         timeout=aiohttp.ClientTimeout(total=seconds, connect=seconds / 2),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={
@@ -114,21 +115,27 @@ class PlivoProvider:
 
     @asynccontextmanager
     async def permit(self, operation: Operation) -> AsyncIterator[None]:
-        async with self._slots:
-            try:
-                turn = await self._pace.turn()
-            except Stopping:
-                fault = CallFault(operation, "the worker stops; nothing was sent", sent=False, outage=True)
-                raise CallFailed(fault) from None
-            token = _TURN.set(turn)
-            try:
-                yield
-            finally:
-                _TURN.reset(token)
-                if turn.sent:
-                    turn.answered()
-                else:
-                    self._pace.give_back(turn)
+        async with self._slots, self._paced(operation, self._pace.turn):
+            yield
+
+    @asynccontextmanager
+    async def _paced(
+        self, operation: Operation, next_turn: Callable[[], Awaitable[Turn]]
+    ) -> AsyncIterator[None]:
+        try:
+            turn = await next_turn()
+        except Stopping:
+            fault = CallFault(operation, "the worker stops; nothing was sent", sent=False, outage=True)
+            raise CallFailed(fault) from None
+        token = _TURN.set(turn)
+        try:
+            yield
+        finally:
+            _TURN.reset(token)
+            if turn.sent:
+                turn.answered()
+            else:
+                self._pace.give_back(turn)
 
     async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
         body = {"name": name, "enabled": True}
@@ -148,9 +155,13 @@ class PlivoProvider:
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         return _provided(await self._read("get", _Shown, f"{auth_id}/"))
 
-    async def page(self, offset: int, limit: int = PAGE) -> Sequence[ProvidedSubaccount]:
-        page = await self._read("list", _Page, f"?limit={limit}&offset={offset}")
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        page = await self._read("list", _Page, f"?limit={PAGE}&offset={offset}")
         return [_provided(shown) for shown in page.objects]
+
+    async def probe(self) -> None:
+        async with self._paced("list", self._pace.next_turn):
+            _parsed("list", _Page, await self._send("list", "GET", "?limit=1&offset=0"))
 
     async def _read(self, operation: Operation, model: type[T], path: str) -> T:
         async with self.permit(operation):
