@@ -133,7 +133,7 @@ async def running_worker(
             sealer=sealer,
             clock=clock,
             policy=_policy(settings),
-            patience=Patience(settings.retry_budget, settings.retry_delays, settings.max_attempts),
+            patience=_patience(settings),
             lanes=lanes,
             waiting=waiting,
             intake=intake,
@@ -216,6 +216,12 @@ def _sealer(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> Sea
     recipients = RecipientKeys(*settings.recipients, telemetry.recipient_key)
     recipients.look()
     return JoseSealer(recipients, key)
+
+
+def _patience(settings: WorkerSettings) -> Patience:
+    return Patience(
+        settings.retry_budget, settings.retry_delays, settings.max_attempts, settings.settle_window
+    )
 
 
 def _policy(settings: WorkerSettings) -> Policy:

@@ -117,7 +117,7 @@ async def test_an_unexpected_error_acks_nothing_and_harms_no_neighbour(world, wh
 
 
 @pytest.mark.parametrize("event", [RENAMED, REMOVED], ids=lambda event: event.kind)
-@pytest.mark.parametrize("status", [None, 401, 402, 403, 408, 409, 429, 500, 503])
+@pytest.mark.parametrize("status", [None, 401, 402, 403, 404, 408, 409, 429, 500, 503])
 @pytest.mark.parametrize("after_effect", [False, True], ids=["before", "after"])
 async def test_a_change_that_fails_for_now_is_sent_again(world, event, status, after_effect):
     await world.handle(CREATED)
@@ -130,7 +130,19 @@ async def test_a_change_that_fails_for_now_is_sent_again(world, event, status, a
     world.has_dead_lettered_nothing()
 
 
-@pytest.mark.parametrize("status", [400, 404, 405, 422])
+async def test_a_subaccount_that_stays_missing_is_given_up_after_a_settle_window(world):
+    await world.handle(CREATED)
+    begun = world.clock.now()
+    world.witness.fail("update", fault("update", 404), times=1000)
+    await world.handle(RENAMED)
+    world.dead_lettered("rejected")
+    waited = (world.clock.now() - begun).total_seconds()
+    assert 0.5 * world.patience.settle_window.total_seconds() < waited
+    assert waited <= world.patience.settle_window.total_seconds()
+    assert world.witness.journal.count("create") == 1
+
+
+@pytest.mark.parametrize("status", [400, 405, 422])
 async def test_a_change_that_is_refused_is_given_up_and_leaves_no_mark(world, status):
     await world.handle(CREATED)
     world.witness.fail("update", fault("update", status))

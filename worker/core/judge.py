@@ -77,6 +77,14 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
+class Missing:
+    """What is on record is not to be found at the provider. Its lists and answers may lag: so not at once."""
+
+    detail: str
+    took_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Permanent:
     """Trying again gets the same answer."""
 
@@ -84,7 +92,7 @@ class Permanent:
     detail: str
 
 
-Failure = Transient | Unavailable | Unknown | Permanent
+Failure = Transient | Unavailable | Unknown | Missing | Permanent
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,7 @@ class Patience:
     budget: timedelta = timedelta(seconds=60)
     delays: Sequence[timedelta] = DEFAULT_RETRY_DELAYS
     attempts: int = 8
+    settle_window: timedelta = timedelta(seconds=120)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +167,8 @@ def classify(fault: CallFault) -> Failure:
         return Unknown(fault.detail, took_seconds=fault.took_seconds, outage=fault.outage)
     if fault.outage or fault.status == _TOO_MANY_REQUESTS:
         return Unavailable(fault.detail, fault.retry_after_seconds)
+    if fault.sent and fault.status == _NOT_FOUND and fault.operation in {"update", "get"}:
+        return Missing(fault.detail, fault.took_seconds)
     if fault.sent and fault.status in _refusals(fault.operation):
         return Permanent(DeadReason.REJECTED, fault.detail)
     return Transient(fault.detail, fault.retry_after_seconds, fault.took_seconds)
@@ -182,6 +193,10 @@ def judge(
             return DeadLetter(reason, detail)
         case Unavailable(_, retry_after_seconds):
             return Pause(max(retry_after_seconds or 0.0, backoff))
+        case Missing(detail, took):
+            if stay.spent_seconds + took + backoff > patience.settle_window.total_seconds():
+                return DeadLetter(DeadReason.REJECTED, detail)
+            return Wait(backoff, took + backoff)
         case Unknown(_, float(look_in_seconds)):
             return Wait(look_in_seconds)
         case Unknown(outage=True):
