@@ -23,7 +23,6 @@ from worker.adapters.rabbitmq import (
 )
 from worker.adapters.sqlite import sqlite_ledger
 from worker.adapters.system import SystemClock
-from worker.core.decide import Policy
 from worker.duties import Scheduler
 from worker.lanes import running_lanes
 from worker.pipeline import Pipeline
@@ -102,7 +101,7 @@ async def running_worker(
             actor=_actor(settings, provider, ledger, scanner, clock),
             publisher=connected.publisher,
             clock=clock,
-            policy=Policy(settings.removal, settings.unknown_rename, settle_window=settings.settle_window),
+            policy=settings.policy,
             lanes=lanes,
             telemetry=telemetry,
         )

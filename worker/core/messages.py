@@ -99,11 +99,7 @@ def dead_letter(
     original: Outgoing, verdict: DeadLetter, subject: Subject | None, tries: int, now: datetime
 ) -> Outgoing:
     """The original, byte for byte, with why it is here."""
-    kept = {
-        name: value
-        for name, value in original.message.headers.items()
-        if name not in _BROKER_HEADERS and not name.startswith(_BROKER_HEADER_PREFIXES)
-    }
+    kept = without_broker_headers(original.message.headers)
     why = {
         "x-dead-reason": str(verdict.reason),
         "x-dead-detail": verdict.detail,
@@ -115,6 +111,14 @@ def dead_letter(
     headers = kept | {name: value for name, value in why.items() if value is not None}
     message = Message(original.message.body, original.message.content_type, headers)
     return Outgoing(topology.DEAD_LETTERS, original.routing_key, message, original.properties)
+
+
+def without_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in headers.items()
+        if name not in _BROKER_HEADERS and not name.startswith(_BROKER_HEADER_PREFIXES)
+    }
 
 
 def _result(

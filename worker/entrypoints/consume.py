@@ -1,12 +1,11 @@
 """`provisioner run`: consume until told to stop, then drain."""
 
-import asyncio
-import signal
 from importlib.metadata import version
 from typing import Any
 
 from worker.bootstrap import running_worker
 from worker.entrypoints.probes import serving
+from worker.entrypoints.signals import stop_signal
 from worker.settings import WorkerSettings, unknown_names
 from worker.telemetry import Telemetry
 
@@ -16,29 +15,13 @@ async def consume(settings: WorkerSettings, environ_names: dict[str, str]) -> bo
     telemetry = Telemetry()
     if unknown := unknown_names(environ_names):
         telemetry.settings_unused(unknown)
-    stop = _stop_signal()
+    stop = stop_signal()
     async with running_worker(settings, telemetry) as worker, serving(worker, settings.http):
         telemetry.started(version("subaccount-provisioner"), _shown(settings))
         await stop.wait()
         drained = await worker.drain()
         telemetry.stopped(len(worker.pipeline.lanes))
     return drained
-
-
-def _stop_signal() -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT; after it they have their ordinary, instant effect again."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-
-    def begin_to_stop() -> None:
-        stop.set()
-        for number in signals:
-            loop.remove_signal_handler(number)
-
-    for number in signals:
-        loop.add_signal_handler(number, begin_to_stop)
-    return stop
 
 
 def _shown(settings: WorkerSettings) -> dict[str, Any]:
