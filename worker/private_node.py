@@ -160,12 +160,13 @@ class PrivateNode:
 async def private_node(
     *,
     management: bool = False,
+    plugins: frozenset[str] = frozenset(),
     config: Mapping[str, str] | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[PrivateNode]:
     """Run a node for the time of the block. Nothing of it is left afterwards, even if the owner is killed.
 
-    `config` holds further lines of rabbitmq.conf; `on_progress` gets one short line per stage of the start.
+    `plugins` are enabled besides; `config` holds further lines of rabbitmq.conf; `on_progress` gets one short line per stage of the start.
     Raises NodeUnavailable.
     """
     _require_installation()
@@ -174,7 +175,8 @@ async def private_node(
     keeper = _keep(folder)
     node = PrivateNode(folder, ports, management=management)
     try:
-        _furnish(folder, _settings(ports, management=management) | dict(config or {}), management=management)
+        wanted = plugins | ({"rabbitmq_management"} if management else frozenset())
+        _furnish(folder, _settings(ports, management=management) | dict(config or {}), wanted)
         await node.start(on_progress)
         yield node
     finally:
@@ -195,25 +197,27 @@ def _keep(folder: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def _furnish(folder: Path, settings: Mapping[str, str], *, management: bool) -> None:
+def _furnish(folder: Path, settings: Mapping[str, str], plugins: frozenset[str]) -> None:
     cookie = folder / ".erlang.cookie"
     cookie.touch(mode=0o600)
     cookie.write_text(secrets.token_hex())
     cookie.chmod(0o400)
     (folder / "rabbitmq.conf").write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
-    (folder / "enabled_plugins").write_text("[rabbitmq_management].\n" if management else "[].\n")
+    (folder / "enabled_plugins").write_text(f"[{','.join(sorted(plugins))}].\n")
     (folder / "rabbitmq-env.conf").touch()
     _log_file(folder).touch()
-    _link_installation(folder / "installation", management=management)
+    _link_installation(folder / "installation", plugins)
 
 
-def _link_installation(home: Path, *, management: bool) -> None:
+def _link_installation(home: Path, plugins: frozenset[str]) -> None:
     """Link what is installed, without the plugins this node has no use for.
 
     Erlang looks for every module in every plugin: with all of them, starting takes twice as long.
     """
     installed = SERVER_SCRIPT.resolve().parent.parent
-    wanted = {"rabbitmq_prelaunch"} | (MANAGEMENT_PLUGINS if management else set())
+    wanted = {"rabbitmq_prelaunch"} | plugins
+    if "rabbitmq_management" in plugins:
+        wanted |= MANAGEMENT_PLUGINS
     (home / "plugins").mkdir(parents=True)
     for name in ("sbin", "escript"):
         (home / name).symlink_to(installed / name)

@@ -79,6 +79,7 @@ class RabbitLook:
         self._news = asyncio.Event()
         self._delivered = self._removed = self._allowed = 0
         self._lost = False
+        self._short = False  # of deliveries: the broker gives less than a window holds
 
     def lose(self, *_: Any) -> None:
         """The broker has closed the channel or cancelled the consumer."""
@@ -90,8 +91,11 @@ class RabbitLook:
             await self._open(number, window)
             while batch := await self._next(most):
                 yield batch
-            if self._delivered - self._removed < self._allowed:
+                if number == 0 or self._short:
+                    break
+            if self._delivered - self._removed < self._allowed and number > 0 and not self._short:
                 return
+        raise BrokerUnavailable(f"more than {sum(WINDOWS):,} dead letters cannot be looked at; replay some")
 
     async def remove(self, letters: Sequence[HeldLetter]) -> None:
         tags = sorted(letter.tag for letter in letters if isinstance(letter, RabbitLetter))
@@ -104,6 +108,7 @@ class RabbitLook:
 
     async def _open(self, number: int, window: int) -> None:
         self._allowed += window
+        self._short = False
         with _explained():
             await self._channel.basic_qos(prefetch_count=window)
             await self._channel.basic_consume(
@@ -119,19 +124,16 @@ class RabbitLook:
         self._news.set()
 
     async def _next(self, most: int) -> Sequence[RabbitLetter]:
-        """Nothing where the windows are full, and at the end of the queue."""
-        while not self._arrived:
+        """Fewer than `most` where the windows are full, and at the end of the queue."""
+        while len(self._arrived) < most and self._delivered - self._removed < self._allowed:
             if self._lost:
                 raise BrokerUnavailable("RabbitMQ has closed the channel; nothing is lost, try again")
-            if self._delivered - self._removed >= self._allowed or await self._at_the_end():
-                return []
+            if await self._at_the_end() or self._short:
+                break
         return [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
 
     async def _at_the_end(self) -> bool:
-        """Nothing comes although it may, and there is nothing to get.
-
-        Where there is, the broker gives less than a window, and the next one is due.
-        """
+        """Nothing comes although it may, and there is nothing to get. Where there is, another window is due."""
         self._news.clear()
         try:
             async with asyncio.timeout(QUIET_SECONDS):
@@ -139,10 +141,10 @@ class RabbitLook:
         except TimeoutError:
             with _explained():
                 message = await self._channel.basic_get(DEAD_LETTER_QUEUE)
-            if isinstance(message.delivery, Basic.GetOk):
-                self._file(message)
-                self._allowed = self._delivered - self._removed
-            return not self._arrived
+            if not isinstance(message.delivery, Basic.GetOk):
+                return not self._news.is_set()
+            self._file(message)
+            self._short = True
         return False
 
 
