@@ -173,6 +173,10 @@ class QueueTaken(ForPeople):
     """Somebody else holds the dead letters."""
 
 
+class TooManyLooks(ForPeople):
+    """Being given back once more might be the end of a dead letter. Raised in a look it ends that at once."""
+
+
 class Look(Protocol):
     """Dead letters, oldest first. What is not removed goes back to its place when the look ends."""
 

@@ -166,7 +166,8 @@ async def private_node(
 ) -> AsyncIterator[PrivateNode]:
     """Run a node for the time of the block. Nothing of it is left afterwards, even if the owner is killed.
 
-    `plugins` are enabled besides; `config` holds further lines of rabbitmq.conf; `on_progress` gets one short line per stage of the start.
+    `plugins` are enabled besides; `config` holds further lines of rabbitmq.conf; `on_progress` gets one short
+    line per stage of the start.
     Raises NodeUnavailable.
     """
     _require_installation()

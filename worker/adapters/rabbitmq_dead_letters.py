@@ -1,8 +1,9 @@
 """The dead-letter queue of RabbitMQ, read without harm.
 
-A quorum queue has no browsing. What was delivered and not acked when its channel closes goes back to the
-front, in order, on every version; after `basic.nack` it goes to the end. So a look is a channel that consumes
-and closes. It holds the queue as far as it has come, hence it is short and alone.
+A quorum queue has no browsing. What was delivered and not acked when its channel closes goes back in order,
+before what was never delivered, but behind what came back earlier; after `basic.nack` it goes to the end of
+all. So a look is a channel that consumes the whole queue, to its end, and closes. It holds everything until
+then, hence it is short and alone.
 """
 
 import asyncio
@@ -29,12 +30,13 @@ from worker.adapters.rabbitmq import (
     version_of,
 )
 from worker.core.messages import Outgoing
-from worker.ports import Clock, HeldLetter, QueueTaken
+from worker.ports import Clock, HeldLetter, QueueTaken, TooManyLooks
 
 # What a consumer may hold, one consumer after the other; AMQP allows one no more than 65,535. A window opens
 # when all before it are full of what is kept, so that what goes back does so in order. Up to 32 consumers are
 # kept by Erlang in the order of their names, more in any.
-WINDOWS = (1, 1_000, *[4_000] * 22, *[65_535] * 8)
+WINDOWS = (1_000, *[4_000] * 22, *[65_535] * 8)
+AT_ONCE = 1_000
 QUIET_SECONDS = 0.05
 TURN_SECONDS = 15.0
 TURN_PAUSE_SECONDS = 0.2
@@ -77,8 +79,8 @@ class RabbitLook:
         self._channel = channel
         self._arrived: deque[RabbitLetter] = deque()
         self._news = asyncio.Event()
-        self._delivered = self._removed = self._allowed = 0
-        self._lost = False
+        self._delivered = self._removed = self._allowed = self._opened = 0
+        self._lost = self._ended = False
         self._short = False  # of deliveries: the broker gives less than a window holds
 
     def lose(self, *_: Any) -> None:
@@ -87,15 +89,18 @@ class RabbitLook:
         self._news.set()
 
     async def batches(self, most: int) -> AsyncIterator[Sequence[HeldLetter]]:
-        for number, window in enumerate(WINDOWS):
-            await self._open(number, window)
-            while batch := await self._next(most):
+        if not self._delivered and (oldest := await self._get()):
+            yield [oldest]
+        while not self._ended:
+            if not self._arrived and (self._is_full or self._short):
+                await self._open_next()
+            if batch := await self._next(most):
                 yield batch
-                if number == 0 or self._short:
-                    break
-            if self._delivered - self._removed < self._allowed and number > 0 and not self._short:
-                return
-        raise BrokerUnavailable(f"more than {sum(WINDOWS):,} dead letters cannot be looked at; replay some")
+
+    async def finish(self) -> None:
+        """Takes the rest in hand too, lest what is given back is put behind it."""
+        async for _ in self.batches(AT_ONCE):
+            pass
 
     async def remove(self, letters: Sequence[HeldLetter]) -> None:
         tags = sorted(letter.tag for letter in letters if isinstance(letter, RabbitLetter))
@@ -106,44 +111,55 @@ class RabbitLook:
             for tag in together or tags:
                 await self._channel.basic_ack(tag, multiple=bool(together))
 
-    async def _open(self, number: int, window: int) -> None:
-        self._allowed += window
+    @property
+    def _is_full(self) -> bool:
+        return self._delivered - self._removed >= self._allowed
+
+    async def _open_next(self) -> None:
+        """Those before it are full of what is kept: they get nothing newer than what this one gets."""
+        if self._opened == len(WINDOWS):
+            raise BrokerUnavailable(f"more than {sum(WINDOWS):,} dead letters cannot be looked at at once")
+        window, name = WINDOWS[self._opened], f"look-{self._opened:02d}"
+        self._opened += 1
+        self._allowed = self._delivered - self._removed + window
         self._short = False
         with _explained():
             await self._channel.basic_qos(prefetch_count=window)
-            await self._channel.basic_consume(
-                DEAD_LETTER_QUEUE, self._deliver, consumer_tag=f"look-{number:02d}"
-            )
+            await self._channel.basic_consume(DEAD_LETTER_QUEUE, self._deliver, consumer_tag=name)
+
+    async def _get(self) -> RabbitLetter | None:
+        """The next, where nothing is on its way to us."""
+        with _explained():
+            message = await self._channel.basic_get(DEAD_LETTER_QUEUE)
+        if not isinstance(message.delivery, Basic.GetOk):
+            return None
+        self._delivered += 1
+        return RabbitLetter(message)
 
     async def _deliver(self, message: aiormq.abc.DeliveredMessage) -> None:
-        self._file(message)
-
-    def _file(self, message: aiormq.abc.DeliveredMessage) -> None:
         self._delivered += 1
         self._arrived.append(RabbitLetter(message))
         self._news.set()
 
     async def _next(self, most: int) -> Sequence[RabbitLetter]:
         """Fewer than `most` where the windows are full, and at the end of the queue."""
-        while len(self._arrived) < most and self._delivered - self._removed < self._allowed:
+        while len(self._arrived) < most and not (self._is_full or self._short or self._ended):
             if self._lost:
                 raise BrokerUnavailable("RabbitMQ has closed the channel; nothing is lost, try again")
-            if await self._at_the_end() or self._short:
-                break
+            self._ended = await self._at_the_end()
         return [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
 
     async def _at_the_end(self) -> bool:
-        """Nothing comes although it may, and there is nothing to get. Where there is, another window is due."""
+        """Nothing comes although it may, and there is nothing to get; where there is, a window is due."""
         self._news.clear()
         try:
             async with asyncio.timeout(QUIET_SECONDS):
                 await self._news.wait()
         except TimeoutError:
-            with _explained():
-                message = await self._channel.basic_get(DEAD_LETTER_QUEUE)
-            if not isinstance(message.delivery, Basic.GetOk):
+            got = await self._get()
+            if got is None:
                 return not self._news.is_set()
-            self._file(message)
+            self._arrived.append(got)
             self._short = True
         return False
 
@@ -167,7 +183,15 @@ class RabbitDeadLetters:
             await self._take_turn()
             channel = await self._connection.channel(publisher_confirms=False)
         try:
-            yield await self._begun(channel)
+            look = await self._begun(channel)
+            try:
+                yield look
+            except (TooManyLooks, BrokerUnavailable):
+                raise
+            except Exception:
+                await look.finish()
+                raise
+            await look.finish()
         finally:
             with _explained():
                 await channel.close()

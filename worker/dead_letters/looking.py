@@ -19,14 +19,10 @@ from worker.core.dead_letters import (
 from worker.core.messages import Subject
 from worker.core.model import Event
 from worker.pipeline import Unreadable, validate
-from worker.ports import Audit, Clock, DeadLetterQueue, ForPeople, HeldLetter, Look, Publisher
+from worker.ports import Audit, Clock, DeadLetterQueue, HeldLetter, Look, Publisher, TooManyLooks
 
 AT_ONCE = 500
 EVERYTHING = Selection()
-
-
-class TooManyLooks(ForPeople):
-    """Another look might lose a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
