@@ -1,7 +1,7 @@
 """How fast a replay is beside RabbitMQ's own shovel: `python tests/benchmarks/replaying.py`.
 
-Both move the same dead letters to the work queue, each message confirmed before it is acked, on one private node,
-turn by turn in one run. Only the ratio says anything about another machine.
+Both move the same dead letters to the work queue, each message confirmed before it is acked, on one private
+node, turn by turn in one run. Only the ratio says anything about another machine.
 """
 
 import argparse
@@ -92,8 +92,10 @@ class Place:
         }
         await self.node.rabbitmqctl("set_parameter", "shovel", SHOVEL, json.dumps(told))
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while await self.depth(names.WORK_QUEUE) < messages or await self.depth(names.DEAD_LETTER_QUEUE):
+            moved = 0
+            while moved < messages:
                 await asyncio.sleep(0.02)
+                moved = await self.depth(names.WORK_QUEUE) - await self.depth(names.DEAD_LETTER_QUEUE)
 
     async def replay(self, _messages: int) -> None:
         await dead_letters.replay(self.settings, Asked(), None, None, wait=False)

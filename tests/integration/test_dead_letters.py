@@ -1,4 +1,4 @@
-"""`provisioner dead-letters` on real parts: the commands, killed and unkilled, and with no more rights than needed."""
+"""`provisioner dead-letters` on real parts: every command, killed in the middle, with few rights."""
 
 import asyncio
 import json
@@ -181,7 +181,7 @@ async def test_cut_off_it_loses_nothing_and_another_replay_ends_it(place: Place,
         await bury(place.channel, *(event(n, f"Name {n}") for n in numbers))
         process = await started(environ, "replay", "--no-wait")
         async with asyncio.timeout(60):
-            while await place.depth(names.WORK_QUEUE) < 600:
+            while await place.depth(names.WORK_QUEUE) < 600:  # noqa: ASYNC110 - only the broker knows
                 await asyncio.sleep(0.005)
         process.send_signal(way)
         out, _ = await process.communicate()
@@ -200,7 +200,7 @@ async def test_cut_off_it_loses_nothing_and_another_replay_ends_it(place: Place,
         assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
-async def test_a_second_operator_is_told_that_somebody_reads(place: Place, tmp_path: Path):
+async def test_a_second_operator_is_told_that_somebody_reads(place: Place):
     async with idle(place) as environ:
         await bury(place.channel, event(1))
         other = await place.channel.get_queue(names.DEAD_LETTER_QUEUE, ensure=False)
