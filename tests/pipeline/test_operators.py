@@ -67,7 +67,7 @@ async def test_a_list_groups_by_reason_and_department(world):
 
 
 async def test_under_the_rules_of_rabbitmq_4_no_number_of_looks_loses_a_letter(world):
-    """A queue without its x-delivery-limit: looks are refused in time, and the last refusal saves the letter."""
+    """Of a queue without x-delivery-limit: looks are refused in time, and the last one saves the letter."""
     await bury_many(world, 3)
     world.broker.limit_deliveries(DEAD_LETTER_QUEUE, 20)
     desk = desk_of(world, unlimited=False)
