@@ -38,6 +38,7 @@ from worker.ports import Clock, HeldLetter, QueueTaken, TooManyLooks
 WINDOWS = (1_000, *[4_000] * 22, *[65_535] * 8)
 AT_ONCE = 1_000
 QUIET_SECONDS = 0.05
+STALL_SECONDS = 5.0
 TURN_SECONDS = 15.0
 TURN_PAUSE_SECONDS = 0.2
 
@@ -79,7 +80,7 @@ class RabbitLook:
         self._channel = channel
         self._arrived: deque[RabbitLetter] = deque()
         self._news = asyncio.Event()
-        self._delivered = self._removed = self._allowed = self._opened = 0
+        self._expected = self._delivered = self._removed = self._allowed = self._opened = 0
         self._lost = self._ended = False
         self._short = False  # of deliveries: the broker gives less than a window holds
 
@@ -89,7 +90,9 @@ class RabbitLook:
         self._news.set()
 
     async def batches(self, most: int) -> AsyncIterator[Sequence[HeldLetter]]:
-        if not self._delivered and (oldest := await self._get()):
+        if not self._delivered:
+            if (oldest := await self._get()) is None:
+                return
             yield [oldest]
         while not self._ended:
             if not self._arrived and (self._is_full or self._short):
@@ -133,6 +136,8 @@ class RabbitLook:
             message = await self._channel.basic_get(DEAD_LETTER_QUEUE)
         if not isinstance(message.delivery, Basic.GetOk):
             return None
+        if not self._delivered:
+            self._expected = 1 + (message.delivery.message_count or 0)
         self._delivered += 1
         return RabbitLetter(message)
 
@@ -150,17 +155,21 @@ class RabbitLook:
         return [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
 
     async def _at_the_end(self) -> bool:
-        """Nothing comes although it may, and there is nothing to get; where there is, a window is due."""
+        """All that lay there has come, nothing more does, and there is nothing to get.
+
+        What is on its way to us cannot be got, so emptiness alone proves nothing.
+        """
         self._news.clear()
+        due = self._delivered < self._expected
         try:
-            async with asyncio.timeout(QUIET_SECONDS):
+            async with asyncio.timeout(STALL_SECONDS if due else QUIET_SECONDS):
                 await self._news.wait()
         except TimeoutError:
             got = await self._get()
             if got is None:
                 return not self._news.is_set()
             self._arrived.append(got)
-            self._short = True
+            self._short = due
         return False
 
 
