@@ -56,6 +56,9 @@ class Topology:
     queues: tuple[Queue, ...]
     bindings: tuple[Binding, ...]
 
+    def queue(self, name: str) -> Queue:
+        return next(queue for queue in self.queues if queue.name == name)
+
 
 def delay_label(delay: timedelta) -> str:
     """30 s -> `30s`, 5 min -> `5m`, 1 h -> `1h`: the last part of a retry queue's name."""

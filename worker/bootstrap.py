@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from aio_pika.abc import AbstractConnection
@@ -226,7 +226,7 @@ def _patience(settings: WorkerSettings) -> Patience:
 
 def _policy(settings: WorkerSettings) -> Policy:
     recipients = frozenset(settings.recipient_names) or frozenset({EVERYBODY})
-    return Policy(settings.removal, settings.unknown_rename, recipients, settings.settle_window)
+    return replace(settings.policy, recipients=recipients)
 
 
 def _account(settings: WorkerSettings) -> PlivoAccount:

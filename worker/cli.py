@@ -3,19 +3,18 @@
 Imports that a command alone needs stand in it, so that `--help` and a start are quick.
 """
 
-import asyncio
 import os
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from contracts.departments import Kind
-from worker import console, settings
+from worker import cli_dead_letters, console, settings
 from worker.core.model import Department
 from worker.ports import ForPeople
+from worker.running import run as _run
 from worker.telemetry import configure_logging
 
 DONE, FAILED = 0, 1
@@ -33,7 +32,6 @@ departments_app = typer.Typer(no_args_is_help=True, help="What the ledger knows 
 keys_app = typer.Typer(no_args_is_help=True, help="The keys that credentials are sealed and signed with.")
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
-T = TypeVar("T")
 
 
 def main() -> NoReturn:
@@ -264,16 +262,6 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """On uvloop where it is installed."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        return asyncio.run(work)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(work)
-
-
 def _register_sandbox() -> None:
     from worker.sandbox.command import sandbox
 
@@ -284,3 +272,4 @@ _register_sandbox()
 app.add_typer(topology_app, name="topology")
 app.add_typer(departments_app, name="departments")
 app.add_typer(keys_app, name="keys")
+app.add_typer(cli_dead_letters.app, name="dead-letters")

@@ -1,6 +1,6 @@
 """What the line needs of the world. Declared here by their user, implemented in `adapters/`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -10,6 +10,8 @@ from pydantic import SecretStr
 
 from contracts.envelope import Message
 from contracts.subaccounts import CredentialsMessage
+from contracts.topology import BrokerVersion
+from worker.core.dead_letters import AuditLine
 from worker.core.judge import CallFault, Operation
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Department, Entry, Recollection, Reference
@@ -170,6 +172,61 @@ class Ledger(Protocol):
 
     async def answers(self, department: Department) -> Sequence[Answer]:
         """What the department's events were answered, oldest first."""
+
+
+class Audit(Protocol):
+    """What operators did. Append-only. Raises `LedgerFailed`."""
+
+    async def note(self, lines: Sequence[AuditLine]) -> None:
+        """All or none; durable when it returns."""
+
+    async def noted(
+        self, since: datetime | None = None, by: str | None = None, event_id: str | None = None
+    ) -> Sequence[AuditLine]:
+        """Oldest first."""
+
+
+class HeldLetter(Protocol):
+    """A dead letter held by a look, and by nobody else meanwhile."""
+
+    @property
+    def original(self) -> Outgoing:
+        """The message as it lies there."""
+
+    @property
+    def returns(self) -> int:
+        """How often it was given back before, by the broker's count."""
+
+
+class QueueTaken(ForPeople):
+    """Somebody else holds the dead letters."""
+
+
+class TooManyLooks(ForPeople):
+    """Being given back once more might be the end of a dead letter. Raised in a look it ends that at once."""
+
+
+class Look(Protocol):
+    """Dead letters, oldest first. What is not removed goes back to its place when the look ends."""
+
+    broker: BrokerVersion
+
+    def batches(self, most: int) -> AsyncIterator[Sequence[HeldLetter]]:
+        """The oldest alone, then up to `most` at a time, to the end of the queue.
+
+        No more is held than it takes: be done with a batch, removed or kept, before asking for the next.
+        """
+
+    async def remove(self, letters: Sequence[HeldLetter]) -> None:
+        """Of the newest batch."""
+
+
+class DeadLetterQueue(Protocol):
+    def look(self) -> AbstractAsyncContextManager[Look]:
+        """One at a time; raises `QueueTaken`."""
+
+    async def is_unlimited(self) -> bool:
+        """Whether the queue certainly gives back without limit; False where that cannot be told."""
 
 
 class Clock(Protocol):

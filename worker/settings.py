@@ -23,7 +23,7 @@ from pydantic import (
 from yarl import URL
 
 from contracts.topology import DEFAULT_RETRY_DELAYS, delay_label
-from worker.core.decide import Removal, UnknownRename
+from worker.core.decide import Policy, Removal, UnknownRename
 from worker.core.naming import NameTemplate
 from worker.file_settings import Recipients, check_tls, recipients_file, signing_key_file
 from worker.ports import ForPeople, RateLimit
@@ -163,7 +163,33 @@ class SealingSettings(RecipientSettings, LedgerSettings):
         return self.signing_key or self.ledger.with_name(f"{self.ledger.name}.signing-key.json")
 
 
-class WorkerSettings(TopologySettings, SealingSettings):
+class PolicySettings(LedgerSettings):
+    settle_window: Duration = Field(
+        timedelta(seconds=120),
+        alias=f"{PREFIX}SETTLE_WINDOW",
+        description="how late a create may still show up at Plivo",
+    )
+    unknown_rename: UnknownRename = Field(
+        UnknownRename.CREATE,
+        alias=f"{PREFIX}UNKNOWN_RENAME",
+        description="the rename of an unknown department: create or reject",
+    )
+    removal: Removal = Field(
+        Removal.DISABLE_THEN_DELETE,
+        alias=f"{PREFIX}REMOVAL",
+        description="disable-then-delete, delete, disable or ignore",
+    )
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(self.removal, self.unknown_rename, settle_window=self.settle_window)
+
+
+class DeadLetterSettings(BrokerSettings, PolicySettings):
+    """Whoever sees to dead letters needs no account at the provider."""
+
+
+class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
     plivo_auth_id: PlivoAuthId = Field(alias="PLIVO_AUTH_ID", description="Plivo's main account")
     plivo_auth_token: SecretStr = Field(alias="PLIVO_AUTH_TOKEN", min_length=1, description="its auth token")
     plivo_api_url: Annotated[str, AfterValidator(_http_url)] = Field(
@@ -195,11 +221,6 @@ class WorkerSettings(TopologySettings, SealingSettings):
     api_timeout: Duration = Field(
         timedelta(seconds=20), alias=f"{PREFIX}API_TIMEOUT", description="for one call to Plivo"
     )
-    settle_window: Duration = Field(
-        timedelta(seconds=120),
-        alias=f"{PREFIX}SETTLE_WINDOW",
-        description="how late a create may still show up at Plivo",
-    )
     retry_budget: Duration = Field(
         timedelta(seconds=60),
         alias=f"{PREFIX}RETRY_BUDGET",
@@ -211,16 +232,6 @@ class WorkerSettings(TopologySettings, SealingSettings):
         ge=1,
         le=1000,
         description="parkings and one: then it is dead-lettered",
-    )
-    unknown_rename: UnknownRename = Field(
-        UnknownRename.CREATE,
-        alias=f"{PREFIX}UNKNOWN_RENAME",
-        description="the rename of an unknown department: create or reject",
-    )
-    removal: Removal = Field(
-        Removal.DISABLE_THEN_DELETE,
-        alias=f"{PREFIX}REMOVAL",
-        description="disable-then-delete, delete, disable or ignore",
     )
     plaintext_secrets: bool = Field(
         default=False,

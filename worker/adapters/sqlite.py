@@ -50,6 +50,16 @@ async def sqlite_ledger(
         await ledger.close()
 
 
+@asynccontextmanager
+async def sqlite_ledger_read(path: Path) -> AsyncIterator["SqliteLedger"]:
+    """Opens a ledger that is there, so that nothing can be written to it."""
+    ledger = SqliteLedger(_open_to_read(path), lambda _operations: None)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
 class SqliteLedger:
     """All access to the file runs in one thread; what has gathered meanwhile shares the next commit."""
 
@@ -220,8 +230,8 @@ def _settle(done: asyncio.Future[Any], result: Any) -> None:
 
 
 def _open(path: Path, *, must_exist: bool) -> apsw.Connection:
-    if must_exist and not path.exists():
-        raise LedgerFailed(f"there is no ledger at {path}; set LEDGER_URL to the one the worker uses")
+    if must_exist:
+        _require(path)
     try:
         path.touch(mode=0o600)
         connection = apsw.Connection(str(path))
@@ -231,6 +241,21 @@ def _open(path: Path, *, must_exist: bool) -> apsw.Connection:
     except (OSError, apsw.Error) as error:
         raise LedgerFailed(f"the ledger {path} cannot be opened: {error}") from None
     return connection
+
+
+def _open_to_read(path: Path) -> apsw.Connection:
+    _require(path)
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        connection.set_busy_timeout(BUSY_TIMEOUT_MILLISECONDS)
+    except apsw.Error as error:
+        raise LedgerFailed(f"the ledger {path} cannot be opened: {error}") from None
+    return connection
+
+
+def _require(path: Path) -> None:
+    if not path.exists():
+        raise LedgerFailed(f"there is no ledger at {path}; set LEDGER_URL to the one the worker uses")
 
 
 def _migrate(connection: apsw.Connection) -> None:

@@ -109,7 +109,7 @@ def addressed(clear: CredentialsMessage, recipient: str, message: Message) -> Ou
 
 def parked(original: Outgoing, verdict: Park) -> Outgoing:
     """The original for a while, with what it must not forget. It comes back under another routing key."""
-    headers = _lasting(original) | {
+    headers = without_broker_headers(original.message.headers) | {
         ATTEMPTS: verdict.attempts,
         ORIGINAL_EXCHANGE: original.exchange,
         ORIGINAL_ROUTING_KEY: original.routing_key,
@@ -150,6 +150,7 @@ def dead_letter(
     original: Outgoing, verdict: DeadLetter, subject: Subject | None, attempts: int, now: datetime
 ) -> Outgoing:
     """The original, byte for byte, with why it is here."""
+    kept = without_broker_headers(original.message.headers)
     why = {
         DEAD_REASON: str(verdict.reason),
         "x-dead-detail": verdict.detail,
@@ -158,16 +159,15 @@ def dead_letter(
         "x-event-id": subject.reference.id if subject else None,
         "x-department-id": subject.department_id if subject else None,
     }
-    headers = _lasting(original) | {name: value for name, value in why.items() if value is not None}
+    headers = kept | {name: value for name, value in why.items() if value is not None}
     message = replace(original.message, headers=headers)
     return Outgoing(topology.DEAD_LETTERS, original.routing_key, message, original.properties)
 
 
-def _lasting(original: Outgoing) -> dict[str, Any]:
-    """The headers without the broker's own bookkeeping."""
+def without_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
-        for name, value in original.message.headers.items()
+        for name, value in headers.items()
         if name not in _BROKER_HEADERS and not name.startswith(_BROKER_HEADER_PREFIXES)
     }
 

@@ -1,0 +1,141 @@
+"""How fast a replay is beside RabbitMQ's own shovel: `python tests/benchmarks/replaying.py`.
+
+Both move the same dead letters to the work queue, each message confirmed before it is acked, on one private
+node, turn by turn in one run. Only the ratio says anything about another machine.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aio_pika
+from rich.console import Console
+from rich.table import Table
+
+from contracts import topology as names
+from contracts.topology import BrokerVersion, topology
+from worker.adapters import rabbitmq_topology
+from worker.adapters.rabbitmq_connection import connect
+from worker.adapters.rabbitmq_topology import state_of
+from worker.adapters.sqlite import sqlite_ledger
+from worker.entrypoints import dead_letters
+from worker.entrypoints.dead_letters import Asked
+from worker.private_node import PrivateNode, private_node
+from worker.running import run
+from worker.settings import DeadLetterSettings, load
+
+SHOVEL = "benchmark"
+PATIENCE_SECONDS = 60
+CONSOLE = Console()
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=20_000)
+    parser.add_argument("--turns", type=int, default=3)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Path(folder) / "ledger.db"
+        async with sqlite_ledger(ledger), private_node(plugins=frozenset({"rabbitmq_shovel"})) as node:
+            settings = load(DeadLetterSettings, {"AMQP_URL": node.url, "LEDGER_URL": f"sqlite:///{ledger}"})
+            async with await connect(node.url, "benchmark") as connection:
+                place = Place(node, settings, connection)
+                turns = [await place.turn(asked.messages) for _ in range(asked.turns)]
+    table = Table("turn", "shovel", "replay, with its audit", "replay / shovel")
+    for number, (shovel, replay) in enumerate(turns, start=1):
+        table.add_row(str(number), f"{shovel:,.0f}/s", f"{replay:,.0f}/s", f"{replay / shovel:.2f}")
+    CONSOLE.print(table)
+    CONSOLE.print(f"median ratio {statistics.median(replay / shovel for shovel, replay in turns):.2f}")
+
+
+class Place:
+    def __init__(
+        self, node: PrivateNode, settings: DeadLetterSettings, connection: aio_pika.abc.AbstractConnection
+    ) -> None:
+        self.node = node
+        self.settings = settings
+        self.connection = connection
+
+    async def turn(self, messages: int) -> tuple[float, float]:
+        """Messages a second: shovelled, replayed."""
+        return await self.rate(messages, self.shovel), await self.rate(messages, self.replay)
+
+    async def rate(self, messages: int, move: Callable[[int], Awaitable[None]]) -> float:
+        wanted = topology(BrokerVersion.parse(self.node.version))
+        await rabbitmq_topology.apply(self.connection, wanted)
+        await self.fill(messages)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        await move(messages)
+        seconds = loop.time() - begun
+        work, dead = await self.depth(names.WORK_QUEUE), await self.depth(names.DEAD_LETTER_QUEUE)
+        assert (work, dead) == (messages, 0), (work, dead)
+        async with self.connection.channel() as channel:
+            for queue in (names.WORK_QUEUE, names.DEAD_LETTER_QUEUE):
+                await channel.queue_delete(queue)
+        return messages / seconds
+
+    async def shovel(self, messages: int) -> None:
+        url = self.node.url.rstrip("/")  # which a shovel takes for a virtual host without a name
+        told = {
+            "src-uri": url,
+            "src-queue": names.DEAD_LETTER_QUEUE,
+            "src-prefetch-count": 1000,
+            "src-delete-after": messages,
+            "dest-uri": url,
+            "dest-exchange": names.REPLAY,
+            "ack-mode": "on-confirm",
+        }
+        await self.node.rabbitmqctl("set_parameter", "shovel", SHOVEL, json.dumps(told))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            moved = 0
+            while moved < messages:
+                await asyncio.sleep(0.02)
+                moved = await self.depth(names.WORK_QUEUE) - await self.depth(names.DEAD_LETTER_QUEUE)
+
+    async def replay(self, _messages: int) -> None:
+        await dead_letters.replay(self.settings, Asked(), None, None, wait=False)
+
+    async def depth(self, queue: str) -> int:
+        state = await state_of(self.connection, queue)
+        return state.messages if state else 0
+
+    async def fill(self, messages: int) -> None:
+        async with self.connection.channel() as channel:
+            exchange = await channel.get_exchange(names.DEAD_LETTERS, ensure=False)
+            for first in range(0, messages, 1000):
+                numbers = range(first, min(first + 1000, messages))
+                await asyncio.gather(*(exchange.publish(dead(n), "department.created") for n in numbers))
+
+
+def dead(number: int) -> aio_pika.Message:
+    event = {
+        "specversion": "1.0",
+        "id": f"e-{number}",
+        "source": "/bench",
+        "time": "2026-11-01T08:30:00Z",
+        "type": "department.created.v1",
+        "data": {"department_id": f"d-{number}", "name": f"Department {number}"},
+    }
+    headers: dict[str, aio_pika.abc.FieldValue] = {
+        "x-dead-reason": "rejected",
+        "x-dead-detail": "the provider answered 400 to create",
+        "x-dead-at": "2026-11-01T08:30:01+00:00",
+        "x-attempts": 1,
+        "x-event-id": f"e-{number}",
+        "x-department-id": f"d-{number}",
+    }
+    return aio_pika.Message(
+        json.dumps(event).encode(),
+        content_type="application/cloudevents+json",
+        headers=headers,
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+    )
+
+
+if __name__ == "__main__":
+    run(main())  # as the command does, on uvloop where it is installed

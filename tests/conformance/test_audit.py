@@ -1,0 +1,129 @@
+"""What every audit promises; and of the one in SQLite, that nobody takes back what it says."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import apsw
+import pytest
+from builders import NOW
+
+from worker.adapters.memory_dead_letters import MemoryAudit
+from worker.adapters.sqlite import sqlite_ledger, sqlite_ledger_read
+from worker.adapters.sqlite_audit import SqliteAudit
+from worker.core.dead_letters import AuditLine
+from worker.ports import Audit, LedgerFailed
+
+LINE = AuditLine(
+    at=NOW,
+    by="ada",
+    action="replay",
+    run="run-1",
+    selection="--reason invalid",
+    event_id="hr-1",
+    source="/hr",
+    tenant="acme",
+    department_id="sales",
+    reason="invalid",
+    outcome="sent to work",
+)
+NAMELESS = replace(LINE, event_id=None, source=None, tenant=None, department_id=None, reason="malformed")
+
+
+@asynccontextmanager
+async def in_memory(_folder: Path) -> AsyncIterator[Audit]:
+    yield MemoryAudit()
+
+
+@asynccontextmanager
+async def in_sqlite(folder: Path) -> AsyncIterator[Audit]:
+    async with sqlite_ledger(folder / "ledger.db") as ledger:
+        yield SqliteAudit(ledger)
+
+
+@pytest.fixture(params=[pytest.param(in_memory, id="memory"), pytest.param(in_sqlite, id="sqlite")])
+async def audit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Audit]:
+    async with request.param(tmp_path) as opened:
+        yield opened
+
+
+async def test_what_was_noted_is_told_in_order(audit):
+    later = replace(LINE, at=NOW + timedelta(microseconds=1), outcome="answered created")
+    await audit.note([LINE, NAMELESS])
+    await audit.note([])
+    await audit.note([later])
+    assert await audit.noted() == [LINE, NAMELESS, later]
+
+
+async def test_it_is_told_by_time_person_and_event(audit):
+    others = [
+        replace(LINE, at=NOW + timedelta(seconds=1)),
+        replace(LINE, by="mo"),
+        replace(LINE, event_id="hr-2"),
+    ]
+    await audit.note([LINE, *others])
+    assert await audit.noted(since=NOW + timedelta(microseconds=1)) == others[:1]
+    assert await audit.noted(since=NOW) == [LINE, *others]
+    assert await audit.noted(by="mo") == others[1:2]
+    assert await audit.noted(event_id="hr-2") == others[2:]
+    assert await audit.noted(by="mo", event_id="hr-2") == []
+
+
+@pytest.fixture
+async def noted(tmp_path: Path) -> Path:
+    async with in_sqlite(tmp_path) as audit:
+        await audit.note([LINE])
+    return tmp_path / "ledger.db"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM audit",
+        "UPDATE audit SET by = 'nobody'",
+        "INSERT OR REPLACE INTO audit SELECT number, at, 'nobody', event_id, audit FROM audit",
+    ],
+)
+async def test_the_file_refuses_to_forget(noted, change):
+    connection = apsw.Connection(str(noted))
+    with pytest.raises(apsw.ConstraintError, match="append-only"):
+        connection.execute(change)
+    connection.close()
+    async with in_sqlite(noted.parent) as audit:
+        assert await audit.noted() == [LINE]
+
+
+async def test_all_of_a_batch_is_noted_or_none(noted):
+    async with in_sqlite(noted.parent) as audit:
+        with pytest.raises(LedgerFailed):
+            await audit.note([replace(LINE, by="mo"), replace(LINE, by=None)])
+        assert await audit.noted() == [LINE]
+
+
+async def test_a_ledger_opened_to_be_read_can_not_be_written(noted):
+    before = noted.read_bytes()
+    async with sqlite_ledger_read(noted) as ledger:
+        with pytest.raises(LedgerFailed, match="cannot be written"):
+            await SqliteAudit(ledger).note([LINE])
+        assert await SqliteAudit(ledger).noted() == [LINE]
+    assert noted.read_bytes() == before
+
+
+async def test_a_ledger_of_a_version_without_an_audit_can_still_be_read(tmp_path):
+    """And is given one by the first that writes."""
+    path = tmp_path / "ledger.db"
+    async with sqlite_ledger(path) as ledger:
+        await ledger.run(lambda db: db.execute("DROP TABLE audit"))
+        await ledger.run(lambda db: db.execute("DELETE FROM migrations WHERE name = '0002_audit.sql'"))
+    async with sqlite_ledger_read(path) as ledger:
+        assert await ledger.entries() == []
+    async with in_sqlite(tmp_path) as audit:
+        await audit.note([LINE])
+
+
+async def test_without_a_ledger_it_says_how_to_find_it(tmp_path):
+    with pytest.raises(LedgerFailed, match="set LEDGER_URL"):
+        async with sqlite_ledger_read(tmp_path / "ledger.db"):
+            pass

@@ -1,0 +1,189 @@
+"""What every dead-letter queue promises to those who look: the one in memory, and RabbitMQ's."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from conformance.brokers import Bench, memory_bench, rabbit_bench
+
+from contracts.envelope import Message
+from contracts.topology import DEAD_LETTERS, BrokerVersion
+from worker.adapters import rabbitmq_dead_letters
+from worker.adapters.memory_dead_letters import MemoryDeadLetters
+from worker.adapters.rabbitmq import connect
+from worker.adapters.rabbitmq_dead_letters import WINDOWS, RabbitDeadLetters
+from worker.adapters.system import SystemClock
+from worker.core.messages import Outgoing
+from worker.ports import DeadLetterQueue, HeldLetter, QueueTaken
+
+pytestmark = pytest.mark.xdist_group("broker")
+
+
+@dataclass(frozen=True)
+class Place:
+    bench: Bench
+    queue: DeadLetterQueue
+    other: DeadLetterQueue
+
+    async def fill(self, count: int, start: int = 0) -> None:
+        for number in range(start, start + count):
+            message = Message(str(number).encode(), "text/plain", {"x-dead-reason": "invalid"})
+            await self.bench.publisher.publish(Outgoing(DEAD_LETTERS, f"key.{number}", message))
+
+    async def look(self, most: int = 10, stop_after: int | None = None) -> list[int]:
+        return [number(held) for held in await self.held(most, stop_after)]
+
+    async def held(self, most: int = 10, stop_after: int | None = None) -> list[HeldLetter]:
+        seen: list[HeldLetter] = []
+        async with self.queue.look() as look:
+            async for batch in look.batches(most):
+                seen += batch
+                if stop_after is not None and len(seen) >= stop_after:
+                    break
+        return seen
+
+    async def remove(self, chosen: Callable[[int], bool]) -> None:
+        async with self.queue.look() as look:
+            async for batch in look.batches(7):
+                await look.remove([held for held in batch if chosen(number(held))])
+
+
+def number(held: HeldLetter) -> int:
+    return int(held.original.message.body)
+
+
+@asynccontextmanager
+async def in_memory() -> AsyncIterator[Place]:
+    bench = memory_bench()
+    queue = MemoryDeadLetters(bench.publisher, BrokerVersion(4, 1))
+    yield Place(bench, queue, queue)
+
+
+@asynccontextmanager
+async def on_rabbitmq(url: str) -> AsyncIterator[Place]:
+    async with rabbit_bench(url) as bench, await connect(url, "one") as one, await connect(url, "two") as two:
+        yield Place(bench, RabbitDeadLetters(one, SystemClock()), RabbitDeadLetters(two, SystemClock()))
+
+
+@pytest.fixture(autouse=True)
+def _small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rabbitmq_dead_letters, "WINDOWS", (5, 20, 65_535))
+
+
+@pytest.fixture(params=["memory", "rabbitmq"])
+def opened(request: pytest.FixtureRequest) -> AbstractAsyncContextManager[Place]:
+    return in_memory() if request.param == "memory" else on_rabbitmq(request.getfixturevalue("clean_broker"))
+
+
+@pytest.fixture
+async def place(opened: AbstractAsyncContextManager[Place]) -> AsyncIterator[Place]:
+    async with opened as made:
+        yield made
+
+
+async def test_an_empty_one_shows_nothing(place):
+    assert await place.look() == []
+
+
+async def test_the_oldest_comes_alone_then_all_in_order(place):
+    await place.fill(60)
+    async with place.queue.look() as look:
+        sizes = [len(batch) async for batch in look.batches(10)]
+    assert sizes[0] == 1
+    assert sum(sizes) == 60
+    assert max(sizes) <= 10
+    assert await place.look() == list(range(60))
+
+
+async def test_what_is_shown_is_the_whole_message(place):
+    await place.fill(1)
+    (held,) = await place.held()
+    assert (held.original.routing_key, held.original.message.content_type) == ("key.0", "text/plain")
+    assert held.original.message.headers["x-dead-reason"] == "invalid"
+
+
+async def test_looking_takes_nothing_and_keeps_the_order_however_far_it_went(place):
+    await place.fill(60)
+    for stop_after in (None, 1, 3, 17, None, 40):
+        await place.look(stop_after=stop_after)
+    await place.fill(3, start=60)
+    assert await place.look() == list(range(63))
+
+
+async def test_it_tells_how_often_a_message_was_given_back(place):
+    await place.fill(2)
+    for _ in range(2):
+        await place.look()
+    assert [held.returns for held in await place.held()] == [2, 2]
+
+
+async def test_what_is_removed_is_gone_and_its_neighbours_are_not(place):
+    await place.fill(60)
+    await place.remove(lambda one: one % 3 == 0)
+    assert await place.look() == [one for one in range(60) if one % 3]
+    await place.remove(lambda one: one < 30)
+    assert await place.look() == [one for one in range(30, 60) if one % 3]
+    await place.remove(lambda _: True)
+    assert await place.look() == []
+
+
+async def test_what_arrives_during_a_look_is_kept(place):
+    await place.fill(30)
+    async with place.queue.look() as look:
+        async for batch in look.batches(4):
+            if any(number(held) == 10 for held in batch):
+                await place.fill(5, start=30)
+    assert await place.look() == list(range(35))
+
+
+async def test_a_look_that_crashes_leaves_all_in_place(place):
+    await place.fill(30)
+    with pytest.raises(ZeroDivisionError):
+        await place.remove(lambda one: 1 // (one - 5) > 1)
+    assert await place.look() == list(range(30))
+
+
+async def test_a_second_reader_is_told_so_and_not_shown_an_empty_queue(place, monkeypatch):
+    monkeypatch.setattr(rabbitmq_dead_letters, "TURN_SECONDS", 0.3)
+    await place.fill(5)
+    async with place.queue.look() as look:
+        batches = look.batches(10)
+        await anext(batches)
+        with pytest.raises(QueueTaken, match="somebody else is reading"):
+            async with place.other.look():
+                pass
+    async with place.other.look() as look:
+        assert [number(held) async for batch in look.batches(10) for held in batch] == list(range(5))
+
+
+async def test_a_reader_waits_for_one_who_is_done_soon(clean_broker):
+    async with on_rabbitmq(clean_broker) as place:
+        await place.fill(3)
+        async with place.queue.look() as look:
+            await anext(look.batches(10))
+            waiting = asyncio.create_task(look_at(place.other))
+            await asyncio.sleep(0.1)
+            assert not waiting.done()
+        assert await waiting == [0, 1, 2]
+
+
+async def test_on_a_broker_of_ours_nothing_is_ever_dropped(clean_broker):
+    async with on_rabbitmq(clean_broker) as place:
+        await place.fill(3)
+        assert await place.queue.is_unlimited()
+        for _ in range(25):
+            await place.look(stop_after=2)
+        assert await place.look() == [0, 1, 2]
+
+
+async def look_at(queue: DeadLetterQueue) -> list[int]:
+    async with queue.look() as look:
+        return [number(held) async for batch in look.batches(10) for held in batch]
+
+
+def test_windows_hold_a_hundred_thousand_and_stay_few():
+    """More than 32 consumers Erlang gives back in any order."""
+    assert sum(WINDOWS) > 100_000
+    assert len(WINDOWS) <= 32

@@ -1,0 +1,173 @@
+"""What a dead letter tells, whom a filter takes, and what goes out when one is replayed."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+import pytest
+from builders import NOW, SALES, a_recollection, an_answer, an_entry, created, removed, renamed
+
+from contracts.envelope import STRUCTURED, Message
+from contracts.topology import DEAD_LETTERS, REPLAY, BrokerVersion
+from worker.core.dead_letters import (
+    Selection,
+    batch_sizes,
+    described,
+    exported,
+    from_json_safe,
+    least_calls,
+    letter_of,
+    may_be_lost,
+    next_return_loses,
+    replayed,
+)
+from worker.core.decide import Policy, decide
+from worker.core.judge import DeadLetter
+from worker.core.messages import Outgoing, Subject, dead_letter
+from worker.core.model import Reference, Status
+
+SUBJECT = Subject(Reference("/hr", "hr-1", "com.example.department.created"), "acme", "sales")
+OWN_HEADERS = {"x-producer": "hr", "traceparent": "00-1-2-01", "raw": b"\xff"}
+ORIGINAL = Outgoing(
+    "departments", "department.created.eu", Message(b"{}", STRUCTURED, OWN_HEADERS), {"priority": 2}
+)
+
+
+def dead(reason="invalid", detail="data.name: missing", subject=SUBJECT, at=NOW):
+    return dead_letter(ORIGINAL, DeadLetter(reason, detail), subject, 3, at)
+
+
+LETTER = letter_of(dead(), SUBJECT)
+
+
+def test_it_tells_why_when_and_whose():
+    assert (LETTER.reason, LETTER.detail, LETTER.dead_at) == ("invalid", "data.name: missing", NOW)
+    assert (LETTER.source, LETTER.event_id, LETTER.tenant) == ("/hr", "hr-1", "acme")
+    assert (LETTER.department_id, LETTER.attempts, LETTER.size_bytes) == ("sales", 3, 2)
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-dead-at": "soon", "x-attempts": "x", "x-dead-reason": b"\xff"}])
+def test_a_message_that_is_no_dead_letter_of_ours_is_told_of_too(headers):
+    letter = letter_of(Outgoing(DEAD_LETTERS, "any", Message(b"\xff", None, headers)), None)
+    assert (letter.dead_at, letter.attempts, letter.event_id) == (None, None, None)
+    assert not Selection(since=NOW).takes(letter)
+    assert Selection().takes(letter)
+
+
+def test_each_death_of_a_message_has_its_own_fingerprint():
+    again = letter_of(dead(at=NOW + timedelta(seconds=1)), SUBJECT)
+    assert LETTER.fingerprint == letter_of(dead(), None).fingerprint != again.fingerprint
+
+
+TAKEN = [
+    Selection(),
+    Selection(reason=("invalid", "rejected")),
+    Selection(department=("sales",), tenant=("acme",), id=("hr-1",)),
+    Selection(type=("created",)),
+    Selection(type=("department.created.v1",)),
+    Selection(type=("com.example.department.created",)),
+    Selection(since=NOW, until=NOW),
+    Selection(text="NAME"),
+]
+LEFT = [
+    Selection(reason=("rejected",)),
+    Selection(department=("hr",)),
+    Selection(tenant=("default",)),
+    Selection(id=("hr-2",)),
+    Selection(type=("renamed",)),
+    Selection(since=NOW + timedelta(seconds=1)),
+    Selection(until=NOW - timedelta(seconds=1)),
+    Selection(text="department_id"),
+    Selection(reason=("invalid",), id=("hr-2",)),
+]
+
+
+@pytest.mark.parametrize("selection", TAKEN, ids=str)
+def test_a_filter_takes_what_it_says(selection):
+    assert selection.takes(LETTER)
+
+
+@pytest.mark.parametrize("selection", LEFT, ids=str)
+def test_and_leaves_the_others(selection):
+    assert not selection.takes(LETTER)
+
+
+def test_a_filter_is_told_as_it_was_given():
+    asked = Selection(reason=("invalid",), since=datetime(2026, 11, 1, tzinfo=UTC), text="no name")
+    assert str(asked) == "--reason invalid --since 2026-11-01T00:00:00+00:00 --text 'no name'"
+    assert str(Selection()) == "all"
+
+
+def test_a_replay_is_the_message_as_it_came_and_says_who_sent_it():
+    lying = dead()
+    told = {**lying.message.headers, "x-death": [], "x-first-death-queue": "q", "x-delivery-count": 7}
+    told |= {"x-replay-id": "older-1", "x-replayed-by": "mo", "x-edited-from": "hr-0"}
+    lying = replace(lying, message=Message(b"{}", STRUCTURED, told))
+    sent = replayed(lying, "run-1", "ada")
+    assert (sent.exchange, sent.routing_key) == (REPLAY, "department.created.eu")
+    assert sent.message.headers == OWN_HEADERS | {"x-replay-id": "run-1", "x-replayed-by": "ada"}
+    assert (sent.message.body, sent.message.content_type) == (b"{}", STRUCTURED)
+    assert sent.properties == {"priority": 2}
+
+
+def test_batches_grow_to_a_size_and_stay_there():
+    sizes = list(islice(batch_sizes(), 12))
+    assert sizes[:7] == [1, 2, 5, 10, 20, 50, 100]
+    assert sizes == sorted(sizes)
+    assert sizes[-2:] == [1000, 1000]
+
+
+def test_an_export_holds_all_an_import_needs():
+    body = {"body": "{}"}
+    line = exported(LETTER, dead())
+    assert line.items() >= body.items()
+    assert from_json_safe(line["headers"]) == OWN_HEADERS
+    assert exported(LETTER, replace(ORIGINAL, message=Message(b"\xff", None)))["body_base64"] == "/w=="
+
+
+@pytest.mark.parametrize(
+    ("version", "returns", "wary", "last"),
+    [
+        ((3, 10), 15, False, False),
+        ((4, 1), 9, False, False),
+        ((4, 1), 10, True, False),
+        ((4, 1), 20, True, True),
+        ((4, 1), 21, False, False),
+    ],
+)
+def test_what_was_given_back_often_is_in_danger_on_rabbitmq_4(version, returns, wary, last):
+    broker = BrokerVersion(*version)
+    assert (may_be_lost(broker, returns), next_return_loses(broker, returns)) == (wary, last)
+
+
+NEWER = {"sequence": 11}
+PLANNED = [
+    (None, created(), "create", 1),
+    (None, removed(), "unchanged", 0),
+    (an_entry(Status.CLAIMED), created(**NEWER), "adopt", 2),
+    (an_entry(Status.CLAIMED), removed(**NEWER), "adopt", 3),
+    (an_entry(), renamed(**NEWER), "rename", 1),
+    (an_entry(), created(**NEWER), "unchanged", 0),
+    (an_entry(owed_to=frozenset({""})), created(**NEWER), "unchanged", 1),
+    (an_entry(), created(sequence=9), "superseded", 0),
+    (an_entry(), removed(**NEWER), "disable", 1),
+    (an_entry(Status.DISABLED), created(**NEWER), "restore", 1),
+    (an_entry(Status.DELETING), removed(**NEWER), "delete", 1),
+    (an_entry(Status.DELETING), created(**NEWER), "delete", 2),
+    (an_entry(Status.REMOVED), created(**NEWER), "create", 1),
+    (None, created(sequence=None, time=NOW + timedelta(hours=1)), "still invalid", 0),
+]
+
+
+@pytest.mark.parametrize(("entry", "event", "word", "calls"), PLANNED)
+def test_a_decision_in_one_word_and_its_calls(entry, event, word, calls):
+    known = a_recollection(entry)
+    decision = decide(event, known, Policy(), NOW)
+    assert (described(decision), least_calls(decision, event, known.entry)) == (word, calls)
+
+
+def test_what_was_answered_is_not_done_again():
+    known = a_recollection(an_entry(), an_answer(created()))
+    decision = decide(created(), known, Policy(), NOW)
+    assert (described(decision), least_calls(decision, created(), known.entry)) == ("already answered", 0)
+    assert known.entry.department == SALES

@@ -1,0 +1,357 @@
+"""Operators at the dead letters of a worker: what a plan says comes true, and a replay harms nothing."""
+
+import asyncio
+from dataclasses import replace
+from itertools import groupby
+
+import pytest
+from builders import NOW, department_created, department_removed, department_renamed
+from pydantic_core import to_json
+from world import fault
+
+from contracts.envelope import document, read
+from contracts.topology import DEAD_LETTER_QUEUE, WORK_QUEUE, BrokerVersion
+from worker.adapters.memory_dead_letters import MemoryAudit, MemoryDeadLetters
+from worker.core.dead_letters import Selection
+from worker.core.decide import Policy
+from worker.core.judge import DeadLetter
+from worker.core.messages import dead_letter
+from worker.core.model import Department
+from worker.dead_letters import fates, looking, removal, transfer
+from worker.dead_letters.looking import Desk
+from worker.dead_letters.plan import plan
+from worker.dead_letters.replay import Replay, ReplayFailed
+from worker.operations import inbound
+from worker.ports import LedgerFailed, PublishFailed, TooManyLooks
+
+RABBITMQ_4 = BrokerVersion(4, 1)
+
+
+def silent(_number: int) -> None:
+    """No progress bar."""
+
+
+def desk_of(world, run="run", *, unlimited=True, **fields):
+    queue = MemoryDeadLetters(world.broker, RABBITMQ_4, unlimited=unlimited)
+    return replace(Desk(queue, world.broker, MemoryAudit(), world.clock, "ada", run), **fields)
+
+
+async def bury(world, *events, status=400):
+    """Refused by the provider, so dead-lettered `rejected`."""
+    for event in events:
+        world.witness.fail("create", fault("create", status))
+        await world.handle(event)
+
+
+async def bury_many(world, count):
+    events = [department_created(id=f"e-{n}", department_id=f"d-{n}") for n in range(count)]
+    await bury(world, *events)
+    return events
+
+
+async def seen(desk):
+    return await looking.summarize(desk, 1000, silent)
+
+
+# Looking
+
+
+async def test_a_list_groups_by_reason_and_department(world):
+    await bury(world, department_created(id="e-1"), department_created(id="e-2"))
+    await world.send_raw(b"hello")
+    await world.handle()
+    summary = await seen(desk_of(world))
+    assert summary.groups == {("rejected", "sales"): 2, ("malformed", None): 1}
+    assert [letter.event_id for letter in summary.letters] == ["e-1", "e-2", None]
+    assert (await seen(desk_of(world, selection=Selection(reason=("malformed",))))).selected == 1
+
+
+async def test_under_the_rules_of_rabbitmq_4_no_number_of_looks_loses_a_letter(world):
+    """Of a queue without x-delivery-limit: looks are refused in time, and the last one saves the letter."""
+    await bury_many(world, 3)
+    world.broker.limit_deliveries(DEAD_LETTER_QUEUE, 20)
+    desk = desk_of(world, unlimited=False)
+    looks = [await asyncio.gather(seen(desk), return_exceptions=True) for _ in range(100)]
+    refused = [told for (told,) in looks if isinstance(told, TooManyLooks)]
+    assert all("--no-delivery-limit" in str(told) for told in refused)
+    left = len(world.broker.ready(DEAD_LETTER_QUEUE)) + len(world.broker.ready(WORK_QUEUE))
+    assert (left, len(refused)) == (3, 33)
+    rescued = [line for line in await desk.audit.noted() if line.action == "rescue"]
+    assert len(rescued) == len(world.broker.ready(WORK_QUEUE))
+
+
+@pytest.mark.parametrize("known", [{"unlimited": True}, {"unlimited": False, "surely_unlimited": True}])
+async def test_where_the_queue_has_no_limit_nobody_is_held_up(world, known):
+    await bury_many(world, 2)
+    for _ in range(30):
+        assert (await seen(desk_of(world, **known))).selected == 2
+
+
+# Planning
+
+
+class ReadOnly:
+    """A ledger that refuses every write."""
+
+    def __init__(self, ledger):
+        self.recall = ledger.recall
+
+    async def record(self, *_):
+        raise LedgerFailed("read only")
+
+
+class Mute:
+    async def publish(self, outgoing):
+        raise AssertionError(f"published {outgoing.routing_key}")
+
+
+BEFORE = {
+    "nothing": [],
+    "active": [department_created(sequence=5)],
+    "renamed since": [department_created(sequence=5), department_renamed("Later", sequence=50)],
+    "removed": [department_created(sequence=5), department_removed(sequence=6)],
+}
+DEAD = [
+    department_created("Sales", id="dead", sequence=9),
+    department_renamed("Marketing", id="dead", sequence=9),
+    department_removed(id="dead", sequence=9),
+]
+
+
+@pytest.mark.parametrize("dead", DEAD, ids=lambda event: event.kind)
+@pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
+async def test_what_a_plan_says_is_what_a_replay_comes_to(world, before, dead):
+    """The letter lies there from the start; whatever happened to its department since is what counts."""
+    await world.handle(*before)
+    await world.broker.publish(dead_letter(inbound(dead), DeadLetter("exhausted", "old"), None, 8, NOW))
+    queue_before, calls_before = world.dead_letters(), len(world.provider.calls)
+    mute = desk_of(world, publisher=Mute())
+    made = await plan(mute, ReadOnly(world.ledger), world.policy, 10, silent)
+    (prospect,) = made.prospects
+    assert world.dead_letters() == queue_before
+    assert len(world.provider.calls) == calls_before
+
+    await world.replay_dead_letters()
+    await world.handle()
+    (told,) = world.results(dead)
+    done = {
+        "create": "created",
+        "rename": "renamed",
+        "restore": "restored",
+        "disable": "disabled",
+        "unchanged": "unchanged",
+        "superseded": "superseded",
+    }
+    assert told.data["outcome"] == done[prospect.outcome]
+    assert len(world.provider.calls) - calls_before == prospect.calls == made.least_calls
+
+
+async def test_a_plan_counts_the_newest_of_each_department_only(world):
+    events = [department_created(f"Name {n}", id=f"e-{n}", sequence=n) for n in (1, 3, 2)]
+    await bury(world, *events)
+    made = await plan(desk_of(world), world.ledger, Policy(), 1, silent)
+    assert (made.selected, len(made.prospects), made.least_calls) == (3, 1, 1)
+    assert made.outcomes == {"create": 3}
+
+
+async def test_a_plan_of_what_cannot_be_read_says_so(world):
+    await world.send_raw(b"hello")
+    await world.handle()
+    (prospect,) = (await plan(desk_of(world), world.ledger, Policy(), 10, silent)).prospects
+    assert (prospect.outcome, prospect.calls) == ("still malformed", 0)
+
+
+# Replaying
+
+
+async def replaying(world, desk, most=None, **fields):
+    """With a worker at work; time passes while they wait for each other."""
+    work = Replay(desk, **fields)
+    async with world.working():
+        return await in_time(world, work.send_and_watch(most, world.ledger))
+
+
+async def in_time(world, work):
+    """Time passes, from one sleeper's waking to the next, until the work is done."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        asleep = asyncio.create_task(world.clock.asleep())
+        await asyncio.wait({asleep, task}, return_when=asyncio.FIRST_COMPLETED)
+        asleep.cancel()
+        if not task.done():
+            world.clock.advance(world.clock.seconds_to_next())
+    return await task
+
+
+async def test_in_growing_batches_all_are_answered(world):
+    events = await bury_many(world, 12)
+    desk = desk_of(world)
+    told = await replaying(world, desk)
+    assert (told.sent, told.answered, told.is_bad) == (12, 12, False)
+    story = groupby(line.outcome for line in await desk.audit.noted())
+    assert [len(list(lines)) for outcome, lines in story if outcome == "sent to work"] == [1, 2, 5, 4]
+    world.has_dead_lettered_nothing()
+    for event in events:
+        world.answered(event, "failed", "created")
+    outcomes = [line.outcome for line in await desk.audit.noted(event_id="e-3")]
+    assert outcomes == ["sent to work", "answered created"]
+
+
+async def test_the_first_batch_that_fails_is_the_last(world):
+    await bury_many(world, 9)
+    world.witness.fail("create", fault("create", 400))
+    desk = desk_of(world)
+    told = await replaying(world, desk)
+    assert (told.sent, told.answered, len(told.dead_again)) == (1, 0, 1)
+    assert told.dead_again[0].outcome.startswith("dead-lettered again, rejected")
+    assert [letter.message.headers["x-event-id"] for letter in world.dead_letters()] == [
+        *(f"e-{n}" for n in range(1, 9)),
+        "e-0",
+    ]
+
+
+async def test_what_it_sent_and_is_dead_again_it_does_not_take_up_again(world):
+    await world.send_raw(b"hello")
+    await world.handle()
+    desk = desk_of(world)
+    assert len((await replaying(world, desk)).dead_again) == 1
+    assert (await seen(desk)).selected == 0
+    assert (await seen(desk_of(world, "another"))).selected == 1
+
+
+async def test_without_a_worker_it_gives_up_waiting_after_a_while(world):
+    await bury_many(world, 2)
+    told = await in_time(world, Replay(desk_of(world)).send_and_watch(None, world.ledger))
+    assert (told.sent, len(told.unanswered)) == (1, 1)
+    assert (world.clock.now() - NOW).total_seconds() > fates.PATIENCE_SECONDS
+
+
+async def test_no_more_than_asked_and_no_faster(world):
+    await bury_many(world, 9)
+    world.clock.naps.clear()
+    told = await in_time(world, Replay(desk_of(world), per_second=2).send(6))
+    assert told.sent == 6
+    assert len(world.dead_letters()) == 3
+    assert sum(world.clock.naps) >= 2
+
+
+class Refusing:
+    """Takes so many, and no more."""
+
+    def __init__(self, broker, taken):
+        self.broker, self.left = broker, taken
+
+    async def publish(self, outgoing):
+        self.left -= 1
+        if self.left < 0:
+            raise PublishFailed("publishing to provisioner.replay failed: ACCESS_REFUSED")
+        await self.broker.publish(outgoing)
+
+
+async def test_what_the_broker_does_not_take_stays_where_it_is(world):
+    await bury_many(world, 5)
+    desk = desk_of(world, publisher=Refusing(world.broker, 3))
+    with pytest.raises(ReplayFailed, match="ACCESS_REFUSED"):
+        await Replay(desk).send(None)
+    assert [letter.message.headers["x-event-id"] for letter in world.dead_letters()] == ["e-3", "e-4"]
+    assert len(world.broker.ready(WORK_QUEUE)) == len(await desk.audit.noted()) == 3
+
+
+class NoRecord(MemoryAudit):
+    async def note(self, _lines):
+        raise LedgerFailed("the ledger cannot be written: disk full")
+
+
+async def test_what_is_not_on_record_does_not_go(world):
+    await bury_many(world, 2)
+    desk = desk_of(world, audit=NoRecord())
+    with pytest.raises(LedgerFailed):
+        await removal.discard(desk, None, asyncio.Event(), silent)
+    with pytest.raises(LedgerFailed):
+        await Replay(desk).send(None)
+    assert len(world.dead_letters()) == 2
+
+
+async def test_a_stop_ends_it_between_two_batches(world):
+    await bury_many(world, 3)
+    stopping = asyncio.Event()
+    work = Replay(desk_of(world), stopping=stopping, on_progress=lambda _: stopping.set())
+    assert (await work.send(None)).sent == 1
+    assert len(world.dead_letters()) + len(world.broker.ready(WORK_QUEUE)) == 3
+
+
+async def test_cut_off_anywhere_a_letter_is_in_one_queue_or_both(world):
+    events = await bury_many(world, 4)
+    for steps in range(40):
+        task = asyncio.create_task(Replay(desk_of(world, f"run-{steps}")).send(None))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        there = {letter.message.headers["x-event-id"] for letter in world.dead_letters()}
+        there |= {read(outgoing.message).id for outgoing in world.broker.ready(WORK_QUEUE)}
+        assert there == {event.id for event in events}
+    await world.handle()
+    for event in events:
+        await world.has_issued_credentials(Department(event.tenant, event.data.department_id))
+
+
+# Mending
+
+
+async def test_a_mended_export_is_carried_out_and_its_original_goes(world, tmp_path):
+    spoilt = document(department_created()) | {"data": {"department_id": "sales", "name": " "}}
+    await world.send_raw(to_json(spoilt), raw=b"\xff", number=5)
+    await world.send_raw(b"hello")
+    await world.handle()
+    desk = desk_of(world, selection=Selection(reason=("invalid",)))
+    path = tmp_path / "dead.jsonl"
+    with path.open("wb") as file:
+        assert await transfer.export(desk, None, file, silent) == 1
+    with pytest.raises(transfer.BadImport, match=r"line 1: still invalid: data\.name"):
+        transfer.read_import(path.read_bytes().splitlines())
+
+    edited = transfer.read_import(
+        [path.read_bytes().replace(b'\\"name\\":\\" \\"', b'\\"name\\":\\"Sales\\"')]
+    )
+    desk = desk_of(world, "import")
+    assert await transfer.send_edited(desk, edited, silent) == 1
+    (sent,) = world.broker.ready(WORK_QUEUE)
+    assert sent.message.headers == {
+        "raw": b"\xff",
+        "number": 5,
+        "x-replay-id": "import-1",
+        "x-replayed-by": "ada",
+        "x-edited-from": "created-1",
+    }
+    assert await transfer.discard_originals(desk, edited) == 1
+    await world.handle()
+    await world.has_one_live_subaccount("Sales")
+    assert world.dead_lettered("malformed")
+
+
+def test_every_mistake_of_an_import_is_told_with_its_line():
+    lines = [
+        b"",
+        b"hello",
+        b"[]",
+        b"{}",
+        b'{"body": 5}',
+        b'{"body_base64": "?"}',
+        b'{"body": "", "headers": 1}',
+    ]
+    with pytest.raises(transfer.BadImport) as told:
+        transfer.read_import(lines)
+    mistakes = str(told.value).splitlines()
+    assert [line.partition(":")[0] for line in mistakes] == [f"line {n}" for n in range(2, 8)]
+    assert told.value.exit_code == 2
+
+
+async def test_what_is_discarded_is_on_record(world):
+    await bury_many(world, 3)
+    desk = desk_of(world, selection=Selection(id=("e-1",)), asked="--id e-1")
+    assert await removal.discard(desk, None, asyncio.Event(), silent) == 1
+    (line,) = await desk.audit.noted()
+    assert (line.by, line.action, line.selection, line.event_id) == ("ada", "discard", "--id e-1", "e-1")
+    assert (line.reason, line.department_id, line.outcome) == ("rejected", "d-1", "discarded")
+    assert len(world.dead_letters()) == 2

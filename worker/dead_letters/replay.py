@@ -1,0 +1,87 @@
+"""Sending dead letters through the work queue again: a few first, more while they fare well."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from worker.core.dead_letters import batch_sizes, replayed
+from worker.core.messages import Outgoing
+from worker.core.model import Event
+from worker.dead_letters.fates import Fates, Sent, Watch
+from worker.dead_letters.looking import Desk, Found
+from worker.dead_letters.removal import Dealt, Remover
+from worker.ports import ForPeople, Ledger, Publisher, PublishFailed, Unroutable
+
+
+class ReplayFailed(ForPeople):
+    """The broker did not take all that was to be sent. What it did not take is where it was."""
+
+
+@dataclass
+class Replay:
+    """`per_second` slows it down; `stopping` ends it between two batches; `on_progress` hears of each."""
+
+    desk: Desk
+    per_second: float | None = None
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    on_progress: Callable[[int], None] = lambda _: None
+    _numbers: "count[int]" = field(default_factory=lambda: count(1))
+    _sent: list[Sent] | None = None
+
+    async def send(self, most: int | None) -> Fates:
+        """Sends up to `most` and asks for nothing more; raises `ReplayFailed`."""
+        remover = Remover(self.desk, self._deal, self.per_second, self.stopping, self.on_progress)
+        return Fates(sent=await remover.remove(most))
+
+    async def send_and_watch(self, most: int | None, ledger: Ledger) -> Fates:
+        """In growing batches. The first that does not fare well is the last; raises `ReplayFailed`."""
+        fates, watch = Fates(), Watch(self.desk, ledger, self.stopping)
+        for size in batch_sizes():
+            wanted = size if most is None else min(size, most - fates.sent)
+            self._sent = []
+            await self.send(wanted)
+            fates += await watch.see(self._sent)
+            if fates.is_bad or len(self._sent) < wanted or fates.sent == most:
+                break
+        return fates
+
+    async def _deal(self, batch: Sequence[Found]) -> Dealt:
+        """Published and confirmed, then on record, then gone: if we die in between, it is in both queues."""
+        ids = [f"{self.desk.run}-{next(self._numbers)}" for _ in batch]
+        outgoing = [
+            replayed(found.held.original, replay_id, self.desk.by)
+            for found, replay_id in zip(batch, ids, strict=True)
+        ]
+        failures = await publish_all(self.desk.publisher, outgoing)
+        taken = [
+            (found, replay_id)
+            for found, replay_id, failure in zip(batch, ids, failures, strict=True)
+            if failure is None
+        ]
+        await self.desk.note("replay", [(found.letter, "sent to work") for found, _ in taken])
+        if self._sent is not None:
+            self._sent += [_sent(found, replay_id) for found, replay_id in taken]
+        return Dealt([found for found, _ in taken], next(filter(None, failures), None))
+
+
+async def publish_all(publisher: Publisher, outgoing: Sequence[Outgoing]) -> list[ReplayFailed | None]:
+    """All at once, each waiting for its own confirm; in their order, why one was not taken."""
+    results = await asyncio.gather(*map(publisher.publish, outgoing), return_exceptions=True)
+    return [_failure(result) for result in results]
+
+
+def _failure(result: BaseException | None) -> ReplayFailed | None:
+    match result:
+        case None:
+            return None
+        case Unroutable():
+            return ReplayFailed(f"{result}: run `provisioner topology apply`")
+        case PublishFailed():
+            return ReplayFailed(str(result))
+        case _:
+            raise result
+
+
+def _sent(found: Found, replay_id: str) -> Sent:
+    return Sent(replay_id, found.letter, found.reading if isinstance(found.reading, Event) else None)
