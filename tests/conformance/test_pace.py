@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.adapters.plivo import Pace
+from worker.adapters.pace import Pace
 from worker.ports import RateLimit
 
 
@@ -37,11 +37,14 @@ def test_the_pace_is_as_fast_as_allowed_and_never_faster(calls, window, gaps):
 
     async def one(pace: Pace, loop: asyncio.AbstractEventLoop) -> None:
         asked.append(loop.time())
-        await pace.wait()
+        turn = await pace.turn()
+        turn.begins()
+        turn.answered()
         sent.append(loop.time())
 
     async def run() -> None:
-        pace, loop = Pace(RateLimit(calls, timedelta(seconds=window))), asyncio.get_running_loop()
+        pace = Pace(RateLimit(calls, timedelta(seconds=window)), asyncio.Event())
+        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             for gap in gaps:
                 await asyncio.sleep(gap)

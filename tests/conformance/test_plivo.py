@@ -5,7 +5,7 @@ import base64
 import socket
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from builders import NOW
 from conformance.misbehaving import answer, hang_up, misbehaving, raw, reset, silence
+from permitted import Permitted
 from pydantic import SecretStr
 from pydantic_core import to_json
 
 from worker.adapters.memory import MemoryClock
-from worker.adapters.plivo import PlivoAccount, PlivoProvider, plivo_provider
+from worker.adapters.plivo import PlivoAccount, plivo_provider
 from worker.core.judge import CallFault, Unknown, classify
 from worker.ports import CallFailed, NewSubaccount, RateLimit
 
@@ -35,7 +36,7 @@ SHOWN = {
 
 UNPACED = RateLimit(10_000, timedelta(seconds=1))
 
-Call = Callable[[PlivoProvider], Awaitable[Any]]
+Call = Callable[[Permitted], Awaitable[Any]]
 CALLS: dict[str, Call] = {
     "create": lambda provider: provider.create("Sales", "key"),
     "update": lambda provider: provider.update(AUTH_ID, "key", name="Sales"),
@@ -46,15 +47,19 @@ CALLS: dict[str, Call] = {
 every_call = pytest.mark.parametrize("operation", CALLS)
 
 
-def provider_at(
+@asynccontextmanager
+async def provider_at(
     url: str,
-    timeout: float = 30,
+    timeout_seconds: float = 30,
     concurrency: int = 10,
     rate: RateLimit = UNPACED,
     **options: Any,
-) -> AbstractAsyncContextManager[PlivoProvider]:
-    account = PlivoAccount(url, "MA1", SecretStr(MAIN_TOKEN), timedelta(seconds=timeout), concurrency, rate)
-    return plivo_provider(account, MemoryClock(NOW), **options)
+) -> AsyncIterator[Permitted]:
+    account = PlivoAccount(
+        url, "MA1", SecretStr(MAIN_TOKEN), timedelta(seconds=timeout_seconds), concurrency, rate
+    )
+    async with plivo_provider(account, MemoryClock(NOW), asyncio.Event(), **options) as provider:
+        yield Permitted(provider)
 
 
 async def fault_of(call: Awaitable[Any]) -> CallFault:
@@ -108,21 +113,21 @@ async def test_a_refused_connection_has_sent_nothing(operation):
 
 async def test_a_connection_that_does_not_come_about_in_time_has_sent_nothing():
     with full_backlog() as port:
-        async with provider_at(f"http://127.0.0.1:{port}", timeout=0.4) as provider:
+        async with provider_at(f"http://127.0.0.1:{port}", timeout_seconds=0.4) as provider:
             fault = await fault_of(CALLS["create"](provider))
     assert (fault.sent, fault.status) == (False, None)
 
 
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["nothing", "plain-http"])
 async def test_a_tls_handshake_that_fails_has_sent_nothing(says):
-    async with talking_no_tls(says) as url, provider_at(url, timeout=0.4) as provider:
+    async with talking_no_tls(says) as url, provider_at(url, timeout_seconds=0.4) as provider:
         fault = await fault_of(CALLS["create"](provider))
     assert (fault.sent, fault.status) == (False, None)
 
 
 @every_call
 async def test_no_answer_in_time_leaves_the_outcome_open(operation):
-    fault = await fault_from(operation, silence, timeout=0.2)
+    fault = await fault_from(operation, silence, timeout_seconds=0.2)
     assert (fault.sent, fault.status) == (True, None)
 
 

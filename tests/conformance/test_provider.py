@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from typing import Protocol
 
 import pytest
+from permitted import Permitted
 from pydantic import SecretStr
 
 from tests.simulation.chance import PROFILES, Chance
@@ -27,7 +28,7 @@ UNKNOWN = "SAZZZZZZZZZZZZZZZZZZ"
 class Bench(Protocol):
     """A provider, and what its far side has seen of it."""
 
-    provider: Provider
+    provider: Provider | Permitted
 
     def keys(self) -> list[tuple[str, str | None]]:
         """Operation and idempotency key of each call so far."""
@@ -52,7 +53,7 @@ class MemoryBench:
 
 @dataclass(frozen=True)
 class PlivoBench:
-    provider: Provider
+    provider: Provider | Permitted
     sandbox: Sandbox
 
     def keys(self) -> list[tuple[str, str | None]]:
@@ -85,15 +86,15 @@ async def plivo_bench() -> AsyncIterator[PlivoBench]:
             concurrency=10,
             rate=RateLimit(10_000, timedelta(seconds=1)),
         )
-        async with plivo_provider(account, SystemClock()) as provider:
-            yield PlivoBench(provider, sandbox)
+        async with plivo_provider(account, SystemClock(), asyncio.Event()) as provider:
+            yield PlivoBench(Permitted(provider), sandbox)
 
 
 @dataclass(frozen=True)
 class SimulatedBench:
     """The provider the simulation judges the worker by, without its faults."""
 
-    provider: SimulatedProvider
+    provider: Permitted
     server: ProviderServer
 
     def keys(self) -> list[tuple[str, str | None]]:
@@ -110,7 +111,7 @@ def simulated_bench() -> SimulatedBench:
     chance = Chance(PROFILES["calm"], 0)
     server = ProviderServer(loop, chance, History(loop.time), clock.now, page_size=20)
     server.subaccounts.clear()  # strangers
-    return SimulatedBench(SimulatedProvider(server, Process(loop)), server)
+    return SimulatedBench(Permitted(SimulatedProvider(server, Process(loop))), server)
 
 
 @pytest.fixture(params=["memory", "simulated", "plivo"])

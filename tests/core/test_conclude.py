@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from contracts.subaccounts import DeadReason, ResultKind
 from tests.builders import AUTH_ID, IDEMPOTENCY_KEY, NOW, an_entry, created, removed, renamed
 from worker.core.conclude import (
+    OWED_PAUSE,
     Changed,
     Conclusion,
     Deleted,
@@ -160,6 +161,7 @@ class TestMade:
             version=event.version,
             owed_to=RECIPIENTS,
             issued_for=event.reference,
+            owed_at=LATER + OWED_PAUSE,
             created_at=LATER,
             check_at=LATER + WINDOW if adopted else None,
             late_call=adopted,
@@ -219,6 +221,7 @@ class TestMade:
             "owed_to": RECIPIENTS,
             "issued_for": entry.claim.event,
             "claim": None,
+            "owed_at": LATER + OWED_PAUSE,
             "created_at": LATER,
             "check_at": LATER + WINDOW,
             "late_call": True,
