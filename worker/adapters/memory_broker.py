@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from contracts.envelope import Message
@@ -155,8 +155,7 @@ class MemoryConsumer:
     async def pause(self) -> None:
         self.consuming = False
         self._feeding.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._feeding
+        await asyncio.wait([self._feeding])
 
     async def resume(self) -> None:
         if not self.consuming and not self._stopped:
