@@ -266,13 +266,13 @@ async def test_a_channel_closed_by_the_broker_is_replaced(proxy, clean_broker):
     async with consuming(proxy.url, inbox), publishing(clean_broker) as publisher:
         await publish(publisher, b"one")
         (first,) = await inbox.holds(1)
-        await first._message.ack()
-        first._message._IncomingMessage__processed = False
-        await first._message.ack()  # twice: 406, as for a consumer that takes too long
+        underlay = await first._channel._channel.get_underlay_channel()
+        async with proxy.connected_anew():
+            await underlay.basic_ack(4711)  # of no delivery: 406, as for a consumer that takes too long
         await publish(publisher, b"two")
-        await inbox.holds(2)
+        await inbox.holds(3)
         assert not first.live
-    assert inbox.bodies == [b"one", b"two"]
+    assert set(inbox.bodies[1:]) == {b"one", b"two"}
 
 
 @pytest.mark.parametrize("hosts", [1, 3])

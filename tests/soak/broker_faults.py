@@ -47,6 +47,7 @@ async def queue_deleted(stage: Stage) -> None:
     """With all that waits in it, and the consumer is cancelled."""
     async with stage.proxy.connected_anew():
         await stage.node.rabbitmqctl("delete_queue", names.WORK_QUEUE)
+    await stage.send(_newcomer())  # once it is confirmed, the queue is there again
     await stage.send_again()
 
 
@@ -59,8 +60,7 @@ async def consumer_timeout(stage: Stage) -> None:
     await reset(stage)
     async with stage.proxy.connected_anew():
         stage.sandbox.set_rules(Rule("create_subaccount", fault("no-answer"), times=1), *stage.rules)
-        department = f"held-{secrets.token_hex(4)}"
-        await stage.send(Statement(department, "created", 1, f"{department} back"))
+        await stage.send(_newcomer())
     stage.sandbox.set_rules(*stage.rules)
     await _allow(stage.node, USUAL_TIMEOUT_MILLISECONDS, USUAL_TICK_MILLISECONDS)
     await reset(stage)
@@ -116,6 +116,11 @@ BROKER_FAULTS: tuple[BrokerFault, ...] = (
     confirms_withheld,
     slow_network,
 )
+
+
+def _newcomer() -> Statement:
+    department = f"new-{secrets.token_hex(4)}"
+    return Statement(department, "created", 1, f"{department} north")
 
 
 async def _allow(node: PrivateNode, milliseconds: int, tick_milliseconds: int) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from threading import Thread
@@ -181,5 +181,4 @@ async def serving(worker: Worker, address: Address) -> AsyncIterator[Address]:
         beating.cancel()
         await asyncio.to_thread(server.shutdown)
         server.server_close()
-        with suppress(asyncio.CancelledError):
-            await beating
+        await asyncio.wait([beating])
