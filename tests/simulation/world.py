@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
 
-from tests.simulation.broker import Broker, Queued, SimulatedPublisher
+from contracts import topology as names
+from contracts.envelope import STRUCTURED, Message
+from tests.simulation.broker import Broker, SimulatedConsumer, SimulatedPublisher
 from tests.simulation.chance import SETTLE_WINDOW, Chance, Profile
 from tests.simulation.checker import Snapshot, judge_calm, judge_history, judge_replay
 from tests.simulation.history import History
@@ -14,10 +15,11 @@ from tests.simulation.ledger import Disk, SimulatedLedger
 from tests.simulation.parts import Parts
 from tests.simulation.process import Process
 from tests.simulation.provider import ProviderServer, SimulatedProvider
-from tests.simulation.story import Story, tell
-from tests.simulation.telling import Telling
+from tests.simulation.story import Story, StoryEvent, tell
+from tests.simulation.telling import Telling, told
 from tests.simulation.virtual_time import Stuck, VirtualLoop
 from worker.core.decide import Policy, Removal
+from worker.core.messages import Outgoing
 from worker.core.naming import NameTemplate
 
 OWNER_NAME = "simulated"
@@ -26,6 +28,8 @@ LOOK_SECONDS = 2.0
 LONGEST_RUN_SECONDS = 4000.0
 REMOVALS = (Removal.DISABLE_THEN_DELETE, Removal.DELETE, Removal.DISABLE)
 ROUNDS = 3
+PREFETCH = 6
+TOPOLOGY = names.topology(names.BrokerVersion(4, 1))
 
 
 class Restless(Exception):
@@ -80,7 +84,9 @@ class World:
     processes: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.broker = Broker(self.loop, self.chance, self.history)
+        self.broker = Broker(self.loop, self.chance, self.history, returns_to_front=self.chance.coin())
+        self.broker.routes.declare(TOPOLOGY)
+        self.broker.routes.bind(names.RESULTS, "results", "#")
         self.provider = ProviderServer(self.loop, self.chance, self.history, self._now)
         self.disk = Disk(self.history)
         self.policy = Policy(self.chance.one_of(REMOVALS), settle_window=SETTLE_WINDOW)
@@ -113,15 +119,21 @@ class World:
         worker = self.parts.assemble(
             ledger=SimulatedLedger(self.disk, self.loop, self.chance, process),
             provider=SimulatedProvider(self.provider, process),
-            publisher=SimulatedPublisher(self.broker, process),
+            publisher=SimulatedPublisher(self.broker, process, lambda sent: told(sent, self.broker.events)),
             clock=clock,
             policy=self.policy,
             telemetry=Telling(self.history),
             owner=OWNER_NAME,
             template=TEMPLATE,
         )
-        process.leave = worker.pipeline.drain
-        self.broker.connect(worker.pipeline.receive, process)
+        receive = worker.pipeline.receive
+        consumer = SimulatedConsumer(self.broker, names.WORK_QUEUE, PREFETCH, receive, process)
+
+        async def leave() -> None:
+            await consumer.stop()
+            await worker.pipeline.drain()
+
+        process.leave = leave
         await worker.scheduler.run()
 
     def _restart_later(self, process: Process) -> None:
@@ -134,14 +146,27 @@ class World:
         last = self.story.sent[-1].after_seconds
         end = last + self.chance.seconds(1, self.chance.one_of((20, 40, 80)))
         for after, event in self.story.sent:
-            self.loop.call_later(after, self.broker.send, event)
+            self.loop.call_later(after, self._send, event)
         for fault, strike in self._blows():
             self._schedule(fault, strike, end)
         await asyncio.sleep(end)
         self.chance.healed = True
         self.provider.refuses = None
-        self.broker.unbound.clear()
+        self._bind_secrets()
         self.history.note("healed")
+
+    def _send(self, event: StoryEvent) -> None:
+        self.broker.events[event.body] = event
+        self.history.note(
+            "sent",
+            event.department,
+            event=event.id,
+            kind=event.kind,
+            sequence=event.sequence,
+            name=event.name,
+            story=event,
+        )
+        self.broker.put(inbound(event))
 
     def _schedule(self, fault: str, strike: Callable[[], None], end: float) -> None:
         while self.chance.strikes(fault):
@@ -153,7 +178,7 @@ class World:
             ("crash", self._crash),
             ("drained and restarted", self._drain),
             ("second worker", self.start_worker),
-            ("consumer lost", self.broker.lose_consumer),
+            ("consumer lost", self.broker.lose_consumers),
             ("secrets unroutable", self._unbind_secrets),
             ("refused for a while", self._refuse),
             ("list shifts", self.provider.shift),
@@ -170,9 +195,6 @@ class World:
         process = self.chance.one_of(staying)
         process.leaving = True
         self.history.note("draining")
-        for channel in self.broker.channels:
-            if channel.process is process:
-                channel.stopped = True
 
         async def leave() -> None:
             await process.leave()
@@ -182,8 +204,11 @@ class World:
         process.begin(leave())
 
     def _unbind_secrets(self) -> None:
-        self.broker.unbound.add("provisioner.secrets")
-        self.loop.call_later(self.chance.seconds(0.5, 20), self.broker.unbound.clear)
+        self.broker.routes.unbind(names.SECRETS, names.SECRETS_QUEUE, "#")
+        self.loop.call_later(self.chance.seconds(0.5, 20), self._bind_secrets)
+
+    def _bind_secrets(self) -> None:
+        self.broker.routes.bind(names.SECRETS, names.SECRETS_QUEUE, "#")
 
     def _refuse(self) -> None:
         def take_again() -> None:
@@ -210,14 +235,15 @@ class World:
         )
 
     def _replay_dead_letters(self) -> None:
-        dead, self.broker.dead = self.broker.dead, []
-        self._replay([queued.event for queued in dead if queued.event.department])
+        dead = [
+            self.broker.events[letter.message.body] for letter in self.broker.take(names.DEAD_LETTER_QUEUE)
+        ]
+        self._replay([event for event in dead if event.department])
 
-    def _replay(self, events: Sequence[Any]) -> None:
+    def _replay(self, events: Sequence[StoryEvent]) -> None:
         self.history.note("replayed", count=len(events))
         for event in self.chance.shuffled(events):
-            self.broker.ready.append(Queued(event))
-        self.broker.feed()
+            self.broker.put(replace(inbound(event), exchange=names.REPLAY))
 
     def _snapshot(self) -> Snapshot:
         shown = [
@@ -229,6 +255,10 @@ class World:
 
     def _now(self) -> datetime:
         return self.story.start + timedelta(seconds=self.loop.time())
+
+
+def inbound(event: StoryEvent) -> Outgoing:
+    return Outgoing(names.DEPARTMENTS, f"department.{event.kind}", Message(event.body, STRUCTURED))
 
 
 def simulate(profile: Profile, seed: int, parts: Parts | None = None, without: Sequence[str] = ()) -> Run:

@@ -4,7 +4,7 @@ They pass the same conformance suites as the real ones (tests/conformance).
 """
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -258,29 +258,47 @@ class _Queue:
             self._emptied.set()
 
 
-class MemoryBroker:
-    """Topic exchanges, queues and unacked messages, as far as this project uses RabbitMQ."""
+class Routes:
+    """Topic exchanges, and the queues bound to them."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, _Queue] = {}
         self._bindings: dict[str, list[tuple[list[str], str]]] = {}
 
     def declare(self, topology: Topology) -> None:
         for exchange in topology.exchanges:
             self._bindings.setdefault(exchange.name, [])
-        for queue in topology.queues:
-            self._queues.setdefault(queue.name, _Queue())
         for binding in topology.bindings:
             self.bind(binding.exchange, binding.queue, binding.routing_key)
 
     def bind(self, exchange: str, queue: str, routing_key: str) -> None:
-        self._queues.setdefault(queue, _Queue())
-        bound = (_words(routing_key), queue)
-        if bound not in self._bindings[exchange]:
-            self._bindings[exchange].append(bound)
+        self.unbind(exchange, queue, routing_key)
+        self._bindings[exchange].append((_words(routing_key), queue))
 
     def unbind(self, exchange: str, queue: str, routing_key: str) -> None:
-        self._bindings[exchange].remove((_words(routing_key), queue))
+        """Where it is not bound, nothing happens."""
+        bound = (_words(routing_key), queue)
+        self._bindings[exchange] = [one for one in self._bindings[exchange] if one != bound]
+
+    def of(self, outgoing: Outgoing) -> list[str]:
+        """The queues that get a copy of it; raises `PublishFailed` or `Unroutable`."""
+        if outgoing.exchange not in self._bindings:
+            raise PublishFailed(f"no exchange {outgoing.exchange}")
+        key = _words(outgoing.routing_key)
+        bound = [queue for pattern, queue in self._bindings[outgoing.exchange] if _matches(pattern, key)]
+        if not bound:
+            raise Unroutable(f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}")
+        return list(dict.fromkeys(bound))
+
+
+class MemoryBroker:
+    """Topic exchanges, queues and unacked messages, as far as this project uses RabbitMQ."""
+
+    def __init__(self) -> None:
+        self._queues: defaultdict[str, _Queue] = defaultdict(_Queue)
+        self._routes = Routes()
+        self.declare = self._routes.declare
+        self.bind = self._routes.bind
+        self.unbind = self._routes.unbind
 
     def ready(self, queue: str) -> list[Outgoing]:
         """What waits in a queue, the next first; taken by nobody."""
@@ -296,13 +314,7 @@ class MemoryBroker:
 
     async def publish(self, outgoing: Outgoing) -> None:
         """The publisher port: confirmed once it is in every queue bound for it."""
-        if outgoing.exchange not in self._bindings:
-            raise PublishFailed(f"no exchange {outgoing.exchange}")
-        key = _words(outgoing.routing_key)
-        bound = [queue for pattern, queue in self._bindings[outgoing.exchange] if _matches(pattern, key)]
-        if not bound:
-            raise Unroutable(f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}")
-        for queue in dict.fromkeys(bound):
+        for queue in self._routes.of(outgoing):
             self._queues[queue].put(_Message(outgoing))
 
     @asynccontextmanager
