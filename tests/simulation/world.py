@@ -8,9 +8,16 @@ from datetime import datetime, timedelta
 from contracts import topology as names
 from contracts.envelope import STRUCTURED, Message
 from tests.simulation.broker import Broker, SimulatedConsumer, SimulatedPublisher
-from tests.simulation.chance import SETTLE_WINDOW, Chance, Profile
-from tests.simulation.checker import Snapshot, judge_calm, judge_history, judge_replay
+from tests.simulation.chance import FURTHEST_SECONDS, SETTLE_WINDOW, WINDOW_SECONDS, Chance, Profile
+from tests.simulation.checker import (
+    Snapshot,
+    judge_after_a_loss,
+    judge_calm,
+    judge_history,
+    judge_replay,
+)
 from tests.simulation.history import History
+from tests.simulation.known import Terms
 from tests.simulation.ledger import Disk, SimulatedLedger
 from tests.simulation.parts import Parts
 from tests.simulation.process import Process
@@ -18,7 +25,7 @@ from tests.simulation.provider import ProviderServer, SimulatedProvider
 from tests.simulation.story import Story, StoryEvent, tell
 from tests.simulation.telling import Telling, told
 from tests.simulation.virtual_time import Stuck, VirtualLoop
-from worker.core.decide import Policy, Removal
+from worker.core.decide import Policy, Removal, UnknownRename
 from worker.core.messages import Outgoing
 from worker.core.naming import NameTemplate
 
@@ -26,7 +33,8 @@ OWNER_NAME = "simulated"
 TEMPLATE = NameTemplate()
 LOOK_SECONDS = 2.0
 LONGEST_RUN_SECONDS = 4000.0
-REMOVALS = (Removal.DISABLE_THEN_DELETE, Removal.DELETE, Removal.DISABLE)
+DOWN_SECONDS = WINDOW_SECONDS + 1.0
+"""After its ledger was lost a worker is started no sooner: what was under way has arrived by then."""
 ROUNDS = 3
 PREFETCH = 6
 TOPOLOGY = names.topology(names.BrokerVersion(4, 1))
@@ -48,16 +56,19 @@ class Run:
 
 
 class SimulatedClock:
+    """The host's wall clock is one for all its processes, and may be set."""
+
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, start: datetime, chance: Chance, process: Process
+        self,
+        loop: asyncio.AbstractEventLoop,
+        wall_clock: Callable[[], datetime],
+        chance: Chance,
+        process: Process,
     ) -> None:
+        self.now = wall_clock
         self._loop = loop
-        self._start = start
         self._chance = chance
         self._process = process
-
-    def now(self) -> datetime:
-        return self._start + timedelta(seconds=self._loop.time())
 
     def monotonic(self) -> float:
         return self._loop.time()
@@ -82,6 +93,8 @@ class World:
     disk: Disk = field(init=False)
     policy: Policy = field(init=False)
     processes: list[Process] = field(default_factory=list)
+    ahead_seconds: float = 0.0
+    down_until: float = 0.0
 
     def __post_init__(self) -> None:
         self.broker = Broker(self.loop, self.chance, self.history, returns_to_front=self.chance.coin())
@@ -89,24 +102,44 @@ class World:
         self.broker.routes.bind(names.RESULTS, "results", "#")
         self.provider = ProviderServer(self.loop, self.chance, self.history, self._now)
         self.disk = Disk(self.history)
-        self.policy = Policy(self.chance.one_of(REMOVALS), settle_window=SETTLE_WINDOW)
+        self.policy = self._policy()
+
+    def _policy(self) -> Policy:
+        removal = self.chance.one_of(list(Removal))
+        rename = UnknownRename.REJECT if self.chance.coin(0.3) else UnknownRename.CREATE
+        if self.chance.profile.loses_the_ledger:  # what is unknown to it then need not be rejected
+            rename = UnknownRename.CREATE
+        return Policy(removal, rename, settle_window=SETTLE_WINDOW)
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(
+            removals_ignored=self.policy.removal is Removal.IGNORE,
+            unknown_renames_rejected=self.policy.unknown_rename is UnknownRename.REJECT,
+            doubles_allowed=self.chance.profile.doubles_allowed,
+        )
 
     async def play(self) -> list[str]:
         self.start_worker()
         await self._suffer()
         await self._rest()
-        broken = judge_calm(self.history.notes)
+        broken = judge_calm(self.history.notes, self.terms)
         for _ in range(ROUNDS):
             self._replay_dead_letters()
             await self._rest()
         before = self._snapshot()
-        broken += judge_history(self.history.notes, before, self.chance.profile)
+        broken += judge_history(self.history.notes, before, self.terms)
         begun = len(self.history.notes)
         self._replay([sent.event for sent in self.story.sent])
         await self._rest()
+        if self.chance.profile.loses_the_ledger:
+            return judge_after_a_loss(self.history.notes, self.terms)
         return broken + judge_replay(self.history.notes[begun:], before, self._snapshot())
 
     def start_worker(self) -> None:
+        if self.loop.time() < self.down_until:
+            self.loop.call_at(self.down_until, self.start_worker)
+            return
         self.history.note("worker started")
         process = Process(self.loop)
         self.processes.append(process)
@@ -115,7 +148,7 @@ class World:
 
     async def _run_worker(self, process: Process) -> None:
         """As the composition root does it."""
-        clock = SimulatedClock(self.loop, self.story.start, self.chance, process)
+        clock = SimulatedClock(self.loop, self._wall_clock, self.chance, process)
         worker = self.parts.assemble(
             ledger=SimulatedLedger(self.disk, self.loop, self.chance, process),
             provider=SimulatedProvider(self.provider, process),
@@ -178,6 +211,8 @@ class World:
             ("crash", self._crash),
             ("drained and restarted", self._drain),
             ("second worker", self.start_worker),
+            ("ledger lost", self._lose_ledger),
+            ("clock set", self._set_clock),
             ("consumer lost", self.broker.lose_consumers),
             ("secrets unroutable", self._unbind_secrets),
             ("refused for a while", self._refuse),
@@ -187,6 +222,16 @@ class World:
     def _crash(self) -> None:
         if self.processes:
             self.chance.one_of(self.processes).die()
+
+    def _lose_ledger(self) -> None:
+        for process in list(self.processes):
+            process.die()
+        self.disk.lose()
+        self.down_until = self.loop.time() + DOWN_SECONDS
+
+    def _set_clock(self) -> None:
+        self.ahead_seconds = self.chance.seconds(-FURTHEST_SECONDS, FURTHEST_SECONDS)
+        self.history.note("clock set", ahead=round(self.ahead_seconds, 3))
 
     def _drain(self) -> None:
         staying = [process for process in self.processes if process.leave and not process.leaving]
@@ -255,6 +300,9 @@ class World:
 
     def _now(self) -> datetime:
         return self.story.start + timedelta(seconds=self.loop.time())
+
+    def _wall_clock(self) -> datetime:
+        return self.story.start + timedelta(seconds=self.loop.time() + self.ahead_seconds)
 
 
 def inbound(event: StoryEvent) -> Outgoing:

@@ -143,7 +143,9 @@ class Entry:
         """When the next of its duties is due: never while a create is open, for it only looks then."""
         if self.status is Status.CLAIMED:
             return None
-        return min((at for at in (self.check_at, self.recount_at) if at is not None), default=None)
+        if self.check_at is None or self.recount_at is None:
+            return self.check_at or self.recount_at
+        return min(self.check_at, self.recount_at)
 
 
 @dataclass(frozen=True, slots=True)
