@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tests.simulation.history import Note
-from tests.simulation.story import RENAMED, StoryEvent
+from tests.simulation.story import CREATED, RENAMED, StoryEvent
 
 FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded"}
 MOST_CREATES = 3
@@ -157,7 +157,7 @@ def _ack(known: Known, note: Note) -> None:
 
 def _owes_nothing(known: Known, note: Note, department: str, auth_id: str | None) -> None:
     """Whoever made a subaccount has handed on its credentials, unless it is on record no more."""
-    told = (one["data"]["auth_id"] for one in known.credentials[department] if one["confirmed"])
+    told = (one["data"]["auth_id"] for one in known.credentials.get(department, ()) if one["confirmed"])
     if known.on_record[department] == ("active", auth_id) and auth_id not in told:
         known.broken.append(
             f"credentials: those of {auth_id} were not confirmed when {note.detail['event']} was acked,"
@@ -170,8 +170,11 @@ def _recorded(known: Known, note: Note) -> None:
         return
     status = note.detail["status"]
     known.on_record[note.department] = OnRecord(status, note.detail["auth_id"])
-    if note.detail["attempt"] == 0:
-        known.open_creates[note.department].clear()  # given up: whoever comes next counts from zero
+    creates, key = known.open_creates[note.department], note.detail["key"]
+    # Whoever comes after it was given up, or after another event's create, counts from zero.
+    kept = 0 if note.detail["attempt"] == 0 else creates[key]
+    creates.clear()
+    creates[key] = kept
     if note.department in known.mended and status in {"active", "disabled"} and not note.detail["check_at"]:
         known.broken.append(
             f"G3: {note.department} was set right and is not looked at again, at {note.at:.3f}"
@@ -209,10 +212,29 @@ def _not_created(known: Known, note: Note) -> None:
         known.open_creates[note.department][note.detail["key"]] -= 1
 
 
-def _subaccount(known: Known, note: Note) -> None:
-    if note.department:
-        known.ever_there.add(note.department)
-        known.subaccounts[note.department][note.detail["auth_id"]] = note.detail
+def _exists(known: Known, note: Note) -> None:
+    if note.department is None:
+        return
+    events = (event for events in known.sent.values() for event in events)
+    if known.terms.unknown_renames_rejected and not any(
+        event.kind == CREATED and event.department == note.department for event in events
+    ):
+        known.broken.append(f"rename: {note.department} was created by one, at {note.at:.3f}")
+    known.ever_there.add(note.department)
+    known.subaccounts[note.department][note.detail["auth_id"]] = note.detail
+
+
+def _changed(known: Known, note: Note) -> None:
+    if note.department is None:
+        return
+    there, auth_id = known.subaccounts[note.department], note.detail["auth_id"]
+    if _tag(there[auth_id]["name"]) != _tag(note.detail["name"]):
+        known.broken.append(f"G2: {auth_id} bears another tag than it was made with, at {note.at:.3f}")
+    there[auth_id] = note.detail
+
+
+def _tag(name: str) -> str:
+    return name.rpartition(" ")[2]
 
 
 def _gone(known: Known, note: Note) -> None:
@@ -239,8 +261,8 @@ _READERS = {
     "ledger lost": _ledger_lost,
     "> create": _create,
     "< create": _not_created,
-    "exists": _subaccount,
-    "changed": _subaccount,
+    "exists": _exists,
+    "changed": _changed,
     "gone": _gone,
     "doubles reported": _doubles,
 }

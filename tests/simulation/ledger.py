@@ -52,6 +52,7 @@ class Disk:
             check_at=entry.check_at,
             recount_at=entry.recount_at,
             attempt=entry.claim and entry.claim.attempt,
+            key=entry.claim and entry.claim.idempotency_key,
         )
         if answer is not None:
             self.history.note(

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from tests.simulation.chance import Chance
 
-RENAMED, REMOVED = "renamed", "removed"
-KINDS = ("created", RENAMED, REMOVED)
+KINDS = ("created", "renamed", "removed")
+CREATED, RENAMED, REMOVED = KINDS
 REFUSED = "refused"
 """A name with this word is one the provider does not take, until it is healed."""
 
