@@ -1,4 +1,4 @@
-"""Brokers to test: the one in memory and RabbitMQ, each with the project's topology."""
+"""Brokers to test: in memory, simulated, and RabbitMQ, each with the project's topology."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,6 +9,11 @@ from typing import Protocol
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from contracts.topology import BrokerVersion, topology
+from tests.simulation.broker import Broker as SimulatedBroker
+from tests.simulation.broker import SimulatedConsumer, SimulatedPublisher
+from tests.simulation.chance import PROFILES, Chance
+from tests.simulation.history import History
+from tests.simulation.process import Process
 from worker.adapters import rabbitmq_topology
 from worker.adapters.memory_broker import MemoryBroker
 from worker.adapters.rabbitmq import RabbitConsumer, RabbitPublisher, no_preparation
@@ -103,6 +108,40 @@ async def rabbit_bench(url: str) -> AsyncIterator[RabbitBench]:
         publisher = await stack.enter_async_context(RabbitPublisher.running(link("publisher", url)))
         channel = await stack.enter_async_context(connection.channel())
         yield RabbitBench(url, publisher, connection, channel)
+
+
+@dataclass(frozen=True)
+class SimulatedBench:
+    """The broker the simulation plays in, without its faults."""
+
+    publisher: SimulatedPublisher
+    broker: SimulatedBroker
+    process: Process
+
+    @asynccontextmanager
+    async def consumer(self, queue: str, prefetch: int, receive: Receive) -> AsyncIterator[Consumer]:
+        simulated = SimulatedConsumer(self.broker, queue, prefetch, receive, self.process)
+        try:
+            yield simulated
+        finally:
+            simulated.close()
+
+    async def bind(self, exchange: str, queue: str, routing_key: str) -> None:
+        self.broker.routes.bind(exchange, queue, routing_key)
+
+    async def ready(self, queue: str) -> int:
+        return len(self.broker.queues[queue].ready)
+
+    async def bodies(self, queue: str) -> list[bytes]:
+        return [queued.outgoing.message.body for queued in self.broker.queues[queue].ready]
+
+
+def simulated_bench(*, returns_to_front: bool) -> SimulatedBench:
+    loop = asyncio.get_running_loop()
+    broker = SimulatedBroker(loop, Chance(PROFILES["calm"], 0), History(loop.time), returns_to_front)
+    broker.declare(topology(BrokerVersion(4, 1)))
+    process = Process(loop)
+    return SimulatedBench(SimulatedPublisher(broker, process, lambda _: {}), broker, process)
 
 
 class Inbox:

@@ -1,4 +1,4 @@
-"""What every broker promises, publishing and consuming: the one in memory, and RabbitMQ."""
+"""What every broker promises, publishing and consuming: in memory, simulated, and RabbitMQ."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -8,7 +8,15 @@ from typing import Any
 
 import aio_pika
 import pytest
-from conformance.brokers import Bench, Inbox, RabbitBench, link, memory_bench, rabbit_bench
+from conformance.brokers import (
+    Bench,
+    Inbox,
+    RabbitBench,
+    link,
+    memory_bench,
+    rabbit_bench,
+    simulated_bench,
+)
 
 from contracts.envelope import STRUCTURED, Message
 from contracts.topology import DEAD_LETTER_QUEUE, DEAD_LETTERS, DEPARTMENTS, RESULTS, WORK_QUEUE
@@ -19,18 +27,24 @@ from worker.ports import PublishFailed, Unroutable
 on_rabbitmq = pytest.mark.xdist_group("broker")
 
 
-@pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=on_rabbitmq)])
-def url(request: pytest.FixtureRequest) -> str | None:
-    return None if request.param == "memory" else request.getfixturevalue("clean_broker")
+BROKERS = ["memory", "simulated-to-tail", "simulated-to-front", pytest.param("rabbitmq", marks=on_rabbitmq)]
+"""The simulated one puts back what was not acked at the tail, as 3.10 may, or at the front."""
+
+
+@pytest.fixture(params=BROKERS)
+def url(request: pytest.FixtureRequest) -> str:
+    return request.getfixturevalue("clean_broker") if request.param == "rabbitmq" else request.param
 
 
 @pytest.fixture
-async def bench(url: str | None) -> AsyncIterator[Bench]:
-    if url is None:
+async def bench(url: str) -> AsyncIterator[Bench]:
+    if url == "memory":
         yield memory_bench()
-        return
-    async with rabbit_bench(url) as running:
-        yield running
+    elif url.startswith("simulated"):
+        yield simulated_bench(returns_to_front=url == "simulated-to-front")
+    else:
+        async with rabbit_bench(url) as running:
+            yield running
 
 
 @pytest.fixture

@@ -1,52 +1,73 @@
-"""A broker that keeps what it has confirmed, and loses connections, acks and confirms."""
+"""A broker that keeps what it has confirmed, and loses connections, acks and confirms.
+
+Without its faults it is held to the same suite as RabbitMQ (tests/conformance/test_broker.py).
+"""
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic_core import from_json
-
 from contracts import topology as names
-from contracts.envelope import STRUCTURED, Message
+from contracts.envelope import Message
 from tests.simulation.chance import Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
 from tests.simulation.story import StoryEvent
+from worker.adapters.memory_broker import Routes, delays_of
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed, Unroutable
 
-PREFETCH = 6
-RETRY_DELAYS = (timedelta(seconds=2), timedelta(seconds=20), timedelta(seconds=60))
 PUBLISH_TIMEOUT_SECONDS = 2.0
 LATEST_ROUTED_SECONDS = 5.0
+ON_THE_WAY_SECONDS = 0.001
+
+Receive = Callable[[Delivery], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class Queued:
-    event: StoryEvent
-    headers: dict[str, Any] = field(default_factory=dict)
+    outgoing: Outgoing
     returned: int = 0
-    routing_key: str | None = None
+
+    def shown(self) -> Outgoing:
+        """As delivered: with how often it came back."""
+        if not self.returned:
+            return self.outgoing
+        message = self.outgoing.message
+        headers = {**message.headers, "x-delivery-count": self.returned}
+        return replace(self.outgoing, message=Message(message.body, message.content_type, headers))
 
 
-class Channel:
-    """A consumer's channel. What the client holds it for and what the broker does may differ for a while."""
+class Queue:
+    """What is ready, and the channels it is consumed on: in turn those that can take more."""
 
-    def __init__(self, receive: Callable[[Delivery], None], process: Process) -> None:
-        self.receive = receive
-        self.process = process
-        self.connected = True
-        self.live = True
-        self.stopped = False
-        self.taken: dict[int, Queued] = {}
+    def __init__(self) -> None:
+        self.ready: deque[Queued] = deque()
+        self.channels: list[Channel] = []
 
     @property
-    def able(self) -> bool:
-        held_up = self.stopped or self.process.paused
-        return self.connected and not held_up and len(self.taken) < PREFETCH
+    def at_rest(self) -> bool:
+        return not self.ready and not any(channel.taken for channel in self.channels)
+
+    def put(self, queued: Queued) -> None:
+        self.ready.append(queued)
+        self.feed()
+
+    def feed(self) -> None:
+        while self.ready and (able := [channel for channel in self.channels if channel.able]):
+            min(able, key=lambda channel: len(channel.taken)).deliver(self.ready.popleft())
+
+    def take_back(self, returned: Iterable[Queued], *, to_front: bool) -> None:
+        came_back = list(returned)
+        for queued in came_back:
+            queued.returned += 1
+        if to_front:
+            self.ready.extendleft(reversed(came_back))
+        else:
+            self.ready.extend(came_back)
+        self.feed()
 
 
 @dataclass
@@ -54,231 +75,219 @@ class Broker:
     loop: asyncio.AbstractEventLoop
     chance: Chance
     history: History
-    ready: deque[Queued] = field(default_factory=deque)
-    dead: list[Queued] = field(default_factory=list)
-    channels: list[Channel] = field(default_factory=list)
-    unbound: set[str] = field(default_factory=set)  # exchanges that nobody is bound to for the time being
-    publishing: int = 0
-    parked: int = 0
-
-    def __post_init__(self) -> None:
-        self._tags = 0
-        self._events: dict[bytes, StoryEvent] = {}
-        # 3.10 without a delivery limit puts back at the tail, 4.x with one at the front
-        self._returns_to_front = self.chance.coin()
+    returns_to_front: bool  # as 4.x with a delivery limit; 3.10 without one puts back at the tail
+    routes: Routes = field(default_factory=Routes)
+    queues: defaultdict[str, Queue] = field(default_factory=lambda: defaultdict(Queue))
+    events: dict[bytes, StoryEvent] = field(default_factory=dict)  # those it knows the story of, by body
+    delays: dict[str, tuple[float, str]] = field(default_factory=dict)
+    on_their_way: int = 0
+    tags: int = 0
 
     @property
     def at_rest(self) -> bool:
-        return not (
-            self.ready or self.publishing or self.parked or any(channel.taken for channel in self.channels)
-        )
+        return not self.on_their_way and self.queues[names.WORK_QUEUE].at_rest
 
-    def send(self, event: StoryEvent) -> None:
-        """A producer's publish."""
-        self._events[event.body] = event
-        self.ready.append(Queued(event))
-        self.history.note(
-            "sent",
-            event.department,
-            event=event.id,
-            kind=event.kind,
-            sequence=event.sequence,
-            name=event.name,
-            story=event,
-        )
-        self.feed()
+    def declare(self, topology: names.Topology) -> None:
+        self.routes.declare(topology)
+        self.delays |= delays_of(topology)
 
-    def connect(self, receive: Callable[[Delivery], None], process: Process) -> None:
-        channel = Channel(receive, process)
-        self.channels.append(channel)
-        process.at_death.append(lambda: self._gone(channel))
-        self.feed()
+    def put(self, outgoing: Outgoing) -> None:
+        """A producer's publish: at once in every queue bound for it."""
+        for queue in self.routes.of(outgoing):
+            self.queues[queue].put(Queued(outgoing))
 
-    def lose_consumer(self) -> None:
-        """The connection breaks; both sides find out in their own time."""
-        for channel in [one for one in self.channels if one.connected]:
-            self._gone(channel)
-            self.loop.call_later(self.chance.seconds(0, 2), self._notice, channel)
+    def put_after(self, seconds: float, outgoing: Outgoing) -> None:
+        """Into the queues bound for it now, after a while; raises `PublishFailed` or `Unroutable`."""
+        queues = self.routes.of(outgoing)
+        self.on_their_way += 1
+        self.loop.call_later(seconds, self._arrived, outgoing, queues)
 
-    def feed(self) -> None:
-        """In turn to all who can take more."""
-        while self.ready and (able := [channel for channel in self.channels if channel.able]):
-            self._deliver(min(able, key=lambda channel: len(channel.taken)), self.ready.popleft())
+    def take(self, queue: str) -> list[Outgoing]:
+        """All that is ready in a queue."""
+        taken = [queued.outgoing for queued in self.queues[queue].ready]
+        self.queues[queue].ready.clear()
+        return taken
 
-    def settle(self, channel: Channel, tag: int) -> None:
-        if channel.connected and tag in channel.taken:
-            queued = channel.taken.pop(tag)
-            self.history.note("acked", queued.event.department, event=queued.event.id, tag=tag)
-            self.feed()
+    def lose_consumers(self) -> None:
+        """Their connections break; both sides find out in their own time."""
+        for queue in self.queues.values():
+            for channel in [one for one in queue.channels if one.connected]:
+                channel.lose()
+                self.loop.call_later(self.chance.seconds(0, 2), channel.notice)
 
-    def route(self, outgoing: Outgoing) -> None:
-        """Into the queue bound for it; what the queue of results or secrets holds is in the history."""
-        self.publishing -= 1
-        if outgoing.exchange == names.RETRY:
-            delay = next(one for one in RETRY_DELAYS if names.delay_label(one) == outgoing.routing_key)
-            parked = Queued(self._events[outgoing.message.body], dict(outgoing.message.headers))
-            parked.routing_key = outgoing.routing_key
-            self.parked += 1
-            self.loop.call_later(delay.total_seconds(), self._unpark, parked)
-        if outgoing.exchange == names.DEAD_LETTERS:
-            self.dead.append(Queued(self._events[outgoing.message.body], dict(outgoing.message.headers)))
+    def note(self, what: str, queued: Queued, tag: int, **more: Any) -> None:
+        body = queued.outgoing.message.body
+        event = self.events.get(body)
+        department, id_ = (event.department, event.id) if event else (None, None)
+        self.history.note(what, department, event=id_, tag=tag, body=body, **more)
 
-    def told(self, outgoing: Outgoing) -> dict[str, Any]:
-        """What a message says, for the history."""
-        if outgoing.exchange == names.DEAD_LETTERS:
-            event = self._events[outgoing.message.body]
-            reason = outgoing.message.headers["x-dead-reason"]
-            return {
-                "department": event.department,
-                "to": "dead letters",
-                "event": event.id,
-                "reason": str(reason),
-                "body": event.body,
-            }
-        if outgoing.exchange == names.RETRY:
-            event = self._events[outgoing.message.body]
-            return {"department": event.department, "to": "retry", "event": event.id, "body": event.body}
-        message = from_json(outgoing.message.body)
-        to = "secrets" if outgoing.exchange == names.SECRETS else "results"
-        return {"department": message["data"]["department_id"], "to": to, "message": message}
+    def _arrived(self, outgoing: Outgoing, queues: Iterable[str]) -> None:
+        self.on_their_way -= 1
+        for queue in queues:
+            if queue in self.delays:
+                seconds, exchange = self.delays[queue]
+                self.put_after(seconds, replace(outgoing, exchange=exchange))
+            else:
+                self.queues[queue].put(Queued(outgoing))
 
-    def _unpark(self, parked: Queued) -> None:
-        self.parked -= 1
-        self.ready.append(parked)
-        self.feed()
 
-    def tap(self, process: Process) -> "SimulatedTap":
-        return SimulatedTap(self, process)
+class SimulatedConsumer:
+    """Where its connection breaks it makes another one."""
 
-    def _deliver(self, channel: Channel, queued: Queued) -> None:
-        self._tags += 1
-        tag = self._tags
-        channel.taken[tag] = queued
-        self.loop.call_later(0.001, self._arrive, channel, tag, queued)
+    def __init__(self, broker: Broker, queue: str, prefetch: int, receive: Receive, process: Process) -> None:
+        self.broker = broker
+        self.prefetch = prefetch
+        self.receive = receive
+        self.process = process
+        self._queue = broker.queues[queue]
+        self.stopped = False
+        self.paused = False
+        self.connect()
 
-    def _arrive(self, channel: Channel, tag: int, queued: Queued) -> None:
-        if channel.connected and channel.process.alive:
-            self.history.note(
-                "delivered",
-                queued.event.department,
-                event=queued.event.id,
-                tag=tag,
-                again=queued.returned or None,
-                body=queued.event.body,
-            )
-            channel.process.within(lambda: channel.receive(SimulatedDelivery(self, channel, tag, queued)))
+    @property
+    def consuming(self) -> bool:
+        return self._channel.live and not self.stopped and not self.paused
 
-    def _gone(self, channel: Channel) -> None:
-        if channel.connected:
-            channel.connected = False
-            self.history.note("consumer gone")
-            self.loop.call_later(self.chance.seconds(0.01, 2), self._take_back, channel)
+    async def stop(self) -> None:
+        self.stopped = True
 
-    def _take_back(self, channel: Channel) -> None:
-        returned = list(channel.taken.values())
-        channel.taken.clear()
-        self.channels.remove(channel)
-        for queued in returned:
-            queued.returned += 1
-        if self._returns_to_front:
-            self.ready.extendleft(reversed(returned))
-        else:
-            self.ready.extend(returned)
-        self.feed()
+    async def pause(self) -> None:
+        self._turn("paused", paused=True)
 
-    def give_up(self, channel: Channel) -> None:
-        """Closed by the client, which takes another one."""
-        self._gone(channel)
-        self._reconnect(channel)
+    async def resume(self) -> None:
+        self._turn("resumed", paused=False)
 
-    def _notice(self, channel: Channel) -> None:
-        channel.live = False
-        if channel.process.alive:
-            self.loop.call_later(self.chance.seconds(0, 1), self._reconnect, channel)
+    async def release(self) -> None:
+        self.process.check()
+        self._channel.close()
+        self.connect()
 
-    def _reconnect(self, channel: Channel) -> None:
-        if channel.process.alive and not channel.process.leaving:
-            self.connect(channel.receive, channel.process)
+    def _turn(self, told: str, *, paused: bool) -> None:
+        self.process.check()
+        self.broker.history.note(told)
+        self.paused = paused
+        self._queue.feed()
+
+    def close(self) -> None:
+        """In order: what was acked is settled, the rest goes back at once."""
+        self.stopped = True
+        self._channel.close()
+
+    def connect(self) -> None:
+        if self.process.alive and not self.stopped:
+            self._channel = Channel(self, self._queue)
+            self.process.at_death.append(self._channel.lose)
+            self._queue.feed()
+
+
+class Channel:
+    """What the client holds it for and what the broker does may differ for a while."""
+
+    def __init__(self, consumer: SimulatedConsumer, queue: Queue) -> None:
+        self.connected = True
+        self.live = True
+        self.taken: dict[int, Queued] = {}
+        self._consumer = consumer
+        self._broker = consumer.broker
+        self._queue = queue
+        self._acked: list[int] = []
+        queue.channels.append(self)
+
+    @property
+    def able(self) -> bool:
+        held_up = self._consumer.stopped or self._consumer.paused
+        return self.connected and not held_up and len(self.taken) < self._consumer.prefetch
+
+    def deliver(self, queued: Queued) -> None:
+        self._broker.tags += 1
+        self.taken[self._broker.tags] = queued
+        self._broker.loop.call_later(ON_THE_WAY_SECONDS, self._arrive, self._broker.tags, queued)
+
+    def ack(self, tag: int, queued: Queued) -> None:
+        self._consumer.process.check()
+        if not self.live or not self._consumer.process.alive:
+            return
+        self._broker.note("> ack", queued, tag)
+        if self._broker.chance.strikes("ack lost"):
+            self._broker.lose_consumers()
+            return
+        self._acked.append(tag)
+        self._broker.loop.call_later(self._broker.chance.latency(), self._settle, tag)
+
+    def lose(self) -> None:
+        if self.connected:
+            self.connected = False
+            self._broker.history.note("consumer gone")
+            self._broker.loop.call_later(self._broker.chance.seconds(0.01, 2), self._take_back)
+
+    def notice(self) -> None:
+        self.live = False
+        self._broker.loop.call_later(self._broker.chance.seconds(0, 1), self._consumer.connect)
+
+    def close(self) -> None:
+        for tag in self._acked:
+            self._settle(tag)
+        self.connected = self.live = False
+        self._take_back()
+
+    def _arrive(self, tag: int, queued: Queued) -> None:
+        process = self._consumer.process
+        if self.connected and process.alive:
+            self._broker.note("delivered", queued, tag, again=queued.returned or None)
+            process.within(lambda: self._consumer.receive(SimulatedDelivery(self, tag, queued)))
+
+    def _settle(self, tag: int) -> None:
+        if self.connected and (queued := self.taken.pop(tag, None)) is not None:
+            self._broker.note("acked", queued, tag)
+            self._queue.feed()
+
+    def _take_back(self) -> None:
+        returned = list(self.taken.values())
+        self.taken.clear()
+        if self in self._queue.channels:
+            self._queue.channels.remove(self)
+        self._queue.take_back(returned, to_front=self._broker.returns_to_front)
 
 
 class SimulatedDelivery:
-    def __init__(self, broker: Broker, channel: Channel, tag: int, queued: Queued) -> None:
-        self._broker = broker
+    def __init__(self, channel: Channel, tag: int, queued: Queued) -> None:
+        self.original = queued.shown()
         self._channel = channel
         self._tag = tag
-        self._event = queued.event
-        headers = queued.headers | ({"x-delivery-count": queued.returned} if queued.returned else {})
-        self.original = Outgoing(
-            names.DEPARTMENTS,
-            queued.routing_key or f"department.{queued.event.kind}",
-            Message(queued.event.body, STRUCTURED, headers),
-        )
+        self._queued = queued
 
     @property
     def live(self) -> bool:
-        return self._channel.live and self._channel.process.alive
+        return self._channel.live
 
     async def ack(self) -> None:
-        self._channel.process.check()
-        if not self.live:
-            return
-        broker = self._broker
-        broker.history.note(
-            "> ack", self._event.department, event=self._event.id, tag=self._tag, body=self._event.body
-        )
-        if broker.chance.strikes("ack lost"):
-            broker.lose_consumer()
-        else:
-            broker.loop.call_later(broker.chance.latency(), broker.settle, self._channel, self._tag)
-
-
-@dataclass
-class SimulatedTap:
-    """Turns the deliveries of one process on and off."""
-
-    broker: Broker
-    process: Process
-
-    async def pause(self) -> None:
-        self._set(paused=True)
-
-    async def resume(self) -> None:
-        self._set(paused=False)
-
-    async def release(self) -> None:
-        for channel in [one for one in self.broker.channels if one.process is self.process]:
-            channel.live = False
-            self.broker.give_up(channel)
-
-    def _set(self, *, paused: bool) -> None:
-        self.process.check()
-        self.broker.history.note("paused" if paused else "resumed")
-        self.process.paused = paused
-        self.broker.feed()
+        self._channel.ack(self._tag, self._queued)
 
 
 class SimulatedPublisher:
-    """The publisher port, as one process uses it."""
+    """The publisher port, as one process uses it. `tell`: what of a message is worth a note."""
 
-    def __init__(self, broker: Broker, process: Process) -> None:
+    def __init__(self, broker: Broker, process: Process, tell: Callable[[Outgoing], dict[str, Any]]) -> None:
         self._broker = broker
         self._process = process
+        self._tell = tell
         self._chance = broker.chance
         self._down_until = 0.0
 
     async def publish(self, outgoing: Outgoing) -> None:
         self._process.check()
-        told = self._broker.told(outgoing)
-        self._note("> publish", told)
+        told = self._tell(outgoing)
+        note = self._broker.history.note
+        note("> publish", **told)
         self._process.endanger("crash at a publish", self._chance)
         try:
             await self._publish(outgoing)
         except PublishFailed as failure:
             self._process.check()
-            self._note("unroutable" if isinstance(failure, Unroutable) else "not confirmed", told)
+            note("unroutable" if isinstance(failure, Unroutable) else "not confirmed", **told)
             raise
         self._process.check()
-        self._note("confirmed", told)
+        note("confirmed", **told)
 
     async def _publish(self, outgoing: Outgoing) -> None:
         broker, chance, quick = self._broker, self._chance, self._chance.latency()
@@ -287,7 +296,7 @@ class SimulatedPublisher:
         if chance.strikes("publisher lost"):
             self._down_until = broker.loop.time() + chance.seconds(0, 3)
             await self._fails_after(quick, outgoing, quick / 2 if chance.coin() else None)
-        if self._unroutable(outgoing.exchange):
+        if outgoing.exchange == names.RESULTS and chance.strikes("result unroutable"):
             await asyncio.sleep(quick)
             raise Unroutable("nobody is bound")
         if chance.strikes("publish refused"):
@@ -297,23 +306,11 @@ class SimulatedPublisher:
         if chance.strikes("routed late"):
             late = chance.seconds(0, LATEST_ROUTED_SECONDS)
             await self._fails_after(PUBLISH_TIMEOUT_SECONDS, outgoing, late)
-        self._routed_after(quick, outgoing)
+        broker.put_after(quick, outgoing)
         await asyncio.sleep(2 * quick)
-
-    def _unroutable(self, exchange: str) -> bool:
-        if exchange == names.RESULTS:
-            return self._chance.strikes("result unroutable")
-        return exchange in self._broker.unbound
 
     async def _fails_after(self, seconds: float, outgoing: Outgoing, routed_after: float | None) -> None:
         if routed_after is not None:
-            self._routed_after(routed_after, outgoing)
+            self._broker.put_after(routed_after, outgoing)
         await asyncio.sleep(seconds)
         raise PublishFailed("not confirmed")
-
-    def _routed_after(self, seconds: float, outgoing: Outgoing) -> None:
-        self._broker.publishing += 1
-        self._broker.loop.call_later(seconds, self._broker.route, outgoing)
-
-    def _note(self, what: str, told: dict[str, Any]) -> None:
-        self._broker.history.note(what, **told)

@@ -12,6 +12,8 @@ T = TypeVar("T")
 SETTLE_WINDOW = timedelta(seconds=12)
 """A tenth of the default, as all times here: what counts is how they compare."""
 WINDOW_SECONDS = SETTLE_WINDOW.total_seconds()
+FURTHEST_SECONDS = 54.0
+"""How far off the wall clock is ever set: nine minutes by this scale, and the contract allows for ten."""
 TIMEOUT_SECONDS = 3.0
 CLAIM_SECONDS = 2.0
 LATEST_SECONDS = WINDOW_SECONDS - CLAIM_SECONDS
@@ -22,16 +24,23 @@ LATEST_SECONDS = WINDOW_SECONDS - CLAIM_SECONDS
 class Profile:
     """How often each fault strikes where it can, while it is among those of a run.
 
-    `latest_create_seconds`: how long after it is sent a create may still be carried out.
+    `latest_create_seconds`: how long after it is sent a create may still be carried out. `always`: faults
+    that are among those of every run.
     """
 
     name: str
     rates: Mapping[str, float]
     latest_create_seconds: float = LATEST_SECONDS
+    always: frozenset[str] = frozenset()
 
     @property
     def doubles_allowed(self) -> bool:
-        return self.latest_create_seconds > WINDOW_SECONDS
+        """For a while: where a create may be taken for lost too early, they are found later."""
+        return self.latest_create_seconds > WINDOW_SECONDS or "clock set" in self.rates
+
+    @property
+    def loses_the_ledger(self) -> bool:
+        return "ledger lost" in self.rates
 
 
 BROKER = {
@@ -82,12 +91,12 @@ PROCESS = {
 ADOPTION = {
     "events out of order": 0.5,
     "answer lost": 0.5,
-    "carried out late": 0.4,
+    "carried out late": 0.6,
     "server error, carried out": 0.4,
     "answers slowly": 0.4,
     "list lags": 0.6,
     "list shifts": 0.98,
-    "list shifts while read": 0.4,
+    "list shifts while read": 0.8,
     "crash": 0.7,
     "crash at a call": 0.05,
 }
@@ -105,7 +114,27 @@ SETTLING = {
     "crash at a call": 0.05,
 }
 """Creates that end unknown again and again, until they are given up."""
+CRASHING = {
+    "events out of order": 0.5,
+    "event sent twice": 0.3,
+    "in doubt": 0.7,
+    "carried out late": 0.3,
+    "crash": 0.6,
+    "crash at a call": 0.5,
+    "crash at a write": 0.1,
+}
+"""Workers that die in one create after the other."""
 ALL = BROKER | PROVIDER | LEDGER | PROCESS
+PUNCTUAL = {kind: rate for kind, rate in ALL.items() if kind != "carried out late"}
+"""A clock set forward shortens the settle window: what comes within the time a call takes is still found."""
+LEDGER_LOST = PROVIDER | {
+    "events out of order": 0.5,
+    "event sent twice": 0.3,
+    "list shifts": 0.95,
+    "crash": 0.8,
+    "ledger lost": 0.6,
+}
+"""The newest page of the list is soon full of strangers, so that it tells nothing."""
 
 PROFILES = {
     profile.name: profile
@@ -113,10 +142,13 @@ PROFILES = {
         Profile("calm", {}),
         Profile("broker", BROKER | PROCESS),
         Profile("provider", PROVIDER),
-        Profile("adoption", ADOPTION),
+        Profile("adoption", ADOPTION, always=frozenset({"carried out late", "list shifts while read"})),
         Profile("settling", SETTLING),
+        Profile("crashing", CRASHING, always=frozenset({"crash at a call", "in doubt"})),
         Profile("all", ALL),
         Profile("two-workers", ALL | {"second worker": 0.5}),
+        Profile("clock-set", PUNCTUAL | {"clock set": 0.7}, always=frozenset({"clock set"})),
+        Profile("ledger-lost", LEDGER_LOST, always=frozenset({"ledger lost", "list shifts"})),
         Profile("very-late", ALL | {"carried out late": 0.5}, latest_create_seconds=8 * WINDOW_SECONDS),
     )
 }
@@ -127,7 +159,11 @@ class Chance:
 
     def __init__(self, profile: Profile, seed: int, without: Iterable[str] = ()) -> None:
         self._random = random.Random(f"{profile.name} {seed}")
-        drawn = {kind: rate for kind, rate in profile.rates.items() if self._random.random() < 0.5}
+        drawn = {
+            kind: rate
+            for kind, rate in profile.rates.items()
+            if self._random.random() < 0.5 or kind in profile.always
+        }
         self._rates = {kind: rate for kind, rate in drawn.items() if kind not in without}
         self.profile = profile
         self.struck: Counter[str] = Counter()

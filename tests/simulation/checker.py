@@ -1,21 +1,12 @@
-"""Judges a history by what is promised. Shares no code and no type with the worker.
+"""Judges a history by what is promised. Shares no code and no type with the worker."""
 
-It believes nobody: what is answered is what reached the disk, what is published is what the broker confirmed,
-what there is is what the provider shows.
-"""
-
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tests.simulation.chance import Profile
 from tests.simulation.history import Note
-from tests.simulation.story import KINDS, StoryEvent
-
-FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded"}
-UNDECIDED = {"create-unknown", "rejected"}
-MISSING = object()
+from tests.simulation.known import FINAL, Known, Terms, read
+from tests.simulation.story import REMOVED, RENAMED, StoryEvent
 
 
 class Snapshot(NamedTuple):
@@ -24,57 +15,19 @@ class Snapshot(NamedTuple):
     subaccounts: list[tuple[str | None, str, str, bool, str]]
 
 
-@dataclass
-class Answered:
-    outcome: str
-    name: str | None
-
-
-class Since(NamedTuple):
-    """What had been confirmed of a message when it was delivered."""
-
-    dead: int
-    failed: int
-    parked: int
-
-
-@dataclass
-class Known:
-    """A history, read note by note: what stands at the moment read."""
-
-    sent: dict[str, list[StoryEvent]] = field(default_factory=lambda: defaultdict(list))
-    answered: dict[str, Answered] = field(default_factory=dict)
-    results: dict[str, dict[str, set[str]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(set))
-    )
-    attempted: dict[str, dict[str, set[str]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(set))
-    )
-    dead: dict[bytes, list[str]] = field(default_factory=lambda: defaultdict(list))
-    undecided: set[str] = field(default_factory=set)
-    failed: Counter[str] = field(default_factory=Counter)
-    parked: Counter[bytes] = field(default_factory=Counter)
-    since: dict[int, Since] = field(default_factory=dict)  # by delivery
-    credentials: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
-    subaccounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
-    reported: set[str] = field(default_factory=set)
-    broken: list[str] = field(default_factory=list)
-
-
-def judge_calm(notes: Sequence[Note]) -> list[str]:
+def judge_calm(notes: Sequence[Note], terms: Terms) -> list[str]:
     """All is at rest, dead letters still lie: what was answered holds. Not where a create is undecided."""
-    known = _read(notes)
+    known = read(notes, terms)
     return list(_states_broken(known, _newest_answered(known), but=known.undecided))
 
 
-def judge_history(notes: Sequence[Note], now: Snapshot, profile: Profile) -> list[str]:
+def judge_history(notes: Sequence[Note], now: Snapshot, terms: Terms) -> list[str]:
     """All is at rest and all dead letters were replayed: everything promised holds."""
-    known = _read(notes, doubles_allowed=profile.doubles_allowed)
-    newest = {department: max(events, key=StoryEvent.rank) for department, events in _by_department(known)}
+    known = read(notes, terms)
     return [
         *known.broken,
         *_lost(known),
-        *_states_broken(known, newest),
+        *_states_broken(known, _newest(known)),
         *_answers_broken(known),
         *_credentials_broken(known, now),
         *_doubles_broken(known),
@@ -88,116 +41,11 @@ def judge_replay(notes: Sequence[Note], before: Snapshot, after: Snapshot) -> li
     return changed + [f"G6: a replay made the worker call: {call}" for call in calls]
 
 
-def _read(notes: Iterable[Note], *, doubles_allowed: bool = False) -> Known:
-    known = Known()
-    for note in notes:
-        if (reader := _READERS.get(note.what)) is not None:
-            reader(known, note)
-        if note.what in {"exists", "changed"} and not doubles_allowed:
-            _at_most_one(known, note)
-    return known
-
-
-def _sent(known: Known, note: Note) -> None:
-    event = note.detail["story"]
-    known.sent[event.id if event.department else event.body].append(event)
-
-
-def _answered(known: Known, note: Note) -> None:
-    known.answered.setdefault(note.detail["event"], Answered(note.detail["outcome"], note.detail["name"]))
-    known.reported.update((note.detail["reason"] or "").replace(",", " ").split())
-    if note.department:
-        known.undecided.discard(note.department)
-
-
-def _delivered(known: Known, note: Note) -> None:
-    event, body = note.detail["event"], note.detail["body"]
-    since = Since(len(known.dead[body]), known.failed[event], known.parked[body])
-    known.since[note.detail["tag"]] = since
-
-
-def _attempted(known: Known, note: Note) -> None:
-    if note.detail["to"] == "results":
-        message = note.detail["message"]
-        id_, outcome = message["data"]["event"]["id"], message["data"]["outcome"]
-        known.attempted[id_][outcome].add(message["id"])
-        if outcome in FINAL and id_ not in known.answered:
-            known.broken.append(f"G1: {id_} was told {outcome} before that was durable, at {note.at:.3f}")
-    elif note.detail["to"] == "secrets" and note.department:
-        known.credentials[note.department].append(note.detail["message"] | {"confirmed": False})
-
-
-def _confirmed(known: Known, note: Note) -> None:
-    if note.detail["to"] == "results":
-        message = note.detail["message"]
-        id_, outcome = message["data"]["event"]["id"], message["data"]["outcome"]
-        known.results[id_][outcome].add(message["id"])
-        known.failed[id_] += outcome == "failed"
-    elif note.detail["to"] == "secrets" and note.department:
-        known.credentials[note.department].append(note.detail["message"] | {"confirmed": True})
-    elif note.detail["to"] == "retry":
-        known.parked[note.detail["body"]] += 1
-    elif note.detail["to"] == "dead letters":
-        known.dead[note.detail["body"]].append(note.detail["reason"])
-        if note.department and note.detail["reason"] in UNDECIDED:
-            known.undecided.add(note.department)
-
-
-def _unroutable(known: Known, note: Note) -> None:
-    if note.detail["to"] == "results":
-        _confirmed(known, note)
-
-
-def _ack(known: Known, note: Note) -> None:
-    """G1: durable and confirmed, the one way or the other, before the ack is sent."""
-    event, body = note.detail["event"], note.detail["body"]
-    since = known.since[note.detail["tag"]]
-    answer = known.answered.get(event)
-    if known.parked[body] > since.parked:
-        return
-    if len(known.dead[body]) > since.dead:
-        if note.department and known.failed[event] <= since.failed:
-            known.broken.append(
-                f"G4: {event} was dead-lettered without a result that says so, at {note.at:.3f}"
-            )
-    elif answer is None:
-        known.broken.append(f"G1: {event} acked before its outcome was durable, at {note.at:.3f}")
-    elif not known.results[event].get(answer.outcome):
-        known.broken.append(f"G1: {event} acked before its answer was confirmed, at {note.at:.3f}")
-
-
-def _subaccount(known: Known, note: Note) -> None:
-    if note.department:
-        known.subaccounts[note.department][note.detail["auth_id"]] = note.detail
-
-
-def _gone(known: Known, note: Note) -> None:
-    if note.department:
-        known.subaccounts[note.department].pop(note.detail["auth_id"], None)
-
-
-def _doubles(known: Known, note: Note) -> None:
-    known.reported.update(note.detail["doubles"])
-
-
-_READERS = {
-    "sent": _sent,
-    "answered": _answered,
-    "delivered": _delivered,
-    "> publish": _attempted,
-    "confirmed": _confirmed,
-    "unroutable": _unroutable,
-    "> ack": _ack,
-    "exists": _subaccount,
-    "changed": _subaccount,
-    "gone": _gone,
-    "doubles reported": _doubles,
-}
-
-
-def _at_most_one(known: Known, note: Note) -> None:
-    if note.department and len(there := known.subaccounts[note.department]) > 1:
-        known.broken.append(f"G2: {note.department} has {sorted(there)} at {note.at:.3f}")
+def judge_after_a_loss(notes: Sequence[Note], terms: Terms) -> list[str]:
+    """A lost ledger may answer again what was answered before; still there is one, as the newest says."""
+    known = read(notes, terms)
+    doubles = [one for one in known.broken if one.startswith("G2")]
+    return doubles + list(_states_broken(known, _newest(known)))
 
 
 def _by_department(known: Known) -> Iterator[tuple[str, list[StoryEvent]]]:
@@ -209,26 +57,59 @@ def _by_department(known: Known) -> Iterator[tuple[str, list[StoryEvent]]]:
     yield from by.items()
 
 
-def _newest_answered(known: Known) -> dict[str, StoryEvent]:
+def _newest(known: Known) -> dict[str, StoryEvent | None]:
+    """What holds once everything that can be answered is."""
+    if known.terms.removals_ignored:
+        return _newest_answered(known)
+    rejected = _rejected(known)
+    return {
+        department: max((one for one in events if one.id not in rejected), key=StoryEvent.rank, default=None)
+        for department, events in _by_department(known)
+    }
+
+
+def _newest_answered(known: Known) -> dict[str, StoryEvent | None]:
+    """Where removals are ignored, what they would have removed is still as it was before."""
     counted = {id_ for id_, answer in known.answered.items() if answer.outcome != "superseded"}
-    newest = {}
+    newest: dict[str, StoryEvent | None] = {}
     for department, events in _by_department(known):
-        if answered := [event for event in events if event.id in counted]:
-            newest[department] = max(answered, key=StoryEvent.rank)
+        answered = [event for event in events if event.id in counted]
+        if known.terms.removals_ignored:
+            answered = [event for event in answered if event.kind != REMOVED]
+        if answered or known.terms.removals_ignored:
+            newest[department] = max(answered, key=StoryEvent.rank, default=None)
     return newest
 
 
-def _states_broken(known: Known, newest: dict[str, StoryEvent], but: Iterable[str] = ()) -> Iterator[str]:
+def _rejected(known: Known) -> set[str]:
+    """Renames of departments that never were: dead-lettered for good, where the operator wants it so."""
+    return {
+        id_
+        for id_, events in known.sent.items()
+        if events[0].kind == RENAMED
+        and known.terms.unknown_renames_rejected
+        and id_ not in known.answered
+        and events[0].department not in known.ever_there
+        and "invalid" in known.dead[events[0].body]
+    }
+
+
+def _states_broken(
+    known: Known, newest: dict[str, StoryEvent | None], but: Iterable[str] = ()
+) -> Iterator[str]:
     """G2 and G3: the newest event says what there is, and what it is called."""
     for department, event in newest.items():
         enabled = [one for one in known.subaccounts[department].values() if one["enabled"]]
         if department in but:
             continue
-        wanted = 0 if event.kind == KINDS[-1] else 1
+        wanted = 0 if event is None or event.kind == REMOVED else 1
+        if event is None and known.terms.removals_ignored and len(enabled) == 1:
+            continue  # a removal found it, and let it be
         if len(enabled) != wanted:
             ids = [one["auth_id"] for one in enabled]
-            yield f"G2: {department} has {ids} enabled, but {event.id} ({event.kind}) is the newest"
-        elif wanted and not enabled[0]["name"].startswith(f"{_name(known, event)} ["):
+            told = f"{event.id} ({event.kind})" if event else "none that makes it"
+            yield f"G2: {department} has {ids} enabled, but {told} is the newest"
+        elif event and wanted and not enabled[0]["name"].startswith(f"{_name(known, event)} ["):
             called, said = enabled[0]["name"], _name(known, event)
             yield f"G3: {department} is called {called!r}, but {event.id} says {said!r}"
 
@@ -248,8 +129,9 @@ def _lost(known: Known) -> Iterator[str]:
 
 def _answers_broken(known: Known) -> Iterator[str]:
     """G4: one final outcome for each event, under one id; `failed` beside each dead letter (see `_ack`)."""
+    rejected = _rejected(known)
     for id_, events in known.sent.items():
-        if events[0].department is None:
+        if events[0].department is None or id_ in rejected:
             continue
         final = set(known.attempted[id_]) & FINAL
         if final != {known.answered[id_].outcome if id_ in known.answered else None}:

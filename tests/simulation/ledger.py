@@ -50,9 +50,10 @@ class Disk:
             status=str(entry.status),
             auth_id=entry.auth_id,
             name=entry.name,
-            check_at=entry.check_at and f"{entry.check_at:%T}",
-            recount_at=entry.recount_at and f"{entry.recount_at:%T}",
+            check_at=entry.check_at,
+            recount_at=entry.recount_at,
             attempt=entry.claim and entry.claim.attempt,
+            key=entry.claim and entry.claim.idempotency_key,
         )
         if answer is not None:
             self.history.note(
@@ -60,6 +61,7 @@ class Disk:
                 entry.department.id,
                 event=answer.event.id,
                 outcome=str(answer.outcome),
+                auth_id=answer.auth_id,
                 name=answer.name,
                 reason=answer.reason,
             )

@@ -1,22 +1,33 @@
 """Workers with one mistake each. The checker is worth what it finds: every one of them must be caught."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from contracts.subaccounts import DeadReason
 from tests.simulation.parts import Parts
 from worker.act import Actor
 from worker.core import messages
-from worker.core.adoption import Sighting
-from worker.core.conclude import NothingSeen, Outcome, conclude, confirmed
-from worker.core.decide import Adopt, Create, Disable, Rename, Restore, Step, decide
-from worker.core.judge import Transient, Unknown, classify
+from worker.core.adoption import Match, Sighting
+from worker.core.conclude import Made, NothingSeen, Outcome, conclude, confirmed
+from worker.core.decide import (
+    Adopt,
+    Create,
+    Disable,
+    Removal,
+    Rename,
+    Restore,
+    Step,
+    UnknownRename,
+    decide,
+)
+from worker.core.judge import Permanent, Transient, Unknown, classify
 from worker.core.model import Answer, Entry, Event, Recollection, Status
 from worker.duties import Scheduler
-from worker.pipeline import Pipeline
+from worker.pipeline import Pipeline, StepFailed
 from worker.ports import CallFailed, PublishFailed
-from worker.scan import Look, Scanner
+from worker.scan import Look, Scanner, Strays, note
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +135,14 @@ class TakesTheFirstMatch(Actor):
     """Not the one on record: the newest of its tag is kept, and the one on record disabled."""
 
     async def disable_doubles(self, entry: Entry) -> tuple[str, ...]:
-        matches = await self._matches(await self.scanner.look(entry.created_at), entry)
-        return await self._disable(matches[1:], entry)
+        look = await self.scanner.look(entry.created_at)
+        tags = self.names.tags(entry.department, range(1, entry.incarnation + 1))
+        return await self._disable((await self._matches(look, entry, tags))[1:], entry)
 
 
 class LeavesDoublesEnabled(Actor):
-    async def _disable(self, doubles: Iterable[Sighting], _entry: Entry) -> tuple[str, ...]:
-        return tuple(one.auth_id for one in doubles)
+    async def _disable(self, doubles: Iterable[Match], _entry: Entry) -> tuple[str, ...]:
+        return tuple(one.sighting.auth_id for one in doubles)
 
 
 class KeepsDoublesToItself(Pipeline):
@@ -145,14 +157,21 @@ class NeverRecounts(Scheduler):
 
 
 class NeverChecks(Scheduler):
-    async def _check(self, entry: Entry) -> None:
-        """Not looked at."""
+    async def _checked(self, entry: Entry) -> Entry:
+        return replace(entry, check_at=None, late_call=False)
+
+
+class ChecksOnce(Scheduler):
+    """What was set right once is taken to stay so."""
+
+    async def _checked(self, entry: Entry) -> Entry:
+        return replace(await super()._checked(entry), check_at=None, late_call=False)
 
 
 class LooksAtTheFirstPageOnly(Scanner):
     async def _read(self, _since: datetime | None) -> Look | None:
         look = Look(self._clock.now(), {})
-        self._note(look, [_seen(one) for one in await self._provider.page(0)])
+        note([_seen(one) for one in await self._provider.page(0)], self._template, look.seen)
         return look
 
 
@@ -162,7 +181,7 @@ class SkipsWhatShifts(Scanner):
     async def _read(self, _since: datetime | None) -> Look | None:
         look, offset = Look(self._clock.now(), {}), 0
         while page := [_seen(one) for one in await self._provider.page(offset)]:
-            self._note(look, page)
+            note(page, self._template, look.seen)
             offset += len(page)
         return look
 
@@ -174,9 +193,95 @@ def _seen(shown: Any) -> Sighting:
 class AdoptsByName(Actor):
     """Any subaccount that begins with the department's name will do."""
 
-    async def _matches(self, look: Look, entry: Entry) -> list[Sighting]:
+    async def _matches(self, look: Look, entry: Entry, _tags: Mapping[str, int]) -> list[Match]:
         everything = [one for seen in look.seen.values() for one in seen]
-        return [one for one in everything if one.name.startswith(f"{entry.department.id} ")]
+        named = [one for one in everything if one.name.startswith(f"{entry.department.id} ")]
+        return [Match(entry.incarnation, one) for one in named]
+
+
+class KnowsTheFirstIncarnationOnly(Actor):
+    """A department founded anew before the ledger was lost is not recognised."""
+
+    def _tags(self, entry: Entry) -> Mapping[str, int]:
+        return self.names.tags(entry.department, range(entry.incarnation, entry.incarnation + 1))
+
+
+class TrustsTheNewestPage(Strays):
+    """Where that holds nothing unknown, nothing is: not even of a ledger that is new."""
+
+    async def _find(self) -> set[str]:
+        return await self._unknown(await self._newest_page())
+
+
+class TakesANewLedgerForCaughtUp(Strays):
+    """Once the whole list was read, it is never read again, whatever was found."""
+
+    async def _find(self) -> set[str]:
+        found = await super()._find()
+        await self._ledger.note_caught_up(caught_up=True)
+        return found
+
+
+class AdoptsAsTheFirstIncarnation(Pipeline):
+    """What was found is put on record under the incarnation the ledger took it for."""
+
+    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
+        if isinstance(outcome, Made):
+            outcome = replace(outcome, found=None)
+        return await super()._record(event, step, entry, outcome)
+
+
+class CountsNoCrashes(Pipeline):
+    """A create whose outcome was never recorded is sent again however often the worker died in it."""
+
+    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
+        if isinstance(outcome, NothingSeen) and entry.claim is not None and entry.claim.attempt:
+            entry = replace(entry, claim=replace(entry.claim, attempt=1))
+        return await super()._record(event, step, entry, outcome)
+
+
+class RemovesAllTheSame(Pipeline):
+    """Told to ignore removals, it disables."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        if self.policy.removal is Removal.IGNORE:
+            self.policy = replace(self.policy, removal=Removal.DISABLE)
+
+
+class CreatesOnAnyRename(Pipeline):
+    """Told to reject the rename of what it does not know, it creates."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.policy = replace(self.policy, unknown_rename=UnknownRename.CREATE)
+
+
+class RejectsRenames(Pipeline):
+    """Of departments it knows, too."""
+
+    def _decide(self, event: Event, known: Recollection) -> Any:
+        decision = super()._decide(event, known)
+        if isinstance(decision, Rename) and self.policy.unknown_rename is UnknownRename.REJECT:
+            raise StepFailed(Permanent(DeadReason.INVALID, "a rename"))
+        return decision
+
+
+class ToleratesNoClock(Pipeline):
+    """What is ahead of its own clock by a second it dead-letters."""
+
+    def _decide(self, event: Event, known: Recollection) -> Any:
+        if event.version.time > self.clock.now() + timedelta(seconds=1):
+            raise StepFailed(Permanent(DeadReason.INVALID, "ahead of the clock"))
+        return super()._decide(event, known)
+
+
+class AnswersBeforeCredentials(Pipeline):
+    """The credentials go out with the department's next event."""
+
+    async def _issue(self, event: Event, entry: Entry, owed: Any, token: Any) -> None:
+        if (event.reference.source, event.reference.id) != (entry.issued_for or event.reference)[:2]:
+            await super()._issue(event, entry, owed, token)
 
 
 class IgnoresVersions(Pipeline):
@@ -250,6 +355,17 @@ MUTANTS = (
     Mutant("looks at the first page only", Parts(scanner=LooksAtTheFirstPageOnly), "adoption"),
     Mutant("skips what shifts", Parts(scanner=SkipsWhatShifts), "adoption"),
     Mutant("adopts by name, not by tag", Parts(actor=AdoptsByName), "adoption"),
+    Mutant("checks what it set right no more", Parts(scheduler=ChecksOnce)),
+    Mutant("knows the first incarnation only", Parts(actor=KnowsTheFirstIncarnationOnly), "ledger-lost"),
+    Mutant("trusts the newest page of a new ledger", Parts(strays=TrustsTheNewestPage), "ledger-lost"),
+    Mutant("takes a new ledger for caught up", Parts(strays=TakesANewLedgerForCaughtUp), "ledger-lost"),
+    Mutant("records the wrong incarnation", Parts(pipeline=AdoptsAsTheFirstIncarnation), "ledger-lost"),
+    Mutant("counts no crashes", Parts(pipeline=CountsNoCrashes), "crashing"),
+    Mutant("removes although told not to", Parts(pipeline=RemovesAllTheSame)),
+    Mutant("creates although told to reject", Parts(pipeline=CreatesOnAnyRename)),
+    Mutant("rejects the rename of what it knows", Parts(pipeline=RejectsRenames)),
+    Mutant("tolerates no clock but its own", Parts(pipeline=ToleratesNoClock), "clock-set"),
+    Mutant("answers before it hands on credentials", Parts(pipeline=AnswersBeforeCredentials)),
     Mutant("ignores versions", Parts(pipeline=IgnoresVersions)),
     Mutant("ignores duplicates", Parts(pipeline=IgnoresDuplicates)),
     Mutant("forgets the credentials it owes", Parts(pipeline=ForgetsWhatIsOwed)),

@@ -20,7 +20,6 @@ class Process:
         self._tasks: Tasks = []
         self.alive = True
         self.leaving = False
-        self.paused = False
         self.leave: Callable[[], Awaitable[None]] | None = None
         self.at_death: list[Callable[[], None]] = []
 

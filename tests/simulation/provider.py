@@ -21,6 +21,7 @@ PAGE = 5
 CONCURRENCY = 3
 RATE = RateLimit(10, timedelta(seconds=1))
 LONGEST_LAG_SECONDS = 6.0
+REFUSALS = {400, 401, 403, 404, 405, 422, 429}
 CHANGING = ("create", "update", "delete")
 
 
@@ -166,7 +167,11 @@ class SimulatedProvider:
         self._server.keys.append(("create", idempotency_key))
         listed_by = self._server.loop.time() + self._chance.profile.latest_create_seconds
         made: NewSubaccount = await self._send(
-            "create", lambda: self._server.create(name, listed_by), name.split(" ", maxsplit=1)[0], name=name
+            "create",
+            lambda: self._server.create(name, listed_by),
+            name.split(" ", maxsplit=1)[0],
+            name=name,
+            key=idempotency_key,
         )
         return made
 
@@ -227,7 +232,8 @@ class SimulatedProvider:
         answer = fate.fault and CallFailed(fate.fault)
         answer = answer or carried_out.result()
         if isinstance(answer, CallFailed):
-            note(f"< {operation}", department, failed=answer.fault.detail, **told)
+            certain = not answer.fault.sent or answer.fault.status in REFUSALS
+            note(f"< {operation}", department, failed=answer.fault.detail, certain=certain, **told)
             raise answer
         return answer
 

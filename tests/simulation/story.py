@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from tests.simulation.chance import Chance
 
 KINDS = ("created", "renamed", "removed")
+CREATED, RENAMED, REMOVED = KINDS
 REFUSED = "refused"
 """A name with this word is one the provider does not take, until it is healed."""
 
@@ -52,6 +53,7 @@ def tell(chance: Chance) -> Story:
 def _department(chance: Chance, department: str, start: datetime) -> list[StoryEvent]:
     sequenced = chance.one_of((1.0, 0.0, 0.5))
     same_time = chance.coin(0.2)
+    last = start - timedelta(minutes=chance.one_of((0, 50)))
     refusals = chance.strikes("name refused")
     names = [f"{department} {word}" for word in ("north", "south", REFUSED if refusals else "west")]
     events = []
@@ -63,7 +65,7 @@ def _department(chance: Chance, department: str, start: datetime) -> list[StoryE
                 kind,
                 f"{department}-{index}",
                 index + 1 if chance.coin(sequenced) else None,
-                start - timedelta(minutes=60 - (0 if same_time else index)),
+                last - timedelta(minutes=0 if same_time else 5 - index),
                 None if kind == "removed" else chance.one_of(names),
             )
         )

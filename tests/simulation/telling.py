@@ -1,10 +1,19 @@
-"""Telemetry that tells the history what matters to the judge; the rest is counted and logged by nobody."""
+"""What the history is told of what the worker says: to people, and to the broker.
+
+What does not matter to the judge is counted and logged by nobody.
+"""
 
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
+from pydantic_core import from_json
+
+from contracts import topology as names
 from tests.simulation.history import History
+from tests.simulation.story import StoryEvent
 from worker.core.judge import Failure, Operation, Park
+from worker.core.messages import Outgoing
 from worker.core.model import Entry
 from worker.telemetry import Telemetry
 
@@ -47,3 +56,22 @@ class Telling(Telemetry):
     def step_crashed(self, error: Exception) -> None:
         last = traceback.extract_tb(error.__traceback__)[-1]
         self._history.note("step crashed", None, error=repr(error), at=f"{last.filename}:{last.lineno}")
+
+
+def told(outgoing: Outgoing, events: Mapping[bytes, StoryEvent]) -> dict[str, Any]:
+    """What a message of the worker's says, for the history."""
+    if outgoing.exchange == names.DEAD_LETTERS:
+        event = events[outgoing.message.body]
+        return {
+            "department": event.department,
+            "to": "dead letters",
+            "event": event.id,
+            "reason": str(outgoing.message.headers["x-dead-reason"]),
+            "body": event.body,
+        }
+    if outgoing.exchange == names.RETRY:
+        event = events[outgoing.message.body]
+        return {"department": event.department, "to": "retry", "event": event.id, "body": event.body}
+    message = from_json(outgoing.message.body)
+    to = "secrets" if outgoing.exchange == names.SECRETS else "results"
+    return {"department": message["data"]["department_id"], "to": to, "message": message}

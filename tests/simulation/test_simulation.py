@@ -18,8 +18,11 @@ RUNS = {
     "provider": 2,
     "adoption": 2,
     "settling": 1,
+    "crashing": 1,
     "all": 4,
     "two-workers": 1,
+    "clock-set": 1,
+    "ledger-lost": 2,
     "very-late": 2,
 }
 

@@ -7,8 +7,9 @@ there is comes from the delays the simulated world draws.
 import asyncio
 import heapq
 from asyncio import base_events
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from itertools import count
 from typing import Any
 
 Tasks = list["asyncio.Task[Any]"]
@@ -25,6 +26,8 @@ class VirtualLoop(base_events.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._virtual_now = 0.0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._numbers = count()
         self.unhandled: list[str] = []
         self.set_exception_handler(lambda _loop, context: self.unhandled.append(_told(context)))
 
@@ -37,6 +40,17 @@ class VirtualLoop(base_events.BaseEventLoop):
             tasks.append(task)
         return task
 
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> Any:
+        return self.call_at(self._virtual_now + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Any = None) -> Any:
+        """Of two timers for one moment the first set runs first: what is sent in order arrives in order."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._numbers), timer))
+        return timer
+
     def _run_once(self) -> None:
         ready = self._ready
         if not ready:
@@ -47,16 +61,15 @@ class VirtualLoop(base_events.BaseEventLoop):
                 handle._run()
 
     def _jump(self) -> None:
-        timers = self._scheduled
-        while timers and timers[0]._cancelled:
-            heapq.heappop(timers)._scheduled = False
-        if not timers:
+        timers, ready = self._timers, self._ready
+        while timers and not ready:
+            self._virtual_now = max(self._virtual_now, timers[0][0])
+            while timers and timers[0][0] <= self._virtual_now:
+                timer = heapq.heappop(timers)[2]
+                if not timer._cancelled:
+                    ready.append(timer)
+        if not ready:
             raise Stuck
-        self._virtual_now = max(self._virtual_now, timers[0]._when)
-        while timers and timers[0]._when <= self._virtual_now:
-            timer = heapq.heappop(timers)
-            timer._scheduled = False
-            self._ready.append(timer)
 
     def _process_events(self, event_list: Any) -> None:
         """There are none: nothing does IO."""

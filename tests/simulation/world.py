@@ -2,31 +2,44 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
 
-from tests.simulation.broker import RETRY_DELAYS, Broker, Queued, SimulatedPublisher
-from tests.simulation.chance import SETTLE_WINDOW, Chance, Profile
-from tests.simulation.checker import Snapshot, judge_calm, judge_history, judge_replay
+from contracts import topology as names
+from contracts.envelope import STRUCTURED, Message
+from tests.simulation.broker import Broker, SimulatedConsumer, SimulatedPublisher
+from tests.simulation.chance import FURTHEST_SECONDS, SETTLE_WINDOW, WINDOW_SECONDS, Chance, Profile
+from tests.simulation.checker import (
+    Snapshot,
+    judge_after_a_loss,
+    judge_calm,
+    judge_history,
+    judge_replay,
+)
 from tests.simulation.history import History
+from tests.simulation.known import Terms
 from tests.simulation.ledger import Disk, SimulatedLedger
 from tests.simulation.parts import Parts
 from tests.simulation.process import Process
 from tests.simulation.provider import ProviderServer, SimulatedProvider
-from tests.simulation.story import Story, tell
-from tests.simulation.telling import Telling
+from tests.simulation.story import Story, StoryEvent, tell
+from tests.simulation.telling import Telling, told
 from tests.simulation.virtual_time import Stuck, VirtualLoop
-from worker.core.decide import Policy, Removal
+from worker.core.decide import Policy, Removal, UnknownRename
 from worker.core.judge import Patience
+from worker.core.messages import Outgoing
 from worker.core.naming import NameTemplate
 
 OWNER_NAME = "simulated"
 TEMPLATE = NameTemplate()
 LOOK_SECONDS = 2.0
 LONGEST_RUN_SECONDS = 4000.0
-REMOVALS = (Removal.DISABLE_THEN_DELETE, Removal.DELETE, Removal.DISABLE)
+DOWN_SECONDS = WINDOW_SECONDS + 1.0
+"""After its ledger was lost a worker is started no sooner: what was under way has arrived by then."""
 ROUNDS = 3
+PREFETCH = 6
+RETRY_DELAYS = (timedelta(seconds=2), timedelta(seconds=20), timedelta(seconds=60))
+TOPOLOGY = names.topology(names.BrokerVersion(4, 1), RETRY_DELAYS)
 
 
 class Restless(Exception):
@@ -45,16 +58,19 @@ class Run:
 
 
 class SimulatedClock:
+    """The host's wall clock is one for all its processes, and may be set."""
+
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, start: datetime, chance: Chance, process: Process
+        self,
+        loop: asyncio.AbstractEventLoop,
+        wall_clock: Callable[[], datetime],
+        chance: Chance,
+        process: Process,
     ) -> None:
+        self.now = wall_clock
         self._loop = loop
-        self._start = start
         self._chance = chance
         self._process = process
-
-    def now(self) -> datetime:
-        return self._start + timedelta(seconds=self._loop.time())
 
     def monotonic(self) -> float:
         return self._loop.time()
@@ -80,33 +96,57 @@ class World:
     policy: Policy = field(init=False)
     patience: Patience = field(init=False)
     processes: list[Process] = field(default_factory=list)
+    ahead_seconds: float = 0.0
+    down_until: float = 0.0
 
     def __post_init__(self) -> None:
-        self.broker = Broker(self.loop, self.chance, self.history)
+        self.broker = Broker(self.loop, self.chance, self.history, returns_to_front=self.chance.coin())
+        self.broker.declare(TOPOLOGY)
+        self.broker.routes.bind(names.RESULTS, "results", "#")
         self.provider = ProviderServer(self.loop, self.chance, self.history, self._now)
         self.disk = Disk(self.history)
-        self.policy = Policy(self.chance.one_of(REMOVALS), settle_window=SETTLE_WINDOW)
-
+        self.policy = self._policy()
         # Some give up soon, most as late as by default
         budget, attempts = self.chance.one_of(((1, 2), (5, 4), (60, 8), (60, 8)))
-        self.patience = Patience(timedelta(seconds=budget), RETRY_DELAYS, attempts)
+        self.patience = Patience(timedelta(seconds=budget), RETRY_DELAYS, attempts, SETTLE_WINDOW)
+
+    def _policy(self) -> Policy:
+        removal = self.chance.one_of(list(Removal))
+        rename = UnknownRename.REJECT if self.chance.coin(0.3) else UnknownRename.CREATE
+        if self.chance.profile.loses_the_ledger:  # what is unknown to it then need not be rejected
+            rename = UnknownRename.CREATE
+        return Policy(removal, rename, settle_window=SETTLE_WINDOW)
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(
+            impatient=self.patience.attempts < Patience().attempts,
+            removals_ignored=self.policy.removal is Removal.IGNORE,
+            unknown_renames_rejected=self.policy.unknown_rename is UnknownRename.REJECT,
+            doubles_allowed=self.chance.profile.doubles_allowed,
+        )
 
     async def play(self) -> list[str]:
         self.start_worker()
         await self._suffer()
         await self._rest()
-        broken = judge_calm(self.history.notes)
+        broken = judge_calm(self.history.notes, self.terms)
         for _ in range(ROUNDS):
             self._replay_dead_letters()
             await self._rest()
         before = self._snapshot()
-        broken += judge_history(self.history.notes, before, self.chance.profile)
+        broken += judge_history(self.history.notes, before, self.terms)
         begun = len(self.history.notes)
         self._replay([sent.event for sent in self.story.sent])
         await self._rest()
+        if self.chance.profile.loses_the_ledger:
+            return judge_after_a_loss(self.history.notes, self.terms)
         return broken + judge_replay(self.history.notes[begun:], before, self._snapshot())
 
     def start_worker(self) -> None:
+        if self.loop.time() < self.down_until:
+            self.loop.call_at(self.down_until, self.start_worker)
+            return
         self.history.note("worker started")
         process = Process(self.loop)
         self.processes.append(process)
@@ -115,11 +155,11 @@ class World:
 
     async def _run_worker(self, process: Process) -> None:
         """As the composition root does it."""
-        clock = SimulatedClock(self.loop, self.story.start, self.chance, process)
+        clock = SimulatedClock(self.loop, self._wall_clock, self.chance, process)
         worker = self.parts.assemble(
             ledger=SimulatedLedger(self.disk, self.loop, self.chance, process),
             provider=SimulatedProvider(self.provider, process),
-            publisher=SimulatedPublisher(self.broker, process),
+            publisher=SimulatedPublisher(self.broker, process, lambda sent: told(sent, self.broker.events)),
             clock=clock,
             policy=self.policy,
             patience=self.patience,
@@ -127,9 +167,15 @@ class World:
             owner=OWNER_NAME,
             template=TEMPLATE,
         )
-        process.leave = worker.pipeline.drain
-        self.broker.connect(worker.pipeline.receive, process)
-        process.begin(worker.intake.govern(self.broker.tap(process)))
+        receive = worker.pipeline.receive
+        consumer = SimulatedConsumer(self.broker, names.WORK_QUEUE, PREFETCH, receive, process)
+
+        async def leave() -> None:
+            await consumer.stop()
+            await worker.pipeline.drain()
+
+        process.leave = leave
+        process.begin(worker.intake.govern(consumer))
         await worker.scheduler.run()
 
     def _restart_later(self, process: Process) -> None:
@@ -142,14 +188,27 @@ class World:
         last = self.story.sent[-1].after_seconds
         end = last + self.chance.seconds(1, self.chance.one_of((20, 40, 80)))
         for after, event in self.story.sent:
-            self.loop.call_later(after, self.broker.send, event)
+            self.loop.call_later(after, self._send, event)
         for fault, strike in self._blows():
             self._schedule(fault, strike, end)
         await asyncio.sleep(end)
         self.chance.healed = True
         self.provider.refuses = None
-        self.broker.unbound.clear()
+        self._bind_secrets()
         self.history.note("healed")
+
+    def _send(self, event: StoryEvent) -> None:
+        self.broker.events[event.body] = event
+        self.history.note(
+            "sent",
+            event.department,
+            event=event.id,
+            kind=event.kind,
+            sequence=event.sequence,
+            name=event.name,
+            story=event,
+        )
+        self.broker.put(inbound(event))
 
     def _schedule(self, fault: str, strike: Callable[[], None], end: float) -> None:
         while self.chance.strikes(fault):
@@ -161,7 +220,9 @@ class World:
             ("crash", self._crash),
             ("drained and restarted", self._drain),
             ("second worker", self.start_worker),
-            ("consumer lost", self.broker.lose_consumer),
+            ("ledger lost", self._lose_ledger),
+            ("clock set", self._set_clock),
+            ("consumer lost", self.broker.lose_consumers),
             ("secrets unroutable", self._unbind_secrets),
             ("refused for a while", self._refuse),
             ("list shifts", self.provider.shift),
@@ -171,6 +232,16 @@ class World:
         if self.processes:
             self.chance.one_of(self.processes).die()
 
+    def _lose_ledger(self) -> None:
+        for process in list(self.processes):
+            process.die()
+        self.disk.lose()
+        self.down_until = self.loop.time() + DOWN_SECONDS
+
+    def _set_clock(self) -> None:
+        self.ahead_seconds = self.chance.seconds(-FURTHEST_SECONDS, FURTHEST_SECONDS)
+        self.history.note("clock set", ahead=round(self.ahead_seconds, 3))
+
     def _drain(self) -> None:
         staying = [process for process in self.processes if process.leave and not process.leaving]
         if not staying:
@@ -178,9 +249,6 @@ class World:
         process = self.chance.one_of(staying)
         process.leaving = True
         self.history.note("draining")
-        for channel in self.broker.channels:
-            if channel.process is process:
-                channel.stopped = True
 
         async def leave() -> None:
             await process.leave()
@@ -190,8 +258,11 @@ class World:
         process.begin(leave())
 
     def _unbind_secrets(self) -> None:
-        self.broker.unbound.add("provisioner.secrets")
-        self.loop.call_later(self.chance.seconds(0.5, 20), self.broker.unbound.clear)
+        self.broker.routes.unbind(names.SECRETS, names.SECRETS_QUEUE, "#")
+        self.loop.call_later(self.chance.seconds(0.5, 20), self._bind_secrets)
+
+    def _bind_secrets(self) -> None:
+        self.broker.routes.bind(names.SECRETS, names.SECRETS_QUEUE, "#")
 
     def _refuse(self) -> None:
         def take_again() -> None:
@@ -218,14 +289,15 @@ class World:
         )
 
     def _replay_dead_letters(self) -> None:
-        dead, self.broker.dead = self.broker.dead, []
-        self._replay([queued.event for queued in dead if queued.event.department])
+        dead = [
+            self.broker.events[letter.message.body] for letter in self.broker.take(names.DEAD_LETTER_QUEUE)
+        ]
+        self._replay([event for event in dead if event.department])
 
-    def _replay(self, events: Sequence[Any]) -> None:
+    def _replay(self, events: Sequence[StoryEvent]) -> None:
         self.history.note("replayed", count=len(events))
         for event in self.chance.shuffled(events):
-            self.broker.ready.append(Queued(event))
-        self.broker.feed()
+            self.broker.put(replace(inbound(event), exchange=names.REPLAY))
 
     def _snapshot(self) -> Snapshot:
         shown = [
@@ -237,6 +309,13 @@ class World:
 
     def _now(self) -> datetime:
         return self.story.start + timedelta(seconds=self.loop.time())
+
+    def _wall_clock(self) -> datetime:
+        return self.story.start + timedelta(seconds=self.loop.time() + self.ahead_seconds)
+
+
+def inbound(event: StoryEvent) -> Outgoing:
+    return Outgoing(names.DEPARTMENTS, f"department.{event.kind}", Message(event.body, STRUCTURED))
 
 
 def simulate(profile: Profile, seed: int, parts: Parts | None = None, without: Sequence[str] = ()) -> Run:

@@ -71,39 +71,75 @@ class _Queue:
             self._on_emptied()
 
 
+class Routes:
+    """Topic exchanges, and the queues bound to them."""
+
+    def __init__(self) -> None:
+        self._bindings: dict[str, list[tuple[list[str], str]]] = {}
+
+    def declare(self, topology: Topology) -> None:
+        for exchange in topology.exchanges:
+            self._bindings.setdefault(exchange.name, [])
+        for binding in topology.bindings:
+            self.bind(binding.exchange, binding.queue, binding.routing_key)
+
+    def bind(self, exchange: str, queue: str, routing_key: str) -> None:
+        self.unbind(exchange, queue, routing_key)
+        self._bindings[exchange].append((_words(routing_key), queue))
+
+    def unbind(self, exchange: str, queue: str, routing_key: str) -> None:
+        """Where it is not bound, nothing happens."""
+        bound = (_words(routing_key), queue)
+        self._bindings[exchange] = [one for one in self._bindings[exchange] if one != bound]
+
+    def of(self, outgoing: Outgoing) -> list[str]:
+        """The queues that get a copy of it; raises `PublishFailed` or `Unroutable`."""
+        if outgoing.exchange not in self._bindings:
+            raise PublishFailed(f"no exchange {outgoing.exchange}")
+        key = _words(outgoing.routing_key)
+        bound = [queue for pattern, queue in self._bindings[outgoing.exchange] if _matches(pattern, key)]
+        if not bound:
+            raise Unroutable(f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}")
+        return list(dict.fromkeys(bound))
+
+
+def delays_of(topology: Topology) -> dict[str, tuple[float, str]]:
+    """Of queues that hold messages for a while: for how many seconds, and the exchange they go to then."""
+    return {
+        queue.name: (queue.arguments["x-message-ttl"] / 1000, queue.arguments["x-dead-letter-exchange"])
+        for queue in topology.queues
+        if "x-message-ttl" in queue.arguments
+    }
+
+
 class MemoryBroker:
     """The publisher port, and consumers. `sleep` is what the messages of a delayed queue wait by."""
 
     def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._queues: dict[str, _Queue] = {}
-        self._bindings: dict[str, list[tuple[list[str], str]]] = {}
+        self._routes = Routes()
         self._delayed: dict[str, tuple[float, str]] = {}
         self._sleep = sleep
         self._returning: set[asyncio.Task[None]] = set()
         self._emptied = asyncio.Event()
+        self.unbind = self._routes.unbind
 
     def declare(self, topology: Topology) -> None:
-        for exchange in topology.exchanges:
-            self._bindings.setdefault(exchange.name, [])
         for queue in topology.queues:
-            self._queues.setdefault(queue.name, _Queue(self._emptied.set))
-            if milliseconds := queue.arguments.get("x-message-ttl"):
-                self._delayed[queue.name] = milliseconds / 1000, queue.arguments["x-dead-letter-exchange"]
-        for binding in topology.bindings:
-            self.bind(binding.exchange, binding.queue, binding.routing_key)
+            self._queue(queue.name)
+        self._delayed |= delays_of(topology)
+        self._routes.declare(topology)
+
+    def bind(self, exchange: str, queue: str, routing_key: str) -> None:
+        self._queue(queue)
+        self._routes.bind(exchange, queue, routing_key)
+
+    def _queue(self, name: str) -> _Queue:
+        return self._queues.setdefault(name, _Queue(self._emptied.set))
 
     def limit_deliveries(self, queue: str, limit: int) -> None:
         """As RabbitMQ 4 does by itself, with 20, where the queue does not say otherwise."""
         self._queues[queue].delivery_limit = limit
-
-    def bind(self, exchange: str, queue: str, routing_key: str) -> None:
-        self._queues.setdefault(queue, _Queue(self._emptied.set))
-        bound = (_words(routing_key), queue)
-        if bound not in self._bindings[exchange]:
-            self._bindings[exchange].append(bound)
-
-    def unbind(self, exchange: str, queue: str, routing_key: str) -> None:
-        self._bindings[exchange].remove((_words(routing_key), queue))
 
     def ready(self, queue: str) -> list[Outgoing]:
         """What waits in a queue, the next first; taken by nobody."""
@@ -121,13 +157,7 @@ class MemoryBroker:
 
     async def publish(self, outgoing: Outgoing) -> None:
         """The publisher port: confirmed once it is in every queue bound for it."""
-        if outgoing.exchange not in self._bindings:
-            raise PublishFailed(f"no exchange {outgoing.exchange}")
-        key = _words(outgoing.routing_key)
-        bound = [queue for pattern, queue in self._bindings[outgoing.exchange] if _matches(pattern, key)]
-        if not bound:
-            raise Unroutable(f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}")
-        for queue in dict.fromkeys(bound):
+        for queue in self._routes.of(outgoing):
             message = _Message(outgoing)
             self._queues[queue].put(message)
             if queue in self._delayed:

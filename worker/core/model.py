@@ -145,8 +145,8 @@ class Entry:
         """When the next of its duties is due: never while a create is open, for it only looks then."""
         if self.status is Status.CLAIMED:
             return None
-        duties = (self.check_at, self.recount_at, self.owed_at)
-        return min((at for at in duties if at is not None), default=None)
+        dues = [at for at in (self.check_at, self.recount_at, self.owed_at) if at is not None]
+        return min(dues) if dues else None
 
 
 @dataclass(frozen=True, slots=True)
