@@ -6,13 +6,16 @@ A publisher that the broker blocks must not hold up acks, hence two.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
-import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection, DeliveryMode
 from aio_pika.exceptions import DeliveryError, PublishError
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel
+from pamqp.commands import Basic
 
 from contracts.envelope import Message
+from worker.adapters.rabbitmq_confirms import publish_confirmed
 from worker.adapters.rabbitmq_connection import (
     ANSWER_SECONDS,
     BROKER_ERRORS,
@@ -28,17 +31,17 @@ from worker.telemetry import Telemetry
 
 CONFIRM_SECONDS = 15.0
 
-# What a message keeps on its way through us. Not `expiration` (an expiring dead letter is a lost one), nor
-# `user_id` (another's name closes the channel).
-KEPT_PROPERTIES = (
-    "content_encoding",
-    "priority",
-    "correlation_id",
-    "reply_to",
-    "timestamp",
-    "type",
-    "app_id",
-)
+# What a message keeps on its way through us, by AMQP's name and the client library's. Not `expiration` (an
+# expiring dead letter is a lost one), nor `user_id` (another's name closes the channel).
+KEPT_PROPERTIES = {
+    "content_encoding": "content_encoding",
+    "priority": "priority",
+    "correlation_id": "correlation_id",
+    "reply_to": "reply_to",
+    "timestamp": "timestamp",
+    "type": "message_type",
+    "app_id": "app_id",
+}
 
 Prepare = Callable[[AbstractConnection], Awaitable[None]]
 
@@ -54,7 +57,7 @@ class RabbitPublisher:
         self._link = link
         self._prepare = prepare
         self._connection: Connection | None = None
-        self._channel: AbstractChannel | None = None
+        self._channel: Channel | None = None
         self._begun = asyncio.Event()
 
     @classmethod
@@ -67,13 +70,18 @@ class RabbitPublisher:
     async def publish(self, outgoing: Outgoing) -> None:
         if self._connection is None or self._channel is None:
             raise PublishFailed(f"there is no connection to publish on: {self._link.failure}")
-        connection = self._connection
-        exchange = await self._channel.get_exchange(outgoing.exchange, ensure=False)
+        connection, channel = self._connection, self._channel
         try:
             with cancelled_only_if_asked():
                 async with asyncio.timeout(CONFIRM_SECONDS):
                     await connection.unblocked()
-                    await exchange.publish(_amqp(outgoing), outgoing.routing_key, mandatory=True)
+                    await publish_confirmed(
+                        channel,
+                        outgoing.exchange,
+                        outgoing.routing_key,
+                        _properties(outgoing),
+                        outgoing.message.body,
+                    )
         except PublishError:
             raise Unroutable(
                 f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}"
@@ -104,7 +112,7 @@ class RabbitPublisher:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         channel.close_callbacks.add(lambda _channel, error: _tell(closed, _closed_by(error)))
-        self._connection, self._channel = connection, channel
+        self._connection, self._channel = connection, cast(Channel, await channel.get_underlay_channel())
         self._begun.set()
         try:
             raise ConnectionError(await closed)
@@ -251,13 +259,13 @@ class ConsumingChannel:
         return self.live and self._cancel is not None
 
     async def subscribe(self, name: str, receive: Callable[[Delivery], None]) -> None:
-        async def deliver(message: AbstractIncomingMessage) -> None:
+        async def deliver(message: DeliveredMessage) -> None:
             receive(RabbitDelivery(message, self))
 
         if self._cancel is None:
-            queue = await self._channel.get_queue(name, ensure=False)
-            tag = await queue.consume(deliver)
-            self._cancel = lambda: queue.cancel(tag)
+            channel = await self._channel.get_underlay_channel()
+            tag = (await channel.basic_consume(name, deliver)).consumer_tag or ""
+            self._cancel = lambda: channel.basic_cancel(tag)
 
     async def unsubscribe(self) -> None:
         """On return nothing more will come."""
@@ -288,7 +296,7 @@ class ConsumingChannel:
 class RabbitDelivery:
     """The delivery port. It belongs to the channel it came on, and is void with it."""
 
-    def __init__(self, message: AbstractIncomingMessage, channel: ConsumingChannel) -> None:
+    def __init__(self, message: DeliveredMessage, channel: ConsumingChannel) -> None:
         self._message = message
         self._channel = channel
 
@@ -298,29 +306,29 @@ class RabbitDelivery:
 
     @property
     def original(self) -> Outgoing:
-        message = self._message
-        properties = {name: getattr(message, name) for name in KEPT_PROPERTIES}
+        told = self._message.header.properties
+        properties = {name: getattr(told, attribute) for name, attribute in KEPT_PROPERTIES.items()}
         return Outgoing(
-            exchange=message.exchange or "",
-            routing_key=message.routing_key or "",
-            message=Message(message.body, message.content_type, dict(message.headers)),
+            exchange=self._message.exchange or "",
+            routing_key=self._message.routing_key or "",
+            message=Message(self._message.body, told.content_type, dict(told.headers or {})),
             properties={name: value for name, value in properties.items() if value is not None},
         )
 
     async def ack(self) -> None:
         if self.live:
             with suppress(*BROKER_ERRORS), cancelled_only_if_asked():
-                await self._message.ack()  # lost at this moment: the redelivery will find the work done
+                # Lost at this moment, the redelivery will find the work done.
+                await self._message.channel.basic_ack(self._message.delivery_tag or 0, wait=False)
 
 
-def _amqp(outgoing: Outgoing) -> aio_pika.Message:
-    return aio_pika.Message(
-        body=outgoing.message.body,
-        headers=_encodable(dict(outgoing.message.headers)),
+def _properties(outgoing: Outgoing) -> Basic.Properties:
+    return Basic.Properties(
         content_type=outgoing.message.content_type,
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        headers=_encodable(dict(outgoing.message.headers)),
+        delivery_mode=DeliveryMode.PERSISTENT,
         message_id=fresh_id(),
-        **outgoing.properties,
+        **{KEPT_PROPERTIES[name]: value for name, value in outgoing.properties.items()},
     )
 
 

@@ -1,0 +1,59 @@
+"""The events of a benchmark, in the orders they come in."""
+
+import json
+import random
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+
+import aio_pika
+
+EVENT = {"specversion": "1.0", "source": "/benchmarks", "time": "2026-11-01T08:30:00Z"}
+WINDOW = 20
+"""Departments whose events come mixed with each other's in a storm."""
+
+Event = tuple[int, int]
+"""Which department, and which of its events."""
+
+
+def one_each(departments: int) -> list[Event]:
+    return [(department, 1) for department in range(departments)]
+
+
+def interleaved(departments: int, each: int) -> list[Event]:
+    """Everybody's first, then everybody's second, and so on."""
+    return [(department, number) for number in range(1, each + 1) for department in range(departments)]
+
+
+def close_together(departments: int, each: int, seed: int) -> list[Event]:
+    """A department's events in order, mixed with those of the departments before and after."""
+    return list(_mixed(departments, each, random.Random(seed)))
+
+
+def _mixed(departments: int, each: int, chance: random.Random) -> Iterator[Event]:
+    to_come = (
+        deque((department, number) for number in range(1, each + 1)) for department in range(departments)
+    )
+    current = list(islice(to_come, WINDOW))
+    while current:
+        place = chance.randrange(len(current))
+        yield current[place].popleft()
+        if not current[place]:
+            current[place : place + 1] = islice(to_come, 1)
+
+
+def message(event: Event) -> aio_pika.Message:
+    department, number = event
+    kind = "created" if number == 1 else "renamed"
+    data = {"department_id": f"d-{department}", "name": f"Department {department} version {number}"}
+    about = {"id": f"e-{department}-{number}", "type": f"department.{kind}.v1", "sequence": number}
+    body = json.dumps(EVENT | about | {"data": data}).encode()
+    return aio_pika.Message(
+        body,
+        content_type="application/cloudevents+json",
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+    )
+
+
+def routing_key(event: Event) -> str:
+    return "department.created" if event[1] == 1 else "department.renamed"

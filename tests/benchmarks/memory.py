@@ -1,0 +1,23 @@
+"""What memory the worker takes once it has done a lot."""
+
+from tests.benchmarks.events import one_each
+from tests.benchmarks.figures import Figure, Scale
+from tests.benchmarks.processes import provider
+from tests.benchmarks.stage import Load, Stage
+
+EVENTS = 10_000
+
+
+async def measure(stage: Stage, _scale: Scale) -> list[Figure]:
+    sides = {"worker": stage.worker, "bare loop": stage.bare}
+    figures = []
+    for name, side in sides.items():
+        await stage.set([])
+        async with provider() as there, side(Load(there.url)) as running:
+            before = running.resident_megabytes
+            await stage.send(one_each(EVENTS))
+            await stage.watch(running, EVENTS)
+            after = running.resident_megabytes
+        figures.append(Figure(f"{name}: resident memory at its start", "MB", [before]))
+        figures.append(Figure(f"{name}: after {EVENTS:,} events", "MB", [after]))
+    return figures

@@ -1,0 +1,41 @@
+"""The sandbox as a process of its own, which tells its calls: `python -m tests.benchmarks.provider RATE LATENCY`.
+
+RATE is `300/5s` or `off`, LATENCY seconds. It prints its URL; asked by any line, it prints every call so far as
+`[[seconds, status], ...]`, by the machine's monotonic clock, and forgets them.
+"""
+
+import asyncio
+import json
+import sys
+import time
+
+from tests.benchmarks.processes import run_on_the_fastest_loop, standard_input
+from worker.sandbox import Entry, Rule, Sandbox, fault, running_sandbox
+
+
+class Calls:
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._add = sandbox.journal.add
+        self._calls: list[tuple[float, int | None]] = []
+        sandbox.journal.add = self._note
+
+    def _note(self, entry: Entry) -> None:
+        self._calls.append((time.monotonic(), entry.status))
+        self._add(entry)
+
+    def take(self) -> list[tuple[float, int | None]]:
+        calls, self._calls = self._calls, []
+        return calls
+
+
+async def main(rate: str, latency_seconds: float) -> None:
+    slow = [Rule("*", fault("slow", delay_seconds=latency_seconds))] if latency_seconds else "none"
+    async with running_sandbox(rate_limit=rate, faults=slow) as sandbox:
+        calls = Calls(sandbox)
+        print(sandbox.url, flush=True)
+        async for _ in await standard_input():
+            print(json.dumps(calls.take()), flush=True)
+
+
+if __name__ == "__main__":
+    run_on_the_fastest_loop(main(sys.argv[1], float(sys.argv[2])))

@@ -1,0 +1,77 @@
+"""How the worker compares: `python -m tests.benchmarks.run [--only NAME] [--events N] [--json]`.
+
+Both sides of a comparison take turns within one run, on the same machine and the same broker, so what is claimed
+are ratios; an absolute figure says something about one machine only. Nothing else should run meanwhile.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from rich.table import Table
+
+from tests.benchmarks import idle, memory, start, storm, throughput
+from tests.benchmarks.figures import Figure, Scale
+from tests.benchmarks.stage import Stage, stage
+from worker import console
+
+Benchmark = Callable[[Stage, Scale], Coroutine[Any, Any, list[Figure]]]
+
+BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
+    {
+        "start": start.measure,
+        "throughput": throughput.measure,
+        "storm": storm.measure,
+        "idle": idle.measure,
+        "memory": memory.measure,
+    }
+)
+
+
+def asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.run", description=__doc__)
+    parser.add_argument("--only", choices=BENCHMARKS, action="append", help="may be given again")
+    parser.add_argument("--events", type=int, default=2_000, help="per run of the throughput benchmark")
+    parser.add_argument("--departments", type=int, default=200, help="in a storm, with 10 events each")
+    parser.add_argument("--rounds", type=int, default=3, help="of each comparison")
+    parser.add_argument("--seed", type=int, default=0, help="of a storm's order")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser.parse_args()
+
+
+async def measured(names: list[str], scale: Scale) -> list[Figure]:
+    figures: list[Figure] = []
+    async with stage() as place:
+        for name in names:
+            console.ERR.print(f"[dim]{name} …")
+            figures += await BENCHMARKS[name](place, scale)
+    return figures
+
+
+def show(figures: list[Figure]) -> None:
+    table = Table("figure", "median", "min", "max", "goal", "met")
+    for figure in figures:
+        met = {None: "", True: "yes", False: "no"}[figure.met]
+        shown = [figure.written(value) for value in (figure.median, min(figure.values), max(figure.values))]
+        table.add_row(figure.name, *shown, figure.goal_text, met)
+    console.OUT.print(table)
+
+
+def main() -> None:
+    chosen = asked()
+    scale = Scale(chosen.events, chosen.departments, chosen.rounds, chosen.seed)
+    figures = asyncio.run(measured(chosen.only or list(BENCHMARKS), scale))
+    if chosen.json:
+        told = [dataclasses.asdict(one) | {"median": one.median, "met": one.met} for one in figures]
+        json.dump({"scale": dataclasses.asdict(scale), "figures": told}, sys.stdout, indent=2)
+    else:
+        show(figures)
+
+
+if __name__ == "__main__":
+    main()

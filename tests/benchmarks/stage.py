@@ -1,0 +1,127 @@
+"""Where a benchmark plays: a private RabbitMQ node, and the two sides that are compared."""
+
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection
+
+from contracts import topology as names
+from contracts.topology import BrokerVersion, topology
+from tests.benchmarks.events import Event, message, routing_key
+from tests.benchmarks.processes import Consuming, consuming
+from worker.adapters import rabbitmq_topology
+from worker.adapters.rabbitmq_connection import version_of
+from worker.private_node import private_node
+from worker.sandbox import AUTH_ID, AUTH_TOKEN
+
+HEARD = "benchmark.results"
+AS_GOOD_AS_UNLIMITED = "1000000/1s"
+LONGEST_SECONDS = 300
+BURST = 500
+POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one run is under. `pace` is calls and seconds, which either side keeps to by itself."""
+
+    provider_url: str
+    prefetch: int = 200
+    pace: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """So many results at a time, and the CPU seconds used by then."""
+
+    at: float
+    results: int
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    amqp_url: str
+    folder: Path
+    connection: AbstractConnection
+    channel: AbstractChannel
+
+    async def set(self, events: Iterable[Event]) -> None:
+        """Everything is as new, and these events wait in the work queue."""
+        wanted = topology(BrokerVersion.parse(version_of(self.connection)))
+        for queue in wanted.queues:
+            await self.channel.queue_delete(queue.name)
+        await rabbitmq_topology.apply(self.connection, wanted)
+        await self.channel.queue_delete(HEARD)
+        heard = await self.channel.declare_queue(HEARD, exclusive=True)
+        await heard.bind(names.RESULTS, "#")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        await self.send(events)
+
+    async def send(self, events: Iterable[Event]) -> None:
+        exchange = await self.channel.get_exchange(names.DEPARTMENTS, ensure=False)
+        everything = list(events)
+        for first in range(0, len(everything), BURST):
+            burst = everything[first : first + BURST]
+            await asyncio.gather(*(exchange.publish(message(one), routing_key(one)) for one in burst))
+
+    def worker(self, load: Load) -> AbstractAsyncContextManager[Consuming]:
+        environ = {
+            "AMQP_URL": self.amqp_url,
+            "PLIVO_AUTH_ID": AUTH_ID,
+            "PLIVO_AUTH_TOKEN": AUTH_TOKEN,
+            "PLIVO_API_URL": load.provider_url,
+            "LEDGER_URL": f"sqlite:///{self.folder / 'ledger.db'}",
+            "PROVISIONER_HTTP": "127.0.0.1:0",
+            "PROVISIONER_PREFETCH": str(load.prefetch),
+            "PROVISIONER_CONCURRENCY": str(min(load.prefetch, 1000)),
+            "PROVISIONER_RATE_LIMIT": "{}/{}s".format(*load.pace) if load.pace else AS_GOOD_AS_UNLIMITED,
+            "PROVISIONER_LOG_FORMAT": "json",
+        }
+        command = [Path(sys.executable).with_name("provisioner"), "run"]
+        return consuming(command, self.folder / "worker.log", environ)
+
+    def bare(self, load: Load) -> AbstractAsyncContextManager[Consuming]:
+        asked = {
+            "amqp_url": self.amqp_url,
+            "auth_id": AUTH_ID,
+            "auth_token": AUTH_TOKEN,
+            "provider_url": load.provider_url,
+            "prefetch": load.prefetch,
+            "concurrency": load.prefetch,
+            "pace": load.pace,
+        }
+        command = [sys.executable, "-m", "tests.benchmarks.bare", json.dumps(asked)]
+        return consuming(command, self.folder / "bare.log", {})
+
+    async def watch(self, side: Consuming, until: int) -> list[Progress]:
+        """How the results came in, from now on until there are so many."""
+        course: list[Progress] = []
+        async with asyncio.timeout(LONGEST_SECONDS):
+            while not course or course[-1].results < until:
+                heard = await self.channel.declare_queue(HEARD, passive=True, exclusive=True)
+                count = heard.declaration_result.message_count or 0
+                course.append(Progress(time.monotonic(), count, side.cpu_seconds))
+                await asyncio.sleep(POLL_SECONDS)
+        return course
+
+
+Side = Callable[[Load], AbstractAsyncContextManager[Consuming]]
+
+
+@asynccontextmanager
+async def stage() -> AsyncIterator[Stage]:
+    with tempfile.TemporaryDirectory() as folder:
+        async with private_node() as node, await aio_pika.connect(node.url) as connection:
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            yield Stage(node.url, Path(folder) / "run", connection, channel)

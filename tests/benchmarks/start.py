@@ -1,0 +1,15 @@
+"""How soon a worker consumes."""
+
+from tests.benchmarks.figures import Figure, Scale
+from tests.benchmarks.processes import provider
+from tests.benchmarks.stage import Load, Stage
+
+
+async def measure(stage: Stage, scale: Scale) -> list[Figure]:
+    seconds = []
+    async with provider() as there:
+        for _ in range(scale.rounds):
+            await stage.set([])
+            async with stage.worker(Load(there.url)) as worker:
+                seconds.append(worker.started_in_seconds)
+    return [Figure("start to consuming", "s", seconds)]

@@ -1,0 +1,55 @@
+"""Events per second and CPU of the durable worker, beside a bare loop that keeps no record."""
+
+from collections import defaultdict
+
+from tests.benchmarks.events import one_each
+from tests.benchmarks.figures import Figure, Scale
+from tests.benchmarks.processes import provider
+from tests.benchmarks.stage import Load, Side, Stage
+
+LATENCIES = (0.0, 0.05)
+PREFETCHES = (200, 1000)
+LEAST_OF_BARE = 1.0
+WARM = 0.2
+"""The part of the events that does not count: connections are made and code is met for the first time."""
+
+
+async def measure(stage: Stage, scale: Scale) -> list[Figure]:
+    figures = []
+    for latency in LATENCIES:
+        for prefetch in PREFETCHES:
+            figures += await _compared(stage, scale, latency, prefetch)
+    return figures
+
+
+async def _compared(stage: Stage, scale: Scale, latency: float, prefetch: int) -> list[Figure]:
+    rates: defaultdict[str, list[float]] = defaultdict(list)
+    costs: defaultdict[str, list[float]] = defaultdict(list)
+    sides = {"worker": stage.worker, "bare loop": stage.bare}
+    for _ in range(scale.rounds):
+        for name, side in sides.items():
+            rate, cost = await _run(stage, side, scale.events, latency, prefetch)
+            rates[name].append(rate)
+            costs[name].append(cost)
+    where = f"{latency * 1000:.0f} ms, prefetch {prefetch}"
+    return [
+        Figure(
+            f"worker / bare loop, {where}: events/s",
+            "x",
+            [ours / bare for ours, bare in zip(rates["worker"], rates["bare loop"], strict=True)],
+            at_least=LEAST_OF_BARE,
+        ),
+        *(Figure(f"{name}, {where}: events/s", "", values) for name, values in rates.items()),
+        *(Figure(f"{name}, {where}: CPU per 1,000", "s", values) for name, values in costs.items()),
+    ]
+
+
+async def _run(stage: Stage, side: Side, events: int, latency: float, prefetch: int) -> tuple[float, float]:
+    """Events per second, and CPU seconds per 1,000 events, once it is warm."""
+    await stage.set(one_each(events))
+    async with provider(latency_seconds=latency) as there, side(Load(there.url, prefetch)) as running:
+        course = await stage.watch(running, events)
+    warm = next(progress for progress in course if progress.results >= WARM * events)
+    end = course[-1]
+    done = end.results - warm.results
+    return done / (end.at - warm.at), (end.cpu_seconds - warm.cpu_seconds) / done * 1000
