@@ -228,7 +228,7 @@ class Channel:
         for tag in self._acked:
             self._settle(tag)
         self.connected = self.live = False
-        self._take_back()
+        self._take_back(to_front=True)  # what a closing channel held comes before what was never delivered
 
     def _arrive(self, tag: int, queued: Queued) -> None:
         process = self._consumer.process
@@ -241,12 +241,12 @@ class Channel:
             self._broker.note("acked", queued, tag)
             self._queue.feed()
 
-    def _take_back(self) -> None:
+    def _take_back(self, *, to_front: bool = False) -> None:
         returned = list(self.taken.values())
         self.taken.clear()
         if self in self._queue.channels:
             self._queue.channels.remove(self)
-        self._queue.take_back(returned, to_front=self._broker.returns_to_front)
+        self._queue.take_back(returned, to_front=to_front or self._broker.returns_to_front)
 
 
 class SimulatedDelivery:
