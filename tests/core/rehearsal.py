@@ -22,6 +22,7 @@ from worker.core.conclude import (
     NothingSeen,
     Outcome,
     conclude,
+    confirmed,
     intend,
 )
 from worker.core.decide import (
@@ -39,7 +40,17 @@ from worker.core.decide import (
     Step,
     decide,
 )
-from worker.core.judge import CallFault, Failure, Operation, Wait, classify, judge
+from worker.core.judge import (
+    CallFault,
+    Failure,
+    Operation,
+    Patience,
+    Pause,
+    Stay,
+    Wait,
+    classify,
+    judge,
+)
 from worker.core.model import Answer, Entry, Event, Recollection, Status
 
 
@@ -136,8 +147,8 @@ class Rehearsal:
                 return next(self._fates)
 
     def _wait_for(self, failure: Failure) -> None:
-        verdict = judge(failure, 1, 0.5)
-        if isinstance(verdict, Wait):
+        verdict = judge(failure, Stay(tries=1), Patience(), 0.5)
+        if isinstance(verdict, Wait | Pause):
             self._pass_until(self.now + timedelta(seconds=verdict.seconds))
 
     def _pass_until(self, moment: datetime) -> None:
@@ -157,6 +168,8 @@ class Rehearsal:
             self.entry = replace(self.entry, check_at=None, late_call=False)
         if self.entry.recount_at is not None and self.entry.recount_at <= self.now:
             self.entry = replace(self.entry, recount_at=None)
+        if self.entry.owed_at is not None and self.entry.owed_at <= self.now:
+            self.entry = confirmed(self.entry, self.entry.owed_to)
 
     def _call(self, step: Step, fate: Fate) -> Outcome:
         match = self._match() if isinstance(step, Adopt) else None
