@@ -262,7 +262,6 @@ class TestChanged:
         kept = ("auth_id", "incarnation", "generation", "owed_to", "issued_for", "created_at")
         assert [getattr(entry, name) for name in kept] == [getattr(owing, name) for name in kept]
 
-
     @pytest.mark.parametrize(
         ("step", "status", "owed_to", "owed_at"),
         [

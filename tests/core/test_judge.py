@@ -233,7 +233,9 @@ class TestWithinTheBudget:
     def test_a_short_wish_of_plivo_does_not_shorten_the_wait(self, failure):
         stay = Stay(tries=7)
 
-        assert judge(failure("again", 0.1), stay, PATIENCE, 0.5) == judge(failure("again"), stay, PATIENCE, 0.5)
+        assert judge(failure("again", 0.1), stay, PATIENCE, 0.5) == judge(
+            failure("again"), stay, PATIENCE, 0.5
+        )
 
     def test_exactly_the_budget_is_within_it(self):
         stay = Stay(tries=1, spent_seconds=59.5)
@@ -246,7 +248,8 @@ class TestBeyondTheBudget:
     SPENT = 60.0
 
     @pytest.mark.parametrize(
-        ("attempts", "delay"), [(0, DELAYS[0]), (1, DELAYS[1]), (2, DELAYS[2]), (3, DELAYS[2]), (6, DELAYS[2])]
+        ("attempts", "delay"),
+        [(0, DELAYS[0]), (1, DELAYS[1]), (2, DELAYS[2]), (3, DELAYS[2]), (6, DELAYS[2])],
     )
     def test_it_is_parked_longer_each_time(self, attempts, delay):
         stay = Stay(attempts, 1, self.SPENT)
