@@ -4,7 +4,6 @@ RATE is `300/5s` or `off`, LATENCY seconds. It prints its URL; asked by any line
 `[[seconds, status], ...]`, by the machine's monotonic clock, and forgets them.
 """
 
-import asyncio
 import json
 import sys
 import time

@@ -24,7 +24,7 @@ from worker.core.conclude import (
     intend,
 )
 from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip
-from worker.core.judge import Permanent, Transient, Unknown
+from worker.core.judge import Permanent, Transient, Unavailable, Unknown
 from worker.core.model import EVERYBODY, Claim, Entry, Reference, Status, Trace
 
 LATER = NOW + timedelta(minutes=1)
@@ -35,9 +35,10 @@ POLICY = Policy(recipients=RECIPIENTS)
 WINDOW = POLICY.settle_window
 
 TRANSIENT = Transient("Plivo answered 503 to create")
+UNAVAILABLE = Unavailable("Plivo answered 401 to create")
 UNKNOWN = Unknown("no answer")
 PERMANENT = Permanent(DeadReason.REJECTED, "Plivo answered 400 to create")
-FAILURES = [TRANSIENT, UNKNOWN, PERMANENT]
+FAILURES = [TRANSIENT, UNAVAILABLE, UNKNOWN, PERMANENT]
 
 STEPS = {
     "create": (Create("Marketing"), Status.CLAIMED),
@@ -129,7 +130,7 @@ class TestStepsAndOutcomes:
         assert (type(conclusion.failure), conclusion.failure.detail) == (type(failure), failure.detail)
         assert conclusion.entry.version == an_entry(status).version
 
-    @pytest.mark.parametrize("failure", [TRANSIENT, PERMANENT])
+    @pytest.mark.parametrize("failure", [TRANSIENT, UNAVAILABLE, PERMANENT])
     @pytest.mark.parametrize("step", sorted(set(STEPS) - {"create"}))
     def test_a_failure_that_is_sure_leaves_the_entry_as_it_is(self, step, failure):
         decided, status = STEPS[step]
@@ -160,6 +161,7 @@ class TestMade:
             auth_id=NEW_AUTH_ID,
             version=event.version,
             owed_to=RECIPIENTS,
+            owed_at=LATER + OWED_PAUSE,
             issued_for=event.reference,
             owed_at=LATER + OWED_PAUSE,
             created_at=LATER,
@@ -219,6 +221,7 @@ class TestMade:
             "auth_id": NEW_AUTH_ID,
             "generation": 1,
             "owed_to": RECIPIENTS,
+            "owed_at": LATER + OWED_PAUSE,
             "issued_for": entry.claim.event,
             "claim": None,
             "owed_at": LATER + OWED_PAUSE,
@@ -279,10 +282,27 @@ class TestChanged:
         kept = ("auth_id", "incarnation", "generation", "owed_to", "issued_for", "created_at")
         assert [getattr(entry, name) for name in kept] == [getattr(owing, name) for name in kept]
 
+    @pytest.mark.parametrize(
+        ("step", "status", "owed_to", "owed_at"),
+        [
+            (Rename(AUTH_ID, "Marketing"), Status.ACTIVE, RECIPIENTS, NOW),
+            (Disable(AUTH_ID), Status.ACTIVE, RECIPIENTS, None),
+            (Restore(AUTH_ID, None), Status.DISABLED, RECIPIENTS, LATER + OWED_PAUSE),
+            (Restore(AUTH_ID, None), Status.DISABLED, frozenset(), None),
+        ],
+    )
+    def test_what_is_owed_is_due_only_while_it_is_active(self, step, status, owed_to, owed_at):
+        before = NOW if status is Status.ACTIVE else None
+        entry = an_entry(status, owed_to=owed_to, owed_at=before)
+
+        after = concluded(entry, renamed(sequence=11), step, Changed()).entry
+
+        assert (after.owed_to, after.owed_at) == (owed_to, owed_at)
+
 
 class TestDeleted:
     def test_a_removal_is_answered_and_the_next_subaccount_is_another_incarnation(self):
-        entry = an_entry(Status.DELETING, owed_to=RECIPIENTS, incarnation=2, generation=5)
+        entry = an_entry(Status.DELETING, owed_to=RECIPIENTS, owed_at=NOW, incarnation=2, generation=5)
         event = removed(sequence=11)
 
         conclusion = concluded(entry, event, Delete(AUTH_ID), Deleted())
@@ -293,6 +313,7 @@ class TestDeleted:
             auth_id=None,
             incarnation=3,
             owed_to=frozenset(),
+            owed_at=None,
             removed_at=LATER,
             version=event.version,
         )
@@ -363,8 +384,9 @@ class TestConfirmed:
 
     @pytest.mark.parametrize(("owed", "recipients"), list(product(OWED, OWED)))
     def test_who_was_served_is_owed_no_more(self, owed, recipients):
-        entry = an_entry(owed_to=owed)
+        entry = an_entry(owed_to=owed, owed_at=LATER)
 
         left = confirmed(entry, recipients)
 
-        assert left == replace(entry, owed_to=owed - recipients)
+        owed_at = LATER if owed - recipients else None
+        assert left == replace(entry, owed_to=owed - recipients, owed_at=owed_at)

@@ -1,6 +1,7 @@
 """The nouns: an event as decisions see it, what names it, and when an entry's duties are due."""
 
 from datetime import timedelta
+from itertools import permutations
 
 import pytest
 
@@ -74,17 +75,16 @@ def test_an_entry_has_no_room_for_a_token(status):
 
 
 @pytest.mark.parametrize(
-    ("check_in", "recount_in", "due_in"),
-    [(None, None, None), (2, None, 2), (None, 20, 20), (2, 20, 2), (20, 2, 2)],
+    ("due_in", "minutes"),
+    [(None, (None, None, None)), *((2, order) for order in permutations((2, 20, None))), (2, (2, 5, 20))],
 )
-def test_an_entry_is_due_when_the_first_of_its_duties_is(check_in, recount_in, due_in):
-    check_at, recount_at, due_at = (
-        None if minutes is None else NOW + timedelta(minutes=minutes)
-        for minutes in (check_in, recount_in, due_in)
+def test_an_entry_is_due_when_the_first_of_its_duties_is(due_in, minutes):
+    due_at, check_at, recount_at, owed_at = (
+        None if each is None else NOW + timedelta(minutes=each) for each in (due_in, *minutes)
     )
 
-    assert an_entry(check_at=check_at, recount_at=recount_at).due_at == due_at
+    assert an_entry(check_at=check_at, recount_at=recount_at, owed_at=owed_at).due_at == due_at
 
 
 def test_nothing_is_due_while_a_create_is_open():
-    assert an_entry(Status.CLAIMED, check_at=NOW, recount_at=NOW).due_at is None
+    assert an_entry(Status.CLAIMED, check_at=NOW, recount_at=NOW, owed_at=NOW).due_at is None

@@ -94,6 +94,16 @@ class TestClaims:
         assert left.claim.attempt == attempt - 1
         assert claimed_again(left).claim.attempt == attempt
 
+    @pytest.mark.parametrize("attempt", [1, 2, 3])
+    def test_what_ends_unknown_in_an_outage_is_looked_for_but_does_not_count(self, attempt):
+        nobody_heard = Failed(replace(UNKNOWN, outage=True))
+
+        conclusion = concluded(claimed(attempt), EVENT, Create("Sales"), nobody_heard)
+
+        assert conclusion.entry == claimed(attempt - 1)
+        assert conclusion.failure == Unknown("no answer", 4.1, outage=True)
+        assert claimed_again(replace(conclusion.entry, status=Status.ABSENT)).claim.attempt == attempt
+
     @pytest.mark.parametrize("outcome", [Failed(TRANSIENT), Failed(PERMANENT)])
     def test_a_department_once_removed_is_removed_again_then(self, outcome):
         entry = claimed(removed_at=NOW, incarnation=3, generation=2)

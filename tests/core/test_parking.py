@@ -1,0 +1,154 @@
+"""Round the retry queue: a message comes back by another exchange and routing key, and is as before."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.envelope import Message
+from contracts.subaccounts import DeadReason
+from contracts.topology import DEFAULT_RETRY_DELAYS
+from tests.builders import NOW, created
+from worker.core import messages
+from worker.core.judge import DeadLetter, Park
+from worker.core.messages import Outgoing, Subject
+
+KEPT = {"cloudEvents_id": "1", "list": [1, {"deep": None}], "x-custom": b"\xff\x00", "nothing": None}
+FIRST, *_ = DEFAULT_RETRY_DELAYS
+REJECTED = DeadLetter(DeadReason.REJECTED, "Plivo answered 400 to create")
+SUBJECT = Subject(created("Sales").reference, "acme", "sales", "Sales")
+
+
+def an_original(headers=()):
+    message = Message(b"{", "application/json", dict(headers))
+    return Outgoing("departments", "department.created.eu", message, {"priority": 3})
+
+
+def returned(parked):
+    """A parked message as the broker delivers it once its time is up."""
+    death = {"x-death": [{"queue": "provisioner.retry.30s", "count": 1}], "x-first-death-reason": "expired"}
+    headers = parked.message.headers | death | {"x-last-death-queue": "provisioner.retry.30s"}
+    return replace(
+        parked, exchange="provisioner.retry.back", message=replace(parked.message, headers=headers)
+    )
+
+
+def without_the_brokers_own(outgoing):
+    headers = {name: value for name, value in outgoing.message.headers.items() if "-death" not in name}
+    return replace(outgoing, message=replace(outgoing.message, headers=headers))
+
+
+@given(
+    body=st.binary(),
+    content_type=st.none() | st.text(),
+    headers=st.dictionaries(st.text().filter(lambda name: not name.startswith("x-")), st.text()),
+    exchange=st.text(),
+    routing_key=st.text(),
+    delays=st.lists(st.sampled_from(DEFAULT_RETRY_DELAYS), min_size=1, max_size=8),
+)
+def test_what_comes_back_is_the_original_however_often(
+    body, content_type, headers, exchange, routing_key, delays
+):
+    original = Outgoing(exchange, routing_key, Message(body, content_type, headers), {"correlation_id": "7"})
+    comes = original
+
+    for attempts, delay in enumerate(delays, 1):
+        comes = returned(messages.parked(messages.unparked(comes), Park(delay, attempts)))
+
+        assert messages.attempts_of(comes) == attempts
+        assert without_the_brokers_own(messages.unparked(comes)) == original
+
+
+@pytest.mark.parametrize(
+    ("delay", "label"), list(zip(DEFAULT_RETRY_DELAYS, ["30s", "5m", "1h"], strict=True))
+)
+def test_it_goes_to_the_queue_of_its_delay(delay, label):
+    parked = messages.parked(an_original(), Park(delay, 1))
+
+    assert (parked.exchange, parked.routing_key) == ("provisioner.retry", label)
+
+
+def test_it_takes_along_where_it_came_from_and_how_often():
+    parked = messages.parked(an_original(KEPT), Park(FIRST, 3))
+
+    assert parked.message.headers == KEPT | {
+        "x-attempts": 3,
+        "x-original-exchange": "departments",
+        "x-original-routing-key": "department.created.eu",
+    }
+    assert (parked.message.body, parked.properties) == (b"{", {"priority": 3})
+
+
+def test_the_brokers_own_headers_are_left_behind():
+    """Sent back to it, x-death would lose the message there."""
+    comes = returned(messages.parked(an_original(), Park(FIRST, 1)))
+    assert "x-death" in comes.message.headers
+
+    again = messages.parked(messages.unparked(comes), Park(FIRST, 2))
+
+    assert set(again.message.headers) == {"x-attempts", "x-original-exchange", "x-original-routing-key"}
+
+
+def test_the_original_is_left_alone():
+    original = an_original(KEPT)
+
+    messages.unparked(messages.parked(original, Park(FIRST, 1)))
+
+    assert original.message.headers == KEPT
+
+
+@pytest.mark.parametrize("told", ["abc", "7", b"7", -5, 10**9, 3, 2.5, True, None, [1], {"a": 1}])
+def test_a_message_that_never_was_parked_begins_with_none_whatever_it_says(told):
+    original = an_original({"x-attempts": told})
+
+    assert messages.attempts_of(original) == 0
+    assert messages.unparked(original) == original
+
+
+@pytest.mark.parametrize(
+    ("told", "attempts"),
+    [
+        (3, 3),
+        (-5, 0),
+        (10**9, 1000),
+        ("abc", 0),
+        ("7", 0),
+        (b"7", 0),
+        (2.5, 0),
+        (None, 0),
+        ([1], 0),
+    ],
+)
+def test_hostile_counts_are_harmless(told, attempts):
+    comes = an_original({"x-attempts": told, "x-original-exchange": "a", "x-original-routing-key": "b"})
+
+    assert messages.attempts_of(comes) == attempts
+    assert messages.unparked(comes).message.headers == {}
+
+
+@pytest.mark.parametrize("exchange", [None, 3, b"departments", ["departments"]])
+@pytest.mark.parametrize("key", [None, 3, b"department.created"])
+def test_hostile_addresses_are_not_followed(exchange, key):
+    comes = an_original({"x-original-exchange": exchange, "x-original-routing-key": key})
+
+    assert messages.unparked(comes) == comes
+
+
+def test_a_dead_letter_looks_as_if_it_never_was_parked_but_for_its_attempts():
+    original = an_original(KEPT)
+    comes = returned(messages.parked(original, Park(FIRST, 7)))
+
+    never, often = (
+        messages.dead_letter(messages.unparked(each), REJECTED, SUBJECT, attempts, NOW)
+        for each, attempts in ((original, 1), (comes, messages.attempts_of(comes) + 1))
+    )
+
+    headers = never.message.headers | {"x-attempts": 8}
+    assert often == replace(never, message=replace(never.message, headers=headers))
+
+
+def test_the_replay_of_a_dead_letter_begins_anew():
+    letter = messages.dead_letter(an_original(), REJECTED, SUBJECT, 8, NOW)
+
+    assert messages.attempts_of(replace(letter, exchange="provisioner.replay")) == 0
