@@ -220,7 +220,9 @@ def _sealer(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> Sea
 
 def _policy(settings: WorkerSettings) -> Policy:
     recipients = frozenset(settings.recipient_names) or frozenset({EVERYBODY})
-    return Policy(settings.removal, settings.unknown_rename, recipients, settings.settle_window)
+    return Policy(
+        settings.removal, settings.unknown_rename, recipients, settings.settle_window, settings.enable
+    )
 
 
 def _account(settings: WorkerSettings) -> PlivoAccount:
@@ -238,7 +240,9 @@ def _actor(
     settings: WorkerSettings, provider: Provider, ledger: Ledger, scanner: Scanner, clock: Clock
 ) -> Actor:
     strays = Strays(scanner, provider, settings.names, ledger)
-    return Actor(provider, ledger, Names(settings.owner, settings.names), clock, scanner, strays)
+    return Actor(
+        provider, ledger, Names(settings.owner, settings.names), clock, scanner, strays, settings.enable
+    )
 
 
 @asynccontextmanager

@@ -58,6 +58,7 @@ class Known:
     credentials: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     subaccounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
     reported: set[str] = field(default_factory=set)
+    published_first: bool = False
     broken: list[str] = field(default_factory=list)
 
 
@@ -95,7 +96,13 @@ def _read(notes: Iterable[Note], *, doubles_allowed: bool = False) -> Known:
             reader(known, note)
         if note.what in {"exists", "changed"} and not doubles_allowed:
             _at_most_one(known, note)
+        if note.what in {"exists", "changed"} and known.published_first:
+            _inert_before_published(known, note)
     return known
+
+
+def _policy(known: Known, note: Note) -> None:
+    known.published_first = note.detail["enable"] == "published"
 
 
 def _sent(known: Known, note: Note) -> None:
@@ -181,6 +188,7 @@ def _doubles(known: Known, note: Note) -> None:
 
 
 _READERS = {
+    "policy": _policy,
     "sent": _sent,
     "answered": _answered,
     "delivered": _delivered,
@@ -198,6 +206,18 @@ _READERS = {
 def _at_most_one(known: Known, note: Note) -> None:
     if note.department and len(there := known.subaccounts[note.department]) > 1:
         known.broken.append(f"G2: {note.department} has {sorted(there)} at {note.at:.3f}")
+
+
+def _inert_before_published(known: Known, note: Note) -> None:
+    """One made disabled is enabled after its credentials are confirmed, and never two at once."""
+    if note.department is None:
+        return
+    enabled = [id_ for id_, one in known.subaccounts[note.department].items() if one["enabled"]]
+    if len(enabled) > 1:
+        known.broken.append(f"G2: {note.department} has {sorted(enabled)} enabled at {note.at:.3f}")
+    told = {one["data"]["auth_id"] for one in known.credentials.get(note.department, ()) if one["confirmed"]}
+    for early in set(enabled) - told:
+        known.broken.append(f"enabled: {early} before its credentials were confirmed, at {note.at:.3f}")
 
 
 def _by_department(known: Known) -> Iterator[tuple[str, list[StoryEvent]]]:

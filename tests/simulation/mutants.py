@@ -10,7 +10,7 @@ from worker.act import Actor
 from worker.core import messages
 from worker.core.adoption import Sighting
 from worker.core.conclude import NothingSeen, Outcome, conclude, confirmed
-from worker.core.decide import Adopt, Create, Disable, Rename, Restore, Step, decide
+from worker.core.decide import Adopt, Create, Disable, Enable, Rename, Restore, Step, decide
 from worker.core.judge import Transient, Unknown, classify
 from worker.core.model import Answer, Entry, Event, Recollection, Status
 from worker.duties import Scheduler
@@ -128,6 +128,16 @@ class TakesTheFirstMatch(Actor):
         return await self._disable(matches[1:], entry)
 
 
+class EnablesAtOnce(Actor):
+    """Although it is to be enabled once its credentials are published."""
+
+    async def _create(self, *args: Any) -> Outcome:
+        return await replace(self, enable=Enable.CREATED).create_as_told(*args)
+
+    async def create_as_told(self, *args: Any) -> Outcome:
+        return await super()._create(*args)
+
+
 class LeavesDoublesEnabled(Actor):
     async def _disable(self, doubles: Iterable[Sighting], _entry: Entry) -> tuple[str, ...]:
         return tuple(one.auth_id for one in doubles)
@@ -242,6 +252,7 @@ MUTANTS = (
     Mutant("creates again without settling", Parts(actor=CreatesAgainUnasked)),
     Mutant("believes one empty scan", Parts(pipeline=BelievesOneEmptyScan)),
     Mutant("counts looks instead of time", Parts(pipeline=CountsLooksInsteadOfTime)),
+    Mutant("enables at once", Parts(actor=EnablesAtOnce), "calm"),
     Mutant("takes the first match", Parts(actor=TakesTheFirstMatch), "very-late"),
     Mutant("leaves doubles enabled", Parts(actor=LeavesDoublesEnabled), "very-late"),
     Mutant("keeps doubles to itself", Parts(pipeline=KeepsDoublesToItself), "very-late"),

@@ -17,7 +17,7 @@ from tests.simulation.provider import ProviderServer, SimulatedProvider
 from tests.simulation.story import Story, tell
 from tests.simulation.telling import Telling
 from tests.simulation.virtual_time import Stuck, VirtualLoop
-from worker.core.decide import Policy, Removal
+from worker.core.decide import Enable, Policy, Removal
 from worker.core.judge import Patience
 from worker.core.naming import NameTemplate
 
@@ -85,7 +85,9 @@ class World:
         self.broker = Broker(self.loop, self.chance, self.history)
         self.provider = ProviderServer(self.loop, self.chance, self.history, self._now)
         self.disk = Disk(self.history)
-        self.policy = Policy(self.chance.one_of(REMOVALS), settle_window=SETTLE_WINDOW)
+        enable = Enable.PUBLISHED if self.chance.coin(0.3) else Enable.CREATED
+        self.policy = Policy(self.chance.one_of(REMOVALS), settle_window=SETTLE_WINDOW, enable=enable)
+        self.history.note("policy", enable=str(enable))
 
         # Some give up soon, most as late as by default
         budget, attempts = self.chance.one_of(((1, 2), (5, 4), (60, 8), (60, 8)))
