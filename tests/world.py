@@ -167,6 +167,9 @@ class WatchedLedger:
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         return await self.ledger.due(now, limit)
 
+    async def overdue(self, since: datetime) -> int:
+        return await self.ledger.overdue(since)
+
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         return await self.ledger.entries(tenant)
 
@@ -185,8 +188,10 @@ class WatchedProvider:
     async def permit(self, _operation: Operation) -> AsyncIterator[None]:
         yield
 
-    async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
-        return await self.witness.see("create", lambda: self.provider.create(name, idempotency_key))
+    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
+        return await self.witness.see(
+            "create", lambda: self.provider.create(name, idempotency_key, enabled=enabled)
+        )
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
@@ -310,7 +315,7 @@ class World:
     def _actor(self, ledger: WatchedLedger, provider: Provider) -> Actor:
         scanner = Scanner(provider, self.names.template, self.clock)
         strays = self.strays(scanner, provider, self.names.template, ledger)
-        return Actor(provider, ledger, self.names, self.clock, scanner, strays)
+        return Actor(provider, ledger, self.names, self.clock, scanner, strays, self.policy.enable)
 
     async def attend_to_duties(self) -> None:
         """A worker does what is due by now."""

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from contracts.subaccounts import ResultKind
 from worker.core.adoption import Match, choose, in_question
 from worker.core.conclude import Changed, Deleted, Failed, Found, Made, NothingDone, NothingSeen, Outcome
-from worker.core.decide import Adopt, Create, Delete, Disable, Rename, Restore, Skip, Step
+from worker.core.decide import Adopt, Create, Delete, Disable, Enable, Rename, Restore, Skip, Step
 from worker.core.judge import Transient, classify
 from worker.core.model import Department, Entry, Event, Reference, Status
 from worker.core.naming import NameTemplate, department_tag, idempotency_key
@@ -42,6 +42,9 @@ class Names:
     def key(self, step: Step, entry: Entry, event: Event) -> str:
         return self._key(type(step).__name__.lower(), entry, entry.auth_id, event.reference)
 
+    def enabling_key(self, entry: Entry, auth_id: str, cause: Reference) -> str:
+        return self._key("enable", entry, auth_id, cause)
+
     def duty_key(self, duty: str, entry: Entry, auth_id: str) -> str:
         """For a call no event asks for: its cause is the entry as it stands."""
         cause = Reference("/subaccount-provisioner/duties", str(entry.revision), duty)
@@ -59,6 +62,7 @@ class Actor:
     clock: Clock
     scanner: Scanner
     strays: Strays
+    enable: Enable = Enable.CREATED
 
     def permit(self, step: Step) -> AbstractAsyncContextManager[None]:
         """Held from before the claim until the answer: what is claimed need not wait.
@@ -114,12 +118,24 @@ class Actor:
         if entry.auth_id is None or entry.name is None:
             return False
         found = await self.provider.get(entry.auth_id)
-        name, enabled = self.names.sent(entry.name, entry), entry.status is Status.ACTIVE
+        name = self.names.sent(entry.name, entry)
+        enabled = entry.status is Status.ACTIVE and not entry.held_back
         if (found.name, found.enabled) == (name, enabled):
             return False
         key = self.names.duty_key("mend", entry, entry.auth_id)
         await self._update(entry.auth_id, key, name=name, enabled=enabled)
         return True
+
+    def permit_to_enable(self) -> AbstractAsyncContextManager[None]:
+        """Held from before the record that announces it, as `permit` is for a step."""
+        return self.provider.permit("update")
+
+    async def enable_made(self, entry: Entry) -> None:
+        """Enables what was made disabled; raises `CallFailed`."""
+        if entry.auth_id is None or entry.issued_for is None:
+            raise ValueError(f"there is nothing to enable: the entry is {entry.status}")
+        key = self.names.enabling_key(entry, entry.auth_id, entry.issued_for)
+        await self.provider.update(entry.auth_id, key, enabled=True)
 
     async def disable_doubles(self, entry: Entry) -> tuple[str, ...]:
         """Disables whatever bears a tag of this department and is not on record; raises `CallFailed`.
@@ -135,7 +151,7 @@ class Actor:
         """Disables what a create made although another one is on record; raises `CallFailed`."""
         await self._update(auth_id, self.names.duty_key("disable", entry, auth_id), enabled=False)
 
-    async def _update(self, auth_id: str, key: str, *, name: str | None = None, enabled: bool) -> None:
+    async def _update(self, auth_id: str, key: str, *, name: str | None = None, enabled: bool | None) -> None:
         """An update beside a step's own call, which had its permit before."""
         async with self.provider.permit("update"):
             await self.provider.update(auth_id, key, name=name, enabled=enabled)
@@ -152,7 +168,8 @@ class Actor:
                 )
             case Restore(auth_id, name):
                 sent = self.names.sent(name, entry) if name else None
-                return await self._changed(self.provider.update(auth_id, key, name=sent, enabled=True))
+                enabled = not entry.held_back
+                return await self._changed(self.provider.update(auth_id, key, name=sent, enabled=enabled))
             case Disable(auth_id):
                 return await self._changed(self.provider.update(auth_id, key, enabled=False))
             case Delete(auth_id):
@@ -163,8 +180,9 @@ class Actor:
     async def _create(self, name: str, key: str, claimed_at: float) -> Outcome:
         if self.clock.monotonic() - claimed_at > CLAIM_GOOD_FOR_SECONDS:
             return Failed(Transient("the claim took too long to become durable; nothing was sent"))
-        made = await self.provider.create(name, key)
-        return Made(made.auth_id, made.auth_token)
+        enabled = self.enable is Enable.CREATED
+        made = await self.provider.create(name, key, enabled=enabled)
+        return Made(made.auth_id, made.auth_token, enabled=enabled)
 
     async def _changed(self, call: Awaitable[None]) -> Outcome:
         await call
@@ -190,11 +208,13 @@ class Actor:
         doubles = await self._disable(others, entry)
         found = await self.provider.get(kept.sighting.auth_id)
         wanted = self.names.sent(name, replace(entry, incarnation=kept.incarnation)) if name else found.name
-        if wanted != found.name or not found.enabled:
-            changed_name = wanted if wanted != found.name else None
-            await self._update(found.auth_id, key, name=changed_name, enabled=True)
+        new_name = wanted if wanted != found.name else None
+        enabling = True if self.enable is Enable.CREATED and not found.enabled else None
+        if new_name or enabling:
+            await self._update(found.auth_id, key, name=new_name, enabled=enabling)
         shown = Found(kept.incarnation, self.names.template.name_in(found.name))
-        return Made(found.auth_id, found.auth_token, doubles, shown)
+        enabled = bool(found.enabled or enabling)
+        return Made(found.auth_id, found.auth_token, doubles, shown, enabled)
 
     def _tags(self, entry: Entry) -> Mapping[str, int]:
         return self.names.tags(entry.department, in_question(entry))

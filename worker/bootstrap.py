@@ -226,7 +226,7 @@ def _patience(settings: WorkerSettings) -> Patience:
 
 def _policy(settings: WorkerSettings) -> Policy:
     recipients = frozenset(settings.recipient_names) or frozenset({EVERYBODY})
-    return replace(settings.policy, recipients=recipients)
+    return replace(settings.policy, recipients=recipients, enable=settings.enable)
 
 
 def _account(settings: WorkerSettings) -> PlivoAccount:
@@ -244,7 +244,9 @@ def _actor(
     settings: WorkerSettings, provider: Provider, ledger: Ledger, scanner: Scanner, clock: Clock
 ) -> Actor:
     strays = Strays(scanner, provider, settings.names, ledger)
-    return Actor(provider, ledger, Names(settings.owner, settings.names), clock, scanner, strays)
+    return Actor(
+        provider, ledger, Names(settings.owner, settings.names), clock, scanner, strays, settings.enable
+    )
 
 
 @asynccontextmanager

@@ -73,8 +73,8 @@ class Circuit:
             with self._let_through(operation):
                 yield
 
-    async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
-        call = self._provider.create(name, idempotency_key)
+    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
+        call = self._provider.create(name, idempotency_key, enabled=enabled)
         return await self._watched("create", idempotency_key, call)
 
     async def update(

@@ -1,7 +1,7 @@
 """What an entry owes to be done later: one scheduler takes it through the department's lane."""
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from worker.act import NOT_FOUND
 from worker.core.conclude import put_off_owed
@@ -11,6 +11,8 @@ from worker.pipeline import NO_EVENT, Pipeline
 from worker.ports import CallFailed, LedgerConflict, LedgerFailed, PublishFailed
 
 POLL_SECONDS = 1.0
+OVERDUE = timedelta(minutes=5)
+"""What is owed for longer is told of."""
 AT_ONCE = 100
 
 
@@ -24,6 +26,7 @@ class Scheduler:
     async def run(self) -> None:
         while True:
             await self.file_what_is_due()
+            await self.measure_debts()
             await self.pipeline.clock.sleep(POLL_SECONDS)
 
     async def file_what_is_due(self) -> None:
@@ -36,6 +39,13 @@ class Scheduler:
             if department not in self._filed:
                 self._filed.add(department)
                 self._file(department)
+
+    async def measure_debts(self) -> None:
+        try:
+            overdue = await self.pipeline.ledger.overdue(self.pipeline.clock.now() - OVERDUE)
+        except LedgerFailed:
+            return  # told by whoever needed it
+        self.pipeline.telemetry.debts_overdue(overdue)
 
     def _file(self, department: Department) -> None:
         async def attend() -> Progress:
@@ -79,7 +89,7 @@ class Scheduler:
 
     async def _deliver(self, entry: Entry) -> Entry:
         """Credentials whose event could not deliver them: it died, or nobody was bound for them."""
-        if entry.status is not Status.ACTIVE or not entry.owed_to:
+        if entry.status is not Status.ACTIVE or not entry.owes:
             return replace(entry, owed_at=None)
         return await self.pipeline.deliver_owed(entry)
 

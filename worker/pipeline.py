@@ -38,9 +38,11 @@ from worker.core.conclude import (
     Outcome,
     conclude,
     confirmed,
+    enabled,
     intend,
     put_off_owed,
     readdressed,
+    to_enable,
 )
 from worker.core.decide import Policy, Refuse, Republish, Skip, Step, UnknownRename, decide
 from worker.core.judge import (
@@ -290,10 +292,11 @@ class Pipeline:
             if failure is not None:
                 await self._note_served(entry, served)
                 raise failure
+        noted = await self._enable(confirmed(entry, owed))
         if not answer.confirmed:
             await self._publish_result(messages.result(answer, self._owner, self.clock.now()))
-        if owed or not answer.confirmed:
-            await self.ledger.record(confirmed(entry, owed), replace(answer, confirmed=True))
+        if noted != entry or not answer.confirmed:
+            await self.ledger.record(noted, replace(answer, confirmed=True))
         self.telemetry.answered(event, answer)
 
     async def _note_served(self, entry: Entry, served: frozenset[str]) -> None:
@@ -303,11 +306,35 @@ class Pipeline:
     async def deliver_owed(self, entry: Entry) -> Entry:
         """Sends what an active entry owes, without an event; raises `CallFailed`. What is left is put off."""
         entry = readdressed(entry, self.policy.recipients)
-        token = await self.actor.token(entry)
-        served, failure = await self._issue(entry, entry.owed_to, token, NO_TRACE)
+        failure: PublishFailed | CallFailed | None = None
+        if entry.owed_to:
+            token = await self.actor.token(entry)
+            served, failure = await self._issue(entry, entry.owed_to, token, NO_TRACE)
+            entry = confirmed(entry, served)
+        if _to_be_enabled(entry):
+            entry, failure = await self._try_to_enable(entry)
         if failure is not None:
             self.telemetry.duty_failed(entry.department, str(failure))
-        return put_off_owed(confirmed(entry, served), self.clock.now())
+        return put_off_owed(entry, self.clock.now())
+
+    async def _enable(self, entry: Entry) -> Entry:
+        """The entry once its subaccount is enabled, where that is owed and due; raises `CallFailed`."""
+        if not _to_be_enabled(entry):
+            return entry
+        entry, failure = await self._try_to_enable(entry)
+        if failure is not None:
+            raise failure
+        return entry
+
+    async def _try_to_enable(self, entry: Entry) -> tuple[Entry, CallFailed | None]:
+        """Records that it will, then does: the entry as it stands, and why it is not enabled."""
+        try:
+            async with self.actor.permit_to_enable():
+                entry = await self.ledger.record(to_enable(entry, self.policy, self.clock.now()))
+                await self.actor.enable_made(entry)
+        except CallFailed as failed:
+            return entry, failed
+        return enabled(entry), None
 
     async def _issue(
         self, entry: Entry, owed: frozenset[str], token: SecretStr, trace: Trace
@@ -386,6 +413,10 @@ class Pipeline:
     @property
     def _owner(self) -> str:
         return self.actor.names.owner
+
+
+def _to_be_enabled(entry: Entry) -> bool:
+    return entry.status is Status.ACTIVE and entry.enable_owed and not entry.owed_to
 
 
 def _refusal(reason: DeadReason, error: ValueError) -> DeadLetter:

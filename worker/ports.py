@@ -103,8 +103,7 @@ class Provider(Protocol):
         What changes something is only to be called with a permit, a permit for each; reads get their own.
         """
 
-    async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
-        """Creates it enabled."""
+    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount: ...
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
@@ -166,6 +165,9 @@ class Ledger(Protocol):
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         """Departments with a duty that is due, the longest due first."""
+
+    async def overdue(self, since: datetime) -> int:
+        """Departments that owe credentials, or enabling, since before that time."""
 
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         """All departments on record, by tenant and id."""

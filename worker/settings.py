@@ -23,7 +23,7 @@ from pydantic import (
 from yarl import URL
 
 from contracts.topology import DEFAULT_RETRY_DELAYS, delay_label
-from worker.core.decide import Policy, Removal, UnknownRename
+from worker.core.decide import Enable, Policy, Removal, UnknownRename
 from worker.core.naming import NameTemplate
 from worker.file_settings import Recipients, check_tls, recipients_file, signing_key_file
 from worker.ports import ForPeople, RateLimit
@@ -233,6 +233,11 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
         le=1000,
         description="parkings and one: then it is dead-lettered",
     )
+    enable: Enable = Field(
+        Enable.CREATED,
+        alias=f"{PREFIX}ENABLE",
+        description="when a new subaccount is enabled: created, or published (once its credentials are)",
+    )
     plaintext_secrets: bool = Field(
         default=False,
         alias=f"{PREFIX}PLAINTEXT_SECRETS",
@@ -284,11 +289,6 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
             why = "credentials would go unsealed through a broker that is not on loopback"
             yield f"{PREFIX}PLAINTEXT_SECRETS is not true: {why}; set {PREFIX}RECIPIENTS to seal them"
 
-
-# Settings that change what is safe: refused while this version cannot honour them, rather than ignored.
-NOT_YET = {
-    f"{PREFIX}ENABLE": "only the default, created, is available in this version; unset it",
-}
 
 S = TypeVar("S", bound=_Settings)
 
@@ -352,7 +352,7 @@ def _aliases(model: type[BaseModel]) -> list[str]:
 
 def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     values: dict[str, Any] = {}
-    mistakes = list(_not_yet(environ)) if issubclass(model, WorkerSettings) else []
+    mistakes: list[str] = []
     for name in _aliases(model):
         path = environ.get(f"{name}_FILE")
         if path and environ.get(name):
@@ -367,12 +367,6 @@ def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict
         elif environ.get(name, "").strip():
             values[name] = environ[name].strip()
     return values, mistakes
-
-
-def _not_yet(environ: Mapping[str, str]) -> Iterator[str]:
-    for name, why in NOT_YET.items():
-        if environ.get(name) or environ.get(f"{name}_FILE"):
-            yield f"{name}: {why}"
 
 
 def _mistakes_in(error: ValidationError, values: Mapping[str, Any], known: Sequence[str]) -> list[str]:

@@ -104,6 +104,11 @@ class Telemetry:
             "Second subaccounts of a department that were disabled.",
             registry=self.registry,
         )
+        self._overdue = Gauge(
+            "provisioner_debts_overdue",
+            "Departments whose credentials, or whose enabling, have been owed for more than 5 minutes.",
+            registry=self.registry,
+        )
         self._calls = Histogram(
             "provisioner_call_seconds",
             "Provider calls, by operation and status (0: no answer).",
@@ -240,6 +245,9 @@ class Telemetry:
     def duty_failed(self, department: Department | None, detail: str) -> None:
         about = _of(department) if department else {}
         self._log.warning("duty_failed", detail=detail, **about)
+
+    def debts_overdue(self, departments: int) -> None:
+        self._overdue.set(departments)
 
     def waiting(self, failure: Failure, seconds: float, tries: int) -> None:
         kind = type(failure).__name__.lower()

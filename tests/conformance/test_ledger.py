@@ -48,6 +48,18 @@ async def entry_of(ledger: Ledger, department: Department = SALES) -> Entry:
     return (await ledger.recall(department, created().reference)).entry
 
 
+async def test_overdue_is_what_has_been_owed_for_long(ledger):
+    long_ago, now = NOW - timedelta(hours=1), NOW
+    for number, (made_at, owed_at) in enumerate(
+        [(long_ago, now), (long_ago, now + timedelta(hours=9)), (long_ago, None), (now, now)]
+    ):
+        department = Department("acme", f"d{number}")
+        await ledger.record(fresh(department, created_at=made_at, owed_at=owed_at, check_at=now))
+    assert await ledger.overdue(NOW - timedelta(minutes=5)) == 2
+    assert await ledger.overdue(NOW - timedelta(hours=2)) == 0
+    assert await ledger.overdue(NOW + timedelta(seconds=1)) == 3
+
+
 async def test_what_it_never_heard_of_is_absent_and_unanswered(ledger):
     assert await ledger.recall(SALES, created().reference) == Recollection(Entry(SALES))
     assert await ledger.entries() == []

@@ -134,6 +134,11 @@ async def test_what_it_creates_is_enabled_and_has_credentials(bench):
     assert shown.auth_token == made.auth_token
 
 
+async def test_what_it_is_told_to_create_disabled_is_disabled(bench):
+    made = await bench.provider.create("Sales [TAG]", "key-1", enabled=False)
+    assert [(shown.auth_id, shown.enabled) for shown in bench.shown()] == [(made.auth_id, False)]
+
+
 async def test_each_one_has_an_id_and_a_token_of_its_own(bench):
     made = [await bench.provider.create("Sales", f"key-{number}") for number in range(3)]
     assert len({one.auth_id for one in made}) == 3

@@ -14,7 +14,7 @@ from world import SETTLE_WINDOW, World, fault, go_on
 
 from contracts.topology import WORK_QUEUE
 from worker import act, circuit, pipeline, scan, waiting
-from worker.core.decide import Policy, Removal
+from worker.core.decide import Enable, Policy, Removal
 from worker.core.judge import Patience
 from worker.operations import inbound
 from worker.pipeline import OFTEN
@@ -41,9 +41,10 @@ class Story:
     removal: Removal = Removal.DISABLE
     prepare: Callable[[World], Awaitable[None]] = nothing
     patience: Patience = Patience()  # noqa: RUF009 - frozen
+    enable: Enable = Enable.CREATED
 
     async def world(self) -> World:
-        world = World(Policy(self.removal), self.patience)
+        world = World(Policy(self.removal, enable=self.enable), self.patience)
         await world.handle(*self.before)
         world.witness.journal.clear()
         await self.prepare(world)
@@ -77,7 +78,31 @@ async def behind(world: World) -> None:
     await world.provider.create(world.sent_name("Sales"), "before the ledger was lost")
 
 
+async def held_back(world: World) -> None:
+    """It was removed before its credentials were published: it has never been enabled."""
+    await world.cut_off("publish secrets", CREATED)
+    world.broker.purge(WORK_QUEUE)
+    await world.handle(REMOVED)
+
+
+async def disabled(world: World) -> None:
+    """The provider has one that nobody has enabled yet, of which the ledger knows nothing."""
+    world.strays = Strays
+    await world.provider.create(world.sent_name("Sales"), "before the ledger was lost", enabled=False)
+
+
+PUBLISHED = [
+    Story("published", (), CREATED, "created", enable=Enable.PUBLISHED),
+    Story("published-unheard", (), CREATED, "created", prepare=unheard, enable=Enable.PUBLISHED),
+    Story("published-adopted", (), CREATED, "created", prepare=disabled, enable=Enable.PUBLISHED),
+    Story("published-held-back", (), AGAIN, "restored", prepare=held_back, enable=Enable.PUBLISHED),
+    Story("published-restored", (CREATED, REMOVED), AGAIN, "restored", enable=Enable.PUBLISHED),
+]
+"""Made disabled, and enabled once the credentials are published."""
+
 STORIES = [
+    *PUBLISHED,
+    Story("published-doubled", (), CREATED, "created", prepare=doubled, enable=Enable.PUBLISHED),
     Story("created", (), CREATED, "created"),
     Story("created-unheard", (), CREATED, "created", prepare=unheard),
     Story("created-doubled", (), CREATED, "created", prepare=doubled),
@@ -158,6 +183,15 @@ async def test_and_if_the_next_one_dies_too(story):
             await dies(world, story.event, second)
         await world.handle()
         await ended_well(world, story)
+
+
+@pytest.mark.parametrize("story", PUBLISHED, ids=lambda story: story.name)
+async def test_wherever_it_dies_nothing_is_enabled_that_is_not_published(story):
+    async for world, _ in every_death(story):
+        published = {told.data["auth_id"] for told in world.credentials()}
+        assert {held.auth_id for held in world.provider.subaccounts if held.enabled} <= published
+        await world.handle()
+        assert not (await world.entry()).owes
 
 
 OVERTAKING = {
@@ -269,8 +303,15 @@ BOUNDARIES = {
         "self._issue": None,
         "self._note_served": None,
         "self.actor.token": None,
+        "self._enable": None,
         "self._publish_result": None,
         "self.ledger.record": "record active created confirmed",
+    },
+    "Pipeline._enable": {"self._try_to_enable": None},
+    "Pipeline._try_to_enable": {
+        "self.actor.permit_to_enable": None,
+        "self.ledger.record": "record active",
+        "self.actor.enable_made": None,
     },
     "Pipeline._issue": {"self.publisher.publish": "publish secrets"},
     "Pipeline._note_served": {"self.ledger.record": "record active"},
@@ -298,6 +339,7 @@ BOUNDARIES = {
     "Actor._matches": {"self.ledger.holders": "holders"},
     "Actor._disable": {"self.disable_made": None},
     "Actor.disable_made": {"self._update": None},
+    "Actor.enable_made": {"self.provider.update": "update"},
     "Actor._update": {"self.provider.permit": None, "self.provider.update": "update"},
     "Actor.token": {"self.provider.get": "get"},
     "Scanner.look": {"asyncio.shield": None},

@@ -21,6 +21,7 @@ class Terms(NamedTuple):
     """What this run's operator has chosen, and whether two of a department may be there for a while."""
 
     impatient: bool = False
+    published_first: bool = False
     removals_ignored: bool = False
     unknown_renames_rejected: bool = False
     doubles_allowed: bool = False
@@ -83,6 +84,8 @@ def read(notes: Iterable[Note], terms: Terms) -> Known:
             reader(known, note)
         if note.what in {"exists", "changed"} and not terms.doubles_allowed:
             _at_most_one(known, note)
+        if note.what in {"exists", "changed"} and terms.published_first:
+            _inert_before_published(known, note)
     return known
 
 
@@ -285,3 +288,15 @@ _READERS = {
 def _at_most_one(known: Known, note: Note) -> None:
     if note.department and len(there := known.subaccounts[note.department]) > 1:
         known.broken.append(f"G2: {note.department} has {sorted(there)} at {note.at:.3f}")
+
+
+def _inert_before_published(known: Known, note: Note) -> None:
+    """One made disabled is enabled after its credentials are confirmed, and never two at once."""
+    if note.department is None:
+        return
+    enabled = [id_ for id_, one in known.subaccounts[note.department].items() if one["enabled"]]
+    if len(enabled) > 1:
+        known.broken.append(f"G2: {note.department} has {sorted(enabled)} enabled at {note.at:.3f}")
+    told = {one["data"]["auth_id"] for one in known.credentials.get(note.department, ()) if one["confirmed"]}
+    for early in set(enabled) - told:
+        known.broken.append(f"enabled: {early} before its credentials were confirmed, at {note.at:.3f}")

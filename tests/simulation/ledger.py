@@ -54,6 +54,7 @@ class Disk:
             recount_at=entry.recount_at,
             attempt=entry.claim and entry.claim.attempt,
             key=entry.claim and entry.claim.idempotency_key,
+            enable_owed=entry.enable_owed or None,
         )
         if answer is not None:
             self.history.note(
@@ -129,6 +130,11 @@ class SimulatedLedger:
             if entry.due_at is not None and entry.due_at <= now
         ]
         return [department for _, department in sorted(due)[:limit]]
+
+    async def overdue(self, since: datetime) -> int:
+        self._process.check()
+        owing = [entry for entry in self._disk.entries.values() if entry.owed_at is not None]
+        return sum(entry.created_at is not None and entry.created_at < since for entry in owing)
 
     def _turn(self) -> float:
         """When this write's turn is: after all that were asked for before."""

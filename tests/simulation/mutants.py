@@ -15,6 +15,7 @@ from worker.core.decide import (
     Adopt,
     Create,
     Disable,
+    Enable,
     Removal,
     Rename,
     Restore,
@@ -138,6 +139,16 @@ class TakesTheFirstMatch(Actor):
         look = await self.scanner.look(entry.created_at)
         tags = self.names.tags(entry.department, range(1, entry.incarnation + 1))
         return await self._disable((await self._matches(look, entry, tags))[1:], entry)
+
+
+class EnablesAtOnce(Actor):
+    """Although it is to be enabled once its credentials are published."""
+
+    async def _create(self, *args: Any) -> Outcome:
+        return await replace(self, enable=Enable.CREATED).create_as_told(*args)
+
+    async def create_as_told(self, *args: Any) -> Outcome:
+        return await super()._create(*args)
 
 
 class LeavesDoublesEnabled(Actor):
@@ -347,6 +358,7 @@ MUTANTS = (
     Mutant("creates again without settling", Parts(actor=CreatesAgainUnasked)),
     Mutant("believes one empty scan", Parts(pipeline=BelievesOneEmptyScan)),
     Mutant("counts looks instead of time", Parts(pipeline=CountsLooksInsteadOfTime)),
+    Mutant("enables at once", Parts(actor=EnablesAtOnce), "calm"),
     Mutant("takes the first match", Parts(actor=TakesTheFirstMatch), "very-late"),
     Mutant("leaves doubles enabled", Parts(actor=LeavesDoublesEnabled), "very-late"),
     Mutant("keeps doubles to itself", Parts(pipeline=KeepsDoublesToItself), "very-late"),

@@ -53,7 +53,7 @@ class Parts:
         circuit = self.circuit(provider, intake, clock, telemetry)
         scanner = self.scanner(circuit, template, clock)
         strays = self.strays(scanner, circuit, template, ledger)
-        actor = self.actor(circuit, ledger, Names(owner, template), clock, scanner, strays)
+        actor = self.actor(circuit, ledger, Names(owner, template), clock, scanner, strays, policy.enable)
         pipeline = self.pipeline(
             ledger=ledger,
             actor=actor,

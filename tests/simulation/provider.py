@@ -78,11 +78,12 @@ class ProviderServer:
         except CallFailed as refusal:
             carried_out.set_result(refusal)
 
-    def create(self, name: str, listed_by: float) -> NewSubaccount:
+    def create(self, name: str, listed_by: float, *, enabled: bool = True) -> NewSubaccount:
         if REFUSED in name and not self.chance.healed:
             raise _refusal("create", 400)
         made = self._new(name, self.now())
         made.department = name.split(" ", maxsplit=1)[0]
+        made.enabled = enabled
         lag = self.chance.seconds(0, LONGEST_LAG_SECONDS) if self.chance.strikes("list lags") else 0.0
         made.listed_from = min(self.loop.time() + lag, max(listed_by, self.loop.time()))
         self.subaccounts.insert(0, made)
@@ -163,15 +164,16 @@ class SimulatedProvider:
             turn.begins()
             yield
 
-    async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
+    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
         self._server.keys.append(("create", idempotency_key))
         listed_by = self._server.loop.time() + self._chance.profile.latest_create_seconds
         made: NewSubaccount = await self._send(
             "create",
-            lambda: self._server.create(name, listed_by),
+            lambda: self._server.create(name, listed_by, enabled=enabled),
             name.split(" ", maxsplit=1)[0],
             name=name,
             key=idempotency_key,
+            enabled=enabled,
         )
         return made
 

@@ -27,7 +27,7 @@ class Telling(Telemetry):
         self._history = history
 
     received = stepped = answered = dead_lettered = credentials_published = _nothing
-    subaccount_missing = result_unroutable = _nothing
+    debts_overdue = subaccount_missing = result_unroutable = _nothing
     circuit = intake_held = intake_lifted = _nothing
 
     def doubles_disabled(self, entry: Entry, auth_ids: tuple[str, ...]) -> None:

@@ -25,7 +25,7 @@ from tests.simulation.provider import ProviderServer, SimulatedProvider
 from tests.simulation.story import Story, StoryEvent, tell
 from tests.simulation.telling import Telling, told
 from tests.simulation.virtual_time import Stuck, VirtualLoop
-from worker.core.decide import Policy, Removal, UnknownRename
+from worker.core.decide import Enable, Policy, Removal, UnknownRename
 from worker.core.judge import Patience
 from worker.core.messages import Outgoing
 from worker.core.naming import NameTemplate
@@ -115,11 +115,13 @@ class World:
         rename = UnknownRename.REJECT if self.chance.coin(0.3) else UnknownRename.CREATE
         if self.chance.profile.loses_the_ledger:  # what is unknown to it then need not be rejected
             rename = UnknownRename.CREATE
-        return Policy(removal, rename, settle_window=SETTLE_WINDOW)
+        enable = Enable.PUBLISHED if self.chance.coin(0.3) else Enable.CREATED
+        return Policy(removal, rename, settle_window=SETTLE_WINDOW, enable=enable)
 
     @property
     def terms(self) -> Terms:
         return Terms(
+            published_first=self.policy.enable is Enable.PUBLISHED,
             impatient=self.patience.attempts < Patience().attempts,
             removals_ignored=self.policy.removal is Removal.IGNORE,
             unknown_renames_rejected=self.policy.unknown_rename is UnknownRename.REJECT,

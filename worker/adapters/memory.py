@@ -84,12 +84,19 @@ class MemoryLedger:
         due = [(entry.due_at, key) for key, entry in self._entries.items() if entry.due_at is not None]
         return [key for at, key in sorted(due) if at <= now][:limit]
 
+    async def overdue(self, since: datetime) -> int:
+        return sum(1 for entry in self._entries.values() if entry.owed_at and _is_before(entry, since))
+
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         return [self._entries[key] for key in sorted(self._entries) if tenant in {None, key.tenant}]
 
     async def answers(self, department: Department) -> Sequence[Answer]:
         found = [answer for answer in self._answers.values() if answer.department == department]
         return sorted(found, key=lambda answer: answer.answered_at)
+
+
+def _is_before(entry: Entry, since: datetime) -> bool:
+    return entry.created_at is not None and entry.created_at < since
 
 
 @dataclass
@@ -116,11 +123,11 @@ class MemoryProvider:
     async def permit(self, _operation: Operation) -> AsyncIterator[None]:
         yield
 
-    async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
+    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
         self.calls.append(("create", None, idempotency_key))
         self._made += 1
         token = SecretStr(f"memory-token-{self._made}")
-        made = Held(f"SA{self._made:018d}", token, name, enabled=True, created=self.today)
+        made = Held(f"SA{self._made:018d}", token, name, enabled=enabled, created=self.today)
         self.subaccounts.insert(0, made)
         return NewSubaccount(made.auth_id, made.auth_token)
 

@@ -137,8 +137,8 @@ class PlivoProvider:
             else:
                 self._pace.give_back(turn)
 
-    async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
-        body = {"name": name, "enabled": True}
+    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
+        body = {"name": name, "enabled": enabled}
         made = _parsed("create", _Created, await self._send("create", "POST", "", body, idempotency_key))
         return NewSubaccount(made.auth_id, made.auth_token)
 

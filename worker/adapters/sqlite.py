@@ -117,6 +117,18 @@ class SqliteLedger:
 
         return await self.run(job)
 
+    async def overdue(self, since: datetime) -> int:
+        def job(connection: apsw.Connection) -> int:
+            # The few that are due some time have an index; what is read of each is in its entry.
+            found = connection.execute(
+                "SELECT count(*) FROM departments WHERE due_at IS NOT NULL"
+                " AND entry ->> 'owed_at' IS NOT NULL AND unixepoch(entry ->> 'created_at', 'subsec') < ?",
+                (since.timestamp(),),
+            )
+            return cast(int, found.fetchall()[0][0])
+
+        return await self.run(job)
+
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         def job(connection: apsw.Connection) -> list[Entry]:
             rows = connection.execute(

@@ -25,13 +25,14 @@ class Found:
 class Made:
     """The subaccount exists, is ours and is as wanted: just created, or found by its tag.
 
-    `doubles` are others of its tag; they have been disabled.
+    `doubles` are others of its tag; they have been disabled. One that is not `enabled` is to be so later.
     """
 
     auth_id: str
     auth_token: SecretStr = field(repr=False)
     doubles: tuple[str, ...] = ()
     found: Found | None = None
+    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +90,7 @@ def intend(
         case Delete():
             return replace(entry, status=Status.DELETING)
         case Rename() | Restore() | Disable():
-            # A check still set is that of a change whose outcome was never recorded: it may come late.
-            unrecorded = entry.check_at is not None
-            return replace(entry, check_at=now + policy.settle_window, late_call=unrecorded)
+            return _to_check(entry, policy, now)
         case _:
             return entry
 
@@ -119,10 +118,11 @@ def conclude(
             return _answered(replace(_sure(entry), name=name), event, ResultKind.RENAMED, now)
         case Restore(_, name), Changed():
             restored = replace(_sure(entry), status=Status.ACTIVE, name=name or entry.name, removed_at=None)
-            restored = replace(restored, owed_at=now + OWED_PAUSE if entry.owed_to else None)
+            restored = put_off_owed(replace(restored, enable_owed=entry.held_back), now)
             return _answered(restored, event, ResultKind.RESTORED, now)
         case Disable(), Changed():
             disabled = replace(_sure(entry), status=Status.DISABLED, removed_at=now, owed_at=None)
+            disabled = replace(disabled, enable_owed=entry.held_back)
             return _answered(disabled, event, ResultKind.DISABLED, now)
         case Delete(auth_id), Deleted():
             return _deleted(entry, event, auth_id, now)
@@ -141,13 +141,29 @@ def readdressed(entry: Entry, recipients: frozenset[str]) -> Entry:
 
 def confirmed(entry: Entry, recipients: frozenset[str]) -> Entry:
     """The entry once the broker has confirmed the credentials of these recipients."""
-    left = entry.owed_to - recipients
-    return replace(entry, owed_to=left, owed_at=entry.owed_at if left else None)
+    left = replace(entry, owed_to=entry.owed_to - recipients)
+    return left if left.owes else replace(left, owed_at=None)
+
+
+def to_enable(entry: Entry, policy: Policy, now: datetime) -> Entry:
+    """The entry as it must be durable before what was made disabled is enabled: as before any change."""
+    return _to_check(entry, policy, now)
+
+
+def enabled(entry: Entry) -> Entry:
+    """The entry once the provider has enabled what was made disabled."""
+    return confirmed(replace(_sure(entry), enable_owed=False), frozenset())
 
 
 def put_off_owed(entry: Entry, now: datetime) -> Entry:
     """For the scheduler to try again, where something is still owed."""
-    return replace(entry, owed_at=now + OWED_PAUSE if entry.owed_to else None)
+    return replace(entry, owed_at=now + OWED_PAUSE if entry.owes else None)
+
+
+def _to_check(entry: Entry, policy: Policy, now: datetime) -> Entry:
+    # A check still set is that of a change whose outcome was never recorded: it may come late.
+    unrecorded = entry.check_at is not None
+    return replace(entry, check_at=now + policy.settle_window, late_call=unrecorded)
 
 
 def _attempts(entry: Entry, event: Event) -> int:
@@ -212,6 +228,7 @@ def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime)
         owed_to=policy.recipients,
         issued_for=claim.event if claim else event.reference,
         owed_at=now + OWED_PAUSE,
+        enable_owed=not made.enabled,
         claim=None,
         created_at=now,
         removed_at=None,
@@ -235,6 +252,7 @@ def _deleted(entry: Entry, event: Event, auth_id: str, now: datetime) -> Conclus
         incarnation=entry.incarnation + 1,
         owed_to=frozenset(),
         owed_at=None,
+        enable_owed=False,
         removed_at=now,
         check_at=None,
         late_call=False,

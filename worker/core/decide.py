@@ -31,6 +31,13 @@ class UnknownRename(StrEnum):
     REJECT = "reject"
 
 
+class Enable(StrEnum):
+    """When a new subaccount is enabled: as it is created, or once its credentials are published."""
+
+    CREATED = "created"
+    PUBLISHED = "published"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The operator's choices that decisions follow."""
@@ -39,6 +46,7 @@ class Policy:
     unknown_rename: UnknownRename = UnknownRename.CREATE
     recipients: frozenset[str] = frozenset({EVERYBODY})
     settle_window: timedelta = timedelta(seconds=120)
+    enable: Enable = Enable.CREATED
 
 
 @dataclass(frozen=True, slots=True)

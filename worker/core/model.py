@@ -118,7 +118,8 @@ class Entry:
     `issued_for` is the event that caused those credentials.
     `check_at` is when entry and provider are to be compared: set before a change is sent, it goes with the
     change's record, but stays where `late_call` says that an unanswered one may yet be carried out.
-    `owed_at` is when to try again to deliver them, should nothing else have done so by then.
+    `owed_at` is when to try again to deliver them, or to enable, should nothing else have done so by then.
+    `enable_owed`: it was made disabled, and is to be enabled once its credentials are confirmed.
     `recount_at` is when to look once more for doubles: a create was taken for lost, or came out twice.
     """
 
@@ -139,6 +140,17 @@ class Entry:
     check_at: datetime | None = None
     late_call: bool = False
     recount_at: datetime | None = None
+    enable_owed: bool = False
+
+    @property
+    def owes(self) -> bool:
+        """Whether anybody waits for credentials, or the subaccount for being enabled."""
+        return self.enable_owed or bool(self.owed_to)
+
+    @property
+    def held_back(self) -> bool:
+        """Whether its subaccount must not be enabled yet: its credentials are not confirmed."""
+        return self.enable_owed and bool(self.owed_to)
 
     @property
     def due_at(self) -> datetime | None:

@@ -16,7 +16,7 @@ from worker.adapters.rabbitmq_connection import version_of
 from worker.adapters.rabbitmq_management import check_in_effect
 from worker.adapters.system import SystemClock
 from worker.bootstrap import wanted_topology
-from worker.core.model import Answer, Department, Entry
+from worker.core.model import EVERYBODY, Answer, Department, Entry
 from worker.ports import ForPeople, PublishFailed, Unroutable
 from worker.settings import BrokerSettings, LedgerSettings, SettingsError, TopologySettings
 
@@ -125,7 +125,7 @@ async def departments_show(settings: LedgerSettings, which: Department, *, as_js
         answers = [console.answer_document(answer) for answer in history.answers]
         console.print_json(console.entry_document(history.entry) | {"answers": answers})
         return
-    shown = console.entry_document(history.entry) | {"credentials": _credentials(history.entry)}
+    shown = console.entry_document(history.entry) | {"credentials": credentials_told(history.entry)}
     hidden = {"owed_to", "version", "claim", "issued_for", "revision"}
     facts = [(name.replace("_", " "), value) for name, value in shown.items() if name not in hidden]
     console.print_table(("", history.entry.department.id), facts, "")
@@ -135,14 +135,18 @@ async def departments_show(settings: LedgerSettings, which: Department, *, as_js
 
 def _entry_row(entry: Entry) -> tuple[object, ...]:
     newest = f"{entry.version.kind} {entry.version.time:%Y-%m-%d %H:%M:%S}" if entry.version else None
-    return (*entry.department, entry.name, entry.status, entry.auth_id, _credentials(entry), newest)
+    return (*entry.department, entry.name, entry.status, entry.auth_id, credentials_told(entry), newest)
 
 
-def _credentials(entry: Entry) -> str | None:
-    """Whether the department's credentials have gone out."""
+def credentials_told(entry: Entry) -> str | None:
+    """Whether the department's credentials have gone out, and what is still owed."""
     if entry.generation == 0:
         return None
-    return f"owed ({entry.generation})" if entry.owed_to else f"sent ({entry.generation})"
+    if not entry.owes:
+        return f"sent ({entry.generation})"
+    owed = [recipient for recipient in sorted(entry.owed_to) if recipient != EVERYBODY]
+    owed += ["enabling"] if entry.enable_owed else []
+    return f"owed: {', '.join(owed)} ({entry.generation})" if owed else f"owed ({entry.generation})"
 
 
 def _answer_row(answer: Answer) -> tuple[object, ...]:

@@ -1,0 +1,203 @@
+"""`PROVISIONER_ENABLE=published`: made disabled, and enabled once the credentials are confirmed."""
+
+from dataclasses import replace
+
+import pytest
+from builders import SALES, an_entry, department_created, department_removed, department_renamed
+from world import SETTLE_WINDOW, World, fault
+
+from contracts.topology import SECRETS_QUEUE, WORK_QUEUE
+from worker.core.decide import Enable, Policy
+from worker.core.model import EVERYBODY, Status
+from worker.duties import OVERDUE, Scheduler
+from worker.entrypoints.commands import credentials_told
+from worker.scan import Strays
+
+CREATED = department_created("Sales", sequence=1)
+RENAMED = department_renamed("Marketing", sequence=2)
+REMOVED = department_removed(sequence=2)
+AGAIN = department_created("Sales", sequence=3)
+WINDOW = SETTLE_WINDOW.total_seconds()
+MINUTE = 61
+
+
+@pytest.fixture
+def world() -> World:
+    return World(Policy(enable=Enable.PUBLISHED))
+
+
+def enabled(world: World) -> list[bool]:
+    return [held.enabled for held in world.provider.subaccounts]
+
+
+async def left_owing(world: World, at: str = "publish secrets") -> None:
+    """A worker dies there, and the event is lost with it: what is owed is left to the scheduler."""
+    await world.cut_off(at, CREATED)
+    world.broker.purge(WORK_QUEUE)
+
+
+async def later(world: World, seconds: float = MINUTE) -> None:
+    world.clock.advance(seconds)
+    await world.attend_to_duties()
+
+
+async def test_it_is_enabled_after_its_credentials_and_before_its_answer(world):
+    await world.handle(CREATED)
+    assert world.witness.journal[-9:] == [
+        "record claimed",
+        "create",
+        "record active created",
+        "publish secrets subaccount.credentials.issued",
+        "record active",
+        "update enabled",
+        "publish results subaccount.created",
+        "record active created confirmed",
+        "ack",
+    ]
+    entry = await world.entry()
+    assert (entry.enable_owed, entry.owed_at, entry.check_at) == (False, None, None)
+    await world.has_one_live_subaccount("Sales")
+
+
+async def test_where_it_is_enabled_at_once_nothing_more_is_done_than_ever():
+    world = World()
+    await world.handle(CREATED)
+    assert world.witness.journal[-7:] == [
+        "record claimed",
+        "create",
+        "record active created",
+        "publish secrets subaccount.credentials.issued",
+        "publish results subaccount.created",
+        "record active created confirmed",
+        "ack",
+    ]
+    assert not (await world.entry()).enable_owed
+
+
+async def test_until_its_credentials_are_confirmed_it_is_inert(world):
+    world.broker.unbind("provisioner.secrets", SECRETS_QUEUE, "#")
+    async with world.working():
+        await world.send(CREATED)
+        await world.clock.asleep()
+        assert enabled(world) == [False]
+        world.broker.bind("provisioner.secrets", SECRETS_QUEUE, "#")
+        await world.done_in_time()
+    assert enabled(world) == [True]
+
+
+@pytest.mark.parametrize("after_effect", [False, True], ids=["not-sent", "no-answer"])
+async def test_what_fails_is_tried_again_under_the_same_key(world, after_effect):
+    world.witness.fail("update", fault("update", sent=after_effect), after_effect=after_effect)
+    await world.handle(CREATED)
+    assert enabled(world) == [True]
+    keys = {key for operation, _, key in world.provider.calls if operation == "update"}
+    assert len(keys) == 1
+    assert len(world.credentials()) == 1, "they are on record as confirmed before it is tried"
+
+
+async def test_an_unanswered_try_is_looked_at_when_it_must_have_settled(world):
+    world.witness.fail("update", fault("update"))
+    await world.handle(CREATED)
+    assert (await world.entry()).check_at is not None
+    world.provider.subaccounts[0].enabled = False  # by whatever came late
+    await later(world, WINDOW + 1)
+    assert enabled(world) == [True]
+
+
+@pytest.mark.parametrize("at", ["publish secrets", "update", "publish results"])
+async def test_the_scheduler_does_it_for_an_event_that_died(world, at):
+    await left_owing(world, at)
+    await later(world)
+    await world.has_one_live_subaccount("Sales")
+    await world.has_issued_credentials()
+    entry = await world.entry()
+    assert (entry.owes, entry.owed_at) == (False, None)
+
+
+async def test_and_tries_again_a_minute_later_without_publishing_twice(world):
+    await left_owing(world)
+    world.witness.fail("update", fault("update", 503))
+    await later(world)
+    entry = await world.entry()
+    assert (entry.enable_owed, entry.owed_to) == (True, frozenset())
+    assert entry.owed_at > world.clock.now()
+    await later(world)
+    assert enabled(world) == [True]
+    assert len(world.credentials()) == 1
+
+
+async def test_the_department_s_next_event_does_it_too(world):
+    await left_owing(world, "update")
+    await world.handle(RENAMED)
+    await world.has_one_live_subaccount("Marketing")
+    assert not (await world.entry()).owes
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["enabled", "disabled"])
+async def test_what_is_adopted_stays_as_it_was_until_its_credentials_are_out(world, found):
+    world.strays = Strays
+    await world.provider.create(world.sent_name("Other"), "before the ledger was lost", enabled=found)
+    await left_owing(world)
+    assert enabled(world) == [found]
+    assert world.provider.subaccounts[0].name == world.sent_name("Sales")
+    assert (await world.entry()).enable_owed is not found
+    await later(world)
+    assert enabled(world) == [True]
+
+
+async def test_the_check_expects_it_disabled_while_its_credentials_are_owed(world):
+    await left_owing(world)
+    entry = await world.entry()
+    await world.ledger.record(replace(entry, check_at=world.clock.now(), owed_at=None))
+    world.provider.subaccounts[0].enabled = True
+    await later(world)
+    assert enabled(world) == [False]
+
+
+async def test_removed_and_restored_before_it_was_published_it_still_waits_for_that(world):
+    await left_owing(world)
+    await world.handle(REMOVED)
+    assert (await world.entry()).owed_at is None
+    await world.cut_off("publish secrets", AGAIN)
+    assert (await world.entry()).status is Status.ACTIVE
+    assert enabled(world) == [False]
+    await world.handle()
+    await world.has_one_live_subaccount("Sales")
+    await world.has_issued_credentials()
+
+
+async def test_what_is_removed_owes_nothing(world):
+    await left_owing(world, "update")
+    await world.handle(REMOVED)
+    entry = await world.entry()
+    assert (entry.enable_owed, entry.owed_at) == (False, None)
+    await world.handle(AGAIN)
+    assert enabled(world) == [True]
+
+
+async def test_what_is_owed_for_long_is_metered(world):
+    await left_owing(world)
+    world.clock.advance(OVERDUE.total_seconds() + 1)
+    async with world.working() as worker:
+        await Scheduler(worker.pipeline).measure_debts()
+        assert _overdue(worker) == 1
+    await world.attend_to_duties()
+    async with world.working() as worker:
+        await Scheduler(worker.pipeline).measure_debts()
+        assert _overdue(worker) == 0
+
+
+def _overdue(worker):
+    return worker.telemetry.registry.get_sample_value("provisioner_debts_overdue")
+
+
+def test_a_person_is_told_what_is_owed_to_whom():
+    told = {
+        "sent (1)": {},
+        "owed (1)": {"owed_to": frozenset({EVERYBODY})},
+        "owed: billing, crm (1)": {"owed_to": frozenset({"crm", "billing"})},
+        "owed: crm, enabling (1)": {"owed_to": frozenset({"crm"}), "enable_owed": True},
+        "owed: enabling (1)": {"enable_owed": True},
+    }
+    assert [credentials_told(an_entry(Status.ACTIVE, **fields)) for fields in told.values()] == list(told)
+    assert credentials_told(replace(an_entry(), generation=0, department=SALES)) is None
