@@ -13,7 +13,7 @@ SETTLE_WINDOW = timedelta(seconds=12)
 """A tenth of the default, as all times here: what counts is how they compare."""
 WINDOW_SECONDS = SETTLE_WINDOW.total_seconds()
 FURTHEST_SECONDS = 54.0
-"""How far off the wall clock is ever set: nine minutes by this scale, and the contract allows for ten."""
+"""How far off the wall clock is ever set: nine minutes by this scale; the contract allows for ten."""
 TIMEOUT_SECONDS = 3.0
 CLAIM_SECONDS = 2.0
 LATEST_SECONDS = WINDOW_SECONDS - CLAIM_SECONDS
@@ -24,8 +24,8 @@ LATEST_SECONDS = WINDOW_SECONDS - CLAIM_SECONDS
 class Profile:
     """How often each fault strikes where it can, while it is among those of a run.
 
-    `latest_create_seconds`: how long after it is sent a create may still be carried out. `always`: faults
-    that are among those of every run.
+    `latest_create_seconds`: how long after it is sent a create may still be carried out.
+    `always`: faults that are among those of every run.
     """
 
     name: str

@@ -8,7 +8,7 @@ import asyncio
 import heapq
 from asyncio import base_events
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from itertools import count
 from typing import Any
 
@@ -22,11 +22,26 @@ class Stuck(Exception):
     """Nothing is ready and no timer is set: whoever waits, waits for ever."""
 
 
+class Call:
+    """What asyncio's handles are, and no more: half of a run is the loop's own work."""
+
+    __slots__ = ("args", "callback", "cancelled", "context")
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: Context) -> None:
+        self.callback = callback
+        self.args = args
+        self.context = context
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
 class VirtualLoop(base_events.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._virtual_now = 0.0
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, Call]] = []
         self._numbers = count()
         self.unhandled: list[str] = []
         self.set_exception_handler(lambda _loop, context: self.unhandled.append(_told(context)))
@@ -40,6 +55,11 @@ class VirtualLoop(base_events.BaseEventLoop):
             tasks.append(task)
         return task
 
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Any = None) -> Any:
+        call = Call(callback, args, context or copy_context())
+        self._ready.append(call)
+        return call
+
     def call_later(
         self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> Any:
@@ -47,27 +67,33 @@ class VirtualLoop(base_events.BaseEventLoop):
 
     def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Any = None) -> Any:
         """Of two timers for one moment the first set runs first: what is sent in order arrives in order."""
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
-        heapq.heappush(self._timers, (when, next(self._numbers), timer))
-        return timer
+        call = Call(callback, args, context or copy_context())
+        heapq.heappush(self._timers, (when, next(self._numbers), call))
+        return call
 
     def _run_once(self) -> None:
         ready = self._ready
         if not ready:
             self._jump()
         for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
+            call = ready.popleft()
+            if call.cancelled:
+                continue
+            try:
+                call.context.run(call.callback, *call.args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - asyncio's own loops tell of it and go on, too
+                self.call_exception_handler({"message": f"in {call.callback}", "exception": error})
 
     def _jump(self) -> None:
         timers, ready = self._timers, self._ready
         while timers and not ready:
             self._virtual_now = max(self._virtual_now, timers[0][0])
             while timers and timers[0][0] <= self._virtual_now:
-                timer = heapq.heappop(timers)[2]
-                if not timer._cancelled:
-                    ready.append(timer)
+                call = heapq.heappop(timers)[2]
+                if not call.cancelled:
+                    ready.append(call)
         if not ready:
             raise Stuck
 

@@ -1,5 +1,6 @@
 """How a department's subaccount is named at the provider, and the keys and tags derived from who it is."""
 
+import base64
 import hashlib
 import re
 import uuid
@@ -13,15 +14,13 @@ from worker.core.model import Department, Reference
 
 TAG_LENGTH = 10
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_BITS_PER_DIGIT = 5
+_TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _CROCKFORD.encode())
 
 
 def department_tag(owner: str, department: Department, incarnation: int) -> str:
     """The mark in a subaccount's name by which it is found again: 10 characters of Crockford base32."""
     digest = hashlib.sha256(to_json([owner, department.tenant, department.id, incarnation])).digest()
-    number = int.from_bytes(digest) >> (len(digest) * 8 - TAG_LENGTH * _BITS_PER_DIGIT)
-    digits = [_CROCKFORD[number >> (_BITS_PER_DIGIT * place) & 31] for place in reversed(range(TAG_LENGTH))]
-    return "".join(digits)
+    return base64.b32encode(digest)[:TAG_LENGTH].translate(_TO_CROCKFORD).decode()
 
 
 def idempotency_key(
