@@ -85,7 +85,7 @@ async def plivo_bench() -> AsyncIterator[PlivoBench]:
             concurrency=10,
             rate=RateLimit(10_000, timedelta(seconds=1)),
         )
-        async with plivo_provider(account, SystemClock()) as provider:
+        async with plivo_provider(account, SystemClock(), asyncio.Event()) as provider:
             yield PlivoBench(provider, sandbox)
 
 
