@@ -10,9 +10,9 @@ from worker.ports import NewSubaccount, ProvidedSubaccount, Provider
 class Permitted:
     provider: Provider
 
-    async def create(self, name: str, idempotency_key: str) -> NewSubaccount:
+    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
         async with self.provider.permit("create"):
-            return await self.provider.create(name, idempotency_key)
+            return await self.provider.create(name, idempotency_key, enabled=enabled)
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
