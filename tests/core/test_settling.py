@@ -18,9 +18,9 @@ from worker.core.conclude import (
     conclude,
     intend,
 )
-from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore
+from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, decide
 from worker.core.judge import Permanent, Transient, Unknown
-from worker.core.model import Claim, Status
+from worker.core.model import Claim, Recollection, Status
 
 LATER = NOW + timedelta(seconds=1)
 POLICY = Policy()
@@ -237,30 +237,39 @@ class TestGivingUp:
 class TestCrashes:
     """A claim whose outcome was never recorded counts as an unknown create."""
 
-    LOST = looked(claimed(3, 1), NOW + WINDOW + TICK)
+    BEGUN = NOW + WINDOW + TICK
+    LOST = looked(claimed(3, 1), BEGUN).entry
+    GIVEN_UP = looked(LOST, BEGUN)
 
-    def test_the_third_create_taken_for_lost_is_given_up_with_evidence(self):
-        assert self.LOST.failure == Permanent(
+    def test_after_the_third_create_taken_for_lost_the_event_only_looks(self):
+        assert decide(EVENT, Recollection(self.LOST), POLICY, self.BEGUN) == Adopt(EVENT.name)
+
+    def test_if_that_sees_nothing_it_is_given_up_with_evidence(self):
+        assert self.GIVEN_UP.failure == Permanent(
             DeadReason.CREATE_UNKNOWN,
             "3 creates ended without a clear answer, the last begun at 2026-11-21T12:00:00Z"
-            f" with idempotency key {IDEMPOTENCY_KEY}:"
-            " its outcome was never recorded, and the list has not shown it",
+            f" with idempotency key {IDEMPOTENCY_KEY}: it was taken for lost, for the list has not shown it",
         )
-        assert self.LOST.answer is None
+        assert self.GIVEN_UP.answer is None
 
-    def test_it_is_settled_then_and_a_replay_counts_from_one(self):
-        begun = NOW + WINDOW + TICK
+    def test_a_replay_counts_from_one(self):
+        left = self.GIVEN_UP.entry
 
-        assert self.LOST.entry == replace(claimed(0), status=Status.ABSENT, recount_at=begun + TEN_WINDOWS)
-        assert claimed_again(self.LOST.entry).claim.attempt == 1
+        assert left == replace(claimed(0), status=Status.ABSENT, recount_at=self.BEGUN + TEN_WINDOWS)
+        assert decide(EVENT, Recollection(left), POLICY, self.BEGUN) == Create(EVENT.name)
+        assert claimed_again(left).claim.attempt == 1
 
-    @pytest.mark.parametrize("event", [created(sequence=12), removed(sequence=12)])
-    def test_a_newer_event_is_not_the_one_to_be_given_up(self, event):
-        begun = NOW + WINDOW + TICK
+    @pytest.mark.parametrize("by", [EVENT, created(sequence=12), removed(sequence=12)])
+    def test_whoever_settles_it(self, by):
+        lost = concluded(claimed(3, 1), by, Adopt(by.name), NothingSeen(self.BEGUN), self.BEGUN)
 
-        conclusion = concluded(claimed(3, 1), event, Adopt(event.name), NothingSeen(begun), begun)
+        assert (lost.entry, lost.failure) == (self.LOST, None)
 
-        assert (conclusion.failure, conclusion.entry.status) == (None, Status.ABSENT)
+    def test_another_event_is_not_the_one_to_be_given_up(self):
+        other = created(sequence=12)
+
+        assert decide(other, Recollection(self.LOST), POLICY, self.BEGUN) == Create(other.name)
+        assert claimed_again(self.LOST, other).claim.attempt == 1
 
 
 class TestRecounts:

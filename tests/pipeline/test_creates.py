@@ -158,7 +158,7 @@ async def test_three_crashes_within_a_create_are_given_up_too(world):
         assert (await world.entry()).claim.attempt == attempt
     await world.handle()
     letter = world.dead_lettered("create-unknown")
-    assert "its outcome was never recorded" in letter.message.headers["x-dead-detail"]
+    assert "3 creates ended without a clear answer" in letter.message.headers["x-dead-detail"]
     assert "create" not in world.witness.journal
     assert (await world.entry()).status is Status.ABSENT
     await world.handle(CREATED)

@@ -85,7 +85,7 @@ def intend(
     """The entry as it must be durable before the step acts."""
     match step:
         case Create(name):
-            claim = Claim(now, idempotency_key, event.reference, _attempts(entry, event) + 1)
+            claim = Claim(now, idempotency_key, event.reference, entry.unknown_creates(event.reference) + 1)
             return replace(entry, status=Status.CLAIMED, name=name, claim=claim)
         case Delete():
             return replace(entry, status=Status.DELETING)
@@ -166,12 +166,6 @@ def _to_check(entry: Entry, policy: Policy, now: datetime) -> Entry:
     return replace(entry, check_at=now + policy.settle_window, late_call=unrecorded)
 
 
-def _attempts(entry: Entry, event: Event) -> int:
-    """How many creates for this very event have ended unknown so far."""
-    claim = entry.claim
-    return claim.attempt if claim and claim.event == event.reference else 0
-
-
 def _not_created(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Conclusion:
     if not isinstance(failure, Unknown):
         return Conclusion(_withdrawn(entry), failure=failure)
@@ -196,24 +190,19 @@ def _given_up(entry: Entry, detail: str) -> Conclusion:
 
 
 def _nothing_seen(entry: Entry, event: Event, begun: datetime, policy: Policy, now: datetime) -> Conclusion:
-    if entry.status is not Status.CLAIMED:  # it was only looked for, because the ledger did not know of it
-        return Conclusion(entry)
+    if entry.status is not Status.CLAIMED:
+        if entry.unknown_creates(event.reference) < ENOUGH_UNKNOWNS:
+            return Conclusion(entry)
+        return _given_up(entry, "it was taken for lost, for the list has not shown it")
     claim = _claim_of(entry)
     looked = replace(claim, clean_scans=claim.clean_scans + 1)
     if is_lost(looked.clean_scans, begun, claim.started_at, policy.settle_window):
-        return _lost(entry, event, policy, now)
+        # Whatever becomes of the department: taken for lost, it may still be carried out, only very late.
+        lost = replace(entry, claim=replace(claim, clean_scans=0), recount_at=_recount_at(policy, now))
+        return Conclusion(replace(lost, status=_before_claim(entry)))
     seconds = seconds_to_next_look(now, claim.started_at, policy.settle_window)
     undecided = Unknown("whether a create was carried out is not known yet", seconds)
     return Conclusion(replace(entry, claim=looked), failure=undecided)
-
-
-def _lost(entry: Entry, event: Event, policy: Policy, now: datetime) -> Conclusion:
-    """Whatever becomes of the department: taken for lost, it may still be carried out, only very late."""
-    claim = replace(_claim_of(entry), clean_scans=0)
-    lost = replace(entry, status=_before_claim(entry), claim=claim, recount_at=_recount_at(policy, now))
-    if _attempts(entry, event) < ENOUGH_UNKNOWNS:
-        return Conclusion(lost)
-    return _given_up(lost, "its outcome was never recorded, and the list has not shown it")
 
 
 def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime) -> Conclusion:

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
+from worker.core.adoption import ENOUGH_UNKNOWNS
 from worker.core.model import EVERYBODY, Answer, Entry, Event, Recollection, Status
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
@@ -56,7 +57,10 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """A create may have happened: find out. `name` is what it is to be called, where the event tells."""
+    """A create may have happened: find out. `name` is what it is to be called, where the event tells.
+
+    Where nothing is found, and the event has had enough creates, it is given up.
+    """
 
     name: str | None
 
@@ -146,7 +150,8 @@ def _by_the_table(event: Event, entry: Entry, policy: Policy) -> Decision:
         case Status.ABSENT, Kind.RENAMED, _, _ if policy.unknown_rename is UnknownRename.REJECT:
             return Refuse(DeadReason.INVALID, "data.department_id: rename of an unknown department")
         case Status.ABSENT | Status.REMOVED, Kind.CREATED | Kind.RENAMED, _, str(name):
-            return Create(name)
+            enough = entry.unknown_creates(event.reference) >= ENOUGH_UNKNOWNS
+            return Adopt(name) if enough else Create(name)
         case Status.ACTIVE, Kind.CREATED | Kind.RENAMED, _, str(name) if name == entry.name:
             return Skip(ResultKind.UNCHANGED)
         case Status.ACTIVE, Kind.CREATED | Kind.RENAMED, str(auth_id), str(name):

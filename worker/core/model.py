@@ -152,6 +152,10 @@ class Entry:
         """Whether its subaccount must not be enabled yet: its credentials are not confirmed."""
         return self.enable_owed and bool(self.owed_to)
 
+    def unknown_creates(self, event: Reference) -> int:
+        """How many creates for this very event have ended unknown so far."""
+        return self.claim.attempt if self.claim and self.claim.event == event else 0
+
     @property
     def due_at(self) -> datetime | None:
         """When the next of its duties is due: never while a create is open, for it only looks then."""
