@@ -5,7 +5,7 @@ from typing import Any
 
 from contracts import topology as names
 from contracts.envelope import JSON, STRUCTURED, CloudEvent
-from contracts.json_schema import INBOUND, OUTBOUND, Schema, binary_headers, schemas
+from contracts.json_schema import INBOUND, OUTBOUND, REQUESTS, Schema, binary_headers, schemas
 from contracts.subaccounts import DeadReason, ResultKind
 from contracts.topology import BrokerVersion, Exchange, Queue, Topology, topology
 
@@ -17,31 +17,41 @@ _RECIPIENT = "RECIPIENT"
 
 _STRUCTURED_EVENTS = ("DepartmentCreated", "DepartmentRenamed", "DepartmentRemoved")
 _EVENTS = (*_STRUCTURED_EVENTS, *(f"{name}Binary" for name in _STRUCTURED_EVENTS))
+_REQUESTS = ("ReissueRequested",)
+_TAKEN = (*_EVENTS, *_REQUESTS)
 _CREDENTIALS = ("CredentialsMessage", "SealedCredentialsMessage")
 _ADDRESSES = {
-    names.DEPARTMENTS: ("department.{kind}", {"kind": ["created", "renamed", "removed"]}),
+    names.DEPARTMENTS: (
+        "{kind}",
+        {
+            "kind": [
+                *("department.created", "department.renamed", "department.removed"),
+                "subaccount.credentials.reissue.requested",
+            ]
+        },
+    ),
     names.RESULTS: ("subaccount.{outcome}", {"outcome": [str(kind) for kind in ResultKind]}),
     names.SECRETS: ("subaccount.credentials.{act}", {"act": ["issued", "reissued"]}),
     names.RETRY: ("{delay}", {"delay": [names.delay_label(delay) for delay in names.DEFAULT_RETRY_DELAYS]}),
 }
 _EXCHANGES = {
-    names.DEPARTMENTS: ("Where producers publish. A word may follow the routing key.", _EVENTS),
+    names.DEPARTMENTS: ("Where producers publish. A word may follow the routing key.", _TAKEN),
     names.RESULTS: ("What became of each event. Consumers bind queues of their own.", ("SubaccountResult",)),
     names.SECRETS: (
         "Credentials. Where recipients are named, the routing key ends in the recipient's name.",
         _CREDENTIALS,
     ),
-    names.RETRY: ("Takes an event that waits. The routing key is the delay.", _EVENTS),
+    names.RETRY: ("Takes an event that waits. The routing key is the delay.", _TAKEN),
     names.DEAD_LETTERS: ("Takes what cannot be carried out, under its own routing key.", ("DeadLetter",)),
-    names.REPLAY: ("Brings back what has waited, and what is replayed.", _EVENTS),
+    names.REPLAY: ("Brings back what has waited, and what is replayed.", _TAKEN),
 }
 _QUEUES = {
-    names.WORK_QUEUE: ("What the worker consumes.", _EVENTS),
+    names.WORK_QUEUE: ("What the worker consumes.", _TAKEN),
     names.SECRETS_QUEUE: ("Credentials while no recipients are named.", _CREDENTIALS[:1]),
     names.secrets_queue(_RECIPIENT): ("Instead, one for each recipient, by its name.", _CREDENTIALS[1:]),
     names.DEAD_LETTER_QUEUE: ("Dead letters, until somebody replays or discards them.", ("DeadLetter",)),
 }
-_RETRY_QUEUE = ("Holds an event for its delay, then sends it back to the work queue.", _EVENTS)
+_RETRY_QUEUE = ("Holds an event for its delay, then sends it back to the work queue.", _TAKEN)
 
 # The file in examples/ that each message shows.
 EXAMPLES = {
@@ -51,6 +61,7 @@ EXAMPLES = {
     "DepartmentRenamedBinary": "renamed-binary",
     "DepartmentRemoved": "removed-merged",
     "DepartmentRemovedBinary": "removed-binary",
+    "ReissueRequested": "reissue-requested",
     "SubaccountResult": "result-created",
     "CredentialsMessage": "credentials-issued",
     "SealedCredentialsMessage": "credentials-sealed",
@@ -59,7 +70,7 @@ EXAMPLES = {
 
 def document(examples: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """`examples`: for each message in `EXAMPLES`, an AsyncAPI message example."""
-    payloads = schemas((*INBOUND, *OUTBOUND), "#/components/schemas/{model}")
+    payloads = schemas((*INBOUND, *REQUESTS, *OUTBOUND), "#/components/schemas/{model}")
     payloads["BinaryModeHeaders"] = _headers_of_any(payloads)
     payloads["DeadLetterHeaders"] = _dead_letter_headers()
     return {
@@ -131,6 +142,9 @@ def _operations() -> dict[str, Any]:
     work_queue = f"queue.{names.WORK_QUEUE}"
     return {
         "receiveDepartmentEvent": _operation("receive", work_queue, _EVENTS, "Acked once it is answered."),
+        "receiveReissueRequest": _operation(
+            "receive", work_queue, _REQUESTS, "Acked once it is answered. Either mode, as for events."
+        ),
         "sendResult": _send(names.RESULTS, "Tells what became of an event."),
         "sendCredentials": _send(names.SECRETS, "Hands over a department's credentials."),
         "parkEvent": _send(names.RETRY, "Puts an event aside that fails for now."),
@@ -155,7 +169,7 @@ def _operation(action: str, channel: str, messages: Iterable[str], summary: str)
 
 
 def _messages(examples: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    messages = {model.__name__: _structured(model) for model in (*INBOUND, *OUTBOUND)}
+    messages = {model.__name__: _structured(model) for model in (*INBOUND, *REQUESTS, *OUTBOUND)}
     messages |= {f"{model.__name__}Binary": _binary(model) for model in INBOUND}
     shown = {name: message | {"examples": [examples[name]]} for name, message in messages.items()}
     return shown | {

@@ -247,6 +247,11 @@ def payload_digest(event: CloudEvent) -> str:
     Takes the event as it was read, with its unknown fields. Mode, trace attributes and the order of JSON keys
     do not change it.
     """
-    payload = [canonical_type(event.type), event.tenant or DEFAULT_TENANT, event.data]
+    return digest(event, canonical_type(event.type))
+
+
+def digest(event: CloudEvent, canonical: str) -> str:
+    """The same of an event of any type, under the name its contract has for that."""
+    payload = [canonical, event.tenant or DEFAULT_TENANT, event.data]
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()

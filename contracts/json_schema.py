@@ -10,6 +10,7 @@ from pydantic_core import core_schema
 
 from contracts.departments import DepartmentCreated, DepartmentRemoved, DepartmentRenamed
 from contracts.envelope import HEADER_PREFIX, CloudEvent
+from contracts.reissues import REISSUE, ReissueRequested
 from contracts.subaccounts import CredentialsMessage, SealedCredentialsMessage, SubaccountResult
 
 Schema = dict[str, Any]
@@ -22,10 +23,12 @@ DOCUMENTS: dict[str, tuple[type[CloudEvent], ...]] = {
     "department.created.v1": (DepartmentCreated,),
     "department.renamed.v1": (DepartmentRenamed,),
     "department.removed.v1": (DepartmentRemoved,),
+    REISSUE: (ReissueRequested,),
     "subaccount.result.v1": (SubaccountResult,),
     ISSUED: _CREDENTIALS,
     REISSUED: _CREDENTIALS,
 }
+REQUESTS = (ReissueRequested,)
 INBOUND = (DepartmentCreated, DepartmentRenamed, DepartmentRemoved)
 OUTBOUND = (SubaccountResult, *_CREDENTIALS)
 

@@ -16,6 +16,7 @@ from contracts.departments import (
     payload_digest,
 )
 from contracts.envelope import Message, read
+from contracts.reissues import ReissueRequested
 from contracts.subaccounts import ResultKind
 from worker.core.model import Answer, Claim, Department, Entry, Event, Recollection, Status
 
@@ -51,6 +52,12 @@ def department_renamed(name: str = "Marketing", **attributes: Unpack[Attributes]
 
 def department_removed(name: str | None = None, **attributes: Unpack[Attributes]) -> DepartmentRemoved:
     return DepartmentRemoved.model_validate(_content(Kind.REMOVED, {"name": name}, attributes))
+
+
+def reissue_requested(recipient: str | None = None, **attributes: Unpack[Attributes]) -> ReissueRequested:
+    given = {"source": "/crm", "time": NOW, "tenant": SALES.tenant, "id": "reissue"} | dict(attributes)
+    data = {"department_id": given.pop("department_id", SALES.id), "recipient": recipient}
+    return ReissueRequested.model_validate(given | {"data": data})
 
 
 def created(name: str = "Sales", **attributes: Unpack[Attributes]) -> Event:

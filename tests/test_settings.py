@@ -64,6 +64,7 @@ def test_by_default_they_are_what_is_documented():
         "PROVISIONER_MANAGEMENT_URL": "",
         "PROVISIONER_RECIPIENTS": "",
         "PROVISIONER_SIGNING_KEY": "",
+        "PROVISIONER_ENABLE": "created",
         "PROVISIONER_UNKNOWN_RENAME": "create",
         "PROVISIONER_REMOVAL": "disable-then-delete",
         "PROVISIONER_PLAINTEXT_SECRETS": "false",

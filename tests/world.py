@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from builders import NOW, SALES, AnyDepartmentEvent
+from pydantic import SecretStr
 
 from contracts.departments import Kind
 from contracts.envelope import STRUCTURED, CloudEvent, Message, read
@@ -28,6 +29,7 @@ from contracts.topology import (
     topology,
 )
 from worker.act import Actor, Names
+from worker.adapters.fingerprints import KeyedFingerprints
 from worker.adapters.memory import Held, MemoryClock, MemoryLedger, MemoryProvider
 from worker.adapters.memory_broker import MemoryBroker
 from worker.adapters.sealing import Unsealed
@@ -36,14 +38,22 @@ from worker.circuit import Circuit
 from worker.core.decide import Policy
 from worker.core.judge import CallFault, Operation, Patience
 from worker.core.messages import Outgoing
-from worker.core.model import EVERYBODY, Answer, Department, Entry, Recollection, Reference, Status
+from worker.core.model import EVERYBODY, Answer, Department, Entry, Recollection, Reference, Status, Wish
 from worker.core.naming import NameTemplate
 from worker.duties import Scheduler
 from worker.intake import Intake
 from worker.lanes import running_lanes
 from worker.operations import inbound
 from worker.pipeline import Pipeline
-from worker.ports import CallFailed, Delivery, NewSubaccount, ProvidedSubaccount, Provider, Sealer
+from worker.ports import (
+    CallFailed,
+    Delivery,
+    Fingerprints,
+    NewSubaccount,
+    ProvidedSubaccount,
+    Provider,
+    Sealer,
+)
 from worker.scan import Scanner, Strays
 from worker.settings import WorkerSettings, load
 from worker.telemetry import Telemetry
@@ -145,6 +155,15 @@ class WatchedLedger:
         noted = ["record", entry.status, *([answer.outcome] if answer else [])]
         noted += ["confirmed"] if answer and answer.confirmed else []
         return await self.witness.see(" ".join(noted), lambda: self.ledger.record(entry, answer))
+
+    async def wish(self, wish: Wish) -> None:
+        await self.ledger.wish(wish)
+
+    async def wishes(self, since: datetime) -> Sequence[Wish]:
+        return await self.ledger.wishes(since)
+
+    async def close_wish(self, wish_id: str) -> None:
+        await self.witness.see("close wish", lambda: self.ledger.close_wish(wish_id))
 
     async def suspect(self, message: str) -> int:
         return await self.witness.see("suspect", lambda: self.ledger.suspect(message))
@@ -268,6 +287,7 @@ class World:
     returned: int = 0
     """How often the broker is to have delivered before what is sent."""
     sealer: Sealer = field(default_factory=Unsealed)
+    fingerprints: Fingerprints = field(default_factory=lambda: KeyedFingerprints(SecretStr("main token")))
 
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock.sleep)
@@ -289,6 +309,7 @@ class World:
                 actor=self._actor(ledger, circuit),
                 publisher=WatchedPublisher(self.witness, self.broker),
                 sealer=self.sealer,
+                fingerprints=self.fingerprints,
                 clock=self.clock,
                 policy=self.policy,
                 patience=self.patience,

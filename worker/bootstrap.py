@@ -11,6 +11,7 @@ from aio_pika.abc import AbstractConnection
 from contracts.topology import WORK_QUEUE, BrokerVersion, Topology, topology
 from worker.act import Actor, Names
 from worker.adapters import rabbitmq_topology
+from worker.adapters.fingerprints import KeyedFingerprints
 from worker.adapters.key_files import read_signing_key, signing_key_made_once
 from worker.adapters.plivo import PlivoAccount, plivo_provider
 from worker.adapters.rabbitmq import RabbitConsumer, RabbitPublisher
@@ -131,6 +132,7 @@ async def running_worker(
             actor=_actor(settings, provider, ledger, scanner, clock),
             publisher=connected.publisher,
             sealer=sealer,
+            fingerprints=KeyedFingerprints(settings.plivo_auth_token),
             clock=clock,
             policy=_policy(settings),
             patience=_patience(settings),

@@ -184,6 +184,26 @@ def departments_show(
     _run(commands.departments_show(chosen, Department(tenant, department_id), as_json=as_json))
 
 
+@app.command()
+def reissue(
+    department_id: Annotated[str, typer.Argument(metavar="DEPARTMENT")],
+    tenant: Annotated[str, typer.Option(help="Whose department it is.")] = "default",
+    *,
+    recipient: Annotated[str | None, typer.Option(help="For this one alone; for all by default.")] = None,
+    by: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Who asks; the OS user by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Have the running worker publish a department's credentials once more; exit 1 where it did not."""
+    from worker.entrypoints import commands
+
+    chosen = settings.load(settings.LedgerSettings, os.environ)
+    which = Department(tenant, department_id)
+    issued = _run(commands.reissue(chosen, which, recipient or None, by, as_json=as_json))
+    raise typer.Exit(DONE if issued else FAILED)
+
+
 @keys_app.command("new")
 def keys_new(
     recipient: Annotated[str | None, typer.Argument(help="Whom the pair is for.")] = None,

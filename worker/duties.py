@@ -5,8 +5,9 @@ from datetime import datetime, timedelta
 
 from worker.act import NOT_FOUND
 from worker.core.conclude import put_off_owed
-from worker.core.model import Department, Entry, Status
-from worker.lanes import Progress
+from worker.core.model import Department, Entry, Status, Wish
+from worker.core.reissue import WISH_GOOD_FOR
+from worker.lanes import LAST, Progress
 from worker.pipeline import NO_EVENT, Pipeline
 from worker.ports import CallFailed, LedgerConflict, LedgerFailed, PublishFailed
 
@@ -22,10 +23,12 @@ class Scheduler:
 
     pipeline: Pipeline
     _filed: set[Department] = field(default_factory=set)
+    _wishes: set[str] = field(default_factory=set)
 
     async def run(self) -> None:
         while True:
             await self.file_what_is_due()
+            await self.file_wishes()
             await self.measure_debts()
             await self.pipeline.clock.sleep(POLL_SECONDS)
 
@@ -39,6 +42,37 @@ class Scheduler:
             if department not in self._filed:
                 self._filed.add(department)
                 self._file(department)
+
+    async def file_wishes(self) -> None:
+        """What cannot be granted now is tried again at the next poll, while it is good."""
+        try:
+            wishes = await self.pipeline.ledger.wishes(self.pipeline.clock.now() - WISH_GOOD_FOR)
+        except LedgerFailed as error:
+            self.pipeline.telemetry.duty_failed(None, str(error))
+            return
+        for wish in wishes:
+            if wish.id not in self._wishes:
+                self._wishes.add(wish.id)
+                self._file_wish(wish)
+
+    def _file_wish(self, wish: Wish) -> None:
+        async def attend() -> Progress:
+            try:
+                if not self.pipeline.stopping.is_set():
+                    await self._grant(wish)
+            finally:
+                self._wishes.discard(wish.id)
+            return Progress.ENDED
+
+        self.pipeline.lanes.file(wish.department, attend, LAST)
+
+    async def _grant(self, wish: Wish) -> None:
+        try:
+            await self.pipeline.reissues.grant(wish)
+        except (CallFailed, PublishFailed, LedgerConflict, LedgerFailed) as error:
+            self.pipeline.telemetry.duty_failed(wish.department, str(error))
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not take the lane down
+            self.pipeline.telemetry.step_crashed(error)
 
     async def measure_debts(self) -> None:
         try:

@@ -22,6 +22,9 @@ Rank = tuple[Any, ...]
 FIRST: Rank = ()
 """The rank of what goes before all that is ranked."""
 
+LAST: Rank = (False,)
+"""The rank of what goes after all that is ranked by a longer tuple."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Filed:

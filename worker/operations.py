@@ -1,5 +1,6 @@
 """What a person may do besides running the worker, for every front door."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,17 +14,34 @@ from pydantic_core import from_json
 from contracts import topology as names
 from contracts.departments import Invalid, Kind, UnsupportedType, canonical_type, department_event
 from contracts.envelope import CloudEvent, Message, describe
+from contracts.reissues import REISSUE, asks_for_reissue
 from worker.adapters.rabbitmq import RabbitPublisher
 from worker.adapters.rabbitmq_connection import BrokerUnavailable, Link, connect
 from worker.adapters.sqlite import sqlite_ledger
 from worker.adapters.system import SystemClock, fresh_id
 from worker.core.messages import Outgoing
-from worker.core.model import Answer, Department, Entry
-from worker.ports import ForPeople, Publisher
+from worker.core.model import Answer, Department, Entry, Wish
+from worker.core.reissue import request_of
+from worker.ports import Clock, ForPeople, Ledger, Publisher
 from worker.settings import BrokerSettings, LedgerSettings
 from worker.telemetry import Telemetry
 
 EMITTED_FROM = "/subaccount-provisioner/emit"
+
+
+WISH_PATIENCE_SECONDS = 10.0
+WISH_LOOK_SECONDS = 0.1
+
+
+class NeverHeardOf(ForPeople):
+    """The ledger knows no such department."""
+
+    def __init__(self, which: Department) -> None:
+        super().__init__(f"the ledger has never heard of department {which.id} of tenant {which.tenant}")
+
+
+class NobodyTookIt(ForPeople):
+    """No worker did what a person asked for."""
 
 
 class BadEvent(ForPeople):
@@ -71,9 +89,11 @@ def _object(line: str) -> dict[str, Any]:
 
 
 def inbound(event: CloudEvent, *, binary: bool = False) -> Outgoing:
-    """A department event as its producer sends it."""
-    kind = Kind(canonical_type(event.type).split(".")[1])
+    """A department event, or a request, as its producer sends it."""
     message = Message.binary(event) if binary else Message.structured(event)
+    if asks_for_reissue(event):
+        return Outgoing(names.DEPARTMENTS, REISSUE.removesuffix(".v1"), message)
+    kind = Kind(canonical_type(event.type).split(".")[1])
     return Outgoing(names.DEPARTMENTS, f"department.{kind}", message)
 
 
@@ -123,3 +143,37 @@ async def department(settings: LedgerSettings, which: Department) -> History | N
         if which not in known:
             return None
         return History(known[which], await ledger.answers(which))
+
+
+async def reissue(
+    settings: LedgerSettings, which: Department, recipient: str | None, asked_by: str
+) -> Answer:
+    """Asks the running worker to issue credentials again; what came of it: `failed` where nothing was issued.
+
+    Raises `NeverHeardOf`, or `NobodyTookIt` in the end: then it is withdrawn.
+    """
+    clock = SystemClock()
+    wish = Wish(fresh_id(), which, recipient, asked_by, clock.now())
+    async with sqlite_ledger(settings.ledger, must_exist=True) as ledger:
+        if not (await ledger.recall(which, request_of(wish).reference)).entry.revision:
+            raise NeverHeardOf(which)
+        await ledger.wish(wish)
+        try:
+            async with asyncio.timeout(WISH_PATIENCE_SECONDS):
+                return await _answer_to(wish, ledger, clock)
+        except TimeoutError:
+            raise NobodyTookIt(
+                f"no worker has done it within {WISH_PATIENCE_SECONDS:.0f} s, and it is withdrawn:"
+                " is `provisioner run` running on this ledger? If so, its log tells what is wrong"
+            ) from None
+        finally:
+            await ledger.close_wish(wish.id)
+
+
+async def _answer_to(wish: Wish, ledger: Ledger, clock: Clock) -> Answer:
+    request = request_of(wish)
+    while True:
+        known = await ledger.recall(request.department, request.reference)
+        if known.answer is not None:
+            return known.answer
+        await clock.sleep(WISH_LOOK_SECONDS)

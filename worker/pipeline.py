@@ -16,20 +16,12 @@ into one: wait, pause, park or dead-letter.
 import asyncio
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from pydantic import SecretStr
 
-from contracts.departments import (
-    DEFAULT_TENANT,
-    IDENTIFIER_LENGTH,
-    Invalid,
-    Kind,
-    UnsupportedType,
-    department_event,
-    payload_digest,
-)
-from contracts.envelope import CloudEvent, Malformed, Message, read
-from contracts.subaccounts import DeadReason
+from contracts.departments import Kind
+from contracts.subaccounts import CredentialsMessage, DeadReason
 from worker.act import Actor
 from worker.core import messages
 from worker.core.conclude import (
@@ -62,14 +54,25 @@ from worker.core.judge import (
     judge,
     parking_delay,
 )
-from worker.core.messages import Outgoing, Subject
-from worker.core.model import NO_TRACE, Answer, Entry, Event, Recollection, Reference, Status, Trace
+from worker.core.messages import Outgoing
+from worker.core.model import (
+    NO_TRACE,
+    Answer,
+    Entry,
+    Event,
+    Recollection,
+    Reference,
+    Reissue,
+    Status,
+    Trace,
+)
 from worker.intake import Intake
-from worker.lanes import Lanes, Progress, Rank
+from worker.lanes import FIRST, LAST, Lanes, Progress, Rank
 from worker.ports import (
     CallFailed,
     Clock,
     Delivery,
+    Fingerprints,
     Ledger,
     LedgerConflict,
     LedgerFailed,
@@ -79,18 +82,11 @@ from worker.ports import (
     Sealer,
     Unroutable,
 )
+from worker.reading import Reading, Unreadable, subject_of, validate
+from worker.reissues import Letter, Reissues
 from worker.solitude import Solitude
 from worker.telemetry import Telemetry
 from worker.waiting import Waited, WaitingRoom
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A message that is no valid event; `subject` is what could be read of it all the same."""
-
-    verdict: DeadLetter
-    subject: Subject | None = None
-
 
 NO_EVENT = Reference("", "", "")
 OFTEN = 20
@@ -110,26 +106,13 @@ class StepFailed(Exception):
         self.failure = failure
 
 
-def validate(message: Message) -> Event | Unreadable:
-    """The department event a message carries, or why there is none."""
-    try:
-        envelope = read(message)
-    except Malformed as error:
-        return Unreadable(_refusal(DeadReason.MALFORMED, error))
-    try:
-        return Event.of(department_event(envelope), envelope.type, payload_digest(envelope))
-    except UnsupportedType as error:
-        return Unreadable(_refusal(DeadReason.UNSUPPORTED_TYPE, error), _readable_part(envelope))
-    except Invalid as error:
-        return Unreadable(_refusal(DeadReason.INVALID, error), _readable_part(envelope))
-
-
 @dataclass
 class Pipeline:
     ledger: Ledger
     actor: Actor
     publisher: Publisher
     sealer: Sealer
+    fingerprints: Fingerprints
     clock: Clock
     policy: Policy
     patience: Patience
@@ -143,8 +126,8 @@ class Pipeline:
     def receive(self, delivery: Delivery) -> None:
         """Files a delivery into its department's lane. Called by the consumer; returns at once."""
         reading = validate(delivery.original.message)
-        self.telemetry.received(reading.version.kind if isinstance(reading, Event) else None)
-        lane: Hashable = reading.department if isinstance(reading, Event) else object()
+        self.telemetry.received(_kind_of(reading))
+        lane: Hashable = object() if isinstance(reading, Unreadable) else reading.department
         self.lanes.file(lane, lambda: self._carry(delivery, reading, lane), self._rank(reading))
         self.waiting.make_room()
 
@@ -154,14 +137,16 @@ class Pipeline:
         self.waiting.close()
         await self.lanes.idle()
 
-    def _rank(self, reading: Event | Unreadable) -> Rank:
+    def _rank(self, reading: Reading) -> Rank:
         """The newest goes first. Where a rename must not create, a create that waits with it is before it."""
         if isinstance(reading, Unreadable):
-            return ()
+            return FIRST
+        if isinstance(reading, Reissue):
+            return LAST
         creates_first = self.policy.unknown_rename is UnknownRename.REJECT
         return (creates_first and reading.kind is Kind.CREATED, *reading.version.rank())
 
-    async def _carry(self, delivery: Delivery, reading: Event | Unreadable, lane: Hashable) -> Progress:
+    async def _carry(self, delivery: Delivery, reading: Reading, lane: Hashable) -> Progress:
         """Takes a delivery to its end, however many tries that takes."""
         original = messages.unparked(delivery.original)
         stay = Stay(messages.attempts_of(delivery.original))
@@ -182,14 +167,14 @@ class Pipeline:
                     break
         return Progress.ENDED
 
-    async def _worked_on(self, delivery: Delivery, reading: Event | Unreadable, stay: Stay) -> Verdict:
+    async def _worked_on(self, delivery: Delivery, reading: Reading, stay: Stay) -> Verdict:
         if messages.deliveries_of(delivery.original) < OFTEN:
             async with self.solitude.among_others():
                 return await self._verdict(reading, stay)
         async with self.solitude.alone():
             return await self._suspected(messages.fingerprint(delivery.original), reading, stay)
 
-    async def _suspected(self, message: str, reading: Event | Unreadable, stay: Stay) -> Verdict:
+    async def _suspected(self, message: str, reading: Reading, stay: Stay) -> Verdict:
         """It came back so often that it may be what ended its workers. If so, its mark stays."""
         try:
             marks = await self.ledger.suspect(message)
@@ -205,11 +190,14 @@ class Pipeline:
             return self._judge(Unavailable(str(error)), stay)
         return verdict
 
-    async def _verdict(self, reading: Event | Unreadable, stay: Stay) -> Verdict:
+    async def _verdict(self, reading: Reading, stay: Stay) -> Verdict:
         if isinstance(reading, Unreadable):
             return reading.verdict
         try:
-            await self._line(reading)
+            if isinstance(reading, Reissue):
+                await self._reissue(reading)
+            else:
+                await self._line(reading)
         except StepFailed as failed:
             return self._judge(failed.failure, stay)
         except CallFailed as failed:
@@ -238,6 +226,15 @@ class Pipeline:
             known = await self._record(event, step, claimed, outcome)
             auth_token = outcome.auth_token if isinstance(outcome, Made) else auth_token
         await self._publish(event, known.entry, decision.answer, auth_token)
+
+    async def _reissue(self, request: Reissue) -> None:
+        failure = await self.reissues.answer(request)
+        if failure is not None:
+            raise StepFailed(failure)
+
+    @property
+    def reissues(self) -> Reissues:
+        return Reissues(self)
 
     def _check_newest(self, event: Event, step: Step) -> None:
         if not isinstance(step, Skip) and self.lanes.overtaken(event.department, self._rank(event)):
@@ -284,24 +281,30 @@ class Pipeline:
 
     async def _publish(self, event: Event, entry: Entry, answer: Answer, token: SecretStr | None) -> None:
         """Sends what the broker has not confirmed yet, and notes its confirm."""
-        entry = readdressed(entry, self.policy.recipients)
-        owed = entry.owed_to if entry.status is Status.ACTIVE else frozenset()
-        if owed:
-            token = token or await self.actor.token(entry)
-            served, failure = await self._issue(entry, owed, token, event.trace)
-            if failure is not None:
-                await self._note_served(entry, served)
-                raise failure
-        noted = await self._enable(confirmed(entry, owed))
+        noted = await self.settle(entry, token, event.trace)
         if not answer.confirmed:
-            await self._publish_result(messages.result(answer, self._owner, self.clock.now()))
+            await self.publish_result(messages.result(answer, self._owner, self.clock.now()))
         if noted != entry or not answer.confirmed:
             await self.ledger.record(noted, replace(answer, confirmed=True))
         self.telemetry.answered(event, answer)
 
-    async def _note_served(self, entry: Entry, served: frozenset[str]) -> None:
-        if served:
-            await self.ledger.record(confirmed(entry, served))
+    async def settle(self, entry: Entry, token: SecretStr | None, trace: Trace) -> Entry:
+        """The entry, still to be recorded, once what it owes is done.
+
+        Raises `CallFailed` or `PublishFailed`; what was done by then is on record.
+        """
+        entry = readdressed(entry, self.policy.recipients)
+        if entry.status is Status.ACTIVE and entry.owed_to:
+            before, token = entry, token or await self.actor.token(entry)
+            entry, failure = await self._issue(entry, token, trace)
+            if failure is not None:
+                await self._note_served(before, entry)
+                raise failure
+        return await self._enable(entry)
+
+    async def _note_served(self, before: Entry, entry: Entry) -> None:
+        if entry != before:
+            await self.ledger.record(entry)
 
     async def deliver_owed(self, entry: Entry) -> Entry:
         """Sends what an active entry owes, without an event; raises `CallFailed`. What is left is put off."""
@@ -309,8 +312,7 @@ class Pipeline:
         failure: PublishFailed | CallFailed | None = None
         if entry.owed_to:
             token = await self.actor.token(entry)
-            served, failure = await self._issue(entry, entry.owed_to, token, NO_TRACE)
-            entry = confirmed(entry, served)
+            entry, failure = await self._issue(entry, token, NO_TRACE)
         if _to_be_enabled(entry):
             entry, failure = await self._try_to_enable(entry)
         if failure is not None:
@@ -337,26 +339,40 @@ class Pipeline:
         return enabled(entry), None
 
     async def _issue(
-        self, entry: Entry, owed: frozenset[str], token: SecretStr, trace: Trace
-    ) -> tuple[frozenset[str], PublishFailed | None]:
-        """To every recipient that can be served: who was, and why another was not."""
-        served, failure = frozenset[str](), None
-        for recipient in sorted(owed):
-            clear = messages.credentials(entry, recipient, token, trace, self._owner, self.clock.now())
-            holder = f"credentials of {recipient}" if recipient else "credentials"
+        self, entry: Entry, token: SecretStr, trace: Trace
+    ) -> tuple[Entry, PublishFailed | None]:
+        """Sends what is owed; nothing new is taken while some of it cannot be delivered."""
+
+        def letter(recipient: str) -> CredentialsMessage:
+            return messages.credentials(entry, recipient, token, trace, self._owner, self.clock.now())
+
+        served, failed = await self.deliver(entry, entry.owed_to, letter)
+        for recipient in served:
+            self.intake.lift(_holder(recipient))
+        for recipient, error in failed.items():
+            self.intake.hold(_holder(recipient), f"credentials cannot be delivered: {error}")
+        if served:
+            found = self.fingerprints.of(entry.auth_id or "", token)
+            entry = confirmed(replace(entry, fingerprint=found), served)
+        return entry, next(iter(failed.values()), None)
+
+    async def deliver(
+        self, entry: Entry, recipients: frozenset[str], letter: Letter
+    ) -> tuple[frozenset[str], dict[str, PublishFailed]]:
+        """Sends credentials to every recipient that can be served: who was, and why others were not."""
+        failed: dict[str, PublishFailed] = {}
+        for recipient in sorted(recipients):
+            clear = letter(recipient)
             try:
                 message = self.sealer.seal(clear, recipient)
                 await self.publisher.publish(messages.addressed(clear, recipient, message))
             except (NoRecipientKey, Unroutable) as error:
-                failure = error
-                self.intake.hold(holder, f"credentials cannot be delivered: {error}")
+                failed[recipient] = error
             else:
-                served |= {recipient}
-                self.intake.lift(holder)
                 self.telemetry.credentials_published(entry)
-        return served, failure
+        return recipients - failed.keys(), failed
 
-    async def _publish_result(self, outgoing: Outgoing) -> None:
+    async def publish_result(self, outgoing: Outgoing) -> None:
         """A result that nobody is bound for counts as answered."""
         try:
             await self.publisher.publish(outgoing)
@@ -368,7 +384,7 @@ class Pipeline:
         delivery: Delivery,
         original: Outgoing,
         verdict: Verdict,
-        reading: Event | Unreadable,
+        reading: Reading,
         stay: Stay,
     ) -> Verdict:
         """The one place that ends a delivery. Done, or else why it goes on."""
@@ -389,14 +405,12 @@ class Pipeline:
             return self._judge(Unavailable(f"unexpected {type(error).__name__}"), stay)
         return Done()
 
-    async def _bury(
-        self, original: Outgoing, verdict: DeadLetter, reading: Event | Unreadable, stay: Stay
-    ) -> None:
-        subject = _subject_of(reading) if isinstance(reading, Event) else reading.subject
+    async def _bury(self, original: Outgoing, verdict: DeadLetter, reading: Reading, stay: Stay) -> None:
+        subject = subject_of(reading)
         now = self.clock.now()
         # The result first: should the dead letter fail, the next try may end otherwise, as after any failure.
         if subject is not None:
-            await self._publish_result(messages.failed(subject, verdict, self._owner, now))
+            await self.publish_result(messages.failed(subject, verdict, self._owner, now))
         await self.publisher.publish(messages.dead_letter(original, verdict, subject, stay.attempts + 1, now))
         self.telemetry.dead_lettered(verdict, subject)
 
@@ -415,35 +429,19 @@ class Pipeline:
         return self.actor.names.owner
 
 
+def _kind_of(reading: Reading) -> Kind | Literal["reissue", "unreadable"]:
+    match reading:
+        case Event():
+            return reading.kind
+        case Reissue():
+            return "reissue"
+        case Unreadable():
+            return "unreadable"
+
+
+def _holder(recipient: str) -> str:
+    return f"credentials of {recipient}" if recipient else "credentials"
+
+
 def _to_be_enabled(entry: Entry) -> bool:
     return entry.status is Status.ACTIVE and entry.enable_owed and not entry.owed_to
-
-
-def _refusal(reason: DeadReason, error: ValueError) -> DeadLetter:
-    return DeadLetter(reason, str(error))
-
-
-def _subject_of(event: Event) -> Subject:
-    return Subject(event.reference, event.department.tenant, event.department.id, event.name, event.trace)
-
-
-def _readable_part(envelope: CloudEvent) -> Subject:
-    """What an envelope tells although its data breaks the contract."""
-    data = envelope.data if isinstance(envelope.data, dict) else {}
-    tenant, department, name = envelope.tenant, data.get("department_id", envelope.subject), data.get("name")
-    return Subject(
-        Reference(envelope.source, envelope.id, envelope.type),
-        _text(tenant) or DEFAULT_TENANT,
-        _text(department),
-        _text(name),
-        Trace(envelope.traceparent, envelope.tracestate, envelope.correlationid),
-    )
-
-
-def _text(value: object) -> str | None:
-    """A value that should be an identifier, if it can stand for one at all."""
-    return (
-        value
-        if isinstance(value, str) and 1 <= len(value) <= IDENTIFIER_LENGTH and value.isprintable()
-        else None
-    )

@@ -14,7 +14,7 @@ from contracts.topology import BrokerVersion
 from worker.core.dead_letters import AuditLine
 from worker.core.judge import CallFault, Operation
 from worker.core.messages import Outgoing
-from worker.core.model import Answer, Department, Entry, Recollection, Reference
+from worker.core.model import Answer, Department, Entry, Fingerprint, Recollection, Reference, Wish
 
 
 class ForPeople(Exception):
@@ -53,6 +53,11 @@ class NoRecipientKey(PublishFailed):
 class Sealer(Protocol):
     def seal(self, clear: CredentialsMessage, recipient: str) -> Message:
         """The credentials as this recipient is to get them; raises `NoRecipientKey`."""
+
+
+class Fingerprints(Protocol):
+    def of(self, auth_id: str, auth_token: SecretStr) -> Fingerprint:
+        """By a key of its own: whoever has the ledger can neither read nor try out a token."""
 
 
 class Publisher(Protocol):
@@ -144,6 +149,15 @@ class Ledger(Protocol):
 
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
         """Writes both or neither, and returns the entry with its new revision; raises `LedgerConflict`."""
+
+    async def wish(self, wish: Wish) -> None:
+        """Leaves it for the running worker."""
+
+    async def wishes(self, since: datetime) -> Sequence[Wish]:
+        """Those asked since then and not closed, oldest first."""
+
+    async def close_wish(self, wish_id: str) -> None:
+        """It was answered or withdrawn; the record that it was asked stays."""
 
     async def suspect(self, message: str) -> int:
         """Marks a message as one its worker may not survive; returns how often it is marked now."""

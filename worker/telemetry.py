@@ -185,8 +185,8 @@ class Telemetry:
     def cut_off(self) -> None:
         self._log.warning("worker_cut_off", detail="told to stop again, or the drain took too long")
 
-    def received(self, kind: Kind | None) -> None:
-        self._received.labels(kind or "unreadable").inc()
+    def received(self, kind: Kind | Literal["reissue", "unreadable"]) -> None:
+        self._received.labels(kind).inc()
 
     def stepped(self, event: Event, step: Step, entry: Entry) -> None:
         self._log.debug(
@@ -225,6 +225,18 @@ class Telemetry:
             auth_id=answer.auth_id,
             again=answer.confirmed,
             **_about(event),
+        )
+
+    def reissue_answered(self, answer: Answer, asked_by: str | None = None) -> None:
+        """`asked_by` is the person who wished for it; a message has none."""
+        self._answered.labels("reissue", answer.outcome).inc()
+        self._log.info(
+            "reissue_answered",
+            event_id=answer.event.id,
+            outcome=answer.outcome,
+            reason=answer.reason,
+            asked_by=asked_by,
+            **_of(answer.department),
         )
 
     def dead_lettered(self, verdict: DeadLetter, subject: Subject | None) -> None:

@@ -116,7 +116,7 @@ async def test_a_ledger_of_a_version_without_an_audit_can_still_be_read(tmp_path
     path = tmp_path / "ledger.db"
     async with sqlite_ledger(path) as ledger:
         await ledger.run(lambda db: db.execute("DROP TABLE audit"))
-        await ledger.run(lambda db: db.execute("DELETE FROM migrations WHERE name = '0002_audit.sql'"))
+        await ledger.run(lambda db: db.execute("DELETE FROM migrations WHERE name = '0003_audit.sql'"))
     async with sqlite_ledger_read(path) as ledger:
         assert await ledger.entries() == []
     async with in_sqlite(tmp_path) as audit:

@@ -12,7 +12,7 @@ from contracts.envelope import Message
 from contracts.topology import DEAD_LETTERS, BrokerVersion
 from worker.adapters import rabbitmq_dead_letters
 from worker.adapters.memory_dead_letters import MemoryDeadLetters
-from worker.adapters.rabbitmq import connect
+from worker.adapters.rabbitmq_connection import connect
 from worker.adapters.rabbitmq_dead_letters import WINDOWS, RabbitDeadLetters
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing

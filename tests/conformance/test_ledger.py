@@ -17,7 +17,7 @@ from contracts.departments import Kind, Version
 from contracts.subaccounts import ResultKind
 from worker.adapters.memory import MemoryLedger
 from worker.adapters.sqlite import sqlite_ledger
-from worker.core.model import Answer, Claim, Department, Entry, Recollection, Reference, Status, Trace
+from worker.core.model import Answer, Claim, Department, Entry, Recollection, Reference, Status, Trace, Wish
 from worker.ports import Ledger, LedgerConflict, LedgerFailed, LedgerForeign
 
 
@@ -46,6 +46,21 @@ def fresh(department: Department = SALES, **fields: object) -> Entry:
 
 async def entry_of(ledger: Ledger, department: Department = SALES) -> Entry:
     return (await ledger.recall(department, created().reference)).entry
+
+
+async def test_wishes_wait_until_they_are_closed(ledger):
+    early, late = (
+        Wish(f"wish-{minute}", SALES, "crm", "anna", NOW + timedelta(minutes=minute)) for minute in (1, 2)
+    )
+    for wish in (late, early):
+        await ledger.wish(wish)
+    assert await ledger.wishes(NOW) == [early, late]
+    assert await ledger.wishes(early.asked_at) == [early, late]
+    assert await ledger.wishes(late.asked_at) == [late]
+    await ledger.close_wish(early.id)
+    await ledger.close_wish(early.id)
+    await ledger.close_wish("unknown")
+    assert await ledger.wishes(NOW) == [late]
 
 
 async def test_overdue_is_what_has_been_owed_for_long(ledger):

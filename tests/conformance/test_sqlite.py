@@ -122,7 +122,7 @@ async def test_migrations_are_applied_once(path):
     for _ in range(2):
         async with sqlite_ledger(path) as ledger:
             applied = await ledger.run(lambda db: list(db.execute("SELECT name FROM migrations")))
-            names = ["0001_ledger.sql", "0002_caught_up.sql", "0003_audit.sql"]
+            names = ["0001_ledger.sql", "0002_caught_up.sql", "0003_audit.sql", "0004_wishes.sql"]
             assert applied == [(name,) for name in names]
 
 

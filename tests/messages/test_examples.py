@@ -15,6 +15,7 @@ from hypothesis import given
 import contracts
 from contracts.departments import DepartmentEvent, Invalid, Kind, department_event, payload_digest
 from contracts.envelope import HEADER_PREFIX, JSON, STRUCTURED, CloudEvent, Malformed, Message, document, read
+from contracts.reissues import REISSUE, reissue_request, request_digest
 from contracts.subaccounts import (
     CredentialsMessage,
     ResultKind,
@@ -33,7 +34,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 IN_BINARY_MODE = {name: example for name, example in EXAMPLES.items() if "body" in example}
 IN_STRUCTURED_MODE = {name: example for name, example in EXAMPLES.items() if "body" not in example}
 INBOUND = {name: example for name, example in IN_STRUCTURED_MODE.items() if "department." in example["type"]}
-OUTBOUND = {name: example for name, example in IN_STRUCTURED_MODE.items() if name not in INBOUND}
+REQUESTS = {name: example for name, example in IN_STRUCTURED_MODE.items() if example["type"] == REISSUE}
+OUTBOUND = {
+    name: example for name, example in IN_STRUCTURED_MODE.items() if name not in {*INBOUND, *REQUESTS}
+}
 RESULTS = {name: example for name, example in OUTBOUND.items() if name.startswith("result-")}
 
 
@@ -88,6 +92,23 @@ def test_an_event_comes_back_from_both_modes(example: dict[str, Any]) -> None:
         again = department_event(read(message))
         assert again.model_copy(update={"datacontenttype": event.datacontenttype}) == event
     assert payload_digest(read(Message.binary(sent))) == payload_digest(sent)
+
+
+@each(REQUESTS)
+def test_a_request_comes_back_from_both_modes(example: dict[str, Any]) -> None:
+    sent = read(structured(example))
+    for message in (Message.structured(sent), Message.binary(sent)):
+        assert reissue_request(read(message)).data == reissue_request(sent).data
+        assert request_digest(read(message)) == request_digest(sent)
+
+
+@each(REQUESTS)
+def test_schema_and_code_refuse_the_same_requests(example: dict[str, Any]) -> None:
+    for wrong in ({"department_id": ""}, {"department_id": None}, {"recipient": ""}, {"recipient": 5}):
+        sent = example | {"data": example["data"] | wrong}
+        assert not schema_of(example["type"]).is_valid(sent)
+        with pytest.raises((Malformed, Invalid)):
+            reissue_request(read(structured(sent)))
 
 
 @each(IN_BINARY_MODE)

@@ -23,6 +23,7 @@ from contracts.departments import (
     department_event,
 )
 from contracts.envelope import CloudEvent, Message, read
+from contracts.reissues import REISSUE, ReissueWish
 from contracts.subaccounts import (
     CredentialsMessage,
     DeadReason,
@@ -36,6 +37,7 @@ from tests.messages.test_examples import EXAMPLES
 from worker.adapters.memory_broker import MemoryBroker
 from worker.core.decide import CLOCK_TOLERANCE
 from worker.core.messages import Outgoing
+from worker.core.reissue import REISSUE_PAUSE
 
 README = (Path(contracts.__file__).parent / "README.md").read_text(encoding="utf-8")
 BROKER = BrokerVersion(3, 10)
@@ -177,6 +179,13 @@ def test_data_of_results_and_credentials() -> None:
 def test_credentials() -> None:
     rows = [row[:2] for row in table("Type", "Routing key", "When")]
     assert rows == [[type_, routing_key(type_)] for type_ in (json_schema.ISSUED, json_schema.REISSUED)]
+
+
+def test_requests() -> None:
+    fields = [name + ("" if one.is_required() else "?") for name, one in ReissueWish.model_fields.items()]
+    rows = [row[:3] for row in table("Request", "Routing key of a request", "Its data")]
+    assert rows == [[REISSUE, REISSUE.removesuffix(".v1"), ", ".join(fields)]]
+    assert f"less than {REISSUE_PAUSE.seconds} seconds ago" in README
 
 
 def test_reasons() -> None:

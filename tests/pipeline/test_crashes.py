@@ -9,11 +9,17 @@ from datetime import timedelta
 from itertools import count
 
 import pytest
-from builders import AnyDepartmentEvent, department_created, department_removed, department_renamed
+from builders import (
+    AnyDepartmentEvent,
+    department_created,
+    department_removed,
+    department_renamed,
+    reissue_requested,
+)
 from world import SETTLE_WINDOW, World, fault, go_on
 
 from contracts.topology import WORK_QUEUE
-from worker import act, circuit, pipeline, scan, waiting
+from worker import act, circuit, pipeline, reissues, scan, waiting
 from worker.core.decide import Enable, Policy, Removal
 from worker.core.judge import Patience
 from worker.operations import inbound
@@ -23,6 +29,7 @@ from worker.scan import Strays
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)
 REMOVED = department_removed(sequence=3)
+ASKED = reissue_requested()
 AGAIN = department_created("Sales again", sequence=4)
 
 
@@ -112,6 +119,7 @@ STORIES = [
     Story("deleted", (CREATED,), REMOVED, "removed", Removal.DELETE),
     Story("restored", (CREATED, REMOVED), AGAIN, "restored"),
     Story("created-anew", (CREATED, REMOVED), AGAIN, "created", Removal.DELETE),
+    Story("reissued", (CREATED,), ASKED, "unchanged"),
     Story("superseded", (RENAMED,), CREATED, "superseded"),
     Story("suspected", (), CREATED, "created", prepare=returned),
     Story("parked", (), CREATED, "created", prepare=failing, patience=Patience(timedelta(seconds=0.1))),
@@ -220,6 +228,12 @@ async def test_or_if_a_newer_event_overtakes_the_one_it_died_of(story, newest):
         world.has_nothing_to_do()
 
 
+async def test_wherever_it_dies_credentials_asked_for_go_out_under_one_id():
+    async for world, _ in every_death(Story("reissued", (CREATED,), ASKED, "unchanged")):
+        await world.handle()
+        assert len({told.id for told in world.credentials() if "reissued" in told.type}) == 1
+
+
 async def test_a_create_that_reaches_the_provider_after_the_worker_died_is_adopted():
     world = World()
     await world.cut_off("create", CREATED)
@@ -285,7 +299,16 @@ BOUNDARIES = {
         "self.ledger.absolve": "absolve",
     },
     "Pipeline._carry": {"self._worked_on": None, "self._end": None, "self._wait": None},
-    "Pipeline._verdict": {"self._line": None},
+    "Pipeline._verdict": {"self._line": None, "self._reissue": None},
+    "Pipeline._reissue": {"self.reissues.answer": None},
+    "Reissues.answer": {
+        "desk.ledger.recall": "recall",
+        "self._carry_out": None,
+        "desk.ledger.record": "record active unchanged confirmed",
+        "desk.publish_result": None,
+    },
+    "Reissues._carry_out": {"self.desk.settle": None, "self._issue_again": None},
+    "Reissues._issue_again": {"desk.actor.token": None, "desk.deliver": None},
     "Pipeline._line": {
         "self.ledger.recall": "recall",
         "self.actor.foresee": None,
@@ -300,12 +323,15 @@ BOUNDARIES = {
     "Pipeline._disown": {"self.ledger.recall": "recall", "self.actor.disable_made": None},
     "Pipeline._write": {"self.ledger.record": "record active created"},
     "Pipeline._publish": {
+        "self.settle": None,
+        "self.publish_result": None,
+        "self.ledger.record": "record active created confirmed",
+    },
+    "Pipeline.settle": {
+        "self.actor.token": None,
         "self._issue": None,
         "self._note_served": None,
-        "self.actor.token": None,
         "self._enable": None,
-        "self._publish_result": None,
-        "self.ledger.record": "record active created confirmed",
     },
     "Pipeline._enable": {"self._try_to_enable": None},
     "Pipeline._try_to_enable": {
@@ -313,15 +339,16 @@ BOUNDARIES = {
         "self.ledger.record": "record active",
         "self.actor.enable_made": None,
     },
-    "Pipeline._issue": {"self.publisher.publish": "publish secrets"},
+    "Pipeline._issue": {"self.deliver": None},
+    "Pipeline.deliver": {"self.publisher.publish": "publish secrets"},
     "Pipeline._note_served": {"self.ledger.record": "record active"},
-    "Pipeline._publish_result": {"self.publisher.publish": "publish results"},
+    "Pipeline.publish_result": {"self.publisher.publish": "publish results"},
     "Pipeline._end": {
         "self._bury": None,
         "self.publisher.publish": "publish retry",
         "delivery.ack": "ack",
     },
-    "Pipeline._bury": {"self.publisher.publish": "publish dead-letters", "self._publish_result": None},
+    "Pipeline._bury": {"self.publisher.publish": "publish dead-letters", "self.publish_result": None},
     "Pipeline._wait": {"self.waiting.wait": None},
     "Actor.foresee": {"self.strays.tags": None},
     "Actor.act": {"self._act": None},
@@ -376,6 +403,7 @@ BOUNDARIES = {
 BESIDE_THE_LINE = {
     "Pipeline.drain",
     "Pipeline.deliver_owed",
+    "Reissues.grant",
     "Scanner.close",
     "Actor.mend",
     "Actor.disable_doubles",
@@ -397,7 +425,7 @@ def awaits_in(function: ast.AsyncFunctionDef) -> set[str]:
 
 def boundaries_in_the_code() -> dict[str, set[str]]:
     found = {}
-    for module in (pipeline, act, scan, circuit, waiting):
+    for module in (pipeline, reissues, act, scan, circuit, waiting):
         tree = ast.parse(inspect.getsource(module))
         for owner in (node for node in tree.body if isinstance(node, ast.ClassDef)):
             for function in (node for node in owner.body if isinstance(node, ast.AsyncFunctionDef)):

@@ -17,7 +17,7 @@ from secured import DEFINITIONS, PASSWORD, Secured
 from contracts import topology as names
 from worker.adapters import rabbitmq_topology
 from worker.adapters.key_files import public_jwks, write_new
-from worker.adapters.rabbitmq import BrokerRefuses
+from worker.adapters.rabbitmq_connection import BrokerRefuses
 from worker.bootstrap import running_worker, wanted_topology
 from worker.entrypoints.open import Keys, open_queue
 from worker.operations import connection

@@ -10,7 +10,7 @@ from typing import Any
 from tests.simulation.chance import Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
-from worker.core.model import Answer, Department, Entry, Recollection, Reference
+from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish
 from worker.ports import LedgerConflict, LedgerFailed
 
 
@@ -130,6 +130,10 @@ class SimulatedLedger:
             if entry.due_at is not None and entry.due_at <= now
         ]
         return [department for _, department in sorted(due)[:limit]]
+
+    async def wishes(self, _since: datetime) -> Sequence[Wish]:
+        self._process.check()
+        return ()
 
     async def overdue(self, since: datetime) -> int:
         self._process.check()

@@ -53,7 +53,7 @@ class AcksBeforeAnswering(Pipeline):
 
 
 class TakesAnyPublishForConfirmed(Pipeline):
-    async def _publish_result(self, outgoing: Any) -> None:
+    async def publish_result(self, outgoing: Any) -> None:
         try:
             await self.publisher.publish(outgoing)
         except PublishFailed:
@@ -64,7 +64,7 @@ class PublishesBeforeItRecords(Pipeline):
     async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
         told = conclude(entry, event, step, outcome, self.policy, self.clock.now()).answer
         if told is not None:
-            await self._publish_result(messages.result(told, self._owner, self.clock.now()))
+            await self.publish_result(messages.result(told, self._owner, self.clock.now()))
         return await super()._record(event, step, entry, outcome)
 
 

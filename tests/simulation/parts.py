@@ -4,7 +4,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import SecretStr
+
 from worker.act import Actor, Names
+from worker.adapters.fingerprints import KeyedFingerprints
 from worker.adapters.sealing import Unsealed
 from worker.circuit import Circuit
 from worker.core.judge import Patience
@@ -59,6 +62,7 @@ class Parts:
             actor=actor,
             publisher=publisher,
             sealer=Unsealed(),
+            fingerprints=KeyedFingerprints(SecretStr("simulated")),
             clock=clock,
             policy=policy,
             patience=patience,

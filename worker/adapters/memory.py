@@ -13,7 +13,7 @@ from datetime import date, datetime, timedelta
 from pydantic import SecretStr
 
 from worker.core.judge import CallFault, Operation
-from worker.core.model import Answer, Department, Entry, Recollection, Reference
+from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish
 from worker.ports import (
     CallFailed,
     LedgerConflict,
@@ -34,6 +34,7 @@ class MemoryLedger:
         self._bound: tuple[str, str] | None = None
         self._suspects: Counter[str] = Counter()
         self._caught_up = False
+        self._wishes: dict[str, Wish] = {}
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
         entry = self._entries.get(department, Entry(department))
@@ -56,6 +57,16 @@ class MemoryLedger:
             self._holders[entry.auth_id] = entry.department
         self._entries[entry.department] = replace(entry, revision=entry.revision + 1)
         return self._entries[entry.department]
+
+    async def wish(self, wish: Wish) -> None:
+        self._wishes[wish.id] = wish
+
+    async def wishes(self, since: datetime) -> Sequence[Wish]:
+        since_then = [wish for wish in self._wishes.values() if wish.asked_at >= since]
+        return sorted(since_then, key=lambda wish: wish.asked_at)
+
+    async def close_wish(self, wish_id: str) -> None:
+        self._wishes.pop(wish_id, None)
 
     async def suspect(self, message: str) -> int:
         self._suspects[message] += 1

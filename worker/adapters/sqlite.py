@@ -15,7 +15,7 @@ import apsw
 from pydantic import TypeAdapter
 from pydantic_core import ValidationError, to_json
 
-from worker.core.model import Answer, Department, Entry, Recollection, Reference
+from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish
 from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign
 
 BUSY_TIMEOUT_MILLISECONDS = 5_000
@@ -32,6 +32,7 @@ UPDATE_ENTRY = (
 
 _ENTRY = TypeAdapter(Entry)
 _ANSWER = TypeAdapter(Answer)
+_WISH = TypeAdapter(Wish)
 
 T = TypeVar("T")
 Job = Callable[[apsw.Connection], Any]
@@ -149,6 +150,29 @@ class SqliteLedger:
             return [_read(_ANSWER, row[0]) for row in rows]
 
         return await self.run(job)
+
+    async def wish(self, wish: Wish) -> None:
+        values = (wish.id, wish.asked_at.timestamp(), _WISH.dump_json(wish).decode())
+        await self.run(
+            lambda connection: connection.execute(
+                "INSERT INTO wishes (id, asked_at, wish) VALUES (?, ?, ?)", values
+            )
+        )
+
+    async def wishes(self, since: datetime) -> Sequence[Wish]:
+        def job(connection: apsw.Connection) -> list[Wish]:
+            rows = connection.execute(
+                "SELECT wish FROM wishes WHERE closed = 0 AND asked_at >= ? ORDER BY asked_at",
+                (since.timestamp(),),
+            )
+            return [_read(_WISH, row[0]) for row in rows]
+
+        return await self.run(job)
+
+    async def close_wish(self, wish_id: str) -> None:
+        await self.run(
+            lambda connection: connection.execute("UPDATE wishes SET closed = 1 WHERE id = ?", (wish_id,))
+        )
 
     async def suspect(self, message: str) -> int:
         def job(connection: apsw.Connection) -> int:

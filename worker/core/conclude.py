@@ -218,6 +218,8 @@ def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime)
         issued_for=claim.event if claim else event.reference,
         owed_at=now + OWED_PAUSE,
         enable_owed=not made.enabled,
+        fingerprint=None,
+        reissued_at=None,
         claim=None,
         created_at=now,
         removed_at=None,

@@ -15,6 +15,7 @@ from contracts.subaccounts import ResultKind
 from worker.core.decide import Adopt, Decision, Delete, Refuse, Republish, Skip
 from worker.core.messages import Outgoing, Subject, without_broker_headers
 from worker.core.model import Entry, Event, Status
+from worker.core.reissue import Issue
 
 REPLAY_ID = "x-replay-id"
 REPLAYED_BY = "x-replayed-by"
@@ -192,7 +193,7 @@ def least_calls(decision: Decision, event: Event, entry: Entry) -> int:
             return 1
 
 
-def described(decision: Decision) -> str:
+def described(decision: Decision | Issue) -> str:
     """A decision as one word for people: what a replay would come to."""
     match decision:
         case Refuse(reason, _):
@@ -205,7 +206,7 @@ def described(decision: Decision) -> str:
             return type(decision).__name__.lower()
 
 
-def detail_of(decision: Decision) -> str:
+def detail_of(decision: Decision | Issue) -> str:
     match decision:
         case Refuse(_, detail):
             return detail

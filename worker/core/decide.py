@@ -119,7 +119,7 @@ Decision = Step | Republish | Refuse
 def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> Decision:
     """What is to be done about `event`, by what is known of its department at `now`."""
     if known.answer is not None:
-        return _answered_before(event, known.answer)
+        return answered_before(event.payload_digest, known.answer)
     if _time_decides(event, known.entry) and event.version.time > now + CLOCK_TOLERANCE:
         return Refuse(DeadReason.INVALID, "time: more than 10 minutes ahead of the worker's clock")
     if not event.version.newer_than(known.entry.version):
@@ -127,8 +127,8 @@ def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> 
     return _by_the_table(event, known.entry, policy)
 
 
-def _answered_before(event: Event, answer: Answer) -> Decision:
-    if answer.payload_digest == event.payload_digest:
+def answered_before(payload_digest: str, answer: Answer) -> Republish | Refuse:
+    if answer.payload_digest == payload_digest:
         return Republish(answer)
     return Refuse(
         DeadReason.CONFLICTING_DUPLICATE,

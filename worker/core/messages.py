@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from pydantic import SecretStr
 
@@ -22,9 +22,10 @@ from contracts.subaccounts import (
     routing_key,
 )
 from worker.core.judge import DeadLetter, Park
-from worker.core.model import NO_TRACE, Answer, Entry, Reference, Trace
+from worker.core.model import NO_TRACE, Answer, Entry, Reference, Reissue, Trace
 
-ISSUED = "subaccount.credentials.issued.v1"
+ISSUED: Final = "subaccount.credentials.issued.v1"
+REISSUED: Final = "subaccount.credentials.reissued.v1"
 
 # The broker's own bookkeeping. Sent back to it, x-death loses messages before RabbitMQ 4.0.
 _BROKER_HEADERS = frozenset({"x-death", "x-delivery-count", "x-acquired-count"})
@@ -78,7 +79,7 @@ def credentials(
     entry: Entry, recipient: str, auth_token: SecretStr, trace: Trace, owner: str, now: datetime
 ) -> CredentialsMessage:
     """The credentials an active entry owes to one recipient, still to be sealed."""
-    if entry.auth_id is None or entry.name is None or entry.issued_for is None:
+    if entry.issued_for is None:
         raise ValueError(f"no credentials to issue: the entry is {entry.status}")
     cause = entry.issued_for
     return CredentialsMessage(
@@ -90,15 +91,38 @@ def credentials(
         subject=entry.department.id,
         tenant=entry.department.tenant,
         causationid=cause.id,
-        data=Credentials(
-            tenant=entry.department.tenant,
-            department_id=entry.department.id,
-            name=entry.name,
-            auth_id=entry.auth_id,
-            auth_token=auth_token,
-            generation=entry.generation,
-        ),
+        data=_content(entry, auth_token),
         **trace._asdict(),
+    )
+
+
+def credentials_again(
+    request: Reissue, entry: Entry, recipient: str, auth_token: SecretStr, owner: str, now: datetime
+) -> CredentialsMessage:
+    """The credentials of an active entry as a request asked for them, still to be sealed."""
+    return CredentialsMessage(
+        id=outbound_id(request.cause, REISSUED, recipient or None),
+        source=source_of(owner),
+        type=REISSUED,
+        time=now,
+        subject=entry.department.id,
+        tenant=entry.department.tenant,
+        causationid=request.reference.id,
+        data=_content(entry, auth_token),
+        **request.trace._asdict(),
+    )
+
+
+def _content(entry: Entry, auth_token: SecretStr) -> Credentials:
+    if entry.auth_id is None or entry.name is None:
+        raise ValueError(f"no credentials to issue: the entry is {entry.status}")
+    return Credentials(
+        tenant=entry.department.tenant,
+        department_id=entry.department.id,
+        name=entry.name,
+        auth_id=entry.auth_id,
+        auth_token=auth_token,
+        generation=entry.generation,
     )
 
 

@@ -12,6 +12,7 @@ from contracts.departments import (
     Kind,
     Version,
 )
+from contracts.reissues import ReissueRequested
 from contracts.subaccounts import ResultKind
 
 EVERYBODY = ""
@@ -76,6 +77,54 @@ class Event:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Reissue:
+    """A request to issue a department's credentials again, to one recipient or to all.
+
+    `cause` is what the ids of these credentials are derived from.
+    """
+
+    department: Department
+    reference: Reference
+    payload_digest: str
+    recipient: str | None
+    cause: tuple[str, ...]
+    trace: Trace = NO_TRACE
+
+    @classmethod
+    def of(cls, request: ReissueRequested, sent_type: str, payload_digest: str) -> "Reissue":
+        return cls(
+            department=Department(request.tenant, request.data.department_id),
+            reference=Reference(request.source, request.id, sent_type),
+            payload_digest=payload_digest,
+            recipient=request.data.recipient,
+            cause=(request.source, request.id),
+            trace=Trace(request.traceparent, request.tracestate, request.correlationid),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a person asks the running worker for: to issue a department's credentials again."""
+
+    id: str
+    department: Department
+    recipient: str | None
+    asked_by: str
+    asked_at: datetime
+
+
+class Fingerprint(NamedTuple):
+    """Tells one auth token from another, without telling either. `key_check` names the key it was made by."""
+
+    key_check: str
+    token: str
+
+    def differs(self, other: "Fingerprint") -> bool:
+        """Whether the tokens certainly do: of two keys, nobody can tell."""
+        return self.key_check == other.key_check and self.token != other.token
+
+
 class Status(StrEnum):
     """Where a department stands.
 
@@ -120,6 +169,7 @@ class Entry:
     change's record, but stays where `late_call` says that an unanswered one may yet be carried out.
     `owed_at` is when to try again to deliver them, or to enable, should nothing else have done so by then.
     `enable_owed`: it was made disabled, and is to be enabled once its credentials are confirmed.
+    `fingerprint` is that of the token last published; `reissued_at` is when somebody asked for that.
     `recount_at` is when to look once more for doubles: a create was taken for lost, or came out twice.
     """
 
@@ -141,6 +191,8 @@ class Entry:
     late_call: bool = False
     recount_at: datetime | None = None
     enable_owed: bool = False
+    fingerprint: Fingerprint | None = None
+    reissued_at: datetime | None = None
 
     @property
     def owes(self) -> bool:

@@ -16,10 +16,8 @@ from worker.core.dead_letters import (
     next_return_loses,
     replayed,
 )
-from worker.core.messages import Subject
-from worker.core.model import Event
-from worker.pipeline import Unreadable, validate
 from worker.ports import Audit, Clock, DeadLetterQueue, HeldLetter, Look, Publisher, TooManyLooks
+from worker.reading import Reading, subject_of, validate
 
 AT_ONCE = 500
 EVERYTHING = Selection()
@@ -31,7 +29,7 @@ class Found:
 
     held: HeldLetter
     letter: Letter
-    reading: Event | Unreadable
+    reading: Reading
 
 
 @dataclass(frozen=True)
@@ -121,12 +119,6 @@ def read(held: HeldLetter) -> Found:
     original = held.original
     reading = validate(original.message)
     return Found(held, letter_of(original, subject_of(reading)), reading)
-
-
-def subject_of(reading: Event | Unreadable) -> Subject | None:
-    if isinstance(reading, Unreadable):
-        return reading.subject
-    return Subject(reading.reference, reading.department.tenant, reading.department.id)
 
 
 @dataclass

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from contracts.departments import Version
 from worker.core.dead_letters import Letter, described, detail_of, least_calls
 from worker.core.decide import Policy, decide
-from worker.core.model import Department, Event
+from worker.core.model import Department, Event, Reissue
+from worker.core.reissue import Issue, decide_reissue
 from worker.dead_letters.looking import Desk, Found
-from worker.pipeline import Unreadable
 from worker.ports import Ledger
+from worker.reading import Reading, Unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Plan:
     def least_calls(self) -> int:
         return sum(calls for _, calls in self._newest.values())
 
-    def add(self, reading: Event | Unreadable, prospect: Prospect) -> None:
+    def add(self, reading: Reading, prospect: Prospect) -> None:
         self.selected += 1
         self.outcomes[prospect.outcome] += 1
         if len(self.prospects) < self.keep:
@@ -66,6 +67,11 @@ async def _prospect(desk: Desk, ledger: Ledger, policy: Policy, found: Found) ->
     if isinstance(event, Unreadable):
         return Prospect(found.letter, f"still {event.verdict.reason}", event.verdict.detail, 0)
     known = await ledger.recall(event.department, event.reference)
+    if isinstance(event, Reissue):
+        asked = decide_reissue(event, known, policy, desk.clock.now())
+        return Prospect(
+            found.letter, described(asked), detail_of(asked), 1 if isinstance(asked, Issue) else 0
+        )
     decision = decide(event, known, policy, desk.clock.now())
     calls = least_calls(decision, event, known.entry)
     return Prospect(found.letter, described(decision), detail_of(decision), calls)

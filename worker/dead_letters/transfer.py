@@ -11,10 +11,11 @@ from contracts import topology
 from contracts.envelope import Message
 from worker.core.dead_letters import Letter, exported, from_json_safe, letter_of, replayed
 from worker.core.messages import Outgoing
-from worker.dead_letters.looking import AT_ONCE, Desk, read, subject_of
+from worker.core.model import Event, Reissue
+from worker.dead_letters.looking import AT_ONCE, Desk, read
 from worker.dead_letters.replay import publish_all
-from worker.pipeline import Unreadable, validate
 from worker.ports import ForPeople
+from worker.reading import Unreadable, subject_of, validate
 
 MOST_MISTAKES = 20
 
@@ -84,13 +85,17 @@ def _edited(line: bytes) -> Edited:
         raise ValueError(f"still {why.reason}: {why.detail}")  # noqa: TRY004 - as above
     outgoing = Outgoing(
         topology.REPLAY,
-        _text(given, "routing_key") or f"department.{reading.kind}",
+        _text(given, "routing_key") or _routing_key(reading),
         message,
         _mapping(given, "properties"),
     )
     reason = _text(given, "reason") or "unknown"
     letter = replace(letter_of(outgoing, subject_of(reading)), reason=reason)
     return Edited(letter, outgoing, _text(given, "event_id"), _text(given, "letter"))
+
+
+def _routing_key(reading: Event | Reissue) -> str:
+    return f"department.{reading.kind}" if isinstance(reading, Event) else "subaccount.credentials.reissue"
 
 
 def _body(given: Mapping[str, Any]) -> bytes:

@@ -1,5 +1,7 @@
 """The front door at the terminal: runs an operation and shows what came of it."""
 
+import getpass
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from rich.progress import track
 
 from contracts.departments import canonical_type
 from contracts.envelope import CloudEvent, document
+from contracts.subaccounts import ResultKind
 from contracts.topology import BrokerVersion, definitions, topology
 from worker import console, operations
 from worker.adapters import rabbitmq_topology
@@ -120,7 +123,7 @@ async def departments_list(settings: LedgerSettings, tenant: str | None, *, as_j
 async def departments_show(settings: LedgerSettings, which: Department, *, as_json: bool) -> None:
     history = await operations.department(settings, which)
     if history is None:
-        raise NotDone(f"the ledger has never heard of department {which.id} of tenant {which.tenant}")
+        raise operations.NeverHeardOf(which)
     if as_json:
         answers = [console.answer_document(answer) for answer in history.answers]
         console.print_json(console.entry_document(history.entry) | {"answers": answers})
@@ -131,6 +134,29 @@ async def departments_show(settings: LedgerSettings, which: Department, *, as_js
     console.print_table(("", history.entry.department.id), facts, "")
     columns = ("answered at", "event", "type", "outcome", "confirmed", "reason")
     console.print_table(columns, [_answer_row(answer) for answer in history.answers], "no event answered yet")
+
+
+async def reissue(
+    settings: LedgerSettings, which: Department, recipient: str | None, asked_by: str | None, *, as_json: bool
+) -> bool:
+    """Whether credentials were issued again."""
+    answer = await operations.reissue(settings, which, recipient, asked_by or _os_user())
+    issued = answer.outcome is not ResultKind.FAILED
+    if as_json:
+        told = {"tenant": which.tenant, "department_id": which.id, "issued": issued}
+        console.print_json(told | {"auth_id": answer.auth_id, "reason": answer.reason, "id": answer.event.id})
+    elif issued:
+        console.OUT.print(f"department {which.id}: {answer.reason}", markup=False)
+    else:
+        console.complain([f"department {which.id}: {answer.reason}"])
+    return issued
+
+
+def _os_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # of a container, perhaps: an id without a name
+        return f"uid {os.getuid()}"
 
 
 def _entry_row(entry: Entry) -> tuple[object, ...]:

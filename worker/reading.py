@@ -1,0 +1,82 @@
+"""What a message says: a department event, a request, or why it is neither."""
+
+from dataclasses import dataclass
+
+from contracts.departments import (
+    DEFAULT_TENANT,
+    IDENTIFIER_LENGTH,
+    Invalid,
+    UnsupportedType,
+    department_event,
+    payload_digest,
+)
+from contracts.envelope import CloudEvent, Malformed, Message, read
+from contracts.reissues import asks_for_reissue, reissue_request, request_digest
+from contracts.subaccounts import DeadReason
+from worker.core.judge import DeadLetter
+from worker.core.messages import Subject
+from worker.core.model import Event, Reference, Reissue, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message that is no valid event; `subject` is what could be read of it all the same."""
+
+    verdict: DeadLetter
+    subject: Subject | None = None
+
+
+Reading = Event | Reissue | Unreadable
+
+
+def validate(message: Message) -> Reading:
+    """What a message carries, or why it carries nothing."""
+    try:
+        envelope = read(message)
+    except Malformed as error:
+        return Unreadable(_refusal(DeadReason.MALFORMED, error))
+    try:
+        if asks_for_reissue(envelope):
+            return Reissue.of(reissue_request(envelope), envelope.type, request_digest(envelope))
+        return Event.of(department_event(envelope), envelope.type, payload_digest(envelope))
+    except UnsupportedType as error:
+        return Unreadable(_refusal(DeadReason.UNSUPPORTED_TYPE, error), _readable_part(envelope))
+    except Invalid as error:
+        return Unreadable(_refusal(DeadReason.INVALID, error), _readable_part(envelope))
+
+
+def subject_of(reading: Reading) -> Subject | None:
+    match reading:
+        case Unreadable():
+            return reading.subject
+        case Event():
+            name = reading.name
+        case Reissue():
+            name = None
+    return Subject(reading.reference, *reading.department, name, reading.trace)
+
+
+def _refusal(reason: DeadReason, error: ValueError) -> DeadLetter:
+    return DeadLetter(reason, str(error))
+
+
+def _readable_part(envelope: CloudEvent) -> Subject:
+    """What an envelope tells although its data breaks the contract."""
+    data = envelope.data if isinstance(envelope.data, dict) else {}
+    tenant, department, name = envelope.tenant, data.get("department_id", envelope.subject), data.get("name")
+    return Subject(
+        Reference(envelope.source, envelope.id, envelope.type),
+        _text(tenant) or DEFAULT_TENANT,
+        _text(department),
+        _text(name),
+        Trace(envelope.traceparent, envelope.tracestate, envelope.correlationid),
+    )
+
+
+def _text(value: object) -> str | None:
+    """A value that should be an identifier, if it can stand for one at all."""
+    return (
+        value
+        if isinstance(value, str) and 1 <= len(value) <= IDENTIFIER_LENGTH and value.isprintable()
+        else None
+    )
