@@ -14,6 +14,8 @@ from tests.simulation.story import CREATED, RENAMED, StoryEvent
 
 FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded"}
 MOST_CREATES = 3
+OFTEN = 20
+"""Deliveries after which a message may be taken for what kills its workers."""
 UNDECIDED = {"create-unknown", "rejected"}
 
 
@@ -66,6 +68,7 @@ class Known:
     undecided: set[str] = field(default_factory=set)
     failed: Counter[str] = field(default_factory=Counter)
     parked: Counter[bytes] = field(default_factory=Counter)
+    deliveries: Counter[bytes] = field(default_factory=Counter)
     since: dict[int, Since] = field(default_factory=dict)  # by delivery
     credentials: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     subaccounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
@@ -98,7 +101,7 @@ def _answered(known: Known, note: Note) -> None:
     answered = Answered(note.detail["outcome"], note.detail["name"], note.detail["auth_id"])
     known.answered.setdefault(note.detail["event"], answered)
     known.reported.update((note.detail["reason"] or "").replace(",", " ").split())
-    if note.department:
+    if note.department and answered.outcome != "superseded":  # which says nothing of its create
         known.undecided.discard(note.department)
 
 
@@ -106,6 +109,7 @@ def _delivered(known: Known, note: Note) -> None:
     event, body = note.detail["event"], note.detail["body"]
     since = Since(len(known.dead[body]), known.failed[event], known.parked[body])
     known.since[note.detail["tag"]] = since
+    known.deliveries[body] += 1
 
 
 def _attempted(known: Known, note: Note) -> None:
@@ -140,7 +144,8 @@ def _dead(known: Known, note: Note, department: str) -> None:
     if reason in UNDECIDED:
         known.undecided.add(department)
     exhausted = reason == "exhausted" and not known.terms.impatient
-    if exhausted or reason in {"malformed", "unsupported-type", "delivery-limit"}:
+    limited = reason == "delivery-limit" and known.deliveries[note.detail["body"]] <= OFTEN
+    if exhausted or limited or reason in {"malformed", "unsupported-type"}:
         known.broken.append(f"G7: {id_} is whole and was dead-lettered {reason}, at {note.at:.3f}")
     rejected = known.terms.unknown_renames_rejected and known.sent[id_][0].kind == RENAMED
     if reason == "invalid" and not (rejected and known.on_record[department].status == "absent"):
