@@ -352,6 +352,12 @@ class World:
                 await self.send(event)
                 await self.done_in_time()
 
+    async def handle_all(self, *events: AnyDepartmentEvent) -> None:
+        """A worker takes them all at once, and time passes until all are done."""
+        async with self.working():
+            await self.send(*events)
+            await self.done_in_time()
+
     async def cut_off(self, at: str, *events: AnyDepartmentEvent) -> None:
         """A worker takes these events, and is gone right before its first call of that kind."""
         reached = asyncio.Event()

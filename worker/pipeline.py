@@ -162,9 +162,10 @@ class Pipeline:
             stay = stay.spent(verdict.cost_seconds)
             if await self._wait(verdict, lane) is Waited.NO_ROOM and delivery.live:
                 delay = parking_delay(verdict.seconds, self.patience.delays)
-                parked = await self._end(delivery, original, Park(delay, stay.attempts), reading, stay)
-                if isinstance(parked, Done):
+                verdict = await self._end(delivery, original, Park(delay, stay.attempts), reading, stay)
+                if not isinstance(verdict, Wait | Pause):
                     break
+                await self._wait(verdict, lane)
         return Progress.ENDED
 
     async def _worked_on(self, delivery: Delivery, reading: Reading, stay: Stay) -> Verdict:

@@ -124,7 +124,7 @@ class Provider(Protocol):
         """Up to 20 subaccounts from `offset` on, newest first; empty past the end."""
 
     async def probe(self) -> None:
-        """Returns if the provider answers us at all: the cheapest call, ahead of all that wait for a turn."""
+        """Returns if the provider answers us at all, in time: the cheapest call, ahead of all that wait."""
 
 
 class LedgerConflict(Exception):

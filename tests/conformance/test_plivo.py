@@ -454,3 +454,22 @@ async def talking_no_tls(says: bytes) -> AsyncIterator[str]:
         yield f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         for connection in connections:
             connection.transport.abort()
+
+
+async def test_a_probe_that_waits_for_its_turn_is_not_late(monkeypatch):
+    """The time for its answer counts from when it is sent: being paced is no sign of an outage."""
+    monkeypatch.setattr("worker.adapters.plivo.PROBE_TIMEOUT_SECONDS", 0.3)
+    page = answer("200 OK", to_json({"objects": []}))
+    rate = RateLimit(1, timedelta(seconds=1))
+    async with misbehaving(page) as server, provider_at(server.url, rate=rate) as provider:
+        await provider.page(0)
+        await provider.probe()
+    assert len(server.asked) == 2
+
+
+async def test_a_probe_that_gets_no_answer_soon_has_failed(monkeypatch):
+    monkeypatch.setattr("worker.adapters.plivo.PROBE_TIMEOUT_SECONDS", 0.1)
+    async with misbehaving(silence) as server, provider_at(server.url) as provider:
+        fault = await fault_of(provider.probe())
+    assert (fault.operation, fault.sent, fault.status) == ("list", True, None)
+    assert fault.detail == "Plivo gave no answer in time to a probe"

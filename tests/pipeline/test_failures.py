@@ -227,3 +227,19 @@ async def test_a_token_that_cannot_be_read_for_now_is_asked_for_again(world):
     world.answered(RENAMED, "renamed")
     assert world.witness.journal.count("update name") == 1
     assert world.broker.ready(WORK_QUEUE) == []
+
+
+async def test_where_there_is_no_room_and_parking_fails_it_waits_instead_of_spinning(world, monkeypatch):
+    monkeypatch.setattr("world.PREFETCH", 2)
+    world.witness.fail("create", fault("create"), times=2)
+    world.witness.fail("publish retry", PublishFailed("no connection"), times=1000)
+    async with world.working():
+        await world.send(CREATED, OTHER)
+        for _ in range(500):  # all that can happen with no time passing
+            await asyncio.sleep(0)
+        assert world.witness.journal.count("publish retry 30s failed") == 1
+        world.witness.forget()
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Sales")
+    await world.has_one_live_subaccount("Other", SALES._replace(id="other"))
+    world.has_dead_lettered_nothing()

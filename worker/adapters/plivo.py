@@ -26,6 +26,8 @@ PAGE = 20
 T = TypeVar("T", bound="_Answer")
 _TURN: ContextVar[Turn] = ContextVar("turn")
 LONGEST_ERROR_TEXT = 200
+PROBE_TIMEOUT_SECONDS = 5.0
+"""From when it is sent: waiting for its turn is no sign of an outage."""
 
 # Anything this long without a space could be a credential: it stays out of error texts.
 _COULD_BE_SECRET = re.compile(r"[\w+/=.-]{24,}")
@@ -161,7 +163,12 @@ class PlivoProvider:
 
     async def probe(self) -> None:
         async with self._paced("list", self._pace.next_turn):
-            _parsed("list", _Page, await self._send("list", "GET", "?limit=1&offset=0"))
+            try:
+                async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                    _parsed("list", _Page, await self._send("list", "GET", "?limit=1&offset=0"))
+            except TimeoutError:
+                fault = CallFault("list", "Plivo gave no answer in time to a probe")
+                raise CallFailed(fault) from None
 
     async def _read(self, operation: Operation, model: type[T], path: str) -> T:
         async with self.permit(operation):

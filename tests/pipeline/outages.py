@@ -1,0 +1,55 @@
+"""A provider that refuses calls of some kinds, and the broker's word for it that nothing was counted."""
+
+from typing import Any
+
+from worker.adapters.memory import MemoryProvider
+from worker.core.judge import CallFault, Operation
+from worker.ports import CallFailed, NewSubaccount
+
+
+def a_fault(operation: Operation, status: int | None = None, **more: Any) -> CallFault:
+    return CallFault(operation, f"Plivo answered {status or 'nothing'} to {operation}", status=status, **more)
+
+
+class Refusing(MemoryProvider):
+    """`refuses`: the fault each kind of call meets for the time being; "probe" is a kind, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses: dict[str, CallFault] = {}
+        self.probes = 0
+
+    def refuse_all(self, status: int | None = None, **more: Any) -> None:
+        operations: tuple[Operation, ...] = ("create", "update", "delete", "get", "list")
+        self.refuses = {operation: a_fault(operation, status, **more) for operation in operations}
+        self.refuses["probe"] = self.refuses["list"]
+
+    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
+        self._meet("create", None, idempotency_key)
+        return await super().create(name, idempotency_key, enabled=enabled)
+
+    async def update(self, auth_id: str, idempotency_key: str, **changes: Any) -> None:
+        self._meet("update", auth_id, idempotency_key)
+        await super().update(auth_id, idempotency_key, **changes)
+
+    async def delete(self, auth_id: str, idempotency_key: str) -> None:
+        self._meet("delete", auth_id, idempotency_key)
+        await super().delete(auth_id, idempotency_key)
+
+    async def get(self, auth_id: str) -> Any:
+        self._meet("get", auth_id, None)
+        return await super().get(auth_id)
+
+    async def page(self, offset: int) -> Any:
+        self._meet("list", None, None)
+        return await super().page(offset)
+
+    async def probe(self) -> None:
+        self.probes += 1
+        if fault := self.refuses.get("probe"):
+            raise CallFailed(fault)
+
+    def _meet(self, operation: Operation, auth_id: str | None, key: str | None) -> None:
+        if fault := self.refuses.get(operation):
+            self.calls.append((operation, auth_id, key))
+            raise CallFailed(fault)

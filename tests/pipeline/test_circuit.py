@@ -1,0 +1,365 @@
+"""The circuit breaker: what opens it, what is let through meanwhile, and what closes it again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import pytest
+from builders import NOW
+from pipeline.outages import Refusing, a_fault
+
+from worker.adapters.memory import MemoryClock
+from worker.circuit import ENOUGH_IN_A_ROW, HOLDER, Circuit, State
+from worker.core.judge import CallFault, Operation
+from worker.intake import Intake
+from worker.ports import CallFailed
+from worker.telemetry import Telemetry
+from worker.waiting import WaitingRoom
+
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+REFUSED = {"sent": False}
+ACCUSING = [
+    *[(operation, {"status": status}) for operation in OPERATIONS for status in (401, 402, 403, 500, 503)],
+    *[(operation, more) for operation in OPERATIONS for more in ({}, REFUSED)],
+    ("create", {"status": 404}),
+    ("list", {"status": 404}),
+]
+HARMLESS = [
+    *[(operation, status) for operation in OPERATIONS for status in (400, 405, 409, 422, 429)],
+    *[(operation, 404) for operation in ("update", "delete", "get")],
+]
+
+
+@dataclass
+class Bench:
+    provider: Refusing = field(default_factory=Refusing)
+    clock: MemoryClock = field(default_factory=lambda: MemoryClock(NOW, jitter=1.0))
+    telemetry: Telemetry = field(default_factory=Telemetry)
+
+    def __post_init__(self) -> None:
+        self.intake = Intake(self.clock, self.telemetry, WaitingRoom(self.clock, 10))
+        self.circuit = Circuit(self.provider, self.intake, self.clock, self.telemetry)
+        self.made = 0
+
+    async def call(self, operation: Operation, subject: str = "") -> Any:
+        """As the worker's actor calls: what changes something with a permit."""
+        if operation in {"get", "list"}:
+            return await self._send(operation, subject)
+        async with self.circuit.permit(operation):
+            return await self._send(operation, subject)
+
+    def _send(self, operation: Operation, subject: str) -> Awaitable[Any]:
+        self.made += 1
+        calls: dict[Operation, Callable[[], Awaitable[Any]]] = {
+            "create": lambda: self.circuit.create("Sales", subject or f"key-{self.made}"),
+            "update": lambda: self.circuit.update(subject or "SA1", "key", name="Sales"),
+            "delete": lambda: self.circuit.delete(subject or "SA1", "key"),
+            "get": lambda: self.circuit.get(subject or "SA1"),
+            "list": lambda: self.circuit.page(0),
+        }
+        return calls[operation]()
+
+    async def fails(self, operation: Operation, subject: str = "") -> CallFault:
+        with pytest.raises(CallFailed) as failure:
+            await self.in_time(self.call(operation, subject))
+        return failure.value.fault
+
+    async def in_time(self, work: Any) -> Any:
+        """Time passes until it is done: the pause before a second probe, say."""
+        task = asyncio.ensure_future(work)
+        while not task.done():
+            asleep = asyncio.ensure_future(self.clock.asleep())
+            await asyncio.wait({task, asleep}, return_when=asyncio.FIRST_COMPLETED)
+            asleep.cancel()
+            if not task.done():
+                self.clock.advance(self.clock.seconds_to_next())
+        return task.result()
+
+    async def opened(self, operation: Operation = "create", **refusal: Any) -> None:
+        """By one call that is refused, and a probe that is."""
+        self.provider.refuse_all(**(refusal or {"status": 401}))
+        assert (await self.fails(operation)).outage
+        assert self.circuit.state is State.OPEN
+
+    async def half_opened(self, operation: Operation = "create") -> None:
+        """The probe passes again; calls are refused as before."""
+        if self.circuit.state is State.CLOSED:
+            await self.opened(operation)
+        self.provider.refuses.pop("probe")
+        while self.circuit.state is not State.HALF_OPEN:
+            await self.clock.asleep()
+            self.clock.advance(self.clock.seconds_to_next())
+            await settled()
+
+    def sent(self) -> int:
+        return len(self.provider.calls)
+
+    def alerts(self) -> float | None:
+        return self.telemetry.registry.get_sample_value("provisioner_circuit_opened_total")
+
+
+async def settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench()
+    yield bench
+    await bench.circuit.close()
+
+
+# What opens it
+
+
+@pytest.mark.parametrize(("operation", "refusal"), ACCUSING, ids=str)
+async def test_it_opens_where_a_call_and_the_probe_fail(bench, operation, refusal):
+    bench.provider.refuse_all(**refusal)
+    fault = await bench.fails(operation)
+    assert (fault.outage, bench.circuit.state) == (True, State.OPEN)
+    assert HOLDER in bench.intake.holds
+    assert bench.alerts() == 1
+
+
+@pytest.mark.parametrize(("operation", "refusal"), ACCUSING, ids=str)
+async def test_while_the_probe_passes_it_is_one_departments_trouble(bench, operation, refusal):
+    bench.provider.refuses[operation] = a_fault(operation, **refusal)
+    fault = await bench.fails(operation)
+    assert (fault.outage, bench.circuit.state, bench.provider.probes) == (False, State.CLOSED, 1)
+    assert not bench.intake.holds
+
+
+@pytest.mark.parametrize(("operation", "status"), HARMLESS)
+async def test_what_plivo_has_dealt_with_asks_no_probe(bench, operation, status):
+    bench.provider.refuse_all(401)
+    bench.provider.refuses[operation] = a_fault(operation, status)
+    assert not (await bench.fails(operation)).outage
+    assert (bench.circuit.state, bench.provider.probes) == (State.CLOSED, 0)
+
+
+@pytest.mark.parametrize("refusal", [{"status": 503}, {}, REFUSED], ids=str)
+async def test_what_may_pass_by_itself_is_probed_twice(bench, refusal):
+    bench.provider.refuse_all(**refusal)
+    await bench.fails("create")
+    assert (bench.provider.probes, bench.circuit.state) == (2, State.OPEN)
+
+
+async def test_an_account_that_is_refused_is_probed_once(bench):
+    await bench.opened(status=401)
+    assert bench.provider.probes == 1
+
+
+@pytest.mark.parametrize("status", [429, 400])
+async def test_a_probe_that_is_told_to_slow_down_is_answered(bench, status):
+    bench.provider.refuse_all(503)
+    bench.provider.refuses["probe"] = a_fault("list", status)
+    assert not (await bench.fails("create")).outage
+    assert bench.circuit.state is State.CLOSED
+
+
+async def test_a_probe_that_could_not_be_sent_as_the_worker_stops_tells_nothing(bench):
+    bench.provider.refuse_all(503)
+    bench.provider.refuses["probe"] = a_fault("list", sent=False, outage=True)
+    assert not (await bench.fails("create")).outage
+    assert (bench.circuit.state, bench.alerts()) == (State.CLOSED, 0)
+
+
+async def test_many_departments_in_a_row_open_it_though_the_probe_passes(bench):
+    bench.provider.refuses["create"] = a_fault("create", 403)
+    faults = [await bench.fails("create") for _ in range(ENOUGH_IN_A_ROW)]
+    assert [fault.outage for fault in faults] == [False] * (ENOUGH_IN_A_ROW - 1) + [True]
+    assert bench.circuit.state is State.OPEN
+
+
+async def test_one_department_never_does_however_often(bench):
+    bench.provider.refuses["create"] = a_fault("create", 403)
+    for _ in range(3 * ENOUGH_IN_A_ROW):
+        assert not (await bench.fails("create", "the same key")).outage
+
+
+async def test_nor_do_many_with_one_between_them_that_goes_through(bench):
+    for _ in range(3):
+        bench.provider.refuses["create"] = a_fault("create", 403)
+        for _ in range(ENOUGH_IN_A_ROW - 1):
+            assert not (await bench.fails("create")).outage
+        bench.provider.refuses.clear()
+        await bench.call("create")
+
+
+async def test_all_who_fail_at_once_share_one_probe(bench):
+    bench.provider.refuse_all(401)
+    faults = await asyncio.gather(*(bench.fails("create") for _ in range(15)))
+    assert {fault.outage for fault in faults} == {True}
+    assert (bench.provider.probes, bench.alerts()) == (1, 1)
+
+
+# While it is open
+
+
+async def test_nothing_is_sent_while_it_is_open(bench):
+    await bench.opened()
+    sent = bench.sent()
+    for operation in OPERATIONS:
+        fault = await bench.fails(operation)
+        assert (fault.outage, fault.sent) == (True, False)
+        assert "401" in fault.detail
+    assert bench.sent() == sent
+
+
+async def test_probes_come_at_growing_intervals(bench):
+    await bench.opened()
+    bench.clock.naps.clear()
+    for _ in range(7):
+        await bench.clock.asleep()
+        bench.clock.advance(bench.clock.seconds_to_next())
+        await settled()
+    assert bench.clock.naps[:7] == [2.0, 4.0, 8.0, 15.0, 15.0, 15.0, 15.0]
+    assert bench.circuit.state is State.OPEN
+
+
+async def test_a_probe_that_fails_in_an_unexpected_way_is_made_again(bench, monkeypatch):
+    await bench.opened()
+
+    async def crash() -> None:
+        raise RuntimeError("a fault of ours")
+
+    with monkeypatch.context() as crashing:
+        crashing.setattr(bench.provider, "probe", crash)
+        await bench.clock.asleep()
+        bench.clock.advance(bench.clock.seconds_to_next())
+        await settled()
+        assert bench.circuit.state is State.OPEN
+    await bench.half_opened()
+    assert not bench.intake.holds
+
+
+# Half-open
+
+
+async def test_one_call_goes_through_at_a_time(bench):
+    await bench.half_opened()
+    sent = bench.sent()
+    async with bench.circuit.permit("create"):
+        for operation in OPERATIONS:
+            fault = await bench.fails(operation)
+            assert (fault.outage, fault.sent) == (True, False)
+    assert bench.sent() == sent
+    assert bench.circuit.state is State.HALF_OPEN
+
+
+async def test_by_preference_it_is_of_the_kind_that_was_refused(bench):
+    await bench.half_opened("update")
+    bench.provider.refuses.clear()
+    for operation in ("create", "delete", "get", "list"):
+        assert (await bench.fails(operation)).outage
+    bench.clock.advance(1.1)  # nobody came with such a call
+    await bench.call("create")
+    assert bench.circuit.state is State.CLOSED
+
+
+async def test_a_call_that_goes_well_closes_it(bench):
+    await bench.half_opened()
+    bench.provider.refuses.clear()
+    await bench.call("create")
+    assert bench.circuit.state is State.CLOSED
+    await asyncio.gather(*(bench.call("create") for _ in range(5)))
+    assert bench.alerts() == 1
+
+
+async def test_a_call_that_plivo_refuses_for_its_own_sake_closes_it_too(bench):
+    await bench.half_opened()
+    bench.provider.refuses = {"create": a_fault("create", 400)}
+    assert not (await bench.fails("create")).outage
+    assert bench.circuit.state is State.CLOSED
+
+
+async def test_one_that_is_told_to_slow_down_decides_nothing(bench):
+    await bench.half_opened()
+    bench.provider.refuses = {"create": a_fault("create", 429)}
+    await bench.fails("create")
+    assert bench.circuit.state is State.HALF_OPEN
+    bench.provider.refuses.clear()
+    await bench.call("create")
+    assert bench.circuit.state is State.CLOSED
+
+
+async def test_one_that_fails_opens_it_again_for_longer_with_no_further_alert(bench):
+    intervals = []
+    for _ in range(5):
+        await bench.half_opened()
+        bench.clock.naps.clear()
+        bench.provider.refuse_all(401)
+        assert (await bench.fails("create")).outage
+        assert bench.circuit.state is State.OPEN
+        await settled()
+        intervals.append(bench.clock.naps[0])
+    assert intervals == [2.0, 4.0, 8.0, 15.0, 15.0]
+    assert bench.alerts() == 1
+
+
+async def test_the_next_outage_is_another_alert_and_begins_with_short_intervals(bench):
+    for _ in range(2):
+        await bench.half_opened()
+        bench.provider.refuses.clear()
+        await bench.call("create")
+        bench.clock.naps.clear()
+    await bench.opened()
+    await settled()
+    assert bench.clock.naps[0] == 1.0
+    assert bench.alerts() == 3
+
+
+@pytest.mark.parametrize("gone", ["unused", "cancelled", "crashed"])
+async def test_a_permit_that_comes_to_no_call_lets_the_next_one_through(bench, gone):
+    await bench.half_opened()
+    bench.provider.refuses.clear()
+    if gone == "cancelled":
+
+        async def wait_for_ever() -> None:
+            async with bench.circuit.permit("create"):
+                await asyncio.Event().wait()
+
+        waiting = asyncio.create_task(wait_for_ever())
+        await settled()
+        assert (await bench.fails("create")).outage
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    elif gone == "crashed":
+        with pytest.raises(RuntimeError):
+            async with bench.circuit.permit("create"):
+                raise RuntimeError
+    else:
+        async with bench.circuit.permit("create"):
+            pass
+    await bench.call("create")
+    assert bench.circuit.state is State.CLOSED
+
+
+async def test_a_failure_of_before_that_comes_in_now_decides_nothing(bench):
+    """A call that was under way when it opened, and times out when it is half-open."""
+    slow, answered = asyncio.Event(), bench.provider.create
+
+    async def create_slowly(*call: Any, **more: Any) -> Any:
+        await slow.wait()
+        return await answered(*call, **more)
+
+    bench.provider.create = create_slowly
+    under_way = asyncio.create_task(bench.call("create"))
+    await settled()
+    await bench.half_opened("update")
+    slow.set()
+    (failed,) = await asyncio.gather(under_way, return_exceptions=True)
+    assert failed.fault.outage
+    assert bench.circuit.state is State.HALF_OPEN
+
+
+async def test_its_end_ends_its_probes():
+    bench = Bench()
+    await bench.opened()
+    await bench.circuit.close()
+    bench.provider.refuses.clear()
+    bench.clock.advance(3600)
+    await settled()
+    assert bench.circuit.state is State.OPEN
