@@ -131,7 +131,8 @@ LEDGER_LOST = PROVIDER | {
     "events out of order": 0.5,
     "event sent twice": 0.3,
     "list shifts": 0.95,
-    "crash": 0.8,
+    "crash": 0.9,
+    "drained and restarted": 0.8,
     "ledger lost": 0.6,
 }
 """The newest page of the list is soon full of strangers, so that it tells nothing."""
@@ -148,7 +149,7 @@ PROFILES = {
         Profile("all", ALL),
         Profile("two-workers", ALL | {"second worker": 0.5}),
         Profile("clock-set", PUNCTUAL | {"clock set": 0.7}, always=frozenset({"clock set"})),
-        Profile("ledger-lost", LEDGER_LOST, always=frozenset({"ledger lost", "list shifts"})),
+        Profile("ledger-lost", LEDGER_LOST, always=frozenset({"ledger lost", "list shifts", "crash"})),
         Profile("very-late", ALL | {"carried out late": 0.5}, latest_create_seconds=8 * WINDOW_SECONDS),
     )
 }
