@@ -9,6 +9,9 @@ from contracts.departments import DEFAULT_TENANT, Identifier, Invalid, Unsupport
 from contracts.envelope import CloudEvent, Instant, describe
 
 REISSUE: Final = "subaccount.credentials.reissue.requested.v1"
+REISSUE_KEY: Final = "subaccount.credentials.reissue.requested"
+"""The routing key of a request; a suffix may follow. The broker's rights go by it, so no other will do."""
+
 _TYPE = re.compile(r"(?:[A-Za-z0-9-]+\.)*subaccount\.credentials\.reissue\.requested(?:\.v1)?")
 
 
@@ -39,6 +42,10 @@ class ReissueRequested(CloudEvent):
         if self.subject is not None and self.subject != self.data.department_id:
             raise ValueError("subject must equal data.department_id")
         return self
+
+
+def is_reissue_key(routing_key: str) -> bool:
+    return routing_key == REISSUE_KEY or routing_key.startswith(f"{REISSUE_KEY}.")
 
 
 def asks_for_reissue(event: CloudEvent) -> bool:

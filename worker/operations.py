@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from contracts import topology as names
 from contracts.departments import Invalid, Kind, UnsupportedType, canonical_type, department_event
 from contracts.envelope import CloudEvent, Message, describe
-from contracts.reissues import REISSUE, asks_for_reissue
+from contracts.reissues import REISSUE_KEY, asks_for_reissue
 from worker.adapters.rabbitmq import RabbitPublisher
 from worker.adapters.rabbitmq_connection import BrokerUnavailable, Link, connect
 from worker.adapters.sqlite import sqlite_ledger
@@ -92,7 +92,7 @@ def inbound(event: CloudEvent, *, binary: bool = False) -> Outgoing:
     """A department event, or a request, as its producer sends it."""
     message = Message.binary(event) if binary else Message.structured(event)
     if asks_for_reissue(event):
-        return Outgoing(names.DEPARTMENTS, REISSUE.removesuffix(".v1"), message)
+        return Outgoing(names.DEPARTMENTS, REISSUE_KEY, message)
     kind = Kind(canonical_type(event.type).split(".")[1])
     return Outgoing(names.DEPARTMENTS, f"department.{kind}", message)
 

@@ -82,7 +82,7 @@ from worker.ports import (
     Sealer,
     Unroutable,
 )
-from worker.reading import Reading, Unreadable, subject_of, validate
+from worker.reading import Reading, Unreadable, reading_of, subject_of
 from worker.reissues import Letter, Reissues
 from worker.solitude import Solitude
 from worker.telemetry import Telemetry
@@ -125,7 +125,7 @@ class Pipeline:
 
     def receive(self, delivery: Delivery) -> None:
         """Files a delivery into its department's lane. Called by the consumer; returns at once."""
-        reading = validate(delivery.original.message)
+        reading = reading_of(delivery.original)
         self.telemetry.received(_kind_of(reading))
         lane: Hashable = object() if isinstance(reading, Unreadable) else reading.department
         self.lanes.file(lane, lambda: self._carry(delivery, reading, lane), self._rank(reading))

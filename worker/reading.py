@@ -11,10 +11,16 @@ from contracts.departments import (
     payload_digest,
 )
 from contracts.envelope import CloudEvent, Malformed, Message, read
-from contracts.reissues import asks_for_reissue, reissue_request, request_digest
+from contracts.reissues import (
+    REISSUE_KEY,
+    asks_for_reissue,
+    is_reissue_key,
+    reissue_request,
+    request_digest,
+)
 from contracts.subaccounts import DeadReason
 from worker.core.judge import DeadLetter
-from worker.core.messages import Subject
+from worker.core.messages import Outgoing, Subject, unparked
 from worker.core.model import Event, Reference, Reissue, Trace
 
 
@@ -29,8 +35,17 @@ class Unreadable:
 Reading = Event | Reissue | Unreadable
 
 
+def reading_of(delivered: Outgoing) -> Reading:
+    """What a message carries, or why it carries nothing. Rights at the broker go by routing keys."""
+    reading = validate(delivered.message)
+    if isinstance(reading, Reissue) and not is_reissue_key(unparked(delivered).routing_key):
+        why = f"routing key: a request comes under {REISSUE_KEY}"
+        return Unreadable(DeadLetter(DeadReason.INVALID, why), subject_of(reading))
+    return reading
+
+
 def validate(message: Message) -> Reading:
-    """What a message carries, or why it carries nothing."""
+    """The same, whatever it came under."""
     try:
         envelope = read(message)
     except Malformed as error:

@@ -16,12 +16,16 @@ from pydantic import SecretStr
 from secrets_keys import Told, fresh_sealing_key, signing_key, write_keys
 from world import World, fault
 
-from contracts.topology import SECRETS_QUEUE, WORK_QUEUE, secrets_queue
+from contracts.envelope import Message
+from contracts.reissues import REISSUE_KEY
+from contracts.topology import DEAD_LETTER_QUEUE, REPLAY, SECRETS_QUEUE, WORK_QUEUE, secrets_queue
 from worker.adapters.fingerprints import KeyedFingerprints
 from worker.adapters.opening import open_message
 from worker.adapters.sealing import JoseSealer, RecipientKeys
 from worker.core.decide import Enable, Policy
+from worker.core.judge import Patience
 from worker.core.keyring import public_part
+from worker.core.messages import Outgoing
 from worker.core.model import Status, Wish
 from worker.core.reissue import REISSUE_PAUSE, WISH_GOOD_FOR, request_of
 from worker.duties import Scheduler
@@ -104,6 +108,45 @@ async def test_for_whom_the_worker_does_not_know_it_is_a_dead_letter(world):
     assert "data.recipient" in letter.message.headers["x-dead-detail"]
     world.answered(request, "failed")
     assert reissued(world) == []
+
+
+@pytest.mark.parametrize("forged", [{}, {"x-original-routing-key": REISSUE_KEY}], ids=["plain", "forged"])
+async def test_under_the_routing_key_of_events_nobody_may_ask(world, forged):
+    """A producer's rights at the broker go by it."""
+    await world.handle(CREATED)
+    headers = {**forged} | ({"x-original-exchange": "departments"} if forged else {})
+    async with world.working():
+        await world.send_raw(Message.structured(ASKED).body, **headers)
+        await world.done_in_time()
+    letter = world.dead_lettered("invalid")
+    assert "routing key" in letter.message.headers["x-dead-detail"]
+    assert reissued(world) == []
+    world.broker.purge(DEAD_LETTER_QUEUE)
+    await world.broker.publish(Outgoing(REPLAY, letter.routing_key, letter.message))
+    await world.handle()
+    assert reissued(world) == [], "nor after a replay"
+
+
+async def test_parked_it_is_still_a_request():
+    world = World(patience=Patience(timedelta(seconds=0.1)))
+    await world.handle(CREATED)
+    world.witness.fail("get", fault("get", 403))
+    await world.handle(ASKED)
+    assert "publish retry 30s" in world.witness.journal
+    assert len(reissued(world)) == 1
+
+
+async def test_replayed_it_is_still_a_request(sealing):
+    world, _ = sealing
+    request = reissue_requested("crm")
+    world.policy = replace(RECIPIENTS, recipients=frozenset({"billing"}))
+    await world.handle(CREATED, request)
+    world.dead_lettered("invalid")
+    world.policy = RECIPIENTS
+    await world.replay_dead_letters()
+    await world.handle()
+    world.has_dead_lettered_nothing()
+    world.answered(request, "failed", "unchanged")
 
 
 @pytest.mark.parametrize(

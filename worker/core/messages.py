@@ -143,7 +143,9 @@ def parked(original: Outgoing, verdict: Park) -> Outgoing:
 
 
 def unparked(delivered: Outgoing) -> Outgoing:
-    """The message as it was before it was parked; any other as it is."""
+    """The message as it was before it was parked; any other as it is, whatever its producer wrote."""
+    if delivered.exchange == topology.DEPARTMENTS:
+        return delivered
     headers = dict(delivered.message.headers)
     exchange, key = headers.pop(ORIGINAL_EXCHANGE, None), headers.pop(ORIGINAL_ROUTING_KEY, None)
     if not isinstance(exchange, str) or not isinstance(key, str):
@@ -175,6 +177,11 @@ def dead_letter(
 ) -> Outgoing:
     """The original, byte for byte, with why it is here."""
     kept = without_broker_headers(original.message.headers)
+    for parking_s in (
+        ORIGINAL_EXCHANGE,
+        ORIGINAL_ROUTING_KEY,
+    ):  # if a producer wrote it, it is not to pass for ours
+        kept.pop(parking_s, None)
     why = {
         DEAD_REASON: str(verdict.reason),
         "x-dead-detail": verdict.detail,

@@ -17,7 +17,7 @@ from worker.core.dead_letters import (
     replayed,
 )
 from worker.ports import Audit, Clock, DeadLetterQueue, HeldLetter, Look, Publisher, TooManyLooks
-from worker.reading import Reading, subject_of, validate
+from worker.reading import Reading, reading_of, subject_of
 
 AT_ONCE = 500
 EVERYTHING = Selection()
@@ -117,7 +117,7 @@ class Looking:
 
 def read(held: HeldLetter) -> Found:
     original = held.original
-    reading = validate(original.message)
+    reading = reading_of(original)
     return Found(held, letter_of(original, subject_of(reading)), reading)
 
 

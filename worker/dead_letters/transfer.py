@@ -9,6 +9,7 @@ from pydantic_core import from_json, to_json
 
 from contracts import topology
 from contracts.envelope import Message
+from contracts.reissues import REISSUE_KEY
 from worker.core.dead_letters import Letter, exported, from_json_safe, letter_of, replayed
 from worker.core.messages import Outgoing
 from worker.core.model import Event, Reissue
@@ -95,7 +96,7 @@ def _edited(line: bytes) -> Edited:
 
 
 def _routing_key(reading: Event | Reissue) -> str:
-    return f"department.{reading.kind}" if isinstance(reading, Event) else "subaccount.credentials.reissue"
+    return f"department.{reading.kind}" if isinstance(reading, Event) else REISSUE_KEY
 
 
 def _body(given: Mapping[str, Any]) -> bytes:

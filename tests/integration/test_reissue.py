@@ -1,0 +1,94 @@
+"""Credentials once more, on real parts: asked for by a message, and by a person at the command line."""
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE
+from typing import Any
+
+import pytest
+from real import Ears, Place
+
+from contracts import topology as names
+
+pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
+
+CREATED = {
+    "specversion": "1.0",
+    "id": "event-1",
+    "source": "/test/hr",
+    "type": "department.created.v1",
+    "time": "2026-11-01T08:30:00Z",
+    "data": {"department_id": "sales", "name": "Sales"},
+}
+ASKED = CREATED | {
+    "id": "request-1",
+    "source": "/test/crm",
+    "type": "subaccount.credentials.reissue.requested.v1",
+    "data": {"department_id": "sales"},
+}
+AGAIN = "subaccount.credentials.reissued.v1"
+
+
+async def reissue(place: Place, *arguments: str) -> tuple[int | None, str, str]:
+    """Exit code, what was printed, and what was complained of."""
+    environ = {"LEDGER_URL": place.environ["LEDGER_URL"], "PATH": os.environ["PATH"]}
+    command = (sys.executable, "-m", "worker", "reissue", *arguments)
+    process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=PIPE, stderr=PIPE)
+    told, complained = await process.communicate()
+    return process.returncode, told.decode(), " ".join(complained.decode().split())
+
+
+async def with_credentials_issued(place: Place) -> tuple[Ears, Ears]:
+    """What is heard on secrets and results once a department has its subaccount."""
+    secrets, results = await place.ears(names.SECRETS), await place.ears(names.RESULTS)
+    await place.send(json.dumps(CREATED).encode())
+    await secrets.count(1)
+    await results.count(1)
+    return secrets, results
+
+
+def tokens(secrets: Ears) -> list[tuple[str, Any]]:
+    return [(one["type"], one["data"]["auth_token"]) for one in secrets.documents]
+
+
+async def test_a_message_asks_for_them(place: Place):
+    async with place.worker():
+        secrets, results = await with_credentials_issued(place)
+        await place.send(json.dumps(ASKED).encode(), "subaccount.credentials.reissue.requested")
+        await secrets.count(2)
+        await results.count(2)
+    (held,) = place.sandbox.subaccounts()
+    assert tokens(secrets)[1:] == [(AGAIN, held.auth_token)]
+    assert secrets.messages[1].routing_key == "subaccount.credentials.reissued"
+    assert results.documents[1]["data"]["reason"] == "credentials issued again"
+    assert await place.depth(names.WORK_QUEUE) == await place.depth(names.DEAD_LETTER_QUEUE) == 0
+
+
+async def test_a_person_asks_for_them(place: Place):
+    async with place.worker():
+        secrets, results = await with_credentials_issued(place)
+        code, told, _ = await reissue(place, "sales", "--as", "anna", "--json")
+        await secrets.count(2)
+        soon = await reissue(place, "sales")
+    told_json = json.loads(told)
+    assert (code, told_json["issued"], told_json["reason"]) == (0, True, "credentials issued again")
+    assert tokens(secrets)[1] == (AGAIN, place.sandbox.subaccounts()[0].auth_token)
+    assert secrets.documents[1]["causationid"] == told_json["id"]
+    assert place.sandbox.subaccounts()[0].auth_token not in told
+    assert len(results.messages) == 1
+    assert (soon[0], "less than 60 s ago" in soon[2]) == (1, True)
+
+
+async def test_without_a_worker_the_person_is_told_so(place: Place):
+    async with place.worker():
+        await with_credentials_issued(place)
+    code, _, complained = await reissue(place, "sales")
+    assert code == 1
+    assert "is `provisioner run` running on this ledger?" in complained
+    code, _, complained = await reissue(place, "marketing")
+    assert (code, complained) == (
+        1,
+        "the ledger has never heard of department marketing of tenant default",
+    )
