@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-CONSUMING = '"event": "consuming"'
+CONSUMING = '"consuming"'
 START_SECONDS = 30
 END_SECONDS = 30
 POLL_SECONDS = 0.01
