@@ -12,6 +12,7 @@ from typing import Any, Literal
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import SecretStr
+from pydantic_core import to_json
 
 from contracts.departments import Kind
 from contracts.topology import delay_label
@@ -36,7 +37,7 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
         logger.setLevel(logging.CRITICAL + 1)
         logger.propagate = False
         logger.addHandler(_SILENCE)
-    renderer: Any = structlog.processors.JSONRenderer()
+    renderer: Any = structlog.processors.JSONRenderer(_json)
     if log_format == "console":
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     structlog.configure(
@@ -53,6 +54,10 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
     )
 
 
+def _json(event: MutableMapping[str, Any], **_options: Any) -> str:
+    return to_json(event, fallback=repr).decode()
+
+
 def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return {name: "***" if isinstance(value, SecretStr) else value for name, value in event.items()}
 
@@ -62,7 +67,7 @@ class Telemetry:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
-        self._log = structlog.get_logger()
+        self._log = structlog.get_logger().bind()  # once, not for every line
         self._warned_of: set[str] = set()
         self._received = Counter(
             "provisioner_events_received",

@@ -18,7 +18,7 @@ import aiohttp
 from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
 
 from contracts import topology as names
-from tests.benchmarks.processes import CONSUMING, run_on_the_fastest_loop
+from tests.benchmarks.processes import CONSUMING, run_on_the_fastest_loop, say
 
 
 class Pace(AbstractAsyncContextManager[None]):
@@ -96,7 +96,7 @@ async def main(asked: dict[str, Any]) -> None:
         await channel.set_qos(asked["prefetch"])
         queue = await channel.get_queue(names.WORK_QUEUE, ensure=False)
         await queue.consume(bare.carry)
-        print(CONSUMING, file=sys.stderr, flush=True)
+        say(CONSUMING)
         await stop.wait()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-CONSUMING = '"event": "consuming"'
+CONSUMING = '"consuming"'
 START_SECONDS = 30
 END_SECONDS = 30
 POLL_SECONDS = 0.01
@@ -34,6 +34,12 @@ async def standard_input() -> asyncio.StreamReader:
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     return reader
+
+
+def say(line: str) -> None:
+    """For the process that started this one."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 @dataclass(frozen=True)
@@ -63,19 +69,23 @@ async def consuming(
     """Yields once the process's log says that it consumes; it is asked to end after the block."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    with log.open("wb") as stderr:
+    with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, env=dict(os.environ) | dict(environ), stderr=stderr
+            *command, cwd=ROOT, env=dict(os.environ) | dict(environ), stdout=output, stderr=output
         )
     try:
         async with asyncio.timeout(START_SECONDS):
-            while CONSUMING not in log.read_text():
+            while CONSUMING not in (told := _text(log)):
                 if process.returncode is not None:
-                    raise SystemExit(log.read_text())
+                    raise SystemExit(told)
                 await asyncio.sleep(POLL_SECONDS)
         yield Consuming(process.pid, loop.time() - begun)
     finally:
         await _ended(process)
+
+
+def _text(log: Path) -> str:
+    return log.read_text()
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:

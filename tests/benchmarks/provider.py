@@ -1,14 +1,15 @@
-"""The sandbox as a process of its own, which tells its calls: `python -m tests.benchmarks.provider RATE LATENCY`.
+"""The sandbox as a process of its own, which tells its calls.
 
-RATE is `300/5s` or `off`, LATENCY seconds. It prints its URL; asked by any line, it prints every call so far as
-`[[seconds, status], ...]`, by the machine's monotonic clock, and forgets them.
+`python -m tests.benchmarks.provider RATE LATENCY`, with `300/5s` or `off`, and seconds. It prints its URL;
+asked by any line, it prints every call so far as `[[seconds, status], ...]`, by the machine's monotonic clock,
+and forgets them.
 """
 
 import json
 import sys
 import time
 
-from tests.benchmarks.processes import run_on_the_fastest_loop, standard_input
+from tests.benchmarks.processes import run_on_the_fastest_loop, say, standard_input
 from worker.sandbox import Entry, Rule, Sandbox, fault, running_sandbox
 
 
@@ -31,9 +32,9 @@ async def main(rate: str, latency_seconds: float) -> None:
     slow = [Rule("*", fault("slow", delay_seconds=latency_seconds))] if latency_seconds else "none"
     async with running_sandbox(rate_limit=rate, faults=slow) as sandbox:
         calls = Calls(sandbox)
-        print(sandbox.url, flush=True)
+        say(sandbox.url)
         async for _ in await standard_input():
-            print(json.dumps(calls.take()), flush=True)
+            say(json.dumps(calls.take()))
 
 
 if __name__ == "__main__":

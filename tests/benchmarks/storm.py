@@ -1,6 +1,8 @@
 """A re-org: many events for each of many departments, under Plivo's own rate limit.
 
-The worker collapses what waits; beside it, a loop with the same pace that makes one call per event.
+The worker collapses what waits. What it is compared with is the least that one call per event can take under
+the same limit, whatever sends them; a loop that does so, on a fifth of the departments, shows that this is no
+more than it does take. Fully interleaved events are the worst order, and get a fifth too.
 """
 
 from dataclasses import dataclass
@@ -28,47 +30,30 @@ class Course:
 
 
 async def measure(stage: Stage, scale: Scale) -> list[Figure]:
-    orders = {
-        "close together": close_together(scale.departments, EVENTS_EACH, scale.seed),
-        "interleaved": interleaved(scale.departments, EVENTS_EACH),
-    }
-    courses: dict[str, list[Course]] = {name: [] for name in (*orders, "one call each")}
-    for _ in range(scale.rounds):
-        for name, events in orders.items():
-            courses[name].append(await _run(stage, stage.worker, events))
-        courses["one call each"].append(await _run(stage, stage.bare, orders["close together"]))
-    size = f"storm of {scale.departments} departments"
-    goals = {"close together": TIMES_SOONER, "interleaved": None}
+    fewer = max(1, scale.departments // 5)
+    close = close_together(scale.departments, EVENTS_EACH, scale.seed)
+    storms = [await _run(stage, stage.worker, close) for _ in range(scale.rounds)]
+    worst = await _run(stage, stage.worker, interleaved(fewer, EVENTS_EACH))
+    simple = await _run(stage, stage.bare, close_together(fewer, EVENTS_EACH, scale.seed))
     return [
-        Figure(
-            f"{size}, {name}: sooner than one call each",
-            "x",
-            [
-                slow.seconds / ours.seconds
-                for ours, slow in zip(courses[name], courses["one call each"], strict=True)
-            ],
-            at_least=goal,
-        )
-        for name, goal in goals.items()
-    ] + [figure for name, runs in courses.items() for figure in _figures(f"{size}, {name}", runs)]
+        *_figures(f"storm of {scale.departments} departments", storms, len(close), TIMES_SOONER),
+        *_figures(f"storm of {fewer}, interleaved", [worst], fewer * EVENTS_EACH, None),
+        *_figures(f"storm of {fewer}, a loop with one call each", [simple], fewer * EVENTS_EACH, None),
+    ]
 
 
-def _figures(name: str, runs: list[Course]) -> list[Figure]:
+def _figures(name: str, runs: list[Course], events: int, sooner: float | None) -> list[Figure]:
+    least = (events - 1) // CALLS * WINDOW_SECONDS
     used = [run.used_percent for run in runs if run.used_percent is not None]
-    ours = "one call each" not in name
+    refused = [run.too_many_percent for run in runs]
     figures = [
         Figure(f"{name}: done in", "s", [run.seconds for run in runs]),
-        Figure(f"{name}: calls", "", [run.calls for run in runs]),
-        Figure(
-            f"{name}: answered 429",
-            "%",
-            [run.too_many_percent for run in runs],
-            at_most=MOST_TOO_MANY_PERCENT if ours else None,
-        ),
+        Figure(f"{name}: sooner than one call each", "x", [least / run.seconds for run in runs], sooner),
+        Figure(f"{name}: calls for each event", "", [run.calls / events for run in runs]),
+        Figure(f"{name}: answered 429", "%", refused, at_most=MOST_TOO_MANY_PERCENT),
     ]
     if used:
-        goal = LEAST_USED_PERCENT if ours else None
-        figures.append(Figure(f"{name}: of the allowed rate used", "%", used, at_least=goal))
+        figures.append(Figure(f"{name}: of the allowed rate used", "%", used, LEAST_USED_PERCENT))
     return figures
 
 

@@ -359,7 +359,7 @@ async def test_without_a_connection_publishing_fails_at_once(rabbit):
 async def test_a_closed_channel_that_it_has_not_noticed_yet_is_a_failure_to_publish(rabbit):
     async with RabbitPublisher.running(link("publisher", rabbit.url)) as publisher:
         channel = publisher._channel
-        await channel.close()
+        await channel._channel.close()
         publisher._channel = channel
         with pytest.raises(PublishFailed):
             await publisher.publish(department())

@@ -6,6 +6,7 @@ A publisher that the broker blocks must not hold up acks, hence two.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import cached_property
 from typing import Any, cast
 
 from aio_pika.abc import AbstractChannel, AbstractConnection, DeliveryMode
@@ -15,7 +16,7 @@ from aiormq.channel import Channel
 from pamqp.commands import Basic
 
 from contracts.envelope import Message
-from worker.adapters.rabbitmq_confirms import publish_confirmed
+from worker.adapters.rabbitmq_confirms import ConfirmingChannel
 from worker.adapters.rabbitmq_connection import (
     ANSWER_SECONDS,
     BROKER_ERRORS,
@@ -57,7 +58,7 @@ class RabbitPublisher:
         self._link = link
         self._prepare = prepare
         self._connection: Connection | None = None
-        self._channel: Channel | None = None
+        self._channel: ConfirmingChannel | None = None
         self._begun = asyncio.Event()
 
     @classmethod
@@ -75,8 +76,7 @@ class RabbitPublisher:
             with cancelled_only_if_asked():
                 async with asyncio.timeout(CONFIRM_SECONDS):
                     await connection.unblocked()
-                    await publish_confirmed(
-                        channel,
+                    await channel.publish(
                         outgoing.exchange,
                         outgoing.routing_key,
                         _properties(outgoing),
@@ -112,7 +112,8 @@ class RabbitPublisher:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         channel.close_callbacks.add(lambda _channel, error: _tell(closed, _closed_by(error)))
-        self._connection, self._channel = connection, cast(Channel, await channel.get_underlay_channel())
+        underlay = cast(Channel, await channel.get_underlay_channel())
+        self._connection, self._channel = connection, ConfirmingChannel(connection, underlay)
         self._begun.set()
         try:
             raise ConnectionError(await closed)
@@ -304,7 +305,7 @@ class RabbitDelivery:
     def live(self) -> bool:
         return self._channel.live
 
-    @property
+    @cached_property
     def original(self) -> Outgoing:
         told = self._message.header.properties
         properties = {name: getattr(told, attribute) for name, attribute in KEPT_PROPERTIES.items()}

@@ -15,10 +15,10 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError, AuthenticationError, ProbableAuthenticationError
-from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
 from worker.adapters.rabbitmq_tls import hint, mechanism_refused, tls_refused
+from worker.adapters.rabbitmq_wire import Wire
 from worker.ports import Clock, ForPeople
 from worker.telemetry import Telemetry
 
@@ -56,28 +56,23 @@ class NobodyThere(BrokerUnavailable):
     """The connect was refused, or closed without a word, as by a proxy whose broker is away."""
 
 
-class _Wire(TransportFactory):
-    """Keeps hold of the socket: aiormq has no way to let go of a peer that does not answer."""
-
-    writer: asyncio.StreamWriter | None = None
-
-    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
-        reader, self.writer = await factory.create(url, **kwargs)
-        return reader, self.writer
-
-
 class Connection(aio_pika.Connection):
     """A plain connection that can be hung up, and knows whether the broker blocks it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._wire = _Wire()
+        self._wire = Wire()
         self.kwargs["transport_factory"] = self._wire
 
     def hang_up(self) -> None:
         if self._wire.writer is not None:
             self._wire.writer.transport.abort()
+
+    def send(self, frames: bytes) -> None:
+        """Sends frames of one channel with whatever else is sent in this turn of the loop."""
+        if self._wire.writer is None:
+            raise ConnectionError("there is no connection")
+        self._wire.writer.write(frames)
 
     async def unblocked(self) -> None:
         """Returns at once unless the broker, short of memory or disk, reads nothing from this connection."""
