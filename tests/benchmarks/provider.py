@@ -1,8 +1,8 @@
 """The sandbox as a process of its own, which tells its calls.
 
 `python -m tests.benchmarks.provider RATE LATENCY`, with `300/5s` or `off`, and seconds. It prints its URL;
-`[[seconds, status], ...]`, by the clock of the machine, and forgets them.
-and forgets them.
+asked by any line, it prints every call so far as `[[seconds, status], ...]`, by the machine's clock, and
+forgets them.
 """
 
 import json
