@@ -204,8 +204,9 @@ class WatchedProvider:
     provider: MemoryProvider
 
     @asynccontextmanager
-    async def permit(self, _operation: Operation) -> AsyncIterator[None]:
-        yield
+    async def permit(self, operation: Operation) -> AsyncIterator[None]:
+        async with self.provider.permit(operation):
+            yield
 
     async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
         return await self.witness.see(
@@ -459,13 +460,13 @@ class World:
         assert entry.owed_to == frozenset()
 
     def credentials(self, department: Department = SALES) -> list[CloudEvent]:
-        return [told for told in self._told(SECRETS_QUEUE) if _about(told) == department]
+        return [told for told in self.told(SECRETS_QUEUE) if _about(told) == department]
 
     def results(self, event: AnyDepartmentEvent) -> list[CloudEvent]:
         cause = (event.source, event.id)
         return [
             told
-            for told in self._told(HEARD)
+            for told in self.told(HEARD)
             if (told.data["event"]["source"], told.data["event"]["id"]) == cause
         ]
 
@@ -491,7 +492,7 @@ class World:
     def has_nothing_to_do(self) -> None:
         assert self.broker.ready(WORK_QUEUE) == []
 
-    def _told(self, queue: str) -> list[CloudEvent]:
+    def told(self, queue: str) -> list[CloudEvent]:
         return [read(outgoing.message) for outgoing in self.broker.ready(queue)]
 
 

@@ -47,6 +47,7 @@ class Circuit:
         self._why = ""
         self._refused: Operation | None = None
         self._in_a_row: dict[Operation, set[str]] = {}
+        self._alerted: set[Operation] = set()
         self._failed_trials = 0
         self._half_open_at = 0.0
         self._on_trial = False
@@ -132,6 +133,7 @@ class Circuit:
 
     def _answered(self, operation: Operation) -> None:
         self._in_a_row.pop(operation, None)
+        self._alerted.discard(operation)
         if self._state is State.HALF_OPEN and self._on_trial:
             self._close()
 
@@ -193,7 +195,8 @@ class Circuit:
 
     def _open(self, fault: CallFault) -> None:
         self._failed_trials += self._state is State.HALF_OPEN
-        alert = self._state is State.CLOSED
+        alert = self._state is State.CLOSED and fault.operation not in self._alerted
+        self._alerted.add(fault.operation)
         self._why = fault.detail
         self._refused = fault.operation
         self._turn(State.OPEN)
@@ -216,8 +219,8 @@ class Circuit:
         self._intake.lift(HOLDER)
 
     def _close(self) -> None:
+        """By a call that went well. Those of another kind may fail as before: they are counted on."""
         self._failed_trials = 0
-        self._in_a_row.clear()
         self._turn(State.CLOSED)
         self._telemetry.circuit_closed()
         self._intake.waiting.wake_those_who_stay()  # of many that waited for one call, it was one

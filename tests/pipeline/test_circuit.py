@@ -87,6 +87,9 @@ class Bench:
         if self.circuit.state is State.CLOSED:
             await self.opened(operation)
         self.provider.refuses.pop("probe")
+        await self.half_opened_by_time()
+
+    async def half_opened_by_time(self) -> None:
         while self.circuit.state is not State.HALF_OPEN:
             await self.clock.asleep()
             self.clock.advance(self.clock.seconds_to_next())
@@ -309,6 +312,21 @@ async def test_the_next_outage_is_another_alert_and_begins_with_short_intervals(
     await settled()
     assert bench.clock.naps[0] == 1.0
     assert bench.alerts() == 3
+
+
+async def test_closed_by_a_call_of_another_kind_the_refused_kind_is_counted_on(bench):
+    """Reads go on, creates do not: each of them would count anew, until some had been given up."""
+    bench.provider.refuses["create"] = a_fault("create", 503)
+    for _ in range(ENOUGH_IN_A_ROW):
+        await bench.fails("create")
+    for _ in range(3):
+        await bench.half_opened_by_time()
+        bench.clock.advance(1.1)
+        await bench.call("list")
+        assert bench.circuit.state is State.CLOSED
+        assert (await bench.fails("create")).outage
+        assert bench.circuit.state is State.OPEN
+    assert bench.alerts() == 1
 
 
 @pytest.mark.parametrize("gone", ["unused", "cancelled", "crashed"])

@@ -1,0 +1,223 @@
+"""Several waiting events of one department are one step towards the newest; each gets its own answer."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from builders import SALES, department_created, department_removed, department_renamed
+from world import HEARD, World, fault
+
+from contracts.topology import WORK_QUEUE
+from worker.adapters.memory import MemoryClock, MemoryProvider
+from worker.core.decide import Policy, UnknownRename
+from worker.core.judge import Operation, Patience
+from worker.core.model import Department
+
+CREATED = department_created("Sales", sequence=1)
+
+
+def rename(sequence: int, department: str = "sales") -> Any:
+    event = f"{department}-{sequence}"
+    return department_renamed(f"Name {sequence}", id=event, sequence=sequence, department_id=department)
+
+
+class SlowProvider(MemoryProvider):
+    """Each change takes a second."""
+
+    def __init__(self, clock: MemoryClock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    async def update(self, *call: Any, **changes: Any) -> None:
+        await self._clock.sleep(1)
+        await super().update(*call, **changes)
+
+
+class Permits(MemoryProvider):
+    """A permit is waited for until `granted` is set; `waiting` tells that somebody does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.granted = asyncio.Event()
+        self.granted.set()
+        self.waiting = asyncio.Event()
+
+    @asynccontextmanager
+    async def permit(self, operation: Operation) -> AsyncIterator[None]:
+        self.waiting.set()
+        await self.granted.wait()
+        async with super().permit(operation):
+            yield
+
+
+def superseded_by(world: World, event: Any) -> str:
+    (told,) = world.results(event)
+    return told.data["superseded_by"]["id"]
+
+
+def calls(world: World, what: str) -> int:
+    return sum(noted.startswith(what) for noted in world.witness.journal)
+
+
+async def test_those_that_wait_together_become_one_step_and_each_is_answered(world):
+    await world.handle(CREATED)
+    renames = [rename(sequence) for sequence in range(2, 12)]
+    random.Random(1).shuffle(renames)
+    await world.handle_all(*renames)
+    assert calls(world, "update") == 1
+    await world.has_one_live_subaccount("Name 11")
+    for event in renames:
+        if event.sequence == 11:
+            world.answered(event, "renamed")
+        else:
+            world.answered(event, "superseded")
+            assert superseded_by(world, event) == "sales-11"
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_ten_renames_of_a_hundred_departments_cost_two_calls_each_at_most(monkeypatch, seed):
+    monkeypatch.setattr("world.PREFETCH", 2000)
+    world = World()
+    world.provider = SlowProvider(world.clock)
+    departments = [f"d{number}" for number in range(100)]
+    await world.handle_all(
+        *(department_created("New", id=one, department_id=one, sequence=1) for one in departments)
+    )
+    renames = [rename(sequence, one) for one in departments for sequence in range(2, 12)]
+    random.Random(seed).shuffle(renames)
+    async with world.working():
+        for begin in range(0, len(renames), 100):  # they come while calls are under way
+            await world.send(*renames[begin : begin + 100])
+            await world.clock.asleep(2)
+            world.clock.advance(0.05)
+        await world.done_in_time()
+    updates = Counter(auth_id for operation, auth_id, _ in world.provider.calls if operation == "update")
+    assert max(updates.values()) <= 2, f"seed {seed}"
+    for one in departments:
+        await world.has_one_live_subaccount("Name 11", Department(SALES.tenant, one))
+    answered = Counter(told.data["event"]["id"] for told in world.told(HEARD))
+    assert {event.id: answered[event.id] for event in renames} == {event.id: 1 for event in renames}
+
+
+async def test_where_the_newest_is_parked_the_next_newest_is_the_step():
+    world = World(patience=Patience(budget=timedelta(0)))
+    await world.handle(CREATED)
+    older, newer, newest = rename(2), rename(3), rename(4)
+    world.witness.fail("update", fault("update", 403))
+    async with world.working():
+        await world.send(older, newer, newest)
+        await world.clock.asleep()
+        await world.has_one_live_subaccount("Name 3")
+        world.answered(newer, "renamed")
+        world.answered(older, "superseded")
+        assert not world.results(newest)
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Name 4")
+    world.answered(newest, "renamed")
+    assert superseded_by(world, older) == newer.id
+
+
+async def test_where_the_newest_is_dead_lettered_the_next_newest_is_the_step(world):
+    await world.handle(CREATED)
+    older, newer, newest = rename(2), rename(3), rename(4)
+    world.witness.fail("update", fault("update", 400))
+    await world.handle_all(older, newer, newest)
+    await world.has_one_live_subaccount("Name 3")
+    world.dead_lettered("rejected")
+    world.answered(newest, "failed")
+    world.answered(newer, "renamed")
+    world.answered(older, "superseded")
+
+
+async def test_no_older_one_is_answered_before_the_newest_is_on_record(world):
+    await world.handle(CREATED)
+    world.witness.journal.clear()
+    await world.handle_all(rename(2), rename(3), rename(4))
+    told = [noted for noted in world.witness.journal if "record" in noted or "results" in noted]
+    assert told[:2] == ["record active", "record active renamed"]
+    assert told.index("record active renamed") < told.index("record active superseded")
+
+
+async def test_one_whose_outcome_is_on_record_keeps_it(world):
+    await world.cut_off("publish results", CREATED)
+    newer = rename(2)
+    await world.handle_all(newer)
+    world.answered(CREATED, "created")
+    world.answered(newer, "renamed")
+
+
+@pytest.mark.parametrize("rejecting", [True, False])
+async def test_a_create_and_a_rename_that_wait_together_end_renamed(rejecting):
+    """Where a rename must not create, the create is not left behind."""
+    choice = UnknownRename.REJECT if rejecting else UnknownRename.CREATE
+    world = World(Policy(unknown_rename=choice))
+    await world.handle_all(rename(2), CREATED)
+    await world.has_one_live_subaccount("Name 2")
+    world.has_dead_lettered_nothing()
+    world.answered(CREATED, "created" if rejecting else "superseded")
+    world.answered(rename(2), "renamed" if rejecting else "created")
+
+
+async def test_a_create_and_a_removal_that_wait_together_cost_no_create(world):
+    await world.handle_all(CREATED, department_removed(sequence=2))
+    await world.has_no_live_subaccount()
+    assert calls(world, "create") == 0
+    world.answered(CREATED, "superseded")
+
+
+async def test_what_waits_for_its_permit_is_overtaken_and_makes_no_call():
+    world = World(provider=Permits())
+    await world.handle(CREATED)
+    world.provider.granted.clear()
+    world.provider.waiting.clear()
+    async with world.working():
+        await world.send(rename(2))
+        await world.provider.waiting.wait()
+        await world.send(rename(3))
+        world.provider.granted.set()
+        await world.done_in_time()
+    assert calls(world, "update") == 1
+    await world.has_one_live_subaccount("Name 3")
+    world.answered(rename(2), "superseded")
+    world.answered(rename(3), "renamed")
+
+
+async def test_under_a_steady_stream_none_is_left_unanswered_for_long():
+    """Each call finds a newer event come meanwhile: those before it are answered all the same."""
+    world = World()
+    world.provider = SlowProvider(world.clock)
+    await world.handle(CREATED)
+    events = [rename(sequence) for sequence in range(2, 42)]
+    async with world.working():
+        for number, event in enumerate(events):
+            await world.send(event)
+            await world.clock.asleep()
+            world.clock.advance(0.6)
+            unanswered = [one for one in events[:number] if not world.results(one)]
+            assert len(unanswered) <= 4, [one.id for one in unanswered]
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Name 41")
+
+
+async def test_a_stream_that_overtakes_every_permit_ends_with_the_prefetch(monkeypatch):
+    monkeypatch.setattr("world.PREFETCH", 8)
+    world = World(provider=Permits())
+    await world.handle(CREATED)
+    events = [rename(sequence) for sequence in range(2, 30)]
+    async with world.working():
+        for event in events:
+            world.provider.granted.clear()
+            await world.send(event)
+            for _ in range(50):  # all that can happen without a permit
+                await asyncio.sleep(0)
+            world.provider.granted.set()
+            await asyncio.sleep(0)
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Name 29")
+    assert all(len(world.results(event)) == 1 for event in events)
+    assert not world.broker.ready(WORK_QUEUE)

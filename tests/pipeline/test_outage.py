@@ -1,0 +1,186 @@
+"""Somebody else's outage: the work pauses, messages stay queued, and nothing is counted or given up."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from builders import SALES, department_created, department_renamed
+from pipeline.outages import Refusing, a_fault
+from world import World
+
+from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
+from worker.bootstrap import Worker
+from worker.core.model import Department
+from worker.duties import Scheduler
+
+CREATED = department_created("Sales", sequence=1)
+LONG = 12 * 60.0
+"""Longer than messages are held."""
+
+
+def create(number: int) -> Any:
+    return department_created("New", id=f"c{number}", department_id=f"d{number}", sequence=1)
+
+
+def rename(number: int) -> Any:
+    return department_renamed("Newer", id=f"r{number}", department_id=f"d{number}", sequence=2)
+
+
+@pytest.fixture
+def world() -> World:
+    return World(provider=Refusing())
+
+
+async def settled() -> None:
+    for _ in range(300):
+        await asyncio.sleep(0)
+
+
+async def pass_seconds(world: World, seconds: float) -> None:
+    """From one sleeper's waking to the next."""
+    end = world.clock.monotonic() + seconds
+    await settled()
+    while world.clock.monotonic() + world.clock.seconds_to_next() <= end:
+        world.clock.advance(world.clock.seconds_to_next())
+        await settled()
+    world.clock.advance(end - world.clock.monotonic())
+    await settled()
+
+
+@asynccontextmanager
+async def working_with_duties(world: World) -> AsyncIterator[Worker]:
+    async with world.working() as worker:
+        scheduler = asyncio.create_task(Scheduler(worker.pipeline).run())
+        try:
+            yield worker
+        finally:
+            scheduler.cancel()
+            await asyncio.gather(scheduler, return_exceptions=True)
+
+
+def counted(world: World) -> list[str]:
+    """Whatever was parked or given up."""
+    return [noted for noted in world.witness.journal if "publish retry" in noted or "dead-letters" in noted]
+
+
+@pytest.mark.parametrize("refusal", [{"status": 401}, {"status": 402}, {"status": 503}, {}, {"sent": False}])
+async def test_an_outage_under_load_costs_nothing_but_time(world, refusal):
+    """Twelve minutes of it, with messages held, given back, and coming all the while."""
+    async with world.working() as worker:
+        await world.send(*map(create, range(10)))
+        await settled()
+        world.provider.refuse_all(**refusal)
+        for number in range(10, 40):
+            await world.send(create(number))
+            await pass_seconds(world, LONG / 30)
+        assert not worker.consumer.consuming
+        assert worker.holds()
+        await world.send(*map(rename, range(40)))
+        world.provider.refuses.clear()
+        await world.done_in_time()
+        assert worker.consumer.consuming
+        assert not worker.holds()
+    for number in range(40):
+        await world.has_one_live_subaccount("Newer", Department(SALES.tenant, f"d{number}"))
+        assert len(world.results(create(number))) == len(world.results(rename(number))) == 1
+    assert len(world.provider.subaccounts) == 40
+    assert counted(world) == []
+    world.has_dead_lettered_nothing()
+    world.has_nothing_to_do()
+
+
+async def test_messages_stay_in_the_queue_and_what_is_held_goes_back(world):
+    world.provider.refuse_all(401)
+    async with world.working():
+        await world.send(CREATED)
+        await pass_seconds(world, 60)
+        await world.send(create(1))
+        await pass_seconds(world, 60)
+        assert len(world.broker.ready(WORK_QUEUE)) == 1  # the other one is held
+        await pass_seconds(world, 500)
+        assert len(world.broker.ready(WORK_QUEUE)) == 2
+        world.provider.refuses.clear()
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Sales")
+    assert counted(world) == []
+
+
+async def test_few_calls_are_sent_while_it_lasts(world):
+    world.provider.refuse_all(401)
+    async with world.working():
+        await world.send(*map(create, range(30)))
+        await pass_seconds(world, LONG)
+        assert 0 < len(world.provider.calls) <= 30
+        assert world.provider.probes <= 2 + LONG / 7
+
+
+@pytest.mark.parametrize("refusal", [{"status": 503}, {}, {"status": 403}], ids=str)
+async def test_where_reads_go_on_but_no_create_does_nobodys_create_is_given_up(world, refusal):
+    """The probe passes, and so does every look. Three unknowns of one event would be enough otherwise."""
+    world.provider.refuses["create"] = a_fault("create", **refusal)
+    async with world.working():
+        await world.send(*map(create, range(40)))
+        await pass_seconds(world, 30 * 60)
+        entries = await world.ledger.entries()
+        assert all(entry.claim.attempt <= 1 for entry in entries if entry.claim)
+        world.provider.refuses.clear()
+        await world.done_in_time()
+    sent = Counter(key for operation, _, key in world.provider.calls if operation == "create")
+    assert max(sent.values()) > 3 or len(sent) > 3 * 40
+    for number in range(40):
+        await world.has_one_live_subaccount("New", Department(SALES.tenant, f"d{number}"))
+    world.has_dead_lettered_nothing()
+
+
+async def test_a_worker_that_ends_within_it_leaves_the_messages(world):
+    world.provider.refuse_all(503)
+    async with world.working() as worker:
+        await world.send(*map(create, range(5)))
+        await pass_seconds(world, 30)
+        assert await worker.drain()
+    assert len(world.broker.ready(WORK_QUEUE)) == 5
+    world.provider.refuses.clear()
+    await world.handle()
+    assert all(world.results(create(number)) for number in range(5))
+
+
+# Credentials that cannot be routed
+
+
+@pytest.mark.parametrize("minutes", [2, 15, 60])
+async def test_while_nobody_takes_credentials_nothing_more_is_taken_and_then_all_is_done(world, minutes):
+    world.broker.unbind(SECRETS, SECRETS_QUEUE, "#")
+    async with working_with_duties(world) as worker:
+        await world.send(CREATED)
+        await pass_seconds(world, 5)
+        assert not worker.consumer.consuming
+        assert "credentials cannot be delivered" in worker.holds()[0]
+        await world.send(*map(create, range(5)))
+        await pass_seconds(world, 60 * minutes)
+        assert len(world.provider.subaccounts) == 1
+        world.broker.bind(SECRETS, SECRETS_QUEUE, "#")
+        await pass_seconds(world, 120)
+        assert worker.consumer.consuming
+        assert not worker.holds()
+    await world.has_issued_credentials()
+    for number in range(5):
+        await world.has_issued_credentials(Department(SALES.tenant, f"d{number}"))
+    world.answered(CREATED, "created")
+    assert counted(world) == []
+    world.has_dead_lettered_nothing()
+    world.has_nothing_to_do()
+
+
+async def test_credentials_that_were_held_back_are_delivered_by_the_next_worker(world):
+    world.broker.unbind(SECRETS, SECRETS_QUEUE, "#")
+    async with world.working() as worker:
+        await world.send(CREATED)
+        await pass_seconds(world, 5)
+        assert await worker.drain()
+    world.broker.bind(SECRETS, SECRETS_QUEUE, "#")
+    await world.handle()
+    await world.has_issued_credentials()
+    assert len(world.credentials()) == 1

@@ -1,0 +1,199 @@
+"""The waiting room: who waits how long, who makes room, and who may not leave."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from builders import NOW, department_created
+from world import World, fault
+
+from contracts.topology import retry_queue
+from worker.adapters.memory import MemoryClock
+from worker.core.model import Department
+from worker.waiting import Waited, WaitingRoom
+
+
+class Room:
+    """A room for four messages, and those in it by name."""
+
+    def __init__(self) -> None:
+        self.clock = MemoryClock(NOW)
+        self.waiting = WaitingRoom(self.clock, 4)
+        self.waits: dict[str, asyncio.Task[Waited]] = {}
+
+    async def enter(self, name: str, seconds: float, messages: int = 1, *, may_leave: bool = True) -> None:
+        wait = self.waiting.wait(seconds, lambda: messages, may_leave=may_leave)
+        self.waits[name] = asyncio.create_task(wait)
+        await self.clock.asleep()
+        await _settled()
+
+    def ended(self) -> dict[str, Waited]:
+        return {name: wait.result() for name, wait in self.waits.items() if wait.done()}
+
+    async def pass_seconds(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        await _settled()
+
+
+async def _settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def room() -> Any:
+    room = Room()
+    yield room
+    room.waiting.close()
+    await asyncio.gather(*room.waits.values())
+
+
+async def test_each_waits_its_own_time(room):
+    await room.enter("long", 10)
+    await room.enter("short", 5)
+    await room.pass_seconds(5)
+    assert room.ended() == {"short": Waited.TO_THE_END}
+    await room.pass_seconds(5)
+    assert room.ended() == {"short": Waited.TO_THE_END, "long": Waited.TO_THE_END}
+    assert len(room.waiting) == 0
+
+
+async def test_one_too_many_ends_the_wait_that_has_longest_to_go(room):
+    for number, seconds in enumerate((30, 120, 60, 90)):
+        await room.enter(f"{number}", seconds)
+    assert (room.ended(), len(room.waiting)) == ({}, 4)
+    await room.enter("one too many", 100)
+    assert room.ended() == {"1": Waited.NO_ROOM}
+    await room.enter("longest of all", 1000)
+    assert room.ended() == {"1": Waited.NO_ROOM, "longest of all": Waited.NO_ROOM}
+
+
+async def test_what_is_filed_behind_one_that_waits_counts(room):
+    await room.enter("a lane of three", 60, messages=3)
+    await room.enter("one", 30)
+    assert (room.ended(), len(room.waiting)) == ({}, 4)
+    await room.enter("another", 10)
+    assert room.ended() == {"a lane of three": Waited.NO_ROOM}
+    assert len(room.waiting) == 2
+
+
+async def test_what_comes_behind_one_that_waits_may_be_too_much(room):
+    behind = [1]
+    waits = asyncio.create_task(room.waiting.wait(60, lambda: behind[0], may_leave=True))
+    await _settled()
+    behind[0] = 5
+    room.waiting.make_room()
+    assert await waits is Waited.NO_ROOM
+
+
+async def test_those_that_may_not_leave_stay_and_take_nobodys_room(room):
+    for number in range(10):
+        await room.enter(f"stays {number}", 1000, may_leave=False)
+    for number in range(4):
+        await room.enter(f"may leave {number}", 10 + number)
+    assert room.ended() == {}
+    await room.enter("one too many", 5)
+    assert room.ended() == {"may leave 3": Waited.NO_ROOM}
+
+
+async def test_once_the_trouble_is_over_those_who_stayed_are_woken_and_nobody_else(room):
+    await room.enter("stays", 1000, may_leave=False)
+    await room.enter("may leave", 1000)
+    room.waiting.wake_those_who_stay()
+    await _settled()
+    assert room.ended() == {"stays": Waited.TO_THE_END}
+
+
+async def test_its_end_ends_all_waits_now_and_later(room):
+    await room.enter("stays", 1000, may_leave=False)
+    await room.enter("may leave", 1000)
+    room.waiting.close()
+    await _settled()
+    assert set(room.ended().values()) == {Waited.TO_THE_END}
+    assert await room.waiting.wait(1000, lambda: 1, may_leave=True) is Waited.TO_THE_END
+    assert len(room.waiting) == 0
+
+
+async def test_who_is_cut_off_leaves_nothing_behind(room):
+    await room.enter("cut off", 1000)
+    wait = room.waits.pop("cut off")
+    wait.cancel()
+    await asyncio.gather(wait, return_exceptions=True)
+    assert len(room.waiting) == 0
+    await room.pass_seconds(1000)
+
+
+# In the worker
+
+DEPARTMENTS = [f"d{number}" for number in range(6)]
+
+
+def create(department: str) -> Any:
+    return department_created("New", id=department, department_id=department)
+
+
+@pytest.fixture
+def small_world(monkeypatch) -> World:
+    """Six messages in flight: three may wait."""
+    monkeypatch.setattr("world.PREFETCH", 6)
+    return World()
+
+
+async def test_when_waits_fill_half_of_the_prefetch_the_longest_are_parked_uncounted(small_world):
+    world = small_world
+    world.witness.fail("create", fault("create"), times=len(DEPARTMENTS))
+    async with world.working():
+        await world.send(*map(create, DEPARTMENTS))
+        await world.clock.asleep(len(DEPARTMENTS))
+        await _settled()
+        parked = world.broker.ready(retry_queue(timedelta(seconds=30)))
+        assert [letter.message.headers["x-attempts"] for letter in parked] == [0, 0, 0]
+        await world.done_in_time()
+    await all_well(world)
+    assert world.witness.journal.count("create failed") == len(DEPARTMENTS)
+
+
+async def test_others_flow_while_half_of_them_wait(small_world):
+    world = small_world
+    world.witness.fail("create", fault("create"), times=len(DEPARTMENTS))
+    begun = world.clock.now()
+    async with world.working():
+        await world.send(*map(create, DEPARTMENTS))
+        await world.clock.asleep(len(DEPARTMENTS))
+        late = create("late")
+        await world.send(late)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        world.answered(late, "created")
+        assert world.clock.now() == begun
+        await world.done_in_time()
+    await all_well(world)
+
+
+async def test_what_waits_for_somebody_elses_outage_is_never_parked(small_world):
+    world = small_world
+    world.witness.fail("create", fault("create", 429, retry_after_seconds=30.0), times=len(DEPARTMENTS))
+    await world.handle_all(*map(create, DEPARTMENTS))
+    await all_well(world)
+    assert not [noted for noted in world.witness.journal if "publish retry" in noted]
+
+
+async def test_what_made_room_often_is_given_up_no_sooner(small_world):
+    """Parked uncounted again and again: the attempts it took along stay what they were."""
+    world = small_world
+    world.patience = replace(world.patience, attempts=2)
+    for _ in range(3):
+        world.witness.fail("create", fault("create"), times=len(DEPARTMENTS))
+        await world.handle_all(*map(create, DEPARTMENTS))
+        world.witness.forget()
+    await all_well(world)
+
+
+async def all_well(world: World) -> None:
+    for one in DEPARTMENTS:
+        await world.has_one_live_subaccount("New", Department("acme", one))
+        world.answered(create(one), "created", times=None)
+    world.has_dead_lettered_nothing()
+    world.has_nothing_to_do()
