@@ -1,8 +1,8 @@
 """The sandbox as a process of its own, which tells its calls.
 
 `python -m tests.benchmarks.provider RATE LATENCY`, with `300/5s` or `off`, and seconds. It prints its URL;
-asked by any line, it prints every call so far as `[[seconds, status], ...]`, by the machine's clock, and
-forgets them.
+asked by any line, it prints every call so far, `[[seconds, status], ...]` by the machine's monotonic clock,
+and forgets them.
 """
 
 import json

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -83,6 +84,30 @@ def test_the_pace_is_as_fast_as_allowed_and_never_faster(calls, window, gaps):
     for number, at in enumerate(asked):
         free_at = sent[number - calls] + window if number >= calls else 0.0
         assert sent[number] == pytest.approx(max(at, free_at), abs=1e-6)
+
+
+def test_a_crowd_goes_out_evenly_and_no_later_than_the_next_window():
+    async def run() -> None:
+        sent = await sent_in(a_pace(100), 301)
+        assert sent[:100] == [BEGIN] * 100  # nobody had to wait
+        assert sent[100:301:100] == pytest.approx([BEGIN + 5, BEGIN + 10, BEGIN + 15])
+        gaps = [later - earlier for earlier, later in pairwise(sent[100:200])]
+        assert gaps == pytest.approx([0.9 * 5 / 100] * 99)
+
+    in_simulated_time(run)
+
+
+def test_a_turn_given_back_is_had_at_once_by_the_next_of_a_crowd():
+    async def run() -> None:
+        pace = a_pace(100)
+        await sent_in(pace, 101)
+        await asyncio.sleep(0.1)
+        pace.give_back(await pace.turn())
+        begun = now()
+        await sent_in(pace, 1)
+        assert now() == begun
+
+    in_simulated_time(run)
 
 
 def test_a_complaint_halves_it_once_however_many_come_of_the_same_window():

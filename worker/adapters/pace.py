@@ -13,6 +13,15 @@ LATEST_ARRIVAL = 0.03
 GROWTH = 0.1
 """Part of the limit regained in each window that passes without complaint."""
 
+AT_ONCE = 50
+"""A limit up to this is used as soon as it allows; of a higher one, calls that had to wait go out evenly.
+
+What waits meanwhile collapses: a department whose events come in a storm costs one call then, not one each.
+"""
+
+EVENLY = 0.9
+"""Their distance, as a part of what the limit comes to: the window is full again before it is over."""
+
 
 class Stopping(Exception):
     """No further call begins."""
@@ -22,6 +31,7 @@ class Stopping(Exception):
 class Turn:
     """One call's place under the limit. `counted_by` is when the provider has counted it, at the latest."""
 
+    given_at: float
     latest_arrival_seconds: float
     counted_by: float
     sent: bool = False
@@ -45,6 +55,7 @@ class Pace:
         self._turns: deque[Turn] = deque()
         self._changed_at = 0.0
         self._closed_until = 0.0
+        self._crowded_until = 0.0
         self._first = asyncio.Lock()
         self._stopping = stopping
 
@@ -64,7 +75,8 @@ class Pace:
             await self._pass(seconds)
         if self._stopping.is_set():
             raise Stopping
-        turn = Turn(LATEST_ARRIVAL * self._window, _time() + LATEST_ARRIVAL * self._window)
+        now, latest_arrival = _time(), LATEST_ARRIVAL * self._window
+        turn = Turn(now, latest_arrival, now + latest_arrival)
         self._turns.append(turn)
         return turn
 
@@ -90,7 +102,14 @@ class Pace:
         if too_many > 0:
             leaving = islice(self._turns, too_many)  # not quite in the order they are counted in
             free_at = max(free_at, max(turn.counted_by for turn in leaving) + self._window)
-        return free_at - now
+            self._crowded_until = free_at + self._window
+        return max(free_at, self._evenly(now)) - now
+
+    def _evenly(self, now: float) -> float:
+        """When the next may go, so that a crowd does not use up a window at its very beginning."""
+        if now >= self._crowded_until or self.allowed <= AT_ONCE or not self._turns:
+            return now
+        return self._turns[-1].given_at + EVENLY * self._window / self.allowed
 
     def _grow_back(self, now: float) -> None:
         windows = (now - max(self._changed_at, self._closed_until)) // self._window
