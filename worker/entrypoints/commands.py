@@ -127,7 +127,7 @@ async def departments_show(settings: LedgerSettings, which: Department, *, as_js
         console.print_json(console.entry_document(history.entry) | {"answers": answers})
         return
     shown = console.entry_document(history.entry) | {"credentials": credentials_told(history.entry)}
-    hidden = {"owed_to", "version", "claim", "issued_for", "revision"}
+    hidden = {"owed_to", "version", "claim", "issued_for", "revision", "enable_owed"}
     facts = [(name.replace("_", " "), value) for name, value in shown.items() if name not in hidden]
     console.print_table(("", history.entry.department.id), facts, "")
     columns = ("answered at", "event", "type", "outcome", "confirmed", "reason")
