@@ -65,8 +65,8 @@ def _cell(value: object) -> str:
 
 
 def entry_document(entry: Entry) -> dict[str, Any]:
-    """An entry as scripts read it."""
-    document: dict[str, Any] = TypeAdapter(Entry).dump_python(entry, mode="json")
+    """An entry as scripts read it. A token's fingerprint is nobody's business outside the ledger."""
+    document: dict[str, Any] = TypeAdapter(Entry).dump_python(entry, mode="json", exclude={"fingerprint"})
     tenant, department_id = document.pop("department")
     return {"tenant": tenant, "department_id": department_id} | document
 

@@ -18,10 +18,12 @@ from contracts.reissues import REISSUE_KEY, asks_for_reissue
 from worker.adapters.rabbitmq import RabbitPublisher
 from worker.adapters.rabbitmq_connection import BrokerUnavailable, Link, connect
 from worker.adapters.sqlite import sqlite_ledger
+from worker.adapters.sqlite_audit import SqliteAudit
 from worker.adapters.system import SystemClock, fresh_id
+from worker.core.dead_letters import AuditLine
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Department, Entry, Wish
-from worker.core.reissue import request_of
+from worker.core.reissue import WISHES, request_of
 from worker.ports import Clock, ForPeople, Ledger, Publisher
 from worker.settings import BrokerSettings, LedgerSettings
 from worker.telemetry import Telemetry
@@ -157,17 +159,39 @@ async def reissue(
     async with sqlite_ledger(settings.ledger, must_exist=True) as ledger:
         if not (await ledger.recall(which, request_of(wish).reference)).entry.revision:
             raise NeverHeardOf(which)
+        audit = SqliteAudit(ledger)
+        await audit.note([_audited(wish, "asked for", clock.now())])
         await ledger.wish(wish)
         try:
             async with asyncio.timeout(WISH_PATIENCE_SECONDS):
-                return await _answer_to(wish, ledger, clock)
+                answer = await _answer_to(wish, ledger, clock)
+            await audit.note([_audited(wish, answer.reason or "", clock.now())])
         except TimeoutError:
+            await audit.note([_audited(wish, "withdrawn, no worker has done it", clock.now())])
             raise NobodyTookIt(
                 f"no worker has done it within {WISH_PATIENCE_SECONDS:.0f} s, and it is withdrawn:"
                 " is `provisioner run` running on this ledger? If so, its log tells what is wrong"
             ) from None
+        else:
+            return answer
         finally:
             await ledger.close_wish(wish.id)
+
+
+def _audited(wish: Wish, outcome: str, at: datetime) -> AuditLine:
+    return AuditLine(
+        at=at,
+        by=wish.asked_by,
+        action="reissue",
+        run=wish.id,
+        selection=f"--recipient {wish.recipient}" if wish.recipient else "all",
+        event_id=wish.id,
+        source=WISHES,
+        tenant=wish.department.tenant,
+        department_id=wish.department.id,
+        reason="",
+        outcome=outcome,
+    )
 
 
 async def _answer_to(wish: Wish, ledger: Ledger, clock: Clock) -> Answer:

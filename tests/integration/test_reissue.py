@@ -8,9 +8,12 @@ from asyncio.subprocess import PIPE
 from typing import Any
 
 import pytest
+from builders import NOW
 from real import Ears, Place
 
 from contracts import topology as names
+from worker.adapters.sqlite import sqlite_ledger
+from worker.adapters.sqlite_audit import SqliteAudit
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
@@ -84,8 +87,15 @@ async def test_a_person_asks_for_them(place: Place):
 async def test_without_a_worker_the_person_is_told_so(place: Place):
     async with place.worker():
         await with_credentials_issued(place)
-    code, _, complained = await reissue(place, "sales")
+    code, _, complained = await reissue(place, "sales", "--as", "anna", "--recipient", "crm")
     assert code == 1
+    async with sqlite_ledger(place.settings.ledger) as ledger:
+        noted = await SqliteAudit(ledger).noted(by="anna")
+        assert await ledger.wishes(NOW) == []
+    assert [(line.action, line.selection, line.department_id) for line in noted] == [
+        ("reissue", "--recipient crm", "sales")
+    ] * 2
+    assert [line.outcome for line in noted] == ["asked for", "withdrawn, no worker has done it"]
     assert "is `provisioner run` running on this ledger?" in complained
     code, _, complained = await reissue(place, "marketing")
     assert (code, complained) == (

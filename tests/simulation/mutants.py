@@ -290,9 +290,9 @@ class ToleratesNoClock(Pipeline):
 class AnswersBeforeCredentials(Pipeline):
     """The credentials go out with the department's next event."""
 
-    async def _issue(self, event: Event, entry: Entry, owed: Any, token: Any) -> None:
-        if (event.reference.source, event.reference.id) != (entry.issued_for or event.reference)[:2]:
-            await super()._issue(event, entry, owed, token)
+    async def settle(self, entry: Entry, token: Any, trace: Any) -> Entry:
+        made_by_this_event = token is not None
+        return entry if made_by_this_event else await super().settle(entry, token, trace)
 
 
 class IgnoresVersions(Pipeline):

@@ -1,6 +1,8 @@
-"""Clock, randomness and fresh ids. The only place where they come from."""
+"""Clock, randomness, fresh ids and who is at the terminal. The only place where they come from."""
 
 import asyncio
+import getpass
+import os
 import random
 import time
 import uuid
@@ -26,3 +28,10 @@ class SystemClock:
 def fresh_id() -> str:
     """For AMQP message ids: two messages of one id in flight swap their confirms in aiormq."""
     return str(uuid.uuid4())
+
+
+def os_user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no name for the number, as in a container
+        return f"uid {os.getuid()}"

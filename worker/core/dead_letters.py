@@ -223,7 +223,10 @@ def detail_of(decision: Decision | Issue) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AuditLine:
-    """What was done to one dead letter. `run` joins the lines of one command; `selection` is its filter."""
+    """What was done to one dead letter, or asked for one department.
+
+    `run` joins the lines of one command; `selection` is its filter.
+    """
 
     at: datetime
     by: str

@@ -177,11 +177,11 @@ def dead_letter(
 ) -> Outgoing:
     """The original, byte for byte, with why it is here."""
     kept = without_broker_headers(original.message.headers)
-    for parking_s in (
+    for name in (
         ORIGINAL_EXCHANGE,
         ORIGINAL_ROUTING_KEY,
-    ):  # if a producer wrote it, it is not to pass for ours
-        kept.pop(parking_s, None)
+    ):  # a producer's must not pass for ours
+        kept.pop(name, None)
     why = {
         DEAD_REASON: str(verdict.reason),
         "x-dead-detail": verdict.detail,

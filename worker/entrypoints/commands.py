@@ -1,7 +1,5 @@
 """The front door at the terminal: runs an operation and shows what came of it."""
 
-import getpass
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from worker import console, operations
 from worker.adapters import rabbitmq_topology
 from worker.adapters.rabbitmq_connection import version_of
 from worker.adapters.rabbitmq_management import check_in_effect
-from worker.adapters.system import SystemClock
+from worker.adapters.system import SystemClock, os_user
 from worker.bootstrap import wanted_topology
 from worker.core.model import EVERYBODY, Answer, Department, Entry
 from worker.ports import ForPeople, PublishFailed, Unroutable
@@ -129,7 +127,7 @@ async def departments_show(settings: LedgerSettings, which: Department, *, as_js
         console.print_json(console.entry_document(history.entry) | {"answers": answers})
         return
     shown = console.entry_document(history.entry) | {"credentials": credentials_told(history.entry)}
-    hidden = {"owed_to", "version", "claim", "issued_for", "revision"}
+    hidden = {"owed_to", "version", "claim", "issued_for", "revision", "enable_owed"}
     facts = [(name.replace("_", " "), value) for name, value in shown.items() if name not in hidden]
     console.print_table(("", history.entry.department.id), facts, "")
     columns = ("answered at", "event", "type", "outcome", "confirmed", "reason")
@@ -140,7 +138,7 @@ async def reissue(
     settings: LedgerSettings, which: Department, recipient: str | None, asked_by: str | None, *, as_json: bool
 ) -> bool:
     """Whether credentials were issued again."""
-    answer = await operations.reissue(settings, which, recipient, asked_by or _os_user())
+    answer = await operations.reissue(settings, which, recipient, asked_by or os_user())
     issued = answer.outcome is not ResultKind.FAILED
     if as_json:
         told = {"tenant": which.tenant, "department_id": which.id, "issued": issued}
@@ -150,13 +148,6 @@ async def reissue(
     else:
         console.complain([f"department {which.id}: {answer.reason}"])
     return issued
-
-
-def _os_user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # of a container, perhaps: an id without a name
-        return f"uid {os.getuid()}"
 
 
 def _entry_row(entry: Entry) -> tuple[object, ...]:

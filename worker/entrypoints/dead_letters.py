@@ -1,6 +1,5 @@
 """`provisioner dead-letters`: opens what an operation needs, runs it, shows what came of it."""
 
-import getpass
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from worker import console, operations
 from worker.adapters.rabbitmq_dead_letters import RabbitDeadLetters
 from worker.adapters.sqlite import SqliteLedger, sqlite_ledger, sqlite_ledger_read
 from worker.adapters.sqlite_audit import SqliteAudit
-from worker.adapters.system import SystemClock, fresh_id
+from worker.adapters.system import SystemClock, fresh_id, os_user
 from worker.core.dead_letters import AuditLine, Selection
 from worker.core.messages import Outgoing
 from worker.dead_letters import looking, plan, removal, transfer
@@ -47,19 +46,12 @@ class Asked:
 
     @property
     def who(self) -> str:
-        return self.by or _os_user()
+        return self.by or os_user()
 
     @property
     def told(self) -> str:
         """For the audit."""
         return str(self.file or self.selection)
-
-
-def _os_user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no name for the number
-        return f"uid {os.getuid()}"
 
 
 async def count(settings: DeadLetterSettings, asked: Asked) -> int:
