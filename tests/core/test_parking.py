@@ -121,7 +121,8 @@ def test_a_message_that_never_was_parked_begins_with_none_whatever_it_says(told)
     ],
 )
 def test_hostile_counts_are_harmless(told, attempts):
-    comes = an_original({"x-attempts": told, "x-original-exchange": "a", "x-original-routing-key": "b"})
+    headers = {"x-attempts": told, "x-original-exchange": "a", "x-original-routing-key": "b"}
+    comes = replace(an_original(headers), exchange="provisioner.replay")
 
     assert messages.attempts_of(comes) == attempts
     assert messages.unparked(comes).message.headers == {}
@@ -152,3 +153,11 @@ def test_the_replay_of_a_dead_letter_begins_anew():
     letter = messages.dead_letter(an_original(), REJECTED, SUBJECT, 8, NOW)
 
     assert messages.attempts_of(replace(letter, exchange="provisioner.replay")) == 0
+
+
+def test_what_a_producer_writes_into_our_headers_counts_for_nothing():
+    headers = {"x-attempts": 7, "x-original-exchange": "a", "x-original-routing-key": "b"}
+    comes = an_original(headers)
+
+    assert messages.attempts_of(comes) == 0
+    assert messages.unparked(comes) == comes

@@ -93,11 +93,11 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    place: Place, removal: str = "disable", module: Sequence[str] = WORKER
+    place: Place, removal: str = "disable", module: Sequence[str] = WORKER, settle_window: str = "2s"
 ) -> AsyncIterator[tuple[Scene, WorkerProcess]]:
     """With a first worker, there to be killed."""
     environ = place.environ | {
-        "PROVISIONER_SETTLE_WINDOW": "2s",
+        "PROVISIONER_SETTLE_WINDOW": settle_window,
         "PROVISIONER_API_TIMEOUT": "1s",
         "PROVISIONER_REMOVAL": removal,
     }
@@ -173,7 +173,8 @@ async def test_a_change_carried_out_after_its_worker_was_killed_does_not_hold_ov
         Statement("sales", kind, number, f"sales {number}")
         for number, kind in enumerate(("created", "renamed", "renamed"), start=1)
     ]
-    async with scene(place) as (there, worker):
+    # The next worker has that long to start and to be overtaken.
+    async with scene(place, settle_window="10s") as (there, worker):
         await there.send(told[0])
         await worker.logged("department_event_answered")
         place.sandbox.set_rules(Rule("update_subaccount", CARRIED_OUT_LATE, times=1))

@@ -116,7 +116,9 @@ async def test_an_outage_leaves_the_messages_in_the_queue_and_dead_letters_nothi
 
 async def test_a_storm_of_renames_costs_two_calls_a_department(place: Place):
     departments = [f"dept-{number}" for number in range(100)]
-    place.sandbox.set_rules(Rule("update_subaccount", fault("slow", delay_seconds=0.05)))
+    place.sandbox.set_rules(
+        Rule("update_subaccount", fault("slow", delay_seconds=0.5))
+    )  # so that what follows has come
     async with place.worker():
         results = await place.ears(names.RESULTS)
         await founded(place, results, *departments)
