@@ -250,7 +250,8 @@ def _circuit(known: Known, note: Note) -> None:
 
 def _called(known: Known, note: Note) -> None:
     """G7: one call finds out for all. Two workers have a circuit each; a 429 finds out nothing."""
-    if known.tried_half_open is None or not known.terms.outages_only:
+    probe = note.what == "> list" and "offset" not in note.detail
+    if known.tried_half_open is None or probe or not known.terms.outages_only:
         return
     known.tried_half_open += 1
     if known.tried_half_open > 1:
