@@ -300,7 +300,7 @@ class World:
     async def working(self) -> AsyncIterator[Worker]:
         """A worker for the time of the block. At its end it is cut off, wherever it is: no drain."""
         telemetry = Telemetry()
-        waiting = WaitingRoom(self.clock, PREFETCH // 2)
+        waiting = WaitingRoom.for_half_of(PREFETCH, self.clock)
         intake = Intake(self.clock, telemetry, waiting)
         circuit = Circuit(WatchedProvider(self.witness, self.provider), intake, self.clock, telemetry)
         async with running_lanes() as lanes:

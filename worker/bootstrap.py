@@ -119,7 +119,7 @@ async def running_worker(
         plivo = await stack.enter_async_context(
             plivo_provider(_account(settings), clock, stopping, telemetry.called)
         )
-        waiting = WaitingRoom(clock, settings.prefetch // 2)
+        waiting = WaitingRoom.for_half_of(settings.prefetch, clock)
         intake = Intake(clock, telemetry, waiting)
         provider = Circuit(plivo, intake, clock, telemetry)
         stack.push_async_callback(provider.close)

@@ -2,7 +2,8 @@
 
 Closed, calls go through. A fault that may be the account's asks a probe; if the probe fails too, or many in a
 row met such a fault, the circuit opens: nothing is sent but probes. After a probe that passes it is
-half-open: one call goes through and decides, by preference one of the kind that was refused.
+half-open: one call goes through and decides, by preference one of the kind that was refused. If it fails, it
+is judged as when closed: one department's trouble keeps nobody else waiting.
 """
 
 import asyncio
@@ -145,18 +146,20 @@ class Circuit:
             if fault.status != TOO_MANY_REQUESTS:
                 self._answered(fault.operation)  # Plivo has dealt with it: the account is in order
             return fault
-        if self._state is State.CLOSED:
+        if self._state is State.CLOSED or (self._state is State.HALF_OPEN and self._on_trial):
             await self._suspect(fault, subject)
-        elif self._state is State.HALF_OPEN and self._on_trial:
-            self._open(fault)
         return replace(fault, outage=self._state is not State.CLOSED)
 
     async def _suspect(self, fault: CallFault, subject: str) -> None:
         in_a_row = self._in_a_row.setdefault(fault.operation, set())
         in_a_row.add(subject)
         passes = await self._probe_passes()
-        if self._state is State.CLOSED and (not passes or len(in_a_row) >= ENOUGH_IN_A_ROW):
+        if self._state is State.OPEN:
+            return
+        if not passes or len(in_a_row) >= ENOUGH_IN_A_ROW:
             self._open(fault)
+        elif self._state is State.HALF_OPEN:
+            self._close()  # it is one department's trouble: it must not keep the circuit open for all
 
     async def _probe_passes(self) -> bool:
         """One probe at a time, for all who ask."""
@@ -219,7 +222,7 @@ class Circuit:
         self._intake.lift(HOLDER)
 
     def _close(self) -> None:
-        """By a call that went well. Those of another kind may fail as before: they are counted on."""
+        """Calls of another kind than the one that went well may fail as before: they are counted on."""
         self._failed_trials = 0
         self._turn(State.CLOSED)
         self._telemetry.circuit_closed()

@@ -33,6 +33,11 @@ class WaitingRoom:
     _waiters: set[_Waiter] = field(default_factory=set)
     _closed: bool = False
 
+    @classmethod
+    def for_half_of(cls, prefetch: int, clock: Clock) -> "WaitingRoom":
+        """So that the other half flows; one may always wait, or it would be parked uncounted for ever."""
+        return cls(clock, max(1, prefetch // 2))
+
     def __len__(self) -> int:
         """Messages that wait."""
         return sum(waiter.messages() for waiter in self._waiters)

@@ -278,6 +278,24 @@ async def test_a_call_that_plivo_refuses_for_its_own_sake_closes_it_too(bench):
     assert bench.circuit.state is State.CLOSED
 
 
+async def test_one_departments_trouble_does_not_keep_it_open(bench):
+    """The one let through may be one that fails for good, while the probe passes."""
+    await bench.half_opened()
+    bench.provider.refuses = {"create": a_fault("create", 403)}
+    assert not (await bench.fails("create")).outage
+    assert bench.circuit.state is State.CLOSED
+
+
+async def test_where_many_in_a_row_opened_it_the_next_that_fails_opens_it_again(bench):
+    bench.provider.refuses["create"] = a_fault("create", 403)
+    for _ in range(ENOUGH_IN_A_ROW):
+        await bench.fails("create")
+    for _ in range(3):
+        await bench.half_opened_by_time()
+        assert (await bench.fails("create")).outage
+        assert bench.circuit.state is State.OPEN
+
+
 async def test_one_that_is_told_to_slow_down_decides_nothing(bench):
     await bench.half_opened()
     bench.provider.refuses = {"create": a_fault("create", 429)}

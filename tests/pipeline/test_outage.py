@@ -42,11 +42,13 @@ async def settled() -> None:
 async def pass_seconds(world: World, seconds: float) -> None:
     """From one sleeper's waking to the next."""
     end = world.clock.monotonic() + seconds
+    alarm = asyncio.create_task(world.clock.sleep(seconds))  # so that there is always somebody to wake
     await settled()
-    while world.clock.monotonic() + world.clock.seconds_to_next() <= end:
+    while world.clock.monotonic() + world.clock.seconds_to_next() < end:
         world.clock.advance(world.clock.seconds_to_next())
         await settled()
     world.clock.advance(end - world.clock.monotonic())
+    await alarm
     await settled()
 
 
@@ -184,3 +186,20 @@ async def test_credentials_that_were_held_back_are_delivered_by_the_next_worker(
     await world.handle()
     await world.has_issued_credentials()
     assert len(world.credentials()) == 1
+
+
+@pytest.mark.parametrize("refusal", [{"status": 403}, {"status": 500}, {}], ids=str)
+async def test_one_department_that_is_refused_for_good_does_not_keep_the_circuit_open(world, refusal):
+    """After an outage it may be the one that is let through to find out, and again, and again."""
+    await world.handle(*map(create, range(3)))
+    async with world.working() as worker:
+        world.provider.refuse_all(401)
+        await world.send(create(99))
+        await pass_seconds(world, 60)
+        world.provider.refuses = {"create": a_fault("create", **refusal)}
+        await world.send(*map(rename, range(3)))
+        await pass_seconds(world, 60)
+        assert worker.consumer.consuming
+        assert all(world.results(rename(number)) for number in range(3))
+        await pass_seconds(world, 24 * 3600)
+    world.answered(create(99), "failed")

@@ -191,6 +191,14 @@ async def test_what_made_room_often_is_given_up_no_sooner(small_world):
     await all_well(world)
 
 
+async def test_one_message_at_a_time_waits_all_the_same_and_is_given_up_in_the_end(monkeypatch):
+    monkeypatch.setattr("world.PREFETCH", 1)
+    world = World()
+    world.witness.fail("create", fault("create", 403), times=1000)
+    await world.handle(create("d0"))
+    world.dead_lettered("exhausted")
+
+
 async def all_well(world: World) -> None:
     for one in DEPARTMENTS:
         await world.has_one_live_subaccount("New", Department("acme", one))

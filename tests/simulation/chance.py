@@ -25,18 +25,25 @@ class Profile:
     """How often each fault strikes where it can, while it is among those of a run.
 
     `latest_create_seconds`: how long after it is sent a create may still be carried out.
+    `longest_outage_seconds`: how long the provider refuses everybody at most.
     `always`: faults that are among those of every run.
     """
 
     name: str
     rates: Mapping[str, float]
     latest_create_seconds: float = LATEST_SECONDS
+    longest_outage_seconds: float = 20.0
     always: frozenset[str] = frozenset()
 
     @property
     def doubles_allowed(self) -> bool:
         """For a while: where a create may be taken for lost too early, they are found later."""
         return self.latest_create_seconds > WINDOW_SECONDS or "clock set" in self.rates
+
+    @property
+    def outages_only(self) -> bool:
+        """Whatever fails, fails for everybody: no message is to blame."""
+        return self.name == "outage"
 
     @property
     def loses_the_ledger(self) -> bool:
@@ -101,6 +108,18 @@ ADOPTION = {
     "crash at a call": 0.05,
 }
 """What makes adopting hard: creates without an answer, and a list that is slow and never stands still."""
+OUTAGE = {
+    "events out of order": 0.5,
+    "event sent twice": 0.3,
+    "refused for a while": 0.6,
+    "name refused": 0.15,
+    "consumer lost": 0.4,
+    "publish refused": 0.1,
+    "secrets unroutable": 0.3,
+    "crash": 0.3,
+    "drained and restarted": 0.3,
+}
+"""Nothing fails but for everybody, and then for long."""
 SETTLING = {
     "events out of order": 0.5,
     "event sent twice": 0.3,
@@ -145,6 +164,7 @@ PROFILES = {
         Profile("provider", PROVIDER),
         Profile("adoption", ADOPTION, always=frozenset({"carried out late", "list shifts while read"})),
         Profile("settling", SETTLING),
+        Profile("outage", OUTAGE, longest_outage_seconds=90.0, always=frozenset({"refused for a while"})),
         Profile("crashing", CRASHING, always=frozenset({"crash at a call", "in doubt"})),
         Profile("all", ALL),
         Profile("two-workers", ALL | {"second worker": 0.5}),

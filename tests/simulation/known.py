@@ -27,6 +27,7 @@ class Terms(NamedTuple):
     removals_ignored: bool = False
     unknown_renames_rejected: bool = False
     doubles_allowed: bool = False
+    outages_only: bool = False
 
 
 @dataclass
@@ -77,6 +78,7 @@ class Known:
     open_creates: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by key
     mended: set[str] = field(default_factory=set)
     reported: set[str] = field(default_factory=set)
+    tried_half_open: int | None = None  # calls begun since the circuit is half-open; None while it is not
     broken: list[str] = field(default_factory=list)
 
 
@@ -99,10 +101,27 @@ def _sent(known: Known, note: Note) -> None:
 
 def _answered(known: Known, note: Note) -> None:
     answered = Answered(note.detail["outcome"], note.detail["name"], note.detail["auth_id"])
+    if answered.outcome == "superseded" and note.detail["event"] not in known.answered:
+        _superseded(known, note)
     known.answered.setdefault(note.detail["event"], answered)
     known.reported.update((note.detail["reason"] or "").replace(",", " ").split())
     if note.department and answered.outcome != "superseded":  # which says nothing of its create
         known.undecided.discard(note.department)
+
+
+def _superseded(known: Known, note: Note) -> None:
+    """G3: by what is on record already, not by what may yet fail. Two payloads may share an id."""
+    id_ = note.detail["event"]
+    rank = min(event.rank() for event in known.sent[id_])
+    newer = (
+        event
+        for other in known.answered
+        if other != id_
+        for event in known.sent[other]
+        if event.department == note.department and event.rank() > rank
+    )
+    if not any(newer):
+        known.broken.append(f"G3: {id_} was superseded by nothing on record, at {note.at:.3f}")
 
 
 def _delivered(known: Known, note: Note) -> None:
@@ -133,8 +152,15 @@ def _confirmed(known: Known, note: Note) -> None:
         known.credentials[note.department].append(note.detail["message"] | {"confirmed": True})
     elif note.detail["to"] == "retry":
         known.parked[note.detail["body"]] += 1
+        if known.terms.outages_only and not known.terms.impatient and note.detail["attempts"]:
+            known.broken.append(f"G7: an outage was counted against {note.detail['event']}, at {note.at:.3f}")
     elif note.detail["to"] == "dead letters":
         known.dead[note.detail["body"]].append(note.detail["reason"])
+        if note.detail["routing_key"] != note.detail["sent_with"]:
+            known.broken.append(
+                f"a dead letter of {note.detail['event']} came by {note.detail['routing_key']},"
+                f" but was sent with {note.detail['sent_with']}"
+            )
         if note.department:
             _dead(known, note, note.department)
 
@@ -164,14 +190,18 @@ def _ack(known: Known, note: Note) -> None:
     answer = known.answered.get(event)
     if known.parked[body] > since.parked:
         return
-    if len(known.dead[body]) > since.dead:
+    reasons = known.dead[body][since.dead :]
+    confirmed = answer is not None and known.results[event].get(answer.outcome)
+    # Those of a second copy, where this one was answered; but a conflicting duplicate shares the event's id.
+    of_this_one = reasons and not (confirmed and "conflicting-duplicate" not in reasons)
+    if of_this_one:
         if note.department and known.failed[event] <= since.failed:
             known.broken.append(
                 f"G4: {event} was dead-lettered without a result that says so, at {note.at:.3f}"
             )
     elif answer is None:
         known.broken.append(f"G1: {event} acked before its outcome was durable, at {note.at:.3f}")
-    elif not known.results[event].get(answer.outcome):
+    elif not confirmed:
         known.broken.append(f"G1: {event} acked before its answer was confirmed, at {note.at:.3f}")
     elif answer.outcome == "created" and note.department:
         _owes_nothing(known, note, note.department, answer.auth_id)
@@ -214,6 +244,22 @@ def _forgotten(known: Known, note: Note) -> None:
     known.mended = known.mended - {note.department} if note.department else set()
 
 
+def _circuit(known: Known, note: Note) -> None:
+    known.tried_half_open = 0 if note.detail["state"] == "half-open" else None
+
+
+def _called(known: Known, note: Note) -> None:
+    """G7: one call finds out for all. Two workers have a circuit each; a 429 finds out nothing."""
+    probe = note.what == "> list" and "offset" not in note.detail
+    if known.tried_half_open is None or probe or not known.terms.outages_only:
+        return
+    known.tried_half_open += 1
+    if known.tried_half_open > 1:
+        known.broken.append(
+            f"G7: {known.tried_half_open} calls while the circuit was half-open, at {note.at:.3f}"
+        )
+
+
 def _ledger_lost(known: Known, _note: Note) -> None:
     known.answered.clear()
     known.on_record.clear()
@@ -221,6 +267,7 @@ def _ledger_lost(known: Known, _note: Note) -> None:
 
 
 def _create(known: Known, note: Note) -> None:
+    _called(known, note)
     if note.department is None:
         return
     of_department, key = known.open_creates[note.department], note.detail["key"]
@@ -281,6 +328,11 @@ _READERS = {
     "duty failed": _forgotten,
     "worker dead": _forgotten,
     "ledger lost": _ledger_lost,
+    "circuit": _circuit,
+    "> update": _called,
+    "> delete": _called,
+    "> get": _called,
+    "> list": _called,
     "> create": _create,
     "< create": _not_created,
     "exists": _exists,

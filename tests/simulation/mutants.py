@@ -1,16 +1,18 @@
 """Workers with one mistake each. The checker is worth what it finds: every one of them must be caught."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from contracts.subaccounts import DeadReason
+from contracts.subaccounts import DeadReason, ResultKind
 from tests.simulation.parts import Parts
 from worker.act import Actor
+from worker.circuit import Circuit
 from worker.core import messages
 from worker.core.adoption import Match, Sighting
-from worker.core.conclude import Made, NothingSeen, Outcome, conclude, confirmed
+from worker.core.conclude import Made, NothingDone, NothingSeen, Outcome, conclude, confirmed
 from worker.core.decide import (
     Adopt,
     Create,
@@ -19,14 +21,15 @@ from worker.core.decide import (
     Removal,
     Rename,
     Restore,
+    Skip,
     Step,
     UnknownRename,
     decide,
 )
-from worker.core.judge import Permanent, Transient, Unknown, classify
+from worker.core.judge import Done, Operation, Park, Permanent, Transient, Unavailable, Unknown, classify
 from worker.core.model import Answer, Entry, Event, Recollection, Status
 from worker.duties import Scheduler
-from worker.pipeline import Pipeline, StepFailed
+from worker.pipeline import Overtaken, Pipeline, StepFailed
 from worker.ports import CallFailed, PublishFailed
 from worker.scan import Look, Scanner, Strays, note
 
@@ -348,6 +351,62 @@ class AnswersDeadLetters(Pipeline):
             return
 
 
+class AcksWhatItParksFirst(Pipeline):
+    async def _end(self, delivery: Any, original: Any, verdict: Any, *rest: Any) -> Any:
+        if isinstance(verdict, Park):
+            await delivery.ack()
+        return await super()._end(delivery, original, verdict, *rest)
+
+
+class ForgetsTheRoutingKey(Pipeline):
+    """What is parked comes back under the delay's routing key, and nobody knows its own."""
+
+    async def _end(self, delivery: Any, original: Any, verdict: Any, *rest: Any) -> Any:
+        if not isinstance(verdict, Park):
+            return await super()._end(delivery, original, verdict, *rest)
+        parked = messages.parked(original, verdict)
+        headers = {**parked.message.headers}
+        del headers[messages.ORIGINAL_ROUTING_KEY]
+        try:
+            await self.publisher.publish(replace(parked, message=replace(parked.message, headers=headers)))
+        except PublishFailed as error:
+            return self._judge(Unavailable(str(error)), rest[-1])
+        await delivery.ack()
+        return Done()
+
+
+class CountsOutages(Pipeline):
+    """What fails for everybody is held against each message."""
+
+    def _judge(self, failure: Any, stay: Any) -> Any:
+        if isinstance(failure, Unavailable):
+            failure = Transient(failure.detail, failure.retry_after_seconds)
+        return super()._judge(failure, stay)
+
+
+class LetsAllThrough(Circuit):
+    """Half-open for everybody at once."""
+
+    @contextmanager
+    def _let_through(self, operation: Operation) -> Iterator[None]:
+        self._check_not_open(operation)
+        self._on_trial = True
+        yield
+
+
+class AnswersTheOlderFirst(Pipeline):
+    """What a newer event has overtaken is answered before that one's outcome is on record."""
+
+    async def _line(self, event: Event) -> None:
+        try:
+            await super()._line(event)
+        except Overtaken:
+            entry = (await self.ledger.recall(event.department, event.reference)).entry
+            known = await self._record(event, Skip(ResultKind.SUPERSEDED), entry, NothingDone())
+            if known.answer is not None:
+                await self._publish(event, known.entry, known.answer, None)
+
+
 MUTANTS = (
     Mutant("acks before the dead letter is confirmed", Parts(pipeline=AcksBeforeConfirm)),
     Mutant("acks before it answers", Parts(pipeline=AcksBeforeAnswering)),
@@ -384,4 +443,9 @@ MUTANTS = (
     Mutant("sends changes unannounced", Parts(pipeline=SendsChangesUnannounced), "broker"),
     Mutant("trusts lost answers", Parts(actor=TrustsLostAnswers)),
     Mutant("acks a dead letter that was not confirmed", Parts(pipeline=AnswersDeadLetters)),
+    Mutant("acks what it parks before that is confirmed", Parts(pipeline=AcksWhatItParksFirst), "provider"),
+    Mutant("parks without the routing key", Parts(pipeline=ForgetsTheRoutingKey), "provider"),
+    Mutant("counts outages", Parts(pipeline=CountsOutages), "outage"),
+    Mutant("lets all calls through when half-open", Parts(circuit=LetsAllThrough), "outage"),
+    Mutant("answers the older before the newest is on record", Parts(pipeline=AnswersTheOlderFirst)),
 )

@@ -28,7 +28,7 @@ class Telling(Telemetry):
 
     received = stepped = answered = dead_lettered = credentials_published = _nothing
     debts_overdue = subaccount_missing = result_unroutable = _nothing
-    circuit = intake_held = intake_lifted = _nothing
+    intake_held = intake_lifted = _nothing
 
     def doubles_disabled(self, entry: Entry, auth_ids: tuple[str, ...]) -> None:
         self._history.note("doubles reported", entry.department.id, kept=entry.auth_id, doubles=auth_ids)
@@ -41,6 +41,9 @@ class Telling(Telemetry):
 
     def waiting(self, failure: Failure, seconds: float, tries: int) -> None:
         self._history.note("waits", None, why=failure.detail, seconds=round(seconds, 2), tries=tries)
+
+    def circuit(self, state: str) -> None:
+        self._history.note("circuit", None, state=str(state))
 
     def circuit_opened(self, operation: Operation, detail: str) -> None:
         self._history.note("circuit opened", None, operation=operation, why=detail)
@@ -58,6 +61,10 @@ class Telling(Telemetry):
         self._history.note("step crashed", None, error=repr(error), at=f"{last.filename}:{last.lineno}")
 
 
+def routing_key_of(event: StoryEvent) -> str:
+    return f"department.{event.kind}"
+
+
 def told(outgoing: Outgoing, events: Mapping[bytes, StoryEvent]) -> dict[str, Any]:
     """What a message of the worker's says, for the history."""
     if outgoing.exchange == names.DEAD_LETTERS:
@@ -68,10 +75,18 @@ def told(outgoing: Outgoing, events: Mapping[bytes, StoryEvent]) -> dict[str, An
             "event": event.id,
             "reason": str(outgoing.message.headers["x-dead-reason"]),
             "body": event.body,
+            "routing_key": outgoing.routing_key,
+            "sent_with": routing_key_of(event),
         }
     if outgoing.exchange == names.RETRY:
         event = events[outgoing.message.body]
-        return {"department": event.department, "to": "retry", "event": event.id, "body": event.body}
+        return {
+            "department": event.department,
+            "to": "retry",
+            "event": event.id,
+            "body": event.body,
+            "attempts": outgoing.message.headers["x-attempts"],
+        }
     message = from_json(outgoing.message.body)
     to = "secrets" if outgoing.exchange == names.SECRETS else "results"
     return {"department": message["data"]["department_id"], "to": to, "message": message}

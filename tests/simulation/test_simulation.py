@@ -18,6 +18,7 @@ RUNS = {
     "provider": 2,
     "adoption": 2,
     "settling": 1,
+    "outage": 2,
     "crashing": 1,
     "all": 4,
     "two-workers": 1,

@@ -23,7 +23,7 @@ from tests.simulation.parts import Parts
 from tests.simulation.process import Process
 from tests.simulation.provider import ProviderServer, SimulatedProvider
 from tests.simulation.story import Story, StoryEvent, tell
-from tests.simulation.telling import Telling, told
+from tests.simulation.telling import Telling, routing_key_of, told
 from tests.simulation.virtual_time import Stuck, VirtualLoop
 from worker.core.decide import Enable, Policy, Removal, UnknownRename
 from worker.core.judge import Patience
@@ -126,6 +126,7 @@ class World:
             removals_ignored=self.policy.removal is Removal.IGNORE,
             unknown_renames_rejected=self.policy.unknown_rename is UnknownRename.REJECT,
             doubles_allowed=self.chance.profile.doubles_allowed,
+            outages_only=self.chance.profile.outages_only,
         )
 
     async def play(self) -> list[str]:
@@ -271,7 +272,7 @@ class World:
             self.provider.refuses = None
 
         self.provider.refuses = self.chance.one_of((401, 403, 503))
-        self.loop.call_later(self.chance.seconds(0.5, 20), take_again)
+        self.loop.call_later(self.chance.seconds(0.5, self.chance.profile.longest_outage_seconds), take_again)
 
     async def _rest(self) -> None:
         """Until nothing is to be done any more, now or later."""
@@ -317,7 +318,7 @@ class World:
 
 
 def inbound(event: StoryEvent) -> Outgoing:
-    return Outgoing(names.DEPARTMENTS, f"department.{event.kind}", Message(event.body, STRUCTURED))
+    return Outgoing(names.DEPARTMENTS, routing_key_of(event), Message(event.body, STRUCTURED))
 
 
 def simulate(profile: Profile, seed: int, parts: Parts | None = None, without: Sequence[str] = ()) -> Run:
