@@ -17,7 +17,7 @@ from worker.telemetry import Telemetry
 
 CUT_OFF = 1
 RARELY = (20_000, 20, 50)
-"""Messages in flight are live objects by the ten thousand; by default all are gone through ever again."""
+"""Messages in flight are live objects by the ten thousand, by default gone through again and again."""
 
 
 async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
