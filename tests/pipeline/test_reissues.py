@@ -330,7 +330,7 @@ async def test_a_wish_is_granted_and_told_in_the_ledger_alone(world):
     assert await came_of(world, wish) == ("unchanged", "credentials issued again")
     (again,) = reissued(world)
     assert again.causationid == wish.id
-    assert len(world._told("test.results")) == 1, "that of the event"
+    assert len(world.told("test.results")) == 1, "that of the event"
     assert await world.ledger.wishes(NOW) == []
 
 

@@ -157,7 +157,8 @@ def unparked(delivered: Outgoing) -> Outgoing:
 def attempts_of(delivered: Outgoing) -> int:
     """The attempts that ended in parking. A message that comes by another way begins anew."""
     headers = delivered.message.headers
-    told = headers.get(ATTEMPTS) if ORIGINAL_ROUTING_KEY in headers else None
+    came_back = delivered.exchange != topology.DEPARTMENTS and ORIGINAL_ROUTING_KEY in headers
+    told = headers.get(ATTEMPTS) if came_back else None
     return max(0, min(told, _MOST_ATTEMPTS)) if isinstance(told, int) else 0
 
 
