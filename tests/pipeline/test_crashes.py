@@ -395,7 +395,7 @@ BOUNDARIES = {
     "Circuit._suspect": {"self._probe_passes": None},
     "Circuit._probe_passes": {"asyncio.shield": None},
     "Circuit._probe": {"self._probe_fault": None, "self._clock.sleep": None},
-    "Circuit._probe_fault": {"asyncio.timeout": None, "self._provider.probe": None},
+    "Circuit._probe_fault": {"self._provider.probe": None},
     "Circuit.probe": {"self._provider.probe": None},
     "WaitingRoom.wait": {"ended": None},
 }
