@@ -128,10 +128,22 @@ def test_hostile_counts_are_harmless(told, attempts):
     assert messages.unparked(comes).message.headers == {}
 
 
+def test_from_a_producer_nothing_was_ever_parked():
+    """Whoever may publish department events must not pass for one who may publish something else."""
+    parking_s = {"x-attempts": 7, "x-original-exchange": "a", "x-original-routing-key": "b"}
+    comes = an_original(parking_s)
+
+    assert messages.attempts_of(comes) == 0
+    assert messages.unparked(comes) == comes
+    dead = messages.dead_letter(comes, REJECTED, SUBJECT, 1, NOW).message.headers
+    assert not {"x-original-exchange", "x-original-routing-key"} & dead.keys()
+
+
 @pytest.mark.parametrize("exchange", [None, 3, b"departments", ["departments"]])
 @pytest.mark.parametrize("key", [None, 3, b"department.created"])
 def test_hostile_addresses_are_not_followed(exchange, key):
-    comes = an_original({"x-original-exchange": exchange, "x-original-routing-key": key})
+    parking_s = {"x-original-exchange": exchange, "x-original-routing-key": key}
+    comes = replace(an_original(parking_s), exchange="provisioner.replay")
 
     assert messages.unparked(comes) == comes
 
