@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from email.utils import format_datetime
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,10 +18,9 @@ from pydantic import SecretStr
 from pydantic_core import to_json
 
 from worker.adapters.memory import MemoryClock
-from worker.adapters.plivo import PlivoAccount, PlivoProvider, plivo_provider
+from worker.adapters.plivo import PlivoAccount, plivo_provider
 from worker.core.judge import CallFault, Unknown, classify
 from worker.ports import CallFailed, NewSubaccount, RateLimit
-from worker.sandbox import running_sandbox
 
 AUTH_ID = "SA000000000000000001"
 TOKEN = "bm90LWEtdG9rZW4tYnV0LWxvb2tzLWxpa2Utb25l"
@@ -269,69 +267,6 @@ async def test_no_call_is_sent_twice_when_a_kept_connection_breaks(operation):
     assert len(server.asked) == 2
 
 
-async def test_no_more_calls_are_open_at_once_than_allowed():
-    go_on = asyncio.Event()
-
-    async def gated(writer: asyncio.StreamWriter) -> bool:
-        await go_on.wait()
-        return await answer("204 No Content")(writer)
-
-    async with misbehaving(gated) as server, provider_at(server.url, concurrency=3) as provider:
-        calls = [asyncio.create_task(provider.delete(AUTH_ID, "key")) for _ in range(10)]
-        await server.waiting(3)
-        go_on.set()
-        await asyncio.gather(*calls)
-    assert (server.most_open_requests, len(server.asked)) == (3, 10)
-
-
-async def test_a_cancelled_call_gives_its_place_to_the_next():
-    replies = [silence, answer("204 No Content")]
-    async with misbehaving(*replies) as server, provider_at(server.url, concurrency=1) as provider:
-        first = asyncio.create_task(provider.delete(AUTH_ID, "key"))
-        await server.waiting(1)
-        first.cancel()
-        assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], asyncio.CancelledError)
-        await provider.delete(AUTH_ID, "key")
-
-
-async def test_reads_get_a_permit_by_themselves():
-    go_on = asyncio.Event()
-
-    async def gated(writer: asyncio.StreamWriter) -> bool:
-        await go_on.wait()
-        return await answer("200 OK", to_json(SHOWN))(writer)
-
-    async with misbehaving(gated) as server, provider_at(server.url, concurrency=2) as provider:
-        calls = [asyncio.create_task(provider.get(AUTH_ID)) for _ in range(6)]
-        await server.waiting(2)
-        go_on.set()
-        await asyncio.gather(*calls)
-    assert (server.most_open_requests, len(server.asked)) == (2, 6)
-
-
-async def test_once_the_worker_stops_what_is_under_way_ends_and_nothing_more_is_sent():
-    stopping, go_on = asyncio.Event(), asyncio.Event()
-
-    async def gated(writer: asyncio.StreamWriter) -> bool:
-        await go_on.wait()
-        return await answer("204 No Content")(writer)
-
-    hourly = RateLimit(1, timedelta(hours=1))
-    async with (
-        misbehaving(gated) as server,
-        provider_at(server.url, rate=hourly, stopping=stopping) as provider,
-    ):
-        under_way = asyncio.create_task(provider.delete(AUTH_ID, "key"))
-        await server.waiting(1)
-        waiting = [asyncio.create_task(fault_of(provider.delete(AUTH_ID, "key"))) for _ in range(3)]
-        stopping.set()
-        go_on.set()
-        await under_way
-        faults = [await one for one in waiting] + [await fault_of(provider.get(AUTH_ID))]
-    assert len(server.asked) == 1
-    assert {(fault.sent, fault.status, fault.outage) for fault in faults} == {(False, None, True)}
-
-
 async def test_each_call_is_told_with_its_status_or_none():
     told: list[tuple[str, int | None, float]] = []
     replies = [answer("204 No Content"), answer("500 Oh"), hang_up]
@@ -355,56 +290,6 @@ def test_an_account_shows_no_token():
         "http://x", "MA1", SecretStr(MAIN_TOKEN), timedelta(1), 1, RateLimit(1, timedelta(1))
     )
     assert MAIN_TOKEN not in repr(account)
-
-
-async def test_the_server_sees_no_more_calls_in_any_window_than_allowed():
-    window, calls = 0.4, 5
-    async with (
-        misbehaving(answer("204 No Content")) as server,
-        provider_at(server.url, rate=RateLimit(calls, timedelta(seconds=window))) as provider,
-    ):
-        await asyncio.gather(*(provider.delete(AUTH_ID, "key") for _ in range(3 * calls)))
-    seen = [asked.at for asked in server.asked]
-    gaps = [later - earlier for earlier, later in zip(seen, seen[calls:], strict=False)]
-    assert len(gaps) == 2 * calls
-    assert min(gaps) > window / 2, gaps  # the way to the server takes its own time
-
-
-@asynccontextmanager
-async def at_a_strict_server(client_limit: RateLimit, sent: list[float]) -> AsyncIterator[PlivoProvider]:
-    """A client of that pace, at a server that refuses the 21st call in any second."""
-
-    def told(_operation: str, _status: int | None, seconds: float) -> None:
-        sent.append(asyncio.get_running_loop().time() - seconds)
-
-    async with running_sandbox(rate_limit="20/1s") as sandbox:
-        token = SecretStr(sandbox.auth_token)
-        account = PlivoAccount(sandbox.url, sandbox.auth_id, token, timedelta(seconds=30), 4, client_limit)
-        async with plivo_provider(account, MemoryClock(NOW), asyncio.Event(), told) as provider:
-            yield provider
-
-
-async def refused(provider: PlivoProvider, calls: int) -> int:
-    outcomes = await asyncio.gather(*(provider.page(0) for _ in range(calls)), return_exceptions=True)
-    statuses = [outcome.fault.status for outcome in outcomes if isinstance(outcome, CallFailed)]
-    assert set(statuses) <= {429}
-    return len(statuses)
-
-
-async def test_a_strict_server_refuses_nothing_and_gets_all_it_allows():
-    """Counted: three windows' worth of calls, none of them refused, with two pauses and no more."""
-    sent: list[float] = []
-    async with at_a_strict_server(RateLimit(20, timedelta(seconds=1)), sent) as provider:
-        assert await refused(provider, 60) == 0
-    pauses = [later - earlier for earlier, later in pairwise(sorted(sent)) if later - earlier > 0.5]
-    assert len(pauses) == 2
-
-
-async def test_a_client_that_thinks_it_may_do_more_is_told_and_slows_down():
-    sent: list[float] = []
-    async with at_a_strict_server(RateLimit(100, timedelta(seconds=1)), sent) as provider:
-        assert await refused(provider, 100) > 0
-        assert provider._pace.allowed < 100
 
 
 @contextmanager
@@ -454,22 +339,3 @@ async def talking_no_tls(says: bytes) -> AsyncIterator[str]:
         yield f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         for connection in connections:
             connection.transport.abort()
-
-
-async def test_a_probe_that_waits_for_its_turn_is_not_late(monkeypatch):
-    """The time for its answer counts from when it is sent: being paced is no sign of an outage."""
-    monkeypatch.setattr("worker.adapters.plivo.PROBE_TIMEOUT_SECONDS", 0.3)
-    page = answer("200 OK", to_json({"objects": []}))
-    rate = RateLimit(1, timedelta(seconds=1))
-    async with misbehaving(page) as server, provider_at(server.url, rate=rate) as provider:
-        await provider.page(0)
-        await provider.probe()
-    assert len(server.asked) == 2
-
-
-async def test_a_probe_that_gets_no_answer_soon_has_failed(monkeypatch):
-    monkeypatch.setattr("worker.adapters.plivo.PROBE_TIMEOUT_SECONDS", 0.1)
-    async with misbehaving(silence) as server, provider_at(server.url) as provider:
-        fault = await fault_of(provider.probe())
-    assert (fault.operation, fault.sent, fault.status) == ("list", True, None)
-    assert fault.detail == "Plivo gave no answer in time to a probe"
