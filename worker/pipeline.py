@@ -159,7 +159,7 @@ class Pipeline:
             verdict = await self._end(delivery, original, verdict, reading, stay)
             if not isinstance(verdict, Wait | Pause):
                 break
-            stay = stay.spent(verdict.cost_seconds)
+            stay = stay.paused() if isinstance(verdict, Pause) else stay.spent(verdict.cost_seconds)
             if await self._wait(verdict, lane) is Waited.NO_ROOM and delivery.live:
                 delay = parking_delay(verdict.seconds, self.patience.delays)
                 verdict = await self._end(delivery, original, Park(delay, stay.attempts), reading, stay)

@@ -240,7 +240,9 @@ async def test_an_error_text_is_kept_short_on_one_line_and_without_what_could_be
 RETRY_AFTER = {
     "7": 7.0,
     "0": 0.0,
+    "86400": 300.0,  # asked again sooner: messages must not stay unacked that long
     format_datetime(NOW + timedelta(seconds=30), usegmt=True): 30.0,
+    format_datetime(NOW + timedelta(days=1), usegmt=True): 300.0,
     format_datetime(NOW - timedelta(seconds=30), usegmt=True): 0.0,
     "Sat, 21 Nov 2026 12:00:09": 9.0,
     "soon": None,

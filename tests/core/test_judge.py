@@ -281,3 +281,13 @@ def test_what_makes_room_is_parked_for_about_as_long_as_it_would_wait(seconds, d
 
 def test_by_default_delays_grow():
     assert all(first < second for first, second in pairwise(PATIENCE.delays))
+
+
+def test_after_a_long_outage_the_first_failure_is_the_first():
+    now = Stay()
+    for _ in range(50):
+        now = now.tried().paused()
+    now = now.tried()
+
+    assert judge(Transient("again"), now, PATIENCE, BELOW_ONE).seconds == pytest.approx(0.5, rel=1e-6)
+    assert judge(Unavailable("away"), now, PATIENCE, BELOW_ONE).seconds == pytest.approx(30.0, rel=1e-6)

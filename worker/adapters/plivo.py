@@ -26,6 +26,8 @@ PAGE = 20
 T = TypeVar("T", bound="_Answer")
 _TURN: ContextVar[Turn] = ContextVar("turn")
 LONGEST_ERROR_TEXT = 200
+LONGEST_RETRY_AFTER_SECONDS = 300.0
+"""Told to wait longer we ask again then: messages must not stay unacked until the broker takes them back."""
 PROBE_TIMEOUT_SECONDS = 5.0
 """From when it is sent: waiting for its turn is no sign of an outage."""
 
@@ -216,13 +218,13 @@ class PlivoProvider:
         if value is None:
             return None
         if value.strip().isdecimal():
-            return float(value)
+            return min(float(value), LONGEST_RETRY_AFTER_SECONDS)
         try:
             at = parsedate_to_datetime(value)
         except ValueError:
             return None
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
-        return max(0.0, (at - self._clock.now()).total_seconds())
+        return min(max(0.0, (at - self._clock.now()).total_seconds()), LONGEST_RETRY_AFTER_SECONDS)
 
 
 def _provided(shown: _Shown) -> ProvidedSubaccount:

@@ -112,9 +112,14 @@ class Stay:
     attempts: int = 0
     tries: int = 0
     spent_seconds: float = 0.0
+    pauses: int = 0
 
     def tried(self) -> "Stay":
         return replace(self, tries=self.tries + 1)
+
+    def paused(self) -> "Stay":
+        """The try is not counted: what failed then was nobody's fault here."""
+        return replace(self, tries=self.tries - 1, pauses=self.pauses + 1)
 
     def spent(self, seconds: float) -> "Stay":
         return replace(self, spent_seconds=self.spent_seconds + seconds)
@@ -188,11 +193,12 @@ def judge(
 ) -> Wait | Pause | Park | DeadLetter:
     """`stay` counts the try that failed; `jitter` lies in [0, 1)."""
     backoff = _backoff_seconds(stay.tries, jitter)
+    pause = _backoff_seconds(stay.pauses + 1, jitter)
     match failure:
         case Permanent(reason, detail):
             return DeadLetter(reason, detail)
         case Unavailable(_, retry_after_seconds):
-            return Pause(max(retry_after_seconds or 0.0, backoff))
+            return Pause(max(retry_after_seconds or 0.0, pause))
         case Missing(detail, took):
             if stay.spent_seconds + took + backoff > patience.settle_window.total_seconds():
                 return DeadLetter(DeadReason.REJECTED, detail)
@@ -200,7 +206,7 @@ def judge(
         case Unknown(_, float(look_in_seconds)):
             return Wait(look_in_seconds)
         case Unknown(outage=True):
-            return Pause(backoff)
+            return Pause(pause)
         case Unknown(detail, _, took):
             return _again(backoff, took, detail, stay, patience)
         case Transient(detail, retry_after_seconds, took):
