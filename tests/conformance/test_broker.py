@@ -237,7 +237,7 @@ async def test_what_a_paused_consumer_releases_goes_back_in_order_and_is_no_long
         await consumer.release()
         assert not any(delivery.live for delivery in inbox.deliveries)
         await held[0].ack()
-        assert await bench.ready(WORK_QUEUE) == 3
+        await waits_in(bench, WORK_QUEUE, 3)
         await consumer.release()
         await consumer.resume()
         await inbox.holds(6)
@@ -376,3 +376,10 @@ async def arrived(bench: Bench, sent: Outgoing, queue: str = WORK_QUEUE) -> Outg
     if properties.get("priority") == 0:  # aio-pika writes 0 where there is none
         del properties["priority"]
     return replace(delivery.original, properties=properties)
+
+
+async def waits_in(bench: Bench, queue: str, count: int) -> None:
+    """A quorum queue has back what a channel held a moment after that is closed."""
+    async with asyncio.timeout(30):
+        while await bench.ready(queue) != count:
+            await asyncio.sleep(0.01)
