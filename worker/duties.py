@@ -124,6 +124,7 @@ class Scheduler:
     async def _deliver(self, entry: Entry) -> Entry:
         """Credentials whose event could not deliver them: it died, or nobody was bound for them."""
         if entry.status is not Status.ACTIVE or not entry.owes:
+            self.pipeline.undelivered.note(entry.department)
             return replace(entry, owed_at=None)
         return await self.pipeline.deliver_owed(entry)
 

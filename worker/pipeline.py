@@ -34,6 +34,7 @@ from worker.core.conclude import (
     intend,
     put_off_owed,
     readdressed,
+    to_be_checked,
     to_enable,
 )
 from worker.core.decide import Policy, Refuse, Republish, Skip, Step, UnknownRename, decide
@@ -86,6 +87,7 @@ from worker.reading import Reading, Unreadable, reading_of, subject_of
 from worker.reissues import Letter, Reissues
 from worker.solitude import Solitude
 from worker.telemetry import Telemetry
+from worker.undelivered import Undelivered
 from worker.waiting import Waited, WaitingRoom
 
 NO_EVENT = Reference("", "", "")
@@ -122,6 +124,10 @@ class Pipeline:
     telemetry: Telemetry
     stopping: asyncio.Event
     solitude: Solitude = field(default_factory=Solitude)
+    undelivered: Undelivered = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.undelivered = Undelivered(self.intake)
 
     def receive(self, delivery: Delivery) -> None:
         """Files a delivery into its department's lane. Called by the consumer; returns at once."""
@@ -270,7 +276,8 @@ class Pipeline:
     async def _disown(self, entry: Entry, made: Made) -> None:
         """Another worker has the department: what we made must not live on beside what it has on record."""
         now_on_record = (await self.ledger.recall(entry.department, NO_EVENT)).entry
-        if now_on_record.auth_id == made.auth_id:
+        if now_on_record.auth_id == made.auth_id:  # both adopted it, and we may have named it last
+            await self.ledger.record(to_be_checked(now_on_record, self.policy, self.clock.now()))
             return
         await self.actor.disable_made(now_on_record, made.auth_id)
         self.telemetry.doubles_disabled(now_on_record, (made.auth_id,))
@@ -301,6 +308,8 @@ class Pipeline:
             if failure is not None:
                 await self._note_served(before, entry)
                 raise failure
+        else:
+            self.undelivered.note(entry.department)
         return await self._enable(entry)
 
     async def _note_served(self, before: Entry, entry: Entry) -> None:
@@ -348,10 +357,7 @@ class Pipeline:
             return messages.credentials(entry, recipient, token, trace, self._owner, self.clock.now())
 
         served, failed = await self.deliver(entry, entry.owed_to, letter)
-        for recipient in served:
-            self.intake.lift(_holder(recipient))
-        for recipient, error in failed.items():
-            self.intake.hold(_holder(recipient), f"credentials cannot be delivered: {error}")
+        self.undelivered.note(entry.department, served, failed)
         if served:
             found = self.fingerprints.of(entry.auth_id or "", token)
             entry = confirmed(replace(entry, fingerprint=found), served)
@@ -438,10 +444,6 @@ def _kind_of(reading: Reading) -> Kind | Literal["reissue", "unreadable"]:
             return "reissue"
         case Unreadable():
             return "unreadable"
-
-
-def _holder(recipient: str) -> str:
-    return f"credentials of {recipient}" if recipient else "credentials"
 
 
 def _to_be_enabled(entry: Entry) -> bool:

@@ -60,7 +60,10 @@ class WaitingRoom:
 
     def make_room(self) -> None:
         """Ends the longest waits while too much waits. What may not leave does not count: it stays."""
-        leaving = sorted((one for one in self._waiters if one.may_leave), key=lambda one: one.until)
+        leaving = sorted(
+            (one for one in self._waiters if one.may_leave and not one.ended.done()),
+            key=lambda one: one.until,
+        )
         waiting = sum(one.messages() for one in leaving)
         while leaving and waiting > self.room:
             longest = leaving.pop()

@@ -320,7 +320,11 @@ BOUNDARIES = {
     },
     "Pipeline._claim": {"self.ledger.record": "record claimed"},
     "Pipeline._record": {"self._write": None, "self._disown": None},
-    "Pipeline._disown": {"self.ledger.recall": "recall", "self.actor.disable_made": None},
+    "Pipeline._disown": {
+        "self.ledger.recall": "recall",
+        "self.ledger.record": "record active",
+        "self.actor.disable_made": None,
+    },
     "Pipeline._write": {"self.ledger.record": "record active created"},
     "Pipeline._publish": {
         "self.settle": None,

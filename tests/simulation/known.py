@@ -16,7 +16,7 @@ FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "
 MOST_CREATES = 3
 OFTEN = 20
 """Deliveries after which a message may be taken for what kills its workers."""
-UNDECIDED = {"create-unknown", "rejected"}
+UNDECIDED = {"create-unknown", "rejected", "exhausted"}
 
 
 class Terms(NamedTuple):
@@ -77,6 +77,7 @@ class Known:
     on_record: dict[str, OnRecord] = field(default_factory=lambda: defaultdict(OnRecord))
     open_creates: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by key
     mended: set[str] = field(default_factory=set)
+    outages: int = 0
     reported: set[str] = field(default_factory=set)
     tried_half_open: int | None = None  # calls begun since the circuit is half-open; None while it is not
     broken: list[str] = field(default_factory=list)
@@ -174,7 +175,8 @@ def _dead(known: Known, note: Note, department: str) -> None:
     if exhausted or limited or reason in {"malformed", "unsupported-type"}:
         known.broken.append(f"G7: {id_} is whole and was dead-lettered {reason}, at {note.at:.3f}")
     rejected = known.terms.unknown_renames_rejected and known.sent[id_][0].kind == RENAMED
-    if reason == "invalid" and not (rejected and known.on_record[department].status == "absent"):
+    unheard_of = known.on_record[department].status in {"absent", "claimed"}  # by this worker, at least
+    if reason == "invalid" and not (rejected and unheard_of):
         known.broken.append(f"G7: {id_} is valid and was dead-lettered, at {note.at:.3f}")
 
 
@@ -246,6 +248,7 @@ def _forgotten(known: Known, note: Note) -> None:
 
 def _circuit(known: Known, note: Note) -> None:
     known.tried_half_open = 0 if note.detail["state"] == "half-open" else None
+    known.outages += note.detail["state"] == "open"
 
 
 def _called(known: Known, note: Note) -> None:
@@ -272,7 +275,7 @@ def _create(known: Known, note: Note) -> None:
         return
     of_department, key = known.open_creates[note.department], note.detail["key"]
     of_department[key] += 1
-    if of_department[key] > MOST_CREATES:
+    if of_department[key] > MOST_CREATES + known.outages:  # what ended unknown in an outage is not counted
         known.broken.append(f"G2: {note.department} was created {of_department[key]} times under {key}")
 
 

@@ -108,7 +108,7 @@ def conclude(
             return _made(entry, event, outcome, policy, now)
         case Adopt(), Made():
             # A worker that died adopting it before us may have sent a change that comes late.
-            checked = replace(entry, check_at=now + policy.settle_window, late_call=True)
+            checked = to_be_checked(entry, policy, now)
             if entry.recount_at is not None:  # it may be of a create taken for lost, and the last yet to come
                 checked = replace(checked, recount_at=_recount_at(policy, now))
             return _made(checked, event, outcome, policy, now)
@@ -153,6 +153,11 @@ def to_enable(entry: Entry, policy: Policy, now: datetime) -> Entry:
 def enabled(entry: Entry) -> Entry:
     """The entry once the provider has enabled what was made disabled."""
     return confirmed(replace(_sure(entry), enable_owed=False), frozenset())
+
+
+def to_be_checked(entry: Entry, policy: Policy, now: datetime) -> Entry:
+    """For the scheduler to compare with the provider, where something may have been set over it."""
+    return replace(entry, check_at=now + policy.settle_window, late_call=True)
 
 
 def put_off_owed(entry: Entry, now: datetime) -> Entry:
