@@ -10,6 +10,7 @@ from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
 from tests.builders import (
     AUTH_ID,
+    IDEMPOTENCY_KEY,
     NOW,
     a_recollection,
     an_answer,
@@ -35,7 +36,7 @@ from worker.core.decide import (
     UnknownRename,
     decide,
 )
-from worker.core.model import Status
+from worker.core.model import Claim, Status
 
 CREATED, RENAMED, REMOVED = Kind.CREATED, Kind.RENAMED, Kind.REMOVED
 ABSENT, CLAIMED, ACTIVE = Status.ABSENT, Status.CLAIMED, Status.ACTIVE
@@ -125,6 +126,14 @@ def test_so_does_the_first_event_answered(status, name, kind, cell):
     known = a_recollection(an_entry(status, name=name, version=None))
 
     assert under_every_policy(event_of_kind(kind), known) == in_cell(cell)
+
+
+def test_a_department_whose_create_was_taken_for_lost_is_no_stranger():
+    entry = an_entry(ABSENT, claim=Claim(NOW, IDEMPOTENCY_KEY, created(sequence=10).reference))
+
+    decisions = under_every_policy(renamed(NAME, sequence=11), a_recollection(entry))
+
+    assert set(decisions.values()) == {Create(NAME)}
 
 
 @to_every_entry

@@ -49,6 +49,10 @@ class Policy:
     settle_window: timedelta = timedelta(seconds=120)
     enable: Enable = Enable.CREATED
 
+    def rejects_rename_of(self, entry: Entry) -> bool:
+        """Whether nobody told us of that department: one whose create was taken for lost is no stranger."""
+        return self.unknown_rename is UnknownRename.REJECT and entry.claim is None
+
 
 @dataclass(frozen=True, slots=True)
 class Create:
@@ -147,7 +151,7 @@ def _by_the_table(event: Event, entry: Entry, policy: Policy) -> Decision:
             return Adopt(name)
         case Status.DELETING, _, str(auth_id), _:
             return Delete(auth_id)
-        case Status.ABSENT, Kind.RENAMED, _, _ if policy.unknown_rename is UnknownRename.REJECT:
+        case Status.ABSENT, Kind.RENAMED, _, _ if policy.rejects_rename_of(entry):
             return Refuse(DeadReason.INVALID, "data.department_id: rename of an unknown department")
         case Status.ABSENT | Status.REMOVED, Kind.CREATED | Kind.RENAMED, _, str(name):
             enough = entry.unknown_creates(event.reference) >= ENOUGH_UNKNOWNS
