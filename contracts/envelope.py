@@ -60,7 +60,7 @@ def _no_control_characters(value: str) -> str:
     return value
 
 
-def _rfc3339(value: datetime) -> str:
+def rfc3339(value: datetime) -> str:
     return value.isoformat().replace("+00:00", "Z")
 
 
@@ -68,7 +68,7 @@ Instant = Annotated[
     AwareDatetime,
     BeforeValidator(_instant),
     AfterValidator(_utc),
-    PlainSerializer(_rfc3339, return_type=str, when_used="json"),
+    PlainSerializer(rfc3339, return_type=str, when_used="json"),
 ]
 Attribute = Annotated[str, AfterValidator(_no_control_characters)]
 RequiredAttribute = Annotated[Attribute, Field(min_length=1, max_length=1024)]
@@ -125,11 +125,16 @@ def document(event: CloudEvent) -> dict[str, Any]:
 
     A `null` stays where `data` must have the member, and in data of no type of ours.
     """
-    attributes = event.model_dump(mode="json", exclude={"data"}, exclude_none=True)
     data = event.data
     if isinstance(data, BaseModel):
         data = data.model_dump(mode="json", exclude_defaults=True)
-    return attributes if data is None else attributes | {"data": data}
+    return attributes_of(event) | ({} if data is None else {"data": data})
+
+
+def attributes_of(event: CloudEvent) -> dict[str, Any]:
+    """All of `document` but `data`."""
+    attributes = {name: value for name, value in event if value is not None and name != "data"}
+    return attributes | ({} if event.time is None else {"time": rfc3339(event.time)})
 
 
 def read(message: Message) -> CloudEvent:

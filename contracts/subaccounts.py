@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, WithJsonSchema, mo
 from pydantic_core import to_json
 
 from contracts.departments import Identifier
-from contracts.envelope import STRUCTURED, Attribute, CloudEvent, Instant, Message, document
+from contracts.envelope import STRUCTURED, Attribute, CloudEvent, Instant, Message, attributes_of
 from contracts.topology import checked_recipient
 
 JOSE = "application/jose"
@@ -174,7 +174,7 @@ def routing_key(type_: str, recipient: str | None = None) -> str:
 
 def plain_message(event: CredentialsMessage) -> Message:
     """The credentials for everybody who is bound to read."""
-    return Message(to_json(document(event) | {"data": uncovered(event.data)}), STRUCTURED)
+    return Message(to_json(attributes_of(event) | {"data": uncovered(event.data)}), STRUCTURED)
 
 
 def content_to_seal(event: CredentialsMessage, recipient: str) -> bytes:
@@ -185,11 +185,11 @@ def content_to_seal(event: CredentialsMessage, recipient: str) -> bytes:
 
 def sealed_message(event: CredentialsMessage, sealed: str) -> Message:
     """The same event with a seal for data."""
-    attributes = document(event) | {"datacontenttype": JOSE, "data": sealed}
+    attributes = attributes_of(event) | {"datacontenttype": JOSE, "data": sealed}
     return Message.structured(SealedCredentialsMessage.model_validate(attributes))
 
 
 def uncovered(credentials: Credentials) -> dict[str, Any]:
     """Credentials with the token readable: the one place where it leaves its `SecretStr`."""
-    data = credentials.model_dump(mode="json", include=set(Credentials.model_fields))
+    data = {name: getattr(credentials, name) for name in Credentials.model_fields}
     return data | {"auth_token": credentials.auth_token.get_secret_value()}

@@ -94,13 +94,13 @@ class Actor:
         unknown = await self.strays.tags()
         return adoption if unknown and unknown & self._tags(entry).keys() else step
 
-    async def act(self, step: Step, entry: Entry, event: Event, claimed_at: float) -> Outcome:
+    async def act(self, step: Step, entry: Entry, key: str, claimed_at: float) -> Outcome:
         """Carries the step out; whatever the provider says comes back as a value.
 
-        `claimed_at` is the monotonic time at which the claim was begun.
+        `key` is the step's idempotency key, `claimed_at` the monotonic time at which the claim was begun.
         """
         try:
-            return await self._act(step, entry, self.names.key(step, entry, event), claimed_at)
+            return await self._act(step, entry, key, claimed_at)
         except CallFailed as failed:
             return Failed(classify(failed.fault))
 

@@ -228,8 +228,9 @@ class Pipeline:
             async with self.actor.permit(step):
                 self._check_newest(event, step)
                 claimed_at = self.clock.monotonic()
-                claimed = await self._claim(step, known.entry, event)
-                outcome = await self.actor.act(step, claimed, event, claimed_at)
+                key = self.actor.names.key(step, known.entry, event)
+                claimed = await self._claim(step, known.entry, event, key)
+                outcome = await self.actor.act(step, claimed, key, claimed_at)
             known = await self._record(event, step, claimed, outcome)
             auth_token = outcome.auth_token if isinstance(outcome, Made) else auth_token
         await self._publish(event, known.entry, decision.answer, auth_token)
@@ -253,8 +254,7 @@ class Pipeline:
             raise StepFailed(Permanent(decision.reason, decision.detail))
         return decision
 
-    async def _claim(self, step: Step, entry: Entry, event: Event) -> Entry:
-        key = self.actor.names.key(step, entry, event)
+    async def _claim(self, step: Step, entry: Entry, event: Event, key: str) -> Entry:
         intended = intend(step, entry, event, key, self.policy, self.clock.now())
         return entry if intended == entry else await self.ledger.record(intended)
 

@@ -42,14 +42,13 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _redact,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
 
@@ -59,7 +58,10 @@ def _json(event: MutableMapping[str, Any], **_options: Any) -> str:
 
 
 def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {name: "***" if isinstance(value, SecretStr) else value for name, value in event.items()}
+    for name, value in event.items():
+        if isinstance(value, SecretStr):
+            event[name] = "***"
+    return event
 
 
 class Telemetry:

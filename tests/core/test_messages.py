@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from contracts.envelope import STRUCTURED, Message
+from contracts.envelope import STRUCTURED, Message, document
 from contracts.subaccounts import CredentialsMessage, DeadReason, ResultKind, SubaccountResult, plain_message
 from tests.builders import AUTH_ID, NOW, an_answer, an_entry, created, removed, renamed
 from worker.core import messages
@@ -91,8 +91,16 @@ class TestResults:
             },
         }
 
-    def test_it_keeps_the_contract(self):
-        SubaccountResult.model_validate_json(result_of(an_answer(EVENT)).message.body)
+    @pytest.mark.parametrize("outcome", ResultKind)
+    @pytest.mark.parametrize("known", [True, False], ids=["all is known", "what may be missing is"])
+    def test_it_is_what_the_contracts_model_says(self, outcome, known):
+        newer = Reference("/crm", "7", "department.removed.v1") if known else None
+        answer = an_answer(EVENT, outcome, auth_id=AUTH_ID, reason="why", superseded_by=newer, trace=TRACE)
+        if not known:
+            answer = replace(answer, auth_id=None, reason=None, name=None, trace=NO_TRACE)
+        body = result_of(answer).message.body
+
+        assert document(SubaccountResult.model_validate_json(body)) == json.loads(body)
 
     def test_superseded_names_what_is_newer(self):
         newer = Reference("/crm", "7", "department.removed.v1")

@@ -10,6 +10,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import aiohttp
+import apsw
 import pytest
 from fault_proxy import FaultProxy, fault_proxy
 from real import Place
@@ -89,7 +90,7 @@ async def the_publisher_is_gone(there: Scene) -> None:
 
 
 async def the_ledger_is_read_only(there: Scene) -> None:
-    there.worker.ledger._connection.pragma("query_only", 1)
+    there.worker.ledger._writing.pragma("query_only", 1)
 
 
 async def it_is_paused(there: Scene) -> None:
@@ -129,19 +130,12 @@ async def test_it_is_ready_again_when_it_consumes_again(scene: Scene):
 
 
 async def test_a_ledger_that_is_slow_makes_it_not_ready_in_time_to_say_so(scene: Scene):
-    held, let_go = threading.Event(), threading.Event()
-
-    def job(_connection: object) -> None:
-        held.set()
-        let_go.wait()
-
-    busy = asyncio.create_task(scene.worker.ledger.run(job))
-    await asyncio.to_thread(held.wait)
+    another = apsw.Connection(str(scene.worker.settings.ledger))
+    another.execute("BEGIN IMMEDIATE")
     assert await scene.told(503) == [
         "the ledger takes no write in time: the disk is slow, or another process holds the file"
     ]
-    let_go.set()
-    await busy
+    another.close()
     assert await scene.told(200) == []
 
 

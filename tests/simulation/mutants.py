@@ -74,11 +74,10 @@ class PublishesBeforeItRecords(Pipeline):
 class ForgetsTheClaim(Pipeline):
     """No claim: a crash leaves no trace of the create."""
 
-    async def _claim(self, step: Step, entry: Entry, event: Event) -> Entry:
+    async def _claim(self, step: Step, entry: Entry, event: Event, key: str) -> Entry:
         if isinstance(step, Create):
-            key = self.actor.names.key(step, entry, event)
             return _claimed_in_memory(step, entry, event, key, self.clock.now())
-        return await super()._claim(step, entry, event)
+        return await super()._claim(step, entry, event, key)
 
 
 def _claimed_in_memory(step: Create, entry: Entry, event: Event, key: str, now: datetime) -> Entry:
@@ -107,8 +106,8 @@ class DropsClaimsAtRestart(Pipeline):
 class CreatesAgainUnasked(Actor):
     """An unknown create is taken for one that did not happen."""
 
-    async def act(self, step: Step, entry: Entry, event: Event, claimed_at: float) -> Outcome:
-        outcome = await super().act(step, entry, event, claimed_at)
+    async def act(self, step: Step, entry: Entry, key: str, claimed_at: float) -> Outcome:
+        outcome = await super().act(step, entry, key, claimed_at)
         match step, outcome:
             case Create(), _ if isinstance(getattr(outcome, "failure", None), Unknown):
                 return replace(outcome, failure=Transient("try again"))  # type: ignore[arg-type]

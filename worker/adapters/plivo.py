@@ -5,8 +5,8 @@ Each call is sent once: no retry, no redirect.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from worker.adapters.pace import Pace, Stopping, Turn
 from worker.core.judge import CallFault, Operation
@@ -90,6 +90,7 @@ async def plivo_provider(
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={
             "Accept": "application/json",
+            "Content-Type": "application/json",
             "Authorization": aiohttp.encode_basic_auth(
                 account.auth_id, account.auth_token.get_secret_value()
             ),
@@ -119,18 +120,12 @@ class PlivoProvider:
 
     @asynccontextmanager
     async def permit(self, operation: Operation) -> AsyncIterator[None]:
-        async with self._slots, self._paced(operation, self._pace.turn):
-            yield
+        async with self._slots:
+            with self._using(await _turn(operation, self._pace.turn())):
+                yield
 
-    @asynccontextmanager
-    async def _paced(
-        self, operation: Operation, next_turn: Callable[[], Awaitable[Turn]]
-    ) -> AsyncIterator[None]:
-        try:
-            turn = await next_turn()
-        except Stopping:
-            fault = CallFault(operation, "the worker stops; nothing was sent", sent=False, outage=True)
-            raise CallFailed(fault) from None
+    @contextmanager
+    def _using(self, turn: Turn) -> Iterator[None]:
         token = _TURN.set(turn)
         try:
             yield
@@ -164,7 +159,7 @@ class PlivoProvider:
         return [_provided(shown) for shown in page.objects]
 
     async def probe(self) -> None:
-        async with self._paced("list", self._pace.next_turn):
+        with self._using(await _turn("list", self._pace.next_turn())):
             try:
                 async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                     _parsed("list", _Page, await self._send("list", "GET", "?limit=1&offset=0"))
@@ -186,12 +181,13 @@ class PlivoProvider:
     ) -> bytes:
         """One request; the body of a 2xx answer, or `CallFailed`."""
         headers = {"Idempotency-Key": key} if key else {}
+        data = None if body is None else to_json(body)
         loop = asyncio.get_running_loop()
         begun, status = loop.time(), None
         _TURN.get().begins()
         try:
             async with self._session.request(
-                method, self._base + path, json=body, headers=headers, allow_redirects=False
+                method, self._base + path, data=data, headers=headers, allow_redirects=False
             ) as response:
                 status = response.status
                 return await self._body(operation, response)
@@ -225,6 +221,14 @@ class PlivoProvider:
             return None
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
         return min(max(0.0, (at - self._clock.now()).total_seconds()), LONGEST_RETRY_AFTER_SECONDS)
+
+
+async def _turn(operation: Operation, turn: Awaitable[Turn]) -> Turn:
+    try:
+        return await turn
+    except Stopping:
+        fault = CallFault(operation, "the worker stops; nothing was sent", sent=False, outage=True)
+        raise CallFailed(fault) from None
 
 
 def _provided(shown: _Shown) -> ProvidedSubaccount:

@@ -14,6 +14,7 @@ from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from pamqp.commands import Basic
+from pamqp.frame import marshal
 
 from contracts.envelope import Message
 from worker.adapters.rabbitmq_confirms import ConfirmingChannel
@@ -231,8 +232,12 @@ class RabbitConsumer:
 class ConsumingChannel:
     """A channel, the consumer on it, and the deliveries that came on it: they are void with it."""
 
-    def __init__(self, channel: AbstractChannel, prefetch: int, lose: Callable[[str], None]) -> None:
+    def __init__(
+        self, connection: Connection, channel: AbstractChannel, prefetch: int, lose: Callable[[str], None]
+    ) -> None:
+        self._connection = connection
         self._channel = channel
+        self._number = channel.number or 0
         self._prefetch = prefetch
         self._lose = lose
         self._cancel: Callable[[], Awaitable[Any]] | None = None
@@ -240,11 +245,11 @@ class ConsumingChannel:
 
     @classmethod
     async def open(
-        cls, connection: AbstractConnection, prefetch: int, lose: Callable[[str], None]
+        cls, connection: Connection, prefetch: int, lose: Callable[[str], None]
     ) -> "ConsumingChannel":
         """`lose` is told once neither channel nor consumer is of use any more."""
         channel = await connection.channel(publisher_confirms=False)
-        opened = cls(channel, prefetch, lose)
+        opened = cls(connection, channel, prefetch, lose)
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _frame: opened._cancelled())
         channel.close_callbacks.add(lambda _channel, error: opened._closed(error))
@@ -274,6 +279,10 @@ class ConsumingChannel:
         if cancel is not None:
             await cancel()
             await self.round_trip()  # whatever was on its way has been handed on by now
+
+    def ack(self, delivery_tag: int) -> None:
+        """Goes out in this turn of the loop, before whatever the channel is told later."""
+        self._connection.send(marshal(Basic.Ack(delivery_tag), self._number))
 
     async def round_trip(self) -> None:
         """On return the broker has read all that was sent on the channel before."""
@@ -318,9 +327,8 @@ class RabbitDelivery:
 
     async def ack(self) -> None:
         if self.live:
-            with suppress(*BROKER_ERRORS), cancelled_only_if_asked():
-                # Lost at this moment, the redelivery will find the work done.
-                await self._message.channel.basic_ack(self._message.delivery_tag or 0, wait=False)
+            with suppress(ConnectionError):  # lost at this moment, the redelivery will find the work done
+                self._channel.ack(self._message.delivery_tag or 0)
 
 
 def _properties(outgoing: Outgoing) -> Basic.Properties:

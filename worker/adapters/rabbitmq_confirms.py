@@ -6,6 +6,7 @@ Confirms, returns and lost channels reach the future through the library as ever
 """
 
 import asyncio
+from functools import lru_cache
 
 from aiormq.channel import Channel
 from aiormq.exceptions import ChannelInvalidStateError
@@ -15,6 +16,12 @@ from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
 from worker.adapters.rabbitmq_connection import Connection
+
+
+@lru_cache(maxsize=128)
+def _method(exchange: str, routing_key: str, channel: int) -> bytes:
+    """The frame of `basic.publish`. There are few routing keys, but for those of dead letters."""
+    return marshal(Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True), channel)
 
 
 class ConfirmingChannel:
@@ -32,18 +39,18 @@ class ConfirmingChannel:
         `properties.message_id` must be unique: returns are told apart by it.
         """
         message_id = properties.message_id or ""
-        method = Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True)
-        frames = self._marshalled(method, ContentHeader(properties=properties, body_size=len(body)), body)
+        header = ContentHeader(properties=properties, body_size=len(body))
+        frames = _method(exchange, routing_key, self._channel.number) + self._content(header, body)
         try:
             await self._sent(frames, message_id)
         finally:
             self._channel.message_id_delivery_tag.pop(message_id, None)
 
-    def _marshalled(self, method: Basic.Publish, header: ContentHeader, body: bytes) -> bytes:
+    def _content(self, header: ContentHeader, body: bytes) -> bytes:
         longest = self._channel.max_content_size
         parts = [ContentBody(body[first : first + longest]) for first in range(0, len(body), longest)]
-        frames: list[Basic.Publish | ContentHeader | ContentBody] = [method, header, *parts]
-        return b"".join(marshal(frame, self._channel.number) for frame in frames)
+        frames: list[ContentHeader | ContentBody] = [header, *parts]
+        return b"".join([marshal(frame, self._channel.number) for frame in frames])
 
     def _sent(self, frames: bytes, message_id: str) -> "asyncio.Future[object]":
         channel = self._channel

@@ -64,6 +64,9 @@ class Connection(aio_pika.Connection):
         self._wire = Wire()
         self.kwargs["transport_factory"] = self._wire
 
+    def __del__(self) -> None:
+        """Nothing: whoever made it closes it. The library would begin to, in whatever thread collects it."""
+
     def hang_up(self) -> None:
         if self._wire.writer is not None:
             self._wire.writer.transport.abort()

@@ -2,9 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from importlib import resources
@@ -18,7 +18,8 @@ from pydantic_core import ValidationError, to_json
 from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish
 from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign
 
-BUSY_TIMEOUT_MILLISECONDS = 5_000
+BUSY_SECONDS = 5.0
+BUSY_PAUSE_SECONDS = 0.01
 MIGRATIONS = resources.files("worker.adapters") / "migrations" / "sqlite"
 
 INSERT_ENTRY = (
@@ -36,6 +37,7 @@ _WISH = TypeAdapter(Wish)
 
 T = TypeVar("T")
 Job = Callable[[apsw.Connection], Any]
+Waiting = tuple[Job, asyncio.Future[Any]]
 
 
 @asynccontextmanager
@@ -43,7 +45,8 @@ async def sqlite_ledger(
     path: Path, on_commit: Callable[[int], None] = lambda _operations: None, *, must_exist: bool = False
 ) -> AsyncIterator["SqliteLedger"]:
     """Opens the file, makes it if it is not there (0600), and brings its schema up to date."""
-    ledger = SqliteLedger(_open(path, must_exist=must_exist), on_commit)
+    writing = _open(path, must_exist=must_exist)
+    ledger = SqliteLedger(_open_to_read(path), writing, on_commit)
     try:
         await ledger.run(_migrate)
         yield ledger
@@ -54,7 +57,8 @@ async def sqlite_ledger(
 @asynccontextmanager
 async def sqlite_ledger_read(path: Path) -> AsyncIterator["SqliteLedger"]:
     """Opens a ledger that is there, so that nothing can be written to it."""
-    ledger = SqliteLedger(_open_to_read(path), lambda _operations: None)
+    reading = _open_to_read(path)
+    ledger = SqliteLedger(reading, reading, lambda _operations: None)
     try:
         yield ledger
     finally:
@@ -62,20 +66,25 @@ async def sqlite_ledger_read(path: Path) -> AsyncIterator["SqliteLedger"]:
 
 
 class SqliteLedger:
-    """All access to the file runs in one thread; what has gathered meanwhile shares the next commit."""
+    """What is to be written gathers, and shares the next commit. Reads wait for nobody.
 
-    def __init__(self, connection: apsw.Connection, on_commit: Callable[[int], None]) -> None:
-        self._connection = connection
+    A statement takes microseconds, so it runs on the event loop. Two things may take longer: a commit waits
+    for the disk, in a thread; and its beginning, now and then, for another process that writes.
+    """
+
+    def __init__(
+        self, reading: apsw.Connection, writing: apsw.Connection, on_commit: Callable[[int], None]
+    ) -> None:
+        self._reading = reading
+        self._writing = writing
         self._on_commit = on_commit
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-        self._gathered: list[tuple[Job, asyncio.Future[Any]]] = []
+        self._gathered: list[Waiting] = []
         self._committer: asyncio.Task[None] | None = None
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
-        def job(connection: apsw.Connection) -> Recollection:
+        with self._read() as connection:
             return Recollection(_entry_of(connection, department), _answer_to(connection, event))
-
-        return await self.run(job)
 
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
         written = replace(entry, revision=entry.revision + 1)
@@ -89,7 +98,7 @@ class SqliteLedger:
         return await self.run(job)
 
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
-        def job(connection: apsw.Connection) -> dict[str, Department]:
+        with self._read() as connection:
             rows = connection.execute(
                 "SELECT auth_id, tenant, department_id FROM departments"
                 " WHERE auth_id IN (SELECT value FROM json_each(?))",
@@ -97,29 +106,23 @@ class SqliteLedger:
             )
             return {str(auth_id): Department(str(tenant), str(id_)) for auth_id, tenant, id_ in rows}
 
-        return await self.run(job)
-
     async def caught_up(self) -> bool:
-        def job(connection: apsw.Connection) -> bool:
+        with self._read() as connection:
             return connection.execute("SELECT caught_up FROM ledger").fetchone() == (1,)
-
-        return await self.run(job)
 
     async def note_caught_up(self, *, caught_up: bool) -> None:
         await self.run(lambda connection: connection.execute("UPDATE ledger SET caught_up = ?", (caught_up,)))
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
-        def job(connection: apsw.Connection) -> list[Department]:
+        with self._read() as connection:
             rows = connection.execute(
                 "SELECT tenant, department_id FROM departments WHERE due_at <= ? ORDER BY due_at LIMIT ?",
                 (now.timestamp(), limit),
             )
             return [Department(str(tenant), str(id_)) for tenant, id_ in rows]
 
-        return await self.run(job)
-
     async def overdue(self, since: datetime) -> int:
-        def job(connection: apsw.Connection) -> int:
+        with self._read() as connection:
             # The few that are due some time have an index; what is read of each is in its entry.
             found = connection.execute(
                 "SELECT count(*) FROM departments WHERE due_at IS NOT NULL"
@@ -128,28 +131,22 @@ class SqliteLedger:
             )
             return cast(int, found.fetchall()[0][0])
 
-        return await self.run(job)
-
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
-        def job(connection: apsw.Connection) -> list[Entry]:
+        with self._read() as connection:
             rows = connection.execute(
                 "SELECT entry FROM departments WHERE tenant = ?1 OR ?1 IS NULL"
                 " ORDER BY tenant, department_id",
                 (tenant,),
             )
-            return [_read(_ENTRY, row[0]) for row in rows]
-
-        return await self.run(job)
+            return [_validated(_ENTRY, row[0]) for row in rows]
 
     async def answers(self, department: Department) -> Sequence[Answer]:
-        def job(connection: apsw.Connection) -> list[Answer]:
+        with self._read() as connection:
             rows = connection.execute(
                 "SELECT answer FROM answers WHERE tenant = ? AND department_id = ? ORDER BY answered_at",
                 department,
             )
-            return [_read(_ANSWER, row[0]) for row in rows]
-
-        return await self.run(job)
+            return [_validated(_ANSWER, row[0]) for row in rows]
 
     async def wish(self, wish: Wish) -> None:
         values = (wish.id, wish.asked_at.timestamp(), _WISH.dump_json(wish).decode())
@@ -160,14 +157,12 @@ class SqliteLedger:
         )
 
     async def wishes(self, since: datetime) -> Sequence[Wish]:
-        def job(connection: apsw.Connection) -> list[Wish]:
+        with self._read() as connection:
             rows = connection.execute(
                 "SELECT wish FROM wishes WHERE closed = 0 AND asked_at >= ? ORDER BY asked_at",
                 (since.timestamp(),),
             )
-            return [_read(_WISH, row[0]) for row in rows]
-
-        return await self.run(job)
+            return [_validated(_WISH, row[0]) for row in rows]
 
     async def close_wish(self, wish_id: str) -> None:
         await self.run(
@@ -204,10 +199,19 @@ class SqliteLedger:
 
         await self.run(job)
 
-    async def run(self, job: Callable[[apsw.Connection], T]) -> T:
-        """Runs a job on the ledger's thread; what it wrote is durable on return.
+    @contextmanager
+    def _read(self) -> Iterator[apsw.Connection]:
+        """What is durable by now."""
+        try:
+            yield self._reading
+        except apsw.Error as error:
+            raise LedgerFailed(f"the ledger cannot be read: {error}") from None
 
-        A job that fails undoes its own writes, not those of the jobs it shares a commit with.
+    async def run(self, job: Callable[[apsw.Connection], T]) -> T:
+        """Runs a job with what else is to be written; what it wrote is durable on return.
+
+        A job that fails undoes its own writes, not those of the jobs it shares a commit with; then those that
+        did not fail are run once more.
         """
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._gathered.append((job, done))
@@ -219,36 +223,63 @@ class SqliteLedger:
         if self._committer is not None:
             await self._committer
         self._thread.shutdown()
-        self._connection.close()
+        self._reading.close()
+        self._writing.close()
 
     async def _commit_all(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while self._gathered:
-                batch, self._gathered = self._gathered, []
-                results = await loop.run_in_executor(self._thread, self._commit, [job for job, _ in batch])
-                self._on_commit(len(batch))
-                for (_, done), result in zip(batch, results, strict=True):
-                    _settle(done, result)
+                await self._commit_once()
         finally:
             self._committer = None
 
-    def _commit(self, jobs: list[Job]) -> list[Any]:
+    async def _commit_once(self) -> None:
+        batch: Sequence[Waiting] = ()
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            results = [self._attempt(job) for job in jobs]
-            self._connection.execute("COMMIT")
+            await self._begin()
+            batch, self._gathered = self._gathered, []
+            results = self._attempt_all([job for job, _ in batch])
+            await self._in_thread("COMMIT")
         except apsw.Error as error:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            return [LedgerFailed(f"the ledger cannot be written: {error}")] * len(jobs)
-        return results
+            if self._writing.in_transaction:
+                self._writing.execute("ROLLBACK")
+            if not batch:  # it did not even begin
+                batch, self._gathered = self._gathered, []
+            results = [LedgerFailed(f"the ledger cannot be written: {error}")] * len(batch)
+        self._on_commit(len(batch))
+        for (_, done), result in zip(batch, results, strict=True):
+            _settle(done, result)
+
+    async def _begin(self) -> None:
+        deadline = asyncio.get_running_loop().time() + BUSY_SECONDS
+        while True:
+            try:
+                self._writing.execute("BEGIN IMMEDIATE")
+            except apsw.BusyError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(BUSY_PAUSE_SECONDS)
+            else:
+                return
+
+    async def _in_thread(self, statement: str) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._writing.execute, statement)
+
+    def _attempt_all(self, jobs: Sequence[Job]) -> list[Any]:
+        """What each comes to. Hardly ever does one fail: only then each gets a savepoint of its own."""
+        try:
+            with self._writing:  # a savepoint
+                return [job(self._writing) for job in jobs]
+        except Exception as failure:
+            if isinstance(failure, apsw.Error) and not isinstance(failure, apsw.ConstraintError):
+                raise
+        return [self._attempt(job) for job in jobs]
 
     def _attempt(self, job: Job) -> Any:
         """What a job comes to, or how it failed; a fault of the file is that of all who share the commit."""
         try:
-            with self._connection:  # a savepoint
-                return job(self._connection)
+            with self._writing:  # a savepoint
+                return job(self._writing)
         except apsw.ConstraintError as refusal:
             return LedgerFailed(f"the ledger refuses a write: {refusal}")
         except apsw.Error:
@@ -271,7 +302,6 @@ def _open(path: Path, *, must_exist: bool) -> apsw.Connection:
     try:
         path.touch(mode=0o600)
         connection = apsw.Connection(str(path))
-        connection.set_busy_timeout(BUSY_TIMEOUT_MILLISECONDS)
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "full")
     except (OSError, apsw.Error) as error:
@@ -283,7 +313,6 @@ def _open_to_read(path: Path) -> apsw.Connection:
     _require(path)
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-        connection.set_busy_timeout(BUSY_TIMEOUT_MILLISECONDS)
     except apsw.Error as error:
         raise LedgerFailed(f"the ledger {path} cannot be opened: {error}") from None
     return connection
@@ -315,17 +344,17 @@ def _entry_of(connection: apsw.Connection, department: Department) -> Entry:
     row = connection.execute(
         "SELECT entry FROM departments WHERE tenant = ? AND department_id = ?", department
     ).fetchone()
-    return _read(_ENTRY, row[0]) if row else Entry(department)
+    return _validated(_ENTRY, row[0]) if row else Entry(department)
 
 
 def _answer_to(connection: apsw.Connection, event: Reference) -> Answer | None:
     row = connection.execute(
         "SELECT answer FROM answers WHERE source = ? AND event_id = ?", (event.source, event.id)
     ).fetchone()
-    return _read(_ANSWER, row[0]) if row else None
+    return _validated(_ANSWER, row[0]) if row else None
 
 
-def _read(adapter: TypeAdapter[T], text: Any) -> T:
+def _validated(adapter: TypeAdapter[T], text: Any) -> T:
     try:
         return adapter.validate_json(text)
     except ValidationError:

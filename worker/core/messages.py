@@ -7,16 +7,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from pydantic import SecretStr
+from pydantic_core import to_json
 
 from contracts import topology
-from contracts.envelope import Message
+from contracts.envelope import JSON, STRUCTURED, Message, rfc3339
 from contracts.subaccounts import (
     Credentials,
     CredentialsMessage,
-    EventReference,
-    Result,
     ResultKind,
-    SubaccountResult,
     outbound_id,
     result_type,
     routing_key,
@@ -207,34 +205,37 @@ def without_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
 def _result(
     subject: Subject, outcome: ResultKind, owner: str, now: datetime, told: Answer | DeadLetter
 ) -> Outgoing:
+    """A `SubaccountResult`, which a test holds it to: made by its model it takes three times as long."""
     type_ = result_type(outcome)
-    event = SubaccountResult(
-        id=outbound_id((subject.reference.source, subject.reference.id), type_),
-        source=source_of(owner),
-        type=type_,
-        time=now,
-        subject=subject.department_id,
-        tenant=subject.tenant,
-        causationid=subject.reference.id,
-        data=Result(
-            tenant=subject.tenant,
-            department_id=subject.department_id,
-            name=subject.name,
-            outcome=outcome,
-            event=_referred(subject.reference),
-            **_told(told),
-        ),
+    given = {
+        "id": outbound_id((subject.reference.source, subject.reference.id), type_),
+        "source": source_of(owner),
+        "type": type_,
+        "time": rfc3339(now),
+        "subject": subject.department_id,
+        "tenant": subject.tenant,
         **subject.trace._asdict(),
-    )
-    return Outgoing(topology.RESULTS, routing_key(type_), Message.structured(event))
+        "causationid": subject.reference.id,
+    }
+    data = {
+        "tenant": subject.tenant,
+        "department_id": subject.department_id,
+        "name": subject.name,
+        "outcome": outcome,
+        "event": subject.reference._asdict(),
+        **_told(told),
+    }
+    event = {"specversion": "1.0", "datacontenttype": JSON, **_without_none(given), "data": data}
+    return Outgoing(topology.RESULTS, routing_key(type_), Message(to_json(event), STRUCTURED))
 
 
 def _told(told: Answer | DeadLetter) -> dict[str, Any]:
+    """What is not known is left out."""
     if isinstance(told, DeadLetter):
         return {"reason": f"{told.reason}: {told.detail}"}
-    superseded_by = _referred(told.superseded_by) if told.superseded_by else None
-    return {"reason": told.reason, "auth_id": told.auth_id, "superseded_by": superseded_by}
+    superseded_by = told.superseded_by._asdict() if told.superseded_by else None
+    return _without_none({"reason": told.reason, "auth_id": told.auth_id, "superseded_by": superseded_by})
 
 
-def _referred(reference: Reference) -> EventReference:
-    return EventReference(source=reference.source, id=reference.id, type=reference.type)
+def _without_none(members: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in members.items() if value is not None}

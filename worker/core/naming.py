@@ -20,7 +20,7 @@ _TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _CROCKFORD.
 def department_tag(owner: str, department: Department, incarnation: int) -> str:
     """The mark in a subaccount's name by which it is found again: 10 characters of Crockford base32."""
     digest = hashlib.sha256(to_json([owner, department.tenant, department.id, incarnation])).digest()
-    return base64.b32encode(digest)[:TAG_LENGTH].translate(_TO_CROCKFORD).decode()
+    return base64.b32encode(digest[:TAG_LENGTH])[:TAG_LENGTH].translate(_TO_CROCKFORD).decode()
 
 
 def idempotency_key(
