@@ -139,17 +139,20 @@ def attributes_of(event: CloudEvent) -> dict[str, Any]:
 
 def read(message: Message) -> CloudEvent:
     """The CloudEvent in a message of either mode; raises `Malformed`."""
-    media_type = (message.content_type or "").partition(";")[0].strip().lower()
-    if media_type == STRUCTURED:
-        attributes = _structured_attributes(message.body)
-    elif media_type.startswith("application/cloudevents"):
-        raise Malformed(f"content-type is a CloudEvents format other than {STRUCTURED}")
-    else:
-        attributes = _binary_attributes(message, media_type)
     try:
-        return CloudEvent.model_validate({"specversion": None} | attributes)
+        return CloudEvent.model_validate({"specversion": None} | attributes_in(message))
     except ValidationError as error:
         raise Malformed(describe(error)) from None
+
+
+def attributes_in(message: Message) -> dict[str, Any]:
+    """What stands in a message of either mode, unchecked; raises `Malformed` where nothing can be read."""
+    media_type = (message.content_type or "").partition(";")[0].strip().lower()
+    if media_type == STRUCTURED:
+        return _structured_attributes(message.body)
+    if media_type.startswith("application/cloudevents"):
+        raise Malformed(f"content-type is a CloudEvents format other than {STRUCTURED}")
+    return _binary_attributes(message, media_type)
 
 
 def describe(error: ValidationError) -> str:

@@ -1,6 +1,8 @@
 """What a message says: a department event, a request, or why it is neither."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from contracts.departments import (
     DEFAULT_TENANT,
@@ -10,7 +12,7 @@ from contracts.departments import (
     department_event,
     payload_digest,
 )
-from contracts.envelope import CloudEvent, Malformed, Message, read
+from contracts.envelope import CloudEvent, Malformed, Message, attributes_in, read
 from contracts.reissues import (
     REISSUE_KEY,
     asks_for_reissue,
@@ -60,6 +62,14 @@ def validate(message: Message) -> Reading:
         return Unreadable(_refusal(DeadReason.INVALID, error), _readable_part(envelope))
 
 
+def glimpse(message: Message) -> Subject | None:
+    """What an event tells of itself, valid or not: for those who need not know which."""
+    try:
+        return _legible(attributes_in(message))
+    except Malformed:
+        return None
+
+
 def subject_of(reading: Reading) -> Subject | None:
     match reading:
         case Unreadable():
@@ -75,16 +85,24 @@ def _refusal(reason: DeadReason, error: ValueError) -> DeadLetter:
     return DeadLetter(reason, str(error))
 
 
-def _readable_part(envelope: CloudEvent) -> Subject:
+def _readable_part(envelope: CloudEvent) -> Subject | None:
     """What an envelope tells although its data breaks the contract."""
-    data = envelope.data if isinstance(envelope.data, dict) else {}
-    tenant, department, name = envelope.tenant, data.get("department_id", envelope.subject), data.get("name")
+    return _legible(dict(envelope))
+
+
+def _legible(attributes: Mapping[str, Any]) -> Subject | None:
+    """What can be made out; nothing of what does not even tell which event it is."""
+    source, id_, type_ = (attributes.get(name) for name in ("source", "id", "type"))
+    if not (isinstance(source, str) and isinstance(id_, str) and isinstance(type_, str)):
+        return None
+    data = data if isinstance(data := attributes.get("data"), dict) else {}
+    trace = {name: value for name in Trace._fields if isinstance(value := attributes.get(name), str)}
     return Subject(
-        Reference(envelope.source, envelope.id, envelope.type),
-        _text(tenant) or DEFAULT_TENANT,
-        _text(department),
-        _text(name),
-        Trace(envelope.traceparent, envelope.tracestate, envelope.correlationid),
+        Reference(source, id_, type_),
+        _text(attributes.get("tenant")) or DEFAULT_TENANT,
+        _text(data.get("department_id", attributes.get("subject"))),
+        _text(data.get("name")),
+        Trace(**trace),
     )
 
 

@@ -75,14 +75,12 @@ class RabbitPublisher:
         connection, channel = self._connection, self._channel
         try:
             with cancelled_only_if_asked():
-                async with asyncio.timeout(CONFIRM_SECONDS):
-                    await connection.unblocked()
-                    await channel.publish(
-                        outgoing.exchange,
-                        outgoing.routing_key,
-                        _properties(outgoing),
-                        outgoing.message.body,
-                    )
+                if connection.blocked:
+                    async with asyncio.timeout(CONFIRM_SECONDS):
+                        await connection.unblocked()
+                await channel.publish(
+                    outgoing.exchange, outgoing.routing_key, _properties(outgoing), outgoing.message.body
+                )
         except PublishError:
             raise Unroutable(
                 f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}"
@@ -90,7 +88,7 @@ class RabbitPublisher:
         except DeliveryError:
             raise PublishFailed(f"RabbitMQ did not take a message for {outgoing.exchange}") from None
         except TimeoutError:
-            why = await self._unconfirmed(connection)
+            why = self._unconfirmed(connection)
             raise PublishFailed(f"publishing to {outgoing.exchange} failed: {why}") from None
         except BROKER_ERRORS as error:
             raise PublishFailed(f"publishing to {outgoing.exchange} failed: {explain(error)}") from None
@@ -99,11 +97,11 @@ class RabbitPublisher:
         """What keeps it from publishing now, a line for each reason."""
         if self._connection is None:
             return [f"no connection to publish on: {self._link.failure or 'it is being made'}"]
-        return [BLOCKED] if await self._connection.blocked() else []
+        return [BLOCKED] if self._connection.blocked else []
 
-    async def _unconfirmed(self, connection: Connection) -> str:
+    def _unconfirmed(self, connection: Connection) -> str:
         """A connection on which a confirm does not come may be wedged for good: the link makes another."""
-        if await connection.blocked():
+        if connection.blocked:
             return BLOCKED
         connection.hang_up()
         return "no confirm in time"
@@ -114,7 +112,7 @@ class RabbitPublisher:
         closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         channel.close_callbacks.add(lambda _channel, error: _tell(closed, _closed_by(error)))
         underlay = cast(Channel, await channel.get_underlay_channel())
-        self._connection, self._channel = connection, ConfirmingChannel(connection, underlay)
+        self._connection, self._channel = connection, ConfirmingChannel(connection, underlay, CONFIRM_SECONDS)
         self._begun.set()
         try:
             raise ConnectionError(await closed)

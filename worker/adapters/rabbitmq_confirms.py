@@ -6,6 +6,7 @@ Confirms, returns and lost channels reach the future through the library as ever
 """
 
 import asyncio
+from collections import deque
 from functools import lru_cache
 
 from aiormq.channel import Channel
@@ -27,14 +28,17 @@ def _method(exchange: str, routing_key: str, channel: int) -> bytes:
 class ConfirmingChannel:
     """A channel that nobody else publishes on, opened with `publisher_confirms` and `on_return_raises`."""
 
-    def __init__(self, connection: Connection, channel: Channel) -> None:
+    def __init__(self, connection: Connection, channel: Channel, patience_seconds: float) -> None:
         self._connection = connection
         self._channel = channel
+        self._patience = Patience(patience_seconds)
 
     async def publish(
         self, exchange: str, routing_key: str, properties: Basic.Properties, body: bytes
     ) -> None:
         """Returns once the broker has confirmed; raises `PublishError` if it returns the message.
+
+        Raises `TimeoutError` if it does neither for too long.
 
         `properties.message_id` must be unique: returns are told apart by it.
         """
@@ -60,4 +64,33 @@ class ConfirmingChannel:
         channel.delivery_tag += 1
         channel.message_id_delivery_tag[message_id] = channel.delivery_tag
         confirmed = channel.confirmations[channel.delivery_tag] = channel.create_future()
+        self._patience.begins(confirmed)
         return confirmed
+
+
+class Patience:
+    """Gives up on whatever is not done in time. One timer for all: most are done long before."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._waited_for: deque[tuple[float, asyncio.Future[object]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begins(self, future: "asyncio.Future[object]") -> None:
+        self._forget_what_is_done()
+        self._waited_for.append((self._loop.time() + self._seconds, future))
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._ends)
+
+    def _ends(self) -> None:
+        while self._waited_for and self._waited_for[0][0] <= self._loop.time():
+            _, future = self._waited_for.popleft()
+            if not future.done():
+                future.set_exception(TimeoutError())
+        self._forget_what_is_done()
+        self._timer = self._loop.call_at(self._waited_for[0][0], self._ends) if self._waited_for else None
+
+    def _forget_what_is_done(self) -> None:
+        while self._waited_for and self._waited_for[0][1].done():
+            self._waited_for.popleft()

@@ -82,13 +82,16 @@ class Connection(aio_pika.Connection):
         if self.transport is not None:
             await self.transport.ready()
 
-    async def blocked(self) -> bool:
+    @property
+    def blocked(self) -> bool:
+        """Whether `unblocked` would wait, found out by one step of it."""
+        waiting = self.unblocked()
         try:
-            async with asyncio.timeout(0):
-                await self.unblocked()
-        except TimeoutError:
-            return True
-        return False
+            waiting.send(None)
+        except StopIteration:
+            return False
+        waiting.close()
+        return True
 
 
 def address(url: str) -> str:
@@ -283,7 +286,7 @@ async def _watch(connection: Connection) -> None:
         pulse = asyncio.ensure_future(channel.set_qos(1))
         try:
             await asyncio.wait([pulse], timeout=PULSE_ANSWER_SECONDS)
-            if not pulse.done() and not await connection.blocked():
+            if not pulse.done() and not connection.blocked:
                 connection.hang_up()
                 raise ConnectionError("the broker does not answer any more")
             await pulse

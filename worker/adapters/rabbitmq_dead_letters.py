@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import cached_property
 from typing import Any
 
 import aiormq.abc
@@ -57,7 +58,7 @@ class RabbitLetter:
         counts = [headers.get(name, 0) for name in ("x-delivery-count", "x-acquired-count")]
         return max([count for count in counts if isinstance(count, int)], default=0)
 
-    @property
+    @cached_property
     def original(self) -> Outgoing:
         told = self._message.header.properties
         properties = {name: getattr(told, _PAMQP_NAMES.get(name, name)) for name in KEPT_PROPERTIES}

@@ -76,7 +76,7 @@ def _fingerprint(original: Outgoing) -> str:
     dead_at = _text(original.message.headers.get("x-dead-at")) or ""
     digest = hashlib.sha256(f"{original.routing_key}\n{dead_at}\n".encode())
     digest.update(original.message.body)
-    return base64.b32encode(digest.digest()[:15]).decode().lower()
+    return digest.hexdigest()[:24]
 
 
 def _text(value: object) -> str | None:

@@ -1,7 +1,6 @@
 """`provisioner run`: consume until told to stop, then drain."""
 
 import asyncio
-import gc
 import os
 import resource
 import signal
@@ -16,8 +15,6 @@ from worker.settings import WorkerSettings, unknown_names
 from worker.telemetry import Telemetry
 
 CUT_OFF = 1
-RARELY = (20_000, 20, 50)
-"""Messages in flight are live objects by the ten thousand, by default gone through again and again."""
 
 
 async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
@@ -25,7 +22,6 @@ async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
     telemetry = Telemetry()
     stop = Stop(settings.drain.total_seconds(), lambda: _exit_at_once(telemetry))
     _leave_no_core()
-    _collect_garbage_rarely()
     if unsafe := cautions(settings, environ):
         telemetry.settings_unsafe(unsafe)
     if unknown := unknown_names(environ):
@@ -51,12 +47,6 @@ async def _drained(worker: Worker) -> bool:
 def _leave_no_core() -> None:
     """A core file would hold every token in memory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _collect_garbage_rarely() -> None:
-    """A quarter of the CPU under load. What is loaded by now stays, and is not looked at again."""
-    gc.freeze()
-    gc.set_threshold(*RARELY)
 
 
 class Stop:
