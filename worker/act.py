@@ -10,7 +10,7 @@ from contracts.subaccounts import ResultKind
 from worker.core.adoption import Match, choose, in_question
 from worker.core.conclude import Changed, Deleted, Failed, Found, Made, NothingDone, NothingSeen, Outcome
 from worker.core.decide import Adopt, Create, Delete, Disable, Enable, Rename, Restore, Skip, Step
-from worker.core.judge import Transient, classify
+from worker.core.judge import Unavailable, classify
 from worker.core.model import Department, Entry, Event, Reference, Status
 from worker.core.naming import NameTemplate, department_tag, idempotency_key
 from worker.ports import CallFailed, Clock, Ledger, Provider
@@ -179,7 +179,7 @@ class Actor:
 
     async def _create(self, name: str, key: str, claimed_at: float) -> Outcome:
         if self.clock.monotonic() - claimed_at > CLAIM_GOOD_FOR_SECONDS:
-            return Failed(Transient("the claim took too long to become durable; nothing was sent"))
+            return Failed(Unavailable("the claim took too long to become durable; nothing was sent"))
         enabled = self.enable is Enable.CREATED
         made = await self.provider.create(name, key, enabled=enabled)
         return Made(made.auth_id, made.auth_token, enabled=enabled)

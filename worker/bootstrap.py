@@ -1,9 +1,10 @@
 """The composition root: settings and adapters become a running worker."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from aio_pika.abc import AbstractConnection
@@ -41,6 +42,7 @@ from worker.waiting import WaitingRoom
 
 STARTUP_GRACE_SECONDS = 15.0
 STARTUP_PAUSE_SECONDS = 0.5
+AGAIN_SECONDS = 1.0
 
 
 class Consumer(Tap, Protocol):
@@ -93,8 +95,8 @@ class Worker:
         self.telemetry.stopping(len(self.pipeline.lanes))
         try:
             async with asyncio.timeout(self.settings.drain.total_seconds()):
-                await self.consumer.stop()
-                await self.pipeline.drain()
+                # Beside each other: a broker that does not answer must not keep calls beginning.
+                await asyncio.gather(self.pipeline.drain(), self.consumer.stop())
         except TimeoutError:
             return False
         return True
@@ -143,9 +145,10 @@ async def running_worker(
             stopping=stopping,
         )
         telemetry.gauge_waiting(lanes.__len__, waiting.__len__)
-        await stack.enter_async_context(_running(Scheduler(pipeline).run()))
+        await stack.enter_async_context(_running(Scheduler(pipeline).run, clock, telemetry))
         consumer = await stack.enter_async_context(connected.consumer(pipeline.receive))
-        await stack.enter_async_context(_running(intake.govern(consumer)))
+        govern = partial(intake.govern, consumer)
+        await stack.enter_async_context(_running(govern, clock, telemetry))
         yield Worker(pipeline, consumer, ledger, settings, telemetry, connected.publisher_wrong)
 
 
@@ -252,11 +255,25 @@ def _actor(
 
 
 @asynccontextmanager
-async def _running(forever: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def _running(
+    forever: Callable[[], Awaitable[None]], clock: Clock, telemetry: Telemetry
+) -> AsyncIterator[None]:
     """Runs beside the block, and is cut off at its end."""
-    running = asyncio.create_task(forever)
+    running = asyncio.create_task(_again_and_again(forever, clock, telemetry))
     try:
         yield
     finally:
         running.cancel()
         await asyncio.wait([running])
+
+
+async def _again_and_again(
+    forever: Callable[[], Awaitable[None]], clock: Clock, telemetry: Telemetry
+) -> None:
+    """A fault of ours in it must not leave the worker deaf, or its duties undone, without a word."""
+    while True:
+        try:
+            await forever()
+        except Exception as error:  # noqa: BLE001 - as said
+            telemetry.step_crashed(error)
+        await clock.sleep(AGAIN_SECONDS)

@@ -20,6 +20,8 @@ from worker.telemetry import Telemetry
 
 ENOUGH_IN_A_ROW = 20
 PROBE_AGAIN_SECONDS = 0.2
+PROBE_AGAIN_WITHIN_SECONDS = 5.0
+"""A probe that got no answer for longer is convincing."""
 FIRST_INTERVAL_SECONDS = 1.0
 LONGEST_INTERVAL_SECONDS = 15.0
 PREFERENCE_SECONDS = 1.0
@@ -50,6 +52,7 @@ class Circuit:
         self._in_a_row: dict[Operation, set[str]] = {}
         self._alerted: set[Operation] = set()
         self._failed_trials = 0
+        self._openings = 0
         self._half_open_at = 0.0
         self._on_trial = False
         self._probing: asyncio.Task[bool] | None = None
@@ -123,10 +126,13 @@ class Circuit:
 
     async def _watched(self, operation: Operation, subject: str, call: Awaitable[T]) -> T:
         """`subject` tells the calls of one department from those of another."""
+        openings = self._openings
         try:
             result = await call
         except CallFailed as failed:
-            raise CallFailed(await self._assessed(failed.fault, subject)) from None
+            fault = await self._assessed(failed.fault, subject)
+            opened_meanwhile = self._openings != openings and accuses_the_account(fault)
+            raise CallFailed(replace(fault, outage=fault.outage or opened_meanwhile)) from None
         self._answered(operation)
         return result
 
@@ -176,6 +182,8 @@ class Circuit:
         fault = await self._probe_fault()
         if fault is None:
             return True
+        if fault.took_seconds > PROBE_AGAIN_WITHIN_SECONDS:
+            return False
         if fault.status is not None and fault.status < SERVER_ERROR:
             return False
         await self._clock.sleep(PROBE_AGAIN_SECONDS)
@@ -197,6 +205,7 @@ class Circuit:
     # How it turns
 
     def _open(self, fault: CallFault) -> None:
+        self._openings += 1
         self._failed_trials += self._state is State.HALF_OPEN
         alert = self._state is State.CLOSED and fault.operation not in self._alerted
         self._alerted.add(fault.operation)

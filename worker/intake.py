@@ -12,6 +12,9 @@ from worker.waiting import WaitingRoom
 RELEASE_AFTER_SECONDS = 600.0
 """What was taken goes back then: well before the broker's own ack timeout, 30 minutes by default."""
 
+SHORTLY_SECONDS = 60.0
+"""Lifted for no longer, as by a half-open circuit, a hold goes on: what was taken waits all the while."""
+
 
 class Tap(Protocol):
     """The part of a consumer that is turned on and off."""
@@ -53,19 +56,26 @@ class Intake:
 
     async def govern(self, tap: Tap) -> None:
         """Turns the tap as it is held and lifted, for ever."""
+        release_at: float | None = None  # until something is taken again there is nothing to release
+        lifted_at = 0.0
         while True:
             await self._until(held=True)
+            now = self.clock.monotonic()
+            if release_at is None or now - lifted_at > SHORTLY_SECONDS:
+                release_at = now + RELEASE_AFTER_SECONDS
             await tap.pause()
             free = asyncio.create_task(self._until(held=False))
-            late = asyncio.create_task(self.clock.sleep(RELEASE_AFTER_SECONDS))
+            late = asyncio.create_task(self.clock.sleep(max(0.0, release_at - now)))
             try:
                 await asyncio.wait({free, late}, return_when=asyncio.FIRST_COMPLETED)
                 if not free.done():
                     await tap.release()
+                    release_at = None
                     await free
             finally:
                 free.cancel()
                 late.cancel()
+            lifted_at = self.clock.monotonic()
             await tap.resume()
 
     async def _until(self, *, held: bool) -> None:

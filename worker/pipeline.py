@@ -94,6 +94,10 @@ NO_EVENT = Reference("", "", "")
 OFTEN = 20
 """Deliveries after which a message is worked on alone. Lost connections count too, and are not its fault."""
 
+LONGEST_HELD_SECONDS = 900.0
+"""What was taken and still waits then is parked, uncounted. After 30 minutes, by default, the broker would
+close the channel and deliver all of it again."""
+
 MOST_MARKS = 3
 _KILLED = f"{MOST_MARKS} workers ended while they worked on it alone"
 
@@ -134,7 +138,8 @@ class Pipeline:
         reading = reading_of(delivery.original)
         self.telemetry.received(_kind_of(reading))
         lane: Hashable = object() if isinstance(reading, Unreadable) else reading.department
-        self.lanes.file(lane, lambda: self._carry(delivery, reading, lane), self._rank(reading))
+        leave_at = self.clock.monotonic() + LONGEST_HELD_SECONDS
+        self.lanes.file(lane, lambda: self._carry(delivery, reading, lane, leave_at), self._rank(reading))
         self.waiting.make_room()
 
     async def drain(self) -> None:
@@ -152,7 +157,7 @@ class Pipeline:
         creates_first = self.policy.unknown_rename is UnknownRename.REJECT
         return (creates_first and reading.kind is Kind.CREATED, *reading.version.rank())
 
-    async def _carry(self, delivery: Delivery, reading: Reading, lane: Hashable) -> Progress:
+    async def _carry(self, delivery: Delivery, reading: Reading, lane: Hashable, leave_at: float) -> Progress:
         """Takes a delivery to its end, however many tries that takes."""
         original = messages.unparked(delivery.original)
         stay = Stay(messages.attempts_of(delivery.original))
@@ -166,7 +171,7 @@ class Pipeline:
             if not isinstance(verdict, Wait | Pause):
                 break
             stay = stay.paused() if isinstance(verdict, Pause) else stay.spent(verdict.cost_seconds)
-            if await self._wait(verdict, lane) is Waited.NO_ROOM and delivery.live:
+            if await self._must_leave(verdict, lane, leave_at) and delivery.live:
                 delay = parking_delay(verdict.seconds, self.patience.delays)
                 verdict = await self._end(delivery, original, Park(delay, stay.attempts), reading, stay)
                 if not isinstance(verdict, Wait | Pause):
@@ -426,6 +431,12 @@ class Pipeline:
         if isinstance(verdict, Wait | Pause) and not self.stopping.is_set():
             self.telemetry.waiting(failure, verdict.seconds, stay.tries)
         return verdict
+
+    async def _must_leave(self, verdict: Wait | Pause, lane: Hashable, leave_at: float) -> bool:
+        """Whether it is to be parked, uncounted, after its wait or instead of it."""
+        if self.clock.monotonic() >= leave_at and not self.stopping.is_set():
+            return True
+        return await self._wait(verdict, lane) is Waited.NO_ROOM
 
     async def _wait(self, verdict: Wait | Pause, lane: Hashable) -> Waited:
         may_leave = isinstance(verdict, Wait)

@@ -78,10 +78,10 @@ class ProvidedSubaccount:
 
 @dataclass(frozen=True, slots=True)
 class NewSubaccount:
-    """What the provider tells of a subaccount it has just created."""
+    """What the provider tells of a subaccount it has just created; the token can be read later, too."""
 
     auth_id: str
-    auth_token: SecretStr = field(repr=False)
+    auth_token: SecretStr | None = field(repr=False)
 
 
 class RateLimit(NamedTuple):

@@ -340,6 +340,9 @@ class Telemetry:
     def broker_lost(self, link: str, detail: str) -> None:
         self._log.warning("broker_lost", link=link, detail=detail)
 
+    def topology_refused(self, detail: str) -> None:
+        self._log.warning("topology_refused", detail=detail)
+
     def consuming(self, queue: str, prefetch: int) -> None:
         self._consuming.set(1)
         self._log.info("consuming", queue=queue, prefetch=prefetch)

@@ -110,6 +110,39 @@ def test_a_turn_given_back_is_had_at_once_by_the_next_of_a_crowd():
     in_simulated_time(run)
 
 
+@pytest.mark.parametrize("calls", [3, 100])
+def test_turns_that_are_held_for_long_let_no_more_through_once_they_are_used(calls):
+    """As while the ledger is slow: a permit comes before the claim, the call after it."""
+
+    async def run() -> None:
+        pace = a_pace(calls, 1.0)
+        held = [await pace.turn() for _ in range(calls)]
+        waiting = [asyncio.create_task(call(pace)) for _ in range(2 * calls)]
+        await asyncio.sleep(4)
+        assert not any(one.done() for one in waiting)
+        released = now()
+        for turn in held:
+            turn.begins()
+            turn.answered()
+        sent = sorted([released] * calls + [await one for one in waiting])
+        for first, later in zip(sent, sent[calls:], strict=False):
+            assert later - first >= 1.0
+
+    in_simulated_time(run)
+
+
+def test_one_turn_that_is_held_keeps_one_place_and_no_more():
+    async def run() -> None:
+        pace = a_pace(3, 1.0)
+        held = await pace.turn()
+        sent = await sent_in(pace, 8)
+        assert sent[-1] - sent[0] == pytest.approx(3.0, abs=0.2)
+        pace.give_back(held)
+        assert len(pace._turns) <= 3
+
+    in_simulated_time(run)
+
+
 def test_a_complaint_halves_it_once_however_many_come_of_the_same_window():
     async def run() -> None:
         pace = a_pace(100)
@@ -245,7 +278,7 @@ def test_a_probe_goes_ahead_of_all_who_wait():
         await call(pace)
         waiting = [asyncio.create_task(call(pace)) for _ in range(3)]
         await asyncio.sleep(1)
-        await pace.next_turn()
+        (await pace.next_turn()).begins()
         assert not any(one.done() for one in waiting[1:])  # the first had its turn in hand almost
         await asyncio.gather(*waiting)
 

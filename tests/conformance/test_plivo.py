@@ -174,14 +174,22 @@ UNREADABLE = {
     "text": b"created",
     "list": b"[]",
     "half": MADE[: len(MADE) // 2],
-    "no-token": to_json({"auth_id": AUTH_ID}),
     "no-id": to_json({"auth_token": TOKEN}),
-    "empty-token": to_json({"auth_id": AUTH_ID, "auth_token": ""}),
     "main-account": to_json({"auth_id": "MA000000000000000001", "auth_token": TOKEN}),
     "path": to_json({"auth_id": "../SA00000000000000001", "auth_token": TOKEN}),
     "line-break": to_json({"auth_id": f"{AUTH_ID}\n", "auth_token": TOKEN}),
     "number": to_json({"auth_id": AUTH_ID, "auth_token": 5}),
 }
+
+
+@pytest.mark.parametrize(
+    "token", [{}, {"auth_token": ""}, {"auth_token": None}], ids=["none", "empty", "null"]
+)
+async def test_a_create_that_tells_no_token_is_a_create_all_the_same(token):
+    body = to_json({"auth_id": AUTH_ID} | token)
+    async with misbehaving(answer("201 Created", body)) as server, provider_at(server.url) as provider:
+        made = await CALLS["create"](provider)
+    assert (made.auth_id, made.auth_token) == (AUTH_ID, None)
 
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)

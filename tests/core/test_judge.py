@@ -42,7 +42,7 @@ UNAVAILABLE, MISSING = "unavailable", "missing"
 # The contract's words for a create: certainly not, where Plivo has read and refused it; else unknown.
 REFUSED_CREATES = {
     400: PERMANENT,
-    401: TRANSIENT,
+    401: UNAVAILABLE,
     403: TRANSIENT,
     404: TRANSIENT,
     405: PERMANENT,
@@ -51,15 +51,16 @@ REFUSED_CREATES = {
 }
 # On a subaccount that should be there. All may be repeated, for these calls set a state; but what got no
 # answer, or none that decides it, may be carried out late.
-REFUSED_CHANGES = {400: PERMANENT, 405: PERMANENT, 422: PERMANENT, 429: UNAVAILABLE}
+NOT_OURS = {401: UNAVAILABLE, 402: UNAVAILABLE, 429: UNAVAILABLE}
+REFUSED_CHANGES = NOT_OURS | {400: PERMANENT, 405: PERMANENT, 422: PERMANENT}
 IN_DOUBT = dict.fromkeys([None, 408, 409, *range(500, 600)], UNKNOWN)
 
 REFUSED = {
     "create": (REFUSED_CREATES, UNKNOWN),
     "update": (REFUSED_CHANGES | IN_DOUBT | {404: MISSING}, TRANSIENT),
     "delete": (REFUSED_CHANGES | IN_DOUBT | {404: PERMANENT}, TRANSIENT),
-    "get": ({404: MISSING, 429: UNAVAILABLE}, TRANSIENT),
-    "list": ({429: UNAVAILABLE}, TRANSIENT),
+    "get": (NOT_OURS | {404: MISSING}, TRANSIENT),
+    "list": (NOT_OURS, TRANSIENT),
 }
 
 
@@ -88,6 +89,16 @@ def test_what_was_never_sent_can_be_tried_again(operation):
 @pytest.mark.parametrize("status", [None, 400, 401, 404, 429, 500, 503])
 def test_the_detail_is_kept(operation, status):
     assert classify(CallFault(operation, "Plivo said so", status=status)).detail == "Plivo said so"
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("status", [401, 402])
+def test_a_login_or_credit_that_is_refused_is_never_held_against_a_message(operation, status):
+    """Whether it is an outage or not: a probe may pass where the call does not."""
+    verdict = judge(classify(CallFault(operation, "refused", status=status)), stay(50, 1e6, 7), PATIENCE, 0.5)
+
+    assert isinstance(verdict, Pause)
+    assert verdict.cost_seconds == 0
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -12,7 +12,14 @@ from contracts.envelope import STRUCTURED, Message
 from contracts.topology import DEPARTMENTS, WORK_QUEUE, BrokerVersion, topology
 from worker.adapters import rabbitmq, rabbitmq_connection, rabbitmq_topology
 from worker.adapters.rabbitmq import Prepare, RabbitConsumer, RabbitPublisher, no_preparation
-from worker.adapters.rabbitmq_connection import Connection, Link, Retries, connect, version_of
+from worker.adapters.rabbitmq_connection import (
+    BrokerRefuses,
+    Connection,
+    Link,
+    Retries,
+    connect,
+    version_of,
+)
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
 from worker.ports import PublishFailed
@@ -259,6 +266,39 @@ async def test_an_exchange_that_was_deleted_comes_back(proxy, clean_broker):
         async with await connect(clean_broker, "test") as connection:
             await (await connection.channel()).exchange_delete(DEPARTMENTS)
         await publish(publisher, b"one")
+
+
+async def test_an_exchange_that_nobody_misses_is_made_again_all_the_same(proxy, clean_broker, monkeypatch):
+    """The consumer goes on without it, ready and deaf: its producers are refused."""
+    monkeypatch.setattr(rabbitmq, "PREPARE_AGAIN_SECONDS", 0.1)
+    inbox = Inbox()
+    async with (
+        consuming(proxy.url, inbox, declare) as consumer,
+        publishing(clean_broker) as publisher,
+        await connect(clean_broker, "test") as connection,
+    ):
+        await (await connection.channel()).exchange_delete(DEPARTMENTS)
+        await publish(publisher, b"one")
+        await inbox.holds(1)
+        assert await consumer.wrong() == []
+
+
+async def test_a_topology_that_is_refused_later_stops_nothing(proxy, clean_broker, monkeypatch):
+    monkeypatch.setattr(rabbitmq, "PREPARE_AGAIN_SECONDS", 0.05)
+    inbox, refused = Inbox(), asyncio.Event()
+
+    async def prepare(connection: Connection) -> None:
+        if inbox.bodies:
+            refused.set()
+            raise BrokerRefuses("exchange departments differs")
+        await declare(connection)
+
+    async with consuming(proxy.url, inbox, prepare) as consumer, publishing(clean_broker) as publisher:
+        await publish(publisher, b"one")
+        await refused.wait()
+        await publish(publisher, b"two")
+        await inbox.holds(2)
+        assert await consumer.wrong() == []
 
 
 async def test_a_channel_closed_by_the_broker_is_replaced(proxy, clean_broker):

@@ -154,6 +154,36 @@ async def test_an_account_that_is_refused_is_probed_once(bench):
     assert bench.provider.probes == 1
 
 
+async def test_a_call_during_which_it_opened_is_part_of_the_outage_whatever_it_is_now(bench, monkeypatch):
+    hangs = asyncio.Event()
+
+    async def create(*_: Any, **__: Any) -> None:
+        await hangs.wait()
+        raise CallFailed(a_fault("create"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.provider, "create", create)
+        hanging = asyncio.create_task(bench.call("create", "slow"))
+        await settled()
+    await bench.half_opened("list")
+    bench.provider.refuses.clear()
+    await bench.call("list")
+    assert bench.circuit.state is State.CLOSED
+    hangs.set()
+    with pytest.raises(CallFailed) as failure:
+        await bench.in_time(hanging)
+    assert failure.value.fault.outage
+    assert bench.circuit.state is State.CLOSED
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_a_probe_that_got_no_answer_for_long_is_not_made_again(bench, slow):
+    bench.provider.refuse_all()
+    bench.provider.refuses["probe"] = a_fault("list", took_seconds=20.0 if slow else 0.1)
+    await bench.fails("create")
+    assert (bench.provider.probes, bench.circuit.state) == (1 if slow else 2, State.OPEN)
+
+
 @pytest.mark.parametrize("status", [429, 400])
 async def test_a_probe_that_is_told_to_slow_down_is_answered(bench, status):
     bench.provider.refuse_all(503)

@@ -298,7 +298,13 @@ BOUNDARIES = {
         "self._verdict": None,
         "self.ledger.absolve": "absolve",
     },
-    "Pipeline._carry": {"self._worked_on": None, "self._end": None, "self._wait": None},
+    "Pipeline._carry": {
+        "self._worked_on": None,
+        "self._end": None,
+        "self._must_leave": None,
+        "self._wait": None,
+    },
+    "Pipeline._must_leave": {"self._wait": None},
     "Pipeline._verdict": {"self._line": None, "self._reissue": None},
     "Pipeline._reissue": {"self.reissues.answer": None},
     "Reissues.answer": {

@@ -52,7 +52,17 @@ async def test_a_create_that_certainly_did_not_happen_is_sent_again_without_a_lo
 
 # A create whose outcome is open
 
-OPEN = [None, 402, 408, 409, 500, 502, 503, 302]
+OPEN = [None, 408, 409, 500, 502, 503, 302]
+
+
+async def test_a_create_without_credit_is_looked_for_and_never_given_up(world):
+    """The contract counts 402 among the unknown; but the account's credit is no event's fault."""
+    world.witness.fail("create", fault("create", 402), times=7)
+    await world.handle(CREATED)
+    assert world.clock.now() > (await world.entry()).created_at - timedelta(seconds=1)
+    await world.has_one_live_subaccount("Sales")
+    world.answered(CREATED, "created")
+    world.has_dead_lettered_nothing()
 
 
 @pytest.mark.parametrize("status", OPEN)

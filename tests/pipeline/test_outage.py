@@ -110,6 +110,36 @@ async def test_messages_stay_in_the_queue_and_what_is_held_goes_back(world):
     assert counted(world) == []
 
 
+@pytest.mark.parametrize("departments", [1, 25])
+@pytest.mark.parametrize("refusal", [{"status": 402}, {"status": 401}, {"status": 403}, {}], ids=str)
+async def test_no_message_is_held_for_as_long_as_the_broker_lets_it_be(world, departments, refusal):
+    """The probe passes, so every trial lifts the hold for a moment; the messages are held all the while."""
+    world.provider.refuses["create"] = a_fault("create", **refusal)
+    taken: dict[Any, float] = {}
+    async with world.working() as worker:
+        await world.send(*map(create, range(departments)))
+        for _ in range(90):
+            await pass_seconds(world, 60)
+            held = list(worker.consumer._unacked)
+            taken = {one: taken.get(one, world.clock.monotonic()) for one in held}
+            assert all(world.clock.monotonic() - since < 20 * 60 for since in taken.values())
+
+
+@pytest.mark.parametrize("departments", [1, 19])
+@pytest.mark.parametrize("status", [401, 402])
+async def test_without_login_or_credit_for_creates_alone_nothing_is_given_up(world, departments, status):
+    """Too few for the circuit to open by them, and the probe passes."""
+    world.provider.refuses["create"] = a_fault("create", status)
+    async with world.working():
+        await world.send(*map(create, range(departments)))
+        await pass_seconds(world, 3 * 3600)
+        world.provider.refuses.clear()
+        await world.done_in_time()
+    for number in range(departments):
+        await world.has_one_live_subaccount("New", Department(SALES.tenant, f"d{number}"))
+    world.has_dead_lettered_nothing()
+
+
 async def test_few_calls_are_sent_while_it_lasts(world):
     world.provider.refuse_all(401)
     async with world.working():

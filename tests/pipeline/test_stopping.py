@@ -34,6 +34,29 @@ def queued(world: World) -> int:
     return len(world.broker.ready(WORK_QUEUE))
 
 
+async def test_a_drain_stops_calls_from_beginning_even_if_the_broker_does_not_answer(world, monkeypatch):
+    gate, silence = Gate(), asyncio.Event()
+
+    async def stop(_consumer: MemoryConsumer) -> None:
+        await silence.wait()
+
+    monkeypatch.setattr(MemoryConsumer, "stop", stop)
+    world.witness.before("recall", gate)
+    async with world.working() as worker:
+        await world.send(CREATED)
+        await gate.reached.wait()
+        draining = asyncio.create_task(worker.drain())
+        await worker.pipeline.stopping.wait()
+        await world.send(OTHER)  # the broker goes on delivering
+        gate.opened.set()
+        await worker.pipeline.lanes.idle()
+        silence.set()
+        assert await draining
+    world.answered(CREATED, "created")
+    assert not world.results(OTHER)
+    assert len(world.provider.subaccounts) == 1
+
+
 async def test_a_drain_finishes_what_runs_and_leaves_what_waits(world):
     gate = Gate()
     world.witness.fail("create", fault("create", 429))

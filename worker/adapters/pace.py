@@ -29,20 +29,24 @@ class Stopping(Exception):
 
 @dataclass(eq=False, slots=True)
 class Turn:
-    """One call's place under the limit. `counted_by` is when the provider has counted it, at the latest."""
+    """One call's place under the limit: kept until it is used or given back, however long that takes."""
 
     given_at: float
     latest_arrival_seconds: float
-    counted_by: float
     sent: bool = False
+    _counted_by: float = 0.0
 
     def begins(self) -> None:
         self.sent = True
-        self.counted_by = _time() + self.latest_arrival_seconds
+        self._counted_by = _time() + self.latest_arrival_seconds
 
     def answered(self) -> None:
         """It has arrived before its answer."""
-        self.counted_by = min(self.counted_by, _time())
+        self._counted_by = min(self._counted_by, _time())
+
+    def counted_by(self, now: float) -> float:
+        """When the provider has counted it, at the latest; if it is not sent yet, it may be any moment."""
+        return self._counted_by if self.sent else now + self.latest_arrival_seconds
 
 
 class Pace:
@@ -75,8 +79,7 @@ class Pace:
             await self._pass(seconds)
         if self._stopping.is_set():
             raise Stopping
-        now, latest_arrival = _time(), LATEST_ARRIVAL * self._window
-        turn = Turn(now, latest_arrival, now + latest_arrival)
+        turn = Turn(_time(), LATEST_ARRIVAL * self._window)
         self._turns.append(turn)
         return turn
 
@@ -95,21 +98,31 @@ class Pace:
     def _seconds_to_wait(self) -> float:
         now = _time()
         self._grow_back(now)
-        while self._turns and self._turns[0].counted_by + self._window <= now:
-            self._turns.popleft()
+        self._forget_what_counts_no_more(now)
         free_at = self._closed_until
         too_many = len(self._turns) - self.allowed + 1
         if too_many > 0:
             leaving = islice(self._turns, too_many)  # not quite in the order they are counted in
-            free_at = max(free_at, max(turn.counted_by for turn in leaving) + self._window)
+            free_at = max(free_at, max(turn.counted_by(now) for turn in leaving) + self._window)
             self._crowded_until = free_at + self._window
         return max(free_at, self._evenly(now)) - now
+
+    def _forget_what_counts_no_more(self, now: float) -> None:
+        for _ in range(len(self._turns)):
+            oldest = self._turns[0]
+            if oldest.counted_by(now) + self._window <= now:
+                self._turns.popleft()
+            elif not oldest.sent and oldest.given_at + self._window <= now:
+                self._turns.rotate(-1)  # long held by somebody: not in the way of those behind it
+            else:
+                return
 
     def _evenly(self, now: float) -> float:
         """When the next may go, so that a crowd does not use up a window at its very beginning."""
         if now >= self._crowded_until or self.allowed <= AT_ONCE or not self._turns:
             return now
-        return self._turns[-1].given_at + EVENLY * self._window / self.allowed
+        latest = max(turn.given_at for turn in self._turns)
+        return latest + EVENLY * self._window / self.allowed
 
     def _grow_back(self, now: float) -> None:
         windows = (now - max(self._changed_at, self._closed_until)) // self._window

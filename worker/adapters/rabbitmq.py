@@ -21,6 +21,7 @@ from worker.adapters.rabbitmq_confirms import ConfirmingChannel
 from worker.adapters.rabbitmq_connection import (
     ANSWER_SECONDS,
     BROKER_ERRORS,
+    BrokerRefuses,
     Connection,
     Link,
     cancelled_only_if_asked,
@@ -32,6 +33,7 @@ from worker.ports import Delivery, PublishFailed, Unroutable
 from worker.telemetry import Telemetry
 
 CONFIRM_SECONDS = 15.0
+PREPARE_AGAIN_SECONDS = 30.0
 
 # What a message keeps on its way through us, by AMQP's name and the client library's. Not `expiration` (an
 # expiring dead letter is a lost one), nor `user_id` (another's name closes the channel).
@@ -195,13 +197,27 @@ class RabbitConsumer:
             await self._subscribe()
             if not self._lost.done():
                 self._begun.set()
-            raise ConnectionError(await self._lost)
+            raise ConnectionError(await self._until_lost(connection))
         except asyncio.CancelledError:
             await self.release()  # the last acks reach the broker before the connection is closed
             raise
         finally:
             self._connection = self._channel = None
             self._telemetry.consuming_ended()
+
+    async def _until_lost(self, connection: Connection) -> str:
+        """Why it is of no more use. Meanwhile what somebody may have deleted is made again, now and then."""
+        while not self._lost.done():
+            await asyncio.wait([self._lost], timeout=PREPARE_AGAIN_SECONDS)
+            if not self._lost.done():
+                await self._prepared_again(connection)
+        return self._lost.result()
+
+    async def _prepared_again(self, connection: Connection) -> None:
+        try:
+            await self._prepare(connection)
+        except BrokerRefuses as error:  # no reason to stop what works
+            self._telemetry.topology_refused(str(error))
 
     async def _subscribe(self) -> None:
         async with self._change():

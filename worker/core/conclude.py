@@ -29,7 +29,7 @@ class Made:
     """
 
     auth_id: str
-    auth_token: SecretStr = field(repr=False)
+    auth_token: SecretStr | None = field(repr=False)
     doubles: tuple[str, ...] = ()
     found: Found | None = None
     enabled: bool = True

@@ -21,8 +21,10 @@ _SERVER_ERROR = 500
 _TOO_MANY_REQUESTS = 429
 # The request itself is wrong: sending it again gets the same answer.
 _WRONG_REQUEST = frozenset({400, 404, 405, 422})
-# It is the account that is refused, whatever is asked for.
-_ACCOUNT_REFUSED = frozenset({401, 402, 403})
+# It is the account that is refused, whatever is asked for: the login, or for want of credit. What 403 refuses
+# may be one department's call.
+_LOGIN_OR_CREDIT = frozenset({401, 402})
+_ACCOUNT_REFUSED = _LOGIN_OR_CREDIT | {403}
 _NOT_FOUND = 404
 _TIMED_OUT = 408
 _REDIRECTS = range(300, 400)
@@ -168,9 +170,10 @@ def classify(fault: CallFault) -> Failure:
 
     But what was not answered may be carried out late, over a newer call.
     """
+    everybodys = fault.outage or fault.status in _LOGIN_OR_CREDIT
     if _may_have_happened(fault):
-        return Unknown(fault.detail, took_seconds=fault.took_seconds, outage=fault.outage)
-    if fault.outage or fault.status == _TOO_MANY_REQUESTS:
+        return Unknown(fault.detail, took_seconds=fault.took_seconds, outage=everybodys)
+    if everybodys or fault.status == _TOO_MANY_REQUESTS:
         return Unavailable(fault.detail, fault.retry_after_seconds)
     if fault.sent and fault.status == _NOT_FOUND and fault.operation in {"update", "get"}:
         return Missing(fault.detail, fault.took_seconds)
