@@ -27,6 +27,7 @@ from pydantic_core import from_json, to_json
 
 STRUCTURED = "application/cloudevents+json"
 JSON = "application/json"
+ATTRIBUTE_LENGTH = 1024
 HEADER_PREFIX = "cloudEvents_"
 ACCEPTED_PREFIXES = (HEADER_PREFIX, "cloudEvents:")
 
@@ -71,7 +72,7 @@ Instant = Annotated[
     PlainSerializer(rfc3339, return_type=str, when_used="json"),
 ]
 Attribute = Annotated[str, AfterValidator(_no_control_characters)]
-RequiredAttribute = Annotated[Attribute, Field(min_length=1, max_length=1024)]
+RequiredAttribute = Annotated[Attribute, Field(min_length=1, max_length=ATTRIBUTE_LENGTH)]
 
 
 class CloudEvent(BaseModel):
@@ -199,7 +200,7 @@ def _binary_attributes(message: Message, media_type: str) -> dict[str, Any]:
         raise Malformed(f"neither structured mode (content-type {STRUCTURED}) nor cloudEvents_ headers")
     attributes.pop("data", None)
     if message.body:
-        if media_type and media_type != JSON and not media_type.endswith("+json"):
+        if media_type and media_type not in {JSON, "text/json"} and not media_type.endswith("+json"):
             raise Malformed("content-type: data must be JSON")
         attributes["data"] = _json(message.body, "body")
     return attributes | {"datacontenttype": message.content_type or JSON}

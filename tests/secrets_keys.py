@@ -21,7 +21,6 @@ from worker.adapters.key_files import (
 from worker.adapters.sealing import JoseSealer, RecipientKeys
 from worker.core import messages
 from worker.core.keyring import Jwk, public_part, public_set
-from worker.core.model import NO_TRACE
 
 TOKEN = "NDU1ZmM4MTBmMzk3M2E4YTJiOGVkNGEyOWQwZjdk"
 OWNER = "default"
@@ -47,7 +46,7 @@ def signing_key(kind: KeyType = KeyType.ED25519, at: datetime = NOW) -> dict[str
 
 
 def clear(recipient: str = "crm", **fields: Any) -> CredentialsMessage:
-    return messages.credentials(an_entry(**fields), recipient, SecretStr(TOKEN), NO_TRACE, OWNER, NOW)
+    return messages.credentials(an_entry(**fields), recipient, SecretStr(TOKEN), OWNER, NOW)
 
 
 @dataclass

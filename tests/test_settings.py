@@ -236,7 +236,6 @@ REFUSED = {
     "PROVISIONER_OWNER": ["a b", "x" * 101, "a/b"],
     "PROVISIONER_NAME_TEMPLATE": [
         "{name}",
-        "[{tag}]",
         "{name} {tag} {tag}",
         "{name} {tag} {other}",
         "x" * 60 + "{name}{tag}",

@@ -10,13 +10,14 @@ from contracts.subaccounts import ResultKind
 from worker.core.adoption import Match, choose, in_question
 from worker.core.conclude import Changed, Deleted, Failed, Found, Made, NothingDone, NothingSeen, Outcome
 from worker.core.decide import Adopt, Create, Delete, Disable, Enable, Rename, Restore, Skip, Step
-from worker.core.judge import Unavailable, classify
+from worker.core.judge import CallFault, Unavailable, classify
 from worker.core.model import Department, Entry, Event, Reference, Status
 from worker.core.naming import NameTemplate, department_tag, idempotency_key
-from worker.ports import CallFailed, Clock, Ledger, Provider
+from worker.ports import CallFailed, Clock, Ledger, ProvidedSubaccount, Provider
 from worker.scan import Look, Scanner, Strays
 
 NOT_FOUND = 404
+NO_EVENT = Reference("", "", "")
 CLAIM_GOOD_FOR_SECONDS = 2.0
 """The settle window counts from the claim, so the call must begin right after it."""
 
@@ -46,9 +47,9 @@ class Names:
         return self._key("enable", entry, auth_id, cause)
 
     def duty_key(self, duty: str, entry: Entry, auth_id: str) -> str:
-        """For a call no event asks for: its cause is the entry as it stands."""
-        cause = Reference("/subaccount-provisioner/duties", str(entry.revision), duty)
-        return self._key(duty, entry, auth_id, cause)
+        """For a call no event asks for, however often it is tried: its cause is the event it serves."""
+        claiming = entry.claim.event if entry.claim else None
+        return self._key(duty, entry, auth_id, claiming or entry.newest or NO_EVENT)
 
     def _key(self, operation: str, entry: Entry, auth_id: str | None, cause: Reference) -> str:
         return idempotency_key(self.owner, entry.department, entry.incarnation, operation, auth_id, cause)
@@ -108,7 +109,10 @@ class Actor:
         """The auth token of an active entry; raises `CallFailed`."""
         if entry.auth_id is None:
             raise ValueError(f"there is no token: the entry is {entry.status}")
-        return (await self.provider.get(entry.auth_id)).auth_token
+        token = (await self.provider.get(entry.auth_id)).auth_token
+        if token is None:
+            raise ValueError("the provider shows no token")
+        return token
 
     async def mend(self, entry: Entry) -> bool:
         """Compares name and `enabled` with the entry and sets them right; True if they differed.
@@ -122,7 +126,7 @@ class Actor:
         enabled = entry.status is Status.ACTIVE and not entry.held_back
         if (found.name, found.enabled) == (name, enabled):
             return False
-        key = self.names.duty_key("mend", entry, entry.auth_id)
+        key = self.names.duty_key(f"mend {entry.mends}", entry, entry.auth_id)
         await self._update(entry.auth_id, key, name=name, enabled=enabled)
         return True
 
@@ -204,16 +208,20 @@ class Actor:
         if not matches:
             self.strays.strike_off(tags)
             return NothingSeen(look.begun)
-        kept, others = choose(matches, entry.auth_id)
+        kept, others = choose(matches, entry.auth_id, claimed=claim is not None)
+        found = await self._get_if_there(kept.sighting.auth_id)
+        if found is None:  # deleted while the list still shows it: the next look is to tell
+            fault = CallFault("list", "the list shows a subaccount of the department that is not there")
+            raise CallFailed(fault)
         doubles = await self._disable(others, entry)
-        found = await self.provider.get(kept.sighting.auth_id)
         wanted = self.names.sent(name, replace(entry, incarnation=kept.incarnation)) if name else found.name
         new_name = wanted if wanted != found.name else None
-        enabling = True if self.enable is Enable.CREATED and not found.enabled else None
+        at_once = self.enable is Enable.CREATED
+        enabling = True if name is not None and at_once and not found.enabled else None
         if new_name or enabling:
             await self._update(found.auth_id, key, name=new_name, enabled=enabling)
         shown = Found(kept.incarnation, self.names.template.name_in(found.name))
-        enabled = bool(found.enabled or enabling)
+        enabled = bool(found.enabled or enabling or (name is None and at_once))
         return Made(found.auth_id, found.auth_token, doubles, shown, enabled)
 
     def _tags(self, entry: Entry) -> Mapping[str, int]:
@@ -232,5 +240,20 @@ class Actor:
         found = [double.sighting for double in doubles]
         for double in found:
             if double.enabled:
-                await self.disable_made(entry, double.auth_id)
+                await self._disable_if_there(entry, double.auth_id)
         return tuple(double.auth_id for double in found)
+
+    async def _disable_if_there(self, entry: Entry, auth_id: str) -> None:
+        try:
+            await self.disable_made(entry, auth_id)
+        except CallFailed as failed:
+            if failed.fault.status != NOT_FOUND:
+                raise
+
+    async def _get_if_there(self, auth_id: str) -> ProvidedSubaccount | None:
+        try:
+            return await self.provider.get(auth_id)
+        except CallFailed as failed:
+            if failed.fault.status == NOT_FOUND:
+                return None
+            raise

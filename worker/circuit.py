@@ -53,6 +53,7 @@ class Circuit:
         self._alerted: set[Operation] = set()
         self._failed_trials = 0
         self._openings = 0
+        self._pages = 0
         self._half_open_at = 0.0
         self._on_trial = False
         self._probing: asyncio.Task[bool] | None = None
@@ -96,7 +97,8 @@ class Circuit:
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         with self._let_through("list"):
-            return await self._watched("list", "", self._provider.page(offset))
+            self._pages += 1
+            return await self._watched("list", f"page {self._pages}", self._provider.page(offset))
 
     async def probe(self) -> None:
         await self._provider.probe()

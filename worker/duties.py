@@ -3,18 +3,20 @@
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from worker.act import NOT_FOUND
+from worker.act import NO_EVENT, NOT_FOUND
 from worker.core.conclude import put_off_owed
 from worker.core.model import Department, Entry, Status, Wish
 from worker.core.reissue import WISH_GOOD_FOR
 from worker.lanes import LAST, Progress
-from worker.pipeline import NO_EVENT, Pipeline
+from worker.pipeline import Pipeline
 from worker.ports import CallFailed, LedgerConflict, LedgerFailed, PublishFailed
 
 POLL_SECONDS = 1.0
 OVERDUE = timedelta(minutes=5)
 """What is owed for longer is told of."""
 AT_ONCE = 100
+MOST_MENDS = 5
+"""How often checks set something right before it is left as it is."""
 
 
 @dataclass
@@ -140,8 +142,11 @@ class Scheduler:
             self.pipeline.telemetry.subaccount_missing(entry)  # somebody deleted it: not made anew unasked
             return done
         self.pipeline.telemetry.drift_mended(entry)
+        mends = entry.mends + 1
+        if mends % MOST_MENDS == 0:  # it shows a name as it likes, say: no late call does that so often
+            return replace(done, mends=mends)
         again_at = self.pipeline.clock.now() + self.pipeline.policy.settle_window
-        return replace(entry, check_at=again_at, late_call=True)
+        return replace(entry, check_at=again_at, late_call=True, mends=mends)
 
     async def _recount(self, entry: Entry) -> None:
         """A create that took more than one try may have been carried out twice, the other one very late."""

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from contracts.departments import Kind
 from contracts.subaccounts import CredentialsMessage, DeadReason
-from worker.act import Actor
+from worker.act import NO_EVENT, Actor
 from worker.core import messages
 from worker.core.conclude import (
     Conclusion,
@@ -57,15 +57,12 @@ from worker.core.judge import (
 )
 from worker.core.messages import Outgoing
 from worker.core.model import (
-    NO_TRACE,
     Answer,
     Entry,
     Event,
     Recollection,
-    Reference,
     Reissue,
     Status,
-    Trace,
 )
 from worker.intake import Intake
 from worker.lanes import FIRST, LAST, Lanes, Progress, Rank
@@ -90,7 +87,6 @@ from worker.telemetry import Telemetry
 from worker.undelivered import Undelivered
 from worker.waiting import Waited, WaitingRoom
 
-NO_EVENT = Reference("", "", "")
 OFTEN = 20
 """Deliveries after which a message is worked on alone. Lost connections count too, and are not its fault."""
 
@@ -294,14 +290,14 @@ class Pipeline:
 
     async def _publish(self, event: Event, entry: Entry, answer: Answer, token: SecretStr | None) -> None:
         """Sends what the broker has not confirmed yet, and notes its confirm."""
-        noted = await self.settle(entry, token, event.trace)
+        noted = await self.settle(entry, token)
         if not answer.confirmed:
             await self.publish_result(messages.result(answer, self._owner, self.clock.now()))
         if noted != entry or not answer.confirmed:
             await self.ledger.record(noted, replace(answer, confirmed=True))
         self.telemetry.answered(event, answer)
 
-    async def settle(self, entry: Entry, token: SecretStr | None, trace: Trace) -> Entry:
+    async def settle(self, entry: Entry, token: SecretStr | None) -> Entry:
         """The entry, still to be recorded, once what it owes is done.
 
         Raises `CallFailed` or `PublishFailed`; what was done by then is on record.
@@ -309,7 +305,7 @@ class Pipeline:
         entry = readdressed(entry, self.policy.recipients)
         if entry.status is Status.ACTIVE and entry.owed_to:
             before, token = entry, token or await self.actor.token(entry)
-            entry, failure = await self._issue(entry, token, trace)
+            entry, failure = await self._issue(entry, token)
             if failure is not None:
                 await self._note_served(before, entry)
                 raise failure
@@ -327,7 +323,7 @@ class Pipeline:
         failure: PublishFailed | CallFailed | None = None
         if entry.owed_to:
             token = await self.actor.token(entry)
-            entry, failure = await self._issue(entry, token, NO_TRACE)
+            entry, failure = await self._issue(entry, token)
         if _to_be_enabled(entry):
             entry, failure = await self._try_to_enable(entry)
         if failure is not None:
@@ -353,19 +349,16 @@ class Pipeline:
             return entry, failed
         return enabled(entry), None
 
-    async def _issue(
-        self, entry: Entry, token: SecretStr, trace: Trace
-    ) -> tuple[Entry, PublishFailed | None]:
+    async def _issue(self, entry: Entry, token: SecretStr) -> tuple[Entry, PublishFailed | None]:
         """Sends what is owed; nothing new is taken while some of it cannot be delivered."""
 
         def letter(recipient: str) -> CredentialsMessage:
-            return messages.credentials(entry, recipient, token, trace, self._owner, self.clock.now())
+            return messages.credentials(entry, recipient, token, self._owner, self.clock.now())
 
         served, failed = await self.deliver(entry, entry.owed_to, letter)
         self.undelivered.note(entry.department, served, failed)
         if served:
-            found = self.fingerprints.of(entry.auth_id or "", token)
-            entry = confirmed(replace(entry, fingerprint=found), served)
+            entry = confirmed(entry, served, self.fingerprints.of(entry.auth_id or "", token))
         return entry, next(iter(failed.values()), None)
 
     async def deliver(

@@ -67,13 +67,13 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProvidedSubaccount:
-    """A subaccount as the provider shows it."""
+    """A subaccount as the provider shows it; in a list perhaps without its token."""
 
     auth_id: str
     name: str
     enabled: bool
     created: date
-    auth_token: SecretStr = field(repr=False)
+    auth_token: SecretStr | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

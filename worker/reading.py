@@ -12,7 +12,7 @@ from contracts.departments import (
     department_event,
     payload_digest,
 )
-from contracts.envelope import CloudEvent, Malformed, Message, attributes_in, read
+from contracts.envelope import ATTRIBUTE_LENGTH, CloudEvent, Malformed, Message, attributes_in, read
 from contracts.reissues import (
     REISSUE_KEY,
     asks_for_reissue,
@@ -51,7 +51,7 @@ def validate(message: Message) -> Reading:
     try:
         envelope = read(message)
     except Malformed as error:
-        return Unreadable(_refusal(DeadReason.MALFORMED, error))
+        return Unreadable(_refusal(DeadReason.MALFORMED, error), glimpse(message))
     try:
         if asks_for_reissue(envelope):
             return Reissue.of(reissue_request(envelope), envelope.type, request_digest(envelope))
@@ -92,8 +92,8 @@ def _readable_part(envelope: CloudEvent) -> Subject | None:
 
 def _legible(attributes: Mapping[str, Any]) -> Subject | None:
     """What can be made out; nothing of what does not even tell which event it is."""
-    source, id_, type_ = (attributes.get(name) for name in ("source", "id", "type"))
-    if not (isinstance(source, str) and isinstance(id_, str) and isinstance(type_, str)):
+    source, id_, type_ = (_text(attributes.get(name), ATTRIBUTE_LENGTH) for name in ("source", "id", "type"))
+    if source is None or id_ is None or type_ is None:
         return None
     data = data if isinstance(data := attributes.get("data"), dict) else {}
     trace = {name: value for name in Trace._fields if isinstance(value := attributes.get(name), str)}
@@ -106,10 +106,7 @@ def _legible(attributes: Mapping[str, Any]) -> Subject | None:
     )
 
 
-def _text(value: object) -> str | None:
+def _text(value: object, longest: int = IDENTIFIER_LENGTH) -> str | None:
     """A value that should be an identifier, if it can stand for one at all."""
-    return (
-        value
-        if isinstance(value, str) and 1 <= len(value) <= IDENTIFIER_LENGTH and value.isprintable()
-        else None
-    )
+    fits = isinstance(value, str) and 1 <= len(value) <= longest and value.isprintable()
+    return str(value) if fits else None

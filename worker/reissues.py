@@ -17,7 +17,7 @@ from worker.core import messages
 from worker.core.decide import Policy, Refuse, Republish, Skip
 from worker.core.judge import Failure, Permanent, Transient
 from worker.core.messages import Outgoing
-from worker.core.model import Answer, Entry, Reissue, Trace, Wish
+from worker.core.model import Answer, Entry, Reissue, Wish
 from worker.core.reissue import Issue, answer_to, decide_reissue, reissued_to, request_of, with_token
 from worker.ports import Clock, Fingerprints, Ledger, NoRecipientKey, PublishFailed, Unroutable
 from worker.telemetry import Telemetry
@@ -36,7 +36,7 @@ class Desk(Protocol):
     fingerprints: Fingerprints
     telemetry: Telemetry
 
-    async def settle(self, entry: Entry, token: SecretStr | None, trace: Trace) -> Entry:
+    async def settle(self, entry: Entry, token: SecretStr | None) -> Entry:
         """The entry, still to be recorded, once what it owes is done; raises where that fails."""
 
     async def deliver(
@@ -99,7 +99,7 @@ class Reissues:
         """Entry and answer, still to be recorded."""
         if isinstance(decision, Skip):
             return entry, answer_to(request, entry, ResultKind.UNCHANGED, decision.reason, self._now())
-        entry = await self.desk.settle(entry, None, request.trace)
+        entry = await self.desk.settle(entry, None)
         entry = await self._issue_again(request, entry, decision.recipients)
         reason = reissued_to(decision.recipients)
         return entry, answer_to(request, entry, ResultKind.UNCHANGED, reason, self._now())

@@ -13,6 +13,8 @@ from worker.ports import CallFailed, Clock, Ledger, ProvidedSubaccount, Provider
 
 PATIENCE_RESTARTS = 5
 PATIENCE_TRIES = 5
+PAGES_IN_VAIN = 50
+"""Pages in a row that show nothing new: creates alone do not shift a list that far while it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +86,17 @@ class Scanner:
         return CallFailed(CallFault("list", "the list of subaccounts changed whenever it was read"))
 
     async def _read(self, since: datetime | None) -> Look | None:
-        """None where something was deleted while the list was read: an item may have slipped through."""
+        """None where something was deleted while the list was read: an item may have slipped through.
+
+        Or where it shows the same again and again.
+        """
         look = Look(self._clock.now(), {})
-        offset, last = 0, None
+        offset, last, known, in_vain = 0, None, set[str](), 0
         while page := await self._page(offset):
-            if not overlaps(last, page):
+            in_vain = in_vain + 1 if known.issuperset(one.auth_id for one in page) else 0
+            if not overlaps(last, page) or in_vain == PAGES_IN_VAIN:
                 return None
+            known.update(one.auth_id for one in page)
             note(page, self._template, look.seen)
             if [one.auth_id for one in page] == [last] or (since and far_enough(page, since)):
                 return look
@@ -104,7 +111,7 @@ class Scanner:
             try:
                 return [sighting(one) for one in await self._provider.page(offset)]
             except CallFailed as failed:
-                stay = Stay(tries=tries)
+                stay = Stay(tries=tries, pauses=tries - 1)
                 verdict = judge(classify(failed.fault), stay, Patience(), self._clock.jitter())
                 if failed.fault.outage or tries == PATIENCE_TRIES or not isinstance(verdict, Wait | Pause):
                     raise

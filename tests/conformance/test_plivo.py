@@ -199,12 +199,38 @@ async def test_a_success_that_cannot_be_read_leaves_the_outcome_open(body):
     assert isinstance(classify(fault), Unknown)
 
 
-@pytest.mark.parametrize("operation", ["get", "list"])
-async def test_what_is_shown_must_be_whole(operation):
+async def test_what_is_shown_must_be_whole():
     partly = {name: value for name, value in SHOWN.items() if name != "enabled"}
-    body = to_json(partly if operation == "get" else {"objects": [SHOWN, partly]})
-    fault = await fault_from(operation, answer("200 OK", body))
+    fault = await fault_from("get", answer("200 OK", to_json(partly)))
     assert (fault.sent, fault.status) == (True, None)
+
+
+ODD = {
+    "no-token": {name: value for name, value in SHOWN.items() if name != "auth_token"},
+    "no-name": SHOWN | {"name": None},
+    "no-date": SHOWN | {"created": None},
+    "another-id": SHOWN | {"auth_id": "SUB-1"},
+    "no-id": {"name": "Sales"},
+    "text": "Sales",
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+async def test_one_odd_item_of_a_list_does_not_hide_the_others(odd):
+    """They are counted all the same: the next page begins by their number."""
+    body = to_json({"objects": [odd, SHOWN]})
+    async with misbehaving(answer("200 OK", body)) as server, provider_at(server.url) as provider:
+        first, second = await provider.page(0)
+    assert (second.auth_id, second.name) == (SHOWN["auth_id"], SHOWN["name"])
+    assert first.auth_token is None
+    assert first.name in {"", SHOWN["name"]}
+
+
+async def test_what_has_no_auth_id_of_plivos_shows_no_name_to_be_adopted_by():
+    body = to_json({"objects": [SHOWN | {"auth_id": "../SA00000000000000001"}]})
+    async with misbehaving(answer("200 OK", body)) as server, provider_at(server.url) as provider:
+        (shown,) = await provider.page(0)
+    assert shown.name == ""
 
 
 @every_call

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Protocol
 
@@ -101,8 +101,7 @@ class SimulatedBench:
         return list(self.server.keys)
 
     def shown(self) -> Sequence[ProvidedSubaccount]:
-        offsets = range(0, len(self.server.subaccounts), 20)
-        return [one for offset in offsets for one in self.server.page(offset)]
+        return [self.server.get(one.auth_id) for one in self.server.subaccounts]
 
 
 def simulated_bench() -> SimulatedBench:
@@ -209,7 +208,7 @@ async def test_pages_show_the_newest_first_twenty_at_a_time(bench):
     for offset in (0, 19, 20, 39, 40, 44):
         page = await bench.provider.page(offset)
         assert [one.auth_id for one in page] == newest_first[offset : offset + 20]
-    assert await bench.provider.page(0) == list(bench.shown()[:20])
+    assert await bench.provider.page(0) == [replace(one, auth_token=None) for one in bench.shown()[:20]]
 
 
 async def test_past_the_end_there_is_nothing(bench):

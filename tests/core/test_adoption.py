@@ -201,7 +201,7 @@ class TestChoose:
     def test_the_one_on_record_else_the_oldest_ties_by_auth_id(self, on_record, kept):
         matches = [match("SA9", 1), match("SA7", 2), match("SA2", 0), match("SA5", 2)]
 
-        chosen, doubles = choose(matches, on_record)
+        chosen, doubles = choose(matches, on_record, claimed=True)
 
         assert ids([chosen]) == [kept]
         assert set(ids(doubles)) == {"SA9", "SA7", "SA2", "SA5"} - {kept}
@@ -216,15 +216,22 @@ class TestChoose:
             ([match("SA3"), match("SA1", 9, 2, enabled=False), match("SA2", 1, 2)], "SA2"),
         ],
     )
-    def test_the_newest_incarnation_before_all_and_what_was_disabled_as_a_double_last(self, matches, kept):
-        assert ids([choose(matches, None)[0]]) == [kept]
+    def test_of_a_lost_ledgers_the_newest_incarnation_and_what_was_disabled_as_a_double_last(
+        self, matches, kept
+    ):
+        assert ids([choose(matches, None, claimed=False)[0]]) == [kept]
+
+    def test_of_a_claims_the_oldest_is_kept_whether_it_is_enabled_or_not(self):
+        matches = [match("SA1", 2, enabled=False), match("SA2", 1)]
+
+        assert ids([choose(matches, None, claimed=True)[0]]) == ["SA1"]
 
     def test_one_alone_has_no_doubles(self):
-        assert choose([match("SA1"), match("SA1")], None) == (match("SA1"), ())
+        assert choose([match("SA1"), match("SA1")], None, claimed=True) == (match("SA1"), ())
 
     def test_of_none_there_is_none_to_choose(self):
         with pytest.raises(ValueError, match="no match to choose from"):
-            choose([], "SA1")
+            choose([], "SA1", claimed=True)
 
     @thoroughly
     @given(
@@ -237,12 +244,12 @@ class TestChoose:
         again = matches + Random(seed).choices(matches, k=4)
         Random(seed).shuffle(again)
 
-        kept, doubles = choose(again, on_record)
+        kept, doubles = choose(again, on_record, claimed=True)
 
         oldest = min(ages, key=lambda auth_id: (-ages[auth_id], auth_id))
         assert ids([kept]) == [on_record if on_record in ages else oldest]
         assert sorted(ids([kept, *doubles])) == sorted(ages)
-        assert choose(matches, on_record) == (kept, doubles)
+        assert choose(matches, on_record, claimed=True) == (kept, doubles)
 
 
 class TestInQuestion:

@@ -160,6 +160,7 @@ class TestMade:
             name="Marketing",
             auth_id=NEW_AUTH_ID,
             version=event.version,
+            version_type=event.reference.type,
             owed_to=RECIPIENTS,
             issued_for=event.reference,
             owed_at=LATER + OWED_PAUSE,
@@ -240,7 +241,9 @@ class TestChanged:
 
         conclusion = concluded(entry, event, Rename(AUTH_ID, "Marketing"), Changed())
 
-        assert conclusion.entry == replace(entry, name="Marketing", version=event.version)
+        assert conclusion.entry == replace(
+            entry, name="Marketing", version=event.version, version_type=event.reference.type
+        )
         assert conclusion.answer.outcome is ResultKind.RENAMED
 
     @pytest.mark.parametrize(("sent", "name"), [("Marketing", "Marketing"), (None, "Sales")])
@@ -250,7 +253,12 @@ class TestChanged:
         conclusion = concluded(entry, event, Restore(AUTH_ID, sent), Changed())
 
         assert conclusion.entry == replace(
-            entry, status=Status.ACTIVE, name=name, version=event.version, removed_at=None
+            entry,
+            status=Status.ACTIVE,
+            name=name,
+            version=event.version,
+            version_type=event.reference.type,
+            removed_at=None,
         )
         assert conclusion.answer.outcome is ResultKind.RESTORED
 
@@ -260,7 +268,11 @@ class TestChanged:
         conclusion = concluded(entry, event, Disable(AUTH_ID), Changed())
 
         assert conclusion.entry == replace(
-            entry, status=Status.DISABLED, version=event.version, removed_at=LATER
+            entry,
+            status=Status.DISABLED,
+            version=event.version,
+            version_type=event.reference.type,
+            removed_at=LATER,
         )
         assert conclusion.answer.outcome is ResultKind.DISABLED
 
@@ -314,6 +326,7 @@ class TestDeleted:
             owed_at=None,
             removed_at=LATER,
             version=event.version,
+            version_type=event.reference.type,
         )
         assert (conclusion.answer.outcome, conclusion.answer.auth_id) == (ResultKind.REMOVED, AUTH_ID)
 
@@ -361,7 +374,7 @@ class TestAnswers:
 
         conclusion = concluded(entry, event, Skip(ResultKind.UNCHANGED, "why"), NothingDone())
 
-        assert conclusion.entry == replace(entry, version=event.version)
+        assert conclusion.entry == replace(entry, version=event.version, version_type=event.reference.type)
         assert (conclusion.answer.outcome, conclusion.answer.reason) == (ResultKind.UNCHANGED, "why")
 
     @pytest.mark.parametrize("status", Status)

@@ -60,7 +60,7 @@ REFUSED = {
     "update": (REFUSED_CHANGES | IN_DOUBT | {404: MISSING}, TRANSIENT),
     "delete": (REFUSED_CHANGES | IN_DOUBT | {404: PERMANENT}, TRANSIENT),
     "get": (NOT_OURS | {404: MISSING}, TRANSIENT),
-    "list": (NOT_OURS, TRANSIENT),
+    "list": ({}, UNAVAILABLE),
 }
 
 
@@ -82,7 +82,8 @@ def test_what_each_status_and_none_at_all_leave_behind(operation):
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_what_was_never_sent_can_be_tried_again(operation):
-    assert classify(CallFault(operation, "told", sent=False)) == Transient("told")
+    again = Unavailable if operation == "list" else Transient
+    assert classify(CallFault(operation, "told", sent=False)) == again("told")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

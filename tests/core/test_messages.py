@@ -37,8 +37,8 @@ def result_of(answer, now=NOW):
     return messages.result(answer, OWNER, now)
 
 
-def credentials_for(recipient=EVERYBODY, entry=None, trace=NO_TRACE, now=NOW):
-    clear = messages.credentials(entry or an_entry(), recipient, SecretStr(TOKEN), trace, OWNER, now)
+def credentials_for(recipient=EVERYBODY, entry=None, now=NOW):
+    clear = messages.credentials(entry or an_entry(), recipient, SecretStr(TOKEN), OWNER, now)
     return messages.addressed(clear, recipient, plain_message(clear))
 
 
@@ -149,7 +149,9 @@ class TestFailed:
 
 class TestCredentials:
     def test_a_whole_message(self):
-        outgoing = credentials_for(entry=an_entry(generation=3, issued_for=EVENT.reference), trace=TRACE)
+        outgoing = credentials_for(
+            entry=an_entry(generation=3, issued_for=EVENT.reference, issued_trace=TRACE)
+        )
 
         assert body_of(outgoing) == {
             "specversion": "1.0",
@@ -219,8 +221,8 @@ class TestIds:
         again = replace(answer, auth_id=AUTH_ID, reason="told again", trace=TRACE, confirmed=True)
 
         assert body_of(result_of(answer))["id"] == body_of(result_of(again, later))["id"]
-        restored = an_entry(name="Marketing", revision=12)
-        assert body_of(credentials_for())["id"] == body_of(credentials_for("", restored, TRACE, later))["id"]
+        restored = an_entry(name="Marketing", revision=12, issued_trace=TRACE)
+        assert body_of(credentials_for())["id"] == body_of(credentials_for("", restored, later))["id"]
 
     def test_each_cause_type_and_recipient_has_its_own(self):
         causes = [created(), renamed(), created(source="/crm"), created(id="other")]
@@ -241,7 +243,7 @@ class TestTheToken:
         assert credentials_for().message.body.count(TOKEN.encode()) == 1
 
     def test_and_nowhere_else_in_it(self):
-        outgoing = credentials_for("crm", trace=TRACE)
+        outgoing = credentials_for("crm", an_entry(issued_trace=TRACE))
 
         beside = f"{outgoing}{outgoing!r}{outgoing.message}{outgoing.message!r}"
         assert TOKEN not in beside + str(outgoing.message.headers) + str(outgoing.properties)

@@ -17,7 +17,7 @@ from tests.builders import (
     removed,
     renamed,
 )
-from worker.core.model import NO_TRACE, Event, Reference, Status, Trace, reference_of
+from worker.core.model import NO_TRACE, Event, Reference, Status, Trace
 
 SENT_TYPE = "com.example.hr.department.created"
 
@@ -57,16 +57,16 @@ def test_a_department_is_one_of_its_tenant():
     assert created(department_id="other").department != created().department
 
 
-@pytest.mark.parametrize(
-    ("event", "type_"),
-    [
-        (created(), "department.created.v1"),
-        (renamed(), "department.renamed.v1"),
-        (removed(), "department.removed.v1"),
-    ],
-)
-def test_a_version_names_its_event(event, type_):
-    assert reference_of(event.version) == Reference("/hr", event.reference.id, type_)
+@pytest.mark.parametrize("event", [created(), renamed(), removed()], ids=lambda event: event.kind)
+@pytest.mark.parametrize("sent", [None, SENT_TYPE])
+def test_an_entry_names_the_newest_event_as_its_producer_did(event, sent):
+    entry = an_entry(version=event.version, version_type=sent)
+
+    assert entry.newest == Reference("/hr", event.reference.id, sent or f"department.{event.kind}.v1")
+
+
+def test_an_entry_that_nothing_was_answered_for_has_none():
+    assert an_entry(version=None).newest is None
 
 
 @pytest.mark.parametrize("status", Status)

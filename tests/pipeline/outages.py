@@ -1,6 +1,9 @@
 """A provider that refuses calls of some kinds, and the broker's word for it that nothing was counted."""
 
+import asyncio
 from typing import Any
+
+from world import World
 
 from worker.adapters.memory import MemoryProvider
 from worker.core.judge import CallFault, Operation
@@ -53,3 +56,21 @@ class Refusing(MemoryProvider):
         if fault := self.refuses.get(operation):
             self.calls.append((operation, auth_id, key))
             raise CallFailed(fault)
+
+
+async def settled() -> None:
+    for _ in range(300):
+        await asyncio.sleep(0)
+
+
+async def pass_seconds(world: World, seconds: float) -> None:
+    """From one sleeper's waking to the next."""
+    end = world.clock.monotonic() + seconds
+    alarm = asyncio.create_task(world.clock.sleep(seconds))  # so that there is always somebody to wake
+    await settled()
+    while world.clock.monotonic() + world.clock.seconds_to_next() < end:
+        world.clock.advance(world.clock.seconds_to_next())
+        await settled()
+    world.clock.advance(end - world.clock.monotonic())
+    await alarm
+    await settled()

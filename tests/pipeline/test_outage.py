@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from builders import SALES, department_created, department_renamed
-from pipeline.outages import Refusing, a_fault
+from pipeline.outages import Refusing, a_fault, pass_seconds, settled
 from world import World
 
 from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
@@ -32,24 +32,6 @@ def rename(number: int) -> Any:
 @pytest.fixture
 def world() -> World:
     return World(provider=Refusing())
-
-
-async def settled() -> None:
-    for _ in range(300):
-        await asyncio.sleep(0)
-
-
-async def pass_seconds(world: World, seconds: float) -> None:
-    """From one sleeper's waking to the next."""
-    end = world.clock.monotonic() + seconds
-    alarm = asyncio.create_task(world.clock.sleep(seconds))  # so that there is always somebody to wake
-    await settled()
-    while world.clock.monotonic() + world.clock.seconds_to_next() < end:
-        world.clock.advance(world.clock.seconds_to_next())
-        await settled()
-    world.clock.advance(end - world.clock.monotonic())
-    await alarm
-    await settled()
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -111,7 +111,8 @@ class ProviderServer:
         listed = [one for one in self.subaccounts if one.listed_from <= self.loop.time()]
         if self.chance.strikes("list shifts while read"):
             self.loop.call_soon(self.shift)
-        return [_shown(one) for one in listed[offset : offset + self.page_size]]
+        page = listed[offset : offset + self.page_size]
+        return [replace(_shown(one), auth_token=None) for one in page]
 
     def shift(self) -> None:
         """Others create and delete too."""

@@ -160,7 +160,7 @@ class MemoryProvider:
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         self.calls.append(("list", None, None))
-        return [_shown(held) for held in self.subaccounts[offset : offset + PAGE]]
+        return [replace(_shown(held), auth_token=None) for held in self.subaccounts[offset : offset + PAGE]]
 
     async def probe(self) -> None:
         """It is always there."""

@@ -15,7 +15,16 @@ from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
 import aiohttp
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import from_json, to_json
 
 from worker.adapters.pace import Pace, Stopping, Turn
@@ -49,7 +58,8 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
 
-AuthId = Annotated[str, Field(pattern=r"^SA[A-Z0-9]{18}$")]
+_AUTH_ID = re.compile(r"SA[A-Z0-9]{18}")
+AuthId = Annotated[str, Field(pattern=f"^{_AUTH_ID.pattern}$")]
 AuthToken = Annotated[SecretStr, Field(min_length=1)]
 
 
@@ -70,8 +80,29 @@ class _Shown(_Answer):
     ]  # should it ever come with a time
 
 
+def _else(default: Any) -> WrapValidator:
+    """What cannot be read counts as that."""
+
+    def read(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            return default
+
+    return WrapValidator(read)
+
+
+class _Listed(_Answer):
+    """As much of a list's item as looking for a tag needs: one odd item must not hide the others."""
+
+    auth_id: Annotated[str, _else("")] = ""
+    name: Annotated[str, _else("")] = ""
+    enabled: Annotated[bool, _else(default=True)] = True
+    created: Annotated[date, BeforeValidator(lambda value: str(value)[:10]), _else(date.max)] = date.max
+
+
 class _Page(_Answer):
-    objects: list[_Shown]
+    objects: list[Annotated[_Listed, _else(_Listed())]]
 
 
 @asynccontextmanager
@@ -156,7 +187,7 @@ class PlivoProvider:
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         page = await self._read("list", _Page, f"?limit={PAGE}&offset={offset}")
-        return [_provided(shown) for shown in page.objects]
+        return [_listed(item) for item in page.objects]
 
     async def probe(self) -> None:
         """It has as long as any other call: an answer that takes long is one."""
@@ -229,6 +260,12 @@ async def _turn(operation: Operation, turn: Awaitable[Turn]) -> Turn:
 
 def _provided(shown: _Shown) -> ProvidedSubaccount:
     return ProvidedSubaccount(shown.auth_id, shown.name, shown.enabled, shown.created, shown.auth_token)
+
+
+def _listed(item: _Listed) -> ProvidedSubaccount:
+    """Without a name, and so without a tag, where its auth id is none."""
+    name = item.name if _AUTH_ID.fullmatch(item.auth_id) else ""
+    return ProvidedSubaccount(item.auth_id, name, item.enabled, item.created, None)
 
 
 def _parsed(operation: Operation, model: type[T], answer: bytes) -> T:

@@ -65,16 +65,19 @@ def far_enough(page: Sequence[Sighting], since: datetime) -> bool:
     return bool(page) and page[-1].created < (since - SAFE_DAYS).date()
 
 
-def choose(matches: Iterable[Match], on_record: str | None) -> tuple[Match, tuple[Match, ...]]:
+def choose(
+    matches: Iterable[Match], on_record: str | None, *, claimed: bool
+) -> tuple[Match, tuple[Match, ...]]:
     """The one to keep of all that bear a tag of a department, and the doubles: the same on every node.
 
-    The one on record; else of the newest incarnation, there an enabled one (a double was disabled when it was
-    found), of these the oldest, ties by auth_id. Raises `ValueError` for none at all.
+    The one on record; else of the newest incarnation the oldest, ties by auth_id. Without a claim an enabled
+    one goes before: of those that a lost ledger knew, the doubles were disabled. Raises `ValueError` for none.
     """
 
     def rank(match: Match) -> tuple[bool, int, bool, date, str]:
         one = match.sighting
-        return one.auth_id != on_record, -match.incarnation, not one.enabled, one.created, one.auth_id
+        double = not claimed and not one.enabled
+        return one.auth_id != on_record, -match.incarnation, double, one.created, one.auth_id
 
     unique = {match.sighting.auth_id: match for match in matches}
     ordered = sorted(unique.values(), key=rank)

@@ -10,7 +10,7 @@ from contracts.subaccounts import DeadReason, ResultKind
 from worker.core.adoption import ENOUGH_UNKNOWNS, RECOUNT_WINDOWS, is_lost, seconds_to_next_look
 from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
 from worker.core.judge import Failure, Permanent, Unknown
-from worker.core.model import EVERYBODY, Answer, Claim, Entry, Event, Status, reference_of
+from worker.core.model import EVERYBODY, Answer, Claim, Entry, Event, Fingerprint, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,8 @@ def intend(
     """The entry as it must be durable before the step acts."""
     match step:
         case Create(name):
-            claim = Claim(now, idempotency_key, event.reference, entry.unknown_creates(event.reference) + 1)
+            attempt = entry.unknown_creates(event.reference) + 1
+            claim = Claim(now, idempotency_key, event.reference, attempt, trace=event.trace)
             return replace(entry, status=Status.CLAIMED, name=name, claim=claim)
         case Delete():
             return replace(entry, status=Status.DELETING)
@@ -139,10 +140,11 @@ def readdressed(entry: Entry, recipients: frozenset[str]) -> Entry:
     return replace(entry, owed_to=entry.owed_to - {EVERYBODY} | recipients)
 
 
-def confirmed(entry: Entry, recipients: frozenset[str]) -> Entry:
-    """The entry once the broker has confirmed the credentials of these recipients."""
-    left = replace(entry, owed_to=entry.owed_to - recipients)
-    return left if left.owes else replace(left, owed_at=None)
+def confirmed(entry: Entry, recipients: frozenset[str], token: Fingerprint | None = None) -> Entry:
+    """The entry once the broker has confirmed the credentials of these recipients, with this token."""
+    left = entry.owed_to - recipients
+    owed_at = entry.owed_at if left or entry.enable_owed else None
+    return replace(entry, owed_to=left, owed_at=owed_at, fingerprint=token or entry.fingerprint)
 
 
 def to_enable(entry: Entry, policy: Policy, now: datetime) -> Entry:
@@ -221,6 +223,7 @@ def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime)
         name=entry.name or found.name,
         owed_to=policy.recipients,
         issued_for=claim.event if claim else event.reference,
+        issued_trace=claim.trace if claim else event.trace,
         owed_at=now + OWED_PAUSE,
         enable_owed=not made.enabled,
         fingerprint=None,
@@ -307,7 +310,9 @@ def _answered(
         name=event.name or entry.name,
         auth_id=auth_id or entry.auth_id,
         reason=reason,
-        superseded_by=reference_of(entry.version) if overtaken and entry.version else None,
+        superseded_by=entry.newest if overtaken else None,
         trace=event.trace,
     )
-    return Conclusion(entry if overtaken else replace(entry, version=event.version), answer)
+    if overtaken:
+        return Conclusion(entry, answer)
+    return Conclusion(replace(entry, version=event.version, version_type=event.reference.type), answer)

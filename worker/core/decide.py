@@ -61,7 +61,7 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """A create may have happened: find out. `name` is what it is to be called, where the event tells.
+    """A create may have happened: find out. `name` is what it is to be called; None only to be removed.
 
     Where nothing is found, and the event has had enough creates, it is given up.
     """
@@ -147,8 +147,8 @@ def _time_decides(event: Event, entry: Entry) -> bool:
 
 def _by_the_table(event: Event, entry: Entry, policy: Policy) -> Decision:
     match entry.status, event.kind, entry.auth_id, event.name:
-        case Status.CLAIMED, _, _, name:
-            return Adopt(name)
+        case Status.CLAIMED, kind, _, name:
+            return Adopt(None if kind is Kind.REMOVED else name)
         case Status.DELETING, _, str(auth_id), _:
             return Delete(auth_id)
         case Status.ABSENT, Kind.RENAMED, _, _ if policy.rejects_rename_of(entry):

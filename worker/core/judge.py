@@ -168,9 +168,9 @@ Verdict = Done | Wait | Pause | Park | DeadLetter
 def classify(fault: CallFault) -> Failure:
     """What a failed call leaves behind. All but a create set a state, so repeating them is safe.
 
-    But what was not answered may be carried out late, over a newer call.
+    But what was not answered may be carried out late, over a newer call. A list is nobody's own.
     """
-    everybodys = fault.outage or fault.status in _LOGIN_OR_CREDIT
+    everybodys = fault.outage or fault.operation == "list" or fault.status in _LOGIN_OR_CREDIT
     if _may_have_happened(fault):
         return Unknown(fault.detail, took_seconds=fault.took_seconds, outage=everybodys)
     if everybodys or fault.status == _TOO_MANY_REQUESTS:

@@ -74,7 +74,7 @@ def failed(subject: Subject, verdict: DeadLetter, owner: str, now: datetime) -> 
 
 
 def credentials(
-    entry: Entry, recipient: str, auth_token: SecretStr, trace: Trace, owner: str, now: datetime
+    entry: Entry, recipient: str, auth_token: SecretStr, owner: str, now: datetime
 ) -> CredentialsMessage:
     """The credentials an active entry owes to one recipient, still to be sealed."""
     if entry.issued_for is None:
@@ -90,7 +90,7 @@ def credentials(
         tenant=entry.department.tenant,
         causationid=cause.id,
         data=_content(entry, auth_token),
-        **trace._asdict(),
+        **entry.issued_trace._asdict(),
     )
 
 

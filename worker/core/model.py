@@ -154,6 +154,7 @@ class Claim:
     event: Reference
     attempt: int = 1
     clean_scans: int = 0
+    trace: Trace = NO_TRACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +163,16 @@ class Entry:
 
     `revision` counts writes: a write holds only if nobody wrote since the entry was recalled.
     `incarnation` is that of the subaccount there is, or else of the next one.
-    `version` is that of the newest event answered.
+    `version` is that of the newest event answered, `version_type` its type as its producer wrote it.
     `owed_to` names the recipients whose credentials the broker has not confirmed.
-    `issued_for` is the event that caused those credentials.
+    `issued_for` is the event that caused those credentials, `issued_trace` its trace.
     `check_at` is when entry and provider are to be compared: set before a change is sent, it goes with the
     change's record, but stays where `late_call` says that an unanswered one may yet be carried out.
     `owed_at` is when to try again to deliver them, or to enable, should nothing else have done so by then.
     `enable_owed`: it was made disabled, and is to be enabled once its credentials are confirmed.
     `fingerprint` is that of the token last published; `reissued_at` is when somebody asked for that.
     `recount_at` is when to look once more for doubles: a create was taken for lost, or came out twice.
+    `mends` counts how often a check had to set something right.
     """
 
     department: Department
@@ -181,9 +183,11 @@ class Entry:
     name: str | None = None
     auth_id: str | None = None
     version: Version | None = None
+    version_type: str | None = None
     claim: Claim | None = None
     owed_to: frozenset[str] = frozenset()
     issued_for: Reference | None = None
+    issued_trace: Trace = NO_TRACE
     owed_at: datetime | None = None
     created_at: datetime | None = None
     removed_at: datetime | None = None
@@ -193,6 +197,15 @@ class Entry:
     enable_owed: bool = False
     fingerprint: Fingerprint | None = None
     reissued_at: datetime | None = None
+    mends: int = 0
+
+    @property
+    def newest(self) -> Reference | None:
+        """The newest event answered."""
+        if self.version is None:
+            return None
+        type_ = self.version_type or f"department.{self.version.kind}.v1"
+        return Reference(self.version.source, self.version.id, type_)
 
     @property
     def owes(self) -> bool:
@@ -240,7 +253,3 @@ class Recollection:
 
     entry: Entry
     answer: Answer | None = None
-
-
-def reference_of(version: Version) -> Reference:
-    return Reference(version.source, version.id, f"department.{version.kind}.v1")

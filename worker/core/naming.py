@@ -45,8 +45,8 @@ class NameTemplate:
 
     def __post_init__(self) -> None:
         # Whole, not by format's grammar: what `{name!r}` or `{tag:12}` add would not be found again.
-        if sorted(re.findall(r"\{[^{}]*\}|[{}]", self.text)) != ["{name}", "{tag}"]:
-            raise ValueError("must hold {name} and {tag} once each, and no other braces")
+        if sorted(re.findall(r"\{[^{}]*\}|[{}]", self.text)) not in (["{name}", "{tag}"], ["{tag}"]):
+            raise ValueError("must hold {tag} once, {name} once or not at all, and no other braces")
         if self._room() < 1:
             raise ValueError(f"leaves no room for a name within {self.longest} characters")
 
@@ -65,7 +65,7 @@ class NameTemplate:
     def name_in(self, sent_name: str) -> str:
         """The name read back without its tag; whole where it bears none."""
         match = _pattern(self.text).fullmatch(sent_name)
-        return match["name"] if match else sent_name
+        return match.groupdict().get("name", "") if match else sent_name
 
     def bears(self, sent_name: str, tag: str) -> bool:
         """Whether this tag stands in its place in a name read back from the provider."""

@@ -1,0 +1,228 @@
+"""Adoption where the provider shows less, or more, than there is, and what it leaves behind."""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+from builders import department_created, department_removed, department_renamed
+from pipeline.outages import Refusing, a_fault, pass_seconds
+from pydantic_core import to_json
+from world import World, fault
+
+from contracts.envelope import document
+from worker.core.decide import Policy, Removal
+from worker.core.judge import Patience
+from worker.core.model import Department, Status
+from worker.duties import Scheduler
+from worker.ports import CallFailed, ProvidedSubaccount, PublishFailed
+from worker.scan import Strays
+
+CREATED = department_created("Sales", sequence=1)
+IMPATIENT = Patience(timedelta(seconds=5), (timedelta(seconds=30),), 3)
+
+
+class Haunted(Refusing):
+    """`ghosts` are shown in the list although they are gone; `noted` is what is changed under what key."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ghosts: list[ProvidedSubaccount] = []
+        self.noted: list[tuple[str, str, dict[str, Any]]] = []
+        self.lost_answers = 0
+
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        there = list(await super().page(0)) + self.ghosts
+        return there[offset : offset + 20]
+
+    async def update(self, auth_id: str, idempotency_key: str, **changes: Any) -> None:
+        self.noted.append((auth_id, idempotency_key, changes))
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise CallFailed(a_fault("update"))
+        await super().update(auth_id, idempotency_key, **changes)
+
+    async def make_ghost(self, name: str) -> None:
+        await self.create(name, "by hand")
+        self.ghosts = [*(await Refusing.page(self, 0))[:1]]
+        del self.subaccounts[0]
+
+
+async def test_a_double_that_is_gone_already_is_no_hindrance():
+    world = World(provider=Haunted())
+    await world.provider.make_ghost(world.sent_name("Sales"))
+    world.witness.fail("create", fault("create"), after_effect=True)
+    async with world.working():
+        await world.send(CREATED)
+        await world.clock.asleep()
+        for held in world.provider.subaccounts:  # ours is the older one
+            held.created = date(2026, 11, 1)
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Sales")
+    world.answered(CREATED, "created")
+    world.has_dead_lettered_nothing()
+
+
+async def test_one_that_would_be_kept_and_is_gone_is_looked_for_until_the_list_tells_so():
+    world = World(provider=Haunted())
+    await world.provider.make_ghost(world.sent_name("Sales"))
+    world.witness.fail("create", fault("create"), after_effect=True)
+    async with world.working():
+        await world.send(CREATED)
+        for _ in range(5):
+            await world.clock.asleep()
+            world.clock.advance(world.clock.seconds_to_next())
+        world.provider.ghosts.clear()
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Sales")
+    world.answered(CREATED, "created")
+    world.has_dead_lettered_nothing()
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+async def test_a_double_is_disabled_under_one_key_however_often_that_is_tried(lost):
+    world = World(provider=Haunted())
+    world.witness.fail("create", fault("create"), after_effect=True)
+    await world.provider.create(world.sent_name("Sales"), "by hand")
+    world.provider.lost_answers = lost
+    await world.handle(CREATED)
+    disabling = [
+        (auth_id, key) for auth_id, key, changes in world.provider.noted if changes["enabled"] is False
+    ]
+    assert len(disabling) == lost + 1
+    assert len(set(disabling)) == 1
+
+
+async def test_what_a_check_sets_right_has_one_key_until_it_is_right():
+    world = World(provider=Haunted())
+    await world.handle(CREATED)
+    world.provider.lost_answers = 1
+    await world.handle(department_renamed("Marketing", sequence=2))
+    world.provider.noted.clear()
+    keys = []
+    for _ in range(2):  # what comes late comes late twice
+        world.provider.subaccounts[0].name = "late"
+        world.provider.lost_answers = 2
+        for _ in range(3):
+            world.clock.advance(200)
+            await world.attend_to_duties()
+        keys.append({key for _, key, _ in world.provider.noted})
+        world.provider.noted.clear()
+    assert [len(each) for each in keys] == [1, 1]
+    assert keys[0] != keys[1]
+    await world.has_one_live_subaccount("Marketing")
+
+
+async def test_a_provider_that_shows_names_as_it_likes_is_not_set_right_for_ever(world):
+    await world.handle(CREATED)
+    world.witness.fail("update name", fault("update"), after_effect=True)
+    await world.handle(department_renamed("Marketing", sequence=2))
+    for _ in range(20):
+        world.provider.subaccounts[0].name = "MARKETING"
+        world.clock.advance(200)
+        await world.attend_to_duties()
+    assert sum(operation == "update" for operation, _, _ in world.provider.calls) < 10
+    assert (await world.entry()).check_at is None
+
+
+async def test_a_removal_adopts_without_renaming_or_enabling(world):
+    world.witness.fail("create", fault("create"), after_effect=True)
+    async with world.working():
+        await world.send(CREATED)
+        await world.clock.asleep()
+        world.provider.subaccounts[0].enabled = False
+        world.provider.calls.clear()
+        await world.send(department_removed("Another name", sequence=2))
+        await world.done_in_time()
+    changed = [operation for operation, _, _ in world.provider.calls if operation == "update"]
+    assert changed == ["update"]
+    (one,) = world.provider.subaccounts
+    assert (one.name, one.enabled) == (world.sent_name("Sales"), False)
+    assert (await world.entry()).name == "Sales"
+
+
+# The list
+
+
+@pytest.mark.parametrize("departments", [1, 19, 30])
+async def test_a_list_that_fails_while_the_probe_passes_gives_nothing_up(departments):
+    world = World(provider=Refusing(), strays=Strays, patience=IMPATIENT)
+    world.provider.refuses = {"list": a_fault("list", 503)}
+    async with world.working() as worker:
+        events = [department_created(id=f"e{n}", department_id=f"d{n}") for n in range(departments)]
+        await world.send(*events)
+        await pass_seconds(world, 3600)
+        assert world.provider.subaccounts == []
+        world.provider.refuses.clear()
+        await world.done_in_time()
+        assert worker.consumer.consuming
+    for number in range(departments):
+        assert len(world.subaccounts(await world.entry(Department("acme", f"d{number}")))) == 1
+    world.has_dead_lettered_nothing()
+
+
+async def test_creates_wait_for_a_list_that_fails_however_long():
+    world = World(provider=Refusing(), patience=IMPATIENT)
+    world.witness.fail("create", fault("create", 500), times=19, after_effect=True)
+    world.provider.refuses = {"list": a_fault("list", 500)}
+    async with world.working():
+        await world.send(*(department_created(id=f"e{n}", department_id=f"d{n}") for n in range(19)))
+        await pass_seconds(world, 3600)
+        world.provider.refuses.clear()
+        await world.done_in_time()
+    assert len(world.provider.subaccounts) == 19
+    world.has_dead_lettered_nothing()
+
+
+# What is told of it
+
+
+async def test_credentials_bear_the_trace_of_the_event_they_are_issued_for(world):
+    world.witness.fail("create", fault("create"), after_effect=True)
+    async with world.working():
+        await world.send(department_created("Sales", sequence=1, id="a", correlationid="of-a"))
+        await world.clock.asleep()
+        await world.send(department_renamed("Marketing", sequence=2, id="b", correlationid="of-b"))
+        await world.done_in_time()
+    (issued,) = world.told("provisioner.secrets")
+    assert (issued.causationid, issued.correlationid) == ("a", "of-a")
+
+
+async def test_so_do_those_that_the_scheduler_delivers(world):
+    world.witness.fail("publish secrets", PublishFailed("for a test"))
+    event = department_created("Sales", sequence=1, id="a", correlationid="of-a")
+    await world.cut_off("publish secrets", event)
+    world.witness.forget()
+    world.clock.advance(61)
+    async with world.working() as worker:
+        await Scheduler(worker.pipeline).file_what_is_due()
+        await worker.pipeline.lanes.idle()
+        await world.done_in_time()
+    assert {(one.causationid, one.correlationid) for one in world.told("provisioner.secrets")} == {
+        ("a", "of-a")
+    }
+
+
+async def test_superseded_names_the_newer_event_as_its_producer_did(world):
+    sent = document(department_created("Sales", sequence=2, id="newer"))
+    sent["type"] = "com.example.hr.department.created.v1"
+    older = department_created("Old", sequence=1, id="older")
+    async with world.working():
+        await world.send_raw(to_json(sent))
+        await world.done_in_time()
+        await world.send(older)
+        await world.done_in_time()
+    (told,) = world.results(older)
+    assert told.data["superseded_by"]["type"] == "com.example.hr.department.created.v1"
+
+
+async def test_a_removed_department_that_had_no_subaccount_yet_still_has_none():
+    world = World(Policy(Removal.DELETE))
+    world.witness.fail("create", fault("create"), after_effect=True)
+    async with world.working():
+        await world.send(CREATED)
+        await world.clock.asleep()
+        await world.send(department_removed(sequence=2))
+        await world.done_in_time()
+    assert world.provider.subaccounts == []
+    assert (await world.entry()).status is Status.REMOVED
