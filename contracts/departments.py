@@ -244,14 +244,27 @@ def department_event(event: CloudEvent) -> DepartmentEvent:
 def payload_digest(event: CloudEvent) -> str:
     """Tells a redelivery from another payload under the same id: SHA-256, hex, of type, tenant and data.
 
-    Takes the event as it was read, with its unknown fields. Mode, trace attributes and the order of JSON keys
-    do not change it.
+    Takes the event as it was read, with its unknown fields. Mode, trace attributes, the order of JSON keys, and
+    whether a whole number is written `1` or `1.0`, do not change it.
     """
     return digest(event, canonical_type(event.type))
 
 
 def digest(event: CloudEvent, canonical: str) -> str:
     """The same of an event of any type, under the name its contract has for that."""
-    payload = [canonical, event.tenant or DEFAULT_TENANT, event.data]
+    payload = [canonical, event.tenant or DEFAULT_TENANT, _canonical(event.data)]
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _canonical(value: Any) -> Any:
+    """`1.0` is `1`: which of them is written is the choice of a producer's JSON library."""
+    match value:
+        case dict():
+            return {name: _canonical(member) for name, member in value.items()}
+        case list():
+            return [_canonical(member) for member in value]
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value

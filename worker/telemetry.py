@@ -3,11 +3,14 @@
 No label ever holds a department or a token: labels are closed sets.
 """
 
+import asyncio
+import atexit
 import logging
 import sys
 import traceback
 from collections.abc import Callable, MutableMapping
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -48,9 +51,40 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, LINES)),
         cache_logger_on_first_use=False,
     )
+
+
+class GatheredLines:
+    """What is logged in one turn of the event loop is written together: each write is a system call."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        atexit.register(self.flush_all)
+
+    def write(self, line: str) -> None:
+        self._lines.append(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # in another thread, or before and after the loop
+            self.flush_all()
+            return
+        if len(self._lines) == 1:
+            loop.call_soon(self.flush_all)
+
+    def flush(self) -> None:
+        """The logger asks for it after each line; it is done soon."""
+
+    def flush_all(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                sys.stderr.write("".join(lines))
+                sys.stderr.flush()
+
+
+LINES = GatheredLines()
 
 
 def _json(event: MutableMapping[str, Any], **_options: Any) -> str:
@@ -191,6 +225,7 @@ class Telemetry:
 
     def cut_off(self) -> None:
         self._log.warning("worker_cut_off", detail="told to stop again, or the drain took too long")
+        LINES.flush_all()  # there will be no other turn
 
     def received(self, kind: Kind | Literal["reissue", "unreadable"]) -> None:
         self._received.labels(kind).inc()

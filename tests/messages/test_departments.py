@@ -258,3 +258,16 @@ def test_the_union_tells_its_members_apart_by_type():
         assert union.validate_python(EVENT | {"type": f"department.{kind}.v1"}).kind is kind
     with pytest.raises(ValidationError, match="union_tag_invalid"):
         union.validate_python(EVENT | {"type": "department.merged.v1"})
+
+
+@pytest.mark.parametrize("number", [1, 0, -3, 10**15])
+def test_how_a_whole_number_is_written_does_not_change_the_digest(number: int) -> None:
+    written = [
+        {"data": DATA | {"attributes": {"floors": [{"at": each}]}}} for each in (number, float(number))
+    ]
+    assert len({digest(structured(EVENT | one)) for one in written}) == 1
+
+
+def test_another_number_does() -> None:
+    written = [{"data": DATA | {"attributes": {"floors": each}}} for each in (1, 1.5, 2.0, True, "1")]
+    assert len({digest(structured(EVENT | one)) for one in written}) == 5

@@ -71,7 +71,7 @@ def choose(
     """The one to keep of all that bear a tag of a department, and the doubles: the same on every node.
 
     The one on record; else of the newest incarnation the oldest, ties by auth_id. Without a claim an enabled
-    one goes before: of those that a lost ledger knew, the doubles were disabled. Raises `ValueError` for none.
+    one goes before: of those a lost ledger knew, the doubles were disabled. Raises `ValueError` for none.
     """
 
     def rank(match: Match) -> tuple[bool, int, bool, date, str]:

@@ -220,7 +220,7 @@ def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime)
         auth_id=made.auth_id,
         incarnation=found.incarnation,
         generation=max(entry.generation + 1, found.incarnation),  # a lost ledger has lost count
-        name=entry.name or found.name,
+        name=event.name if event.kind is not Kind.REMOVED else entry.name or found.name,
         owed_to=policy.recipients,
         issued_for=claim.event if claim else event.reference,
         issued_trace=claim.trace if claim else event.trace,
@@ -236,7 +236,7 @@ def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime)
     if event.kind is Kind.REMOVED:  # adopted only to be removed: decided again
         return Conclusion(active)
     doubles = f"disabled doubles: {', '.join(made.doubles)}" if made.doubles else None
-    return _answered(replace(active, name=event.name), event, ResultKind.CREATED, now, doubles)
+    return _answered(active, event, ResultKind.CREATED, now, doubles)
 
 
 def _recount_at(policy: Policy, now: datetime) -> datetime:

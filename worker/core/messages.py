@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from pydantic_core import to_json
 
 from contracts import topology
-from contracts.envelope import JSON, STRUCTURED, Message, rfc3339
+from contracts.envelope import ACCEPTED_PREFIXES, JSON, STRUCTURED, Message, rfc3339
 from contracts.subaccounts import (
     Credentials,
     CredentialsMessage,
@@ -167,8 +167,10 @@ def deliveries_of(delivered: Outgoing) -> int:
 
 
 def fingerprint(delivered: Outgoing) -> str:
-    """Names a message that may be unreadable."""
-    return hashlib.sha256(delivered.message.body).hexdigest()
+    """Names a message that may be unreadable: by its body, and by what headers tell of an event."""
+    headers = delivered.message.headers
+    attributes = sorted((name, repr(headers[name])) for name in headers if name.startswith(ACCEPTED_PREFIXES))
+    return hashlib.sha256(repr(attributes).encode() + delivered.message.body).hexdigest()
 
 
 def dead_letter(
