@@ -244,8 +244,8 @@ def department_event(event: CloudEvent) -> DepartmentEvent:
 def payload_digest(event: CloudEvent) -> str:
     """Tells a redelivery from another payload under the same id: SHA-256, hex, of type, tenant and data.
 
-    Takes the event as it was read, with its unknown fields. Mode, trace attributes, the order of JSON keys, and
-    whether a whole number is written `1` or `1.0`, do not change it.
+    Takes the event as it was read, with its unknown fields. Mode, trace attributes, the order of JSON keys
+    and whether a whole number is written `1` or `1.0` do not change it.
     """
     return digest(event, canonical_type(event.type))
 
