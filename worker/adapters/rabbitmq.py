@@ -27,7 +27,7 @@ from worker.adapters.rabbitmq_connection import (
     cancelled_only_if_asked,
     explain,
 )
-from worker.adapters.system import fresh_id
+from worker.adapters.system import fresh_message_id
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed, Unroutable
 from worker.telemetry import Telemetry
@@ -350,7 +350,7 @@ def _properties(outgoing: Outgoing) -> Basic.Properties:
         content_type=outgoing.message.content_type,
         headers=_encodable(dict(outgoing.message.headers)),
         delivery_mode=DeliveryMode.PERSISTENT,
-        message_id=fresh_id(),
+        message_id=fresh_message_id(),
         **{KEPT_PROPERTIES[name]: value for name, value in outgoing.properties.items()},
     )
 

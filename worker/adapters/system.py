@@ -7,6 +7,7 @@ import random
 import time
 import uuid
 from datetime import UTC, datetime
+from itertools import count
 
 
 class SystemClock:
@@ -26,8 +27,16 @@ class SystemClock:
 
 
 def fresh_id() -> str:
-    """For AMQP message ids: two messages of one id in flight swap their confirms in aiormq."""
     return str(uuid.uuid4())
+
+
+_PROCESS = uuid.uuid4().hex
+_NUMBERS = count(1)
+
+
+def fresh_message_id() -> str:
+    """For AMQP: two messages of one id in flight swap their confirms in aiormq. Chance is asked once."""
+    return f"{_PROCESS}-{next(_NUMBERS)}"
 
 
 def os_user() -> str:
