@@ -26,6 +26,7 @@ from worker.act import NO_EVENT, Actor
 from worker.core import messages
 from worker.core.conclude import (
     Conclusion,
+    Failed,
     Made,
     Outcome,
     conclude,
@@ -49,6 +50,7 @@ from worker.core.judge import (
     Stay,
     Transient,
     Unavailable,
+    Unknown,
     Verdict,
     Wait,
     classify,
@@ -266,6 +268,8 @@ class Pipeline:
         except LedgerConflict:
             if isinstance(outcome, Made):
                 await self._disown(entry, outcome)
+            elif isinstance(outcome, Failed) and isinstance(outcome.failure, Unknown):
+                await self._have_checked((await self.ledger.recall(entry.department, NO_EVENT)).entry)
             raise
         if conclusion.failure is not None:
             raise StepFailed(conclusion.failure)
@@ -278,10 +282,15 @@ class Pipeline:
         """Another worker has the department: what we made must not live on beside what it has on record."""
         now_on_record = (await self.ledger.recall(entry.department, NO_EVENT)).entry
         if now_on_record.auth_id == made.auth_id:  # both adopted it, and we may have named it last
-            await self.ledger.record(to_be_checked(now_on_record, self.policy, self.clock.now()))
+            await self._have_checked(now_on_record)
             return
         await self.actor.disable_made(now_on_record, made.auth_id)
         self.telemetry.doubles_disabled(now_on_record, (made.auth_id,))
+
+    async def _have_checked(self, on_record: Entry) -> None:
+        """Another worker has it, and something of ours may be carried out over what it did."""
+        if on_record.auth_id is not None:
+            await self.ledger.record(to_be_checked(on_record, self.policy, self.clock.now()))
 
     async def _write(self, entry: Entry, conclusion: Conclusion) -> Entry:
         if conclusion.answer is None and conclusion.entry == entry:

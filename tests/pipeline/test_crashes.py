@@ -325,12 +325,18 @@ BOUNDARIES = {
         "self._publish": None,
     },
     "Pipeline._claim": {"self.ledger.record": "record claimed"},
-    "Pipeline._record": {"self._write": None, "self._disown": None},
+    "Pipeline._record": {
+        "self._write": None,
+        "self._disown": None,
+        "self._have_checked": None,
+        "self.ledger.recall": "recall",
+    },
     "Pipeline._disown": {
         "self.ledger.recall": "recall",
-        "self.ledger.record": "record active",
+        "self._have_checked": None,
         "self.actor.disable_made": None,
     },
+    "Pipeline._have_checked": {"self.ledger.record": "record active"},
     "Pipeline._write": {"self.ledger.record": "record active created"},
     "Pipeline._publish": {
         "self.settle": None,

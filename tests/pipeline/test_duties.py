@@ -1,6 +1,7 @@
 """What an entry owes to be done later: the check of a change that may come late, the recount of doubles."""
 
 import asyncio
+from dataclasses import replace
 from itertools import count
 
 from builders import department_created, department_removed, department_renamed
@@ -142,3 +143,21 @@ async def test_a_duty_of_a_department_removed_meanwhile_is_still_done(world):
     await world.attend_to_duties()
     assert enabled(world) == []
     assert (await world.entry()).auth_id == on_record
+
+
+async def test_a_change_of_ours_that_another_worker_overtook_and_that_may_come_late_is_looked_at(world):
+    await world.handle(CREATED)
+
+    async def overtake() -> None:
+        entry = await world.entry()
+        await world.ledger.record(replace(entry, name="Theirs", check_at=None, late_call=False))
+
+    world.witness.before("update name", overtake)
+    world.witness.fail("update name", fault("update"))
+    renamed = department_renamed("Ours", sequence=2)
+    async with world.working():
+        await world.send(renamed)
+        await world.clock.asleep()
+        assert (await world.entry()).check_at is not None
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Ours")
