@@ -237,7 +237,7 @@ class Circuit:
         self._failed_trials = 0
         self._turn(State.CLOSED)
         self._telemetry.circuit_closed()
-        self._intake.waiting.wake_those_who_stay()  # of many that waited for one call, it was one
+        self._intake.waiting.end_pauses()  # of many that waited for one call, it was one
 
     def _turn(self, state: State) -> None:
         self._state = state

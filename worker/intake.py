@@ -46,13 +46,15 @@ class Intake:
         if holder not in self._holds:
             self.telemetry.intake_held(holder, why)
             self._holds[holder] = why
+            self.waiting.held = True
             self._changed.set()
 
     def lift(self, holder: str) -> None:
         if self._holds.pop(holder, None) is not None:
             self.telemetry.intake_lifted(holder)
             self._changed.set()
-            self.waiting.wake_those_who_stay()
+            self.waiting.held = bool(self._holds)
+            self.waiting.end_pauses()
 
     async def govern(self, tap: Tap) -> None:
         """Turns the tap as it is held and lifted, for ever."""

@@ -174,7 +174,7 @@ class Pipeline:
                 verdict = await self._end(delivery, original, Park(delay, stay.attempts), reading, stay)
                 if not isinstance(verdict, Wait | Pause):
                     break
-                await self._wait(verdict, lane)
+                await self._wait(verdict, lane, stays=True)  # it could not be parked
         return Progress.ENDED
 
     async def _worked_on(self, delivery: Delivery, reading: Reading, stay: Stay) -> Verdict:
@@ -440,9 +440,11 @@ class Pipeline:
             return True
         return await self._wait(verdict, lane) is Waited.NO_ROOM
 
-    async def _wait(self, verdict: Wait | Pause, lane: Hashable) -> Waited:
-        may_leave = isinstance(verdict, Wait)
-        return await self.waiting.wait(verdict.seconds, lambda: self.lanes.filed(lane), may_leave=may_leave)
+    async def _wait(self, verdict: Wait | Pause, lane: Hashable, *, stays: bool = False) -> Waited:
+        paused = isinstance(verdict, Pause)
+        return await self.waiting.wait(
+            verdict.seconds, lambda: self.lanes.filed(lane), paused=paused, stays=stays
+        )
 
     @property
     def _owner(self) -> str:

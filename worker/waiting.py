@@ -20,16 +20,22 @@ class Waited(Enum):
 class _Waiter:
     until: float
     messages: Callable[[], int]
-    may_leave: bool
+    paused: bool
+    stays: bool
     ended: "asyncio.Future[Waited]"
 
 
 @dataclass
 class WaitingRoom:
-    """Has room for so many messages. What is filed behind one that waits, waits with it, and counts."""
+    """Has room for so many messages. What is filed behind one that waits, waits with it, and counts.
+
+    A pause is for what is nobody's fault here. While the intake is `held` everybody waits for the same, which
+    is no reason to move messages: pauses do not count then.
+    """
 
     clock: Clock
     room: int
+    held: bool = False
     _waiters: set[_Waiter] = field(default_factory=set)
     _closed: bool = False
 
@@ -42,12 +48,14 @@ class WaitingRoom:
         """Messages that wait."""
         return sum(waiter.messages() for waiter in self._waiters)
 
-    async def wait(self, seconds: float, messages: Callable[[], int], *, may_leave: bool) -> Waited:
-        """Waits, but not through the end of the worker."""
+    async def wait(
+        self, seconds: float, messages: Callable[[], int], *, paused: bool, stays: bool = False
+    ) -> Waited:
+        """Waits, but not through the end of the worker. One that `stays` cannot leave, and takes no room."""
         if self._closed:
             return Waited.TO_THE_END
         ended: asyncio.Future[Waited] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(self.clock.monotonic() + seconds, messages, may_leave, ended)
+        waiter = _Waiter(self.clock.monotonic() + seconds, messages, paused, stays, ended)
         self._waiters.add(waiter)
         sleep = asyncio.ensure_future(self.clock.sleep(seconds))
         sleep.add_done_callback(lambda _sleep: _end(waiter, Waited.TO_THE_END))
@@ -59,21 +67,21 @@ class WaitingRoom:
             self._waiters.discard(waiter)
 
     def make_room(self) -> None:
-        """Ends the longest waits while too much waits. What may not leave does not count: it stays."""
-        leaving = sorted(
-            (one for one in self._waiters if one.may_leave and not one.ended.done()),
-            key=lambda one: one.until,
-        )
+        """Ends the longest waits while too much waits."""
+        leaving = sorted((one for one in self._waiters if self._may_leave(one)), key=lambda one: one.until)
         waiting = sum(one.messages() for one in leaving)
         while leaving and waiting > self.room:
             longest = leaving.pop()
             waiting -= longest.messages()
             _end(longest, Waited.NO_ROOM)
 
-    def wake_those_who_stay(self) -> None:
-        """What those waited for that may not leave may be over."""
+    def _may_leave(self, waiter: _Waiter) -> bool:
+        return not (waiter.stays or waiter.ended.done() or (waiter.paused and self.held))
+
+    def end_pauses(self) -> None:
+        """What they were for may be over."""
         for waiter in self._waiters:
-            if not waiter.may_leave:
+            if waiter.paused:
                 _end(waiter, Waited.TO_THE_END)
 
     def close(self) -> None:

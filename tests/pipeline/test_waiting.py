@@ -23,8 +23,8 @@ class Room:
         self.waiting = WaitingRoom(self.clock, 4)
         self.waits: dict[str, asyncio.Task[Waited]] = {}
 
-    async def enter(self, name: str, seconds: float, messages: int = 1, *, may_leave: bool = True) -> None:
-        wait = self.waiting.wait(seconds, lambda: messages, may_leave=may_leave)
+    async def enter(self, name: str, seconds: float, messages: int = 1, *, paused: bool = False) -> None:
+        wait = self.waiting.wait(seconds, lambda: messages, paused=paused)
         self.waits[name] = asyncio.create_task(wait)
         await self.clock.asleep()
         await _settled()
@@ -81,16 +81,24 @@ async def test_what_is_filed_behind_one_that_waits_counts(room):
 
 async def test_what_comes_behind_one_that_waits_may_be_too_much(room):
     behind = [1]
-    waits = asyncio.create_task(room.waiting.wait(60, lambda: behind[0], may_leave=True))
+    waits = asyncio.create_task(room.waiting.wait(60, lambda: behind[0], paused=False))
     await _settled()
     behind[0] = 5
     room.waiting.make_room()
     assert await waits is Waited.NO_ROOM
 
 
-async def test_those_that_may_not_leave_stay_and_take_nobodys_room(room):
+async def test_a_pause_leaves_like_any_wait_while_messages_are_taken(room):
+    for number in range(4):
+        await room.enter(f"pause {number}", 10 + number, paused=True)
+    await room.enter("one too many", 5)
+    assert room.ended() == {"pause 3": Waited.NO_ROOM}
+
+
+async def test_while_none_are_taken_pauses_stay_and_take_nobodys_room(room):
+    room.waiting.held = True
     for number in range(10):
-        await room.enter(f"stays {number}", 1000, may_leave=False)
+        await room.enter(f"stays {number}", 1000, paused=True)
     for number in range(4):
         await room.enter(f"may leave {number}", 10 + number)
     assert room.ended() == {}
@@ -98,21 +106,21 @@ async def test_those_that_may_not_leave_stay_and_take_nobodys_room(room):
     assert room.ended() == {"may leave 3": Waited.NO_ROOM}
 
 
-async def test_once_the_trouble_is_over_those_who_stayed_are_woken_and_nobody_else(room):
-    await room.enter("stays", 1000, may_leave=False)
+async def test_once_the_trouble_is_over_pauses_end_and_nothing_else(room):
+    await room.enter("stays", 1000, paused=True)
     await room.enter("may leave", 1000)
-    room.waiting.wake_those_who_stay()
+    room.waiting.end_pauses()
     await _settled()
     assert room.ended() == {"stays": Waited.TO_THE_END}
 
 
 async def test_its_end_ends_all_waits_now_and_later(room):
-    await room.enter("stays", 1000, may_leave=False)
+    await room.enter("stays", 1000, paused=True)
     await room.enter("may leave", 1000)
     room.waiting.close()
     await _settled()
     assert set(room.ended().values()) == {Waited.TO_THE_END}
-    assert await room.waiting.wait(1000, lambda: 1, may_leave=True) is Waited.TO_THE_END
+    assert await room.waiting.wait(1000, lambda: 1, paused=False) is Waited.TO_THE_END
     assert len(room.waiting) == 0
 
 
@@ -172,12 +180,14 @@ async def test_others_flow_while_half_of_them_wait(small_world):
     await all_well(world)
 
 
-async def test_what_waits_for_somebody_elses_outage_is_never_parked(small_world):
+async def test_what_pauses_and_is_too_much_is_parked_like_all_else_and_never_counted(small_world):
+    """So that others flow. In an outage none are taken, and none is moved."""
     world = small_world
-    world.witness.fail("create", fault("create", 429, retry_after_seconds=30.0), times=len(DEPARTMENTS))
+    world.patience = replace(world.patience, attempts=1)
+    world.witness.fail("create", fault("create", 429, retry_after_seconds=30.0), times=3 * len(DEPARTMENTS))
     await world.handle_all(*map(create, DEPARTMENTS))
     await all_well(world)
-    assert not [noted for noted in world.witness.journal if "publish retry" in noted]
+    assert [noted for noted in world.witness.journal if "publish retry" in noted]
 
 
 async def test_what_made_room_often_is_given_up_no_sooner(small_world):
@@ -205,3 +215,13 @@ async def all_well(world: World) -> None:
         world.answered(create(one), "created", times=None)
     world.has_dead_lettered_nothing()
     world.has_nothing_to_do()
+
+
+async def test_what_could_not_be_parked_stays_however_full_it_is(room):
+    stays = asyncio.create_task(room.waiting.wait(1000, lambda: 50, paused=True, stays=True))
+    for number in range(4):
+        await room.enter(f"wait {number}", 10)
+    assert room.ended() == {}
+    assert not stays.done()
+    room.waiting.close()
+    await stays
