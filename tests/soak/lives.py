@@ -21,7 +21,7 @@ from worker.settings import LedgerSettings, load
 CALLS = ("create_subaccount", "update_subaccount", "list_subaccounts")
 MOST_CALLS = 10
 MOMENT_SECONDS = 0.05
-REST_SECONDS = 300
+REST_SECONDS = 600
 POLL_SECONDS = 0.5
 
 
