@@ -14,9 +14,11 @@ from typing import Any
 import aiohttp
 import pytest
 from real import Place
+from secrets_keys import fresh_sealing_key
 
 from contracts import topology as names
 from tests.soak.worker_process import worker_process
+from worker.core.keyring import public_part
 from worker.sandbox import Rule, fault
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
@@ -189,18 +191,36 @@ async def test_unsealed_credentials_beyond_loopback_are_refused_before_anything_
         }
     )
     assert code == 2
-    assert [line.split()[0] for line in lines] == ["PROVISIONER_SIGNING_KEY"]
+    signing_key, plaintext = lines
+    assert signing_key.startswith("PROVISIONER_SIGNING_KEY cannot be read: ")
+    assert plaintext.startswith("PROVISIONER_PLAINTEXT_SECRETS is not true: ")
+    assert plaintext.endswith("set PROVISIONER_RECIPIENTS to seal them")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"), [({"use": "sig"}, 'its "use" is not "enc"'), ({"x": "AAAA"}, "it is damaged")]
+)
+async def test_a_recipient_without_a_key_is_refused_before_anything_is_asked(
+    tmp_path: Path, change: dict[str, str], why: str
+):
+    """The broker does not exist: to look for it would take the start's grace, and end with 1."""
+    keys = {
+        "keys": [public_part(fresh_sealing_key("crm.1")) | change, public_part(fresh_sealing_key("hr.1"))]
+    }
+    (tmp_path / "keys.json").write_text(json.dumps(keys))
     code, lines = await refused(
         {
             "PLIVO_AUTH_ID": "MASANDBOX00000000000",
             "PLIVO_AUTH_TOKEN": "very-secret",
-            "AMQP_URL": "amqp://worker:very-secret@broker.invalid/",
+            "AMQP_URL": "amqp://broker.invalid/",
+            "LEDGER_URL": f"sqlite:///{tmp_path / 'ledger.db'}",
+            "PROVISIONER_RECIPIENTS": str(tmp_path / "keys.json"),
         }
     )
     assert code == 2
     (line,) = lines
-    assert line.startswith("PROVISIONER_PLAINTEXT_SECRETS is not true: ")
-    assert line.endswith("set PROVISIONER_RECIPIENTS to seal them")
+    assert line.startswith("PROVISIONER_RECIPIENTS has no usable key for crm in ")
+    assert line.endswith(f"(crm.1: {why})")
 
 
 async def test_another_accounts_ledger_is_refused(place: Place):
