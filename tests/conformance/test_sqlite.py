@@ -160,7 +160,7 @@ async def test_where_it_must_exist_it_is_not_made(path):
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 40, b"short"])
 async def test_a_file_of_something_else_is_left_alone(path, content):
     path.write_bytes(content)
-    with pytest.raises(LedgerUnusable, match=r"is not a database; set LEDGER_URL to another file$") as failure:
+    with pytest.raises(LedgerUnusable, match=r"is not a database; set LEDGER_URL to ") as failure:
         async with sqlite_ledger(path):
             pass
     assert failure.value.exit_code == 2
