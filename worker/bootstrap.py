@@ -20,7 +20,7 @@ from worker.adapters.rabbitmq_connection import (
     BrokerRefuses,
     BrokerUnavailable,
     Link,
-    connect,
+    connected,
     version_of,
 )
 from worker.adapters.sealing import JoseSealer, RecipientKeys, Unsealed
@@ -204,7 +204,7 @@ async def _contact(settings: WorkerSettings) -> None:
     failure: BrokerUnavailable | None = None
     for url in settings.amqp_url:
         try:
-            async with await connect(url, "provisioner start") as connection:
+            async with connected(url, "provisioner start") as connection:
                 if settings.topology == "declare":
                     await rabbitmq_topology.apply(connection, wanted_topology(connection, settings))
                 return

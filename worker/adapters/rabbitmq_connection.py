@@ -123,6 +123,16 @@ async def connect(url: str, name: str) -> Connection:
         raise failure(f"RabbitMQ at {address(url)} cannot be used: {why}") from None
 
 
+@asynccontextmanager
+async def connected(url: str, name: str) -> AsyncIterator[Connection]:
+    """A plain connection for the time of the block; raises as `connect` does."""
+    connection = await connect(url, name)
+    try:
+        yield connection
+    finally:
+        await close(connection)
+
+
 def version_of(connection: AbstractConnection) -> str:
     if connection.transport is None:
         raise BrokerUnavailable("the connection to RabbitMQ is gone")
@@ -157,6 +167,16 @@ def cancelled_only_if_asked() -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise ConnectionError("the connection is gone") from None
+
+
+@contextmanager
+def unavailable_if_lost() -> Iterator[None]:
+    """Whatever a connection raises that is lost in the block is `BrokerUnavailable`."""
+    try:
+        with cancelled_only_if_asked():
+            yield
+    except BROKER_ERRORS as error:
+        raise BrokerUnavailable(f"RabbitMQ cannot be used: {explain(error)}") from None
 
 
 @dataclass
@@ -247,7 +267,7 @@ class Link:
             raise
         finally:
             self._telemetry.broker_disconnected(self._name)
-            await _closed(connection)
+            await close(connection)
 
     def _served_seconds(self) -> float:
         return 0.0 if self._connected_at is None else self._clock.monotonic() - self._connected_at
@@ -295,8 +315,8 @@ async def _watch(connection: Connection) -> None:
         await asyncio.sleep(PULSE_SECONDS)
 
 
-async def _closed(connection: Connection) -> None:
-    """In order if that goes quickly, else not."""
+async def close(connection: Connection) -> None:
+    """In order if that goes quickly, else not; one that is lost already is closed."""
     closing = asyncio.ensure_future(connection.close())
     try:
         await asyncio.wait([closing], timeout=CLOSE_SECONDS)
