@@ -105,13 +105,15 @@ async def connect(url: str, name: str) -> Connection:
     """A plain connection; raises `BrokerUnavailable`, or `BrokerRefuses` where trying again cannot help."""
     try:
         with cancelled_only_if_asked():
-            return await aio_pika.connect(
-                url,
-                timeout=CONNECT_SECONDS,
-                heartbeat=HEARTBEAT_SECONDS,
-                client_properties={"connection_name": name},
-                connection_class=Connection,
-            )
+            async with asyncio.timeout(
+                CONNECT_SECONDS
+            ):  # the library's own loses a cancellation now and then
+                return await aio_pika.connect(
+                    url,
+                    heartbeat=HEARTBEAT_SECONDS,
+                    client_properties={"connection_name": name},
+                    connection_class=Connection,
+                )
     except (AuthenticationError, ProbableAuthenticationError) as error:
         why = mechanism_refused(error) or explain(error)
         raise BrokerRefuses(f"RabbitMQ at {address(url)} refuses the login in AMQP_URL: {why}") from None
