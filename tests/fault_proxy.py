@@ -25,6 +25,7 @@ class FaultProxy:
         self._flowing.set()
         self._delay_seconds = 0.0
         self._confirming = True
+        self._frames_left: int | None = None
         self._accepted = 0
         self._accept = asyncio.Condition()
 
@@ -56,6 +57,10 @@ class FaultProxy:
                 linger = struct.pack("ii", 1, 0)
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 writer.transport.abort()
+
+    def reset_after(self, frames: int) -> None:
+        """Once, after so many frames of the broker's."""
+        self._frames_left = frames
 
     def black_hole(self) -> None:
         """Nothing arrives any more, in either direction, and nobody is told."""
@@ -109,9 +114,17 @@ class FaultProxy:
                 header = await reader.readexactly(FRAME_HEADER.size)
                 kind, _, size = FRAME_HEADER.unpack(header)
                 payload = await reader.readexactly(size + 1)
+                self._count_down()
                 if self._confirming or kind != METHOD_FRAME or not payload.startswith(BASIC_ACK):
                     await self._write(writer, header + payload)
         raise ConnectionError
+
+    def _count_down(self) -> None:
+        if self._frames_left is not None:
+            self._frames_left -= 1
+            if self._frames_left < 0:
+                self._frames_left = None
+                self.reset()
 
     async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
         await asyncio.sleep(self._delay_seconds)

@@ -171,6 +171,8 @@ def test_several_brokers_can_be_named():
         f"amqp://user:{SECRET}@127.0.0.1:port/",
         f"amqp://user:{SECRET}@127.0.0.1:99999/",
         f"amqp://user:[{SECRET}@127.0.0.1/",
+        f"amqp://user:{SECRET}@ho\u2100st/",
+        f"amqp://user:{SECRET}@[::1/",
         f"amqp://127.0.0.1/,user:{SECRET}@127.0.0.1",
         f"user:{SECRET}@127.0.0.1",
         ",",
@@ -187,7 +189,15 @@ def test_what_is_no_broker_is_refused_without_telling_it(url, model):
 
 
 @pytest.mark.parametrize(
-    "url", ["amqp://u:p@rabbit.example/", "amqp://127.0.0.1/,amqp://rabbit.example/", "amqp://10.0.0.1/"]
+    "url",
+    [
+        "amqp://u:p@rabbit.example/",
+        "amqp://127.0.0.1/,amqp://rabbit.example/",
+        "amqp://10.0.0.1/",
+        "amqp://127.0.0.1.example/",
+        "amqp://localhost.example/",
+        "amqp://[::2]/",
+    ],
 )
 def test_credentials_go_unsealed_beyond_loopback_only_where_that_is_allowed(url):
     (line,) = mistakes(AMQP_URL=url)
@@ -195,7 +205,17 @@ def test_credentials_go_unsealed_beyond_loopback_only_where_that_is_allowed(url)
     assert loaded(AMQP_URL=url, PROVISIONER_PLAINTEXT_SECRETS="true").plaintext_secrets
 
 
-@pytest.mark.parametrize("url", ["amqp://localhost/", "amqps://[::1]/", "amqp://u:p@127.0.0.1:5672/v"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://localhost/",
+        "amqp://LOCALHOST/",
+        "amqps://[::1]/",
+        "amqp://u:p@127.0.0.1:5672/v",
+        "amqp://127.0.0.2/",
+        "amqp://127.255.255.254/,amqp://127.0.0.1/",
+    ],
+)
 def test_on_loopback_they_may(url):
     assert not loaded(AMQP_URL=url).plaintext_secrets
 
@@ -213,11 +233,51 @@ def test_the_api_is_at_a_web_address(url):
 
 
 @pytest.mark.parametrize(
-    "url", ["api.plivo.com", "ftp://x", "https://", "https://a b", f"https://u:{SECRET}@x"]
+    "url",
+    [
+        "api.plivo.com",
+        "ftp://x",
+        "https://",
+        "https:///v1",
+        "https://a b",
+        "https://a/b c",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:port",
+        "http://[::1",
+        "https://api.plivo.com?x=1",
+        "https://api.plivo.com/#x",
+        f"https://u:{SECRET}@x",
+        f"https://u:{SECRET}@ho\u2100st",
+        f"https://u:5/{SECRET}@x",
+        f"https://x/?token={SECRET}",
+    ],
 )
 def test_what_is_no_web_address_is_refused(url):
     (line,) = mistakes(PLIVO_API_URL=url)
     assert line.startswith("PLIVO_API_URL is not an http(s) URL")
+
+
+@pytest.mark.parametrize("url", ["http://localhost:15672", f"https://u:{SECRET}@rabbit.example/api-of/"])
+def test_the_management_api_is_at_a_web_address_that_may_have_a_login(url):
+    chosen = loaded(PROVISIONER_MANAGEMENT_URL=url).management_url
+    assert chosen is not None
+    assert chosen.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"guest:{SECRET}@localhost",
+        f"amqp://guest:{SECRET}@localhost/",
+        f"http://guest:{SECRET}@localhost:99999/",
+        f"http://guest:{SECRET}@ho\u2100st/",
+        f"http://guest:{SECRET}@[::1/",
+        f"http://guest:5/{SECRET}@localhost/",
+    ],
+)
+def test_what_is_no_management_api_is_refused_without_telling_it(url):
+    (line,) = mistakes(PROVISIONER_MANAGEMENT_URL=url)
+    assert line == "PROVISIONER_MANAGEMENT_URL is not an http(s) URL; write http://user:password@host:15672"
 
 
 def test_the_ledger_is_a_file():
@@ -312,6 +372,33 @@ def test_all_that_does_not_fit_is_told_at_once():
     assert len(lines) == 4
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"PLIVO_AUTH_ID": ""}, {"PROVISIONER_PREFETCH": "x"}, {"PROVISIONER_OWNER_FILE": "no such file"}],
+)
+def test_what_does_not_fit_is_told_beside_what_is_wrong_by_itself(wrong):
+    lines = mistakes(**wrong, PROVISIONER_API_TIMEOUT="30s", AMQP_URL="amqp://u:p@far/")
+    assert [line.split()[0] for line in lines] == [
+        next(iter(wrong)),
+        "PROVISIONER_API_TIMEOUT",
+        "PROVISIONER_PLAINTEXT_SECRETS",
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"PROVISIONER_DRAIN": "x"},
+        {"PROVISIONER_DRAIN_FILE": "no such file"},
+        {"PROVISIONER_RECIPIENTS": "no such file", "AMQP_URL": "amqp://u:p@far/"},
+        {"AMQP_URL": "x", "PROVISIONER_API_TIMEOUT": "20s"},
+        {"PROVISIONER_NAME_TEMPLATE": "", "PROVISIONER_NAME_MAX": "x"},
+    ],
+)
+def test_what_is_wrong_by_itself_is_not_told_not_to_fit_as_well(wrong):
+    assert len(mistakes(**wrong)) == 1
+
+
 def test_what_is_needed_and_missing_is_told_with_where_to_look():
     with pytest.raises(SettingsError) as refusal:
         load(WorkerSettings, {})
@@ -329,6 +416,7 @@ def test_blank_is_not_set(blank):
 OTHER_VALUES = {
     "AMQP_URL": "amqp://u:p@localhost/",
     "PLIVO_API_URL": "http://127.0.0.1:1",
+    "PROVISIONER_MANAGEMENT_URL": "http://127.0.0.1:1",
     "LEDGER_URL": "sqlite:///other.db",
     "PROVISIONER_NAME_TEMPLATE": "{tag} {name}",
     "PROVISIONER_RATE_LIMIT": "1/1s",
@@ -426,7 +514,9 @@ def test_a_key_in_place_of_its_path_is_refused_without_telling_it(tmp_path, name
     (line,) = mistakes(**{name: json.dumps(SIGNER | {"d": SECRET})})
     assert line == f"{name} is the path of a file, not the key itself"
     (line,) = mistakes(**{name: str(tmp_path / "missing")})
-    assert line.startswith(f"{name} cannot be read: No such file or directory: ")
+    assert line == f"{name} cannot be read: No such file or directory"
+    (line,) = mistakes(**{name: f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----"})
+    assert line.startswith(f"{name} cannot be read: ")
 
 
 def test_a_token_in_place_of_its_path_is_refused_without_telling_it():
@@ -466,4 +556,4 @@ def test_no_secret_shows_in_a_repr():
 def test_a_command_needs_no_more_than_its_own():
     assert load(BrokerSettings, {}).amqp_url == ("amqp://guest:guest@127.0.0.1:5672/",)
     assert load(LedgerSettings, {"AMQP_URL": "nonsense"}).ledger == Path("provisioner.db")
-    assert load(BrokerSettings, {"AMQP_URL": "amqp://u:p@rabbit.example/"}).on_loopback is False
+    assert load(BrokerSettings, {"AMQP_URL": "amqp://u:p@rabbit.example/"}).amqp_url

@@ -1,7 +1,7 @@
 """The composition root: settings and adapters become a running worker."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from worker.adapters.rabbitmq_connection import (
     BrokerRefuses,
     BrokerUnavailable,
     Link,
-    connect,
+    connected,
     version_of,
 )
 from worker.adapters.sealing import JoseSealer, RecipientKeys, Unsealed
@@ -34,9 +34,9 @@ from worker.duties import Scheduler
 from worker.intake import Intake, Tap
 from worker.lanes import running_lanes
 from worker.pipeline import Pipeline
-from worker.ports import Clock, Delivery, Ledger, Provider, Publisher, Sealer
+from worker.ports import Clock, Delivery, Ledger, NoRecipientKey, Provider, Publisher, Sealer
 from worker.scan import Scanner, Strays
-from worker.settings import TopologySettings, WorkerSettings
+from worker.settings import PREFIX, SettingsError, TopologySettings, WorkerSettings
 from worker.telemetry import Telemetry
 from worker.waiting import WaitingRoom
 
@@ -110,9 +110,11 @@ async def running_worker(
 ) -> AsyncIterator[Worker]:
     """A worker that consumes for the time of the block. What is under way at its end is cut off: drain first.
 
-    Raises `BrokerUnavailable`, `LedgerFailed`, `LedgerForeign` or `KeyFileError` if it cannot begin.
+    Raises `SettingsError`, `KeyFileError`, `LedgerFailed`, `LedgerForeign` or `BrokerUnavailable`.
     """
     clock = SystemClock()
+    if keyless := list(_keyless(settings)):
+        raise SettingsError("\n".join(keyless))
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(sqlite_ledger(settings.ledger, telemetry.committed))
         await ledger.bind(settings.owner, settings.plivo_auth_id)
@@ -202,7 +204,7 @@ async def _contact(settings: WorkerSettings) -> None:
     failure: BrokerUnavailable | None = None
     for url in settings.amqp_url:
         try:
-            async with await connect(url, "provisioner start") as connection:
+            async with connected(url, "provisioner start") as connection:
                 if settings.topology == "declare":
                     await rabbitmq_topology.apply(connection, wanted_topology(connection, settings))
                 return
@@ -210,6 +212,18 @@ async def _contact(settings: WorkerSettings) -> None:
             failure = error
     if failure is not None:
         raise failure
+
+
+def _keyless(settings: WorkerSettings) -> Iterator[str]:
+    """A line for each recipient without a usable key: at the start a mistake, later it is waited for."""
+    if settings.recipients is None:
+        return
+    keys = RecipientKeys(*settings.recipients, tell=lambda *_: None)
+    for recipient in settings.recipient_names:
+        try:
+            keys.key_of(recipient)
+        except NoRecipientKey as error:
+            yield f"{PREFIX}RECIPIENTS has {error}"
 
 
 def _sealer(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> Sealer:

@@ -53,17 +53,17 @@ def _readable(name: str, path: Path) -> None:
     try:
         path.read_bytes()
     except OSError as error:
-        raise ValueError(f"names a {name} that cannot be read: {error.strerror}: {path}") from None
+        raise ValueError(f"names a {name} that cannot be read: {error.strerror}") from None
 
 
 def _keys_of(path: str, read: Callable[[str], T]) -> T:
-    """What `read` makes of a file of keys; the path is not told where it could be a key itself."""
+    """What `read` makes of a file of keys; what names no file is not told, for it could be a key itself."""
     if "{" in path:
         raise ValueError("is the path of a file, not the key itself")
     try:
         return read(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}: {path}") from None
+        raise ValueError(f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8 text") from None
     except BadKeys as error:

@@ -16,7 +16,7 @@ from contracts.departments import Invalid, Kind, UnsupportedType, canonical_type
 from contracts.envelope import CloudEvent, Message, describe
 from contracts.reissues import REISSUE_KEY, asks_for_reissue
 from worker.adapters.rabbitmq import RabbitPublisher
-from worker.adapters.rabbitmq_connection import BrokerUnavailable, Link, connect
+from worker.adapters.rabbitmq_connection import BrokerUnavailable, Connection, Link, close, connect
 from worker.adapters.sqlite import sqlite_ledger
 from worker.adapters.sqlite_audit import SqliteAudit
 from worker.adapters.system import SystemClock, fresh_id
@@ -112,17 +112,21 @@ async def publisher(settings: BrokerSettings) -> AsyncIterator[Publisher]:
 @asynccontextmanager
 async def connection(settings: BrokerSettings) -> AsyncIterator[AbstractConnection]:
     """A connection to the first broker that takes one."""
-    *others, last = settings.amqp_url
+    found = await _first_that_connects(settings.amqp_url)
+    try:
+        yield found
+    finally:
+        await close(found)
+
+
+async def _first_that_connects(urls: Sequence[str]) -> Connection:
+    *others, last = urls
     for url in others:
         try:
-            found = await connect(url, "provisioner command")
-            break
+            return await connect(url, "provisioner command")
         except BrokerUnavailable:
             continue
-    else:
-        found = await connect(last, "provisioner command")
-    async with found:
-        yield found
+    return await connect(last, "provisioner command")
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,12 @@ class LedgerFailed(ForPeople):
     """The ledger could not be read or written."""
 
 
+class LedgerUnusable(LedgerFailed):
+    """Where LEDGER_URL says there is no ledger, and none can be made."""
+
+    exit_code = 2
+
+
 class LedgerForeign(ForPeople):
     """The ledger is not for this deployment: another owner's, another account's, another version's."""
 

@@ -5,10 +5,12 @@ value. What is wrong comes out as one line per mistake, without the value where 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -18,7 +20,8 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
 from yarl import URL
 
@@ -31,7 +34,6 @@ from worker.telemetry import LogFormat
 
 PREFIX = "PROVISIONER_"
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class SettingsError(ForPeople):
@@ -70,17 +72,35 @@ def _address(text: object) -> object:
     return Address(host.strip("[]"), int(port))
 
 
+def _url(text: str, schemes: Container[str], otherwise: str) -> URL:
+    """Raises `ValueError(otherwise)`: what the parser says of a URL may quote the login in it."""
+    with suppress(ValueError):
+        parsed = URL(text)
+        # With a / or # in its password a URL has no user but an @, and what follows would show.
+        misplaced = "@" in text and parsed.user is None
+        if parsed.scheme in schemes and parsed.host and not misplaced and not re.search(r"\s", text):
+            return parsed
+    raise ValueError(otherwise)
+
+
 def _amqp_urls(text: object) -> object:
-    urls = [url.strip() for url in str(text).split(",")]
+    otherwise = "is not an AMQP URL; write amqp://user:password@host:5672/vhost"
+    urls = tuple(url.strip() for url in str(text).split(","))
     for url in urls:
-        parsed = URL(url)
-        misplaced = (
-            "@" in url and parsed.user is None
-        )  # a password with a / or # in it: what follows would show
-        if parsed.scheme not in {"amqp", "amqps"} or not parsed.host or misplaced:
-            raise ValueError("is not an AMQP URL; write amqp://user:password@host:5672/vhost")
-        check_tls(parsed.query)
-    return tuple(urls)
+        check_tls(_url(url, {"amqp", "amqps"}, otherwise).query)
+    return urls
+
+
+def _on_loopback(urls: Sequence[str]) -> bool:
+    return all(_is_loopback(URL(url).host or "") for url in urls)
+
+
+def _is_loopback(host: str) -> bool:
+    """A name other than localhost may mean any address, and another one tomorrow."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _sqlite_path(text: object) -> object:
@@ -89,10 +109,18 @@ def _sqlite_path(text: object) -> object:
     raise ValueError("is not a ledger URL; write sqlite:///relative/path.db or sqlite:////absolute/path.db")
 
 
-def _http_url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^/\s@]+(/[^\s@]*)?", text):
-        raise ValueError("is not an http(s) URL without a login, such as https://api.plivo.com")
+def _api_url(text: str) -> str:
+    otherwise = "is not an http(s) URL without login and query, such as https://api.plivo.com"
+    parsed = _url(text, {"http", "https"}, otherwise)
+    if "@" in text or parsed.query_string or parsed.fragment:
+        raise ValueError(otherwise)
     return text
+
+
+def _management_url(secret: SecretStr) -> SecretStr:
+    otherwise = "is not an http(s) URL; write http://user:password@host:15672"
+    _url(secret.get_secret_value(), {"http", "https"}, otherwise)
+    return secret
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
@@ -102,6 +130,19 @@ PlivoAuthId = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True)
 
+    @field_validator("*")
+    @classmethod
+    def _noted(cls, value: Any, info: ValidationInfo) -> Any:
+        """Tells the context: of settings that fail as a whole it is else not known which are valid."""
+        if info.context is not None and info.field_name is not None:
+            info.context[info.field_name] = value
+        return value
+
+    @classmethod
+    def conflicts(cls, _valid: Mapping[str, Any]) -> Iterator[str]:
+        """What does not fit together among the settings that are valid by themselves, a line for each."""
+        return iter(())
+
 
 class BrokerSettings(_Settings):
     amqp_url: Annotated[tuple[str, ...], BeforeValidator(_amqp_urls)] = Field(
@@ -110,10 +151,6 @@ class BrokerSettings(_Settings):
         description="RabbitMQ; several hosts with commas between them",
         repr=False,
     )
-
-    @property
-    def on_loopback(self) -> bool:
-        return all(URL(url).host in _LOOPBACK for url in self.amqp_url)
 
 
 class RecipientSettings(_Settings):
@@ -134,7 +171,7 @@ class TopologySettings(BrokerSettings, RecipientSettings):
         alias=f"{PREFIX}RETRY_DELAYS",
         description="delays of the retry queues",
     )
-    management_url: SecretStr | None = Field(
+    management_url: Annotated[SecretStr, AfterValidator(_management_url)] | None = Field(
         None,
         alias=f"{PREFIX}MANAGEMENT_URL",
         description="RabbitMQ's management API, for `topology check` to see bindings and policies",
@@ -192,7 +229,7 @@ class DeadLetterSettings(BrokerSettings, PolicySettings):
 class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
     plivo_auth_id: PlivoAuthId = Field(alias="PLIVO_AUTH_ID", description="Plivo's main account")
     plivo_auth_token: SecretStr = Field(alias="PLIVO_AUTH_TOKEN", min_length=1, description="its auth token")
-    plivo_api_url: Annotated[str, AfterValidator(_http_url)] = Field(
+    plivo_api_url: Annotated[str, AfterValidator(_api_url)] = Field(
         "https://api.plivo.com", alias="PLIVO_API_URL", description="Plivo, or a sandbox"
     )
     owner: str = Field(
@@ -267,27 +304,48 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
     def names(self) -> NameTemplate:
         return NameTemplate(self.name_template, self.name_max)
 
-    @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        mistakes = list(self._conflicts())
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
-        return self
+    @classmethod
+    def conflicts(cls, valid: Mapping[str, Any]) -> Iterator[str]:
+        for names, conflict in _CONFLICTS:
+            if valid.keys() >= set(names) and (line := conflict(*(valid[name] for name in names))):
+                yield line
 
-    def _conflicts(self) -> Iterator[str]:
-        try:
-            _ = self.names
-        except ValueError as error:
-            yield f"{PREFIX}NAME_TEMPLATE {error}"
-        if self.settle_window < self.api_timeout:
-            why = "a call could still be under way when its outcome is taken as settled"
-            yield f"{PREFIX}SETTLE_WINDOW must not be below {PREFIX}API_TIMEOUT: {why}"
-        if self.api_timeout >= self.drain:
-            why = "a call begun before SIGTERM could not end in time"
-            yield f"{PREFIX}API_TIMEOUT must be below {PREFIX}DRAIN: {why}"
-        if not self.recipients and not self.plaintext_secrets and not self.on_loopback:
-            why = "credentials would go unsealed through a broker that is not on loopback"
-            yield f"{PREFIX}PLAINTEXT_SECRETS is not true: {why}; set {PREFIX}RECIPIENTS to seal them"
+
+def _no_room(template: str, longest: int) -> str | None:
+    try:
+        NameTemplate(template, longest)
+    except ValueError as error:
+        return f"{PREFIX}NAME_TEMPLATE {error}"
+    return None
+
+
+def _settled_too_soon(settle_window: timedelta, api_timeout: timedelta) -> str | None:
+    if settle_window >= api_timeout:
+        return None
+    why = "a call could still be under way when its outcome is taken as settled"
+    return f"{PREFIX}SETTLE_WINDOW must not be below {PREFIX}API_TIMEOUT: {why}"
+
+
+def _drained_too_soon(api_timeout: timedelta, drain: timedelta) -> str | None:
+    if api_timeout < drain:
+        return None
+    why = "a call begun before SIGTERM could not end in time"
+    return f"{PREFIX}API_TIMEOUT must be below {PREFIX}DRAIN: {why}"
+
+
+def _unsealed(recipients: Recipients | None, allowed: bool, urls: Sequence[str]) -> str | None:  # noqa: FBT001
+    if recipients or allowed or _on_loopback(urls):
+        return None
+    why = "credentials would go unsealed through a broker that is not on loopback"
+    return f"{PREFIX}PLAINTEXT_SECRETS is not true: {why}; set {PREFIX}RECIPIENTS to seal them"
+
+
+_CONFLICTS: tuple[tuple[tuple[str, ...], Callable[..., str | None]], ...] = (
+    (("name_template", "name_max"), _no_room),
+    (("settle_window", "api_timeout"), _settled_too_soon),
+    (("api_timeout", "drain"), _drained_too_soon),
+    (("recipients", "plaintext_secrets", "amqp_url"), _unsealed),
+)
 
 
 S = TypeVar("S", bound=_Settings)
@@ -295,12 +353,20 @@ S = TypeVar("S", bound=_Settings)
 
 def load(model: type[S], environ: Mapping[str, str]) -> S:
     """Settings of one kind out of the environment; raises `SettingsError` with every mistake."""
-    values, mistakes = _values_of(model, environ)
+    values, unread = _values_of(model, environ)
+    valid = {
+        name: field.default
+        for name, field in model.model_fields.items()
+        if not field.is_required() and field.alias not in values.keys() | unread.keys()
+    }
+    mistakes = list(unread.values())
+    settings = None
     try:
-        settings = model.model_validate(values)
+        settings = model.model_validate(values, context=valid)
     except ValidationError as error:
-        raise SettingsError("\n".join([*mistakes, *_mistakes_in(error, values, mistakes)])) from None
-    if mistakes:
+        mistakes += _mistakes_in(error, values, unread)
+    mistakes += model.conflicts(valid)
+    if mistakes or settings is None:
         raise SettingsError("\n".join(mistakes))
     return settings
 
@@ -350,34 +416,31 @@ def _aliases(model: type[BaseModel]) -> list[str]:
     return [field.alias for field in model.model_fields.values() if field.alias]
 
 
-def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What is set, and by name a line for whatever cannot be read."""
     values: dict[str, Any] = {}
-    mistakes: list[str] = []
+    unread: dict[str, str] = {}
     for name in _aliases(model):
         path = environ.get(f"{name}_FILE")
         if path and environ.get(name):
-            mistakes.append(f"{name} and {name}_FILE are both set; keep one")
+            unread[name] = f"{name} and {name}_FILE are both set; keep one"
         elif path:
             try:
                 values[name] = Path(path).read_text(encoding="utf-8").strip()
             except OSError as error:  # without its path, which may be the secret itself by mistake
-                mistakes.append(f"{name}_FILE cannot be read: {error.strerror}")
+                unread[name] = f"{name}_FILE cannot be read: {error.strerror}"
             except ValueError:
-                mistakes.append(f"{name}_FILE cannot be read: it is not UTF-8 text")
+                unread[name] = f"{name}_FILE cannot be read: it is not UTF-8 text"
         elif environ.get(name, "").strip():
             values[name] = environ[name].strip()
-    return values, mistakes
+    return values, unread
 
 
-def _mistakes_in(error: ValidationError, values: Mapping[str, Any], known: Sequence[str]) -> list[str]:
-    lines: list[str] = []
+def _mistakes_in(error: ValidationError, values: Mapping[str, Any], unread: Container[str]) -> Iterator[str]:
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         message = item["msg"].removeprefix("Value error, ")
-        name = str(item["loc"][0]) if item["loc"] else ""
-        if not name:  # settings that do not fit together bring their own names
-            lines.extend(message.splitlines())
-        elif name in values:
-            lines.append(f"{name} {message[0].lower()}{message[1:]}")
-        elif not any(f"{name}_FILE" in line for line in known):
-            lines.append(f"{name} is not set; `provisioner run --help` tells what it is")
-    return lines
+        name = str(item["loc"][0])
+        if name in values:
+            yield f"{name} {message[0].lower()}{message[1:]}"
+        elif name not in unread:
+            yield f"{name} is not set; `provisioner run --help` tells what it is"

@@ -16,7 +16,7 @@ from builders import SALES, an_answer, an_entry, created
 from worker.adapters import sqlite
 from worker.adapters.sqlite import sqlite_ledger
 from worker.core.model import Department, Entry, Recollection
-from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign
+from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign, LedgerUnusable
 
 NOBODY = 65534
 
@@ -160,18 +160,29 @@ async def test_where_it_must_exist_it_is_not_made(path):
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 40, b"short"])
 async def test_a_file_of_something_else_is_left_alone(path, content):
     path.write_bytes(content)
-    with pytest.raises(LedgerFailed, match="is not a database") as failure:
+    with pytest.raises(LedgerUnusable, match=r"is not a database; set LEDGER_URL to ") as failure:
         async with sqlite_ledger(path):
             pass
+    assert failure.value.exit_code == 2
     assert str(path) in one_line(failure)
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("place", ["", "missing/ledger.db"])
-async def test_a_place_where_no_file_can_be_is_told(tmp_path, place):
-    with pytest.raises(LedgerFailed, match="cannot be opened") as failure:
+@pytest.mark.parametrize(
+    ("place", "what_to_do"),
+    [
+        ("", "it is a folder; set LEDGER_URL to a file in it"),
+        ("missing/ledger.db", "there is no folder .*/missing; make it, or set LEDGER_URL to another file"),
+        ("a-file/ledger.db", "there is no folder .*/a-file; make it, or set LEDGER_URL to another file"),
+        ("x" * 300, "File name too long; set LEDGER_URL to another file"),
+    ],
+)
+async def test_a_place_where_no_file_can_be_is_told(tmp_path, place, what_to_do):
+    (tmp_path / "a-file").touch()
+    with pytest.raises(LedgerUnusable, match=f"cannot be opened: {what_to_do}$") as failure:
         async with sqlite_ledger(tmp_path / place):
             pass
+    assert failure.value.exit_code == 2
     one_line(failure)
 
 

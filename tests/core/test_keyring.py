@@ -98,6 +98,10 @@ class TestWhyAKeyIsNotUsed:
     def test_another_type(self, jwk):
         assert problem(named("crm", jwk)) == "it is not X25519, P-256, or RSA of at least 2048 bits"
 
+    @pytest.mark.parametrize("jwk", [X25519, P256, rsa(2048)])
+    def test_the_use_may_be_left_out(self, jwk):
+        assert problem({name: value for name, value in named("crm", jwk).items() if name != "use"}) is None
+
     @pytest.mark.parametrize("use", ["sig", "", None, "ENC"])
     def test_another_use(self, use):
         assert problem(named("crm", use=use)) == 'its "use" is not "enc"'

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import aiormq
 import pytest
 from conformance.brokers import Inbox, rabbit_bench
 from fault_proxy import FaultProxy, fault_proxy
@@ -313,6 +314,27 @@ async def test_a_channel_closed_by_the_broker_is_replaced(proxy, clean_broker):
         await inbox.holds(3)
         assert not first.live
     assert set(inbox.bodies[1:]) == {b"one", b"two"}
+
+
+async def test_whoever_ends_it_as_it_connects_is_heard(clean_broker, monkeypatch):
+    """A link that went on all the same kept a worker from ending."""
+    made, real = [], aiormq.connect
+
+    async def connect_and_be_cancelled(*given, **named):
+        made.append(await real(*given, **named))
+        asyncio.get_running_loop().call_soon(staying.cancel)
+        return made[0]
+
+    async def connect_and_stay() -> None:
+        await connect(clean_broker, "test")
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(aiormq, "connect", connect_and_be_cancelled)
+        staying = asyncio.create_task(connect_and_stay())
+        await asyncio.wait([staying], timeout=5)
+    assert staying.cancelled()
+    await made[0].close()
 
 
 @pytest.mark.parametrize("hosts", [1, 3])

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
@@ -14,9 +15,11 @@ from typing import Any
 import aiohttp
 import pytest
 from real import Place
+from secrets_keys import fresh_sealing_key
 
 from contracts import topology as names
 from tests.soak.worker_process import worker_process
+from worker.core.keyring import public_part
 from worker.sandbox import Rule, fault
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
@@ -62,8 +65,6 @@ async def running(place: Place) -> AsyncIterator[Process]:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -189,18 +190,36 @@ async def test_unsealed_credentials_beyond_loopback_are_refused_before_anything_
         }
     )
     assert code == 2
-    assert [line.split()[0] for line in lines] == ["PROVISIONER_SIGNING_KEY"]
+    signing_key, plaintext = lines
+    assert signing_key.startswith("PROVISIONER_SIGNING_KEY cannot be read: ")
+    assert plaintext.startswith("PROVISIONER_PLAINTEXT_SECRETS is not true: ")
+    assert plaintext.endswith("set PROVISIONER_RECIPIENTS to seal them")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"), [({"use": "sig"}, 'its "use" is not "enc"'), ({"x": "AAAA"}, "it is damaged")]
+)
+async def test_a_recipient_without_a_key_is_refused_before_anything_is_asked(
+    tmp_path: Path, change: dict[str, str], why: str
+):
+    """The broker does not exist: to look for it would take the start's grace, and end with 1."""
+    keys = {
+        "keys": [public_part(fresh_sealing_key("crm.1")) | change, public_part(fresh_sealing_key("hr.1"))]
+    }
+    (tmp_path / "keys.json").write_text(json.dumps(keys))
     code, lines = await refused(
         {
             "PLIVO_AUTH_ID": "MASANDBOX00000000000",
             "PLIVO_AUTH_TOKEN": "very-secret",
-            "AMQP_URL": "amqp://worker:very-secret@broker.invalid/",
+            "AMQP_URL": "amqp://broker.invalid/",
+            "LEDGER_URL": f"sqlite:///{tmp_path / 'ledger.db'}",
+            "PROVISIONER_RECIPIENTS": str(tmp_path / "keys.json"),
         }
     )
     assert code == 2
     (line,) = lines
-    assert line.startswith("PROVISIONER_PLAINTEXT_SECRETS is not true: ")
-    assert line.endswith("set PROVISIONER_RECIPIENTS to seal them")
+    assert line.startswith("PROVISIONER_RECIPIENTS has no usable key for crm in ")
+    assert line.endswith(f"(crm.1: {why})")
 
 
 async def test_another_accounts_ledger_is_refused(place: Place):
@@ -222,9 +241,60 @@ async def test_a_login_the_broker_refuses_is_one_line_and_exit_1(place: Place):
     assert "very-secret" not in lines[0]
 
 
-async def test_an_address_in_use_is_one_line_and_exit_1(place: Place):
-    async with running(place) as process:
-        taken = (await log_until(process, "worker_started"))[-1]["http"]
-        code, lines = await refused(place.environ | {"PROVISIONER_HTTP": taken})
-    assert code == 1
-    assert "set PROVISIONER_HTTP" in lines[-1]
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "192.0.2.1", ".."])
+async def test_where_nobody_can_listen_it_is_refused_before_a_message_is_taken(place: Place, host: str):
+    async with place.worker():
+        """Makes the topology."""
+    await place.send(json.dumps(EVENT).encode())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"{host}:{taken.getsockname()[1]}"
+        code, lines = await refused(place.environ | {"PROVISIONER_HTTP": address})
+    assert code == 2
+    (line,) = lines
+    assert line.startswith(f"cannot listen on {address} (")
+    assert line.endswith("); set PROVISIONER_HTTP to another address")
+    message = await (await place.channel.get_queue(names.WORK_QUEUE)).get()
+    assert not message.redelivered
+    await message.ack()
+
+
+async def test_while_it_starts_it_is_alive_and_not_ready(place: Place):
+    asked = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    http_port = free_port()
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as broker:
+        silent = {"AMQP_URL": f"amqp://127.0.0.1:{broker.sockets[0].getsockname()[1]}/"}
+        process = await start(place.environ | silent | {"PROVISIONER_HTTP": f"127.0.0.1:{http_port}"})
+        await asked.wait()
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{http_port}") as http:
+            async with http.get("/livez") as live:
+                assert live.status == 200
+            async with http.get("/readyz") as ready:
+                assert ready.status == 503
+                assert await ready.json() == {"status": "not ready", "wrong": ["the worker is starting"]}
+            async with http.get("/metrics") as metrics:
+                assert metrics.status == 200
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+        await process.communicate()
+
+
+@pytest.mark.parametrize("place_of_ledger", ["", "missing/ledger.db", "token"])
+async def test_where_no_ledger_can_be_it_is_one_line_and_exit_2(
+    place: Place, tmp_path: Path, place_of_ledger: str
+):
+    (tmp_path / "token").write_text("no database")
+    (tmp_path / "token").chmod(0o644)
+    code, lines = await refused(
+        place.environ
+        | {"LEDGER_URL": f"sqlite:///{tmp_path / place_of_ledger}", "PROVISIONER_HTTP": "127.0.0.1:0"}
+    )
+    assert code == 2
+    (line,) = lines
+    assert line.startswith(f"the ledger {tmp_path / place_of_ledger} cannot be opened: ")
+    assert "set LEDGER_URL to " in line

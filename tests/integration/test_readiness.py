@@ -60,12 +60,15 @@ async def scene(place: Place, monkeypatch) -> AsyncIterator[Scene]:
         """Makes the topology."""
     async with fault_proxy(place.url) as proxy:
         place.environ |= {"AMQP_URL": proxy.url, "PROVISIONER_TOPOLOGY": "assume"}
+        telemetry = Telemetry()
+        answers = probes.Probes(telemetry, place.settings.signing_key_path)
         async with (
-            running_worker(place.settings, Telemetry()) as worker,
-            serving(worker, Address("127.0.0.1", 0)) as address,
+            serving(answers, Address("127.0.0.1", 0)) as address,
+            running_worker(place.settings, telemetry) as worker,
             aiohttp.ClientSession() as http,
         ):
-            yield Scene(place, worker, proxy, f"http://127.0.0.1:{address.port}", http)
+            with answers.watching(worker):
+                yield Scene(place, worker, proxy, f"http://127.0.0.1:{address.port}", http)
 
 
 async def nobody_listens(there: Scene) -> None:

@@ -89,6 +89,13 @@ def test_without_a_key_nothing_is_sealed_until_one_comes(sealer: JoseSealer, fil
     assert [line[:2] for line in told.lines if line[0] == "crm"] == [("crm", None), ("crm", "crm.1")]
 
 
+def test_a_key_may_leave_its_use_out(sealer: JoseSealer, file: Path):
+    key = fresh_sealing_key("crm.1")
+    public = {name: value for name, value in public_part(key).items() if name != "use"}
+    file.write_text(json.dumps({"keys": [public]}))
+    assert opened_with(sealer.seal(clear(), "crm"), key) == "crm.1"
+
+
 def test_a_recipient_nobody_has_heard_of_has_no_key(sealer: JoseSealer, file: Path):
     write_keys(file, fresh_sealing_key("crm.1"))
     assert "none bears its name" in refusal(sealer, "hr")

@@ -105,13 +105,15 @@ async def connect(url: str, name: str) -> Connection:
     """A plain connection; raises `BrokerUnavailable`, or `BrokerRefuses` where trying again cannot help."""
     try:
         with cancelled_only_if_asked():
-            return await aio_pika.connect(
-                url,
-                timeout=CONNECT_SECONDS,
-                heartbeat=HEARTBEAT_SECONDS,
-                client_properties={"connection_name": name},
-                connection_class=Connection,
-            )
+            async with asyncio.timeout(
+                CONNECT_SECONDS
+            ):  # the library's own loses a cancellation now and then
+                return await aio_pika.connect(
+                    url,
+                    heartbeat=HEARTBEAT_SECONDS,
+                    client_properties={"connection_name": name},
+                    connection_class=Connection,
+                )
     except (AuthenticationError, ProbableAuthenticationError) as error:
         why = mechanism_refused(error) or explain(error)
         raise BrokerRefuses(f"RabbitMQ at {address(url)} refuses the login in AMQP_URL: {why}") from None
@@ -121,6 +123,16 @@ async def connect(url: str, name: str) -> Connection:
         failure = NobodyThere if _without_a_word(error) else BrokerUnavailable
         why = f"{explain(error)}{hint(url, error)}"
         raise failure(f"RabbitMQ at {address(url)} cannot be used: {why}") from None
+
+
+@asynccontextmanager
+async def connected(url: str, name: str) -> AsyncIterator[Connection]:
+    """A plain connection for the time of the block; raises as `connect` does."""
+    connection = await connect(url, name)
+    try:
+        yield connection
+    finally:
+        await close(connection)
 
 
 def version_of(connection: AbstractConnection) -> str:
@@ -157,6 +169,16 @@ def cancelled_only_if_asked() -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise ConnectionError("the connection is gone") from None
+
+
+@contextmanager
+def unavailable_if_lost() -> Iterator[None]:
+    """Whatever a connection raises that is lost in the block is `BrokerUnavailable`."""
+    try:
+        with cancelled_only_if_asked():
+            yield
+    except BROKER_ERRORS as error:
+        raise BrokerUnavailable(f"RabbitMQ cannot be used: {explain(error)}") from None
 
 
 @dataclass
@@ -247,7 +269,7 @@ class Link:
             raise
         finally:
             self._telemetry.broker_disconnected(self._name)
-            await _closed(connection)
+            await close(connection)
 
     def _served_seconds(self) -> float:
         return 0.0 if self._connected_at is None else self._clock.monotonic() - self._connected_at
@@ -295,8 +317,8 @@ async def _watch(connection: Connection) -> None:
         await asyncio.sleep(PULSE_SECONDS)
 
 
-async def _closed(connection: Connection) -> None:
-    """In order if that goes quickly, else not."""
+async def close(connection: Connection) -> None:
+    """In order if that goes quickly, else not; one that is lost already is closed."""
     closing = asyncio.ensure_future(connection.close())
     try:
         await asyncio.wait([closing], timeout=CLOSE_SECONDS)

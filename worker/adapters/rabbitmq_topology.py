@@ -8,7 +8,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from contracts.topology import Exchange, Queue, Topology
-from worker.adapters.rabbitmq_connection import BrokerRefuses, explain
+from worker.adapters.rabbitmq_connection import BrokerRefuses, explain, unavailable_if_lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,13 @@ class Finding:
 async def apply(connection: AbstractConnection, topology: Topology) -> None:
     """Declares and binds everything; what is there already and the same is left alone.
 
-    Raises `BrokerRefuses`, naming the object, where it differs or may not be made.
+    Raises `BrokerRefuses`, naming the object, where it differs or may not be made, and `BrokerUnavailable`.
     """
+    with unavailable_if_lost():
+        await _apply(connection, topology)
+
+
+async def _apply(connection: AbstractConnection, topology: Topology) -> None:
     async with connection.channel() as channel:
         for exchange in topology.exchanges:
             await _or_refuse(f"exchange {exchange.name}", _declare_exchange(channel, exchange))
@@ -39,14 +44,18 @@ async def apply(connection: AbstractConnection, topology: Topology) -> None:
 
 
 async def check(connection: AbstractConnection, topology: Topology) -> list[Finding]:
-    """How each exchange and queue compares. Changes nothing: an object is declared only where it exists."""
-    exchanges = [
-        await _compare(connection, "exchange", exchange.name, _exchange_probe(exchange))
-        for exchange in topology.exchanges
-    ]
-    queues = [
-        await _compare(connection, "queue", queue.name, _queue_probe(queue)) for queue in topology.queues
-    ]
+    """How each exchange and queue compares. Changes nothing: an object is declared only where it exists.
+
+    Raises `BrokerUnavailable`.
+    """
+    with unavailable_if_lost():
+        exchanges = [
+            await _compare(connection, "exchange", exchange.name, _exchange_probe(exchange))
+            for exchange in topology.exchanges
+        ]
+        queues = [
+            await _compare(connection, "queue", queue.name, _queue_probe(queue)) for queue in topology.queues
+        ]
     return exchanges + queues
 
 

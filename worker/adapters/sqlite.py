@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from pydantic_core import ValidationError, to_json
 
 from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish
-from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign
+from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign, LedgerUnusable
 
 BUSY_SECONDS = 5.0
 BUSY_PAUSE_SECONDS = 0.01
@@ -305,7 +305,7 @@ def _open(path: Path, *, must_exist: bool) -> apsw.Connection:
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "full")
     except (OSError, apsw.Error) as error:
-        raise LedgerFailed(f"the ledger {path} cannot be opened: {error}") from None
+        raise _cannot_open(path, error) from None
     return connection
 
 
@@ -314,8 +314,23 @@ def _open_to_read(path: Path) -> apsw.Connection:
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     except apsw.Error as error:
-        raise LedgerFailed(f"the ledger {path} cannot be opened: {error}") from None
+        raise _cannot_open(path, error) from None
     return connection
+
+
+def _cannot_open(path: Path, error: OSError | apsw.Error) -> LedgerFailed:
+    match error:
+        case FileNotFoundError() | NotADirectoryError():
+            why = f"there is no folder {path.parent}; make it, or set LEDGER_URL to another file"
+        case apsw.CantOpenError() if path.is_dir():
+            why = "it is a folder; set LEDGER_URL to a file in it"
+        case OSError(strerror=reason):
+            why = f"{reason}; set LEDGER_URL to another file"
+        case apsw.CantOpenError() | apsw.NotADBError():
+            why = f"{error}; set LEDGER_URL to another file"
+        case _:
+            return LedgerFailed(f"the ledger {path} cannot be opened: {error}")
+    return LedgerUnusable(f"the ledger {path} cannot be opened: {why}")
 
 
 def _require(path: Path) -> None:

@@ -144,7 +144,7 @@ def _problem(jwk: Jwk) -> str | None:
     algorithm = sealing_algorithm(jwk)
     if is_private(jwk):
         return "it is a private key: make another pair, this one is known to two"
-    if jwk.get("use") != "enc":
+    if jwk.get("use", "enc") != "enc":  # it may be left out
         return 'its "use" is not "enc"'
     if algorithm is None:
         return f"it is not {SEALING_KEYS}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from worker.bootstrap import Worker, running_worker
 from worker.cautions import cautions
-from worker.entrypoints.probes import serving
+from worker.entrypoints.probes import Probes, serving
 from worker.settings import WorkerSettings, unknown_names
 from worker.telemetry import Telemetry
 
@@ -22,16 +22,20 @@ async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
     telemetry = Telemetry()
     stop = Stop(settings.drain.total_seconds(), lambda: _exit_at_once(telemetry))
     _leave_no_core()
-    if unsafe := cautions(settings, environ):
-        telemetry.settings_unsafe(unsafe)
     if unknown := unknown_names(environ):
         telemetry.settings_unused(unknown)
+    probes = Probes(telemetry, settings.signing_key_path)
     try:
-        async with running_worker(settings, telemetry) as worker, serving(worker, settings.http) as http:
+        # Whatever can be wrong here is found before a message is taken: else each start would be one more
+        # delivery of all of them.
+        async with serving(probes, settings.http) as http, running_worker(settings, telemetry) as worker:
+            if unsafe := cautions(settings, environ):
+                telemetry.settings_unsafe(unsafe)
             told = _shown(settings) | {"http": f"{http.host}:{http.port}"}
             telemetry.started(version("subaccount-provisioner"), told)
-            await stop.asked()
-            return await _drained(worker)
+            with probes.watching(worker):
+                await stop.asked()
+                return await _drained(worker)
     except asyncio.CancelledError:
         if not stop.before_the_start:
             raise

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from worker.bootstrap import running_worker
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Event
 from worker.entrypoints.demo_stage import Stage, stage
-from worker.ports import ForPeople
+from worker.ports import ForPeople, PublishFailed
 from worker.sandbox import Entry as Call
 from worker.sandbox import Sandbox, running_sandbox
 from worker.settings import WorkerSettings, load
@@ -109,9 +109,16 @@ async def tell(environ: Mapping[str, str], *, memory: bool) -> None:
         )
     async with _set_up(environ, timeline, memory=memory) as story:
         for scene in SCENES:
-            await scene(story)
+            await _play_scene(scene, story)
             await asyncio.sleep(READING_SECONDS if CONSOLE.is_terminal else 0)
     _close(story)
+
+
+async def _play_scene(scene: Callable[[Story], Awaitable[None]], story: Story) -> None:
+    try:
+        await scene(story)
+    except PublishFailed as error:
+        raise DemoFailed(f"the demo failed: {error}") from None
 
 
 @asynccontextmanager

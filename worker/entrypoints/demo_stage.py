@@ -18,7 +18,7 @@ from worker import operations
 from worker.adapters import rabbitmq_topology
 from worker.adapters.memory_broker import MemoryBroker
 from worker.adapters.rabbitmq import RabbitConsumer
-from worker.adapters.rabbitmq_connection import Link
+from worker.adapters.rabbitmq_connection import Link, unavailable_if_lost
 from worker.adapters.system import SystemClock
 from worker.bootstrap import Broker, Consumer, Receive, rabbit_broker, wanted_topology
 from worker.core.messages import Outgoing
@@ -124,7 +124,8 @@ async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
     """Makes the topology, and takes away afterwards what was not there before."""
     async with operations.connection(settings) as connection:
         wanted = wanted_topology(connection, settings)
-        await _refuse_busy(connection)
+        with unavailable_if_lost():
+            await _refuse_busy(connection)
         found = await rabbitmq_topology.check(connection, wanted)
         missing = {(one.kind, one.name) for one in found if one.state == "missing"}
         await rabbitmq_topology.apply(connection, wanted)
@@ -132,7 +133,8 @@ async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
         yield
     finally:
         async with operations.connection(settings) as connection:
-            await _take_away(connection, wanted, missing)
+            with unavailable_if_lost():
+                await _take_away(connection, wanted, missing)
 
 
 async def _refuse_busy(connection: AbstractConnection) -> None:

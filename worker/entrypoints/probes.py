@@ -6,9 +6,10 @@ An event loop that hangs would take a server on it along; the thread can still s
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from socketserver import ThreadingTCPServer
 from threading import Thread
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from worker.adapters.key_files import KeyFileError, public_jwks
 from worker.bootstrap import Worker
 from worker.ports import ForPeople, LedgerFailed, LedgerForeign
 from worker.settings import Address
+from worker.telemetry import Telemetry
 
 BEAT_SECONDS = 0.5
 STUCK_SECONDS = 5.0
@@ -29,8 +31,10 @@ LEDGER_ANSWER_SECONDS = 0.7
 READY_ANSWER_SECONDS = 0.9
 
 
-class AddressTaken(ForPeople):
-    """Somebody else listens there."""
+class AddressUnusable(ForPeople):
+    """Nobody can listen there: it is taken, or not this machine's."""
+
+    exit_code = 2
 
 
 class Answer(NamedTuple):
@@ -82,12 +86,23 @@ class Readiness:
 class Probes:
     """The answers, given on any thread. `beat` runs on the worker's loop, for as long as that runs."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._readiness = Readiness(worker)
-        self._registry = worker.telemetry.registry
-        self._signing_key = worker.settings.signing_key_path
+    def __init__(self, telemetry: Telemetry, signing_key: Path) -> None:
+        self._readiness: Readiness | None = None
+        self._without_worker = "the worker is starting"
+        self._registry = telemetry.registry
+        self._signing_key = signing_key
         self._loop = asyncio.get_running_loop()
         self._beaten_at = self._loop.time()
+
+    @contextmanager
+    def watching(self, worker: Worker) -> Iterator[None]:
+        """For the time of the block it can be ready."""
+        self._readiness = Readiness(worker)
+        try:
+            yield
+        finally:
+            self._readiness = None
+            self._without_worker = "the worker is ending"
 
     async def beat(self) -> None:
         while True:
@@ -119,7 +134,10 @@ class Probes:
             return Answer(503, "application/json", json.dumps({"error": str(error)}).encode())
 
     def _not_ready(self) -> list[str]:
-        asked = asyncio.run_coroutine_threadsafe(self._readiness.wrong(), self._loop)
+        readiness = self._readiness
+        if readiness is None:
+            return [self._without_worker]
+        asked = asyncio.run_coroutine_threadsafe(readiness.wrong(), self._loop)
         try:
             return asked.result(READY_ANSWER_SECONDS)
         except TimeoutError:
@@ -163,14 +181,14 @@ def _handler(answer: Callable[[str], Answer | None]) -> type[BaseHTTPRequestHand
 
 
 @asynccontextmanager
-async def serving(worker: Worker, address: Address) -> AsyncIterator[Address]:
-    """Yields the address it listens on. Raises `AddressTaken`."""
-    probes = Probes(worker)
+async def serving(probes: Probes, address: Address) -> AsyncIterator[Address]:
+    """Yields the address it listens on. Raises `AddressUnusable`."""
     try:
         server = _Server(address, _handler(probes.answer))
-    except OSError as error:
-        raise AddressTaken(
-            f"cannot listen on {address.host}:{address.port} ({error.strerror}); set PROVISIONER_HTTP"
+    except (OSError, ValueError) as error:  # ValueError: it cannot be a host's name
+        why = getattr(error, "strerror", None) or "no name of a host"
+        raise AddressUnusable(
+            f"cannot listen on {address.host}:{address.port} ({why}); set PROVISIONER_HTTP to another address"
         ) from None
     beating = asyncio.create_task(probes.beat())
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="probes", daemon=True)

@@ -1,0 +1,82 @@
+"""A broker that goes while a start or a command declares: asked again within the grace, then a line."""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+
+import pytest
+from fault_proxy import FaultProxy, fault_proxy
+from real import Place
+
+from worker import bootstrap
+from worker.adapters.memory_broker import MemoryBroker
+from worker.adapters.rabbitmq_connection import BrokerUnavailable
+from worker.bootstrap import running_worker
+from worker.entrypoints.demo import DemoFailed, tell
+from worker.ports import PublishFailed
+from worker.telemetry import Telemetry
+
+pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
+
+HANDSHAKE, DECLARED = 3, 24
+"""Frames of the broker: until it has opened the connection, and until the last object is there."""
+
+DECLARING = [HANDSHAKE, HANDSHAKE + 1, HANDSHAKE + 2, 12, 20, DECLARED]
+
+
+@pytest.fixture
+async def proxy(place: Place) -> AsyncIterator[FaultProxy]:
+    async with fault_proxy(place.url) as proxy:
+        place.environ["AMQP_URL"] = proxy.url
+        yield proxy
+
+
+@pytest.mark.parametrize("frames", [1, *DECLARING, DECLARED + 1, DECLARED + 2])
+async def test_a_start_that_loses_the_broker_asks_again(place: Place, proxy: FaultProxy, frames: int):
+    proxy.reset_after(frames)
+    async with running_worker(place.settings, Telemetry()) as worker:
+        assert worker.consumer.consuming
+
+
+@pytest.mark.parametrize("frames", DECLARING)
+async def test_once_the_grace_is_over_it_is_one_line(
+    place: Place, proxy: FaultProxy, frames: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bootstrap, "STARTUP_GRACE_SECONDS", 0.0)
+    proxy.reset_after(frames)
+    with pytest.raises(BrokerUnavailable, match=r"^RabbitMQ cannot be used: .*reset") as lost:
+        async with running_worker(place.settings, Telemetry()):
+            pytest.fail("it has lost its broker")
+    assert "\n" not in str(lost.value)
+    assert lost.value.exit_code == 1
+
+
+async def told(proxy: FaultProxy, *command: str) -> tuple[int | None, str]:
+    """What the command says to people, and its exit code."""
+    environ = os.environ | {"AMQP_URL": proxy.url, "COLUMNS": "200"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "worker", *command, env=environ, stdout=PIPE, stderr=PIPE
+    )
+    _, line = await process.communicate()
+    return process.returncode, line.decode()
+
+
+@pytest.mark.parametrize("command", ["topology apply", "topology check", "demo"])
+@pytest.mark.parametrize("frames", [HANDSHAKE, 12, DECLARED])
+async def test_a_command_that_loses_the_broker_says_so(proxy: FaultProxy, command: str, frames: int):
+    proxy.reset_after(frames)
+    code, line = await told(proxy, *command.split())
+    assert code == 1
+    assert line.startswith("RabbitMQ cannot be used: ")
+    assert line.count("\n") == 1
+
+
+async def test_a_demo_that_loses_the_broker_while_it_plays_says_so(monkeypatch: pytest.MonkeyPatch):
+    async def lost(*_: object) -> None:
+        raise PublishFailed("there is no connection to publish on")
+
+    monkeypatch.setattr(MemoryBroker, "publish", lost)
+    with pytest.raises(DemoFailed, match=r"^the demo failed: there is no connection to publish on$"):
+        await tell({}, memory=True)
