@@ -223,6 +223,7 @@ def _dead_letter_headers() -> Schema:
             "x-attempts": {"type": "integer", "minimum": 1, "description": "How often it was tried."},
             "x-event-id": {"type": "string", "description": "Where it could be read."},
             "x-department-id": {"type": "string", "description": "Where it could be read."},
+            "x-left-out": {"type": "string", "description": "Names what had no room, or cannot be sent."},
         },
         "required": ["x-dead-reason", "x-dead-detail", "x-dead-at", "x-attempts"],
     }

@@ -330,8 +330,9 @@ async def test_a_dead_letter_arrives_with_the_key_of_the_original(bench):
 async def test_each_attempt_has_a_message_id_of_its_own_and_survives_a_restart(rabbit):
     await rabbit.publisher.publish(department())
     await rabbit.publisher.publish(department())
-    queue = await rabbit.channel.get_queue(WORK_QUEUE, ensure=False)
-    one, other = [await queue.get(no_ack=True) for _ in range(2)]
+    async with await aio_pika.connect(rabbit.url) as plain:
+        queue = await (await plain.channel()).get_queue(WORK_QUEUE, ensure=False)
+        one, other = [await queue.get(no_ack=True) for _ in range(2)]
     assert one.message_id
     assert other.message_id
     assert one.message_id != other.message_id

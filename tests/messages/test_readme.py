@@ -201,6 +201,7 @@ def test_headers_of_dead_letters() -> None:
         "x-attempts",
         "x-event-id",
         "x-department-id",
+        "x-left-out",
     }
 
 

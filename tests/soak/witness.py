@@ -86,9 +86,9 @@ class Witness:
 @asynccontextmanager
 async def witness(settings: TopologySettings, on_answer: Callable[[int], None]) -> AsyncIterator[Witness]:
     """Makes the topology first, so that nothing sent before the first worker is lost."""
-    async with connection(settings) as there:
+    async with connection(settings) as there, await aio_pika.connect(settings.amqp_url[0]) as plain:
         await apply(there, wanted_topology(there, settings))
-        channel = await there.channel(publisher_confirms=True, on_return_raises=True)
+        channel = await plain.channel(publisher_confirms=True, on_return_raises=True)
         listening = Witness(channel, on_answer)
         await listening.listen()
         yield listening

@@ -9,14 +9,13 @@ from contextlib import asynccontextmanager, suppress
 from functools import cached_property
 from typing import Any, cast
 
-from aio_pika.abc import AbstractChannel, AbstractConnection, DeliveryMode
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from pamqp.commands import Basic
 from pamqp.frame import marshal
 
-from contracts.envelope import Message
 from worker.adapters.rabbitmq_confirms import ConfirmingChannel
 from worker.adapters.rabbitmq_connection import (
     ANSWER_SECONDS,
@@ -27,6 +26,7 @@ from worker.adapters.rabbitmq_connection import (
     cancelled_only_if_asked,
     explain,
 )
+from worker.adapters.rabbitmq_frames import unwrapped
 from worker.adapters.system import fresh_message_id
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed, Unroutable
@@ -34,18 +34,6 @@ from worker.telemetry import Telemetry
 
 CONFIRM_SECONDS = 15.0
 PREPARE_AGAIN_SECONDS = 30.0
-
-# What a message keeps on its way through us, by AMQP's name and the client library's. Not `expiration` (an
-# expiring dead letter is a lost one), nor `user_id` (another's name closes the channel).
-KEPT_PROPERTIES = {
-    "content_encoding": "content_encoding",
-    "priority": "priority",
-    "correlation_id": "correlation_id",
-    "reply_to": "reply_to",
-    "timestamp": "timestamp",
-    "type": "message_type",
-    "app_id": "app_id",
-}
 
 Prepare = Callable[[AbstractConnection], Awaitable[None]]
 
@@ -80,9 +68,7 @@ class RabbitPublisher:
                 if connection.blocked:
                     async with asyncio.timeout(CONFIRM_SECONDS):
                         await connection.unblocked()
-                await channel.publish(
-                    outgoing.exchange, outgoing.routing_key, _properties(outgoing), outgoing.message.body
-                )
+                await channel.publish(outgoing, fresh_message_id())
         except PublishError:
             raise Unroutable(
                 f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}"
@@ -330,42 +316,12 @@ class RabbitDelivery:
 
     @cached_property
     def original(self) -> Outgoing:
-        told = self._message.header.properties
-        properties = {name: getattr(told, attribute) for name, attribute in KEPT_PROPERTIES.items()}
-        return Outgoing(
-            exchange=self._message.exchange or "",
-            routing_key=self._message.routing_key or "",
-            message=Message(self._message.body, told.content_type, dict(told.headers or {})),
-            properties={name: value for name, value in properties.items() if value is not None},
-        )
+        return unwrapped(self._message)
 
     async def ack(self) -> None:
         if self.live:
             with suppress(ConnectionError):  # lost at this moment, the redelivery will find the work done
                 self._channel.ack(self._message.delivery_tag or 0)
-
-
-def _properties(outgoing: Outgoing) -> Basic.Properties:
-    return Basic.Properties(
-        content_type=outgoing.message.content_type,
-        headers=_encodable(dict(outgoing.message.headers)),
-        delivery_mode=DeliveryMode.PERSISTENT,
-        message_id=fresh_message_id(),
-        **{KEPT_PROPERTIES[name]: value for name, value in outgoing.properties.items()},
-    )
-
-
-def _encodable(value: Any) -> Any:
-    """A header that is not UTF-8 was decoded to bytes, which the client library can read but not write."""
-    match value:
-        case bytes():
-            return bytearray(value)
-        case dict():
-            return {name: _encodable(part) for name, part in value.items()}
-        case list():
-            return [_encodable(part) for part in value]
-        case _:
-            return value
 
 
 def _closed_by(error: BaseException | None) -> str:

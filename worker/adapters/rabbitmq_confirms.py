@@ -7,22 +7,16 @@ Confirms, returns and lost channels reach the future through the library as ever
 
 import asyncio
 from collections import deque
-from functools import lru_cache
 
 from aiormq.channel import Channel
 from aiormq.exceptions import ChannelInvalidStateError
-from pamqp.body import ContentBody
-from pamqp.commands import Basic
-from pamqp.frame import marshal
-from pamqp.header import ContentHeader
 
+from worker.adapters import rabbitmq_frames, rabbitmq_properties
 from worker.adapters.rabbitmq_connection import Connection
+from worker.core.messages import Outgoing
 
-
-@lru_cache(maxsize=128)
-def _method(exchange: str, routing_key: str, channel: int) -> bytes:
-    """The frame of `basic.publish`. There are few routing keys, but for those of dead letters."""
-    return marshal(Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=True), channel)
+UNLIMITED = 2**24
+"""Of a payload, where the broker sets no limit."""
 
 
 class ConfirmingChannel:
@@ -32,29 +26,26 @@ class ConfirmingChannel:
         self._connection = connection
         self._channel = channel
         self._patience = Patience(patience_seconds)
+        self._longest = channel.max_content_size if channel.max_content_size > 0 else UNLIMITED
 
-    async def publish(
-        self, exchange: str, routing_key: str, properties: Basic.Properties, body: bytes
-    ) -> None:
+    async def publish(self, outgoing: Outgoing, message_id: str) -> None:
         """Returns once the broker has confirmed; raises `PublishError` if it returns the message.
 
-        Raises `TimeoutError` if it does neither for too long.
-
-        `properties.message_id` must be unique: returns are told apart by it.
+        Raises `TimeoutError` if it does neither for too long. `message_id` must be unique: returns are told
+        apart by it.
         """
-        message_id = properties.message_id or ""
-        header = ContentHeader(properties=properties, body_size=len(body))
-        frames = _method(exchange, routing_key, self._channel.number) + self._content(header, body)
         try:
-            await self._sent(frames, message_id)
+            await self._sent(self._frames(outgoing, message_id), message_id)
         finally:
             self._channel.message_id_delivery_tag.pop(message_id, None)
 
-    def _content(self, header: ContentHeader, body: bytes) -> bytes:
-        longest = self._channel.max_content_size
-        parts = [ContentBody(body[first : first + longest]) for first in range(0, len(body), longest)]
-        frames: list[ContentHeader | ContentBody] = [header, *parts]
-        return b"".join([marshal(frame, self._channel.number) for frame in frames])
+    def _frames(self, outgoing: Outgoing, message_id: str) -> bytes:
+        """A frame that is too long would cost the connection, and all that is on its way there."""
+        number, longest = self._channel.number, self._longest
+        key = rabbitmq_properties.routing_key(outgoing)
+        properties = rabbitmq_properties.written(outgoing, message_id, longest - rabbitmq_frames.SIZES)
+        method = rabbitmq_frames.publish(outgoing.exchange, key, number)
+        return method + rabbitmq_frames.content(properties, outgoing.message.body, number, longest)
 
     def _sent(self, frames: bytes, message_id: str) -> "asyncio.Future[object]":
         channel = self._channel

@@ -19,10 +19,8 @@ from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
 from aiormq.exceptions import ChannelAccessRefused
 from pamqp.commands import Basic
 
-from contracts.envelope import Message
 from contracts.topology import DEAD_LETTER_QUEUE, BrokerVersion, topology
 from worker.adapters import rabbitmq_topology
-from worker.adapters.rabbitmq import KEPT_PROPERTIES
 from worker.adapters.rabbitmq_connection import (
     BROKER_ERRORS,
     BrokerRefuses,
@@ -30,6 +28,7 @@ from worker.adapters.rabbitmq_connection import (
     explain,
     version_of,
 )
+from worker.adapters.rabbitmq_frames import unwrapped
 from worker.core.messages import Outgoing
 from worker.ports import Clock, HeldLetter, QueueTaken, TooManyLooks
 
@@ -54,23 +53,13 @@ class RabbitLetter:
 
     @property
     def returns(self) -> int:
-        headers = self._message.header.properties.headers or {}
+        headers = self.original.message.headers
         counts = [headers.get(name, 0) for name in ("x-delivery-count", "x-acquired-count")]
         return max([count for count in counts if isinstance(count, int)], default=0)
 
     @cached_property
     def original(self) -> Outgoing:
-        told = self._message.header.properties
-        properties = {name: getattr(told, _PAMQP_NAMES.get(name, name)) for name in KEPT_PROPERTIES}
-        return Outgoing(
-            exchange=self._message.exchange or "",
-            routing_key=self._message.routing_key or "",
-            message=Message(self._message.body, told.content_type, dict(told.headers or {})),
-            properties={name: value for name, value in properties.items() if value is not None},
-        )
-
-
-_PAMQP_NAMES = {"type": "message_type"}
+        return unwrapped(self._message)
 
 
 class RabbitLook:

@@ -9,6 +9,8 @@ from typing import Any, cast
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
+from worker.adapters.rabbitmq_frames import TolerantReader
+
 
 class GatheringWriter:
     """As much of a `StreamWriter` as the client library uses."""
@@ -62,4 +64,4 @@ class Wire(TransportFactory):
         factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         reader, writer = await factory.create(url, **kwargs)
         self.writer = GatheringWriter(writer)
-        return reader, cast(asyncio.StreamWriter, self.writer)
+        return cast(asyncio.StreamReader, TolerantReader(reader)), cast(asyncio.StreamWriter, self.writer)

@@ -13,7 +13,7 @@ from contracts.departments import UnsupportedType, canonical_type
 from contracts.envelope import Message
 from contracts.subaccounts import ResultKind
 from worker.core.decide import Adopt, Decision, Delete, Refuse, Republish, Skip
-from worker.core.messages import Outgoing, Subject, without_broker_headers
+from worker.core.messages import LEFT_OUT, Outgoing, Subject, without_broker_headers
 from worker.core.model import Entry, Event, Status
 from worker.core.reissue import Issue
 
@@ -57,7 +57,7 @@ def letter_of(original: Outgoing, subject: Subject | None) -> Letter:
     told, reference = original.message.headers, subject.reference if subject else None
     return Letter(
         reason=_text(told.get("x-dead-reason")) or "unknown",
-        detail=_text(told.get("x-dead-detail")) or "",
+        detail=_detail(told),
         dead_at=_instant(told.get("x-dead-at")),
         attempts=attempts if isinstance(attempts := told.get("x-attempts"), int) else None,
         source=reference.source if reference else None,
@@ -70,6 +70,11 @@ def letter_of(original: Outgoing, subject: Subject | None) -> Letter:
         replay_id=_text(told.get(REPLAY_ID)),
         fingerprint=_fingerprint(original),
     )
+
+
+def _detail(headers: Mapping[str, Any]) -> str:
+    detail, left_out = _text(headers.get("x-dead-detail")) or "", _text(headers.get(LEFT_OUT))
+    return f"{detail}; left out of its properties: {left_out}" if left_out else detail
 
 
 def _fingerprint(original: Outgoing) -> str:

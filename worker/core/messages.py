@@ -35,7 +35,21 @@ ATTEMPTS = "x-attempts"
 ORIGINAL_EXCHANGE = "x-original-exchange"
 ORIGINAL_ROUTING_KEY = "x-original-routing-key"
 DEAD_REASON = "x-dead-reason"
+LEFT_OUT = "x-left-out"
+"""Names what of a message could not be sent on, should there be any such thing."""
+_NEEDED_PREFIXES = (*ACCEPTED_PREFIXES, "x-")
 _MOST_ATTEMPTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class SentAs:
+    """How a message was written by whoever sent it: by name the value read, and the bytes it was read of.
+
+    Python's types tell less than AMQP's. Where the value is still the one read, its bytes can go out again.
+    """
+
+    fields: Mapping[str, tuple[Any, bytes]] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, tuple[Any, bytes]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +60,7 @@ class Outgoing:
     routing_key: str
     message: Message
     properties: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    sent_as: SentAs = field(default=SentAs(), repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +152,8 @@ def parked(original: Outgoing, verdict: Park) -> Outgoing:
         ORIGINAL_ROUTING_KEY: original.routing_key,
     }
     message = replace(original.message, headers=headers)
-    return Outgoing(topology.RETRY, topology.delay_label(verdict.delay), message, original.properties)
+    key = topology.delay_label(verdict.delay)
+    return replace(original, exchange=topology.RETRY, routing_key=key, message=message)
 
 
 def unparked(delivered: Outgoing) -> Outgoing:
@@ -149,7 +165,8 @@ def unparked(delivered: Outgoing) -> Outgoing:
     if not isinstance(exchange, str) or not isinstance(key, str):
         return delivered
     headers.pop(ATTEMPTS, None)
-    return Outgoing(exchange, key, replace(delivered.message, headers=headers), delivered.properties)
+    message = replace(delivered.message, headers=headers)
+    return replace(delivered, exchange=exchange, routing_key=key, message=message)
 
 
 def attempts_of(delivered: Outgoing) -> int:
@@ -193,7 +210,7 @@ def dead_letter(
     }
     headers = kept | {name: value for name, value in why.items() if value is not None}
     message = replace(original.message, headers=headers)
-    return Outgoing(topology.DEAD_LETTERS, original.routing_key, message, original.properties)
+    return replace(original, exchange=topology.DEAD_LETTERS, message=message)
 
 
 def without_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,6 +219,11 @@ def without_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in headers.items()
         if name not in _BROKER_HEADERS and not name.startswith(_BROKER_HEADER_PREFIXES)
     }
+
+
+def is_needed(header: str) -> bool:
+    """What tells an event, or what became of it: where there is no room for all headers, it goes last."""
+    return header.startswith(_NEEDED_PREFIXES)
 
 
 def _result(

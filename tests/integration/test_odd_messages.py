@@ -1,0 +1,94 @@
+"""A message that no client library would send, among others, and a worker: nobody waits for anybody."""
+
+import asyncio
+import json
+import struct
+from typing import Any
+
+import pytest
+from conformance.brokers import Inbox, link
+from raw_amqp import entry, long, nested, properties, raw_producer, short, timestamp
+from real import Place
+
+from contracts import topology as names
+from worker.adapters.rabbitmq import RabbitConsumer, no_preparation
+from worker.telemetry import Telemetry
+
+pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(60)]
+
+KEY = "department.created"
+
+
+def event(department: str) -> bytes:
+    return json.dumps(
+        {
+            "specversion": "1.0",
+            "id": department,
+            "source": "/test/hr",
+            "type": "department.created.v1",
+            "time": "2026-11-01T08:30:00Z",
+            "data": {"department_id": department, "name": department},
+        }
+    ).encode()
+
+
+def outcomes(documents: list[dict[str, Any]]) -> dict[str, str]:
+    return {one["data"]["event"]["id"]: one["data"]["outcome"] for one in documents}
+
+
+BINARY = b"".join(
+    entry(f"cloudEvents_{name}", "S", long(value))
+    for name, value in {
+        "specversion": b"1.0",
+        "id": b"odd",
+        "source": b"/test/hr",
+        "type": b"department.created.v1",
+    }.items()
+)
+DATA = b'{"department_id": "odd", "name": "odd"}'
+
+VALID = {
+    "timestamp": properties(timestamp=timestamp(1700000000000000)),
+    "time-header": properties(entry("at", "T", timestamp(1700000000000000))),
+    "header-name": properties(entry(b"\xff\xfe", "V")),
+    "correlation-id": properties(correlation_id=short(b"\xff\xfe")),
+    "content-type": properties(content_type=b"application/cloudevents+json; charset=\xff"),
+    "nested": properties(entry("a", "F", nested(1_200))),
+    "double": properties(entry("a", "d", struct.pack(">d", 1e300))),
+    "full": properties(entry("a", "S", long(b"z" * 130_900))),
+}
+
+
+@pytest.mark.parametrize("kind", VALID)
+async def test_an_event_is_answered_whatever_else_its_message_holds(place: Place, kind):
+    async with place.worker(), raw_producer(place.url) as producer:
+        results = await place.ears(names.RESULTS)
+        await producer.publish(names.DEPARTMENTS, KEY, VALID[kind], event("odd"))
+        await producer.publish(names.DEPARTMENTS, KEY, properties(), event("neighbour"))
+        await results.count(2)
+    assert outcomes(results.documents) == {"odd": "created", "neighbour": "created"}
+
+
+NO_TIME = entry("cloudEvents_time", "T", timestamp(1700000000000000))
+MALFORMED = {
+    "time": (properties(BINARY + NO_TIME, "application/json"), DATA),
+    "double": (properties(entry("a", "d", struct.pack(">d", 1e300))), b"not json \xff"),
+    "nested": (properties(entry("a", "F", nested(1_200))), b"not json \xff"),
+    "full": (properties(entry("a", "S", long(b"z" * 130_900))), b"not json \xff"),
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+async def test_what_is_no_event_is_dead_lettered_at_once_with_its_body(place: Place, kind):
+    encoded, body = MALFORMED[kind]
+    inbox = Inbox()
+    dead = RabbitConsumer(names.DEAD_LETTER_QUEUE, 10, inbox, no_preparation, Telemetry())
+    async with place.worker(), raw_producer(place.url) as producer, dead.running(link("dead", place.url)):
+        results = await place.ears(names.RESULTS)
+        await producer.publish(names.DEPARTMENTS, KEY, encoded, body)
+        await producer.publish(names.DEPARTMENTS, KEY, properties(), event("neighbour"))
+        await results.until(lambda ears: "neighbour" in outcomes(ears.documents))
+        async with asyncio.timeout(10):
+            (letter,) = await inbox.holds(1)
+    assert letter.original.message.body == body
+    assert letter.original.message.headers["x-dead-reason"] == "malformed"

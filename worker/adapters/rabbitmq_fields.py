@@ -1,0 +1,195 @@
+"""AMQP's field tables: whatever the broker lets through is read, and written without loss.
+
+The client library's own codec raises on what others may send, and writes less than it has read.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+DEEPEST = 32
+"""What lies deeper is handed on as the bytes it is: Python's recursion is not for producers to exhaust."""
+
+NO_TABLE = (struct.error, ValueError, IndexError, KeyError)
+"""What bytes raise that are no table."""
+
+_LONGEST_SHORT = 255
+_LAST_SECOND = 0xFFFFFFFF
+_LENGTH = struct.Struct(">I")
+
+
+class Unwritable(ValueError):
+    """A value that AMQP cannot carry, or RabbitMQ would close the connection for."""
+
+
+class Field(NamedTuple):
+    """A member of a table: what is read of it, and where in the bytes it stands, name and all."""
+
+    name: str
+    value: Any
+    start: int
+    end: int
+
+
+def legible(text: bytes) -> str:
+    """What stands in a short string; with question marks where that is not UTF-8, and never longer."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text.decode(errors="replace").replace("\N{REPLACEMENT CHARACTER}", "?")
+
+
+def fields_in(table: bytes, start: int, end: int, depth: int = 0) -> Iterator[Field]:
+    """What stands between the two; raises `NO_TABLE`."""
+    while start < end:
+        name_end = start + 1 + table[start]
+        value, value_end = _value(table, name_end, depth)
+        yield Field(legible(table[start + 1 : name_end]), value, start, value_end)
+        start = value_end
+
+
+def instant(count: int) -> datetime | int:
+    """Seconds, by the specification; what would lie beyond 2106 are milliseconds, as some libraries send."""
+    try:
+        return datetime.fromtimestamp(count if count <= _LAST_SECOND else count / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return count
+
+
+def _decimal(places: int, digits: int) -> Decimal:
+    return Decimal(digits).scaleb(-places)
+
+
+def _value(table: bytes, at: int, depth: int) -> tuple[Any, int]:
+    kind, at = table[at], at + 1
+    if fixed := _FIXED.get(kind):
+        size, made = fixed
+        return made(*size.unpack_from(table, at)), at + size.size
+    start = at + _LENGTH.size
+    end = start + _LENGTH.unpack_from(table, at)[0]
+    if end > len(table):
+        raise ValueError("a field is longer than its table")
+    return _VARIABLE[kind](table, start, end, depth + 1), end
+
+
+def _text(table: bytes, start: int, end: int, _depth: int) -> str | bytes:
+    text = table[start:end]
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text
+
+
+def _octets(table: bytes, start: int, end: int, _depth: int) -> bytearray:
+    return bytearray(table[start:end])
+
+
+def _mapping(table: bytes, start: int, end: int, depth: int) -> dict[str, Any] | bytes:
+    if depth > DEEPEST:
+        return table[start:end]
+    return {field.name: field.value for field in fields_in(table, start, end, depth)}
+
+
+def _array(table: bytes, start: int, end: int, depth: int) -> list[Any] | bytes:
+    if depth > DEEPEST:
+        return table[start:end]
+    items = []
+    while start < end:
+        item, start = _value(table, start, depth)
+        items.append(item)
+    return items
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _nothing() -> None:
+    return None
+
+
+_FIXED: dict[int, tuple[struct.Struct, Callable[..., Any]]] = {
+    **{
+        ord(kind): (struct.Struct(form), _as_it_is)
+        for kind, form in zip("tbBsuIilLfd", ("?", *(f">{c}" for c in "bBhHiIqQfd")), strict=True)
+    },
+    ord("D"): (struct.Struct(">Bi"), _decimal),
+    ord("T"): (struct.Struct(">Q"), instant),
+    ord("V"): (struct.Struct(""), _nothing),
+}
+_VARIABLE: dict[int, Callable[[bytes, int, int, int], Any]] = {
+    ord("S"): _text,
+    ord("x"): _octets,
+    ord("F"): _mapping,
+    ord("A"): _array,
+}
+
+
+def short(text: str | bytes) -> bytes:
+    """A short string; raises `Unwritable` if it is not short."""
+    encoded = text.encode() if isinstance(text, str) else text
+    if len(encoded) > _LONGEST_SHORT:
+        raise Unwritable("longer than 255 bytes")
+    return bytes([len(encoded)]) + encoded
+
+
+def long(encoded: bytes) -> bytes:
+    return _LENGTH.pack(len(encoded)) + encoded
+
+
+def field(name: str, value: Any) -> bytes:
+    """A member of a table; raises `Unwritable`."""
+    try:
+        return short(name) + _written(value)
+    except (struct.error, ValueError, OverflowError, RecursionError) as error:
+        raise Unwritable(str(error)) from None
+
+
+def seconds(value: object) -> bytes:
+    """A timestamp; raises `Unwritable`."""
+    with suppress(struct.error, ValueError, OverflowError):
+        if isinstance(value, datetime):
+            since = value if value.tzinfo else value.replace(tzinfo=UTC)
+            return struct.pack(">Q", int(since.timestamp()))
+        if isinstance(value, int):
+            return struct.pack(">Q", value)
+    raise Unwritable("no timestamp")
+
+
+def _written(value: Any) -> bytes:
+    """By the widest type of its kind: that holds all that Python's does."""
+    for kind in type(value).__mro__:
+        if writer := _WRITERS.get(kind):
+            return writer(value)
+    raise Unwritable("of a type that AMQP does not have")
+
+
+def _finite(value: float) -> bytes:
+    if not math.isfinite(value):
+        raise Unwritable("RabbitMQ takes no such number")
+    return struct.pack(">d", value)
+
+
+def _digits(value: Decimal) -> bytes:
+    """Raises `struct.error` for what has more of them than fit."""
+    places = max(0, -int(value.as_tuple().exponent))
+    return struct.pack(">Bi", places, int(value.scaleb(places)))
+
+
+_WRITERS: dict[type, Callable[[Any], bytes]] = {
+    type(None): lambda _: b"V",
+    bool: lambda value: b"t" + bytes([value]),
+    int: lambda value: b"l" + struct.pack(">q", value),
+    float: lambda value: b"d" + _finite(value),
+    str: lambda value: b"S" + long(value.encode()),
+    bytes: lambda value: b"S" + long(value),
+    bytearray: lambda value: b"x" + long(bytes(value)),
+    datetime: lambda value: b"T" + seconds(value),
+    Decimal: lambda value: b"D" + _digits(value),
+    dict: lambda value: b"F" + long(b"".join([field(name, part) for name, part in value.items()])),
+    list: lambda value: b"A" + long(b"".join([_written(part) for part in value])),
+}
