@@ -26,6 +26,7 @@ FIRST_INTERVAL_SECONDS = 1.0
 LONGEST_INTERVAL_SECONDS = 15.0
 PREFERENCE_SECONDS = 1.0
 HOLDER = "circuit"
+NOT_CLOSED = "circuit not closed"
 TOO_MANY_REQUESTS = 429
 SERVER_ERROR = 500
 
@@ -241,4 +242,8 @@ class Circuit:
 
     def _turn(self, state: State) -> None:
         self._state = state
+        if state is State.CLOSED:
+            self._intake.waiting.everybodys.discard(NOT_CLOSED)
+        else:  # half-open it lifts the intake, but still all wait for the same
+            self._intake.waiting.everybodys.add(NOT_CLOSED)
         self._telemetry.circuit(state)

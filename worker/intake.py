@@ -46,14 +46,14 @@ class Intake:
         if holder not in self._holds:
             self.telemetry.intake_held(holder, why)
             self._holds[holder] = why
-            self.waiting.held = True
+            self.waiting.everybodys.add(holder)
             self._changed.set()
 
     def lift(self, holder: str) -> None:
         if self._holds.pop(holder, None) is not None:
             self.telemetry.intake_lifted(holder)
             self._changed.set()
-            self.waiting.held = bool(self._holds)
+            self.waiting.everybodys.discard(holder)
             self.waiting.end_pauses()
 
     async def govern(self, tap: Tap) -> None:

@@ -29,13 +29,13 @@ class _Waiter:
 class WaitingRoom:
     """Has room for so many messages. What is filed behind one that waits, waits with it, and counts.
 
-    A pause is for what is nobody's fault here. While the intake is `held` everybody waits for the same, which
-    is no reason to move messages: pauses do not count then.
+    A pause is for what is nobody's fault here. In a trouble of `everybodys` all wait for the same, which is
+    no reason to move messages: pauses do not count then.
     """
 
     clock: Clock
     room: int
-    held: bool = False
+    everybodys: set[str] = field(default_factory=set)
     _waiters: set[_Waiter] = field(default_factory=set)
     _closed: bool = False
 
@@ -76,7 +76,7 @@ class WaitingRoom:
             _end(longest, Waited.NO_ROOM)
 
     def _may_leave(self, waiter: _Waiter) -> bool:
-        return not (waiter.stays or waiter.ended.done() or (waiter.paused and self.held))
+        return not (waiter.stays or waiter.ended.done() or (waiter.paused and self.everybodys))
 
     def end_pauses(self) -> None:
         """What they were for may be over."""

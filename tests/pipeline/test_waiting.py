@@ -96,7 +96,7 @@ async def test_a_pause_leaves_like_any_wait_while_messages_are_taken(room):
 
 
 async def test_while_none_are_taken_pauses_stay_and_take_nobodys_room(room):
-    room.waiting.held = True
+    room.waiting.everybodys.add("circuit")
     for number in range(10):
         await room.enter(f"stays {number}", 1000, paused=True)
     for number in range(4):
