@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pytest
 from builders import NOW, department_created, department_removed, department_renamed
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 from world import fault
 
 from contracts.envelope import document, read
@@ -193,7 +193,7 @@ async def test_in_growing_batches_all_are_answered(world):
     world.has_dead_lettered_nothing()
     for event in events:
         world.answered(event, "failed", "created")
-    outcomes = [line.outcome for line in await desk.audit.noted(event_id="e-3")]
+    outcomes = [line.outcome for line in await desk.audit.noted(id_="e-3")]
     assert outcomes == ["sent to work", "answered created"]
 
 
@@ -345,6 +345,50 @@ def test_every_mistake_of_an_import_is_told_with_its_line():
     mistakes = str(told.value).splitlines()
     assert [line.partition(":")[0] for line in mistakes] == [f"line {n}" for n in range(2, 8)]
     assert told.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "mistake"),
+    [
+        (b'{"body": "x"\n', "not JSON (EOF while parsing an object at column 12)"),
+        (
+            b'{"body": {"$time": "soon"}}',
+            "what stands for bytes or a time in it is none (Invalid isoformat string: 'soon')",
+        ),
+    ],
+)
+def test_a_mistake_of_an_import_names_no_line_but_that_of_the_file(line, mistake):
+    with pytest.raises(transfer.BadImport) as told:
+        transfer.read_import([b"", line])
+    assert str(told.value) == f"line 2: {mistake}"
+
+
+async def test_a_letter_without_an_event_id_goes_by_its_fingerprint(world):
+    for body in (b"hello", b"world"):
+        await world.send_raw(body)
+    await world.handle()
+    hello, world_ = (await seen(desk_of(world))).letters
+    desk = desk_of(world, selection=Selection(id=(hello.fingerprint,)))
+    assert (await removal.discard(desk, None, asyncio.Event(), silent)) == 1
+    assert [letter.fingerprint for letter in (await seen(desk_of(world))).letters] == [world_.fingerprint]
+    (line,) = await desk.audit.noted(id_=hello.fingerprint)
+    assert (line.event_id, line.letter, line.outcome) == (None, hello.fingerprint, "discarded")
+
+
+async def test_a_letter_is_followed_through_its_mending(world, tmp_path):
+    """What goes out is another message, but on record under the letter it was."""
+    await world.send_raw(b"hello")
+    await world.handle()
+    desk, path = desk_of(world), tmp_path / "dead.jsonl"
+    with path.open("wb") as file:
+        await transfer.export(desk, None, file, silent)
+    line = from_json(path.read_bytes())
+    line["body"] = to_json(document(department_created())).decode()
+    edited = transfer.read_import([to_json(line)])
+    await transfer.send_edited(desk, edited, silent)
+    await transfer.discard_originals(desk, edited)
+    noted = await desk.audit.noted(id_=line["letter"])
+    assert [one.action for one in noted] == ["export", "import", "discard"]
 
 
 async def test_what_is_discarded_is_on_record(world):

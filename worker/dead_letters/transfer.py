@@ -73,10 +73,7 @@ def read_import(lines: Iterable[bytes]) -> list[Edited]:
 
 
 def _edited(line: bytes) -> Edited:
-    try:
-        given = from_json_safe(from_json(line))
-    except ValueError as error:
-        raise ValueError(f"not JSON, or what stands for bytes or a time in it is none ({error})") from None
+    given = _json(line)
     if not isinstance(given, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - a mistake in a file, not in our types
     message = Message(_body(given), _text(given, "content_type"), _mapping(given, "headers"))
@@ -90,9 +87,21 @@ def _edited(line: bytes) -> Edited:
         message,
         _mapping(given, "properties"),
     )
+    letter, origin = letter_of(outgoing, subject_of(reading)), _text(given, "letter")
     reason = _text(given, "reason") or "unknown"
-    letter = replace(letter_of(outgoing, subject_of(reading)), reason=reason)
-    return Edited(letter, outgoing, _text(given, "event_id"), _text(given, "letter"))
+    told = replace(letter, reason=reason, fingerprint=origin or letter.fingerprint)
+    return Edited(told, outgoing, _text(given, "event_id"), origin)
+
+
+def _json(line: bytes) -> Any:
+    try:
+        given = from_json(line.rstrip())
+    except ValueError as error:  # it counts lines within this one
+        raise ValueError(f"not JSON ({str(error).replace(' at line 1 column', ' at column')})") from None
+    try:
+        return from_json_safe(given)
+    except ValueError as error:
+        raise ValueError(f"what stands for bytes or a time in it is none ({error})") from None
 
 
 def _routing_key(reading: Event | Reissue) -> str:

@@ -139,10 +139,10 @@ def read_import(file: Path) -> list[transfer.Edited]:
 
 
 async def audit(
-    settings: LedgerSettings, since: datetime | None, by: str | None, event_id: str | None, *, as_json: bool
+    settings: LedgerSettings, since: datetime | None, by: str | None, id_: str | None, *, as_json: bool
 ) -> None:
     async with sqlite_ledger(settings.ledger, must_exist=True) as ledger:
-        lines = await SqliteAudit(ledger).noted(since, by, event_id)
+        lines = await SqliteAudit(ledger).noted(since, by, id_)
     shown.audit(lines, as_json=as_json)
 
 
@@ -183,9 +183,9 @@ class _LateAudit:
             console.complain([f"not on record in the audit: {error}"])
 
     async def noted(
-        self, since: datetime | None = None, by: str | None = None, event_id: str | None = None
+        self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
-        return await self._audit.noted(since, by, event_id) if self._audit else []
+        return await self._audit.noted(since, by, id_) if self._audit else []
 
 
 @asynccontextmanager
