@@ -14,10 +14,10 @@ STEERING = "a\x1b[31m\x07\x7f\x9b2J\r\nb"
 
 @pytest.fixture
 def out(monkeypatch):
-    """A terminal of 40 columns, or a pipe."""
+    """A terminal, or a pipe."""
 
-    def opened(*, terminal):
-        width = 40 if terminal else console.WIDE
+    def opened(*, terminal, width=40):
+        width = width if terminal else console.WIDE
         shown = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
         monkeypatch.setattr(console, "OUT", shown)
         return shown.file
@@ -35,6 +35,13 @@ def test_what_is_too_wide_is_folded_and_whole(out):
     assert "…" not in shown.getvalue()
 
 
+def test_an_id_is_in_one_line_where_others_have_room(out):
+    shown = out(terminal=True, width=80)
+    console.print_table(("event id", "detail"), [(UUID, "word " * 20)], "")
+    assert UUID in shown.getvalue()
+    assert max(map(len, shown.getvalue().splitlines())) <= 80
+
+
 def test_in_a_pipe_a_row_is_a_line_without_padding(out):
     shown = out(terminal=False)
     console.print_table(("event id", "detail"), [(UUID, "word " * 100), ("e", "short")], "")
@@ -48,7 +55,7 @@ def test_control_characters_are_shown_as_their_escapes(out, terminal):
     shown = out(terminal=terminal)
     console.print_table(("id", STEERING), [(STEERING, "[bold]:smile: \\[x]")], "")
     said = shown.getvalue()
-    assert not [char for char in said if char < " " and char != "\n" or "\x7f" <= char < "\xa0"]
+    assert not [char for char in said if (char < " " and char != "\n") or "\x7f" <= char < "\xa0"]
     assert r"\x1b[31m\x07\x7f\x9b2J\r\nb" in said.replace("\n", "") or terminal
     assert "[bold]:smile: \\[x]" in said or terminal
 

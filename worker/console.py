@@ -16,6 +16,9 @@ from worker.core.model import Answer, Entry
 WIDE = 10_000
 """Columns where nobody looks: scripts get each row in one line."""
 
+ROOM, GAP = 20, 3
+"""Columns that others need beside those that are not folded; between two."""
+
 OUT = Console()
 ERR = Console(stderr=True)
 if not OUT.is_terminal:
@@ -75,17 +78,29 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
 
     What is too long is folded, never cut: an id must be whole.
     """
+    header, body = [_cell(column) for column in columns], [[_cell(value) for value in row] for row in rows]
+    unfolded = _unfolded([header, *body])
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(_cell(column), overflow="fold")
-    for row in rows:
-        table.add_row(*[_cell(value) for value in row])
+    for number, column in enumerate(header):
+        table.add_column(column, overflow="fold", no_wrap=number in unfolded)
+    for row in body:
+        table.add_row(*row)
     if not table.row_count:
         OUT.print(empty)
     elif OUT.is_terminal:
         OUT.print(table)
     else:
         _print_unpadded(table)
+
+
+def _unfolded(rows: Sequence[Sequence[Text]]) -> set[int]:
+    """The columns of single words, where they leave the others room enough."""
+    columns = dict(enumerate(zip(*rows, strict=True)))
+    words = {
+        number for number, (_, *cells) in columns.items() if not any(" " in cell.plain for cell in cells)
+    }
+    taken = sum(max(cell.cell_len for cell in columns[number]) for number in words) + GAP * len(columns)
+    return words if OUT.width - taken >= ROOM * (len(columns) - len(words)) else set()
 
 
 def _print_unpadded(table: Table) -> None:
