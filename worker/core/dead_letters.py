@@ -230,7 +230,7 @@ def detail_of(decision: Decision | Issue) -> str:
 class AuditLine:
     """What was done to one dead letter, or asked for one department.
 
-    `run` joins the lines of one command; `selection` is its filter; `letter` is the dead letter's fingerprint.
+    `run` joins the lines of one command; `selection` is its filter; `letter` is its fingerprint.
     """
 
     at: datetime

@@ -1,5 +1,6 @@
 """Dead letters out to a file, one a line, and back from it, mended."""
 
+import asyncio
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from worker.core.dead_letters import Letter, exported, from_json_safe, letter_of
 from worker.core.messages import Outgoing
 from worker.core.model import Event, Reissue
 from worker.dead_letters.looking import AT_ONCE, Desk, read
-from worker.dead_letters.replay import publish_all
+from worker.dead_letters.replay import ReplayFailed, publish_all
 from worker.ports import ForPeople
 from worker.reading import Unreadable, subject_of, validate
 
@@ -132,9 +133,17 @@ def _mapping(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-async def send_edited(desk: Desk, edited: Sequence[Edited], on_progress: Callable[[int], None]) -> int:
-    """Publishes them as new attempts, and notes each; raises `ReplayFailed` at the first refused."""
+async def send_edited(
+    desk: Desk, edited: Sequence[Edited], stopping: asyncio.Event, on_progress: Callable[[int], None]
+) -> int:
+    """Publishes them as new attempts, and notes each: how many, fewer where it was stopped.
+
+    Raises `ReplayFailed` at the first refused.
+    """
+    sent = 0
     for first in range(0, len(edited), AT_ONCE):
+        if stopping.is_set():
+            break
         batch = edited[first : first + AT_ONCE]
         outgoing = [
             replayed(one.message, f"{desk.run}-{number}", desk.by, one.origin)
@@ -144,9 +153,10 @@ async def send_edited(desk: Desk, edited: Sequence[Edited], on_progress: Callabl
         taken = [one for one, failure in zip(batch, failures, strict=True) if failure is None]
         await desk.note("import", [(one.letter, f"sent, edited from {one.origin}") for one in taken])
         on_progress(len(taken))
+        sent += len(taken)
         if failure := next(filter(None, failures), None):
-            raise failure
-    return len(edited)
+            raise ReplayFailed(f"{sent:,} of {len(edited):,} sent: {failure}")
+    return sent
 
 
 async def discard_originals(desk: Desk, edited: Sequence[Edited]) -> int:
