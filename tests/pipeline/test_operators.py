@@ -314,7 +314,7 @@ class Log(fates.Observer):
 
 
 def most_in_a_second(times):
-    return max(sum(begun <= time < begun + 0.999 for time in times) for begun in times)
+    return max(sum(begun <= time < begun + 1 for time in times) for begun in times)
 
 
 @pytest.mark.parametrize("watched", [True, False])
