@@ -17,7 +17,7 @@ from worker.ports import ForPeople
 from worker.running import run as _run
 from worker.telemetry import configure_logging
 
-DONE, FAILED = 0, 1
+DONE, FAILED, INTERRUPTED = 0, 1, 130
 
 app = typer.Typer(
     help="Gives every department its own Plivo subaccount: events in, credentials and results out.",
@@ -43,7 +43,7 @@ def main() -> NoReturn:
         console.complain(str(error).splitlines())
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(FAILED)
+        sys.exit(INTERRUPTED)
     sys.exit(DONE)
 
 

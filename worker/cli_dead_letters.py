@@ -28,8 +28,8 @@ By = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who does i
 Unlimited = Annotated[
     bool, typer.Option("--no-delivery-limit", help="You know that the queue has none (RabbitMQ 4).")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="No more than so many.")]
-Shown = Annotated[int, typer.Option("--limit", min=0, help="How many to show one by one.")]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="No more than so many.")]
+Shown = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How many to show one by one.")]
 
 
 def _moment(text: str) -> datetime:
@@ -45,27 +45,34 @@ def _moment(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-Moment = Annotated[
-    datetime | None, typer.Option(parser=_moment, metavar="TIME", help="Dead since then, or 2h: so long ago.")
-]
+def _time(help_: str) -> Any:
+    return typer.Option(parser=_moment, metavar="TIME", help=help_)
 
 
 def _filters(
-    reason: Annotated[list[DeadReason] | None, typer.Option(help="Why it is dead.")] = None,
-    department: Annotated[list[str] | None, typer.Option(help="The department's id.")] = None,
-    tenant: Annotated[list[str] | None, typer.Option(help="Whose department.")] = None,
-    type_: Annotated[list[str] | None, typer.Option("--type", help="created, or the whole type.")] = None,
-    event_id: Annotated[list[str] | None, typer.Option("--id", help="The event's id.")] = None,
-    since: Moment = None,
-    until: Moment = None,
-    text: Annotated[str | None, typer.Option(help="Words in the detail.")] = None,
+    reason: Annotated[
+        list[DeadReason] | None,
+        typer.Option(metavar="REASON", help=f"Why it is dead: {', '.join(DeadReason)}."),
+    ] = None,
+    department: Annotated[list[str] | None, typer.Option(metavar="ID", help="The department's id.")] = None,
+    tenant: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Whose department.")] = None,
+    type_: Annotated[
+        list[str] | None, typer.Option("--type", metavar="TYPE", help="created, or the whole type.")
+    ] = None,
+    id_: Annotated[
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="The event's id; or the letter's, as list and show tell it."),
+    ] = None,
+    since: Annotated[datetime | None, _time("Dead since then; 2h: since two hours ago.")] = None,
+    until: Annotated[datetime | None, _time("Dead by then; 2h: by two hours ago.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="WORDS", help="Words in the detail.")] = None,
 ) -> Selection:
     return Selection(
         tuple(str(one) for one in reason or ()),
         tuple(department or ()),
         tuple(tenant or ()),
         tuple(type_ or ()),
-        tuple(event_id or ()),
+        tuple(id_ or ()),
         since,
         until,
         text,
@@ -138,7 +145,9 @@ def plan(
 def replay(
     selection: Selection,
     *,
-    rate: Annotated[float | None, typer.Option(min=0.01, help="No more than so many a second.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, metavar="N", help="No more than so many a second.")
+    ] = None,
     limit: Limit = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Send all, and do not see what comes.")] = False,
     yes: Yes = False,
@@ -150,7 +159,7 @@ def replay(
     from worker.entrypoints import dead_letters
 
     asked = dead_letters.Asked(selection, by=by, as_json=as_json, surely_unlimited=unlimited)
-    most = _agreed("Replay", asked, limit, yes=yes or not sys.stdin.isatty())
+    most = _agreed("Replay", asked, limit, yes=yes)
     good = run(dead_letters.replay(_settings(), asked, most, rate, wait=not no_wait))
     raise typer.Exit(DONE if good else FAILED)
 
@@ -172,8 +181,6 @@ def discard(
 
     if (selection == Selection()) is not everything:
         raise typer.BadParameter("give a filter, or --all for all of them")
-    if not yes and not sys.stdin.isatty():
-        raise typer.BadParameter("give --yes where nobody can be asked")
     asked = dead_letters.Asked(selection, by=by, as_json=as_json, surely_unlimited=unlimited)
     most = _agreed("Discard", asked, limit, yes=yes)
     raise typer.Exit(DONE if run(dead_letters.discard(_settings(), asked, most)) else FAILED)
@@ -193,6 +200,8 @@ def export(
     """Write them as JSON, one a line, to be edited and imported."""
     from worker.entrypoints import dead_letters
 
+    if as_json and output is None:
+        raise typer.BadParameter("--json tells how many went to --output; what is exported is JSON anyway")
     asked = dead_letters.Asked(selection, by=by, as_json=as_json, surely_unlimited=unlimited)
     run(dead_letters.export(_settings(), asked, limit, output))
 
@@ -210,20 +219,26 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Send edited ones to work as new attempts of the same events: all, or none if one is not valid."""
-    from worker.entrypoints import dead_letters
+    from worker.entrypoints import dead_letters, dead_letters_shown
 
     chosen, edited = _settings(), dead_letters.read_import(file)
-    if not yes and sys.stdin.isatty():
-        typer.confirm(f"Send {len(edited):,} messages to work?", abort=True, err=True)
+    if not edited:
+        dead_letters_shown.nothing_to_send(as_json=as_json)
+        return
+    if not yes:
+        _require_somebody()
+        run(dead_letters.require_ledger(chosen))
+        _ask(f"Send {len(edited):,} message{'s' * (len(edited) != 1)} to work?")
     asked = dead_letters.Asked(file=file, by=by, as_json=as_json, surely_unlimited=unlimited)
-    run(dead_letters.import_(chosen, asked, edited, discard_originals=discard_originals))
+    good = run(dead_letters.import_(chosen, asked, edited, discard_originals=discard_originals))
+    raise typer.Exit(DONE if good else FAILED)
 
 
 @app.command()
 def audit(
-    since: Moment = None,
+    since: Annotated[datetime | None, _time("Done since then; 2h: since two hours ago.")] = None,
     by: Annotated[str | None, typer.Option(help="Who did it.")] = None,
-    event_id: Annotated[str | None, typer.Option("--id", help="To which event.")] = None,
+    id_: Annotated[str | None, typer.Option("--id", help="To which event, or to which letter.")] = None,
     *,
     as_json: Json = False,
 ) -> None:
@@ -231,17 +246,35 @@ def audit(
     from worker.entrypoints import dead_letters
 
     chosen = settings.load(settings.LedgerSettings, os.environ)
-    run(dead_letters.audit(chosen, since, by, event_id, as_json=as_json))
+    run(dead_letters.audit(chosen, since, by, id_, as_json=as_json))
 
 
 def _agreed(verb: str, asked: Any, limit: int | None, *, yes: bool) -> int | None:
     """How many to take: where somebody is asked, or watches, no more than there were then."""
     from worker.entrypoints import dead_letters
 
-    if yes and not sys.stderr.isatty():
+    if not yes:
+        _require_somebody()
+    elif not sys.stderr.isatty():
         return limit
     there = run(dead_letters.count(_settings(), asked))
     most = there if limit is None else min(there, limit)
     if most and not yes:
-        typer.confirm(f"{verb} {most:,} dead letters ({asked.selection})?", abort=True, err=True)
+        _ask(f"{verb} {most:,} dead letter{'s' * (most != 1)} ({asked.selection})?")
     return most
+
+
+def _require_somebody() -> None:
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("give --yes where nobody can be asked")
+
+
+def _ask(question: str) -> None:
+    """Goes on only after a yes."""
+    try:
+        agreed = typer.confirm(question, err=True)
+    except typer.Abort:  # by Ctrl-C or Ctrl-D, which end no line
+        typer.echo(err=True)
+        raise
+    if not agreed:
+        raise typer.Abort

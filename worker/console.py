@@ -1,5 +1,6 @@
 """What a person sees: tables on a terminal, JSON for scripts."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,11 +9,24 @@ from pydantic_core import to_json
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from worker.core.model import Answer, Entry
 
+WIDE = 10_000
+"""Columns where nobody looks: scripts get each row in one line."""
+
+ROOM, GAP = 20, 3
+"""Columns that others need beside those that are not folded; between two."""
+
 OUT = Console()
 ERR = Console(stderr=True)
+if not OUT.is_terminal:
+    OUT.width = WIDE
+
+_CONTROLS = [chr(number) for number in (*range(0x20), *range(0x7F, 0xA0))]
+_ESCAPES = {ord(control): control.encode("unicode_escape").decode() for control in _CONTROLS}
+_RAW_IN_JSON = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
 
 _STYLES = {
     "active": "green",
@@ -35,33 +49,69 @@ _STYLES = {
 
 def complain(lines: Iterable[str]) -> None:
     for line in lines:
-        ERR.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+        ERR.print(visible(line), style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def advise(*lines: str) -> None:
     """What to do next, beside what was asked for."""
     for line in lines:
-        ERR.print(line, markup=False, highlight=False, soft_wrap=True)
+        ERR.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def visible(text: str) -> str:
+    """Its control characters as escapes: what others wrote must not steer a terminal."""
+    return text.translate(_ESCAPES)
+
+
+def visible_json(document: bytes) -> bytes:
+    """The same JSON, without the control characters that it may hold as they are."""
+    return _RAW_IN_JSON.sub(lambda found: b"\\u00%02x" % found[0][-1], document)
 
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    OUT.file.write(to_json(value, indent=2).decode() + "\n")
+    OUT.file.write(visible_json(to_json(value, indent=2)).decode() + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """A table, or one line where there is nothing to show. Words that are states get their colour."""
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        table.add_row(*[_cell(value) for value in row])
-    OUT.print(table if table.row_count else empty)
+    """A table, or one line where there is nothing to show. Words that are states get their colour.
+
+    What is too long is folded, never cut: an id must be whole.
+    """
+    header, body = [_cell(column) for column in columns], [[_cell(value) for value in row] for row in rows]
+    unfolded = _unfolded([header, *body])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(header):
+        table.add_column(column, overflow="fold", no_wrap=number in unfolded)
+    for row in body:
+        table.add_row(*row)
+    if not table.row_count:
+        OUT.print(empty)
+    elif OUT.is_terminal:
+        OUT.print(table)
+    else:
+        _print_unpadded(table)
 
 
-def _cell(value: object) -> str:
-    text = "" if value is None else str(value)
-    escaped = text.replace("[", r"\[")
-    style = _STYLES.get(text)
-    return f"[{style}]{escaped}[/]" if style else escaped
+def _unfolded(rows: Sequence[Sequence[Text]]) -> set[int]:
+    """The columns of single words, where they leave the others room enough."""
+    columns = dict(enumerate(zip(*rows, strict=True)))
+    words = {
+        number for number, (_, *cells) in columns.items() if not any(" " in cell.plain for cell in cells)
+    }
+    taken = sum(max(cell.cell_len for cell in columns[number]) for number in words) + GAP * len(columns)
+    return words if OUT.width - taken >= ROOM * (len(columns) - len(words)) else set()
+
+
+def _print_unpadded(table: Table) -> None:
+    with OUT.capture() as captured:
+        OUT.print(table)
+    OUT.file.writelines(f"{line.rstrip()}\n" for line in captured.get().split("\n")[:-1])
+
+
+def _cell(value: object) -> Text:
+    text = "" if value is None else visible(str(value))
+    return Text(text, _STYLES.get(text, ""))
 
 
 def entry_document(entry: Entry) -> dict[str, Any]:

@@ -203,9 +203,9 @@ class Audit(Protocol):
         """All or none; durable when it returns."""
 
     async def noted(
-        self, since: datetime | None = None, by: str | None = None, event_id: str | None = None
+        self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
-        """Oldest first."""
+        """Oldest first; `id_` is an event's, or a dead letter's fingerprint."""
 
 
 class HeldLetter(Protocol):

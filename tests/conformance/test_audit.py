@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 from builders import NOW
+from pydantic import TypeAdapter
 
 from worker.adapters.memory_dead_letters import MemoryAudit
 from worker.adapters.sqlite import sqlite_ledger, sqlite_ledger_read
@@ -67,8 +68,23 @@ async def test_it_is_told_by_time_person_and_event(audit):
     assert await audit.noted(since=NOW + timedelta(microseconds=1)) == others[:1]
     assert await audit.noted(since=NOW) == [LINE, *others]
     assert await audit.noted(by="mo") == others[1:2]
-    assert await audit.noted(event_id="hr-2") == others[2:]
-    assert await audit.noted(by="mo", event_id="hr-2") == []
+    assert await audit.noted(id_="hr-2") == others[2:]
+    assert await audit.noted(by="mo", id_="hr-2") == []
+
+
+async def test_it_is_told_by_the_letter_where_that_had_no_event(audit):
+    nameless = replace(NAMELESS, letter="5c0ffee")
+    await audit.note([LINE, nameless])
+    assert await audit.noted(id_="5c0ffee") == [nameless]
+
+
+async def test_a_line_of_before_letters_were_noted_is_still_told(tmp_path):
+    async with sqlite_ledger(tmp_path / "ledger.db") as ledger:
+        older = TypeAdapter(AuditLine).dump_json(LINE, exclude={"letter"}).decode()
+        row = (LINE.at.isoformat(), LINE.by, LINE.event_id, older)
+        insert = "INSERT INTO audit (at, by, event_id, audit) VALUES (?, ?, ?, ?)"
+        await ledger.run(lambda db: db.execute(insert, row))
+        assert await SqliteAudit(ledger).noted() == [LINE]
 
 
 @pytest.fixture

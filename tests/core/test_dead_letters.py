@@ -62,6 +62,7 @@ def test_each_death_of_a_message_has_its_own_fingerprint():
 TAKEN = [
     Selection(),
     Selection(reason=("invalid", "rejected")),
+    Selection(id=(LETTER.fingerprint,)),
     Selection(department=("sales",), tenant=("acme",), id=("hr-1",)),
     Selection(type=("created",)),
     Selection(type=("department.created.v1",)),

@@ -8,17 +8,21 @@ import aiormq
 import pytest
 from conformance.brokers import Inbox, rabbit_bench
 from fault_proxy import FaultProxy, fault_proxy
+from yarl import URL
 
 from contracts.envelope import STRUCTURED, Message
 from contracts.topology import DEPARTMENTS, WORK_QUEUE, BrokerVersion, topology
 from worker.adapters import rabbitmq, rabbitmq_connection, rabbitmq_topology
 from worker.adapters.rabbitmq import Prepare, RabbitConsumer, RabbitPublisher, no_preparation
 from worker.adapters.rabbitmq_connection import (
+    BROKER_ERRORS,
     BrokerRefuses,
+    BrokerUnavailable,
     Connection,
     Link,
     Retries,
     connect,
+    explain,
     version_of,
 )
 from worker.adapters.system import SystemClock
@@ -335,6 +339,22 @@ async def test_whoever_ends_it_as_it_connects_is_heard(clean_broker, monkeypatch
         await asyncio.wait([staying], timeout=5)
     assert staying.cancelled()
     await made[0].close()
+
+
+async def test_what_the_client_library_says_with_its_objects_is_said_in_words(clean_broker):
+    with pytest.raises(BrokerUnavailable, match="/nowhere cannot be used: there is no virtual host of that"):
+        await connect(str(URL(clean_broker).with_path("/nowhere")), "test")
+    connection = await connect(clean_broker, "test")
+    underlay = await (channel := await connection.channel()).get_underlay_channel()
+    await channel.close()
+    with pytest.raises(BROKER_ERRORS) as told:
+        await underlay.basic_get(WORK_QUEUE)
+    assert explain(told.value) == "the channel was closed"
+    underlying = connection.transport.connection
+    await connection.close()
+    with pytest.raises(BROKER_ERRORS) as told:
+        await underlying.channel()
+    assert explain(told.value) == "the connection was closed"
 
 
 @pytest.mark.parametrize("hosts", [1, 3])

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,14 +116,24 @@ async def test_from_a_bad_message_to_a_department(place: Place, tmp_path: Path):
         environ = place.environ
         listed = await cli(environ, "list")
         assert "2 dead letters" in listed.out
-        assert listed.out.index("messages") < listed.out.index("event id"), "the summary comes first"
-        groups = (await cli(environ, "list", "--json")).json["groups"]
-        assert {(one["reason"], one["count"]) for one in groups} == {("malformed", 1), ("invalid", 1)}
-        assert '"department_id": "d-1"' in (await cli(environ, "show", "--id", "e-1")).out
+        assert listed.out.index("messages") < listed.out.index("event or letter"), "the summary comes first"
+        summary = (await cli(environ, "list", "--json")).json
+        reasons = {(one["reason"], one["count"], one["departments"]) for one in summary["reasons"]}
+        assert reasons == {("malformed", 1, 0), ("invalid", 1, 1)}
+        departments = {(one["department_id"], one["count"]) for one in summary["departments"]}
+        assert departments == {(None, 1), ("d-1", 1)}
+        (letter,) = [one["fingerprint"] for one in summary["dead_letters"] if one["event_id"] is None]
+        assert letter in listed.out
+        told = (await cli(environ, "show", "--id", "e-1")).out
+        assert '"department_id": "d-1"' in told
+        assert re.search(r"content type +application/cloudevents\+json\n", told)
+        assert "the first" not in (await cli(environ, "show", "--limit", "2")).out
+        assert (await cli(environ, "show", "--limit", "1")).out.endswith("the first 1; --limit shows more\n")
         planned = (await cli(environ, "plan", "--json")).json
         assert planned["outcomes"] == {"still malformed": 1, "still invalid": 1}
-        failed = await cli(environ, "replay", "--id", "e-1", "--as", "ada")
+        failed = await cli(environ, "replay", "--id", "e-1", "--as", "ada", "--yes")
         assert (failed.code, "1 dead-lettered again" in failed.err) == (1, True)
+        assert failed.out.endswith("1 replayed, 0 answered\n")
 
         file = tmp_path / "dead.jsonl"
         assert (await cli(environ, "export", "--reason", "invalid", "--output", str(file))).code == 0
@@ -131,13 +142,16 @@ async def test_from_a_bad_message_to_a_department(place: Place, tmp_path: Path):
         assert (refused.code, refused.err.startswith("line 1: still invalid: data.name")) == (2, True)
         mended = file.read_text().replace('\\"name\\": \\" \\"', '\\"name\\": \\"Sales\\"')
         results = await place.ears(names.RESULTS)
-        sent = await cli(environ, "import", "-", "--discard-originals", given=mended.encode())
-        assert sent.out == "1 sent, 1 originals discarded\n"
+        sent = await cli(environ, "import", "-", "--discard-originals", "--yes", given=mended.encode())
+        assert sent.out == "1 sent, 1 original discarded\n"
         await results.until(lambda all_: any(one["data"]["outcome"] == "created" for one in all_.documents))
-        assert (await cli(environ, "discard", "--reason", "malformed", "--yes")).out == "1 discarded\n"
+        assert (await cli(environ, "discard", "--id", letter, "--yes")).out == "1 discarded\n"
+        audited = (await cli(environ, "audit", "--id", letter, "--json")).json
+        assert [line["action"] for line in audited][-1] == "discard"
         assert (await cli(environ, "list")).out == "no dead letter\n"
         audited = (await cli(environ, "audit", "--id", "e-1", "--json")).json
         assert [line["action"] for line in audited] == [
+            "show",
             "show",
             "replay",
             "replay",
@@ -145,15 +159,15 @@ async def test_from_a_bad_message_to_a_department(place: Place, tmp_path: Path):
             "import",
             "discard",
         ]
-        assert [line["by"] for line in audited][1] == "ada"
-        assert (await cli(environ, "audit", "--since", "1h", "--by", "ada", "--json")).json == audited[1:3]
+        assert [line["by"] for line in audited][2] == "ada"
+        assert (await cli(environ, "audit", "--since", "1h", "--by", "ada", "--json")).json == audited[2:4]
 
 
 async def test_a_replay_that_goes_well(place: Place):
     async with idle(place) as environ:
         await bury(place.channel, *(event(n, f"Name {n}") for n in range(12)))
         async with place.worker():
-            told = await cli(environ, "replay", "--json")
+            told = await cli(environ, "replay", "--yes", "--json")
         assert told.code == 0
         assert (told.json["replayed"], told.json["answered"]) == (12, 12)
         assert len(place.sandbox.subaccounts()) == 12
@@ -163,7 +177,7 @@ async def test_a_replay_that_goes_well(place: Place):
 async def test_it_arrives_as_it_was_first_sent(place: Place):
     async with idle(place) as environ:
         await bury(place.channel, event(1, "Sales"))
-        assert (await cli(environ, "replay", "--no-wait", "--as", "ada")).out == "1 replayed\n"
+        assert (await cli(environ, "replay", "--yes", "--no-wait", "--as", "ada")).out == "1 replayed\n"
         (message,) = await drained(place, names.WORK_QUEUE)
         assert json.loads(message.body) == event(1, "Sales")
         assert (message.routing_key, message.content_type) == (
@@ -179,12 +193,12 @@ async def test_cut_off_it_loses_nothing_and_another_replay_ends_it(place: Place,
     async with idle(place) as environ:
         numbers = range(3_000)
         await bury(place.channel, *(event(n, f"Name {n}") for n in numbers))
-        process = await started(environ, "replay", "--no-wait")
+        process = await started(environ, "replay", "--yes", "--no-wait")
         async with asyncio.timeout(60):
             while await place.depth(names.WORK_QUEUE) < 600:  # noqa: ASYNC110 - only the broker knows
                 await asyncio.sleep(0.005)
         process.send_signal(way)
-        out, _ = await process.communicate()
+        out, err = await process.communicate()
         assert process.returncode == (1 if way == signal.SIGINT else -signal.SIGKILL)
         async with asyncio.timeout(30):
             while (await cli(environ, "list", "--json")).code:  # until the broker has noticed
@@ -193,11 +207,108 @@ async def test_cut_off_it_loses_nothing_and_another_replay_ends_it(place: Place,
         assert 0 < left < len(numbers)
         if way == signal.SIGINT:
             assert moved + left == len(numbers)
-            assert f"{moved:,} replayed; stopped, the rest is where it was" in out.decode()
-        assert (await cli(environ, "replay", "--no-wait")).code == 0
+            assert out.decode() == f"{moved:,} replayed; stopped, the rest is where it was\n"
+            assert err.decode() == "stopping…\n"
+        assert (await cli(environ, "replay", "--yes", "--no-wait")).code == 0
         there = Counter(json.loads(message.body)["id"] for message in await drained(place, names.WORK_QUEUE))
         assert set(there) == {f"e-{n}" for n in numbers}
         assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
+
+
+async def test_a_replay_waiting_for_an_answer_stops_at_once_and_tells_all(place: Place):
+    async with idle(place) as environ:
+        await bury(place.channel, *(event(n, "Sales") for n in range(2)))
+        process = await started(environ, "replay", "--yes")
+        async with asyncio.timeout(30):
+            while await place.depth(names.WORK_QUEUE) < 1:  # noqa: ASYNC110 - only the broker knows
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)  # it waits for the answer
+        for _ in range(3):
+            process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+        assert (process.returncode, err.decode()) == (1, "stopping…\n")
+        assert out.decode().endswith("1 replayed, 0 answered; stopped, the rest is where it was\n")
+        audited = (await cli(environ, "audit", "--json")).json
+        assert [line["outcome"] for line in audited] == ["sent to work", "no answer yet"]
+
+
+async def at_a_terminal(environ: dict[str, str], keys: bytes, *arguments: str) -> Told:
+    """What is typed comes from a terminal, and what is asked goes to it."""
+    terminal, its_end = os.openpty()
+    os.write(terminal, keys)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worker", "dead-letters", *arguments),
+        env=dict(os.environ) | {"COLUMNS": "200", "TERM": "dumb"} | environ,
+        stdin=its_end,
+        stdout=subprocess.PIPE,
+        stderr=its_end,
+    )
+    out, _ = await process.communicate()
+    os.close(its_end)
+    asked = b""
+    with suppress(OSError):  # Linux tells so that nobody has the other end open
+        while part := os.read(terminal, 65_536):
+            asked += part
+    os.close(terminal)
+    return Told(process.returncode or 0, out.decode(), asked.decode())
+
+
+async def test_somebody_at_a_terminal_is_asked(place: Place, tmp_path: Path):
+    async with idle(place) as environ:
+        await bury(place.channel, event(1, "Sales"))
+        end_of_input = await at_a_terminal(environ, b"\x04", "replay")
+        asked, last = end_of_input.err.splitlines()[-2:]
+        assert "Replay 1 dead letter (all)? [y/N]:" in asked
+        assert (end_of_input.code, end_of_input.out.strip(), last) == (1, "", "Aborted.")
+        assert (await at_a_terminal(environ, b"n\n", "discard", "--id", "e-1")).code == 1
+        nowhere = environ | {"LEDGER_URL": f"sqlite:///{tmp_path}/none.db"}
+        file = tmp_path / "dead.jsonl"
+        file.write_text((await cli(environ, "export")).out)
+        for command in (("replay",), ("discard", "--id", "e-1"), ("import", str(file))):
+            told = await at_a_terminal(nowhere, b"y\n", *command)
+            assert (told.code, "y/N" in told.err, "there is no ledger" in told.err) == (1, False, True)
+        assert await place.depth(names.DEAD_LETTER_QUEUE) == 1
+        sent = await at_a_terminal(environ, b"y\n", "replay", "--no-wait")
+        assert (sent.code, sent.out.strip()) == (0, "1 replayed")
+
+
+async def test_what_is_not_meant_is_said_with_how_many_there_are(place: Place):
+    async with idle(place) as environ:
+        await bury(place.channel, *(event(n, "Sales") for n in range(2)))
+        for command in (("list",), ("show",), ("plan",), ("replay", "--yes"), ("discard", "--yes")):
+            told = await cli(environ, *command, "--reason", "exhausted")
+            assert (told.code, told.out, told.err) == (0, "no dead letter of 2 is meant\n", ""), command
+
+
+async def test_an_export_that_cannot_be_written_is_found_out_before_it_is_on_record(
+    place: Place, tmp_path: Path
+):
+    async with idle(place) as environ:
+        await bury(place.channel, event(1, "a\x9bb"))
+        told = await cli(environ, "export", "--output", str(tmp_path / "none" / "dead.jsonl"))
+        assert (told.code, one_line(told)) == (
+            1,
+            f"{tmp_path}/none/dead.jsonl cannot be written: No such file or directory",
+        )
+        assert (await cli(environ, "audit", "--json")).json == []
+        path = tmp_path / "dead.jsonl"
+        path.write_text("what was there before, and longer than what comes\n" * 50)
+        assert (await cli(environ, "export", "--output", str(path))).out == f"1 exported to {path}\n"
+        (line,) = path.read_text().splitlines()
+        assert json.loads(line)["event_id"] == "e-1"
+        unreachable = environ | {"AMQP_URL": "amqp://127.0.0.1:1/"}
+        assert (await cli(unreachable, "export", "--output", str(path))).code == 1
+        assert (await cli(unreachable, "export", "--output", str(tmp_path / "new"))).code == 1
+        assert path.read_text().splitlines() == [line]
+        assert not (tmp_path / "new").exists()
+        printed = (await cli(environ, "export")).out
+        assert "\x9b" not in printed
+        assert json.loads(json.loads(printed)["body"])["data"]["name"] == "a\x9bb"
+
+
+async def test_an_empty_import_sends_nothing_and_asks_nobody():
+    told = await cli({"AMQP_URL": "amqp://127.0.0.1:1/"}, "import", "-", given=b"\n")
+    assert (told.code, told.out, told.err) == (0, "nothing to send\n", "")
 
 
 async def test_a_second_operator_is_told_that_somebody_reads(place: Place):
@@ -221,7 +332,8 @@ async def test_without_a_ledger_nothing_is_changed_and_looking_goes_on(place: Pl
         await bury(place.channel, event(1, "Sales"))
         exported = await cli(environ, "export")
         nowhere = environ | {"LEDGER_URL": f"sqlite:///{tmp_path}/none.db"}
-        for command in (("replay",), ("discard", "--all", "--yes"), ("plan",), ("import", "-"), ("audit",)):
+        changes = (("replay", "--yes"), ("discard", "--all", "--yes"), ("import", "-", "--yes"))
+        for command in (*changes, ("plan",), ("audit",)):
             told = await cli(nowhere, *command, given=exported.out.encode())
             assert (told.code, told.out) == (1, "")
             assert told.err.endswith("set LEDGER_URL to the one the worker uses\n")
@@ -239,6 +351,8 @@ async def test_without_a_ledger_nothing_is_changed_and_looking_goes_on(place: Pl
         ("discard",),
         ("discard", "--all", "--id", "x", "--yes"),
         ("discard", "--all"),
+        ("replay",),
+        ("export", "--json"),
         ("list", "--since", "soon"),
         ("list", "--reason", "tired"),
         ("import", "missing.jsonl"),
@@ -269,13 +383,13 @@ async def test_a_user_who_may_read_the_queue_and_write_to_the_replay_exchange_ne
         await may(r"^provisioner\.replay$", r"^provisioner\.dead-letters$")
         for command in ("list", "show", "plan", "export"):
             assert (await cli(environ, command)).code == 0, command
-        assert (await cli(environ, "replay", "--no-wait", "--id", "e-0")).out == "1 replayed\n"
+        assert (await cli(environ, "replay", "--yes", "--no-wait", "--id", "e-0")).out == "1 replayed\n"
         exported = (await cli(environ, "export", "--id", "e-1")).out
-        sent = await cli(environ, "import", "-", "--discard-originals", given=exported.encode())
-        assert sent.out == "1 sent, 1 originals discarded\n"
+        sent = await cli(environ, "import", "-", "--discard-originals", "--yes", given=exported.encode())
+        assert sent.out == "1 sent, 1 original discarded\n"
 
         await may("^$", r"^provisioner\.dead-letters$")
-        unwritten = await cli(environ, "replay", "--no-wait")
+        unwritten = await cli(environ, "replay", "--yes", "--no-wait")
         assert unwritten.code == 1
         assert "provisioner.replay" in one_line(unwritten)
         assert "ACCESS_REFUSED" in one_line(unwritten)

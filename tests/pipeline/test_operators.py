@@ -1,30 +1,35 @@
 """Operators at the dead letters of a worker: what a plan says comes true, and a replay harms nothing."""
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from itertools import groupby
 
 import pytest
-from builders import NOW, department_created, department_removed, department_renamed
-from pydantic_core import to_json
+from builders import NOW, SALES, department_created, department_removed, department_renamed
+from pydantic_core import from_json, to_json
 from world import fault
 
-from contracts.envelope import document, read
+from contracts.envelope import STRUCTURED, document, read
 from contracts.topology import DEAD_LETTER_QUEUE, WORK_QUEUE, BrokerVersion
 from worker.adapters.memory_dead_letters import MemoryAudit, MemoryDeadLetters
+from worker.adapters.rabbitmq_connection import BrokerUnavailable
 from worker.core.dead_letters import Selection
 from worker.core.decide import Policy
 from worker.core.judge import DeadLetter
 from worker.core.messages import dead_letter
 from worker.core.model import Department
 from worker.dead_letters import fates, looking, removal, transfer
-from worker.dead_letters.looking import Desk
+from worker.dead_letters.looking import Desk, OfDepartment, OfReason
 from worker.dead_letters.plan import plan
 from worker.dead_letters.replay import Replay, ReplayFailed
 from worker.operations import inbound
 from worker.ports import LedgerFailed, PublishFailed, TooManyLooks
 
 RABBITMQ_4 = BrokerVersion(4, 1)
+
+
+TYPED = {"content_type": STRUCTURED}
 
 
 def silent(_number: int) -> None:
@@ -61,9 +66,30 @@ async def test_a_list_groups_by_reason_and_department(world):
     await world.send_raw(b"hello")
     await world.handle()
     summary = await seen(desk_of(world))
-    assert summary.groups == {("rejected", "sales"): 2, ("malformed", None): 1}
+    assert summary.reasons == [OfReason("rejected", 2, 1), OfReason("malformed", 1, 0)]
+    assert summary.departments == [
+        OfDepartment(SALES.tenant, "sales", 2, {"rejected": 2}),
+        OfDepartment(None, None, 1, {"malformed": 1}),
+    ]
     assert [letter.event_id for letter in summary.letters] == ["e-1", "e-2", None]
     assert (await seen(desk_of(world, selection=Selection(reason=("malformed",))))).selected == 1
+
+
+async def test_a_department_with_several_reasons_is_one(world):
+    await bury(world, department_created(id="e-1"), department_created(id="e-2", department_id="hr"))
+    await world.send_raw(to_json(document(department_created(id="e-3")) | {"type": "department.moved"}))
+    await world.handle()
+    summary = await seen(desk_of(world))
+    assert summary.reasons == [OfReason("rejected", 2, 2), OfReason("unsupported-type", 1, 1)]
+    assert [(one.department_id, one.count) for one in summary.departments] == [("sales", 2), ("hr", 1)]
+    assert summary.departments[0].reasons == {"rejected": 1, "unsupported-type": 1}
+
+
+@pytest.mark.parametrize(("most", "more"), [(2, True), (3, False), (4, False), (0, True)])
+async def test_whether_there_are_more_than_shown_is_told(world, most, more):
+    await bury_many(world, 3)
+    gathered = await looking.gather(desk_of(world), most)
+    assert (len(gathered.found), gathered.more) == (min(most, 3), more)
 
 
 async def test_under_the_rules_of_rabbitmq_4_no_number_of_looks_loses_a_letter(world):
@@ -173,7 +199,7 @@ async def replaying(world, desk, most=None, **fields):
 
 async def in_time(world, work):
     """Time passes, from one sleeper's waking to the next, until the work is done."""
-    task = asyncio.create_task(work)
+    task = asyncio.ensure_future(work)
     while not task.done():
         asleep = asyncio.create_task(world.clock.asleep())
         await asyncio.wait({asleep, task}, return_when=asyncio.FIRST_COMPLETED)
@@ -193,7 +219,7 @@ async def test_in_growing_batches_all_are_answered(world):
     world.has_dead_lettered_nothing()
     for event in events:
         world.answered(event, "failed", "created")
-    outcomes = [line.outcome for line in await desk.audit.noted(event_id="e-3")]
+    outcomes = [line.outcome for line in await desk.audit.noted(id_="e-3")]
     assert outcomes == ["sent to work", "answered created"]
 
 
@@ -221,18 +247,99 @@ async def test_what_it_sent_and_is_dead_again_it_does_not_take_up_again(world):
 
 async def test_without_a_worker_it_gives_up_waiting_after_a_while(world):
     await bury_many(world, 2)
-    told = await in_time(world, Replay(desk_of(world)).send_and_watch(None, world.ledger))
+    log = Log(world.clock)
+    told = await in_time(world, Replay(desk_of(world), observer=log).send_and_watch(None, world.ledger))
     assert (told.sent, len(told.unanswered)) == (1, 1)
     assert (world.clock.now() - NOW).total_seconds() > fates.PATIENCE_SECONDS
+    assert log.waited == sorted(log.waited)
+    assert log.waited[-1] > fates.PATIENCE_SECONDS - fates.LONGEST_PAUSE_SECONDS - 1
 
 
-async def test_no_more_than_asked_and_no_faster(world):
+async def test_it_tells_what_was_sent_and_of_what_it_is_known_what_came(world):
+    await bury_many(world, 4)
+    await world.send_raw(b"hello")
+    await world.handle()
+    log = Log(world.clock)
+    told = await replaying(world, desk_of(world), observer=log)
+    assert (told.answered, len(told.dead_again)) == (4, 1)
+    assert (len(log.sent_at), len(log.settled_at)) == (5, 5)
+    assert log.sent_at[-1] < log.settled_at[-1]
+
+
+async def test_answers_are_seen_while_more_is_sent(world):
+    """A batch may take long at a low rate."""
+    await bury_many(world, 28)
+    log = Log(world.clock)
+    told = await replaying(world, desk_of(world), per_second=1, observer=log)
+    assert told.answered == 28
+    late = [settled - sent for sent, settled in zip(log.sent_at, log.settled_at, strict=True)]
+    assert max(late) <= 3
+
+
+async def test_where_none_is_meant_it_tells_how_many_were_looked_at(world):
+    await bury_many(world, 3)
+    none = desk_of(world, selection=Selection(reason=("exhausted",)))
+    told = [
+        await Replay(none).send(None),
+        await Replay(none).send_and_watch(None, world.ledger),
+        await Replay(desk_of(world)).send_and_watch(0, world.ledger),
+    ]
+    assert [(one.sent, one.seen) for one in told] == [(0, 3)] * 3
+    remover = removal.discarding(none, asyncio.Event(), silent)
+    await remover.remove(None)
+    assert (remover.gone, remover.seen) == (0, 3)
+
+
+async def test_no_more_than_asked(world):
     await bury_many(world, 9)
-    world.clock.naps.clear()
-    told = await in_time(world, Replay(desk_of(world), per_second=2).send(6))
-    assert told.sent == 6
+    assert (await Replay(desk_of(world)).send(6)).sent == 6
     assert len(world.dead_letters()) == 3
-    assert sum(world.clock.naps) >= 2
+
+
+class Log(fates.Observer):
+    """What a replay tells, and when."""
+
+    def __init__(self, clock):
+        self.clock, self.begun = clock, clock.monotonic()
+        self.sent_at, self.settled_at, self.waited = [], [], []
+
+    def sent(self, more):
+        self.sent_at += [self.clock.monotonic() - self.begun] * more
+
+    def settled(self, more):
+        self.settled_at += [self.clock.monotonic() - self.begun] * more
+
+    def waiting(self, seconds):
+        self.waited.append(seconds)
+
+
+def most_in_a_second(times):
+    return max(sum(begun <= time < begun + 1 for time in times) for begun in times)
+
+
+@pytest.mark.parametrize("watched", [True, False])
+@pytest.mark.parametrize("rate", [0.5, 1, 2.5, 7, 60, 130])
+async def test_in_no_second_more_go_than_asked(world, rate, watched):
+    """Neither in the growing batches nor from one of them to the next."""
+    await bury_many(world, 30 if rate < 10 else 300)
+    log = Log(world.clock)
+    work = Replay(desk_of(world), rate, observer=log)
+    async with world.working():
+        await in_time(world, work.send_and_watch(None, world.ledger) if watched else work.send(None))
+    assert len(log.sent_at) == work.fates.sent == (30 if rate < 10 else 300)
+    assert most_in_a_second(log.sent_at) <= max(rate, 1)
+    waiting_for_answers = 20
+    assert log.sent_at[-1] < len(log.sent_at) / rate * 1.3 + waiting_for_answers
+
+
+async def test_a_slow_replay_lets_others_look_while_it_waits(world):
+    await bury_many(world, 3)
+    task = asyncio.create_task(Replay(desk := desk_of(world), 0.05).send(None))
+    await world.clock.asleep()
+    world.clock.advance(5)
+    await world.clock.asleep()
+    assert (await seen(desk)).selected == 2
+    assert (await in_time(world, task)).sent == 3
 
 
 class Refusing:
@@ -252,7 +359,8 @@ async def test_what_the_broker_does_not_take_stays_where_it_is(world):
     await bury_many(world, 5)
     desk = desk_of(world, publisher=Refusing(world.broker, 3))
     with pytest.raises(ReplayFailed, match="ACCESS_REFUSED"):
-        await Replay(desk).send(None)
+        await (work := Replay(desk)).send(None)
+    assert work.fates.sent == 3
     assert [letter.message.headers["x-event-id"] for letter in world.dead_letters()] == ["e-3", "e-4"]
     assert len(world.broker.ready(WORK_QUEUE)) == len(await desk.audit.noted()) == 3
 
@@ -266,18 +374,95 @@ async def test_what_is_not_on_record_does_not_go(world):
     await bury_many(world, 2)
     desk = desk_of(world, audit=NoRecord())
     with pytest.raises(LedgerFailed):
-        await removal.discard(desk, None, asyncio.Event(), silent)
+        await removal.discarding(desk, asyncio.Event(), silent).remove(None)
     with pytest.raises(LedgerFailed):
         await Replay(desk).send(None)
     assert len(world.dead_letters()) == 2
 
 
+class Stopping(fates.Observer):
+    """Stops it as soon as something was sent."""
+
+    def __init__(self, stopping):
+        self.stopping = stopping
+
+    def sent(self, _more):
+        self.stopping.set()
+
+
 async def test_a_stop_ends_it_between_two_batches(world):
     await bury_many(world, 3)
     stopping = asyncio.Event()
-    work = Replay(desk_of(world), stopping=stopping, on_progress=lambda _: stopping.set())
+    work = Replay(desk_of(world), stopping=stopping, observer=Stopping(stopping))
     assert (await work.send(None)).sent == 1
     assert len(world.dead_letters()) + len(world.broker.ready(WORK_QUEUE)) == 3
+
+
+async def test_a_stop_cuts_every_wait_short(world):
+    """For an answer, for its turn by the rate, for the turn of others."""
+    await bury_many(world, 60)
+    for seconds in range(12):
+        stopping = asyncio.Event()
+        work = Replay(desk_of(world, f"run-{seconds}"), 5, stopping)
+        task = asyncio.create_task(work.send_and_watch(None, world.ledger))
+        for _ in range(seconds):
+            await world.clock.asleep()
+            world.clock.advance(1)
+        await world.clock.asleep()
+        stopped_at = world.clock.now()
+        stopping.set()
+        assert (await task).sent
+        assert world.clock.now() == stopped_at
+
+
+async def test_what_was_answered_before_a_stop_is_told(world):
+    """Though nobody had looked since."""
+    await bury_many(world, 1)
+    stopping, desk = asyncio.Event(), desk_of(world)
+    task = asyncio.create_task(Replay(desk, stopping=stopping).send_and_watch(None, world.ledger))
+    await world.clock.asleep()
+    async with world.working():
+        await world.done()
+    stopping.set()
+    told = await task
+    assert (told.sent, told.answered, told.unanswered) == (1, 1, [])
+    assert [line.outcome for line in await desk.audit.noted()] == ["sent to work", "answered created"]
+
+
+class Going(MemoryDeadLetters):
+    """The broker goes at the look of that number."""
+
+    looks_left = 2
+
+    def look(self):
+        self.looks_left -= 1
+        if self.looks_left < 0:
+            raise BrokerUnavailable("RabbitMQ cannot be used: the connection was closed")
+        return super().look()
+
+
+async def test_where_the_broker_goes_what_is_known_is_told_and_on_record(world):
+    await bury_many(world, 9)
+    queue = Going(world.broker, RABBITMQ_4)
+    work = Replay(desk := desk_of(world, queue=queue))
+    async with world.working():
+        with pytest.raises(BrokerUnavailable):
+            await in_time(world, work.send_and_watch(None, world.ledger))
+    assert (work.fates.sent, work.fates.answered) == (3, 3)
+    outcomes = Counter(line.outcome for line in await desk.audit.noted())
+    assert outcomes == {"sent to work": 3, "answered created": 3}
+    assert len(world.dead_letters()) == 6
+
+
+async def test_where_the_broker_goes_while_answers_are_awaited_that_is_on_record(world):
+    await bury_many(world, 2)
+    queue = Going(world.broker, RABBITMQ_4)
+    queue.looks_left = 1
+    work = Replay(desk := desk_of(world, queue=queue))
+    with pytest.raises(BrokerUnavailable):
+        await in_time(world, work.send_and_watch(None, world.ledger))
+    assert (work.fates.sent, len(work.fates.unanswered)) == (1, 1)
+    assert [line.outcome for line in await desk.audit.noted()] == ["sent to work", "no answer yet"]
 
 
 async def test_cut_off_anywhere_a_letter_is_in_one_queue_or_both(world):
@@ -315,7 +500,7 @@ async def test_a_mended_export_is_carried_out_and_its_original_goes(world, tmp_p
         [path.read_bytes().replace(b'\\"name\\":\\" \\"', b'\\"name\\":\\"Sales\\"')]
     )
     desk = desk_of(world, "import")
-    assert await transfer.send_edited(desk, edited, silent) == 1
+    assert await transfer.send_edited(desk, edited, asyncio.Event(), silent) == 1
     (sent,) = world.broker.ready(WORK_QUEUE)
     assert sent.message.headers == {
         "raw": b"\xff",
@@ -347,10 +532,70 @@ def test_every_mistake_of_an_import_is_told_with_its_line():
     assert told.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("line", "mistake"),
+    [
+        (b'{"body": "x"\n', "not JSON (EOF while parsing an object at column 12)"),
+        (
+            b'{"body": {"$time": "soon"}}',
+            "what stands for bytes or a time in it is none (Invalid isoformat string: 'soon')",
+        ),
+    ],
+)
+def test_a_mistake_of_an_import_names_no_line_but_that_of_the_file(line, mistake):
+    with pytest.raises(transfer.BadImport) as told:
+        transfer.read_import([b"", line])
+    assert str(told.value) == f"line 2: {mistake}"
+
+
+async def test_a_letter_without_an_event_id_goes_by_its_fingerprint(world):
+    for body in (b"hello", b"world"):
+        await world.send_raw(body)
+    await world.handle()
+    hello, world_ = (await seen(desk_of(world))).letters
+    desk = desk_of(world, selection=Selection(id=(hello.fingerprint,)))
+    await removal.discarding(desk, asyncio.Event(), silent).remove(None)
+    assert [letter.fingerprint for letter in (await seen(desk_of(world))).letters] == [world_.fingerprint]
+    (line,) = await desk.audit.noted(id_=hello.fingerprint)
+    assert (line.event_id, line.letter, line.outcome) == (None, hello.fingerprint, "discarded")
+
+
+async def test_a_letter_is_followed_through_its_mending(world, tmp_path):
+    """What goes out is another message, but on record under the letter it was."""
+    await world.send_raw(b"hello")
+    await world.handle()
+    desk, path = desk_of(world), tmp_path / "dead.jsonl"
+    with path.open("wb") as file:
+        await transfer.export(desk, None, file, silent)
+    line = from_json(path.read_bytes())
+    line["body"] = to_json(document(department_created())).decode()
+    edited = transfer.read_import([to_json(line)])
+    await transfer.send_edited(desk, edited, asyncio.Event(), silent)
+    await transfer.discard_originals(desk, edited)
+    noted = await desk.audit.noted(id_=line["letter"])
+    assert [one.action for one in noted] == ["export", "import", "discard"]
+
+
+async def test_an_import_that_is_stopped_or_refused_tells_how_many_went(world, monkeypatch):
+    monkeypatch.setattr(transfer, "AT_ONCE", 2)
+    lines = [
+        to_json({"body": to_json(document(department_created(id=f"e-{n}"))).decode()} | TYPED)
+        for n in range(6)
+    ]
+    edited, stopping = transfer.read_import(lines), asyncio.Event()
+    assert await transfer.send_edited(desk_of(world), edited, stopping, lambda _: stopping.set()) == 2
+    desk = desk_of(world, publisher=Refusing(world.broker, 3))
+    with pytest.raises(ReplayFailed, match=r"^3 of 6 sent: publishing .* ACCESS_REFUSED"):
+        await transfer.send_edited(desk, edited, asyncio.Event(), silent)
+    assert len(world.broker.ready(WORK_QUEUE)) == 2 + 3
+
+
 async def test_what_is_discarded_is_on_record(world):
     await bury_many(world, 3)
     desk = desk_of(world, selection=Selection(id=("e-1",)), asked="--id e-1")
-    assert await removal.discard(desk, None, asyncio.Event(), silent) == 1
+    remover = removal.discarding(desk, asyncio.Event(), silent)
+    await remover.remove(None)
+    assert remover.gone == 1
     (line,) = await desk.audit.noted()
     assert (line.by, line.action, line.selection, line.event_id) == ("ada", "discard", "--id e-1", "e-1")
     assert (line.reason, line.department_id, line.outcome) == ("rejected", "d-1", "discarded")

@@ -24,14 +24,14 @@ class MemoryAudit:
         self._lines.extend(lines)
 
     async def noted(
-        self, since: datetime | None = None, by: str | None = None, event_id: str | None = None
+        self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
         return [
             line
             for line in self._lines
             if (since is None or line.at >= since)
             and by in {None, line.by}
-            and event_id in {None, line.event_id}
+            and id_ in {None, line.event_id, line.letter}
         ]
 
 

@@ -6,6 +6,7 @@ interval.
 
 import asyncio
 import errno
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -143,6 +144,10 @@ def version_of(connection: AbstractConnection) -> str:
 
 REFUSED = "connection refused"
 
+# Where the client library has but its own objects to tell of.
+_CLOSED = re.compile(r"<[\w.]*(Connection|Channel)\b.*> (?:connection )?closed")
+_NOT_OPENED = "Expected one of ['Connection.OpenOk']"
+
 
 def explain(error: BaseException) -> str:
     """An error of the client library in one line."""
@@ -150,7 +155,12 @@ def explain(error: BaseException) -> str:
         return "no answer in time"
     if errno.ECONNREFUSED in error.args or f"[Errno {errno.ECONNREFUSED}]" in str(error):
         return REFUSED
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split())
+    if closed := _CLOSED.fullmatch(text):
+        return f"the {closed[1].lower()} was closed"
+    if _NOT_OPENED in text:
+        return "there is no virtual host of that name, or no right to it"
+    return text or type(error).__name__
 
 
 def _without_a_word(error: BaseException) -> bool:

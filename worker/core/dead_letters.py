@@ -51,6 +51,11 @@ class Letter:
     replay_id: str | None
     fingerprint: str
 
+    @property
+    def ids(self) -> frozenset[str]:
+        """What `--id` finds it by: a malformed one tells no event's id."""
+        return frozenset({self.event_id or self.fingerprint, self.fingerprint})
+
 
 def letter_of(original: Outgoing, subject: Subject | None) -> Letter:
     """`subject` is what could be read of its body."""
@@ -117,7 +122,7 @@ class Selection:
             and (not self.department or letter.department_id in self.department)
             and (not self.tenant or letter.tenant in self.tenant)
             and (not self.type or not _names_of(letter.type).isdisjoint(self.type))
-            and (not self.id or letter.event_id in self.id)
+            and (not self.id or not letter.ids.isdisjoint(self.id))
             and (self.since is None or (letter.dead_at is not None and letter.dead_at >= self.since))
             and (self.until is None or (letter.dead_at is not None and letter.dead_at <= self.until))
             and (self.text is None or self.text.casefold() in letter.detail.casefold())
@@ -230,7 +235,7 @@ def detail_of(decision: Decision | Issue) -> str:
 class AuditLine:
     """What was done to one dead letter, or asked for one department.
 
-    `run` joins the lines of one command; `selection` is its filter.
+    `run` joins the lines of one command; `selection` is its filter; `letter` is its fingerprint.
     """
 
     at: datetime
@@ -244,6 +249,7 @@ class AuditLine:
     department_id: str | None
     reason: str
     outcome: str
+    letter: str | None = None
 
 
 def audit_line(
@@ -261,6 +267,7 @@ def audit_line(
         letter.department_id,
         letter.reason,
         outcome,
+        letter.fingerprint,
     )
 
 

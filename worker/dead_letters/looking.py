@@ -1,7 +1,7 @@
 """Looking at dead letters: each is read, those meant are handed on, and all stay where they are."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -88,14 +88,15 @@ class Looking:
     seen: int = 0
 
     async def found(self, most: int = AT_ONCE) -> AsyncIterator[Sequence[Found]]:
-        """Those meant, in batches of the queue's; be done with one before asking for the next."""
+        """Those meant, in batches of the queue's, of which some hold none.
+
+        Be done with one before asking for the next.
+        """
         async for batch in self.look.batches(most):
             if not self.seen:
                 await self._beware(batch[0])
             self.seen += len(batch)
-            meant = [found for found in map(read, batch) if self.desk.means(found.letter)]
-            if meant:
-                yield meant
+            yield [found for found in map(read, batch) if self.desk.means(found.letter)]
 
     async def _beware(self, oldest: HeldLetter) -> None:
         """Stops while it is alone in our hands, where being given back once too often would end it."""
@@ -125,21 +126,60 @@ def read(held: HeldLetter) -> Found:
     return Found(held, letter_of(original, glimpse(original.message)))
 
 
+@dataclass(frozen=True, slots=True)
+class OfReason:
+    """`departments` counts those whose name could be read."""
+
+    reason: str
+    count: int
+    departments: int
+
+
+@dataclass(frozen=True, slots=True)
+class OfDepartment:
+    """No ids: letters that do not tell theirs. `reasons` with how many of each."""
+
+    tenant: str | None
+    department_id: str | None
+    count: int
+    reasons: Mapping[str, int]
+
+
 @dataclass
 class Summary:
-    """How many dead letters there are, by reason and department, and the first of them."""
+    """How many dead letters there are, by reason and by department, and the first of them."""
 
     keep: int
-    groups: Counter[tuple[str, str | None]] = field(default_factory=Counter)
     letters: list[Letter] = field(default_factory=list)
     selected: int = 0
     seen: int = 0
+    _reasons: Counter[str] = field(default_factory=Counter)
+    _departments: dict[tuple[str | None, str | None], Counter[str]] = field(default_factory=dict)
 
     def add(self, letter: Letter) -> None:
         self.selected += 1
-        self.groups[letter.reason, letter.department_id] += 1
+        self._reasons[letter.reason] += 1
+        whose = (letter.tenant, letter.department_id)
+        self._departments.setdefault(whose, Counter())[letter.reason] += 1
         if len(self.letters) < self.keep:
             self.letters.append(letter)
+
+    @property
+    def reasons(self) -> Sequence[OfReason]:
+        """Most first."""
+        known = Counter(
+            reason
+            for (_, department_id), reasons in self._departments.items()
+            if department_id is not None
+            for reason in reasons
+        )
+        return [OfReason(reason, count, known[reason]) for reason, count in self._reasons.most_common()]
+
+    @property
+    def departments(self) -> Sequence[OfDepartment]:
+        """Most first."""
+        told = [OfDepartment(*whose, of.total(), dict(of)) for whose, of in self._departments.items()]
+        return sorted(told, key=lambda one: one.count, reverse=True)
 
 
 async def summarize(desk: Desk, keep: int, on_progress: Callable[[int], None]) -> Summary:
@@ -154,12 +194,21 @@ async def summarize(desk: Desk, keep: int, on_progress: Callable[[int], None]) -
     return summary
 
 
-async def gather(desk: Desk, most: int) -> Sequence[Found]:
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The first that are meant, and whether there are more; of `seen` looked at."""
+
+    found: Sequence[Found]
+    more: bool
+    seen: int
+
+
+async def gather(desk: Desk, most: int) -> Gathered:
     """The first `most` meant, bodies and all."""
     gathered: list[Found] = []
     async with desk.looking() as looking:
         async for batch in looking.found():
             gathered += batch
-            if len(gathered) >= most:
+            if len(gathered) > most:
                 break
-    return gathered[:most]
+    return Gathered(gathered[:most], len(gathered) > most, looking.seen)

@@ -32,6 +32,7 @@ class Plan:
     outcomes: Counter[str] = field(default_factory=Counter)
     prospects: list[Prospect] = field(default_factory=list)
     selected: int = 0
+    seen: int = 0
     _newest: dict[Department, tuple[Version, int]] = field(default_factory=dict)
 
     @property
@@ -59,6 +60,7 @@ async def plan(
             for found in batch:
                 made.add(found.reading, await _prospect(desk, ledger, policy, found))
             on_progress(looking.seen)
+        made.seen = looking.seen
     return made
 
 

@@ -1,15 +1,16 @@
 """Sending dead letters through the work queue again: a few first, more while they fare well."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
 from worker.core.dead_letters import batch_sizes, replayed
 from worker.core.messages import Outgoing
 from worker.core.model import Event
-from worker.dead_letters.fates import Fates, Sent, Watch
+from worker.dead_letters.fates import Fates, Observer, Sent, Watch
 from worker.dead_letters.looking import Desk, Found
+from worker.dead_letters.pace import Pace
 from worker.dead_letters.removal import Dealt, Remover
 from worker.ports import ForPeople, Ledger, Publisher, PublishFailed, Unroutable
 
@@ -20,31 +21,47 @@ class ReplayFailed(ForPeople):
 
 @dataclass
 class Replay:
-    """`per_second` slows it down; `stopping` ends it between two batches; `on_progress` hears of each."""
+    """`per_second` slows it down; `stopping` ends it between two batches; `observer` hears of each.
+
+    `fates` is what has come of it so far, whatever ended it.
+    """
 
     desk: Desk
     per_second: float | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    on_progress: Callable[[int], None] = lambda _: None
+    observer: Observer = field(default_factory=Observer)
+    fates: Fates = field(default_factory=Fates)
     _numbers: "count[int]" = field(default_factory=lambda: count(1))
-    _sent: list[Sent] | None = None
+    _watch: Watch | None = None
+
+    def __post_init__(self) -> None:
+        self._pace = Pace(self.desk.clock, self.per_second)
 
     async def send(self, most: int | None) -> Fates:
         """Sends up to `most` and asks for nothing more; raises `ReplayFailed`."""
-        remover = Remover(self.desk, self._deal, self.per_second, self.stopping, self.on_progress)
-        return Fates(sent=await remover.remove(most))
+        remover = Remover(self.desk, self._deal, self._pace, self.stopping)
+        await remover.remove(most)
+        self.fates.seen = self.fates.seen or remover.seen
+        return self.fates
 
     async def send_and_watch(self, most: int | None, ledger: Ledger) -> Fates:
         """In growing batches. The first that does not fare well is the last; raises `ReplayFailed`."""
-        fates, watch = Fates(), Watch(self.desk, ledger, self.stopping)
+        self._watch = watch = Watch(self.desk, ledger, self.stopping, self.fates, self.observer)
         for size in batch_sizes():
-            wanted = size if most is None else min(size, most - fates.sent)
-            self._sent = []
-            await self.send(wanted)
-            fates += await watch.see(self._sent)
-            if fates.is_bad or len(self._sent) < wanted or fates.sent == most:
+            before = self.fates.sent
+            wanted = size if most is None else min(size, most - before)
+            await self._send_and_watch(wanted, watch)
+            if self.fates.is_bad or self.fates.sent - before < wanted or self.fates.sent == most:
                 break
-        return fates
+        return self.fates
+
+    async def _send_and_watch(self, wanted: int, watch: Watch) -> None:
+        """Whatever ends it, what is known then of the batch is counted and on record."""
+        try:
+            await self.send(wanted)
+            await watch.see()
+        finally:
+            await watch.conclude()
 
     async def _deal(self, batch: Sequence[Found]) -> Dealt:
         """Published and confirmed, then on record, then gone: if we die in between, it is in both queues."""
@@ -59,9 +76,12 @@ class Replay:
             for found, replay_id, failure in zip(batch, ids, failures, strict=True)
             if failure is None
         ]
+        self.fates.sent += len(taken)
+        self.observer.sent(len(taken))
         await self.desk.note("replay", [(found.letter, "sent to work") for found, _ in taken])
-        if self._sent is not None:
-            self._sent += [_sent(found, replay_id) for found, replay_id in taken]
+        if self._watch is not None:
+            self._watch.open |= {replay_id: _sent(found) for found, replay_id in taken}
+            await self._watch.glance()
         return Dealt([found for found, _ in taken], next(filter(None, failures), None))
 
 
@@ -83,5 +103,5 @@ def _failure(result: BaseException | None) -> ReplayFailed | None:
             raise result
 
 
-def _sent(found: Found, replay_id: str) -> Sent:
-    return Sent(replay_id, found.letter, found.reading if isinstance(found.reading, Event) else None)
+def _sent(found: Found) -> Sent:
+    return Sent(found.letter, found.reading if isinstance(found.reading, Event) else None)

@@ -1,5 +1,6 @@
 """Dead letters out to a file, one a line, and back from it, mended."""
 
+import asyncio
 import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from worker.core.dead_letters import Letter, exported, from_json_safe, letter_of
 from worker.core.messages import Outgoing
 from worker.core.model import Event, Reissue
 from worker.dead_letters.looking import AT_ONCE, Desk, read
-from worker.dead_letters.replay import publish_all
+from worker.dead_letters.replay import ReplayFailed, publish_all
 from worker.ports import ForPeople
 from worker.reading import Unreadable, subject_of, validate
 
@@ -73,10 +74,7 @@ def read_import(lines: Iterable[bytes]) -> list[Edited]:
 
 
 def _edited(line: bytes) -> Edited:
-    try:
-        given = from_json_safe(from_json(line))
-    except ValueError as error:
-        raise ValueError(f"not JSON, or what stands for bytes or a time in it is none ({error})") from None
+    given = _json(line)
     if not isinstance(given, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - a mistake in a file, not in our types
     message = Message(_body(given), _text(given, "content_type"), _mapping(given, "headers"))
@@ -90,9 +88,21 @@ def _edited(line: bytes) -> Edited:
         message,
         _mapping(given, "properties"),
     )
+    letter, origin = letter_of(outgoing, subject_of(reading)), _text(given, "letter")
     reason = _text(given, "reason") or "unknown"
-    letter = replace(letter_of(outgoing, subject_of(reading)), reason=reason)
-    return Edited(letter, outgoing, _text(given, "event_id"), _text(given, "letter"))
+    told = replace(letter, reason=reason, fingerprint=origin or letter.fingerprint)
+    return Edited(told, outgoing, _text(given, "event_id"), origin)
+
+
+def _json(line: bytes) -> Any:
+    try:
+        given = from_json(line.rstrip())
+    except ValueError as error:  # it counts lines within this one
+        raise ValueError(f"not JSON ({str(error).replace(' at line 1 column', ' at column')})") from None
+    try:
+        return from_json_safe(given)
+    except ValueError as error:
+        raise ValueError(f"what stands for bytes or a time in it is none ({error})") from None
 
 
 def _routing_key(reading: Event | Reissue) -> str:
@@ -123,9 +133,17 @@ def _mapping(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     return value
 
 
-async def send_edited(desk: Desk, edited: Sequence[Edited], on_progress: Callable[[int], None]) -> int:
-    """Publishes them as new attempts, and notes each; raises `ReplayFailed` at the first refused."""
+async def send_edited(
+    desk: Desk, edited: Sequence[Edited], stopping: asyncio.Event, on_progress: Callable[[int], None]
+) -> int:
+    """Publishes them as new attempts, and notes each: how many, fewer where it was stopped.
+
+    Raises `ReplayFailed` at the first refused.
+    """
+    sent = 0
     for first in range(0, len(edited), AT_ONCE):
+        if stopping.is_set():
+            break
         batch = edited[first : first + AT_ONCE]
         outgoing = [
             replayed(one.message, f"{desk.run}-{number}", desk.by, one.origin)
@@ -135,9 +153,10 @@ async def send_edited(desk: Desk, edited: Sequence[Edited], on_progress: Callabl
         taken = [one for one, failure in zip(batch, failures, strict=True) if failure is None]
         await desk.note("import", [(one.letter, f"sent, edited from {one.origin}") for one in taken])
         on_progress(len(taken))
+        sent += len(taken)
         if failure := next(filter(None, failures), None):
-            raise failure
-    return len(edited)
+            raise ReplayFailed(f"{sent:,} of {len(edited):,} sent: {failure}")
+    return sent
 
 
 async def discard_originals(desk: Desk, edited: Sequence[Edited]) -> int:

@@ -2,15 +2,12 @@
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from shutil import copyfileobj
 from typing import BinaryIO
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from worker import console, operations
 from worker.adapters.rabbitmq_dead_letters import RabbitDeadLetters
@@ -23,6 +20,8 @@ from worker.dead_letters import looking, plan, removal, transfer
 from worker.dead_letters.looking import EVERYTHING, Desk
 from worker.dead_letters.replay import Replay
 from worker.entrypoints import dead_letters_shown as shown
+from worker.entrypoints.dead_letters_shown import Ending
+from worker.entrypoints.progress import progress
 from worker.entrypoints.signals import stop_signal
 from worker.ports import Audit, ForPeople, LedgerFailed, Publisher
 from worker.settings import DeadLetterSettings, LedgerSettings
@@ -55,9 +54,15 @@ class Asked:
 
 
 async def count(settings: DeadLetterSettings, asked: Asked) -> int:
-    """How many are meant."""
-    async with _desk(settings, asked) as desk:
+    """How many are meant, for those who are to change something: refuses without a ledger, too."""
+    async with sqlite_ledger(settings.ledger, must_exist=True), _desk(settings, asked) as desk:
         return (await _summary(desk, 0)).selected
+
+
+async def require_ledger(settings: LedgerSettings) -> None:
+    """Before anybody is asked: what changes something must be on record."""
+    async with sqlite_ledger(settings.ledger, must_exist=True):
+        pass
 
 
 async def list_(settings: DeadLetterSettings, asked: Asked, limit: int) -> None:
@@ -68,15 +73,15 @@ async def list_(settings: DeadLetterSettings, asked: Asked, limit: int) -> None:
 
 async def show(settings: DeadLetterSettings, asked: Asked, limit: int) -> None:
     async with _desk(settings, asked) as desk:
-        found = await looking.gather(desk, limit)
-        await desk.note("show", [(one.letter, "shown") for one in found])
-    shown.letters(found, limit, as_json=asked.as_json)
+        gathered = await looking.gather(desk, limit)
+        await desk.note("show", [(one.letter, "shown") for one in gathered.found])
+    shown.letters(gathered, as_json=asked.as_json)
 
 
 async def plan_(settings: DeadLetterSettings, asked: Asked, limit: int) -> None:
     async with sqlite_ledger_read(settings.ledger) as ledger, _desk(settings, asked) as desk:
-        with _progress("looking") as progress:
-            made = await plan.plan(desk, ledger, settings.policy, limit, progress)
+        with progress("looking") as display:
+            made = await plan.plan(desk, ledger, settings.policy, limit, display.at)
     shown.plan(made, settings, as_json=asked.as_json)
 
 
@@ -85,48 +90,68 @@ async def replay(
 ) -> bool:
     """Whether all fared well, as far as was waited for."""
     async with _audited_desk(settings, asked) as (desk, ledger):
-        stopping = stop_signal()
-        with _progress("replaying", most) as progress:
-            work = Replay(desk, rate, stopping, _added(progress))
-            fates = await (work.send_and_watch(most, ledger) if wait else work.send(most))
-    shown.fates(fates, desk.run, watched=wait, stopped=stopping.is_set(), as_json=asked.as_json)
-    return not (fates.is_bad or stopping.is_set())
+        stopping = stop_signal(_say_stopping)
+        with progress("replaying", most, rate, watched=wait) as display:
+            work = Replay(desk, rate, stopping, display)
+            failure = await _failure_of(work.send_and_watch(most, ledger) if wait else work.send(most))
+        if failure and not work.fates.sent:
+            raise failure
+        ending = Ending(stopping.is_set(), failure)
+        shown.fates(work.fates, desk.run, ending, watched=wait, as_json=asked.as_json)
+    return not (work.fates.is_bad or ending.is_early)
 
 
 async def discard(settings: DeadLetterSettings, asked: Asked, most: int | None) -> bool:
     """Whether it came to its end."""
     async with _audited_desk(settings, asked) as (desk, _):
-        stopping = stop_signal()
-        with _progress("discarding", most) as progress:
-            gone = await removal.discard(desk, most, stopping, _added(progress))
-    shown.count("discarded", gone, as_json=asked.as_json)
-    return not stopping.is_set()
+        stopping = stop_signal(_say_stopping)
+        with progress("discarding", most) as display:
+            remover = removal.discarding(desk, stopping, display.more)
+            failure = await _failure_of(remover.remove(most))
+        if failure and not remover.gone:
+            raise failure
+        ending = Ending(stopping.is_set(), failure)
+        shown.discarded(remover.gone, remover.seen, ending, as_json=asked.as_json)
+    return not ending.is_early
+
+
+async def _failure_of(work: Awaitable[object]) -> ForPeople | None:
+    """What ended it, where what it did until then has to be told."""
+    try:
+        await work
+    except ForPeople as error:
+        return error
+    return None
 
 
 async def export(settings: DeadLetterSettings, asked: Asked, most: int | None, output: Path | None) -> None:
     """First to a file of our own: a reader of ours that dawdles must not hold up others' look."""
-    with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as spool:
+    with _output(output) as file, tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as spool:
         async with _desk(settings, asked) as desk:
-            with _progress("looking") as progress:
-                written = await transfer.export(desk, most, spool, progress)  # type: ignore[arg-type]
+            with progress("looking") as display:
+                written = await transfer.export(desk, most, spool, display.at)  # type: ignore[arg-type]
         spool.seek(0)
-        try:
-            with _writing(output) as file:
-                copyfileobj(spool, file)
-        except OSError as error:
-            raise NotDone(f"{output or 'standard output'} cannot be written: {error.strerror}") from None
+        with _writing(output):
+            if output is not None and file.seekable():
+                file.truncate(0)
+            file.writelines(map(console.visible_json, spool))
+            file.flush()
     if output is not None:
-        shown.count("exported", written, as_json=asked.as_json)
+        shown.exported_to(str(output), written, as_json=asked.as_json)
 
 
 async def import_(
     settings: DeadLetterSettings, asked: Asked, edited: Sequence[transfer.Edited], *, discard_originals: bool
-) -> None:
+) -> bool:
+    """Whether it came to its end."""
     async with _audited_desk(settings, asked) as (desk, _):
-        with _progress("sending", len(edited)) as progress:
-            sent = await transfer.send_edited(desk, edited, _added(progress))
-        gone = await transfer.discard_originals(desk, edited) if discard_originals else None
-    shown.imported(sent, gone, as_json=asked.as_json)
+        stopping = stop_signal(_say_stopping)
+        with progress("sending", len(edited)) as display:
+            sent = await transfer.send_edited(desk, edited, stopping, display.more)
+        gone = await transfer.discard_originals(desk, edited[:sent]) if discard_originals else None
+        stopped = sent < len(edited)
+        shown.imported(sent, gone, stopped=stopped, as_json=asked.as_json)
+    return not stopped
 
 
 def read_import(file: Path) -> list[transfer.Edited]:
@@ -139,10 +164,10 @@ def read_import(file: Path) -> list[transfer.Edited]:
 
 
 async def audit(
-    settings: LedgerSettings, since: datetime | None, by: str | None, event_id: str | None, *, as_json: bool
+    settings: LedgerSettings, since: datetime | None, by: str | None, id_: str | None, *, as_json: bool
 ) -> None:
     async with sqlite_ledger(settings.ledger, must_exist=True) as ledger:
-        lines = await SqliteAudit(ledger).noted(since, by, event_id)
+        lines = await SqliteAudit(ledger).noted(since, by, id_)
     shown.audit(lines, as_json=as_json)
 
 
@@ -183,9 +208,9 @@ class _LateAudit:
             console.complain([f"not on record in the audit: {error}"])
 
     async def noted(
-        self, since: datetime | None = None, by: str | None = None, event_id: str | None = None
+        self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
-        return await self._audit.noted(since, by, event_id) if self._audit else []
+        return await self._audit.noted(since, by, id_) if self._audit else []
 
 
 @asynccontextmanager
@@ -234,46 +259,39 @@ def _say_waiting() -> None:
     console.ERR.print("somebody else is reading the dead letters; waiting for them", style="yellow")
 
 
+def _say_stopping() -> None:
+    console.advise("stopping…")
+
+
 async def _summary(desk: Desk, keep: int) -> looking.Summary:
-    with _progress("looking") as progress:
-        return await looking.summarize(desk, keep, progress)
+    with progress("looking") as display:
+        return await looking.summarize(desk, keep, display.at)
 
 
 @contextmanager
-def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; what it yields is told how many are done."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console.ERR, transient=True, disable=not console.ERR.is_terminal) as bar:
-        task = bar.add_task(what, total=total, rate="")
+def _output(path: Path | None) -> Iterator[BinaryIO]:
+    """For its owner only: it may hold what is nobody else's business.
 
-        def done(number: int) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, completed=number, rate=f"{speed:,.0f}/s" if speed else "")
-
-        yield done
-
-
-def _added(progress: Callable[[int], None]) -> Callable[[int], None]:
-    """For those who tell how many more are done."""
-    done = 0
-
-    def more(number: int) -> None:
-        nonlocal done
-        done += number
-        progress(done)
-
-    return more
-
-
-@contextmanager
-def _writing(output: Path | None) -> Iterator[BinaryIO]:
-    """For its owner only: it may hold what is nobody else's business."""
-    descriptor = 1 if output is None else os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb", closefd=output is not None) as file:
+    Opened before anything is done that goes on record; what is there is kept until there is something new.
+    """
+    was_there = path is None or path.exists()
+    with _writing(path):
+        descriptor = 1 if path is None else os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    file = os.fdopen(descriptor, "wb", closefd=path is not None)
+    try:
         yield file
+    except BaseException:
+        if path is not None and not was_there:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        with _writing(path):
+            file.close()
+
+
+@contextmanager
+def _writing(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NotDone(f"{path or 'standard output'} cannot be written: {error.strerror}") from None
