@@ -87,7 +87,12 @@ def demo(
 
 @app.command()
 def emit(
-    kind: Annotated[Kind | None, typer.Argument(help="created, renamed or removed")] = None,
+    kind: Annotated[
+        Kind | None,
+        typer.Argument(
+            parser=cli_dead_letters.one_of(Kind), metavar="KIND", help="created, renamed or removed"
+        ),
+    ] = None,
     *,
     department_id: Annotated[str | None, typer.Option("--id", help="The department's id.")] = None,
     name: Annotated[str | None, typer.Option(help="The department's name.")] = None,

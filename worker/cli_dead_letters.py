@@ -4,10 +4,12 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -19,6 +21,7 @@ from worker.core.dead_letters import Selection
 from worker.running import run
 
 DONE, FAILED = 0, 1
+MOST_A_SECOND = 1_000_000
 
 app = typer.Typer(no_args_is_help=True, help="Look at what could not be carried out, and replay it.")
 
@@ -34,15 +37,28 @@ Shown = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How man
 
 def _moment(text: str) -> datetime:
     """`2026-11-01T08:30:00Z`, `2026-11-01`, or `2h`: so long ago."""
-    try:
+    with suppress(ValidationError, OverflowError):
         return SystemClock().now() - TypeAdapter(settings.Duration).validate_python(text)
-    except ValidationError:
-        pass
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter("write a time like 2026-11-01T08:30:00Z, or 2h for so long ago") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def one_of(choices: type[E]) -> Callable[[str], E]:
+    """Typer's own words for a value that is none of them name Python's error."""
+
+    def chosen(text: str) -> E:
+        try:
+            return choices(text)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is none of {', '.join(choices)}") from None
+
+    return chosen
 
 
 def _time(help_: str) -> Any:
@@ -52,7 +68,9 @@ def _time(help_: str) -> Any:
 def _filters(
     reason: Annotated[
         list[DeadReason] | None,
-        typer.Option(metavar="REASON", help=f"Why it is dead: {', '.join(DeadReason)}."),
+        typer.Option(
+            parser=one_of(DeadReason), metavar="REASON", help=f"Why it is dead: {', '.join(DeadReason)}."
+        ),
     ] = None,
     department: Annotated[list[str] | None, typer.Option(metavar="ID", help="The department's id.")] = None,
     tenant: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Whose department.")] = None,
@@ -146,7 +164,8 @@ def replay(
     selection: Selection,
     *,
     rate: Annotated[
-        float | None, typer.Option(min=0.01, metavar="N", help="No more than so many a second.")
+        float | None,
+        typer.Option(min=0.01, max=MOST_A_SECOND, metavar="N", help="No more than so many a second."),
     ] = None,
     limit: Limit = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Send all, and do not see what comes.")] = False,

@@ -400,14 +400,14 @@ async def test_a_stop_ends_it_between_two_batches(world):
 
 async def test_a_stop_cuts_every_wait_short(world):
     """For an answer, for its turn by the rate, for the turn of others."""
-    await bury_many(world, 60)
-    for seconds in range(12):
+    await bury_many(world, 100)
+    for naps in range(20):
         stopping = asyncio.Event()
-        work = Replay(desk_of(world, f"run-{seconds}"), 5, stopping)
-        task = asyncio.create_task(work.send_and_watch(None, world.ledger))
-        for _ in range(seconds):
+        work = Replay(desk_of(world, f"run-{naps}"), 0.3, stopping)
+        task = asyncio.create_task(work.send_and_watch(None, world.ledger) if naps % 2 else work.send(None))
+        for _ in range(naps // 2):
             await world.clock.asleep()
-            world.clock.advance(1)
+            world.clock.advance(world.clock.seconds_to_next())
         await world.clock.asleep()
         stopped_at = world.clock.now()
         stopping.set()

@@ -25,8 +25,8 @@ async def pause(clock: Clock, seconds: float, stopping: asyncio.Event) -> None:
 class Pace:
     """In no second more than `per_second` begin, however they are batched. One for all of a replay.
 
-    Each batch pushes the next away by its size. Sizes differ, so a second might hold `at_once` - 1 too many:
-    that much is kept in reserve.
+    Each batch pushes the next away by its size. Where sizes differ, a second may hold `at_once` - 1 more than
+    evenly: a long second has room for them, too.
     """
 
     clock: Clock
@@ -51,5 +51,5 @@ class Pace:
     def begin(self, count: int) -> None:
         """So many begin now."""
         if self.per_second is not None and count:
-            whole = int(self.per_second) - self.at_once + 1 if self.per_second >= 1 else self.per_second
+            whole = int(self.per_second) or self.per_second
             self._next_at = self.clock.monotonic() + LONG_SECOND * count / whole

@@ -128,7 +128,7 @@ class Assumptions(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
-            raise ValueError(f"{first['loc'][0]}: {first['msg']}") from None
+            raise ValueError(f"{first['loc'][0]}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,7 +196,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(each) for each in first["loc"])
-        return _json({"error": f"{where}: {first['msg']}"}, HTTPStatus.BAD_REQUEST)
+        return _json(
+            {"error": f"{where}: {first['msg'].removeprefix('Value error, ')}"}, HTTPStatus.BAD_REQUEST
+        )
     except ValueError as error:
         return _json({"error": str(error)}, HTTPStatus.BAD_REQUEST)
     except web.HTTPException as refusal:
