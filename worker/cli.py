@@ -36,8 +36,8 @@ Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.
 
 def main() -> NoReturn:
     """The whole command line: an error a person can do something about is a line each and an exit code."""
-    configure_logging("console", "error")
     try:
+        configure_logging("console", "error")
         app()
     except ForPeople as error:
         console.complain(str(error).splitlines())

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import tomllib
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -158,6 +159,36 @@ async def test_told_to_stop_before_it_has_begun_it_ends_well(place: Place):
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
     await process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        ("run", signal.SIGTERM, 0),
+        ("run", signal.SIGINT, 0),
+        ("demo", signal.SIGTERM, 128 + signal.SIGTERM),
+        ("demo", signal.SIGINT, 128 + signal.SIGINT),
+    ],
+)
+async def test_told_to_stop_while_it_is_imported_it_ends_without_a_word(
+    tmp_path: Path, command: str, number: signal.Signals, code: int
+):
+    """What it imports here says so, and never ends."""
+    (tmp_path / "typer.py").write_text(
+        "import threading\nprint('importing', flush=True)\nthreading.Event().wait()"
+    )
+    environ = os.environ | {"PYTHONPATH": str(tmp_path)}
+    process = await asyncio.create_subprocess_exec(*RUN[:-1], command, env=environ, stdout=PIPE, stderr=PIPE)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"importing\n"
+    process.send_signal(number)
+    assert await process.communicate() == (b"", b"")
+    assert process.returncode == code
+
+
+def test_the_command_begins_as_the_module_does():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["scripts"] == {"provisioner": "worker.__main__:main"}
 
 
 async def test_wrong_settings_are_one_line_each_and_exit_2():
