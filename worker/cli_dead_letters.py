@@ -26,7 +26,7 @@ MOST_A_SECOND = 1_000_000
 app = typer.Typer(no_args_is_help=True, help="Look at what could not be carried out, and replay it.")
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; scripts are not asked anyway.")]
 By = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who does it; the OS user by default.")]
 Unlimited = Annotated[
     bool, typer.Option("--no-delivery-limit", help="You know that the queue has none (RabbitMQ 4).")
@@ -219,8 +219,6 @@ def export(
     """Write them as JSON, one a line, to be edited and imported."""
     from worker.entrypoints import dead_letters
 
-    if as_json and output is None:
-        raise typer.BadParameter("--json tells how many went to --output; what is exported is JSON anyway")
     asked = dead_letters.Asked(selection, by=by, as_json=as_json, surely_unlimited=unlimited)
     run(dead_letters.export(_settings(), asked, limit, output))
 
@@ -244,8 +242,7 @@ def import_(
     if not edited:
         dead_letters_shown.nothing_to_send(as_json=as_json)
         return
-    if not yes:
-        _require_somebody()
+    if _somebody_is_there() and not yes:
         run(dead_letters.require_ledger(chosen))
         _ask(f"Send {len(edited):,} message{'s' * (len(edited) != 1)} to work?")
     asked = dead_letters.Asked(file=file, by=by, as_json=as_json, surely_unlimited=unlimited)
@@ -272,20 +269,19 @@ def _agreed(verb: str, asked: Any, limit: int | None, *, yes: bool) -> int | Non
     """How many to take: where somebody is asked, or watches, no more than there were then."""
     from worker.entrypoints import dead_letters
 
-    if not yes:
-        _require_somebody()
-    elif not sys.stderr.isatty():
+    asks = _somebody_is_there() and not yes
+    if not (asks or sys.stderr.isatty()):
         return limit
     there = run(dead_letters.count(_settings(), asked))
     most = there if limit is None else min(there, limit)
-    if most and not yes:
+    if most and asks:
         _ask(f"{verb} {most:,} dead letter{'s' * (most != 1)} ({asked.selection})?")
     return most
 
 
-def _require_somebody() -> None:
-    if not sys.stdin.isatty():
-        raise typer.BadParameter("give --yes where nobody can be asked")
+def _somebody_is_there() -> bool:
+    """A script knows what it does: it is not asked."""
+    return sys.stdin.isatty()
 
 
 def _ask(question: str) -> None:
