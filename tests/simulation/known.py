@@ -16,7 +16,8 @@ FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "
 MOST_CREATES = 3
 OFTEN = 20
 """Deliveries after which a message may be taken for what kills its workers."""
-UNDECIDED = {"create-unknown", "rejected", "exhausted"}
+UNDECIDED = {"create-unknown", "rejected", "exhausted", "delivery-limit"}
+"""Given up, perhaps with something begun: a deletion has no way back."""
 
 
 class Terms(NamedTuple):
