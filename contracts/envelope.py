@@ -55,8 +55,12 @@ def _utc(value: datetime) -> datetime:
         raise ValueError("lies outside the years 1 to 9999 in UTC") from None
 
 
+def is_free_of_control(value: str) -> bool:
+    return _CONTROL.search(value) is None
+
+
 def _no_control_characters(value: str) -> str:
-    if _CONTROL.search(value):
+    if not is_free_of_control(value):
         raise ValueError("contains a control character")
     return value
 

@@ -12,7 +12,15 @@ from contracts.departments import (
     department_event,
     payload_digest,
 )
-from contracts.envelope import ATTRIBUTE_LENGTH, CloudEvent, Malformed, Message, attributes_in, read
+from contracts.envelope import (
+    ATTRIBUTE_LENGTH,
+    CloudEvent,
+    Malformed,
+    Message,
+    attributes_in,
+    is_free_of_control,
+    read,
+)
 from contracts.reissues import (
     REISSUE_KEY,
     asks_for_reissue,
@@ -92,11 +100,11 @@ def _readable_part(envelope: CloudEvent) -> Subject | None:
 
 def _legible(attributes: Mapping[str, Any]) -> Subject | None:
     """What can be made out; nothing of what does not even tell which event it is."""
-    source, id_, type_ = (_text(attributes.get(name), ATTRIBUTE_LENGTH) for name in ("source", "id", "type"))
+    source, id_, type_ = (_attribute(attributes.get(name)) for name in ("source", "id", "type"))
     if source is None or id_ is None or type_ is None:
         return None
     data = data if isinstance(data := attributes.get("data"), dict) else {}
-    trace = {name: value for name in Trace._fields if isinstance(value := attributes.get(name), str)}
+    trace = {name: _attribute(attributes.get(name)) for name in Trace._fields}
     return Subject(
         Reference(source, id_, type_),
         _text(attributes.get("tenant")) or DEFAULT_TENANT,
@@ -106,7 +114,13 @@ def _legible(attributes: Mapping[str, Any]) -> Subject | None:
     )
 
 
-def _text(value: object, longest: int = IDENTIFIER_LENGTH) -> str | None:
+def _attribute(value: object) -> str | None:
+    """A value that should be an attribute, if it can stand for one."""
+    fits = isinstance(value, str) and 1 <= len(value) <= ATTRIBUTE_LENGTH and is_free_of_control(value)
+    return str(value) if fits else None
+
+
+def _text(value: object) -> str | None:
     """A value that should be an identifier, if it can stand for one at all."""
-    fits = isinstance(value, str) and 1 <= len(value) <= longest and value.isprintable()
+    fits = isinstance(value, str) and 1 <= len(value) <= IDENTIFIER_LENGTH and value.isprintable()
     return str(value) if fits else None

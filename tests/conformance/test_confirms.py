@@ -1,54 +1,64 @@
-"""Whoever waits for a confirm does not wait for ever, and one timer is enough for all."""
+"""Whoever waits for a confirm does not wait for ever, and one timer is enough for all. In virtual time."""
 
-import asyncio
+from collections.abc import Iterator
 
 import pytest
+from simulation.virtual_time import VirtualLoop
 
 from worker.adapters.rabbitmq_confirms import Patience
 
 
-async def test_what_is_not_done_in_time_is_given_up():
-    patience, loop = Patience(0.02), asyncio.get_running_loop()
-    answered, silent = loop.create_future(), loop.create_future()
-    patience.begins(answered)
+async def until_given_up(patience: Patience, loop: VirtualLoop) -> float:
+    """When one that begins now is."""
+    silent = loop.create_future()
     patience.begins(silent)
-    answered.set_result("confirmed")
-
     with pytest.raises(TimeoutError):
         await silent
-    assert await answered == "confirmed"
+    return loop.time()
 
 
-async def test_what_begins_later_has_as_long():
-    patience, loop = Patience(0.05), asyncio.get_running_loop()
-    first, second = loop.create_future(), loop.create_future()
-    patience.begins(first)
-    await asyncio.sleep(0.03)
-    patience.begins(second)
-    begun = loop.time()
-
-    with pytest.raises(TimeoutError):
-        await first
-    assert not second.done()
-    with pytest.raises(TimeoutError):
-        await second
-    assert loop.time() - begun >= 0.045
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    running = VirtualLoop()
+    yield running
+    running.close()
 
 
-async def test_after_a_pause_it_goes_on():
-    patience, loop = Patience(0.02), asyncio.get_running_loop()
-    for _ in range(2):
-        silent = loop.create_future()
-        patience.begins(silent)
+def test_what_is_not_done_in_time_is_given_up_and_what_is_done_is_not(loop):
+    async def story() -> None:
+        patience, answered = Patience(15), loop.create_future()
+        patience.begins(answered)
+        answered.set_result("confirmed")
+        assert await until_given_up(patience, loop) == 15
+        assert await answered == "confirmed"
+
+    loop.run_until_complete(story())
+
+
+def test_what_begins_later_has_as_long_and_so_has_what_begins_after_a_pause(loop):
+    async def story() -> None:
+        patience, first = Patience(15), loop.create_future()
+        patience.begins(first)
+        later = loop.create_future()
+        loop.call_later(5, patience.begins, later)
         with pytest.raises(TimeoutError):
-            await silent
+            await first
+        assert (loop.time(), later.done()) == (15, False)
+        with pytest.raises(TimeoutError):
+            await later
+        assert loop.time() == 20
+        assert await until_given_up(patience, loop) == 35
+
+    loop.run_until_complete(story())
 
 
-async def test_what_is_done_is_not_kept():
-    patience, loop = Patience(60), asyncio.get_running_loop()
-    for _ in range(100):
-        future = loop.create_future()
-        patience.begins(future)
-        future.set_result(None)
+def test_what_is_done_is_not_kept(loop):
+    async def story() -> None:
+        patience = Patience(15)
+        for _ in range(100):
+            future = loop.create_future()
+            patience.begins(future)
+            future.set_result(None)
+        assert len(patience._waited_for) == 1
 
-    assert len(patience._waited_for) == 1
+    loop.run_until_complete(story())

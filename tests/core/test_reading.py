@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from contracts.envelope import STRUCTURED, Message
 from tests.builders import department_created, department_removed, department_renamed
@@ -59,3 +60,17 @@ def test_what_is_no_event_may_still_say_which_it_is(body, seen):
 @given(st.binary(), st.sampled_from([STRUCTURED, "application/json", None]))
 def test_whatever_comes_it_does_not_fail(body, content_type):
     glimpse(Message(body, content_type))
+
+
+@pytest.mark.parametrize("id_", ["a\u00a0b", "soft\u00adhyphen", "x" * 1024])
+def test_an_event_is_known_by_any_id_the_contract_allows_though_its_data_breaks_it(id_):
+    message = Message.structured(EVENTS[0].model_copy(update={"id": id_, "data": {"department_id": "sales"}}))
+
+    assert glimpse(message).reference.id == subject_of(validate(message)).reference.id == id_
+
+
+@pytest.mark.parametrize("id_", ["", "a\u0007b", "x" * 1025])
+def test_but_by_no_other(id_):
+    body = to_json({"specversion": "1.0", "source": "/hr", "type": "any", "id": id_})
+
+    assert subject_of(validate(Message(body, STRUCTURED))) is None

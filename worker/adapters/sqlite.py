@@ -20,6 +20,8 @@ from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign, LedgerUnus
 
 BUSY_SECONDS = 5.0
 BUSY_PAUSE_SECONDS = 0.01
+BUSY_MILLISECONDS = 500
+"""What cannot be waited for on the loop: that somebody opens the file at the same moment, or recovers it."""
 MIGRATIONS = resources.files("worker.adapters") / "migrations" / "sqlite"
 
 INSERT_ENTRY = (
@@ -302,8 +304,10 @@ def _open(path: Path, *, must_exist: bool) -> apsw.Connection:
     try:
         path.touch(mode=0o600)
         connection = apsw.Connection(str(path))
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "full")
+        connection.set_busy_timeout(0)  # from now on it is waited for where it begins a transaction
     except (OSError, apsw.Error) as error:
         raise _cannot_open(path, error) from None
     return connection
@@ -313,6 +317,7 @@ def _open_to_read(path: Path) -> apsw.Connection:
     _require(path)
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
     except apsw.Error as error:
         raise _cannot_open(path, error) from None
     return connection
