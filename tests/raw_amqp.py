@@ -81,3 +81,21 @@ async def raw_producer(url: str) -> AsyncIterator[RawProducer]:
         yield RawProducer(await connection.channel(publisher_confirms=False))
     finally:
         await connection.close()
+
+
+ODD_HEADERS = {
+    "double": entry("a", "d", struct.pack(">d", 1.1)),
+    "huge": entry("a", "d", struct.pack(">d", 1e300)),
+    "float": entry("a", "f", struct.pack(">f", 1.1)),
+    "milliseconds": entry("a", "T", timestamp(1700000000123)),
+    "microseconds": entry("a", "T", timestamp(1700000000000000)),
+    "octets": entry("a", "x", long(b"\xff\xfe")),
+    "no-text": entry("a", "S", long(b"\xff\xfe")),
+    "void": entry("a", "V"),
+    "array": entry("a", "A", long(b"b\1s\0\1V")),
+    "table": entry("a", "F", long(entry("z", "b", b"\1") + entry("a", "f", b"\0" * 4))),
+    "name": entry(b"\xff\xfe", "V"),
+    "long-name": entry("n" * 255, "V"),
+    "deep": entry("a", "F", nested(1_200)),
+}
+"""What RabbitMQ lets through, and the client library reads or writes wrongly, if at all."""

@@ -86,3 +86,18 @@ async def test_the_waits_between_grow_and_heed_retry_after(bench):
     first, second, third = bench.clock.naps
     assert second == 7.0
     assert 0 < first < third < 7
+
+
+class Stubborn(Moody):
+    """Shows the same page whatever it is asked for."""
+
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        await super().page(offset)
+        return await super().page(0)
+
+
+async def test_a_list_that_shows_the_same_page_for_ever_is_given_up(bench):
+    bench.provider.__class__ = Stubborn
+
+    with pytest.raises(CallFailed, match="changed whenever it was read"):
+        await bench.look()
