@@ -8,9 +8,10 @@ from world import World, fault
 
 from contracts.topology import WORK_QUEUE
 from worker.adapters.memory_broker import MemoryConsumer
-from worker.bootstrap import Worker
+from worker.bootstrap import Worker, _running
 from worker.core.model import Status
 from worker.ports import Delivery
+from worker.telemetry import Telemetry
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)
@@ -199,3 +200,22 @@ async def test_a_worker_that_is_cut_off_leaves_everything_to_the_next(world):
     await world.handle()
     await world.has_one_live_subaccount("Marketing")
     await world.has_one_live_subaccount("Other", SALES._replace(id="other"))
+
+
+async def test_what_runs_beside_is_begun_again_should_a_fault_of_ours_end_it(world):
+    """Else the worker would be deaf, or its duties undone, without a word."""
+    begun, telemetry = asyncio.Event(), Telemetry()
+    times = []
+
+    async def forever() -> None:
+        times.append(world.clock.monotonic())
+        if len(times) == 1:
+            raise RuntimeError("a fault of ours")
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with _running(forever, world.clock, telemetry):
+        await world.clock.asleep()
+        world.clock.advance(world.clock.seconds_to_next())
+        await begun.wait()
+    assert len(times) == 2
