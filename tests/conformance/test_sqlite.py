@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -186,8 +187,12 @@ async def test_a_place_where_no_file_can_be_is_told(tmp_path, place, what_to_do)
     one_line(failure)
 
 
-async def test_a_file_that_may_only_be_read_can_be_read_and_says_so_on_a_write():
-    with unprivileged(), TemporaryDirectory() as folder:
+async def test_a_file_that_may_only_be_read_can_be_read_and_says_so_on_a_write(monkeypatch):
+    with (
+        TemporaryDirectory() as ours,
+        unprivileged_reading(ours, monkeypatch),
+        TemporaryDirectory() as folder,
+    ):
         path = Path(folder) / "ledger.db"
         async with sqlite_ledger(path) as ledger:
             recorded = await ledger.record(fresh())
@@ -256,6 +261,17 @@ def reading(path: Path) -> Iterator[apsw.Connection]:
         yield connection
     finally:
         connection.close()
+
+
+@contextmanager
+def unprivileged_reading(folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The project's own files may be for its owner only, so the migrations are copied to where all can read."""
+    copied = Path(folder) / "migrations"
+    shutil.copytree(str(sqlite.MIGRATIONS), copied)
+    Path(folder).chmod(0o755)
+    monkeypatch.setattr(sqlite, "MIGRATIONS", copied)
+    with unprivileged():
+        yield
 
 
 @contextmanager
