@@ -265,7 +265,7 @@ def reading(path: Path) -> Iterator[apsw.Connection]:
 
 @contextmanager
 def unprivileged_reading(folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The project's own files may be for its owner only, so the migrations are copied to where all can read."""
+    """The project may be for its owner only, so the migrations are copied to where all can read."""
     copied = Path(folder) / "migrations"
     shutil.copytree(str(sqlite.MIGRATIONS), copied)
     Path(folder).chmod(0o755)
