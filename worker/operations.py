@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from aio_pika.abc import AbstractConnection
 from pydantic import ValidationError
 from pydantic_core import from_json
 
@@ -110,7 +109,7 @@ async def publisher(settings: BrokerSettings) -> AsyncIterator[Publisher]:
 
 
 @asynccontextmanager
-async def connection(settings: BrokerSettings) -> AsyncIterator[AbstractConnection]:
+async def connection(settings: BrokerSettings) -> AsyncIterator[Connection]:
     """A connection to the first broker that takes one."""
     found = await _first_that_connects(settings.amqp_url)
     try:

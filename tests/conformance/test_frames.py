@@ -1,19 +1,41 @@
-"""Frames as the client library gets to see them: it decodes each, and the message inside is whole."""
+"""Frames: what is said of messages comes to whoever listens, whole; the client library gets all else."""
 
 import asyncio
 import struct
+from collections.abc import Iterable
+from contextlib import suppress
 
 import pamqp.commands
 import pamqp.frame
 import pytest
-from aiormq.abc import DeliveredMessage
 from aiormq.connection import FrameReceiver
 from aiormq.exceptions import AMQPConnectionError, InvalidFrameError, ProtocolSyntaxError
 from hypothesis import given
 from hypothesis import strategies as st
+from pamqp.commands import Basic
 from raw_amqp import content_header, entry, frame, nested, properties, short, timestamp
+from simulation.virtual_time import VirtualLoop
 
-from worker.adapters.rabbitmq_frames import TolerantReader, content, publish, unwrapped
+from worker.adapters import rabbitmq_frames
+from worker.adapters.rabbitmq_frames import (
+    ACK,
+    DELIVER,
+    GET_EMPTY,
+    GET_OK,
+    NACK,
+    RETURN,
+    SHOWN_EVERY_SECONDS,
+    Delivered,
+    DividingReader,
+    ack,
+    confirmed,
+    content,
+    delivered,
+    get,
+    got,
+    message_id,
+    publish,
+)
 
 POISON = {
     "timestamp": properties(timestamp=timestamp(1700000000000000)),
@@ -31,7 +53,7 @@ def deliver(routing_key: bytes = b"department.created", channel: int = 1) -> byt
     return frame(1, channel, struct.pack(">HH", 60, 60) + short("tag") + struct.pack(">QB", 200, 0) + strings)
 
 
-def got(routing_key: bytes) -> bytes:
+def got_ok(routing_key: bytes) -> bytes:
     strings = short("departments") + short(routing_key)
     return frame(1, 1, struct.pack(">HHQB", 60, 71, 200, 0) + strings + struct.pack(">I", 255))
 
@@ -41,31 +63,55 @@ def returned(routing_key: bytes) -> bytes:
     return frame(1, 1, struct.pack(">HHH", 60, 50, 312) + strings)
 
 
-async def seen(stream: bytes, at_once: int = 2**20) -> list[pamqp.frame.FrameTypes]:
-    """What the library decodes of it, arriving in pieces."""
-    reader = asyncio.StreamReader()
-    receiver = FrameReceiver(TolerantReader(reader))
+class Heard:
+    """What whoever listens to everything on some channels is told, and what the library gets to decode."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[int, bytes, bytes, bytes, bytes]] = []
+        self.shown: list[pamqp.frame.FrameTypes] = []
+
+    @property
+    def messages(self) -> list[Delivered]:
+        return [
+            (got if method == GET_OK else delivered)(*told)
+            for _, method, *told in self.said
+            if method in {DELIVER, GET_OK}
+        ]
+
+    def listen(self, reader: DividingReader, channels: Iterable[int]) -> None:
+        def hears(channel: int, method: bytes) -> rabbitmq_frames.Listener:
+            return lambda *told: self.said.append((channel, method, *told))
+
+        for channel in channels:
+            methods = (DELIVER, GET_OK, GET_EMPTY, RETURN, ACK, NACK)
+            reader.listen(channel, {method: hears(channel, method) for method in methods})
+
+
+async def heard(stream: bytes, at_once: int = 2**20, channels: Iterable[int] = (1, 2)) -> Heard:
+    """Arriving in pieces."""
+    source, all_of_it = asyncio.StreamReader(), Heard()
+    reader = DividingReader(source)
+    all_of_it.listen(reader, channels)
 
     async def arrive() -> None:
         for first in range(0, len(stream), at_once):
-            reader.feed_data(stream[first : first + at_once])
+            source.feed_data(stream[first : first + at_once])
             await asyncio.sleep(0)
-        reader.feed_eof()
+        source.feed_eof()
 
     arriving = asyncio.create_task(arrive())
-    frames = []
     try:
-        async for _, _, one in receiver:
-            frames.append(one)
+        async for _, _, one in FrameReceiver(reader):
+            all_of_it.shown.append(one)
     except AMQPConnectionError as lost:
         if not isinstance(lost.__cause__, asyncio.IncompleteReadError) or lost.__cause__.partial:
             raise
     await arriving
-    return frames
+    return all_of_it
 
 
-def message(method, header, body) -> DeliveredMessage:
-    return DeliveredMessage(delivery=method, header=header, body=body.value, channel=None)
+def message(header: bytes = b"\0\0", body: bytes = BODY, channel: int = 1) -> bytes:
+    return content_header(header, body, channel) + (frame(3, channel, body) if body else b"")
 
 
 @pytest.mark.parametrize("kind", POISON)
@@ -73,42 +119,84 @@ async def test_what_the_library_cannot_decode_comes_whole(kind):
     with pytest.raises(Exception):  # noqa: B017, PT011 - were it none, the library would need no help any more
         pamqp.frame.unmarshal(content_header(POISON[kind], BODY))
 
-    original = unwrapped(
-        message(*await seen(deliver() + content_header(POISON[kind], BODY) + frame(3, 1, BODY)))
-    )
+    told = await heard(deliver() + message(POISON[kind]))
+    assert told.shown == []
+    (arrived,) = told.messages
+    assert (arrived.tag, arrived.properties) == (200, POISON[kind])
+    original = arrived.original
     assert (original.exchange, original.routing_key) == ("departments", "department.created")
     assert original.message.body == BODY
     assert original.message.content_type
 
 
-@pytest.mark.parametrize("method", [deliver, got, returned])
+@pytest.mark.parametrize("method", [deliver, got_ok])
 async def test_a_routing_key_that_is_not_text_comes_whole(method):
     with pytest.raises(pamqp.exceptions.UnmarshalingException):
         pamqp.frame.unmarshal(method(b"department.\xff"))
 
-    stream = method(b"department.\xff") + content_header(properties(), BODY) + frame(3, 1, BODY)
-    frames = await seen(stream + method(b"a") + content_header(properties(), BODY) + frame(3, 1, BODY))
-    odd, plain = unwrapped(message(*frames[:3])), unwrapped(message(*frames[3:]))
-    assert (odd.routing_key, odd.sent_as.fields["routing_key"][1]) == ("department.?", b"department.\xff")
-    assert (plain.routing_key, plain.sent_as.fields["routing_key"][1]) == ("a", b"a")
+    told = await heard(method(b"department.\xff") + message() + method(b"a") + message())
+    odd, plain = told.messages
+    assert odd.routing_key == b"department.\xff"
+    assert odd.original.routing_key == "department.?"
+    assert (plain.routing_key, plain.original.routing_key) == (b"a", "a")
+    assert {one.left for one in told.messages} == {255 if method is got_ok else 0}
 
 
 async def test_channels_do_not_mix():
-    odd, plain = content_header(properties(), BODY, 1), content_header(properties(), BODY, 2)
-    frames = await seen(deliver(b"\xff", 1) + deliver(b"a", 2) + plain + odd)
-    inside = [header.properties.headers.get("routing_key") for header in frames[2:]]
-    assert inside == [None, b"\xff"]
+    stream = deliver(b"x", 1) + deliver(b"y", 2) + message(body=b"of y", channel=2) + message(body=b"of x")
+    assert [(one.routing_key, one.body) for one in (await heard(stream)).messages] == [
+        (b"y", b"of y"),
+        (b"x", b"of x"),
+    ]
+
+
+@pytest.mark.parametrize("longest", [1, 7, 1_000, 200_000])
+@pytest.mark.parametrize("size", [0, 1, 7, 1_000])
+async def test_a_message_is_told_of_once_all_of_it_has_come(size, longest):
+    body = bytes(range(250)) * 4
+    one = deliver() + content(b"\0\0", body[:size], 1, longest)
+    (first, second) = (await heard(one + one, at_once=11)).messages
+    assert first == second
+    assert first.body == body[:size]
 
 
 async def test_what_comes_back_is_told_by_its_message_id():
     sent = struct.pack(">H", 1 << 13 | 1 << 7) + b"\0\0\0\0" + short("m-1")
-    frames = await seen(returned(b"a") + content_header(sent, BODY) + content_header(sent, BODY))
-    assert [header.properties.message_id for header in frames[1:]] == ["m-1", None]
+    told = await heard(returned(b"a") + message(sent) + returned(b"\xff") + message())
+    assert [message_id(header) for _, _, _, header, _ in told.said] == ["m-1", ""]
+
+
+async def test_confirms_are_told_as_they_are():
+    sent = [Basic.Ack(7), Basic.Ack(2**40, multiple=True), Basic.Nack(9, multiple=True, requeue=False)]
+    told = await heard(b"".join(pamqp.frame.marshal(one, 1) for one in [*sent, Basic.GetEmpty()]))
+    assert [(method, confirmed(arguments)) for _, method, arguments, _, _ in told.said[:-1]] == [
+        (ACK, (7, False)),
+        (ACK, (2**40, True)),
+        (NACK, (9, True)),
+    ]
+    assert told.said[-1][1] == GET_EMPTY
+    assert told.shown == []
+
+
+async def test_on_a_channel_nobody_listens_to_all_is_the_librarys():
+    told = await heard(deliver(channel=7) + message(channel=7) + pamqp.frame.marshal(Basic.Ack(7), 7))
+    assert [type(one).__name__ for one in told.shown] == ["Deliver", "ContentHeader", "ContentBody", "Ack"]
+    assert told.said == []
+
+
+@pytest.mark.parametrize(
+    "end", [pamqp.commands.Channel.CloseOk(), pamqp.commands.Channel.Close(406, "", 0, 0)]
+)
+async def test_after_a_channel_its_number_is_free(end):
+    stream = deliver() + message() + deliver() + pamqp.frame.marshal(end, 1) + deliver() + message()
+    told = await heard(stream)
+    assert len(told.messages) == 1
+    assert [type(one).__name__ for one in told.shown[1:]] == ["Deliver", "ContentHeader", "ContentBody"]
 
 
 METHODS = st.sampled_from(
     [
-        pamqp.commands.Basic.Ack(2**40, multiple=True),
+        pamqp.commands.Basic.QosOk(),
         pamqp.commands.Channel.CloseOk(),
         pamqp.commands.Connection.Close(320, "CONNECTION_FORCED - \u00e4", 0, 0),
         pamqp.commands.Basic.CancelOk("tag"),
@@ -117,40 +205,77 @@ METHODS = st.sampled_from(
 
 
 @given(st.lists(METHODS | st.binary(min_size=1, max_size=200)), st.integers(1, 50))
-def test_everything_else_is_as_it_was(sent, at_once):
+def test_everything_else_is_the_librarys_between_messages_too(sent, at_once):
     def encoded(one):
         return frame(3, 1, one) if isinstance(one, bytes) else pamqp.frame.marshal(one, 1)
 
-    frames = asyncio.run(seen(b"".join(map(encoded, sent)), at_once))
-    assert b"".join(pamqp.frame.marshal(one, 1) for one in frames) == b"".join(map(encoded, sent))
+    between = deliver(channel=2) + message(channel=2)
+    told = asyncio.run(heard(between + b"".join(encoded(one) + between for one in sent), at_once, (2,)))
+    assert b"".join(pamqp.frame.marshal(one, 1) for one in told.shown) == b"".join(map(encoded, sent))
+    assert len(told.messages) == len(sent) + 1
+
+
+def test_a_broker_that_says_nothing_but_messages_is_not_silent_to_the_library():
+    """It would be given up else: the library counts but the frames that it gets."""
+    loop = VirtualLoop()
+
+    async def story() -> list[float]:
+        source, all_of_it = asyncio.StreamReader(), Heard()
+        reader, shown = DividingReader(source), []
+        all_of_it.listen(reader, [1])
+
+        async def arrive() -> None:
+            for _ in range(100):
+                source.feed_data(deliver() + message())
+                await asyncio.sleep(SHOWN_EVERY_SECONDS / 4)
+            source.feed_eof()
+
+        arriving = asyncio.create_task(arrive())
+        with suppress(AMQPConnectionError):  # the end of the stream
+            async for _, channel, one in FrameReceiver(reader):
+                assert (channel, type(one).__name__) == (0, "Heartbeat")
+                shown.append(loop.time())
+        await arriving
+        assert len(all_of_it.messages) == 100
+        return shown
+
+    shown = loop.run_until_complete(story())
+    loop.close()
+    gaps = [later - earlier for earlier, later in zip([0.0, *shown], shown, strict=False)]
+    assert len(shown) > 10
+    assert max(gaps) < 2 * SHOWN_EVERY_SECONDS
 
 
 async def test_a_frame_that_is_longer_than_any_buffer():
-    (body,) = await seen(frame(3, 1, b"x" * 1_000_000), at_once=1_000)
+    (body,) = (await heard(frame(3, 1, b"x" * 1_000_000), at_once=1_000)).shown
     assert body.value == b"x" * 1_000_000
 
 
 @pytest.mark.parametrize("cut", [1, 6, 7, 9])
 async def test_a_stream_that_ends_within_a_frame_is_a_lost_connection(cut):
     with pytest.raises(AMQPConnectionError) as lost:
-        await seen(frame(3, 1, b"body")[:cut])
+        await heard(frame(3, 1, b"body")[:cut])
     assert isinstance(lost.value.__cause__, asyncio.IncompleteReadError)
 
 
 @pytest.mark.parametrize("whole", [deliver(b"\xff"), content_header(properties(), BODY), frame(3, 1, BODY)])
 async def test_bytes_that_are_no_frame_are_not_made_one(whole):
     with pytest.raises(InvalidFrameError):
-        await seen(whole[:-1] + b"?")
+        await heard(whole[:-1] + b"?")
 
 
 async def test_a_broker_of_another_version_is_told_as_ever():
     with pytest.raises(ProtocolSyntaxError):
-        await seen(b"AMQP\0\0\x09\1")
+        await heard(b"AMQP\0\0\x09\1")
 
 
 def test_frames_we_write_are_the_librarys():
     wanted = pamqp.commands.Basic.Publish(exchange="x", routing_key="a.b", mandatory=True)
     assert publish("x", b"a.b", 7) == pamqp.frame.marshal(wanted, 7)
+    assert get("q", 7) == pamqp.frame.marshal(Basic.Get(queue="q"), 7)
+    for multiple in (False, True):
+        wanted = pamqp.frame.marshal(Basic.Ack(2**40, multiple=multiple), 7)
+        assert ack(2**40, 7, multiple=multiple) == wanted
     body = bytes(range(256)) * 10
     frames, written = [], content(properties(), body, 7, 1_000)
     while written:

@@ -10,13 +10,9 @@ from functools import cached_property
 from typing import Any, cast
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import DeliveryError, PublishError
-from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
-from pamqp.commands import Basic
-from pamqp.frame import marshal
 
-from worker.adapters.rabbitmq_confirms import ConfirmingChannel
+from worker.adapters.rabbitmq_confirms import ConfirmingChannel, Refused, Returned
 from worker.adapters.rabbitmq_connection import (
     ANSWER_SECONDS,
     BROKER_ERRORS,
@@ -26,7 +22,7 @@ from worker.adapters.rabbitmq_connection import (
     cancelled_only_if_asked,
     explain,
 )
-from worker.adapters.rabbitmq_frames import unwrapped
+from worker.adapters.rabbitmq_frames import DELIVER, Delivered, ack, delivered, taken_elsewhere
 from worker.adapters.system import fresh_message_id
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed, Unroutable
@@ -69,11 +65,11 @@ class RabbitPublisher:
                     async with asyncio.timeout(CONFIRM_SECONDS):
                         await connection.unblocked()
                 await channel.publish(outgoing, fresh_message_id())
-        except PublishError:
+        except Returned:
             raise Unroutable(
                 f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}"
             ) from None
-        except DeliveryError:
+        except Refused:
             raise PublishFailed(f"RabbitMQ did not take a message for {outgoing.exchange}") from None
         except TimeoutError:
             why = self._unconfirmed(connection)
@@ -96,16 +92,19 @@ class RabbitPublisher:
 
     async def _serve(self, connection: Connection) -> None:
         await self._prepare(connection)
-        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        channel = await connection.channel(publisher_confirms=True)
         closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         channel.close_callbacks.add(lambda _channel, error: _tell(closed, _closed_by(error)))
         underlay = cast(Channel, await channel.get_underlay_channel())
-        self._connection, self._channel = connection, ConfirmingChannel(connection, underlay, CONFIRM_SECONDS)
+        confirming = ConfirmingChannel(connection, underlay, CONFIRM_SECONDS)
+        self._connection, self._channel = connection, confirming
         self._begun.set()
+        why = "the connection is given up"
         try:
-            raise ConnectionError(await closed)
+            raise ConnectionError(why := await closed)
         finally:
             self._connection = self._channel = None
+            confirming.lose(why)
 
 
 BLOCKED = "RabbitMQ takes no messages at the moment: it is short of memory or disk"
@@ -211,8 +210,14 @@ class RabbitConsumer:
                 return
             if self._channel is None:
                 self._channel = await ConsumingChannel.open(self._connection, self._prefetch, self._lose)
-            await self._channel.subscribe(self._queue, self._receive)
+            await self._channel.subscribe(self._queue, self._hand_on)
             self._telemetry.consuming(self._queue, self._prefetch)
+
+    def _hand_on(self, delivery: Delivery) -> None:
+        try:
+            self._receive(delivery)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not cost the connection
+            self._telemetry.step_crashed(error)
 
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
@@ -265,12 +270,13 @@ class ConsumingChannel:
         return self.live and self._cancel is not None
 
     async def subscribe(self, name: str, receive: Callable[[Delivery], None]) -> None:
-        async def deliver(message: DeliveredMessage) -> None:
-            receive(RabbitDelivery(message, self))
+        def deliver(arguments: bytes, properties: bytes, body: bytes) -> None:
+            receive(RabbitDelivery(delivered(arguments, properties, body), self))
 
         if self._cancel is None:
+            self._connection.listen(self._number, {DELIVER: deliver})
             channel = await self._channel.get_underlay_channel()
-            tag = (await channel.basic_consume(name, deliver)).consumer_tag or ""
+            tag = (await channel.basic_consume(name, taken_elsewhere)).consumer_tag or ""
             self._cancel = lambda: channel.basic_cancel(tag)
 
     async def unsubscribe(self) -> None:
@@ -282,7 +288,7 @@ class ConsumingChannel:
 
     def ack(self, delivery_tag: int) -> None:
         """Goes out in this turn of the loop, before whatever the channel is told later."""
-        self._connection.send(marshal(Basic.Ack(delivery_tag), self._number))
+        self._connection.send(ack(delivery_tag, self._number))
 
     async def round_trip(self) -> None:
         """On return the broker has read all that was sent on the channel before."""
@@ -306,7 +312,7 @@ class ConsumingChannel:
 class RabbitDelivery:
     """The delivery port. It belongs to the channel it came on, and is void with it."""
 
-    def __init__(self, message: DeliveredMessage, channel: ConsumingChannel) -> None:
+    def __init__(self, message: Delivered, channel: ConsumingChannel) -> None:
         self._message = message
         self._channel = channel
 
@@ -316,12 +322,12 @@ class RabbitDelivery:
 
     @cached_property
     def original(self) -> Outgoing:
-        return unwrapped(self._message)
+        return self._message.original
 
     async def ack(self) -> None:
         if self.live:
             with suppress(ConnectionError):  # lost at this moment, the redelivery will find the work done
-                self._channel.ack(self._message.delivery_tag or 0)
+                self._channel.ack(self._message.tag)
 
 
 def _closed_by(error: BaseException | None) -> str:

@@ -8,7 +8,7 @@ import asyncio
 import errno
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError, AuthenticationError, ProbableAuthenticationError
 from yarl import URL
 
+from worker.adapters.rabbitmq_frames import Listener
 from worker.adapters.rabbitmq_tls import hint, mechanism_refused, tls_refused
 from worker.adapters.rabbitmq_wire import Wire
 from worker.ports import Clock, ForPeople
@@ -77,6 +78,12 @@ class Connection(aio_pika.Connection):
         if self._wire.writer is None:
             raise ConnectionError("there is no connection")
         self._wire.writer.write(frames)
+
+    def listen(self, channel: int, listeners: Mapping[bytes, Listener]) -> None:
+        """Takes these methods over from the client library, until the channel closes."""
+        if self._wire.reader is None:
+            raise ConnectionError("there is no connection")
+        self._wire.reader.listen(channel, listeners)
 
     async def unblocked(self) -> None:
         """Returns at once unless the broker, short of memory or disk, reads nothing from this connection."""

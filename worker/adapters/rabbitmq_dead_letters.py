@@ -11,13 +11,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
-from typing import Any
 
 import aiormq.abc
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
 from aiormq.exceptions import ChannelAccessRefused
-from pamqp.commands import Basic
 
 from contracts.topology import DEAD_LETTER_QUEUE, BrokerVersion, topology
 from worker.adapters import rabbitmq_topology
@@ -25,10 +23,21 @@ from worker.adapters.rabbitmq_connection import (
     BROKER_ERRORS,
     BrokerRefuses,
     BrokerUnavailable,
+    Connection,
     explain,
     version_of,
 )
-from worker.adapters.rabbitmq_frames import unwrapped
+from worker.adapters.rabbitmq_frames import (
+    DELIVER,
+    GET_EMPTY,
+    GET_OK,
+    Delivered,
+    ack,
+    delivered,
+    get,
+    got,
+    taken_elsewhere,
+)
 from worker.core.messages import Outgoing
 from worker.ports import Clock, HeldLetter, QueueTaken, TooManyLooks
 
@@ -44,12 +53,12 @@ TURN_PAUSE_SECONDS = 0.2
 
 
 class RabbitLetter:
-    def __init__(self, message: aiormq.abc.DeliveredMessage) -> None:
+    def __init__(self, message: Delivered) -> None:
         self._message = message
 
     @property
     def tag(self) -> int:
-        return int(self._message.delivery.delivery_tag or 0)  # type: ignore[union-attr]
+        return self._message.tag
 
     @property
     def returns(self) -> int:
@@ -59,25 +68,35 @@ class RabbitLetter:
 
     @cached_property
     def original(self) -> Outgoing:
-        return unwrapped(self._message)
+        return self._message.original
 
 
 class RabbitLook:
     """One channel's worth of looking."""
 
-    def __init__(self, channel: aiormq.abc.AbstractChannel, broker: BrokerVersion) -> None:
+    def __init__(
+        self, connection: Connection, channel: aiormq.abc.AbstractChannel, broker: BrokerVersion
+    ) -> None:
         self.broker = broker
+        self._connection = connection
         self._channel = channel
+        self._got: asyncio.Future[Delivered | None] = asyncio.get_running_loop().create_future()
         self._arrived: deque[RabbitLetter] = deque()
         self._news = asyncio.Event()
         self._expected = self._delivered = self._removed = self._allowed = self._opened = 0
         self._lost = self._ended = False
         self._short = False  # of deliveries: the broker gives less than a window holds
+        connection.listen(
+            channel.number, {DELIVER: self._deliver, GET_OK: self._get_ok, GET_EMPTY: self._get_empty}
+        )
 
-    def lose(self, *_: Any) -> None:
+    def lose(self, _sender: object, error: BaseException | None = None) -> None:
         """The broker has closed the channel or cancelled the consumer."""
         self._lost = True
         self._news.set()
+        if not self._got.done():
+            self._got.set_exception(error or ConnectionError("the channel was closed"))
+            self._got.exception()  # often nobody waits
 
     async def batches(self, most: int) -> AsyncIterator[Sequence[HeldLetter]]:
         if not self._delivered:
@@ -101,8 +120,8 @@ class RabbitLook:
         # Tags count from 1: is nothing before the last of these kept, then one ack is for all.
         together = tags[-1:] if tags and self._removed == tags[-1] else []
         with _explained():
-            for tag in together or tags:
-                await self._channel.basic_ack(tag, multiple=bool(together))
+            number, multiple = self._channel.number, bool(together)
+            self._send(b"".join([ack(tag, number, multiple=multiple) for tag in together or tags]))
 
     @property
     def _is_full(self) -> bool:
@@ -118,22 +137,37 @@ class RabbitLook:
         self._short = False
         with _explained():
             await self._channel.basic_qos(prefetch_count=window)
-            await self._channel.basic_consume(DEAD_LETTER_QUEUE, self._deliver, consumer_tag=name)
+            await self._channel.basic_consume(DEAD_LETTER_QUEUE, taken_elsewhere, consumer_tag=name)
 
     async def _get(self) -> RabbitLetter | None:
         """The next, where nothing is on its way to us."""
         with _explained():
-            message = await self._channel.basic_get(DEAD_LETTER_QUEUE)
-        if not isinstance(message.delivery, Basic.GetOk):
+            self._got = asyncio.get_running_loop().create_future()
+            self._send(get(DEAD_LETTER_QUEUE, self._channel.number))
+            message = await self._got
+        if message is None:
             return None
         if not self._delivered:
-            self._expected = 1 + (message.delivery.message_count or 0)
+            self._expected = 1 + message.left
         self._delivered += 1
         return RabbitLetter(message)
 
-    async def _deliver(self, message: aiormq.abc.DeliveredMessage) -> None:
+    def _send(self, frames: bytes) -> None:
+        if self._lost:
+            raise ConnectionError("the channel was closed")
+        self._connection.send(frames)
+
+    def _get_ok(self, arguments: bytes, properties: bytes, body: bytes) -> None:
+        if not self._got.done():
+            self._got.set_result(got(arguments, properties, body))
+
+    def _get_empty(self, _arguments: bytes, _properties: bytes, _body: bytes) -> None:
+        if not self._got.done():
+            self._got.set_result(None)
+
+    def _deliver(self, arguments: bytes, properties: bytes, body: bytes) -> None:
         self._delivered += 1
-        self._arrived.append(RabbitLetter(message))
+        self._arrived.append(RabbitLetter(delivered(arguments, properties, body)))
         self._news.set()
 
     async def _next(self, most: int) -> Sequence[RabbitLetter]:
@@ -155,10 +189,10 @@ class RabbitLook:
             async with asyncio.timeout(STALL_SECONDS if due else QUIET_SECONDS):
                 await self._news.wait()
         except TimeoutError:
-            got = await self._get()
-            if got is None:
+            letter = await self._get()
+            if letter is None:
                 return not self._news.is_set()
-            self._arrived.append(got)
+            self._arrived.append(letter)
             self._short = due
         return False
 
@@ -168,7 +202,7 @@ class RabbitDeadLetters:
 
     def __init__(
         self,
-        connection: AbstractConnection,
+        connection: Connection,
         clock: Clock,
         on_wait: Callable[[], None] = lambda: None,
     ) -> None:
@@ -197,9 +231,9 @@ class RabbitDeadLetters:
 
     async def _begun(self, channel: AbstractChannel) -> RabbitLook:
         underlay = await channel.get_underlay_channel()
-        look = RabbitLook(underlay, BrokerVersion.parse(version_of(self._connection)))
+        look = RabbitLook(self._connection, underlay, BrokerVersion.parse(version_of(self._connection)))
         channel.close_callbacks.add(look.lose)
-        underlay.on_consumer_cancel_callbacks.add(look.lose)
+        underlay.on_consumer_cancel_callbacks.add(lambda _frame: look.lose(None))
         return look
 
     async def _take_turn(self) -> None:

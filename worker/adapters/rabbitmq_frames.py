@@ -1,20 +1,19 @@
-"""AMQP's frames, where the client library's reading or writing of them will not do.
+"""AMQP's frames. What the broker says of messages is read here; all else is for the client library.
 
-It raises on properties that RabbitMQ lets through: text that is not UTF-8, times beyond the year 9999, tables
-nested too deep. That ends the connection, and the message is there again on the next one. So what it gets to
-decode are properties of ours, with those of the message as bytes inside; they are read by whoever takes the
-message up.
+The library raises on properties that RabbitMQ lets through: text that is not UTF-8, times beyond the year
+9999, tables nested too deep. That ends the connection, and the message is there again on the next one. And it
+hands every frame from task to task, which under load is a tenth of the worker's CPU.
 """
 
+import asyncio
 import struct
 from asyncio import IncompleteReadError, StreamReader
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import NamedTuple
 
-from aiormq.abc import DeliveredMessage
-
-from worker.adapters.rabbitmq_fields import legible, long, short
+from worker.adapters.rabbitmq_fields import legible, short
 from worker.adapters.rabbitmq_properties import parts_of, read
 from worker.core.messages import Outgoing
 
@@ -30,32 +29,75 @@ SIZES = _SIZES.size
 _BASIC = 60
 _PUBLISH = struct.pack(">HHH", _BASIC, 40, 0)
 _MANDATORY = b"\1"
-
-_RETURN, _DELIVER, _GET_OK = (struct.pack(">HH", _BASIC, method) for method in (50, 60, 71))
-
-# Methods that name a routing key, after other short strings: where these begin, and how many they are.
-_NAMING: dict[bytes, tuple[Callable[[bytes], int], int]] = {
-    _RETURN: (lambda _: 13, 3),
-    _DELIVER: (lambda deliver: 21 + deliver[11], 2),
-    _GET_OK: (lambda _: 20, 2),
-}
-
-_PROPERTIES, _ROUTING_KEY = "properties", "routing_key"
-_PROPERTIES_FIELD, _ROUTING_KEY_FIELD = (short(name) + b"x" for name in (_PROPERTIES, _ROUTING_KEY))
-_HEADERS_ONLY, _AND_MESSAGE_ID = struct.pack(">H", 1 << 13), struct.pack(">H", 1 << 13 | 1 << 7)
+_ACKED = struct.Struct(">HHQB")
+_TAG_AND_FLAG = struct.Struct(">QB")
 
 
-class TolerantReader:
-    """As much of a `StreamReader` as the client library uses. It shows frames that the library can decode."""
+def _basic(method: int) -> bytes:
+    return struct.pack(">HH", _BASIC, method)
+
+
+RETURN, DELIVER, GET_OK, GET_EMPTY, ACK, NACK = map(_basic, (50, 60, 71, 72, 80, 120))
+_WITHOUT_CONTENT = {GET_EMPTY, ACK, NACK}
+_CHANNEL_ENDS = {struct.pack(">HH", 20, method) for method in (40, 41)}
+
+_HEARTBEAT = _HEAD.pack(8, 0, 0) + _END
+SHOWN_EVERY_SECONDS = 1.0
+"""The library takes a broker for dead of which it sees nothing, however many messages come."""
+
+Listener = Callable[[bytes, bytes, bytes], None]
+"""Gets a method's arguments, and what goes with it: properties and body of a message, else nothing."""
+
+
+async def taken_elsewhere(_message: object) -> None:
+    """A consumer's callback for the library, which gets none of its messages."""
+
+
+class Delivered(NamedTuple):
+    """A message from a queue. `left` is how many are behind it, where it was asked for (`basic.get`)."""
+
+    tag: int
+    exchange: str
+    routing_key: bytes
+    properties: bytes = b"\0\0"
+    body: bytes = b""
+    left: int = 0
+
+    @property
+    def original(self) -> Outgoing:
+        """The message as it was sent."""
+        return read(self.exchange, self.routing_key, self.properties, self.body)
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A message of which not all has arrived."""
+
+    listener: Listener
+    arguments: bytes
+    properties: bytes = b""
+    missing: int = 0
+    parts: list[bytes] = field(default_factory=list)
+
+
+class DividingReader:
+    """As much of a `StreamReader` as the client library uses. What somebody listens for, it does not get."""
 
     def __init__(self, reader: StreamReader) -> None:
         self._reader = reader
+        self._loop = asyncio.get_running_loop()
         self._arrived = b""
-        self._begin = 0  # of what was not shown yet
+        self._begin = 0  # of what was not looked at yet
         self._frame = b""
         self._shown = 0
-        self._keys: dict[int, bytes] = {}  # by channel, of the message whose header comes next
-        self._returned: set[int] = set()  # channels on which the header comes next of what was returned
+        self._shown_at = self._loop.time()
+        self._silent = False
+        self._listeners: dict[int, Mapping[bytes, Listener]] = {}
+        self._incoming: dict[int, _Incoming] = {}
+
+    def listen(self, channel: int, listeners: Mapping[bytes, Listener]) -> None:
+        """From now on these methods are theirs, until the channel closes. None may raise."""
+        self._listeners[channel] = listeners
 
     def at_eof(self) -> bool:
         return self._reader.at_eof() and self._begin == len(self._arrived) and self._shown == len(self._frame)
@@ -67,14 +109,16 @@ class TolerantReader:
         return self._frame[start : self._shown]
 
     async def _next(self) -> bytes:
-        while len(self._arrived) < (end := self._end_of_frame()):
-            await self._arrive(end - len(self._arrived))
-        arrived, self._begin = self._arrived[self._begin : end], end
-        if arrived[-1:] != _END:  # no frame at all: the library says so
-            return arrived
-        if arrived[0] == METHOD:
-            return self._method(arrived)
-        return self._header(arrived) if arrived[0] == HEADER else arrived
+        """The next frame for the library."""
+        while not self._silent:
+            while len(self._arrived) < (end := self._end_of_frame()):
+                await self._arrive(end - len(self._arrived))
+            frame, self._begin = self._arrived[self._begin : end], end
+            if frame[-1:] != _END or not self._is_taken(frame):  # no frame at all: the library says so
+                self._shown_at = self._loop.time()
+                return frame
+        self._silent = False
+        return _HEARTBEAT
 
     def _end_of_frame(self) -> int:
         """As far as what has arrived tells."""
@@ -89,61 +133,91 @@ class TolerantReader:
         elif not (more := await self._reader.read(_AT_ONCE)):
             raise IncompleteReadError(self._arrived[self._begin :], missing)
         self._arrived, self._begin = self._arrived[self._begin :] + more, 0
+        now = self._loop.time()
+        if now - self._shown_at > SHOWN_EVERY_SECONDS:
+            self._shown_at, self._silent = now, True
 
-    def _method(self, arrived: bytes) -> bytes:
-        """One whose strings are UTF-8. The routing key as it was is kept for the header that follows."""
-        method = arrived[7:11]
-        if method not in _NAMING:
-            return arrived
-        channel = _HEAD.unpack_from(arrived)[1]
-        if method == _RETURN:
-            self._returned.add(channel)
-        begin, count = _NAMING[method]
-        at = begin(arrived)
-        if arrived[at:-1].isascii():
-            return arrived
-        shown = arrived[7:at]
-        for _ in range(count):
-            text = arrived[at + 1 : at + 1 + arrived[at]]
-            shown, at = shown + short(legible(text)), at + 1 + len(text)
-        self._keys[channel] = text
-        return frame(METHOD, channel, shown + arrived[at:-1])
+    def _is_taken(self, frame: bytes) -> bool:
+        kind, channel, _ = _HEAD.unpack_from(frame)
+        if kind == METHOD:
+            return self._is_method_taken(channel, frame)
+        incoming = self._incoming.get(channel)
+        if incoming is None:
+            return False
+        if kind == HEADER:
+            incoming.missing = _SIZES.unpack_from(frame, _HEAD.size)[2]
+            incoming.properties = frame[_HEAD.size + SIZES : -1]
+        else:
+            incoming.parts.append(frame[_HEAD.size : -1])
+            incoming.missing -= len(incoming.parts[-1])
+        if incoming.missing <= 0:
+            del self._incoming[channel]
+            incoming.listener(incoming.arguments, incoming.properties, b"".join(incoming.parts))
+        return True
 
-    def _header(self, arrived: bytes) -> bytes:
-        """One with properties that surely can be decoded, and those of the message as bytes among them."""
-        channel = _HEAD.unpack_from(arrived)[1]
-        sizes, properties = arrived[7 : 7 + SIZES], arrived[7 + SIZES : -1]
-        table = _PROPERTIES_FIELD + long(properties)
-        if channel in self._keys:
-            table += _ROUTING_KEY_FIELD + long(self._keys.pop(channel))
-        shown = sizes + _HEADERS_ONLY + long(table)
-        if channel in self._returned:
-            self._returned.remove(channel)
-            shown = sizes + _AND_MESSAGE_ID + long(table) + short(_message_id(properties))
-        return frame(HEADER, channel, shown)
-
-
-def _message_id(properties: bytes) -> bytes:
-    """By which the library tells what comes back to us."""
-    try:
-        for name, start, end in parts_of(properties):
-            if name == "message_id":
-                return properties[start + 1 : end]
-    except IndexError:
-        pass
-    return b""
+    def _is_method_taken(self, channel: int, frame: bytes) -> bool:
+        method, arguments = frame[7:11], frame[11:-1]
+        if method in _CHANNEL_ENDS:
+            self._listeners.pop(channel, None)
+            self._incoming.pop(channel, None)
+        listener = self._listeners.get(channel, {}).get(method)
+        if listener is None:
+            return False
+        if method in _WITHOUT_CONTENT:
+            listener(arguments, b"", b"")
+        else:
+            self._incoming[channel] = _Incoming(listener, arguments)
+        return True
 
 
-def unwrapped(message: DeliveredMessage) -> Outgoing:
-    """The message as it was sent."""
-    inside: Any = message.header.properties.headers
-    key = inside.get(_ROUTING_KEY)
-    routing_key = (message.routing_key or "").encode() if key is None else bytes(key)
-    return read(message.exchange or "", routing_key, bytes(inside[_PROPERTIES]), message.body)
+def delivered(arguments: bytes, properties: bytes, body: bytes) -> Delivered:
+    """What `DELIVER` tells."""
+    at = 1 + arguments[0]
+    tag, _ = _TAG_AND_FLAG.unpack_from(arguments, at)
+    exchange, key, _ = _address(arguments, at + _TAG_AND_FLAG.size)
+    return Delivered(tag, exchange, key, properties, body)
+
+
+def got(arguments: bytes, properties: bytes, body: bytes) -> Delivered:
+    """What `GET_OK` tells."""
+    tag, _ = _TAG_AND_FLAG.unpack_from(arguments)
+    exchange, key, end = _address(arguments, _TAG_AND_FLAG.size)
+    return Delivered(tag, exchange, key, properties, body, int.from_bytes(arguments[end:]))
+
+
+def confirmed(arguments: bytes) -> tuple[int, bool]:
+    """What `ACK` and `NACK` tell: a publish's number, and whether it goes for all before it too."""
+    tag, flags = _TAG_AND_FLAG.unpack_from(arguments)
+    return tag, bool(flags & 1)
+
+
+def _address(arguments: bytes, at: int) -> tuple[str, bytes, int]:
+    """Exchange and routing key, and where they end."""
+    middle = at + 1 + arguments[at]
+    end = middle + 1 + arguments[middle]
+    return legible(arguments[at + 1 : middle]), arguments[middle + 1 : end], end
+
+
+def message_id(properties: bytes) -> str:
+    """By which we know what comes back to us."""
+    for name, start, end in parts_of(properties):
+        if name == "message_id":
+            return legible(properties[start + 1 : end])
+    return ""
 
 
 def frame(kind: int, channel: int, payload: bytes) -> bytes:
     return _HEAD.pack(kind, channel, len(payload)) + payload + _END
+
+
+def ack(delivery_tag: int, channel: int, *, multiple: bool = False) -> bytes:
+    """The frame of `basic.ack`."""
+    return frame(METHOD, channel, _ACKED.pack(_BASIC, 80, delivery_tag, multiple))
+
+
+def get(queue: str, channel: int) -> bytes:
+    """The frame of `basic.get`; what it gets is to be acked."""
+    return frame(METHOD, channel, _basic(70) + bytes(2) + short(queue) + bytes(1))
 
 
 @lru_cache(maxsize=128)

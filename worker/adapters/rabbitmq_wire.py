@@ -9,7 +9,7 @@ from typing import Any, cast
 from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from yarl import URL
 
-from worker.adapters.rabbitmq_frames import TolerantReader
+from worker.adapters.rabbitmq_frames import DividingReader
 
 
 class GatheringWriter:
@@ -58,10 +58,11 @@ class GatheringWriter:
 class Wire(TransportFactory):
     """Keeps hold of the socket: aiormq has no way to let go of a peer that does not answer."""
 
+    reader: DividingReader | None = None
     writer: GatheringWriter | None = None
 
     async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
         reader, writer = await factory.create(url, **kwargs)
-        self.writer = GatheringWriter(writer)
-        return cast(asyncio.StreamReader, TolerantReader(reader)), cast(asyncio.StreamWriter, self.writer)
+        self.reader, self.writer = DividingReader(reader), GatheringWriter(writer)
+        return cast(asyncio.StreamReader, self.reader), cast(asyncio.StreamWriter, self.writer)
