@@ -1,11 +1,11 @@
 """What an entry owes to be done later: one scheduler takes it through the department's lane."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from worker.act import NO_EVENT, NOT_FOUND
 from worker.core.conclude import put_off_owed
-from worker.core.model import Department, Entry, Status, Wish
+from worker.core.model import Department, Entry, Status, Wish, replace
 from worker.core.reissue import WISH_GOOD_FOR
 from worker.lanes import LAST, Progress
 from worker.pipeline import Pipeline

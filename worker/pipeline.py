@@ -15,7 +15,7 @@ into one: wait, pause, park or dead-letter.
 
 import asyncio
 from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import SecretStr
@@ -65,6 +65,7 @@ from worker.core.model import (
     Recollection,
     Reissue,
     Status,
+    replace,
 )
 from worker.intake import Intake
 from worker.lanes import FIRST, LAST, Lanes, Progress, Rank

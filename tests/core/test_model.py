@@ -1,5 +1,6 @@
 """The nouns: an event as decisions see it, what names it, and when an entry's duties are due."""
 
+import dataclasses
 from datetime import timedelta
 from itertools import permutations
 
@@ -17,7 +18,7 @@ from tests.builders import (
     removed,
     renamed,
 )
-from worker.core.model import NO_TRACE, Event, Reference, Status, Trace
+from worker.core.model import NO_TRACE, Event, Reference, Status, Trace, replace
 
 SENT_TYPE = "com.example.hr.department.created"
 
@@ -71,7 +72,16 @@ def test_an_entry_that_nothing_was_answered_for_has_none():
 
 @pytest.mark.parametrize("status", Status)
 def test_an_entry_has_no_room_for_a_token(status):
-    assert not [name for name in an_entry(status).__slots__ if "token" in name]
+    assert not [name for name in vars(an_entry(status)) if "token" in name]
+
+
+def test_an_entry_with_something_replaced_is_another_that_is_as_it_was_else():
+    entry = an_entry(name="Sales")
+    renamed = replace(entry, name="Marketing", revision=7)
+    assert renamed == dataclasses.replace(entry, name="Marketing", revision=7)
+    assert entry == an_entry(name="Sales")
+    with pytest.raises(TypeError, match="nome"):
+        replace(entry, nome="Marketing")
 
 
 @pytest.mark.parametrize(

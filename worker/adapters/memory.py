@@ -4,16 +4,17 @@ They pass the same conformance suites as the real ones (tests/conformance).
 """
 
 import asyncio
+import dataclasses
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 from pydantic import SecretStr
 
 from worker.core.judge import CallFault, Operation
-from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish
+from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish, replace
 from worker.ports import (
     CallFailed,
     LedgerConflict,
@@ -160,7 +161,10 @@ class MemoryProvider:
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         self.calls.append(("list", None, None))
-        return [replace(_shown(held), auth_token=None) for held in self.subaccounts[offset : offset + PAGE]]
+        return [
+            dataclasses.replace(_shown(held), auth_token=None)
+            for held in self.subaccounts[offset : offset + PAGE]
+        ]
 
     async def probe(self) -> None:
         """It is always there."""

@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -15,7 +14,7 @@ import apsw
 from pydantic import TypeAdapter
 from pydantic_core import ValidationError, to_json
 
-from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish
+from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish, replace
 from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign, LedgerUnusable
 
 BUSY_SECONDS = 5.0

@@ -1,6 +1,7 @@
 """What has happened: entry, event and outcome make the next entry, and the answer where there is one."""
 
-from dataclasses import dataclass, field, replace
+import dataclasses
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pydantic import SecretStr
@@ -10,7 +11,7 @@ from contracts.subaccounts import DeadReason, ResultKind
 from worker.core.adoption import ENOUGH_UNKNOWNS, RECOUNT_WINDOWS, is_lost, seconds_to_next_look
 from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
 from worker.core.judge import Failure, Permanent, Unknown
-from worker.core.model import EVERYBODY, Answer, Claim, Entry, Event, Fingerprint, Status
+from worker.core.model import EVERYBODY, Answer, Claim, Entry, Event, Fingerprint, Status, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,8 @@ def _not_created(entry: Entry, failure: Failure, policy: Policy, now: datetime) 
         claim = replace(claim, attempt=claim.attempt - 1)
     if claim.attempt < ENOUGH_UNKNOWNS:
         seconds = seconds_to_next_look(now, claim.started_at, policy.settle_window)
-        return Conclusion(replace(entry, claim=claim), failure=replace(failure, look_in_seconds=seconds))
+        undecided = dataclasses.replace(failure, look_in_seconds=seconds)
+        return Conclusion(replace(entry, claim=claim), failure=undecided)
     return _given_up(replace(entry, claim=claim), failure.detail)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from contracts.departments import (
     DepartmentCreated,
@@ -14,6 +14,24 @@ from contracts.departments import (
 )
 from contracts.reissues import ReissueRequested
 from contracts.subaccounts import ResultKind
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from dataclasses import replace as replace  # noqa: PLC0414 - for whoever imports it from here
+else:
+
+    def replace(value: T, **changes: Any) -> T:
+        """`dataclasses.replace` for what an entry is made of, in a fifth of the time.
+
+        One event changes its entry seven times, and that copies it field by field.
+        """
+        if not changes.keys() <= value.__dict__.keys():
+            raise TypeError(f"{type(value).__name__} has no {changes.keys() - value.__dict__.keys()}")
+        changed = object.__new__(type(value))
+        changed.__dict__.update(value.__dict__, **changes)
+        return changed
+
 
 EVERYBODY = ""
 """The one recipient there is while no recipients are named: whoever is bound to the secrets exchange."""
@@ -140,7 +158,7 @@ class Status(StrEnum):
     REMOVED = "removed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Claim:
     """The durable intent to create: since when, for which event, under which idempotency key.
 
@@ -157,7 +175,7 @@ class Claim:
     trace: Trace = NO_TRACE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     """What the ledger knows of one department. Never a token.
 
@@ -230,7 +248,7 @@ class Entry:
         return min(dues) if dues else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """The final outcome of one event, as it is recorded and published."""
 
