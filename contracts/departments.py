@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from contracts.envelope import CloudEvent, Instant, describe
+from contracts.envelope import CloudEvent, Instant, describe, is_free_of_control
 
 DEFAULT_TENANT = "default"
 IDENTIFIER_LENGTH = 128
@@ -49,6 +49,9 @@ class Kind(StrEnum):
     REMOVED = "removed"
 
 
+_KINDS = list(Kind)
+
+
 class Version(NamedTuple):
     """Orders the events of one department, by `newer_than`; `<` and `max` of the bare tuples do not."""
 
@@ -60,7 +63,7 @@ class Version(NamedTuple):
 
     def rank(self) -> tuple[bool, int, datetime, int, str, str]:
         """The sort key: an event with a sequence is newer than any without."""
-        order = list(Kind).index(self.kind)
+        order = _KINDS.index(self.kind)
         return (self.sequence is not None, self.sequence or 0, self.time, order, self.source, self.id)
 
     def newer_than(self, other: "Version | None") -> bool:
@@ -79,7 +82,7 @@ def _clean_name(value: str) -> str:
     name = unicodedata.normalize("NFC", folded) if len(folded) <= _NAME_LENGTH_BEFORE_NFC else folded
     if not 1 <= len(name) <= NAME_LENGTH:
         raise ValueError(f"must have 1 to {NAME_LENGTH} characters besides outer white space")
-    if any(unicodedata.category(character) == "Cc" for character in name):
+    if not is_free_of_control(name):
         raise ValueError("must not contain control characters")
     return name
 

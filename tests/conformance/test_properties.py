@@ -15,7 +15,7 @@ from contracts.subaccounts import DeadReason
 from worker.adapters.rabbitmq_properties import parts_of, read, routing_key, written
 from worker.core.dead_letters import letter_of, replayed
 from worker.core.judge import DeadLetter, Park
-from worker.core.messages import Outgoing, dead_letter, parked, unparked
+from worker.core.messages import Outgoing, SentAs, dead_letter, parked, unparked
 from worker.reading import reading_of
 
 ID = "m-1"
@@ -95,6 +95,11 @@ def test_what_was_changed_on_the_way_is_written_anew():
     changed = read("", b"", written(replace(original, message=message, properties={}), ID, LONGEST), b"{}")
     assert (changed.message.content_type, changed.message.headers) == ("text/plain", {"a": 2, "b": 1})
     assert changed.properties == {}
+
+
+def test_a_message_of_ours_is_written_like_any_other():
+    ours = Outgoing("x", "k", Message(b"", STRUCTURED))
+    assert written(ours, ID, LONGEST) == written(replace(ours, sent_as=SentAs()), ID, LONGEST)
 
 
 def test_the_library_reads_what_is_written():

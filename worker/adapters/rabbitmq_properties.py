@@ -21,7 +21,7 @@ from worker.adapters.rabbitmq_fields import (
     seconds,
     short,
 )
-from worker.core.messages import LEFT_OUT, Outgoing, SentAs, is_needed
+from worker.core.messages import LEFT_OUT, NEVER_SENT, Outgoing, SentAs, is_needed
 
 # Each is there if its bit is set, the highest first.
 _NAMES = (
@@ -52,13 +52,14 @@ _READ = KEPT_PROPERTIES | {"content_type"}
 _TEXTS = _READ - _SIZES.keys()
 
 _PERSISTENT = b"\2"
+_PLAIN_FLAGS = sum(_BITS[name] for name in ("content_type", "delivery_mode", "message_id")).to_bytes(2)
 _OVERHEAD = 6  # flags, and how long the headers are
 _LONGEST_NEEDED = 5_000
 _LONGEST_NOTE = 900
 _ROOM_FOR_NOTE = 1_000
 
 _Parts = dict[str, tuple[Any, bytes]]
-_NEVER_SENT = (object(), b"")
+_UNREAD = (object(), b"")
 
 
 def read(exchange: str, routing_key: bytes, properties: bytes, body: bytes) -> Outgoing:
@@ -116,6 +117,9 @@ def _read_property(name: str, encoded: bytes) -> Any:
 
 def written(outgoing: Outgoing, message_id: str, longest: int) -> bytes:
     """All that goes with the body. What cannot be sent, or has no room, is left out, and that is said."""
+    ours = outgoing.sent_as is NEVER_SENT and not (outgoing.message.headers or outgoing.properties)
+    if ours and outgoing.message.content_type:
+        return _PLAIN_FLAGS + _plain(outgoing.message.content_type) + short(message_id)
     fields, headers = _fields(outgoing), _headers(outgoing)
     fields |= {"delivery_mode": _PERSISTENT, "message_id": short(message_id)}
     left_out = [name for parts in (fields, headers) for name in parts if parts[name] is None]
@@ -127,6 +131,11 @@ def written(outgoing: Outgoing, message_id: str, longest: int) -> bytes:
         parts["headers"] = long(b"".join(table.values()))
     flags = sum(_BITS[name] for name in parts)
     return flags.to_bytes(2) + b"".join([parts[name] for name in _NAMES if name in parts])
+
+
+@lru_cache(maxsize=128)
+def _plain(content_type: str) -> bytes:
+    return short(content_type) + _PERSISTENT
 
 
 def routing_key(outgoing: Outgoing) -> bytes:
@@ -160,7 +169,7 @@ def _headers(outgoing: Outgoing) -> dict[str, bytes | None]:
 
 def _as_sent(sent: Mapping[str, tuple[Any, bytes]], name: str, value: Any) -> bytes | None:
     """Its bytes, if the value is the very one that was read of them."""
-    read_value, encoded = sent.get(name, _NEVER_SENT)
+    read_value, encoded = sent.get(name, _UNREAD)
     return encoded if read_value is value else None
 
 

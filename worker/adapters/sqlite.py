@@ -23,6 +23,10 @@ BUSY_MILLISECONDS = 500
 """What cannot be waited for on the loop: that somebody opens the file at the same moment, or recovers it."""
 MIGRATIONS = resources.files("worker.adapters") / "migrations" / "sqlite"
 
+RECALL = (  # in one statement, so as of one moment
+    "SELECT (SELECT entry FROM departments WHERE tenant = ? AND department_id = ?),"
+    " (SELECT answer FROM answers WHERE source = ? AND event_id = ?)"
+)
 INSERT_ENTRY = (
     "INSERT INTO departments (revision, status, name, auth_id, due_at, entry, tenant, department_id)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, department_id) DO NOTHING"
@@ -85,7 +89,12 @@ class SqliteLedger:
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
         with self._read() as connection:
-            return Recollection(_entry_of(connection, department), _answer_to(connection, event))
+            row: Any = connection.execute(RECALL, (*department, event.source, event.id)).fetchone()
+        entry, answer = row
+        return Recollection(
+            Entry(department) if entry is None else _validated(_ENTRY, entry),
+            None if answer is None else _validated(_ANSWER, answer),
+        )
 
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
         written = replace(entry, revision=entry.revision + 1)
@@ -306,6 +315,7 @@ def _open(path: Path, *, must_exist: bool) -> apsw.Connection:
         connection.set_busy_timeout(BUSY_MILLISECONDS)
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "full")
+        connection.pragma("temp_store", "memory")  # of savepoints: else each is a file of its own
         connection.set_busy_timeout(0)  # from now on it is waited for where it begins a transaction
     except (OSError, apsw.Error) as error:
         raise _cannot_open(path, error) from None
@@ -357,20 +367,6 @@ def _migrate(connection: apsw.Connection) -> None:
             connection.execute("INSERT INTO migrations VALUES (?, ?)", (file.name, checksum))
         elif applied[file.name] != checksum:
             raise LedgerForeign(f"its schema is not this version's: {file.name} differs")
-
-
-def _entry_of(connection: apsw.Connection, department: Department) -> Entry:
-    row = connection.execute(
-        "SELECT entry FROM departments WHERE tenant = ? AND department_id = ?", department
-    ).fetchone()
-    return _validated(_ENTRY, row[0]) if row else Entry(department)
-
-
-def _answer_to(connection: apsw.Connection, event: Reference) -> Answer | None:
-    row = connection.execute(
-        "SELECT answer FROM answers WHERE source = ? AND event_id = ?", (event.source, event.id)
-    ).fetchone()
-    return _validated(_ANSWER, row[0]) if row else None
 
 
 def _validated(adapter: TypeAdapter[T], text: Any) -> T:

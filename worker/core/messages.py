@@ -52,6 +52,9 @@ class SentAs:
     headers: Mapping[str, tuple[Any, bytes]] = field(default_factory=dict, repr=False)
 
 
+NEVER_SENT = SentAs()
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A message and where it goes. `properties` are AMQP's besides content type and headers."""
@@ -60,7 +63,7 @@ class Outgoing:
     routing_key: str
     message: Message
     properties: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    sent_as: SentAs = field(default=SentAs(), repr=False, compare=False)
+    sent_as: SentAs = field(default=NEVER_SENT, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
