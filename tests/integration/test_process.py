@@ -153,8 +153,8 @@ async def finished_by_the_next(place: Place) -> None:
 
 
 async def test_told_to_stop_before_it_has_begun_it_ends_well(place: Place):
-    nowhere = {"AMQP_URL": f"amqp://127.0.0.1:{free_port()}/", "PROVISIONER_NO_SUCH": "1"}
-    process = await start(place.environ | nowhere)
+    nowhere = {"AMQP_URL": f"amqp://127.0.0.1:{free_port()}/", "PROVISIONER_HTTP": "127.0.0.1:0"}
+    process = await start(place.environ | nowhere | {"PROVISIONER_NO_SUCH": "1"})
     await log_until(process, "settings_unused")
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
