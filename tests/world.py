@@ -44,6 +44,7 @@ from worker.duties import Scheduler
 from worker.intake import Intake
 from worker.lanes import running_lanes
 from worker.operations import inbound
+from worker.outbox import Outbox
 from worker.pipeline import Pipeline
 from worker.ports import (
     CallFailed,
@@ -57,6 +58,7 @@ from worker.ports import (
 from worker.scan import Scanner, Strays
 from worker.settings import WorkerSettings, load
 from worker.telemetry import Telemetry
+from worker.undelivered import Undelivered
 from worker.waiting import WaitingRoom
 
 OWNER = "default"
@@ -305,12 +307,22 @@ class World:
         circuit = Circuit(WatchedProvider(self.witness, self.provider), intake, self.clock, telemetry)
         async with running_lanes() as lanes:
             ledger = WatchedLedger(self.witness, self.ledger)
-            pipeline = Pipeline(
+            actor = self._actor(ledger, circuit)
+            outbox = Outbox(
                 ledger=ledger,
-                actor=self._actor(ledger, circuit),
+                actor=actor,
                 publisher=WatchedPublisher(self.witness, self.broker),
                 sealer=self.sealer,
                 fingerprints=self.fingerprints,
+                clock=self.clock,
+                policy=self.policy,
+                telemetry=telemetry,
+                undelivered=Undelivered(intake),
+            )
+            pipeline = Pipeline(
+                ledger=ledger,
+                actor=actor,
+                outbox=outbox,
                 clock=self.clock,
                 policy=self.policy,
                 patience=self.patience,

@@ -33,11 +33,13 @@ from worker.core.model import EVERYBODY
 from worker.duties import Scheduler
 from worker.intake import Intake, Tap
 from worker.lanes import running_lanes
+from worker.outbox import Outbox
 from worker.pipeline import Pipeline
 from worker.ports import Clock, Delivery, Ledger, NoRecipientKey, Provider, Publisher, Sealer
 from worker.scan import Scanner, Strays
 from worker.settings import PREFIX, SettingsError, TopologySettings, WorkerSettings
 from worker.telemetry import Telemetry
+from worker.undelivered import Undelivered
 from worker.waiting import WaitingRoom
 
 STARTUP_GRACE_SECONDS = 15.0
@@ -131,14 +133,24 @@ async def running_worker(
         scanner = Scanner(provider, settings.names, clock)
         stack.push_async_callback(scanner.close)
         lanes = await stack.enter_async_context(running_lanes())
-        pipeline = Pipeline(
+        actor, policy = _actor(settings, provider, ledger, scanner, clock), _policy(settings)
+        outbox = Outbox(
             ledger=ledger,
-            actor=_actor(settings, provider, ledger, scanner, clock),
+            actor=actor,
             publisher=connected.publisher,
             sealer=sealer,
             fingerprints=KeyedFingerprints(settings.plivo_auth_token),
             clock=clock,
-            policy=_policy(settings),
+            policy=policy,
+            telemetry=telemetry,
+            undelivered=Undelivered(intake),
+        )
+        pipeline = Pipeline(
+            ledger=ledger,
+            actor=actor,
+            outbox=outbox,
+            clock=clock,
+            policy=policy,
             patience=_patience(settings),
             lanes=lanes,
             waiting=waiting,

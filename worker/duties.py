@@ -126,9 +126,9 @@ class Scheduler:
     async def _deliver(self, entry: Entry) -> Entry:
         """Credentials whose event could not deliver them: it died, or nobody was bound for them."""
         if entry.status is not Status.ACTIVE or not entry.owes:
-            self.pipeline.undelivered.note(entry.department)
+            self.pipeline.outbox.undelivered.note(entry.department)
             return replace(entry, owed_at=None)
-        return await self.pipeline.deliver_owed(entry)
+        return await self.pipeline.outbox.deliver_owed(entry)
 
     async def _checked(self, entry: Entry) -> Entry:
         """A change without an answer may have come late, over a newer one; if so, look once more later."""

@@ -21,7 +21,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from contracts.departments import Kind
-from contracts.subaccounts import CredentialsMessage, DeadReason
+from contracts.subaccounts import DeadReason
 from worker.act import NO_EVENT, Actor
 from worker.core import messages
 from worker.core.conclude import (
@@ -30,13 +30,8 @@ from worker.core.conclude import (
     Made,
     Outcome,
     conclude,
-    confirmed,
-    enabled,
     intend,
-    put_off_owed,
-    readdressed,
     to_be_checked,
-    to_enable,
 )
 from worker.core.decide import Policy, Refuse, Republish, Skip, Step, UnknownRename, decide
 from worker.core.judge import (
@@ -64,30 +59,24 @@ from worker.core.model import (
     Event,
     Recollection,
     Reissue,
-    Status,
     replace,
 )
 from worker.intake import Intake
 from worker.lanes import FIRST, LAST, Lanes, Progress, Rank
+from worker.outbox import Outbox
 from worker.ports import (
     CallFailed,
     Clock,
     Delivery,
-    Fingerprints,
     Ledger,
     LedgerConflict,
     LedgerFailed,
-    NoRecipientKey,
-    Publisher,
     PublishFailed,
-    Sealer,
-    Unroutable,
 )
 from worker.reading import Reading, Unreadable, reading_of, subject_of
-from worker.reissues import Letter, Reissues
+from worker.reissues import Reissues
 from worker.solitude import Solitude
 from worker.telemetry import Telemetry
-from worker.undelivered import Undelivered
 from worker.waiting import Waited, WaitingRoom
 
 OFTEN = 20
@@ -115,9 +104,7 @@ class StepFailed(Exception):
 class Pipeline:
     ledger: Ledger
     actor: Actor
-    publisher: Publisher
-    sealer: Sealer
-    fingerprints: Fingerprints
+    outbox: Outbox
     clock: Clock
     policy: Policy
     patience: Patience
@@ -127,10 +114,6 @@ class Pipeline:
     telemetry: Telemetry
     stopping: asyncio.Event
     solitude: Solitude = field(default_factory=Solitude)
-    undelivered: Undelivered = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.undelivered = Undelivered(self.intake)
 
     def receive(self, delivery: Delivery) -> None:
         """Files a delivery into its department's lane. Called by the consumer; returns at once."""
@@ -246,7 +229,7 @@ class Pipeline:
 
     @property
     def reissues(self) -> Reissues:
-        return Reissues(self)
+        return Reissues(self.outbox)
 
     def _check_newest(self, event: Event, step: Step) -> None:
         if not isinstance(step, Skip) and self.lanes.overtaken(event.department, self._rank(event)):
@@ -300,99 +283,12 @@ class Pipeline:
 
     async def _publish(self, event: Event, entry: Entry, answer: Answer, token: SecretStr | None) -> None:
         """Sends what the broker has not confirmed yet, and notes its confirm."""
-        noted = await self.settle(entry, token)
+        noted = await self.outbox.settle(entry, token)
         if not answer.confirmed:
-            await self.publish_result(messages.result(answer, self._owner, self.clock.now()))
+            await self.outbox.publish_result(messages.result(answer, self._owner, self.clock.now()))
         if noted != entry or not answer.confirmed:
             await self.ledger.record(noted, replace(answer, confirmed=True))
         self.telemetry.answered(event, answer)
-
-    async def settle(self, entry: Entry, token: SecretStr | None) -> Entry:
-        """The entry, still to be recorded, once what it owes is done.
-
-        Raises `CallFailed` or `PublishFailed`; what was done by then is on record.
-        """
-        entry = readdressed(entry, self.policy.recipients)
-        if entry.status is Status.ACTIVE and entry.owed_to:
-            before, token = entry, token or await self.actor.token(entry)
-            entry, failure = await self._issue(entry, token)
-            if failure is not None:
-                await self._note_served(before, entry)
-                raise failure
-        else:
-            self.undelivered.note(entry.department)
-        return await self._enable(entry)
-
-    async def _note_served(self, before: Entry, entry: Entry) -> None:
-        if entry != before:
-            await self.ledger.record(entry)
-
-    async def deliver_owed(self, entry: Entry) -> Entry:
-        """Sends what an active entry owes, without an event; raises `CallFailed`. What is left is put off."""
-        entry = readdressed(entry, self.policy.recipients)
-        failure: PublishFailed | CallFailed | None = None
-        if entry.owed_to:
-            token = await self.actor.token(entry)
-            entry, failure = await self._issue(entry, token)
-        if _to_be_enabled(entry):
-            entry, failure = await self._try_to_enable(entry)
-        if failure is not None:
-            self.telemetry.duty_failed(entry.department, str(failure))
-        return put_off_owed(entry, self.clock.now())
-
-    async def _enable(self, entry: Entry) -> Entry:
-        """The entry once its subaccount is enabled, where that is owed and due; raises `CallFailed`."""
-        if not _to_be_enabled(entry):
-            return entry
-        entry, failure = await self._try_to_enable(entry)
-        if failure is not None:
-            raise failure
-        return entry
-
-    async def _try_to_enable(self, entry: Entry) -> tuple[Entry, CallFailed | None]:
-        """Records that it will, then does: the entry as it stands, and why it is not enabled."""
-        try:
-            async with self.actor.permit_to_enable():
-                entry = await self.ledger.record(to_enable(entry, self.policy, self.clock.now()))
-                await self.actor.enable_made(entry)
-        except CallFailed as failed:
-            return entry, failed
-        return enabled(entry), None
-
-    async def _issue(self, entry: Entry, token: SecretStr) -> tuple[Entry, PublishFailed | None]:
-        """Sends what is owed; nothing new is taken while some of it cannot be delivered."""
-
-        def letter(recipient: str) -> CredentialsMessage:
-            return messages.credentials(entry, recipient, token, self._owner, self.clock.now())
-
-        served, failed = await self.deliver(entry, entry.owed_to, letter)
-        self.undelivered.note(entry.department, served, failed)
-        if served:
-            entry = confirmed(entry, served, self.fingerprints.of(entry.auth_id or "", token))
-        return entry, next(iter(failed.values()), None)
-
-    async def deliver(
-        self, entry: Entry, recipients: frozenset[str], letter: Letter
-    ) -> tuple[frozenset[str], dict[str, PublishFailed]]:
-        """Sends credentials to every recipient that can be served: who was, and why others were not."""
-        failed: dict[str, PublishFailed] = {}
-        for recipient in sorted(recipients):
-            clear = letter(recipient)
-            try:
-                message = self.sealer.seal(clear, recipient)
-                await self.publisher.publish(messages.addressed(clear, recipient, message))
-            except (NoRecipientKey, Unroutable) as error:
-                failed[recipient] = error
-            else:
-                self.telemetry.credentials_published(entry)
-        return recipients - failed.keys(), failed
-
-    async def publish_result(self, outgoing: Outgoing) -> None:
-        """A result that nobody is bound for counts as answered."""
-        try:
-            await self.publisher.publish(outgoing)
-        except Unroutable:
-            self.telemetry.result_unroutable(outgoing.routing_key)
 
     async def _end(
         self,
@@ -410,7 +306,7 @@ class Pipeline:
                 case DeadLetter():
                     await self._bury(original, verdict, reading, stay)
                 case Park():
-                    await self.publisher.publish(messages.parked(original, verdict))
+                    await self.outbox.publisher.publish(messages.parked(original, verdict))
                     self.telemetry.parked(verdict, counted=verdict.attempts > stay.attempts)
             await delivery.ack()
         except PublishFailed as error:
@@ -425,8 +321,10 @@ class Pipeline:
         now = self.clock.now()
         # The result first: should the dead letter fail, the next try may end otherwise, as after any failure.
         if subject is not None:
-            await self.publish_result(messages.failed(subject, verdict, self._owner, now))
-        await self.publisher.publish(messages.dead_letter(original, verdict, subject, stay.attempts + 1, now))
+            await self.outbox.publish_result(messages.failed(subject, verdict, self._owner, now))
+        await self.outbox.publisher.publish(
+            messages.dead_letter(original, verdict, subject, stay.attempts + 1, now)
+        )
         self.telemetry.dead_lettered(verdict, subject)
 
     def _judge(self, failure: Failure, stay: Stay) -> Verdict:
@@ -460,7 +358,3 @@ def _kind_of(reading: Reading) -> Kind | Literal["reissue", "unreadable"]:
             return "reissue"
         case Unreadable():
             return "unreadable"
-
-
-def _to_be_enabled(entry: Entry) -> bool:
-    return entry.status is Status.ACTIVE and entry.enable_owed and not entry.owed_to

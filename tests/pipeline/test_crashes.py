@@ -19,7 +19,7 @@ from builders import (
 from world import SETTLE_WINDOW, World, fault, go_on
 
 from contracts.topology import WORK_QUEUE
-from worker import act, circuit, pipeline, reissues, scan, waiting
+from worker import act, circuit, outbox, pipeline, reissues, scan, waiting
 from worker.core.decide import Enable, Policy, Removal
 from worker.core.judge import Patience
 from worker.operations import inbound
@@ -308,13 +308,13 @@ BOUNDARIES = {
     "Pipeline._verdict": {"self._line": None, "self._reissue": None},
     "Pipeline._reissue": {"self.reissues.answer": None},
     "Reissues.answer": {
-        "desk.ledger.recall": "recall",
+        "outbox.ledger.recall": "recall",
         "self._carry_out": None,
-        "desk.ledger.record": "record active unchanged confirmed",
-        "desk.publish_result": None,
+        "outbox.ledger.record": "record active unchanged confirmed",
+        "outbox.publish_result": None,
     },
-    "Reissues._carry_out": {"self.desk.settle": None, "self._issue_again": None},
-    "Reissues._issue_again": {"desk.actor.token": None, "desk.deliver": None},
+    "Reissues._carry_out": {"self.outbox.settle": None, "self._issue_again": None},
+    "Reissues._issue_again": {"outbox.actor.token": None, "outbox.deliver": None},
     "Pipeline._line": {
         "self.ledger.recall": "recall",
         "self.actor.foresee": None,
@@ -339,32 +339,35 @@ BOUNDARIES = {
     "Pipeline._have_checked": {"self.ledger.record": "record active"},
     "Pipeline._write": {"self.ledger.record": "record active created"},
     "Pipeline._publish": {
-        "self.settle": None,
-        "self.publish_result": None,
+        "self.outbox.settle": None,
+        "self.outbox.publish_result": None,
         "self.ledger.record": "record active created confirmed",
     },
-    "Pipeline.settle": {
+    "Outbox.settle": {
         "self.actor.token": None,
         "self._issue": None,
         "self._note_served": None,
         "self._enable": None,
     },
-    "Pipeline._enable": {"self._try_to_enable": None},
-    "Pipeline._try_to_enable": {
+    "Outbox._enable": {"self._try_to_enable": None},
+    "Outbox._try_to_enable": {
         "self.actor.permit_to_enable": None,
         "self.ledger.record": "record active",
         "self.actor.enable_made": None,
     },
-    "Pipeline._issue": {"self.deliver": None},
-    "Pipeline.deliver": {"self.publisher.publish": "publish secrets"},
-    "Pipeline._note_served": {"self.ledger.record": "record active"},
-    "Pipeline.publish_result": {"self.publisher.publish": "publish results"},
+    "Outbox._issue": {"self.deliver": None},
+    "Outbox.deliver": {"self.publisher.publish": "publish secrets"},
+    "Outbox._note_served": {"self.ledger.record": "record active"},
+    "Outbox.publish_result": {"self.publisher.publish": "publish results"},
     "Pipeline._end": {
         "self._bury": None,
-        "self.publisher.publish": "publish retry",
+        "self.outbox.publisher.publish": "publish retry",
         "delivery.ack": "ack",
     },
-    "Pipeline._bury": {"self.publisher.publish": "publish dead-letters", "self.publish_result": None},
+    "Pipeline._bury": {
+        "self.outbox.publisher.publish": "publish dead-letters",
+        "self.outbox.publish_result": None,
+    },
     "Pipeline._wait": {"self.waiting.wait": None},
     "Actor.foresee": {"self.strays.tags": None},
     "Actor.act": {"self._act": None},
@@ -420,7 +423,7 @@ BOUNDARIES = {
 # Not on the way from delivery to ack: shutting down, and duties.
 BESIDE_THE_LINE = {
     "Pipeline.drain",
-    "Pipeline.deliver_owed",
+    "Outbox.deliver_owed",
     "Reissues.grant",
     "Scanner.close",
     "Actor.mend",
@@ -443,7 +446,7 @@ def awaits_in(function: ast.AsyncFunctionDef) -> set[str]:
 
 def boundaries_in_the_code() -> dict[str, set[str]]:
     found = {}
-    for module in (pipeline, reissues, act, scan, circuit, waiting):
+    for module in (pipeline, outbox, reissues, act, scan, circuit, waiting):
         tree = ast.parse(inspect.getsource(module))
         for owner in (node for node in tree.body if isinstance(node, ast.ClassDef)):
             for function in (node for node in owner.body if isinstance(node, ast.AsyncFunctionDef)):

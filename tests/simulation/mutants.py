@@ -29,6 +29,7 @@ from worker.core.decide import (
 from worker.core.judge import Done, Operation, Park, Permanent, Transient, Unavailable, Unknown, classify
 from worker.core.model import Answer, Entry, Event, Recollection, Status
 from worker.duties import Scheduler
+from worker.outbox import Outbox
 from worker.pipeline import Overtaken, Pipeline, StepFailed
 from worker.ports import CallFailed, PublishFailed
 from worker.scan import Look, Scanner, Strays, note
@@ -55,7 +56,7 @@ class AcksBeforeAnswering(Pipeline):
         return await super()._carry(delivery, *rest)
 
 
-class TakesAnyPublishForConfirmed(Pipeline):
+class TakesAnyPublishForConfirmed(Outbox):
     async def publish_result(self, outgoing: Any) -> None:
         try:
             await self.publisher.publish(outgoing)
@@ -67,7 +68,7 @@ class PublishesBeforeItRecords(Pipeline):
     async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
         told = conclude(entry, event, step, outcome, self.policy, self.clock.now()).answer
         if told is not None:
-            await self.publish_result(messages.result(told, self._owner, self.clock.now()))
+            await self.outbox.publish_result(messages.result(told, self._owner, self.clock.now()))
         return await super()._record(event, step, entry, outcome)
 
 
@@ -256,8 +257,8 @@ class CountsNoCrashes(Pipeline):
 class RemovesAllTheSame(Pipeline):
     """Told to ignore removals, it disables."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        super().__init__(*parts, **named)
         if self.policy.removal is Removal.IGNORE:
             self.policy = replace(self.policy, removal=Removal.DISABLE)
 
@@ -265,8 +266,8 @@ class RemovesAllTheSame(Pipeline):
 class CreatesOnAnyRename(Pipeline):
     """Told to reject the rename of what it does not know, it creates."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        super().__init__(*parts, **named)
         self.policy = replace(self.policy, unknown_rename=UnknownRename.CREATE)
 
 
@@ -289,12 +290,12 @@ class ToleratesNoClock(Pipeline):
         return super()._decide(event, known)
 
 
-class AnswersBeforeCredentials(Pipeline):
+class AnswersBeforeCredentials(Outbox):
     """The credentials go out with the department's next event."""
 
-    async def settle(self, entry: Entry, token: Any, trace: Any) -> Entry:
+    async def settle(self, entry: Entry, token: Any) -> Entry:
         made_by_this_event = token is not None
-        return entry if made_by_this_event else await super().settle(entry, token, trace)
+        return entry if made_by_this_event else await super().settle(entry, token)
 
 
 class IgnoresVersions(Pipeline):
@@ -321,9 +322,9 @@ class ForgetsWhatIsOwed(Pipeline):
 class SendsChangesUnannounced(Pipeline):
     """No durable check before a change: what a crash leaves behind is never compared."""
 
-    async def _claim(self, step: Step, entry: Entry, event: Event) -> Entry:
+    async def _claim(self, step: Step, entry: Entry, event: Event, key: str) -> Entry:
         changes = isinstance(step, Rename | Restore | Disable)
-        return entry if changes else await super()._claim(step, entry, event)
+        return entry if changes else await super()._claim(step, entry, event, key)
 
 
 class TrustsLostAnswers(Actor):
@@ -367,7 +368,9 @@ class ForgetsTheRoutingKey(Pipeline):
         headers = {**parked.message.headers}
         del headers[messages.ORIGINAL_ROUTING_KEY]
         try:
-            await self.publisher.publish(replace(parked, message=replace(parked.message, headers=headers)))
+            await self.outbox.publisher.publish(
+                replace(parked, message=replace(parked.message, headers=headers))
+            )
         except PublishFailed as error:
             return self._judge(Unavailable(str(error)), rest[-1])
         await delivery.ack()
@@ -409,7 +412,7 @@ class AnswersTheOlderFirst(Pipeline):
 MUTANTS = (
     Mutant("acks before the dead letter is confirmed", Parts(pipeline=AcksBeforeConfirm)),
     Mutant("acks before it answers", Parts(pipeline=AcksBeforeAnswering)),
-    Mutant("takes any publish for confirmed", Parts(pipeline=TakesAnyPublishForConfirmed)),
+    Mutant("takes any publish for confirmed", Parts(outbox=TakesAnyPublishForConfirmed)),
     Mutant("publishes before it records", Parts(pipeline=PublishesBeforeItRecords)),
     Mutant("no claim", Parts(pipeline=ForgetsTheClaim)),
     Mutant("drops claims at a restart", Parts(pipeline=DropsClaimsAtRestart)),
@@ -435,7 +438,7 @@ MUTANTS = (
     Mutant("creates although told to reject", Parts(pipeline=CreatesOnAnyRename)),
     Mutant("rejects the rename of what it knows", Parts(pipeline=RejectsRenames)),
     Mutant("tolerates no clock but its own", Parts(pipeline=ToleratesNoClock), "clock-set"),
-    Mutant("answers before it hands on credentials", Parts(pipeline=AnswersBeforeCredentials)),
+    Mutant("answers before it hands on credentials", Parts(outbox=AnswersBeforeCredentials)),
     Mutant("ignores versions", Parts(pipeline=IgnoresVersions)),
     Mutant("ignores duplicates", Parts(pipeline=IgnoresDuplicates)),
     Mutant("forgets the credentials it owes", Parts(pipeline=ForgetsWhatIsOwed)),

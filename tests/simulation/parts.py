@@ -14,8 +14,10 @@ from worker.core.judge import Patience
 from worker.duties import Scheduler
 from worker.intake import Intake
 from worker.lanes import Lanes
+from worker.outbox import Outbox
 from worker.pipeline import Pipeline
 from worker.scan import Scanner, Strays
+from worker.undelivered import Undelivered
 from worker.waiting import WaitingRoom
 
 ROOM = 3
@@ -32,6 +34,7 @@ class Worker:
 @dataclass(frozen=True, slots=True)
 class Parts:
     pipeline: type[Pipeline] = Pipeline
+    outbox: type[Outbox] = Outbox
     actor: type[Actor] = Actor
     scanner: type[Scanner] = Scanner
     strays: type[Strays] = Strays
@@ -57,12 +60,21 @@ class Parts:
         scanner = self.scanner(circuit, template, clock)
         strays = self.strays(scanner, circuit, template, ledger)
         actor = self.actor(circuit, ledger, Names(owner, template), clock, scanner, strays, policy.enable)
-        pipeline = self.pipeline(
+        outbox = self.outbox(
             ledger=ledger,
             actor=actor,
             publisher=publisher,
             sealer=Unsealed(),
             fingerprints=KeyedFingerprints(SecretStr("simulated")),
+            clock=clock,
+            policy=policy,
+            telemetry=telemetry,
+            undelivered=Undelivered(intake),
+        )
+        pipeline = self.pipeline(
+            ledger=ledger,
+            actor=actor,
+            outbox=outbox,
             clock=clock,
             policy=policy,
             patience=patience,

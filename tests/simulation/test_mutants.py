@@ -17,3 +17,5 @@ def test_a_mistake_is_found(mutant):
 
     assert found is not None, f"a worker that {mutant.mistake} kept all promises {ENOUGH_SEEDS} times"
     assert not simulate(profile, found).broken
+    crashes = [one for one in simulate(profile, found, mutant.parts).broken if one.startswith("crashed")]
+    assert not crashes, "that is no mistake of the worker's but of the mutant's"
