@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import pytest
 from conformance.brokers import Bench, memory_bench, rabbit_bench
+from conformance.silent_socket import Socket
 
 from contracts.envelope import Message
 from contracts.topology import DEAD_LETTERS, BrokerVersion
 from worker.adapters import rabbitmq_dead_letters
 from worker.adapters.memory_dead_letters import MemoryDeadLetters
-from worker.adapters.rabbitmq_connection import connect
-from worker.adapters.rabbitmq_dead_letters import WINDOWS, RabbitDeadLetters
+from worker.adapters.rabbitmq_connection import BrokerUnavailable, connect
+from worker.adapters.rabbitmq_dead_letters import WINDOWS, RabbitDeadLetters, RabbitLook
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
 from worker.ports import DeadLetterQueue, HeldLetter, QueueTaken
@@ -187,3 +188,21 @@ def test_windows_hold_a_hundred_thousand_and_stay_few():
     """More than 32 consumers Erlang gives back in any order."""
     assert sum(WINDOWS) > 100_000
     assert len(WINDOWS) <= 32
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), ConnectionResetError("reset"), None])
+async def test_a_look_that_loses_its_channel_as_it_waits_says_so(error):
+    """The client library cancels, of all things, where a broker has fallen silent."""
+    look = RabbitLook(Socket(), Socket(), BrokerVersion(3, 10))
+    waiting = asyncio.create_task(anext(look.batches(1)))
+    await asyncio.sleep(0)
+    look.lose(None, error)
+    with pytest.raises(BrokerUnavailable, match=r"RabbitMQ cannot be used: (reset|the channel was closed)"):
+        await waiting
+
+
+async def test_a_look_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rabbitmq_dead_letters, "ANSWER_SECONDS", 0.01)
+    look = RabbitLook(Socket(), Socket(), BrokerVersion(3, 10))
+    with pytest.raises(BrokerUnavailable, match="no answer in time"):
+        await anext(look.batches(1))

@@ -246,6 +246,31 @@ def test_a_broker_that_says_nothing_but_messages_is_not_silent_to_the_library():
     assert max(gaps) < 2 * SHOWN_EVERY_SECONDS
 
 
+def test_a_broker_that_takes_its_time_is_shown_as_it_is():
+    """An answer is waited for during a login: a heartbeat that nobody sent would be taken for it."""
+    loop = VirtualLoop()
+
+    async def story() -> list[str]:
+        source = asyncio.StreamReader()
+        reader, shown = DividingReader(source), []
+
+        async def arrive() -> None:
+            for _ in range(5):
+                await asyncio.sleep(3 * SHOWN_EVERY_SECONDS)
+                source.feed_data(pamqp.frame.marshal(Basic.QosOk(), 1))
+            source.feed_eof()
+
+        arriving = asyncio.create_task(arrive())
+        with suppress(AMQPConnectionError):  # the end of the stream
+            async for _, _, one in FrameReceiver(reader):
+                shown.append(type(one).__name__)
+        await arriving
+        return shown
+
+    assert loop.run_until_complete(story()) == ["QosOk"] * 5
+    loop.close()
+
+
 async def test_a_frame_that_is_longer_than_any_buffer():
     (body,) = (await heard(frame(3, 1, b"x" * 1_000_000), at_once=1_000)).shown
     assert body.value == b"x" * 1_000_000

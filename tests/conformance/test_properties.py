@@ -97,8 +97,9 @@ def test_what_was_changed_on_the_way_is_written_anew():
     assert changed.properties == {}
 
 
-def test_a_message_of_ours_is_written_like_any_other():
-    ours = Outgoing("x", "k", Message(b"", STRUCTURED))
+@pytest.mark.parametrize("content_type", [STRUCTURED, "", None, "a" * 300, "\ud800"])
+def test_a_message_of_ours_is_written_like_any_other(content_type):
+    ours = Outgoing("x", "k", Message(b"", content_type))
     assert written(ours, ID, LONGEST) == written(replace(ours, sent_as=SentAs()), ID, LONGEST)
 
 

@@ -175,6 +175,14 @@ async def test_a_pause_while_there_is_no_connection_holds(proxy, clean_broker):
         await inbox.holds(1)
 
 
+async def test_a_broker_that_answers_slowly_is_one_to_connect_to(proxy):
+    """Each round trip takes longer than the library is left without a frame."""
+    proxy.delay(0.6)
+    async with publishing(proxy.url) as publisher:
+        proxy.heal()
+        await publish(publisher, b"one")
+
+
 async def test_a_confirm_that_never_comes_costs_the_connection(proxy):
     async with publishing(proxy.url) as publisher:
         proxy.withhold_confirms()

@@ -89,7 +89,7 @@ async def the_channel_is_closed(there: Scene) -> None:
 
 async def the_publisher_is_gone(there: Scene) -> None:
     there.proxy.refuse()
-    there.worker.pipeline.publisher._connection.hang_up()
+    there.worker.pipeline.outbox.publisher._connection.hang_up()
 
 
 async def the_ledger_is_read_only(there: Scene) -> None:

@@ -62,8 +62,7 @@ class RabbitPublisher:
         try:
             with cancelled_only_if_asked():
                 if connection.blocked:
-                    async with asyncio.timeout(CONFIRM_SECONDS):
-                        await connection.unblocked()
+                    await channel.unblocked(CONFIRM_SECONDS)
                 await channel.publish(outgoing, fresh_message_id())
         except Returned:
             raise Unroutable(

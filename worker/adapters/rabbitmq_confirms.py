@@ -7,7 +7,7 @@ time.
 import asyncio
 from collections import deque
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiormq.channel import Channel
 
@@ -53,6 +53,7 @@ class ConfirmingChannel:
         self._last_tag = 0
         self._published: dict[int, _Published] = {}
         self._returned: set[str] = set()
+        self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         connection.listen(
             channel.number,
             {
@@ -68,8 +69,7 @@ class ConfirmingChannel:
         Raises `TimeoutError` if it says nothing for too long, `ConnectionError` if the channel is lost.
         `message_id` must be unique: what is returned is known by it.
         """
-        if self._channel.is_closed:
-            raise ConnectionError("the channel is closed")
+        self._check_usable()
         self._connection.send(self._frames(outgoing, message_id))
         self._last_tag += 1
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -77,8 +77,28 @@ class ConfirmingChannel:
         self._patience.begins(answer)
         await answer
 
+    async def unblocked(self, seconds: float) -> None:
+        """Returns once the broker reads what is sent; raises as `publish` does."""
+        ready = asyncio.ensure_future(self._connection.unblocked())
+        either: set[asyncio.Future[Any]] = {ready, self._lost}
+        try:
+            await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            self._check_usable()
+            if not ready.done():
+                raise TimeoutError
+            ready.result()
+        finally:
+            ready.cancel()
+
+    def _check_usable(self) -> None:
+        if self._lost.done():
+            raise ConnectionError(self._lost.result())
+        if self._channel.is_closed:
+            raise ConnectionError("the channel is closed")
+
     def lose(self, why: str) -> None:
-        """The channel is gone, and so are the confirms that had not come."""
+        """The channel is gone, and so are the confirms that had not come. Called once."""
+        self._lost.set_result(why)
         for one in self._published.values():
             _end(one.confirmed, ConnectionError(why))
         self._published.clear()

@@ -20,10 +20,12 @@ from aiormq.exceptions import ChannelAccessRefused
 from contracts.topology import DEAD_LETTER_QUEUE, BrokerVersion, topology
 from worker.adapters import rabbitmq_topology
 from worker.adapters.rabbitmq_connection import (
+    ANSWER_SECONDS,
     BROKER_ERRORS,
     BrokerRefuses,
     BrokerUnavailable,
     Connection,
+    cancelled_only_if_asked,
     explain,
     version_of,
 )
@@ -50,6 +52,7 @@ QUIET_SECONDS = 0.05
 STALL_SECONDS = 5.0
 TURN_SECONDS = 15.0
 TURN_PAUSE_SECONDS = 0.2
+GONE = "the channel was closed"
 
 
 class RabbitLetter:
@@ -95,7 +98,7 @@ class RabbitLook:
         self._lost = True
         self._news.set()
         if not self._got.done():
-            self._got.set_exception(error or ConnectionError("the channel was closed"))
+            self._got.set_exception(error if isinstance(error, Exception) else ConnectionError(GONE))
             self._got.exception()  # often nobody waits
 
     async def batches(self, most: int) -> AsyncIterator[Sequence[HeldLetter]]:
@@ -144,7 +147,8 @@ class RabbitLook:
         with _explained():
             self._got = asyncio.get_running_loop().create_future()
             self._send(get(DEAD_LETTER_QUEUE, self._channel.number))
-            message = await self._got
+            async with asyncio.timeout(ANSWER_SECONDS):
+                message = await self._got
         if message is None:
             return None
         if not self._delivered:
@@ -154,7 +158,7 @@ class RabbitLook:
 
     def _send(self, frames: bytes) -> None:
         if self._lost:
-            raise ConnectionError("the channel was closed")
+            raise ConnectionError(GONE)
         self._connection.send(frames)
 
     def _get_ok(self, arguments: bytes, properties: bytes, body: bytes) -> None:
@@ -277,7 +281,8 @@ class RabbitDeadLetters:
 @contextmanager
 def _explained() -> Iterator[None]:
     try:
-        yield
+        with cancelled_only_if_asked():
+            yield
     except ChannelAccessRefused as error:
         raise BrokerRefuses(f"the queue {DEAD_LETTER_QUEUE} cannot be read: {explain(error)}") from None
     except ChannelNotFoundEntity:

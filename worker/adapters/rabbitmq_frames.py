@@ -43,7 +43,7 @@ _CHANNEL_ENDS = {struct.pack(">HH", 20, method) for method in (40, 41)}
 
 _HEARTBEAT = _HEAD.pack(8, 0, 0) + _END
 SHOWN_EVERY_SECONDS = 1.0
-"""The library takes a broker for dead of which it sees nothing, however many messages come."""
+"""While nothing but messages come: the library takes a broker for dead of which it sees nothing."""
 
 Listener = Callable[[bytes, bytes, bytes], None]
 """Gets a method's arguments, and what goes with it: properties and body of a message, else nothing."""
@@ -90,8 +90,7 @@ class DividingReader:
         self._begin = 0  # of what was not looked at yet
         self._frame = b""
         self._shown = 0
-        self._shown_at = self._loop.time()
-        self._silent = False
+        self._shown_at = self._arrived_at = self._loop.time()
         self._listeners: dict[int, Mapping[bytes, Listener]] = {}
         self._incoming: dict[int, _Incoming] = {}
 
@@ -110,15 +109,16 @@ class DividingReader:
 
     async def _next(self) -> bytes:
         """The next frame for the library."""
-        while not self._silent:
+        while True:
             while len(self._arrived) < (end := self._end_of_frame()):
                 await self._arrive(end - len(self._arrived))
             frame, self._begin = self._arrived[self._begin : end], end
             if frame[-1:] != _END or not self._is_taken(frame):  # no frame at all: the library says so
-                self._shown_at = self._loop.time()
+                self._shown_at = self._arrived_at
                 return frame
-        self._silent = False
-        return _HEARTBEAT
+            if self._arrived_at - self._shown_at > SHOWN_EVERY_SECONDS:
+                self._shown_at = self._arrived_at
+                return _HEARTBEAT
 
     def _end_of_frame(self) -> int:
         """As far as what has arrived tells."""
@@ -133,9 +133,7 @@ class DividingReader:
         elif not (more := await self._reader.read(_AT_ONCE)):
             raise IncompleteReadError(self._arrived[self._begin :], missing)
         self._arrived, self._begin = self._arrived[self._begin :] + more, 0
-        now = self._loop.time()
-        if now - self._shown_at > SHOWN_EVERY_SECONDS:
-            self._shown_at, self._silent = now, True
+        self._arrived_at = self._loop.time()
 
     def _is_taken(self, frame: bytes) -> bool:
         kind, channel, _ = _HEAD.unpack_from(frame)

@@ -118,8 +118,8 @@ def _read_property(name: str, encoded: bytes) -> Any:
 def written(outgoing: Outgoing, message_id: str, longest: int) -> bytes:
     """All that goes with the body. What cannot be sent, or has no room, is left out, and that is said."""
     ours = outgoing.sent_as is NEVER_SENT and not (outgoing.message.headers or outgoing.properties)
-    if ours and outgoing.message.content_type:
-        return _PLAIN_FLAGS + _plain(outgoing.message.content_type) + short(message_id)
+    if ours and (content_type := _written_content_type(outgoing.message.content_type)):
+        return _PLAIN_FLAGS + content_type + _PERSISTENT + short(message_id)
     fields, headers = _fields(outgoing), _headers(outgoing)
     fields |= {"delivery_mode": _PERSISTENT, "message_id": short(message_id)}
     left_out = [name for parts in (fields, headers) for name in parts if parts[name] is None]
@@ -131,11 +131,6 @@ def written(outgoing: Outgoing, message_id: str, longest: int) -> bytes:
         parts["headers"] = long(b"".join(table.values()))
     flags = sum(_BITS[name] for name in parts)
     return flags.to_bytes(2) + b"".join([parts[name] for name in _NAMES if name in parts])
-
-
-@lru_cache(maxsize=128)
-def _plain(content_type: str) -> bytes:
-    return short(content_type) + _PERSISTENT
 
 
 def routing_key(outgoing: Outgoing) -> bytes:
@@ -171,6 +166,11 @@ def _as_sent(sent: Mapping[str, tuple[Any, bytes]], name: str, value: Any) -> by
     """Its bytes, if the value is the very one that was read of them."""
     read_value, encoded = sent.get(name, _UNREAD)
     return encoded if read_value is value else None
+
+
+@lru_cache(maxsize=128)
+def _written_content_type(value: str | None) -> bytes | None:
+    return _written_property("content_type", value)
 
 
 def _written_property(name: str, value: Any) -> bytes | None:

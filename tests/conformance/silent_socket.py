@@ -1,0 +1,33 @@
+"""A connection of one channel that says what it is told to, and nothing by itself."""
+
+import asyncio
+from collections.abc import Mapping
+
+from worker.adapters.rabbitmq_frames import RETURN, Listener
+
+
+class Socket:
+    """Connection and channel in one: what was sent, and who listens."""
+
+    number, max_content_size, is_closed = 1, 0, False
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.listeners: Mapping[bytes, Listener] = {}
+
+    def listen(self, _channel: int, listeners: Mapping[bytes, Listener]) -> None:
+        self.listeners = listeners
+
+    def send(self, frames: bytes) -> None:
+        self.sent.append(frames)
+
+    async def unblocked(self) -> None:
+        """Never."""
+        await asyncio.get_running_loop().create_future()
+
+    def confirms(self, method: bytes, tag: int, *, multiple: bool = False) -> None:
+        self.listeners[method](tag.to_bytes(8) + bytes([multiple]), b"", b"")
+
+    def returns(self, message_id: bytes) -> None:
+        flags = (1 << 7).to_bytes(2)
+        self.listeners[RETURN](b"", flags + bytes([len(message_id)]) + message_id, b"")
