@@ -27,7 +27,7 @@ from worker.adapters.rabbitmq_connection import (
 )
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
-from worker.ports import PublishFailed
+from worker.ports import Delivery, PublishFailed
 from worker.telemetry import Telemetry
 
 pytestmark = pytest.mark.xdist_group("broker")
@@ -119,6 +119,24 @@ async def test_a_consumer_is_back_by_itself(
         assert not first.live
         await first.ack()
     assert inbox.bodies == [b"before", b"before", b"after"]
+
+
+async def test_a_message_that_cannot_be_filed_costs_its_neighbours_nothing(proxy, clean_broker):
+    """It is read where all that the broker says is read: nothing may be raised there."""
+    inbox = Inbox()
+
+    class Choosy(Inbox):
+        def __call__(self, delivery: Delivery) -> None:
+            if delivery.original.message.body == b"odd":
+                raise RuntimeError("a fault of ours")
+            inbox(delivery)
+
+    async with consuming(proxy.url, Choosy()) as consumer, publishing(clean_broker) as publisher:
+        for body in (b"one", b"odd", b"two"):
+            await publish(publisher, body)
+        await inbox.holds(2)
+        assert consumer.consuming
+    assert inbox.bodies == [b"one", b"two"]
 
 
 async def settled(consumer: RabbitConsumer) -> None:
