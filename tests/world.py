@@ -307,7 +307,8 @@ class World:
         circuit = Circuit(WatchedProvider(self.witness, self.provider), intake, self.clock, telemetry)
         async with running_lanes() as lanes:
             ledger = WatchedLedger(self.witness, self.ledger)
-            actor = self._actor(ledger, circuit)
+            stopping = asyncio.Event()
+            actor = self._actor(ledger, circuit, stopping)
             outbox = Outbox(
                 ledger=ledger,
                 actor=actor,
@@ -330,7 +331,7 @@ class World:
                 waiting=waiting,
                 intake=intake,
                 telemetry=telemetry,
-                stopping=asyncio.Event(),
+                stopping=stopping,
             )
 
             def receive(delivery: Delivery) -> None:
@@ -346,8 +347,8 @@ class World:
                     await pipeline.actor.scanner.close()
                     await circuit.close()
 
-    def _actor(self, ledger: WatchedLedger, provider: Provider) -> Actor:
-        scanner = Scanner(provider, self.names.template, self.clock)
+    def _actor(self, ledger: WatchedLedger, provider: Provider, stopping: asyncio.Event) -> Actor:
+        scanner = Scanner(provider, self.names.template, self.clock, stopping)
         strays = self.strays(scanner, provider, self.names.template, ledger)
         return Actor(provider, ledger, self.names, self.clock, scanner, strays, self.policy.enable)
 

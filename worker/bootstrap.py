@@ -130,7 +130,7 @@ async def running_worker(
         provider = Circuit(plivo, intake, clock, telemetry)
         stack.push_async_callback(provider.close)
         connected = await stack.enter_async_context((broker or rabbit_broker)(settings, clock, telemetry))
-        scanner = Scanner(provider, settings.names, clock)
+        scanner = Scanner(provider, settings.names, clock, stopping)
         stack.push_async_callback(scanner.close)
         lanes = await stack.enter_async_context(running_lanes())
         actor, policy = _actor(settings, provider, ledger, scanner, clock), _policy(settings)

@@ -10,6 +10,7 @@ from worker.core.adoption import Sighting, far_enough, overlaps
 from worker.core.judge import CallFault, Patience, Pause, Stay, Wait, classify, judge
 from worker.core.naming import NameTemplate
 from worker.ports import CallFailed, Clock, Ledger, ProvidedSubaccount, Provider
+from worker.waiting import pause
 
 PATIENCE_RESTARTS = 5
 PATIENCE_TRIES = 5
@@ -34,10 +35,15 @@ class _Batch:
 
 
 class Scanner:
-    def __init__(self, provider: Provider, template: NameTemplate, clock: Clock) -> None:
+    """Once `stopping` is set it waits for no page any more."""
+
+    def __init__(
+        self, provider: Provider, template: NameTemplate, clock: Clock, stopping: asyncio.Event
+    ) -> None:
         self._provider = provider
         self._template = template
         self._clock = clock
+        self._stopping = stopping
         self._next: _Batch | None = None
         self._scanning: asyncio.Task[None] | None = None
 
@@ -113,9 +119,10 @@ class Scanner:
             except CallFailed as failed:
                 stay = Stay(tries=tries, pauses=tries - 1)
                 verdict = judge(classify(failed.fault), stay, Patience(), self._clock.jitter())
-                if failed.fault.outage or tries == PATIENCE_TRIES or not isinstance(verdict, Wait | Pause):
+                enough = failed.fault.outage or tries == PATIENCE_TRIES or self._stopping.is_set()
+                if enough or not isinstance(verdict, Wait | Pause):
                     raise
-            await self._clock.sleep(verdict.seconds)
+            await pause(self._clock, verdict.seconds, self._stopping)
 
 
 class Strays:

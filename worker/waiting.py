@@ -1,4 +1,4 @@
-"""Where deliveries wait for their next try."""
+"""Where deliveries wait for their next try, and other waits that a stop cuts short."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,6 +6,16 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from worker.ports import Clock
+
+
+async def pause(clock: Clock, seconds: float, stopping: asyncio.Event) -> None:
+    """Sleeps so long, or until told to stop."""
+    waits = [asyncio.ensure_future(clock.sleep(seconds)), asyncio.ensure_future(stopping.wait())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 class Waited(Enum):

@@ -394,7 +394,7 @@ BOUNDARIES = {
     "Scanner._scan_on": {"self._scan": None},
     "Scanner._scan": {"self._read": None},
     "Scanner._read": {"self._page": None},
-    "Scanner._page": {"self._provider.page": "list", "self._clock.sleep": None},
+    "Scanner._page": {"self._provider.page": "list", "pause": None},
     "Strays.tags": {"self._first": None, "self._find": None},
     "Strays._find": {
         "self._ledger.caught_up": "caught up",

@@ -33,7 +33,8 @@ class Moody(MemoryProvider):
 class Bench:
     def __init__(self) -> None:
         self.provider, self.clock = Moody(), MemoryClock(NOW)
-        self.scanner = Scanner(self.provider, NameTemplate(), self.clock)
+        self.stopping = asyncio.Event()
+        self.scanner = Scanner(self.provider, NameTemplate(), self.clock, self.stopping)
 
     async def look(self) -> Look:
         """As time passes."""
@@ -86,6 +87,18 @@ async def test_the_waits_between_grow_and_heed_retry_after(bench):
     first, second, third = bench.clock.naps
     assert second == 7.0
     assert 0 < first < third < 7
+
+
+async def test_told_to_stop_it_waits_no_more(bench):
+    bench.provider.due = {0: [fault("list", 429, retry_after_seconds=60.0)] * 2}
+    looking = asyncio.ensure_future(bench.scanner.look(None))
+    await bench.clock.asleep()
+    bench.stopping.set()
+
+    with pytest.raises(CallFailed, match="429"):
+        await looking
+
+    assert bench.clock.naps == [60.0]
 
 
 class Stubborn(Moody):

@@ -57,7 +57,8 @@ class Parts:
         waiting = WaitingRoom(clock, ROOM)
         intake = Intake(clock, telemetry, waiting)
         circuit = self.circuit(provider, intake, clock, telemetry)
-        scanner = self.scanner(circuit, template, clock)
+        stopping = asyncio.Event()
+        scanner = self.scanner(circuit, template, clock, stopping)
         strays = self.strays(scanner, circuit, template, ledger)
         actor = self.actor(circuit, ledger, Names(owner, template), clock, scanner, strays, policy.enable)
         outbox = self.outbox(
@@ -82,6 +83,6 @@ class Parts:
             waiting=waiting,
             intake=intake,
             telemetry=telemetry,
-            stopping=asyncio.Event(),
+            stopping=stopping,
         )
         return Worker(pipeline, self.scheduler(pipeline), intake)

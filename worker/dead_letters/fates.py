@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from worker.core.dead_letters import Letter
 from worker.core.model import Event
 from worker.dead_letters.looking import AT_ONCE, Desk, read
-from worker.dead_letters.pace import pause
 from worker.ports import Ledger, QueueTaken
+from worker.waiting import pause
 
 PATIENCE_SECONDS = 300.0
 """How long to wait for the next news: longer than it takes to settle a create, by default."""

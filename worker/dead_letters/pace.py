@@ -1,24 +1,15 @@
-"""How fast dead letters go, and waits that a stop cuts short."""
+"""How fast dead letters go."""
 
 import asyncio
 from dataclasses import dataclass
 
 from worker.ports import Clock
+from worker.waiting import pause
 
 BATCHES_PER_SECOND = 50
 UNSLOWED_AT_ONCE = 500
 LONG_SECOND = 1.05
 """What leaves evenly arrives less so: some fifty milliseconds sooner or later."""
-
-
-async def pause(clock: Clock, seconds: float, stopping: asyncio.Event) -> None:
-    """Sleeps so long, or until the stop."""
-    waits = [asyncio.ensure_future(clock.sleep(seconds)), asyncio.ensure_future(stopping.wait())]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
 
 
 @dataclass

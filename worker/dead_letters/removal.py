@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from worker.dead_letters.looking import Desk, Found, Looking
-from worker.dead_letters.pace import Pace, pause
+from worker.dead_letters.pace import Pace
 from worker.ports import ForPeople
+from worker.waiting import pause
 
 PASS_SECONDS = 10.0
 """How long a slowed-down removal holds the queue before others get their turn."""
