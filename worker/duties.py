@@ -98,7 +98,13 @@ class Scheduler:
             return
         try:
             entry = (await self.pipeline.ledger.recall(department, NO_EVENT)).entry
-            await self.pipeline.ledger.record(await self._done(entry))
+            done = await self._done(entry)
+            try:
+                await self.pipeline.ledger.record(done)
+            except LedgerConflict:
+                if done.mends != entry.mends:  # what was set right may be over what the other has done
+                    await self.pipeline.have_checked(department)
+                raise
         except (LedgerConflict, LedgerFailed) as error:
             self.pipeline.telemetry.duty_failed(department, str(error))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not take the lane down

@@ -55,6 +55,7 @@ from worker.core.judge import (
 from worker.core.messages import Outgoing
 from worker.core.model import (
     Answer,
+    Department,
     Entry,
     Event,
     Recollection,
@@ -253,7 +254,7 @@ class Pipeline:
             if isinstance(outcome, Made):
                 await self._disown(entry, outcome)
             elif isinstance(outcome, Failed) and isinstance(outcome.failure, Unknown):
-                await self._have_checked((await self.ledger.recall(entry.department, NO_EVENT)).entry)
+                await self.have_checked(entry.department)
             raise
         if conclusion.failure is not None:
             raise StepFailed(conclusion.failure)
@@ -266,13 +267,14 @@ class Pipeline:
         """Another worker has the department: what we made must not live on beside what it has on record."""
         now_on_record = (await self.ledger.recall(entry.department, NO_EVENT)).entry
         if now_on_record.auth_id == made.auth_id:  # both adopted it, and we may have named it last
-            await self._have_checked(now_on_record)
+            await self.have_checked(entry.department)
             return
         await self.actor.disable_made(now_on_record, made.auth_id)
         self.telemetry.doubles_disabled(now_on_record, (made.auth_id,))
 
-    async def _have_checked(self, on_record: Entry) -> None:
+    async def have_checked(self, department: Department) -> None:
         """Another worker has it, and something of ours may be carried out over what it did."""
+        on_record = (await self.ledger.recall(department, NO_EVENT)).entry
         if on_record.auth_id is not None:
             await self.ledger.record(to_be_checked(on_record, self.policy, self.clock.now()))
 

@@ -328,15 +328,14 @@ BOUNDARIES = {
     "Pipeline._record": {
         "self._write": None,
         "self._disown": None,
-        "self._have_checked": None,
-        "self.ledger.recall": "recall",
+        "self.have_checked": None,
     },
     "Pipeline._disown": {
         "self.ledger.recall": "recall",
-        "self._have_checked": None,
+        "self.have_checked": None,
         "self.actor.disable_made": None,
     },
-    "Pipeline._have_checked": {"self.ledger.record": "record active"},
+    "Pipeline.have_checked": {"self.ledger.recall": "recall", "self.ledger.record": "record active"},
     "Pipeline._write": {"self.ledger.record": "record active created"},
     "Pipeline._publish": {
         "self.outbox.settle": None,

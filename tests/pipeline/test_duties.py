@@ -161,3 +161,23 @@ async def test_a_change_of_ours_that_another_worker_overtook_and_that_may_come_l
         assert (await world.entry()).check_at is not None
         await world.done_in_time()
     await world.has_one_live_subaccount("Ours")
+
+
+async def test_what_was_set_right_over_what_another_worker_has_done_is_looked_at_once_more(world):
+    """It removed the department while the check was under way, and had that on record first."""
+    await renamed_over_one_that_may_come_late(world)
+    world.provider.subaccounts[0].name = world.sent_name("Marketing")
+    world.clock.advance(WINDOW + 1)
+
+    async def removed_meanwhile() -> None:
+        entry = await world.entry()
+        world.provider.subaccounts[0].enabled = False
+        await world.ledger.record(replace(entry, status=Status.DISABLED, check_at=None, late_call=False))
+
+    world.witness.before("update", removed_meanwhile)
+    await world.attend_to_duties()
+    assert enabled(world), "the check has come last"
+
+    world.clock.advance(WINDOW + 1)
+    await world.attend_to_duties()
+    assert not enabled(world)
