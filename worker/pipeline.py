@@ -25,6 +25,7 @@ from contracts.subaccounts import DeadReason
 from worker.act import NO_EVENT, Actor
 from worker.core import messages
 from worker.core.conclude import (
+    Changed,
     Conclusion,
     Failed,
     Made,
@@ -115,6 +116,8 @@ class Pipeline:
     telemetry: Telemetry
     stopping: asyncio.Event
     solitude: Solitude = field(default_factory=Solitude)
+    _unrecorded: set[Department] = field(default_factory=set)
+    """Something was changed there, and the ledger could not be told."""
 
     def receive(self, delivery: Delivery) -> None:
         """Files a delivery into its department's lane. Called by the consumer; returns at once."""
@@ -209,6 +212,7 @@ class Pipeline:
         return Done()
 
     async def _line(self, event: Event) -> None:
+        await self._have_unrecorded_checked(event.department)
         known = await self.ledger.recall(event.department, event.reference)
         auth_token = None
         while not isinstance(decision := self._decide(event, known), Republish):
@@ -250,11 +254,11 @@ class Pipeline:
         conclusion = conclude(entry, event, step, outcome, self.policy, self.clock.now())
         try:
             recorded = await self._write(entry, conclusion)
-        except LedgerConflict:
-            if isinstance(outcome, Made):
-                await self._disown(entry, outcome)
-            elif isinstance(outcome, Failed) and isinstance(outcome.failure, Unknown):
-                await self.have_checked(entry.department)
+        except (LedgerConflict, LedgerFailed) as error:
+            if _may_have_changed(outcome):
+                self._unrecorded.add(entry.department)
+            if isinstance(error, LedgerConflict):
+                await self._overruled(entry, outcome)
             raise
         if conclusion.failure is not None:
             raise StepFailed(conclusion.failure)
@@ -263,17 +267,21 @@ class Pipeline:
             self.telemetry.doubles_disabled(recorded, outcome.doubles)
         return Recollection(recorded, conclusion.answer)
 
-    async def _disown(self, entry: Entry, made: Made) -> None:
-        """Another worker has the department: what we made must not live on beside what it has on record."""
+    async def _overruled(self, entry: Entry, outcome: Outcome) -> None:
+        """Another worker has the department: what we did must not stay over, or beside, what it recorded."""
         now_on_record = (await self.ledger.recall(entry.department, NO_EVENT)).entry
-        if now_on_record.auth_id == made.auth_id:  # both adopted it, and we may have named it last
-            await self.have_checked(entry.department)
-            return
-        await self.actor.disable_made(now_on_record, made.auth_id)
-        self.telemetry.doubles_disabled(now_on_record, (made.auth_id,))
+        if isinstance(outcome, Made) and outcome.auth_id != now_on_record.auth_id:
+            await self.actor.disable_made(now_on_record, outcome.auth_id)
+            self.telemetry.doubles_disabled(now_on_record, (outcome.auth_id,))
+        await self._have_unrecorded_checked(entry.department)
+
+    async def _have_unrecorded_checked(self, department: Department) -> None:
+        if department in self._unrecorded:
+            await self.have_checked(department)
+            self._unrecorded.discard(department)
 
     async def have_checked(self, department: Department) -> None:
-        """Another worker has it, and something of ours may be carried out over what it did."""
+        """Something of ours may be set, or yet be carried out, over what another worker has recorded."""
         on_record = (await self.ledger.recall(department, NO_EVENT)).entry
         if on_record.auth_id is not None:
             await self.ledger.record(to_be_checked(on_record, self.policy, self.clock.now()))
@@ -360,3 +368,8 @@ def _kind_of(reading: Reading) -> Kind | Literal["reissue", "unreadable"]:
             return "reissue"
         case Unreadable():
             return "unreadable"
+
+
+def _may_have_changed(outcome: Outcome) -> bool:
+    unknown = isinstance(outcome, Failed) and isinstance(outcome.failure, Unknown)
+    return unknown or isinstance(outcome, Made | Changed)

@@ -316,6 +316,7 @@ BOUNDARIES = {
     "Reissues._carry_out": {"self.outbox.settle": None, "self._issue_again": None},
     "Reissues._issue_again": {"outbox.actor.token": None, "outbox.deliver": None},
     "Pipeline._line": {
+        "self._have_unrecorded_checked": None,
         "self.ledger.recall": "recall",
         "self.actor.foresee": None,
         "self.actor.permit": None,
@@ -325,16 +326,13 @@ BOUNDARIES = {
         "self._publish": None,
     },
     "Pipeline._claim": {"self.ledger.record": "record claimed"},
-    "Pipeline._record": {
-        "self._write": None,
-        "self._disown": None,
-        "self.have_checked": None,
-    },
-    "Pipeline._disown": {
+    "Pipeline._record": {"self._write": None, "self._overruled": None},
+    "Pipeline._overruled": {
         "self.ledger.recall": "recall",
-        "self.have_checked": None,
         "self.actor.disable_made": None,
+        "self._have_unrecorded_checked": None,
     },
+    "Pipeline._have_unrecorded_checked": {"self.have_checked": None},
     "Pipeline.have_checked": {"self.ledger.recall": "recall", "self.ledger.record": "record active"},
     "Pipeline._write": {"self.ledger.record": "record active created"},
     "Pipeline._publish": {

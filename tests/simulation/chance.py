@@ -46,6 +46,11 @@ class Profile:
         return self.name == "outage"
 
     @property
+    def two_workers(self) -> bool:
+        """One may record what the other has not heard of yet."""
+        return "second worker" in self.rates
+
+    @property
     def loses_the_ledger(self) -> bool:
         return "ledger lost" in self.rates
 

@@ -29,6 +29,7 @@ class Terms(NamedTuple):
     unknown_renames_rejected: bool = False
     doubles_allowed: bool = False
     outages_only: bool = False
+    two_workers: bool = False
 
 
 @dataclass
@@ -176,7 +177,8 @@ def _dead(known: Known, note: Note, department: str) -> None:
     if exhausted or limited or reason in {"malformed", "unsupported-type"}:
         known.broken.append(f"G7: {id_} is whole and was dead-lettered {reason}, at {note.at:.3f}")
     rejected = known.terms.unknown_renames_rejected and known.sent[id_][0].kind == RENAMED
-    unheard_of = known.on_record[department].status in {"absent", "claimed"}  # by this worker, at least
+    # By this worker, at least: the other one may just have made it.
+    unheard_of = known.terms.two_workers or known.on_record[department].status in {"absent", "claimed"}
     if reason == "invalid" and not (rejected and unheard_of):
         known.broken.append(f"G7: {id_} is valid and was dead-lettered, at {note.at:.3f}")
 
@@ -231,6 +233,8 @@ def _recorded(known: Known, note: Note) -> None:
     creates.clear()
     creates[key] = kept
     if note.department in known.mended and status in {"active", "disabled"} and not note.detail["check_at"]:
+        if known.terms.two_workers:  # by the other one: whoever set it right finds that out, and then records
+            return
         known.broken.append(
             f"G3: {note.department} was set right and is not looked at again, at {note.at:.3f}"
         )

@@ -127,6 +127,7 @@ class World:
             unknown_renames_rejected=self.policy.unknown_rename is UnknownRename.REJECT,
             doubles_allowed=self.chance.profile.doubles_allowed,
             outages_only=self.chance.profile.outages_only,
+            two_workers=self.chance.profile.two_workers,
         )
 
     async def play(self) -> list[str]:
