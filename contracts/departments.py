@@ -244,6 +244,9 @@ def department_event(event: CloudEvent) -> DepartmentEvent:
         raise Invalid(describe(error)) from None
 
 
+_COMPACT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
 def payload_digest(event: CloudEvent) -> str:
     """Tells a redelivery from another payload under the same id: SHA-256, hex, of type, tenant and data.
 
@@ -256,8 +259,7 @@ def payload_digest(event: CloudEvent) -> str:
 def digest(event: CloudEvent, canonical: str) -> str:
     """The same of an event of any type, under the name its contract has for that."""
     payload = [canonical, event.tenant or DEFAULT_TENANT, _canonical(event.data)]
-    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_COMPACT.encode(payload).encode()).hexdigest()
 
 
 def _canonical(value: Any) -> Any:

@@ -60,10 +60,9 @@ class RabbitPublisher:
             raise PublishFailed(f"there is no connection to publish on: {self._link.failure}")
         connection, channel = self._connection, self._channel
         try:
-            with cancelled_only_if_asked():
-                if connection.blocked:
-                    await channel.unblocked(CONFIRM_SECONDS)
-                await channel.publish(outgoing, fresh_message_id())
+            if connection.blocked:
+                await channel.unblocked(CONFIRM_SECONDS)
+            await channel.publish(outgoing, fresh_message_id())
         except Returned:
             raise Unroutable(
                 f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from aiormq.channel import Channel
 
 from worker.adapters import rabbitmq_properties
-from worker.adapters.rabbitmq_connection import Connection
+from worker.adapters.rabbitmq_connection import Connection, cancelled_only_if_asked
 from worker.adapters.rabbitmq_frames import (
     ACK,
     NACK,
@@ -86,7 +86,8 @@ class ConfirmingChannel:
             self._check_usable()
             if not ready.done():
                 raise TimeoutError
-            ready.result()
+            with cancelled_only_if_asked():
+                ready.result()
         finally:
             ready.cancel()
 
