@@ -199,6 +199,20 @@ async def test_a_success_that_cannot_be_read_leaves_the_outcome_open(body):
     assert isinstance(classify(fault), Unknown)
 
 
+@pytest.mark.parametrize("operation", ["update", "delete"])
+@pytest.mark.parametrize(
+    "body", [b"", b" ", b"<html>Sign in</html>", b"[]", b'"changed"', b'{"message": "chan']
+)
+async def test_only_who_answers_in_json_or_with_nothing_at_all_has_changed_something(operation, body):
+    """A proxy's page, say, with a 200: nobody knows what was carried out."""
+    fault = await fault_from(operation, answer("200 OK", body))
+    assert (fault.sent, fault.status) == (True, None)
+    assert isinstance(classify(fault), Unknown)
+    for done in (answer("204 No Content"), answer("202 Accepted", b'{"message": "changed"}')):
+        async with misbehaving(done) as server, provider_at(server.url) as provider:
+            await CALLS[operation](provider)
+
+
 async def test_what_is_shown_must_be_whole():
     partly = {name: value for name, value in SHOWN.items() if name != "enabled"}
     fault = await fault_from("get", answer("200 OK", to_json(partly)))

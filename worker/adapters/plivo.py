@@ -34,6 +34,8 @@ from worker.ports import CallFailed, Clock, NewSubaccount, ProvidedSubaccount, R
 PAGE = 20
 T = TypeVar("T", bound="_Answer")
 _TURN: ContextVar[Turn] = ContextVar("turn")
+NOTHING_MORE = b"{}"
+"""What a 204 says."""
 LONGEST_ERROR_TEXT = 200
 LONGEST_RETRY_AFTER_SECONDS = 300.0
 """Told to wait longer we ask again then: messages must not stay unacked until the broker takes them back."""
@@ -61,6 +63,10 @@ class _Answer(BaseModel):
 _AUTH_ID = re.compile(r"SA[A-Z0-9]{18}")
 AuthId = Annotated[str, Field(pattern=f"^{_AUTH_ID.pattern}$")]
 AuthToken = Annotated[SecretStr, Field(min_length=1)]
+
+
+class _Done(_Answer):
+    """That it is Plivo who answers: a JSON object. A proxy's page says nothing of what was carried out."""
 
 
 class _Created(_Answer):
@@ -177,10 +183,12 @@ class PlivoProvider:
     ) -> None:
         given = {"name": name, "enabled": enabled}
         body = {field: value for field, value in given.items() if value is not None}
-        await self._send("update", "POST", f"{auth_id}/", body, idempotency_key)
+        answer = await self._send("update", "POST", f"{auth_id}/", body, idempotency_key)
+        _parsed("update", _Done, answer)
 
     async def delete(self, auth_id: str, idempotency_key: str) -> None:
-        await self._send("delete", "DELETE", f"{auth_id}/", None, idempotency_key)
+        answer = await self._send("delete", "DELETE", f"{auth_id}/", None, idempotency_key)
+        _parsed("delete", _Done, answer)
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         return _provided(await self._read("get", _Shown, f"{auth_id}/"))
@@ -226,6 +234,8 @@ class PlivoProvider:
 
     async def _body(self, operation: Operation, response: aiohttp.ClientResponse) -> bytes:
         body = await response.read()
+        if response.status == HTTPStatus.NO_CONTENT:
+            return NOTHING_MORE
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return body
         retry_after = self._retry_after(response.headers.get("Retry-After"))
