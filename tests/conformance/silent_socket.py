@@ -29,5 +29,6 @@ class Socket:
         self.listeners[method](tag.to_bytes(8) + bytes([multiple]), b"", b"")
 
     def returns(self, message_id: bytes) -> None:
-        flags = (1 << 7).to_bytes(2)
-        self.listeners[RETURN](b"", flags + bytes([len(message_id)]) + message_id, b"")
+        """What was sent to `x` under `k`."""
+        flags, why = (1 << 7).to_bytes(2), b"\1\x38\x08NO_ROUTE"
+        self.listeners[RETURN](why + b"\1x\1k", flags + bytes([len(message_id)]) + message_id, b"")

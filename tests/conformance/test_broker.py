@@ -351,6 +351,27 @@ async def test_what_could_lose_a_message_or_its_channel_is_not_handed_on(rabbit)
 
 
 @on_rabbitmq
+async def test_a_message_keeps_the_message_id_it_came_with(rabbit):
+    """Two copies may be on their way at once: either is told what became of it."""
+    exchange = await rabbit.channel.get_exchange(DEPARTMENTS, ensure=False)
+    await exchange.publish(aio_pika.Message(b"{}", message_id="theirs"), "department.created")
+    inbox = Inbox()
+    async with rabbit.consumer(WORK_QUEUE, 1, inbox):
+        (delivery,) = await inbox.holds(1)
+        original = delivery.original
+        nowhere = replace(original, exchange=RESULTS, routing_key="subaccount.created")
+        await rabbit.publisher.publish(replace(original, exchange=DEAD_LETTERS))
+        outcomes = await asyncio.gather(
+            *(rabbit.publisher.publish(nowhere) for _ in range(3)),
+            rabbit.publisher.publish(replace(original, exchange=DEAD_LETTERS)),
+            return_exceptions=True,
+        )
+    assert [type(one) for one in outcomes] == [Unroutable, Unroutable, Unroutable, type(None)]
+    queue = await rabbit.channel.get_queue(DEAD_LETTER_QUEUE, ensure=False)
+    assert [(await queue.get(no_ack=True)).message_id for _ in range(2)] == ["theirs", "theirs"]
+
+
+@on_rabbitmq
 async def test_without_a_connection_publishing_fails_at_once(rabbit):
     async with RabbitPublisher.running(link("publisher", rabbit.url)) as publisher:
         await publisher.publish(department())

@@ -33,8 +33,8 @@ from worker.adapters.rabbitmq_frames import (
     delivered,
     get,
     got,
-    message_id,
     publish,
+    returned,
 )
 
 POISON = {
@@ -58,7 +58,7 @@ def got_ok(routing_key: bytes) -> bytes:
     return frame(1, 1, struct.pack(">HHQB", 60, 71, 200, 0) + strings + struct.pack(">I", 255))
 
 
-def returned(routing_key: bytes) -> bytes:
+def basic_return(routing_key: bytes) -> bytes:
     strings = short("NO_ROUTE") + short("departments") + short(routing_key)
     return frame(1, 1, struct.pack(">HHH", 60, 50, 312) + strings)
 
@@ -162,8 +162,11 @@ async def test_a_message_is_told_of_once_all_of_it_has_come(size, longest):
 
 async def test_what_comes_back_is_told_by_its_message_id():
     sent = struct.pack(">H", 1 << 13 | 1 << 7) + b"\0\0\0\0" + short("m-1")
-    told = await heard(returned(b"a") + message(sent) + returned(b"\xff") + message())
-    assert [message_id(header) for _, _, _, header, _ in told.said] == ["m-1", ""]
+    told = await heard(basic_return(b"a") + message(sent) + basic_return(b"\xff") + message())
+    assert [returned(arguments, header) for _, _, arguments, header, _ in told.said] == [
+        ("departments", b"a", b"m-1"),
+        ("departments", b"\xff", b""),
+    ]
 
 
 async def test_confirms_are_told_as_they_are():

@@ -71,7 +71,8 @@ async def test_it_arrives_goes_on_byte_for_byte_and_so_do_its_neighbours(rabbit,
         await dead.holds(3)
     assert inbox.bodies == dead.bodies == bodies
     originals = [[one.original for one in box.deliveries] for box in (inbox, dead)]
-    assert [bytes_of(one) for one in originals[0]] == [bytes_of(one) for one in originals[1]]
+    for came, went in zip(*originals, strict=True):
+        assert bytes_of(came) == {name: part for name, part in bytes_of(went).items() if name != "message_id"}
     assert [one.message.headers["x-dead-reason"] for one in originals[1]] == ["malformed"] * 3
 
 

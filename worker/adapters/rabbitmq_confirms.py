@@ -5,7 +5,7 @@ time.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from worker.adapters.rabbitmq_frames import (
     content,
     message_id,
     publish,
+    returned,
 )
 from worker.core.messages import Outgoing
 
@@ -38,7 +39,9 @@ class Refused(Exception):
 
 
 class _Published(NamedTuple):
-    message_id: str
+    """`name` is what it is known by if it is returned: exchange, routing key, message id."""
+
+    name: tuple[str, bytes, bytes]
     confirmed: "asyncio.Future[None]"
 
 
@@ -52,28 +55,33 @@ class ConfirmingChannel:
         self._patience = Patience(patience_seconds)
         self._last_tag = 0
         self._published: dict[int, _Published] = {}
-        self._returned: set[str] = set()
+        self._returned: Counter[tuple[str, bytes, bytes]] = Counter()
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         connection.listen(
             channel.number,
             {
                 ACK: lambda arguments, _properties, _body: self._confirmed(arguments, taken=True),
                 NACK: lambda arguments, _properties, _body: self._confirmed(arguments, taken=False),
-                RETURN: lambda _arguments, properties, _body: self._returned.add(message_id(properties)),
+                RETURN: lambda arguments, properties, _body: self._returned.update(
+                    [returned(arguments, properties)]
+                ),
             },
         )
 
-    async def publish(self, outgoing: Outgoing, message_id: str) -> None:
+    async def publish(self, outgoing: Outgoing, fresh_id: str) -> None:
         """Returns once the broker has confirmed; raises `Returned` or `Refused` if it says otherwise.
 
         Raises `TimeoutError` if it says nothing for too long, `ConnectionError` if the channel is lost.
-        `message_id` must be unique: what is returned is known by it.
+        `fresh_id` is its message id, unless it came with one of its own.
         """
         self._check_usable()
-        self._connection.send(self._frames(outgoing, message_id))
+        key = rabbitmq_properties.routing_key(outgoing)
+        properties = rabbitmq_properties.written(outgoing, fresh_id, self._longest - SIZES)
+        self._send(outgoing, key, properties)
         self._last_tag += 1
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._published[self._last_tag] = _Published(message_id, answer)
+        name = outgoing.exchange, key, message_id(properties)
+        self._published[self._last_tag] = _Published(name, answer)
         self._patience.begins(answer)
         await answer
 
@@ -104,12 +112,11 @@ class ConfirmingChannel:
             _end(one.confirmed, ConnectionError(why))
         self._published.clear()
 
-    def _frames(self, outgoing: Outgoing, message_id: str) -> bytes:
+    def _send(self, outgoing: Outgoing, key: bytes, properties: bytes) -> None:
         """A frame that is too long would cost the connection, and all that is on its way there."""
-        key = rabbitmq_properties.routing_key(outgoing)
-        properties = rabbitmq_properties.written(outgoing, message_id, self._longest - SIZES)
         method = publish(outgoing.exchange, key, self._channel.number)
-        return method + content(properties, outgoing.message.body, self._channel.number, self._longest)
+        body = content(properties, outgoing.message.body, self._channel.number, self._longest)
+        self._connection.send(method + body)
 
     def _confirmed(self, arguments: bytes, *, taken: bool) -> None:
         tag, multiple = confirmed(arguments)
@@ -121,9 +128,9 @@ class ConfirmingChannel:
         return [self._published.pop(one) for one in list(takewhile(lambda one: one <= tag, self._published))]
 
     def _failure(self, one: _Published, *, taken: bool) -> Exception | None:
-        """What is returned is so before it is confirmed."""
-        if one.message_id in self._returned:
-            self._returned.remove(one.message_id)
+        """What is returned is so before it is confirmed. Of several by one name any one will do."""
+        if self._returned and self._returned[one.name]:
+            self._returned -= Counter([one.name])
             return Returned()
         return None if taken else Refused()
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from worker.adapters.rabbitmq_fields import legible, short
-from worker.adapters.rabbitmq_properties import parts_of, read
+from worker.adapters.rabbitmq_properties import MESSAGE_ID, parts_of, read
 from worker.core.messages import Outgoing
 
 METHOD, HEADER, BODY = 1, 2, 3
@@ -196,12 +196,17 @@ def _address(arguments: bytes, at: int) -> tuple[str, bytes, int]:
     return legible(arguments[at + 1 : middle]), arguments[middle + 1 : end], end
 
 
-def message_id(properties: bytes) -> str:
-    """By which we know what comes back to us."""
+def returned(arguments: bytes, properties: bytes) -> tuple[str, bytes, bytes]:
+    """What `RETURN` tells: exchange, routing key and message id of what nobody is bound for."""
+    exchange, key, _ = _address(arguments, 3 + arguments[2])
+    return exchange, key, message_id(properties)
+
+
+def message_id(properties: bytes) -> bytes:
     for name, start, end in parts_of(properties):
-        if name == "message_id":
-            return legible(properties[start + 1 : end])
-    return ""
+        if name == MESSAGE_ID:
+            return properties[start + 1 : end]
+    return b""
 
 
 def frame(kind: int, channel: int, payload: bytes) -> bytes:

@@ -45,6 +45,7 @@ _SIZES = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
 
 # What a message keeps on its way through us. Not `expiration` (an expiring dead letter is a lost one), nor
 # `user_id` (another's name closes the channel).
+MESSAGE_ID = "message_id"
 KEPT_PROPERTIES = frozenset(
     {"content_encoding", "priority", "correlation_id", "reply_to", "timestamp", "type", "app_id"}
 )
@@ -70,9 +71,10 @@ def read(exchange: str, routing_key: bytes, properties: bytes, body: bytes) -> O
         for name, start, end in parts_of(properties):
             if name == "headers":
                 _read_headers(properties, start + 4, end, headers)
-            elif name in _READ:
+            elif name in _READ or name == MESSAGE_ID:
                 fields[name] = (_read_property(name, properties[start:end]), properties[start:end])
     told = {name: value for name, (value, _) in fields.items()}
+    told.pop(MESSAGE_ID, None)  # it is not what a message says: only its bytes go on
     key, content_type = told.pop("routing_key"), told.pop("content_type", None)
     message = Message(body, content_type, {name: value for name, (value, _) in headers.items()})
     return Outgoing(exchange, key, message, told, SentAs(fields, headers))
@@ -116,12 +118,16 @@ def _read_property(name: str, encoded: bytes) -> Any:
 
 
 def written(outgoing: Outgoing, message_id: str, longest: int) -> bytes:
-    """All that goes with the body. What cannot be sent, or has no room, is left out, and that is said."""
+    """All that goes with the body. What cannot be sent, or has no room, is left out, and that is said.
+
+    `message_id` is for messages that had none when they came.
+    """
     ours = outgoing.sent_as is NEVER_SENT and not (outgoing.message.headers or outgoing.properties)
     if ours and (content_type := _written_content_type(outgoing.message.content_type)):
         return _PLAIN_FLAGS + content_type + _PERSISTENT + short(message_id)
     fields, headers = _fields(outgoing), _headers(outgoing)
-    fields |= {"delivery_mode": _PERSISTENT, "message_id": short(message_id)}
+    _, its_own = outgoing.sent_as.fields.get(MESSAGE_ID, _UNREAD)
+    fields |= {"delivery_mode": _PERSISTENT, MESSAGE_ID: its_own or short(message_id)}
     left_out = [name for parts in (fields, headers) for name in parts if parts[name] is None]
     parts, table = _possible(fields), _possible(headers)
     excess = _OVERHEAD + sum(map(len, parts.values())) + sum(map(len, table.values())) - longest
