@@ -557,3 +557,24 @@ def test_a_command_needs_no_more_than_its_own():
     assert load(BrokerSettings, {}).amqp_url == ("amqp://guest:guest@127.0.0.1:5672/",)
     assert load(LedgerSettings, {"AMQP_URL": "nonsense"}).ledger == Path("provisioner.db")
     assert load(BrokerSettings, {"AMQP_URL": "amqp://u:p@rabbit.example/"}).amqp_url
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("PROVISIONER_RETRY_DELAYS", "5s,50d", "is longer than 49d; RabbitMQ holds nothing back for longer"),
+        (
+            "PROVISIONER_SETTLE_WINDOW",
+            "999999999d",
+            "is longer than 49d; RabbitMQ holds nothing back for longer",
+        ),
+        (
+            "PLIVO_AUTH_TOKEN",
+            "one\ntwo",
+            "has white space or control characters in it; see how it was copied",
+        ),
+        ("PROVISIONER_NAME_TEMPLATE", "{name}\n[{tag}]", "must consist of printable characters"),
+    ],
+)
+def test_what_can_never_work_is_refused(name, value, line):
+    assert mistakes(**{name: value}) == [f"{name} {line}"]

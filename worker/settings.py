@@ -47,11 +47,17 @@ class Address(NamedTuple):
     port: int
 
 
+LONGEST_DURATION = timedelta(days=49)
+
+
 def _duration(text: object) -> object:
     match = re.fullmatch(r"([1-9][0-9]{0,8})(ms|s|m|h|d)", text) if isinstance(text, str) else None
     if match is None:
         raise ValueError("is not a duration above zero; write 500ms, 3s, 5m, 1h or 30d")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if duration > LONGEST_DURATION:
+        raise ValueError("is longer than 49d; RabbitMQ holds nothing back for longer")
+    return duration
 
 
 def _durations(text: object) -> object:
@@ -115,6 +121,12 @@ def _api_url(text: str) -> str:
     if "@" in text or parsed.query_string or parsed.fragment:
         raise ValueError(otherwise)
     return text
+
+
+def _token(secret: SecretStr) -> SecretStr:
+    if re.search(r"[\s\x00-\x1f\x7f]", secret.get_secret_value()):
+        raise ValueError("has white space or control characters in it; see how it was copied")
+    return secret
 
 
 def _management_url(secret: SecretStr) -> SecretStr:
@@ -228,7 +240,9 @@ class DeadLetterSettings(BrokerSettings, PolicySettings):
 
 class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
     plivo_auth_id: PlivoAuthId = Field(alias="PLIVO_AUTH_ID", description="Plivo's main account")
-    plivo_auth_token: SecretStr = Field(alias="PLIVO_AUTH_TOKEN", min_length=1, description="its auth token")
+    plivo_auth_token: Annotated[SecretStr, AfterValidator(_token)] = Field(
+        alias="PLIVO_AUTH_TOKEN", min_length=1, description="its auth token"
+    )
     plivo_api_url: Annotated[str, AfterValidator(_api_url)] = Field(
         "https://api.plivo.com", alias="PLIVO_API_URL", description="Plivo, or a sandbox"
     )

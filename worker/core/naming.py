@@ -47,6 +47,8 @@ class NameTemplate:
         # Whole, not by format's grammar: what `{name!r}` or `{tag:12}` add would not be found again.
         if sorted(re.findall(r"\{[^{}]*\}|[{}]", self.text)) not in (["{name}", "{tag}"], ["{tag}"]):
             raise ValueError("must hold {tag} once, {name} once or not at all, and no other braces")
+        if not self.text.isprintable():
+            raise ValueError("must consist of printable characters")
         if self._room() < 1:
             raise ValueError(f"leaves no room for a name within {self.longest} characters")
 
