@@ -16,7 +16,7 @@ from contracts.envelope import CloudEvent, Message, describe
 from contracts.reissues import REISSUE_KEY, asks_for_reissue
 from worker.adapters.rabbitmq import RabbitPublisher
 from worker.adapters.rabbitmq_connection import BrokerUnavailable, Connection, Link, close, connect
-from worker.adapters.sqlite import sqlite_ledger
+from worker.adapters.sqlite import sqlite_ledger, sqlite_ledger_read
 from worker.adapters.sqlite_audit import SqliteAudit
 from worker.adapters.system import SystemClock, fresh_id
 from worker.core.dead_letters import AuditLine
@@ -137,13 +137,13 @@ class History:
 
 
 async def departments(settings: LedgerSettings, tenant: str | None = None) -> Sequence[Entry]:
-    async with sqlite_ledger(settings.ledger, must_exist=True) as ledger:
+    async with sqlite_ledger_read(settings.ledger) as ledger:
         return await ledger.entries(tenant)
 
 
 async def department(settings: LedgerSettings, which: Department) -> History | None:
     """None for a department the ledger has never heard of."""
-    async with sqlite_ledger(settings.ledger, must_exist=True) as ledger:
+    async with sqlite_ledger_read(settings.ledger) as ledger:
         known = {entry.department: entry for entry in await ledger.entries(which.tenant)}
         if which not in known:
             return None

@@ -15,9 +15,12 @@ import pytest
 from builders import SALES, an_answer, an_entry, created
 
 from worker.adapters import sqlite
-from worker.adapters.sqlite import sqlite_ledger
+from worker.adapters.sqlite import sqlite_ledger, sqlite_ledger_read
+from worker.adapters.sqlite_audit import SqliteAudit
 from worker.core.model import Department, Entry, Recollection
+from worker.operations import department, departments
 from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign, LedgerUnusable
+from worker.settings import LedgerSettings
 
 NOBODY = 65534
 
@@ -285,3 +288,18 @@ def unprivileged() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+async def test_whoever_only_reads_does_not_wait_for_who_writes(path):
+    settings = LedgerSettings(LEDGER_URL=f"sqlite:///{path}")
+    async with sqlite_ledger(path) as ledger:
+        await ledger.record(fresh())
+        writer = apsw.Connection(str(path))
+        writer.execute("BEGIN IMMEDIATE")
+        (listed,) = await departments(settings)
+        told = await department(settings, listed.department)
+        async with sqlite_ledger_read(path) as reading:
+            assert await SqliteAudit(reading).noted() == []
+        writer.execute("ROLLBACK")
+    assert told is not None
+    assert told.entry == listed

@@ -88,7 +88,7 @@ class SqliteLedger:
         self._committer: asyncio.Task[None] | None = None
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
-        with self._read() as connection:
+        with self.read() as connection:
             row: Any = connection.execute(RECALL, (*department, event.source, event.id)).fetchone()
         entry, answer = row
         return Recollection(
@@ -108,7 +108,7 @@ class SqliteLedger:
         return await self.run(job)
 
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
-        with self._read() as connection:
+        with self.read() as connection:
             rows = connection.execute(
                 "SELECT auth_id, tenant, department_id FROM departments"
                 " WHERE auth_id IN (SELECT value FROM json_each(?))",
@@ -117,14 +117,14 @@ class SqliteLedger:
             return {str(auth_id): Department(str(tenant), str(id_)) for auth_id, tenant, id_ in rows}
 
     async def caught_up(self) -> bool:
-        with self._read() as connection:
+        with self.read() as connection:
             return connection.execute("SELECT caught_up FROM ledger").fetchone() == (1,)
 
     async def note_caught_up(self, *, caught_up: bool) -> None:
         await self.run(lambda connection: connection.execute("UPDATE ledger SET caught_up = ?", (caught_up,)))
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
-        with self._read() as connection:
+        with self.read() as connection:
             rows = connection.execute(
                 "SELECT tenant, department_id FROM departments WHERE due_at <= ? ORDER BY due_at LIMIT ?",
                 (now.timestamp(), limit),
@@ -132,7 +132,7 @@ class SqliteLedger:
             return [Department(str(tenant), str(id_)) for tenant, id_ in rows]
 
     async def overdue(self, since: datetime) -> int:
-        with self._read() as connection:
+        with self.read() as connection:
             # The few that are due some time have an index; what is read of each is in its entry.
             found = connection.execute(
                 "SELECT count(*) FROM departments WHERE due_at IS NOT NULL"
@@ -142,7 +142,7 @@ class SqliteLedger:
             return cast(int, found.fetchall()[0][0])
 
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
-        with self._read() as connection:
+        with self.read() as connection:
             rows = connection.execute(
                 "SELECT entry FROM departments WHERE tenant = ?1 OR ?1 IS NULL"
                 " ORDER BY tenant, department_id",
@@ -151,7 +151,7 @@ class SqliteLedger:
             return [_validated(_ENTRY, row[0]) for row in rows]
 
     async def answers(self, department: Department) -> Sequence[Answer]:
-        with self._read() as connection:
+        with self.read() as connection:
             rows = connection.execute(
                 "SELECT answer FROM answers WHERE tenant = ? AND department_id = ? ORDER BY answered_at",
                 department,
@@ -167,7 +167,7 @@ class SqliteLedger:
         )
 
     async def wishes(self, since: datetime) -> Sequence[Wish]:
-        with self._read() as connection:
+        with self.read() as connection:
             rows = connection.execute(
                 "SELECT wish FROM wishes WHERE closed = 0 AND asked_at >= ? ORDER BY asked_at",
                 (since.timestamp(),),
@@ -210,7 +210,7 @@ class SqliteLedger:
         await self.run(job)
 
     @contextmanager
-    def _read(self) -> Iterator[apsw.Connection]:
+    def read(self) -> Iterator[apsw.Connection]:
         """What is durable by now."""
         try:
             yield self._reading

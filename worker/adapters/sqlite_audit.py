@@ -27,15 +27,13 @@ class SqliteAudit:
     async def noted(
         self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
-        def job(connection: apsw.Connection) -> list[AuditLine]:
+        with self._ledger.read() as connection:
             rows = connection.execute(
                 "SELECT audit FROM audit WHERE (?1 IS NULL OR at >= ?1) AND (?2 IS NULL OR by = ?2)"
                 " AND (?3 IS NULL OR event_id = ?3 OR audit ->> '$.letter' = ?3) ORDER BY number",
                 (_written(since) if since else None, by, id_),
             )
             return [_LINE.validate_json(str(row[0])) for row in rows]
-
-        return await self._ledger.run(job)
 
 
 def _written(instant: datetime) -> str:

@@ -166,7 +166,7 @@ def read_import(file: Path) -> list[transfer.Edited]:
 async def audit(
     settings: LedgerSettings, since: datetime | None, by: str | None, id_: str | None, *, as_json: bool
 ) -> None:
-    async with sqlite_ledger(settings.ledger, must_exist=True) as ledger:
+    async with sqlite_ledger_read(settings.ledger) as ledger:
         lines = await SqliteAudit(ledger).noted(since, by, id_)
     shown.audit(lines, as_json=as_json)
 
