@@ -308,10 +308,9 @@ class World:
         async with running_lanes() as lanes:
             ledger = WatchedLedger(self.witness, self.ledger)
             stopping = asyncio.Event()
-            actor = self._actor(ledger, circuit, stopping)
             outbox = Outbox(
                 ledger=ledger,
-                actor=actor,
+                actor=self._actor(ledger, circuit, stopping),
                 publisher=WatchedPublisher(self.witness, self.broker),
                 sealer=self.sealer,
                 fingerprints=self.fingerprints,
@@ -321,16 +320,11 @@ class World:
                 undelivered=Undelivered(intake),
             )
             pipeline = Pipeline(
-                ledger=ledger,
-                actor=actor,
                 outbox=outbox,
-                clock=self.clock,
-                policy=self.policy,
                 patience=self.patience,
                 lanes=lanes,
                 waiting=waiting,
                 intake=intake,
-                telemetry=telemetry,
                 stopping=stopping,
             )
 

@@ -133,29 +133,23 @@ async def running_worker(
         scanner = Scanner(provider, settings.names, clock, stopping)
         stack.push_async_callback(scanner.close)
         lanes = await stack.enter_async_context(running_lanes())
-        actor, policy = _actor(settings, provider, ledger, scanner, clock), _policy(settings)
         outbox = Outbox(
             ledger=ledger,
-            actor=actor,
+            actor=_actor(settings, provider, ledger, scanner, clock),
             publisher=connected.publisher,
             sealer=sealer,
             fingerprints=KeyedFingerprints(settings.plivo_auth_token),
             clock=clock,
-            policy=policy,
+            policy=_policy(settings),
             telemetry=telemetry,
             undelivered=Undelivered(intake),
         )
         pipeline = Pipeline(
-            ledger=ledger,
-            actor=actor,
             outbox=outbox,
-            clock=clock,
-            policy=policy,
             patience=_patience(settings),
             lanes=lanes,
             waiting=waiting,
             intake=intake,
-            telemetry=telemetry,
             stopping=stopping,
         )
         telemetry.gauge_waiting(lanes.__len__, waiting.__len__)

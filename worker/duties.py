@@ -98,17 +98,19 @@ class Scheduler:
             return
         try:
             entry = (await self.pipeline.ledger.recall(department, NO_EVENT)).entry
-            done = await self._done(entry)
-            try:
-                await self.pipeline.ledger.record(done)
-            except LedgerConflict:
-                if done.mends != entry.mends:  # what was set right may be over what the other has done
-                    await self.pipeline.have_checked(department)
-                raise
+            await self._record(entry, await self._done(entry))
         except (LedgerConflict, LedgerFailed) as error:
             self.pipeline.telemetry.duty_failed(department, str(error))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not take the lane down
             self.pipeline.telemetry.step_crashed(error)
+
+    async def _record(self, entry: Entry, done: Entry) -> None:
+        try:
+            await self.pipeline.ledger.record(done)
+        except LedgerConflict:
+            if done.mends != entry.mends:  # what was set right may be over what the other worker has done
+                await self.pipeline.have_checked(entry.department)
+            raise
 
     async def _done(self, entry: Entry) -> Entry:
         """The entry once its duties that are due are done, or put off where the provider does not let us."""

@@ -104,20 +104,26 @@ class StepFailed(Exception):
 
 @dataclass
 class Pipeline:
-    ledger: Ledger
-    actor: Actor
+    """Works on the ports of its outbox: what was recorded through one ledger goes out of it."""
+
     outbox: Outbox
-    clock: Clock
-    policy: Policy
     patience: Patience
     lanes: Lanes
     waiting: WaitingRoom
     intake: Intake
-    telemetry: Telemetry
     stopping: asyncio.Event
     solitude: Solitude = field(default_factory=Solitude)
+    ledger: Ledger = field(init=False)
+    actor: Actor = field(init=False)
+    clock: Clock = field(init=False)
+    policy: Policy = field(init=False)
+    telemetry: Telemetry = field(init=False)
     _unrecorded: set[Department] = field(default_factory=set)
     """Something was changed there, and the ledger could not be told."""
+
+    def __post_init__(self) -> None:
+        self.ledger, self.actor, self.clock = self.outbox.ledger, self.outbox.actor, self.outbox.clock
+        self.policy, self.telemetry = self.outbox.policy, self.outbox.telemetry
 
     def receive(self, delivery: Delivery) -> None:
         """Files a delivery into its department's lane. Called by the consumer; returns at once."""

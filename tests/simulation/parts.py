@@ -73,16 +73,11 @@ class Parts:
             undelivered=Undelivered(intake),
         )
         pipeline = self.pipeline(
-            ledger=ledger,
-            actor=actor,
             outbox=outbox,
-            clock=clock,
-            policy=policy,
             patience=patience,
             lanes=Lanes(),
             waiting=waiting,
             intake=intake,
-            telemetry=telemetry,
             stopping=stopping,
         )
         return Worker(pipeline, self.scheduler(pipeline), intake)

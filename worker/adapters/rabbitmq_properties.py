@@ -45,15 +45,16 @@ _SIZES = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
 
 # What a message keeps on its way through us. Not `expiration` (an expiring dead letter is a lost one), nor
 # `user_id` (another's name closes the channel).
-MESSAGE_ID = "message_id"
 KEPT_PROPERTIES = frozenset(
     {"content_encoding", "priority", "correlation_id", "reply_to", "timestamp", "type", "app_id"}
 )
+MESSAGE_ID = "message_id"
+"""Kept too, but only as bytes: it is none of what a message says."""
 _READ = KEPT_PROPERTIES | {"content_type"}
 _TEXTS = _READ - _SIZES.keys()
 
 _PERSISTENT = b"\2"
-_PLAIN_FLAGS = sum(_BITS[name] for name in ("content_type", "delivery_mode", "message_id")).to_bytes(2)
+_PLAIN_FLAGS = sum(_BITS[name] for name in ("content_type", "delivery_mode", MESSAGE_ID)).to_bytes(2)
 _OVERHEAD = 6  # flags, and how long the headers are
 _LONGEST_NEEDED = 5_000
 _LONGEST_NOTE = 900
@@ -73,8 +74,7 @@ def read(exchange: str, routing_key: bytes, properties: bytes, body: bytes) -> O
                 _read_headers(properties, start + 4, end, headers)
             elif name in _READ or name == MESSAGE_ID:
                 fields[name] = (_read_property(name, properties[start:end]), properties[start:end])
-    told = {name: value for name, (value, _) in fields.items()}
-    told.pop(MESSAGE_ID, None)  # it is not what a message says: only its bytes go on
+    told = {name: value for name, (value, _) in fields.items() if name != MESSAGE_ID}
     key, content_type = told.pop("routing_key"), told.pop("content_type", None)
     message = Message(body, content_type, {name: value for name, (value, _) in headers.items()})
     return Outgoing(exchange, key, message, told, SentAs(fields, headers))
@@ -122,6 +122,7 @@ def written(outgoing: Outgoing, message_id: str, longest: int) -> bytes:
 
     `message_id` is for messages that had none when they came.
     """
+    # Most messages are ours, with nothing but a content type: in a tenth of the time.
     ours = outgoing.sent_as is NEVER_SENT and not (outgoing.message.headers or outgoing.properties)
     if ours and (content_type := _written_content_type(outgoing.message.content_type)):
         return _PLAIN_FLAGS + content_type + _PERSISTENT + short(message_id)
