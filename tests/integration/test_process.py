@@ -40,6 +40,7 @@ async def start(environ: Mapping[str, str]) -> Process:
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith(("PROVISIONER_", "PLIVO_"))
     }
+    clean["PROVISIONER_HTTP"] = "127.0.0.1:0"  # not the default, which others on this machine may use
     return await asyncio.create_subprocess_exec(*RUN, env=clean | dict(environ), stdout=PIPE, stderr=PIPE)
 
 
@@ -153,8 +154,8 @@ async def finished_by_the_next(place: Place) -> None:
 
 
 async def test_told_to_stop_before_it_has_begun_it_ends_well(place: Place):
-    nowhere = {"AMQP_URL": f"amqp://127.0.0.1:{free_port()}/", "PROVISIONER_HTTP": "127.0.0.1:0"}
-    process = await start(place.environ | nowhere | {"PROVISIONER_NO_SUCH": "1"})
+    nowhere = {"AMQP_URL": f"amqp://127.0.0.1:{free_port()}/", "PROVISIONER_NO_SUCH": "1"}
+    process = await start(place.environ | nowhere)
     await log_until(process, "settings_unused")
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
@@ -321,10 +322,7 @@ async def test_where_no_ledger_can_be_it_is_one_line_and_exit_2(
 ):
     (tmp_path / "token").write_text("no database")
     (tmp_path / "token").chmod(0o644)
-    code, lines = await refused(
-        place.environ
-        | {"LEDGER_URL": f"sqlite:///{tmp_path / place_of_ledger}", "PROVISIONER_HTTP": "127.0.0.1:0"}
-    )
+    code, lines = await refused(place.environ | {"LEDGER_URL": f"sqlite:///{tmp_path / place_of_ledger}"})
     assert code == 2
     (line,) = lines
     assert line.startswith(f"the ledger {tmp_path / place_of_ledger} cannot be opened: ")
