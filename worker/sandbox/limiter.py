@@ -1,4 +1,4 @@
-"""The rate limit: so many requests in every window of so many seconds, counted exactly."""
+"""The rate limit: so many requests in every window of so many seconds, both ends included, counted exactly."""
 
 import re
 from collections import defaultdict, deque
@@ -37,7 +37,7 @@ class Limiter:
             return True
         now = self._clock.seconds()
         admitted = self._admitted[key]
-        while admitted and admitted[0] <= now - self._limit.seconds:
+        while admitted and admitted[0] < now - self._limit.seconds:
             admitted.popleft()
         if len(admitted) >= self._limit.requests:
             return False
