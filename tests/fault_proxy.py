@@ -1,10 +1,11 @@
-"""A network that fails as it is told, between a client and a RabbitMQ."""
+"""A network that fails as it is told, between a client and a server: any server, or a RabbitMQ."""
 
 import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import TypeVar
 
 from yarl import URL
 
@@ -24,8 +25,6 @@ class FaultProxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._delay_seconds = 0.0
-        self._confirming = True
-        self._frames_left: int | None = None
         self._accepted = 0
         self._accept = asyncio.Condition()
 
@@ -58,23 +57,15 @@ class FaultProxy:
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 writer.transport.abort()
 
-    def reset_after(self, frames: int) -> None:
-        """Once, after so many frames of the broker's."""
-        self._frames_left = frames
-
     def black_hole(self) -> None:
         """Nothing arrives any more, in either direction, and nobody is told."""
         self._flowing.clear()
-
-    def withhold_confirms(self) -> None:
-        """All works but publisher confirms, which do not arrive and never will."""
-        self._confirming = False
 
     def delay(self, seconds: float) -> None:
         self._delay_seconds = seconds
 
     def heal(self) -> None:
-        self._delay_seconds, self._confirming = 0.0, True
+        self._delay_seconds = 0.0
         self._flowing.set()
 
     async def end(self) -> None:
@@ -92,11 +83,11 @@ class FaultProxy:
             self._accepted += 1
             self._accept.notify_all()
         try:
-            broker = await asyncio.open_connection(self._target.host, self._target.port)
-            self._connections[task].append(broker[1])
+            server = await asyncio.open_connection(self._target.host, self._target.port)
+            self._connections[task].append(server[1])
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pass_on(reader, broker[1]))
-                pumps.create_task(self._pass_frames_on(broker[0], writer))
+                pumps.create_task(self._pass_on(reader, server[1]))
+                pumps.create_task(self._pass_back(server[0], writer))
         except (OSError, asyncio.CancelledError, ExceptionGroup):
             pass
         finally:
@@ -108,7 +99,37 @@ class FaultProxy:
             await self._write(writer, data)
         raise ConnectionError
 
-    async def _pass_frames_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._pass_on(reader, writer)
+
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        await asyncio.sleep(self._delay_seconds)
+        await self._flowing.wait()
+        writer.write(data)
+        await writer.drain()
+
+
+class BrokerProxy(FaultProxy):
+    """Knows the broker's frames from each other."""
+
+    def __init__(self, target: URL) -> None:
+        super().__init__(target)
+        self._confirming = True
+        self._frames_left: int | None = None
+
+    def reset_after(self, frames: int) -> None:
+        """Once, after so many frames of the broker's."""
+        self._frames_left = frames
+
+    def withhold_confirms(self) -> None:
+        """All works but publisher confirms, which do not arrive and never will."""
+        self._confirming = False
+
+    def heal(self) -> None:
+        super().heal()
+        self._confirming = True
+
+    async def _pass_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError):
             while True:
                 header = await reader.readexactly(FRAME_HEADER.size)
@@ -126,18 +147,22 @@ class FaultProxy:
                 self._frames_left = None
                 self.reset()
 
-    async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
-        await asyncio.sleep(self._delay_seconds)
-        await self._flowing.wait()
-        writer.write(data)
-        await writer.drain()
+
+P = TypeVar("P", bound=FaultProxy)
 
 
 @asynccontextmanager
-async def fault_proxy(broker_url: str) -> AsyncIterator[FaultProxy]:
-    proxy = FaultProxy(URL(broker_url))
+async def _running(proxy: P) -> AsyncIterator[P]:
     await proxy.listen()
     try:
         yield proxy
     finally:
         await proxy.end()
+
+
+def fault_proxy(broker_url: str) -> AbstractAsyncContextManager[BrokerProxy]:
+    return _running(BrokerProxy(URL(broker_url)))
+
+
+def server_proxy(url: str) -> AbstractAsyncContextManager[FaultProxy]:
+    return _running(FaultProxy(URL(url)))

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import aiormq
 import pytest
 from conformance.brokers import Inbox, rabbit_bench
-from fault_proxy import FaultProxy, fault_proxy
+from fault_proxy import BrokerProxy, fault_proxy
 from yarl import URL
 
 from contracts.envelope import STRUCTURED, Message
@@ -43,7 +43,7 @@ def _hasty(monkeypatch):
 
 
 @pytest.fixture
-async def proxy(clean_broker: str) -> AsyncIterator[FaultProxy]:
+async def proxy(clean_broker: str) -> AsyncIterator[BrokerProxy]:
     async with await connect(clean_broker, "test") as connection:
         await declare(connection)
     async with fault_proxy(clean_broker) as running:
@@ -86,18 +86,18 @@ async def publish(publisher: RabbitPublisher, body: bytes) -> None:
             await asyncio.sleep(0.05)
 
 
-async def reset(proxy: FaultProxy) -> None:
+async def reset(proxy: BrokerProxy) -> None:
     proxy.reset()
 
 
-async def refuse(proxy: FaultProxy) -> None:
+async def refuse(proxy: BrokerProxy) -> None:
     proxy.refuse()
     proxy.reset()
     await asyncio.sleep(0.5)
     await proxy.listen()
 
 
-async def black_hole(proxy: FaultProxy) -> None:
+async def black_hole(proxy: BrokerProxy) -> None:
     """Both while connected and while connecting."""
     async with proxy.connected_anew():
         proxy.black_hole()
@@ -106,7 +106,7 @@ async def black_hole(proxy: FaultProxy) -> None:
 
 @pytest.mark.parametrize("fault", [reset, refuse, black_hole])
 async def test_a_consumer_is_back_by_itself(
-    proxy, clean_broker, fault: Callable[[FaultProxy], Awaitable[None]]
+    proxy, clean_broker, fault: Callable[[BrokerProxy], Awaitable[None]]
 ):
     inbox = Inbox()
     async with consuming(proxy.url, inbox) as consumer, publishing(clean_broker) as publisher:

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import aiohttp
 import apsw
 import pytest
-from fault_proxy import FaultProxy, fault_proxy
+from fault_proxy import BrokerProxy, fault_proxy
 from real import Place
 
 from contracts.topology import WORK_QUEUE
@@ -34,7 +34,7 @@ class Scene:
 
     place: Place
     worker: Worker
-    proxy: FaultProxy
+    proxy: BrokerProxy
     url: str
     http: aiohttp.ClientSession
 

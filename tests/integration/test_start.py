@@ -7,7 +7,7 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 
 import pytest
-from fault_proxy import FaultProxy, fault_proxy
+from fault_proxy import BrokerProxy, fault_proxy
 from real import Place
 
 from worker import bootstrap
@@ -27,14 +27,14 @@ DECLARING = [HANDSHAKE, HANDSHAKE + 1, HANDSHAKE + 2, 12, 20, DECLARED]
 
 
 @pytest.fixture
-async def proxy(place: Place) -> AsyncIterator[FaultProxy]:
+async def proxy(place: Place) -> AsyncIterator[BrokerProxy]:
     async with fault_proxy(place.url) as proxy:
         place.environ["AMQP_URL"] = proxy.url
         yield proxy
 
 
 @pytest.mark.parametrize("frames", [1, *DECLARING, DECLARED + 1, DECLARED + 2])
-async def test_a_start_that_loses_the_broker_asks_again(place: Place, proxy: FaultProxy, frames: int):
+async def test_a_start_that_loses_the_broker_asks_again(place: Place, proxy: BrokerProxy, frames: int):
     proxy.reset_after(frames)
     async with running_worker(place.settings, Telemetry()) as worker:
         assert worker.consumer.consuming
@@ -42,7 +42,7 @@ async def test_a_start_that_loses_the_broker_asks_again(place: Place, proxy: Fau
 
 @pytest.mark.parametrize("frames", DECLARING)
 async def test_once_the_grace_is_over_it_is_one_line(
-    place: Place, proxy: FaultProxy, frames: int, monkeypatch: pytest.MonkeyPatch
+    place: Place, proxy: BrokerProxy, frames: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(bootstrap, "STARTUP_GRACE_SECONDS", 0.0)
     proxy.reset_after(frames)
@@ -53,7 +53,7 @@ async def test_once_the_grace_is_over_it_is_one_line(
     assert lost.value.exit_code == 1
 
 
-async def told(proxy: FaultProxy, *command: str) -> tuple[int | None, str]:
+async def told(proxy: BrokerProxy, *command: str) -> tuple[int | None, str]:
     """What the command says to people, and its exit code."""
     environ = os.environ | {"AMQP_URL": proxy.url, "COLUMNS": "200"}
     process = await asyncio.create_subprocess_exec(
@@ -65,7 +65,7 @@ async def told(proxy: FaultProxy, *command: str) -> tuple[int | None, str]:
 
 @pytest.mark.parametrize("command", ["topology apply", "topology check", "demo"])
 @pytest.mark.parametrize("frames", [HANDSHAKE, 12, DECLARED])
-async def test_a_command_that_loses_the_broker_says_so(proxy: FaultProxy, command: str, frames: int):
+async def test_a_command_that_loses_the_broker_says_so(proxy: BrokerProxy, command: str, frames: int):
     proxy.reset_after(frames)
     code, line = await told(proxy, *command.split())
     assert code == 1

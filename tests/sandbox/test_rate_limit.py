@@ -38,7 +38,9 @@ class SetClock(Clock):
         return self.reads
 
 
-@pytest.mark.parametrize("step", [1 / 128, 1 / 64 + 1 / 4096], ids=["five seconds are whole steps", "they are not"])
+@pytest.mark.parametrize(
+    "step", [1 / 128, 1 / 64 + 1 / 4096], ids=["five seconds are whole steps", "they are not"]
+)
 def test_no_window_holds_more_than_the_limit(step):
     clock = SetClock()
     limiter = Limiter(RateLimit(300, 5), clock)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from contracts import topology as names
-from tests.fault_proxy import FaultProxy
+from tests.fault_proxy import BrokerProxy
 from tests.soak.statements import Statement
 from worker.private_node import PrivateNode
 from worker.sandbox import Rule, Sandbox, fault
@@ -23,7 +23,7 @@ class Stage:
     """What the faults are done to, and who sends; `send_again` is the answer to a queue that was lost."""
 
     node: PrivateNode
-    proxy: FaultProxy
+    proxy: BrokerProxy
     sandbox: Sandbox
     rules: tuple[Rule, ...]
     send: Callable[[Statement], Awaitable[None]]

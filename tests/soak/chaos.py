@@ -21,27 +21,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from contracts import topology as names
 from contracts.topology import delay_label
 from tests.fault_proxy import fault_proxy
 from tests.soak import verdict
 from tests.soak.broker_faults import BROKER_FAULTS, BrokerFault, Stage
 from tests.soak.correspondent import Correspondent, correspondent
+from tests.soak.leftovers import left_in_queues, nothing_due
 from tests.soak.lives import hastened
 from tests.soak.statements import Statement, story
 from tests.soak.verdict import Broken
 from tests.soak.worker_process import worker_process
-from worker.adapters.rabbitmq_topology import state_of
-from worker.operations import connection, departments
 from worker.private_node import NodeUnavailable, private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN, PROFILES, Rule, Sandbox, fault, running_sandbox
-from worker.settings import LedgerSettings, TopologySettings, load
+from worker.settings import TopologySettings, load
 from worker.telemetry import configure_logging
 
 CONSOLE = Console()
 ERR = Console(stderr=True)
 REST_SECONDS = 120
-POLL_SECONDS = 0.2
 PACE_SECONDS = 0.02
 
 Stop = Callable[[], Awaitable[int]]
@@ -112,25 +109,14 @@ class Chaos:
         try:
             async with asyncio.timeout(REST_SECONDS):
                 await heard.hears(lambda: heard.sent.keys() <= heard.answered)
-                await self._nothing_due()
+                await nothing_due(self.environ)
         except TimeoutError:
             self.broken.append(Broken("-", f"not at rest within {REST_SECONDS} s"))
-
-    async def _nothing_due(self) -> None:
-        while True:
-            entries = await departments(load(LedgerSettings, self.environ))
-            if not any(entry.due_at for entry in entries):
-                return
-            await asyncio.sleep(POLL_SECONDS)
 
     async def _judge(self) -> None:
         heard, there = self.correspondent, self.stage.sandbox.subaccounts()
         self.broken += verdict.judge(heard.sent.values(), heard.results, heard.credentials, there)
-        async with connection(load(TopologySettings, {"AMQP_URL": self.stage.node.url})) as broker:
-            for queue in (names.WORK_QUEUE, names.DEAD_LETTER_QUEUE):
-                state = await state_of(broker, queue)
-                if state is None or state.messages:
-                    self.broken.append(Broken("-", f"left in {queue}: {state}"))
+        self.broken += await left_in_queues(self.stage.node.url)
 
 
 async def chaos(

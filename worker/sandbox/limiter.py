@@ -1,4 +1,4 @@
-"""The rate limit: so many requests in every window of so many seconds, both ends included, counted exactly."""
+"""The rate limit: so many requests in every window of so many seconds, ends included, counted exactly."""
 
 import re
 from collections import defaultdict, deque
