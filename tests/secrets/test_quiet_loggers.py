@@ -96,9 +96,9 @@ async def test_publishing_consuming_and_failing_log_no_token(
         async with consumer.running(Link("consumer", [secured.node.url], clock, telemetry)):
             delivery = await arrived.get()
         await uncorrelated_return(secured)
-        await secured.node.rabbitmqctl("close_all_connections", "test")
         with pytest.raises(PublishFailed) as gone:
-            await publish_on(publisher)
+            async with publishing_on(publisher):
+                await secured.node.rabbitmqctl("close_all_connections", "test")
     told = [*map(str, (unroutable.value, gone.value)), *map(repr, (unroutable.value, gone.value, delivery))]
     printed = "".join(capfd.readouterr())
     nowhere(
@@ -111,10 +111,17 @@ async def test_publishing_consuming_and_failing_log_no_token(
     assert "Unhandled message" not in printed + logged.getvalue()
 
 
-async def publish_on(publisher: RabbitPublisher) -> None:
-    """Until the connection that is being closed is gone."""
-    for _ in range(1000):
-        await publisher.publish(credentials())
+@asynccontextmanager
+async def publishing_on(publisher: RabbitPublisher) -> AsyncIterator[None]:
+    """One publish after another, from before the block until one of them fails. Raises that `PublishFailed`."""
+
+    async def publish_on() -> None:
+        while True:
+            await publisher.publish(credentials())
+
+    failing = asyncio.create_task(publish_on())
+    yield
+    await failing
 
 
 async def uncorrelated_return(secured: Secured) -> None:
