@@ -113,7 +113,7 @@ async def test_publishing_consuming_and_failing_log_no_token(
 
 @asynccontextmanager
 async def publishing_on(publisher: RabbitPublisher) -> AsyncIterator[None]:
-    """One publish after another, from before the block until one of them fails. Raises that `PublishFailed`."""
+    """One publish after another, until one of them fails: the `PublishFailed` comes out of the block."""
 
     async def publish_on() -> None:
         while True:

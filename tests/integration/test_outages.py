@@ -1,0 +1,30 @@
+"""A provider that fails everybody in every way, one after the other, while events keep coming."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.soak.outages import Plan, outage
+from worker.private_node import SERVER_SCRIPT
+
+pytestmark = [
+    pytest.mark.xdist_group("broker"),
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(not SERVER_SCRIPT.exists(), reason="rabbitmq-server is not installed"),
+]
+
+HASTY = {
+    "PROVISIONER_SETTLE_WINDOW": "1s",
+    "PROVISIONER_API_TIMEOUT": "500ms",
+    "PROVISIONER_RETRY_BUDGET": "300ms",
+    "PROVISIONER_RETRY_DELAYS": "500ms,1s",
+    "PROVISIONER_MAX_ATTEMPTS": "3",
+}
+
+
+async def test_an_outage_of_every_kind_costs_nothing_but_time(tmp_path: Path):
+    seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
+    print(f"seed {seed}")  # noqa: T201 - shown if it fails
+    run = await outage(Plan(40, 0.2, seed, HASTY, rest_seconds=60), tmp_path)
+    assert run.broken == []

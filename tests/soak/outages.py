@@ -1,0 +1,203 @@
+"""A provider that is away for long, in real time: `python -m tests.soak.outages --minutes 12 --seed 7`.
+
+A worker with the settings it has by default serves departments while the provider fails, for every caller and
+in every way: connections refused and reset, no answers, 503, 401, 402 and 403, each for a share of the time.
+Events keep coming. Then the provider is well again, and all must be as the newest events say, with no message
+dead-lettered, none charged with an attempt, one alert, and nothing held for as long as the broker allows: if
+not, the exit code is 1.
+"""
+
+import argparse
+import asyncio
+import random
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from contracts import topology as names
+from tests.fault_proxy import FaultProxy, server_proxy
+from tests.soak import verdict
+from tests.soak.correspondent import Correspondent, correspondent
+from tests.soak.leftovers import left_in_queues, nothing_due
+from tests.soak.statements import Statement, story
+from tests.soak.verdict import Broken
+from tests.soak.worker_process import WorkerProcess, worker_process
+from worker.private_node import NodeUnavailable, PrivateNode, private_node
+from worker.sandbox import AUTH_ID, AUTH_TOKEN, Rule, Sandbox, fault, running_sandbox
+from worker.settings import TopologySettings, load
+from worker.telemetry import configure_logging
+
+CONSOLE = Console()
+ERR = Console(stderr=True)
+TROUBLES = ("refused", "reset", "hang", "error", "unauthorized", "no-credit", "forbidden")
+CALM_SHARE = 0.1
+LONGEST_HELD_SECONDS = 11 * 60
+POLL_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    departments: int
+    minutes: float
+    seed: int
+    settings: Mapping[str, str] = field(default_factory=dict)
+    rest_seconds: float = 1800
+
+
+@dataclass
+class Outage:
+    plan: Plan
+    environ: dict[str, str]
+    node: PrivateNode
+    proxy: FaultProxy
+    sandbox: Sandbox
+    correspondent: Correspondent
+    worker: WorkerProcess
+    over_at: float = 0.0
+    broken: list[Broken] = field(default_factory=list)
+    figures: list[tuple[str, str]] = field(default_factory=list)
+
+    async def run(self) -> None:
+        dice = random.Random(self.plan.seed)
+        told = story(self.plan.departments, dice)
+        calm = int(len(told) * CALM_SHARE)
+        await self._feed(told[:calm], 0.0)
+        await self.correspondent.hears(lambda: len(self.correspondent.answered) >= calm / 2)
+        async with asyncio.TaskGroup() as during:
+            during.create_task(self._feed(told[calm:], self.plan.minutes * 60 / len(told[calm:])))
+            during.create_task(self._be_away(dice.sample(TROUBLES, len(TROUBLES))))
+        await self._rest()
+        if code := await self.worker.stop():
+            self._broke(f"the worker ended with {code}")
+        await self._judge()
+
+    async def _feed(self, statements: Sequence[Statement], pace_seconds: float) -> None:
+        for statement in statements:
+            await self.correspondent.send(statement)
+            await asyncio.sleep(pace_seconds)
+
+    async def _be_away(self, troubles: Sequence[str]) -> None:
+        """Never well in between: what takes over is there before what it follows ends."""
+        began = time.monotonic()
+        for number, trouble in enumerate(troubles, start=1):
+            refused = trouble == "refused"
+            self.sandbox.set_rules(Rule("*", fault("error" if refused else trouble)))
+            CONSOLE.print(f"{trouble} after {time.monotonic() - began:.0f} s", highlight=False)
+            async with self._nobody_listening() if refused else nullcontext():
+                await self._watch(began, began + self.plan.minutes * 60 * number / len(troubles))
+        self.sandbox.set_rules()
+        self.over_at = time.monotonic()
+        self._figure("events without an answer when it was over", str(len(self._unanswered())))
+
+    @asynccontextmanager
+    async def _nobody_listening(self) -> AsyncIterator[None]:
+        self.proxy.refuse()
+        self.proxy.reset()
+        yield
+        await self.proxy.listen()
+
+    async def _watch(self, began: float, until: float) -> None:
+        while (now := time.monotonic()) < until:
+            if now - began > LONGEST_HELD_SECONDS and (held := await self._held()):
+                self._broke(f"{held} messages are held after {now - began:.0f} s")
+                return
+            await asyncio.sleep(min(POLL_SECONDS, until - now))
+
+    async def _held(self) -> int:
+        """Messages of the work queue that a consumer has and has not answered."""
+        listed = await self.node.rabbitmqctl(
+            "list_queues", "--no-table-headers", "name", "messages_unacknowledged"
+        )
+        counts = dict(line.split("\t") for line in listed.splitlines())
+        return int(counts[names.WORK_QUEUE])
+
+    def _unanswered(self) -> list[Statement]:
+        return self.correspondent.unanswered(list(self.correspondent.sent.values()))
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(self.plan.rest_seconds):
+                await self.correspondent.hears(lambda: not self._unanswered())
+                self._figure("from then to the last answer", f"{time.monotonic() - self.over_at:.0f} s")
+                await nothing_due(self.environ)
+                self._figure("and until nothing was due", f"{time.monotonic() - self.over_at:.0f} s")
+        except TimeoutError:
+            self._broke(
+                f"not at rest within {self.plan.rest_seconds:.0f} s: {len(self._unanswered())} events unanswered"
+            )
+
+    async def _judge(self) -> None:
+        heard = self.correspondent
+        self._figure("events", str(len(heard.sent)))
+        self.broken += verdict.judge(
+            heard.sent.values(), heard.results, heard.credentials, self.sandbox.subaccounts()
+        )
+        if made := verdict.doubles(self.sandbox.subaccounts()):
+            self._broke(f"{made} doubles were made")
+        charged = sum(line["counted"] for line in self.worker.log if line["event"] == "message_parked")
+        self._figure("messages parked, charged", f"{self.worker.count('message_parked')}, {charged}")
+        if charged:
+            self._broke(f"{charged} messages were charged with an attempt")
+        if (alerts := self.worker.count("circuit_opened")) != 1:
+            self._broke(f"{alerts} alerts")
+        self.broken += await left_in_queues(self.node.url)
+
+    def _broke(self, what: str) -> None:
+        self.broken.append(Broken("-", what))
+
+    def _figure(self, name: str, value: str) -> None:
+        self.figures.append((name, value))
+
+
+async def outage(plan: Plan, folder: Path) -> Outage:
+    """One whole run on a node of its own; the ledger is kept in `folder`."""
+    async with AsyncExitStack() as stack:
+        node = await stack.enter_async_context(private_node())
+        sandbox = await stack.enter_async_context(running_sandbox(seed=plan.seed))
+        proxy = await stack.enter_async_context(server_proxy(sandbox.url))
+        heard = await stack.enter_async_context(correspondent(load(TopologySettings, {"AMQP_URL": node.url})))
+        environ = {
+            "AMQP_URL": node.url,
+            "PLIVO_AUTH_ID": AUTH_ID,
+            "PLIVO_AUTH_TOKEN": AUTH_TOKEN,
+            "PLIVO_API_URL": proxy.url,
+            "LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
+            **plan.settings,
+        }
+        worker = await stack.enter_async_context(worker_process(environ))
+        run = Outage(plan, environ, node, proxy, sandbox, heard, worker)
+        await run.run()
+        return run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.outages", description=__doc__)
+    parser.add_argument("--departments", type=int, default=500)
+    parser.add_argument("--minutes", type=float, default=12, help="how long the provider is away")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="drawn if not given")
+    asked = parser.parse_args(arguments)
+    configure_logging("console", "critical")
+    CONSOLE.print(f"seed {asked.seed}")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run = asyncio.run(outage(Plan(asked.departments, asked.minutes, asked.seed), Path(folder)))
+    except NodeUnavailable as error:
+        ERR.print(str(error), style="red")
+        return 1
+    for name, value in run.figures:
+        CONSOLE.print(f"{name}: {value}", highlight=False)
+    for one in run.broken:
+        CONSOLE.print(f"broken: {one.department}: {one.what}", markup=False, style="red")
+    CONSOLE.print(f"{len(run.broken)} broken" if run.broken else "all rules kept")
+    return int(bool(run.broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
