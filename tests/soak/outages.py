@@ -129,9 +129,7 @@ class Outage:
                 await nothing_due(self.environ)
                 self._figure("and until nothing was due", f"{time.monotonic() - self.over_at:.0f} s")
         except TimeoutError:
-            self._broke(
-                f"not at rest within {self.plan.rest_seconds:.0f} s: {len(self._unanswered())} events unanswered"
-            )
+            self._broke(f"not at rest in time: {len(self._unanswered())} events unanswered")
 
     async def _judge(self) -> None:
         heard = self.correspondent
