@@ -17,7 +17,7 @@ from worker.ports import ForPeople
 from worker.running import run as _run
 from worker.telemetry import configure_logging
 
-DONE, FAILED, INTERRUPTED = 0, 1, 130
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
     help="Gives every department its own Plivo subaccount: events in, credentials and results out.",
@@ -38,13 +38,28 @@ def main() -> NoReturn:
     """The whole command line: an error a person can do something about is a line each and an exit code."""
     try:
         configure_logging("console", "error")
-        app()
+        code = app(prog_name="provisioner", standalone_mode=False)
     except ForPeople as error:
         console.complain(str(error).splitlines())
         sys.exit(error.exit_code)
+    except typer.TyperException as error:
+        console.complain(_misuse(error))
+        sys.exit(MISUSED)
+    except typer.Abort:
+        console.complain(["nothing was done"])
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    sys.exit(DONE)
+    sys.exit(code or DONE)
+
+
+def _misuse(error: typer.TyperException) -> list[str]:
+    """One line; none where a command alone has printed its help."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    if not (told := error.format_message()):
+        return []
+    where = context.command_path if context else "provisioner"
+    return [f"{told.removeprefix('Invalid value: ')} (see `{where} --help`)"]
 
 
 def _settings_help() -> str:
@@ -128,6 +143,9 @@ def emit(
     data = {"department_id": department_id, "name": name, "cause": cause, "merged_into": merged_into}
     if (file is None) == (kind is None):
         raise typer.BadParameter("give either what happened (created, renamed, removed) or --file")
+    needed = {"--id": department_id} | ({"--name": name} if kind is not Kind.REMOVED else {})
+    if kind and (missing := [option for option, value in needed.items() if value is None]):
+        raise typer.BadParameter(f"{kind} needs {' and '.join(missing)}")
     chosen = settings.load(settings.BrokerSettings, os.environ)
     events = commands.events_of(file, _given(told), _given(data))
     _run(commands.emit(chosen, events, binary=binary, as_json=as_json))

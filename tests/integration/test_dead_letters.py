@@ -259,7 +259,7 @@ async def test_somebody_at_a_terminal_is_asked(place: Place, tmp_path: Path):
         end_of_input = await at_a_terminal(environ, b"\x04", "replay")
         asked, last = end_of_input.err.splitlines()[-2:]
         assert "Replay 1 dead letter (all)? [y/N]:" in asked
-        assert (end_of_input.code, end_of_input.out.strip(), last) == (1, "", "Aborted.")
+        assert (end_of_input.code, end_of_input.out.strip(), last) == (1, "", "nothing was done")
         assert (await at_a_terminal(environ, b"n\n", "discard", "--id", "e-1")).code == 1
         nowhere = environ | {"LEDGER_URL": f"sqlite:///{tmp_path}/none.db"}
         file = tmp_path / "dead.jsonl"
