@@ -260,7 +260,13 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
     name_max: int = Field(
         60, alias=f"{PREFIX}NAME_MAX", description="longest name sent; the tag is never cut"
     )
-    prefetch: int = Field(200, alias=f"{PREFIX}PREFETCH", ge=1, le=2000, description="messages in flight")
+    prefetch: int = Field(
+        200,
+        alias=f"{PREFIX}PREFETCH",
+        ge=1,
+        le=2000,
+        description="messages in flight; a department's waiting ones among them collapse",
+    )
     concurrency: int = Field(
         50, alias=f"{PREFIX}CONCURRENCY", ge=1, le=1000, description="calls to Plivo in flight"
     )
