@@ -231,6 +231,20 @@ async def test_a_ledger_that_becomes_read_only_says_so_and_recovers(path):
         assert await ledger.record(fresh())
 
 
+async def test_a_file_that_is_deleted_while_it_is_used_is_not_written_to(path):
+    """SQLite would go on in a file that has no name any more, and each ack would rest on it."""
+    async with sqlite_ledger(path) as ledger:
+        aside = path.rename(path.with_name("aside.db"))
+        with pytest.raises(LedgerFailed, match=r"cannot be written: its file was deleted") as failure:
+            await ledger.record(fresh())
+        one_line(failure)
+        shutil.copy(aside, path)
+        with pytest.raises(LedgerFailed, match="replaced"):
+            await ledger.record(fresh())
+        aside.rename(path)
+        assert await ledger.record(fresh())
+
+
 async def test_a_ledger_that_another_process_holds_says_so_and_recovers(path, monkeypatch):
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.02)
     async with sqlite_ledger(path) as ledger:

@@ -96,6 +96,10 @@ async def the_ledger_is_read_only(there: Scene) -> None:
     there.worker.ledger._writing.pragma("query_only", 1)
 
 
+async def the_ledger_is_deleted(there: Scene) -> None:
+    there.worker.settings.ledger.unlink()
+
+
 async def it_is_paused(there: Scene) -> None:
     await there.worker.consumer.pause()
 
@@ -108,6 +112,7 @@ async def it_is_paused(there: Scene) -> None:
         (the_channel_is_closed, [f"{DEAF}.*(PRECONDITION_FAILED|refused|gone)"]),
         (the_publisher_is_gone, [MUTE]),
         (the_ledger_is_read_only, ["the ledger cannot be written: .*readonly"]),
+        (the_ledger_is_deleted, ["the ledger cannot be written: its file was deleted"]),
         (it_is_paused, ["consuming is paused"]),
     ],
 )

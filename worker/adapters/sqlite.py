@@ -82,6 +82,7 @@ class SqliteLedger:
     ) -> None:
         self._reading = reading
         self._writing = writing
+        self._file = _identity(writing)
         self._on_commit = on_commit
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._gathered: list[Waiting] = []
@@ -261,6 +262,8 @@ class SqliteLedger:
             _settle(done, result)
 
     async def _begin(self) -> None:
+        if _identity(self._writing) != self._file:  # SQLite would go on writing where nobody finds it again
+            raise apsw.CantOpenError("its file was deleted or replaced; put it back, or restart the worker")
         deadline = asyncio.get_running_loop().time() + BUSY_SECONDS
         while True:
             try:
@@ -296,6 +299,15 @@ class SqliteLedger:
             raise
         except Exception as failure:  # noqa: BLE001 - whoever waits for the job gets it
             return failure
+
+
+def _identity(connection: apsw.Connection) -> tuple[int, int] | None:
+    """Which file is where the connection's was opened; None for none."""
+    try:
+        found = Path(connection.filename).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _settle(done: asyncio.Future[Any], result: Any) -> None:
