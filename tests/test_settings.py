@@ -285,6 +285,11 @@ def test_the_ledger_is_a_file():
     assert loaded(LEDGER_URL="sqlite:////var/a.db").ledger == Path("/var/a.db")
 
 
+def test_a_ledger_in_memory_is_refused():
+    (line,) = mistakes(LEDGER_URL="sqlite:///:memory:")
+    assert line.startswith("LEDGER_URL is a ledger in memory, which a restart would lose")
+
+
 @pytest.mark.parametrize("url", ["a.db", "sqlite:///", "sqlite://a", f"postgresql://u:{SECRET}@h/db"])
 def test_what_is_no_ledger_is_refused(url):
     (line,) = mistakes(LEDGER_URL=url)

@@ -111,7 +111,12 @@ def _is_loopback(host: str) -> bool:
 
 def _sqlite_path(text: object) -> object:
     if isinstance(text, str) and text.startswith("sqlite:///") and len(text) > len("sqlite:///"):
-        return Path(text.removeprefix("sqlite:///"))
+        path = text.removeprefix("sqlite:///")
+        if path == ":memory:":
+            raise ValueError(
+                "is a ledger in memory, which a restart would lose; write sqlite:////absolute/path.db"
+            )
+        return Path(path)
     raise ValueError("is not a ledger URL; write sqlite:///relative/path.db or sqlite:////absolute/path.db")
 
 
