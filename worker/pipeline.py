@@ -191,7 +191,7 @@ class Pipeline:
             await self.ledger.absolve(message)
             raise
         except LedgerFailed as error:
-            return self._judge(Unavailable(str(error)), stay)
+            return self._judge(Unavailable(str(error)), stay, reading)
         return verdict
 
     async def _verdict(self, reading: Reading, stay: Stay) -> Verdict:
@@ -203,18 +203,18 @@ class Pipeline:
             else:
                 await self._line(reading)
         except StepFailed as failed:
-            return self._judge(failed.failure, stay)
+            return self._judge(failed.failure, stay, reading)
         except CallFailed as failed:
-            return self._judge(classify(failed.fault), stay)
+            return self._judge(classify(failed.fault), stay, reading)
         except (PublishFailed, LedgerFailed) as error:
-            return self._judge(Unavailable(str(error)), stay)
+            return self._judge(Unavailable(str(error)), stay, reading)
         except LedgerConflict as error:
-            return self._judge(Transient(str(error)), stay)
+            return self._judge(Transient(str(error)), stay, reading)
         except Overtaken:
             raise
         except Exception as error:  # noqa: BLE001 - a fault of ours must not take the neighbours down
             self.telemetry.step_crashed(error)
-            return self._judge(Transient(f"unexpected {type(error).__name__}"), stay)
+            return self._judge(Transient(f"unexpected {type(error).__name__}"), stay, reading)
         return Done()
 
     async def _line(self, event: Event) -> None:
@@ -323,13 +323,14 @@ class Pipeline:
                     await self._bury(original, verdict, reading, stay)
                 case Park():
                     await self.outbox.publisher.publish(messages.parked(original, verdict))
-                    self.telemetry.parked(verdict, counted=verdict.attempts > stay.attempts)
+                    counted = verdict.attempts > stay.attempts
+                    self.telemetry.parked(verdict, subject_of(reading), counted=counted)
             await delivery.ack()
         except PublishFailed as error:
-            return self._judge(Unavailable(str(error)), stay)
+            return self._judge(Unavailable(str(error)), stay, reading)
         except Exception as error:  # noqa: BLE001 - as above
             self.telemetry.step_crashed(error)
-            return self._judge(Unavailable(f"unexpected {type(error).__name__}"), stay)
+            return self._judge(Unavailable(f"unexpected {type(error).__name__}"), stay, reading)
         return Done()
 
     async def _bury(self, original: Outgoing, verdict: DeadLetter, reading: Reading, stay: Stay) -> None:
@@ -343,10 +344,10 @@ class Pipeline:
         )
         self.telemetry.dead_lettered(verdict, subject)
 
-    def _judge(self, failure: Failure, stay: Stay) -> Verdict:
+    def _judge(self, failure: Failure, stay: Stay, reading: Reading) -> Verdict:
         verdict = judge(failure, stay, self.patience, self.clock.jitter())
         if isinstance(verdict, Wait | Pause) and not self.stopping.is_set():
-            self.telemetry.waiting(failure, verdict.seconds, stay.tries)
+            self.telemetry.waiting(failure, verdict.seconds, stay.tries, subject_of(reading))
         return verdict
 
     async def _must_leave(self, verdict: Wait | Pause, lane: Hashable, leave_at: float) -> bool:

@@ -283,7 +283,7 @@ class Telemetry:
 
     def dead_lettered(self, verdict: DeadLetter, subject: Subject | None) -> None:
         self._dead.labels(verdict.reason).inc()
-        about = {"event_id": subject.reference.id, "department_id": subject.department_id} if subject else {}
+        about = _about_subject(subject)
         self._log.warning("message_dead_lettered", reason=verdict.reason, detail=verdict.detail, **about)
 
     def doubles_disabled(self, entry: Entry, auth_ids: tuple[str, ...]) -> None:
@@ -303,17 +303,26 @@ class Telemetry:
     def debts_overdue(self, departments: int) -> None:
         self._overdue.set(departments)
 
-    def waiting(self, failure: Failure, seconds: float, tries: int) -> None:
+    def waiting(self, failure: Failure, seconds: float, tries: int, subject: Subject | None = None) -> None:
         kind = type(failure).__name__.lower()
         self._waits.labels(kind).inc()
         self._log.warning(
-            "step_waiting", failure=kind, detail=failure.detail, seconds=round(seconds, 2), tries=tries
+            "step_waiting",
+            failure=kind,
+            detail=failure.detail,
+            seconds=round(seconds, 2),
+            tries=tries,
+            **_about_subject(subject),
         )
 
-    def parked(self, verdict: Park, *, counted: bool) -> None:
+    def parked(self, verdict: Park, subject: Subject | None, *, counted: bool) -> None:
         self._parked.labels(delay_label(verdict.delay), str(counted).lower()).inc()
         self._log.info(
-            "message_parked", delay=delay_label(verdict.delay), attempts=verdict.attempts, counted=counted
+            "message_parked",
+            delay=delay_label(verdict.delay),
+            attempts=verdict.attempts,
+            counted=counted,
+            **_about_subject(subject),
         )
 
     def circuit(self, state: str) -> None:
@@ -391,6 +400,16 @@ class Telemetry:
 
 def _about(event: Event) -> dict[str, Any]:
     return {"event_id": event.reference.id} | _of(event.department)
+
+
+def _about_subject(subject: Subject | None) -> dict[str, Any]:
+    if subject is None:
+        return {}
+    return {
+        "event_id": subject.reference.id,
+        "tenant": subject.tenant,
+        "department_id": subject.department_id,
+    }
 
 
 def _of(department: Department) -> dict[str, str]:

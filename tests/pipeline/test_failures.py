@@ -1,6 +1,7 @@
 """Calls that fail: what waits, what is given up, and what happens where nobody listens."""
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
 from worker.core.decide import Policy, Removal
 from worker.core.model import Status
 from worker.ports import LedgerConflict, LedgerFailed, PublishFailed
+from worker.telemetry import configure_logging
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)
@@ -56,6 +58,19 @@ async def test_it_waits_longer_each_time_up_to_the_budget_and_is_parked_then(wor
     assert world.clock.naps == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 0.5, 1])
     await world.has_one_live_subaccount("Sales")
     world.has_dead_lettered_nothing()
+
+
+async def test_whose_message_waits_and_is_parked_is_told(world, capsys):
+    world.clock.next_jitter = 1.0
+    world.witness.fail("create", fault("create", 403), times=9)
+    configure_logging("json", "info")
+    await world.handle(CREATED)
+    configure_logging("json", "error")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    told = [line for line in lines if line["event"] in {"step_waiting", "message_parked"}]
+    assert {line["event"] for line in told} == {"step_waiting", "message_parked"}
+    whose = {(line["event_id"], line["tenant"], line["department_id"]) for line in told}
+    assert whose == {(CREATED.id, *SALES)}
 
 
 async def test_the_jitter_is_full_but_never_nothing(world):

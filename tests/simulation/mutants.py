@@ -372,7 +372,8 @@ class ForgetsTheRoutingKey(Pipeline):
                 replace(parked, message=replace(parked.message, headers=headers))
             )
         except PublishFailed as error:
-            return self._judge(Unavailable(str(error)), rest[-1])
+            reading, stay = rest
+            return self._judge(Unavailable(str(error)), stay, reading)
         await delivery.ack()
         return Done()
 
@@ -380,10 +381,10 @@ class ForgetsTheRoutingKey(Pipeline):
 class CountsOutages(Pipeline):
     """What fails for everybody is held against each message."""
 
-    def _judge(self, failure: Any, stay: Any) -> Any:
+    def _judge(self, failure: Any, *rest: Any) -> Any:
         if isinstance(failure, Unavailable):
             failure = Transient(failure.detail, failure.retry_after_seconds)
-        return super()._judge(failure, stay)
+        return super()._judge(failure, *rest)
 
 
 class LetsAllThrough(Circuit):

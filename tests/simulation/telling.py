@@ -13,7 +13,7 @@ from contracts import topology as names
 from tests.simulation.history import History
 from tests.simulation.story import StoryEvent
 from worker.core.judge import Failure, Operation, Park
-from worker.core.messages import Outgoing
+from worker.core.messages import Outgoing, Subject
 from worker.core.model import Entry
 from worker.telemetry import Telemetry
 
@@ -39,8 +39,9 @@ class Telling(Telemetry):
     def duty_failed(self, department: Any, detail: str) -> None:
         self._history.note("duty failed", department and department.id, detail=detail)
 
-    def waiting(self, failure: Failure, seconds: float, tries: int) -> None:
-        self._history.note("waits", None, why=failure.detail, seconds=round(seconds, 2), tries=tries)
+    def waiting(self, failure: Failure, seconds: float, tries: int, subject: Subject | None = None) -> None:
+        whose = subject.department_id if subject else None
+        self._history.note("waits", whose, why=failure.detail, seconds=round(seconds, 2), tries=tries)
 
     def circuit(self, state: str) -> None:
         self._history.note("circuit", None, state=str(state))
@@ -51,9 +52,10 @@ class Telling(Telemetry):
     def circuit_closed(self) -> None:
         self._history.note("circuit closed", None)
 
-    def parked(self, verdict: Park, *, counted: bool) -> None:
+    def parked(self, verdict: Park, subject: Subject | None, *, counted: bool) -> None:
+        whose = subject.department_id if subject else None
         self._history.note(
-            "parks", None, delay=str(verdict.delay), attempts=verdict.attempts, counted=counted
+            "parks", whose, delay=str(verdict.delay), attempts=verdict.attempts, counted=counted
         )
 
     def step_crashed(self, error: Exception) -> None:
