@@ -118,6 +118,8 @@ class Pipeline:
     clock: Clock = field(init=False)
     policy: Policy = field(init=False)
     telemetry: Telemetry = field(init=False)
+    left: int = 0
+    """Messages that a drain left for the broker to deliver again."""
     _unrecorded: set[Department] = field(default_factory=set)
     """Something was changed there, and the ledger could not be told."""
 
@@ -169,6 +171,8 @@ class Pipeline:
                 if not isinstance(verdict, Wait | Pause):
                     break
                 await self._wait(verdict, lane, stays=True)  # it could not be parked
+        else:
+            self.left += delivery.live
         return Progress.ENDED
 
     async def _worked_on(self, delivery: Delivery, reading: Reading, stay: Stay) -> Verdict:

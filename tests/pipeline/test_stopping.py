@@ -96,6 +96,7 @@ async def test_a_drain_does_not_wait_for_what_sleeps(world):
         await world.send(CREATED)
         await world.clock.asleep()  # for the whole window
         assert await worker.drain()
+        assert worker.pipeline.left == 1
     assert world.clock.now() == begun
     assert queued(world) == 1
     await world.handle()
@@ -108,6 +109,7 @@ async def test_what_comes_during_a_drain_is_left_alone(world):
         await world.send(CREATED)
         await asyncio.sleep(0)
         await worker.drain()
+        assert worker.pipeline.left == 1
     assert world.witness.journal == []
     assert queued(world) == 1
 

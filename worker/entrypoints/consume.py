@@ -44,7 +44,7 @@ async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
 
 async def _drained(worker: Worker) -> bool:
     drained = await worker.drain()
-    worker.telemetry.stopped(len(worker.pipeline.lanes))
+    worker.telemetry.stopped(worker.pipeline.left + len(worker.pipeline.lanes))
     return drained
 
 
