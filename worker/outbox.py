@@ -21,6 +21,7 @@ from worker.ports import (
     Fingerprints,
     Ledger,
     NoRecipientKey,
+    NotTaken,
     Publisher,
     PublishFailed,
     Sealer,
@@ -126,7 +127,7 @@ class Outbox:
             try:
                 message = self.sealer.seal(clear, recipient)
                 await self.publisher.publish(messages.addressed(clear, recipient, message))
-            except (NoRecipientKey, Unroutable) as error:
+            except (NoRecipientKey, NotTaken, Unroutable) as error:
                 failed[recipient] = error
             else:
                 self.telemetry.credentials_published(entry)

@@ -46,6 +46,10 @@ class Unroutable(PublishFailed):
     """The broker has returned the message: nobody is bound for it."""
 
 
+class NotTaken(PublishFailed):
+    """The broker has refused the message: a queue that it goes to is full, say."""
+
+
 class NoRecipientKey(PublishFailed):
     """There is no usable key to seal for a recipient. Nothing was sent, least of all unsealed."""
 
@@ -62,7 +66,7 @@ class Fingerprints(Protocol):
 
 class Publisher(Protocol):
     async def publish(self, outgoing: Outgoing) -> None:
-        """Returns once the broker has confirmed; raises `PublishFailed` or `Unroutable`."""
+        """Returns once the broker has confirmed; raises `PublishFailed`, `Unroutable` or `NotTaken`."""
 
 
 @dataclass(frozen=True, slots=True)

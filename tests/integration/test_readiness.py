@@ -12,10 +12,11 @@ from urllib.request import urlopen
 import aiohttp
 import apsw
 import pytest
+from builders import department_created
 from fault_proxy import BrokerProxy, fault_proxy
 from real import Place
 
-from contracts.topology import WORK_QUEUE
+from contracts.topology import SECRETS, WORK_QUEUE
 from worker.bootstrap import Worker, running_worker
 from worker.entrypoints import probes
 from worker.entrypoints.probes import serving
@@ -100,6 +101,14 @@ async def the_ledger_is_deleted(there: Scene) -> None:
     there.worker.settings.ledger.unlink()
 
 
+async def the_secrets_are_not_taken(there: Scene) -> None:
+    """One of the queues is full."""
+    full = {"x-max-length": 0, "x-overflow": "reject-publish"}
+    queue = await there.place.channel.declare_queue(exclusive=True, arguments=full)
+    await queue.bind(SECRETS, "#")
+    await there.place.send(department_created().model_dump_json().encode())
+
+
 async def it_is_paused(there: Scene) -> None:
     await there.worker.consumer.pause()
 
@@ -113,6 +122,10 @@ async def it_is_paused(there: Scene) -> None:
         (the_publisher_is_gone, [MUTE]),
         (the_ledger_is_read_only, ["the ledger cannot be written: .*readonly"]),
         (the_ledger_is_deleted, ["the ledger cannot be written: its file was deleted"]),
+        (
+            the_secrets_are_not_taken,
+            ["credentials cannot be delivered: RabbitMQ did not take", "consuming is paused"],
+        ),
         (it_is_paused, ["consuming is paused"]),
     ],
 )

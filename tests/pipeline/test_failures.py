@@ -11,7 +11,7 @@ from world import World, fault
 from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
 from worker.core.decide import Policy, Removal
 from worker.core.model import Status
-from worker.ports import LedgerConflict, LedgerFailed, PublishFailed
+from worker.ports import LedgerConflict, LedgerFailed, NotTaken, PublishFailed
 from worker.telemetry import configure_logging
 
 CREATED = department_created("Sales", sequence=1)
@@ -223,6 +223,24 @@ async def test_credentials_nobody_is_bound_for_wait_and_nothing_is_acked(world):
     world.answered(CREATED, "created")
     world.has_dead_lettered_nothing()
     assert world.witness.journal.count("create") == 1
+
+
+async def test_while_the_broker_takes_no_credentials_no_more_are_made(world):
+    world.witness.fail("publish secrets", NotTaken("a queue is full"), times=2)
+    async with world.working() as worker:
+        await world.send(CREATED)
+        await world.clock.asleep(2)  # as above
+        await world.send(OTHER)
+        for _ in range(2):
+            await world.clock.asleep(2)
+            assert worker.holds() == ["credentials cannot be delivered: a queue is full"]
+            assert world.witness.journal.count("create") == 1
+            world.clock.advance(world.clock.seconds_to_next())
+        await world.done_in_time()
+        assert worker.holds() == []
+    world.answered(CREATED, "created")
+    world.answered(OTHER, "created")
+    world.has_dead_lettered_nothing()
 
 
 async def test_credentials_confirmed_but_not_noted_go_out_again_under_the_same_id(world):

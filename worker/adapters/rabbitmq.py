@@ -25,7 +25,7 @@ from worker.adapters.rabbitmq_connection import (
 from worker.adapters.rabbitmq_frames import DELIVER, Delivered, ack, delivered, taken_elsewhere
 from worker.adapters.system import fresh_message_id
 from worker.core.messages import Outgoing
-from worker.ports import Delivery, PublishFailed, Unroutable
+from worker.ports import Delivery, NotTaken, PublishFailed, Unroutable
 from worker.telemetry import Telemetry
 
 CONFIRM_SECONDS = 15.0
@@ -68,7 +68,7 @@ class RabbitPublisher:
                 f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}"
             ) from None
         except Refused:
-            raise PublishFailed(f"RabbitMQ did not take a message for {outgoing.exchange}") from None
+            raise NotTaken(f"RabbitMQ did not take a message for {outgoing.exchange}") from None
         except TimeoutError:
             why = self._unconfirmed(connection)
             raise PublishFailed(f"publishing to {outgoing.exchange} failed: {why}") from None
