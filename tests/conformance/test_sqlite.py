@@ -140,6 +140,17 @@ async def test_a_migration_that_changed_afterwards_is_refused(path):
     assert refusal.value.exit_code == 2
 
 
+async def test_a_ledger_of_a_newer_version_is_refused(path):
+    """What that version keeps there, this one would overlook and write over."""
+    async with sqlite_ledger(path) as ledger:
+        await ledger.run(lambda db: db.execute("INSERT INTO migrations VALUES ('9999_later.sql', '')"))
+    with pytest.raises(LedgerForeign, match=r"newer version, which knows 9999_later\.sql") as refusal:
+        async with sqlite_ledger(path):
+            pass
+    one_line(refusal)
+    assert refusal.value.exit_code == 2
+
+
 async def test_a_migration_counts_as_a_whole_or_not_at_all(path, monkeypatch, tmp_path):
     broken = tmp_path / "migrations"
     broken.mkdir()

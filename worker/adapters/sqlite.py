@@ -365,12 +365,15 @@ def _require(path: Path) -> None:
 
 
 def _migrate(connection: apsw.Connection) -> None:
-    """Applies the numbered files not applied yet; a file changed after it was applied is refused."""
+    """Applies the numbered files not applied yet; one applied that is changed or unknown here is refused."""
     connection.execute(
         "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, checksum TEXT NOT NULL) STRICT"
     )
     applied = {str(name): checksum for name, checksum in connection.execute("SELECT * FROM migrations")}
-    for file in sorted(MIGRATIONS.iterdir(), key=lambda file: file.name):
+    files = sorted(MIGRATIONS.iterdir(), key=lambda file: file.name)
+    if newer := sorted(applied.keys() - {file.name for file in files}):
+        raise LedgerForeign(f"its schema is of a newer version, which knows {newer[-1]}; run that one")
+    for file in files:
         script = file.read_text()
         checksum = hashlib.sha256(script.encode()).hexdigest()
         if file.name not in applied:
