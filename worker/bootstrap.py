@@ -164,7 +164,7 @@ async def running_worker(
 async def rabbit_broker(
     settings: WorkerSettings, clock: Clock, telemetry: Telemetry
 ) -> AsyncIterator[Broker]:
-    await _first_contact(settings, clock)
+    await _first_contact(settings, clock, telemetry)
 
     async def prepare(connection: AbstractConnection) -> None:
         if settings.topology == "declare":
@@ -187,20 +187,24 @@ def wanted_topology(connection: AbstractConnection, settings: TopologySettings) 
     return topology(version, settings.retry_delays, settings.recipient_names)
 
 
-async def _first_contact(settings: WorkerSettings, clock: Clock) -> None:
+async def _first_contact(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> None:
     """Tells a person at the start what the links would only try again.
 
     Raises `BrokerUnavailable` for a broker that is not there within the grace, or that refuses us.
     """
     deadline = asyncio.get_running_loop().time() + STARTUP_GRACE_SECONDS
+    told = ""
     while True:
         try:
             await _contact(settings)
         except BrokerRefuses:
             raise
-        except BrokerUnavailable:
+        except BrokerUnavailable as error:
             if asyncio.get_running_loop().time() > deadline:
                 raise
+            if str(error) != told:
+                told = str(error)
+                telemetry.broker_lost("start", told)
             await clock.sleep(STARTUP_PAUSE_SECONDS)
         else:
             return

@@ -1,6 +1,7 @@
 """A broker that goes while a start or a command declares: asked again within the grace, then a line."""
 
 import asyncio
+import json
 import os
 import sys
 from asyncio.subprocess import PIPE
@@ -16,7 +17,7 @@ from worker.adapters.rabbitmq_connection import BrokerUnavailable
 from worker.bootstrap import running_worker
 from worker.entrypoints.demo import DemoFailed, tell
 from worker.ports import PublishFailed
-from worker.telemetry import Telemetry
+from worker.telemetry import Telemetry, configure_logging
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
@@ -38,6 +39,19 @@ async def test_a_start_that_loses_the_broker_asks_again(place: Place, proxy: Bro
     proxy.reset_after(frames)
     async with running_worker(place.settings, Telemetry()) as worker:
         assert worker.consumer.consuming
+
+
+async def test_while_it_asks_again_it_says_what_it_waits_for(
+    place: Place, proxy: BrokerProxy, capsys: pytest.CaptureFixture[str]
+):
+    proxy.reset_after(HANDSHAKE)
+    configure_logging("json", "warning")
+    async with running_worker(place.settings, Telemetry()):
+        (line,) = capsys.readouterr().err.splitlines()
+    configure_logging("json", "error")
+    told = json.loads(line)
+    assert (told["event"], told["link"]) == ("broker_lost", "start")
+    assert told["detail"].startswith("RabbitMQ cannot be used: ")
 
 
 @pytest.mark.parametrize("frames", DECLARING)
