@@ -3,7 +3,8 @@
 Closed, calls go through. A fault that may be the account's asks a probe; if the probe fails too, or many in a
 row met such a fault, the circuit opens: nothing is sent but probes. After a probe that passes it is
 half-open: one call goes through and decides, by preference one of the kind that was refused. If it fails, it
-is judged as when closed: one department's trouble keeps nobody else waiting.
+is judged as when closed: one department's trouble keeps nobody else waiting. If probes passed when it opened,
+calls of one kind are refused: the other kinds then go on beside the one that decides.
 """
 
 import asyncio
@@ -56,7 +57,8 @@ class Circuit:
         self._openings = 0
         self._pages = 0
         self._half_open_at = 0.0
-        self._on_trial = False
+        self._trial: Operation | None = None
+        self._one_kind = False
         self._probing: asyncio.Task[bool] | None = None
         self._recovering: asyncio.Task[None] | None = None
         telemetry.circuit(State.CLOSED)
@@ -114,18 +116,19 @@ class Circuit:
     def _let_through(self, operation: Operation) -> Iterator[None]:
         """Raises `CallFailed` where the circuit does not let a call of this kind through now."""
         self._check_not_open(operation)
-        if self._state is State.CLOSED:
+        preferred = self._clock.monotonic() < self._half_open_at + PREFERENCE_SECONDS
+        not_now = preferred and operation != self._refused
+        if self._state is State.CLOSED or (self._one_kind and not_now):
             yield
             return
-        preferred = self._clock.monotonic() < self._half_open_at + PREFERENCE_SECONDS
-        if self._on_trial or (preferred and operation != self._refused):
+        if self._trial is not None or not_now:
             why = f"waiting for the outcome of one call after an outage: {self._why}"
             raise CallFailed(CallFault(operation, why, sent=False, outage=True))
-        self._on_trial = True
+        self._trial = operation
         try:
             yield
         finally:
-            self._on_trial = False
+            self._trial = None
 
     async def _watched(self, operation: Operation, subject: str, call: Awaitable[T]) -> T:
         """`subject` tells the calls of one department from those of another."""
@@ -144,8 +147,11 @@ class Circuit:
     def _answered(self, operation: Operation) -> None:
         self._in_a_row.pop(operation, None)
         self._alerted.discard(operation)
-        if self._state is State.HALF_OPEN and self._on_trial:
+        if self._decides(operation):
             self._close()
+
+    def _decides(self, operation: Operation) -> bool:
+        return self._state is State.HALF_OPEN and self._trial == operation
 
     async def _assessed(self, fault: CallFault, subject: str) -> CallFault:
         """The fault, marked as an outage where it is one."""
@@ -155,7 +161,7 @@ class Circuit:
             if fault.status != TOO_MANY_REQUESTS:
                 self._answered(fault.operation)  # Plivo has dealt with it: the account is in order
             return fault
-        if self._state is State.CLOSED or (self._state is State.HALF_OPEN and self._on_trial):
+        if self._state is State.CLOSED or self._decides(fault.operation):
             await self._suspect(fault, subject)
         return replace(fault, outage=self._state is not State.CLOSED)
 
@@ -166,7 +172,7 @@ class Circuit:
         if self._state is State.OPEN:
             return
         if not passes or len(in_a_row) >= ENOUGH_IN_A_ROW:
-            self._open(fault)
+            self._open(fault, one_kind=passes)
         elif self._state is State.HALF_OPEN:
             self._close()  # it is one department's trouble: it must not keep the circuit open for all
 
@@ -207,17 +213,18 @@ class Circuit:
 
     # How it turns
 
-    def _open(self, fault: CallFault) -> None:
+    def _open(self, fault: CallFault, *, one_kind: bool) -> None:
         self._openings += 1
+        self._one_kind = one_kind
         self._failed_trials += self._state is State.HALF_OPEN
-        alert = self._state is State.CLOSED and fault.operation not in self._alerted
+        told_closed, known = self._state is State.CLOSED, fault.operation in self._alerted
         self._alerted.add(fault.operation)
         self._why = fault.detail
         self._refused = fault.operation
         self._turn(State.OPEN)
-        if alert:
-            self._telemetry.circuit_opened(fault.operation, fault.detail)
-        self._intake.hold(HOLDER, f"circuit open: {fault.detail}")
+        if told_closed:
+            self._telemetry.circuit_opened(fault.operation, fault.detail, again=known)
+        self._intake.hold(HOLDER, f"circuit open: {fault.detail}", everybodys=not one_kind)
         self._recovering = asyncio.create_task(self._recover())
 
     async def _recover(self) -> None:
@@ -229,6 +236,8 @@ class Circuit:
             if await self._probe_fault() is None:
                 break
             interval *= 2
+            self._one_kind = False
+            self._turn(State.OPEN)
         self._half_open_at = self._clock.monotonic()
         self._turn(State.HALF_OPEN)
         self._intake.lift(HOLDER)
@@ -242,7 +251,7 @@ class Circuit:
 
     def _turn(self, state: State) -> None:
         self._state = state
-        if state is State.CLOSED:
+        if state is State.CLOSED or self._one_kind:
             self._intake.waiting.everybodys.discard(NOT_CLOSED)
         else:  # half-open it lifts the intake, but still all wait for the same
             self._intake.waiting.everybodys.add(NOT_CLOSED)

@@ -42,12 +42,14 @@ class Intake:
         """Who holds it, and why."""
         return self._holds
 
-    def hold(self, holder: str, why: str) -> None:
+    def hold(self, holder: str, why: str, *, everybodys: bool = True) -> None:
+        """`everybodys`: all that is taken waits for the same, so nothing of it is moved meanwhile."""
         if holder not in self._holds:
             self.telemetry.intake_held(holder, why)
             self._holds[holder] = why
-            self.waiting.everybodys.add(holder)
             self._changed.set()
+            if everybodys:
+                self.waiting.everybodys.add(holder)
 
     def lift(self, holder: str) -> None:
         if self._holds.pop(holder, None) is not None:

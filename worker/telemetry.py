@@ -329,7 +329,11 @@ class Telemetry:
         for one in ("closed", "half-open", "open"):
             self._circuit.labels(one).set(one == state)
 
-    def circuit_opened(self, operation: Operation, detail: str) -> None:
+    def circuit_opened(self, operation: Operation, detail: str, *, again: bool) -> None:
+        """One alert until a call of that kind goes well, however often it turns by then."""
+        if again:
+            self._log.warning("circuit_reopened", operation=operation, detail=detail)
+            return
         self._circuit_opened.inc()
         self._log.error("circuit_opened", operation=operation, detail=detail)
 

@@ -82,6 +82,12 @@ class Bench:
         assert (await self.fails(operation)).outage
         assert self.circuit.state is State.OPEN
 
+    async def refused_in_a_row(self, operation: Operation) -> None:
+        """So often that it opens, while the probe passes."""
+        for _ in range(ENOUGH_IN_A_ROW):
+            await self.fails(operation)
+        assert self.circuit.state is State.OPEN
+
     async def half_opened(self, operation: Operation = "create") -> None:
         """The probe passes again; calls are refused as before."""
         if self.circuit.state is State.CLOSED:
@@ -318,12 +324,53 @@ async def test_one_departments_trouble_does_not_keep_it_open(bench):
 
 async def test_where_many_in_a_row_opened_it_the_next_that_fails_opens_it_again(bench):
     bench.provider.refuses["create"] = a_fault("create", 403)
-    for _ in range(ENOUGH_IN_A_ROW):
-        await bench.fails("create")
+    await bench.refused_in_a_row("create")
     for _ in range(3):
         await bench.half_opened_by_time()
         assert (await bench.fails("create")).outage
         assert bench.circuit.state is State.OPEN
+
+
+async def test_where_one_kind_alone_is_refused_the_others_go_on_beside_the_one_that_decides(bench):
+    made = await bench.provider.create("Sales", "key")
+    bench.provider.refuses["create"] = a_fault("create", 503)
+    await bench.refused_in_a_row("create")
+    await bench.half_opened_by_time()
+    async with bench.circuit.permit("create"):
+        for operation in ("update", "get", "list", "delete"):
+            await bench.call(operation, made.auth_id)
+        assert (await bench.fails("create")).outage
+        bench.provider.refuses["update"] = a_fault("update", 403)
+        assert (await bench.fails("update")).outage
+        assert bench.circuit.state is State.HALF_OPEN
+        bench.provider.refuses.clear()
+        await bench._send("create", "")
+    assert bench.circuit.state is State.CLOSED
+
+
+async def test_nor_are_they_kept_from_making_room_for_each_other(bench):
+    """All wait for the same only where all are refused."""
+    bench.provider.refuses["create"] = a_fault("create", 503)
+    await bench.refused_in_a_row("create")
+    assert bench.intake.holds
+    assert not bench.intake.waiting.everybodys
+    await bench.half_opened_by_time()
+    assert not bench.intake.waiting.everybodys
+
+
+async def test_what_began_with_one_kind_may_become_everybodys(bench):
+    bench.provider.refuses["create"] = a_fault("create", 503)
+    await bench.refused_in_a_row("create")
+    bench.provider.refuse_all(503)
+    await bench.clock.asleep()
+    bench.clock.advance(bench.clock.seconds_to_next())
+    await settled()
+    assert bench.intake.waiting.everybodys
+    bench.provider.refuses.clear()
+    await bench.half_opened_by_time()
+    assert (await bench.fails("list")).outage
+    await bench.call("create")
+    assert not bench.intake.waiting.everybodys
 
 
 async def test_one_that_is_told_to_slow_down_decides_nothing(bench):
@@ -365,8 +412,7 @@ async def test_the_next_outage_is_another_alert_and_begins_with_short_intervals(
 async def test_closed_by_a_call_of_another_kind_the_refused_kind_is_counted_on(bench):
     """Reads go on, creates do not: each of them would count anew, until some had been given up."""
     bench.provider.refuses["create"] = a_fault("create", 503)
-    for _ in range(ENOUGH_IN_A_ROW):
-        await bench.fails("create")
+    await bench.refused_in_a_row("create")
     for _ in range(3):
         await bench.half_opened_by_time()
         bench.clock.advance(1.1)

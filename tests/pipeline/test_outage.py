@@ -215,3 +215,22 @@ async def test_one_department_that_is_refused_for_good_does_not_keep_the_circuit
         assert all(world.results(rename(number)) for number in range(3))
         await pass_seconds(world, 24 * 3600)
     world.answered(create(99), "failed")
+
+
+async def test_where_renames_alone_are_refused_creates_go_on(monkeypatch):
+    """Also those that come behind more renames than are taken at a time."""
+    monkeypatch.setattr("world.PREFETCH", 40)
+    world = World(provider=Refusing())
+    everyone = range(60)
+    await world.handle_all(*map(create, everyone))
+    world.provider.refuses["update"] = a_fault("update", 503)
+    newcomers = range(100, 150)
+    async with world.working():
+        await world.send(*map(rename, everyone), *map(create, newcomers))
+        await pass_seconds(world, 300)
+        assert [number for number in newcomers if not world.results(create(number))] == []
+        assert [number for number in everyone if world.results(rename(number))] == []
+        world.provider.refuses.clear()
+        await pass_seconds(world, 300)
+    assert [number for number in everyone if not world.results(rename(number))] == []
+    world.has_dead_lettered_nothing()

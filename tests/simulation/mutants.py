@@ -393,7 +393,7 @@ class LetsAllThrough(Circuit):
     @contextmanager
     def _let_through(self, operation: Operation) -> Iterator[None]:
         self._check_not_open(operation)
-        self._on_trial = True
+        self._trial = operation
         yield
 
 

@@ -46,8 +46,8 @@ class Telling(Telemetry):
     def circuit(self, state: str) -> None:
         self._history.note("circuit", None, state=str(state))
 
-    def circuit_opened(self, operation: Operation, detail: str) -> None:
-        self._history.note("circuit opened", None, operation=operation, why=detail)
+    def circuit_opened(self, operation: Operation, detail: str, *, again: bool) -> None:
+        self._history.note("circuit opened", None, operation=operation, why=detail, again=again)
 
     def circuit_closed(self) -> None:
         self._history.note("circuit closed", None)
