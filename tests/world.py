@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from builders import NOW, SALES, AnyDepartmentEvent
@@ -43,6 +44,7 @@ from worker.core.naming import NameTemplate
 from worker.duties import Scheduler
 from worker.intake import Intake
 from worker.lanes import running_lanes
+from worker.ledger_watch import LedgerWatch
 from worker.operations import inbound
 from worker.outbox import Outbox
 from worker.pipeline import Pipeline
@@ -174,7 +176,7 @@ class WatchedLedger:
         await self.witness.see("absolve", lambda: self.ledger.absolve(message))
 
     async def bind(self, owner: str, provider_account: str) -> None:
-        await self.ledger.bind(owner, provider_account)
+        await self.witness.see("bind", lambda: self.ledger.bind(owner, provider_account))
 
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
         return await self.witness.see("holders", lambda: self.ledger.holders(auth_ids))
@@ -319,12 +321,14 @@ class World:
                 telemetry=telemetry,
                 undelivered=Undelivered(intake),
             )
+            ledger_watch = LedgerWatch(partial(ledger.bind, OWNER, "MA1"), intake, self.clock)
             pipeline = Pipeline(
                 outbox=outbox,
                 patience=self.patience,
                 lanes=lanes,
                 waiting=waiting,
                 intake=intake,
+                ledger_watch=ledger_watch,
                 stopping=stopping,
             )
 
@@ -340,6 +344,7 @@ class World:
                     await lanes.cut_off()
                     await pipeline.actor.scanner.close()
                     await circuit.close()
+                    await ledger_watch.close()
 
     def _actor(self, ledger: WatchedLedger, provider: Provider, stopping: asyncio.Event) -> Actor:
         scanner = Scanner(provider, self.names.template, self.clock, stopping)

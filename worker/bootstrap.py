@@ -33,6 +33,7 @@ from worker.core.model import EVERYBODY
 from worker.duties import Scheduler
 from worker.intake import Intake, Tap
 from worker.lanes import running_lanes
+from worker.ledger_watch import LedgerWatch
 from worker.outbox import Outbox
 from worker.pipeline import Pipeline
 from worker.ports import Clock, Delivery, Ledger, NoRecipientKey, Provider, Publisher, Sealer
@@ -119,7 +120,8 @@ async def running_worker(
         raise SettingsError("\n".join(keyless))
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(sqlite_ledger(settings.ledger, telemetry.committed))
-        await ledger.bind(settings.owner, settings.plivo_auth_id)
+        bind = partial(ledger.bind, settings.owner, settings.plivo_auth_id)
+        await bind()
         sealer = _sealer(settings, clock, telemetry)
         stopping = asyncio.Event()
         plivo = await stack.enter_async_context(
@@ -129,6 +131,8 @@ async def running_worker(
         intake = Intake(clock, telemetry, waiting)
         provider = Circuit(plivo, intake, clock, telemetry)
         stack.push_async_callback(provider.close)
+        ledger_watch = LedgerWatch(bind, intake, clock)
+        stack.push_async_callback(ledger_watch.close)
         connected = await stack.enter_async_context((broker or rabbit_broker)(settings, clock, telemetry))
         scanner = Scanner(provider, settings.names, clock, stopping)
         stack.push_async_callback(scanner.close)
@@ -150,6 +154,7 @@ async def running_worker(
             lanes=lanes,
             waiting=waiting,
             intake=intake,
+            ledger_watch=ledger_watch,
             stopping=stopping,
         )
         telemetry.gauge_waiting(lanes.__len__, waiting.__len__)

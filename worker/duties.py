@@ -29,8 +29,9 @@ class Scheduler:
 
     async def run(self) -> None:
         while True:
-            await self.file_what_is_due()
-            await self.file_wishes()
+            if self.pipeline.ledger_watch.trouble is None:
+                await self.file_what_is_due()
+                await self.file_wishes()
             await self.measure_debts()
             await self.pipeline.clock.sleep(POLL_SECONDS)
 
@@ -99,8 +100,11 @@ class Scheduler:
         try:
             entry = (await self.pipeline.ledger.recall(department, NO_EVENT)).entry
             await self._record(entry, await self._done(entry))
-        except (LedgerConflict, LedgerFailed) as error:
+        except LedgerConflict as error:
             self.pipeline.telemetry.duty_failed(department, str(error))
+        except LedgerFailed as error:
+            self.pipeline.telemetry.duty_failed(department, str(error))
+            self.pipeline.ledger_watch.failed()
         except Exception as error:  # noqa: BLE001 - a fault of ours must not take the lane down
             self.pipeline.telemetry.step_crashed(error)
 

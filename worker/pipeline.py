@@ -65,6 +65,7 @@ from worker.core.model import (
 )
 from worker.intake import Intake
 from worker.lanes import FIRST, LAST, Lanes, Progress, Rank
+from worker.ledger_watch import LedgerWatch
 from worker.outbox import Outbox
 from worker.ports import (
     CallFailed,
@@ -111,6 +112,7 @@ class Pipeline:
     lanes: Lanes
     waiting: WaitingRoom
     intake: Intake
+    ledger_watch: LedgerWatch
     stopping: asyncio.Event
     solitude: Solitude = field(default_factory=Solitude)
     ledger: Ledger = field(init=False)
@@ -195,13 +197,14 @@ class Pipeline:
             await self.ledger.absolve(message)
             raise
         except LedgerFailed as error:
-            return self._judge(Unavailable(str(error)), stay, reading)
+            return self._ledger_failed(error, stay, reading)
         return verdict
 
     async def _verdict(self, reading: Reading, stay: Stay) -> Verdict:
         if isinstance(reading, Unreadable):
             return reading.verdict
         try:
+            self.ledger_watch.check()
             if isinstance(reading, Reissue):
                 await self._reissue(reading)
             else:
@@ -210,8 +213,10 @@ class Pipeline:
             return self._judge(failed.failure, stay, reading)
         except CallFailed as failed:
             return self._judge(classify(failed.fault), stay, reading)
-        except (PublishFailed, LedgerFailed) as error:
+        except PublishFailed as error:
             return self._judge(Unavailable(str(error)), stay, reading)
+        except LedgerFailed as error:
+            return self._ledger_failed(error, stay, reading)
         except LedgerConflict as error:
             return self._judge(Transient(str(error)), stay, reading)
         except Overtaken:
@@ -351,8 +356,13 @@ class Pipeline:
     def _judge(self, failure: Failure, stay: Stay, reading: Reading) -> Verdict:
         verdict = judge(failure, stay, self.patience, self.clock.jitter())
         if isinstance(verdict, Wait | Pause) and not self.stopping.is_set():
-            self.telemetry.waiting(failure, verdict.seconds, stay.tries, subject_of(reading))
+            now = self.clock.monotonic()
+            self.telemetry.waiting(failure, verdict, stay.tries, subject_of(reading), now)
         return verdict
+
+    def _ledger_failed(self, error: LedgerFailed, stay: Stay, reading: Reading) -> Verdict:
+        self.ledger_watch.failed()
+        return self._judge(Unavailable(str(error)), stay, reading)
 
     async def _must_leave(self, verdict: Wait | Pause, lane: Hashable, leave_at: float) -> bool:
         """Whether it is to be parked, uncounted, after its wait or instead of it."""

@@ -20,11 +20,13 @@ from pydantic_core import to_json
 from contracts.departments import Kind
 from contracts.topology import delay_label
 from worker.core.decide import Step
-from worker.core.judge import DeadLetter, Failure, Operation, Park
+from worker.core.judge import DeadLetter, Failure, Operation, Park, Pause, Wait
 from worker.core.messages import Subject
 from worker.core.model import Answer, Department, Entry, Event
 
 LogFormat = Literal["json", "console"]
+
+REPEAT_SECONDS = 60.0
 
 # They log message bodies and headers, in which tokens travel: an uncorrelated return at ERROR, frames at
 # DEBUG. What matters of them reaches the log through the adapters.
@@ -105,6 +107,7 @@ class Telemetry:
         self.registry = registry or CollectorRegistry()
         self._log = structlog.get_logger().bind()  # once, not for every line
         self._warned_of: set[str] = set()
+        self._told_at: dict[str, float] = {}
         self._received = Counter(
             "provisioner_events_received",
             "Messages taken from the work queue.",
@@ -303,17 +306,29 @@ class Telemetry:
     def debts_overdue(self, departments: int) -> None:
         self._overdue.set(departments)
 
-    def waiting(self, failure: Failure, seconds: float, tries: int, subject: Subject | None = None) -> None:
+    def waiting(
+        self, failure: Failure, verdict: Wait | Pause, tries: int, subject: Subject | None, now_seconds: float
+    ) -> None:
+        """What keeps everybody waiting is a warning once a minute, not for each message that meets it."""
         kind = type(failure).__name__.lower()
         self._waits.labels(kind).inc()
-        self._log.warning(
+        repeated = isinstance(verdict, Pause) and self._told_lately(failure.detail, now_seconds)
+        log = self._log.debug if repeated else self._log.warning
+        log(
             "step_waiting",
             failure=kind,
             detail=failure.detail,
-            seconds=round(seconds, 2),
+            seconds=round(verdict.seconds, 2),
             tries=tries,
             **_about_subject(subject),
         )
+
+    def _told_lately(self, detail: str, now_seconds: float) -> bool:
+        since = now_seconds - REPEAT_SECONDS
+        self._told_at = {told: at for told, at in self._told_at.items() if at > since}
+        lately = detail in self._told_at
+        self._told_at.setdefault(detail, now_seconds)
+        return lately
 
     def parked(self, verdict: Park, subject: Subject | None, *, counted: bool) -> None:
         self._parked.labels(delay_label(verdict.delay), str(counted).lower()).inc()

@@ -1,12 +1,16 @@
 """A provider that refuses calls of some kinds, and the broker's word for it that nothing was counted."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from world import World
 
 from worker.adapters.memory import MemoryProvider
+from worker.bootstrap import Worker
 from worker.core.judge import CallFault, Operation
+from worker.duties import Scheduler
 from worker.ports import CallFailed, NewSubaccount
 
 
@@ -74,3 +78,14 @@ async def pass_seconds(world: World, seconds: float) -> None:
     world.clock.advance(end - world.clock.monotonic())
     await alarm
     await settled()
+
+
+@asynccontextmanager
+async def working_with_duties(world: World) -> AsyncIterator[Worker]:
+    async with world.working() as worker:
+        scheduler = asyncio.create_task(Scheduler(worker.pipeline).run())
+        try:
+            yield worker
+        finally:
+            scheduler.cancel()
+            await asyncio.gather(scheduler, return_exceptions=True)

@@ -73,6 +73,19 @@ async def test_whose_message_waits_and_is_parked_is_told(world, capsys):
     assert whose == {(CREATED.id, *SALES)}
 
 
+async def test_what_keeps_everybody_waiting_is_a_warning_once_a_minute(world, capsys):
+    world.witness.fail("create", fault("create", 429), times=30)
+    configure_logging("json", "warning")
+    begun = world.clock.now()
+    await world.handle_all(CREATED, OTHER)
+    configure_logging("json", "error")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    told = [line for line in lines if line["event"] == "step_waiting"]
+    minutes = (world.clock.now() - begun).total_seconds() / 60
+    assert 2 <= len(told) <= minutes + 1
+    assert {line["failure"] for line in told} == {"unavailable"}
+
+
 async def test_the_jitter_is_full_but_never_nothing(world):
     world.clock.next_jitter = 0.0
     world.witness.fail("create", fault("create", 403), times=3)

@@ -1,20 +1,15 @@
 """Somebody else's outage: the work pauses, messages stay queued, and nothing is counted or given up."""
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from builders import SALES, department_created, department_renamed
-from pipeline.outages import Refusing, a_fault, pass_seconds, settled
+from pipeline.outages import Refusing, a_fault, pass_seconds, settled, working_with_duties
 from world import World
 
 from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
-from worker.bootstrap import Worker
 from worker.core.model import Department
-from worker.duties import Scheduler
 
 CREATED = department_created("Sales", sequence=1)
 LONG = 12 * 60.0
@@ -32,17 +27,6 @@ def rename(number: int) -> Any:
 @pytest.fixture
 def world() -> World:
     return World(provider=Refusing())
-
-
-@asynccontextmanager
-async def working_with_duties(world: World) -> AsyncIterator[Worker]:
-    async with world.working() as worker:
-        scheduler = asyncio.create_task(Scheduler(worker.pipeline).run())
-        try:
-            yield worker
-        finally:
-            scheduler.cancel()
-            await asyncio.gather(scheduler, return_exceptions=True)
 
 
 def counted(world: World) -> list[str]:

@@ -97,6 +97,11 @@ class SimulatedLedger:
             raise result
         return result
 
+    async def bind(self, _owner: str, _provider_account: str) -> None:
+        self._process.check()
+        if self._chance.strikes("write failed"):
+            raise LedgerFailed("cannot be written")
+
     async def suspect(self, message: str) -> int:
         self._process.check()
         self._disk.suspects[message] += 1

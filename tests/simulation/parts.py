@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import SecretStr
@@ -14,6 +15,7 @@ from worker.core.judge import Patience
 from worker.duties import Scheduler
 from worker.intake import Intake
 from worker.lanes import Lanes
+from worker.ledger_watch import LedgerWatch
 from worker.outbox import Outbox
 from worker.pipeline import Pipeline
 from worker.scan import Scanner, Strays
@@ -78,6 +80,7 @@ class Parts:
             lanes=Lanes(),
             waiting=waiting,
             intake=intake,
+            ledger_watch=LedgerWatch(partial(ledger.bind, owner, "MA1"), intake, clock),
             stopping=stopping,
         )
         return Worker(pipeline, self.scheduler(pipeline), intake)

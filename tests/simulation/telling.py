@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from contracts import topology as names
 from tests.simulation.history import History
 from tests.simulation.story import StoryEvent
-from worker.core.judge import Failure, Operation, Park
+from worker.core.judge import Failure, Operation, Park, Pause, Wait
 from worker.core.messages import Outgoing, Subject
 from worker.core.model import Entry
 from worker.telemetry import Telemetry
@@ -39,9 +39,17 @@ class Telling(Telemetry):
     def duty_failed(self, department: Any, detail: str) -> None:
         self._history.note("duty failed", department and department.id, detail=detail)
 
-    def waiting(self, failure: Failure, seconds: float, tries: int, subject: Subject | None = None) -> None:
+    def waiting(
+        self,
+        failure: Failure,
+        verdict: Wait | Pause,
+        tries: int,
+        subject: Subject | None,
+        _now_seconds: float,
+    ) -> None:
         whose = subject.department_id if subject else None
-        self._history.note("waits", whose, why=failure.detail, seconds=round(seconds, 2), tries=tries)
+        seconds = round(verdict.seconds, 2)
+        self._history.note("waits", whose, why=failure.detail, seconds=seconds, tries=tries)
 
     def circuit(self, state: str) -> None:
         self._history.note("circuit", None, state=str(state))

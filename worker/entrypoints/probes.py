@@ -55,12 +55,13 @@ class Readiness:
     async def wrong(self) -> list[str]:
         """A line for each thing that is wrong."""
         worker = self._worker
-        return [
+        wrong = [
             *worker.holds(),
             *await worker.consumer.wrong(),
             *await worker.publisher_wrong(),
             *await self._ledger(),
         ]
+        return list(dict.fromkeys(wrong))
 
     async def _ledger(self) -> list[str]:
         """Written to, and not too often: a disk may be full or gone without a read noticing."""

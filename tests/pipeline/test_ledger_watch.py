@@ -1,0 +1,65 @@
+"""A ledger that takes no writes: nothing is taken from the queue, and nothing is moved or counted."""
+
+import pytest
+from builders import SALES, department_created, department_renamed
+from pipeline.outages import pass_seconds, settled, working_with_duties
+from world import World
+
+from contracts.topology import SECRETS_QUEUE, WORK_QUEUE
+from worker.ledger_watch import AGAIN_SECONDS
+from worker.ports import LedgerFailed
+
+CREATED = department_created("Sales", sequence=1)
+FULL = LedgerFailed("the ledger cannot be written: database or disk is full")
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_while_it_takes_no_writes_nothing_is_taken(world):
+    world.witness.fail("record claimed", FULL, times=100)
+    world.witness.fail("bind", FULL, times=5)
+    async with world.working() as worker:
+        await world.send(CREATED)
+        await settled()
+        assert worker.holds() == [str(FULL)]
+        assert not worker.consumer.consuming
+        await world.send(department_created("Support", id="other", department_id="other"))
+        await pass_seconds(world, 3 * AGAIN_SECONDS)
+        assert len(world.broker.ready(WORK_QUEUE)) == 1
+        world.witness.forget()
+        await pass_seconds(world, 3 * AGAIN_SECONDS)
+        assert worker.holds() == []
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Sales")
+    assert not [noted for noted in world.witness.journal if "publish retry" in noted]
+    world.has_dead_lettered_nothing()
+
+
+async def test_what_could_not_be_noted_is_not_done_again_meanwhile(world):
+    world.witness.fail("record active created confirmed", FULL, times=100)
+    world.witness.fail("bind", FULL, times=100)
+    async with working_with_duties(world):
+        await world.send(CREATED)
+        await pass_seconds(world, 90)
+        assert len(world.broker.ready(SECRETS_QUEUE)) == 1
+        world.witness.forget()
+        await pass_seconds(world, 3 * AGAIN_SECONDS)
+        assert len(world.broker.ready(SECRETS_QUEUE)) == 2
+        await world.done_in_time()
+    assert len({result.id for result in world.results(CREATED)}) == 1
+
+
+async def test_one_departments_trouble_keeps_nobody_else_waiting(world):
+    """A damaged row, say: the trial write goes well."""
+    await world.handle(CREATED)
+    world.witness.fail("record active", FULL, times=5)
+    async with world.working() as worker:
+        await world.send(department_renamed("Marketing", sequence=2))
+        await settled()
+        assert worker.holds() == []
+        assert worker.consumer.consuming
+        await world.done_in_time()
+    await world.has_one_live_subaccount("Marketing", SALES)
