@@ -199,6 +199,25 @@ async def test_a_success_that_cannot_be_read_leaves_the_outcome_open(body):
     assert isinstance(classify(fault), Unknown)
 
 
+@pytest.mark.parametrize(
+    ("status", "told"), [("201 Created", None), ("400 Bad Request", 400), ("503 Service Unavailable", 503)]
+)
+async def test_an_answer_without_end_is_cut_off(status, told):
+    sent = 0
+
+    async def endless(writer: asyncio.StreamWriter) -> bool:
+        nonlocal sent
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n\r\n".encode())
+        while True:
+            writer.write(b" " * 2**16)
+            await writer.drain()
+            sent += 2**16
+
+    fault = await fault_from("create", endless)
+    assert (fault.sent, fault.status) == (True, told)
+    assert sent < 2**24
+
+
 @pytest.mark.parametrize("operation", ["update", "delete"])
 @pytest.mark.parametrize(
     "body", [b"", b" ", b"<html>Sign in</html>", b"[]", b'"changed"', b'{"message": "chan']

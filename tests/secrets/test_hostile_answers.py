@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from worker.adapters.plivo import PlivoAccount, PlivoProvider, plivo_provider
 from worker.adapters.system import SystemClock
-from worker.core.judge import classify
+from worker.core.judge import Wait, classify
 from worker.ports import CallFailed, RateLimit
 from worker.telemetry import Telemetry, configure_logging
 
@@ -147,7 +147,7 @@ async def told_of(call: str, reply: Reply, telemetry: Telemetry) -> str:
                 result = await CALLS[call](provider)
             except CallFailed as failed:
                 failure = classify(failed.fault)
-                telemetry.waiting(failure, 1.0, 1)
+                telemetry.waiting(failure, Wait(1.0), 1, None, 0.0)
                 telemetry.duty_failed(None, str(failed))
                 telemetry.step_crashed(failed)
                 return f"{list(chain_of(failed))} {failed.fault!r} {failure!r} {account!r}"

@@ -36,6 +36,8 @@ T = TypeVar("T", bound="_Answer")
 _TURN: ContextVar[Turn] = ContextVar("turn")
 NOTHING_MORE = b"{}"
 """What a 204 says."""
+LONGEST_ANSWER_BYTES = 2**20
+"""Twenty subaccounts of a list page come to 20 kB."""
 LONGEST_ERROR_TEXT = 200
 LONGEST_RETRY_AFTER_SECONDS = 300.0
 """Told to wait longer we ask again then: messages must not stay unacked until the broker takes them back."""
@@ -233,7 +235,7 @@ class PlivoProvider:
         raise CallFailed(fault)  # not as the error's consequence: that holds our login, and what Plivo said
 
     async def _body(self, operation: Operation, response: aiohttp.ClientResponse) -> bytes:
-        body = await response.read()
+        body = await _read(response)
         if response.status == HTTPStatus.NO_CONTENT:
             return NOTHING_MORE
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
@@ -292,6 +294,14 @@ def _fault_of(operation: Operation, error: Exception) -> CallFault:
     unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
     what = "cannot be reached" if unsent else "gave no answer that can be read"
     return CallFault(operation, f"Plivo {what} ({type(error).__name__}) for {operation}", sent=not unsent)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body. What is too long is cut off, and its connection with it; a success is unreadable then."""
+    content, body = response.content, b""
+    while len(body) < LONGEST_ANSWER_BYTES and not content.at_eof():
+        body += await content.read(LONGEST_ANSWER_BYTES - len(body))
+    return body
 
 
 def _error_text(body: bytes) -> str:
