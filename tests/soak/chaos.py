@@ -26,7 +26,7 @@ from tests.fault_proxy import fault_proxy
 from tests.soak import verdict
 from tests.soak.broker_faults import BROKER_FAULTS, BrokerFault, Stage
 from tests.soak.correspondent import Correspondent, correspondent
-from tests.soak.leftovers import left_in_queues, nothing_due
+from tests.soak.leftovers import left_in_queues, nothing_due, nothing_queued
 from tests.soak.lives import hastened
 from tests.soak.statements import Statement, story
 from tests.soak.verdict import Broken
@@ -110,6 +110,7 @@ class Chaos:
             async with asyncio.timeout(REST_SECONDS):
                 await heard.hears(lambda: heard.sent.keys() <= heard.answered)
                 await nothing_due(self.environ)
+                await nothing_queued(self.stage.node)
         except TimeoutError:
             self.broken.append(Broken("-", f"not at rest within {REST_SECONDS} s"))
 

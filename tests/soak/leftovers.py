@@ -7,6 +7,7 @@ from contracts import topology as names
 from tests.soak.verdict import Broken
 from worker.adapters.rabbitmq_topology import state_of
 from worker.operations import connection, departments
+from worker.private_node import PrivateNode
 from worker.settings import LedgerSettings, TopologySettings, load
 
 POLL_SECONDS = 0.2
@@ -19,6 +20,20 @@ async def nothing_due(environ: Mapping[str, str]) -> None:
         if not any(entry.due_at for entry in entries):
             return
         await asyncio.sleep(POLL_SECONDS)
+
+
+async def nothing_queued(node: PrivateNode) -> None:
+    """Returns once no work waits or is held: an answer may be out, and the ack of its event not yet."""
+    while True:
+        if not await work(node, "messages"):
+            return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def work(node: PrivateNode, column: str) -> int:
+    """How many messages of the work queue there are, by a column of `rabbitmqctl list_queues`."""
+    listed = await node.rabbitmqctl("list_queues", "--no-table-headers", "name", column)
+    return int(dict(line.split("\t") for line in listed.splitlines())[names.WORK_QUEUE])
 
 
 async def left_in_queues(url: str) -> list[Broken]:

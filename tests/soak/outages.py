@@ -21,11 +21,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from contracts import topology as names
 from tests.fault_proxy import FaultProxy, server_proxy
 from tests.soak import verdict
 from tests.soak.correspondent import Correspondent, correspondent
-from tests.soak.leftovers import left_in_queues, nothing_due
+from tests.soak.leftovers import left_in_queues, nothing_due, work
 from tests.soak.statements import Statement, story
 from tests.soak.verdict import Broken
 from tests.soak.worker_process import WorkerProcess, worker_process
@@ -105,18 +104,12 @@ class Outage:
 
     async def _watch(self, began: float, until: float) -> None:
         while (now := time.monotonic()) < until:
-            if now - began > LONGEST_HELD_SECONDS and (held := await self._held()):
+            if now - began > LONGEST_HELD_SECONDS and (
+                held := await work(self.node, "messages_unacknowledged")
+            ):
                 self._broke(f"{held} messages are held after {now - began:.0f} s")
                 return
             await asyncio.sleep(min(POLL_SECONDS, until - now))
-
-    async def _held(self) -> int:
-        """Messages of the work queue that a consumer has and has not answered."""
-        listed = await self.node.rabbitmqctl(
-            "list_queues", "--no-table-headers", "name", "messages_unacknowledged"
-        )
-        counts = dict(line.split("\t") for line in listed.splitlines())
-        return int(counts[names.WORK_QUEUE])
 
     def _unanswered(self) -> list[Statement]:
         return self.correspondent.unanswered(list(self.correspondent.sent.values()))
