@@ -117,11 +117,12 @@ class Circuit:
         """Raises `CallFailed` where the circuit does not let a call of this kind through now."""
         self._check_not_open(operation)
         preferred = self._clock.monotonic() < self._half_open_at + PREFERENCE_SECONDS
-        not_now = preferred and operation != self._refused
-        if self._state is State.CLOSED or (self._one_kind and not_now):
+        other = operation != self._refused
+        beside = self._one_kind and other and (preferred or self._trial is not None)
+        if self._state is State.CLOSED or beside:
             yield
             return
-        if self._trial is not None or not_now:
+        if self._trial is not None or (preferred and other):
             why = f"waiting for the outcome of one call after an outage: {self._why}"
             raise CallFailed(CallFault(operation, why, sent=False, outage=True))
         self._trial = operation

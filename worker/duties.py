@@ -71,8 +71,11 @@ class Scheduler:
 
     async def _grant(self, wish: Wish) -> None:
         try:
+            self.pipeline.ledger_watch.check()
             await self.pipeline.reissues.grant(wish)
-        except (CallFailed, PublishFailed, LedgerConflict, LedgerFailed) as error:
+        except LedgerFailed as error:
+            self._ledger_failed(wish.department, error)
+        except (CallFailed, PublishFailed, LedgerConflict) as error:
             self.pipeline.telemetry.duty_failed(wish.department, str(error))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not take the lane down
             self.pipeline.telemetry.step_crashed(error)
@@ -98,15 +101,19 @@ class Scheduler:
         if self.pipeline.stopping.is_set():
             return
         try:
+            self.pipeline.ledger_watch.check()
             entry = (await self.pipeline.ledger.recall(department, NO_EVENT)).entry
             await self._record(entry, await self._done(entry))
         except LedgerConflict as error:
             self.pipeline.telemetry.duty_failed(department, str(error))
         except LedgerFailed as error:
-            self.pipeline.telemetry.duty_failed(department, str(error))
-            self.pipeline.ledger_watch.failed()
+            self._ledger_failed(department, error)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not take the lane down
             self.pipeline.telemetry.step_crashed(error)
+
+    def _ledger_failed(self, department: Department, error: LedgerFailed) -> None:
+        self.pipeline.telemetry.duty_failed(department, str(error))
+        self.pipeline.ledger_watch.failed()
 
     async def _record(self, entry: Entry, done: Entry) -> None:
         try:

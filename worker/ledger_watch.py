@@ -47,9 +47,14 @@ class LedgerWatch:
         try:
             await self._write()
         except (LedgerFailed, LedgerForeign) as error:
-            self.trouble = str(error)
-            self._intake.hold(HOLDER, self.trouble)
+            self._hold(str(error))
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not hold the intake for good
+            self._hold(f"the ledger cannot be written: unexpected {type(error).__name__}")
         else:
             self.trouble = None
             self._intake.lift(HOLDER)
         return self.trouble
+
+    def _hold(self, trouble: str) -> None:
+        self.trouble = trouble
+        self._intake.hold(HOLDER, trouble)

@@ -122,6 +122,8 @@ class Pipeline:
     telemetry: Telemetry = field(init=False)
     left: int = 0
     """Messages that a drain left for the broker to deliver again."""
+    _marks: dict[str, int] = field(default_factory=dict)
+    """Of messages worked on alone, until they are taken away."""
     _unrecorded: set[Department] = field(default_factory=set)
     """Something was changed there, and the ledger could not be told."""
 
@@ -187,18 +189,27 @@ class Pipeline:
     async def _suspected(self, message: str, reading: Reading, stay: Stay) -> Verdict:
         """It came back so often that it may be what ended its workers. If so, its mark stays."""
         try:
-            marks = await self.ledger.suspect(message)
-            if marks > MOST_MARKS:
-                verdict: Verdict = DeadLetter(DeadReason.DELIVERY_LIMIT, _KILLED)
-            else:
-                verdict = await self._verdict(reading, stay)
-            await self.ledger.absolve(message)
-        except Overtaken:
-            await self.ledger.absolve(message)
-            raise
+            self.ledger_watch.check()
+            if message not in self._marks:  # a mark that could not be taken away is of a worker that lives
+                self._marks[message] = await self.ledger.suspect(message)
+            try:
+                verdict = await self._verdict_on(self._marks[message], reading, stay)
+            except Overtaken:
+                await self._absolve(message)
+                raise
+            await self._absolve(message)
         except LedgerFailed as error:
             return self._ledger_failed(error, stay, reading)
         return verdict
+
+    async def _verdict_on(self, marks: int, reading: Reading, stay: Stay) -> Verdict:
+        if marks > MOST_MARKS:
+            return DeadLetter(DeadReason.DELIVERY_LIMIT, _KILLED)
+        return await self._verdict(reading, stay)
+
+    async def _absolve(self, message: str) -> None:
+        await self.ledger.absolve(message)
+        del self._marks[message]
 
     async def _verdict(self, reading: Reading, stay: Stay) -> Verdict:
         if isinstance(reading, Unreadable):

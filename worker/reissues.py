@@ -14,7 +14,7 @@ from worker.core.judge import Failure, Permanent, Transient
 from worker.core.model import Answer, Entry, Reissue, Wish
 from worker.core.reissue import Issue, answer_to, decide_reissue, reissued_to, request_of, with_token
 from worker.outbox import Outbox
-from worker.ports import NoRecipientKey, Unroutable
+from worker.ports import NoRecipientKey, NotTaken, Unroutable
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Reissues:
             case _:
                 try:
                     entry, answer = await self._carry_out(request, known.entry, decision)
-                except (NoRecipientKey, Unroutable) as error:
+                except (NoRecipientKey, NotTaken, Unroutable) as error:
                     # Nobody is to wait for a request: it is parked, and given up in the end.
                     return Transient(str(error))
                 entry = await outbox.ledger.record(entry, answer)

@@ -339,6 +339,8 @@ async def test_where_one_kind_alone_is_refused_the_others_go_on_beside_the_one_t
     async with bench.circuit.permit("create"):
         for operation in ("update", "get", "list", "delete"):
             await bench.call(operation, made.auth_id)
+        bench.clock.advance(1.1)  # it is a slow one
+        await bench.call("list")
         assert (await bench.fails("create")).outage
         bench.provider.refuses["update"] = a_fault("update", 403)
         assert (await bench.fails("update")).outage

@@ -295,9 +295,11 @@ BOUNDARIES = {
     },
     "Pipeline._suspected": {
         "self.ledger.suspect": "suspect",
-        "self._verdict": None,
-        "self.ledger.absolve": "absolve",
+        "self._verdict_on": None,
+        "self._absolve": None,
     },
+    "Pipeline._verdict_on": {"self._verdict": None},
+    "Pipeline._absolve": {"self.ledger.absolve": "absolve"},
     "Pipeline._carry": {
         "self._worked_on": None,
         "self._end": None,

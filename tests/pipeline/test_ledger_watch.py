@@ -6,7 +6,9 @@ from pipeline.outages import pass_seconds, settled, working_with_duties
 from world import World
 
 from contracts.topology import SECRETS_QUEUE, WORK_QUEUE
+from worker.core.model import Wish
 from worker.ledger_watch import AGAIN_SECONDS
+from worker.pipeline import OFTEN
 from worker.ports import LedgerFailed
 
 CREATED = department_created("Sales", sequence=1)
@@ -50,6 +52,42 @@ async def test_what_could_not_be_noted_is_not_done_again_meanwhile(world):
         assert len(world.broker.ready(SECRETS_QUEUE)) == 2
         await world.done_in_time()
     assert len({result.id for result in world.results(CREATED)}) == 1
+
+
+async def test_nor_are_credentials_that_an_operator_asked_for(world):
+    await world.handle(CREATED)
+    before = len(world.credentials())
+    world.witness.fail("record active unchanged", FULL, times=100)
+    world.witness.fail("bind", FULL, times=100)
+    async with working_with_duties(world) as worker:
+        await world.ledger.wish(Wish("wish-1", SALES, None, "anna", world.clock.now()))
+        await pass_seconds(world, 90)
+        assert worker.holds() == [str(FULL)]
+        assert len(world.credentials()) == before + 1
+
+
+async def test_a_trial_that_fails_in_an_unexpected_way_is_made_again(world):
+    world.witness.fail("record claimed", FULL)
+    world.witness.fail("bind", FULL)
+    world.witness.fail("bind", MemoryError())
+    async with working_with_duties(world) as worker:
+        await world.send(CREATED)
+        await settled()
+        await pass_seconds(world, AGAIN_SECONDS)
+        assert worker.holds()
+        await pass_seconds(world, AGAIN_SECONDS)
+        assert worker.holds() == []
+
+
+@pytest.mark.parametrize("others", [[], ["record"]])
+async def test_a_mark_that_cannot_be_taken_away_is_not_held_against_its_message(world, others):
+    """It is of a worker that lives."""
+    world.returned = OFTEN
+    for what in ("absolve", *others):
+        world.witness.fail(what, FULL, times=4)
+    await world.handle(CREATED)
+    await world.has_one_live_subaccount("Sales")
+    world.has_dead_lettered_nothing()
 
 
 async def test_one_departments_trouble_keeps_nobody_else_waiting(world):

@@ -12,6 +12,7 @@ from builders import (
     department_renamed,
     reissue_requested,
 )
+from pipeline.outages import pass_seconds
 from pydantic import SecretStr
 from secrets_keys import Told, fresh_sealing_key, signing_key, write_keys
 from world import World, fault
@@ -29,6 +30,7 @@ from worker.core.messages import Outgoing
 from worker.core.model import Status, Wish
 from worker.core.reissue import REISSUE_PAUSE, WISH_GOOD_FOR, request_of
 from worker.duties import Scheduler
+from worker.ports import NotTaken
 
 CREATED = department_created("Sales", sequence=1)
 REMOVED = department_removed(sequence=2)
@@ -375,3 +377,16 @@ async def test_a_worker_that_dies_at_it_leaves_it_to_the_next(world, at):
     assert await came_of(world, wish) == ("unchanged", "credentials issued again")
     assert len({told.id for told in reissued(world)}) == 1
     assert await world.ledger.wishes(NOW) == []
+
+
+async def test_a_request_for_one_whose_queue_is_full_is_tried_so_often_and_no_more(sealing):
+    """The other recipients get theirs again with each try."""
+    world, _ = sealing
+    await world.handle(CREATED)
+    world.witness.fail(
+        "publish secrets subaccount.credentials.reissued.billing", NotTaken("full"), times=2000
+    )
+    async with world.working():
+        await world.send(reissue_requested())
+        await pass_seconds(world, 800)
+    assert [noted for noted in world.witness.journal if noted.startswith("publish retry")]
