@@ -27,6 +27,7 @@ from worker.core.model import Answer, Department, Entry, Event
 LogFormat = Literal["json", "console"]
 
 REPEAT_SECONDS = 60.0
+"""What keeps everybody waiting is told again after so long."""
 
 # They log message bodies and headers, in which tokens travel: an uncorrelated return at ERROR, frames at
 # DEBUG. What matters of them reaches the log through the adapters.

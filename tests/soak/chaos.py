@@ -173,10 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NodeUnavailable as error:
         ERR.print(str(error), style="red")
         return 1
-    for one in broken:
-        CONSOLE.print(f"broken: {one.department}: {one.what}", markup=False, style="red")
-    CONSOLE.print(f"{len(broken)} broken" if broken else "all rules kept")
-    return int(bool(broken))
+    return verdict.told(broken, CONSOLE)
 
 
 def _say(name: str, seconds: float) -> None:

@@ -138,10 +138,7 @@ def conduct(plan: Plan, kind: type[Soak]) -> int:
     for row in report.figures:
         table.add_row(*row)
     CONSOLE.print(table)
-    for broken in report.broken:
-        CONSOLE.print(f"broken: {broken.department}: {broken.what}", markup=False, style="red")
-    CONSOLE.print(f"{len(report.broken)} broken" if report.broken else "all rules kept")
-    return int(bool(report.broken))
+    return verdict.told(report.broken, CONSOLE)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

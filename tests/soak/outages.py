@@ -24,7 +24,7 @@ from rich.console import Console
 from tests.fault_proxy import FaultProxy, server_proxy
 from tests.soak import verdict
 from tests.soak.correspondent import Correspondent, correspondent
-from tests.soak.leftovers import left_in_queues, nothing_due, work
+from tests.soak.leftovers import left_in_queues, nothing_due, nothing_queued, work
 from tests.soak.statements import Statement, story
 from tests.soak.verdict import Broken
 from tests.soak.worker_process import WorkerProcess, worker_process
@@ -120,6 +120,7 @@ class Outage:
                 await self.correspondent.hears(lambda: not self._unanswered())
                 self._figure("from then to the last answer", f"{time.monotonic() - self.over_at:.0f} s")
                 await nothing_due(self.environ)
+                await nothing_queued(self.node)
                 self._figure("and until nothing was due", f"{time.monotonic() - self.over_at:.0f} s")
         except TimeoutError:
             self._broke(f"not at rest in time: {len(self._unanswered())} events unanswered")
@@ -184,10 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     for name, value in run.figures:
         CONSOLE.print(f"{name}: {value}", highlight=False)
-    for one in run.broken:
-        CONSOLE.print(f"broken: {one.department}: {one.what}", markup=False, style="red")
-    CONSOLE.print(f"{len(run.broken)} broken" if run.broken else "all rules kept")
-    return int(bool(run.broken))
+    return verdict.told(run.broken, CONSOLE)
 
 
 if __name__ == "__main__":

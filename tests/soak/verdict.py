@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from rich.console import Console
+
 from tests.soak.statements import Statement
 from worker.sandbox import Subaccount
 
@@ -40,6 +42,14 @@ def judge(
             for what in _credentials_broken(issued[department], there[department])
         ),
     ]
+
+
+def told(broken: Sequence[Broken], console: Console) -> int:
+    """Says which rules were broken; the exit code."""
+    for one in broken:
+        console.print(f"broken: {one.department}: {one.what}", markup=False, style="red")
+    console.print(f"{len(broken)} broken" if broken else "all rules kept")
+    return int(bool(broken))
 
 
 def copies(messages: Collection[Document]) -> int:

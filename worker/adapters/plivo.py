@@ -235,7 +235,7 @@ class PlivoProvider:
         raise CallFailed(fault)  # not as the error's consequence: that holds our login, and what Plivo said
 
     async def _body(self, operation: Operation, response: aiohttp.ClientResponse) -> bytes:
-        body = await _read(response)
+        body = await _received(response)
         if response.status == HTTPStatus.NO_CONTENT:
             return NOTHING_MORE
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
@@ -296,7 +296,7 @@ def _fault_of(operation: Operation, error: Exception) -> CallFault:
     return CallFault(operation, f"Plivo {what} ({type(error).__name__}) for {operation}", sent=not unsent)
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _received(response: aiohttp.ClientResponse) -> bytes:
     """The body. What is too long is cut off, and its connection with it; a success is unreadable then."""
     content, body = response.content, b""
     while len(body) < LONGEST_ANSWER_BYTES and not content.at_eof():
