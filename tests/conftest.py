@@ -8,11 +8,11 @@ import pytest
 
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
-from worker.adapters.rabbitmq_topology import state_of
-from worker.operations import connection
-from worker.private_node import NodeUnavailable, private_node
-from worker.settings import BrokerSettings, load
-from worker.telemetry import configure_logging
+from worker.adapters.amqp.topology import state_of
+from worker.demo.private_node import NodeUnavailable, private_node
+from worker.operations.actions import connection
+from worker.settings.model import BrokerSettings, load
+from worker.telemetry.events import configure_logging
 
 # What a test may leave at the broker, whatever arguments it was made with.
 LEFT_BEHIND = topology(BrokerVersion(4, 1))

@@ -16,7 +16,7 @@ def main() -> None:
     consuming = sys.argv[1:2] == ["run"]
     before = {number: signal.signal(number, _end_well if consuming else _end) for number in SIGNALS}
 
-    from worker import cli  # noqa: PLC0415 - now that a signal can come
+    from worker.cli import app as cli  # noqa: PLC0415 - now that a signal can come
 
     if not consuming:
         for number, handler in before.items():

@@ -10,38 +10,38 @@ from typing import Protocol
 from aio_pika.abc import AbstractConnection
 
 from contracts.topology import WORK_QUEUE, BrokerVersion, Topology, topology
-from worker.act import Actor, Names
-from worker.adapters import rabbitmq_topology
-from worker.adapters.fingerprints import KeyedFingerprints
-from worker.adapters.key_files import read_signing_key, signing_key_made_once
-from worker.adapters.plivo import PlivoAccount, plivo_provider
-from worker.adapters.rabbitmq import RabbitConsumer, RabbitPublisher
-from worker.adapters.rabbitmq_connection import (
+from worker.adapters.amqp import topology as rabbitmq_topology
+from worker.adapters.amqp.client import RabbitConsumer, RabbitPublisher
+from worker.adapters.amqp.link import (
     BrokerRefuses,
     BrokerUnavailable,
     Link,
     connected,
     version_of,
 )
-from worker.adapters.sealing import JoseSealer, RecipientKeys, Unsealed
-from worker.adapters.sqlite import sqlite_ledger
+from worker.adapters.jose.fingerprints import KeyedFingerprints
+from worker.adapters.jose.key_files import read_signing_key, signing_key_made_once
+from worker.adapters.jose.seal import JoseSealer, RecipientKeys, Unsealed
+from worker.adapters.plivo.client import PlivoAccount, plivo_provider
+from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.adapters.system import SystemClock
-from worker.circuit import Circuit
 from worker.core.decide import Policy
 from worker.core.judge import Patience
 from worker.core.model import EVERYBODY
-from worker.duties import Scheduler
-from worker.intake import Intake, Tap
-from worker.lanes import running_lanes
-from worker.ledger_watch import LedgerWatch
-from worker.outbox import Outbox
-from worker.pipeline import Pipeline
+from worker.flow.gate import Intake, Tap
+from worker.flow.lanes import running_lanes
+from worker.flow.ledger_watch import LedgerWatch
+from worker.flow.undelivered import Undelivered
+from worker.flow.waiting import WaitingRoom
+from worker.pipeline.handler import Pipeline
+from worker.pipeline.outbox import Outbox
+from worker.pipeline.scheduler import Scheduler
 from worker.ports import Clock, Delivery, Ledger, NoRecipientKey, Provider, Publisher, Sealer
-from worker.scan import Scanner, Strays
-from worker.settings import PREFIX, SettingsError, TopologySettings, WorkerSettings
-from worker.telemetry import Telemetry
-from worker.undelivered import Undelivered
-from worker.waiting import WaitingRoom
+from worker.provider.act import Actor, Names
+from worker.provider.circuit import Circuit
+from worker.provider.scan import Scanner, Strays
+from worker.settings.model import PREFIX, SettingsError, TopologySettings, WorkerSettings
+from worker.telemetry.events import Telemetry
 
 STARTUP_GRACE_SECONDS = 15.0
 STARTUP_PAUSE_SECONDS = 0.5

@@ -18,15 +18,15 @@ from rich.table import Table
 
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
-from worker.adapters import rabbitmq_topology
-from worker.adapters.rabbitmq_connection import connect
-from worker.adapters.rabbitmq_topology import state_of
-from worker.adapters.sqlite import sqlite_ledger
-from worker.entrypoints import dead_letters
-from worker.entrypoints.dead_letters import Asked
-from worker.private_node import PrivateNode, private_node
-from worker.running import run
-from worker.settings import DeadLetterSettings, load
+from worker.adapters.amqp import topology as rabbitmq_topology
+from worker.adapters.amqp.link import connect
+from worker.adapters.amqp.topology import state_of
+from worker.adapters.sqlite.ledger import sqlite_ledger
+from worker.cli import dead_letter_commands as dead_letters
+from worker.cli.dead_letter_commands import Asked
+from worker.cli.loop import run
+from worker.demo.private_node import PrivateNode, private_node
+from worker.settings.model import DeadLetterSettings, load
 
 SHOVEL = "benchmark"
 PATIENCE_SECONDS = 60

@@ -17,7 +17,7 @@ from rich.table import Table
 from yarl import URL
 
 from tests.soak.worker_process import WorkerProcess, worker_process
-from worker.private_node import PrivateNode, private_node
+from worker.demo.private_node import PrivateNode, private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN, running_sandbox
 
 CONSOLE = Console()

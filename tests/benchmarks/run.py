@@ -19,7 +19,7 @@ from rich.table import Table
 from tests.benchmarks import idle, memory, start, storm, throughput
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.stage import Stage, stage
-from worker import console
+from worker.cli import terminal as console
 
 Benchmark = Callable[[Stage, Scale], Coroutine[Any, Any, list[Figure]]]
 

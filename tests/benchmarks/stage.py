@@ -18,9 +18,9 @@ from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
 from tests.benchmarks.events import Event, message, routing_key
 from tests.benchmarks.processes import Consuming, consuming
-from worker.adapters import rabbitmq_topology
-from worker.adapters.rabbitmq_connection import version_of
-from worker.private_node import private_node
+from worker.adapters.amqp import topology as rabbitmq_topology
+from worker.adapters.amqp.link import version_of
+from worker.demo.private_node import private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN
 
 HEARD = "benchmark.results"

@@ -14,14 +14,14 @@ from tests.simulation.broker import SimulatedConsumer, SimulatedPublisher
 from tests.simulation.chance import PROFILES, Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
-from worker.adapters import rabbitmq_topology
-from worker.adapters.memory_broker import MemoryBroker
-from worker.adapters.rabbitmq import RabbitConsumer, RabbitPublisher, no_preparation
-from worker.adapters.rabbitmq_connection import Link, connect, version_of
+from worker.adapters.amqp import topology as rabbitmq_topology
+from worker.adapters.amqp.client import RabbitConsumer, RabbitPublisher, no_preparation
+from worker.adapters.amqp.link import Link, connect, version_of
+from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.system import SystemClock
 from worker.bootstrap import Consumer
 from worker.ports import Delivery, Publisher
-from worker.telemetry import Telemetry
+from worker.telemetry.events import Telemetry
 
 Receive = Callable[[Delivery], None]
 

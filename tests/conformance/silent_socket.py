@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 
-from worker.adapters.rabbitmq_frames import RETURN, Listener
+from worker.adapters.amqp.codec.frames import RETURN, Listener
 
 
 class Socket:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import apsw
 import pytest
-from builders import NOW
 from pydantic import TypeAdapter
 
-from worker.adapters.memory_dead_letters import MemoryAudit
-from worker.adapters.sqlite import sqlite_ledger, sqlite_ledger_read
-from worker.adapters.sqlite_audit import SqliteAudit
+from tests.support.builders import NOW
+from worker.adapters.memory.dead_letters import MemoryAudit
+from worker.adapters.sqlite.audit import SqliteAudit
+from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
 from worker.core.dead_letters import AuditLine
 from worker.ports import Audit, LedgerFailed
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import aio_pika
 import pytest
-from conformance.brokers import (
+
+from contracts.envelope import STRUCTURED, Message
+from contracts.topology import DEAD_LETTER_QUEUE, DEAD_LETTERS, DEPARTMENTS, RESULTS, WORK_QUEUE
+from tests.conformance.brokers import (
     Bench,
     Inbox,
     RabbitBench,
@@ -17,10 +20,7 @@ from conformance.brokers import (
     rabbit_bench,
     simulated_bench,
 )
-
-from contracts.envelope import STRUCTURED, Message
-from contracts.topology import DEAD_LETTER_QUEUE, DEAD_LETTERS, DEPARTMENTS, RESULTS, WORK_QUEUE
-from worker.adapters.rabbitmq import RabbitPublisher
+from worker.adapters.amqp.client import RabbitPublisher
 from worker.core.messages import Outgoing
 from worker.ports import PublishFailed, Unroutable
 

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
-from builders import NOW
 
-from worker.adapters.memory import MemoryClock
+from tests.support.builders import NOW
+from worker.adapters.memory.clock import MemoryClock
 from worker.adapters.system import SystemClock
 from worker.ports import Clock
 

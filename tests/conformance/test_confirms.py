@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from conformance.silent_socket import Socket
-from simulation.virtual_time import VirtualLoop
 
 from contracts.envelope import Message
-from worker.adapters.rabbitmq_confirms import ConfirmingChannel, Patience, Refused, Returned
-from worker.adapters.rabbitmq_frames import ACK, NACK
+from tests.conformance.silent_socket import Socket
+from tests.simulation.virtual_time import VirtualLoop
+from worker.adapters.amqp.codec.frames import ACK, NACK
+from worker.adapters.amqp.confirms import ConfirmingChannel, Patience, Refused, Returned
 from worker.core.messages import Outgoing
 
 

@@ -6,15 +6,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
-from conformance.brokers import Bench, memory_bench, rabbit_bench
-from conformance.silent_socket import Socket
 
 from contracts.envelope import Message
 from contracts.topology import DEAD_LETTERS, BrokerVersion
-from worker.adapters import rabbitmq_dead_letters
-from worker.adapters.memory_dead_letters import MemoryDeadLetters
-from worker.adapters.rabbitmq_connection import BrokerUnavailable, connect
-from worker.adapters.rabbitmq_dead_letters import WINDOWS, RabbitDeadLetters, RabbitLook
+from tests.conformance.brokers import Bench, memory_bench, rabbit_bench
+from tests.conformance.silent_socket import Socket
+from worker.adapters.amqp import dead_letters as rabbitmq_dead_letters
+from worker.adapters.amqp.dead_letters import WINDOWS, RabbitDeadLetters, RabbitLook
+from worker.adapters.amqp.link import BrokerUnavailable, connect
+from worker.adapters.memory.dead_letters import MemoryDeadLetters
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
 from worker.ports import DeadLetterQueue, HeldLetter, QueueTaken

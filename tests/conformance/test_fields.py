@@ -13,9 +13,9 @@ import pamqp.encode
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raw_amqp import entry, long, nested, timestamp
 
-from worker.adapters.rabbitmq_fields import DEEPEST, NO_TABLE, Unwritable, field, fields_in, legible, short
+from tests.support.raw_amqp import entry, long, nested, timestamp
+from worker.adapters.amqp.codec.fields import DEEPEST, NO_TABLE, Unwritable, field, fields_in, legible, short
 
 NAMES = st.text(max_size=30).filter(lambda name: len(name.encode()) <= 128)
 SCALARS = (

@@ -13,11 +13,11 @@ from aiormq.exceptions import AMQPConnectionError, InvalidFrameError, ProtocolSy
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp.commands import Basic
-from raw_amqp import content_header, entry, frame, nested, properties, short, timestamp
-from simulation.virtual_time import VirtualLoop
 
-from worker.adapters import rabbitmq_frames
-from worker.adapters.rabbitmq_frames import (
+from tests.simulation.virtual_time import VirtualLoop
+from tests.support.raw_amqp import content_header, entry, frame, nested, properties, short, timestamp
+from worker.adapters.amqp.codec import frames as rabbitmq_frames
+from worker.adapters.amqp.codec.frames import (
     ACK,
     DELIVER,
     GET_EMPTY,

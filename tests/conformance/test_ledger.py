@@ -9,14 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from builders import AUTH_ID, NOW, SALES, an_answer, an_entry, created, removed, renamed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.departments import Kind, Version
 from contracts.subaccounts import ResultKind
-from worker.adapters.memory import MemoryLedger
-from worker.adapters.sqlite import sqlite_ledger
+from tests.support.builders import AUTH_ID, NOW, SALES, an_answer, an_entry, created, removed, renamed
+from worker.adapters.memory.ledger import MemoryLedger
+from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.core.model import Answer, Claim, Department, Entry, Recollection, Reference, Status, Trace, Wish
 from worker.ports import Ledger, LedgerConflict, LedgerFailed, LedgerForeign
 

@@ -3,14 +3,23 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from conformance.brokers import Inbox, RabbitBench, rabbit_bench
-from raw_amqp import ODD_HEADERS, RawProducer, entry, long, properties, raw_producer, short, timestamp
 
 from contracts.envelope import Message
 from contracts.subaccounts import DeadReason
 from contracts.topology import DEAD_LETTER_QUEUE, DEAD_LETTERS, DEPARTMENTS, RESULTS, WORK_QUEUE
-from worker.adapters.rabbitmq_connection import connect
-from worker.adapters.rabbitmq_dead_letters import RabbitDeadLetters
+from tests.conformance.brokers import Inbox, RabbitBench, rabbit_bench
+from tests.support.raw_amqp import (
+    ODD_HEADERS,
+    RawProducer,
+    entry,
+    long,
+    properties,
+    raw_producer,
+    short,
+    timestamp,
+)
+from worker.adapters.amqp.dead_letters import RabbitDeadLetters
+from worker.adapters.amqp.link import connect
 from worker.adapters.system import SystemClock
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, dead_letter

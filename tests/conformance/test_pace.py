@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.adapters.pace import GROWTH, LATEST_ARRIVAL, Pace, Stopping
 from worker.ports import RateLimit
+from worker.provider.rate import GROWTH, LATEST_ARRIVAL, Pace, Stopping
 
 BEGIN = 1000.0
 

@@ -11,14 +11,14 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from builders import NOW
-from conformance.misbehaving import answer, hang_up, misbehaving, raw, reset, silence
-from permitted import Permitted
 from pydantic import SecretStr
 from pydantic_core import to_json
 
-from worker.adapters.memory import MemoryClock
-from worker.adapters.plivo import PlivoAccount, plivo_provider
+from tests.conformance.misbehaving import answer, hang_up, misbehaving, raw, reset, silence
+from tests.support.builders import NOW
+from tests.support.permitted import Permitted
+from worker.adapters.memory.clock import MemoryClock
+from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.core.judge import CallFault, Unknown, classify
 from worker.ports import CallFailed, NewSubaccount, RateLimit
 

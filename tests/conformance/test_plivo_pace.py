@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import pairwise
 
-from builders import NOW
-from conformance.misbehaving import answer, misbehaving, silence
-from conformance.test_plivo import AUTH_ID, SHOWN, fault_of, provider_at
 from pydantic import SecretStr
 from pydantic_core import to_json
 
-from worker.adapters.memory import MemoryClock
-from worker.adapters.plivo import PlivoAccount, PlivoProvider, plivo_provider
+from tests.conformance.misbehaving import answer, misbehaving, silence
+from tests.conformance.test_plivo import AUTH_ID, SHOWN, fault_of, provider_at
+from tests.support.builders import NOW
+from worker.adapters.memory.clock import MemoryClock
+from worker.adapters.plivo.client import PlivoAccount, PlivoProvider, plivo_provider
 from worker.ports import CallFailed, RateLimit
 from worker.sandbox import running_sandbox
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pamqp.header import ContentHeader
-from raw_amqp import ODD_HEADERS, STRUCTURED, entry, long, properties, short, timestamp
 
 from contracts.envelope import Message
 from contracts.subaccounts import DeadReason
-from worker.adapters.rabbitmq_properties import parts_of, read, routing_key, written
+from tests.support.raw_amqp import ODD_HEADERS, STRUCTURED, entry, long, properties, short, timestamp
+from worker.adapters.amqp.codec.properties import parts_of, read, routing_key, written
 from worker.core.dead_letters import letter_of, replayed
 from worker.core.judge import DeadLetter, Park
 from worker.core.messages import Outgoing, SentAs, dead_letter, parked, unparked
-from worker.reading import reading_of
+from worker.pipeline.reading import reading_of
 
 ID = "m-1"
 LONGEST = 131_052

@@ -9,15 +9,15 @@ from datetime import date, timedelta
 from typing import Protocol
 
 import pytest
-from permitted import Permitted
 from pydantic import SecretStr
 
 from tests.simulation.chance import PROFILES, Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
 from tests.simulation.provider import ProviderServer, SimulatedProvider
-from worker.adapters.memory import MemoryProvider
-from worker.adapters.plivo import PlivoAccount, plivo_provider
+from tests.support.permitted import Permitted
+from worker.adapters.memory.provider import MemoryProvider
+from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.adapters.system import SystemClock
 from worker.ports import CallFailed, ProvidedSubaccount, Provider, RateLimit
 from worker.sandbox import Sandbox, running_sandbox

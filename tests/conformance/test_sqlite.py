@@ -12,15 +12,15 @@ from tempfile import TemporaryDirectory
 
 import apsw
 import pytest
-from builders import SALES, an_answer, an_entry, created
 
-from worker.adapters import sqlite
-from worker.adapters.sqlite import sqlite_ledger, sqlite_ledger_read
-from worker.adapters.sqlite_audit import SqliteAudit
+from tests.support.builders import SALES, an_answer, an_entry, created
+from worker.adapters.sqlite import ledger as sqlite
+from worker.adapters.sqlite.audit import SqliteAudit
+from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
 from worker.core.model import Department, Entry, Recollection
-from worker.operations import department, departments
+from worker.operations.actions import department, departments
 from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign, LedgerUnusable
-from worker.settings import LedgerSettings
+from worker.settings.model import LedgerSettings
 
 NOBODY = 65534
 

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from worker.adapters.rabbitmq_wire import GatheringWriter
+from worker.adapters.amqp.wire import GatheringWriter
 
 
 @dataclass

@@ -12,7 +12,7 @@ from itertools import chain, count, repeat
 
 from pydantic import SecretStr
 
-from tests.builders import IDEMPOTENCY_KEY, NOW, SALES
+from tests.support.builders import IDEMPOTENCY_KEY, NOW, SALES
 from worker.core.conclude import (
     Changed,
     Deleted,

@@ -11,7 +11,7 @@ from hypothesis import event as noted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders import NOW, an_entry
+from tests.support.builders import NOW, an_entry
 from worker.core.adoption import (
     ENOUGH_CLEAN_SCANS,
     MARGIN,
@@ -103,7 +103,7 @@ class Shifting:
 
 
 def scan(listed: Shifting, size: int, since: datetime | None = None) -> set[str] | None:
-    """The ids a complete scan saw; None for one that must begin again. Goes as `worker/scan.py` does."""
+    """The ids a complete scan saw; None for one that must begin again. Mirrors `worker/provider/scan.py`."""
     noticed: set[str] = set()
     offset, last = 0, None
     while page := listed.page(offset, size):

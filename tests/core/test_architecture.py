@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import worker.pipeline
-from tests.builders import NOW, a_recollection, an_answer, an_entry, created, removed, renamed
+import worker.pipeline.handler
+from tests.support.builders import NOW, a_recollection, an_answer, an_entry, created, removed, renamed
 from worker.core.decide import Policy, Refuse, Removal, Skip, UnknownRename, decide
 from worker.core.model import Status
 
@@ -106,7 +106,7 @@ def test_the_line_is_that_of_the_pipeline():
         return re.findall(r"^ *(\w+) {2,}\S", text, re.MULTILINE)
 
     drawn = section("The line").split("```")[1]
-    assert stages(drawn) == stages(worker.pipeline.__doc__)
+    assert stages(drawn) == stages(worker.pipeline.handler.__doc__)
     assert len(stages(drawn)) == 8
 
 

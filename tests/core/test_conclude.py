@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from contracts.subaccounts import DeadReason, ResultKind
-from tests.builders import AUTH_ID, IDEMPOTENCY_KEY, NOW, an_entry, created, removed, renamed
+from tests.support.builders import AUTH_ID, IDEMPOTENCY_KEY, NOW, an_entry, created, removed, renamed
 from worker.core.conclude import (
     OWED_PAUSE,
     Changed,

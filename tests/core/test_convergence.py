@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from contracts.departments import Kind
 from contracts.subaccounts import ResultKind
-from tests.builders import NOW, a_recollection, created, removed, renamed
 from tests.core.rehearsal import Fate, Rehearsal
+from tests.support.builders import NOW, a_recollection, created, removed, renamed
 from worker.core.decide import Policy, Removal, Republish, UnknownRename, decide
 from worker.core.model import Event, Status
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 import pytest
-from builders import NOW, SALES, a_recollection, an_answer, an_entry, created, removed, renamed
 
 from contracts.envelope import STRUCTURED, Message
 from contracts.topology import DEAD_LETTERS, REPLAY, BrokerVersion
+from tests.support.builders import NOW, SALES, a_recollection, an_answer, an_entry, created, removed, renamed
 from worker.core.dead_letters import (
     Selection,
     batch_sizes,

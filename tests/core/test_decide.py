@@ -8,7 +8,7 @@ import pytest
 
 from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
-from tests.builders import (
+from tests.support.builders import (
     AUTH_ID,
     IDEMPOTENCY_KEY,
     NOW,

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from contracts.envelope import STRUCTURED, Message, document
 from contracts.subaccounts import CredentialsMessage, DeadReason, ResultKind, SubaccountResult, plain_message
-from tests.builders import AUTH_ID, NOW, an_answer, an_entry, created, removed, renamed
+from tests.support.builders import AUTH_ID, NOW, an_answer, an_entry, created, removed, renamed
 from worker.core import messages
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, Subject

@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from contracts.departments import Kind, Version
-from tests.builders import (
+from tests.support.builders import (
     NOW,
     SALES,
     an_entry,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.departments import NAME_LENGTH
-from tests.builders import AUTH_ID, SALES, created
+from tests.support.builders import AUTH_ID, SALES, created
 from worker.core.model import Department, Reference
 from worker.core.naming import TAG_LENGTH, NameTemplate, department_tag, idempotency_key
 

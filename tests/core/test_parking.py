@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from contracts.envelope import Message
 from contracts.subaccounts import DeadReason
 from contracts.topology import DEFAULT_RETRY_DELAYS
-from tests.builders import NOW, created
+from tests.support.builders import NOW, created
 from worker.core import messages
 from worker.core.judge import DeadLetter, Park
 from worker.core.messages import Outgoing, Subject

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pydantic_core import to_json
 
 from contracts.envelope import STRUCTURED, Message
-from tests.builders import department_created, department_removed, department_renamed
+from tests.support.builders import department_created, department_removed, department_renamed
 from worker.core.model import Reference
-from worker.reading import glimpse, subject_of, validate
+from worker.pipeline.reading import glimpse, subject_of, validate
 
 EVENTS = [department_created(), department_renamed(), department_removed()]
 

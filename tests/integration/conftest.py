@@ -6,8 +6,8 @@ from pathlib import Path
 
 import aio_pika
 import pytest
-from real import Place
 
+from tests.support.real import Place
 from worker.sandbox import running_sandbox
 
 

@@ -10,11 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.soak.chaos import Plan, Stop, chaos
-from worker.adapters import rabbitmq, rabbitmq_connection
+from worker.adapters.amqp import client as rabbitmq
+from worker.adapters.amqp import link as rabbitmq_connection
 from worker.bootstrap import running_worker
-from worker.private_node import SERVER_SCRIPT
-from worker.settings import WorkerSettings, load
-from worker.telemetry import Telemetry, configure_logging
+from worker.demo.private_node import SERVER_SCRIPT
+from worker.settings.model import WorkerSettings, load
+from worker.telemetry.events import Telemetry, configure_logging
 
 pytestmark = [
     pytest.mark.xdist_group("broker"),

@@ -6,15 +6,17 @@ from contextlib import asynccontextmanager
 
 import aiormq
 import pytest
-from conformance.brokers import Inbox, rabbit_bench
-from fault_proxy import BrokerProxy, fault_proxy
 from yarl import URL
 
 from contracts.envelope import STRUCTURED, Message
 from contracts.topology import DEPARTMENTS, WORK_QUEUE, BrokerVersion, topology
-from worker.adapters import rabbitmq, rabbitmq_connection, rabbitmq_topology
-from worker.adapters.rabbitmq import Prepare, RabbitConsumer, RabbitPublisher, no_preparation
-from worker.adapters.rabbitmq_connection import (
+from tests.conformance.brokers import Inbox, rabbit_bench
+from tests.support.fault_proxy import BrokerProxy, fault_proxy
+from worker.adapters.amqp import client as rabbitmq
+from worker.adapters.amqp import link as rabbitmq_connection
+from worker.adapters.amqp import topology as rabbitmq_topology
+from worker.adapters.amqp.client import Prepare, RabbitConsumer, RabbitPublisher, no_preparation
+from worker.adapters.amqp.link import (
     BROKER_ERRORS,
     BrokerRefuses,
     BrokerUnavailable,
@@ -28,7 +30,7 @@ from worker.adapters.rabbitmq_connection import (
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed
-from worker.telemetry import Telemetry
+from worker.telemetry.events import Telemetry
 
 pytestmark = pytest.mark.xdist_group("broker")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from contracts import topology as names
-from worker.adapters.rabbitmq_topology import state_of
-from worker.operations import connection
-from worker.private_node import SERVER_SCRIPT
-from worker.settings import BrokerSettings, load
+from worker.adapters.amqp.topology import state_of
+from worker.demo.private_node import SERVER_SCRIPT
+from worker.operations.actions import connection
+from worker.settings.model import BrokerSettings, load
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 

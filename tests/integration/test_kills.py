@@ -12,7 +12,6 @@ from typing import Any
 
 import aio_pika
 import pytest
-from real import Ears, Place
 
 from contracts import topology as names
 from tests.soak.drains import Drains
@@ -21,6 +20,7 @@ from tests.soak.lives import Plan, hastened
 from tests.soak.statements import Statement
 from tests.soak.verdict import judge
 from tests.soak.worker_process import WORKER, WorkerProcess, worker_process
+from tests.support.real import Ears, Place
 from worker.sandbox import PROFILES, Effect, Fault, Rule, Sight, fault
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real import Place
 
 from contracts import topology as names
+from tests.support.real import Place
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(180)]
 

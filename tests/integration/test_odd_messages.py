@@ -6,13 +6,13 @@ import struct
 from typing import Any
 
 import pytest
-from conformance.brokers import Inbox, link
-from raw_amqp import entry, long, nested, properties, raw_producer, short, timestamp
-from real import Place
 
 from contracts import topology as names
-from worker.adapters.rabbitmq import RabbitConsumer, no_preparation
-from worker.telemetry import Telemetry
+from tests.conformance.brokers import Inbox, link
+from tests.support.raw_amqp import entry, long, nested, properties, raw_producer, short, timestamp
+from tests.support.real import Place
+from worker.adapters.amqp.client import RabbitConsumer, no_preparation
+from worker.telemetry.events import Telemetry
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(60)]
 

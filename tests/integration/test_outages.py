@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.soak.outages import Plan, outage
-from worker.private_node import SERVER_SCRIPT
+from worker.demo.private_node import SERVER_SCRIPT
 
 pytestmark = [
     pytest.mark.xdist_group("broker"),

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from worker.private_node import SERVER_SCRIPT, NodeUnavailable, PrivateNode, private_node
+from worker.demo.private_node import SERVER_SCRIPT, NodeUnavailable, PrivateNode, private_node
 
 pytestmark = pytest.mark.skipif(
     not SERVER_SCRIPT.exists() and "CI" not in os.environ, reason="rabbitmq-server is not installed"
@@ -37,7 +37,7 @@ LOOK_AFTER_EPMD = "rabbit_epmd_monitor ! check, sys:get_state(rabbit_epmd_monito
 
 OWNER = """
 import asyncio
-from worker.private_node import private_node
+from worker.demo.private_node import private_node
 
 async def own():
     async with private_node() as node:
@@ -153,7 +153,7 @@ async def test_a_node_that_cannot_start_says_why_and_is_gone(monkeypatch, tmp_pa
 
 
 async def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr("worker.private_node.SERVER_SCRIPT", tmp_path / "rabbitmq-server")
+    monkeypatch.setattr("worker.demo.private_node.SERVER_SCRIPT", tmp_path / "rabbitmq-server")
     with pytest.raises(NodeUnavailable, match=r"apt-get install rabbitmq-server, or set AMQP_URL"):
         async with private_node():
             pass

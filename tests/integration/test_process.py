@@ -15,11 +15,11 @@ from typing import Any
 
 import aiohttp
 import pytest
-from real import Place
-from secrets_keys import fresh_sealing_key
 
 from contracts import topology as names
 from tests.soak.worker_process import worker_process
+from tests.support.real import Place
+from tests.support.secrets_keys import fresh_sealing_key
 from worker.core.keyring import public_part
 from worker.sandbox import Rule, fault
 

@@ -12,16 +12,16 @@ from urllib.request import urlopen
 import aiohttp
 import apsw
 import pytest
-from builders import department_created
-from fault_proxy import BrokerProxy, fault_proxy
-from real import Place
 
 from contracts.topology import SECRETS, WORK_QUEUE
+from tests.support.builders import department_created
+from tests.support.fault_proxy import BrokerProxy, fault_proxy
+from tests.support.real import Place
 from worker.bootstrap import Worker, running_worker
-from worker.entrypoints import probes
-from worker.entrypoints.probes import serving
-from worker.settings import Address
-from worker.telemetry import Telemetry
+from worker.service import probes
+from worker.service.probes import serving
+from worker.settings.model import Address
+from worker.telemetry.events import Telemetry
 
 pytestmark = pytest.mark.xdist_group("broker")
 

@@ -8,12 +8,12 @@ from asyncio.subprocess import PIPE
 from typing import Any
 
 import pytest
-from builders import NOW
-from real import Ears, Place
 
 from contracts import topology as names
-from worker.adapters.sqlite import sqlite_ledger
-from worker.adapters.sqlite_audit import SqliteAudit
+from tests.support.builders import NOW
+from tests.support.real import Ears, Place
+from worker.adapters.sqlite.audit import SqliteAudit
+from worker.adapters.sqlite.ledger import sqlite_ledger
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from real import Place
 
 from contracts import topology as names
+from tests.support.real import Place
 from worker.sandbox.faults import Rule, fault
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]

@@ -8,16 +8,16 @@ from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 
 import pytest
-from fault_proxy import BrokerProxy, fault_proxy
-from real import Place
 
+from tests.support.fault_proxy import BrokerProxy, fault_proxy
+from tests.support.real import Place
 from worker import bootstrap
-from worker.adapters.memory_broker import MemoryBroker
-from worker.adapters.rabbitmq_connection import BrokerUnavailable
+from worker.adapters.amqp.link import BrokerUnavailable
+from worker.adapters.memory.broker import MemoryBroker
 from worker.bootstrap import running_worker
-from worker.entrypoints.demo import DemoFailed, tell
+from worker.demo.story import DemoFailed, tell
 from worker.ports import PublishFailed
-from worker.telemetry import Telemetry, configure_logging
+from worker.telemetry.events import Telemetry, configure_logging
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 

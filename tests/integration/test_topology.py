@@ -13,10 +13,10 @@ from typing import Any
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel
-from secrets_keys import fresh_sealing_key, write_keys
 
 from contracts import topology as names
-from worker.private_node import SERVER_SCRIPT, PrivateNode, private_node
+from tests.support.secrets_keys import fresh_sealing_key, write_keys
+from worker.demo.private_node import SERVER_SCRIPT, PrivateNode, private_node
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 

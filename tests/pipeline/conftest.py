@@ -2,9 +2,9 @@
 
 import pytest
 
-pytest.register_assert_rewrite("world")
+pytest.register_assert_rewrite("tests.support.world")
 
-from world import World  # noqa: E402 - not before pytest knows that it asserts
+from tests.support.world import World  # noqa: E402 - not before pytest knows that it asserts
 
 
 @pytest.fixture

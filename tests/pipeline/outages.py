@@ -5,12 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from world import World
-
-from worker.adapters.memory import MemoryProvider
+from tests.support.world import World
+from worker.adapters.memory.provider import MemoryProvider
 from worker.bootstrap import Worker
 from worker.core.judge import CallFault, Operation
-from worker.duties import Scheduler
+from worker.pipeline.scheduler import Scheduler
 from worker.ports import CallFailed, NewSubaccount
 
 

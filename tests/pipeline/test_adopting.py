@@ -5,18 +5,18 @@ from datetime import date, timedelta
 from typing import Any
 
 import pytest
-from builders import department_created, department_removed, department_renamed
-from pipeline.outages import Refusing, a_fault, pass_seconds
 from pydantic_core import to_json
-from world import World, fault
 
 from contracts.envelope import document
+from tests.pipeline.outages import Refusing, a_fault, pass_seconds
+from tests.support.builders import department_created, department_removed, department_renamed
+from tests.support.world import World, fault
 from worker.core.decide import Policy, Removal
 from worker.core.judge import Patience
 from worker.core.model import Department, Status
-from worker.duties import Scheduler
+from worker.pipeline.scheduler import Scheduler
 from worker.ports import CallFailed, ProvidedSubaccount, PublishFailed
-from worker.scan import Strays
+from worker.provider.scan import Strays
 
 CREATED = department_created("Sales", sequence=1)
 IMPATIENT = Patience(timedelta(seconds=5), (timedelta(seconds=30),), 3)

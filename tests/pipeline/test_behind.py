@@ -1,14 +1,22 @@
 """A ledger that is new, lost or restored: what the provider has is adopted, not made again."""
 
 import pytest
-from builders import IDEMPOTENCY_KEY, NOW, SALES, created, department_created, department_removed
-from world import World, fault
 
 from contracts.subaccounts import ResultKind
-from worker.adapters.memory import MemoryLedger, MemoryProvider
+from tests.support.builders import (
+    IDEMPOTENCY_KEY,
+    NOW,
+    SALES,
+    created,
+    department_created,
+    department_removed,
+)
+from tests.support.world import World, fault
+from worker.adapters.memory.ledger import MemoryLedger
+from worker.adapters.memory.provider import MemoryProvider
 from worker.core.decide import Policy, Removal
 from worker.core.model import Claim, Department, Entry, Status
-from worker.scan import Strays
+from worker.provider.scan import Strays
 
 CREATED = department_created("Sales", sequence=1)
 OTHER = Department("acme", "other")

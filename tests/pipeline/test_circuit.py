@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import pytest
-from builders import NOW
-from pipeline.outages import Refusing, a_fault
 
-from worker.adapters.memory import MemoryClock
-from worker.circuit import ENOUGH_IN_A_ROW, HOLDER, Circuit, State
+from tests.pipeline.outages import Refusing, a_fault
+from tests.support.builders import NOW
+from worker.adapters.memory.clock import MemoryClock
 from worker.core.judge import CallFault, Operation
-from worker.intake import Intake
+from worker.flow.gate import Intake
+from worker.flow.waiting import WaitingRoom
 from worker.ports import CallFailed
-from worker.telemetry import Telemetry
-from worker.waiting import WaitingRoom
+from worker.provider.circuit import ENOUGH_IN_A_ROW, HOLDER, Circuit, State
+from worker.telemetry.events import Telemetry
 
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 REFUSED = {"sent": False}

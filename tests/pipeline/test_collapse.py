@@ -9,11 +9,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from builders import SALES, department_created, department_removed, department_renamed
-from world import HEARD, World, fault
 
 from contracts.topology import WORK_QUEUE
-from worker.adapters.memory import MemoryClock, MemoryProvider
+from tests.support.builders import SALES, department_created, department_removed, department_renamed
+from tests.support.world import HEARD, World, fault
+from worker.adapters.memory.clock import MemoryClock
+from worker.adapters.memory.provider import MemoryProvider
 from worker.core.decide import Policy, UnknownRename
 from worker.core.judge import Operation, Patience
 from worker.core.model import Department
@@ -81,7 +82,7 @@ async def test_those_that_wait_together_become_one_step_and_each_is_answered(wor
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_ten_renames_of_a_hundred_departments_cost_two_calls_each_at_most(monkeypatch, seed):
-    monkeypatch.setattr("world.PREFETCH", 2000)
+    monkeypatch.setattr("tests.support.world.PREFETCH", 2000)
     world = World()
     world.provider = SlowProvider(world.clock)
     departments = [f"d{number}" for number in range(100)]
@@ -205,7 +206,7 @@ async def test_under_a_steady_stream_none_is_left_unanswered_for_long():
 
 
 async def test_a_stream_that_overtakes_every_permit_ends_with_the_prefetch(monkeypatch):
-    monkeypatch.setattr("world.PREFETCH", 8)
+    monkeypatch.setattr("tests.support.world.PREFETCH", 8)
     world = World(provider=Permits())
     await world.handle(CREATED)
     events = [rename(sequence) for sequence in range(2, 30)]

@@ -9,22 +9,25 @@ from datetime import timedelta
 from itertools import count
 
 import pytest
-from builders import (
+
+from contracts.topology import WORK_QUEUE
+from tests.support.builders import (
     AnyDepartmentEvent,
     department_created,
     department_removed,
     department_renamed,
     reissue_requested,
 )
-from world import SETTLE_WINDOW, World, fault, go_on
-
-from contracts.topology import WORK_QUEUE
-from worker import act, circuit, outbox, pipeline, reissues, scan, waiting
+from tests.support.world import SETTLE_WINDOW, World, fault, go_on
 from worker.core.decide import Enable, Policy, Removal
 from worker.core.judge import Patience
-from worker.operations import inbound
-from worker.pipeline import OFTEN
-from worker.scan import Strays
+from worker.flow import waiting
+from worker.operations.actions import inbound
+from worker.pipeline import handler as pipeline
+from worker.pipeline import outbox, reissues
+from worker.pipeline.handler import OFTEN
+from worker.provider import act, circuit, scan
+from worker.provider.scan import Strays
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)

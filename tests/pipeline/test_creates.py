@@ -5,10 +5,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from builders import department_created, department_removed
-from world import SETTLE_WINDOW, World, fault
 
 from contracts.topology import WORK_QUEUE
+from tests.support.builders import department_created, department_removed
+from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Policy, Removal
 from worker.core.model import Department, Status
 

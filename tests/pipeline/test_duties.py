@@ -4,11 +4,10 @@ import asyncio
 from dataclasses import replace
 from itertools import count
 
-from builders import department_created, department_removed, department_renamed
-from world import SETTLE_WINDOW, World, fault, go_on
-
+from tests.support.builders import department_created, department_removed, department_renamed
+from tests.support.world import SETTLE_WINDOW, World, fault, go_on
 from worker.core.model import Status
-from worker.duties import Scheduler
+from worker.pipeline.scheduler import Scheduler
 
 CREATED = department_created("Sales", sequence=1)
 WINDOW = SETTLE_WINDOW.total_seconds()

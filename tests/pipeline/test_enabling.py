@@ -3,15 +3,15 @@
 from dataclasses import replace
 
 import pytest
-from builders import SALES, an_entry, department_created, department_removed, department_renamed
-from world import SETTLE_WINDOW, World, fault
 
 from contracts.topology import SECRETS_QUEUE, WORK_QUEUE
+from tests.support.builders import SALES, an_entry, department_created, department_removed, department_renamed
+from tests.support.world import SETTLE_WINDOW, World, fault
+from worker.cli.commands import credentials_told
 from worker.core.decide import Enable, Policy
 from worker.core.model import EVERYBODY, Status
-from worker.duties import OVERDUE, Scheduler
-from worker.entrypoints.commands import credentials_told
-from worker.scan import Strays
+from worker.pipeline.scheduler import OVERDUE, Scheduler
+from worker.provider.scan import Strays
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)

@@ -5,14 +5,14 @@ import json
 from dataclasses import replace
 
 import pytest
-from builders import SALES, department_created, department_removed, department_renamed
-from world import World, fault
 
 from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
+from tests.support.builders import SALES, department_created, department_removed, department_renamed
+from tests.support.world import World, fault
 from worker.core.decide import Policy, Removal
 from worker.core.model import Status
 from worker.ports import LedgerConflict, LedgerFailed, NotTaken, PublishFailed
-from worker.telemetry import configure_logging
+from worker.telemetry.events import configure_logging
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)
@@ -276,7 +276,7 @@ async def test_a_token_that_cannot_be_read_for_now_is_asked_for_again(world):
 
 
 async def test_where_there_is_no_room_and_parking_fails_it_waits_instead_of_spinning(world, monkeypatch):
-    monkeypatch.setattr("world.PREFETCH", 2)
+    monkeypatch.setattr("tests.support.world.PREFETCH", 2)
     world.witness.fail("create", fault("create"), times=2)
     world.witness.fail("publish retry", PublishFailed("no connection"), times=1000)
     async with world.working():

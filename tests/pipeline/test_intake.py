@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from builders import NOW
 
-from worker.adapters.memory import MemoryClock
-from worker.intake import RELEASE_AFTER_SECONDS, SHORTLY_SECONDS, Intake
-from worker.telemetry import Telemetry
-from worker.waiting import WaitingRoom
+from tests.support.builders import NOW
+from worker.adapters.memory.clock import MemoryClock
+from worker.flow.gate import RELEASE_AFTER_SECONDS, SHORTLY_SECONDS, Intake
+from worker.flow.waiting import WaitingRoom
+from worker.telemetry.events import Telemetry
 
 
 class Tap:

@@ -4,13 +4,13 @@ import asyncio
 from collections import Counter
 from itertools import chain, repeat
 
-from builders import department_created, department_removed, department_renamed
 from hypothesis import event as noted
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from world import SETTLE_WINDOW, World, fault
 
 from contracts.departments import Kind
+from tests.support.builders import department_created, department_removed, department_renamed
+from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Policy, Removal
 from worker.ports import LedgerConflict, LedgerFailed, PublishFailed
 

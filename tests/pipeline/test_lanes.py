@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from worker.lanes import Lanes, Progress, Work, running_lanes
+from worker.flow.lanes import Lanes, Progress, Work, running_lanes
 
 
 class Works:

@@ -1,14 +1,14 @@
 """A ledger that takes no writes: nothing is taken from the queue, and nothing is moved or counted."""
 
 import pytest
-from builders import SALES, department_created, department_renamed
-from pipeline.outages import pass_seconds, settled, working_with_duties
-from world import World
 
 from contracts.topology import SECRETS_QUEUE, WORK_QUEUE
+from tests.pipeline.outages import pass_seconds, settled, working_with_duties
+from tests.support.builders import SALES, department_created, department_renamed
+from tests.support.world import World
 from worker.core.model import Wish
-from worker.ledger_watch import AGAIN_SECONDS
-from worker.pipeline import OFTEN
+from worker.flow.ledger_watch import AGAIN_SECONDS
+from worker.pipeline.handler import OFTEN
 from worker.ports import LedgerFailed
 
 CREATED = department_created("Sales", sequence=1)

@@ -4,17 +4,17 @@ import json
 from dataclasses import replace
 
 import pytest
-from builders import SALES, department_created, department_removed, department_renamed, event_of
 from pydantic import TypeAdapter
-from world import World
 
 from contracts.departments import payload_digest
 from contracts.envelope import Message, read
 from contracts.topology import DEPARTMENTS
+from tests.support.builders import SALES, department_created, department_removed, department_renamed, event_of
+from tests.support.world import World
 from worker.core.decide import Policy, Removal, UnknownRename
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Entry, Status
-from worker.telemetry import configure_logging
+from worker.telemetry.events import configure_logging
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)

@@ -6,24 +6,24 @@ from dataclasses import replace
 from itertools import groupby
 
 import pytest
-from builders import NOW, SALES, department_created, department_removed, department_renamed
 from pydantic_core import from_json, to_json
-from world import fault
 
 from contracts.envelope import STRUCTURED, document, read
 from contracts.topology import DEAD_LETTER_QUEUE, WORK_QUEUE, BrokerVersion
-from worker.adapters.memory_dead_letters import MemoryAudit, MemoryDeadLetters
-from worker.adapters.rabbitmq_connection import BrokerUnavailable
+from tests.support.builders import NOW, SALES, department_created, department_removed, department_renamed
+from tests.support.world import fault
+from worker.adapters.amqp.link import BrokerUnavailable
+from worker.adapters.memory.dead_letters import MemoryAudit, MemoryDeadLetters
 from worker.core.dead_letters import Selection
 from worker.core.decide import Policy
 from worker.core.judge import DeadLetter
 from worker.core.messages import dead_letter
 from worker.core.model import Department
-from worker.dead_letters import fates, looking, removal, transfer
-from worker.dead_letters.looking import Desk, OfDepartment, OfReason
-from worker.dead_letters.plan import plan
-from worker.dead_letters.replay import Replay, ReplayFailed
-from worker.operations import inbound
+from worker.operations.actions import inbound
+from worker.operations.dead_letters import fates, looking, removal, transfer
+from worker.operations.dead_letters.looking import Desk, OfDepartment, OfReason
+from worker.operations.dead_letters.plan import plan
+from worker.operations.dead_letters.replay import Replay, ReplayFailed
 from worker.ports import LedgerFailed, PublishFailed, TooManyLooks
 
 RABBITMQ_4 = BrokerVersion(4, 1)

@@ -4,11 +4,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from builders import SALES, department_created, department_renamed
-from pipeline.outages import Refusing, a_fault, pass_seconds, settled, working_with_duties
-from world import World
 
 from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
+from tests.pipeline.outages import Refusing, a_fault, pass_seconds, settled, working_with_duties
+from tests.support.builders import SALES, department_created, department_renamed
+from tests.support.world import World
 from worker.core.model import Department
 
 CREATED = department_created("Sales", sequence=1)
@@ -203,7 +203,7 @@ async def test_one_department_that_is_refused_for_good_does_not_keep_the_circuit
 
 async def test_where_renames_alone_are_refused_creates_go_on(monkeypatch):
     """Also those that come behind more renames than are taken at a time."""
-    monkeypatch.setattr("world.PREFETCH", 40)
+    monkeypatch.setattr("tests.support.world.PREFETCH", 40)
     world = World(provider=Refusing())
     everyone = range(60)
     await world.handle_all(*map(create, everyone))

@@ -4,7 +4,13 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from builders import (
+from pydantic import SecretStr
+
+from contracts.envelope import Message
+from contracts.reissues import REISSUE_KEY
+from contracts.topology import DEAD_LETTER_QUEUE, REPLAY, SECRETS_QUEUE, WORK_QUEUE, secrets_queue
+from tests.pipeline.outages import pass_seconds
+from tests.support.builders import (
     NOW,
     SALES,
     department_created,
@@ -12,24 +18,18 @@ from builders import (
     department_renamed,
     reissue_requested,
 )
-from pipeline.outages import pass_seconds
-from pydantic import SecretStr
-from secrets_keys import Told, fresh_sealing_key, signing_key, write_keys
-from world import World, fault
-
-from contracts.envelope import Message
-from contracts.reissues import REISSUE_KEY
-from contracts.topology import DEAD_LETTER_QUEUE, REPLAY, SECRETS_QUEUE, WORK_QUEUE, secrets_queue
-from worker.adapters.fingerprints import KeyedFingerprints
-from worker.adapters.opening import open_message
-from worker.adapters.sealing import JoseSealer, RecipientKeys
+from tests.support.secrets_keys import Told, fresh_sealing_key, signing_key, write_keys
+from tests.support.world import World, fault
+from worker.adapters.jose.fingerprints import KeyedFingerprints
+from worker.adapters.jose.open import open_message
+from worker.adapters.jose.seal import JoseSealer, RecipientKeys
 from worker.core.decide import Enable, Policy
 from worker.core.judge import Patience
 from worker.core.keyring import public_part
 from worker.core.messages import Outgoing
 from worker.core.model import Status, Wish
 from worker.core.reissue import REISSUE_PAUSE, WISH_GOOD_FOR, request_of
-from worker.duties import Scheduler
+from worker.pipeline.scheduler import Scheduler
 from worker.ports import NotTaken
 
 CREATED = department_created("Sales", sequence=1)

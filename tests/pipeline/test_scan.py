@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from builders import NOW
-from world import fault
 
-from worker.adapters.memory import MemoryClock, MemoryProvider
+from tests.support.builders import NOW
+from tests.support.world import fault
+from worker.adapters.memory.clock import MemoryClock
+from worker.adapters.memory.provider import MemoryProvider
 from worker.core.naming import NameTemplate
 from worker.ports import CallFailed, ProvidedSubaccount
-from worker.scan import PATIENCE_TRIES, Look, Scanner
+from worker.provider.scan import PATIENCE_TRIES, Look, Scanner
 
 TAG = "0123456789"
 

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field, replace
 
 import pytest
-from builders import department_created, department_renamed
-from secrets_keys import Told, fresh_sealing_key, signing_key, write_keys
-from world import World
 
 from contracts.topology import SECRETS_QUEUE, WORK_QUEUE, secrets_queue
-from worker.adapters.opening import open_message
-from worker.adapters.sealing import JoseSealer, RecipientKeys
+from tests.support.builders import department_created, department_renamed
+from tests.support.secrets_keys import Told, fresh_sealing_key, signing_key, write_keys
+from tests.support.world import World
+from worker.adapters.jose.open import open_message
+from worker.adapters.jose.seal import JoseSealer, RecipientKeys
 from worker.core.decide import Policy
 from worker.core.keyring import public_part
 from worker.core.model import EVERYBODY

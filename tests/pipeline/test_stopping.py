@@ -3,15 +3,15 @@
 import asyncio
 
 import pytest
-from builders import SALES, department_created, department_renamed
-from world import World, fault
 
 from contracts.topology import WORK_QUEUE
-from worker.adapters.memory_broker import MemoryConsumer
+from tests.support.builders import SALES, department_created, department_renamed
+from tests.support.world import World, fault
+from worker.adapters.memory.broker import MemoryConsumer
 from worker.bootstrap import Worker, _running
 from worker.core.model import Status
 from worker.ports import Delivery
-from worker.telemetry import Telemetry
+from worker.telemetry.events import Telemetry
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)

@@ -2,12 +2,11 @@
 
 import asyncio
 
-from builders import SALES, department_created, department_renamed
-from world import World
-
+from tests.support.builders import SALES, department_created, department_renamed
+from tests.support.world import World
 from worker.core.messages import fingerprint
-from worker.operations import inbound
-from worker.pipeline import MOST_MARKS, OFTEN
+from worker.operations.actions import inbound
+from worker.pipeline.handler import MOST_MARKS, OFTEN
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)

@@ -1,14 +1,14 @@
 """Credentials that cannot be delivered hold the intake for as long as anybody owes them, and no longer."""
 
 import pytest
-from builders import NOW, SALES
 
-from worker.adapters.memory import MemoryClock
-from worker.intake import Intake
+from tests.support.builders import NOW, SALES
+from worker.adapters.memory.clock import MemoryClock
+from worker.flow.gate import Intake
+from worker.flow.undelivered import Undelivered
+from worker.flow.waiting import WaitingRoom
 from worker.ports import Unroutable
-from worker.telemetry import Telemetry
-from worker.undelivered import Undelivered
-from worker.waiting import WaitingRoom
+from worker.telemetry.events import Telemetry
 
 LEGAL = SALES._replace(id="legal")
 NOBODY = Unroutable("nobody is bound")

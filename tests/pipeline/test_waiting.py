@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from builders import NOW, department_created
-from world import World, fault
 
 from contracts.topology import retry_queue
-from worker.adapters.memory import MemoryClock
+from tests.support.builders import NOW, department_created
+from tests.support.world import World, fault
+from worker.adapters.memory.clock import MemoryClock
 from worker.core.model import Department
-from worker.waiting import Waited, WaitingRoom
+from worker.flow.waiting import Waited, WaitingRoom
 
 
 class Room:
@@ -145,7 +145,7 @@ def create(department: str) -> Any:
 @pytest.fixture
 def small_world(monkeypatch) -> World:
     """Six messages in flight: three may wait."""
-    monkeypatch.setattr("world.PREFETCH", 6)
+    monkeypatch.setattr("tests.support.world.PREFETCH", 6)
     return World()
 
 
@@ -202,7 +202,7 @@ async def test_what_made_room_often_is_given_up_no_sooner(small_world):
 
 
 async def test_one_message_at_a_time_waits_all_the_same_and_is_given_up_in_the_end(monkeypatch):
-    monkeypatch.setattr("world.PREFETCH", 1)
+    monkeypatch.setattr("tests.support.world.PREFETCH", 1)
     world = World()
     world.witness.fail("create", fault("create", 403), times=1000)
     await world.handle(create("d0"))

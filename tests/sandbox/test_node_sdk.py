@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from npm import installed
 
+from tests.support.npm import installed
 from worker.sandbox.operations import NAMES
 
 PACKAGE = "plivo@4.79.0"

@@ -5,10 +5,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from certificates import Authority, Issued
-from secured import DEFINITIONS, Secured
 
-from worker.private_node import NodeUnavailable, Ports, private_node
+from tests.support.certificates import Authority, Issued
+from tests.support.secured import DEFINITIONS, Secured
+from worker.demo.private_node import NodeUnavailable, Ports, private_node
 
 
 @pytest.fixture(scope="session")

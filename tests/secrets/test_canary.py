@@ -16,15 +16,15 @@ from typing import Any
 import aio_pika
 import aiohttp
 import pytest
-from canaries import Canaries, nowhere
-from secrets_keys import fresh_sealing_key, write_keys
-from secured import Secured
 
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
-from worker.adapters.key_files import read_signing_key
+from tests.support.canaries import Canaries, nowhere
+from tests.support.secrets_keys import fresh_sealing_key, write_keys
+from tests.support.secured import Secured
+from worker.adapters.jose.key_files import read_signing_key
 from worker.core.keyring import public_part
-from worker.private_node import Ports
+from worker.demo.private_node import Ports
 from worker.sandbox import Rule, Sandbox, fault, running_sandbox
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(180)]

@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 
 import aiohttp
 import pytest
-from canaries import Canaries, Raised, chain_of, nowhere
-from conformance.misbehaving import Reply, answer, misbehaving, raw
 from prometheus_client import generate_latest
 from pydantic import SecretStr
 
-from worker.adapters.plivo import PlivoAccount, PlivoProvider, plivo_provider
+from tests.conformance.misbehaving import Reply, answer, misbehaving, raw
+from tests.support.canaries import Canaries, Raised, chain_of, nowhere
+from worker.adapters.plivo.client import PlivoAccount, PlivoProvider, plivo_provider
 from worker.adapters.system import SystemClock
 from worker.core.judge import Wait, classify
 from worker.ports import CallFailed, RateLimit
-from worker.telemetry import Telemetry, configure_logging
+from worker.telemetry.events import Telemetry, configure_logging
 
 TOKEN, MAIN = token_hex(20), token_hex(20)
 AUTH_ID = "SA" + "X" * 18

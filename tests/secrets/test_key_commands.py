@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import pytest
 from rich.console import Console
-from secrets_keys import TOKEN, clear
 
-from tests.builders import AUTH_ID
-from worker import console
-from worker.adapters.key_files import read_keys, signing_key_made_once
-from worker.adapters.sealing import JoseSealer, RecipientKeys
+from tests.support.builders import AUTH_ID
+from tests.support.secrets_keys import TOKEN, clear
+from worker.adapters.jose.key_files import read_keys, signing_key_made_once
+from worker.adapters.jose.seal import JoseSealer, RecipientKeys
 from worker.adapters.system import SystemClock
-from worker.cli import main
+from worker.cli import terminal as console
+from worker.cli.app import main
 from worker.core.keyring import is_private
 
 

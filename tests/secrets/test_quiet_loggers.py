@@ -11,17 +11,17 @@ from io import StringIO
 import aio_pika
 import aiormq
 import pytest
-from canaries import Canaries, nowhere
 from pydantic import SecretStr
-from secrets_keys import clear
-from secured import Secured
 
 from contracts.subaccounts import CredentialsMessage, plain_message
-from worker.adapters.rabbitmq import Link, RabbitConsumer, RabbitPublisher
+from tests.support.canaries import Canaries, nowhere
+from tests.support.secrets_keys import clear
+from tests.support.secured import Secured
+from worker.adapters.amqp.client import Link, RabbitConsumer, RabbitPublisher
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed
-from worker.telemetry import LEAKY_LOGGERS, Telemetry, configure_logging
+from worker.telemetry.events import LEAKY_LOGGERS, Telemetry, configure_logging
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(60)]
 
@@ -140,7 +140,7 @@ def test_nor_as_a_last_resort():
     """In a process of its own: pytest has a handler on every logger."""
     script = (
         "import logging\n"
-        "from worker.telemetry import configure_logging\n"
+        "from worker.telemetry.events import configure_logging\n"
         "configure_logging('json', 'debug')\n"
         "for name in ('aiormq.channel', 'aio_pika.queue', 'aiormq'):\n"
         "    logging.getLogger(name).setLevel(logging.DEBUG)\n"

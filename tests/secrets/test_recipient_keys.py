@@ -7,7 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from secrets_keys import (
+
+from contracts.envelope import Message
+from tests.support.builders import NOW
+from tests.support.secrets_keys import (
     TOKEN,
     Told,
     a_day_later,
@@ -17,12 +20,9 @@ from secrets_keys import (
     signing_key,
     write_keys,
 )
-
-from contracts.envelope import Message
-from tests.builders import NOW
-from worker.adapters.key_files import KeyFileError, signing_key_made_once
-from worker.adapters.opening import open_message
-from worker.adapters.sealing import JoseSealer, RecipientKeys, Unsealed
+from worker.adapters.jose.key_files import KeyFileError, signing_key_made_once
+from worker.adapters.jose.open import open_message
+from worker.adapters.jose.seal import JoseSealer, RecipientKeys, Unsealed
 from worker.core.keyring import public_part
 from worker.core.model import EVERYBODY
 from worker.ports import NoRecipientKey

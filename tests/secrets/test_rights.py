@@ -11,19 +11,19 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import ChannelClosed, PublishError
-from secrets_keys import fresh_sealing_key, write_keys
-from secured import DEFINITIONS, PASSWORD, Secured
 
 from contracts import topology as names
-from worker.adapters import rabbitmq_topology
-from worker.adapters.key_files import public_jwks, write_new
-from worker.adapters.rabbitmq_connection import BrokerRefuses
+from tests.support.secrets_keys import fresh_sealing_key, write_keys
+from tests.support.secured import DEFINITIONS, PASSWORD, Secured
+from worker.adapters.amqp import topology as rabbitmq_topology
+from worker.adapters.amqp.link import BrokerRefuses
+from worker.adapters.jose.key_files import public_jwks, write_new
 from worker.bootstrap import running_worker, wanted_topology
-from worker.entrypoints.open import Keys, open_queue
-from worker.operations import connection
+from worker.cli.open import Keys, open_queue
+from worker.operations.actions import connection
 from worker.sandbox import Sandbox, running_sandbox
-from worker.settings import BrokerSettings, TopologySettings, WorkerSettings, load
-from worker.telemetry import Telemetry
+from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings, load
+from worker.telemetry.events import Telemetry
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 

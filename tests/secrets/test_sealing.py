@@ -10,8 +10,12 @@ import jwcrypto.jwe
 import jwcrypto.jwk
 import jwcrypto.jws
 import pytest
-from npm import installed
-from secrets_keys import (
+
+from contracts.envelope import STRUCTURED, Message
+from contracts.subaccounts import SealedContent, SealedCredentialsMessage
+from tests.support.builders import AUTH_ID, NOW
+from tests.support.npm import installed
+from tests.support.secrets_keys import (
     PAIRS,
     TOKEN,
     clear,
@@ -22,12 +26,8 @@ from secrets_keys import (
     sealing_key,
     signing_key,
 )
-
-from contracts.envelope import STRUCTURED, Message
-from contracts.subaccounts import SealedContent, SealedCredentialsMessage
-from tests.builders import AUTH_ID, NOW
-from worker.adapters.key_files import KeyType
-from worker.adapters.opening import NotOpened, open_message
+from worker.adapters.jose.key_files import KeyType
+from worker.adapters.jose.open import NotOpened, open_message
 from worker.core.keyring import Jwk, public_part
 
 JOSE_PACKAGE = "jose@6.2.17"

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from certificates import Authority, Issued
-from secured import Secured
 
-from worker.adapters.rabbitmq_connection import BrokerRefuses, BrokerUnavailable, connect
-from worker.settings import BrokerSettings, SettingsError, load
+from tests.support.certificates import Authority, Issued
+from tests.support.secured import Secured
+from worker.adapters.amqp.link import BrokerRefuses, BrokerUnavailable, connect
+from worker.settings.model import BrokerSettings, SettingsError, load
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 

@@ -15,7 +15,7 @@ from tests.simulation.chance import Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
 from tests.simulation.story import StoryEvent
-from worker.adapters.memory_broker import Routes, delays_of
+from worker.adapters.memory.broker import Routes, delays_of
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed, Unroutable
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from contracts.subaccounts import DeadReason, ResultKind
 from tests.simulation.parts import Parts
-from worker.act import Actor
-from worker.circuit import Circuit
 from worker.core import messages
 from worker.core.adoption import Match, Sighting
 from worker.core.conclude import Made, NothingDone, NothingSeen, Outcome, conclude, confirmed
@@ -28,11 +26,13 @@ from worker.core.decide import (
 )
 from worker.core.judge import Done, Operation, Park, Permanent, Transient, Unavailable, Unknown, classify
 from worker.core.model import Answer, Entry, Event, Recollection, Status
-from worker.duties import Scheduler
-from worker.outbox import Outbox
-from worker.pipeline import Overtaken, Pipeline, StepFailed
+from worker.pipeline.handler import Overtaken, Pipeline, StepFailed
+from worker.pipeline.outbox import Outbox
+from worker.pipeline.scheduler import Scheduler
 from worker.ports import CallFailed, PublishFailed
-from worker.scan import Look, Scanner, Strays, note
+from worker.provider.act import Actor
+from worker.provider.circuit import Circuit
+from worker.provider.scan import Look, Scanner, Strays, note
 
 
 @dataclass(frozen=True, slots=True)

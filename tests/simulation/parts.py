@@ -7,20 +7,20 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from worker.act import Actor, Names
-from worker.adapters.fingerprints import KeyedFingerprints
-from worker.adapters.sealing import Unsealed
-from worker.circuit import Circuit
+from worker.adapters.jose.fingerprints import KeyedFingerprints
+from worker.adapters.jose.seal import Unsealed
 from worker.core.judge import Patience
-from worker.duties import Scheduler
-from worker.intake import Intake
-from worker.lanes import Lanes
-from worker.ledger_watch import LedgerWatch
-from worker.outbox import Outbox
-from worker.pipeline import Pipeline
-from worker.scan import Scanner, Strays
-from worker.undelivered import Undelivered
-from worker.waiting import WaitingRoom
+from worker.flow.gate import Intake
+from worker.flow.lanes import Lanes
+from worker.flow.ledger_watch import LedgerWatch
+from worker.flow.undelivered import Undelivered
+from worker.flow.waiting import WaitingRoom
+from worker.pipeline.handler import Pipeline
+from worker.pipeline.outbox import Outbox
+from worker.pipeline.scheduler import Scheduler
+from worker.provider.act import Actor, Names
+from worker.provider.circuit import Circuit
+from worker.provider.scan import Scanner, Strays
 
 ROOM = 3
 """Half of what one worker takes at a time."""

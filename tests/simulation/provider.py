@@ -13,9 +13,9 @@ from tests.simulation.chance import LATEST_SECONDS, TIMEOUT_SECONDS, Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
 from tests.simulation.story import REFUSED
-from worker.adapters.pace import Pace
 from worker.core.judge import CallFault, Operation
 from worker.ports import CallFailed, NewSubaccount, ProvidedSubaccount, RateLimit
+from worker.provider.rate import Pace
 
 PAGE = 5
 CONCURRENCY = 3

@@ -15,7 +15,7 @@ from tests.simulation.story import StoryEvent
 from worker.core.judge import Failure, Operation, Park, Pause, Wait
 from worker.core.messages import Outgoing, Subject
 from worker.core.model import Entry
-from worker.telemetry import Telemetry
+from worker.telemetry.events import Telemetry
 
 
 def _nothing(*_: Any, **__: Any) -> None:

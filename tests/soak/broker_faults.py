@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from contracts import topology as names
-from tests.fault_proxy import BrokerProxy
 from tests.soak.statements import Statement
-from worker.private_node import PrivateNode
+from tests.support.fault_proxy import BrokerProxy
+from worker.demo.private_node import PrivateNode
 from worker.sandbox import Rule, Sandbox, fault
 
 WATERMARK, NO_MEMORY = "0.4", "0.00001"

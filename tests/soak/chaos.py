@@ -22,7 +22,6 @@ from pathlib import Path
 from rich.console import Console
 
 from contracts.topology import delay_label
-from tests.fault_proxy import fault_proxy
 from tests.soak import verdict
 from tests.soak.broker_faults import BROKER_FAULTS, BrokerFault, Stage
 from tests.soak.correspondent import Correspondent, correspondent
@@ -31,10 +30,11 @@ from tests.soak.lives import hastened
 from tests.soak.statements import Statement, story
 from tests.soak.verdict import Broken
 from tests.soak.worker_process import worker_process
-from worker.private_node import NodeUnavailable, private_node
+from tests.support.fault_proxy import fault_proxy
+from worker.demo.private_node import NodeUnavailable, private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN, PROFILES, Rule, Sandbox, fault, running_sandbox
-from worker.settings import TopologySettings, load
-from worker.telemetry import configure_logging
+from worker.settings.model import TopologySettings, load
+from worker.telemetry.events import configure_logging
 
 CONSOLE = Console()
 ERR = Console(stderr=True)

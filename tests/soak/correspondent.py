@@ -12,15 +12,15 @@ from contracts import topology as names
 from contracts.envelope import STRUCTURED, Message
 from tests.soak.statements import Statement
 from tests.soak.verdict import FINAL, Document
-from worker.adapters.rabbitmq import RabbitConsumer, RabbitPublisher
-from worker.adapters.rabbitmq_connection import Link
-from worker.adapters.rabbitmq_topology import apply
+from worker.adapters.amqp.client import RabbitConsumer, RabbitPublisher
+from worker.adapters.amqp.link import Link
+from worker.adapters.amqp.topology import apply
 from worker.adapters.system import SystemClock
 from worker.bootstrap import wanted_topology
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed
-from worker.settings import TopologySettings
-from worker.telemetry import Telemetry
+from worker.settings.model import TopologySettings
+from worker.telemetry.events import Telemetry
 
 QUEUE = "test.answers"
 PREFETCH = 200

@@ -15,10 +15,10 @@ from types import MappingProxyType
 from typing import Any
 
 from contracts import topology as names
-from worker.adapters.plivo import PlivoProvider
-from worker.adapters.rabbitmq import RabbitDelivery, RabbitPublisher
-from worker.adapters.sqlite import SqliteLedger
-from worker.cli import main
+from worker.adapters.amqp.client import RabbitDelivery, RabbitPublisher
+from worker.adapters.plivo.client import PlivoProvider
+from worker.adapters.sqlite.ledger import SqliteLedger
+from worker.cli.app import main
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Entry
 

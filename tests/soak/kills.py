@@ -29,9 +29,9 @@ from tests.soak.lives import Plan, Soak
 from tests.soak.statements import story
 from tests.soak.verdict import Broken
 from tests.soak.witness import witness
-from worker.private_node import NodeUnavailable, private_node
+from worker.demo.private_node import NodeUnavailable, private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN, running_sandbox
-from worker.settings import TopologySettings, load
+from worker.settings.model import TopologySettings, load
 
 CONSOLE = Console()
 ERR = Console(stderr=True)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 from contracts import topology as names
 from tests.soak.verdict import Broken
-from worker.adapters.rabbitmq_topology import state_of
-from worker.operations import connection, departments
-from worker.private_node import PrivateNode
-from worker.settings import LedgerSettings, TopologySettings, load
+from worker.adapters.amqp.topology import state_of
+from worker.demo.private_node import PrivateNode
+from worker.operations.actions import connection, departments
+from worker.settings.model import LedgerSettings, TopologySettings, load
 
 POLL_SECONDS = 0.2
 

@@ -14,9 +14,9 @@ from tests.soak.statements import Statement
 from tests.soak.verdict import Broken
 from tests.soak.witness import Witness
 from tests.soak.worker_process import WorkerProcess, start
-from worker.operations import departments
+from worker.operations.actions import departments
 from worker.sandbox import PROFILES, Rule, Sandbox
-from worker.settings import LedgerSettings, load
+from worker.settings.model import LedgerSettings, load
 
 CALLS = ("create_subaccount", "update_subaccount", "list_subaccounts")
 MOST_CALLS = 10

@@ -21,17 +21,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.fault_proxy import FaultProxy, server_proxy
 from tests.soak import verdict
 from tests.soak.correspondent import Correspondent, correspondent
 from tests.soak.leftovers import left_in_queues, nothing_due, nothing_queued, work
 from tests.soak.statements import Statement, story
 from tests.soak.verdict import Broken
 from tests.soak.worker_process import WorkerProcess, worker_process
-from worker.private_node import NodeUnavailable, PrivateNode, private_node
+from tests.support.fault_proxy import FaultProxy, server_proxy
+from worker.demo.private_node import NodeUnavailable, PrivateNode, private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN, Rule, Sandbox, fault, running_sandbox
-from worker.settings import TopologySettings, load
-from worker.telemetry import configure_logging
+from worker.settings.model import TopologySettings, load
+from worker.telemetry.events import configure_logging
 
 CONSOLE = Console()
 ERR = Console(stderr=True)

@@ -1,0 +1,41 @@
+"""A command that was written wrongly: one line says what is wrong and where to look."""
+
+import sys
+
+import pytest
+
+from worker.cli.app import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("rn", "No such command 'rn'. Did you mean 'run'? (see `provisioner --help`)"),
+        ("run --fast", "No such option: --fast (see `provisioner run --help`)"),
+        ("reissue", "Missing argument 'DEPARTMENT'. (see `provisioner reissue --help`)"),
+        ("emit created", "created needs --id and --name (see `provisioner emit --help`)"),
+        ("emit removed", "removed needs --id (see `provisioner emit --help`)"),
+        (
+            "topology export --broker",
+            "Option '--broker' requires an argument. (see `provisioner --help`)",
+        ),
+    ],
+)
+def test_it_is_said_in_one_line(arguments, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["provisioner", *arguments.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr() == ("", f"{told}\n")
+
+
+@pytest.mark.parametrize("arguments", ["", "topology", "dead-letters"])
+def test_without_a_command_the_help_is_shown(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["provisioner", *arguments.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "Usage:" in told.out
+    assert "Commands" in told.out
+    assert not told.err

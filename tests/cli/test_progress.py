@@ -1,0 +1,109 @@
+"""How far long work has come: true while it waits, too, and told where there is no terminal."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from tests.support.builders import NOW
+from worker.adapters.memory.clock import MemoryClock
+from worker.cli import progress
+from worker.cli import terminal as console
+from worker.cli.progress import Meter, _speed_told, _time_told
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = MemoryClock(NOW)
+    monkeypatch.setattr(progress, "SystemClock", lambda: clock)
+    return clock
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What goes to stderr where that is no terminal."""
+    err = Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr(console, "ERR", err)
+    return lambda: err.file.getvalue().splitlines()
+
+
+def test_a_meter_tells_what_is_done_and_the_speed_of_late(clock):
+    meter = Meter(clock, 1_000, sent=0)
+    assert meter.words == ["0/1,000", "0 sent"]
+    meter.sent = 20
+    for _ in range(100):
+        clock.advance(1)
+        meter.add(4)
+    assert meter.words == ["400/1,000", "20 sent", "4.0/s", "2:30 left"]
+    clock.advance(15)
+    assert meter.words == ["400/1,000", "20 sent", "2.0/s", "5:00 left"]
+    clock.advance(15)
+    assert meter.words == ["400/1,000", "20 sent"], "nothing came of anything for half a minute"
+
+
+def test_no_more_than_the_rate_asked_for_is_told(clock):
+    meter = Meter(clock, 1_000, per_second=5)
+    clock.advance(1)
+    meter.add(50)
+    assert meter.words == ["50/1,000", "5.0/s", "3:10 left"]
+
+
+@pytest.mark.parametrize(("speed", "told"), [(0.04, "0.0"), (9.99, "9.9"), (10.9, "10"), (4_200, "4,200")])
+def test_a_speed_is_rounded_down(speed, told):
+    assert _speed_told(speed) == told
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.2, "0:00"), (61, "1:01"), (7_322, "2:02:02")])
+def test_a_time(seconds, told):
+    assert _time_told(seconds) == told
+
+
+def test_where_there_is_no_terminal_a_line_is_said_now_and_then(clock, said):
+    with progress.progress("looking") as display:
+        for number in range(1, 36):
+            clock.advance(1)
+            display.at(number * 100)
+    assert said() == [
+        "looking: 1,000, 100/s",
+        "looking: 2,000, 100/s",
+        "looking: 3,000, 100/s",
+    ]
+
+
+def test_what_work_took_no_time_is_not_told_of(clock, said):
+    with progress.progress("looking") as display:
+        clock.advance(9)
+        display.at(500)
+    assert said() == []
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_silence_is_explained_once(said):
+    with progress.progress("replaying", 8, watched=True) as display:
+        display.sent(3)
+        display.settled(2)
+        for seconds in (1, 3, 7, 9.9, 10.1, 15):
+            display.waiting(seconds)
+        display.waiting(12)
+    assert said() == ["sent 3, waiting for an answer: is a worker running, and ready? Ctrl-C stops"]
+    assert (display.meter.sent, display.meter.done) == (3, 2)
+
+
+@pytest.mark.usefixtures("clock")
+def test_unwatched_what_was_sent_is_done():
+    with progress.progress("replaying", 8) as display:
+        display.sent(3)
+    assert display.meter.words == ["3/8"]
+
+
+def test_on_a_terminal_it_is_a_bar(clock, monkeypatch):
+    err = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr(console, "ERR", err)
+    with progress.progress("replaying", 3_000, 5, watched=True) as display:
+        display.sent(150)
+        clock.advance(20)
+        display.settled(100)
+        display._bar.refresh()
+    drawn = err.file.getvalue()
+    assert "100/3,000  150 sent  5.0/s  9:40 left" in drawn
+    assert "…" not in drawn

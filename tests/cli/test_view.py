@@ -1,0 +1,149 @@
+"""What operators read of a list and of a replay: the totals first, the sum of it last, never a flood."""
+
+import io
+
+import pytest
+from pydantic_core import from_json
+from rich.console import Console
+
+from contracts.envelope import STRUCTURED, Message
+from tests.support.builders import NOW
+from worker.cli import terminal as console
+from worker.cli import view as shown
+from worker.cli.view import Ending
+from worker.core.dead_letters import letter_of
+from worker.core.judge import DeadLetter
+from worker.core.messages import Outgoing, Subject, dead_letter
+from worker.core.model import Reference
+from worker.operations.dead_letters.fates import Fate, Fates
+from worker.operations.dead_letters.looking import Found, Gathered, Summary
+from worker.ports import ForPeople
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What goes to stdout and stderr, in the order it is said."""
+    file = io.StringIO()
+    both = Console(file=file, width=console.WIDE)
+    monkeypatch.setattr(console, "OUT", both)
+    monkeypatch.setattr(shown, "OUT", both)
+    monkeypatch.setattr(console, "ERR", both)
+    return lambda: [" ".join(line.split()) for line in file.getvalue().splitlines() if line.strip(" ─")]
+
+
+def original(number, tenant="default"):
+    subject = Subject(Reference("/hr", f"e-{number}", "department.created.v1"), tenant, f"d-{number}")
+    came = Outgoing("departments", "department.created", Message(b"{}", STRUCTURED), {"priority": number})
+    return dead_letter(came, DeadLetter("rejected", "400"), subject, 1, NOW), subject
+
+
+def letter(number, tenant="default"):
+    return letter_of(*original(number, tenant))
+
+
+NAMELESS = letter_of(Outgoing("", "k", Message(b"\xff", None, {"x-dead-reason": "malformed"})), None)
+
+
+def summary_of(*letters, keep=50):
+    summary = Summary(keep)
+    for one in letters:
+        summary.add(one)
+    summary.seen = summary.selected
+    return summary
+
+
+def test_a_list_tells_the_reasons_then_departments_then_letters(said):
+    shown.summary(summary_of(letter(1), letter(1), NAMELESS), as_json=False)
+    assert said() == [
+        "3 dead letters",
+        "reason messages departments",
+        "rejected 2 1",
+        "malformed 1 ?",
+        "department messages reasons",
+        "d-1 2 rejected",
+        "? 1 malformed",
+        "dead since reason type department event or letter detail",
+        *["2026-11-21 12:00:00 rejected created d-1 e-1 400"] * 2,
+        f"? malformed {NAMELESS.fingerprint}",
+    ]
+
+
+def test_of_many_departments_a_list_tells_some_and_of_tenants_which(said):
+    shown.summary(summary_of(*(letter(n, "acme") for n in range(30)), keep=1), as_json=False)
+    lines = said()
+    assert lines[3] == "tenant department messages reasons"
+    assert lines[4] == "acme d-0 1 rejected"
+    assert lines[24] == "and 10 more departments"
+    assert lines[-1] == "and 29 more dead letters: --limit shows more, a filter fewer"
+
+
+def test_in_json_it_is_all_there(said):
+    shown.summary(summary_of(*(letter(n) for n in range(30))), as_json=True)
+    told = from_json("".join(said()))
+    assert told["reasons"] == [{"reason": "rejected", "count": 30, "departments": 30}]
+    assert len(told["departments"]) == 30
+    assert told["departments"][0] == {
+        "tenant": "default",
+        "department_id": "d-0",
+        "count": 1,
+        "reasons": {"rejected": 1},
+    }
+
+
+class Held:
+    returns = 0
+
+    def __init__(self, outgoing):
+        self.original = outgoing
+
+
+def test_a_letter_is_shown_with_its_properties(said):
+    outgoing, subject = original(7)
+    found = Found(Held(outgoing), letter_of(outgoing, subject))
+    shown.letters(Gathered([found], more=True, seen=9), as_json=False)
+    lines = said()
+    assert f"content type {STRUCTURED}" in lines
+    assert "property priority 7" in lines
+    assert lines[-1] == "the first 1; --limit shows more"
+
+
+def test_a_stopped_replay_tells_a_few_and_its_sum_last(said):
+    fates = Fates(sent=500, answered=440)
+    fates.unanswered = [Fate(letter(number), "no answer yet") for number in range(60)]
+    shown.fates(fates, "run", Ending(stopped=True), watched=True, as_json=False)
+    lines = said()
+    assert lines[0] == "event or letter department what came of it"
+    assert len(lines) == 1 + 20 + 2
+    assert lines[-2:] == ["and 40 more", "500 replayed, 440 answered; stopped, the rest is where it was"]
+
+
+def test_a_replay_that_failed_tells_why_and_what_went(said):
+    ending = Ending(stopped=False, failure=ForPeople("RabbitMQ cannot be used: the connection was closed"))
+    shown.fates(Fates(sent=3, answered=3), "run", ending, watched=True, as_json=False)
+    assert said() == [
+        "RabbitMQ cannot be used: the connection was closed",
+        "3 replayed, 3 answered; what was not sent is where it was",
+    ]
+
+
+def test_so_it_does_in_json(said):
+    ending = Ending(stopped=False, failure=ForPeople("gone"))
+    shown.fates(Fates(sent=3), "run", ending, watched=False, as_json=True)
+    told = from_json("".join(said()[:-1]))
+    assert told == {"run": "run", "stopped": False, "failure": "gone", "replayed": 3, "answered": 0}
+
+
+@pytest.mark.parametrize(
+    ("ending", "told"),
+    [
+        (Ending(stopped=False), ["3 discarded"]),
+        (Ending(stopped=True), ["3 discarded; stopped, the rest is where it was"]),
+        (
+            Ending(stopped=False, failure=ForPeople("gone")),
+            ["gone", "3 discarded; the rest is where it was"],
+        ),
+    ],
+)
+def test_a_discard_tells_how_it_ended(said, ending, told):
+    shown.discarded(3, 9, ending, as_json=False)
+    assert said() == told

@@ -1,0 +1,585 @@
+"""Settings: what can be written, what is refused in one line each, and that no secret is told."""
+
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from worker.core.decide import Removal, UnknownRename
+from worker.ports import RateLimit
+from worker.settings.model import (
+    BrokerSettings,
+    LedgerSettings,
+    SettingsError,
+    TopologySettings,
+    WorkerSettings,
+    described,
+    load,
+    unknown_names,
+    written,
+)
+
+SECRET = "s3cr3t-0123456789"
+NEEDED = {"PLIVO_AUTH_ID": "MA1", "PLIVO_AUTH_TOKEN": SECRET}
+CRM = {"kty": "OKP", "crv": "X25519", "x": "AAAA", "use": "enc", "kid": "crm"}
+SIGNER = {"kty": "OKP", "crv": "Ed25519", "x": "AAAA", "d": SECRET, "use": "sig", "kid": "provisioner.1"}
+EVERY = [name for name, _, _ in described(WorkerSettings)]
+
+
+def loaded(**environ: str) -> WorkerSettings:
+    return load(WorkerSettings, NEEDED | environ)
+
+
+def mistakes(**environ: str) -> list[str]:
+    """One line for each; that none tells a secret is checked for all of them."""
+    with pytest.raises(SettingsError) as refusal:
+        loaded(**environ)
+    assert refusal.value.exit_code == 2
+    assert refusal.value.__cause__ is None
+    assert SECRET not in str(refusal.value)
+    return str(refusal.value).splitlines()
+
+
+def test_by_default_they_are_what_is_documented():
+    defaults = {name: default for name, default, _ in described(WorkerSettings)}
+    assert defaults == {
+        "AMQP_URL": "amqp://guest:guest@127.0.0.1:5672/",
+        "PLIVO_AUTH_ID": "required",
+        "PLIVO_AUTH_TOKEN": "required",
+        "PLIVO_API_URL": "https://api.plivo.com",
+        "LEDGER_URL": "sqlite:///provisioner.db",
+        "PROVISIONER_OWNER": "default",
+        "PROVISIONER_NAME_TEMPLATE": "{name} [{tag}]",
+        "PROVISIONER_NAME_MAX": "60",
+        "PROVISIONER_PREFETCH": "200",
+        "PROVISIONER_CONCURRENCY": "50",
+        "PROVISIONER_RATE_LIMIT": "300/5s",
+        "PROVISIONER_API_TIMEOUT": "20s",
+        "PROVISIONER_SETTLE_WINDOW": "2m",
+        "PROVISIONER_RETRY_BUDGET": "1m",
+        "PROVISIONER_RETRY_DELAYS": "30s,5m,1h",
+        "PROVISIONER_MAX_ATTEMPTS": "8",
+        "PROVISIONER_MANAGEMENT_URL": "",
+        "PROVISIONER_RECIPIENTS": "",
+        "PROVISIONER_SIGNING_KEY": "",
+        "PROVISIONER_ENABLE": "created",
+        "PROVISIONER_UNKNOWN_RENAME": "create",
+        "PROVISIONER_REMOVAL": "disable-then-delete",
+        "PROVISIONER_PLAINTEXT_SECRETS": "false",
+        "PROVISIONER_TOPOLOGY": "declare",
+        "PROVISIONER_HTTP": "127.0.0.1:8080",
+        "PROVISIONER_DRAIN": "25s",
+        "PROVISIONER_LOG_FORMAT": "",
+        "PROVISIONER_LOG_LEVEL": "info",
+    }
+
+
+def test_every_setting_is_described():
+    assert all(meaning for _, _, meaning in described(WorkerSettings))
+    assert len(set(EVERY)) == len(EVERY) == len(WorkerSettings.model_fields)
+
+
+def test_a_default_can_be_written_as_it_is_described():
+    defaults = {name: default for name, default, _ in described(WorkerSettings)}
+    environ = {name: default for name, default in defaults.items() if default not in {"required", ""}}
+    assert loaded(**environ) == loaded()
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("500ms", timedelta(milliseconds=500)),
+        ("3s", timedelta(seconds=3)),
+        ("5m", timedelta(minutes=5)),
+        ("1h", timedelta(hours=1)),
+        ("30d", timedelta(days=30)),
+        (" 90s ", timedelta(seconds=90)),
+    ],
+)
+def test_durations_are_a_number_and_a_unit(text, duration):
+    assert loaded(PROVISIONER_DRAIN=text, PROVISIONER_API_TIMEOUT="1ms").drain == duration
+
+
+DURATIONS = ["PROVISIONER_API_TIMEOUT", "PROVISIONER_SETTLE_WINDOW", "PROVISIONER_DRAIN"]
+
+
+@pytest.mark.parametrize("name", DURATIONS)
+@pytest.mark.parametrize(
+    "text", ["20", "s", "1.5s", "-1s", "1w", "1 s", "1S", "1s1s", "0s", "0ms", "9" * 20 + "d", "soon"]
+)
+def test_what_is_no_duration_is_refused(name, text):
+    (line,) = mistakes(**{name: text})
+    assert line == f"{name} is not a duration above zero; write 500ms, 3s, 5m, 1h or 30d"
+
+
+def test_rates_are_calls_per_duration():
+    assert loaded(PROVISIONER_RATE_LIMIT="10/500ms").rate_limit == RateLimit(10, timedelta(milliseconds=500))
+
+
+@pytest.mark.parametrize(
+    "text", ["300", "0/5s", "-1/5s", "x/5s", "1.5/5s", "/5s", "300/", "300/0s", "300/5", "3/5s/6s"]
+)
+def test_what_is_no_rate_is_refused(text):
+    (line,) = mistakes(PROVISIONER_RATE_LIMIT=text)
+    assert line.startswith("PROVISIONER_RATE_LIMIT is not a ")
+
+
+def test_delays_are_durations_with_commas_between_them():
+    delays = loaded(PROVISIONER_RETRY_DELAYS="1s, 2m,3h").retry_delays
+    assert delays == (timedelta(seconds=1), timedelta(minutes=2), timedelta(hours=3))
+    assert written(delays) == "1s,2m,3h"
+
+
+@pytest.mark.parametrize("text", ["30s,", ",", "30s;5m", "0s", "30s,x"])
+def test_what_are_no_delays_is_refused(text):
+    (line,) = mistakes(PROVISIONER_RETRY_DELAYS=text)
+    assert line.startswith("PROVISIONER_RETRY_DELAYS is not a duration")
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("0.0.0.0:80", ("0.0.0.0", 80)), ("[::1]:8080", ("::1", 8080)), ("host:0", ("host", 0))],  # noqa: S104
+)
+def test_addresses_are_host_and_port(text, address):
+    assert loaded(PROVISIONER_HTTP=text).http == address
+
+
+@pytest.mark.parametrize(
+    "text", ["8080", ":8080", "host", "host:", "host:x", "host:65536", "host:-1", "host:²"]
+)
+def test_what_is_no_address_is_refused(text):
+    (line,) = mistakes(PROVISIONER_HTTP=text)
+    assert line == "PROVISIONER_HTTP is not an address; write host:port, such as 127.0.0.1:8080"
+
+
+def test_several_brokers_can_be_named():
+    urls = loaded(AMQP_URL="amqp://u:p@127.0.0.1:1/v, amqps://localhost").amqp_url
+    assert urls == ("amqp://u:p@127.0.0.1:1/v", "amqps://localhost")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://user:{SECRET}@127.0.0.1/",
+        f"amqp://user:{SECRET}@/",
+        f"amqp://user:{SECRET}/x@127.0.0.1/",
+        f"amqp://user:5/{SECRET}@127.0.0.1/",
+        f"amqp://user:5#{SECRET}@127.0.0.1/",
+        f"amqp://user:5?{SECRET}@127.0.0.1/",
+        f"amqp://user:{SECRET}@127.0.0.1:port/",
+        f"amqp://user:{SECRET}@127.0.0.1:99999/",
+        f"amqp://user:[{SECRET}@127.0.0.1/",
+        f"amqp://user:{SECRET}@ho\u2100st/",
+        f"amqp://user:{SECRET}@[::1/",
+        f"amqp://127.0.0.1/,user:{SECRET}@127.0.0.1",
+        f"user:{SECRET}@127.0.0.1",
+        ",",
+    ],
+)
+@pytest.mark.parametrize("model", [BrokerSettings, TopologySettings, WorkerSettings])
+def test_what_is_no_broker_is_refused_without_telling_it(url, model):
+    with pytest.raises(SettingsError) as refusal:
+        load(model, NEEDED | {"AMQP_URL": url})
+    (line,) = str(refusal.value).splitlines()
+    assert line.startswith("AMQP_URL ")
+    assert SECRET not in line
+    assert SECRET not in repr(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://u:p@rabbit.example/",
+        "amqp://127.0.0.1/,amqp://rabbit.example/",
+        "amqp://10.0.0.1/",
+        "amqp://127.0.0.1.example/",
+        "amqp://localhost.example/",
+        "amqp://[::2]/",
+    ],
+)
+def test_credentials_go_unsealed_beyond_loopback_only_where_that_is_allowed(url):
+    (line,) = mistakes(AMQP_URL=url)
+    assert line.startswith("PROVISIONER_PLAINTEXT_SECRETS is not true: ")
+    assert loaded(AMQP_URL=url, PROVISIONER_PLAINTEXT_SECRETS="true").plaintext_secrets
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://localhost/",
+        "amqp://LOCALHOST/",
+        "amqps://[::1]/",
+        "amqp://u:p@127.0.0.1:5672/v",
+        "amqp://127.0.0.2/",
+        "amqp://127.255.255.254/,amqp://127.0.0.1/",
+    ],
+)
+def test_on_loopback_they_may(url):
+    assert not loaded(AMQP_URL=url).plaintext_secrets
+
+
+@pytest.mark.parametrize(
+    ("url", "vhost"), [("amqp://h", "/"), ("amqp://h/", "/"), ("amqp://h/a", "a"), ("amqp://h/%2f", "/")]
+)
+def test_the_virtual_host_is_the_path(url, vhost):
+    assert load(TopologySettings, {"AMQP_URL": url}).vhost == vhost
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8090", "https://api.plivo.com/", "https://proxy/plivo"])
+def test_the_api_is_at_a_web_address(url):
+    assert loaded(PLIVO_API_URL=url).plivo_api_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "api.plivo.com",
+        "ftp://x",
+        "https://",
+        "https:///v1",
+        "https://a b",
+        "https://a/b c",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:port",
+        "http://[::1",
+        "https://api.plivo.com?x=1",
+        "https://api.plivo.com/#x",
+        f"https://u:{SECRET}@x",
+        f"https://u:{SECRET}@ho\u2100st",
+        f"https://u:5/{SECRET}@x",
+        f"https://x/?token={SECRET}",
+    ],
+)
+def test_what_is_no_web_address_is_refused(url):
+    (line,) = mistakes(PLIVO_API_URL=url)
+    assert line.startswith("PLIVO_API_URL is not an http(s) URL")
+
+
+@pytest.mark.parametrize("url", ["http://localhost:15672", f"https://u:{SECRET}@rabbit.example/api-of/"])
+def test_the_management_api_is_at_a_web_address_that_may_have_a_login(url):
+    chosen = loaded(PROVISIONER_MANAGEMENT_URL=url).management_url
+    assert chosen is not None
+    assert chosen.get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"guest:{SECRET}@localhost",
+        f"amqp://guest:{SECRET}@localhost/",
+        f"http://guest:{SECRET}@localhost:99999/",
+        f"http://guest:{SECRET}@ho\u2100st/",
+        f"http://guest:{SECRET}@[::1/",
+        f"http://guest:5/{SECRET}@localhost/",
+    ],
+)
+def test_what_is_no_management_api_is_refused_without_telling_it(url):
+    (line,) = mistakes(PROVISIONER_MANAGEMENT_URL=url)
+    assert line == "PROVISIONER_MANAGEMENT_URL is not an http(s) URL; write http://user:password@host:15672"
+
+
+def test_the_ledger_is_a_file():
+    assert loaded(LEDGER_URL="sqlite:///a/b.db").ledger == Path("a/b.db")
+    assert loaded(LEDGER_URL="sqlite:////var/a.db").ledger == Path("/var/a.db")
+
+
+def test_a_ledger_in_memory_is_refused():
+    (line,) = mistakes(LEDGER_URL="sqlite:///:memory:")
+    assert line.startswith("LEDGER_URL is a ledger in memory, which a restart would lose")
+
+
+@pytest.mark.parametrize("url", ["a.db", "sqlite:///", "sqlite://a", f"postgresql://u:{SECRET}@h/db"])
+def test_what_is_no_ledger_is_refused(url):
+    (line,) = mistakes(LEDGER_URL=url)
+    assert line.startswith("LEDGER_URL is not a ledger URL; write sqlite:///relative/path.db")
+
+
+REFUSED = {
+    "PLIVO_AUTH_ID": ["../MA1", "MA 1"],
+    "PROVISIONER_OWNER": ["a b", "x" * 101, "a/b"],
+    "PROVISIONER_NAME_TEMPLATE": [
+        "{name}",
+        "{name} {tag} {tag}",
+        "{name} {tag} {other}",
+        "x" * 60 + "{name}{tag}",
+    ],
+    "PROVISIONER_NAME_MAX": ["ten", "1.5"],
+    "PROVISIONER_PREFETCH": ["0", "2001", "many"],
+    "PROVISIONER_CONCURRENCY": ["0", "1001"],
+    "PROVISIONER_UNKNOWN_RENAME": ["ignore", "CREATE"],
+    "PROVISIONER_REMOVAL": ["purge", "disable_then_delete"],
+    "PROVISIONER_PLAINTEXT_SECRETS": ["maybe", "2"],
+    "PROVISIONER_TOPOLOGY": ["check"],
+    "PROVISIONER_LOG_FORMAT": ["xml"],
+    "PROVISIONER_LOG_LEVEL": ["trace", "INFO"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [(name, text) for name, texts in REFUSED.items() for text in texts]
+)
+def test_what_means_nothing_is_refused_by_its_name(name, text):
+    (line,) = mistakes(**{name: text})
+    assert line.startswith(f"{name} ")
+
+
+@pytest.mark.parametrize("longest", ["13", "0", "-60"])
+def test_a_name_needs_room(longest):
+    (line,) = mistakes(PROVISIONER_NAME_MAX=longest)
+    assert line == f"PROVISIONER_NAME_TEMPLATE leaves no room for a name within {longest} characters"
+
+
+def test_words_become_what_they_mean():
+    chosen = loaded(
+        PROVISIONER_REMOVAL="delete",
+        PROVISIONER_UNKNOWN_RENAME="reject",
+        PROVISIONER_TOPOLOGY="assume",
+        PROVISIONER_LOG_FORMAT="console",
+        PROVISIONER_LOG_LEVEL="debug",
+        PROVISIONER_NAME_TEMPLATE="[{tag}] {name}",
+        PROVISIONER_NAME_MAX="80",
+        PROVISIONER_OWNER="eu-west.1",
+    )
+    assert (chosen.removal, chosen.unknown_rename) == (Removal.DELETE, UnknownRename.REJECT)
+    assert (chosen.topology, chosen.log_format, chosen.log_level) == ("assume", "console", "debug")
+    assert chosen.names.render("Sales", "0123456789") == "[0123456789] Sales"
+    assert (chosen.names.longest, chosen.owner) == (80, "eu-west.1")
+
+
+def test_settings_that_do_not_fit_together_are_refused():
+    (line,) = mistakes(PROVISIONER_SETTLE_WINDOW="19s")
+    assert line.startswith("PROVISIONER_SETTLE_WINDOW must not be below PROVISIONER_API_TIMEOUT: ")
+    (line,) = mistakes(PROVISIONER_DRAIN="20s")
+    assert line.startswith("PROVISIONER_API_TIMEOUT must be below PROVISIONER_DRAIN: ")
+    fitting = loaded(PROVISIONER_SETTLE_WINDOW="20s", PROVISIONER_DRAIN="20001ms")
+    assert fitting.settle_window == fitting.api_timeout
+
+
+def test_every_mistake_is_told_at_once():
+    wrong = {
+        "AMQP_URL": f"http://u:{SECRET}@h",
+        "PLIVO_AUTH_ID": "",
+        "PLIVO_AUTH_TOKEN": "",
+        "PROVISIONER_HTTP": "x",
+        "PROVISIONER_DRAIN": "x",
+        "PROVISIONER_RECIPIENTS": "no such file",
+        "PROVISIONER_SIGNING_KEY": "nor this",
+        "PROVISIONER_ENABLE": "later",
+    }
+    named = [re.match(r"[A-Z_]+", line)[0] for line in mistakes(**wrong)]
+    assert sorted(named) == sorted(wrong)
+
+
+def test_all_that_does_not_fit_is_told_at_once():
+    lines = mistakes(PROVISIONER_API_TIMEOUT="3m", PROVISIONER_NAME_MAX="1", AMQP_URL="amqp://u:p@far/")
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"PLIVO_AUTH_ID": ""}, {"PROVISIONER_PREFETCH": "x"}, {"PROVISIONER_OWNER_FILE": "no such file"}],
+)
+def test_what_does_not_fit_is_told_beside_what_is_wrong_by_itself(wrong):
+    lines = mistakes(**wrong, PROVISIONER_API_TIMEOUT="30s", AMQP_URL="amqp://u:p@far/")
+    assert [line.split()[0] for line in lines] == [
+        next(iter(wrong)),
+        "PROVISIONER_API_TIMEOUT",
+        "PROVISIONER_PLAINTEXT_SECRETS",
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"PROVISIONER_DRAIN": "x"},
+        {"PROVISIONER_DRAIN_FILE": "no such file"},
+        {"PROVISIONER_RECIPIENTS": "no such file", "AMQP_URL": "amqp://u:p@far/"},
+        {"AMQP_URL": "x", "PROVISIONER_API_TIMEOUT": "20s"},
+        {"PROVISIONER_NAME_TEMPLATE": "", "PROVISIONER_NAME_MAX": "x"},
+    ],
+)
+def test_what_is_wrong_by_itself_is_not_told_not_to_fit_as_well(wrong):
+    assert len(mistakes(**wrong)) == 1
+
+
+def test_what_is_needed_and_missing_is_told_with_where_to_look():
+    with pytest.raises(SettingsError) as refusal:
+        load(WorkerSettings, {})
+    assert str(refusal.value).splitlines() == [
+        "PLIVO_AUTH_ID is not set; `provisioner run --help` tells what it is",
+        "PLIVO_AUTH_TOKEN is not set; `provisioner run --help` tells what it is",
+    ]
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\n"])
+def test_blank_is_not_set(blank):
+    assert loaded(PROVISIONER_OWNER=blank).owner == "default"
+
+
+OTHER_VALUES = {
+    "AMQP_URL": "amqp://u:p@localhost/",
+    "PLIVO_API_URL": "http://127.0.0.1:1",
+    "PROVISIONER_MANAGEMENT_URL": "http://127.0.0.1:1",
+    "LEDGER_URL": "sqlite:///other.db",
+    "PROVISIONER_NAME_TEMPLATE": "{tag} {name}",
+    "PROVISIONER_RATE_LIMIT": "1/1s",
+    "PROVISIONER_API_TIMEOUT": "19s",
+    "PROVISIONER_SETTLE_WINDOW": "3m",
+    "PROVISIONER_DRAIN": "40s",
+    "PROVISIONER_RETRY_DELAYS": "7s",
+    "PROVISIONER_RETRY_BUDGET": "45s",
+    "PROVISIONER_UNKNOWN_RENAME": "reject",
+    "PROVISIONER_REMOVAL": "ignore",
+    "PROVISIONER_ENABLE": "published",
+    "PROVISIONER_PLAINTEXT_SECRETS": "true",
+    "PROVISIONER_TOPOLOGY": "assume",
+    "PROVISIONER_HTTP": "127.0.0.1:1",
+    "PROVISIONER_LOG_FORMAT": "console",
+    "PROVISIONER_LOG_LEVEL": "error",
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_each_may_come_from_a_file(name, tmp_path):
+    keys = {"PROVISIONER_RECIPIENTS": CRM, "PROVISIONER_SIGNING_KEY": SIGNER}
+    value = keys_file(tmp_path, keys[name]) if name in keys else OTHER_VALUES.get(name, "77")
+    file = tmp_path / "value"
+    file.write_text(f"{value}\n")
+    environ = {**NEEDED, f"{name}_FILE": str(file)}
+    environ.pop(name, None)
+    assert load(WorkerSettings, environ) == loaded(**{name: value})
+    assert load(WorkerSettings, environ) != loaded()
+
+
+def test_both_at_once_are_refused_and_a_blank_one_does_not_count(tmp_path):
+    file = tmp_path / "token"
+    file.write_text(SECRET)
+    (line,) = mistakes(PLIVO_AUTH_TOKEN_FILE=str(file))
+    assert line == "PLIVO_AUTH_TOKEN and PLIVO_AUTH_TOKEN_FILE are both set; keep one"
+    chosen = loaded(PLIVO_AUTH_TOKEN="", PLIVO_AUTH_TOKEN_FILE=str(file))
+    assert chosen.plivo_auth_token.get_secret_value() == SECRET
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path):
+    unreadable = tmp_path / "bytes"
+    unreadable.write_bytes(b"\xff" + SECRET.encode())
+    for path in (tmp_path / "missing", tmp_path, unreadable):
+        for name in ("PROVISIONER_OWNER", "PLIVO_AUTH_ID"):  # a needed one is not told to be missing as well
+            (line,) = mistakes(**{name: "", f"{name}_FILE": str(path)})
+            assert line.startswith(f"{name}_FILE cannot be read: ")
+
+
+def test_an_empty_file_is_no_token(tmp_path):
+    (tmp_path / "token").touch()
+    with pytest.raises(SettingsError, match=r"^PLIVO_AUTH_TOKEN "):
+        load(WorkerSettings, {"PLIVO_AUTH_ID": "MA1", "PLIVO_AUTH_TOKEN_FILE": str(tmp_path / "token")})
+
+
+# Sealing
+
+
+def keys_file(folder, *keys):
+    path = folder / "keys.json"
+    path.write_text(json.dumps({"keys": keys}))
+    return str(path)
+
+
+def test_recipients_are_whom_the_file_has_keys_for(tmp_path):
+    path = keys_file(tmp_path, CRM, CRM | {"kid": "crm.2"}, CRM | {"kid": "billing"})
+    assert loaded(PROVISIONER_RECIPIENTS=path).recipient_names == ("billing", "crm")
+    assert loaded().recipient_names == ()
+
+
+def test_a_key_that_cannot_be_used_does_not_keep_the_worker_from_the_others(tmp_path):
+    path = keys_file(tmp_path, CRM | {"use": "sig"}, CRM | {"kid": "billing"})
+    assert loaded(PROVISIONER_RECIPIENTS=path).recipient_names == ("billing", "crm")
+
+
+@pytest.mark.parametrize(
+    "keys", [[], [CRM | {"d": SECRET}], [CRM, CRM], [CRM | {"kid": "*"}], [{"kid": None, "d": SECRET}], [7]]
+)
+def test_what_is_no_file_of_recipients_is_one_line(tmp_path, keys):
+    path = keys_file(tmp_path, *keys)
+    (line,) = mistakes(PROVISIONER_RECIPIENTS=path)
+    assert line.startswith(f"PROVISIONER_RECIPIENTS {path} holds ") or "is neither" in line
+
+
+@pytest.mark.parametrize("keys", [[], [SIGNER | {"d": None}], [CRM | {"d": SECRET}], [SIGNER | {"kid": ""}]])
+def test_what_cannot_sign_is_one_line(tmp_path, keys):
+    keys = [{name: value for name, value in key.items() if value is not None} for key in keys]
+    path = keys_file(tmp_path, *keys)
+    (line,) = mistakes(PROVISIONER_SIGNING_KEY=path)
+    assert line.startswith(f"PROVISIONER_SIGNING_KEY {path} holds ")
+
+
+@pytest.mark.parametrize("name", ["PROVISIONER_RECIPIENTS", "PROVISIONER_SIGNING_KEY"])
+def test_a_key_in_place_of_its_path_is_refused_without_telling_it(tmp_path, name):
+    (line,) = mistakes(**{name: json.dumps(SIGNER | {"d": SECRET})})
+    assert line == f"{name} is the path of a file, not the key itself"
+    (line,) = mistakes(**{name: str(tmp_path / "missing")})
+    assert line == f"{name} cannot be read: No such file or directory"
+    (line,) = mistakes(**{name: f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----"})
+    assert line.startswith(f"{name} cannot be read: ")
+
+
+def test_a_token_in_place_of_its_path_is_refused_without_telling_it():
+    (line,) = mistakes(PLIVO_AUTH_TOKEN="", PLIVO_AUTH_TOKEN_FILE=SECRET)
+    assert line == "PLIVO_AUTH_TOKEN_FILE cannot be read: No such file or directory"
+
+
+def test_the_signing_key_is_beside_the_ledger(tmp_path):
+    chosen = loaded(LEDGER_URL="sqlite:////var/lib/a.db")
+    assert chosen.signing_key_path == Path("/var/lib/a.db.signing-key.json")
+    path = keys_file(tmp_path, SIGNER)
+    assert loaded(PROVISIONER_SIGNING_KEY=path).signing_key_path == Path(path)
+
+
+def test_with_recipients_the_broker_may_be_anywhere(tmp_path):
+    path = keys_file(tmp_path, CRM)
+    assert loaded(AMQP_URL="amqps://u:p@rabbit.example/", PROVISIONER_RECIPIENTS=path).recipients
+    assert load(TopologySettings, {"PROVISIONER_RECIPIENTS": path}).recipient_names == ("crm",)
+
+
+def test_names_that_mean_nothing_are_found():
+    environ = dict.fromkeys(EVERY, "x") | {f"{name}_FILE": "x" for name in EVERY}
+    assert unknown_names(environ | {"PATH": "x", "PLIVO_OTHER": "x"}) == []
+    assert unknown_names(environ | {"PROVISIONER_PREFECH": "1", "PROVISIONER_A_FILE": "1"}) == [
+        "PROVISIONER_A_FILE",
+        "PROVISIONER_PREFECH",
+    ]
+
+
+def test_no_secret_shows_in_a_repr():
+    url = f"amqp://u:{SECRET}@localhost/"
+    chosen = loaded(AMQP_URL=url, PROVISIONER_MANAGEMENT_URL=f"http://u:{SECRET}@localhost/")
+    assert SECRET not in f"{chosen!r} {chosen}"
+    assert chosen.amqp_url == (url,)
+
+
+def test_a_command_needs_no_more_than_its_own():
+    assert load(BrokerSettings, {}).amqp_url == ("amqp://guest:guest@127.0.0.1:5672/",)
+    assert load(LedgerSettings, {"AMQP_URL": "nonsense"}).ledger == Path("provisioner.db")
+    assert load(BrokerSettings, {"AMQP_URL": "amqp://u:p@rabbit.example/"}).amqp_url
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("PROVISIONER_RETRY_DELAYS", "5s,50d", "is longer than 49d; RabbitMQ holds nothing back for longer"),
+        (
+            "PROVISIONER_SETTLE_WINDOW",
+            "999999999d",
+            "is longer than 49d; RabbitMQ holds nothing back for longer",
+        ),
+        (
+            "PLIVO_AUTH_TOKEN",
+            "one\ntwo",
+            "has white space or control characters in it; see how it was copied",
+        ),
+        ("PROVISIONER_NAME_TEMPLATE", "{name}\n[{tag}]", "must consist of printable characters"),
+    ],
+)
+def test_what_can_never_work_is_refused(name, value, line):
+    assert mistakes(**{name: value}) == [f"{name} {line}"]

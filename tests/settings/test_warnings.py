@@ -1,0 +1,81 @@
+"""Files that others may read or write are told of, and no others."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from worker.settings.model import WorkerSettings, load
+from worker.settings.warnings import cautions
+
+CRM = {"kty": "OKP", "crv": "X25519", "x": "AAAA", "use": "enc", "kid": "crm"}
+SIGNER = {"kty": "OKP", "crv": "Ed25519", "x": "AAAA", "d": "AAAA", "kid": "provisioner.1"}
+
+
+def told(folder: Path, **environ: str) -> list[str]:
+    given = {
+        "PLIVO_AUTH_ID": "MA1",
+        "PLIVO_AUTH_TOKEN": "token",
+        "LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
+    } | environ
+    given = {name: value for name, value in given.items() if value}
+    return cautions(load(WorkerSettings, given), given)
+
+
+def file(path: Path, mode: int, content: str = "content") -> Path:
+    path.write_text(content)
+    path.chmod(mode)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tmp_path.chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True), (0o604, True)])
+def test_a_secret_in_a_file_everybody_can_read(folder: Path, mode: int, warned: bool):  # noqa: FBT001
+    path = file(folder / "token", mode)
+    lines = told(folder, PLIVO_AUTH_TOKEN="", PLIVO_AUTH_TOKEN_FILE=str(path))
+    expected = f"PLIVO_AUTH_TOKEN_FILE can be read by everybody on this machine: chmod 600 {path}"
+    assert lines == ([expected] if warned else [])
+
+
+def test_what_is_no_secret_may_be_read(folder: Path):
+    path = file(folder / "owner", 0o644, "default")
+    assert told(folder, PROVISIONER_OWNER_FILE=str(path)) == []
+
+
+def test_private_keys(folder: Path):
+    signing = file(folder / "signing.json", 0o644, json.dumps(SIGNER))
+    certificate, key = file(folder / "worker.pem", 0o644), file(folder / "worker.key", 0o644)
+    url = f"amqps://localhost/?certfile={certificate}&keyfile={key}"
+    lines = told(folder, PROVISIONER_SIGNING_KEY=str(signing), AMQP_URL=url)
+    assert lines == [
+        f"the keyfile of AMQP_URL can be read by everybody on this machine: chmod 600 {key}",
+        f"the signing key can be read by everybody on this machine: chmod 600 {signing}",
+    ]
+
+
+def test_who_may_change_the_recipients_keys_is_told_of(folder: Path):
+    own = folder / "keys"
+    own.mkdir(mode=0o755)
+    recipients = file(own / "recipients.json", 0o644, json.dumps({"keys": [CRM]}))
+    assert told(folder, PROVISIONER_RECIPIENTS=str(recipients)) == []
+    recipients.chmod(0o646)
+    own.chmod(0o777)
+    assert told(folder, PROVISIONER_RECIPIENTS=str(recipients)) == [
+        f"everybody on this machine may make themselves a recipient: chmod o-w {recipients}",
+        f"everybody on this machine may make themselves a recipient: chmod o-w {own}",
+    ]
+
+
+def test_the_ledger_and_its_folder(folder: Path):
+    assert told(folder) == []
+    ledger = file(folder / "ledger.db", 0o644)
+    folder.chmod(0o777)
+    assert told(folder) == [
+        f"everybody on this machine may put files beside the ledger: chmod o-w {folder}",
+        f"the ledger can be read by everybody on this machine: chmod 600 {ledger}",
+    ]

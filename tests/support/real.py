@@ -1,0 +1,91 @@
+"""The product on real parts: a RabbitMQ, a sandbox over HTTP, a ledger file."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+
+from contracts import topology as names
+from worker.bootstrap import Worker, running_worker
+from worker.sandbox import Sandbox
+from worker.settings.model import WorkerSettings, load
+from worker.telemetry.events import Telemetry
+
+PATIENCE_SECONDS = 30
+
+
+@dataclass
+class Ears:
+    """Everything published on one exchange. `until` waits for what is to come."""
+
+    messages: list[AbstractIncomingMessage] = field(default_factory=list)
+    _arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    @property
+    def documents(self) -> list[dict[str, Any]]:
+        return [json.loads(message.body) for message in self.messages]
+
+    async def hear(self, message: AbstractIncomingMessage) -> None:
+        async with self._arrived:
+            self.messages.append(message)
+            self._arrived.notify_all()
+
+    async def until(self, enough: Callable[["Ears"], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS), self._arrived:
+            await self._arrived.wait_for(lambda: enough(self))
+
+    async def count(self, number: int) -> None:
+        await self.until(lambda ears: len(ears.messages) >= number)
+
+
+@dataclass
+class Place:
+    """Broker, sandbox and settings; producer and consumers speak plain aio-pika."""
+
+    url: str
+    sandbox: Sandbox
+    environ: dict[str, str]
+    channel: AbstractChannel
+
+    @property
+    def settings(self) -> WorkerSettings:
+        return load(WorkerSettings, self.environ)
+
+    @asynccontextmanager
+    async def worker(self) -> AsyncIterator[Worker]:
+        async with running_worker(self.settings, Telemetry()) as worker:
+            yield worker
+            assert await worker.drain()
+
+    async def ears(self, exchange: str) -> Ears:
+        """Listens from now on to an exchange that is there already."""
+        ears = Ears()
+        queue = await self.channel.declare_queue(exclusive=True)
+        await queue.bind(exchange, "#")
+        await queue.consume(ears.hear, no_ack=True)
+        return ears
+
+    async def send(
+        self,
+        body: bytes,
+        key: str = "department.created",
+        content_type: str | None = "application/cloudevents+json",
+        headers: dict[str, Any] | None = None,
+    ) -> None:
+        exchange = await self.channel.get_exchange(names.DEPARTMENTS, ensure=False)
+        message = aio_pika.Message(
+            body,
+            content_type=content_type,
+            headers=headers or {},
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        )
+        await exchange.publish(message, key)
+
+    async def depth(self, queue: str) -> int:
+        fresh = await self.channel.declare_queue(queue, passive=True)
+        return fresh.declaration_result.message_count or 0

@@ -1,0 +1,518 @@
+"""The worker's inside in a world of memory, and sentences about what has come of it.
+
+Pipeline, lanes and actor are the real ones. Time passes only when told, every port call is noted in
+`witness.journal`, and any of them can be made to fail or to stop there.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+from pydantic import SecretStr
+
+from contracts.departments import Kind
+from contracts.envelope import STRUCTURED, CloudEvent, Message, read
+from contracts.topology import (
+    DEAD_LETTER_QUEUE,
+    DEPARTMENTS,
+    REPLAY,
+    RESULTS,
+    SECRETS_QUEUE,
+    WORK_QUEUE,
+    BrokerVersion,
+    retry_queue,
+    topology,
+)
+from tests.support.builders import NOW, SALES, AnyDepartmentEvent
+from worker.adapters.jose.fingerprints import KeyedFingerprints
+from worker.adapters.jose.seal import Unsealed
+from worker.adapters.memory.broker import MemoryBroker
+from worker.adapters.memory.clock import MemoryClock
+from worker.adapters.memory.ledger import MemoryLedger
+from worker.adapters.memory.provider import Held, MemoryProvider
+from worker.bootstrap import Worker
+from worker.core.decide import Policy
+from worker.core.judge import CallFault, Operation, Patience
+from worker.core.messages import Outgoing
+from worker.core.model import EVERYBODY, Answer, Department, Entry, Recollection, Reference, Status, Wish
+from worker.core.naming import NameTemplate
+from worker.flow.gate import Intake
+from worker.flow.lanes import running_lanes
+from worker.flow.ledger_watch import LedgerWatch
+from worker.flow.undelivered import Undelivered
+from worker.flow.waiting import WaitingRoom
+from worker.operations.actions import inbound
+from worker.pipeline.handler import Pipeline
+from worker.pipeline.outbox import Outbox
+from worker.pipeline.scheduler import Scheduler
+from worker.ports import (
+    CallFailed,
+    Delivery,
+    Fingerprints,
+    NewSubaccount,
+    ProvidedSubaccount,
+    Provider,
+    Sealer,
+)
+from worker.provider.act import Actor, Names
+from worker.provider.circuit import Circuit
+from worker.provider.scan import Scanner, Strays
+from worker.settings.model import WorkerSettings, load
+from worker.telemetry.events import Telemetry
+
+OWNER = "default"
+SETTLE_WINDOW = timedelta(seconds=120)
+PREFETCH = 50
+HEARD = "test.results"
+LONGEST = timedelta(days=1)
+
+T = TypeVar("T")
+D = TypeVar("D", "Fault", "Interruption")
+
+
+def fault(operation: Operation, status: int | None = None, *, sent: bool = True, **more: Any) -> CallFailed:
+    """How a provider call may fail; without a status it got no answer."""
+    detail = f"Plivo answered {status} to {operation}" if status else f"no answer to {operation}"
+    return CallFailed(CallFault(operation, detail, sent=sent, status=status, **more))
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The next call whose note begins with `what` fails: before, or after it has had its effect."""
+
+    what: str
+    error: Exception
+    after_effect: bool = False
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """Runs once, right before the next call whose note begins with `what`."""
+
+    what: str
+    action: Callable[[], Awaitable[object]]
+
+
+async def go_on() -> None:
+    """Nothing special happens around a call."""
+
+
+@dataclass
+class Witness:
+    """Stands between the line and its ports.
+
+    `around` is awaited right before and right after each call: what it raises or waits for, happens there.
+    """
+
+    journal: list[str] = field(default_factory=list)
+    around: Callable[[], Awaitable[None]] = go_on
+    _due: list[Fault | Interruption] = field(default_factory=list)
+
+    def fail(self, what: str, error: Exception, *, times: int = 1, after_effect: bool = False) -> None:
+        self._due.extend([Fault(what, error, after_effect)] * times)
+
+    def before(self, what: str, action: Callable[[], Awaitable[object]]) -> None:
+        self._due.append(Interruption(what, action))
+
+    async def see(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        if interruption := self._take(Interruption, what):
+            await interruption.action()
+        if what != "probe":
+            await self.around()
+        fault = self._take(Fault, what)
+        if fault and not fault.after_effect:
+            self.journal.append(f"{what} failed")
+            raise fault.error
+        if what != "probe":
+            self.journal.append(what)
+        result = await call()
+        if what != "probe":
+            await self.around()
+        if fault:
+            raise fault.error
+        return result
+
+    def forget(self) -> None:
+        """Whatever was still to fail or to happen will not."""
+        self._due.clear()
+
+    def _take(self, kind: type[D], what: str) -> D | None:
+        for due in self._due:
+            if isinstance(due, kind) and what.startswith(due.what):
+                self._due.remove(due)
+                return due
+        return None
+
+
+@dataclass(frozen=True)
+class WatchedLedger:
+    witness: Witness
+    ledger: MemoryLedger
+
+    async def recall(self, department: Department, event: Reference) -> Recollection:
+        return await self.witness.see("recall", lambda: self.ledger.recall(department, event))
+
+    async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
+        noted = ["record", entry.status, *([answer.outcome] if answer else [])]
+        noted += ["confirmed"] if answer and answer.confirmed else []
+        return await self.witness.see(" ".join(noted), lambda: self.ledger.record(entry, answer))
+
+    async def wish(self, wish: Wish) -> None:
+        await self.ledger.wish(wish)
+
+    async def wishes(self, since: datetime) -> Sequence[Wish]:
+        return await self.ledger.wishes(since)
+
+    async def close_wish(self, wish_id: str) -> None:
+        await self.witness.see("close wish", lambda: self.ledger.close_wish(wish_id))
+
+    async def suspect(self, message: str) -> int:
+        return await self.witness.see("suspect", lambda: self.ledger.suspect(message))
+
+    async def absolve(self, message: str) -> None:
+        await self.witness.see("absolve", lambda: self.ledger.absolve(message))
+
+    async def bind(self, owner: str, provider_account: str) -> None:
+        await self.witness.see("bind", lambda: self.ledger.bind(owner, provider_account))
+
+    async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
+        return await self.witness.see("holders", lambda: self.ledger.holders(auth_ids))
+
+    async def caught_up(self) -> bool:
+        return await self.witness.see("caught up", self.ledger.caught_up)
+
+    async def note_caught_up(self, *, caught_up: bool) -> None:
+        await self.witness.see("note caught up", lambda: self.ledger.note_caught_up(caught_up=caught_up))
+
+    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+        return await self.ledger.due(now, limit)
+
+    async def overdue(self, since: datetime) -> int:
+        return await self.ledger.overdue(since)
+
+    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
+        return await self.ledger.entries(tenant)
+
+    async def answers(self, department: Department) -> Sequence[Answer]:
+        return await self.ledger.answers(department)
+
+
+@dataclass(frozen=True)
+class WatchedProvider:
+    """A probe that finds the provider well goes unnoticed."""
+
+    witness: Witness
+    provider: MemoryProvider
+
+    @asynccontextmanager
+    async def permit(self, operation: Operation) -> AsyncIterator[None]:
+        async with self.provider.permit(operation):
+            yield
+
+    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
+        return await self.witness.see(
+            "create", lambda: self.provider.create(name, idempotency_key, enabled=enabled)
+        )
+
+    async def update(
+        self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
+    ) -> None:
+        given = {"name": name, "enabled": enabled}
+        noted = ["update", *(field for field, value in given.items() if value is not None)]
+        await self.witness.see(
+            " ".join(noted),
+            lambda: self.provider.update(auth_id, idempotency_key, name=name, enabled=enabled),
+        )
+
+    async def delete(self, auth_id: str, idempotency_key: str) -> None:
+        await self.witness.see("delete", lambda: self.provider.delete(auth_id, idempotency_key))
+
+    async def get(self, auth_id: str) -> ProvidedSubaccount:
+        return await self.witness.see("get", lambda: self.provider.get(auth_id))
+
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        return await self.witness.see("list", lambda: self.provider.page(offset))
+
+    async def probe(self) -> None:
+        await self.witness.see("probe", self.provider.probe)
+
+
+@dataclass(frozen=True)
+class WatchedPublisher:
+    witness: Witness
+    broker: MemoryBroker
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        told = outgoing.exchange.removeprefix("provisioner.")
+        await self.witness.see(
+            f"publish {told} {outgoing.routing_key}", lambda: self.broker.publish(outgoing)
+        )
+
+
+@dataclass(frozen=True)
+class WatchedDelivery:
+    witness: Witness
+    delivery: Delivery
+
+    @property
+    def original(self) -> Outgoing:
+        return self.delivery.original
+
+    @property
+    def live(self) -> bool:
+        return self.delivery.live
+
+    async def ack(self) -> None:
+        await self.witness.see("ack", self.delivery.ack)
+
+
+class LedgerIsWhole(Strays):
+    """Nothing at the provider that the ledger does not know: spares most tests the look for it."""
+
+    async def tags(self) -> AbstractSet[str]:
+        return frozenset()
+
+
+@dataclass
+class World:
+    """What outlives a worker: time, ledger, provider, broker. Workers come and go by `working`."""
+
+    policy: Policy = field(default_factory=Policy)
+    patience: Patience = field(default_factory=Patience)
+    clock: MemoryClock = field(default_factory=lambda: MemoryClock(NOW))
+    ledger: MemoryLedger = field(default_factory=MemoryLedger)
+    provider: MemoryProvider = field(default_factory=MemoryProvider)
+    broker: MemoryBroker = field(init=False)
+    witness: Witness = field(default_factory=Witness)
+    names: Names = field(default_factory=lambda: Names(OWNER, NameTemplate()))
+    strays: type[Strays] = LedgerIsWhole
+    returned: int = 0
+    """How often the broker is to have delivered before what is sent."""
+    sealer: Sealer = field(default_factory=Unsealed)
+    fingerprints: Fingerprints = field(default_factory=lambda: KeyedFingerprints(SecretStr("main token")))
+
+    def __post_init__(self) -> None:
+        self.broker = MemoryBroker(self.clock.sleep)
+        recipients = sorted(self.policy.recipients - {EVERYBODY})
+        self.broker.declare(topology(BrokerVersion(4, 1), self.patience.delays, recipients))
+        self.broker.bind(RESULTS, HEARD, "#")
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[Worker]:
+        """A worker for the time of the block. At its end it is cut off, wherever it is: no drain."""
+        telemetry = Telemetry()
+        waiting = WaitingRoom.for_half_of(PREFETCH, self.clock)
+        intake = Intake(self.clock, telemetry, waiting)
+        circuit = Circuit(WatchedProvider(self.witness, self.provider), intake, self.clock, telemetry)
+        async with running_lanes() as lanes:
+            ledger = WatchedLedger(self.witness, self.ledger)
+            stopping = asyncio.Event()
+            outbox = Outbox(
+                ledger=ledger,
+                actor=self._actor(ledger, circuit, stopping),
+                publisher=WatchedPublisher(self.witness, self.broker),
+                sealer=self.sealer,
+                fingerprints=self.fingerprints,
+                clock=self.clock,
+                policy=self.policy,
+                telemetry=telemetry,
+                undelivered=Undelivered(intake),
+            )
+            ledger_watch = LedgerWatch(partial(ledger.bind, OWNER, "MA1"), intake, self.clock)
+            pipeline = Pipeline(
+                outbox=outbox,
+                patience=self.patience,
+                lanes=lanes,
+                waiting=waiting,
+                intake=intake,
+                ledger_watch=ledger_watch,
+                stopping=stopping,
+            )
+
+            def receive(delivery: Delivery) -> None:
+                pipeline.receive(WatchedDelivery(self.witness, delivery))
+
+            async with self.broker.consumer(WORK_QUEUE, PREFETCH, receive) as consumer:
+                governing = asyncio.create_task(intake.govern(consumer))
+                try:
+                    yield Worker(pipeline, consumer, pipeline.ledger, _settings(), telemetry)
+                finally:
+                    governing.cancel()
+                    await lanes.cut_off()
+                    await pipeline.actor.scanner.close()
+                    await circuit.close()
+                    await ledger_watch.close()
+
+    def _actor(self, ledger: WatchedLedger, provider: Provider, stopping: asyncio.Event) -> Actor:
+        scanner = Scanner(provider, self.names.template, self.clock, stopping)
+        strays = self.strays(scanner, provider, self.names.template, ledger)
+        return Actor(provider, ledger, self.names, self.clock, scanner, strays, self.policy.enable)
+
+    async def attend_to_duties(self) -> None:
+        """A worker does what is due by now."""
+        async with self.working() as worker:
+            await Scheduler(worker.pipeline).file_what_is_due()
+            await worker.pipeline.lanes.idle()
+
+    async def handle(self, *events: AnyDepartmentEvent) -> None:
+        """A worker takes what waits, and then these events, each to its end, as time passes."""
+        async with self.working():
+            await self.done_in_time()
+            for event in events:
+                await self.send(event)
+                await self.done_in_time()
+
+    async def handle_all(self, *events: AnyDepartmentEvent) -> None:
+        """A worker takes them all at once, and time passes until all are done."""
+        async with self.working():
+            await self.send(*events)
+            await self.done_in_time()
+
+    async def cut_off(self, at: str, *events: AnyDepartmentEvent) -> None:
+        """A worker takes these events, and is gone right before its first call of that kind."""
+        reached = asyncio.Event()
+
+        async def stop() -> None:
+            reached.set()
+            await asyncio.Event().wait()
+
+        self.witness.before(at, stop)
+        async with self.working():
+            await self.send(*events)
+            await reached.wait()
+
+    async def send(self, *events: AnyDepartmentEvent) -> None:
+        for event in events:
+            outgoing = inbound(event)
+            if self.returned:
+                headers = {**outgoing.message.headers, "x-delivery-count": self.returned}
+                outgoing = replace(outgoing, message=replace(outgoing.message, headers=headers))
+            await self.broker.publish(outgoing)
+
+    async def send_raw(self, body: bytes, content_type: str | None = STRUCTURED, **headers: Any) -> Outgoing:
+        """A message as it may come from anybody, and no department event perhaps."""
+        outgoing = Outgoing(DEPARTMENTS, "department.created", Message(body, content_type, headers))
+        await self.broker.publish(outgoing)
+        return outgoing
+
+    async def replay_dead_letters(self) -> None:
+        """All of them, as they were sent at first."""
+        letters = self.dead_letters()
+        self.broker.purge(DEAD_LETTER_QUEUE)
+        for letter in letters:
+            message = Message(letter.message.body, letter.message.content_type)
+            await self.broker.publish(Outgoing(REPLAY, letter.routing_key, message))
+
+    async def done(self) -> None:
+        """Returns once everything sent is acked, parked messages too; no time passes for it."""
+        await self.broker.emptied(WORK_QUEUE, *map(retry_queue, self.patience.delays))
+
+    async def done_in_time(self) -> None:
+        """Lets time pass, from one sleeper's waking to the next, until everything sent is acked."""
+        begun = self.clock.now()
+        done = asyncio.create_task(self.done())
+        try:
+            while not await self._asleep_before(done):
+                self.clock.advance(self.clock.seconds_to_next())
+                assert self.clock.now() < begun + LONGEST, f"no end: {self.witness.journal[-20:]}"
+        finally:
+            done.cancel()
+
+    async def _asleep_before(self, done: asyncio.Task[None]) -> bool:
+        """True where all is done before anybody sleeps."""
+        asleep = asyncio.create_task(self.clock.asleep())
+        await asyncio.wait({asleep, done}, return_when=asyncio.FIRST_COMPLETED)
+        asleep.cancel()
+        return done.done()
+
+    # What has come of it
+
+    async def entry(self, department: Department = SALES) -> Entry:
+        return (await self.ledger.recall(department, Reference("", "", ""))).entry
+
+    def sent_name(self, name: str, department: Department = SALES, incarnation: int = 1) -> str:
+        """The name as the provider gets it."""
+        return self.names.sent(name, Entry(department, incarnation=incarnation))
+
+    def subaccounts(self, entry: Entry) -> list[Held]:
+        """All that bear the department's tag, of whatever incarnation."""
+        tags = [self.names.tag(Entry(entry.department, incarnation=n + 1)) for n in range(entry.incarnation)]
+        return [held for held in self.provider.subaccounts if any(tag in held.name for tag in tags)]
+
+    async def has_one_live_subaccount(self, name: str, department: Department = SALES) -> None:
+        entry = await self.entry(department)
+        held = [one for one in self.subaccounts(entry) if one.enabled]
+        assert [one.auth_id for one in held] == [entry.auth_id], (entry, held)
+        assert held[0].name == self.sent_name(name, department, entry.incarnation)
+        assert (entry.status, entry.name) == (Status.ACTIVE, name)
+
+    async def has_no_live_subaccount(self, department: Department = SALES) -> None:
+        entry = await self.entry(department)
+        held = self.subaccounts(entry)
+        assert not [one for one in held if one.enabled], (entry, held)
+
+    async def has_come_to(self, newest: AnyDepartmentEvent) -> None:
+        """The department is what its newest event says, and whoever waits for credentials has them."""
+        department = Department(newest.tenant, newest.data.department_id)
+        if newest.kind is Kind.REMOVED:
+            await self.has_no_live_subaccount(department)
+        else:
+            await self.has_one_live_subaccount(newest.data.name or "", department)
+            await self.has_issued_credentials(department)
+
+    async def has_issued_credentials(self, department: Department = SALES) -> None:
+        """Those of the subaccount on record, the token among them, are on the secrets queue."""
+        entry = await self.entry(department)
+        token = next(held.auth_token for held in self.provider.subaccounts if held.auth_id == entry.auth_id)
+        issued = {(told.data["auth_id"], told.data["auth_token"]) for told in self.credentials(department)}
+        assert (entry.auth_id, token.get_secret_value()) in issued
+        assert entry.owed_to == frozenset()
+
+    def credentials(self, department: Department = SALES) -> list[CloudEvent]:
+        return [told for told in self.told(SECRETS_QUEUE) if _about(told) == department]
+
+    def results(self, event: AnyDepartmentEvent) -> list[CloudEvent]:
+        cause = (event.source, event.id)
+        return [
+            told
+            for told in self.told(HEARD)
+            if (told.data["event"]["source"], told.data["event"]["id"]) == cause
+        ]
+
+    def answered(self, event: AnyDepartmentEvent, *outcomes: str, times: int | None = 1) -> None:
+        """With these outcomes and no other, each under one id. `times` None: at least once."""
+        told = self.results(event)
+        assert {one.data["outcome"] for one in told} == set(outcomes), (event.id, told)
+        assert len({one.id for one in told}) == len(outcomes)
+        assert times is None or len(told) == times * len(outcomes)
+
+    def dead_lettered(self, reason: str) -> Outgoing:
+        """The one dead letter, which is there for this reason."""
+        (letter,) = self.dead_letters()
+        assert letter.message.headers["x-dead-reason"] == reason
+        return letter
+
+    def dead_letters(self) -> list[Outgoing]:
+        return self.broker.ready(DEAD_LETTER_QUEUE)
+
+    def has_dead_lettered_nothing(self) -> None:
+        assert self.dead_letters() == []
+
+    def has_nothing_to_do(self) -> None:
+        assert self.broker.ready(WORK_QUEUE) == []
+
+    def told(self, queue: str) -> list[CloudEvent]:
+        return [read(outgoing.message) for outgoing in self.broker.ready(queue)]
+
+
+def _about(told: CloudEvent) -> Department:
+    return Department(told.data["tenant"], told.data["department_id"])
+
+
+def _settings() -> WorkerSettings:
+    return load(WorkerSettings, {"PLIVO_AUTH_ID": "MA1", "PLIVO_AUTH_TOKEN": "not-used"})

@@ -1,0 +1,99 @@
+"""The dead-letter queue and the audit in memory; they pass the same suites as the real ones."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from contracts.topology import DEAD_LETTER_QUEUE, BrokerVersion
+from worker.adapters.memory.broker import MemoryBroker
+from worker.core.dead_letters import AuditLine
+from worker.core.messages import Outgoing
+from worker.ports import Delivery, HeldLetter, QueueTaken
+
+UNLIMITED = 2**31
+
+
+class MemoryAudit:
+    def __init__(self) -> None:
+        self._lines: list[AuditLine] = []
+
+    async def note(self, lines: Sequence[AuditLine]) -> None:
+        self._lines.extend(lines)
+
+    async def noted(
+        self, since: datetime | None = None, by: str | None = None, id_: str | None = None
+    ) -> Sequence[AuditLine]:
+        return [
+            line
+            for line in self._lines
+            if (since is None or line.at >= since)
+            and by in {None, line.by}
+            and id_ in {None, line.event_id, line.letter}
+        ]
+
+
+@dataclass(frozen=True)
+class MemoryLetter:
+    delivery: Delivery
+
+    @property
+    def original(self) -> Outgoing:
+        return self.delivery.original
+
+    @property
+    def returns(self) -> int:
+        return int(self.original.message.headers.get("x-delivery-count", 0))
+
+
+class MemoryLook:
+    def __init__(self, queue: MemoryBroker, broker: BrokerVersion, stack: AsyncExitStack) -> None:
+        self.broker = broker
+        self._queue = queue
+        self._stack = stack
+        self._arrived: deque[MemoryLetter] = deque()
+
+    async def batches(self, most: int) -> AsyncIterator[Sequence[HeldLetter]]:
+        for prefetch in (1, UNLIMITED):
+            consumer = self._queue.consumer(DEAD_LETTER_QUEUE, prefetch, self._file)
+            await self._stack.enter_async_context(consumer)
+            await asyncio.sleep(0)
+            while self._arrived:
+                yield [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
+                await asyncio.sleep(0)
+                if prefetch == 1:
+                    break
+
+    async def remove(self, letters: Sequence[HeldLetter]) -> None:
+        for letter in letters:
+            assert isinstance(letter, MemoryLetter)  # noqa: S101 - a letter of another look is a fault of ours
+            await letter.delivery.ack()
+
+    def _file(self, delivery: Delivery) -> None:
+        self._arrived.append(MemoryLetter(delivery))
+
+
+class MemoryDeadLetters:
+    """The dead-letter queue of a `MemoryBroker`, as a broker of that version treats it."""
+
+    def __init__(self, queue: MemoryBroker, broker: BrokerVersion, *, unlimited: bool = True) -> None:
+        self._queue = queue
+        self._broker = broker
+        self._unlimited = unlimited
+        self._taken = False
+
+    async def is_unlimited(self) -> bool:
+        return self._unlimited
+
+    @asynccontextmanager
+    async def look(self) -> AsyncIterator[MemoryLook]:
+        if self._taken:
+            raise QueueTaken("somebody else is reading the dead letters; try again in a moment")
+        self._taken = True
+        try:
+            async with AsyncExitStack() as stack:
+                yield MemoryLook(self._queue, self._broker, stack)
+        finally:
+            self._taken = False

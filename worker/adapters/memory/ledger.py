@@ -1,0 +1,96 @@
+"""The ledger in memory: for tests, simulation and the demo. It passes the ledger's conformance suite."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish, replace
+from worker.ports import (
+    LedgerConflict,
+    LedgerFailed,
+    LedgerForeign,
+)
+
+
+class MemoryLedger:
+    def __init__(self) -> None:
+        self._entries: dict[Department, Entry] = {}
+        self._answers: dict[tuple[str, str], Answer] = {}
+        self._holders: dict[str, Department] = {}
+        self._bound: tuple[str, str] | None = None
+        self._suspects: Counter[str] = Counter()
+        self._caught_up = False
+        self._wishes: dict[str, Wish] = {}
+
+    async def recall(self, department: Department, event: Reference) -> Recollection:
+        entry = self._entries.get(department, Entry(department))
+        return Recollection(entry, self._answers.get((event.source, event.id)))
+
+    async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
+        before = self._entries.get(entry.department, Entry(entry.department))
+        if before.revision != entry.revision:
+            raise LedgerConflict("the department's entry was written by somebody else meanwhile")
+        if entry.auth_id and self._holders.get(entry.auth_id, entry.department) != entry.department:
+            raise LedgerFailed("the ledger refuses a write: the auth_id is another department's")
+        if answer is not None:
+            event = (answer.event.source, answer.event.id)
+            if self._answers.get(event, answer).payload_digest != answer.payload_digest:
+                raise LedgerConflict("another payload of this event's source and id was answered meanwhile")
+            self._answers[event] = answer
+        if before.auth_id:
+            del self._holders[before.auth_id]
+        if entry.auth_id:
+            self._holders[entry.auth_id] = entry.department
+        self._entries[entry.department] = replace(entry, revision=entry.revision + 1)
+        return self._entries[entry.department]
+
+    async def wish(self, wish: Wish) -> None:
+        self._wishes[wish.id] = wish
+
+    async def wishes(self, since: datetime) -> Sequence[Wish]:
+        since_then = [wish for wish in self._wishes.values() if wish.asked_at >= since]
+        return sorted(since_then, key=lambda wish: wish.asked_at)
+
+    async def close_wish(self, wish_id: str) -> None:
+        self._wishes.pop(wish_id, None)
+
+    async def suspect(self, message: str) -> int:
+        self._suspects[message] += 1
+        return self._suspects[message]
+
+    async def absolve(self, message: str) -> None:
+        del self._suspects[message]
+
+    async def bind(self, owner: str, provider_account: str) -> None:
+        self._bound = self._bound or (owner, provider_account)
+        if self._bound != (owner, provider_account):
+            raise LedgerForeign(
+                f"the ledger belongs to owner {self._bound[0]} of provider account {self._bound[1]}"
+            )
+
+    async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
+        return {auth_id: self._holders[auth_id] for auth_id in auth_ids if auth_id in self._holders}
+
+    async def caught_up(self) -> bool:
+        return self._caught_up
+
+    async def note_caught_up(self, *, caught_up: bool) -> None:
+        self._caught_up = caught_up
+
+    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+        due = [(entry.due_at, key) for key, entry in self._entries.items() if entry.due_at is not None]
+        return [key for at, key in sorted(due) if at <= now][:limit]
+
+    async def overdue(self, since: datetime) -> int:
+        return sum(1 for entry in self._entries.values() if entry.owed_at and _is_before(entry, since))
+
+    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
+        return [self._entries[key] for key in sorted(self._entries) if tenant in {None, key.tenant}]
+
+    async def answers(self, department: Department) -> Sequence[Answer]:
+        found = [answer for answer in self._answers.values() if answer.department == department]
+        return sorted(found, key=lambda answer: answer.answered_at)
+
+
+def _is_before(entry: Entry, since: datetime) -> bool:
+    return entry.created_at is not None and entry.created_at < since

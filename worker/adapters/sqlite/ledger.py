@@ -1,0 +1,428 @@
+"""The ledger in one SQLite file: WAL, durable, many operations to a commit."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import apsw
+from pydantic import TypeAdapter
+from pydantic_core import ValidationError, to_json
+
+from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish, replace
+from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign, LedgerUnusable
+
+BUSY_SECONDS = 5.0
+BUSY_PAUSE_SECONDS = 0.01
+BUSY_MILLISECONDS = 500
+"""What cannot be waited for on the loop: that somebody opens the file at the same moment, or recovers it."""
+MIGRATIONS = resources.files("worker.adapters.sqlite") / "migrations"
+
+RECALL = (  # in one statement, so as of one moment
+    "SELECT (SELECT entry FROM departments WHERE tenant = ? AND department_id = ?),"
+    " (SELECT answer FROM answers WHERE source = ? AND event_id = ?)"
+)
+INSERT_ENTRY = (
+    "INSERT INTO departments (revision, status, name, auth_id, due_at, entry, tenant, department_id)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, department_id) DO NOTHING"
+)
+UPDATE_ENTRY = (
+    "UPDATE departments SET revision = ?1, status = ?2, name = ?3, auth_id = ?4, due_at = ?5, entry = ?6"
+    " WHERE tenant = ?7 AND department_id = ?8 AND revision = ?1 - 1"
+)
+
+_ENTRY = TypeAdapter(Entry)
+_ANSWER = TypeAdapter(Answer)
+_WISH = TypeAdapter(Wish)
+
+T = TypeVar("T")
+Job = Callable[[apsw.Connection], Any]
+Waiting = tuple[Job, asyncio.Future[Any]]
+
+
+@asynccontextmanager
+async def sqlite_ledger(
+    path: Path, on_commit: Callable[[int], None] = lambda _operations: None, *, must_exist: bool = False
+) -> AsyncIterator["SqliteLedger"]:
+    """Opens the file, makes it if it is not there (0600), and brings its schema up to date."""
+    writing = _open(path, must_exist=must_exist)
+    ledger = SqliteLedger(_open_to_read(path), writing, on_commit)
+    try:
+        await ledger.run(_migrate)
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+@asynccontextmanager
+async def sqlite_ledger_read(path: Path) -> AsyncIterator["SqliteLedger"]:
+    """Opens a ledger that is there, so that nothing can be written to it."""
+    reading = _open_to_read(path)
+    ledger = SqliteLedger(reading, reading, lambda _operations: None)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+class SqliteLedger:
+    """What is to be written gathers, and shares the next commit. Reads wait for nobody.
+
+    A statement takes microseconds, so it runs on the event loop. Two things may take longer: a commit waits
+    for the disk, in a thread; and its beginning, now and then, for another process that writes.
+    """
+
+    def __init__(
+        self, reading: apsw.Connection, writing: apsw.Connection, on_commit: Callable[[int], None]
+    ) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._file = _identity(writing)
+        self._on_commit = on_commit
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._gathered: list[Waiting] = []
+        self._committer: asyncio.Task[None] | None = None
+
+    async def recall(self, department: Department, event: Reference) -> Recollection:
+        with self.read() as connection:
+            row: Any = connection.execute(RECALL, (*department, event.source, event.id)).fetchone()
+        entry, answer = row
+        return Recollection(
+            Entry(department) if entry is None else _validated(_ENTRY, entry),
+            None if answer is None else _validated(_ANSWER, answer),
+        )
+
+    async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
+        written = replace(entry, revision=entry.revision + 1)
+
+        def job(connection: apsw.Connection) -> Entry:
+            if answer is not None:
+                _write_answer(connection, answer)
+            _write_entry(connection, written)
+            return written
+
+        return await self.run(job)
+
+    async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
+        with self.read() as connection:
+            rows = connection.execute(
+                "SELECT auth_id, tenant, department_id FROM departments"
+                " WHERE auth_id IN (SELECT value FROM json_each(?))",
+                (to_json(list(auth_ids)).decode(),),
+            )
+            return {str(auth_id): Department(str(tenant), str(id_)) for auth_id, tenant, id_ in rows}
+
+    async def caught_up(self) -> bool:
+        with self.read() as connection:
+            return connection.execute("SELECT caught_up FROM ledger").fetchone() == (1,)
+
+    async def note_caught_up(self, *, caught_up: bool) -> None:
+        await self.run(lambda connection: connection.execute("UPDATE ledger SET caught_up = ?", (caught_up,)))
+
+    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+        with self.read() as connection:
+            rows = connection.execute(
+                "SELECT tenant, department_id FROM departments WHERE due_at <= ? ORDER BY due_at LIMIT ?",
+                (now.timestamp(), limit),
+            )
+            return [Department(str(tenant), str(id_)) for tenant, id_ in rows]
+
+    async def overdue(self, since: datetime) -> int:
+        with self.read() as connection:
+            # The few that are due some time have an index; what is read of each is in its entry.
+            found = connection.execute(
+                "SELECT count(*) FROM departments WHERE due_at IS NOT NULL"
+                " AND entry ->> 'owed_at' IS NOT NULL AND unixepoch(entry ->> 'created_at', 'subsec') < ?",
+                (since.timestamp(),),
+            )
+            return cast(int, found.fetchall()[0][0])
+
+    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
+        with self.read() as connection:
+            rows = connection.execute(
+                "SELECT entry FROM departments WHERE tenant = ?1 OR ?1 IS NULL"
+                " ORDER BY tenant, department_id",
+                (tenant,),
+            )
+            return [_validated(_ENTRY, row[0]) for row in rows]
+
+    async def answers(self, department: Department) -> Sequence[Answer]:
+        with self.read() as connection:
+            rows = connection.execute(
+                "SELECT answer FROM answers WHERE tenant = ? AND department_id = ? ORDER BY answered_at",
+                department,
+            )
+            return [_validated(_ANSWER, row[0]) for row in rows]
+
+    async def wish(self, wish: Wish) -> None:
+        values = (wish.id, wish.asked_at.timestamp(), _WISH.dump_json(wish).decode())
+        await self.run(
+            lambda connection: connection.execute(
+                "INSERT INTO wishes (id, asked_at, wish) VALUES (?, ?, ?)", values
+            )
+        )
+
+    async def wishes(self, since: datetime) -> Sequence[Wish]:
+        with self.read() as connection:
+            rows = connection.execute(
+                "SELECT wish FROM wishes WHERE closed = 0 AND asked_at >= ? ORDER BY asked_at",
+                (since.timestamp(),),
+            )
+            return [_validated(_WISH, row[0]) for row in rows]
+
+    async def close_wish(self, wish_id: str) -> None:
+        await self.run(
+            lambda connection: connection.execute("UPDATE wishes SET closed = 1 WHERE id = ?", (wish_id,))
+        )
+
+    async def suspect(self, message: str) -> int:
+        def job(connection: apsw.Connection) -> int:
+            marked = connection.execute(
+                "INSERT INTO suspects VALUES (?, 1) ON CONFLICT DO UPDATE SET marks = marks + 1"
+                " RETURNING marks",
+                (message,),
+            )
+            return cast(int, marked.fetchall()[0][0])
+
+        return await self.run(job)
+
+    async def absolve(self, message: str) -> None:
+        def job(connection: apsw.Connection) -> None:
+            connection.execute("DELETE FROM suspects WHERE message = ?", (message,))
+
+        await self.run(job)
+
+    async def bind(self, owner: str, provider_account: str) -> None:
+        def job(connection: apsw.Connection) -> None:
+            connection.execute(
+                "INSERT INTO ledger (only_row, owner, provider_account) VALUES (1, ?, ?)"
+                " ON CONFLICT DO UPDATE SET times_bound = times_bound + 1",
+                (owner, provider_account),
+            )
+            bound = connection.execute("SELECT owner, provider_account FROM ledger").fetchall()[0]
+            if bound != (owner, provider_account):
+                raise LedgerForeign(f"the ledger belongs to owner {bound[0]} of provider account {bound[1]}")
+
+        await self.run(job)
+
+    @contextmanager
+    def read(self) -> Iterator[apsw.Connection]:
+        """What is durable by now."""
+        try:
+            yield self._reading
+        except apsw.Error as error:
+            raise LedgerFailed(f"the ledger cannot be read: {error}") from None
+
+    async def run(self, job: Callable[[apsw.Connection], T]) -> T:
+        """Runs a job with what else is to be written; what it wrote is durable on return.
+
+        A job that fails undoes its own writes, not those of the jobs it shares a commit with; then those that
+        did not fail are run once more.
+        """
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._gathered.append((job, done))
+        if self._committer is None:
+            self._committer = asyncio.create_task(self._commit_all())
+        return cast(T, await done)
+
+    async def close(self) -> None:
+        if self._committer is not None:
+            await self._committer
+        self._thread.shutdown()
+        self._reading.close()
+        self._writing.close()
+
+    async def _commit_all(self) -> None:
+        try:
+            while self._gathered:
+                await self._commit_once()
+        finally:
+            self._committer = None
+
+    async def _commit_once(self) -> None:
+        batch: Sequence[Waiting] = ()
+        try:
+            await self._begin()
+            batch, self._gathered = self._gathered, []
+            results = self._attempt_all([job for job, _ in batch])
+            await self._in_thread("COMMIT")
+        except apsw.Error as error:
+            if self._writing.in_transaction:
+                self._writing.execute("ROLLBACK")
+            if not batch:  # it did not even begin
+                batch, self._gathered = self._gathered, []
+            results = [LedgerFailed(f"the ledger cannot be written: {error}")] * len(batch)
+        self._on_commit(len(batch))
+        for (_, done), result in zip(batch, results, strict=True):
+            _settle(done, result)
+
+    async def _begin(self) -> None:
+        if _identity(self._writing) != self._file:  # SQLite would go on writing where nobody finds it again
+            raise apsw.CantOpenError("its file was deleted or replaced; put it back, or restart the worker")
+        deadline = asyncio.get_running_loop().time() + BUSY_SECONDS
+        while True:
+            try:
+                self._writing.execute("BEGIN IMMEDIATE")
+            except apsw.BusyError:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(BUSY_PAUSE_SECONDS)
+            else:
+                return
+
+    async def _in_thread(self, statement: str) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._writing.execute, statement)
+
+    def _attempt_all(self, jobs: Sequence[Job]) -> list[Any]:
+        """What each comes to. Hardly ever does one fail: only then each gets a savepoint of its own."""
+        try:
+            with self._writing:  # a savepoint
+                return [job(self._writing) for job in jobs]
+        except Exception as failure:
+            if isinstance(failure, apsw.Error) and not isinstance(failure, apsw.ConstraintError):
+                raise
+        return [self._attempt(job) for job in jobs]
+
+    def _attempt(self, job: Job) -> Any:
+        """What a job comes to, or how it failed; a fault of the file is that of all who share the commit."""
+        try:
+            with self._writing:  # a savepoint
+                return job(self._writing)
+        except apsw.ConstraintError as refusal:
+            return LedgerFailed(f"the ledger refuses a write: {refusal}")
+        except apsw.Error:
+            raise
+        except Exception as failure:  # noqa: BLE001 - whoever waits for the job gets it
+            return failure
+
+
+def _identity(connection: apsw.Connection) -> tuple[int, int] | None:
+    """Which file is where the connection's was opened; None for none."""
+    try:
+        found = Path(connection.filename).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _settle(done: asyncio.Future[Any], result: Any) -> None:
+    with suppress(asyncio.InvalidStateError):  # whoever waited was cancelled
+        if isinstance(result, Exception):
+            done.set_exception(result)
+        else:
+            done.set_result(result)
+
+
+def _open(path: Path, *, must_exist: bool) -> apsw.Connection:
+    if must_exist:
+        _require(path)
+    try:
+        path.touch(mode=0o600)
+        connection = apsw.Connection(str(path))
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
+        connection.pragma("journal_mode", "wal")
+        connection.pragma("synchronous", "full")
+        connection.pragma("temp_store", "memory")  # of savepoints: else each is a file of its own
+        connection.set_busy_timeout(0)  # from now on it is waited for where it begins a transaction
+    except (OSError, apsw.Error) as error:
+        raise _cannot_open(path, error) from None
+    return connection
+
+
+def _open_to_read(path: Path) -> apsw.Connection:
+    _require(path)
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
+    except apsw.Error as error:
+        raise _cannot_open(path, error) from None
+    return connection
+
+
+def _cannot_open(path: Path, error: OSError | apsw.Error) -> LedgerFailed:
+    match error:
+        case FileNotFoundError() | NotADirectoryError():
+            why = f"there is no folder {path.parent}; make it, or set LEDGER_URL to another file"
+        case apsw.CantOpenError() if path.is_dir():
+            why = "it is a folder; set LEDGER_URL to a file in it"
+        case OSError(strerror=reason):
+            why = f"{reason}; set LEDGER_URL to another file"
+        case apsw.CantOpenError() | apsw.NotADBError():
+            why = f"{error}; set LEDGER_URL to another file"
+        case _:
+            return LedgerFailed(f"the ledger {path} cannot be opened: {error}")
+    return LedgerUnusable(f"the ledger {path} cannot be opened: {why}")
+
+
+def _require(path: Path) -> None:
+    if not path.exists():
+        raise LedgerFailed(f"there is no ledger at {path}; set LEDGER_URL to the one the worker uses")
+
+
+def _migrate(connection: apsw.Connection) -> None:
+    """Applies the numbered files not applied yet; one applied that is changed or unknown here is refused."""
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, checksum TEXT NOT NULL) STRICT"
+    )
+    applied = {str(name): checksum for name, checksum in connection.execute("SELECT * FROM migrations")}
+    files = sorted(MIGRATIONS.iterdir(), key=lambda file: file.name)
+    if newer := sorted(applied.keys() - {file.name for file in files}):
+        raise LedgerForeign(f"its schema is of a newer version, which knows {newer[-1]}; run that one")
+    for file in files:
+        script = file.read_text()
+        checksum = hashlib.sha256(script.encode()).hexdigest()
+        if file.name not in applied:
+            for _ in connection.execute(script):  # exhausted, lest it stops at a statement with rows
+                pass
+            connection.execute("INSERT INTO migrations VALUES (?, ?)", (file.name, checksum))
+        elif applied[file.name] != checksum:
+            raise LedgerForeign(f"its schema is not this version's: {file.name} differs")
+
+
+def _validated(adapter: TypeAdapter[T], text: Any) -> T:
+    try:
+        return adapter.validate_json(text)
+    except ValidationError:
+        raise LedgerFailed("a row of the ledger cannot be read: damaged, or of another version") from None
+
+
+def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
+    """Holds only if nobody wrote the entry since it was recalled."""
+    values = (
+        entry.revision,
+        entry.status.value,
+        entry.name,
+        entry.auth_id,
+        entry.due_at.timestamp() if entry.due_at else None,
+        _ENTRY.dump_json(entry).decode(),
+        *entry.department,
+    )
+    statement = INSERT_ENTRY if entry.revision == 1 else UPDATE_ENTRY
+    connection.execute(statement, values)
+    if connection.changes() != 1:
+        raise LedgerConflict("the department's entry was written by somebody else meanwhile")
+
+
+def _write_answer(connection: apsw.Connection, answer: Answer) -> None:
+    """An answer never changes, but for its confirm."""
+    connection.execute(
+        "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (source, event_id) DO UPDATE"
+        " SET confirmed = excluded.confirmed, answer = excluded.answer"
+        " WHERE payload_digest = excluded.payload_digest",
+        (
+            answer.event.source,
+            answer.event.id,
+            answer.payload_digest,
+            *answer.department,
+            answer.answered_at.isoformat(),
+            answer.confirmed,
+            _ANSWER.dump_json(answer).decode(),
+        ),
+    )
+    if connection.changes() != 1:
+        raise LedgerConflict("another payload of this event's source and id was answered meanwhile")

@@ -1,0 +1,143 @@
+"""How far long work has come: a bar on a terminal, a line now and then elsewhere."""
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from worker.adapters.system import SystemClock
+from worker.cli import terminal as console
+from worker.operations.dead_letters.fates import Observer
+from worker.ports import Clock
+
+WINDOW_SECONDS = 30.0
+SAMPLE_SECONDS = 1.0
+LINE_SECONDS = 10.0
+SILENT_SECONDS = 10.0
+BAR_WIDTH = 20
+SLOW = 10
+
+
+@dataclass
+class Meter:
+    """How much is done, and how fast of late. `sent` is None where nothing is awaited of what was sent."""
+
+    clock: Clock
+    total: int | None = None
+    per_second: float | None = None
+    done: int = 0
+    sent: int | None = None
+    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self._samples.append((self.clock.monotonic(), 0))
+
+    def add(self, more: int) -> None:
+        self.done += more
+        now = self.clock.monotonic()
+        if now - self._samples[-1][0] >= SAMPLE_SECONDS:
+            self._samples.append((now, self.done))
+        while len(self._samples) > 1 and self._samples[1][0] <= now - WINDOW_SECONDS:
+            self._samples.popleft()
+
+    @property
+    def speed(self) -> float:
+        """A second, in the last half minute; 0 where that is not known yet."""
+        now = self.clock.monotonic()
+        samples = list(self._samples)  # a bar is drawn by a thread of its own
+        older = [sample for sample in samples if sample[0] <= now - WINDOW_SECONDS]
+        begun, before = older[-1] if older else samples[0]
+        seconds = min(now - begun, WINDOW_SECONDS)
+        if seconds < SAMPLE_SECONDS:
+            return 0.0
+        return min((self.done - before) / seconds, self.per_second or float("inf"))
+
+    @property
+    def words(self) -> list[str]:
+        told = [f"{self.done:,}" + (f"/{self.total:,}" if self.total is not None else "")]
+        told += [] if self.sent is None else [f"{self.sent:,} sent"]
+        if speed := self.speed:
+            told.append(f"{_speed_told(speed)}/s")
+            told += [] if self.total is None else [f"{_time_told((self.total - self.done) / speed)} left"]
+        return told
+
+
+def _speed_told(speed: float) -> str:
+    """Rounded down: never more than was asked for."""
+    return f"{int(speed * 10 + 1e-6) / 10:.1f}" if speed < SLOW else f"{int(speed + 1e-6):,}"
+
+
+def _time_told(seconds: float) -> str:
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class _Words(ProgressColumn):
+    def __init__(self, meter: Meter) -> None:
+        super().__init__()
+        self._meter = meter
+
+    def render(self, _task: Task) -> Text:
+        return Text("  ".join(self._meter.words))
+
+
+class Display(Observer):
+    """Told how far it has come, shows it."""
+
+    def __init__(self, what: str, meter: Meter, bar: Progress) -> None:
+        self.meter = meter
+        self._what = what
+        self._bar = bar
+        self._task = bar.add_task(what, total=meter.total)
+        self._shown_at = meter.clock.monotonic()
+        self._warned = False
+
+    def at(self, done: int) -> None:
+        """So many are done in all."""
+        self.more(done - self.meter.done)
+
+    def more(self, number: int) -> None:
+        self.meter.add(number)
+        self._show()
+
+    def sent(self, more: int) -> None:
+        if self.meter.sent is None:
+            self.more(more)
+        else:
+            self.meter.sent += more
+            self._show()
+
+    def settled(self, more: int) -> None:
+        self.more(more)
+
+    def waiting(self, seconds: float) -> None:
+        self._show()
+        if seconds >= SILENT_SECONDS and not self._warned:
+            self._warned = True
+            console.advise(
+                f"sent {self.meter.sent:,}, waiting for an answer: is a worker running, and ready?"
+                " Ctrl-C stops"
+            )
+
+    def _show(self) -> None:
+        self._bar.update(self._task, completed=self.meter.done)
+        now = self.meter.clock.monotonic()
+        if self._bar.disable and now - self._shown_at >= LINE_SECONDS:
+            self._shown_at = now
+            console.advise(f"{self._what}: {', '.join(self.meter.words)}")
+
+
+@contextmanager
+def progress(
+    what: str, total: int | None = None, per_second: float | None = None, *, watched: bool = False
+) -> Iterator[Display]:
+    """`watched`: done is what has come to something, and sent is told beside it."""
+    meter = Meter(SystemClock(), total, per_second, sent=0 if watched else None)
+    columns = (TextColumn("{task.description}"), BarColumn(BAR_WIDTH), _Words(meter))
+    hidden = not console.ERR.is_terminal
+    with Progress(*columns, console=console.ERR, transient=True, disable=hidden) as bar:
+        yield Display(what, meter, bar)

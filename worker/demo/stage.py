@@ -1,0 +1,160 @@
+"""Where the demo plays: a RabbitMQ node of its own, the broker in AMQP_URL, or an imitation in memory.
+
+On a broker that others may use it keeps out of their way: it refuses one where a worker consumes or events
+wait, and takes away afterwards what it made.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from aio_pika.abc import AbstractConnection
+
+from contracts import topology as names
+from contracts.topology import BrokerVersion, Topology, topology
+from worker.adapters.amqp import topology as rabbitmq_topology
+from worker.adapters.amqp.client import RabbitConsumer
+from worker.adapters.amqp.link import Link, unavailable_if_lost
+from worker.adapters.memory.broker import MemoryBroker
+from worker.adapters.system import SystemClock
+from worker.bootstrap import Broker, Consumer, Receive, rabbit_broker, wanted_topology
+from worker.core.messages import Outgoing
+from worker.demo.private_node import NodeUnavailable, private_node
+from worker.operations import actions as operations
+from worker.ports import Clock, Delivery, ForPeople, Publisher
+from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings, load
+from worker.telemetry.events import Telemetry
+
+HEARD = (names.RESULTS, names.SECRETS, names.DEAD_LETTERS)
+PREFETCH = 100
+
+BrokerFactory = Callable[[WorkerSettings, Clock, Telemetry], AbstractAsyncContextManager[Broker]]
+
+
+class NoStage(ForPeople):
+    """The demo cannot play here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """`heard` gets every result, credentials message and dead letter, as it is published."""
+
+    where: str
+    amqp_url: str
+    publisher: Publisher
+    heard: "asyncio.Queue[Outgoing]"
+    broker: BrokerFactory
+
+
+@asynccontextmanager
+async def stage(
+    environ: Mapping[str, str], say: Callable[[str], None], *, memory: bool
+) -> AsyncIterator[Stage]:
+    async with AsyncExitStack() as stack:
+        if memory:
+            yield await stack.enter_async_context(_memory_stage())
+        elif environ.get("AMQP_URL"):
+            settings = load(BrokerSettings, environ)
+            yield await stack.enter_async_context(_rabbit_stage(settings.amqp_url[0]))
+        else:
+            try:
+                node = await stack.enter_async_context(private_node(on_progress=say))
+            except NodeUnavailable as error:
+                raise NoStage(f"{error}; or try `provisioner demo --memory`") from None
+            yield await stack.enter_async_context(_rabbit_stage(node.url))
+
+
+@asynccontextmanager
+async def _memory_stage() -> AsyncIterator[Stage]:
+    imitation, heard = MemoryBroker(), asyncio.Queue[Outgoing]()
+    imitation.declare(topology(BrokerVersion(4, 1)))
+    for exchange in HEARD:
+        imitation.bind(exchange, "demo", "#")
+
+    @asynccontextmanager
+    async def broker(settings: WorkerSettings, _clock: Clock, _telemetry: Telemetry) -> AsyncIterator[Broker]:
+        def consumer(receive: Receive) -> AbstractAsyncContextManager[Consumer]:
+            return imitation.consumer(names.WORK_QUEUE, settings.prefetch, receive)
+
+        yield Broker(imitation, consumer)
+
+    async with imitation.consumer("demo", PREFETCH, _into(heard)):
+        yield Stage("an imitation in memory, NOT RabbitMQ", "amqp://127.0.0.1/", imitation, heard, broker)
+
+
+@asynccontextmanager
+async def _rabbit_stage(url: str) -> AsyncIterator[Stage]:
+    settings = load(TopologySettings, {"AMQP_URL": url})
+    heard = asyncio.Queue[Outgoing]()
+    queue = f"provisioner.demo.{secrets.token_hex(4)}"
+
+    async def listen(connection: AbstractConnection) -> None:
+        channel = await connection.channel()
+        own = await channel.declare_queue(queue, exclusive=True, auto_delete=True)
+        for exchange in HEARD:
+            await own.bind(exchange, "#")
+
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(_tidy(settings))
+        telemetry = Telemetry()
+        listener = RabbitConsumer(queue, PREFETCH, _into(heard), listen, telemetry)
+        await stack.enter_async_context(
+            listener.running(Link("demo", settings.amqp_url, SystemClock(), telemetry))
+        )
+        publisher = await stack.enter_async_context(operations.publisher(settings))
+        yield Stage("RabbitMQ", url, publisher, heard, rabbit_broker)
+
+
+def _into(heard: "asyncio.Queue[Outgoing]") -> Receive:
+    acks = set()
+
+    def receive(delivery: Delivery) -> None:
+        heard.put_nowait(delivery.original)
+        ack = asyncio.ensure_future(delivery.ack())
+        acks.add(ack)
+        ack.add_done_callback(acks.discard)
+
+    return receive
+
+
+@asynccontextmanager
+async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
+    """Makes the topology, and takes away afterwards what was not there before."""
+    async with operations.connection(settings) as connection:
+        wanted = wanted_topology(connection, settings)
+        with unavailable_if_lost():
+            await _refuse_busy(connection)
+        found = await rabbitmq_topology.check(connection, wanted)
+        missing = {(one.kind, one.name) for one in found if one.state == "missing"}
+        await rabbitmq_topology.apply(connection, wanted)
+    try:
+        yield
+    finally:
+        async with operations.connection(settings) as connection:
+            with unavailable_if_lost():
+                await _take_away(connection, wanted, missing)
+
+
+async def _refuse_busy(connection: AbstractConnection) -> None:
+    """Events of others must not go to the sandbox, nor ours to another worker's account."""
+    for queue in (names.WORK_QUEUE, names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE):
+        state = await rabbitmq_topology.state_of(connection, queue)
+        if state is not None and (state.messages or state.consumers):
+            raise NoStage(
+                f"the queue {queue} at this broker is in use ({state.messages} messages,"
+                f" {state.consumers} consumers); give the demo a broker or virtual host of its own"
+            )
+
+
+async def _take_away(connection: AbstractConnection, wanted: Topology, made: set[tuple[str, str]]) -> None:
+    async with connection.channel() as channel:
+        for queue in wanted.queues:
+            if ("queue", queue.name) in made:
+                await channel.queue_delete(queue.name)
+            elif queue.name in {names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE}:
+                await (await channel.get_queue(queue.name, ensure=False)).purge()
+        for exchange in wanted.exchanges:
+            if ("exchange", exchange.name) in made:
+                await channel.exchange_delete(exchange.name)

@@ -1,0 +1,331 @@
+"""`provisioner demo`: the whole story on one machine, told while it happens."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+from pydantic import SecretStr
+from pydantic_core import from_json, to_json
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from contracts import topology as names
+from contracts.envelope import STRUCTURED, CloudEvent, Message
+from contracts.subaccounts import DeadReason, ResultKind
+from worker.adapters.system import SystemClock
+from worker.bootstrap import running_worker
+from worker.core.messages import Outgoing
+from worker.core.model import Answer, Event
+from worker.demo.stage import Stage, stage
+from worker.operations import actions as operations
+from worker.ports import ForPeople, PublishFailed
+from worker.sandbox import Entry as Call
+from worker.sandbox import Sandbox, running_sandbox
+from worker.settings.model import WorkerSettings, load
+from worker.telemetry.events import Telemetry
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 15.0
+READING_SECONDS = 0.6
+HR = "/demo/hr"
+CONSOLE = Console(highlight=False)
+
+
+class DemoFailed(ForPeople):
+    """Something did not come out as the story has it."""
+
+
+class Timeline:
+    """Prints what happens, when it happens."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._loop.time()
+
+    @property
+    def seconds(self) -> float:
+        return self._loop.time() - self._begun
+
+    def chapter(self, title: str) -> None:
+        CONSOLE.print(f"\n[bold]{title}[/]")
+
+    def tell(self, who: str, what: str, style: str = "") -> None:
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_column(width=7, justify="right", style="dim")
+        line.add_column(width=7, style="cyan")
+        line.add_column(style=style or None)
+        line.add_row(f"{self.seconds:.2f}s", who, what)
+        CONSOLE.print(line)
+
+
+class Witness(Telemetry):
+    """Notes each event that the worker is done with, answered again or for the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: asyncio.Queue[Answer] = asyncio.Queue()
+
+    def answered(self, event: Event, answer: Answer) -> None:
+        super().answered(event, answer)
+        self.answers.put_nowait(answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the closing table."""
+
+    event: str
+    calls: str
+    result: str
+    milliseconds: float
+
+
+@dataclass
+class Story:
+    """The actors, and what has been seen so far."""
+
+    stage: Stage
+    sandbox: Sandbox
+    witness: Witness
+    http: aiohttp.ClientSession
+    timeline: Timeline
+    tokens: dict[str, tuple[str, SecretStr]] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+
+async def tell(environ: Mapping[str, str], *, memory: bool) -> None:
+    """Raises `DemoFailed` where the product does not do what the story says."""
+    timeline = Timeline()
+    if memory:
+        CONSOLE.print(
+            "[black on yellow] IN MEMORY [/] no RabbitMQ: an imitation stands in for it, which proves less"
+        )
+    async with _set_up(environ, timeline, memory=memory) as story:
+        for scene in SCENES:
+            await _play_scene(scene, story)
+            await asyncio.sleep(READING_SECONDS if CONSOLE.is_terminal else 0)
+    _close(story)
+
+
+async def _play_scene(scene: Callable[[Story], Awaitable[None]], story: Story) -> None:
+    try:
+        await scene(story)
+    except PublishFailed as error:
+        raise DemoFailed(f"the demo failed: {error}") from None
+
+
+@asynccontextmanager
+async def _set_up(environ: Mapping[str, str], timeline: Timeline, *, memory: bool) -> AsyncIterator[Story]:
+    timeline.chapter("Setting up")
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="provisioner-demo-"))
+        place = await stack.enter_async_context(
+            stage(environ, lambda line: timeline.tell("broker", line), memory=memory)
+        )
+        timeline.tell("broker", f"{place.where}, with {names.WORK_QUEUE} and its like in place")
+        sandbox = await stack.enter_async_context(running_sandbox())
+        timeline.tell("sandbox", f"{sandbox.url} imitates Plivo; this is NOT Plivo")
+        witness = Witness()
+        await stack.enter_async_context(
+            running_worker(_settings(folder, place, sandbox), witness, place.broker)
+        )
+        timeline.tell("worker", "consuming")
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        yield Story(place, sandbox, witness, http, timeline)
+        timeline.chapter("Clearing away")
+    timeline.tell("demo", "worker, sandbox and broker stopped; nothing left behind")
+
+
+def _settings(folder: str, place: Stage, sandbox: Sandbox) -> WorkerSettings:
+    return load(
+        WorkerSettings,
+        {
+            "AMQP_URL": place.amqp_url,
+            "PLIVO_AUTH_ID": sandbox.auth_id,
+            "PLIVO_AUTH_TOKEN": sandbox.auth_token,
+            "PLIVO_API_URL": sandbox.url,
+            "LEDGER_URL": f"sqlite:///{Path(folder) / 'demo.db'}",
+            "PROVISIONER_OWNER": "demo",
+            "PROVISIONER_PLAINTEXT_SECRETS": "true",
+        },
+    )
+
+
+async def _created(story: Story) -> None:
+    story.timeline.chapter("Three departments are founded")
+    for department, name in (("sales", "Sales"), ("support", "Support"), ("field-ops", "Field Ops")):
+        await _play(story, _event("created", department, name), ResultKind.CREATED, credentials=True)
+        await _show_token(story, department, works=True)
+
+
+async def _renamed(story: Story) -> None:
+    story.timeline.chapter("One is renamed: the name alone is sent, so it stays enabled")
+    await _play(story, _event("renamed", "support", "Customer Care"), ResultKind.RENAMED)
+    await _show_token(story, "support", works=True)
+
+
+async def _told_again(story: Story) -> None:
+    story.timeline.chapter("The same message is delivered twice")
+    event = _event("created", "legal", "Legal")
+    await _play(story, event, ResultKind.CREATED, credentials=True)
+    await _play(story, event, None)
+
+
+async def _late(story: Story) -> None:
+    story.timeline.chapter("An old message comes late: the newer version holds")
+    late = _event("renamed", "support", "Support Desk").model_copy(update={"sequence": 0})
+    await _play(story, late, ResultKind.SUPERSEDED)
+
+
+async def _bad(story: Story) -> None:
+    story.timeline.chapter("Two messages are bad; their neighbours do not notice")
+    await _play_bad(story, "not JSON", b'{"specversion": "1.0", "id":', DeadReason.MALFORMED)
+    nameless = _event("created", "nameless", "x").model_dump(mode="json", exclude_none=True)
+    nameless["data"]["name"] = "  "
+    await _play_bad(story, "created nameless, no name", to_json(nameless), DeadReason.INVALID)
+
+
+async def _removed(story: Story) -> None:
+    story.timeline.chapter("One is removed: its subaccount is disabled, not deleted")
+    await _play(story, _event("removed", "field-ops", None), ResultKind.DISABLED)
+    await _show_token(story, "field-ops", works=False)
+
+
+SCENES = (_created, _renamed, _told_again, _late, _bad, _removed)
+
+
+def _event(kind: str, department: str, name: str | None) -> CloudEvent:
+    """A contract-true event; its sequence is the moment, so that later ones are newer."""
+    now = SystemClock().now()
+    data = {"department_id": department} | ({"name": name} if name else {})
+    sequence = int(now.timestamp() * 1_000)
+    return operations.complete_event(
+        {"type": f"department.{kind}.v1", "source": HR, "sequence": sequence, "data": data}, now
+    )
+
+
+async def _play(
+    story: Story, event: CloudEvent, expected: ResultKind | None, *, credentials: bool = False
+) -> None:
+    """Sends an event, shows what comes of it and checks that it is `expected`; None: no second answer."""
+    label = _label(event)
+    story.timeline.tell("event", label, "bold")
+    begun, calls_before = story.timeline.seconds, len(story.sandbox.requests)
+    await story.stage.publisher.publish(operations.inbound(event))
+    if credentials:
+        await _receive_credentials(story, event.data.department_id)
+    result = await _final(story, event, expected)
+    calls = _calls_since(story, calls_before)
+    story.timeline.tell("call", ", ".join(map(_in_full, calls)) or "none")
+    story.timeline.tell("result", result, "green")
+    milliseconds = (story.timeline.seconds - begun) * 1_000
+    story.rows.append(Row(label, ", ".join(map(_in_short, calls)) or "none", result, milliseconds))
+
+
+async def _final(story: Story, event: CloudEvent, expected: ResultKind | None) -> str:
+    if expected is not None:
+        heard = (await _hear(story, names.RESULTS))["type"]
+        _must(heard == f"subaccount.{expected}.v1", f"{_label(event)}: heard {heard}")
+    answer = await _in_time(story.witness.answers.get(), f"the worker never answered {_label(event)}")
+    _must(answer.event.id == event.id, "the worker answered another event")
+    if expected is None:
+        _must(answer.confirmed and story.stage.heard.empty(), "a duplicate was answered twice")
+    return f"subaccount.{expected}" if expected else "known, and answered before"
+
+
+async def _play_bad(story: Story, label: str, body: bytes, reason: DeadReason) -> None:
+    story.timeline.tell("event", label, "bold")
+    begun = story.timeline.seconds
+    await story.stage.publisher.publish(
+        Outgoing(names.DEPARTMENTS, "department.created", Message(body, STRUCTURED))
+    )
+    if reason is not DeadReason.MALFORMED:
+        _must((await _hear(story, names.RESULTS))["type"] == "subaccount.failed.v1", "no failed result")
+    dead = await _next(story, names.DEAD_LETTERS)
+    told = dead.message.headers
+    _must(dead.message.body == body, "the dead letter is not what was sent, byte for byte")
+    _must(told["x-dead-reason"] == reason, f"dead-lettered as {told['x-dead-reason']}")
+    story.timeline.tell("result", f"dead letter, {reason}: {told['x-dead-detail']}", "yellow")
+    milliseconds = (story.timeline.seconds - begun) * 1_000
+    story.rows.append(Row(label, "none", f"dead letter: {reason}", milliseconds))
+
+
+async def _receive_credentials(story: Story, department: str) -> None:
+    """Keeps the token for later and shows everything of the message but that."""
+    data = (await _hear(story, names.SECRETS))["data"]
+    _must(data["department_id"] == department, f"credentials of {data['department_id']} came")
+    story.tokens[department] = (data["auth_id"], SecretStr(data["auth_token"]))
+    hidden = "•" * 12
+    story.timeline.tell("secret", f"auth_id {data['auth_id']}, auth_token {hidden}", "magenta")
+
+
+async def _show_token(story: Story, department: str, *, works: bool) -> None:
+    """Sends a message at the sandbox as the department would, with its own credentials."""
+    auth_id, token = story.tokens[department]
+    authorization = aiohttp.encode_basic_auth(auth_id, token.get_secret_value())
+    async with story.http.post(
+        f"{story.sandbox.url}/v1/Account/{auth_id}/Message/",
+        json={"src": "14155550123", "dst": "14155550100", "text": "Hello"},
+        headers={"Authorization": authorization},
+    ) as response:
+        _must(response.ok is works, f"the sandbox answered {response.status} to {department}'s token")
+        verdict = "takes" if works else "refuses"
+        story.timeline.tell("token", f"the sandbox {verdict} a message sent with it ({response.status})")
+
+
+def _calls_since(story: Story, before: int) -> list[Call]:
+    return [call for call in story.sandbox.requests[before:] if "/Subaccount/" in call.path]
+
+
+def _in_short(call: Call) -> str:
+    return f"{(call.operation or 'unknown').removesuffix('_subaccount')} → {call.status}"
+
+
+def _in_full(call: Call) -> str:
+    return f"{_in_short(call)}, sent: {', '.join(call.body or ()) or 'nothing'}"
+
+
+def _label(event: CloudEvent) -> str:
+    name = f" “{event.data.name}”" if event.data.name else ""
+    return f"{event.type.split('.')[1]} {event.data.department_id}{name}"
+
+
+async def _hear(story: Story, exchange: str) -> dict[str, Any]:
+    document: dict[str, Any] = from_json((await _next(story, exchange)).message.body)
+    return document
+
+
+async def _next(story: Story, exchange: str) -> Outgoing:
+    heard = await _in_time(story.stage.heard.get(), f"nothing was published on {exchange}")
+    _must(heard.exchange == exchange, f"heard from {heard.exchange}, not from {exchange}")
+    return heard
+
+
+async def _in_time(awaited: Awaitable[T], otherwise: str) -> T:
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await awaited
+    except TimeoutError:
+        raise DemoFailed(f"the demo failed: {otherwise} within {PATIENCE_SECONDS:.0f} s") from None
+
+
+def _must(held: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as an assertion
+    if not held:
+        raise DemoFailed(f"the demo failed: {otherwise}")
+
+
+def _close(story: Story) -> None:
+    table = Table("event", "calls to Plivo", "result", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("time", justify="right")
+    for row in story.rows:
+        table.add_row(row.event, row.calls, row.result, f"{row.milliseconds:.0f} ms")
+    CONSOLE.print(table)
+    told = f"{len(story.rows)} messages, {len(story.tokens)} departments with a subaccount each"
+    CONSOLE.print(f"{told}, {story.timeline.seconds:.1f} s in all")

@@ -1,0 +1,174 @@
+"""Dead letters out to a file, one a line, and back from it, mended."""
+
+import asyncio
+import base64
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+from pydantic_core import from_json, to_json
+
+from contracts import topology
+from contracts.envelope import Message
+from contracts.reissues import REISSUE_KEY
+from worker.core.dead_letters import Letter, exported, from_json_safe, letter_of, replayed
+from worker.core.messages import Outgoing
+from worker.core.model import Event, Reissue
+from worker.operations.dead_letters.looking import AT_ONCE, Desk, read
+from worker.operations.dead_letters.replay import ReplayFailed, publish_all
+from worker.pipeline.reading import Unreadable, subject_of, validate
+from worker.ports import ForPeople
+
+MOST_MISTAKES = 20
+
+
+class BadImport(ForPeople):
+    """Lines that cannot be sent, each with its number. Nothing was sent."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """A line of an import: the message as it is now, and the dead letter it was."""
+
+    letter: Letter
+    message: Outgoing
+    event_id: str | None
+    fingerprint: str | None
+
+    @property
+    def origin(self) -> str | None:
+        """The id of the event before it was edited; of the letter, where that had none to be read."""
+        return self.event_id or self.fingerprint
+
+
+async def export(desk: Desk, most: int | None, file: BinaryIO, on_progress: Callable[[int], None]) -> int:
+    """Writes what is meant, as it comes; how many. `file` should not block: the queue is held meanwhile."""
+    written = 0
+    async with desk.looking() as looking:
+        async for batch in looking.found():
+            wanted = batch if most is None else batch[: most - written]
+            file.writelines(to_json(exported(found.letter, found.held.original)) + b"\n" for found in wanted)
+            await desk.note("export", [(found.letter, "exported") for found in wanted])
+            written += len(wanted)
+            on_progress(looking.seen)
+            if written == most:
+                break
+    return written
+
+
+def read_import(lines: Iterable[bytes]) -> list[Edited]:
+    """All lines, each true to the contract; raises `BadImport` with every mistake."""
+    edited, mistakes = [], []
+    for number, line in enumerate(lines, start=1):
+        try:
+            edited += [_edited(line)] if line.strip() else []
+        except ValueError as error:
+            mistakes.append(f"line {number}: {error}")
+    if mistakes:
+        more = len(mistakes) - MOST_MISTAKES
+        told = mistakes[:MOST_MISTAKES] + ([f"and {more} lines more"] if more > 0 else [])
+        raise BadImport("\n".join(told))
+    return edited
+
+
+def _edited(line: bytes) -> Edited:
+    given = _json(line)
+    if not isinstance(given, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - a mistake in a file, not in our types
+    message = Message(_body(given), _text(given, "content_type"), _mapping(given, "headers"))
+    reading = validate(message)
+    if isinstance(reading, Unreadable):
+        why = reading.verdict
+        raise ValueError(f"still {why.reason}: {why.detail}")  # noqa: TRY004 - as above
+    outgoing = Outgoing(
+        topology.REPLAY,
+        _text(given, "routing_key") or _routing_key(reading),
+        message,
+        _mapping(given, "properties"),
+    )
+    letter, origin = letter_of(outgoing, subject_of(reading)), _text(given, "letter")
+    reason = _text(given, "reason") or "unknown"
+    told = replace(letter, reason=reason, fingerprint=origin or letter.fingerprint)
+    return Edited(told, outgoing, _text(given, "event_id"), origin)
+
+
+def _json(line: bytes) -> Any:
+    try:
+        given = from_json(line.rstrip())
+    except ValueError as error:  # it counts lines within this one
+        raise ValueError(f"not JSON ({str(error).replace(' at line 1 column', ' at column')})") from None
+    try:
+        return from_json_safe(given)
+    except ValueError as error:
+        raise ValueError(f"what stands for bytes or a time in it is none ({error})") from None
+
+
+def _routing_key(reading: Event | Reissue) -> str:
+    return f"department.{reading.kind}" if isinstance(reading, Event) else REISSUE_KEY
+
+
+def _body(given: Mapping[str, Any]) -> bytes:
+    match given:
+        case {"body": str(text), **rest} if "body_base64" not in rest:
+            return text.encode()
+        case {"body_base64": str(text), **rest} if "body" not in rest:
+            return base64.b64decode(text, validate=True)
+        case _:
+            raise ValueError("one of body and body_base64 must be given, as text")
+
+
+def _text(given: Mapping[str, Any], name: str) -> str | None:
+    value = given.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name}: not text")
+    return value
+
+
+def _mapping(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = given.get(name) or {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: not a JSON object")  # noqa: TRY004 - as above
+    return value
+
+
+async def send_edited(
+    desk: Desk, edited: Sequence[Edited], stopping: asyncio.Event, on_progress: Callable[[int], None]
+) -> int:
+    """Publishes them as new attempts, and notes each: how many, fewer where it was stopped.
+
+    Raises `ReplayFailed` at the first refused.
+    """
+    sent = 0
+    for first in range(0, len(edited), AT_ONCE):
+        if stopping.is_set():
+            break
+        batch = edited[first : first + AT_ONCE]
+        outgoing = [
+            replayed(one.message, f"{desk.run}-{number}", desk.by, one.origin)
+            for number, one in enumerate(batch, start=first + 1)
+        ]
+        failures = await publish_all(desk.publisher, outgoing)
+        taken = [one for one, failure in zip(batch, failures, strict=True) if failure is None]
+        await desk.note("import", [(one.letter, f"sent, edited from {one.origin}") for one in taken])
+        on_progress(len(taken))
+        sent += len(taken)
+        if failure := next(filter(None, failures), None):
+            raise ReplayFailed(f"{sent:,} of {len(edited):,} sent: {failure}")
+    return sent
+
+
+async def discard_originals(desk: Desk, edited: Sequence[Edited]) -> int:
+    """Removes the dead letters the lines were exported from, as they were then; how many there still were."""
+    origins = {one.fingerprint for one in edited} - {None}
+    gone = 0
+    async with desk.queue.look() as look:
+        async for batch in look.batches(AT_ONCE):
+            going = [held for held in batch if read(held).letter.fingerprint in origins]
+            await desk.note("discard", [(read(held).letter, "replaced by an import") for held in going])
+            await look.remove(going)
+            gone += len(going)
+            if gone == len(origins):
+                break
+    return gone

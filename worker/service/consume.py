@@ -1,0 +1,100 @@
+"""`provisioner run`: consume until told to stop, then drain."""
+
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from worker.bootstrap import Worker, running_worker
+from worker.service.probes import Probes, serving
+from worker.settings.model import WorkerSettings, unknown_names
+from worker.settings.warnings import cautions
+from worker.telemetry.events import Telemetry
+
+CUT_OFF = 1
+
+
+async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
+    """True if everything begun was finished before the end."""
+    telemetry = Telemetry()
+    stop = Stop(settings.drain.total_seconds(), lambda: _exit_at_once(telemetry))
+    _leave_no_core()
+    if unknown := unknown_names(environ):
+        telemetry.settings_unused(unknown)
+    probes = Probes(telemetry, settings.signing_key_path)
+    try:
+        # Whatever can be wrong here is found before a message is taken: else each start would be one more
+        # delivery of all of them.
+        async with serving(probes, settings.http) as http, running_worker(settings, telemetry) as worker:
+            if unsafe := cautions(settings, environ):
+                telemetry.settings_unsafe(unsafe)
+            told = _shown(settings) | {"http": f"{http.host}:{http.port}"}
+            telemetry.started(version("subaccount-provisioner"), told)
+            with probes.watching(worker):
+                await stop.asked()
+                return await _drained(worker)
+    except asyncio.CancelledError:
+        if not stop.before_the_start:
+            raise
+        return True
+
+
+async def _drained(worker: Worker) -> bool:
+    drained = await worker.drain()
+    worker.telemetry.stopped(worker.pipeline.left + len(worker.pipeline.lanes))
+    return drained
+
+
+def _leave_no_core() -> None:
+    """A core file would hold every token in memory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+class Stop:
+    """The first SIGTERM or SIGINT ends the start or begins the drain; a second, or the deadline, ends all."""
+
+    def __init__(self, deadline_seconds: float, end_at_once: Callable[[], None]) -> None:
+        self.before_the_start = False
+        self._deadline_seconds = deadline_seconds
+        self._end_at_once = end_at_once
+        self._loop = asyncio.get_running_loop()
+        self._starting = asyncio.current_task()
+        self._stopping = asyncio.Event()
+        self._on_signal(self._first)
+
+    async def asked(self) -> None:
+        """The start is over with; returns at the first signal."""
+        self._starting = None
+        await self._stopping.wait()
+
+    def _first(self) -> None:
+        self._stopping.set()
+        self._on_signal(self._end_at_once)
+        self._loop.call_later(self._deadline_seconds, self._end_at_once)
+        if self._starting is not None:
+            self.before_the_start = True
+            self._starting.cancel()
+
+    def _on_signal(self, act: Callable[[], None]) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, act)
+
+
+def _exit_at_once(telemetry: Telemetry) -> None:
+    """Whatever is open is delivered again; the ledger is safe at any moment."""
+    telemetry.cut_off()
+    os._exit(CUT_OFF)
+
+
+def _shown(settings: WorkerSettings) -> dict[str, Any]:
+    return {
+        "owner": settings.owner,
+        "provider": settings.plivo_api_url,
+        "account": settings.plivo_auth_id,
+        "ledger": str(settings.ledger),
+        "removal": settings.removal.value,
+        "recipients": list(settings.recipient_names),
+    }
