@@ -28,10 +28,10 @@ from worker.adapters.system import SystemClock
 from worker.core.decide import Policy
 from worker.core.judge import Patience
 from worker.core.model import EVERYBODY
-from worker.flow.gate import Intake, Tap
+from worker.flow.gate import Gate, Pausable
 from worker.flow.lanes import running_lanes
 from worker.flow.ledger_watch import LedgerWatch
-from worker.flow.undelivered import Undelivered
+from worker.flow.undelivered import UndeliveredCredentials
 from worker.flow.waiting import WaitingRoom
 from worker.pipeline.handler import Pipeline
 from worker.pipeline.outbox import Outbox
@@ -48,7 +48,7 @@ STARTUP_PAUSE_SECONDS = 0.5
 AGAIN_SECONDS = 1.0
 
 
-class Consumer(Tap, Protocol):
+class Consumer(Pausable, Protocol):
     """What runs the deliveries in; begins when its block is entered."""
 
     @property
@@ -91,7 +91,7 @@ class Worker:
 
     def holds(self) -> list[str]:
         """Why consuming is paused, a line for each reason."""
-        return list(self.pipeline.intake.holds.values())
+        return list(self.pipeline.gate.blocks.values())
 
     async def drain(self) -> bool:
         """Stops taking messages and finishes what runs; False if that took longer than allowed."""
@@ -128,10 +128,10 @@ async def running_worker(
             plivo_provider(_account(settings), clock, stopping, telemetry.called)
         )
         waiting = WaitingRoom.for_half_of(settings.prefetch, clock)
-        intake = Intake(clock, telemetry, waiting)
-        provider = Circuit(plivo, intake, clock, telemetry)
+        gate = Gate(clock, telemetry, waiting)
+        provider = Circuit(plivo, gate, clock, telemetry)
         stack.push_async_callback(provider.close)
-        ledger_watch = LedgerWatch(bind, intake, clock)
+        ledger_watch = LedgerWatch(bind, gate, clock)
         stack.push_async_callback(ledger_watch.close)
         connected = await stack.enter_async_context((broker or rabbit_broker)(settings, clock, telemetry))
         scanner = Scanner(provider, settings.names, clock, stopping)
@@ -146,22 +146,22 @@ async def running_worker(
             clock=clock,
             policy=_policy(settings),
             telemetry=telemetry,
-            undelivered=Undelivered(intake),
+            undelivered=UndeliveredCredentials(gate),
         )
         pipeline = Pipeline(
             outbox=outbox,
             patience=_patience(settings),
             lanes=lanes,
             waiting=waiting,
-            intake=intake,
+            gate=gate,
             ledger_watch=ledger_watch,
             stopping=stopping,
         )
         telemetry.gauge_waiting(lanes.__len__, waiting.__len__)
         await stack.enter_async_context(_running(Scheduler(pipeline).run, clock, telemetry))
         consumer = await stack.enter_async_context(connected.consumer(pipeline.receive))
-        govern = partial(intake.govern, consumer)
-        await stack.enter_async_context(_running(govern, clock, telemetry))
+        control = partial(gate.control, consumer)
+        await stack.enter_async_context(_running(control, clock, telemetry))
         yield Worker(pipeline, consumer, ledger, settings, telemetry, connected.publisher_wrong)
 
 

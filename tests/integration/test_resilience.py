@@ -101,7 +101,7 @@ async def test_an_outage_leaves_the_messages_in_the_queue_and_dead_letters_nothi
         place.sandbox.set_rules(Rule("*", fault(name)))
         for department in departments:
             await place.send(event("renamed", department, 2, "After"))
-        await becomes(lambda: bool(worker.pipeline.intake.holds))
+        await becomes(lambda: bool(worker.pipeline.gate.blocks))
         await becomes(lambda: not worker.consumer.consuming)
         asked = len(place.sandbox.calls("update_subaccount"))
         await asyncio.sleep(2)  # time for what must not happen

@@ -11,10 +11,10 @@ from tests.pipeline.outages import Refusing, a_fault
 from tests.support.builders import NOW
 from worker.adapters.memory.clock import MemoryClock
 from worker.core.judge import CallFault, Operation
-from worker.flow.gate import Intake
+from worker.flow.gate import Gate
 from worker.flow.waiting import WaitingRoom
 from worker.ports import CallFailed
-from worker.provider.circuit import ENOUGH_IN_A_ROW, HOLDER, Circuit, State
+from worker.provider.circuit import BLOCKER, ENOUGH_IN_A_ROW, Circuit, State
 from worker.telemetry.events import Telemetry
 
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -38,8 +38,8 @@ class Bench:
     telemetry: Telemetry = field(default_factory=Telemetry)
 
     def __post_init__(self) -> None:
-        self.intake = Intake(self.clock, self.telemetry, WaitingRoom(self.clock, 10))
-        self.circuit = Circuit(self.provider, self.intake, self.clock, self.telemetry)
+        self.gate = Gate(self.clock, self.telemetry, WaitingRoom(self.clock, 10))
+        self.circuit = Circuit(self.provider, self.gate, self.clock, self.telemetry)
         self.made = 0
 
     async def call(self, operation: Operation, subject: str = "") -> Any:
@@ -128,7 +128,7 @@ async def test_it_opens_where_a_call_and_the_probe_fail(bench, operation, refusa
     bench.provider.refuse_all(**refusal)
     fault = await bench.fails(operation)
     assert (fault.outage, bench.circuit.state) == (True, State.OPEN)
-    assert HOLDER in bench.intake.holds
+    assert BLOCKER in bench.gate.blocks
     assert bench.alerts() == 1
 
 
@@ -137,7 +137,7 @@ async def test_while_the_probe_passes_it_is_one_departments_trouble(bench, opera
     bench.provider.refuses[operation] = a_fault(operation, **refusal)
     fault = await bench.fails(operation)
     assert (fault.outage, bench.circuit.state, bench.provider.probes) == (False, State.CLOSED, 1)
-    assert not bench.intake.holds
+    assert not bench.gate.blocks
 
 
 @pytest.mark.parametrize(("operation", "status"), HARMLESS)
@@ -271,7 +271,7 @@ async def test_a_probe_that_fails_in_an_unexpected_way_is_made_again(bench, monk
         await settled()
         assert bench.circuit.state is State.OPEN
     await bench.half_opened()
-    assert not bench.intake.holds
+    assert not bench.gate.blocks
 
 
 # Half-open
@@ -354,10 +354,10 @@ async def test_nor_are_they_kept_from_making_room_for_each_other(bench):
     """All wait for the same only where all are refused."""
     bench.provider.refuses["create"] = a_fault("create", 503)
     await bench.refused_in_a_row("create")
-    assert bench.intake.holds
-    assert not bench.intake.waiting.everybodys
+    assert bench.gate.blocks
+    assert not bench.gate.waiting.global_outages
     await bench.half_opened_by_time()
-    assert not bench.intake.waiting.everybodys
+    assert not bench.gate.waiting.global_outages
 
 
 async def test_what_began_with_one_kind_may_become_everybodys(bench):
@@ -367,12 +367,12 @@ async def test_what_began_with_one_kind_may_become_everybodys(bench):
     await bench.clock.asleep()
     bench.clock.advance(bench.clock.seconds_to_next())
     await settled()
-    assert bench.intake.waiting.everybodys
+    assert bench.gate.waiting.global_outages
     bench.provider.refuses.clear()
     await bench.half_opened_by_time()
     assert (await bench.fails("list")).outage
     await bench.call("create")
-    assert not bench.intake.waiting.everybodys
+    assert not bench.gate.waiting.global_outages
 
 
 async def test_one_that_is_told_to_slow_down_decides_nothing(bench):

@@ -25,7 +25,7 @@ from worker.flow import waiting
 from worker.operations.actions import inbound
 from worker.pipeline import handler as pipeline
 from worker.pipeline import outbox, reissues
-from worker.pipeline.handler import OFTEN
+from worker.pipeline.handler import QUARANTINE_AFTER_DELIVERIES
 from worker.provider import act, circuit, scan
 from worker.provider.scan import Strays
 
@@ -68,7 +68,7 @@ async def unheard(world: World) -> None:
 
 async def returned(world: World) -> None:
     """The message has been delivered so often that it is worked on alone."""
-    world.returned = OFTEN
+    world.returned = QUARANTINE_AFTER_DELIVERIES
 
 
 async def failing(world: World) -> None:
@@ -291,8 +291,8 @@ async def test_credentials_owed_arrive_wherever_the_next_worker_dies():
 # the matrix above must meet its call.
 BOUNDARIES = {
     "Pipeline._worked_on": {
-        "self.solitude.among_others": None,
-        "self.solitude.alone": None,
+        "self.isolation.shared": None,
+        "self.isolation.exclusive": None,
         "self._verdict": None,
         "self._suspected": None,
     },

@@ -7,8 +7,8 @@ from tests.pipeline.outages import pass_seconds, settled, working_with_duties
 from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.world import World
 from worker.core.model import Wish
-from worker.flow.ledger_watch import AGAIN_SECONDS
-from worker.pipeline.handler import OFTEN
+from worker.flow.ledger_watch import RETRY_SECONDS
+from worker.pipeline.handler import QUARANTINE_AFTER_DELIVERIES
 from worker.ports import LedgerFailed
 
 CREATED = department_created("Sales", sequence=1)
@@ -29,10 +29,10 @@ async def test_while_it_takes_no_writes_nothing_is_taken(world):
         assert worker.holds() == [str(FULL)]
         assert not worker.consumer.consuming
         await world.send(department_created("Support", id="other", department_id="other"))
-        await pass_seconds(world, 3 * AGAIN_SECONDS)
+        await pass_seconds(world, 3 * RETRY_SECONDS)
         assert len(world.broker.ready(WORK_QUEUE)) == 1
         world.witness.forget()
-        await pass_seconds(world, 3 * AGAIN_SECONDS)
+        await pass_seconds(world, 3 * RETRY_SECONDS)
         assert worker.holds() == []
         await world.done_in_time()
     await world.has_one_live_subaccount("Sales")
@@ -48,7 +48,7 @@ async def test_what_could_not_be_noted_is_not_done_again_meanwhile(world):
         await pass_seconds(world, 90)
         assert len(world.broker.ready(SECRETS_QUEUE)) == 1
         world.witness.forget()
-        await pass_seconds(world, 3 * AGAIN_SECONDS)
+        await pass_seconds(world, 3 * RETRY_SECONDS)
         assert len(world.broker.ready(SECRETS_QUEUE)) == 2
         await world.done_in_time()
     assert len({result.id for result in world.results(CREATED)}) == 1
@@ -73,16 +73,16 @@ async def test_a_trial_that_fails_in_an_unexpected_way_is_made_again(world):
     async with working_with_duties(world) as worker:
         await world.send(CREATED)
         await settled()
-        await pass_seconds(world, AGAIN_SECONDS)
+        await pass_seconds(world, RETRY_SECONDS)
         assert worker.holds()
-        await pass_seconds(world, AGAIN_SECONDS)
+        await pass_seconds(world, RETRY_SECONDS)
         assert worker.holds() == []
 
 
 @pytest.mark.parametrize("others", [[], ["record"]])
 async def test_a_mark_that_cannot_be_taken_away_is_not_held_against_its_message(world, others):
     """It is of a worker that lives."""
-    world.returned = OFTEN
+    world.returned = QUARANTINE_AFTER_DELIVERIES
     for what in ("absolve", *others):
         world.witness.fail(what, FULL, times=4)
     await world.handle(CREATED)

@@ -1,11 +1,11 @@
-"""Credentials that cannot be delivered hold the intake for as long as anybody owes them, and no longer."""
+"""Credentials that cannot be delivered hold the gate for as long as anybody owes them, and no longer."""
 
 import pytest
 
 from tests.support.builders import NOW, SALES
 from worker.adapters.memory.clock import MemoryClock
-from worker.flow.gate import Intake
-from worker.flow.undelivered import Undelivered
+from worker.flow.gate import Gate
+from worker.flow.undelivered import UndeliveredCredentials
 from worker.flow.waiting import WaitingRoom
 from worker.ports import Unroutable
 from worker.telemetry.events import Telemetry
@@ -15,43 +15,43 @@ NOBODY = Unroutable("nobody is bound")
 
 
 @pytest.fixture
-def intake() -> Intake:
+def gate() -> Gate:
     clock = MemoryClock(NOW)
-    return Intake(clock, Telemetry(), WaitingRoom(clock, 10))
+    return Gate(clock, Telemetry(), WaitingRoom(clock, 10))
 
 
 @pytest.fixture
-def undelivered(intake: Intake) -> Undelivered:
-    return Undelivered(intake)
+def undelivered(gate: Gate) -> UndeliveredCredentials:
+    return UndeliveredCredentials(gate)
 
 
-def test_it_is_held_until_they_are_delivered(intake, undelivered):
-    undelivered.note(SALES, (), {"crm": NOBODY})
-    assert list(intake.holds) == ["credentials of crm"]
-    undelivered.note(SALES, {"crm"})
-    assert not intake.holds
+def test_it_is_held_until_they_are_delivered(gate, undelivered):
+    undelivered.update(SALES, (), {"crm": NOBODY})
+    assert list(gate.blocks) == ["credentials of crm"]
+    undelivered.update(SALES, {"crm"})
+    assert not gate.blocks
 
 
-def test_what_goes_for_one_department_goes_for_all(intake, undelivered):
-    undelivered.note(SALES, (), {"crm": NOBODY})
-    undelivered.note(LEGAL, {"crm"})
-    assert not intake.holds
+def test_what_goes_for_one_department_goes_for_all(gate, undelivered):
+    undelivered.update(SALES, (), {"crm": NOBODY})
+    undelivered.update(LEGAL, {"crm"})
+    assert not gate.blocks
 
 
-def test_a_department_that_was_removed_owes_nothing_and_holds_nothing(intake, undelivered):
-    undelivered.note(SALES, (), {"": NOBODY})
-    undelivered.note(SALES)
-    assert not intake.holds
+def test_a_department_that_was_removed_owes_nothing_and_holds_nothing(gate, undelivered):
+    undelivered.update(SALES, (), {"": NOBODY})
+    undelivered.update(SALES)
+    assert not gate.blocks
 
 
-def test_another_department_that_owes_holds_on(intake, undelivered):
-    undelivered.note(SALES, (), {"crm": NOBODY})
-    undelivered.note(LEGAL, (), {"crm": NOBODY})
-    undelivered.note(SALES)
-    assert list(intake.holds) == ["credentials of crm"]
+def test_another_department_that_owes_holds_on(gate, undelivered):
+    undelivered.update(SALES, (), {"crm": NOBODY})
+    undelivered.update(LEGAL, (), {"crm": NOBODY})
+    undelivered.update(SALES)
+    assert list(gate.blocks) == ["credentials of crm"]
 
 
-def test_each_recipient_holds_for_itself(intake, undelivered):
-    undelivered.note(SALES, (), {"crm": NOBODY, "billing": NOBODY})
-    undelivered.note(SALES, {"crm"}, {"billing": NOBODY})
-    assert list(intake.holds) == ["credentials of billing"]
+def test_each_recipient_holds_for_itself(gate, undelivered):
+    undelivered.update(SALES, (), {"crm": NOBODY, "billing": NOBODY})
+    undelivered.update(SALES, {"crm"}, {"billing": NOBODY})
+    assert list(gate.blocks) == ["credentials of billing"]

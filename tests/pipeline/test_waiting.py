@@ -12,7 +12,7 @@ from tests.support.builders import NOW, department_created
 from tests.support.world import World, fault
 from worker.adapters.memory.clock import MemoryClock
 from worker.core.model import Department
-from worker.flow.waiting import Waited, WaitingRoom
+from worker.flow.waiting import WaitingRoom, WaitOutcome
 
 
 class Room:
@@ -21,7 +21,7 @@ class Room:
     def __init__(self) -> None:
         self.clock = MemoryClock(NOW)
         self.waiting = WaitingRoom(self.clock, 4)
-        self.waits: dict[str, asyncio.Task[Waited]] = {}
+        self.waits: dict[str, asyncio.Task[WaitOutcome]] = {}
 
     async def enter(self, name: str, seconds: float, messages: int = 1, *, paused: bool = False) -> None:
         wait = self.waiting.wait(seconds, lambda: messages, paused=paused)
@@ -29,7 +29,7 @@ class Room:
         await self.clock.asleep()
         await _settled()
 
-    def ended(self) -> dict[str, Waited]:
+    def ended(self) -> dict[str, WaitOutcome]:
         return {name: wait.result() for name, wait in self.waits.items() if wait.done()}
 
     async def pass_seconds(self, seconds: float) -> None:
@@ -54,9 +54,9 @@ async def test_each_waits_its_own_time(room):
     await room.enter("long", 10)
     await room.enter("short", 5)
     await room.pass_seconds(5)
-    assert room.ended() == {"short": Waited.TO_THE_END}
+    assert room.ended() == {"short": WaitOutcome.ELAPSED}
     await room.pass_seconds(5)
-    assert room.ended() == {"short": Waited.TO_THE_END, "long": Waited.TO_THE_END}
+    assert room.ended() == {"short": WaitOutcome.ELAPSED, "long": WaitOutcome.ELAPSED}
     assert len(room.waiting) == 0
 
 
@@ -65,9 +65,9 @@ async def test_one_too_many_ends_the_wait_that_has_longest_to_go(room):
         await room.enter(f"{number}", seconds)
     assert (room.ended(), len(room.waiting)) == ({}, 4)
     await room.enter("one too many", 100)
-    assert room.ended() == {"1": Waited.NO_ROOM}
+    assert room.ended() == {"1": WaitOutcome.EVICTED}
     await room.enter("longest of all", 1000)
-    assert room.ended() == {"1": Waited.NO_ROOM, "longest of all": Waited.NO_ROOM}
+    assert room.ended() == {"1": WaitOutcome.EVICTED, "longest of all": WaitOutcome.EVICTED}
 
 
 async def test_what_is_filed_behind_one_that_waits_counts(room):
@@ -75,7 +75,7 @@ async def test_what_is_filed_behind_one_that_waits_counts(room):
     await room.enter("one", 30)
     assert (room.ended(), len(room.waiting)) == ({}, 4)
     await room.enter("another", 10)
-    assert room.ended() == {"a lane of three": Waited.NO_ROOM}
+    assert room.ended() == {"a lane of three": WaitOutcome.EVICTED}
     assert len(room.waiting) == 2
 
 
@@ -85,25 +85,25 @@ async def test_what_comes_behind_one_that_waits_may_be_too_much(room):
     await _settled()
     behind[0] = 5
     room.waiting.make_room()
-    assert await waits is Waited.NO_ROOM
+    assert await waits is WaitOutcome.EVICTED
 
 
 async def test_a_pause_leaves_like_any_wait_while_messages_are_taken(room):
     for number in range(4):
         await room.enter(f"pause {number}", 10 + number, paused=True)
     await room.enter("one too many", 5)
-    assert room.ended() == {"pause 3": Waited.NO_ROOM}
+    assert room.ended() == {"pause 3": WaitOutcome.EVICTED}
 
 
 async def test_while_none_are_taken_pauses_stay_and_take_nobodys_room(room):
-    room.waiting.everybodys.add("circuit")
+    room.waiting.global_outages.add("circuit")
     for number in range(10):
         await room.enter(f"stays {number}", 1000, paused=True)
     for number in range(4):
         await room.enter(f"may leave {number}", 10 + number)
     assert room.ended() == {}
     await room.enter("one too many", 5)
-    assert room.ended() == {"may leave 3": Waited.NO_ROOM}
+    assert room.ended() == {"may leave 3": WaitOutcome.EVICTED}
 
 
 async def test_once_the_trouble_is_over_pauses_end_and_nothing_else(room):
@@ -111,7 +111,7 @@ async def test_once_the_trouble_is_over_pauses_end_and_nothing_else(room):
     await room.enter("may leave", 1000)
     room.waiting.end_pauses()
     await _settled()
-    assert room.ended() == {"stays": Waited.TO_THE_END}
+    assert room.ended() == {"stays": WaitOutcome.ELAPSED}
 
 
 async def test_its_end_ends_all_waits_now_and_later(room):
@@ -119,8 +119,8 @@ async def test_its_end_ends_all_waits_now_and_later(room):
     await room.enter("may leave", 1000)
     room.waiting.close()
     await _settled()
-    assert set(room.ended().values()) == {Waited.TO_THE_END}
-    assert await room.waiting.wait(1000, lambda: 1, paused=False) is Waited.TO_THE_END
+    assert set(room.ended().values()) == {WaitOutcome.ELAPSED}
+    assert await room.waiting.wait(1000, lambda: 1, paused=False) is WaitOutcome.ELAPSED
     assert len(room.waiting) == 0
 
 
@@ -218,7 +218,7 @@ async def all_well(world: World) -> None:
 
 
 async def test_what_could_not_be_parked_stays_however_full_it_is(room):
-    stays = asyncio.create_task(room.waiting.wait(1000, lambda: 50, paused=True, stays=True))
+    stays = asyncio.create_task(room.waiting.wait(1000, lambda: 50, paused=True, evictable=False))
     for number in range(4):
         await room.enter(f"wait {number}", 10)
     assert room.ended() == {}

@@ -10,10 +10,10 @@ from pydantic import SecretStr
 from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.jose.seal import Unsealed
 from worker.core.judge import Patience
-from worker.flow.gate import Intake
+from worker.flow.gate import Gate
 from worker.flow.lanes import Lanes
 from worker.flow.ledger_watch import LedgerWatch
-from worker.flow.undelivered import Undelivered
+from worker.flow.undelivered import UndeliveredCredentials
 from worker.flow.waiting import WaitingRoom
 from worker.pipeline.handler import Pipeline
 from worker.pipeline.outbox import Outbox
@@ -30,7 +30,7 @@ ROOM = 3
 class Worker:
     pipeline: Pipeline
     scheduler: Scheduler
-    intake: Intake
+    gate: Gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Parts:
         template: Any,
     ) -> Worker:
         waiting = WaitingRoom(clock, ROOM)
-        intake = Intake(clock, telemetry, waiting)
-        circuit = self.circuit(provider, intake, clock, telemetry)
+        gate = Gate(clock, telemetry, waiting)
+        circuit = self.circuit(provider, gate, clock, telemetry)
         stopping = asyncio.Event()
         scanner = self.scanner(circuit, template, clock, stopping)
         strays = self.strays(scanner, circuit, template, ledger)
@@ -72,15 +72,15 @@ class Parts:
             clock=clock,
             policy=policy,
             telemetry=telemetry,
-            undelivered=Undelivered(intake),
+            undelivered=UndeliveredCredentials(gate),
         )
         pipeline = self.pipeline(
             outbox=outbox,
             patience=patience,
             lanes=Lanes(),
             waiting=waiting,
-            intake=intake,
-            ledger_watch=LedgerWatch(partial(ledger.bind, owner, "MA1"), intake, clock),
+            gate=gate,
+            ledger_watch=LedgerWatch(partial(ledger.bind, owner, "MA1"), gate, clock),
             stopping=stopping,
         )
-        return Worker(pipeline, self.scheduler(pipeline), intake)
+        return Worker(pipeline, self.scheduler(pipeline), gate)

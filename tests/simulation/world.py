@@ -179,7 +179,7 @@ class World:
             await worker.pipeline.drain()
 
         process.leave = leave
-        process.begin(worker.intake.govern(consumer))
+        process.begin(worker.gate.control(consumer))
         await worker.scheduler.run()
 
     def _restart_later(self, process: Process) -> None:

@@ -41,10 +41,10 @@ from worker.core.judge import CallFault, Operation, Patience
 from worker.core.messages import Outgoing
 from worker.core.model import EVERYBODY, Answer, Department, Entry, Recollection, Reference, Status, Wish
 from worker.core.naming import NameTemplate
-from worker.flow.gate import Intake
+from worker.flow.gate import Gate
 from worker.flow.lanes import running_lanes
 from worker.flow.ledger_watch import LedgerWatch
-from worker.flow.undelivered import Undelivered
+from worker.flow.undelivered import UndeliveredCredentials
 from worker.flow.waiting import WaitingRoom
 from worker.operations.actions import inbound
 from worker.pipeline.handler import Pipeline
@@ -307,8 +307,8 @@ class World:
         """A worker for the time of the block. At its end it is cut off, wherever it is: no drain."""
         telemetry = Telemetry()
         waiting = WaitingRoom.for_half_of(PREFETCH, self.clock)
-        intake = Intake(self.clock, telemetry, waiting)
-        circuit = Circuit(WatchedProvider(self.witness, self.provider), intake, self.clock, telemetry)
+        gate = Gate(self.clock, telemetry, waiting)
+        circuit = Circuit(WatchedProvider(self.witness, self.provider), gate, self.clock, telemetry)
         async with running_lanes() as lanes:
             ledger = WatchedLedger(self.witness, self.ledger)
             stopping = asyncio.Event()
@@ -321,15 +321,15 @@ class World:
                 clock=self.clock,
                 policy=self.policy,
                 telemetry=telemetry,
-                undelivered=Undelivered(intake),
+                undelivered=UndeliveredCredentials(gate),
             )
-            ledger_watch = LedgerWatch(partial(ledger.bind, OWNER, "MA1"), intake, self.clock)
+            ledger_watch = LedgerWatch(partial(ledger.bind, OWNER, "MA1"), gate, self.clock)
             pipeline = Pipeline(
                 outbox=outbox,
                 patience=self.patience,
                 lanes=lanes,
                 waiting=waiting,
-                intake=intake,
+                gate=gate,
                 ledger_watch=ledger_watch,
                 stopping=stopping,
             )
@@ -338,11 +338,11 @@ class World:
                 pipeline.receive(WatchedDelivery(self.witness, delivery))
 
             async with self.broker.consumer(WORK_QUEUE, PREFETCH, receive) as consumer:
-                governing = asyncio.create_task(intake.govern(consumer))
+                controlling = asyncio.create_task(gate.control(consumer))
                 try:
                     yield Worker(pipeline, consumer, pipeline.ledger, _settings(), telemetry)
                 finally:
-                    governing.cancel()
+                    controlling.cancel()
                     await lanes.cut_off()
                     await pipeline.actor.scanner.close()
                     await circuit.close()

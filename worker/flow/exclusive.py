@@ -1,35 +1,43 @@
-"""Many at once, or one alone: for a message that may be what kills its workers."""
+"""A readers-writer lock, so that a suspected poison message is worked on while nothing else runs.
+
+A message that crashes its worker takes down whatever runs beside it. Worked on alone, it is the only suspect.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Solitude:
-    """Whoever wants to be alone waits for those under way; who comes meanwhile waits for it."""
+class SharedExclusiveLock:
+    """Held by any number of shared holders, or by one exclusive holder.
+
+    A waiting exclusive holder goes before every shared holder that comes later, so it cannot starve.
+    """
 
     def __init__(self) -> None:
-        self._under_way = 0
-        self._nobody = asyncio.Event()
-        self._nobody.set()
-        self._alone = asyncio.Lock()
+        self._shared_holders = 0
+        self._none_shared = asyncio.Event()
+        self._none_shared.set()
+        self._exclusive = asyncio.Lock()
 
     @asynccontextmanager
-    async def among_others(self) -> AsyncIterator[None]:
-        while self._alone.locked():
-            async with self._alone:
+    async def shared(self) -> AsyncIterator[None]:
+        """Holds the lock together with other shared holders."""
+        while self._exclusive.locked():
+            async with self._exclusive:
                 pass
-        self._under_way += 1
-        self._nobody.clear()
+        self._shared_holders += 1
+        self._none_shared.clear()
         try:
             yield
         finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._nobody.set()
+            self._shared_holders -= 1
+            if not self._shared_holders:
+                self._none_shared.set()
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        async with self._alone:
-            await self._nobody.wait()
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Holds the lock alone, once all shared holders have released it."""
+        async with self._exclusive:
+            await self._none_shared.wait()
             yield

@@ -1,4 +1,8 @@
-"""Whether messages are taken. While anybody holds the intake, they stay in the queue."""
+"""The gate decides whether messages are consumed. While it is blocked, they stay in the queue.
+
+A message that cannot succeed now is cheaper to leave in the queue than to consume, retry and park: a parked
+message loses its place, and a retry costs a call.
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -10,79 +14,93 @@ from worker.ports import Clock
 from worker.telemetry.events import Telemetry
 
 RELEASE_AFTER_SECONDS = 600.0
-"""What was taken goes back then: well before the broker's own ack timeout, 30 minutes by default."""
+"""After this long a blocked consumer returns its unacked messages. RabbitMQ closes the channel of a consumer
+that does not ack for 30 minutes by default: https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout"""
 
-SHORTLY_SECONDS = 60.0
-"""Lifted for no longer, as by a half-open circuit, a hold goes on: what was taken waits all the while."""
+SAME_BLOCK_WITHIN_SECONDS = 60.0
+"""A gate that opens for no longer than this, as by a half-open circuit, is still within the same block: the
+messages already consumed wait all the while, so the time until their release runs on."""
 
 
-class Tap(Protocol):
-    """The part of a consumer that is turned on and off."""
+class Pausable(Protocol):
+    """The part of a consumer that the gate controls."""
 
     async def pause(self) -> None:
-        """No more deliveries come once it returns; those taken can still be acked. Lasts over reconnects."""
+        """Stops deliveries, also over reconnects. Those held can be acked; none comes after it returns."""
 
     async def resume(self) -> None:
-        """Takes deliveries again; after `stop`, does nothing."""
+        """Starts deliveries again; does nothing after `stop`."""
 
     async def release(self) -> None:
-        """While paused: what is held goes back to the queue, and its deliveries are no longer live."""
+        """While paused: returns the unacked messages to the queue. Their deliveries are no longer live."""
 
 
 @dataclass
-class Intake:
+class Gate:
+    """Pauses the consumer while there is at least one block."""
+
     clock: Clock
     telemetry: Telemetry
     waiting: WaitingRoom
-    _holds: dict[str, str] = field(default_factory=dict)
+    _blocks: dict[str, str] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def holds(self) -> Mapping[str, str]:
-        """Who holds it, and why."""
-        return self._holds
+    def blocks(self) -> Mapping[str, str]:
+        """The reason of each block, by its blocker. Empty while messages are consumed."""
+        return self._blocks
 
-    def hold(self, holder: str, why: str, *, everybodys: bool = True) -> None:
-        """`everybodys`: all that is taken waits for the same, so nothing of it is moved meanwhile."""
-        if holder not in self._holds:
-            self.telemetry.intake_held(holder, why)
-            self._holds[holder] = why
-            self._changed.set()
-            if everybodys:
-                self.waiting.everybodys.add(holder)
+    def block(self, blocker: str, reason: str, *, affects_all: bool = True) -> None:
+        """Adds a block; does nothing if the blocker already has one.
 
-    def lift(self, holder: str) -> None:
-        if self._holds.pop(holder, None) is not None:
-            self.telemetry.intake_lifted(holder)
-            self._changed.set()
-            self.waiting.everybodys.discard(holder)
-            self.waiting.end_pauses()
+        `affects_all`: every message held waits for the end of the same outage. To park some of them would
+        gain nothing, so none leaves the waiting room meanwhile.
+        """
+        if blocker in self._blocks:
+            return
+        self.telemetry.intake_held(blocker, reason)
+        self._blocks[blocker] = reason
+        self._changed.set()
+        if affects_all:
+            self.waiting.global_outages.add(blocker)
 
-    async def govern(self, tap: Tap) -> None:
-        """Turns the tap as it is held and lifted, for ever."""
-        release_at: float | None = None  # until something is taken again there is nothing to release
-        lifted_at = 0.0
+    def unblock(self, blocker: str) -> None:
+        """Removes the block of this blocker, if it has one, and ends the pauses of waiting messages."""
+        if self._blocks.pop(blocker, None) is None:
+            return
+        self.telemetry.intake_lifted(blocker)
+        self._changed.set()
+        self.waiting.global_outages.discard(blocker)
+        self.waiting.end_pauses()
+
+    async def control(self, consumer: Pausable) -> None:
+        """Pauses and resumes the consumer as blocks come and go. Never returns."""
+        release_at: float | None = None  # until messages are consumed again there is nothing to release
+        opened_at = 0.0
         while True:
-            await self._until(held=True)
+            await self._until(blocked=True)
             now = self.clock.monotonic()
-            if release_at is None or now - lifted_at > SHORTLY_SECONDS:
+            if release_at is None or now - opened_at > SAME_BLOCK_WITHIN_SECONDS:
                 release_at = now + RELEASE_AFTER_SECONDS
-            await tap.pause()
-            free = asyncio.create_task(self._until(held=False))
-            late = asyncio.create_task(self.clock.sleep(max(0.0, release_at - now)))
-            try:
-                await asyncio.wait({free, late}, return_when=asyncio.FIRST_COMPLETED)
-                if not free.done():
-                    await tap.release()
-                    release_at = None
-                    await free
-            finally:
-                free.cancel()
-                late.cancel()
-            lifted_at = self.clock.monotonic()
-            await tap.resume()
+            await consumer.pause()
+            if not await self._opens_within(max(0.0, release_at - now)):
+                await consumer.release()
+                release_at = None
+                await self._until(blocked=False)
+            opened_at = self.clock.monotonic()
+            await consumer.resume()
 
-    async def _until(self, *, held: bool) -> None:
-        while bool(self._holds) is not held:
+    async def _opens_within(self, seconds: float) -> bool:
+        opened = asyncio.create_task(self._until(blocked=False))
+        elapsed = asyncio.create_task(self.clock.sleep(seconds))
+        try:
+            await asyncio.wait({opened, elapsed}, return_when=asyncio.FIRST_COMPLETED)
+            return opened.done()
+        finally:
+            opened.cancel()
+            elapsed.cancel()
+
+    async def _until(self, *, blocked: bool) -> None:
+        while bool(self._blocks) is not blocked:
             self._changed.clear()
             await self._changed.wait()

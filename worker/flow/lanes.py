@@ -1,4 +1,8 @@
-"""One step at a time per department, many departments at once."""
+"""Lanes: one step at a time per department, many departments at once.
+
+Steps of one department in parallel would contend for its ledger entry and could overtake each other. Sorted
+newest first, the older events of a lane find their work done and cost no call.
+"""
 
 import asyncio
 from collections import deque
@@ -10,58 +14,63 @@ from typing import Any
 
 
 class Progress(Enum):
-    """What has become of work when it returns."""
+    """What work returns."""
 
     ENDED = auto()
+    """It is finished and leaves the lane."""
+
     YIELDED = auto()
-    """Nothing was done: what is newer goes first."""
+    """It did nothing, because newer work has come. It runs again after that."""
 
 
 Work = Callable[[], Awaitable[Progress]]
 Rank = tuple[Any, ...]
 FIRST: Rank = ()
-"""The rank of what goes before all that is ranked."""
+"""The rank of work that goes before all work with a rank."""
 
 LAST: Rank = (False,)
-"""The rank of what goes after all that is ranked by a longer tuple."""
+"""The rank of work that goes after all work ranked by a longer tuple."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Filed:
+class _Item:
     work: Work
     rank: Rank
 
 
 @dataclass(slots=True)
 class _Lane:
-    """`taken` is gone through, newest first; what comes meanwhile waits for the next time round.
+    """Work is taken in rounds, each sorted by rank; new work waits for the next round, so nothing starves.
 
-    `size` counts both, and what runs.
+    `size` counts what waits, what is left of this round, and what runs.
     """
 
-    waiting: list[_Filed] = field(default_factory=list)
-    taken: deque[_Filed] = field(default_factory=deque)
+    waiting: list[_Item] = field(default_factory=list)
+    round: deque[_Item] = field(default_factory=deque)
     size: int = 0
 
-    def file(self, filed: _Filed) -> None:
-        self.waiting.append(filed)
+    def file(self, item: _Item) -> None:
+        self.waiting.append(item)
         self.size += 1
 
-    def next(self) -> _Filed | None:
-        if not self.taken:
-            ranked = sorted(self.waiting, key=lambda filed: (filed.rank == FIRST, filed.rank), reverse=True)
-            self.taken.extend(ranked)
+    def next(self) -> _Item | None:
+        if not self.round:
+            self.round.extend(sorted(self.waiting, key=_priority, reverse=True))
             self.waiting.clear()
-        return self.taken.popleft() if self.taken else None
+        return self.round.popleft() if self.round else None
 
-    def put_back(self, filed: _Filed) -> None:
-        self.waiting += [filed, *self.taken]
-        self.taken.clear()
+    def put_back(self, item: _Item) -> None:
+        self.waiting += [item, *self.round]
+        self.round.clear()
+
+
+def _priority(item: _Item) -> tuple[bool, Rank]:
+    return item.rank == FIRST, item.rank
 
 
 @asynccontextmanager
 async def running_lanes() -> AsyncIterator["Lanes"]:
-    """What still runs at the end of the block is cut off, not waited for."""
+    """Lanes for the length of the block. Work that still runs at its end is cancelled, not waited for."""
     lanes = Lanes()
     try:
         yield lanes
@@ -70,10 +79,10 @@ async def running_lanes() -> AsyncIterator["Lanes"]:
 
 
 class Lanes:
-    """Runs what is filed under one key, one at a time; different keys do not wait for each other.
+    """Runs the work filed under one key one at a time; different keys do not wait for each other.
 
-    Of several that wait under one key the highest rank goes first: after the newest event the older ones cost
-    no call. How much waits is bounded by the consumer's prefetch. Work handles its own errors.
+    Of the work that waits under one key, the highest rank goes first. The consumer's prefetch bounds how much
+    waits. Work handles its own errors: an exception would end its lane.
     """
 
     def __init__(self) -> None:
@@ -83,14 +92,16 @@ class Lanes:
         self._idle.set()
 
     def __len__(self) -> int:
+        """How many run or wait under all keys."""
         return sum(lane.size for lane in self._lanes.values())
 
     def filed(self, key: Hashable) -> int:
-        """How many run or wait under a key."""
+        """How many run or wait under this key."""
         lane = self._lanes.get(key)
         return lane.size if lane else 0
 
     def file(self, key: Hashable, work: Work, rank: Rank = FIRST) -> None:
+        """Adds work under a key. Returns before any of it runs."""
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane()
@@ -98,28 +109,28 @@ class Lanes:
             task = asyncio.create_task(self._run(key, lane))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-        lane.file(_Filed(work, rank))
+        lane.file(_Item(work, rank))
 
     def overtaken(self, key: Hashable, rank: Rank) -> bool:
-        """Whether something of a higher rank has come under that key meanwhile."""
+        """Whether work of a higher rank has been filed under this key since the current round began."""
         lane = self._lanes.get(key)
-        return lane is not None and any(filed.rank > rank for filed in lane.waiting)
+        return lane is not None and any(item.rank > rank for item in lane.waiting)
 
     async def idle(self) -> None:
         """Returns once nothing runs and nothing waits."""
         await self._idle.wait()
 
     async def cut_off(self) -> None:
-        """Ends what runs, wherever it is."""
+        """Cancels the work that runs, wherever it is, and drops the work that waits."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _run(self, key: Hashable, lane: _Lane) -> None:
         try:
-            while filed := lane.next():
-                if await filed.work() is Progress.YIELDED:
-                    lane.put_back(filed)
+            while item := lane.next():
+                if await item.work() is Progress.YIELDED:
+                    lane.put_back(item)
                 else:
                     lane.size -= 1
         finally:

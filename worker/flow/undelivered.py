@@ -1,36 +1,45 @@
-"""Whose credentials cannot be delivered to whom: while there are any, no messages are taken."""
+"""Blocks the gate while a recipient cannot be given its credentials.
+
+Each further create would add credentials that nobody receives.
+"""
 
 from collections.abc import Iterable, Mapping
 
 from worker.core.model import Department
-from worker.flow.gate import Intake
+from worker.flow.gate import Gate
 
 
-class Undelivered:
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
+class UndeliveredCredentials:
+    """The departments whose credentials could not be delivered, by recipient."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
         self._departments: dict[str, set[Department]] = {}
 
-    def note(
+    def update(
         self,
         department: Department,
         served: Iterable[str] = (),
         failed: Mapping[str, Exception] | None = None,
     ) -> None:
-        """What has become of a department's debts, by recipient; what is not named it owes no more."""
+        """Notes a department's state of delivery, and blocks or unblocks the gate by recipient.
+
+        `served` are the recipients that got their credentials; `failed` gives the error of each that did not.
+        The department owes nothing to any other recipient.
+        """
         failed = failed or {}
-        for recipient in served:  # what goes for one department goes for all
+        for recipient in served:  # a recipient that receives one department's credentials receives them all
             self._departments.get(recipient, set()).clear()
         for recipient, departments in list(self._departments.items()):
             if recipient not in failed:
                 departments.discard(department)
             if not departments:
                 del self._departments[recipient]
-                self._intake.lift(_holder(recipient))
+                self._gate.unblock(_blocker(recipient))
         for recipient, error in failed.items():
             self._departments.setdefault(recipient, set()).add(department)
-            self._intake.hold(_holder(recipient), f"credentials cannot be delivered: {error}")
+            self._gate.block(_blocker(recipient), f"credentials cannot be delivered: {error}")
 
 
-def _holder(recipient: str) -> str:
+def _blocker(recipient: str) -> str:
     return f"credentials of {recipient}" if recipient else "credentials"

@@ -1,4 +1,8 @@
-"""Where deliveries wait for their next try, and other waits that a stop cuts short."""
+"""The waiting room: deliveries wait here for their next try, without holding up the others.
+
+Each waiting delivery takes a place in the prefetch. Were all places taken, nothing would flow, so the longest
+waits are evicted and their messages parked in the broker.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +13,7 @@ from worker.ports import Clock
 
 
 async def pause(clock: Clock, seconds: float, stopping: asyncio.Event) -> None:
-    """Sleeps so long, or until told to stop."""
+    """Sleeps for `seconds`, or until `stopping` is set."""
     waits = [asyncio.ensure_future(clock.sleep(seconds)), asyncio.ensure_future(stopping.wait())]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -18,12 +22,14 @@ async def pause(clock: Clock, seconds: float, stopping: asyncio.Event) -> None:
             wait.cancel()
 
 
-class Waited(Enum):
+class WaitOutcome(Enum):
     """How a wait ended."""
 
-    TO_THE_END = auto()
-    NO_ROOM = auto()
-    """Too much waits: this one had the longest to go, and is to make room."""
+    ELAPSED = auto()
+    """Its time is over, or was cut short because the cause may be over or the worker stops."""
+
+    EVICTED = auto()
+    """The room was full and this wait had the longest to go."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,44 +37,53 @@ class _Waiter:
     until: float
     messages: Callable[[], int]
     paused: bool
-    stays: bool
-    ended: "asyncio.Future[Waited]"
+    evictable: bool
+    ended: "asyncio.Future[WaitOutcome]"
 
 
 @dataclass
 class WaitingRoom:
-    """Has room for so many messages. What is filed behind one that waits, waits with it, and counts.
+    """Has room for a number of messages.
 
-    A pause is for what is nobody's fault here. In a trouble of `everybodys` all wait for the same, which is
-    no reason to move messages: pauses do not count then.
+    A waiter counts as all the messages in its lane, since those behind it wait too. A pause is a wait for the
+    end of a fault that is not the message's own. During a global outage all pauses wait for the same, and to
+    park some of them would gain nothing: pauses then take no room and are not evicted.
     """
 
     clock: Clock
     room: int
-    everybodys: set[str] = field(default_factory=set)
+    """In messages."""
+    global_outages: set[str] = field(default_factory=set)
+    """The names of the outages that affect all messages."""
     _waiters: set[_Waiter] = field(default_factory=set)
     _closed: bool = False
 
     @classmethod
     def for_half_of(cls, prefetch: int, clock: Clock) -> "WaitingRoom":
-        """So that the other half flows; one may always wait, or it would be parked uncounted for ever."""
+        """A room for half of the prefetch, so that the other half flows.
+
+        It has room for at least one: with none, each message would be parked uncounted for ever.
+        """
         return cls(clock, max(1, prefetch // 2))
 
     def __len__(self) -> int:
-        """Messages that wait."""
+        """The number of messages that wait."""
         return sum(waiter.messages() for waiter in self._waiters)
 
     async def wait(
-        self, seconds: float, messages: Callable[[], int], *, paused: bool, stays: bool = False
-    ) -> Waited:
-        """Waits, but not through the end of the worker. One that `stays` cannot leave, and takes no room."""
+        self, seconds: float, messages: Callable[[], int], *, paused: bool, evictable: bool = True
+    ) -> WaitOutcome:
+        """Waits for `seconds`; returns at once after `close`.
+
+        `messages` gives the number of messages in the lane. One that is not `evictable` takes no room.
+        """
         if self._closed:
-            return Waited.TO_THE_END
-        ended: asyncio.Future[Waited] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(self.clock.monotonic() + seconds, messages, paused, stays, ended)
+            return WaitOutcome.ELAPSED
+        ended: asyncio.Future[WaitOutcome] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(self.clock.monotonic() + seconds, messages, paused, evictable, ended)
         self._waiters.add(waiter)
         sleep = asyncio.ensure_future(self.clock.sleep(seconds))
-        sleep.add_done_callback(lambda _sleep: _end(waiter, Waited.TO_THE_END))
+        sleep.add_done_callback(lambda _sleep: _end(waiter, WaitOutcome.ELAPSED))
         try:
             self.make_room()
             return await ended
@@ -77,30 +92,31 @@ class WaitingRoom:
             self._waiters.discard(waiter)
 
     def make_room(self) -> None:
-        """Ends the longest waits while too much waits."""
-        leaving = sorted((one for one in self._waiters if self._may_leave(one)), key=lambda one: one.until)
-        waiting = sum(one.messages() for one in leaving)
-        while leaving and waiting > self.room:
-            longest = leaving.pop()
+        """Evicts the longest waits until the others fit. To be called when a lane has grown."""
+        evictable = sorted((one for one in self._waiters if self._may_evict(one)), key=lambda one: one.until)
+        waiting = sum(one.messages() for one in evictable)
+        while evictable and waiting > self.room:
+            longest = evictable.pop()
             waiting -= longest.messages()
-            _end(longest, Waited.NO_ROOM)
+            _end(longest, WaitOutcome.EVICTED)
 
-    def _may_leave(self, waiter: _Waiter) -> bool:
-        return not (waiter.stays or waiter.ended.done() or (waiter.paused and self.everybodys))
+    def _may_evict(self, waiter: _Waiter) -> bool:
+        outlasts_outage = waiter.paused and bool(self.global_outages)
+        return waiter.evictable and not waiter.ended.done() and not outlasts_outage
 
     def end_pauses(self) -> None:
-        """What they were for may be over."""
+        """Ends all pauses: their cause may be over."""
         for waiter in self._waiters:
             if waiter.paused:
-                _end(waiter, Waited.TO_THE_END)
+                _end(waiter, WaitOutcome.ELAPSED)
 
     def close(self) -> None:
         """Ends all waits, now and later."""
         self._closed = True
         for waiter in self._waiters:
-            _end(waiter, Waited.TO_THE_END)
+            _end(waiter, WaitOutcome.ELAPSED)
 
 
-def _end(waiter: _Waiter, how: Waited) -> None:
+def _end(waiter: _Waiter, outcome: WaitOutcome) -> None:
     if not waiter.ended.done():
-        waiter.ended.set_result(how)
+        waiter.ended.set_result(outcome)

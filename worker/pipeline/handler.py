@@ -62,11 +62,11 @@ from worker.core.model import (
     Reissue,
     replace,
 )
-from worker.flow.exclusive import Solitude
-from worker.flow.gate import Intake
+from worker.flow.exclusive import SharedExclusiveLock
+from worker.flow.gate import Gate
 from worker.flow.lanes import FIRST, LAST, Lanes, Progress, Rank
 from worker.flow.ledger_watch import LedgerWatch
-from worker.flow.waiting import Waited, WaitingRoom
+from worker.flow.waiting import WaitingRoom, WaitOutcome
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.reading import Reading, Unreadable, reading_of, subject_of
 from worker.pipeline.reissues import Reissues
@@ -82,15 +82,15 @@ from worker.ports import (
 from worker.provider.act import NO_EVENT, Actor
 from worker.telemetry.events import Telemetry
 
-OFTEN = 20
+QUARANTINE_AFTER_DELIVERIES = 20
 """Deliveries after which a message is worked on alone. Lost connections count too, and are not its fault."""
 
 LONGEST_HELD_SECONDS = 900.0
 """What was taken and still waits then is parked, uncounted. After 30 minutes, by default, the broker would
 close the channel and deliver all of it again."""
 
-MOST_MARKS = 3
-_KILLED = f"{MOST_MARKS} workers ended while they worked on it alone"
+MAX_CRASHES = 3
+_KILLED = f"{MAX_CRASHES} workers ended while they worked on it alone"
 
 
 class Overtaken(Exception):
@@ -111,10 +111,10 @@ class Pipeline:
     patience: Patience
     lanes: Lanes
     waiting: WaitingRoom
-    intake: Intake
+    gate: Gate
     ledger_watch: LedgerWatch
     stopping: asyncio.Event
-    solitude: Solitude = field(default_factory=Solitude)
+    isolation: SharedExclusiveLock = field(default_factory=SharedExclusiveLock)
     ledger: Ledger = field(init=False)
     actor: Actor = field(init=False)
     clock: Clock = field(init=False)
@@ -174,16 +174,16 @@ class Pipeline:
                 verdict = await self._end(delivery, original, Park(delay, stay.attempts), reading, stay)
                 if not isinstance(verdict, Wait | Pause):
                     break
-                await self._wait(verdict, lane, stays=True)  # it could not be parked
+                await self._wait(verdict, lane, evictable=False)  # it could not be parked
         else:
             self.left += delivery.live
         return Progress.ENDED
 
     async def _worked_on(self, delivery: Delivery, reading: Reading, stay: Stay) -> Verdict:
-        if messages.deliveries_of(delivery.original) < OFTEN:
-            async with self.solitude.among_others():
+        if messages.deliveries_of(delivery.original) < QUARANTINE_AFTER_DELIVERIES:
+            async with self.isolation.shared():
                 return await self._verdict(reading, stay)
-        async with self.solitude.alone():
+        async with self.isolation.exclusive():
             return await self._suspected(messages.fingerprint(delivery.original), reading, stay)
 
     async def _suspected(self, message: str, reading: Reading, stay: Stay) -> Verdict:
@@ -203,7 +203,7 @@ class Pipeline:
         return verdict
 
     async def _verdict_on(self, marks: int, reading: Reading, stay: Stay) -> Verdict:
-        if marks > MOST_MARKS:
+        if marks > MAX_CRASHES:
             return DeadLetter(DeadReason.DELIVERY_LIMIT, _KILLED)
         return await self._verdict(reading, stay)
 
@@ -379,12 +379,12 @@ class Pipeline:
         """Whether it is to be parked, uncounted, after its wait or instead of it."""
         if self.clock.monotonic() >= leave_at and not self.stopping.is_set():
             return True
-        return await self._wait(verdict, lane) is Waited.NO_ROOM
+        return await self._wait(verdict, lane) is WaitOutcome.EVICTED
 
-    async def _wait(self, verdict: Wait | Pause, lane: Hashable, *, stays: bool = False) -> Waited:
+    async def _wait(self, verdict: Wait | Pause, lane: Hashable, *, evictable: bool = True) -> WaitOutcome:
         paused = isinstance(verdict, Pause)
         return await self.waiting.wait(
-            verdict.seconds, lambda: self.lanes.filed(lane), paused=paused, stays=stays
+            verdict.seconds, lambda: self.lanes.filed(lane), paused=paused, evictable=evictable
         )
 
     @property

@@ -14,7 +14,7 @@ from worker.core.conclude import confirmed, enabled, put_off_owed, readdressed, 
 from worker.core.decide import Policy
 from worker.core.messages import Outgoing
 from worker.core.model import Entry, Status
-from worker.flow.undelivered import Undelivered
+from worker.flow.undelivered import UndeliveredCredentials
 from worker.ports import (
     CallFailed,
     Clock,
@@ -44,7 +44,7 @@ class Outbox:
     clock: Clock
     policy: Policy
     telemetry: Telemetry
-    undelivered: Undelivered
+    undelivered: UndeliveredCredentials
 
     async def publish_result(self, outgoing: Outgoing) -> None:
         """A result that nobody is bound for counts as answered."""
@@ -66,7 +66,7 @@ class Outbox:
                 await self._note_served(before, entry)
                 raise failure
         else:
-            self.undelivered.note(entry.department)
+            self.undelivered.update(entry.department)
         return await self._enable(entry)
 
     async def _note_served(self, before: Entry, entry: Entry) -> None:
@@ -112,7 +112,7 @@ class Outbox:
             return messages.credentials(entry, recipient, token, self.actor.names.owner, self.clock.now())
 
         served, failed = await self.deliver(entry, entry.owed_to, letter)
-        self.undelivered.note(entry.department, served, failed)
+        self.undelivered.update(entry.department, served, failed)
         if served:
             entry = confirmed(entry, served, self.fingerprints.of(entry.auth_id or "", token))
         return entry, next(iter(failed.values()), None)

@@ -145,7 +145,7 @@ class Scheduler:
     async def _deliver(self, entry: Entry) -> Entry:
         """Credentials whose event could not deliver them: it died, or nobody was bound for them."""
         if entry.status is not Status.ACTIVE or not entry.owes:
-            self.pipeline.outbox.undelivered.note(entry.department)
+            self.pipeline.outbox.undelivered.update(entry.department)
             return replace(entry, owed_at=None)
         return await self.pipeline.outbox.deliver_owed(entry)
 

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from worker.core.judge import CallFault, Operation, accuses_the_account
-from worker.flow.gate import Intake
+from worker.flow.gate import Gate
 from worker.ports import CallFailed, Clock, NewSubaccount, ProvidedSubaccount, Provider
 from worker.telemetry.events import Telemetry
 
@@ -26,7 +26,7 @@ PROBE_AGAIN_WITHIN_SECONDS = 5.0
 FIRST_INTERVAL_SECONDS = 1.0
 LONGEST_INTERVAL_SECONDS = 15.0
 PREFERENCE_SECONDS = 1.0
-HOLDER = "circuit"
+BLOCKER = "circuit"
 NOT_CLOSED = "circuit not closed"
 TOO_MANY_REQUESTS = 429
 SERVER_ERROR = 500
@@ -43,9 +43,9 @@ class State(StrEnum):
 class Circuit:
     """The provider port, with a circuit breaker in it."""
 
-    def __init__(self, provider: Provider, intake: Intake, clock: Clock, telemetry: Telemetry) -> None:
+    def __init__(self, provider: Provider, gate: Gate, clock: Clock, telemetry: Telemetry) -> None:
         self._provider = provider
-        self._intake = intake
+        self._gate = gate
         self._clock = clock
         self._telemetry = telemetry
         self._state = State.CLOSED
@@ -225,7 +225,7 @@ class Circuit:
         self._turn(State.OPEN)
         if told_closed:
             self._telemetry.circuit_opened(fault.operation, fault.detail, again=known)
-        self._intake.hold(HOLDER, f"circuit open: {fault.detail}", everybodys=not one_kind)
+        self._gate.block(BLOCKER, f"circuit open: {fault.detail}", affects_all=not one_kind)
         self._recovering = asyncio.create_task(self._recover())
 
     async def _recover(self) -> None:
@@ -241,19 +241,19 @@ class Circuit:
             self._turn(State.OPEN)
         self._half_open_at = self._clock.monotonic()
         self._turn(State.HALF_OPEN)
-        self._intake.lift(HOLDER)
+        self._gate.unblock(BLOCKER)
 
     def _close(self) -> None:
         """Calls of another kind than the one that went well may fail as before: they are counted on."""
         self._failed_trials = 0
         self._turn(State.CLOSED)
         self._telemetry.circuit_closed()
-        self._intake.waiting.end_pauses()  # of many that waited for one call, it was one
+        self._gate.waiting.end_pauses()  # of many that waited for one call, it was one
 
     def _turn(self, state: State) -> None:
         self._state = state
         if state is State.CLOSED or self._one_kind:
-            self._intake.waiting.everybodys.discard(NOT_CLOSED)
-        else:  # half-open it lifts the intake, but still all wait for the same
-            self._intake.waiting.everybodys.add(NOT_CLOSED)
+            self._gate.waiting.global_outages.discard(NOT_CLOSED)
+        else:  # half-open it opens the gate, but all still wait for the same
+            self._gate.waiting.global_outages.add(NOT_CLOSED)
         self._telemetry.circuit(state)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.builders import NOW
 from worker.adapters.memory.clock import MemoryClock
-from worker.flow.gate import RELEASE_AFTER_SECONDS, SHORTLY_SECONDS, Intake
+from worker.flow.gate import RELEASE_AFTER_SECONDS, SAME_BLOCK_WITHIN_SECONDS, Gate
 from worker.flow.waiting import WaitingRoom
 from worker.telemetry.events import Telemetry
 
@@ -39,15 +39,15 @@ class Tap:
 class Scene:
     def __init__(self) -> None:
         self.clock = MemoryClock(NOW)
-        self.intake = Intake(self.clock, Telemetry(), WaitingRoom(self.clock, 10))
+        self.gate = Gate(self.clock, Telemetry(), WaitingRoom(self.clock, 10))
         self.tap = Tap(self.clock)
 
     async def held(self, seconds: float) -> None:
-        self.intake.hold("circuit", "for a test")
+        self.gate.block("circuit", "for a test")
         await self._passes(seconds)
 
     async def free(self, seconds: float) -> None:
-        self.intake.lift("circuit")
+        self.gate.unblock("circuit")
         await self._passes(seconds)
 
     async def _passes(self, seconds: float) -> None:
@@ -65,10 +65,10 @@ class Scene:
 @pytest.fixture
 async def scene() -> AsyncIterator[Scene]:
     scene = Scene()
-    governing = asyncio.create_task(scene.intake.govern(scene.tap))
+    controlling = asyncio.create_task(scene.gate.control(scene.tap))
     yield scene
-    governing.cancel()
-    await asyncio.wait([governing])
+    controlling.cancel()
+    await asyncio.wait([controlling])
 
 
 async def test_what_is_held_goes_back_after_a_while_and_once(scene):
@@ -96,6 +96,6 @@ async def test_lifted_for_a_moment_the_hold_goes_on(scene):
 
 async def test_after_a_time_of_peace_a_hold_is_a_new_one(scene):
     await scene.held(RELEASE_AFTER_SECONDS - 10)
-    await scene.free(SHORTLY_SECONDS + 1)
+    await scene.free(SAME_BLOCK_WITHIN_SECONDS + 1)
     await scene.held(RELEASE_AFTER_SECONDS + 1)
-    assert scene.tap.times("release") == [2 * RELEASE_AFTER_SECONDS - 10 + SHORTLY_SECONDS + 1]
+    assert scene.tap.times("release") == [2 * RELEASE_AFTER_SECONDS - 10 + SAME_BLOCK_WITHIN_SECONDS + 1]

@@ -6,7 +6,7 @@ from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.world import World
 from worker.core.messages import fingerprint
 from worker.operations.actions import inbound
-from worker.pipeline.handler import MOST_MARKS, OFTEN
+from worker.pipeline.handler import MAX_CRASHES, QUARANTINE_AFTER_DELIVERIES
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)
@@ -14,8 +14,8 @@ OTHER = department_created("Other", department_id="other", id="other")
 
 
 async def test_a_message_that_ended_three_workers_alone_is_given_up(world):
-    world.returned = OFTEN
-    for _ in range(MOST_MARKS):
+    world.returned = QUARANTINE_AFTER_DELIVERIES
+    for _ in range(MAX_CRASHES):
         await world.cut_off("create", CREATED)
         world.broker.purge("provisioner.departments")
         await forget_the_claim(world)
@@ -32,9 +32,9 @@ async def forget_the_claim(world: World) -> None:
 
 
 async def test_and_a_replay_of_it_begins_anew(world):
-    for _ in range(MOST_MARKS + 1):
+    for _ in range(MAX_CRASHES + 1):
         await world.ledger.suspect(fingerprint(inbound(CREATED)))
-    world.returned = OFTEN
+    world.returned = QUARANTINE_AFTER_DELIVERIES
     await world.handle(CREATED)
     world.dead_lettered("delivery-limit")
     world.returned = 0
@@ -45,7 +45,7 @@ async def test_and_a_replay_of_it_begins_anew(world):
 
 
 async def test_one_that_came_back_by_lost_connections_alone_is_absolved(world):
-    world.returned = OFTEN * 5
+    world.returned = QUARANTINE_AFTER_DELIVERIES * 5
     for _ in range(3):
         await world.handle(CREATED)
     world.answered(CREATED, "created")
@@ -54,7 +54,7 @@ async def test_one_that_came_back_by_lost_connections_alone_is_absolved(world):
 
 
 async def test_below_that_nothing_is_marked(world):
-    world.returned = OFTEN - 1
+    world.returned = QUARANTINE_AFTER_DELIVERIES - 1
     await world.handle(CREATED)
     assert "suspect" not in world.witness.journal
 
@@ -71,7 +71,7 @@ async def test_a_suspect_waits_for_those_under_way_and_others_wait_for_it(world)
     async with world.working():
         await world.send(OTHER)
         await at_the_provider.wait()
-        world.returned = OFTEN
+        world.returned = QUARANTINE_AFTER_DELIVERIES
         await world.send(CREATED)
         world.returned = 0
         await asyncio.sleep(0)
