@@ -1,24 +1,12 @@
-"""The composition root: settings and adapters become a running worker."""
+"""The composition root: `assemble` wires a worker, `running_worker` makes one of the settings and runs it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
-from aio_pika.abc import AbstractConnection
-
-from contracts.topology import WORK_QUEUE, BrokerVersion, Topology, topology
-from worker.adapters.amqp import topology as rabbitmq_topology
-from worker.adapters.amqp.client import RabbitConsumer, RabbitPublisher
-from worker.adapters.amqp.link import (
-    BrokerRefuses,
-    BrokerUnavailable,
-    Link,
-    connected,
-    version_of,
-)
+from worker.adapters.amqp.broker import rabbit_broker
 from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.jose.key_files import read_signing_key, signing_key_made_once
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys, Unsealed
@@ -28,209 +16,276 @@ from worker.adapters.system import SystemClock
 from worker.core.decide import Policy
 from worker.core.judge import Patience
 from worker.core.model import EVERYBODY
-from worker.flow.gate import Gate, Pausable
-from worker.flow.lanes import running_lanes
+from worker.core.naming import NameTemplate
+from worker.flow.gate import Gate
+from worker.flow.lanes import Lanes
 from worker.flow.ledger_watch import LedgerWatch
+from worker.flow.supervise import supervised
 from worker.flow.undelivered import UndeliveredCredentials
 from worker.flow.waiting import WaitingRoom
-from worker.pipeline.handler import Pipeline
+from worker.pipeline.handler import Handler
+from worker.pipeline.line import Line
 from worker.pipeline.outbox import Outbox
+from worker.pipeline.quarantine import Quarantine
+from worker.pipeline.reconcile import Reconciler
+from worker.pipeline.records import Records
+from worker.pipeline.reissues import Reissues
 from worker.pipeline.scheduler import Scheduler
-from worker.ports import Clock, Delivery, Ledger, NoRecipientKey, Provider, Publisher, Sealer
+from worker.ports import (
+    Broker,
+    Clock,
+    Consumer,
+    Fingerprints,
+    Ledger,
+    NoRecipientKey,
+    Problems,
+    Provider,
+    Publisher,
+    Sealer,
+    healthy,
+)
 from worker.provider.act import Actor, Names
 from worker.provider.circuit import Circuit
 from worker.provider.scan import Scanner, Strays
-from worker.settings.model import PREFIX, SettingsError, TopologySettings, WorkerSettings
+from worker.settings.model import PREFIX, SettingsError, WorkerSettings
 from worker.telemetry.events import Telemetry
 
-STARTUP_GRACE_SECONDS = 15.0
-STARTUP_PAUSE_SECONDS = 0.5
-AGAIN_SECONDS = 1.0
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The world as a worker sees it."""
 
-class Consumer(Pausable, Protocol):
-    """What runs the deliveries in; begins when its block is entered."""
-
-    @property
-    def consuming(self) -> bool:
-        """Whether deliveries come; False while paused, stopped, or without a connection."""
-
-    async def stop(self) -> None:
-        """Pauses for good."""
-
-    async def wrong(self) -> list[str]:
-        """Why no deliveries come, a line for each reason; empty while they do."""
-
-
-Receive = Callable[[Delivery], None]
-Wrong = Callable[[], Awaitable[list[str]]]
-
-
-async def nothing_wrong() -> list[str]:
-    """Of what cannot fail."""
-    return []
-
-
-@dataclass(frozen=True, slots=True)
-class Broker:
-    """The broker as the worker needs it: where results go, and how deliveries come."""
-
+    ledger: Ledger
+    provider: Provider
     publisher: Publisher
-    consumer: Callable[[Receive], AbstractAsyncContextManager[Consumer]]
-    publisher_wrong: Wrong = nothing_wrong
+    sealer: Sealer
+    fingerprints: Fingerprints
+    clock: Clock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How a worker behaves. `prefetch`: messages in flight."""
+
+    owner: str
+    account: str
+    template: NameTemplate
+    policy: Policy
+    retry: Patience
+    prefetch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The classes a worker is made of. The simulation replaces one by a faulty one, which must be noticed."""
+
+    handler: type[Handler] = Handler
+    line: type[Line] = Line
+    outbox: type[Outbox] = Outbox
+    scheduler: type[Scheduler] = Scheduler
+    actor: type[Actor] = Actor
+    scanner: type[Scanner] = Scanner
+    strays: type[Strays] = Strays
+    circuit: type[Circuit] = Circuit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    pipeline: Pipeline
+    """A worker, wired. It consumes once its `handler.receive` gets deliveries."""
+
+    handler: Handler
+    scheduler: Scheduler
+    lanes: Lanes
+    gate: Gate
+    circuit: Circuit
+    scanner: Scanner
+    ledger_watch: LedgerWatch
+    waiting: WaitingRoom
+
+    async def close(self) -> None:
+        """Cancels what still runs, wherever it is: drain first."""
+        await self.lanes.cut_off()
+        await self.scanner.close()
+        await self.circuit.close()
+        await self.ledger_watch.close()
+
+
+def assemble(
+    ports: Ports, rules: Rules, telemetry: Telemetry, stopping: asyncio.Event, parts: Parts | None = None
+) -> Worker:
+    """The one wiring: production, the tests' world and the simulation build the worker here.
+
+    `stopping` is set when a drain begins; the provider's adapter shares it.
+    """
+    parts = parts or Parts()
+    clock, policy = ports.clock, rules.policy
+    names = Names(rules.owner, rules.template)
+    lanes = Lanes()
+    waiting = WaitingRoom.for_half_of(rules.prefetch, clock)
+    gate = Gate(clock, telemetry, waiting)
+    undelivered = UndeliveredCredentials(gate)
+    ledger_watch = LedgerWatch(partial(ports.ledger.bind, rules.owner, rules.account), gate, clock)
+    circuit = parts.circuit(ports.provider, gate, clock, telemetry)
+    scanner = parts.scanner(circuit, rules.template, clock, stopping)
+    strays = parts.strays(scanner, circuit, rules.template, ports.ledger)
+    actor = parts.actor(circuit, ports.ledger, names, clock, scanner, strays, policy.enable)
+    records = Records(ports.ledger)
+    reconciler = Reconciler(records, actor, clock, policy, telemetry)
+    outbox = parts.outbox(
+        records=records,
+        actor=actor,
+        publisher=ports.publisher,
+        sealer=ports.sealer,
+        fingerprints=ports.fingerprints,
+        undelivered=undelivered,
+        names=names,
+        clock=clock,
+        policy=policy,
+        telemetry=telemetry,
+    )
+    reissues = Reissues(
+        records=records,
+        wishes=ports.ledger,
+        outbox=outbox,
+        actor=actor,
+        fingerprints=ports.fingerprints,
+        names=names,
+        clock=clock,
+        policy=policy,
+        telemetry=telemetry,
+    )
+    line = parts.line(
+        records=records,
+        reconciler=reconciler,
+        actor=actor,
+        outbox=outbox,
+        names=names,
+        clock=clock,
+        policy=policy,
+        telemetry=telemetry,
+    )
+    handler = parts.handler(
+        line=line,
+        reissues=reissues,
+        quarantine=Quarantine(ports.ledger, ledger_watch),
+        outbox=outbox,
+        lanes=lanes,
+        waiting=waiting,
+        ledger_watch=ledger_watch,
+        clock=clock,
+        policy=policy,
+        retry=rules.retry,
+        telemetry=telemetry,
+        stopping=stopping,
+    )
+    scheduler = parts.scheduler(
+        records=records,
+        duties=ports.ledger,
+        wishes=ports.ledger,
+        reissues=reissues,
+        reconciler=reconciler,
+        outbox=outbox,
+        actor=actor,
+        undelivered=undelivered,
+        lanes=lanes,
+        ledger_watch=ledger_watch,
+        clock=clock,
+        policy=policy,
+        telemetry=telemetry,
+        stopping=stopping,
+    )
+    return Worker(
+        handler=handler,
+        scheduler=scheduler,
+        lanes=lanes,
+        gate=gate,
+        circuit=circuit,
+        scanner=scanner,
+        ledger_watch=ledger_watch,
+        waiting=waiting,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningWorker:
+    """A worker that consumes, as probes and the drain see it."""
+
+    worker: Worker
     consumer: Consumer
     ledger: Ledger
     settings: WorkerSettings
     telemetry: Telemetry
-    publisher_wrong: Wrong = nothing_wrong
+    publisher_problems: Problems = healthy
 
-    def holds(self) -> list[str]:
+    @property
+    def unfinished(self) -> int:
+        """Messages that are left to the broker to deliver again."""
+        return self.worker.handler.left + len(self.worker.lanes)
+
+    def blocks(self) -> list[str]:
         """Why consuming is paused, a line for each reason."""
-        return list(self.pipeline.gate.blocks.values())
+        return list(self.worker.gate.blocks.values())
 
     async def drain(self) -> bool:
-        """Stops taking messages and finishes what runs; False if that took longer than allowed."""
-        self.telemetry.stopping(len(self.pipeline.lanes))
+        """Stops consuming and finishes what runs; False if that took longer than allowed."""
+        self.telemetry.stopping(len(self.worker.lanes))
         try:
             async with asyncio.timeout(self.settings.drain.total_seconds()):
-                # Beside each other: a broker that does not answer must not keep calls beginning.
-                await asyncio.gather(self.pipeline.drain(), self.consumer.stop())
+                # Both at once: a broker that does not answer must not keep calls beginning.
+                await asyncio.gather(self.worker.handler.drain(), self.consumer.stop())
         except TimeoutError:
             return False
         return True
 
 
+Connect = Callable[[WorkerSettings, Clock, Telemetry], AbstractAsyncContextManager[Broker]]
+
+
 @asynccontextmanager
 async def running_worker(
-    settings: WorkerSettings,
-    telemetry: Telemetry,
-    broker: Callable[[WorkerSettings, Clock, Telemetry], AbstractAsyncContextManager[Broker]] | None = None,
-) -> AsyncIterator[Worker]:
+    settings: WorkerSettings, telemetry: Telemetry, connect: Connect = rabbit_broker
+) -> AsyncIterator[RunningWorker]:
     """A worker that consumes for the time of the block. What is under way at its end is cut off: drain first.
 
     Raises `SettingsError`, `KeyFileError`, `LedgerFailed`, `LedgerForeign` or `BrokerUnavailable`.
     """
-    clock = SystemClock()
+    clock, stopping = SystemClock(), asyncio.Event()
     if keyless := list(_keyless(settings)):
         raise SettingsError("\n".join(keyless))
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(sqlite_ledger(settings.ledger, telemetry.committed))
-        bind = partial(ledger.bind, settings.owner, settings.plivo_auth_id)
-        await bind()
+        await ledger.bind(settings.owner, settings.plivo_auth_id)
         sealer = _sealer(settings, clock, telemetry)
-        stopping = asyncio.Event()
-        plivo = await stack.enter_async_context(
-            plivo_provider(_account(settings), clock, stopping, telemetry.called)
-        )
-        waiting = WaitingRoom.for_half_of(settings.prefetch, clock)
-        gate = Gate(clock, telemetry, waiting)
-        provider = Circuit(plivo, gate, clock, telemetry)
-        stack.push_async_callback(provider.close)
-        ledger_watch = LedgerWatch(bind, gate, clock)
-        stack.push_async_callback(ledger_watch.close)
-        connected = await stack.enter_async_context((broker or rabbit_broker)(settings, clock, telemetry))
-        scanner = Scanner(provider, settings.names, clock, stopping)
-        stack.push_async_callback(scanner.close)
-        lanes = await stack.enter_async_context(running_lanes())
-        outbox = Outbox(
+        plivo = plivo_provider(_account(settings), clock, stopping, telemetry.called)
+        provider = await stack.enter_async_context(plivo)
+        broker = await stack.enter_async_context(connect(settings, clock, telemetry))
+        ports = Ports(
             ledger=ledger,
-            actor=_actor(settings, provider, ledger, scanner, clock),
-            publisher=connected.publisher,
+            provider=provider,
+            publisher=broker.publisher,
             sealer=sealer,
             fingerprints=KeyedFingerprints(settings.plivo_auth_token),
             clock=clock,
-            policy=_policy(settings),
+        )
+        worker = assemble(ports, _rules(settings), telemetry, stopping)
+        stack.push_async_callback(worker.close)
+        telemetry.gauge_waiting(worker.lanes.__len__, worker.waiting.__len__)
+        await stack.enter_async_context(supervised(worker.scheduler.run, clock, telemetry))
+        consumer = await stack.enter_async_context(broker.consumer(worker.handler.receive))
+        control = partial(worker.gate.control, consumer)
+        await stack.enter_async_context(supervised(control, clock, telemetry))
+        yield RunningWorker(
+            worker=worker,
+            consumer=consumer,
+            ledger=ledger,
+            settings=settings,
             telemetry=telemetry,
-            undelivered=UndeliveredCredentials(gate),
+            publisher_problems=broker.publisher_problems,
         )
-        pipeline = Pipeline(
-            outbox=outbox,
-            patience=_patience(settings),
-            lanes=lanes,
-            waiting=waiting,
-            gate=gate,
-            ledger_watch=ledger_watch,
-            stopping=stopping,
-        )
-        telemetry.gauge_waiting(lanes.__len__, waiting.__len__)
-        await stack.enter_async_context(_running(Scheduler(pipeline).run, clock, telemetry))
-        consumer = await stack.enter_async_context(connected.consumer(pipeline.receive))
-        control = partial(gate.control, consumer)
-        await stack.enter_async_context(_running(control, clock, telemetry))
-        yield Worker(pipeline, consumer, ledger, settings, telemetry, connected.publisher_wrong)
-
-
-@asynccontextmanager
-async def rabbit_broker(
-    settings: WorkerSettings, clock: Clock, telemetry: Telemetry
-) -> AsyncIterator[Broker]:
-    await _first_contact(settings, clock, telemetry)
-
-    async def prepare(connection: AbstractConnection) -> None:
-        if settings.topology == "declare":
-            await rabbitmq_topology.apply(connection, wanted_topology(connection, settings))
-
-    @asynccontextmanager
-    async def consumer(receive: Receive) -> AsyncIterator[Consumer]:
-        rabbit = RabbitConsumer(WORK_QUEUE, settings.prefetch, receive, prepare, telemetry)
-        async with rabbit.running(Link("consumer", settings.amqp_url, clock, telemetry)):
-            yield rabbit
-
-    link = Link("publisher", settings.amqp_url, clock, telemetry)
-    async with RabbitPublisher.running(link, prepare) as publisher:
-        yield Broker(publisher, consumer, publisher.wrong)
-
-
-def wanted_topology(connection: AbstractConnection, settings: TopologySettings) -> Topology:
-    """The topology as the broker at the other end of the connection wants it."""
-    version = BrokerVersion.parse(version_of(connection))
-    return topology(version, settings.retry_delays, settings.recipient_names)
-
-
-async def _first_contact(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> None:
-    """Tells a person at the start what the links would only try again.
-
-    Raises `BrokerUnavailable` for a broker that is not there within the grace, or that refuses us.
-    """
-    deadline = asyncio.get_running_loop().time() + STARTUP_GRACE_SECONDS
-    told = ""
-    while True:
-        try:
-            await _contact(settings)
-        except BrokerRefuses:
-            raise
-        except BrokerUnavailable as error:
-            if asyncio.get_running_loop().time() > deadline:
-                raise
-            if str(error) != told:
-                told = str(error)
-                telemetry.broker_lost("start", told)
-            await clock.sleep(STARTUP_PAUSE_SECONDS)
-        else:
-            return
-
-
-async def _contact(settings: WorkerSettings) -> None:
-    failure: BrokerUnavailable | None = None
-    for url in settings.amqp_url:
-        try:
-            async with connected(url, "provisioner start") as connection:
-                if settings.topology == "declare":
-                    await rabbitmq_topology.apply(connection, wanted_topology(connection, settings))
-                return
-        except BrokerUnavailable as error:
-            failure = error
-    if failure is not None:
-        raise failure
 
 
 def _keyless(settings: WorkerSettings) -> Iterator[str]:
-    """A line for each recipient without a usable key: at the start a mistake, later it is waited for."""
+    """A line for each recipient without a usable key: an error at the start, later it is waited for."""
     if settings.recipients is None:
         return
     keys = RecipientKeys(*settings.recipients, tell=lambda *_: None)
@@ -252,15 +307,18 @@ def _sealer(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> Sea
     return JoseSealer(recipients, key)
 
 
-def _patience(settings: WorkerSettings) -> Patience:
-    return Patience(
-        settings.retry_budget, settings.retry_delays, settings.max_attempts, settings.settle_window
-    )
-
-
-def _policy(settings: WorkerSettings) -> Policy:
+def _rules(settings: WorkerSettings) -> Rules:
     recipients = frozenset(settings.recipient_names) or frozenset({EVERYBODY})
-    return replace(settings.policy, recipients=recipients, enable=settings.enable)
+    return Rules(
+        owner=settings.owner,
+        account=settings.plivo_auth_id,
+        template=settings.names,
+        policy=replace(settings.policy, recipients=recipients, enable=settings.enable),
+        retry=Patience(
+            settings.retry_budget, settings.retry_delays, settings.max_attempts, settings.settle_window
+        ),
+        prefetch=settings.prefetch,
+    )
 
 
 def _account(settings: WorkerSettings) -> PlivoAccount:
@@ -272,37 +330,3 @@ def _account(settings: WorkerSettings) -> PlivoAccount:
         concurrency=settings.concurrency,
         rate=settings.rate_limit,
     )
-
-
-def _actor(
-    settings: WorkerSettings, provider: Provider, ledger: Ledger, scanner: Scanner, clock: Clock
-) -> Actor:
-    strays = Strays(scanner, provider, settings.names, ledger)
-    return Actor(
-        provider, ledger, Names(settings.owner, settings.names), clock, scanner, strays, settings.enable
-    )
-
-
-@asynccontextmanager
-async def _running(
-    forever: Callable[[], Awaitable[None]], clock: Clock, telemetry: Telemetry
-) -> AsyncIterator[None]:
-    """Runs beside the block, and is cut off at its end."""
-    running = asyncio.create_task(_again_and_again(forever, clock, telemetry))
-    try:
-        yield
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-
-
-async def _again_and_again(
-    forever: Callable[[], Awaitable[None]], clock: Clock, telemetry: Telemetry
-) -> None:
-    """A fault of ours in it must not leave the worker deaf, or its duties undone, without a word."""
-    while True:
-        try:
-            await forever()
-        except Exception as error:  # noqa: BLE001 - as said
-            telemetry.step_crashed(error)
-        await clock.sleep(AGAIN_SECONDS)

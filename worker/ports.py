@@ -1,6 +1,6 @@
 """What the line needs of the world. Declared here by their user, implemented in `adapters/`."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -59,14 +59,56 @@ class Sealer(Protocol):
         """The credentials as this recipient is to get them; raises `NoRecipientKey`."""
 
 
-class Fingerprints(Protocol):
-    def of(self, auth_id: str, auth_token: SecretStr) -> Fingerprint:
-        """By a key of its own: whoever has the ledger can neither read nor try out a token."""
-
-
 class Publisher(Protocol):
     async def publish(self, outgoing: Outgoing) -> None:
         """Returns once the broker has confirmed; raises `PublishFailed`, `Unroutable` or `NotTaken`."""
+
+
+class Consumer(Protocol):
+    """Feeds deliveries to the worker. It begins when its block is entered."""
+
+    @property
+    def consuming(self) -> bool:
+        """Whether deliveries come; False while paused, stopped, or without a connection."""
+
+    async def pause(self) -> None:
+        """No more deliveries come once it returns; those taken can still be acked. Lasts over reconnects."""
+
+    async def resume(self) -> None:
+        """Takes deliveries again; after `stop`, does nothing."""
+
+    async def release(self) -> None:
+        """While paused: returns the unacked messages to the queue. Their deliveries are no longer live."""
+
+    async def stop(self) -> None:
+        """Pauses for good."""
+
+    async def wrong(self) -> list[str]:
+        """Why no deliveries come, a line for each reason; empty while they do."""
+
+
+Receive = Callable[[Delivery], None]
+Problems = Callable[[], Awaitable[list[str]]]
+"""A line for each reason why something does not work; empty while it does."""
+
+
+async def healthy() -> list[str]:
+    """The problems of something that cannot fail."""
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """The broker as the worker needs it: where results go, and how deliveries come."""
+
+    publisher: Publisher
+    consumer: Callable[[Receive], AbstractAsyncContextManager[Consumer]]
+    publisher_problems: Problems = healthy
+
+
+class Fingerprints(Protocol):
+    def of(self, auth_id: str, auth_token: SecretStr) -> Fingerprint:
+        """By a key of its own: whoever has the ledger can neither read nor try out a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +193,31 @@ class LedgerForeign(ForPeople):
     exit_code = 2
 
 
-class Ledger(Protocol):
-    """All raise `LedgerFailed`. A write is durable when it returns."""
+class Entries(Protocol):
+    """One entry for each department, one answer for each event. All raise `LedgerFailed`.
+
+    A write is durable when it returns.
+    """
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
         """The department's entry (absent, if none is on record) and the answer to this event, if any."""
 
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
         """Writes both or neither, and returns the entry with its new revision; raises `LedgerConflict`."""
+
+
+class Duties(Protocol):
+    """Which departments have something due. All raise `LedgerFailed`."""
+
+    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+        """At most `limit` departments with a duty that is due, the longest due first."""
+
+    async def overdue(self, since: datetime) -> int:
+        """How many departments have owed credentials, or enabling, since before that time."""
+
+
+class Wishes(Protocol):
+    """Requests that a person left for the running worker. All raise `LedgerFailed`."""
 
     async def wish(self, wish: Wish) -> None:
         """Leaves it for the running worker."""
@@ -169,11 +228,19 @@ class Ledger(Protocol):
     async def close_wish(self, wish_id: str) -> None:
         """It was answered or withdrawn; the record that it was asked stays."""
 
+
+class PoisonMarks(Protocol):
+    """Marks of messages that may have killed their workers. All raise `LedgerFailed`."""
+
     async def suspect(self, message: str) -> int:
-        """Marks a message as one its worker may not survive; returns how often it is marked now."""
+        """Marks a message, by its fingerprint, before it is worked on; returns how often it is marked now."""
 
     async def absolve(self, message: str) -> None:
         """Takes all its marks away."""
+
+
+class Register(Protocol):
+    """Whose the ledger is, and which subaccounts it knows. All raise `LedgerFailed`."""
 
     async def bind(self, owner: str, provider_account: str) -> None:
         """At its first start a ledger belongs to these two for good; raises `LedgerForeign` for others."""
@@ -185,19 +252,21 @@ class Ledger(Protocol):
         """Whether it knew all there was at the provider when the whole list was last read; at first not."""
 
     async def note_caught_up(self, *, caught_up: bool) -> None:
-        """What came of reading the whole list."""
+        """Records the outcome of reading the whole list."""
 
-    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
-        """Departments with a duty that is due, the longest due first."""
 
-    async def overdue(self, since: datetime) -> int:
-        """Departments that owe credentials, or enabling, since before that time."""
+class Reports(Protocol):
+    """What people and commands read. All raise `LedgerFailed`."""
 
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         """All departments on record, by tenant and id."""
 
     async def answers(self, department: Department) -> Sequence[Answer]:
-        """What the department's events were answered, oldest first."""
+        """The answers to the department's events, oldest first."""
+
+
+class Ledger(Entries, Duties, Wishes, PoisonMarks, Register, Reports, Protocol):
+    """All roles of a ledger, as an adapter implements them."""
 
 
 class Audit(Protocol):

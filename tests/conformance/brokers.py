@@ -19,8 +19,7 @@ from worker.adapters.amqp.client import RabbitConsumer, RabbitPublisher, no_prep
 from worker.adapters.amqp.link import Link, connect, version_of
 from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.system import SystemClock
-from worker.bootstrap import Consumer
-from worker.ports import Delivery, Publisher
+from worker.ports import Consumer, Delivery, Publisher
 from worker.telemetry.events import Telemetry
 
 Receive = Callable[[Delivery], None]

@@ -42,10 +42,10 @@ def _hasty(monkeypatch):
 
 @asynccontextmanager
 async def in_this_process(environ: Mapping[str, str]) -> AsyncIterator[Stop]:
-    async with running_worker(load(WorkerSettings, environ), Telemetry()) as worker:
+    async with running_worker(load(WorkerSettings, environ), Telemetry()) as running:
 
         async def stop() -> int:
-            return int(not await worker.drain())
+            return int(not await running.drain())
 
         yield stop
 

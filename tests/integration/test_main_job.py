@@ -79,12 +79,12 @@ async def test_a_thousand_mixed_events_of_two_hundred_departments(place: Place, 
     told = list(events(chance))
     disorder = told + chance.sample(told, 50)
     chance.shuffle(disorder)
-    async with place.worker() as worker:
+    async with place.worker() as running:
         results, secrets = await place.ears(names.RESULTS), await place.ears(names.SECRETS)
         for sent in disorder:
             await publish(place, sent, binary=chance.random() < 0.5)
         await results.count(EVENTS)
-        await worker.pipeline.lanes.idle()
+        await running.worker.lanes.idle()
         assert len(results.messages) == EVENTS, "a duplicate was answered twice"
     newest = {sent.department: sent for sent in sorted(told, key=lambda sent: sent.sequence)}
     check_answers(results.documents, told)

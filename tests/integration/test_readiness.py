@@ -17,7 +17,7 @@ from contracts.topology import SECRETS, WORK_QUEUE
 from tests.support.builders import department_created
 from tests.support.fault_proxy import BrokerProxy, fault_proxy
 from tests.support.real import Place
-from worker.bootstrap import Worker, running_worker
+from worker.bootstrap import RunningWorker, running_worker
 from worker.service import probes
 from worker.service.probes import serving
 from worker.settings.model import Address
@@ -34,7 +34,7 @@ class Scene:
     """A worker with its probes, behind a network that can be made to fail. It makes no topology by itself."""
 
     place: Place
-    worker: Worker
+    running: RunningWorker
     proxy: BrokerProxy
     url: str
     http: aiohttp.ClientSession
@@ -65,11 +65,11 @@ async def scene(place: Place, monkeypatch) -> AsyncIterator[Scene]:
         answers = probes.Probes(telemetry, place.settings.signing_key_path)
         async with (
             serving(answers, Address("127.0.0.1", 0)) as address,
-            running_worker(place.settings, telemetry) as worker,
+            running_worker(place.settings, telemetry) as running,
             aiohttp.ClientSession() as http,
         ):
-            with answers.watching(worker):
-                yield Scene(place, worker, proxy, f"http://127.0.0.1:{address.port}", http)
+            with answers.watching(running):
+                yield Scene(place, running, proxy, f"http://127.0.0.1:{address.port}", http)
 
 
 async def nobody_listens(there: Scene) -> None:
@@ -84,21 +84,21 @@ async def the_queue_is_deleted(there: Scene) -> None:
 async def the_channel_is_closed(there: Scene) -> None:
     """By the broker, with 406, as when a consumer takes too long."""
     there.proxy.refuse()
-    underlay = await there.worker.consumer._channel._channel.get_underlay_channel()
+    underlay = await there.running.consumer._channel._channel.get_underlay_channel()
     await underlay.basic_ack(4711)
 
 
 async def the_publisher_is_gone(there: Scene) -> None:
     there.proxy.refuse()
-    there.worker.pipeline.outbox.publisher._connection.hang_up()
+    there.running.worker.handler.outbox.publisher._connection.hang_up()
 
 
 async def the_ledger_is_read_only(there: Scene) -> None:
-    there.worker.ledger._writing.pragma("query_only", 1)
+    there.running.ledger._writing.pragma("query_only", 1)
 
 
 async def the_ledger_is_deleted(there: Scene) -> None:
-    there.worker.settings.ledger.unlink()
+    there.running.settings.ledger.unlink()
 
 
 async def the_secrets_are_not_taken(there: Scene) -> None:
@@ -110,7 +110,7 @@ async def the_secrets_are_not_taken(there: Scene) -> None:
 
 
 async def it_is_paused(there: Scene) -> None:
-    await there.worker.consumer.pause()
+    await there.running.consumer.pause()
 
 
 @pytest.mark.parametrize(
@@ -146,12 +146,12 @@ async def test_it_is_ready_again_when_it_consumes_again(scene: Scene):
     assert await scene.told(200) == []
     await it_is_paused(scene)
     await scene.told(503)
-    await scene.worker.consumer.resume()
+    await scene.running.consumer.resume()
     assert await scene.told(200) == []
 
 
 async def test_a_ledger_that_is_slow_makes_it_not_ready_in_time_to_say_so(scene: Scene):
-    another = apsw.Connection(str(scene.worker.settings.ledger))
+    another = apsw.Connection(str(scene.running.settings.ledger))
     another.execute("BEGIN IMMEDIATE")
     assert await scene.told(503) == [
         "the ledger takes no write in time: the disk is slow, or another process holds the file"

@@ -94,15 +94,15 @@ async def test_an_outage_leaves_the_messages_in_the_queue_and_dead_letters_nothi
     place.environ |= IMPATIENT | {"PROVISIONER_PREFETCH": "10", "PROVISIONER_SETTLE_WINDOW": "20s"}
     place.environ |= {"PROVISIONER_API_TIMEOUT": "5s"}
     departments = [f"dept-{number}" for number in range(40)]
-    async with place.worker() as worker:
+    async with place.worker() as running:
         results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
         parked = await place.ears(names.RETRY)
         await founded(place, results, *departments)
         place.sandbox.set_rules(Rule("*", fault(name)))
         for department in departments:
             await place.send(event("renamed", department, 2, "After"))
-        await becomes(lambda: bool(worker.pipeline.gate.blocks))
-        await becomes(lambda: not worker.consumer.consuming)
+        await becomes(lambda: bool(running.worker.gate.blocks))
+        await becomes(lambda: not running.consumer.consuming)
         asked = len(place.sandbox.calls("update_subaccount"))
         await asyncio.sleep(2)  # time for what must not happen
         assert len(place.sandbox.calls("update_subaccount")) == asked

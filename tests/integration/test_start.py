@@ -37,8 +37,8 @@ async def proxy(place: Place) -> AsyncIterator[BrokerProxy]:
 @pytest.mark.parametrize("frames", [1, *DECLARING, DECLARED + 1, DECLARED + 2])
 async def test_a_start_that_loses_the_broker_asks_again(place: Place, proxy: BrokerProxy, frames: int):
     proxy.reset_after(frames)
-    async with running_worker(place.settings, Telemetry()) as worker:
-        assert worker.consumer.consuming
+    async with running_worker(place.settings, Telemetry()) as running:
+        assert running.consumer.consuming
 
 
 async def test_while_it_asks_again_it_says_what_it_waits_for(

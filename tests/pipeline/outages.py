@@ -7,9 +7,8 @@ from typing import Any
 
 from tests.support.world import World
 from worker.adapters.memory.provider import MemoryProvider
-from worker.bootstrap import Worker
+from worker.bootstrap import RunningWorker
 from worker.core.judge import CallFault, Operation
-from worker.pipeline.scheduler import Scheduler
 from worker.ports import CallFailed, NewSubaccount
 
 
@@ -80,11 +79,11 @@ async def pass_seconds(world: World, seconds: float) -> None:
 
 
 @asynccontextmanager
-async def working_with_duties(world: World) -> AsyncIterator[Worker]:
-    async with world.working() as worker:
-        scheduler = asyncio.create_task(Scheduler(worker.pipeline).run())
+async def working_with_duties(world: World) -> AsyncIterator[RunningWorker]:
+    async with world.working() as running:
+        scheduler = asyncio.create_task(running.worker.scheduler.run())
         try:
-            yield worker
+            yield running
         finally:
             scheduler.cancel()
             await asyncio.gather(scheduler, return_exceptions=True)

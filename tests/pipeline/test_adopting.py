@@ -14,7 +14,6 @@ from tests.support.world import World, fault
 from worker.core.decide import Policy, Removal
 from worker.core.judge import Patience
 from worker.core.model import Department, Status
-from worker.pipeline.scheduler import Scheduler
 from worker.ports import CallFailed, ProvidedSubaccount, PublishFailed
 from worker.provider.scan import Strays
 
@@ -148,14 +147,14 @@ async def test_a_removal_adopts_without_renaming_or_enabling(world):
 async def test_a_list_that_fails_while_the_probe_passes_gives_nothing_up(departments):
     world = World(provider=Refusing(), strays=Strays, patience=IMPATIENT)
     world.provider.refuses = {"list": a_fault("list", 503)}
-    async with world.working() as worker:
+    async with world.working() as running:
         events = [department_created(id=f"e{n}", department_id=f"d{n}") for n in range(departments)]
         await world.send(*events)
         await pass_seconds(world, 3600)
         assert world.provider.subaccounts == []
         world.provider.refuses.clear()
         await world.done_in_time()
-        assert worker.consumer.consuming
+        assert running.consumer.consuming
     for number in range(departments):
         assert len(world.subaccounts(await world.entry(Department("acme", f"d{number}")))) == 1
     world.has_dead_lettered_nothing()
@@ -194,9 +193,9 @@ async def test_so_do_those_that_the_scheduler_delivers(world):
     await world.cut_off("publish secrets", event)
     world.witness.forget()
     world.clock.advance(61)
-    async with world.working() as worker:
-        await Scheduler(worker.pipeline).file_what_is_due()
-        await worker.pipeline.lanes.idle()
+    async with world.working() as running:
+        await running.worker.scheduler.file_what_is_due()
+        await running.worker.lanes.idle()
         await world.done_in_time()
     assert {(one.causationid, one.correlationid) for one in world.told("provisioner.secrets")} == {
         ("a", "of-a")

@@ -23,9 +23,8 @@ from worker.core.decide import Enable, Policy, Removal
 from worker.core.judge import Patience
 from worker.flow import waiting
 from worker.operations.actions import inbound
-from worker.pipeline import handler as pipeline
-from worker.pipeline import outbox, reissues
-from worker.pipeline.handler import QUARANTINE_AFTER_DELIVERIES
+from worker.pipeline import handler, line, outbox, quarantine, reconcile, records, reissues
+from worker.pipeline.quarantine import QUARANTINE_AFTER_DELIVERIES
 from worker.provider import act, circuit, scan
 from worker.provider.scan import Strays
 
@@ -290,87 +289,90 @@ async def test_credentials_owed_arrive_wherever_the_next_worker_dies():
 # function of this table, or only waits, has none. An await that is new to the code must be entered here, and
 # the matrix above must meet its call.
 BOUNDARIES = {
-    "Pipeline._worked_on": {
-        "self.isolation.shared": None,
-        "self.isolation.exclusive": None,
-        "self._verdict": None,
-        "self._suspected": None,
+    "Handler._handle": {"self._attempt": None, "self._end": None, "self._wait_or_park": None},
+    "Handler._attempt": {"self.quarantine.run": None},
+    "Handler._work_on": {"self.line.run": None, "self.reissues.answer": None},
+    "Handler._end": {"self._dead_letter": None, "self._park": None, "work.delivery.ack": "ack"},
+    "Handler._park": {"self.outbox.publish": "publish retry"},
+    "Handler._dead_letter": {
+        "self.outbox.publish_failed": None,
+        "self.outbox.publish": "publish dead-letters",
     },
-    "Pipeline._suspected": {
-        "self.ledger.suspect": "suspect",
-        "self._verdict_on": None,
-        "self._absolve": None,
+    "Handler._wait_or_park": {"self._must_leave": None, "self._end": None, "self._wait": None},
+    "Handler._must_leave": {"self._wait": None},
+    "Handler._wait": {"self.waiting.wait": None},
+    "Quarantine.run": {
+        "self.lock.shared": None,
+        "self.lock.exclusive": None,
+        "attempt": None,
+        "self._alone": None,
     },
-    "Pipeline._verdict_on": {"self._verdict": None},
-    "Pipeline._absolve": {"self.ledger.absolve": "absolve"},
-    "Pipeline._carry": {
-        "self._worked_on": None,
-        "self._end": None,
-        "self._must_leave": None,
-        "self._wait": None,
+    "Quarantine._alone": {
+        "self.marks.suspect": "suspect",
+        "attempt": None,
+        "self.marks.absolve": "absolve",
     },
-    "Pipeline._must_leave": {"self._wait": None},
-    "Pipeline._verdict": {"self._line": None, "self._reissue": None},
-    "Pipeline._reissue": {"self.reissues.answer": None},
-    "Reissues.answer": {
-        "outbox.ledger.recall": "recall",
+    "Line.run": {
+        "self.reconciler.arm_pending_check": None,
+        "self.records.recall": None,
         "self._carry_out": None,
-        "outbox.ledger.record": "record active unchanged confirmed",
-        "outbox.publish_result": None,
+        "self._publish": None,
     },
-    "Reissues._carry_out": {"self.outbox.settle": None, "self._issue_again": None},
-    "Reissues._issue_again": {"outbox.actor.token": None, "outbox.deliver": None},
-    "Pipeline._line": {
-        "self._have_unrecorded_checked": None,
-        "self.ledger.recall": "recall",
+    "Line._carry_out": {
         "self.actor.foresee": None,
         "self.actor.permit": None,
         "self._claim": None,
         "self.actor.act": None,
         "self._record": None,
-        "self._publish": None,
     },
-    "Pipeline._claim": {"self.ledger.record": "record claimed"},
-    "Pipeline._record": {"self._write": None, "self._overruled": None},
-    "Pipeline._overruled": {
-        "self.ledger.recall": "recall",
-        "self.actor.disable_made": None,
-        "self._have_unrecorded_checked": None,
-    },
-    "Pipeline._have_unrecorded_checked": {"self.have_checked": None},
-    "Pipeline.have_checked": {"self.ledger.recall": "recall", "self.ledger.record": "record active"},
-    "Pipeline._write": {"self.ledger.record": "record active created"},
-    "Pipeline._publish": {
-        "self.outbox.settle": None,
+    "Line._claim": {"self.records.announce": None},
+    "Line._record": {"self.records.conclude": None, "self.reconciler.not_recorded": None},
+    "Line._publish": {
+        "self.outbox.deliver_owed": None,
         "self.outbox.publish_result": None,
-        "self.ledger.record": "record active created confirmed",
+        "self.records.confirm": None,
     },
-    "Outbox.settle": {
+    "Records.recall": {"self.entries.recall": "recall"},
+    "Records.announce": {"self.entries.record": "record claimed"},
+    "Records.conclude": {"self.entries.record": "record active created"},
+    "Records.answered": {"self.entries.record": "record active unchanged"},
+    "Records.confirm": {"self.entries.record": "record active created confirmed"},
+    "Records.delivered": {"self.entries.record": "record active"},
+    "Records.recheck": {"self.entries.record": "record active"},
+    "Reconciler.not_recorded": {"self._yield_to_other_worker": None},
+    "Reconciler.arm_pending_check": {"self.arm_check": None},
+    "Reconciler.arm_check": {"self.records.recall": None, "self.records.recheck": None},
+    "Reconciler._yield_to_other_worker": {
+        "self.records.recall": None,
+        "self.actor.disable_made": None,
+        "self.arm_pending_check": None,
+    },
+    "Reissues.answer": {
+        "self.records.recall": None,
+        "self._carry_out": None,
+        "self.records.answered": None,
+        "self.outbox.publish_result": None,
+        "self.records.confirm": "record active unchanged confirmed",
+    },
+    "Reissues._carry_out": {"self.outbox.deliver_owed": None, "self._issue_again": None},
+    "Reissues._issue_again": {"self.actor.token": None, "self.outbox.deliver": None},
+    "Outbox.publish": {"self.publisher.publish": "publish dead-letters"},
+    "Outbox.publish_result": {"self.publisher.publish": "publish results"},
+    "Outbox.publish_failed": {"self.publish_result": None},
+    "Outbox.deliver_owed": {
         "self.actor.token": None,
         "self._issue": None,
-        "self._note_served": None,
+        "self.records.delivered": None,
         "self._enable": None,
     },
     "Outbox._enable": {"self._try_to_enable": None},
     "Outbox._try_to_enable": {
         "self.actor.permit_to_enable": None,
-        "self.ledger.record": "record active",
+        "self.records.announce": None,
         "self.actor.enable_made": None,
     },
     "Outbox._issue": {"self.deliver": None},
     "Outbox.deliver": {"self.publisher.publish": "publish secrets"},
-    "Outbox._note_served": {"self.ledger.record": "record active"},
-    "Outbox.publish_result": {"self.publisher.publish": "publish results"},
-    "Pipeline._end": {
-        "self._bury": None,
-        "self.outbox.publisher.publish": "publish retry",
-        "delivery.ack": "ack",
-    },
-    "Pipeline._bury": {
-        "self.outbox.publisher.publish": "publish dead-letters",
-        "self.outbox.publish_result": None,
-    },
-    "Pipeline._wait": {"self.waiting.wait": None},
     "Actor.foresee": {"self.strays.tags": None},
     "Actor.act": {"self._act": None},
     "Actor._act": {"self._create": None, "self._adopt": None, "self._changed": None, "self._delete": None},
@@ -424,8 +426,9 @@ BOUNDARIES = {
 }
 # Not on the way from delivery to ack: shutting down, and duties.
 BESIDE_THE_LINE = {
-    "Pipeline.drain",
-    "Outbox.deliver_owed",
+    "Handler.drain",
+    "Outbox.retry_owed",
+    "Records.attended",
     "Reissues.grant",
     "Scanner.close",
     "Actor.mend",
@@ -448,7 +451,19 @@ def awaits_in(function: ast.AsyncFunctionDef) -> set[str]:
 
 def boundaries_in_the_code() -> dict[str, set[str]]:
     found = {}
-    for module in (pipeline, outbox, reissues, act, scan, circuit, waiting):
+    for module in (
+        handler,
+        quarantine,
+        line,
+        records,
+        reconcile,
+        outbox,
+        reissues,
+        act,
+        scan,
+        circuit,
+        waiting,
+    ):
         tree = ast.parse(inspect.getsource(module))
         for owner in (node for node in tree.body if isinstance(node, ast.ClassDef)):
             for function in (node for node in owner.body if isinstance(node, ast.AsyncFunctionDef)):

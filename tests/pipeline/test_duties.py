@@ -7,7 +7,6 @@ from itertools import count
 from tests.support.builders import department_created, department_removed, department_renamed
 from tests.support.world import SETTLE_WINDOW, World, fault, go_on
 from worker.core.model import Status
-from worker.pipeline.scheduler import Scheduler
 
 CREATED = department_created("Sales", sequence=1)
 WINDOW = SETTLE_WINDOW.total_seconds()
@@ -74,10 +73,10 @@ async def dies_at(world: World, moment: int) -> bool:
             died.set()
             await asyncio.Event().wait()
 
-    async with world.working() as worker:
+    async with world.working() as running:
         world.witness.around = around
-        await Scheduler(worker.pipeline).file_what_is_due()
-        ends = [asyncio.ensure_future(end) for end in (worker.pipeline.lanes.idle(), died.wait())]
+        await running.worker.scheduler.file_what_is_due()
+        ends = [asyncio.ensure_future(end) for end in (running.worker.lanes.idle(), died.wait())]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             end.cancel()

@@ -10,7 +10,7 @@ from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.cli.commands import credentials_told
 from worker.core.decide import Enable, Policy
 from worker.core.model import EVERYBODY, Status
-from worker.pipeline.scheduler import OVERDUE, Scheduler
+from worker.pipeline.scheduler import OVERDUE
 from worker.provider.scan import Strays
 
 CREATED = department_created("Sales", sequence=1)
@@ -178,17 +178,17 @@ async def test_what_is_removed_owes_nothing(world):
 async def test_what_is_owed_for_long_is_metered(world):
     await left_owing(world)
     world.clock.advance(OVERDUE.total_seconds() + 1)
-    async with world.working() as worker:
-        await Scheduler(worker.pipeline).measure_debts()
-        assert _overdue(worker) == 1
+    async with world.working() as running:
+        await running.worker.scheduler.measure_debts()
+        assert _overdue(running) == 1
     await world.attend_to_duties()
-    async with world.working() as worker:
-        await Scheduler(worker.pipeline).measure_debts()
-        assert _overdue(worker) == 0
+    async with world.working() as running:
+        await running.worker.scheduler.measure_debts()
+        assert _overdue(running) == 0
 
 
-def _overdue(worker):
-    return worker.telemetry.registry.get_sample_value("provisioner_debts_overdue")
+def _overdue(running):
+    return running.telemetry.registry.get_sample_value("provisioner_debts_overdue")
 
 
 def test_a_person_is_told_what_is_owed_to_whom():

@@ -240,17 +240,17 @@ async def test_credentials_nobody_is_bound_for_wait_and_nothing_is_acked(world):
 
 async def test_while_the_broker_takes_no_credentials_no_more_are_made(world):
     world.witness.fail("publish secrets", NotTaken("a queue is full"), times=2)
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(CREATED)
         await world.clock.asleep(2)  # as above
         await world.send(OTHER)
         for _ in range(2):
             await world.clock.asleep(2)
-            assert worker.holds() == ["credentials cannot be delivered: a queue is full"]
+            assert running.blocks() == ["credentials cannot be delivered: a queue is full"]
             assert world.witness.journal.count("create") == 1
             world.clock.advance(world.clock.seconds_to_next())
         await world.done_in_time()
-        assert worker.holds() == []
+        assert running.blocks() == []
     world.answered(CREATED, "created")
     world.answered(OTHER, "created")
     world.has_dead_lettered_nothing()

@@ -8,7 +8,7 @@ from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.world import World
 from worker.core.model import Wish
 from worker.flow.ledger_watch import RETRY_SECONDS
-from worker.pipeline.handler import QUARANTINE_AFTER_DELIVERIES
+from worker.pipeline.quarantine import QUARANTINE_AFTER_DELIVERIES
 from worker.ports import LedgerFailed
 
 CREATED = department_created("Sales", sequence=1)
@@ -23,17 +23,17 @@ def world() -> World:
 async def test_while_it_takes_no_writes_nothing_is_taken(world):
     world.witness.fail("record claimed", FULL, times=100)
     world.witness.fail("bind", FULL, times=5)
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(CREATED)
         await settled()
-        assert worker.holds() == [str(FULL)]
-        assert not worker.consumer.consuming
+        assert running.blocks() == [str(FULL)]
+        assert not running.consumer.consuming
         await world.send(department_created("Support", id="other", department_id="other"))
         await pass_seconds(world, 3 * RETRY_SECONDS)
         assert len(world.broker.ready(WORK_QUEUE)) == 1
         world.witness.forget()
         await pass_seconds(world, 3 * RETRY_SECONDS)
-        assert worker.holds() == []
+        assert running.blocks() == []
         await world.done_in_time()
     await world.has_one_live_subaccount("Sales")
     assert not [noted for noted in world.witness.journal if "publish retry" in noted]
@@ -59,10 +59,10 @@ async def test_nor_are_credentials_that_an_operator_asked_for(world):
     before = len(world.credentials())
     world.witness.fail("record active unchanged", FULL, times=100)
     world.witness.fail("bind", FULL, times=100)
-    async with working_with_duties(world) as worker:
+    async with working_with_duties(world) as running:
         await world.ledger.wish(Wish("wish-1", SALES, None, "anna", world.clock.now()))
         await pass_seconds(world, 90)
-        assert worker.holds() == [str(FULL)]
+        assert running.blocks() == [str(FULL)]
         assert len(world.credentials()) == before + 1
 
 
@@ -70,13 +70,13 @@ async def test_a_trial_that_fails_in_an_unexpected_way_is_made_again(world):
     world.witness.fail("record claimed", FULL)
     world.witness.fail("bind", FULL)
     world.witness.fail("bind", MemoryError())
-    async with working_with_duties(world) as worker:
+    async with working_with_duties(world) as running:
         await world.send(CREATED)
         await settled()
         await pass_seconds(world, RETRY_SECONDS)
-        assert worker.holds()
+        assert running.blocks()
         await pass_seconds(world, RETRY_SECONDS)
-        assert worker.holds() == []
+        assert running.blocks() == []
 
 
 @pytest.mark.parametrize("others", [[], ["record"]])
@@ -94,10 +94,10 @@ async def test_one_departments_trouble_keeps_nobody_else_waiting(world):
     """A damaged row, say: the trial write goes well."""
     await world.handle(CREATED)
     world.witness.fail("record active", FULL, times=5)
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(department_renamed("Marketing", sequence=2))
         await settled()
-        assert worker.holds() == []
-        assert worker.consumer.consuming
+        assert running.blocks() == []
+        assert running.consumer.consuming
         await world.done_in_time()
     await world.has_one_live_subaccount("Marketing", SALES)

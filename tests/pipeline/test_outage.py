@@ -37,20 +37,20 @@ def counted(world: World) -> list[str]:
 @pytest.mark.parametrize("refusal", [{"status": 401}, {"status": 402}, {"status": 503}, {}, {"sent": False}])
 async def test_an_outage_under_load_costs_nothing_but_time(world, refusal):
     """Twelve minutes of it, with messages held, given back, and coming all the while."""
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(*map(create, range(10)))
         await settled()
         world.provider.refuse_all(**refusal)
         for number in range(10, 40):
             await world.send(create(number))
             await pass_seconds(world, LONG / 30)
-        assert not worker.consumer.consuming
-        assert worker.holds()
+        assert not running.consumer.consuming
+        assert running.blocks()
         await world.send(*map(rename, range(40)))
         world.provider.refuses.clear()
         await world.done_in_time()
-        assert worker.consumer.consuming
-        assert not worker.holds()
+        assert running.consumer.consuming
+        assert not running.blocks()
     for number in range(40):
         await world.has_one_live_subaccount("Newer", Department(SALES.tenant, f"d{number}"))
         assert len(world.results(create(number))) == len(world.results(rename(number))) == 1
@@ -82,11 +82,11 @@ async def test_no_message_is_held_for_as_long_as_the_broker_lets_it_be(world, de
     """The probe passes, so every trial lifts the hold for a moment; the messages are held all the while."""
     world.provider.refuses["create"] = a_fault("create", **refusal)
     taken: dict[Any, float] = {}
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(*map(create, range(departments)))
         for _ in range(90):
             await pass_seconds(world, 60)
-            held = list(worker.consumer._unacked)
+            held = list(running.consumer._unacked)
             taken = {one: taken.get(one, world.clock.monotonic()) for one in held}
             assert all(world.clock.monotonic() - since < 20 * 60 for since in taken.values())
 
@@ -135,10 +135,10 @@ async def test_where_reads_go_on_but_no_create_does_nobodys_create_is_given_up(w
 
 async def test_a_worker_that_ends_within_it_leaves_the_messages(world):
     world.provider.refuse_all(503)
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(*map(create, range(5)))
         await pass_seconds(world, 30)
-        assert await worker.drain()
+        assert await running.drain()
     assert len(world.broker.ready(WORK_QUEUE)) == 5
     world.provider.refuses.clear()
     await world.handle()
@@ -151,18 +151,18 @@ async def test_a_worker_that_ends_within_it_leaves_the_messages(world):
 @pytest.mark.parametrize("minutes", [2, 15, 60])
 async def test_while_nobody_takes_credentials_nothing_more_is_taken_and_then_all_is_done(world, minutes):
     world.broker.unbind(SECRETS, SECRETS_QUEUE, "#")
-    async with working_with_duties(world) as worker:
+    async with working_with_duties(world) as running:
         await world.send(CREATED)
         await pass_seconds(world, 5)
-        assert not worker.consumer.consuming
-        assert "credentials cannot be delivered" in worker.holds()[0]
+        assert not running.consumer.consuming
+        assert "credentials cannot be delivered" in running.blocks()[0]
         await world.send(*map(create, range(5)))
         await pass_seconds(world, 60 * minutes)
         assert len(world.provider.subaccounts) == 1
         world.broker.bind(SECRETS, SECRETS_QUEUE, "#")
         await pass_seconds(world, 120)
-        assert worker.consumer.consuming
-        assert not worker.holds()
+        assert running.consumer.consuming
+        assert not running.blocks()
     await world.has_issued_credentials()
     for number in range(5):
         await world.has_issued_credentials(Department(SALES.tenant, f"d{number}"))
@@ -174,10 +174,10 @@ async def test_while_nobody_takes_credentials_nothing_more_is_taken_and_then_all
 
 async def test_credentials_that_were_held_back_are_delivered_by_the_next_worker(world):
     world.broker.unbind(SECRETS, SECRETS_QUEUE, "#")
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(CREATED)
         await pass_seconds(world, 5)
-        assert await worker.drain()
+        assert await running.drain()
     world.broker.bind(SECRETS, SECRETS_QUEUE, "#")
     await world.handle()
     await world.has_issued_credentials()
@@ -188,14 +188,14 @@ async def test_credentials_that_were_held_back_are_delivered_by_the_next_worker(
 async def test_one_department_that_is_refused_for_good_does_not_keep_the_circuit_open(world, refusal):
     """After an outage it may be the one that is let through to find out, and again, and again."""
     await world.handle(*map(create, range(3)))
-    async with world.working() as worker:
+    async with world.working() as running:
         world.provider.refuse_all(401)
         await world.send(create(99))
         await pass_seconds(world, 60)
         world.provider.refuses = {"create": a_fault("create", **refusal)}
         await world.send(*map(rename, range(3)))
         await pass_seconds(world, 60)
-        assert worker.consumer.consuming
+        assert running.consumer.consuming
         assert all(world.results(rename(number)) for number in range(3))
         await pass_seconds(world, 24 * 3600)
     world.answered(create(99), "failed")

@@ -6,7 +6,7 @@ from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.world import World
 from worker.core.messages import fingerprint
 from worker.operations.actions import inbound
-from worker.pipeline.handler import MAX_CRASHES, QUARANTINE_AFTER_DELIVERIES
+from worker.pipeline.quarantine import MAX_CRASHES, QUARANTINE_AFTER_DELIVERIES
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)

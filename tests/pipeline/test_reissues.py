@@ -29,7 +29,6 @@ from worker.core.keyring import public_part
 from worker.core.messages import Outgoing
 from worker.core.model import Status, Wish
 from worker.core.reissue import REISSUE_PAUSE, WISH_GOOD_FOR, request_of
-from worker.pipeline.scheduler import Scheduler
 from worker.ports import NotTaken
 
 CREATED = department_created("Sales", sequence=1)
@@ -212,10 +211,10 @@ async def test_it_waits_behind_the_events_that_wait_with_it(world):
 async def test_where_nobody_is_bound_it_is_given_up_and_holds_up_nobody(world):
     await world.handle(CREATED)
     world.broker.unbind("provisioner.secrets", SECRETS_QUEUE, "#")
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(ASKED)
         await world.clock.asleep()
-        assert worker.holds() == []
+        assert running.blocks() == []
         await world.done_in_time()
     world.dead_lettered("exhausted")
 
@@ -315,9 +314,9 @@ async def wished(world, recipient=None, id_="wish-1"):
 
 
 async def granting(world):
-    async with world.working() as worker:
-        await Scheduler(worker.pipeline).file_wishes()
-        await worker.pipeline.lanes.idle()
+    async with world.working() as running:
+        await running.worker.scheduler.file_wishes()
+        await running.worker.lanes.idle()
 
 
 async def came_of(world, wish):

@@ -8,8 +8,9 @@ from contracts.topology import WORK_QUEUE
 from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.world import World, fault
 from worker.adapters.memory.broker import MemoryConsumer
-from worker.bootstrap import Worker, _running
+from worker.bootstrap import RunningWorker
 from worker.core.model import Status
+from worker.flow.supervise import supervised
 from worker.ports import Delivery
 from worker.telemetry.events import Telemetry
 
@@ -43,14 +44,14 @@ async def test_a_drain_stops_calls_from_beginning_even_if_the_broker_does_not_an
 
     monkeypatch.setattr(MemoryConsumer, "stop", stop)
     world.witness.before("recall", gate)
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(CREATED)
         await gate.reached.wait()
-        draining = asyncio.create_task(worker.drain())
-        await worker.pipeline.stopping.wait()
+        draining = asyncio.create_task(running.drain())
+        await running.worker.handler.stopping.wait()
         await world.send(OTHER)  # the broker goes on delivering
         gate.opened.set()
-        await worker.pipeline.lanes.idle()
+        await running.worker.lanes.idle()
         silence.set()
         assert await draining
     world.answered(CREATED, "created")
@@ -61,20 +62,20 @@ async def test_a_drain_stops_calls_from_beginning_even_if_the_broker_does_not_an
 async def test_a_drain_finishes_what_runs_and_leaves_what_waits(world):
     gate = Gate()
     world.witness.fail("create", fault("create", 429))
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(OTHER)
         await world.clock.asleep()  # one department waits for its next try
         world.witness.before("create", gate)
         await world.send(CREATED)
         await gate.reached.wait()
         await world.send(RENAMED)  # one is at the provider, with more of the same behind it
-        draining = asyncio.create_task(worker.drain())
-        await worker.pipeline.stopping.wait()
+        draining = asyncio.create_task(running.drain())
+        await running.worker.handler.stopping.wait()
         await world.send(THIRD)  # too late
         gate.opened.set()
         assert await draining
-        assert len(worker.pipeline.lanes) == 0
-        assert not worker.consumer.consuming
+        assert len(running.worker.lanes) == 0
+        assert not running.consumer.consuming
     world.answered(CREATED, "created")
     await world.has_one_live_subaccount("Sales")
     assert not world.results(RENAMED)
@@ -92,11 +93,11 @@ async def test_a_drain_finishes_what_runs_and_leaves_what_waits(world):
 async def test_a_drain_does_not_wait_for_what_sleeps(world):
     world.witness.fail("create", fault("create"))
     begun = world.clock.now()
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(CREATED)
         await world.clock.asleep()  # for the whole window
-        assert await worker.drain()
-        assert worker.pipeline.left == 1
+        assert await running.drain()
+        assert running.worker.handler.left == 1
     assert world.clock.now() == begun
     assert queued(world) == 1
     await world.handle()
@@ -104,49 +105,49 @@ async def test_a_drain_does_not_wait_for_what_sleeps(world):
 
 
 async def test_what_comes_during_a_drain_is_left_alone(world):
-    async with world.working() as worker:
-        worker.pipeline.stopping.set()
+    async with world.working() as running:
+        running.worker.handler.stopping.set()
         await world.send(CREATED)
         await asyncio.sleep(0)
-        await worker.drain()
-        assert worker.pipeline.left == 1
+        await running.drain()
+        assert running.worker.handler.left == 1
     assert world.witness.journal == []
     assert queued(world) == 1
 
 
 async def test_a_worker_with_nothing_to_do_drains_at_once(world):
-    async with world.working() as worker:
-        assert await worker.drain()
+    async with world.working() as running:
+        assert await running.drain()
 
 
 async def test_a_call_that_does_not_end_in_time_ends_the_drain(world, monkeypatch):
     gate = Gate()
     world.witness.before("create", gate)
-    async with world.working() as worker:
-        monkeypatch.setitem(worker.settings.__dict__, "drain", worker.settings.drain * 0)
+    async with world.working() as running:
+        monkeypatch.setitem(running.settings.__dict__, "drain", running.settings.drain * 0)
         await world.send(CREATED)
         await gate.reached.wait()
-        assert not await worker.drain()
-        assert len(worker.pipeline.lanes) == 1
+        assert not await running.drain()
+        assert len(running.worker.lanes) == 1
     assert queued(world) == 1
     assert (await world.entry()).status is Status.CLAIMED
 
 
-def lose_the_connection(worker: Worker) -> None:
-    assert isinstance(worker.consumer, MemoryConsumer)
-    worker.consumer.disconnect()
+def lose_the_connection(running: RunningWorker) -> None:
+    assert isinstance(running.consumer, MemoryConsumer)
+    running.consumer.disconnect()
 
 
 @pytest.mark.parametrize("moment", ["recall", "record claimed", "create", "publish", "record active", "ack"])
 async def test_a_delivery_whose_connection_is_lost_is_finished_but_not_acked(world, moment):
     gate = Gate()
     world.witness.before(moment, gate)
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(CREATED)
         await gate.reached.wait()
-        lose_the_connection(worker)
+        lose_the_connection(running)
         gate.opened.set()
-        await worker.pipeline.lanes.idle()
+        await running.worker.lanes.idle()
     assert queued(world) == 1
     world.answered(CREATED, "created")
 
@@ -161,14 +162,14 @@ async def test_deliveries_of_a_lost_connection_that_wait_are_dropped(world):
     gate = Gate()
     world.witness.before("create", gate)
     world.witness.fail("create", fault("create", 429))
-    async with world.working() as worker:
+    async with world.working() as running:
         await world.send(CREATED, RENAMED)
         await gate.reached.wait()
-        lose_the_connection(worker)
+        lose_the_connection(running)
         gate.opened.set()
         await world.clock.asleep()
         world.clock.advance(60)
-        await worker.pipeline.lanes.idle()
+        await running.worker.lanes.idle()
     assert world.witness.journal == ["recall", "record claimed", "create failed", "record absent"]
     assert queued(world) == 2
     await world.handle()
@@ -179,15 +180,15 @@ async def test_what_comes_back_runs_behind_what_still_runs(world):
     """A new connection brings it again while the old one's work is not over: one create all the same."""
     gate, is_back = Gate(), asyncio.Event()
     world.witness.before("create", gate)
-    async with world.working() as worker:
+    async with world.working() as running:
 
         def receive(delivery: Delivery) -> None:
-            worker.pipeline.receive(delivery)
+            running.worker.handler.receive(delivery)
             is_back.set()
 
         await world.send(CREATED)
         await gate.reached.wait()
-        lose_the_connection(worker)
+        lose_the_connection(running)
         async with world.broker.consumer(WORK_QUEUE, 10, receive):
             await is_back.wait()
             gate.opened.set()
@@ -216,7 +217,7 @@ async def test_what_runs_beside_is_begun_again_should_a_fault_of_ours_end_it(wor
         begun.set()
         await asyncio.Event().wait()
 
-    async with _running(forever, world.clock, telemetry):
+    async with supervised(forever, world.clock, telemetry):
         await world.clock.asleep()
         world.clock.advance(world.clock.seconds_to_next())
         await begun.wait()

@@ -16,9 +16,10 @@ from contracts import topology as names
 from tests.support.secrets_keys import fresh_sealing_key, write_keys
 from tests.support.secured import DEFINITIONS, PASSWORD, Secured
 from worker.adapters.amqp import topology as rabbitmq_topology
+from worker.adapters.amqp.broker import wanted_topology
 from worker.adapters.amqp.link import BrokerRefuses
 from worker.adapters.jose.key_files import public_jwks, write_new
-from worker.bootstrap import running_worker, wanted_topology
+from worker.bootstrap import running_worker
 from worker.cli.open import Keys, open_queue
 from worker.operations.actions import connection
 from worker.sandbox import Sandbox, running_sandbox
@@ -248,14 +249,14 @@ class TestTheMainJob:
         capsys: pytest.CaptureFixture[str],
     ):
         settings = load(WorkerSettings, self.environ(secured, sandbox, tmp_path, private))
-        async with running_worker(settings, Telemetry()) as worker:
+        async with running_worker(settings, Telemetry()) as running:
             await publish(users(PRODUCER), names.DEPARTMENTS, json.dumps(EVENT).encode())
             await publish(users(PRODUCER), names.DEPARTMENTS, b"not an event")
             await sandbox.called("create_subaccount")
             await replay_one(users(REPLAYER))
             async with waiting(users(CRM), names.secrets_queue("crm")):
-                await worker.pipeline.lanes.idle()
-            assert await worker.drain()
+                await running.worker.lanes.idle()
+            assert await running.drain()
         write_new(tmp_path / "crm.private.json", [private])
         write_keys(tmp_path / "worker.json", *public_jwks(settings.signing_key_path)["keys"])
         keys = Keys.read(tmp_path / "crm.private.json", tmp_path / "worker.json")

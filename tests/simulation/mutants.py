@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from contracts.subaccounts import DeadReason, ResultKind
-from tests.simulation.parts import Parts
+from worker.bootstrap import Parts
 from worker.core import messages
 from worker.core.adoption import Match, Sighting
 from worker.core.conclude import Made, NothingDone, NothingSeen, Outcome, conclude, confirmed
@@ -16,6 +16,8 @@ from worker.core.decide import (
     Create,
     Disable,
     Enable,
+    Policy,
+    Refuse,
     Removal,
     Rename,
     Restore,
@@ -24,11 +26,13 @@ from worker.core.decide import (
     UnknownRename,
     decide,
 )
-from worker.core.judge import Done, Operation, Park, Permanent, Transient, Unavailable, Unknown, classify
+from worker.core.judge import DeadLetter, Operation, Park, Transient, Unavailable, Unknown, classify
 from worker.core.model import Answer, Entry, Event, Recollection, Status
-from worker.pipeline.handler import Overtaken, Pipeline, StepFailed
+from worker.pipeline.handler import Handler
+from worker.pipeline.line import Line, Overtaken, Result
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.scheduler import Scheduler
+from worker.pipeline.work import Work
 from worker.ports import CallFailed, PublishFailed
 from worker.provider.act import Actor
 from worker.provider.circuit import Circuit
@@ -44,16 +48,16 @@ class Mutant:
     profile: str = "all"
 
 
-class AcksBeforeConfirm(Pipeline):
-    async def _end(self, delivery: Any, *rest: Any) -> Any:
-        await delivery.ack()
-        return await super()._end(delivery, *rest)
+class AcksBeforeConfirm(Handler):
+    async def _end(self, work: Work, verdict: Any) -> Any:
+        await work.delivery.ack()
+        return await super()._end(work, verdict)
 
 
-class AcksBeforeAnswering(Pipeline):
-    async def _carry(self, delivery: Any, *rest: Any) -> Any:
-        await delivery.ack()
-        return await super()._carry(delivery, *rest)
+class AcksBeforeAnswering(Handler):
+    async def _handle(self, work: Work) -> Any:
+        await work.delivery.ack()
+        return await super()._handle(work)
 
 
 class TakesAnyPublishForConfirmed(Outbox):
@@ -64,15 +68,15 @@ class TakesAnyPublishForConfirmed(Outbox):
             return
 
 
-class PublishesBeforeItRecords(Pipeline):
-    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
+class PublishesBeforeItRecords(Line):
+    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
         told = conclude(entry, event, step, outcome, self.policy, self.clock.now()).answer
         if told is not None:
-            await self.outbox.publish_result(messages.result(told, self._owner, self.clock.now()))
+            await self.outbox.publish_result(messages.result(told, self.names.owner, self.clock.now()))
         return await super()._record(event, step, entry, outcome)
 
 
-class ForgetsTheClaim(Pipeline):
+class ForgetsTheClaim(Line):
     """No claim: a crash leaves no trace of the create."""
 
     async def _claim(self, step: Step, entry: Entry, event: Event, key: str) -> Entry:
@@ -88,20 +92,21 @@ def _claimed_in_memory(step: Create, entry: Entry, event: Event, key: str, now: 
     return intend(step, entry, event, key, Policy(), now)
 
 
-class DropsClaimsAtRestart(Pipeline):
+class DropsClaimsAtRestart(Line):
     """Takes the claims it finds at its start for those of creates that never happened."""
 
-    def __init__(self, *parts: Any, **named: Any) -> None:
-        super().__init__(*parts, **named)
-        self.seen: set[Any] = set()
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
+        object.__setattr__(self, "seen", set())
 
-    async def _line(self, event: Event) -> None:
-        entry = (await self.ledger.recall(event.department, event.reference)).entry
-        if event.department not in self.seen and entry.status is Status.CLAIMED:
+    async def run(self, event: Event, is_overtaken: Any) -> Result:
+        entry = (await self.records.recall(event.department)).entry
+        seen = self.seen  # type: ignore[attr-defined]
+        if event.department not in seen and entry.status is Status.CLAIMED:
             before = Status.REMOVED if entry.removed_at else Status.ABSENT
-            await self.ledger.record(replace(entry, status=before))
-        self.seen.add(event.department)
-        await super()._line(event)
+            await self.records.recheck(replace(entry, status=before))
+        seen.add(event.department)
+        return await super().run(event, is_overtaken)
 
 
 class CreatesAgainUnasked(Actor):
@@ -115,10 +120,10 @@ class CreatesAgainUnasked(Actor):
         return outcome
 
 
-class BelievesOneEmptyScan(Pipeline):
+class BelievesOneEmptyScan(Line):
     """Gives a create up for lost at the first look, with no settle window."""
 
-    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
+    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
         if isinstance(step, Adopt) and isinstance(outcome, NothingSeen) and entry.claim is not None:
             claim = replace(entry.claim, clean_scans=5)
             later = NothingSeen(claim.started_at + timedelta(days=1))
@@ -126,10 +131,10 @@ class BelievesOneEmptyScan(Pipeline):
         return await super()._record(event, step, entry, outcome)
 
 
-class CountsLooksInsteadOfTime(Pipeline):
+class CountsLooksInsteadOfTime(Line):
     """Two empty scans are enough, however early."""
 
-    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
+    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
         if isinstance(step, Adopt) and isinstance(outcome, NothingSeen) and entry.claim is not None:
             outcome = NothingSeen(entry.claim.started_at + timedelta(days=1))
         return await super()._record(event, step, entry, outcome)
@@ -159,9 +164,9 @@ class LeavesDoublesEnabled(Actor):
         return tuple(one.sighting.auth_id for one in doubles)
 
 
-class KeepsDoublesToItself(Pipeline):
-    def __init__(self, *parts: Any, **named: Any) -> None:
-        super().__init__(*parts, **named)
+class KeepsDoublesToItself(Line):
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**named)
         self.telemetry.doubles_disabled = lambda *_: None  # type: ignore[method-assign]
 
 
@@ -236,74 +241,73 @@ class TakesANewLedgerForCaughtUp(Strays):
         return found
 
 
-class AdoptsAsTheFirstIncarnation(Pipeline):
+class AdoptsAsTheFirstIncarnation(Line):
     """What was found is put on record under the incarnation the ledger took it for."""
 
-    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
+    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
         if isinstance(outcome, Made):
             outcome = replace(outcome, found=None)
         return await super()._record(event, step, entry, outcome)
 
 
-class CountsNoCrashes(Pipeline):
+class CountsNoCrashes(Line):
     """A create whose outcome was never recorded is sent again however often the worker died in it."""
 
-    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Recollection:
+    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
         if isinstance(outcome, NothingSeen) and entry.claim is not None and entry.claim.attempt:
             entry = replace(entry, claim=replace(entry.claim, attempt=1))
         return await super()._record(event, step, entry, outcome)
 
 
-class RemovesAllTheSame(Pipeline):
+class RemovesAllTheSame(Line):
     """Told to ignore removals, it disables."""
 
-    def __init__(self, *parts: Any, **named: Any) -> None:
-        super().__init__(*parts, **named)
-        if self.policy.removal is Removal.IGNORE:
-            self.policy = replace(self.policy, removal=Removal.DISABLE)
+    def __init__(self, policy: Policy, **named: Any) -> None:
+        if policy.removal is Removal.IGNORE:
+            policy = replace(policy, removal=Removal.DISABLE)
+        super().__init__(policy=policy, **named)
 
 
-class CreatesOnAnyRename(Pipeline):
+class CreatesOnAnyRename(Line):
     """Told to reject the rename of what it does not know, it creates."""
 
-    def __init__(self, *parts: Any, **named: Any) -> None:
-        super().__init__(*parts, **named)
-        self.policy = replace(self.policy, unknown_rename=UnknownRename.CREATE)
+    def __init__(self, policy: Policy, **named: Any) -> None:
+        super().__init__(policy=replace(policy, unknown_rename=UnknownRename.CREATE), **named)
 
 
-class RejectsRenames(Pipeline):
+class RejectsRenames(Line):
     """Of departments it knows, too."""
 
     def _decide(self, event: Event, known: Recollection) -> Any:
         decision = super()._decide(event, known)
         if isinstance(decision, Rename) and self.policy.unknown_rename is UnknownRename.REJECT:
-            raise StepFailed(Permanent(DeadReason.INVALID, "a rename"))
+            return Refuse(DeadReason.INVALID, "a rename")
         return decision
 
 
-class ToleratesNoClock(Pipeline):
+class ToleratesNoClock(Line):
     """What is ahead of its own clock by a second it dead-letters."""
 
     def _decide(self, event: Event, known: Recollection) -> Any:
         if event.version.time > self.clock.now() + timedelta(seconds=1):
-            raise StepFailed(Permanent(DeadReason.INVALID, "ahead of the clock"))
+            return Refuse(DeadReason.INVALID, "ahead of the clock")
         return super()._decide(event, known)
 
 
 class AnswersBeforeCredentials(Outbox):
     """The credentials go out with the department's next event."""
 
-    async def settle(self, entry: Entry, token: Any) -> Entry:
+    async def deliver_owed(self, entry: Entry, token: Any) -> Entry:
         made_by_this_event = token is not None
-        return entry if made_by_this_event else await super().settle(entry, token)
+        return entry if made_by_this_event else await super().deliver_owed(entry, token)
 
 
-class IgnoresVersions(Pipeline):
+class IgnoresVersions(Line):
     def _decide(self, event: Event, known: Recollection) -> Any:
         return super()._decide(event, replace(known, entry=replace(known.entry, version=None)))
 
 
-class IgnoresDuplicates(Pipeline):
+class IgnoresDuplicates(Line):
     def _decide(self, event: Event, known: Recollection) -> Any:
         if known.answer is not None and known.answer.confirmed:
             again = decide(event, Recollection(known.entry), self.policy, self.clock.now())
@@ -312,14 +316,14 @@ class IgnoresDuplicates(Pipeline):
         return super()._decide(event, known)
 
 
-class ForgetsWhatIsOwed(Pipeline):
+class ForgetsWhatIsOwed(Line):
     async def _publish(self, event: Event, entry: Entry, answer: Answer, token: Any) -> None:
         await super()._publish(
             event, confirmed(entry, entry.owed_to) if token is None else entry, answer, token
         )
 
 
-class SendsChangesUnannounced(Pipeline):
+class SendsChangesUnannounced(Line):
     """No durable check before a change: what a crash leaves behind is never compared."""
 
     async def _claim(self, step: Step, entry: Entry, event: Event, key: str) -> Entry:
@@ -341,50 +345,39 @@ class TrustsLostAnswers(Actor):
             raise
 
 
-class AnswersDeadLetters(Pipeline):
+class AnswersDeadLetters(Handler):
     """A dead letter is acked without having been confirmed."""
 
-    async def _bury(self, *burial: Any) -> None:
+    async def _dead_letter(self, work: Work, verdict: DeadLetter) -> None:
         try:
-            await super()._bury(*burial)
+            await super()._dead_letter(work, verdict)
         except PublishFailed:
             return
 
 
-class AcksWhatItParksFirst(Pipeline):
-    async def _end(self, delivery: Any, original: Any, verdict: Any, *rest: Any) -> Any:
-        if isinstance(verdict, Park):
-            await delivery.ack()
-        return await super()._end(delivery, original, verdict, *rest)
+class AcksWhatItParksFirst(Handler):
+    async def _park(self, work: Work, verdict: Park) -> None:
+        await work.delivery.ack()
+        await super()._park(work, verdict)
 
 
-class ForgetsTheRoutingKey(Pipeline):
+class ForgetsTheRoutingKey(Handler):
     """What is parked comes back under the delay's routing key, and nobody knows its own."""
 
-    async def _end(self, delivery: Any, original: Any, verdict: Any, *rest: Any) -> Any:
-        if not isinstance(verdict, Park):
-            return await super()._end(delivery, original, verdict, *rest)
-        parked = messages.parked(original, verdict)
+    async def _park(self, work: Work, verdict: Park) -> None:
+        parked = messages.parked(work.original, verdict)
         headers = {**parked.message.headers}
         del headers[messages.ORIGINAL_ROUTING_KEY]
-        try:
-            await self.outbox.publisher.publish(
-                replace(parked, message=replace(parked.message, headers=headers))
-            )
-        except PublishFailed as error:
-            reading, stay = rest
-            return self._judge(Unavailable(str(error)), stay, reading)
-        await delivery.ack()
-        return Done()
+        await self.outbox.publish(replace(parked, message=replace(parked.message, headers=headers)))
 
 
-class CountsOutages(Pipeline):
+class CountsOutages(Handler):
     """What fails for everybody is held against each message."""
 
-    def _judge(self, failure: Any, *rest: Any) -> Any:
-        if isinstance(failure, Unavailable):
-            failure = Transient(failure.detail, failure.retry_after_seconds)
-        return super()._judge(failure, *rest)
+    def _judge(self, work: Work, result: Any) -> Any:
+        if isinstance(result, Unavailable):
+            result = Transient(result.detail, result.retry_after_seconds)
+        return super()._judge(work, result)
 
 
 class LetsAllThrough(Circuit):
@@ -397,33 +390,33 @@ class LetsAllThrough(Circuit):
         yield
 
 
-class AnswersTheOlderFirst(Pipeline):
+class AnswersTheOlderFirst(Line):
     """What a newer event has overtaken is answered before that one's outcome is on record."""
 
-    async def _line(self, event: Event) -> None:
-        try:
-            await super()._line(event)
-        except Overtaken:
-            entry = (await self.ledger.recall(event.department, event.reference)).entry
-            known = await self._record(event, Skip(ResultKind.SUPERSEDED), entry, NothingDone())
-            if known.answer is not None:
-                await self._publish(event, known.entry, known.answer, None)
+    async def run(self, event: Event, is_overtaken: Any) -> Result:
+        result = await super().run(event, is_overtaken)
+        if isinstance(result, Overtaken):
+            entry = (await self.records.recall(event.department)).entry
+            recorded = await self._record(event, Skip(ResultKind.SUPERSEDED), entry, NothingDone())
+            if recorded.known.answer is not None:
+                await self._publish(event, recorded.known.entry, recorded.known.answer, None)
+        return result
 
 
 MUTANTS = (
-    Mutant("acks before the dead letter is confirmed", Parts(pipeline=AcksBeforeConfirm)),
-    Mutant("acks before it answers", Parts(pipeline=AcksBeforeAnswering)),
+    Mutant("acks before the dead letter is confirmed", Parts(handler=AcksBeforeConfirm)),
+    Mutant("acks before it answers", Parts(handler=AcksBeforeAnswering)),
     Mutant("takes any publish for confirmed", Parts(outbox=TakesAnyPublishForConfirmed)),
-    Mutant("publishes before it records", Parts(pipeline=PublishesBeforeItRecords)),
-    Mutant("no claim", Parts(pipeline=ForgetsTheClaim)),
-    Mutant("drops claims at a restart", Parts(pipeline=DropsClaimsAtRestart)),
+    Mutant("publishes before it records", Parts(line=PublishesBeforeItRecords)),
+    Mutant("no claim", Parts(line=ForgetsTheClaim)),
+    Mutant("drops claims at a restart", Parts(line=DropsClaimsAtRestart)),
     Mutant("creates again without settling", Parts(actor=CreatesAgainUnasked)),
-    Mutant("believes one empty scan", Parts(pipeline=BelievesOneEmptyScan)),
-    Mutant("counts looks instead of time", Parts(pipeline=CountsLooksInsteadOfTime)),
+    Mutant("believes one empty scan", Parts(line=BelievesOneEmptyScan)),
+    Mutant("counts looks instead of time", Parts(line=CountsLooksInsteadOfTime)),
     Mutant("enables at once", Parts(actor=EnablesAtOnce), "calm"),
     Mutant("takes the first match", Parts(actor=TakesTheFirstMatch), "very-late"),
     Mutant("leaves doubles enabled", Parts(actor=LeavesDoublesEnabled), "very-late"),
-    Mutant("keeps doubles to itself", Parts(pipeline=KeepsDoublesToItself), "very-late"),
+    Mutant("keeps doubles to itself", Parts(line=KeepsDoublesToItself), "very-late"),
     Mutant("never recounts", Parts(scheduler=NeverRecounts), "very-late"),
     Mutant("never checks", Parts(scheduler=NeverChecks)),
     Mutant("looks at the first page only", Parts(scanner=LooksAtTheFirstPageOnly), "adoption"),
@@ -433,22 +426,22 @@ MUTANTS = (
     Mutant("knows the first incarnation only", Parts(actor=KnowsTheFirstIncarnationOnly), "ledger-lost"),
     Mutant("trusts the newest page of a new ledger", Parts(strays=TrustsTheNewestPage), "ledger-lost"),
     Mutant("takes a new ledger for caught up", Parts(strays=TakesANewLedgerForCaughtUp), "ledger-lost"),
-    Mutant("records the wrong incarnation", Parts(pipeline=AdoptsAsTheFirstIncarnation), "ledger-lost"),
-    Mutant("counts no crashes", Parts(pipeline=CountsNoCrashes), "crashing"),
-    Mutant("removes although told not to", Parts(pipeline=RemovesAllTheSame)),
-    Mutant("creates although told to reject", Parts(pipeline=CreatesOnAnyRename)),
-    Mutant("rejects the rename of what it knows", Parts(pipeline=RejectsRenames)),
-    Mutant("tolerates no clock but its own", Parts(pipeline=ToleratesNoClock), "clock-set"),
+    Mutant("records the wrong incarnation", Parts(line=AdoptsAsTheFirstIncarnation), "ledger-lost"),
+    Mutant("counts no crashes", Parts(line=CountsNoCrashes), "crashing"),
+    Mutant("removes although told not to", Parts(line=RemovesAllTheSame)),
+    Mutant("creates although told to reject", Parts(line=CreatesOnAnyRename)),
+    Mutant("rejects the rename of what it knows", Parts(line=RejectsRenames)),
+    Mutant("tolerates no clock but its own", Parts(line=ToleratesNoClock), "clock-set"),
     Mutant("answers before it hands on credentials", Parts(outbox=AnswersBeforeCredentials)),
-    Mutant("ignores versions", Parts(pipeline=IgnoresVersions)),
-    Mutant("ignores duplicates", Parts(pipeline=IgnoresDuplicates)),
-    Mutant("forgets the credentials it owes", Parts(pipeline=ForgetsWhatIsOwed)),
-    Mutant("sends changes unannounced", Parts(pipeline=SendsChangesUnannounced), "broker"),
+    Mutant("ignores versions", Parts(line=IgnoresVersions)),
+    Mutant("ignores duplicates", Parts(line=IgnoresDuplicates)),
+    Mutant("forgets the credentials it owes", Parts(line=ForgetsWhatIsOwed)),
+    Mutant("sends changes unannounced", Parts(line=SendsChangesUnannounced), "broker"),
     Mutant("trusts lost answers", Parts(actor=TrustsLostAnswers)),
-    Mutant("acks a dead letter that was not confirmed", Parts(pipeline=AnswersDeadLetters)),
-    Mutant("acks what it parks before that is confirmed", Parts(pipeline=AcksWhatItParksFirst), "provider"),
-    Mutant("parks without the routing key", Parts(pipeline=ForgetsTheRoutingKey), "provider"),
-    Mutant("counts outages", Parts(pipeline=CountsOutages), "outage"),
+    Mutant("acks a dead letter that was not confirmed", Parts(handler=AnswersDeadLetters)),
+    Mutant("acks what it parks before that is confirmed", Parts(handler=AcksWhatItParksFirst), "provider"),
+    Mutant("parks without the routing key", Parts(handler=ForgetsTheRoutingKey), "provider"),
+    Mutant("counts outages", Parts(handler=CountsOutages), "outage"),
     Mutant("lets all calls through when half-open", Parts(circuit=LetsAllThrough), "outage"),
-    Mutant("answers the older before the newest is on record", Parts(pipeline=AnswersTheOlderFirst)),
+    Mutant("answers the older before the newest is on record", Parts(line=AnswersTheOlderFirst)),
 )

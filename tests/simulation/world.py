@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from pydantic import SecretStr
+
 from contracts import topology as names
 from contracts.envelope import STRUCTURED, Message
 from tests.simulation.broker import Broker, SimulatedConsumer, SimulatedPublisher
@@ -19,12 +21,14 @@ from tests.simulation.checker import (
 from tests.simulation.history import History
 from tests.simulation.known import Terms
 from tests.simulation.ledger import Disk, SimulatedLedger
-from tests.simulation.parts import Parts
 from tests.simulation.process import Process
 from tests.simulation.provider import ProviderServer, SimulatedProvider
 from tests.simulation.story import Story, StoryEvent, tell
 from tests.simulation.telling import Telling, routing_key_of, told
 from tests.simulation.virtual_time import Stuck, VirtualLoop
+from worker.adapters.jose.fingerprints import KeyedFingerprints
+from worker.adapters.jose.seal import Unsealed
+from worker.bootstrap import Parts, Ports, Rules, assemble
 from worker.core.decide import Enable, Policy, Removal, UnknownRename
 from worker.core.judge import Patience
 from worker.core.messages import Outgoing
@@ -158,25 +162,30 @@ class World:
         process.begin(self._run_worker(process))
 
     async def _run_worker(self, process: Process) -> None:
-        """As the composition root does it."""
         clock = SimulatedClock(self.loop, self._wall_clock, self.chance, process)
-        worker = self.parts.assemble(
+        ports = Ports(
             ledger=SimulatedLedger(self.disk, self.loop, self.chance, process),
             provider=SimulatedProvider(self.provider, process),
             publisher=SimulatedPublisher(self.broker, process, lambda sent: told(sent, self.broker.events)),
+            sealer=Unsealed(),
+            fingerprints=KeyedFingerprints(SecretStr("simulated")),
             clock=clock,
-            policy=self.policy,
-            patience=self.patience,
-            telemetry=Telling(self.history),
-            owner=OWNER_NAME,
-            template=TEMPLATE,
         )
-        receive = worker.pipeline.receive
+        rules = Rules(
+            owner=OWNER_NAME,
+            account="MA1",
+            template=TEMPLATE,
+            policy=self.policy,
+            retry=self.patience,
+            prefetch=PREFETCH,
+        )
+        worker = assemble(ports, rules, Telling(self.history), asyncio.Event(), self.parts)
+        receive = worker.handler.receive
         consumer = SimulatedConsumer(self.broker, names.WORK_QUEUE, PREFETCH, receive, process)
 
         async def leave() -> None:
             await consumer.stop()
-            await worker.pipeline.drain()
+            await worker.handler.drain()
 
         process.leave = leave
         process.begin(worker.gate.control(consumer))

@@ -12,11 +12,11 @@ from contracts import topology as names
 from contracts.envelope import STRUCTURED, Message
 from tests.soak.statements import Statement
 from tests.soak.verdict import FINAL, Document
+from worker.adapters.amqp.broker import wanted_topology
 from worker.adapters.amqp.client import RabbitConsumer, RabbitPublisher
 from worker.adapters.amqp.link import Link
 from worker.adapters.amqp.topology import apply
 from worker.adapters.system import SystemClock
-from worker.bootstrap import wanted_topology
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed
 from worker.settings.model import TopologySettings

@@ -11,7 +11,7 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from contracts import topology as names
-from worker.bootstrap import Worker, running_worker
+from worker.bootstrap import RunningWorker, running_worker
 from worker.sandbox import Sandbox
 from worker.settings.model import WorkerSettings, load
 from worker.telemetry.events import Telemetry
@@ -57,10 +57,10 @@ class Place:
         return load(WorkerSettings, self.environ)
 
     @asynccontextmanager
-    async def worker(self) -> AsyncIterator[Worker]:
-        async with running_worker(self.settings, Telemetry()) as worker:
-            yield worker
-            assert await worker.drain()
+    async def worker(self) -> AsyncIterator[RunningWorker]:
+        async with running_worker(self.settings, Telemetry()) as running:
+            yield running
+            assert await running.drain()
 
     async def ears(self, exchange: str) -> Ears:
         """Listens from now on to an exchange that is there already."""

@@ -10,7 +10,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
@@ -35,33 +34,23 @@ from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.memory.clock import MemoryClock
 from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.memory.provider import Held, MemoryProvider
-from worker.bootstrap import Worker
+from worker.bootstrap import Parts, Ports, Rules, RunningWorker, assemble
 from worker.core.decide import Policy
 from worker.core.judge import CallFault, Operation, Patience
 from worker.core.messages import Outgoing
 from worker.core.model import EVERYBODY, Answer, Department, Entry, Recollection, Reference, Status, Wish
 from worker.core.naming import NameTemplate
-from worker.flow.gate import Gate
-from worker.flow.lanes import running_lanes
-from worker.flow.ledger_watch import LedgerWatch
-from worker.flow.undelivered import UndeliveredCredentials
-from worker.flow.waiting import WaitingRoom
 from worker.operations.actions import inbound
-from worker.pipeline.handler import Pipeline
-from worker.pipeline.outbox import Outbox
-from worker.pipeline.scheduler import Scheduler
 from worker.ports import (
     CallFailed,
     Delivery,
     Fingerprints,
     NewSubaccount,
     ProvidedSubaccount,
-    Provider,
     Sealer,
 )
-from worker.provider.act import Actor, Names
-from worker.provider.circuit import Circuit
-from worker.provider.scan import Scanner, Strays
+from worker.provider.act import Names
+from worker.provider.scan import Strays
 from worker.settings.model import WorkerSettings, load
 from worker.telemetry.events import Telemetry
 
@@ -303,61 +292,49 @@ class World:
         self.broker.bind(RESULTS, HEARD, "#")
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[Worker]:
+    async def working(self) -> AsyncIterator[RunningWorker]:
         """A worker for the time of the block. At its end it is cut off, wherever it is: no drain."""
         telemetry = Telemetry()
-        waiting = WaitingRoom.for_half_of(PREFETCH, self.clock)
-        gate = Gate(self.clock, telemetry, waiting)
-        circuit = Circuit(WatchedProvider(self.witness, self.provider), gate, self.clock, telemetry)
-        async with running_lanes() as lanes:
-            ledger = WatchedLedger(self.witness, self.ledger)
-            stopping = asyncio.Event()
-            outbox = Outbox(
-                ledger=ledger,
-                actor=self._actor(ledger, circuit, stopping),
-                publisher=WatchedPublisher(self.witness, self.broker),
-                sealer=self.sealer,
-                fingerprints=self.fingerprints,
-                clock=self.clock,
-                policy=self.policy,
-                telemetry=telemetry,
-                undelivered=UndeliveredCredentials(gate),
-            )
-            ledger_watch = LedgerWatch(partial(ledger.bind, OWNER, "MA1"), gate, self.clock)
-            pipeline = Pipeline(
-                outbox=outbox,
-                patience=self.patience,
-                lanes=lanes,
-                waiting=waiting,
-                gate=gate,
-                ledger_watch=ledger_watch,
-                stopping=stopping,
-            )
+        ports = Ports(
+            ledger=WatchedLedger(self.witness, self.ledger),
+            provider=WatchedProvider(self.witness, self.provider),
+            publisher=WatchedPublisher(self.witness, self.broker),
+            sealer=self.sealer,
+            fingerprints=self.fingerprints,
+            clock=self.clock,
+        )
+        rules = Rules(
+            owner=OWNER,
+            account="MA1",
+            template=self.names.template,
+            policy=self.policy,
+            retry=self.patience,
+            prefetch=PREFETCH,
+        )
+        worker = assemble(ports, rules, telemetry, asyncio.Event(), Parts(strays=self.strays))
 
-            def receive(delivery: Delivery) -> None:
-                pipeline.receive(WatchedDelivery(self.witness, delivery))
+        def receive(delivery: Delivery) -> None:
+            worker.handler.receive(WatchedDelivery(self.witness, delivery))
 
-            async with self.broker.consumer(WORK_QUEUE, PREFETCH, receive) as consumer:
-                controlling = asyncio.create_task(gate.control(consumer))
-                try:
-                    yield Worker(pipeline, consumer, pipeline.ledger, _settings(), telemetry)
-                finally:
-                    controlling.cancel()
-                    await lanes.cut_off()
-                    await pipeline.actor.scanner.close()
-                    await circuit.close()
-                    await ledger_watch.close()
-
-    def _actor(self, ledger: WatchedLedger, provider: Provider, stopping: asyncio.Event) -> Actor:
-        scanner = Scanner(provider, self.names.template, self.clock, stopping)
-        strays = self.strays(scanner, provider, self.names.template, ledger)
-        return Actor(provider, ledger, self.names, self.clock, scanner, strays, self.policy.enable)
+        async with self.broker.consumer(WORK_QUEUE, PREFETCH, receive) as consumer:
+            controlling = asyncio.create_task(worker.gate.control(consumer))
+            try:
+                yield RunningWorker(
+                    worker=worker,
+                    consumer=consumer,
+                    ledger=ports.ledger,
+                    settings=_settings(),
+                    telemetry=telemetry,
+                )
+            finally:
+                controlling.cancel()
+                await worker.close()
 
     async def attend_to_duties(self) -> None:
         """A worker does what is due by now."""
-        async with self.working() as worker:
-            await Scheduler(worker.pipeline).file_what_is_due()
-            await worker.pipeline.lanes.idle()
+        async with self.working() as running:
+            await running.worker.scheduler.file_what_is_due()
+            await running.worker.lanes.idle()
 
     async def handle(self, *events: AnyDepartmentEvent) -> None:
         """A worker takes what waits, and then these events, each to its end, as time passes."""

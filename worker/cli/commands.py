@@ -12,10 +12,10 @@ from contracts.envelope import CloudEvent, document
 from contracts.subaccounts import ResultKind
 from contracts.topology import BrokerVersion, definitions, topology
 from worker.adapters.amqp import topology as rabbitmq_topology
+from worker.adapters.amqp.broker import wanted_topology
 from worker.adapters.amqp.link import version_of
 from worker.adapters.amqp.management import check_in_effect
 from worker.adapters.system import SystemClock, os_user
-from worker.bootstrap import wanted_topology
 from worker.cli import terminal as console
 from worker.core.model import EVERYBODY, Answer, Department, Entry
 from worker.operations import actions as operations

@@ -15,15 +15,15 @@ from aio_pika.abc import AbstractConnection
 from contracts import topology as names
 from contracts.topology import BrokerVersion, Topology, topology
 from worker.adapters.amqp import topology as rabbitmq_topology
+from worker.adapters.amqp.broker import rabbit_broker, wanted_topology
 from worker.adapters.amqp.client import RabbitConsumer
 from worker.adapters.amqp.link import Link, unavailable_if_lost
 from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.system import SystemClock
-from worker.bootstrap import Broker, Consumer, Receive, rabbit_broker, wanted_topology
 from worker.core.messages import Outgoing
 from worker.demo.private_node import NodeUnavailable, private_node
 from worker.operations import actions as operations
-from worker.ports import Clock, Delivery, ForPeople, Publisher
+from worker.ports import Broker, Clock, Consumer, Delivery, ForPeople, Publisher, Receive
 from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings, load
 from worker.telemetry.events import Telemetry
 

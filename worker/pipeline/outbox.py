@@ -1,10 +1,12 @@
-"""What goes out: results, credentials an entry owes, and the enabling that waits for these.
+"""Publishes results, the credentials an entry owes, and enables what waits for these.
 
-What is owed is on record before, so whoever dies on the way leaves it to the next event, or to the scheduler.
+A debt is on record before it is delivered. A worker that dies on the way leaves it to the department's next
+event, or to the scheduler.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from pydantic import SecretStr
 
@@ -12,14 +14,15 @@ from contracts.subaccounts import CredentialsMessage
 from worker.core import messages
 from worker.core.conclude import confirmed, enabled, put_off_owed, readdressed, to_enable
 from worker.core.decide import Policy
-from worker.core.messages import Outgoing
+from worker.core.judge import DeadLetter
+from worker.core.messages import Outgoing, Subject
 from worker.core.model import Entry, Status
 from worker.flow.undelivered import UndeliveredCredentials
+from worker.pipeline.records import Records
 from worker.ports import (
     CallFailed,
     Clock,
     Fingerprints,
-    Ledger,
     NoRecipientKey,
     NotTaken,
     Publisher,
@@ -27,54 +30,62 @@ from worker.ports import (
     Sealer,
     Unroutable,
 )
-from worker.provider.act import Actor
+from worker.provider.act import Actor, Names
 from worker.telemetry.events import Telemetry
 
-Letter = Callable[[str], CredentialsMessage]
-"""Credentials for a recipient."""
+CredentialsFor = Callable[[str], CredentialsMessage]
+"""The credentials message for a recipient."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    ledger: Ledger
+    """Publishes results, and delivers what an entry owes. Confirmed by the broker when its methods return."""
+
+    records: Records
     actor: Actor
     publisher: Publisher
     sealer: Sealer
     fingerprints: Fingerprints
+    undelivered: UndeliveredCredentials
+    names: Names
     clock: Clock
     policy: Policy
     telemetry: Telemetry
-    undelivered: UndeliveredCredentials
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        """Returns once the broker has confirmed; raises `PublishFailed`."""
+        await self.publisher.publish(outgoing)
 
     async def publish_result(self, outgoing: Outgoing) -> None:
-        """A result that nobody is bound for counts as answered."""
+        """As `publish`; a result that no queue is bound for counts as published."""
         try:
             await self.publisher.publish(outgoing)
         except Unroutable:
             self.telemetry.result_unroutable(outgoing.routing_key)
 
-    async def settle(self, entry: Entry, token: SecretStr | None) -> Entry:
-        """The entry, still to be recorded, once what it owes is done.
+    async def publish_failed(self, subject: Subject, verdict: DeadLetter, now: datetime) -> None:
+        """The result beside a dead letter."""
+        await self.publish_result(messages.failed(subject, verdict, self.names.owner, now))
 
-        Raises `CallFailed` or `PublishFailed`; what was done by then is on record.
+    async def deliver_owed(self, entry: Entry, token: SecretStr | None) -> Entry:
+        """The entry, still to be recorded, once what it owes is delivered.
+
+        The token is read from the provider where `token` is None. Raises `CallFailed` or `PublishFailed`;
+        what was delivered by then is on record.
         """
         entry = readdressed(entry, self.policy.recipients)
         if entry.status is Status.ACTIVE and entry.owed_to:
             before, token = entry, token or await self.actor.token(entry)
             entry, failure = await self._issue(entry, token)
             if failure is not None:
-                await self._note_served(before, entry)
+                await self.records.delivered(before, entry)
                 raise failure
         else:
             self.undelivered.update(entry.department)
         return await self._enable(entry)
 
-    async def _note_served(self, before: Entry, entry: Entry) -> None:
-        if entry != before:
-            await self.ledger.record(entry)
-
-    async def deliver_owed(self, entry: Entry) -> Entry:
-        """Sends what an active entry owes, without an event; raises `CallFailed`. What is left is put off."""
+    async def retry_owed(self, entry: Entry) -> Entry:
+        """As `deliver_owed`, without an event; raises `CallFailed`. What cannot be delivered is put off."""
         entry = readdressed(entry, self.policy.recipients)
         failure: PublishFailed | CallFailed | None = None
         if entry.owed_to:
@@ -85,6 +96,22 @@ class Outbox:
         if failure is not None:
             self.telemetry.duty_failed(entry.department, str(failure))
         return put_off_owed(entry, self.clock.now())
+
+    async def deliver(
+        self, entry: Entry, recipients: frozenset[str], credentials_for: CredentialsFor
+    ) -> tuple[frozenset[str], dict[str, PublishFailed]]:
+        """Sends credentials to every recipient that can be served: who was, and why others were not."""
+        failed: dict[str, PublishFailed] = {}
+        for recipient in sorted(recipients):
+            clear = credentials_for(recipient)
+            try:
+                message = self.sealer.seal(clear, recipient)
+                await self.publisher.publish(messages.addressed(clear, recipient, message))
+            except (NoRecipientKey, NotTaken, Unroutable) as error:
+                failed[recipient] = error
+            else:
+                self.telemetry.credentials_published(entry)
+        return recipients - failed.keys(), failed
 
     async def _enable(self, entry: Entry) -> Entry:
         """The entry once its subaccount is enabled, where that is owed and due; raises `CallFailed`."""
@@ -99,39 +126,24 @@ class Outbox:
         """Records that it will, then does: the entry as it stands, and why it is not enabled."""
         try:
             async with self.actor.permit_to_enable():
-                entry = await self.ledger.record(to_enable(entry, self.policy, self.clock.now()))
+                announced = to_enable(entry, self.policy, self.clock.now())
+                entry = await self.records.announce(entry, announced)
                 await self.actor.enable_made(entry)
         except CallFailed as failed:
             return entry, failed
         return enabled(entry), None
 
     async def _issue(self, entry: Entry, token: SecretStr) -> tuple[Entry, PublishFailed | None]:
-        """Sends what is owed; nothing new is taken while some of it cannot be delivered."""
+        """Sends what is owed; the gate stays shut while some of it cannot be delivered."""
 
-        def letter(recipient: str) -> CredentialsMessage:
-            return messages.credentials(entry, recipient, token, self.actor.names.owner, self.clock.now())
+        def credentials_for(recipient: str) -> CredentialsMessage:
+            return messages.credentials(entry, recipient, token, self.names.owner, self.clock.now())
 
-        served, failed = await self.deliver(entry, entry.owed_to, letter)
+        served, failed = await self.deliver(entry, entry.owed_to, credentials_for)
         self.undelivered.update(entry.department, served, failed)
         if served:
             entry = confirmed(entry, served, self.fingerprints.of(entry.auth_id or "", token))
         return entry, next(iter(failed.values()), None)
-
-    async def deliver(
-        self, entry: Entry, recipients: frozenset[str], letter: Letter
-    ) -> tuple[frozenset[str], dict[str, PublishFailed]]:
-        """Sends credentials to every recipient that can be served: who was, and why others were not."""
-        failed: dict[str, PublishFailed] = {}
-        for recipient in sorted(recipients):
-            clear = letter(recipient)
-            try:
-                message = self.sealer.seal(clear, recipient)
-                await self.publisher.publish(messages.addressed(clear, recipient, message))
-            except (NoRecipientKey, NotTaken, Unroutable) as error:
-                failed[recipient] = error
-            else:
-                self.telemetry.credentials_published(entry)
-        return recipients - failed.keys(), failed
 
 
 def _to_be_enabled(entry: Entry) -> bool:

@@ -1,20 +1,28 @@
-"""What an entry owes to be done later: one scheduler takes it through the department's lane."""
+"""Duties: what an entry has due later. One scheduler takes them through the department's lane."""
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from worker.core.conclude import put_off_owed
+from worker.core.decide import Policy
 from worker.core.model import Department, Entry, Status, Wish, replace
 from worker.core.reissue import WISH_GOOD_FOR
-from worker.flow.lanes import LAST, Progress
-from worker.pipeline.handler import Pipeline
-from worker.ports import CallFailed, LedgerConflict, LedgerFailed, PublishFailed
-from worker.provider.act import NO_EVENT, NOT_FOUND
+from worker.flow.lanes import LAST, Lanes, Progress
+from worker.flow.ledger_watch import LedgerWatch
+from worker.flow.undelivered import UndeliveredCredentials
+from worker.pipeline.outbox import Outbox
+from worker.pipeline.reconcile import Reconciler
+from worker.pipeline.records import Records
+from worker.pipeline.reissues import Reissues
+from worker.ports import CallFailed, Clock, Duties, LedgerConflict, LedgerFailed, PublishFailed, Wishes
+from worker.provider.act import NOT_FOUND, Actor
+from worker.telemetry.events import Telemetry
 
 POLL_SECONDS = 1.0
 OVERDUE = timedelta(minutes=5)
 """What is owed for longer is told of."""
-AT_ONCE = 100
+DUE_BATCH = 100
 MOST_MENDS = 5
 """How often checks set something right before it is left as it is."""
 
@@ -23,23 +31,36 @@ MOST_MENDS = 5
 class Scheduler:
     """Runs for ever; a duty that fails is due again a little later."""
 
-    pipeline: Pipeline
+    records: Records
+    duties: Duties
+    wishes: Wishes
+    reissues: Reissues
+    reconciler: Reconciler
+    outbox: Outbox
+    actor: Actor
+    undelivered: UndeliveredCredentials
+    lanes: Lanes
+    ledger_watch: LedgerWatch
+    clock: Clock
+    policy: Policy
+    telemetry: Telemetry
+    stopping: asyncio.Event
     _filed: set[Department] = field(default_factory=set)
-    _wishes: set[str] = field(default_factory=set)
+    _filed_wishes: set[str] = field(default_factory=set)
 
     async def run(self) -> None:
         while True:
-            if self.pipeline.ledger_watch.trouble is None:
+            if self.ledger_watch.trouble is None:
                 await self.file_what_is_due()
                 await self.file_wishes()
             await self.measure_debts()
-            await self.pipeline.clock.sleep(POLL_SECONDS)
+            await self.clock.sleep(POLL_SECONDS)
 
     async def file_what_is_due(self) -> None:
         try:
-            due = await self.pipeline.ledger.due(self.pipeline.clock.now(), AT_ONCE)
+            due = await self.duties.due(self.clock.now(), DUE_BATCH)
         except LedgerFailed as error:
-            self.pipeline.telemetry.duty_failed(None, str(error))
+            self.telemetry.duty_failed(None, str(error))
             return
         for department in due:
             if department not in self._filed:
@@ -49,43 +70,43 @@ class Scheduler:
     async def file_wishes(self) -> None:
         """What cannot be granted now is tried again at the next poll, while it is good."""
         try:
-            wishes = await self.pipeline.ledger.wishes(self.pipeline.clock.now() - WISH_GOOD_FOR)
+            wishes = await self.wishes.wishes(self.clock.now() - WISH_GOOD_FOR)
         except LedgerFailed as error:
-            self.pipeline.telemetry.duty_failed(None, str(error))
+            self.telemetry.duty_failed(None, str(error))
             return
         for wish in wishes:
-            if wish.id not in self._wishes:
-                self._wishes.add(wish.id)
+            if wish.id not in self._filed_wishes:
+                self._filed_wishes.add(wish.id)
                 self._file_wish(wish)
 
     def _file_wish(self, wish: Wish) -> None:
         async def attend() -> Progress:
             try:
-                if not self.pipeline.stopping.is_set():
+                if not self.stopping.is_set():
                     await self._grant(wish)
             finally:
-                self._wishes.discard(wish.id)
+                self._filed_wishes.discard(wish.id)
             return Progress.ENDED
 
-        self.pipeline.lanes.file(wish.department, attend, LAST)
+        self.lanes.file(wish.department, attend, LAST)
 
     async def _grant(self, wish: Wish) -> None:
         try:
-            self.pipeline.ledger_watch.check()
-            await self.pipeline.reissues.grant(wish)
+            self.ledger_watch.check()
+            await self.reissues.grant(wish)
         except LedgerFailed as error:
             self._ledger_failed(wish.department, error)
         except (CallFailed, PublishFailed, LedgerConflict) as error:
-            self.pipeline.telemetry.duty_failed(wish.department, str(error))
+            self.telemetry.duty_failed(wish.department, str(error))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not take the lane down
-            self.pipeline.telemetry.step_crashed(error)
+            self.telemetry.step_crashed(error)
 
     async def measure_debts(self) -> None:
         try:
-            overdue = await self.pipeline.ledger.overdue(self.pipeline.clock.now() - OVERDUE)
+            overdue = await self.duties.overdue(self.clock.now() - OVERDUE)
         except LedgerFailed:
             return  # told by whoever needed it
-        self.pipeline.telemetry.debts_overdue(overdue)
+        self.telemetry.debts_overdue(overdue)
 
     def _file(self, department: Department) -> None:
         async def attend() -> Progress:
@@ -95,37 +116,37 @@ class Scheduler:
                 self._filed.discard(department)
             return Progress.ENDED
 
-        self.pipeline.lanes.file(department, attend)
+        self.lanes.file(department, attend)
 
     async def _attend(self, department: Department) -> None:
-        if self.pipeline.stopping.is_set():
+        if self.stopping.is_set():
             return
         try:
-            self.pipeline.ledger_watch.check()
-            entry = (await self.pipeline.ledger.recall(department, NO_EVENT)).entry
+            self.ledger_watch.check()
+            entry = (await self.records.recall(department)).entry
             await self._record(entry, await self._done(entry))
         except LedgerConflict as error:
-            self.pipeline.telemetry.duty_failed(department, str(error))
+            self.telemetry.duty_failed(department, str(error))
         except LedgerFailed as error:
             self._ledger_failed(department, error)
         except Exception as error:  # noqa: BLE001 - a fault of ours must not take the lane down
-            self.pipeline.telemetry.step_crashed(error)
+            self.telemetry.step_crashed(error)
 
     def _ledger_failed(self, department: Department, error: LedgerFailed) -> None:
-        self.pipeline.telemetry.duty_failed(department, str(error))
-        self.pipeline.ledger_watch.failed()
+        self.telemetry.duty_failed(department, str(error))
+        self.ledger_watch.failed()
 
     async def _record(self, entry: Entry, done: Entry) -> None:
         try:
-            await self.pipeline.ledger.record(done)
+            await self.records.attended(done)
         except LedgerConflict:
             if done.mends != entry.mends:  # what was set right may be over what the other worker has done
-                await self.pipeline.have_checked(entry.department)
+                await self.reconciler.arm_check(entry.department)
             raise
 
     async def _done(self, entry: Entry) -> Entry:
         """The entry once its duties that are due are done, or put off where the provider does not let us."""
-        now = self.pipeline.clock.now()
+        now = self.clock.now()
         if entry.status is Status.CLAIMED:
             return entry  # nothing is due until the create is settled
         try:
@@ -138,40 +159,40 @@ class Scheduler:
                 entry = await self._deliver(entry)
         except (CallFailed, PublishFailed) as failed:
             if not (isinstance(failed, CallFailed) and failed.fault.outage):  # all of them would say the same
-                self.pipeline.telemetry.duty_failed(entry.department, str(failed))
-            return _put_off(entry, now, now + self.pipeline.policy.settle_window)
+                self.telemetry.duty_failed(entry.department, str(failed))
+            return _put_off(entry, now, now + self.policy.settle_window)
         return entry
 
     async def _deliver(self, entry: Entry) -> Entry:
         """Credentials whose event could not deliver them: it died, or nobody was bound for them."""
         if entry.status is not Status.ACTIVE or not entry.owes:
-            self.pipeline.outbox.undelivered.update(entry.department)
+            self.undelivered.update(entry.department)
             return replace(entry, owed_at=None)
-        return await self.pipeline.outbox.deliver_owed(entry)
+        return await self.outbox.retry_owed(entry)
 
     async def _checked(self, entry: Entry) -> Entry:
         """A change without an answer may have come late, over a newer one; if so, look once more later."""
         done = replace(entry, check_at=None, late_call=False)
         try:
-            if not await self.pipeline.actor.mend(entry):
+            if not await self.actor.mend(entry):
                 return done
         except CallFailed as failed:
             if failed.fault.status != NOT_FOUND:
                 raise
-            self.pipeline.telemetry.subaccount_missing(entry)  # somebody deleted it: not made anew unasked
+            self.telemetry.subaccount_missing(entry)  # somebody deleted it: not made anew unasked
             return done
-        self.pipeline.telemetry.drift_mended(entry)
+        self.telemetry.drift_mended(entry)
         mends = entry.mends + 1
         if mends % MOST_MENDS == 0:  # it shows a name as it likes, say: no late call does that so often
             return replace(done, mends=mends)
-        again_at = self.pipeline.clock.now() + self.pipeline.policy.settle_window
+        again_at = self.clock.now() + self.policy.settle_window
         return replace(entry, check_at=again_at, late_call=True, mends=mends)
 
     async def _recount(self, entry: Entry) -> None:
         """A create that took more than one try may have been carried out twice, the other one very late."""
-        doubles = await self.pipeline.actor.disable_doubles(entry)
+        doubles = await self.actor.disable_doubles(entry)
         if doubles:
-            self.pipeline.telemetry.doubles_disabled(entry, doubles)
+            self.telemetry.doubles_disabled(entry, doubles)
 
 
 def _put_off(entry: Entry, now: datetime, until: datetime) -> Entry:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from worker.bootstrap import Worker, running_worker
+from worker.bootstrap import RunningWorker, running_worker
 from worker.service.probes import Probes, serving
 from worker.settings.model import WorkerSettings, unknown_names
 from worker.settings.warnings import cautions
@@ -42,9 +42,9 @@ async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
         return True
 
 
-async def _drained(worker: Worker) -> bool:
+async def _drained(worker: RunningWorker) -> bool:
     drained = await worker.drain()
-    worker.telemetry.stopped(worker.pipeline.left + len(worker.pipeline.lanes))
+    worker.telemetry.stopped(worker.unfinished)
     return drained
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from worker.adapters.jose.key_files import KeyFileError, public_jwks
-from worker.bootstrap import Worker
+from worker.bootstrap import RunningWorker
 from worker.ports import ForPeople, LedgerFailed, LedgerForeign
 from worker.settings.model import Address
 from worker.telemetry.events import Telemetry
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 class Readiness:
     """What keeps the worker from doing its job now. Being connected is not enough: it must be consuming."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: RunningWorker) -> None:
         self._worker = worker
         self._checking = asyncio.Lock()
         self._checked_at: float | None = None
@@ -56,9 +56,9 @@ class Readiness:
         """A line for each thing that is wrong."""
         worker = self._worker
         wrong = [
-            *worker.holds(),
+            *worker.blocks(),
             *await worker.consumer.wrong(),
-            *await worker.publisher_wrong(),
+            *await worker.publisher_problems(),
             *await self._ledger(),
         ]
         return list(dict.fromkeys(wrong))
@@ -96,7 +96,7 @@ class Probes:
         self._beaten_at = self._loop.time()
 
     @contextmanager
-    def watching(self, worker: Worker) -> Iterator[None]:
+    def watching(self, worker: RunningWorker) -> Iterator[None]:
         """For the time of the block it can be ready."""
         self._readiness = Readiness(worker)
         try:

@@ -1,0 +1,83 @@
+"""The broker of a running worker: its two connections, and the topology they find or declare."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aio_pika.abc import AbstractConnection
+
+from contracts.topology import WORK_QUEUE, BrokerVersion, Topology, topology
+from worker.adapters.amqp import topology as broker_objects
+from worker.adapters.amqp.client import RabbitConsumer, RabbitPublisher
+from worker.adapters.amqp.link import BrokerRefuses, BrokerUnavailable, Link, connected, version_of
+from worker.ports import Broker, Clock, Consumer, Receive
+from worker.settings.model import TopologySettings, WorkerSettings
+from worker.telemetry.events import Telemetry
+
+STARTUP_GRACE_SECONDS = 15.0
+STARTUP_PAUSE_SECONDS = 0.5
+
+
+@asynccontextmanager
+async def rabbit_broker(
+    settings: WorkerSettings, clock: Clock, telemetry: Telemetry
+) -> AsyncIterator[Broker]:
+    """One connection publishes, another consumes: a blocked publisher does not hold up acks.
+
+    Raises `BrokerUnavailable` for a broker that cannot be reached within the grace, or that refuses us.
+    """
+    await _first_contact(settings, clock, telemetry)
+
+    async def prepare(connection: AbstractConnection) -> None:
+        if settings.topology == "declare":
+            await broker_objects.apply(connection, wanted_topology(connection, settings))
+
+    @asynccontextmanager
+    async def consumer(receive: Receive) -> AsyncIterator[Consumer]:
+        rabbit = RabbitConsumer(WORK_QUEUE, settings.prefetch, receive, prepare, telemetry)
+        async with rabbit.running(Link("consumer", settings.amqp_url, clock, telemetry)):
+            yield rabbit
+
+    link = Link("publisher", settings.amqp_url, clock, telemetry)
+    async with RabbitPublisher.running(link, prepare) as publisher:
+        yield Broker(publisher, consumer, publisher.wrong)
+
+
+def wanted_topology(connection: AbstractConnection, settings: TopologySettings) -> Topology:
+    """The topology for the version of the connected broker."""
+    version = BrokerVersion.parse(version_of(connection))
+    return topology(version, settings.retry_delays, settings.recipient_names)
+
+
+async def _first_contact(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> None:
+    """Reports at the start an error that the links would only retry."""
+    deadline = asyncio.get_running_loop().time() + STARTUP_GRACE_SECONDS
+    reported = ""
+    while True:
+        try:
+            await _contact(settings)
+        except BrokerRefuses:
+            raise
+        except BrokerUnavailable as error:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            if str(error) != reported:
+                reported = str(error)
+                telemetry.broker_lost("start", reported)
+            await clock.sleep(STARTUP_PAUSE_SECONDS)
+        else:
+            return
+
+
+async def _contact(settings: WorkerSettings) -> None:
+    failure: BrokerUnavailable | None = None
+    for url in settings.amqp_url:
+        try:
+            async with connected(url, "provisioner start") as connection:
+                if settings.topology == "declare":
+                    await broker_objects.apply(connection, wanted_topology(connection, settings))
+                return
+        except BrokerUnavailable as error:
+            failure = error
+    if failure is not None:
+        raise failure

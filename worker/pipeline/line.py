@@ -1,0 +1,123 @@
+"""The line of an event, from recall to publish, each stage a function.
+
+    recall     read the department's entry, and the answer to this event if there is one
+    decide     the step that the event asks for, its recorded answer, or a refusal
+    claim      make the intent durable before the effect
+    act        call the provider
+    record     make the outcome durable, and the answer with it
+    publish    send the credentials owed and the answer; the broker confirms
+
+`run` carries an event while all goes well. It returns failures as values; those that a port raises pass
+through to the handler. Decide to record is a loop: what was adopted only to be removed, or deleted only to be
+created again, is decided again on the new entry.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from worker.core import messages
+from worker.core.conclude import Made, Outcome, conclude, intend
+from worker.core.decide import Policy, Refuse, Republish, Skip, Step, decide
+from worker.core.judge import Done, Failure, Permanent
+from worker.core.model import Answer, Entry, Event, Recollection
+from worker.pipeline.outbox import Outbox
+from worker.pipeline.reconcile import Reconciler
+from worker.pipeline.records import Records
+from worker.ports import Clock, LedgerConflict, LedgerFailed
+from worker.provider.act import Actor, Names
+from worker.telemetry.events import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """A newer event of the department has come: that one is the step, and this one waits for its outcome."""
+
+
+Overtaking = Callable[[], bool]
+"""Whether a newer event of the department has come since."""
+
+Result = Done | Overtaken | Failure
+"""How a try to carry an event ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """A step whose outcome is on record; the token where the step made or adopted a subaccount."""
+
+    known: Recollection
+    token: SecretStr | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """Carries one event from recall to publish."""
+
+    records: Records
+    reconciler: Reconciler
+    actor: Actor
+    outbox: Outbox
+    names: Names
+    clock: Clock
+    policy: Policy
+    telemetry: Telemetry
+
+    async def run(self, event: Event, is_overtaken: Overtaking) -> Result:
+        """One try. Raises what ports raise."""
+        await self.reconciler.arm_pending_check(event.department)
+        known = await self.records.recall(event.department, event.reference)
+        token = None
+        while not isinstance(decision := self._decide(event, known), Republish):
+            if isinstance(decision, Refuse):
+                return Permanent(decision.reason, decision.detail)
+            done = await self._carry_out(event, decision, known.entry, is_overtaken)
+            if not isinstance(done, _Recorded):
+                return done
+            known, token = done.known, done.token or token
+        await self._publish(event, known.entry, decision.answer, token)
+        return Done()
+
+    def _decide(self, event: Event, known: Recollection) -> Step | Republish | Refuse:
+        return decide(event, known, self.policy, self.clock.now())
+
+    async def _carry_out(
+        self, event: Event, decided: Step, entry: Entry, is_overtaken: Overtaking
+    ) -> _Recorded | Overtaken | Failure:
+        step = await self.actor.foresee(decided, entry)
+        async with self.actor.permit(step):
+            if not isinstance(step, Skip) and is_overtaken():
+                return Overtaken()
+            claimed_at = self.clock.monotonic()
+            key = self.names.key(step, entry, event)
+            claimed = await self._claim(step, entry, event, key)
+            outcome = await self.actor.act(step, claimed, key, claimed_at)
+        return await self._record(event, step, claimed, outcome)
+
+    async def _claim(self, step: Step, entry: Entry, event: Event, key: str) -> Entry:
+        intended = intend(step, entry, event, key, self.policy, self.clock.now())
+        return await self.records.announce(entry, intended)
+
+    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> _Recorded | Failure:
+        conclusion = conclude(entry, event, step, outcome, self.policy, self.clock.now())
+        try:
+            recorded = await self.records.conclude(entry, conclusion)
+        except (LedgerConflict, LedgerFailed) as error:
+            await self.reconciler.not_recorded(entry, outcome, error)
+            raise
+        if conclusion.failure is not None:
+            return conclusion.failure
+        self.telemetry.stepped(event, step, recorded)
+        made = outcome if isinstance(outcome, Made) else None
+        if made is not None and made.doubles:
+            self.telemetry.doubles_disabled(recorded, made.doubles)
+        return _Recorded(Recollection(recorded, conclusion.answer), made.auth_token if made else None)
+
+    async def _publish(self, event: Event, entry: Entry, answer: Answer, token: SecretStr | None) -> None:
+        """Sends what the broker has not confirmed yet, and records its confirm."""
+        delivered = await self.outbox.deliver_owed(entry, token)
+        if not answer.confirmed:
+            await self.outbox.publish_result(messages.result(answer, self.names.owner, self.clock.now()))
+        if delivered != entry or not answer.confirmed:
+            await self.records.confirm(delivered, answer)
+        self.telemetry.answered(event, answer)

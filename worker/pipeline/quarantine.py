@@ -1,0 +1,55 @@
+"""Poison-message quarantine: a message that may have killed its workers is worked on alone.
+
+A worker that dies leaves no trace but the broker's delivery count, which grows for every message that was
+prefetched with the poisonous one. So a message delivered often is marked in the ledger, worked on while
+nothing else is, and unmarked. A mark that was never cleared is a worker that died working on it.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from contracts.subaccounts import DeadReason
+from worker.core import messages
+from worker.core.judge import Permanent
+from worker.flow.exclusive import SharedExclusiveLock
+from worker.flow.ledger_watch import LedgerWatch
+from worker.pipeline.line import Result
+from worker.pipeline.work import Work
+from worker.ports import PoisonMarks
+
+QUARANTINE_AFTER_DELIVERIES = 20
+"""Lost connections count too, and are not the message's fault: so it is not given up at that count."""
+
+MAX_CRASHES = 3
+
+
+@dataclass
+class Quarantine:
+    """Runs tries side by side, and those of a suspicious message alone."""
+
+    marks: PoisonMarks
+    ledger_watch: LedgerWatch
+    lock: SharedExclusiveLock = field(default_factory=SharedExclusiveLock)
+    _crashes: dict[str, int] = field(default_factory=dict)
+    """By fingerprint, until the mark is cleared: one that could not be cleared is of a worker that lives."""
+
+    async def run(self, work: Work, attempt: Callable[[Work], Awaitable[Result]]) -> Result:
+        """What `attempt` comes to, or a dead letter `delivery-limit`. Raises `LedgerFailed`."""
+        if messages.deliveries_of(work.delivery.original) < QUARANTINE_AFTER_DELIVERIES:
+            async with self.lock.shared():
+                return await attempt(work)
+        async with self.lock.exclusive():
+            return await self._alone(messages.fingerprint(work.delivery.original), work, attempt)
+
+    async def _alone(self, message: str, work: Work, attempt: Callable[[Work], Awaitable[Result]]) -> Result:
+        self.ledger_watch.check()
+        if message not in self._crashes:
+            self._crashes[message] = await self.marks.suspect(message)
+        if self._crashes[message] > MAX_CRASHES:
+            why = f"{MAX_CRASHES} workers ended while they worked on it alone"
+            result: Result = Permanent(DeadReason.DELIVERY_LIMIT, why)
+        else:
+            result = await attempt(work)
+        await self.marks.absolve(message)
+        del self._crashes[message]
+        return result

@@ -1,0 +1,60 @@
+"""Effects at the provider that could not be recorded.
+
+The ledger failed after the call, or another worker wrote the entry meanwhile. Our effect may then stand over,
+or beside, what is on record. So a subaccount that we made is disabled, and a check is armed that compares the
+provider with the entry.
+"""
+
+from dataclasses import dataclass, field
+
+from worker.core.conclude import Changed, Failed, Made, Outcome, to_be_checked
+from worker.core.decide import Policy
+from worker.core.judge import Unknown
+from worker.core.model import Department, Entry
+from worker.pipeline.records import Records
+from worker.ports import Clock, LedgerConflict
+from worker.provider.act import Actor
+from worker.telemetry.events import Telemetry
+
+
+@dataclass
+class Reconciler:
+    """Remembers the departments whose last effect is not on record, and has them checked."""
+
+    records: Records
+    actor: Actor
+    clock: Clock
+    policy: Policy
+    telemetry: Telemetry
+    _unrecorded: set[Department] = field(default_factory=set)
+
+    async def not_recorded(self, entry: Entry, outcome: Outcome, error: Exception) -> None:
+        """The outcome of a step could not be recorded, because of `error`. Raises what ports raise."""
+        if _may_have_changed(outcome):
+            self._unrecorded.add(entry.department)
+        if isinstance(error, LedgerConflict):
+            await self._yield_to_other_worker(entry, outcome)
+
+    async def arm_pending_check(self, department: Department) -> None:
+        """Before the next step of a department whose last effect is not on record."""
+        if department in self._unrecorded:
+            await self.arm_check(department)
+            self._unrecorded.discard(department)
+
+    async def arm_check(self, department: Department) -> None:
+        """Has the provider compared with the entry: an effect of ours may be over what is on record."""
+        on_record = (await self.records.recall(department)).entry
+        if on_record.auth_id is not None:
+            await self.records.recheck(to_be_checked(on_record, self.policy, self.clock.now()))
+
+    async def _yield_to_other_worker(self, entry: Entry, outcome: Outcome) -> None:
+        on_record = (await self.records.recall(entry.department)).entry
+        if isinstance(outcome, Made) and outcome.auth_id != on_record.auth_id:
+            await self.actor.disable_made(on_record, outcome.auth_id)
+            self.telemetry.doubles_disabled(on_record, (outcome.auth_id,))
+        await self.arm_pending_check(entry.department)
+
+
+def _may_have_changed(outcome: Outcome) -> bool:
+    unknown = isinstance(outcome, Failed) and isinstance(outcome.failure, Unknown)
+    return unknown or isinstance(outcome, Made | Changed)

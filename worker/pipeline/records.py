@@ -1,0 +1,62 @@
+"""The gateway to the entries: every read and every write of one goes through here.
+
+A write is conditional on the revision that was recalled, so of two writers of one department the second
+learns of it (`LedgerConflict`). Who may write what:
+
+    announce   the line and the outbox, before a call: the claim, the deletion, the check of a change
+    conclude   the line, after a step: the next entry, with the answer where there is one
+    confirm    the line and the reissues, after the broker's confirm: what is owed no more, the answer
+    delivered  the outbox: credentials that were confirmed before the next one failed
+    attended   the scheduler: duties that are done or put off
+    recheck    the reconciler: a check, over whatever another worker has recorded
+"""
+
+from dataclasses import dataclass, replace
+
+from worker.core.conclude import Conclusion
+from worker.core.model import Answer, Department, Entry, Recollection, Reference
+from worker.ports import Entries
+
+NO_EVENT = Reference("", "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Reads and writes entries. All methods raise `LedgerFailed`, all writes `LedgerConflict`."""
+
+    entries: Entries
+
+    async def recall(self, department: Department, event: Reference = NO_EVENT) -> Recollection:
+        """The department's entry, and the answer to this event if there is one."""
+        return await self.entries.recall(department, event)
+
+    async def announce(self, before: Entry, announced: Entry) -> Entry:
+        """Makes durable what a call is about to do. Writes nothing where nothing has to be."""
+        return before if announced == before else await self.entries.record(announced)
+
+    async def conclude(self, before: Entry, conclusion: Conclusion) -> Entry:
+        """Records the outcome of a step. Writes nothing where nothing changed and nothing is answered."""
+        if conclusion.answer is None and conclusion.entry == before:
+            return before
+        return await self.entries.record(conclusion.entry, conclusion.answer)
+
+    async def answered(self, entry: Entry, answer: Answer) -> Entry:
+        """Records a request's answer before it is published."""
+        return await self.entries.record(entry, answer)
+
+    async def confirm(self, entry: Entry, answer: Answer) -> Entry:
+        """Records that the broker has confirmed the answer."""
+        return await self.entries.record(entry, replace(answer, confirmed=True))
+
+    async def delivered(self, before: Entry, entry: Entry) -> None:
+        """Records which credentials were confirmed; a failure of the others follows."""
+        if entry != before:
+            await self.entries.record(entry)
+
+    async def attended(self, entry: Entry) -> None:
+        """Records what has become of the duties that were due."""
+        await self.entries.record(entry)
+
+    async def recheck(self, entry: Entry) -> None:
+        """Records that the provider's state must be compared with the entry."""
+        await self.entries.record(entry)

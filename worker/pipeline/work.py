@@ -1,0 +1,74 @@
+"""The value that travels with one delivery, from its lane to its ack."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+
+from contracts.departments import Kind
+from worker.core import messages
+from worker.core.decide import UnknownRename
+from worker.core.judge import Pause, Stay, Wait
+from worker.core.messages import Outgoing, Subject
+from worker.core.model import Reissue
+from worker.flow.lanes import FIRST, LAST, Rank
+from worker.pipeline.reading import Reading, Unreadable, reading_of, subject_of
+from worker.ports import Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One delivery and all that is known of it.
+
+    `original` is the message as its producer sent it, without the headers that parking added.
+    `lane` is its key among the lanes, `rank` its priority there.
+    From `leave_at` on (monotonic seconds) it is parked instead of waiting any longer.
+    `stay` counts its tries since it was delivered.
+    """
+
+    delivery: Delivery
+    reading: Reading
+    original: Outgoing
+    lane: Hashable
+    rank: Rank
+    leave_at: float
+    stay: Stay
+
+    @classmethod
+    def of(cls, delivery: Delivery, unknown_rename: UnknownRename, leave_at: float) -> "Work":
+        """Reads the message; one that is no valid event gets a lane for itself."""
+        reading = reading_of(delivery.original)
+        return cls(
+            delivery=delivery,
+            reading=reading,
+            original=messages.unparked(delivery.original),
+            lane=object() if isinstance(reading, Unreadable) else reading.department,
+            rank=rank_of(reading, unknown_rename),
+            leave_at=leave_at,
+            stay=Stay(messages.attempts_of(delivery.original)),
+        )
+
+    @property
+    def subject(self) -> Subject | None:
+        """What is known of the event, for results and logs."""
+        return subject_of(self.reading)
+
+    def tried(self) -> "Work":
+        """One more try begins."""
+        return replace(self, stay=self.stay.tried())
+
+    def after(self, verdict: Wait | Pause) -> "Work":
+        """The try failed. A pause is not counted, a wait costs retry budget."""
+        paused = isinstance(verdict, Pause)
+        return replace(self, stay=self.stay.paused() if paused else self.stay.spent(verdict.cost_seconds))
+
+
+def rank_of(reading: Reading, unknown_rename: UnknownRename) -> Rank:
+    """The newest event has the highest rank; unreadable messages go first, requests to reissue last.
+
+    Where a rename must not create, a create that waits with it goes before it.
+    """
+    if isinstance(reading, Unreadable):
+        return FIRST
+    if isinstance(reading, Reissue):
+        return LAST
+    creates_first = unknown_rename is UnknownRename.REJECT
+    return (creates_first and reading.kind is Kind.CREATED, *reading.version.rank())
