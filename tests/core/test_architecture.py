@@ -1,4 +1,4 @@
-"""What ARCHITECTURE.md says of the code is so."""
+"""ARCHITECTURE.md and the files beside it, compared with the code."""
 
 import re
 from itertools import product
@@ -13,6 +13,12 @@ from worker.core.model import Status
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENT = (PROJECT / "worker/ARCHITECTURE.md").read_text(encoding="utf-8")
+BESIDE = ("DECISIONS.md", "THREATS.md", "BENCHMARKS.md", "WEAKNESSES.md")
+DOCUMENTS = {
+    name: (PROJECT / "worker" / name).read_text(encoding="utf-8") for name in ("ARCHITECTURE.md", *BESIDE)
+}
+LONGEST_MAP = 250
+"""Lines. Reasons and explanations belong in the files beside the map."""
 
 NAME, OTHER_NAME = "Marketing", "Sales"
 EVENTS = {
@@ -110,23 +116,71 @@ def test_the_line_is_that_of_the_pipeline():
     assert len(stages(drawn)) == 8
 
 
+def test_it_is_short():
+    assert len(DOCUMENT.splitlines()) <= LONGEST_MAP
+
+
+CODE_MAP = rows_under("Code map", "Path | What is there")
+MAPPED = [path.strip("`") for row in CODE_MAP for path in row[0].split(", ")]
+
+
 def test_the_code_map_names_what_is_there():
-    mapped = [path for row in rows_under("Code map", "Path | What is there") for path in row[0].split(", ")]
-
-    assert [path for path in mapped if not (PROJECT / path.strip("`")).exists()] == []
-    assert len(set(mapped)) == len(mapped)
+    assert [path for path in MAPPED if not (PROJECT / path).exists()] == []
+    assert len(set(MAPPED)) == len(MAPPED)
 
 
-def test_so_does_every_other_line():
-    named = set(re.findall(r"`((?:worker|contracts|tests)/[\w./-]*)`", DOCUMENT))
+def test_the_files_of_a_folder_in_the_code_map_are_in_it():
+    named = [(row[0].strip("`"), file) for row in CODE_MAP for file in re.findall(r"`(\w+\.py)`", row[1])]
 
-    assert len(named) > 25
+    assert named
+    assert [each for each in named if not (PROJECT / each[0] / each[1]).exists()] == []
+
+
+def test_the_code_map_has_every_folder():
+    sources = [path for kind in ("*.py", "*.sql") for path in (PROJECT / "worker").rglob(kind)]
+    folders = {f"{source.parent.relative_to(PROJECT)}/" for source in sources}
+
+    assert folders - {"worker/"} - set(MAPPED) == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_path_they_name_is_there(document):
+    named = set(re.findall(r"`((?:worker|contracts|tests|deploy)/[\w./-]*)`", DOCUMENTS[document]))
+
+    assert named
     assert [path for path in sorted(named) if not (PROJECT / path).exists()] == []
 
 
-def test_every_invariant_names_the_file_that_keeps_it():
-    text = section("Invariants")
-    invariants = re.split(r"^\d+\. ", text, flags=re.MULTILINE)[1:]
+def headings(text):
+    return {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
 
-    assert re.findall(r"^(\d+)\. ", text, re.MULTILINE) == [str(n + 1) for n in range(len(invariants))]
-    assert [each for each in invariants if not re.search(r"`[\w/]+\.py`", each)] == []
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_their_links_lead_somewhere(document):
+    for link in re.findall(r"\]\(([^)]+)\)", DOCUMENTS[document]):
+        name, _, anchor = link.partition("#")
+        target = PROJECT / "worker" / name if name else PROJECT / "worker" / document
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target.read_text(encoding="utf-8")), link
+
+
+def test_it_links_to_the_files_beside_it():
+    assert set(BESIDE) <= set(re.findall(r"\]\((\w+\.md)\)", DOCUMENT))
+
+
+def test_every_test_they_name_is_there():
+    tests = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "tests").rglob("test_*.py"))
+    named = {name for text in DOCUMENTS.values() for name in re.findall(r"`(test_\w+)`", text)}
+
+    assert named
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
+
+
+def test_every_invariant_names_the_file_that_keeps_it():
+    invariants = rows_under("Invariants", "# | Invariant | Kept by")
+
+    assert [row[0] for row in invariants] == [str(n + 1) for n in range(len(invariants))]
+    assert [row for row in invariants if not re.search(r"`[\w/]+\.py`", row[2])] == []
