@@ -1,15 +1,18 @@
-"""The README keeps its word."""
+"""The README and the runbook, compared with the code."""
 
 import re
 from pathlib import Path
 
+import pytest
 from typer.main import get_command
 
+from contracts.subaccounts import DeadReason
 from worker.cli.app import app
 from worker.settings.model import WorkerSettings, described
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+RUNBOOK = (ROOT / "deploy/RUNBOOK.md").read_text()
 
 
 def test_its_first_two_code_blocks_are_the_two_commands():
@@ -31,6 +34,39 @@ def test_the_commands_it_names_are_there():
 
 
 def test_what_it_links_to_is_there():
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    links = re.findall(r"\]\((?!https:)([^)#]+)[^)]*\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("text", [README, RUNBOOK], ids=["README", "RUNBOOK"])
+def test_their_own_anchors_are_headings(text: str):
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    anchors = re.findall(r"\]\(#([^)]+)\)", text)
+    assert anchors
+    assert [anchor for anchor in anchors if anchor not in headings] == []
+
+
+def test_the_runbook_has_an_entry_for_each_reason():
+    entries = re.findall(r"^## ([a-z-]+)$", RUNBOOK, re.MULTILINE)
+    assert entries == list(DeadReason)
+
+
+def test_log_events_and_metrics_of_the_runbook_are_those_of_the_code():
+    code = "".join(path.read_text() for path in (ROOT / "worker/telemetry").glob("*.py"))
+    symptoms = RUNBOOK.partition("\n## Where to look\n")[2].partition("\n## ")[0]
+    first_cells = re.findall(r"^\| (`.*?) \|", symptoms, re.MULTILINE)
+    events = {name for cell in first_cells for name in re.findall(r"`(?!provisioner_)([a-z_]+)`", cell)}
+    metrics = {name.removesuffix("_total") for name in re.findall(r"`(provisioner_[a-z_]+)", RUNBOOK)}
+    assert events
+    assert metrics
+    assert [name for name in sorted(events | metrics) if f'"{name}"' not in code] == []
+    assert metrics == set(re.findall(r'"(provisioner_[a-z_]+)"', code))
+
+
+def test_the_runbook_starts_with_commands_that_are_there():
+    named = set(re.findall(r"provisioner ([a-z-]+)", RUNBOOK))
+    assert named <= set(get_command(app).commands)  # type: ignore[attr-defined]
