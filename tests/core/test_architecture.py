@@ -124,6 +124,13 @@ CODE_MAP = rows_under("Code map", "Path | What is there")
 MAPPED = [path.strip("`") for row in CODE_MAP for path in row[0].split(", ")]
 
 
+def test_the_files_of_a_create_are_listed_by_stage():
+    stages = [row[0] for row in rows_under("The line", "Stage | Files")]
+    drawn = re.findall(r"^(\w+) {2,}\S", section("The line").split("```")[1], re.MULTILINE)
+
+    assert stages == ["deliver", *drawn]
+
+
 def test_the_code_map_names_what_is_there():
     assert [path for path in MAPPED if not (PROJECT / path).exists()] == []
     assert len(set(MAPPED)) == len(MAPPED)
