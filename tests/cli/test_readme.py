@@ -67,6 +67,15 @@ def test_log_events_and_metrics_of_the_runbook_are_those_of_the_code():
     assert metrics == set(re.findall(r'"(provisioner_[a-z_]+)"', code))
 
 
+def test_lines_of_readyz_in_the_runbook_are_those_of_the_code():
+    code = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py"))
+    table = RUNBOOK.partition("| `/readyz` says |")[2].partition("\n\n")[0]
+    told = re.findall(r"^\| `(.*?)`", table, re.MULTILINE)
+    parts = {part.strip() for line in told for part in re.split(r"\.\.\.|: ", line)} - {""}
+    assert told
+    assert [part for part in sorted(parts) if part not in code] == []
+
+
 def test_the_runbook_starts_with_commands_that_are_there():
     named = set(re.findall(r"provisioner ([a-z-]+)", RUNBOOK))
     assert named <= set(get_command(app).commands)  # type: ignore[attr-defined]
