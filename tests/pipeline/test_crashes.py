@@ -290,8 +290,8 @@ async def test_credentials_owed_arrive_wherever_the_next_worker_dies():
 # the matrix above must meet its call.
 BOUNDARIES = {
     "Handler._handle": {"self._attempt": None, "self._end": None, "self._wait_or_park": None},
-    "Handler._attempt": {"self.quarantine.run": None},
-    "Handler._work_on": {"self.line.run": None, "self.reissues.answer": None},
+    "Handler._attempt": {"self.quarantine.admit": None},
+    "Handler._work_on": {"self.line.carry": None, "self.reissues.answer": None},
     "Handler._end": {"self._dead_letter": None, "self._park": None, "work.delivery.ack": "ack"},
     "Handler._park": {"self.outbox.publish": "publish retry"},
     "Handler._dead_letter": {
@@ -301,7 +301,7 @@ BOUNDARIES = {
     "Handler._wait_or_park": {"self._must_leave": None, "self._end": None, "self._wait": None},
     "Handler._must_leave": {"self._wait": None},
     "Handler._wait": {"self.waiting.wait": None},
-    "Quarantine.run": {
+    "Quarantine.admit": {
         "self.lock.shared": None,
         "self.lock.exclusive": None,
         "attempt": None,
@@ -312,7 +312,7 @@ BOUNDARIES = {
         "attempt": None,
         "self.marks.absolve": "absolve",
     },
-    "Line.run": {
+    "Line.carry": {
         "self.reconciler.arm_pending_check": None,
         "self.records.recall": None,
         "self._carry_out": None,

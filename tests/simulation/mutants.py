@@ -99,14 +99,14 @@ class DropsClaimsAtRestart(Line):
         super().__init__(**named)
         object.__setattr__(self, "seen", set())
 
-    async def run(self, event: Event, is_overtaken: Any) -> Result:
+    async def carry(self, event: Event, is_overtaken: Any) -> Result:
         entry = (await self.records.recall(event.department)).entry
         seen = self.seen  # type: ignore[attr-defined]
         if event.department not in seen and entry.status is Status.CLAIMED:
             before = Status.REMOVED if entry.removed_at else Status.ABSENT
             await self.records.recheck(replace(entry, status=before))
         seen.add(event.department)
-        return await super().run(event, is_overtaken)
+        return await super().carry(event, is_overtaken)
 
 
 class CreatesAgainUnasked(Actor):
@@ -393,8 +393,8 @@ class LetsAllThrough(Circuit):
 class AnswersTheOlderFirst(Line):
     """What a newer event has overtaken is answered before that one's outcome is on record."""
 
-    async def run(self, event: Event, is_overtaken: Any) -> Result:
-        result = await super().run(event, is_overtaken)
+    async def carry(self, event: Event, is_overtaken: Any) -> Result:
+        result = await super().carry(event, is_overtaken)
         if isinstance(result, Overtaken):
             entry = (await self.records.recall(event.department)).entry
             recorded = await self._record(event, Skip(ResultKind.SUPERSEDED), entry, NothingDone())

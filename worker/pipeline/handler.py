@@ -105,7 +105,7 @@ class Handler:
     async def _attempt(self, work: Work) -> Result:
         """One try. Every failure comes back as a value: it must not take the neighbours down."""
         try:
-            return await self.quarantine.run(work, self._work_on)
+            return await self.quarantine.admit(work, self._work_on)
         except LedgerFailed as error:
             return self._failure_of(error)
 
@@ -119,7 +119,7 @@ class Handler:
                     return await self.reissues.answer(request)
                 case Event() as event:
                     self.ledger_watch.check()
-                    return await self.line.run(event, lambda: self.lanes.overtaken(work.lane, work.rank))
+                    return await self.line.carry(event, lambda: self.lanes.overtaken(work.lane, work.rank))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not take the neighbours down
             return self._failure_of(error)
 

@@ -7,7 +7,7 @@
     record     make the outcome durable, and the answer with it
     publish    send the credentials owed and the answer; the broker confirms
 
-`run` carries an event while all goes well. It returns failures as values; those that a port raises pass
+`carry` takes an event along while all goes well. It returns failures as values; those that a port raises pass
 through to the handler. Decide to record is a loop: what was adopted only to be removed, or deleted only to be
 created again, is decided again on the new entry.
 """
@@ -63,7 +63,7 @@ class Line:
     policy: Policy
     telemetry: Telemetry
 
-    async def run(self, event: Event, is_overtaken: Overtaking) -> Result:
+    async def carry(self, event: Event, is_overtaken: Overtaking) -> Result:
         """One try. Raises what ports raise."""
         await self.reconciler.arm_pending_check(event.department)
         known = await self.records.recall(event.department, event.reference)

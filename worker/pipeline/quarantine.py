@@ -33,7 +33,7 @@ class Quarantine:
     _crashes: dict[str, int] = field(default_factory=dict)
     """By fingerprint, until the mark is cleared: one that could not be cleared is of a worker that lives."""
 
-    async def run(self, work: Work, attempt: Callable[[Work], Awaitable[Result]]) -> Result:
+    async def admit(self, work: Work, attempt: Callable[[Work], Awaitable[Result]]) -> Result:
         """What `attempt` comes to, or a dead letter `delivery-limit`. Raises `LedgerFailed`."""
         if messages.deliveries_of(work.delivery.original) < QUARANTINE_AFTER_DELIVERIES:
             async with self.lock.shared():

@@ -1,0 +1,43 @@
+"""Entries are read and written through one gateway, `worker/pipeline/records.py`."""
+
+import ast
+from pathlib import Path
+
+import worker
+
+PACKAGE = Path(worker.__file__).parent
+GATEWAY = PACKAGE / "pipeline" / "records.py"
+WRITERS = {
+    "announce": {"line", "outbox"},
+    "conclude": {"line"},
+    "answered": {"reissues"},
+    "confirm": {"line", "reissues"},
+    "delivered": {"outbox"},
+    "attended": {"scheduler"},
+    "recheck": {"reconcile"},
+}
+
+
+def calls(path: Path) -> list[str]:
+    """The dotted names of everything the module calls: `self.records.confirm`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def test_nothing_but_the_gateway_records_an_entry():
+    others = [path for path in PACKAGE.rglob("*.py") if path != GATEWAY]
+
+    recording = {path.name for path in others for call in calls(path) if call.endswith(".record")}
+
+    assert recording == set()
+    assert "self.entries.record" in calls(GATEWAY)
+
+
+def test_each_write_has_its_writers():
+    found: dict[str, set[str]] = {}
+    for path in (PACKAGE / "pipeline").glob("*.py"):
+        for call in calls(path):
+            if call.startswith("self.records.") and not call.endswith(".recall"):
+                found.setdefault(call.rpartition(".")[2], set()).add(path.stem)
+
+    assert found == WRITERS
