@@ -18,7 +18,7 @@ _RECIPIENT = "RECIPIENT"
 _STRUCTURED_EVENTS = ("DepartmentCreated", "DepartmentRenamed", "DepartmentRemoved")
 _EVENTS = (*_STRUCTURED_EVENTS, *(f"{name}Binary" for name in _STRUCTURED_EVENTS))
 _REQUESTS = ("ReissueRequested",)
-_TAKEN = (*_EVENTS, *_REQUESTS)
+_ACCEPTED = (*_EVENTS, *_REQUESTS)
 _CREDENTIALS = ("CredentialsMessage", "SealedCredentialsMessage")
 _ADDRESSES = {
     names.DEPARTMENTS: (
@@ -35,25 +35,34 @@ _ADDRESSES = {
     names.RETRY: ("{delay}", {"delay": [names.delay_label(delay) for delay in names.DEFAULT_RETRY_DELAYS]}),
 }
 _EXCHANGES = {
-    names.DEPARTMENTS: ("Where producers publish. A word may follow the routing key.", _TAKEN),
-    names.RESULTS: ("What became of each event. Consumers bind queues of their own.", ("SubaccountResult",)),
+    names.DEPARTMENTS: ("Producers publish here. Further words may follow the routing key.", _ACCEPTED),
+    names.RESULTS: ("The outcome of each event. Consumers bind their own queues.", ("SubaccountResult",)),
     names.SECRETS: (
-        "Credentials. Where recipients are named, the routing key ends in the recipient's name.",
+        "Credentials. If recipients are configured, the routing key ends in the recipient's name.",
         _CREDENTIALS,
     ),
-    names.RETRY: ("Takes an event that waits. The routing key is the delay.", _TAKEN),
-    names.DEAD_LETTERS: ("Takes what cannot be carried out, under its own routing key.", ("DeadLetter",)),
-    names.REPLAY: ("Brings back what has waited, and what is replayed.", _TAKEN),
+    names.RETRY: ("Receives events that wait for a retry. The routing key is the delay.", _ACCEPTED),
+    names.DEAD_LETTERS: (
+        "Receives messages that cannot be carried out, under their own routing keys.",
+        ("DeadLetter",),
+    ),
+    names.REPLAY: (
+        "Returns events that have waited, and replayed dead letters, to the work queue.",
+        _ACCEPTED,
+    ),
 }
 _QUEUES = {
-    names.WORK_QUEUE: ("What the worker consumes.", _TAKEN),
-    names.SECRETS_QUEUE: ("Credentials while no recipients are named.", _CREDENTIALS[:1]),
-    names.secrets_queue(_RECIPIENT): ("Instead, one for each recipient, by its name.", _CREDENTIALS[1:]),
-    names.DEAD_LETTER_QUEUE: ("Dead letters, until somebody replays or discards them.", ("DeadLetter",)),
+    names.WORK_QUEUE: ("The worker consumes this queue.", _ACCEPTED),
+    names.SECRETS_QUEUE: ("Credentials, if no recipients are configured.", _CREDENTIALS[:1]),
+    names.secrets_queue(_RECIPIENT): (
+        "Credentials for one recipient. There is one such queue for each recipient.",
+        _CREDENTIALS[1:],
+    ),
+    names.DEAD_LETTER_QUEUE: ("Dead letters, until an operator replays or discards them.", ("DeadLetter",)),
 }
-_RETRY_QUEUE = ("Holds an event for its delay, then sends it back to the work queue.", _TAKEN)
+_RETRY_QUEUE = ("Holds an event for the delay, then returns it to the work queue.", _ACCEPTED)
 
-# The file in examples/ that each message shows.
+# The example of each message: the name of a file in examples/.
 EXAMPLES = {
     "DepartmentCreated": "created-full",
     "DepartmentCreatedBinary": "created-binary",
@@ -69,7 +78,10 @@ EXAMPLES = {
 
 
 def document(examples: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """`examples`: for each message in `EXAMPLES`, an AsyncAPI message example."""
+    """Returns the AsyncAPI document.
+
+    `examples` has an AsyncAPI message example for each message in `EXAMPLES`.
+    """
     payloads = schemas((*INBOUND, *REQUESTS, *OUTBOUND), "#/components/schemas/{model}")
     payloads["BinaryModeHeaders"] = _headers_of_any(payloads)
     payloads["DeadLetterHeaders"] = _dead_letter_headers()
@@ -79,7 +91,7 @@ def document(examples: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "title": "Subaccount Provisioner",
             "version": CONTRACT_VERSION,
             "description": "Department events in, credentials and results out. README.md beside this file"
-            " tells the rules that no schema can.",
+            " states the rules that a schema cannot express.",
             "license": {"name": "MIT"},
         },
         "servers": {
@@ -141,15 +153,24 @@ def _message_refs(messages: Iterable[str]) -> dict[str, Any]:
 def _operations() -> dict[str, Any]:
     work_queue = f"queue.{names.WORK_QUEUE}"
     return {
-        "receiveDepartmentEvent": _operation("receive", work_queue, _EVENTS, "Acked once it is answered."),
-        "receiveReissueRequest": _operation(
-            "receive", work_queue, _REQUESTS, "Acked once it is answered. Either mode, as for events."
+        "receiveDepartmentEvent": _operation(
+            "receive", work_queue, _EVENTS, "Acked once its result is published."
         ),
-        "sendResult": _send(names.RESULTS, "Tells what became of an event."),
-        "sendCredentials": _send(names.SECRETS, "Hands over a department's credentials."),
-        "parkEvent": _send(names.RETRY, "Puts an event aside that fails for now."),
-        "buryEvent": _send(names.DEAD_LETTERS, "Gives a message up, byte for byte and with the reason."),
-        "replayEvent": _send(names.REPLAY, "Sends a dead letter to the work queue, when a person asks."),
+        "receiveReissueRequest": _operation(
+            "receive",
+            work_queue,
+            _REQUESTS,
+            "Acked once its result is published. Both modes are accepted, as for events.",
+        ),
+        "sendResult": _send(names.RESULTS, "Publishes the outcome of an event."),
+        "sendCredentials": _send(names.SECRETS, "Publishes a department's credentials."),
+        "parkEvent": _send(names.RETRY, "Parks an event that fails for the moment."),
+        "buryEvent": _send(
+            names.DEAD_LETTERS, "Dead-letters a message: the original bytes, with the reason in headers."
+        ),
+        "replayEvent": _send(
+            names.REPLAY, "Returns a dead letter to the work queue, at an operator's request."
+        ),
     }
 
 
@@ -158,13 +179,13 @@ def _send(exchange: str, summary: str) -> dict[str, Any]:
 
 
 def _operation(action: str, channel: str, messages: Iterable[str], summary: str) -> dict[str, Any]:
-    manner = {"ack": True} if action == "receive" else {"deliveryMode": 2, "mandatory": True}
+    settings = {"ack": True} if action == "receive" else {"deliveryMode": 2, "mandatory": True}
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},
         "summary": summary,
         "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
-        "bindings": {"amqp": manner | _AMQP},
+        "bindings": {"amqp": settings | _AMQP},
     }
 
 
@@ -174,7 +195,7 @@ def _messages(examples: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     shown = {name: message | {"examples": [examples[name]]} for name, message in messages.items()}
     return shown | {
         "DeadLetter": {
-            "summary": "A message as it came, with its own content type, and with what is wrong in headers.",
+            "summary": "The original message with its own content type. Headers give the reason.",
             "headers": _schema_ref("DeadLetterHeaders"),
         }
     }
@@ -203,7 +224,7 @@ def _schema_ref(name: str) -> dict[str, str]:
 
 
 def _headers_of_any(payloads: Mapping[str, Schema]) -> Schema:
-    """The headers of the three events differ in their type alone."""
+    """Returns one schema for the three events: their headers differ only in the type."""
     events = [payloads[model.__name__] for model in INBOUND]
     headers = binary_headers(events[0])
     sent = headers["properties"]["cloudEvents_type"]
@@ -218,12 +239,15 @@ def _dead_letter_headers() -> Schema:
         "type": "object",
         "properties": {
             "x-dead-reason": {"enum": [str(reason) for reason in DeadReason]},
-            "x-dead-detail": {"type": "string", "description": "What is wrong and where; no payload."},
+            "x-dead-detail": {"type": "string", "description": "The error and the field; no payload."},
             "x-dead-at": {"type": "string", "format": "date-time"},
-            "x-attempts": {"type": "integer", "minimum": 1, "description": "How often it was tried."},
-            "x-event-id": {"type": "string", "description": "Where it could be read."},
-            "x-department-id": {"type": "string", "description": "Where it could be read."},
-            "x-left-out": {"type": "string", "description": "Names what had no room, or cannot be sent."},
+            "x-attempts": {"type": "integer", "minimum": 1, "description": "The number of attempts."},
+            "x-event-id": {"type": "string", "description": "Present if it could be read."},
+            "x-department-id": {"type": "string", "description": "Present if it could be read."},
+            "x-left-out": {
+                "type": "string",
+                "description": "Names of headers that did not fit or cannot be sent.",
+            },
         },
         "required": ["x-dead-reason", "x-dead-detail", "x-dead-at", "x-attempts"],
     }

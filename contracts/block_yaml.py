@@ -1,4 +1,4 @@
-"""Writes the values JSON has as YAML in block style: for people to read, and for every YAML reader."""
+"""Writes JSON values as YAML in block style, which people can read and every YAML parser accepts."""
 
 import json
 import re
@@ -13,7 +13,7 @@ _PLAIN = re.compile(r"[A-Za-z_$][A-Za-z0-9 _.,;'`$/+(){}*-]*(?<! )")
 
 
 def dump(value: Any) -> str:
-    """`value` consists of dicts with string keys, lists, strings, integers, booleans and None."""
+    """Formats a value made of dicts with string keys, lists, strings, integers, booleans and None."""
     return "\n".join(_block(value)) + "\n"
 
 
@@ -47,7 +47,7 @@ def _item(value: Any) -> Iterator[str]:
 
 
 def _folds(key: str, value: Any) -> bool:
-    """Whether it is long, and folding would give it back as it is: words with one space between each."""
+    """Whether the text is long and folding keeps it: single spaces only, between words."""
     return isinstance(value, str) and len(key + value) > WIDTH and " ".join(value.split()) == value
 
 

@@ -1,7 +1,7 @@
-"""Inbound: what HR and CRM systems say about departments.
+"""Inbound: department events, published by HR and CRM systems.
 
-An event is a statement of state, not a command: of two events of one department the newer one holds, whatever
-order they arrive in (`DepartmentEvent.version`).
+An event states what a department is; it is not a command. Of two events of one department the newer one
+applies, in whatever order they arrive (`DepartmentEvent.version`).
 """
 
 import hashlib
@@ -30,13 +30,13 @@ IDENTIFIER_LENGTH = 128
 NAME_LENGTH = 200
 SEQUENCE_DIGITS = 18
 
-# Canonical composition makes one code point of four at most: what is longer than this cannot come down to
-# NAME_LENGTH. Normalising takes time by the square of a run of combining marks, so it must not see more.
+# Canonical composition (Unicode Annex 15) joins at most four code points into one: a longer name cannot come
+# down to NAME_LENGTH. Normalising takes quadratic time in a run of combining marks, so its input is bounded.
 _NAME_LENGTH_BEFORE_NFC = 4 * NAME_LENGTH
 
 
 class UnsupportedType(ValueError):
-    """A CloudEvent, but not of a type this contract has."""
+    """A CloudEvent of a type that this contract does not define."""
 
 
 class Invalid(ValueError):
@@ -44,6 +44,8 @@ class Invalid(ValueError):
 
 
 class Kind(StrEnum):
+    """The kinds of department events, oldest first where their times are equal."""
+
     CREATED = "created"
     RENAMED = "renamed"
     REMOVED = "removed"
@@ -53,7 +55,10 @@ _KINDS = list(Kind)
 
 
 class Version(NamedTuple):
-    """Orders the events of one department, by `newer_than`; `<` and `max` of the bare tuples do not."""
+    """Orders the events of one department.
+
+    Compare with `newer_than` or sort by `rank`: `<` and `max` of the tuples follow another order.
+    """
 
     sequence: int | None
     time: datetime
@@ -67,6 +72,7 @@ class Version(NamedTuple):
         return (self.sequence is not None, self.sequence or 0, self.time, order, self.source, self.id)
 
     def newer_than(self, other: "Version | None") -> bool:
+        """Whether this version supersedes the other. Every version is newer than `None`."""
         return other is None or self.rank() > other.rank()
 
 
@@ -77,7 +83,7 @@ def _printable(value: str) -> str:
 
 
 def _clean_name(value: str) -> str:
-    """NFC, trimmed, inner white space folded to one space each."""
+    """Returns the name in Unicode NFC, trimmed, with each run of inner white space as one space."""
     folded = re.sub(r"[^\S\x1c-\x1f]+", " ", value).strip(" ")
     name = unicodedata.normalize("NFC", folded) if len(folded) <= _NAME_LENGTH_BEFORE_NFC else folded
     if not 1 <= len(name) <= NAME_LENGTH:
@@ -88,7 +94,7 @@ def _clean_name(value: str) -> str:
 
 
 def _sequence(value: object) -> object:
-    """An integer, or its decimal text: AMQP headers and the CloudEvents sequence extension use both."""
+    """Reads an integer or its decimal text: AMQP headers and the CloudEvents sequence extension use both."""
     if isinstance(value, str) and re.fullmatch(r"-?\d+", value, re.ASCII):
         digits, value = len(value.lstrip("-")), int(value) if len(value) < 2 * SEQUENCE_DIGITS else 0
     elif isinstance(value, int) and not isinstance(value, bool):
@@ -135,47 +141,53 @@ Sequence = Annotated[
 class _Data(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
 
-    department_id: Identifier = Field(description="Never changes. 1 to 128 printable characters.")
+    department_id: Identifier = Field(description="1 to 128 printable characters. Never changes.")
 
 
 class Created(_Data):
-    """What a created event tells."""
+    """The data of a created event."""
 
-    name: Name = Field(description="NFC, white space trimmed and folded; its length counts after that.")
-    parent_id: str | None = Field(None, description="Not read here.")
-    attributes: dict[str, Any] | None = Field(None, description="Not read here.")
+    name: Name = Field(
+        description="Brought to NFC, with white space trimmed and folded; its length is counted after that."
+    )
+    parent_id: str | None = Field(None, description="Ignored.")
+    attributes: dict[str, Any] | None = Field(None, description="Ignored.")
 
 
 class Renamed(_Data):
-    """What a renamed event tells."""
+    """The data of a renamed event."""
 
-    name: Name = Field(description="The new name; NFC, white space trimmed and folded.")
-    previous_name: str | None = Field(None, description="Not read here.")
+    name: Name = Field(description="The new name. Brought to NFC, with white space trimmed and folded.")
+    previous_name: str | None = Field(None, description="Ignored.")
 
 
 class Removed(_Data):
-    """What a removed event tells."""
+    """The data of a removed event."""
 
-    name: Name | None = Field(None, description="The name it last had.")
-    cause: Literal["deleted", "merged", "deactivated"] | None = Field(None, description="Why it is gone.")
+    name: Name | None = Field(None, description="The department's last name.")
+    cause: Literal["deleted", "merged", "deactivated"] | None = Field(
+        None, description="The reason for the removal."
+    )
     merged_into: Identifier | None = Field(
-        None, description="The department that takes over. A removal with it waits for a person's approval."
+        None, description="The department that takes over. Such a removal waits for a person's approval."
     )
 
 
 class _DepartmentEvent(CloudEvent):
     time: Instant = Field(
-        description="When it happened: RFC 3339 with an offset. Digits beyond the microsecond do not count."
-        " Where it decides what is newer, it may be at most 10 minutes ahead of the worker's clock."
+        description="The time of the change: RFC 3339 with an offset. Digits beyond the microsecond are"
+        " ignored. If it decides which event is newer, it may be at most 10 minutes ahead of the worker's"
+        " clock."
     )
-    subject: str | None = Field(None, description="Equal to data.department_id where given.")
+    subject: str | None = Field(None, description="If given, equal to data.department_id.")
     sequence: Sequence | None = Field(
         None,
-        description="Rises with every event of the department. An event with one is newer than any without."
-        " Text where numbers this long lose digits.",
+        description="Increases with every event of the department. An event with a sequence is newer than any"
+        " without. Send it as text if your JSON library loses digits of long numbers.",
     )
     tenant: Identifier = Field(
-        DEFAULT_TENANT, description="Whose department it is: an id is unique within its tenant only."
+        DEFAULT_TENANT,
+        description="The owner of the department. A department_id is unique only within its tenant.",
     )
     data: _Data
 
@@ -187,29 +199,31 @@ class _DepartmentEvent(CloudEvent):
 
     @property
     def kind(self) -> Kind:
+        """The kind named in `type`."""
         return Kind(self.type.split(".")[1])
 
     @property
     def version(self) -> Version:
+        """The place of this event among those of its department."""
         return Version(self.sequence, self.time, self.kind, self.source, self.id)
 
 
 class DepartmentCreated(_DepartmentEvent):
-    """A department exists, under this name: it gets a subaccount, or has its own enabled again."""
+    """A department exists under this name. It gets a subaccount, or its disabled one is enabled."""
 
     type: Literal["department.created.v1"] = "department.created.v1"
     data: Created
 
 
 class DepartmentRenamed(_DepartmentEvent):
-    """A department exists, under another name than before."""
+    """A department has a new name."""
 
     type: Literal["department.renamed.v1"] = "department.renamed.v1"
     data: Renamed
 
 
 class DepartmentRemoved(_DepartmentEvent):
-    """A department exists no more: its subaccount is disabled or deleted, as the operator has chosen."""
+    """A department no longer exists. Its subaccount is disabled or deleted, as the operator configured."""
 
     type: Literal["department.removed.v1"] = "department.removed.v1"
     data: Removed
@@ -235,7 +249,7 @@ def canonical_type(sent: str) -> str:
 
 
 def department_event(event: CloudEvent) -> DepartmentEvent:
-    """The department event a CloudEvent carries; raises `UnsupportedType` or `Invalid`."""
+    """Validates a CloudEvent as a department event; raises `UnsupportedType` or `Invalid`."""
     canonical = canonical_type(event.type)
     given = {name: value for name, value in event if value is not None}
     try:
@@ -248,22 +262,23 @@ _COMPACT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 
 def payload_digest(event: CloudEvent) -> str:
-    """Tells a redelivery from another payload under the same id: SHA-256, hex, of type, tenant and data.
+    """Returns a SHA-256, in hex, of type, tenant and data; raises `UnsupportedType`.
 
-    Takes the event as it was read, with its unknown fields. Mode, trace attributes, the order of JSON keys
-    and whether a whole number is written `1` or `1.0` do not change it.
+    It tells a redelivery from another payload under the same id. The event is taken as it was read, with its
+    unknown fields. The mode, trace attributes, the order of JSON keys, and `1` or `1.0` for a whole number
+    make no difference.
     """
     return digest(event, canonical_type(event.type))
 
 
 def digest(event: CloudEvent, canonical: str) -> str:
-    """The same of an event of any type, under the name its contract has for that."""
+    """Returns the same for an event of any type; `canonical` is the type's name in its contract."""
     payload = [canonical, event.tenant or DEFAULT_TENANT, _canonical(event.data)]
     return hashlib.sha256(_COMPACT.encode(payload).encode()).hexdigest()
 
 
 def _canonical(value: Any) -> Any:
-    """`1.0` is `1`: which of them is written is the choice of a producer's JSON library."""
+    """Turns `1.0` into `1`: JSON libraries differ in how they write a whole number."""
     match value:
         case dict():
             return {name: _canonical(member) for name, member in value.items()}

@@ -1,8 +1,11 @@
-"""CloudEvents 1.0 on AMQP 0-9-1: one event, two modes.
+"""CloudEvents 1.0 over AMQP 0-9-1, in structured and in binary mode.
 
 Structured mode carries the whole event as JSON in the body (`application/cloudevents+json`). Binary mode
 carries `data` in the body, its media type in the `content-type` property and every other attribute as a
-header `cloudEvents_<name>`; on input `cloudEvents:<name>` is read as well.
+header `cloudEvents_<name>`; on input `cloudEvents:<name>` is accepted as well.
+
+CloudEvents 1.0.2, and its AMQP protocol binding for AMQP 1.0, from which the names of headers are taken:
+https://github.com/cloudevents/spec/tree/v1.0.2/cloudevents
 """
 
 import base64
@@ -36,7 +39,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Malformed(ValueError):
-    """The message is not a CloudEvent. The text names what is wrong and never repeats the payload."""
+    """The message is not a CloudEvent. The text names the error and never repeats the payload."""
 
 
 def _instant(value: object) -> object:
@@ -48,7 +51,7 @@ def _instant(value: object) -> object:
 
 
 def _utc(value: datetime) -> datetime:
-    """Two instants are told apart by when they are, not by how they were written."""
+    """Equal instants must be equal values, whatever offset they were written with."""
     try:
         return value.astimezone(UTC)
     except OverflowError:
@@ -56,6 +59,7 @@ def _utc(value: datetime) -> datetime:
 
 
 def is_free_of_control(value: str) -> bool:
+    """Whether the text has no control character (C0, DEL or C1)."""
     return _CONTROL.search(value) is None
 
 
@@ -66,6 +70,7 @@ def _no_control_characters(value: str) -> str:
 
 
 def rfc3339(value: datetime) -> str:
+    """Formats a time, such as `2026-11-21T08:30:00Z`."""
     return value.isoformat().replace("+00:00", "Z")
 
 
@@ -80,33 +85,38 @@ RequiredAttribute = Annotated[Attribute, Field(min_length=1, max_length=ATTRIBUT
 
 
 class CloudEvent(BaseModel):
-    """An event of any type, without the attributes that mean nothing to this project."""
+    """An event of any type, with the attributes that this project uses. Others are dropped."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     specversion: Literal["1.0"] = "1.0"
-    id: RequiredAttribute = Field(description="With `source` it identifies the event.")
-    source: RequiredAttribute = Field(description="Who says so: a URI reference.")
+    id: RequiredAttribute = Field(description="Identifies the event together with `source`.")
+    source: RequiredAttribute = Field(description="The system that published the event: a URI reference.")
     type: RequiredAttribute
     time: Instant | None = Field(
-        None, description="RFC 3339 with an offset. Digits beyond the microsecond do not count."
+        None, description="RFC 3339 with an offset. Digits beyond the microsecond are ignored."
     )
     subject: RequiredAttribute | None = Field(None, description="The department_id.")
     datacontenttype: Attribute | None = Field(None, description="Media type of `data`; JSON if absent.")
-    dataschema: Attribute | None = Field(None, description="A URI of the schema of `data`.")
-    # Extensions. What `sequence` and `tenant` must look like is the event type's business.
+    dataschema: Attribute | None = Field(None, description="URI of the schema of `data`.")
+    # Extensions. The models of the event types validate `sequence` and `tenant`.
     sequence: Any = None
     tenant: Any = None
-    traceparent: Attribute | None = Field(None, description="W3C trace context; passed on.")
-    tracestate: Attribute | None = Field(None, description="W3C trace context; passed on.")
-    correlationid: Attribute | None = Field(None, description="Passed on to what the event causes.")
+    traceparent: Attribute | None = Field(
+        None, description="W3C trace context; copied to resulting messages."
+    )
+    tracestate: Attribute | None = Field(None, description="W3C trace context; copied to resulting messages.")
+    correlationid: Attribute | None = Field(None, description="Copied to resulting messages.")
     causationid: Attribute | None = Field(None, description="The id of the event that caused this one.")
     data: Any = Field(None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What goes on the wire: body, `content-type` property and headers. The body stays out of `repr`."""
+    """The parts of an AMQP message: body, `content-type` property and headers.
+
+    `repr` shows neither body nor headers: they may hold secrets.
+    """
 
     body: bytes = field(repr=False)
     content_type: str | None
@@ -114,10 +124,12 @@ class Message:
 
     @classmethod
     def structured(cls, event: CloudEvent) -> Self:
+        """Encodes the event in structured mode."""
         return cls(to_json(document(event)), STRUCTURED)
 
     @classmethod
     def binary(cls, event: CloudEvent) -> Self:
+        """Encodes the event in binary mode."""
         attributes = document(event)
         data = attributes.pop("data", None)
         content_type = attributes.pop("datacontenttype", JSON)
@@ -126,9 +138,9 @@ class Message:
 
 
 def document(event: CloudEvent) -> dict[str, Any]:
-    """The event as the JSON object of structured mode, without what is not set.
+    """Returns the event as the JSON object of structured mode, without unset attributes.
 
-    A `null` stays where `data` must have the member, and in data of no type of ours.
+    A `null` is kept where `data` requires the member, and in data that is no model of this contract.
     """
     data = event.data
     if isinstance(data, BaseModel):
@@ -137,13 +149,13 @@ def document(event: CloudEvent) -> dict[str, Any]:
 
 
 def attributes_of(event: CloudEvent) -> dict[str, Any]:
-    """All of `document` but `data`."""
+    """Returns the members of `document` except `data`."""
     attributes = {name: value for name, value in event if value is not None and name != "data"}
     return attributes | ({} if event.time is None else {"time": rfc3339(event.time)})
 
 
 def read(message: Message) -> CloudEvent:
-    """The CloudEvent in a message of either mode; raises `Malformed`."""
+    """Decodes the CloudEvent in a message of either mode; raises `Malformed`."""
     try:
         return CloudEvent.model_validate({"specversion": None} | attributes_in(message))
     except ValidationError as error:
@@ -151,7 +163,7 @@ def read(message: Message) -> CloudEvent:
 
 
 def attributes_in(message: Message) -> dict[str, Any]:
-    """What stands in a message of either mode, unchecked; raises `Malformed` where nothing can be read."""
+    """Decodes the attributes in a message of either mode, unvalidated; raises `Malformed` if it cannot."""
     media_type = (message.content_type or "").partition(";")[0].strip().lower()
     if media_type == STRUCTURED:
         return _structured_attributes(message.body)
@@ -161,16 +173,16 @@ def attributes_in(message: Message) -> dict[str, Any]:
 
 
 def describe(error: ValidationError) -> str:
-    """What is wrong, field by field, without the values: safe to log and to put in a header."""
+    """Describes a validation error field by field, without values: safe for logs and headers."""
     lines = [
-        f"{'.'.join(map(str, item['loc'])) or 'event'}: {_complaint(item['type'], item['msg'])}"
+        f"{'.'.join(map(str, item['loc'])) or 'event'}: {_explanation(item['type'], item['msg'])}"
         for item in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     return "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")  # noqa: PLR2004
 
 
-def _complaint(kind: str, message: str) -> str:
-    if kind in {"model_type", "dict_type"}:  # Pydantic's own words name a Python class
+def _explanation(kind: str, message: str) -> str:
+    if kind in {"model_type", "dict_type"}:  # Pydantic's text names a Python class
         return "not a JSON object"
     return message.removeprefix("Value error, ")
 

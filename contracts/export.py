@@ -1,6 +1,6 @@
-"""`python -m contracts.export` writes `schemas/` and `asyncapi.yaml`; `--check` proves them fresh.
+"""`python -m contracts.export` writes `schemas/` and `asyncapi.yaml`; `--check` tests if they are current.
 
-They come of the models, the topology and the examples.
+They are generated from the models, the topology and the examples.
 """
 
 import argparse
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 
 
 def generated() -> dict[Path, str]:
-    """Each file's path and content."""
+    """Returns the content of each generated file, by path."""
     files = {
         FOLDER / "schemas" / f"{name}.json": json.dumps(json_schema.document(name), indent=2) + "\n"
         for name in json_schema.DOCUMENTS
@@ -27,7 +27,7 @@ def generated() -> dict[Path, str]:
 
 
 def stale(files: dict[Path, str]) -> Iterator[str]:
-    """One line per file that is missing, differs or is generated no more."""
+    """Yields a line for each file that is missing, differs or is no longer generated."""
     for path, content in files.items():
         if not path.exists():
             yield f"{_shown(path)} is missing"
@@ -37,6 +37,7 @@ def stale(files: dict[Path, str]) -> Iterator[str]:
 
 
 def write(files: dict[Path, str]) -> None:
+    """Writes the files, and deletes schemas that are no longer generated."""
     for path, content in files.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(content, encoding="utf-8", newline="\n")
@@ -45,6 +46,7 @@ def write(files: dict[Path, str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m contracts.export", description="Writes schemas/ and asyncapi.yaml."
     )
@@ -68,7 +70,7 @@ def _shown(path: Path) -> str:
 
 
 def _examples() -> Iterator[tuple[str, dict[str, Any]]]:
-    """By message, as AsyncAPI wants them."""
+    """Yields the AsyncAPI example of each message, by the message's name."""
     for message, name in asyncapi.EXAMPLES.items():
         content = json.loads((FOLDER / "examples" / f"{name}.json").read_text(encoding="utf-8"))
         parts = {"headers": content["headers"], "payload": content["body"]} if "body" in content else None

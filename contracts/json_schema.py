@@ -1,4 +1,4 @@
-"""JSON Schema of every message in structured mode, made from the models."""
+"""JSON Schemas of every message in structured mode, generated from the models."""
 
 import re
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ Schema = dict[str, Any]
 ISSUED = "subaccount.credentials.issued.v1"
 REISSUED = "subaccount.credentials.reissued.v1"
 _CREDENTIALS = (CredentialsMessage, SealedCredentialsMessage)
-# One document each; a message of the name may be any of the models.
+# Each name is one document. A message of that name matches one of the models.
 DOCUMENTS: dict[str, tuple[type[CloudEvent], ...]] = {
     "department.created.v1": (DepartmentCreated,),
     "department.renamed.v1": (DepartmentRenamed,),
@@ -33,13 +33,13 @@ INBOUND = (DepartmentCreated, DepartmentRenamed, DepartmentRemoved)
 OUTBOUND = (SubaccountResult, *_CREDENTIALS)
 
 _TYPE_NOTE = (
-    "Send it as it stands here. A reverse-DNS prefix (com.example.hr.department.created.v1)"
+    "Send exactly this. A reverse-DNS prefix (com.example.hr.department.created.v1)"
     " and a missing .v1 are accepted."
 )
 
 
 def document(name: str) -> Schema:
-    """A JSON Schema 2020-12 document that stands alone."""
+    """Returns a self-contained JSON Schema 2020-12 document; `name` is one of `DOCUMENTS`."""
     models = DOCUMENTS[name]
     definitions = schemas(models, "#/$defs/{model}")
     if name in {ISSUED, REISSUED}:
@@ -57,7 +57,7 @@ def document(name: str) -> Schema:
 
 
 def schemas(models: Iterable[type[BaseModel]], ref_template: str) -> dict[str, Schema]:
-    """The schemas of these models and of all they refer to, by class name."""
+    """Returns the schemas of these models and of all models they refer to, by class name."""
     _, generated = models_json_schema(
         [(model, "validation") for model in models], ref_template=ref_template, schema_generator=_Plain
     )
@@ -70,7 +70,7 @@ def schemas(models: Iterable[type[BaseModel]], ref_template: str) -> dict[str, S
 
 
 def binary_headers(event: Schema) -> Schema:
-    """The headers of binary mode: the schema of an event in structured mode, without what is no header."""
+    """Returns the schema of the headers of binary mode, given the schema of an event in structured mode."""
     elsewhere = {"data", "datacontenttype"}
     properties = {name: schema for name, schema in event["properties"].items() if name not in elsewhere}
     return {
@@ -82,7 +82,7 @@ def binary_headers(event: Schema) -> Schema:
 
 
 class _Plain(GenerateJsonSchema):
-    """No title per field, no `null` where a field may just as well be left out, nothing sorted."""
+    """Omits titles of fields, and `null` for fields that may be left out; sorts nothing."""
 
     def sort(self, value: Schema, parent_key: str | None = None) -> Schema:  # noqa: ARG002 - overrides
         return value
@@ -102,9 +102,9 @@ def _tidied(name: str, schema: Schema) -> Schema:
     text = {"description": " ".join(schema["description"].split())} if "description" in schema else {}
     if "properties" not in schema:
         return {"title": title} | text | {key: schema[key] for key in ("type", "enum")}
-    # No type was given to an extension that events of this type do not have.
+    # An extension that events of this type do not have is `Any`, so its schema is empty.
     properties = {key: value for key, value in schema["properties"].items() if value.keys() - {"default"}}
-    # A constant has a default in Python, yet no message goes without it.
+    # A constant has a default in Python, but every message must carry it.
     required = {key for key, value in properties.items() if "const" in value or key in schema["required"]}
     for value in properties.values():
         if "const" in value:

@@ -1,4 +1,4 @@
-"""Inbound: the request to issue a department's credentials again. It says nothing about the department."""
+"""Inbound: the request to issue a department's credentials again. It states nothing about the department."""
 
 import re
 from typing import Final, Literal
@@ -10,30 +10,32 @@ from contracts.envelope import CloudEvent, Instant, describe
 
 REISSUE: Final = "subaccount.credentials.reissue.requested.v1"
 REISSUE_KEY: Final = "subaccount.credentials.reissue.requested"
-"""The routing key of a request; a suffix may follow. The broker's rights go by it, so no other will do."""
+"""The routing key of a request; a suffix may follow. No other is accepted, because the broker's topic
+permissions are granted by routing key."""
 
 _TYPE = re.compile(r"(?:[A-Za-z0-9-]+\.)*subaccount\.credentials\.reissue\.requested(?:\.v1)?")
 
 
 class ReissueWish(BaseModel):
-    """Whose credentials, and for whom."""
+    """The department whose credentials are requested, and their recipient."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
 
     department_id: Identifier
     recipient: Identifier | None = Field(
-        None, description="One of the recipients the worker knows; all of them if absent."
+        None, description="A recipient known to the worker; all of them if absent."
     )
 
 
 class ReissueRequested(CloudEvent):
-    """Asks for a department's credentials once more. It changes nothing, and is never superseded."""
+    """Requests a department's credentials again. It changes nothing and is never superseded."""
 
     type: Literal["subaccount.credentials.reissue.requested.v1"] = REISSUE
-    time: Instant = Field(description="When it was asked for: RFC 3339 with an offset.")
-    subject: str | None = Field(None, description="Equal to data.department_id where given.")
+    time: Instant = Field(description="The time of the request: RFC 3339 with an offset.")
+    subject: str | None = Field(None, description="If given, equal to data.department_id.")
     tenant: Identifier = Field(
-        DEFAULT_TENANT, description="Whose department it is: an id is unique within its tenant only."
+        DEFAULT_TENANT,
+        description="The owner of the department. A department_id is unique only within its tenant.",
     )
     data: ReissueWish
 
@@ -45,16 +47,17 @@ class ReissueRequested(CloudEvent):
 
 
 def is_reissue_key(routing_key: str) -> bool:
+    """Whether a message under this routing key may be a request."""
     return routing_key == REISSUE_KEY or routing_key.startswith(f"{REISSUE_KEY}.")
 
 
 def asks_for_reissue(event: CloudEvent) -> bool:
-    """Whether its type is that of a request, a reverse-DNS prefix and a missing `.v1` allowed."""
+    """Whether the event's type is that of a request, with or without reverse-DNS prefix and `.v1`."""
     return _TYPE.fullmatch(event.type) is not None
 
 
 def reissue_request(event: CloudEvent) -> ReissueRequested:
-    """The request a CloudEvent carries; raises `UnsupportedType` or `Invalid`."""
+    """Validates a CloudEvent as a request; raises `UnsupportedType` or `Invalid`."""
     if not asks_for_reissue(event):
         raise UnsupportedType(f"type: not {REISSUE}")
     given = {name: value for name, value in event if value is not None}
@@ -65,5 +68,5 @@ def reissue_request(event: CloudEvent) -> ReissueRequested:
 
 
 def request_digest(event: CloudEvent) -> str:
-    """As `payload_digest` of department events."""
+    """Returns the digest of a request's payload, like `payload_digest` for department events."""
     return digest(event, REISSUE)

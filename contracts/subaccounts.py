@@ -1,4 +1,4 @@
-"""Outbound: what came of an event (`provisioner.results`) and credentials (`provisioner.secrets`)."""
+"""Outbound: results of events (`provisioner.results`) and credentials (`provisioner.secrets`)."""
 
 import uuid
 from collections.abc import Iterable
@@ -14,12 +14,12 @@ from contracts.topology import checked_recipient
 
 JOSE = "application/jose"
 
-# The namespace of every id this project derives. Changing it changes them all: never do.
+# The namespace of every id that this project derives. A change would change every id: never do it.
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "subaccount-provisioner")
 
 
 class ResultKind(StrEnum):
-    """What became of an event. The first seven are final; `held` and `failed` may come before a final one."""
+    """The outcome of an event. `held` and `failed` may come before a final one; all others are final."""
 
     CREATED = "created"
     RENAMED = "renamed"
@@ -33,7 +33,7 @@ class ResultKind(StrEnum):
 
 
 class DeadReason(StrEnum):
-    """Why a message lies in `provisioner.dead-letters`: a closed set."""
+    """Why a message is in `provisioner.dead-letters`: a closed set."""
 
     MALFORMED = "malformed"
     INVALID = "invalid"
@@ -50,7 +50,7 @@ class _Data(BaseModel):
 
 
 class EventReference(_Data):
-    """An inbound event. `type` is what its producer wrote."""
+    """Identifies an inbound event. `type` is as its producer wrote it."""
 
     source: str
     id: str
@@ -58,49 +58,50 @@ class EventReference(_Data):
 
 
 class Result(_Data):
-    """What became of one event."""
+    """The outcome of one event."""
 
     tenant: Identifier
-    department_id: Identifier | None = Field(description="null only where a dead letter does not tell it.")
-    name: str | None = Field(description="null only where no event of the department ever told it.")
-    auth_id: str | None = Field(None, description="Of the subaccount, where there is or was one.")
-    outcome: ResultKind = Field(description="The word in `type`.")
+    department_id: Identifier | None = Field(description="null only if it cannot be read from a dead letter.")
+    name: str | None = Field(description="null only if no event of the department has ever contained it.")
+    auth_id: str | None = Field(None, description="The subaccount's Auth ID, if there is or was one.")
+    outcome: ResultKind = Field(description="The same word as in `type`.")
     reason: str | None = Field(
-        None, description="For people. That of `failed` begins with the reason of the dead letter."
+        None,
+        description="For people. If the outcome is `failed`, it begins with the reason of the dead letter.",
     )
-    superseded_by: EventReference | None = Field(None, description="The newer event that holds.")
-    event: EventReference = Field(description="The event answered.")
+    superseded_by: EventReference | None = Field(None, description="The newer event that applies.")
+    event: EventReference = Field(description="The event that this is the outcome of.")
 
 
 class Credentials(_Data):
-    """A department's subaccount and how to use it."""
+    """A department's subaccount and its token."""
 
     tenant: Identifier
     department_id: Identifier
     name: str
     auth_id: str
     auth_token: Annotated[SecretStr, WithJsonSchema({"type": "string", "minLength": 1})] = Field(
-        description="A secret. Store it where secrets belong, and nowhere else."
+        description="A secret. Store it only in a secret store."
     )
     generation: int = Field(
         ge=1,
-        description="1 for a department's first credentials. Grows with each new subaccount and each changed"
-        " token; a reissue keeps it. Of two messages the greater holds.",
+        description="1 for a department's first credentials. Increases with each new subaccount and each"
+        " changed token; a reissue keeps it. Of two messages, use the one with the greater generation.",
     )
 
 
 class _Outbound(CloudEvent):
-    id: Attribute = Field(description="The same on every retry and replay: what to drop duplicates by.")
-    source: Attribute = Field(description="The deployment that speaks.")
-    time: Instant = Field(description="When it was published; differs between copies.")
+    id: Attribute = Field(description="The same on every retry and replay. Use it to drop duplicates.")
+    source: Attribute = Field(description="The deployment that published the message.")
+    time: Instant = Field(description="The time of publication; it differs between copies.")
     tenant: Identifier
     causationid: Attribute = Field(
-        description="The id of the event that caused this, or of the audit entry where none did."
+        description="The id of the event that caused this message, or of the audit entry if no event did."
     )
 
 
 class SubaccountResult(_Outbound):
-    """What became of an event. Each event gets one final result; `held` and `failed` may come before it."""
+    """The outcome of an event. Each event gets one final result; `held` and `failed` may come before it."""
 
     type: Literal[
         "subaccount.created.v1",
@@ -124,7 +125,7 @@ class SubaccountResult(_Outbound):
 
 
 class CredentialsMessage(_Outbound):
-    """Credentials in the clear: only where no recipients are named."""
+    """Credentials in the clear. Published only if no recipients are configured."""
 
     type: Literal["subaccount.credentials.issued.v1", "subaccount.credentials.reissued.v1"]
     datacontenttype: Literal["application/json"] = "application/json"
@@ -132,7 +133,7 @@ class CredentialsMessage(_Outbound):
 
 
 class SealedCredentialsMessage(_Outbound):
-    """Credentials for one recipient, sealed: a JWE that holds a JWS that holds what the clear ones show."""
+    """Credentials for one recipient, sealed: a JWE around a JWS around the same object as in the clear."""
 
     type: Literal["subaccount.credentials.issued.v1", "subaccount.credentials.reissued.v1"]
     datacontenttype: Literal["application/jose"] = "application/jose"
@@ -142,23 +143,28 @@ class SealedCredentialsMessage(_Outbound):
 
 
 class SealedContent(Credentials):
-    """What a seal holds: the credentials, and what ties them to their message and to one recipient."""
+    """The payload of sealed credentials, with claims that bind it to its message and its recipient.
+
+    The claims are those of JWT: RFC 7519, section 4.1.
+    """
 
     iss: str = Field(description="The `source` of the message.")
     aud: str = Field(description="The recipient.")
     sub: str = Field(description="The `subject` of the message: the department_id.")
     jti: str = Field(description="The `id` of the message.")
-    iat: int = Field(description="When it was signed, in seconds since 1970.")
+    iat: int = Field(description="The time of signing, in seconds since 1970.")
 
 
 def result_type(kind: ResultKind) -> Any:
+    """`created` -> `subaccount.created.v1`."""
     return f"subaccount.{kind}.v1"
 
 
 def outbound_id(cause: Iterable[str], type_: str, recipient: str | None = None) -> str:
-    """UUIDv5 of (cause, type, recipient): the same on every retry and replay.
+    """Derives a message id: the UUIDv5 (RFC 9562) of cause, type and recipient.
 
-    `cause` is what identifies the cause: (source, id) of an inbound event, or the id of an audit entry.
+    It is the same on every retry and replay. `cause` is the (source, id) of an inbound event, or the id of an
+    audit entry.
     """
     return str(uuid.uuid5(NAMESPACE, to_json([*cause, type_, recipient]).decode()))
 
@@ -173,23 +179,23 @@ def routing_key(type_: str, recipient: str | None = None) -> str:
 
 
 def plain_message(event: CredentialsMessage) -> Message:
-    """The credentials for everybody who is bound to read."""
-    return Message(to_json(attributes_of(event) | {"data": uncovered(event.data)}), STRUCTURED)
+    """Encodes credentials in the clear, token included."""
+    return Message(to_json(attributes_of(event) | {"data": revealed(event.data)}), STRUCTURED)
 
 
 def content_to_seal(event: CredentialsMessage, recipient: str) -> bytes:
-    """A `SealedContent` as JSON: what is to be signed, then sealed for the recipient."""
+    """Returns a `SealedContent` as JSON, to be signed and then encrypted for the recipient."""
     claims = {"iss": event.source, "aud": recipient, "sub": event.subject, "jti": event.id}
-    return to_json(claims | {"iat": int(event.time.timestamp())} | uncovered(event.data))
+    return to_json(claims | {"iat": int(event.time.timestamp())} | revealed(event.data))
 
 
 def sealed_message(event: CredentialsMessage, sealed: str) -> Message:
-    """The same event with a seal for data."""
+    """Encodes the same event with a compact JWE as its data."""
     attributes = attributes_of(event) | {"datacontenttype": JOSE, "data": sealed}
     return Message.structured(SealedCredentialsMessage.model_validate(attributes))
 
 
-def uncovered(credentials: Credentials) -> dict[str, Any]:
-    """Credentials with the token readable: the one place where it leaves its `SecretStr`."""
+def revealed(credentials: Credentials) -> dict[str, Any]:
+    """Returns the credentials with a readable token. Only here does a token leave its `SecretStr`."""
     data = {name: getattr(credentials, name) for name in Credentials.model_fields}
     return data | {"auth_token": credentials.auth_token.get_secret_value()}

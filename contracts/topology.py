@@ -1,4 +1,7 @@
-"""Exchanges, queues and bindings: every broker name and argument of the project, spelled once."""
+"""Exchanges, queues and bindings: the one definition of every broker name and argument.
+
+Quorum queues: https://www.rabbitmq.com/docs/quorum-queues
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -21,30 +24,38 @@ DEFAULT_RETRY_DELAYS = (timedelta(seconds=30), timedelta(minutes=5), timedelta(h
 
 
 class BrokerVersion(NamedTuple):
+    """A RabbitMQ version, as far as it changes a declaration."""
+
     major: int
     minor: int
 
     @classmethod
     def parse(cls, text: str) -> "BrokerVersion":
-        """`3.10.8` -> (3, 10); what follows the minor number does not change a declaration."""
+        """`3.10.8` -> (3, 10)."""
         major, minor, *_ = text.split(".")
         return cls(int(major), int(minor))
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
+    """A durable exchange."""
+
     name: str
     type: str = "topic"
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
+    """A durable queue and its arguments."""
+
     name: str
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
+    """Routes messages from an exchange to a queue."""
+
     exchange: str
     queue: str
     routing_key: str
@@ -52,16 +63,19 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
+    """All broker objects of the project."""
+
     exchanges: tuple[Exchange, ...]
     queues: tuple[Queue, ...]
     bindings: tuple[Binding, ...]
 
     def queue(self, name: str) -> Queue:
+        """Returns the queue of this name, which must exist."""
         return next(queue for queue in self.queues if queue.name == name)
 
 
 def delay_label(delay: timedelta) -> str:
-    """30 s -> `30s`, 5 min -> `5m`, 1 h -> `1h`: the last part of a retry queue's name."""
+    """Returns the last part of a retry queue's name: 30 s -> `30s`, 5 min -> `5m`, 1 h -> `1h`."""
     milliseconds = delay // timedelta(milliseconds=1)
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
         if milliseconds % size == 0:
@@ -70,13 +84,14 @@ def delay_label(delay: timedelta) -> str:
 
 
 def retry_queue(delay: timedelta) -> str:
+    """Returns the name of the queue that holds events for this delay."""
     return f"{RETRY}.{delay_label(delay)}"
 
 
 def checked_recipient(recipient: str) -> str:
-    """The recipient, if it is one word of a routing key; raises `ValueError`.
+    """Returns the recipient if it is one word of a routing key; raises `ValueError`.
 
-    As `*` or `#`, its binding would match the credentials of all the others.
+    The binding of a recipient named `*` or `#` would match the credentials of all others.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", recipient):
         raise ValueError("a recipient is named by 1 to 100 of A-Z a-z 0-9 _ -")
@@ -84,7 +99,7 @@ def checked_recipient(recipient: str) -> str:
 
 
 def secrets_queue(recipient: str) -> str:
-    """Raises `ValueError`, as `checked_recipient`."""
+    """Returns the name of a recipient's queue; raises `ValueError` like `checked_recipient`."""
     return f"{SECRETS_QUEUE}.{checked_recipient(recipient)}"
 
 
@@ -93,10 +108,10 @@ def topology(
     retry_delays: Sequence[timedelta] = DEFAULT_RETRY_DELAYS,
     recipients: Sequence[str] = (),
 ) -> Topology:
-    """All objects, as this broker version wants them.
+    """Returns all objects, with the arguments for this broker version.
 
-    With recipients each has a queue of its own, and there is no common one: nobody reads it, and an unread
-    copy of credentials is a leak that waits.
+    With recipients, each has its own queue and there is no common one: nobody would read it, and credentials
+    that stay in a queue may leak.
     """
     names = (DEPARTMENTS, SECRETS, RESULTS, RETRY, DEAD_LETTERS, REPLAY)
     queues = [Queue(WORK_QUEUE, _quorum(broker)), Queue(DEAD_LETTER_QUEUE, _quorum(broker))]
@@ -116,7 +131,10 @@ def topology(
 
 
 def definitions(topology: Topology, vhost: str = "/") -> dict[str, Any]:
-    """The same in RabbitMQ's definitions format, for `rabbitmqctl import_definitions`."""
+    """Returns the topology in RabbitMQ's definitions format, for `rabbitmqctl import_definitions`.
+
+    https://www.rabbitmq.com/docs/definitions
+    """
     place = {"vhost": vhost, "durable": True, "auto_delete": False}
     return {
         "exchanges": [
@@ -144,13 +162,15 @@ def _secrets_queues(recipients: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _quorum(broker: BrokerVersion) -> dict[str, Any]:
-    # The broker's delivery limit must be off: a lost connection counts against everything prefetched.
-    # 4.0 made 20 the default and knows -1; before, -1 dropped a message at its first return.
+    # The delivery limit must be off: a lost connection counts against every prefetched message.
+    # RabbitMQ 4.0 made 20 the default and accepts -1; before, -1 dropped a message at its first return.
+    # https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
     return {"x-queue-type": "quorum"} | ({"x-delivery-limit": -1} if broker >= (4, 0) else {})
 
 
 def _delayed_return(delay: timedelta) -> dict[str, Any]:
-    # At-least-once needs reject-publish; without it a broker restart at the wrong moment loses the message.
+    # Without at-least-once, a broker restart at the wrong moment loses messages. It needs reject-publish.
+    # https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
     return {
         "x-message-ttl": delay // timedelta(milliseconds=1),
         "x-dead-letter-exchange": REPLAY,

@@ -152,7 +152,7 @@ def test_attributes_of_events() -> None:
 
 
 def test_attributes_of_what_comes_back() -> None:
-    rows = {name for row in table("Attribute", "What it says") for name in row[0].split(", ")}
+    rows = {name for row in table("Attribute", "Meaning") for name in row[0].split(", ")}
     properties = json_schema.document("subaccount.result.v1")["properties"]
     assert rows == properties.keys() - {"specversion", "dataschema", "data"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from pydantic_core import from_json, to_json
 
-from contracts.subaccounts import uncovered
+from contracts.subaccounts import revealed
 from contracts.topology import secrets_queue
 from worker.adapters.amqp.link import BROKER_ERRORS, BrokerRefuses, explain
 from worker.adapters.jose.key_files import KeyFileError, read_keys
@@ -85,7 +85,7 @@ def _show(opened: Iterable[Opened], *, as_json: bool) -> None:
     if console.OUT.is_terminal:
         console.complain([WARNING])
     for one in opened:
-        console.OUT.file.write(to_json(uncovered(one.content)).decode() + "\n")
+        console.OUT.file.write(to_json(revealed(one.content)).decode() + "\n")
     console.OUT.file.flush()
 
 
