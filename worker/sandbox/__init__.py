@@ -1,4 +1,7 @@
-"""An imitation of Plivo's subaccounts: a program of its own, which shares no code with the worker."""
+"""An imitation of Plivo's Subaccount API, as a separate program that shares no code with the worker.
+
+Shared code would make the worker and its test double share their mistakes.
+"""
 
 from worker.sandbox.assumptions import Assumptions
 from worker.sandbox.billing import Invoice

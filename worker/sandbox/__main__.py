@@ -1,4 +1,4 @@
-"""Run the sandbox alone: `python -m worker.sandbox`."""
+"""Run the sandbox: `python -m worker.sandbox`."""
 
 import typer
 

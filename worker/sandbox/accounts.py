@@ -1,4 +1,7 @@
-"""The main account and its subaccounts: what each operation reads, checks, changes and answers."""
+"""The operations on the main account and its subaccounts.
+
+https://www.plivo.com/docs/account/api/account, https://www.plivo.com/docs/account/api/subaccount
+"""
 
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -7,13 +10,14 @@ from worker.sandbox import requests
 from worker.sandbox.billing import has_credit
 from worker.sandbox.prices import usd
 from worker.sandbox.records import Profile, Subaccount
-from worker.sandbox.requests import CHANGED, DELETED, Answer, Call, Refusal, known, listing
+from worker.sandbox.requests import CHANGED, DELETED, Call, Refusal, Response, existing, listing
 from worker.sandbox.state import State, account_uri, today
 
 
-def get_account(state: State, _call: Call) -> Answer:
+def get_account(state: State, _call: Call) -> Response:
+    """Return the main account with its credit and profile."""
     account = state.account
-    return Answer(
+    return Response(
         200,
         {
             "account_type": account.account_type,
@@ -27,14 +31,16 @@ def get_account(state: State, _call: Call) -> Answer:
     )
 
 
-def update_account(state: State, call: Call) -> Answer:
+def update_account(state: State, call: Call) -> Response:
+    """Change the profile of the main account."""
     given = {each.name: requests.text(call.body, each.name) for each in fields(Profile)}
     changes = {name: value for name, value in given.items() if value is not None}
     state.put(replace(state.account, profile=replace(state.account.profile, **changes)))
     return CHANGED
 
 
-def create_subaccount(state: State, call: Call) -> Answer:
+def create_subaccount(state: State, call: Call) -> Response:
+    """Create a subaccount. It is disabled unless `enabled` is true."""
     _check_management(state)
     name = requests.required_text(call.body, "name")
     enabled = requests.boolean(call.body, "enabled", state.assumptions) or False
@@ -51,16 +57,18 @@ def create_subaccount(state: State, call: Call) -> Answer:
     )
     state.put(subaccount)
     body = {"auth_id": subaccount.auth_id, "auth_token": subaccount.auth_token, "message": "created"}
-    return Answer(201, body)
+    return Response(201, body)
 
 
-def get_subaccount(state: State, call: Call) -> Answer:
-    return Answer(200, render_subaccount(state, known(state.subaccounts.get(call.identifier))))
+def get_subaccount(state: State, call: Call) -> Response:
+    """Return one subaccount."""
+    return Response(200, render_subaccount(state, existing(state.subaccounts.get(call.identifier))))
 
 
-def list_subaccounts(state: State, call: Call) -> Answer:
+def list_subaccounts(state: State, call: Call) -> Response:
+    """Return a page of subaccounts, newest first, as a list lag or shift lets it appear."""
     lag = max(state.assumptions.list_lag_seconds, call.view.lag_seconds)
-    hidden = _younger_than(state, lag) if lag else 0
+    hidden = _count_younger_than(state, lag) if lag else 0
     skipped = hidden + call.view.shift
 
     def read(offset: int, limit: int) -> list[Subaccount]:
@@ -72,9 +80,10 @@ def list_subaccounts(state: State, call: Call) -> Answer:
     return listing(f"{account_uri(state.account.auth_id)}Subaccount/", page, total, objects)
 
 
-def update_subaccount(state: State, call: Call) -> Answer:
+def update_subaccount(state: State, call: Call) -> Response:
+    """Change name or `enabled`; parameters that are not given stay the same."""
     _check_management(state)
-    subaccount = known(state.subaccounts.get(call.identifier))
+    subaccount = existing(state.subaccounts.get(call.identifier))
     name = requests.text(call.body, "name")
     enabled = requests.boolean(call.body, "enabled", state.assumptions)
     if name is None and enabled is None:
@@ -96,7 +105,8 @@ def update_subaccount(state: State, call: Call) -> Answer:
     return CHANGED
 
 
-def delete_subaccount(state: State, call: Call) -> Answer:
+def delete_subaccount(state: State, call: Call) -> Response:
+    """Delete a subaccount. With `cascade` its resources are deleted too, else the main account gets them."""
     _check_management(state)
     cascade = _cascade(state, call)
     subaccount = state.subaccounts.get(call.identifier)
@@ -115,6 +125,7 @@ def delete_subaccount(state: State, call: Call) -> Answer:
 
 
 def render_subaccount(state: State, subaccount: Subaccount) -> dict[str, Any]:
+    """Return the JSON object of a subaccount."""
     account = account_uri(state.account.auth_id)
     body = {
         "account": account,
@@ -161,7 +172,7 @@ def _check_room(state: State) -> None:
         )
 
 
-def _younger_than(state: State, seconds: float) -> int:
+def _count_younger_than(state: State, seconds: float) -> int:
     threshold = state.clock.seconds() - seconds
     count = 0
     while (newest := state.subaccounts.newest_first(count, 1)) and newest[0].created_at > threshold:
@@ -170,7 +181,7 @@ def _younger_than(state: State, seconds: float) -> int:
 
 
 def _cascade(state: State, call: Call) -> bool:
-    """Read `cascade` where it is looked for; set in either place is set."""
+    """Read `cascade` from the places that are assumed; true in one place is true."""
     places = {"query": [call.query], "body": [call.body]}
     read = places.get(state.assumptions.cascade_in, [call.query, call.body])
     given = [requests.boolean(place, "cascade", state.assumptions) for place in read]

@@ -1,4 +1,4 @@
-"""The HTTP side: from the bytes of a request to one operation, and from its answer to bytes."""
+"""The HTTP layer: parses a request into an operation and writes its response, or a fault."""
 
 import asyncio
 from dataclasses import dataclass, field, replace
@@ -14,8 +14,8 @@ from worker.sandbox.faults import Effect, Fault, Faults, Sight
 from worker.sandbox.journal import Entry, Journal
 from worker.sandbox.limiter import Limiter
 from worker.sandbox.operations import Scope, find_route
-from worker.sandbox.requests import Answer, Call, ListView, Refusal, read_body, read_query
-from worker.sandbox.service import Demand, Service, refused
+from worker.sandbox.requests import Call, ListView, Refusal, Response, read_body, read_query
+from worker.sandbox.service import Invocation, Service, error_response
 
 _ERRORS = {
     401: "authentication failed",
@@ -27,7 +27,7 @@ _ERRORS = {
 
 @dataclass(slots=True)
 class _Exchange:
-    """What is known so far of a request that is being answered."""
+    """A request and the facts parsed from it so far, for the log."""
 
     request: web.BaseRequest
     path: str
@@ -38,7 +38,7 @@ class _Exchange:
 
 
 class App:
-    """An aiohttp handler for the imitated API."""
+    """The aiohttp handler of the imitated API."""
 
     def __init__(
         self, service: Service, auth_token: str, faults: Faults, limiter: Limiter, journal: Journal
@@ -51,23 +51,23 @@ class App:
         self._closing = asyncio.Event()
 
     def close(self) -> None:
-        """Let go of the requests that wait in silence."""
+        """Release the requests that a fault keeps waiting without a response."""
         self._closing.set()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         path, _, query = request.raw_path.partition("?")
         exchange = _Exchange(request, path, query)
         try:
-            demand = self._understand(exchange, await _read(request))
+            invocation = self._parse(exchange, await _read(request))
         except Refusal as refusal:
-            return self._answer(exchange, refused(refusal))
-        exchange.fault = self._faults.choose(demand.operation.name)
+            return self._respond(exchange, error_response(refusal))
+        exchange.fault = self._faults.choose(invocation.operation.name)
         if exchange.fault is None:
-            return self._answer(exchange, self._service.perform(demand))
-        return await self._misbehave(exchange, exchange.fault, demand)
+            return self._respond(exchange, self._service.perform(invocation))
+        return await self._respond_with_fault(exchange, exchange.fault, invocation)
 
-    def _understand(self, exchange: _Exchange, raw: bytes) -> Demand:
-        """Check route, credentials, rate, method and body, in this order."""
+    def _parse(self, exchange: _Exchange, raw: bytes) -> Invocation:
+        """Check route, credentials, rate limit, method and body, in this order; raises Refusal."""
         request, assumptions = exchange.request, self._service.state.assumptions
         route = find_route(request.method, exchange.path)
         if not exchange.path.endswith("/") and assumptions.missing_slash == "refused":
@@ -82,7 +82,7 @@ class App:
             _check_content_type(request)
         exchange.body = {} if request.method == "GET" else read_body(raw)
         call = Call(caller.sub_account, route.identifier, read_query(exchange.query), exchange.body)
-        return Demand(route.operation, call, request.headers.get("Idempotency-Key"))
+        return Invocation(route.operation, call, request.headers.get("Idempotency-Key"))
 
     def _admit(self, request: web.BaseRequest, account_id: str) -> Caller:
         state = self._service.state
@@ -94,58 +94,64 @@ class App:
             raise Refusal(429, "too many requests")
         return caller
 
-    async def _misbehave(self, exchange: _Exchange, fault: Fault, demand: Demand) -> web.StreamResponse:
-        """Let the request take effect as the fault says, then show what the fault shows."""
-        answer = self._take_effect(_seen_through(fault, demand), fault)
+    async def _respond_with_fault(
+        self, exchange: _Exchange, fault: Fault, invocation: Invocation
+    ) -> web.StreamResponse:
+        """Carry the request out as the fault allows, then send what the fault lets the client see."""
+        response = self._apply(_with_view(fault, invocation), fault)
         match fault.sight:
             case Sight.ERROR:
-                return self._answer(
-                    exchange, Answer(fault.status, {"error": _ERRORS.get(fault.status, "server error")})
+                return self._respond(
+                    exchange, Response(fault.status, {"error": _ERRORS.get(fault.status, "server error")})
                 )
             case Sight.ERROR_PAGE:
-                self._note(exchange, fault.status)
+                self._log(exchange, fault.status)
                 return wire.error_page(fault.status)
             case Sight.RESET | Sight.SILENCE:
-                self._note(exchange, None)
+                self._log(exchange, None)
                 if fault.sight is Sight.SILENCE:
                     await self._closing.wait()
                 return wire.reset()
             case Sight.WHOLE:
                 await asyncio.sleep(fault.delay_seconds)
-                return self._answer(exchange, answer)
+                return self._respond(exchange, response)
             case _:
-                return await self._spoil(exchange, fault, answer)
+                return await self._respond_damaged(exchange, fault, response)
 
-    def _take_effect(self, demand: Demand, fault: Fault) -> Answer:
+    def _apply(self, invocation: Invocation, fault: Fault) -> Response:
         if fault.effect is Effect.NOW:
-            return self._service.perform(demand)
+            return self._service.perform(invocation)
         if fault.effect is Effect.LATER:
-            self._service.perform_later(demand, fault.delay_seconds)
-        return Answer(fault.status)
+            self._service.perform_later(invocation, fault.delay_seconds)
+        return Response(fault.status)
 
-    async def _spoil(self, exchange: _Exchange, fault: Fault, answer: Answer) -> web.StreamResponse:
-        bodiless = answer.status == HTTPStatus.NO_CONTENT
+    async def _respond_damaged(
+        self, exchange: _Exchange, fault: Fault, response: Response
+    ) -> web.StreamResponse:
+        bodiless = response.status == HTTPStatus.NO_CONTENT
         if bodiless != (fault.sight is Sight.BODY_AFTER_204):
-            return self._answer(exchange, answer)
-        self._note(exchange, answer.status)
+            return self._respond(exchange, response)
+        self._log(exchange, response.status)
         if bodiless:
             return wire.body_after_204()
-        body = self._encode(answer)
+        body = self._encode(response)
         if fault.sight is Sight.DRIP:
-            return await wire.drip(exchange.request, answer.status, body, fault.delay_seconds)
-        spoilt = wire.half_json if fault.sight is Sight.HALF_JSON else wire.cut_off
-        return spoilt(answer.status, body)
+            return await wire.drip(exchange.request, response.status, body, fault.delay_seconds)
+        damaged = wire.half_json if fault.sight is Sight.HALF_JSON else wire.cut_off
+        return damaged(response.status, body)
 
-    def _answer(self, exchange: _Exchange, answer: Answer) -> web.StreamResponse:
-        self._note(exchange, answer.status)
-        if answer.status == HTTPStatus.NO_CONTENT:
+    def _respond(self, exchange: _Exchange, response: Response) -> web.StreamResponse:
+        self._log(exchange, response.status)
+        if response.status == HTTPStatus.NO_CONTENT:
             plain = self._service.state.assumptions.delete_body == "none"
             return web.Response(status=204) if plain else wire.body_after_204()
-        return wire.whole(answer.status, self._encode(answer), self._headers(exchange, answer.status))
+        return wire.json_response(
+            response.status, self._encode(response), self._headers(exchange, response.status)
+        )
 
-    def _encode(self, answer: Answer) -> bytes:
-        state, body = self._service.state, answer.body or {}
-        if answer.status == HTTPStatus.UNAUTHORIZED and state.assumptions.api_id_on_401 == "no":
+    def _encode(self, response: Response) -> bytes:
+        state, body = self._service.state, response.body or {}
+        if response.status == HTTPStatus.UNAUTHORIZED and state.assumptions.api_id_on_401 == "no":
             return wire.encode(body)
         return wire.encode({"api_id": state.identifiers.api_id(), **body})
 
@@ -158,7 +164,7 @@ class App:
             return None if seconds is None else {"Retry-After": str(seconds)}
         return None
 
-    def _note(self, exchange: _Exchange, status: int | None) -> None:
+    def _log(self, exchange: _Exchange, status: int | None) -> None:
         request = exchange.request
         headers = CIMultiDict(request.headers)
         headers.popall("Authorization", None)
@@ -188,9 +194,9 @@ def _check_content_type(request: web.BaseRequest) -> None:
         raise Refusal(400, f"only {wire.JSON} is accepted")
 
 
-def _seen_through(fault: Fault, demand: Demand) -> Demand:
-    """Give a list the view the fault wants; the first page is never shifted, nothing was read before it."""
+def _with_view(fault: Fault, invocation: Invocation) -> Invocation:
+    """Apply the view of the fault to a list. The first page is never shifted: no page was read before it."""
     view = fault.view
-    if view.shift and demand.call.query.get("offset", "0") == "0":
+    if view.shift and invocation.call.query.get("offset", "0") == "0":
         view = ListView(view.lag_seconds)
-    return replace(demand, call=replace(demand.call, view=view))
+    return replace(invocation, call=replace(invocation.call, view=view))

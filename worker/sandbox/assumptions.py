@@ -1,7 +1,7 @@
-"""What Plivo's documentation leaves open, each as a named switch.
+"""Questions that Plivo's documentation leaves open, each as a named switch.
 
-Nothing here is known of Plivo: the defaults are guesses, argued in README.md. A client that only works under
-one value of a switch relies on something nobody promised.
+The defaults are guesses, argued in README.md; none is known to be true of Plivo. A client that works only
+with one value of a switch relies on undocumented behaviour.
 """
 
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-NAMES_OF_NOTHING = ("none", "")
+NONE_VALUES = ("none", "")
 
 
 def _number(value: Any) -> Any:
-    """Switches come as text from a command line."""
+    """Convert the text of a command line."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
     return value
 
 
 def _optional_number(value: Any) -> Any:
-    return None if value in NAMES_OF_NOTHING else _number(value)
+    return None if value in NONE_VALUES else _number(value)
 
 
 def _zone(value: str) -> str:
@@ -31,13 +31,13 @@ def _zone(value: str) -> str:
     return value
 
 
-Zone = Annotated[str, AfterValidator(_zone)]
-Refused = Annotated[Literal[400, 401, 402, 403, 404], BeforeValidator(_number)]
-Optional = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_optional_number)]
+TimeZone = Annotated[str, AfterValidator(_zone)]
+ErrorStatus = Annotated[Literal[400, 401, 402, 403, 404], BeforeValidator(_number)]
+OptionalNumber = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_optional_number)]
 
 
 class Assumptions(BaseModel):
-    """One value per open question; `Assumptions()` is what the sandbox does by default."""
+    """One value for each open question; `Assumptions()` has the defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,20 +45,20 @@ class Assumptions(BaseModel):
         "either", description="where DELETE reads `cascade`: the reference says query, the SDKs send a body"
     )
     duplicate_names: Literal["allowed", "refused"] = Field(
-        "allowed", description="two live subaccounts of one name"
+        "allowed", description="two live subaccounts with the same name"
     )
     empty_name: Literal["refused", "allowed"] = Field(
-        "refused", description="a name of no or only white space"
+        "refused", description="a name that is empty or only white space"
     )
-    name_max: Optional = Field(None, description="longest name in characters; longer ones get 400")
+    name_max: OptionalNumber = Field(None, description="longest name in characters; longer ones get 400")
     update_without_name: Literal["accepted", "refused"] = Field(
         "accepted", description="an update that sends only `enabled`"
     )
     empty_update: Literal["accepted", "refused"] = Field(
-        "accepted", description="an update that sends nothing; when accepted, `modified` stays"
+        "accepted", description="an update that sends nothing; if accepted, `modified` does not change"
     )
     list_limit: Literal["clamp", "refuse"] = Field(
-        "clamp", description="`limit` of 0 or above 20: take 20, or answer 400 (below 0 is always 400)"
+        "clamp", description="a `limit` of 0 or above 20: use 20, or answer 400 (below 0 is always 400)"
     )
     string_booleans: Literal["accepted", "refused"] = Field(
         "accepted", description='"true" and "false" as text, as the Node SDK sends them'
@@ -67,38 +67,44 @@ class Assumptions(BaseModel):
         "refused", description="a boolean that cannot be read, such as 1 or `yes`"
     )
     content_type: Literal["required", "ignored"] = Field(
-        "required", description="POST bodies under another type than application/json get 400"
+        "required", description="POST bodies with a type other than application/json get 400"
     )
     missing_slash: Literal["refused", "accepted"] = Field(
-        "refused", description="a path without its last slash; refused is 404"
+        "refused", description="a path without its trailing slash; refused is 404"
     )
     api_id_on_401: Literal["yes", "no"] = Field("yes", description="whether a 401 carries `api_id`")
     www_authenticate: Literal["yes", "no"] = Field(
         "yes", description="whether a 401 carries WWW-Authenticate"
     )
-    disabled_status: Refused = Field(401, description="valid credentials of a disabled subaccount")
-    management_status: Refused = Field(
+    disabled_status: ErrorStatus = Field(401, description="valid credentials of a disabled subaccount")
+    management_status: ErrorStatus = Field(
         403, description="subaccount credentials on Account, Subaccount, or number rental and moves"
     )
-    foreign_path_status: Refused = Field(401, description="valid credentials on the path of another account")
+    foreign_path_status: ErrorStatus = Field(
+        401, description="valid credentials on the path of another account"
+    )
     repeated_delete: Literal["404", "204"] = Field(
-        "404", description="DELETE of a subaccount that is not there"
+        "404", description="DELETE of a subaccount that does not exist"
     )
-    delete_body: Literal["none", "json"] = Field("none", description="what follows a 204 on the wire")
-    retry_after: Optional = Field(None, description="seconds in Retry-After of a 429; none leaves it out")
+    delete_body: Literal["none", "json"] = Field("none", description="the body sent after a 204")
+    retry_after: OptionalNumber = Field(
+        None, description="seconds in Retry-After of a 429; none omits the header"
+    )
     rate_limit_scope: Literal["account", "credentials"] = Field(
-        "account", description="whether main account and subaccounts share one window"
+        "account", description="whether the main account and its subaccounts share one window"
     )
-    max_subaccounts: Optional = Field(None, description="live subaccounts per account")
-    max_subaccounts_status: Refused = Field(403, description="create when `max_subaccounts` are there")
-    time_zone: Zone = Field("UTC", description="the zone whose date `created` and `modified` give")
+    max_subaccounts: OptionalNumber = Field(None, description="live subaccounts per account")
+    max_subaccounts_status: ErrorStatus = Field(
+        403, description="create when there are already `max_subaccounts`"
+    )
+    time_zone: TimeZone = Field("UTC", description="the time zone of the dates `created` and `modified`")
     list_lag_seconds: float = Field(
-        0, ge=0, allow_inf_nan=False, description="how long a new subaccount stays out of the list"
+        0, ge=0, allow_inf_nan=False, description="how long a new subaccount is missing from the list"
     )
     new_auth_token: Literal["absent", "present"] = Field(
-        "absent", description="an extra field of older answers, equal to `auth_token`"
+        "absent", description="an extra field of older responses, equal to `auth_token`"
     )
-    no_credit_status: Refused = Field(402, description="calls and messages at zero balance")
+    no_credit_status: ErrorStatus = Field(402, description="calls and messages at zero balance")
     management_without_credit: Literal["allowed", "refused"] = Field(
         "allowed", description="subaccount changes at zero balance"
     )
@@ -106,18 +112,19 @@ class Assumptions(BaseModel):
         "allowed", description="subaccount changes on a trial account; refused is 403"
     )
     first_rent: Literal["next-month", "at-purchase"] = Field(
-        "next-month", description="when a new number's rent is charged first"
+        "next-month", description="when the rent of a new number is first charged"
     )
     unlisted_sender: Literal["refused", "accepted"] = Field(
         "refused", description="a text sender ID not whitelisted for the sending account; refused is 400"
     )
     idempotency_keys: Literal["ignored", "honoured"] = Field(
-        "ignored", description="Idempotency-Key: Plivo documents none; honoured replays the first answer"
+        "ignored",
+        description="Idempotency-Key: Plivo does not document it; honoured repeats the first response",
     )
 
     @classmethod
     def from_switches(cls, switches: list[str]) -> Self:
-        """Read `name=value` texts; raises ValueError with one line that names the switch at fault."""
+        """Parse `name=value` texts; raises ValueError with one line that names the wrong switch."""
         values: dict[str, str] = {}
         for switch in switches:
             name, found, value = switch.partition("=")
@@ -133,7 +140,7 @@ class Assumptions(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """An assumption as a person reads it; `values` are the others it may take."""
+    """An assumption as text for people; `values` are the values other than the default."""
 
     name: str
     default: str
@@ -142,8 +149,9 @@ class Switch:
 
 
 def switches() -> list[Switch]:
+    """Return every assumption, in the order of its definition."""
     return [
-        Switch(name, _spelled(field.default), _other_values(field), field.description or "")
+        Switch(name, _as_text(field.default), _other_values(field), field.description or "")
         for name, field in Assumptions.model_fields.items()
     ]
 
@@ -151,9 +159,9 @@ def switches() -> list[Switch]:
 def _other_values(field: FieldInfo) -> str:
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     if choices:
-        return " or ".join(_spelled(each) for each in choices if each != field.default)
+        return " or ".join(_as_text(each) for each in choices if each != field.default)
     return "a zone of the tz database" if field.annotation is str else "a number"
 
 
-def _spelled(value: object) -> str:
+def _as_text(value: object) -> str:
     return "none" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Credit is the main account's alone: charges, recharges, monthly rent, and one invoice a month."""
+"""Charges, recharges, monthly rent and invoices. Only the main account has credit."""
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from worker.sandbox.state import State, today
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one account used of one thing; `sub_account` None is the main account."""
+    """What one account used of one item, in USD; `sub_account` None is the main account."""
 
     sub_account: str | None
     item: str
@@ -22,7 +22,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Invoice:
-    """One month (YYYY-MM) of the whole account; `closed` once the month is over."""
+    """The charges of one month (YYYY-MM), over all accounts; `closed` once the month is over."""
 
     month: str
     closed: bool
@@ -30,21 +30,23 @@ class Invoice:
     lines: tuple[Line, ...]
 
     def of(self, sub_account: str | None) -> Decimal:
-        """Return the part of the total that one account used."""
+        """Return the part of the total, in USD, that one account used."""
         return sum((line.amount for line in self.lines if line.sub_account == sub_account), Decimal(0))
 
 
 def has_credit(account: Account) -> bool:
+    """Whether the account may use paid services."""
     return account.billing_mode == "postpaid" or account.cash_credits > 0
 
 
-def demand_credit(state: State) -> None:
+def require_credit(state: State) -> None:
+    """Raise Refusal unless the main account has credit."""
     if not has_credit(state.account):
         raise Refusal(state.assumptions.no_credit_status, "insufficient credit")
 
 
 def charge(state: State, sub_account: str | None, item: str, amount: Decimal, quantity: int = 1) -> None:
-    """Take the amount from the main account and note who used it; recharges by itself if set up so."""
+    """Deduct the amount from the main account, record who used it, and apply auto-recharge."""
     month = state.account.month
     new = Charge(month, sub_account, item, quantity, amount)
     earlier = state.charges.get(new.key)
@@ -56,23 +58,23 @@ def charge(state: State, sub_account: str | None, item: str, amount: Decimal, qu
 
 
 def recharge(state: State, amount: Decimal) -> None:
-    """Add credit, which ends a trial. Raises ValueError below 25 USD."""
-    if not amount.is_finite() or amount < prices.LEAST_RECHARGE:
-        raise ValueError(f"{prices.LEAST_RECHARGE} USD is the least amount to recharge")
+    """Add credit in USD, which ends a trial. Raises ValueError below 25 USD."""
+    if not amount.is_finite() or amount < prices.MIN_RECHARGE:
+        raise ValueError(f"{prices.MIN_RECHARGE} USD is the least amount to recharge")
     account = state.account
     state.put(replace(account, account_type="standard", cash_credits=account.cash_credits + amount))
 
 
 def set_auto_recharge(state: State, rule: AutoRecharge | None) -> None:
-    """Raises ValueError for an amount below 25 USD."""
-    if rule and not (rule.minimum.is_finite() and rule.amount >= prices.LEAST_RECHARGE):
-        raise ValueError(f"{prices.LEAST_RECHARGE} USD is the least amount to recharge")
+    """Set or stop auto-recharge; raises ValueError for an amount below 25 USD."""
+    if rule and not (rule.minimum.is_finite() and rule.amount >= prices.MIN_RECHARGE):
+        raise ValueError(f"{prices.MIN_RECHARGE} USD is the least amount to recharge")
     account = replace(state.account, auto_recharge=rule)
     state.put(replace(account, cash_credits=_after_auto_recharge(account, account.cash_credits)))
 
 
-def settle_months(state: State) -> None:
-    """Charge the rent of every first of a month that has passed since the last look."""
+def charge_rent(state: State) -> None:
+    """Charge rent for every first of a month that has passed since the last call."""
     current = today(state)[:7]
     while state.account.month < current:
         state.put(replace(state.account, month=_month_after(state.account.month)))
@@ -82,7 +84,7 @@ def settle_months(state: State) -> None:
 
 
 def invoices(state: State) -> list[Invoice]:
-    """One for each month in which anything was charged, oldest first."""
+    """Return an invoice for each month with charges, oldest first."""
     months: defaultdict[str, list[Line]] = defaultdict(list)
     for each in state.charges:
         months[each.month].append(Line(each.sub_account, each.item, each.quantity, each.amount))
@@ -98,7 +100,7 @@ def invoices(state: State) -> list[Invoice]:
 
 
 def next_first(state: State) -> str:
-    """Return the date of the next rent."""
+    """Return the date (YYYY-MM-DD) of the next rent."""
     return f"{_month_after(state.account.month)}-01"
 
 

@@ -1,4 +1,4 @@
-"""Simulated time: as fast as real time, ahead of it by as much as it has been moved."""
+"""Simulated time: it runs as fast as real time and can be moved forward."""
 
 from datetime import UTC, datetime, timedelta
 from time import monotonic  # noqa: TID251 - the sandbox is a program of its own; this is its clock
@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 
 class Clock:
-    """One time axis for dates and for durations, so that moving it moves both."""
+    """One clock for dates and durations, so that both move together. `ahead` is its lead over real time."""
 
     def __init__(self, ahead: timedelta = timedelta(0)) -> None:
         self._started = real_now()
@@ -14,6 +14,7 @@ class Clock:
         self.ahead = ahead
 
     def now(self) -> datetime:
+        """Return the simulated time, in UTC."""
         return self._started + self.ahead + timedelta(seconds=monotonic() - self._origin)
 
     def seconds(self) -> float:
@@ -21,10 +22,11 @@ class Clock:
         return self.now().timestamp()
 
     def today(self, zone: ZoneInfo) -> str:
+        """Return the simulated date (YYYY-MM-DD) in a time zone."""
         return self.now().astimezone(zone).date().isoformat()
 
     def advance(self, by: timedelta) -> None:
-        """Raises ValueError for a step back, or beyond the calendar."""
+        """Move forward; raises ValueError for a step back, or past the year 8999."""
         if by < timedelta(0):
             raise ValueError("simulated time only moves forward")
         if by > datetime(9000, 1, 1, tzinfo=UTC) - self.now():
@@ -33,4 +35,5 @@ class Clock:
 
 
 def real_now() -> datetime:
-    return datetime.now(UTC)  # noqa: TID251 - the one place that reads it
+    """Return the real time, in UTC."""
+    return datetime.now(UTC)  # noqa: TID251 - the only place that reads it

@@ -1,4 +1,4 @@
-"""Records in order of creation, read newest first, in pages that cost the same at any size."""
+"""A collection of records in order of creation, with pages whose cost does not grow with its size."""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 class Collection(Generic[T]):
-    """A mapping by key that also knows the order of creation, over all and within each group.
+    """A mapping by key that keeps the order of creation, in total and within each group.
 
-    `group` names what a record belongs to (a subaccount, say); a record may move to another group.
+    `group` returns the owner of a record, such as a subaccount. A record may move to another group.
     """
 
     def __init__(self, key: Callable[[T], str], group: Callable[[T], str | None] | None = None) -> None:
@@ -31,17 +31,19 @@ class Collection(Generic[T]):
         return key in self._records
 
     def __iter__(self) -> Iterator[T]:
-        """Oldest first."""
+        """Iterate over the records, oldest first."""
         return (self._records[self._key_at[sequence]] for sequence in self._order)
 
     def get(self, key: str) -> T | None:
+        """Return the record of this key, if there is one."""
         return self._records.get(key)
 
     def sequence(self, key: str) -> int:
+        """Return the record's place in the order of creation."""
         return self._sequence_of[key]
 
     def put(self, record: T, sequence: int | None = None) -> None:
-        """Add a record as the newest, or replace the one of the same key where it stands."""
+        """Add a record as the newest, or replace the record of the same key in its place."""
         key = self.key(record)
         if key in self._records:
             self._regroup(key, record)
@@ -50,6 +52,7 @@ class Collection(Generic[T]):
         self._records[key] = record
 
     def remove(self, key: str) -> None:
+        """Remove the record of this key, which must exist."""
         record = self._records.pop(key)
         sequence = self._sequence_of.pop(key)
         del self._key_at[sequence]
@@ -58,15 +61,19 @@ class Collection(Generic[T]):
             _discard(self._groups[self._group(record)], sequence)
 
     def count(self, group: str | None) -> int:
+        """Return the number of records in a group."""
         return len(self._groups[group])
 
     def newest_first(self, offset: int, limit: int) -> list[T]:
+        """Return a page of all records."""
         return self._slice(self._order, offset, limit)
 
     def group_newest_first(self, group: str | None, offset: int, limit: int) -> list[T]:
+        """Return a page of the records in a group."""
         return self._slice(self._groups[group], offset, limit)
 
     def of_group(self, group: str | None) -> list[T]:
+        """Return all records in a group, newest first."""
         return self._slice(self._groups[group], 0, len(self._groups[group]))
 
     def _slice(self, order: list[int], offset: int, limit: int) -> list[T]:

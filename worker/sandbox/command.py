@@ -1,4 +1,4 @@
-"""`provisioner sandbox`: run the imitation until SIGTERM or SIGINT."""
+"""`provisioner sandbox`: runs the sandbox until SIGTERM or SIGINT."""
 
 import asyncio
 import signal
@@ -18,8 +18,8 @@ from worker.sandbox.store import StoreError
 
 _FAILED, _USAGE = 1, 2
 _LAST_PORT = 65535
-_MANAGEMENT = "Port for rules, log, time and reset, always on 127.0.0.1."
-_TOKEN = "Auth token of the main account; better from the environment."  # noqa: S105 - a help text
+_MANAGEMENT = "Port of the control API, always on 127.0.0.1."
+_TOKEN = "Auth token of the main account; preferably set in the environment."  # noqa: S105 - a help text
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=_LAST_PORT)]
@@ -28,10 +28,10 @@ ManagementPort = Annotated[
 ]
 AuthId = Annotated[str, typer.Option(help="Auth ID of the main account.")]
 AuthToken = Annotated[str, typer.Option(envvar="SANDBOX_AUTH_TOKEN", help=_TOKEN, show_default=AUTH_TOKEN)]
-Faults = Annotated[Literal["none", "mild", "harsh"], typer.Option(help="How much goes wrong.")]
-Seed = Annotated[int, typer.Option(help="What identifiers and faults are drawn from.")]
+Faults = Annotated[Literal["none", "mild", "harsh"], typer.Option(help="Profile of random faults.")]
+Seed = Annotated[int, typer.Option(help="Seed of identifiers and faults.")]
 State = Annotated[
-    Path | None, typer.Option(help="File to keep the state in.", dir_okay=False, show_default="memory")
+    Path | None, typer.Option(help="File that keeps the state.", dir_okay=False, show_default="memory")
 ]
 RateLimit = Annotated[str, typer.Option(help="Requests per window, or off.")]
 Start = Annotated[
@@ -41,9 +41,7 @@ Start = Annotated[
 AccountType = Annotated[Literal["standard", "developer"], typer.Option(help="developer is a trial account.")]
 BillingMode = Annotated[Literal["prepaid", "postpaid"], typer.Option(help="Whether credit can run out.")]
 CashCredits = Annotated[str, typer.Option(help="Balance in USD.")]
-Assume = Annotated[
-    list[str] | None, typer.Option(help="NAME=VALUE of an assumption above; may be given again.")
-]
+Assume = Annotated[list[str] | None, typer.Option(help="NAME=VALUE of an assumption above; repeatable.")]
 
 
 def sandbox(
@@ -63,7 +61,7 @@ def sandbox(
     cash_credits: CashCredits = "100",
     assume: Assume = None,
 ) -> None:
-    with _mistakes_in_one_line():
+    with _errors_in_one_line():
         asyncio.run(
             _run(
                 auth_id,
@@ -86,14 +84,14 @@ def sandbox(
 
 sandbox.__doc__ = f"""Imitate Plivo's subaccounts on this machine. It is not Plivo.
 
-What Plivo's documentation leaves open is assumed, and can be changed with --assume NAME=VALUE:
+Plivo's documentation leaves these questions open. Change an assumption with --assume NAME=VALUE:
 
 {assumptions_table()}
 """
 
 
 @contextmanager
-def _mistakes_in_one_line() -> Iterator[None]:
+def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
@@ -106,10 +104,10 @@ def _mistakes_in_one_line() -> Iterator[None]:
 
 async def _run(*places: Any, **options: Any) -> None:
     async with running_sandbox(*places, **options) as running:
-        await _until_stopped(running)
+        await _serve_until_stopped(running)
 
 
-async def _until_stopped(running: Sandbox) -> None:
+async def _serve_until_stopped(running: Sandbox) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -118,7 +116,7 @@ async def _until_stopped(running: Sandbox) -> None:
 
 
 def _next_port(port: int) -> int:
-    """Return the port after this one; a free one after none and after the last."""
+    """Return the next port, or 0 (any free port) after 0 and after the last port."""
     return port + 1 if 0 < port < _LAST_PORT else 0
 
 

@@ -1,4 +1,4 @@
-"""A sandbox that is running, as seen from the same process: what it holds, and the strings to pull."""
+"""A running sandbox, as an object for tests in the same process."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,8 +17,8 @@ from worker.sandbox.service import Service
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """What `reset` goes back to."""
+class InitialState:
+    """The state that `reset` restores."""
 
     account: Account
     rules: Sequence[Rule]
@@ -27,7 +27,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """`url` and `management_url` (if there is a management port) have no slash at their end."""
+    """Inspects and controls a running sandbox.
+
+    `url` and `management_url` have no trailing slash; the latter is None without a management port.
+    """
 
     url: str
     auth_id: str
@@ -37,76 +40,84 @@ class Sandbox:
     faults: Faults
     journal: Journal
     limiter: Limiter
-    origin: Origin
+    initial: InitialState
     management_url: str | None = None
 
     def subaccounts(self) -> list[Subaccount]:
-        """Every live subaccount, newest first."""
+        """Return every live subaccount, newest first."""
         live = self.service.state.subaccounts
         return live.newest_first(0, len(live))
 
     @property
     def account(self) -> Account:
+        """The main account."""
         return self.service.state.account
 
     @property
     def assumptions(self) -> Assumptions:
+        """The current assumptions."""
         return self.service.state.assumptions
 
     def assume(self, **switches: Any) -> None:
-        """Change switches from now on; raises pydantic's ValidationError (a ValueError)."""
+        """Change assumptions; raises pydantic's ValidationError, a ValueError."""
         merged = {**self.assumptions.model_dump(), **switches}
         self.service.state.assumptions = Assumptions.model_validate(merged)
 
     @property
     def requests(self) -> list[Entry]:
-        """The requests so far, oldest first; the oldest of very many are forgotten."""
+        """The logged requests, oldest first. The log keeps at least the latest 50,000."""
         return list(self.journal.entries)
 
     def calls(self, operation: str) -> list[Entry]:
+        """Return the logged requests of one operation, oldest first."""
         return [entry for entry in self.journal.entries if entry.operation == operation]
 
     async def called(self, operation: str, times: int = 1) -> None:
-        """Return once the operation has been called so many times."""
+        """Wait until the operation has been called `times` times."""
         await self.journal.wait_for(operation, times)
 
     def add_rule(self, rule: Rule) -> None:
+        """Add a fault rule after the others."""
         self.faults.add(rule)
 
     def set_rules(self, *rules: Rule) -> None:
+        """Replace all fault rules and restart their counters."""
         self.faults.replace_rules(rules)
 
     def commit_late_calls(self) -> int:
-        """Carry out now what a late commit put off; returns how many calls."""
+        """Carry out at once the calls that a late commit delays; returns their number."""
         return self.service.perform_late_now()
 
     def now(self) -> datetime:
+        """Return the simulated time, in UTC."""
         return self.service.state.clock.now()
 
     def advance(self, by: timedelta) -> None:
-        """Move simulated time forward, rent and all; raises ValueError for a step back."""
+        """Move simulated time forward and charge due rent; raises ValueError for a step back."""
         self.service.advance(by)
 
     def move_to(self, moment: datetime) -> None:
+        """Move simulated time to a moment; raises ValueError for a step back."""
         self.advance(moment - self.now())
 
     def recharge(self, amount: str | Decimal) -> None:
-        """Add USD; raises ValueError below 25."""
+        """Add credit in USD; raises ValueError below 25."""
         billing.recharge(self.service.state, usd(amount))
         self.service.save()
 
     def set_auto_recharge(self, minimum: str | Decimal, amount: str | Decimal) -> None:
-        """At or below `minimum` add `amount`; raises ValueError for an amount below 25."""
+        """Add `amount` whenever the balance is at or below `minimum`, in USD; raises ValueError below 25."""
         rule = AutoRecharge(usd(minimum), usd(amount))
         billing.set_auto_recharge(self.service.state, rule)
         self.service.save()
 
     def stop_auto_recharge(self) -> None:
+        """Stop auto-recharge."""
         billing.set_auto_recharge(self.service.state, None)
         self.service.save()
 
     def set_credit(self, amount: str | Decimal) -> None:
-        """Set the balance as it is, without a recharge."""
+        """Set the balance in USD, without a recharge."""
         self.service.state.put(replace(self.account, cash_credits=usd(amount)))
         self.service.save()
 
@@ -116,21 +127,21 @@ class Sandbox:
         self.service.save()
 
     def invoices(self) -> list[Invoice]:
-        """One for each month with charges, oldest first; the last may still be open."""
-        self.service.settle()
+        """Return an invoice for each month with charges, oldest first; the last may still be open."""
+        self.service.charge_rent()
         return billing.invoices(self.service.state)
 
     def reset(self) -> None:
-        """Go back to the start: no subaccount, no log, the first rules and switches. Time stays."""
-        self.service.state.assumptions = self.origin.assumptions
-        self.service.reset(self.origin.account)
-        self.faults.restart(self.origin.rules)
+        """Restore the initial account, rules and assumptions; clear subaccounts and log. Time stays."""
+        self.service.state.assumptions = self.initial.assumptions
+        self.service.reset(self.initial.account)
+        self.faults.restart(self.initial.rules)
         self.journal.clear()
-        self.limiter.forget()
+        self.limiter.clear()
 
 
 def usd(amount: str | Decimal) -> Decimal:
-    """Read an amount; raises ValueError."""
+    """Parse an amount in USD; raises ValueError."""
     try:
         value = Decimal(amount)
     except InvalidOperation:

@@ -1,4 +1,4 @@
-"""Who is asking: HTTP Basic with the id and token of the main account or of a subaccount."""
+"""Authentication: HTTP Basic (RFC 7617) with Auth ID and token of the main account or a subaccount."""
 
 import base64
 import binascii
@@ -11,20 +11,20 @@ from worker.sandbox.state import State
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`sub_account` is None for the main account."""
+    """The authenticated account; `sub_account` is None for the main account."""
 
     auth_id: str
     sub_account: str | None
 
 
 def authenticate(state: State, auth_token: str, header: str | None) -> Caller:
-    """Return who sent the Authorization header; raises Refusal."""
+    """Authenticate an Authorization header; raises Refusal."""
     auth_id, token = _read_basic(header)
     main_id = state.account.auth_id
-    if auth_id == main_id and _same(token, auth_token):
+    if auth_id == main_id and _equal(token, auth_token):
         return Caller(main_id, None)
     subaccount = state.subaccounts.get(auth_id)
-    if subaccount is None or not _same(token, subaccount.auth_token):
+    if subaccount is None or not _equal(token, subaccount.auth_token):
         raise Refusal(401, "authentication failed")
     if not subaccount.enabled:
         raise Refusal(state.assumptions.disabled_status, "this subaccount is disabled")
@@ -42,5 +42,5 @@ def _read_basic(header: str | None) -> tuple[str, str]:
     return auth_id, token
 
 
-def _same(given: str, expected: str) -> bool:
+def _equal(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode(), expected.encode())

@@ -1,7 +1,8 @@
-"""What can go wrong, by rule or by seed.
+"""Faults on demand, by rule or at random from a seed.
 
-A fault says two things: whether (and when) the request takes effect, and what the client gets to see.
-Which request meets which fault depends only on the seed, the rules, and how often each operation was asked.
+A fault has two independent parts: whether and when the request takes effect, and what the client sees.
+The choice of faults depends only on the seed, the rules, and the number of requests of each operation, so
+that a run can be repeated.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from worker.sandbox.requests import ListView
 
 
 class Effect(Enum):
-    """When the request changes anything."""
+    """When the request takes effect."""
 
     NOW = "now"
     LATER = "later"
@@ -23,7 +24,7 @@ class Effect(Enum):
 
 
 class Sight(Enum):
-    """What becomes of the answer."""
+    """What the client sees of the response."""
 
     WHOLE = "whole"
     ERROR = "error"
@@ -38,7 +39,11 @@ class Sight(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`delay_seconds` is the wait before a whole answer, before a late effect, or over a dripping body."""
+    """A fault; the status applies to errors, `retry_after` (seconds) to 429.
+
+    `delay_seconds` is the time before a whole response or a late effect, or the duration of a dripping body.
+    `view` is how a list differs from the truth.
+    """
 
     name: str
     effect: Effect = Effect.NOW
@@ -84,9 +89,10 @@ ANY_OPERATION = "*"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One fault for one operation (or `*`).
+    """Injects a fault into requests of one operation, or of all for `*`.
 
-    `after` requests pass first, then at most `times` (None: without end) are hit, each with `probability`.
+    The first `after` requests pass. Then each meets the fault with `probability`, at most `times` in total
+    (None: no limit).
     """
 
     operation: str
@@ -104,7 +110,7 @@ def fault(
     delay_seconds: float | None = None,
     lag_seconds: float | None = None,
 ) -> Fault:
-    """Return the fault of that name with details changed; raises ValueError for an unknown name."""
+    """Return the named fault with changed details; raises ValueError for an unknown name."""
     if name not in FAULTS:
         raise ValueError(f"unknown fault {name!r}; known are {', '.join(FAULTS)}")
     found = FAULTS[name]
@@ -146,36 +152,40 @@ PROFILES: Mapping[str, tuple[Rule, ...]] = MappingProxyType(
 
 @dataclass
 class Faults:
-    """Chooses a fault, or none, for each request; the first rule that hits wins."""
+    """Chooses a fault, or none, for each request. The first rule that applies wins."""
 
     seed: int
     rules: list[Rule] = field(default_factory=list)
-    _asked: Counter[str] = field(default_factory=Counter)
+    _requests: Counter[str] = field(default_factory=Counter)
     _passed: Counter[int] = field(default_factory=Counter)
     _hits: Counter[int] = field(default_factory=Counter)
 
     def add(self, rule: Rule) -> None:
+        """Add a rule after the others."""
         self.rules.append(rule)
 
     def replace_rules(self, rules: Sequence[Rule]) -> None:
+        """Replace all rules and restart their counters."""
         self.rules = list(rules)
         self._passed.clear()
         self._hits.clear()
 
     def restart(self, rules: Sequence[Rule]) -> None:
-        self._asked.clear()
+        """Replace all rules and begin the pseudo-random sequence again."""
+        self._requests.clear()
         self.replace_rules(rules)
 
     def choose(self, operation: str) -> Fault | None:
+        """Count a request of the operation and return the fault that it meets."""
         if not self.rules:
             return None
-        self._asked[operation] += 1
+        self._requests[operation] += 1
         for index, rule in enumerate(self.rules):
-            if rule.operation in (operation, ANY_OPERATION) and self._strikes(index, rule, operation):
+            if rule.operation in (operation, ANY_OPERATION) and self._applies(index, rule, operation):
                 return rule.fault
         return None
 
-    def _strikes(self, index: int, rule: Rule, operation: str) -> bool:
+    def _applies(self, index: int, rule: Rule, operation: str) -> bool:
         if self._passed[index] < rule.after:
             self._passed[index] += 1
             return False
@@ -187,8 +197,8 @@ class Faults:
         return True
 
     def _fraction(self, index: int, operation: str) -> float:
-        """A number in [0, 1) that is the same for the same seed, rule and n-th request of an operation."""
+        """Return a pseudo-random number in [0, 1), fixed by seed, rule, and number of the request."""
         drawn = hashlib.blake2b(
-            f"{self.seed}:{index}:{operation}:{self._asked[operation]}".encode(), digest_size=8
+            f"{self.seed}:{index}:{operation}:{self._requests[operation]}".encode(), digest_size=8
         ).digest()
         return int.from_bytes(drawn, "big") / 2**64

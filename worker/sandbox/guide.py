@@ -1,4 +1,4 @@
-"""What the command tells a person: how to point clients at the sandbox, and what it assumes."""
+"""Texts of the command: how to point clients at the sandbox, and the table of assumptions."""
 
 from worker.sandbox.assumptions import switches
 from worker.sandbox.control import Sandbox
@@ -21,7 +21,7 @@ Ctrl-C stops it."""
 
 
 def directions(running: Sandbox) -> str:
-    """Return the text printed at the start; a token that is not the well-known one is not shown."""
+    """Return the text printed at the start. It shows only the well-known token, no other."""
     shown = AUTH_TOKEN if running.auth_token == AUTH_TOKEN else "$SANDBOX_AUTH_TOKEN"
     return _DIRECTIONS.format(
         url=running.url,
@@ -33,5 +33,5 @@ def directions(running: Sandbox) -> str:
 
 
 def assumptions_table() -> str:
-    """Return one paragraph per switch: name, default, other values, meaning."""
+    """Return a paragraph for each assumption: name, default, other values, meaning."""
     return "\n\n".join(f"{each.name}={each.default} ({each.values}): {each.meaning}" for each in switches())

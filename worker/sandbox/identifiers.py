@@ -1,6 +1,6 @@
-"""Identifiers that look like Plivo's and replay from a seed.
+"""Identifiers in Plivo's format, reproducible from a seed.
 
-Each is a hash of (seed, run, kind, counter): no two are alike, and the same seed gives the same row of them.
+Each is a hash of seed, run, kind and counter: all differ, and the same seed gives the same sequence.
 """
 
 import base64
@@ -11,13 +11,16 @@ _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 
 class Identifiers:
+    """Draws identifiers."""
+
     def __init__(self, seed: int, run: int = 0) -> None:
-        """`run` counts how often the same state was taken up again, so that no identifier comes twice."""
+        """`run` is the number of times the same state was opened before, so that no identifier repeats."""
         self._seed = f"{seed}:{run}"
         self._drawn = 0
         self._api_ids = 0
 
     def restart(self) -> None:
+        """Begin the sequence again."""
         self._drawn = self._api_ids = 0
 
     def _draw(self, kind: str) -> bytes:
@@ -25,7 +28,7 @@ class Identifiers:
         return hashlib.sha256(f"{self._seed}:{kind}:{self._drawn}".encode()).digest()
 
     def auth_id(self) -> str:
-        """Return `SA` and 18 capitals or digits."""
+        """Return the Auth ID of a subaccount: `SA` and 18 capital letters or digits."""
         number = int.from_bytes(self._draw("auth_id"), "big")
         letters = []
         for _ in range(18):
@@ -38,14 +41,15 @@ class Identifiers:
         return base64.b64encode(self._draw("auth_token").hex()[:30].encode()).decode()
 
     def serial(self) -> str:
-        """Return the 17 digits that name applications and endpoints."""
+        """Return 17 digits, the id of an application or the base of an endpoint's."""
         return f"{int.from_bytes(self._draw('serial'), 'big') % 10**17:017d}"
 
     def uuid(self) -> str:
+        """Return a UUID of version 4."""
         return str(uuid.UUID(bytes=self._draw("uuid")[:16], version=4))
 
     def api_id(self) -> str:
-        """Return the UUID of one answer; counted apart, so that reading does not change what comes next."""
+        """Return the UUID of a response. Its counter is separate: reads must not change other identifiers."""
         self._api_ids += 1
         digits = hashlib.blake2b(f"{self._seed}:{self._api_ids}".encode(), digest_size=16).hexdigest()
         return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-8{digits[17:20]}-{digits[20:]}"

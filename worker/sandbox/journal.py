@@ -1,4 +1,4 @@
-"""What was asked, in order: for tests to look at and to wait for."""
+"""The log of requests, which tests inspect and wait for."""
 
 import asyncio
 from collections import Counter
@@ -11,9 +11,9 @@ _KEPT = 50_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One request. `status` is None where no answer was sent; `headers` come without Authorization.
+    """One request. `headers` lack Authorization; `status` is None if no response was sent.
 
-    `operation` is None for a path that does not exist, `fault` the name of the fault that was met.
+    `operation` is None for a path that does not exist. `fault` is the name of the fault that it met.
     """
 
     method: str
@@ -28,13 +28,14 @@ class Entry:
 
 @dataclass
 class Journal:
-    """The latest 50,000 requests or more; counts go on for ever."""
+    """Keeps at least the latest 50,000 requests. `answered` counts all requests, by operation."""
 
     entries: list[Entry] = field(default_factory=list)
     answered: Counter[str | None] = field(default_factory=Counter)
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, entry: Entry) -> None:
+        """Log a request and wake those who wait for it."""
         if len(self.entries) >= 2 * _KEPT:
             del self.entries[:_KEPT]
         self.entries.append(entry)
@@ -42,11 +43,12 @@ class Journal:
         self._arrived.set()
 
     async def wait_for(self, operation: str, times: int) -> None:
-        """Return once the operation has been asked so often since the start (or `clear`)."""
+        """Wait until the operation was requested `times` times since the start or the last `clear`."""
         while self.answered[operation] < times:
             self._arrived.clear()
             await self._arrived.wait()
 
     def clear(self) -> None:
+        """Forget all requests and counts."""
         self.entries.clear()
         self.answered.clear()

@@ -1,4 +1,4 @@
-"""The rate limit: so many requests in every window of so many seconds, ends included, counted exactly."""
+"""The rate limit: a maximum number of requests in any window of a fixed length, counted exactly."""
 
 import re
 from collections import defaultdict, deque
@@ -10,12 +10,14 @@ from worker.sandbox.clock import Clock
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
+    """At most `requests` in any `seconds`."""
+
     requests: int
     seconds: float
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Read `300/5s`, or `off`."""
+        """Parse `300/5s`; returns None for `off`, raises ValueError for anything else."""
         if text == "off":
             return None
         found = re.fullmatch(r"(\d{1,9})/(\d{1,9})s", text)
@@ -25,7 +27,7 @@ class RateLimit:
 
 
 class Limiter:
-    """A log of send times per key: what is refused does not count."""
+    """A sliding window for each key, both ends included. Refused requests do not count."""
 
     def __init__(self, limit: RateLimit | None, clock: Clock) -> None:
         self._limit = limit
@@ -33,6 +35,7 @@ class Limiter:
         self._admitted: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def admits(self, key: str) -> bool:
+        """Whether a request now is within the limit; counts it if so."""
         if self._limit is None:
             return True
         now = self._clock.seconds()
@@ -44,5 +47,6 @@ class Limiter:
         admitted.append(now)
         return True
 
-    def forget(self) -> None:
+    def clear(self) -> None:
+        """Forget all requests."""
         self._admitted.clear()

@@ -1,6 +1,6 @@
-"""The management port: the strings of a running sandbox for those outside its process.
+"""The control API on the management port, for other processes.
 
-It changes what is imitated and needs no credentials, so it listens on the loopback address only.
+It controls the sandbox without credentials, so it listens only on the loopback address.
 """
 
 import json
@@ -26,6 +26,8 @@ class _Body(BaseModel):
 
 
 class RuleBody(_Body):
+    """The body of POST /faults."""
+
     fault: str
     operation: str = ANY_OPERATION
     times: int | None = Field(None, ge=1)
@@ -37,6 +39,7 @@ class RuleBody(_Body):
     lag_seconds: float | None = Field(None, ge=0)
 
     def rule(self) -> Rule:
+        """Convert it; raises ValueError for an unknown operation or fault."""
         if self.operation not in (*NAMES, ANY_OPERATION):
             raise ValueError(f"unknown operation {self.operation!r}; known are * and {', '.join(NAMES)}")
         chosen = fault(
@@ -50,59 +53,68 @@ class RuleBody(_Body):
 
 
 class TimeBody(_Body):
+    """The body of POST /time."""
+
     advance_seconds: float = Field(0, ge=0, le=10**12)
     to: datetime | None = None
 
 
 class AmountBody(_Body):
+    """An amount in USD."""
+
     amount: str
 
 
 class AutoRechargeBody(_Body):
+    """The body of PUT /auto-recharge, in USD."""
+
     minimum: str
     amount: str
 
 
 class SenderBody(_Body):
+    """The body of POST /senders."""
+
     auth_id: str
     sender: str = Field(min_length=1)
 
 
 def management_app(sandbox: Sandbox) -> web.Application:
+    """Return the control API of a sandbox."""
     app = web.Application(middlewares=[_errors])
-    pulls = _Pulls(sandbox)
+    handlers = _Handlers(sandbox)
     app.add_routes(
         [
-            web.get("/state", pulls.state),
-            web.get("/requests", pulls.requests),
-            web.get("/invoices", pulls.invoices),
-            web.get("/faults", pulls.faults),
-            web.post("/faults", pulls.add_fault),
-            web.delete("/faults", pulls.clear_faults),
-            web.post("/late-calls", pulls.commit_late_calls),
-            web.post("/time", pulls.move_time),
-            web.post("/recharge", pulls.recharge),
-            web.put("/credit", pulls.set_credit),
-            web.put("/auto-recharge", pulls.set_auto_recharge),
-            web.delete("/auto-recharge", pulls.stop_auto_recharge),
-            web.post("/senders", pulls.allow_sender),
-            web.patch("/assumptions", pulls.assume),
-            web.post("/reset", pulls.reset),
+            web.get("/state", handlers.state),
+            web.get("/requests", handlers.requests),
+            web.get("/invoices", handlers.invoices),
+            web.get("/faults", handlers.faults),
+            web.post("/faults", handlers.add_fault),
+            web.delete("/faults", handlers.clear_faults),
+            web.post("/late-calls", handlers.commit_late_calls),
+            web.post("/time", handlers.move_time),
+            web.post("/recharge", handlers.recharge),
+            web.put("/credit", handlers.set_credit),
+            web.put("/auto-recharge", handlers.set_auto_recharge),
+            web.delete("/auto-recharge", handlers.stop_auto_recharge),
+            web.post("/senders", handlers.allow_sender),
+            web.patch("/assumptions", handlers.assume),
+            web.post("/reset", handlers.reset),
         ]
     )
     return app
 
 
-class _Pulls:
-    """One method per string; each answers JSON."""
+class _Handlers:
+    """One method for each path; each returns JSON."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
 
     async def state(self, _request: web.Request) -> web.Response:
-        """Everything but secrets, which the imitated API itself gives to those who may have them."""
+        """Return the whole state except tokens; the imitated API gives those to authenticated callers."""
         sandbox, state = self._sandbox, self._sandbox.service.state
-        sandbox.service.settle()
+        sandbox.service.charge_rent()
         live = [asdict(each) for each in sandbox.subaccounts()]
         for each in live:
             del each["auth_token"]
@@ -122,7 +134,7 @@ class _Pulls:
         )
 
     async def requests(self, request: web.Request) -> web.Response:
-        """The latest, oldest first: `last` of them (1000), of one `operation` if named."""
+        """Return the `last` (1000) requests, oldest first; only those of `operation`, if given."""
         wanted, last = request.query.get("operation"), int(request.query.get("last", "1000"))
         entries = [entry for entry in self._sandbox.requests if wanted in (None, entry.operation)]
         shown = entries[-last:] if last > 0 else []
@@ -188,7 +200,7 @@ class _Pulls:
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn what was wrong with a request into 400 and one line; writes must declare JSON."""
+    """Answer an invalid request with 400 and one line. Writes must declare JSON, which a web page cannot."""
     if request.method in ("POST", "PUT", "PATCH") and request.content_type != "application/json":
         return _json({"error": "send Content-Type: application/json"}, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
     try:

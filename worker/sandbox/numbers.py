@@ -1,4 +1,4 @@
-"""Phone numbers: a made-up inventory, renting, moving between accounts, giving back."""
+"""Phone numbers: search in a made-up inventory, rent, move between accounts, return."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,16 +8,16 @@ from typing import Any
 from worker.sandbox import billing, prices, requests
 from worker.sandbox.ownership import find, named_subaccount, owned_listing
 from worker.sandbox.records import Number
-from worker.sandbox.requests import CHANGED, DELETED, Answer, Call, Refusal, listing
+from worker.sandbox.requests import CHANGED, DELETED, Call, Refusal, Response, listing
 from worker.sandbox.resources import application_uri, linked_application
 from worker.sandbox.state import State, account_uri, today
 
-SERIES = 10_000
+RANGE_SIZE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Ten thousand numbers of one country and one class, all with the same first digits."""
+    """10,000 numbers of one country and one class, with the same prefix."""
 
     prefix: str
     country_iso: str
@@ -37,7 +37,8 @@ _ASKED_AS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
-def search_numbers(state: State, call: Call) -> Answer:
+def search_numbers(state: State, call: Call) -> Response:
+    """Return a page of the numbers that can be rented, by country and class."""
     country = call.query.get("country_iso", "").upper()
     if not country:
         raise Refusal(400, "country_iso parameter is missing")
@@ -45,19 +46,22 @@ def search_numbers(state: State, call: Call) -> Answer:
     wanted = _ASKED_AS.get(call.query.get("type", ""), tuple(prices.NUMBERS))
     ranges = [each for each in RANGES if each.country_iso == country and each.number_type in wanted]
     free = [number for each in ranges for number in _free(state, each, page.offset + page.limit)]
-    total = sum(SERIES for _ in ranges) - sum(1 for each in state.numbers if _range(each.number) in ranges)
+    total = sum(RANGE_SIZE for _ in ranges) - sum(
+        1 for each in state.numbers if _range(each.number) in ranges
+    )
     objects = [_render_offer(state, number) for number in free[page.offset : page.offset + page.limit]]
     path = f"{account_uri(state.account.auth_id)}PhoneNumber/"
     filters = {name: call.query.get(name) for name in ("country_iso", "type")}
     return listing(path, page, total, objects, **filters)
 
 
-def buy_number(state: State, call: Call) -> Answer:
+def buy_number(state: State, call: Call) -> Response:
+    """Rent a number for the main account and charge it."""
     number = call.identifier.lstrip("+")
     found = _range(number)
     if found is None or number in state.numbers:
         raise Refusal(404, "not found")
-    billing.demand_credit(state)
+    billing.require_credit(state)
     app_id = linked_application(state, call)
     rental = prices.NUMBERS[found.number_type]
     state.put(Number(number, found.number_type, None, app_id, None, today(state)))
@@ -66,19 +70,21 @@ def buy_number(state: State, call: Call) -> Answer:
     if state.assumptions.first_rent == "at-purchase":
         billing.charge(state, None, f"rent {found.number_type}", rental.monthly)
     bought = {"number": number, "status": "Success"}
-    return Answer(201, {"message": "created", "numbers": [bought], "status": "fulfilled"})
+    return Response(201, {"message": "created", "numbers": [bought], "status": "fulfilled"})
 
 
-def get_number(state: State, call: Call) -> Answer:
-    return Answer(200, _render_number(state, find(state.numbers, call, call.identifier.lstrip("+"))))
+def get_number(state: State, call: Call) -> Response:
+    """Return one rented number."""
+    return Response(200, _render_number(state, find(state.numbers, call, call.identifier.lstrip("+"))))
 
 
-def list_numbers(state: State, call: Call) -> Answer:
+def list_numbers(state: State, call: Call) -> Response:
+    """Return a page of the caller's rented numbers."""
     return owned_listing(state, call, "Number", state.numbers, _render_number)
 
 
-def update_number(state: State, call: Call) -> Answer:
-    """Change alias or application, or move it: `subaccount` moves, `sub_account` is ignored."""
+def update_number(state: State, call: Call) -> Response:
+    """Change the alias or application, or move the number to `subaccount`; `sub_account` is ignored."""
     number = find(state.numbers, call, call.identifier.lstrip("+"))
     owner = named_subaccount(state, call, number.sub_account)
     app_id = linked_application(state, call)
@@ -94,7 +100,8 @@ def update_number(state: State, call: Call) -> Answer:
     return CHANGED
 
 
-def unrent_number(state: State, call: Call) -> Answer:
+def unrent_number(state: State, call: Call) -> Response:
+    """Return a number to the inventory."""
     state.remove(find(state.numbers, call, call.identifier.lstrip("+")))
     return DELETED
 
@@ -102,14 +109,14 @@ def unrent_number(state: State, call: Call) -> Answer:
 def _range(number: str) -> Range | None:
     for each in RANGES:
         rest = number.removeprefix(each.prefix)
-        if len(rest) == 4 and rest != number and rest.isascii() and rest.isdigit():  # noqa: PLR2004 - as SERIES
+        if len(rest) == 4 and rest != number and rest.isascii() and rest.isdigit():  # noqa: PLR2004 - as RANGE_SIZE
             return each
     return None
 
 
 def _free(state: State, of: Range, most: int) -> list[str]:
     numbers: list[str] = []
-    for serial in range(SERIES):
+    for serial in range(RANGE_SIZE):
         if len(numbers) >= most:
             break
         number = f"{of.prefix}{serial:04d}"

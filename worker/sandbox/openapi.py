@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of what is imitated, generated: `python -m worker.sandbox.openapi [--check]`."""
+"""Generates the OpenAPI 3.1 document of the imitated API: `python -m worker.sandbox.openapi [--check]`."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from worker.sandbox.schemas import BODIES, COMPONENTS, Schema, reference
 DOCUMENT = Path(__file__).with_name("openapi.json")
 _JSON = "application/json"
 _CREATED, _CHANGED, _FOUND, _GONE = "201", "202", "200", "204"
-_ANSWERS: Mapping[str, tuple[str, str | None]] = MappingProxyType(
+_RESPONSES: Mapping[str, tuple[str, str | None]] = MappingProxyType(
     {
         "get_account": (_FOUND, "Account"),
         "create_subaccount": (_CREATED, "SubaccountCreated"),
@@ -27,7 +27,7 @@ _ANSWERS: Mapping[str, tuple[str, str | None]] = MappingProxyType(
     }
 )
 _ERRORS = {
-    "400": "a parameter is missing or invalid, or the body is no JSON",
+    "400": "a parameter is missing or invalid, or the body is not JSON",
     "401": "authentication failed",
     "402": "no credit",
     "403": "not allowed",
@@ -50,7 +50,7 @@ _FILTERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def document() -> Schema:
-    """Return the whole document as JSON-ready values."""
+    """Return the document as JSON values."""
     paths: dict[str, Schema] = {}
     for operation in OPERATIONS:
         path = paths.setdefault(f"/v1/Account/{{account_id}}/{operation.path}", {})
@@ -60,7 +60,7 @@ def document() -> Schema:
         "info": {
             "title": "Plivo sandbox",
             "version": "1",
-            "description": "An imitation of a part of Plivo's API. Not Plivo's document, and not Plivo.",
+            "description": "An imitation of a part of Plivo's API. Plivo did not write this document.",
         },
         "servers": [{"url": "http://127.0.0.1:8090"}],
         "security": [{"basic": []}],
@@ -73,9 +73,12 @@ def document() -> Schema:
 
 
 def main(
-    *, check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if stale.")] = False
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 if the file is out of date.")
+    ] = False,
 ) -> None:
-    """Write the OpenAPI document beside the code, or check that it is fresh."""
+    """Write the OpenAPI document beside the code, or check that it is up to date."""
     text = json.dumps(document(), indent=1) + "\n"
     if not check:
         DOCUMENT.write_text(text)
@@ -122,14 +125,14 @@ def _query_parameters(operation: Operation) -> list[Schema]:
 
 
 def _success(operation: Operation) -> Schema:
-    status, name = _ANSWERS.get(operation.name) or _usual_answer(operation)
-    answer: Schema = {"description": "done"}
+    status, name = _RESPONSES.get(operation.name) or _usual_response(operation)
+    response: Schema = {"description": "done"}
     if name:
-        answer["content"] = {_JSON: {"schema": reference(name)}}
-    return {status: answer}
+        response["content"] = {_JSON: {"schema": reference(name)}}
+    return {status: response}
 
 
-def _usual_answer(operation: Operation) -> tuple[str, str | None]:
+def _usual_response(operation: Operation) -> tuple[str, str | None]:
     resource = operation.path.partition("/")[0]
     if operation.method == "DELETE":
         return _GONE, None

@@ -1,4 +1,4 @@
-"""The table of everything that can be asked: one row per operation, and the way from a path to a row."""
+"""The table of operations, and the routing of paths to them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from enum import Enum
 from urllib.parse import unquote
 
 from worker.sandbox import accounts, numbers, resources, usage
-from worker.sandbox.requests import Answer, Call, Refusal
+from worker.sandbox.requests import Call, Refusal, Response
 from worker.sandbox.state import State
 
-Handler = Callable[[State, Call], Answer]
+Handler = Callable[[State, Call], Response]
 
 
 class Scope(Enum):
-    """Whose credentials an operation takes."""
+    """Which credentials an operation accepts."""
 
     MAIN_ACCOUNT = "main account"
     ANY_ACCOUNT = "any account"
@@ -21,7 +21,7 @@ class Scope(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`path` is what follows the account, with the identifier's name in braces."""
+    """One operation of the API. `path` follows the account's, with the name of the identifier in braces."""
 
     name: str
     method: str
@@ -32,7 +32,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a path leads. `operation` is None where the path exists under other methods only."""
+    """A parsed path. `operation` is None if the path exists only for other methods."""
 
     account_id: str
     identifier: str
@@ -80,7 +80,7 @@ for _operation in OPERATIONS:
 
 
 def find_route(method: str, path: str) -> Route:
-    """Follow `/v1/Account/{id}/[{resource}/[{identifier}/]]`; repeated slashes count once."""
+    """Parse `/v1/Account/{id}/[{resource}/[{identifier}/]]`; raises Refusal. Repeated slashes count once."""
     match [segment for segment in path.split("/") if segment]:
         case ["v1", "Account", account_id]:
             resource, identifier = "", ""

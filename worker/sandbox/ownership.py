@@ -1,23 +1,27 @@
-"""Who may see and move what: the main account all of it, a subaccount what is its own."""
+"""Access to resources: the main account sees and moves all, a subaccount only its own."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from worker.sandbox import requests
 from worker.sandbox.collection import Collection
-from worker.sandbox.requests import Answer, Call, Refusal, listing
+from worker.sandbox.requests import Call, Refusal, Response, listing
 from worker.sandbox.state import State, account_uri
 
 
 class Owned(Protocol):
+    """A record that belongs to a subaccount, or to the main account (None)."""
+
     @property
-    def sub_account(self) -> str | None: ...
+    def sub_account(self) -> str | None:
+        """The Auth ID of the owner, None for the main account."""
 
 
 T = TypeVar("T", bound=Owned)
 
 
 def find(collection: Collection[T], call: Call, identifier: str | None = None) -> T:
+    """Return a record that the caller may see, by default the one named in the path; raises Refusal."""
     record = collection.get(call.identifier if identifier is None else identifier)
     if record is None or call.sub_account not in (None, record.sub_account):
         raise Refusal(404, "not found")
@@ -25,12 +29,15 @@ def find(collection: Collection[T], call: Call, identifier: str | None = None) -
 
 
 def owner_of_new(state: State, call: Call) -> str | None:
-    """Return who is to own what is created: `subaccount`, or whoever asks."""
+    """Return the owner of a new resource: the account in `subaccount`, or the caller."""
     return call.sub_account or named_subaccount(state, call)
 
 
 def named_subaccount(state: State, call: Call, otherwise: str | None = None) -> str | None:
-    """Read `subaccount`, by which the main account assigns and moves; its own id means itself."""
+    """Return the owner named in `subaccount`, or `otherwise`; None is the main account. Raises Refusal.
+
+    Only the main account may name an owner. Its own Auth ID, or an empty text, names itself.
+    """
     name = requests.text(call.body, "subaccount")
     if name is None:
         return otherwise
@@ -49,8 +56,8 @@ def owned_listing(
     resource: str,
     collection: Collection[T],
     render: Callable[[State, T], Mapping[str, Any]],
-) -> Answer:
-    """Answer a page of what the caller may see, of one subaccount where the query names it."""
+) -> Response:
+    """Return a page of the resources that the caller may see, or of the subaccount named in the query."""
     wanted = call.query.get("subaccount") or None
     owner = call.sub_account or wanted
     page = requests.page(call.query, state.assumptions)

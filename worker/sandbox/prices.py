@@ -1,4 +1,4 @@
-"""What things cost, in USD. The amounts are made up; how and when they are charged is not."""
+"""Prices in USD. The amounts are made up; when and how they are charged follows Plivo's documentation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 MESSAGE = Decimal("0.00550")
 CALL = Decimal("0.00850")
-LEAST_RECHARGE = Decimal(25)
+MIN_RECHARGE = Decimal(25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,4 +29,5 @@ NUMBERS: Mapping[str, Rental] = MappingProxyType(
 
 
 def usd(amount: Decimal) -> str:
+    """Format an amount as Plivo does, with five decimals."""
     return f"{amount:.5f}"

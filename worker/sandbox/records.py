@@ -1,4 +1,4 @@
-"""What the sandbox remembers. Every record is a value: a change is a new one in its place."""
+"""The records of the sandbox. Each is immutable: a change replaces it."""
 
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -6,7 +6,7 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True)
 class AutoRecharge:
-    """When the balance is at or below `minimum`, `amount` is added (both in USD)."""
+    """Adds `amount` when the balance is at or below `minimum`, in USD."""
 
     minimum: Decimal
     amount: Decimal
@@ -14,7 +14,7 @@ class AutoRecharge:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What the holder of the main account may change."""
+    """The fields of the main account that its holder may change."""
 
     name: str = "Sandbox"
     city: str = ""
@@ -25,14 +25,14 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The main account. `account_type` is standard or developer (a trial)."""
+    """The main account. `account_type` is standard or developer (a trial); `cash_credits` is in USD."""
 
     auth_id: str
     account_type: str
     billing_mode: str
     cash_credits: Decimal
     month: str
-    """The month (YYYY-MM) whose rent has been charged."""
+    """The latest month (YYYY-MM) whose rent has been charged."""
     auto_recharge: AutoRecharge | None = None
     profile: Profile = field(default_factory=Profile)
     senders: tuple[str, ...] = ()
@@ -40,6 +40,8 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Subaccount:
+    """A subaccount. `created` and `modified` are dates (YYYY-MM-DD)."""
+
     auth_id: str
     auth_token: str
     name: str
@@ -53,6 +55,8 @@ class Subaccount:
 
 @dataclass(frozen=True, slots=True)
 class Application:
+    """An application, as far as removing a subaccount needs it."""
+
     app_id: str
     app_name: str
     sub_account: str | None
@@ -61,6 +65,8 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
+    """A SIP endpoint."""
+
     endpoint_id: str
     username: str
     alias: str
@@ -70,6 +76,8 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Number:
+    """A rented phone number. `added_on` is a date (YYYY-MM-DD)."""
+
     number: str
     number_type: str
     sub_account: str | None
@@ -80,6 +88,8 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """A sent message: its parts (`units`) and its cost in USD."""
+
     message_uuid: str
     sub_account: str | None
     from_number: str
@@ -91,7 +101,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """All that one account (None is the main account) was charged for one thing in one month."""
+    """The sum that one account (None is the main account) was charged for one item in one month, in USD."""
 
     month: str
     sub_account: str | None
@@ -101,12 +111,13 @@ class Charge:
 
     @property
     def key(self) -> str:
+        """Identifies the record."""
         return f"{self.month} {self.sub_account or ''} {self.item}"
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The answer to the first request with an idempotency key."""
+    """The response to the first request with an idempotency key; `fingerprint` identifies that request."""
 
     key: str
     fingerprint: str

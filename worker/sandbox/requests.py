@@ -1,4 +1,4 @@
-"""A request as the operations see it: who asks, about what, with which parameters."""
+"""Parsed requests and responses, as the operations see them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,11 @@ from urllib.parse import parse_qsl, urlencode
 from worker.sandbox.assumptions import Assumptions
 
 T = TypeVar("T")
-LARGEST_PAGE = 20
+MAX_PAGE_SIZE = 20
 
 
 class Refusal(Exception):
-    """The request is answered with an error: its status, and one line for a person."""
+    """The request fails with this HTTP status and a one-line error text."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -22,26 +22,28 @@ class Refusal(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Status and body, before the api_id is added; None is no body."""
+class Response:
+    """An HTTP status and a JSON body without `api_id`; None is no body."""
 
     status: int
     body: Mapping[str, Any] | None = None
 
 
-CHANGED = Answer(202, {"message": "changed"})
-DELETED = Answer(204)
+CHANGED = Response(202, {"message": "changed"})
+DELETED = Response(204)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
+    """The requested part of a list."""
+
     offset: int
     limit: int
 
 
 @dataclass(frozen=True, slots=True)
 class ListView:
-    """How far a list is from the truth: late by so many seconds, shifted by so many items."""
+    """How a list differs from the truth: it lags by some seconds, and is shifted by some items."""
 
     lag_seconds: float = 0
     shift: int = 0
@@ -49,7 +51,7 @@ class ListView:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`sub_account` is the subaccount whose credentials were used, None for the main account."""
+    """A parsed request. `sub_account` is the authenticated subaccount, None for the main account."""
 
     sub_account: str | None
     identifier: str = ""
@@ -59,6 +61,7 @@ class Call:
 
 
 def read_query(text: str) -> dict[str, str]:
+    """Parse a query string; raises Refusal."""
     try:
         return dict(parse_qsl(text, keep_blank_values=True))
     except ValueError:
@@ -66,13 +69,13 @@ def read_query(text: str) -> dict[str, str]:
 
 
 def read_body(raw: bytes) -> dict[str, Any]:
-    """Read a JSON object; nothing at all and an empty string count as `{}`, as the SDKs mean it."""
+    """Parse a JSON object; raises Refusal. SDKs send an empty body or an empty string for `{}`."""
     if not raw:
         return {}
     try:
         value = json.loads(raw)
         if b"\\u" in raw:
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is not text
+            json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is not valid text
     except (ValueError, RecursionError):
         raise Refusal(400, "invalid JSON format") from None
     if value == "":
@@ -83,6 +86,7 @@ def read_body(raw: bytes) -> dict[str, Any]:
 
 
 def text(body: Mapping[str, Any], name: str) -> str | None:
+    """Return an optional text parameter; raises Refusal for another type."""
     value = body.get(name)
     if value is not None and not isinstance(value, str):
         raise Refusal(400, f"{name} parameter is invalid: text is expected")
@@ -90,6 +94,7 @@ def text(body: Mapping[str, Any], name: str) -> str | None:
 
 
 def required_text(body: Mapping[str, Any], name: str) -> str:
+    """Return a text parameter; raises Refusal if it is missing."""
     value = text(body, name)
     if value is None:
         raise Refusal(400, f"{name} parameter is missing")
@@ -97,6 +102,7 @@ def required_text(body: Mapping[str, Any], name: str) -> str:
 
 
 def boolean(body: Mapping[str, Any], name: str, assumptions: Assumptions) -> bool | None:
+    """Return an optional boolean parameter, read as the assumptions say; raises Refusal."""
     value = body.get(name)
     if value is None or isinstance(value, bool):
         return value
@@ -110,15 +116,17 @@ def boolean(body: Mapping[str, Any], name: str, assumptions: Assumptions) -> boo
 
 
 def page(query: Mapping[str, str], assumptions: Assumptions) -> Page:
-    limit = _count(query, "limit", LARGEST_PAGE)
-    if not 1 <= limit <= LARGEST_PAGE:
+    """Return the page given by `limit` and `offset`; raises Refusal."""
+    limit = _count(query, "limit", MAX_PAGE_SIZE)
+    if not 1 <= limit <= MAX_PAGE_SIZE:
         if assumptions.list_limit == "refuse":
-            raise Refusal(400, f"limit parameter is invalid: 1 to {LARGEST_PAGE} is expected")
-        limit = LARGEST_PAGE
+            raise Refusal(400, f"limit parameter is invalid: 1 to {MAX_PAGE_SIZE} is expected")
+        limit = MAX_PAGE_SIZE
     return Page(_count(query, "offset", 0), limit)
 
 
-def known(record: T | None) -> T:
+def existing(record: T | None) -> T:
+    """Return the record; raises Refusal (404) for None."""
     if record is None:
         raise Refusal(404, "not found")
     return record
@@ -126,8 +134,8 @@ def known(record: T | None) -> T:
 
 def listing(
     path: str, page: Page, total: int, objects: Sequence[Mapping[str, Any]], **filters: str | None
-) -> Answer:
-    """Answer one page; `next` and `previous` are relative and carry the filters along."""
+) -> Response:
+    """Return one page of a list. `next` and `previous` are relative and repeat the filters."""
 
     def link(offset: int) -> str:
         given = {name: value for name, value in filters.items() if value is not None}
@@ -141,7 +149,7 @@ def listing(
         "previous": link(max(page.offset - page.limit, 0)) if page.offset else None,
         "total_count": total,
     }
-    return Answer(200, {"meta": meta, "objects": objects})
+    return Response(200, {"meta": meta, "objects": objects})
 
 
 def _count(query: Mapping[str, str], name: str, default: int) -> int:

@@ -1,4 +1,4 @@
-"""Applications and endpoints, as far as removing a subaccount needs them."""
+"""The operations on applications and endpoints, as far as removing a subaccount needs them."""
 
 import re
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 from worker.sandbox import requests
 from worker.sandbox.ownership import find, named_subaccount, owned_listing, owner_of_new
 from worker.sandbox.records import Application, Endpoint
-from worker.sandbox.requests import CHANGED, DELETED, Answer, Call, Refusal
+from worker.sandbox.requests import CHANGED, DELETED, Call, Refusal, Response
 from worker.sandbox.state import State, account_uri
 
 _TEXTS = {
@@ -28,10 +28,11 @@ _BOOLEANS = {
 }
 _APP_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _USERNAME = re.compile(r"[A-Za-z][A-Za-z0-9]{0,24}")
-_LEAST_PASSWORD = 5
+_MIN_PASSWORD_LENGTH = 5
 
 
-def create_application(state: State, call: Call) -> Answer:
+def create_application(state: State, call: Call) -> Response:
+    """Create an application of the caller or of `subaccount`."""
     name = requests.required_text(call.body, "app_name")
     if not _APP_NAME.fullmatch(name):
         raise Refusal(400, "app_name parameter is invalid: letters, digits, - and _ are allowed")
@@ -41,18 +42,21 @@ def create_application(state: State, call: Call) -> Answer:
         state.identifiers.serial(), name, owner_of_new(state, call), tuple(settings.items())
     )
     state.put(application)
-    return Answer(201, {"app_id": application.app_id, "message": "created"})
+    return Response(201, {"app_id": application.app_id, "message": "created"})
 
 
-def get_application(state: State, call: Call) -> Answer:
-    return Answer(200, _render_application(state, find(state.applications, call)))
+def get_application(state: State, call: Call) -> Response:
+    """Return one application."""
+    return Response(200, _render_application(state, find(state.applications, call)))
 
 
-def list_applications(state: State, call: Call) -> Answer:
+def list_applications(state: State, call: Call) -> Response:
+    """Return a page of the caller's applications."""
     return owned_listing(state, call, "Application", state.applications, _render_application)
 
 
-def update_application(state: State, call: Call) -> Answer:
+def update_application(state: State, call: Call) -> Response:
+    """Change an application, or move it to `subaccount`."""
     application = find(state.applications, call)
     settings = {**dict(application.settings), **_settings(state, call)}
     owner = named_subaccount(state, call, application.sub_account)
@@ -60,8 +64,8 @@ def update_application(state: State, call: Call) -> Answer:
     return CHANGED
 
 
-def delete_application(state: State, call: Call) -> Answer:
-    """Delete it with its endpoints, or hand these over where `cascade` is false."""
+def delete_application(state: State, call: Call) -> Response:
+    """Delete an application and its endpoints; with `cascade` false, keep the endpoints."""
     application = find(state.applications, call)
     cascade = requests.boolean({**call.query, **call.body}, "cascade", state.assumptions)
     successor = requests.text(call.body, "new_endpoint_application")
@@ -78,8 +82,8 @@ def delete_application(state: State, call: Call) -> Answer:
     return DELETED
 
 
-def create_endpoint(state: State, call: Call) -> Answer:
-    """The user name gets twelve digits; the endpoint belongs to whose credentials created it."""
+def create_endpoint(state: State, call: Call) -> Response:
+    """Create an endpoint of the caller. As at Plivo, twelve digits are appended to its user name."""
     username = requests.required_text(call.body, "username")
     if not _USERNAME.fullmatch(username):
         raise Refusal(400, "username parameter is invalid: a letter, then up to 24 letters or digits")
@@ -95,18 +99,21 @@ def create_endpoint(state: State, call: Call) -> Answer:
     )
     state.put(endpoint)
     body = {"username": endpoint.username, "alias": alias, "endpoint_id": endpoint.endpoint_id}
-    return Answer(201, {**body, "message": "created"})
+    return Response(201, {**body, "message": "created"})
 
 
-def get_endpoint(state: State, call: Call) -> Answer:
-    return Answer(200, _render_endpoint(state, find(state.endpoints, call)))
+def get_endpoint(state: State, call: Call) -> Response:
+    """Return one endpoint."""
+    return Response(200, _render_endpoint(state, find(state.endpoints, call)))
 
 
-def list_endpoints(state: State, call: Call) -> Answer:
+def list_endpoints(state: State, call: Call) -> Response:
+    """Return a page of the caller's endpoints."""
     return owned_listing(state, call, "Endpoint", state.endpoints, _render_endpoint)
 
 
-def update_endpoint(state: State, call: Call) -> Answer:
+def update_endpoint(state: State, call: Call) -> Response:
+    """Change alias, password or application of an endpoint."""
     endpoint = find(state.endpoints, call)
     password = requests.text(call.body, "password")
     if password is not None:
@@ -123,12 +130,14 @@ def update_endpoint(state: State, call: Call) -> Answer:
     return CHANGED
 
 
-def delete_endpoint(state: State, call: Call) -> Answer:
+def delete_endpoint(state: State, call: Call) -> Response:
+    """Delete an endpoint."""
     state.remove(find(state.endpoints, call))
     return DELETED
 
 
 def linked_application(state: State, call: Call) -> str | None:
+    """Return the id of the application in `app_id`, if given; raises Refusal if it does not exist."""
     app_id = requests.text(call.body, "app_id")
     if app_id is not None and app_id not in state.applications:
         raise Refusal(400, "app_id parameter is invalid: there is no such application")
@@ -136,6 +145,7 @@ def linked_application(state: State, call: Call) -> str | None:
 
 
 def application_uri(state: State, app_id: str | None) -> str | None:
+    """Return the path of an application."""
     return None if app_id is None else f"{account_uri(state.account.auth_id)}Application/{app_id}/"
 
 
@@ -146,8 +156,8 @@ def _settings(state: State, call: Call) -> dict[str, str | bool]:
 
 
 def _check_password(password: str) -> None:
-    if len(password) < _LEAST_PASSWORD:
-        raise Refusal(400, f"password parameter is invalid: {_LEAST_PASSWORD} characters are the least")
+    if len(password) < _MIN_PASSWORD_LENGTH:
+        raise Refusal(400, f"password parameter is invalid: {_MIN_PASSWORD_LENGTH} characters are the least")
 
 
 def _render_application(state: State, application: Application) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The shapes of what goes in and comes out, as JSON Schema."""
+"""JSON Schemas of the request and response bodies, for the OpenAPI document."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -29,6 +29,7 @@ def _created(**fields: Schema) -> Schema:
 
 
 def reference(name: str) -> Schema:
+    """Return a reference to a component."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 

@@ -1,4 +1,4 @@
-"""Starting a sandbox: its state, its ports, and their orderly end."""
+"""Starts and stops a sandbox: its state and its ports."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from worker.sandbox.app import App
 from worker.sandbox.assumptions import Assumptions
 from worker.sandbox.clock import Clock, real_now
-from worker.sandbox.control import Origin, Sandbox, usd
+from worker.sandbox.control import InitialState, Sandbox, usd
 from worker.sandbox.faults import PROFILES, Faults, Rule
 from worker.sandbox.identifiers import Identifiers
 from worker.sandbox.journal import Journal
@@ -55,24 +55,24 @@ async def running_sandbox(
 ) -> AsyncIterator[Sandbox]:
     """Run a sandbox in this event loop until the block ends.
 
-    Port 0 takes a free one; without `management_port` there is none (the object yielded offers the same).
-    `faults` is a profile (none, mild, harsh) or rules; `rate_limit` is `300/5s` or `off`; `state` names a
-    file to keep the state in; `start` is the simulated time at which a new state begins; `account_type` is
-    standard or developer (a trial), `billing_mode` prepaid or postpaid, `cash_credits` the balance in USD.
-    Raises ValueError for options that make no sense, StoreError for a file that cannot be used, OSError for
-    a port that is taken.
+    Port 0 is any free port. Without `management_port` there is no control API; the yielded object has the
+    same functions. `faults` is a profile (none, mild, harsh) or a list of rules; `rate_limit` is `300/5s` or
+    `off`; `state` is the file that keeps the state; `start` is the simulated time at which a new state
+    begins; `account_type` is standard or developer (a trial); `billing_mode` is prepaid or postpaid;
+    `cash_credits` is the balance in USD. Raises ValueError for invalid options, StoreError for an unusable
+    file, and OSError for a port in use.
     """
     account = _new_account(auth_id, account_type, billing_mode, cash_credits)
-    origin = Origin(account, _rules(faults), assumptions or Assumptions())
+    initial = InitialState(account, _rules(faults), assumptions or Assumptions())
     limit = RateLimit.parse(rate_limit)
-    journal, chosen = Journal(), Faults(seed, list(origin.rules))
+    journal, chosen = Journal(), Faults(seed, list(initial.rules))
     async with AsyncExitStack() as stack:
-        service = stack.enter_context(_opened(state, origin, seed, start))
+        service = stack.enter_context(_opened(state, initial, seed, start))
         limiter = Limiter(limit, service.state.clock)
         url = await stack.enter_async_context(
             _api(App(service, auth_token, chosen, limiter, journal), host, port)
         )
-        sandbox = Sandbox(url, auth_id, auth_token, seed, service, chosen, journal, limiter, origin)
+        sandbox = Sandbox(url, auth_id, auth_token, seed, service, chosen, journal, limiter, initial)
         if management_port is not None:
             managed = await stack.enter_async_context(_management(sandbox, management_port))
             sandbox = replace(sandbox, management_url=managed)
@@ -98,22 +98,22 @@ def _rules(faults: str | Sequence[Rule]) -> tuple[Rule, ...]:
 
 
 @contextmanager
-def _opened(path: Path | None, origin: Origin, seed: int, start: datetime | None) -> Iterator[Service]:
-    """Take up the state the file holds, or begin a new one."""
+def _opened(path: Path | None, initial: InitialState, seed: int, start: datetime | None) -> Iterator[Service]:
+    """Load the state from the file, or begin a new one."""
     store: Store = FileStore(path) if path else NoStore()
     try:
         begun = start - real_now() if start and not store.runs else store.ahead
-        state = State(Clock(begun), origin.assumptions, Identifiers(seed, store.runs))
+        state = State(Clock(begun), initial.assumptions, Identifiers(seed, store.runs))
         for record, sequence in store.load():
             state.restore(record, sequence)
         service = Service(state, store)
         store.save_ahead(begun)
         if not len(state.accounts):
-            service.reset(origin.account)
-        elif state.account.auth_id != origin.account.auth_id:
+            service.reset(initial.account)
+        elif state.account.auth_id != initial.account.auth_id:
             raise StoreError(f"{path} belongs to the main account {state.account.auth_id}: use --auth-id")
         yield service
-        service.drop_late()
+        service.cancel_late()
     finally:
         store.close()
 
@@ -128,12 +128,12 @@ async def _api(app: App, host: str, port: int) -> AsyncIterator[str]:
 
 
 def _server(app: App) -> web.Server:
-    """Cancel what nobody waits for any more, so that a request left in silence ends with its client."""
+    """Return a server that cancels a handler when its client has gone, such as one held by a fault."""
     return web.Server(app, handler_cancellation=True, access_log=None, logger=_http_log())
 
 
 def _http_log() -> logging.Logger:
-    """What is no HTTP, and a client that has gone, are not worth a traceback; a fault of the sandbox is."""
+    """Return a logger that drops invalid HTTP and lost clients; faults of the sandbox are logged."""
     log = logging.getLogger("worker.sandbox.http")
     log.addFilter(_is_our_fault)
     return log

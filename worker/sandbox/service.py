@@ -1,4 +1,4 @@
-"""Carrying operations out: each at once and as a whole, saved before it is answered, now or later."""
+"""Carries operations out: each atomically, and saved before its response is sent; at once or delayed."""
 
 import asyncio
 import hashlib
@@ -6,17 +6,17 @@ import json
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from worker.sandbox.billing import settle_months
+from worker.sandbox.billing import charge_rent
 from worker.sandbox.operations import Operation
 from worker.sandbox.records import Account, Replay
-from worker.sandbox.requests import Answer, Call, Refusal
+from worker.sandbox.requests import Call, Refusal, Response
 from worker.sandbox.state import State, today
 from worker.sandbox.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
-    """A request understood: what to do, with what, under which idempotency key."""
+class Invocation:
+    """An operation to carry out, with its parameters and its idempotency key."""
 
     operation: Operation
     call: Call
@@ -24,92 +24,98 @@ class Demand:
 
 
 class Service:
+    """Applies operations to the state and saves it."""
+
     def __init__(self, state: State, store: Store) -> None:
         self.state = state
         self._store = store
-        self._late: dict[object, tuple[asyncio.TimerHandle, Demand]] = {}
+        self._late: dict[object, tuple[asyncio.TimerHandle, Invocation]] = {}
 
-    def perform(self, demand: Demand) -> Answer:
-        """Do it; nothing else can happen in between, and what was answered has been saved."""
-        settle_months(self.state)
+    def perform(self, invocation: Invocation) -> Response:
+        """Carry the operation out without interruption and save the state before returning."""
+        charge_rent(self.state)
         try:
-            answer = self._once(demand)
+            response = self._perform_once(invocation)
         except Refusal as refusal:
-            answer = refused(refusal)
+            response = error_response(refusal)
         self.save()
-        return answer
+        return response
 
-    def settle(self) -> None:
-        """Charge the months that have passed."""
-        settle_months(self.state)
+    def charge_rent(self) -> None:
+        """Charge rent for the months that have passed."""
+        charge_rent(self.state)
         self.save()
 
     def reset(self, account: Account) -> None:
-        """Go back to a state with nothing but the account given."""
-        self.drop_late()
-        self.state.begin_anew(replace(account, month=today(self.state)[:7]))
+        """Restore a state with only this account."""
+        self.cancel_late()
+        self.state.reset(replace(account, month=today(self.state)[:7]))
         self.save()
 
     def advance(self, by: timedelta) -> None:
         """Move simulated time forward; raises ValueError for a step back."""
         self.state.clock.advance(by)
         self._store.save_ahead(self.state.clock.ahead)
-        self.settle()
+        self.charge_rent()
 
     def save(self) -> None:
+        """Save all changes since the last save."""
         self._store.save(self.state.take_changes())
 
-    def perform_later(self, demand: Demand, delay_seconds: float) -> None:
+    def perform_later(self, invocation: Invocation, delay_seconds: float) -> None:
+        """Carry the operation out after the delay; its response is dropped."""
         ticket = object()
 
         def perform() -> None:
             del self._late[ticket]
-            self.perform(demand)
+            self.perform(invocation)
 
         handle = asyncio.get_running_loop().call_later(delay_seconds, perform)
-        self._late[ticket] = (handle, demand)
+        self._late[ticket] = (handle, invocation)
 
     def perform_late_now(self) -> int:
-        """Carry out at once what was put off; returns how many calls that were."""
-        waiting = self.drop_late()
-        for demand in waiting:
-            self.perform(demand)
+        """Carry out the delayed operations at once; returns their number."""
+        waiting = self.cancel_late()
+        for invocation in waiting:
+            self.perform(invocation)
         return len(waiting)
 
-    def drop_late(self) -> list[Demand]:
+    def cancel_late(self) -> list[Invocation]:
+        """Cancel the delayed operations and return them."""
         waiting = list(self._late.values())
         self._late.clear()
         for handle, _demand in waiting:
             handle.cancel()
-        return [demand for _handle, demand in waiting]
+        return [invocation for _handle, invocation in waiting]
 
-    def _once(self, demand: Demand) -> Answer:
-        """Honour the idempotency key, if the sandbox is to."""
+    def _perform_once(self, invocation: Invocation) -> Response:
+        """Carry the operation out once for each idempotency key, if the assumptions honour keys."""
         honoured = self.state.assumptions.idempotency_keys == "honoured"
-        if not honoured or not demand.key or demand.operation.method == "GET":
-            return _carry_out(self.state, demand)
-        if not demand.key.isascii():
+        if not honoured or not invocation.key or invocation.operation.method == "GET":
+            return _carry_out(self.state, invocation)
+        if not invocation.key.isascii():
             raise Refusal(400, "Idempotency-Key is invalid: ASCII is expected")
-        fingerprint = _fingerprint(demand)
-        earlier = self.state.replays.get(demand.key)
+        fingerprint = _fingerprint(invocation)
+        earlier = self.state.replays.get(invocation.key)
         if earlier is None:
-            answer = _carry_out(self.state, demand)
-            self.state.put(Replay(demand.key, fingerprint, answer.status, json.dumps(answer.body)))
-            return answer
+            response = _carry_out(self.state, invocation)
+            self.state.put(Replay(invocation.key, fingerprint, response.status, json.dumps(response.body)))
+            return response
         if earlier.fingerprint != fingerprint:
             raise Refusal(422, "this Idempotency-Key was used for another request")
-        return Answer(earlier.status, json.loads(earlier.body))
+        return Response(earlier.status, json.loads(earlier.body))
 
 
-def refused(refusal: Refusal) -> Answer:
-    return Answer(refusal.status, {"error": refusal.text})
+def error_response(refusal: Refusal) -> Response:
+    """Return the response to a refused request."""
+    return Response(refusal.status, {"error": refusal.text})
 
 
-def _carry_out(state: State, demand: Demand) -> Answer:
-    return demand.operation.handler(state, demand.call)
+def _carry_out(state: State, invocation: Invocation) -> Response:
+    return invocation.operation.handler(state, invocation.call)
 
 
-def _fingerprint(demand: Demand) -> str:
-    call = demand.call
-    meant = [demand.operation.name, call.sub_account, call.identifier, dict(call.query), dict(call.body)]
+def _fingerprint(invocation: Invocation) -> str:
+    call = invocation.call
+    meant = [invocation.operation.name, call.sub_account, call.identifier, dict(call.query), dict(call.body)]
     return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()

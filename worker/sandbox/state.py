@@ -1,4 +1,4 @@
-"""All that exists in the sandbox at one moment, and the only way to change it."""
+"""The state of the sandbox. All changes go through `State.put` and `State.remove`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from worker.sandbox.records import (
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One record put (or, with None, removed) since the last commit."""
+    """A record put, or removed (None), since the last save."""
 
     kind: str
     key: str
@@ -31,6 +31,8 @@ class Change:
 
 
 class State:
+    """The records, with the clock, assumptions and identifiers that operations use."""
+
     def __init__(self, clock: Clock, assumptions: Assumptions, identifiers: Identifiers) -> None:
         self.clock = clock
         self.assumptions = assumptions
@@ -57,27 +59,29 @@ class State:
 
     @property
     def account(self) -> Account:
-        """The main account, the only one there is; StopIteration before the state has begun."""
+        """The main account; raises StopIteration before there is one."""
         return next(iter(self.accounts))
 
     def put(self, record: Any) -> None:
+        """Add or replace a record."""
         collection = self._collections[type(record)]
         collection.put(record)
         key = collection.key(record)
         self._changes.append(Change(type(record).__name__, key, collection.sequence(key), record))
 
     def remove(self, record: Any) -> None:
+        """Remove a record."""
         collection = self._collections[type(record)]
         key = collection.key(record)
         self._changes.append(Change(type(record).__name__, key, collection.sequence(key), None))
         collection.remove(key)
 
     def restore(self, record: Any, sequence: int) -> None:
-        """Put back what a store has kept, where it stood."""
+        """Restore a record from a store, in its place in the order of creation."""
         self._collections[type(record)].put(record, sequence)
 
-    def begin_anew(self, account: Account) -> None:
-        """Forget all but the account given, as if just started."""
+    def reset(self, account: Account) -> None:
+        """Remove everything and begin again with this account."""
         for collection in self._collections.values():
             for record in list(collection):
                 self.remove(record)
@@ -85,14 +89,16 @@ class State:
         self.put(account)
 
     def take_changes(self) -> list[Change]:
+        """Return the changes since the last call."""
         changes, self._changes = self._changes, []
         return changes
 
 
 def account_uri(auth_id: str) -> str:
+    """Return the path of an account."""
     return f"/v1/Account/{auth_id}/"
 
 
 def today(state: State) -> str:
-    """Return YYYY-MM-DD in the zone whose dates the answers give."""
+    """Return the simulated date (YYYY-MM-DD) in the time zone of the responses."""
     return state.clock.today(ZoneInfo(state.assumptions.time_zone))

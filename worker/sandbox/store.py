@@ -1,4 +1,4 @@
-"""Where the state is kept: nowhere, or in a file that survives the process, even killed."""
+"""Stores of the state: none, or a file that survives a killed process."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,31 +24,36 @@ _ADAPTERS: Mapping[str, TypeAdapter[Any]] = MappingProxyType(
 
 
 class StoreError(Exception):
-    """The file cannot be used; the text says why in one line."""
+    """The file cannot be used; the text gives the reason in one line."""
 
 
 class Store(Protocol):
+    """Keeps records between runs."""
+
     @property
     def runs(self) -> int:
-        """How often this state was opened before."""
+        """The number of times this state was opened before."""
 
     @property
     def ahead(self) -> timedelta:
-        """How far simulated time was ahead of real time."""
+        """The lead of simulated time over real time."""
 
     def load(self) -> Iterator[tuple[Any, int]]:
         """Yield every record with its place in the order of creation."""
 
     def save(self, changes: Sequence[Change]) -> None:
-        """Keep all of them or none."""
+        """Save the changes in one transaction."""
 
     def save_ahead(self, ahead: timedelta) -> None:
-        """Keep how far simulated time is ahead."""
+        """Save the lead of simulated time over real time."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the store."""
 
 
 class NoStore:
+    """Keeps nothing."""
+
     runs = 0
     ahead = timedelta(0)
 
@@ -56,30 +61,30 @@ class NoStore:
         return iter(())
 
     def save(self, changes: Sequence[Change]) -> None:
-        """Forget them."""
+        """Do nothing."""
 
     def save_ahead(self, ahead: timedelta) -> None:
-        """Forget it."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class FileStore:
-    """A SQLite file. What was saved survives a killed process, though not a power cut."""
+    """A SQLite file, locked exclusively. Saved changes survive a killed process, but not a power cut."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the file; raises StoreError."""
+        """Open or create the file; raises StoreError if it is unusable or in use."""
         self._path = path
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=0)
         except sqlite3.Error as error:
-            raise self._unusable(error) from None
+            raise self._error(error) from None
         try:
             self._prepare()
         except sqlite3.Error as error:
             self._connection.close()
-            raise self._unusable(error) from None
+            raise self._error(error) from None
 
     def _prepare(self) -> None:
         for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=OFF"):
@@ -99,7 +104,7 @@ class FileStore:
             for kind, sequence, body in rows:
                 yield _ADAPTERS[kind].validate_json(body), sequence
         except (KeyError, ValidationError):
-            raise self._unusable("another version wrote it") from None
+            raise self._error("another version wrote it") from None
 
     def save(self, changes: Sequence[Change]) -> None:
         if not changes:
@@ -122,7 +127,7 @@ class FileStore:
     def close(self) -> None:
         self._connection.close()
 
-    def _unusable(self, reason: object) -> StoreError:
+    def _error(self, reason: object) -> StoreError:
         return StoreError(f"cannot use {self._path} as a state file: {reason}")
 
     def _fact(self, name: str) -> float:

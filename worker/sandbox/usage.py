@@ -1,4 +1,4 @@
-"""Messages and calls: just enough of them to spend credit, under the main account or a subaccount."""
+"""The operations on messages and calls, as far as they spend credit."""
 
 import re
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 from worker.sandbox import billing, prices, requests
 from worker.sandbox.ownership import find, owned_listing
 from worker.sandbox.records import Account, Message, Subaccount
-from worker.sandbox.requests import Answer, Call, Refusal
+from worker.sandbox.requests import Call, Refusal, Response
 from worker.sandbox.state import State, account_uri
 
 _PHONE_NUMBER = re.compile(r"\+?[0-9]{3,15}")
@@ -16,37 +16,40 @@ _SINGLE, _PART = 160, 153
 _SINGLE_UNICODE, _PART_UNICODE = 70, 67
 
 
-def send_message(state: State, call: Call) -> Answer:
+def send_message(state: State, call: Call) -> Response:
+    """Accept a message for each receiver and charge its parts."""
     sender = requests.required_text(call.body, "src")
     receivers = requests.required_text(call.body, "dst").split("<")
     text = requests.required_text(call.body, "text")
     if not all(_PHONE_NUMBER.fullmatch(each) for each in receivers):
         raise Refusal(400, "dst parameter is invalid: phone numbers separated by < are expected")
     _check_sender(state, call, sender)
-    billing.demand_credit(state)
+    billing.require_credit(state)
     sent = [_send(state, call, sender, receiver, text) for receiver in receivers]
-    return Answer(202, {"message": "message(s) queued", "message_uuid": sent})
+    return Response(202, {"message": "message(s) queued", "message_uuid": sent})
 
 
-def get_message(state: State, call: Call) -> Answer:
-    return Answer(200, _render(state, find(state.messages, call)))
+def get_message(state: State, call: Call) -> Response:
+    """Return one message."""
+    return Response(200, _render(state, find(state.messages, call)))
 
 
-def list_messages(state: State, call: Call) -> Answer:
+def list_messages(state: State, call: Call) -> Response:
+    """Return a page of the caller's messages."""
     return owned_listing(state, call, "Message", state.messages, _render)
 
 
-def make_call(state: State, call: Call) -> Answer:
-    """Fire a call that is charged as one minute and leads nowhere."""
+def make_call(state: State, call: Call) -> Response:
+    """Accept a call and charge one minute. No call is made."""
     for name in ("from", "to", "answer_url"):
         requests.required_text(call.body, name)
-    billing.demand_credit(state)
+    billing.require_credit(state)
     billing.charge(state, call.sub_account, "call", prices.CALL)
-    return Answer(201, {"message": "call fired", "request_uuid": state.identifiers.uuid()})
+    return Response(201, {"message": "call fired", "request_uuid": state.identifiers.uuid()})
 
 
 def allow_sender(state: State, auth_id: str, sender: str) -> None:
-    """Whitelist a text sender ID for one account; raises ValueError where there is no such account."""
+    """Whitelist a text sender ID for an account; raises ValueError if the account does not exist."""
     owner: Account | Subaccount | None = state.accounts.get(auth_id) or state.subaccounts.get(auth_id)
     if owner is None:
         raise ValueError(f"there is no account {auth_id}")
@@ -55,7 +58,7 @@ def allow_sender(state: State, auth_id: str, sender: str) -> None:
 
 
 def units(text: str) -> int:
-    """Return in how many parts a text is sent and charged."""
+    """Return the number of parts in which a text is sent and charged."""
     single, part = (_SINGLE, _PART) if _BASIC.fullmatch(text) else (_SINGLE_UNICODE, _PART_UNICODE)
     return 1 if len(text) <= single else -(-len(text) // part)
 

@@ -1,4 +1,4 @@
-"""Putting an answer on the wire, whole or the way a fault wants it seen."""
+"""Writes a response to the connection, whole or damaged by a fault."""
 
 import asyncio
 import json
@@ -17,56 +17,61 @@ _DRIPS = 10
 
 
 def encode(body: Mapping[str, Any] | None) -> bytes:
+    """Encode a JSON body."""
     return b"" if body is None else json.dumps(body).encode()
 
 
-def whole(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
+def json_response(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.StreamResponse:
+    """Return a complete JSON response."""
     response = web.Response(status=status, body=body or None, headers=headers)
     response.headers["Content-Type"] = JSON
     return response
 
 
 def error_page(status: int) -> web.StreamResponse:
+    """Return an HTML error page, as a proxy would send it."""
     reason = HTTPStatus(status).phrase
     page = f"<html><head><title>{status} {reason}</title></head><body><h1>{reason}</h1></body></html>"
     return web.Response(status=status, text=page, content_type="text/html")
 
 
 def half_json(status: int, body: bytes) -> web.StreamResponse:
-    """Promise exactly what is sent, and send half of the document."""
-    return whole(status, body[: len(body) // 2])
+    """Send half of the document with a matching Content-Length."""
+    return json_response(status, body[: len(body) // 2])
 
 
-class _Unfinished(web.StreamResponse):
-    """A response that writes to the connection by itself, past every rule of HTTP."""
+class _RawResponse(web.StreamResponse):
+    """A response that writes its own bytes, so that it can break HTTP."""
 
-    def __init__(self, status: int, body: bytes = b"", promised: int = 0) -> None:
+    def __init__(self, status: int, body: bytes = b"", content_length: int = 0) -> None:
         super().__init__(status=status)
         self._sent = body
-        self._promised = promised
+        self._content_length = content_length
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         await self.write_to(request)
         return None
 
     async def write_to(self, request: web.BaseRequest) -> None:
+        """Write everything that is to be sent."""
         raise NotImplementedError
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing: all that is to be sent has been written."""
+        """Do nothing: everything has been written."""
 
     def head(self) -> bytes:
+        """Return the status line and headers."""
         reason = HTTPStatus(self.status).phrase
         lines = (
             f"HTTP/1.1 {self.status} {reason}",
             f"Content-Type: {JSON}",
-            f"Content-Length: {self._promised}",
+            f"Content-Length: {self._content_length}",
         )
         return "\r\n".join((*lines, "", "")).encode()
 
 
-class Reset(_Unfinished):
-    """Break the connection off with a TCP reset, after the bytes given (if any)."""
+class Reset(_RawResponse):
+    """Reset the TCP connection, or close it after the given bytes."""
 
     async def write_to(self, request: web.BaseRequest) -> None:
         transport = request.transport
@@ -82,11 +87,12 @@ class Reset(_Unfinished):
         transport.close() if self._sent else transport.abort()
 
 
-class BodyAfter204(_Unfinished):
-    """A 204 followed by a body, on a connection that stays open."""
+class BodyAfter204(_RawResponse):
+    """A 204 with a body, which RFC 9110 forbids, on a connection that stays open."""
 
     @property
     def keep_alive(self) -> bool:
+        """Whether the connection stays open."""
         return True
 
     async def write_to(self, request: web.BaseRequest) -> None:
@@ -95,20 +101,22 @@ class BodyAfter204(_Unfinished):
 
 
 def reset() -> web.StreamResponse:
+    """Reset the TCP connection without sending anything."""
     return Reset(200)
 
 
 def cut_off(status: int, body: bytes) -> web.StreamResponse:
-    """Promise the whole document, send half of it, and close."""
+    """Send half of the document with the Content-Length of the whole, and close."""
     return Reset(status, body[: len(body) // 2] or b" ", len(body) or 2)
 
 
 def body_after_204() -> web.StreamResponse:
+    """Send `{}` behind a 204."""
     return BodyAfter204(204, b"{}", 2)
 
 
 async def drip(request: web.BaseRequest, status: int, body: bytes, seconds: float) -> web.StreamResponse:
-    """Send the body in small pieces over so many seconds."""
+    """Send the body in small pieces, spread over `seconds`."""
     response = web.StreamResponse(status=status)
     response.headers["Content-Type"] = JSON
     response.content_length = len(body)
