@@ -1,4 +1,4 @@
-"""What random tests of the messages draw from, and how they run."""
+"""Hypothesis strategies and settings for random tests of the messages."""
 
 import json
 from datetime import timedelta, timezone
@@ -127,7 +127,7 @@ EVENTS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 
 def structured(event: Any) -> Message:
-    """NaN, infinities and lone surrogates go out as a careless producer's library writes them."""
+    """Encodes NaN, infinities and lone surrogates as a careless producer's library does."""
     return Message(json.dumps(event).encode(), STRUCTURED)
 
 

@@ -1,4 +1,4 @@
-"""The AsyncAPI document: what can be checked of it offline."""
+"""Offline checks of the AsyncAPI document."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -96,7 +96,7 @@ def test_channels_are_the_topology(broker: BrokerVersion) -> None:
 
 
 @pytest.mark.parametrize("channel", CHANNELS.values(), ids=CHANNELS)
-def test_channel_bindings_say_only_what_the_binding_knows(channel: dict[str, Any]) -> None:
+def test_channel_bindings_have_only_known_members(channel: dict[str, Any]) -> None:
     binding = channel["bindings"]["amqp"]
     assert binding["bindingVersion"] == "0.3.0"
     assert binding.keys() <= CHANNEL_BINDING
@@ -124,7 +124,7 @@ def test_the_worker_receives_from_the_work_queue_alone() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, message in MESSAGES.items() if "payload" in message])
-def test_each_message_shows_an_example_that_holds(name: str) -> None:
+def test_each_message_has_a_valid_example(name: str) -> None:
     message = MESSAGES[name]
     assert message["examples"]
     for example in message["examples"]:
@@ -147,7 +147,7 @@ def test_events_are_described_in_both_modes() -> None:
 
 @pytest.mark.parametrize("reason", DeadReason)
 @pytest.mark.parametrize("read", [True, False])
-def test_dead_letters_have_the_headers_described(reason: DeadReason, read: bool) -> None:  # noqa: FBT001
+def test_dead_letters_have_the_described_headers(reason: DeadReason, read: bool) -> None:  # noqa: FBT001
     subject = Subject(Reference("/hr", "1", "department.created.v1"), "default", "ENG-042") if read else None
     original = Outgoing("departments", "department.created", Message(b"{", STRUCTURED))
     buried = dead_letter(

@@ -1,4 +1,4 @@
-"""The README tells what the code does: its tables are compared, its code is run."""
+"""The README agrees with the code: its tables are compared and its code is run."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def code(name: str) -> str:
 
 
 def table(*header: str) -> list[list[str]]:
-    """The rows of the one table that begins with this header, without the backticks."""
+    """Returns the rows of the only table with these first headers, without backticks."""
     lines = README.splitlines()
     starts = [at for at, line in enumerate(lines) if tuple(cells(line)[: len(header)]) == header]
     assert len(starts) == 1, f"{len(starts)} tables begin with {header}"
@@ -69,7 +69,7 @@ def cells(line: str) -> list[str]:
 
 
 class ChannelInMemory:
-    """As much of aio-pika as the producer uses, in front of the broker in memory."""
+    """The part of aio-pika that the producer uses, over the broker in memory."""
 
     def __init__(self, broker: MemoryBroker, name: str = "") -> None:
         self.broker = broker
@@ -95,7 +95,7 @@ class ChannelInMemory:
         await self.broker.publish(Outgoing(self.name, routing_key, sent))
 
 
-def test_the_producer_sends_an_event_the_worker_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_producer_sends_an_event_that_the_worker_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
     broker = MemoryBroker()
     broker.declare(topology(BROKER))
 
@@ -111,7 +111,7 @@ def test_the_producer_sends_an_event_the_worker_takes(monkeypatch: pytest.Monkey
     assert (event.data.department_id, event.data.name) == ("ENG-042", "Engineering")
 
 
-def test_the_consumer_reads_what_the_worker_sends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_consumer_reads_the_messages_of_the_worker(capsys: pytest.CaptureFixture[str]) -> None:
     defined: dict[str, Any] = {}
     exec(compile(code("consumer"), "README.md", "exec"), defined)  # noqa: S102 - our own
     for kind in ResultKind:
@@ -151,7 +151,7 @@ def test_attributes_of_events() -> None:
     assert set(rows.values()) == {"required", "optional"}
 
 
-def test_attributes_of_what_comes_back() -> None:
+def test_attributes_of_outbound_messages() -> None:
     rows = {name for row in table("Attribute", "Meaning") for name in row[0].split(", ")}
     properties = json_schema.document("subaccount.result.v1")["properties"]
     assert rows == properties.keys() - {"specversion", "dataschema", "data"}

@@ -1,4 +1,4 @@
-"""What a department event must look like, and what makes two payloads one."""
+"""The rules of department events, and the digest of their payloads."""
 
 import random
 import unicodedata
@@ -64,7 +64,7 @@ def test_types(sent: str, kind: Kind) -> None:
     assert department_event(read(structured(EVENT | {"type": sent}))).kind is kind
 
 
-def test_what_may_be_left_out() -> None:
+def test_optional_attributes_and_members() -> None:
     event = department_event(read(structured(EVENT)))
     assert (event.tenant, event.sequence, event.subject) == ("default", None, None)
 
@@ -115,21 +115,21 @@ def test_names_refused(sent: str) -> None:
         name_of(sent)
 
 
-def test_no_code_point_comes_of_more_than_four() -> None:
-    """Which is what the length before normalising rests on."""
+def test_normalising_joins_at_most_four_code_points() -> None:
+    """The limit on the length before normalising relies on this."""
     every = (chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000)
     assert max(len(unicodedata.normalize("NFD", character)) for character in every) == 4
 
 
-def test_a_flood_of_combining_marks_is_refused_at_once() -> None:
-    """Normalised, this would take minutes, by the square of their number."""
+def test_many_combining_marks_are_refused_quickly() -> None:
+    """Normalising takes quadratic time: these would take minutes."""
     with pytest.raises(Invalid):
         name_of("a" + "\u0301\u0316" * 300_000)
 
 
 @replayable
 @given(st.text(st.characters(codec="utf-8"), max_size=230) | st.text("Ae\u0301\u0323 \u00a0\t", max_size=230))
-def test_a_name_kept_is_in_normal_form_and_stays(sent: str) -> None:
+def test_an_accepted_name_is_in_normal_form(sent: str) -> None:
     try:
         kept = named(sent)
     except ValueError:
@@ -202,7 +202,7 @@ def test_identifiers_refused(identifier: str) -> None:
     ],
     ids=str,
 )
-def test_the_digest_stays(change: dict[str, Any]) -> None:
+def test_the_digest_does_not_change(change: dict[str, Any]) -> None:
     assert digest(structured(EVENT | change)) == digest(structured(EVENT))
 
 
@@ -251,8 +251,8 @@ def shuffled(value: Any, order: random.Random) -> Any:
     return {key: shuffled(value[key], order) for key in keys}
 
 
-def test_the_union_tells_its_members_apart_by_type():
-    """For those who validate what is in canonical form: one model for all three."""
+def test_the_union_selects_the_model_by_type():
+    """One type for consumers that validate canonical events of all three kinds."""
     union: TypeAdapter[Any] = TypeAdapter(DepartmentEvent)
     for kind in Kind:
         assert union.validate_python(EVENT | {"type": f"department.{kind}.v1"}).kind is kind
@@ -268,6 +268,6 @@ def test_how_a_whole_number_is_written_does_not_change_the_digest(number: int) -
     assert len({digest(structured(EVENT | one)) for one in written}) == 1
 
 
-def test_another_number_does() -> None:
+def test_another_number_changes_the_digest() -> None:
     written = [{"data": DATA | {"attributes": {"floors": each}}} for each in (1, 1.5, 2.0, True, "1")]
     assert len({digest(structured(EVENT | one)) for one in written}) == 5

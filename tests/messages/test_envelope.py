@@ -1,4 +1,4 @@
-"""Both content modes, and each refusal by its class."""
+"""Both content modes, and every class of refusal."""
 
 import base64
 import json
@@ -47,7 +47,7 @@ def test_structured_and_binary_mode_carry_the_same_event() -> None:
 
 
 @pytest.mark.parametrize("message_of", [Message.structured, Message.binary])
-def test_an_event_of_no_type_of_ours_comes_back_as_it_was(message_of: Any) -> None:
+def test_an_event_of_another_type_round_trips(message_of: Any) -> None:
     event = CloudEvent(
         id="1", source="/s", type="other", time=NOON, datacontenttype=JSON, data={"null": None, "list": [1]}
     )
@@ -61,27 +61,27 @@ def test_binary_mode_without_data_has_an_empty_body() -> None:
 
 
 @pytest.mark.parametrize("content_type", [STRUCTURED, f"{STRUCTURED}; charset=utf-8", STRUCTURED.upper()])
-def test_structured_mode_is_known_by_its_media_type(content_type: str) -> None:
+def test_structured_mode_is_recognised_by_its_media_type(content_type: str) -> None:
     assert read(Message(structured(EVENT).body, content_type)).id == "1"
 
 
 @pytest.mark.parametrize("content_type", [None, "", JSON, f"{JSON}; charset=utf-8", "application/hr+json"])
-def test_binary_mode_takes_every_json(content_type: str | None) -> None:
+def test_binary_mode_accepts_every_json_media_type(content_type: str | None) -> None:
     sent = binary(EVENT)
     assert read(Message(sent.body, content_type, sent.headers)).data == DATA
 
 
-def test_data_comes_in_no_header() -> None:
+def test_data_is_not_read_from_a_header() -> None:
     assert read(Message(b"", JSON, {**binary(EVENT).headers, "cloudEvents_data": DATA})).data is None
 
 
-def test_base64_data_is_read_as_the_json_it_holds() -> None:
+def test_base64_data_is_decoded_as_json() -> None:
     encoded = base64.b64encode(json.dumps(DATA).encode()).decode()
     assert read(structured(without("data") | {"data_base64": encoded})).data == DATA
 
 
 @pytest.mark.parametrize("name", ["time", "subject", "tenant", "sequence", "traceparent", "data_base64"])
-def test_null_is_as_good_as_absent(name: str) -> None:
+def test_null_equals_absent(name: str) -> None:
     assert read(structured(EVENT | {name: None})) == read(structured({**without(name)}))
 
 
@@ -229,7 +229,7 @@ def test_invalid_by_the_kind_of_a_header(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("type_", UNSUPPORTED)
-def test_unsupported_type_whatever_the_data(type_: str) -> None:
+def test_an_unsupported_type_with_any_data(type_: str) -> None:
     assert type(refusal(structured(EVENT | {"type": type_}))) is UnsupportedType
     assert type(refusal(structured({**without("data"), "type": type_}))) is UnsupportedType
 
@@ -286,12 +286,12 @@ def test_no_refusal_repeats_a_value(place: str, shape: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [SECRET, f'{{"{SECRET}": ', f'{{"id": {SECRET}}}', f'"{SECRET}\\x"'])
-def test_no_refusal_repeats_what_is_no_json(body: str) -> None:
+def test_no_refusal_repeats_invalid_json(body: str) -> None:
     assert SECRET not in everything_said_of(Message(body.encode(), STRUCTURED))
     assert SECRET not in everything_said_of(Message(body.encode(), SECRET))
     assert SECRET not in everything_said_of(Message(body.encode(), JSON, {"cloudEvents_id": SECRET}))
 
 
-def test_neither_body_nor_headers_nor_data_show_in_repr() -> None:
+def test_repr_shows_no_body_headers_or_data() -> None:
     assert SECRET not in repr(Message(SECRET.encode(), STRUCTURED, {"cloudEvents_x": SECRET}))
     assert SECRET not in repr(read(structured(with_data(name=SECRET))))

@@ -1,4 +1,4 @@
-"""Every example is what the code reads and writes, what the schemas allow, and a CloudEvent for others."""
+"""The code reads and writes every example; schemas and the CloudEvents package accept it."""
 
 import json
 from functools import cache
@@ -64,7 +64,7 @@ def outbound(example: dict[str, Any]) -> SubaccountResult | CredentialsMessage |
     return model.model_validate_json(json.dumps(example))
 
 
-def test_there_are_examples_of_everything() -> None:
+def test_every_kind_of_message_has_an_example() -> None:
     departments = [department_event(read(structured(example))) for example in INBOUND.values()]
     assert {event.kind for event in departments} == set(Kind)
     assert {getattr(event.data, "cause", None) for event in departments} == {
@@ -85,7 +85,7 @@ def test_there_are_examples_of_everything() -> None:
 
 
 @each(INBOUND)
-def test_an_event_comes_back_from_both_modes(example: dict[str, Any]) -> None:
+def test_an_event_round_trips_in_both_modes(example: dict[str, Any]) -> None:
     sent = read(structured(example))
     event = department_event(sent)
     for message in (Message.structured(event), Message.binary(event)):
@@ -95,7 +95,7 @@ def test_an_event_comes_back_from_both_modes(example: dict[str, Any]) -> None:
 
 
 @each(REQUESTS)
-def test_a_request_comes_back_from_both_modes(example: dict[str, Any]) -> None:
+def test_a_request_round_trips_in_both_modes(example: dict[str, Any]) -> None:
     sent = read(structured(example))
     for message in (Message.structured(sent), Message.binary(sent)):
         assert reissue_request(read(message)).data == reissue_request(sent).data
@@ -112,7 +112,7 @@ def test_schema_and_code_refuse_the_same_requests(example: dict[str, Any]) -> No
 
 
 @each(IN_BINARY_MODE)
-def test_an_event_in_binary_mode_is_written_as_it_stands(example: dict[str, Any]) -> None:
+def test_the_code_writes_the_binary_examples(example: dict[str, Any]) -> None:
     message = in_binary_mode(example)
     event = department_event(read(message))
     written = Message.binary(event)
@@ -123,7 +123,7 @@ def test_an_event_in_binary_mode_is_written_as_it_stands(example: dict[str, Any]
 
 
 @each(OUTBOUND)
-def test_what_goes_out_is_written_as_it_stands(example: dict[str, Any]) -> None:
+def test_the_code_writes_the_outbound_examples(example: dict[str, Any]) -> None:
     event = outbound(example)
     written = plain_message(event) if isinstance(event, CredentialsMessage) else Message.structured(event)
     assert written.content_type == STRUCTURED
@@ -131,7 +131,7 @@ def test_what_goes_out_is_written_as_it_stands(example: dict[str, Any]) -> None:
 
 
 @each(OUTBOUND)
-def test_what_goes_out_has_the_id_it_would_have(example: dict[str, Any]) -> None:
+def test_outbound_examples_have_the_derived_id(example: dict[str, Any]) -> None:
     data = example["data"]
     cause: tuple[str, ...] = (example["causationid"],)
     if "outcome" in data:
@@ -143,12 +143,12 @@ def test_what_goes_out_has_the_id_it_would_have(example: dict[str, Any]) -> None
 
 
 @each(IN_STRUCTURED_MODE)
-def test_the_schema_allows_it(example: dict[str, Any]) -> None:
+def test_the_schema_allows_the_example(example: dict[str, Any]) -> None:
     schema_of(example["type"]).validate(example)
 
 
 @each(IN_STRUCTURED_MODE)
-def test_the_schema_is_open_to_what_is_not_known(example: dict[str, Any]) -> None:
+def test_the_schema_allows_unknown_members(example: dict[str, Any]) -> None:
     data = example["data"]
     more = {"data": {**data, "unknown": [1]}} if isinstance(data, dict) else {}
     schema_of(example["type"]).validate(example | more | {"unknown": "x", "other": 5})
@@ -156,7 +156,7 @@ def test_the_schema_is_open_to_what_is_not_known(example: dict[str, Any]) -> Non
 
 @each(IN_STRUCTURED_MODE)
 @pytest.mark.parametrize("attribute", ["specversion", "id", "source", "type", "time", "data"])
-def test_the_schema_wants_what_the_contract_wants(example: dict[str, Any], attribute: str) -> None:
+def test_the_schema_requires_the_required_attributes(example: dict[str, Any], attribute: str) -> None:
     schema = schema_of(example["type"])
     assert not schema.is_valid({name: value for name, value in example.items() if name != attribute})
     assert not schema.is_valid(example | {attribute: 5})
@@ -182,7 +182,7 @@ def test_schema_and_code_refuse_the_same_data(example: dict[str, Any]) -> None:
 
 @replayable
 @given(EVENTS)
-def test_the_schema_allows_whatever_the_code_accepts_and_writes(event: dict[str, Any]) -> None:
+def test_the_schema_allows_every_event_that_the_code_accepts(event: dict[str, Any]) -> None:
     try:
         accepted: DepartmentEvent = department_event(read(structured(event)))
     except (Malformed, Invalid):
@@ -191,11 +191,11 @@ def test_the_schema_allows_whatever_the_code_accepts_and_writes(event: dict[str,
 
 
 @pytest.mark.parametrize("sequence", [True, 1.5, "", "1" * 19, "+1", 10**18, [1], None])
-def test_the_schema_wants_a_sequence_the_code_accepts(sequence: Any) -> None:
+def test_schema_and_code_accept_the_same_sequences(sequence: Any) -> None:
     assert not schema_of("department.created.v1").is_valid(EXAMPLES["created-full"] | {"sequence": sequence})
 
 
-def test_issued_and_reissued_are_told_apart() -> None:
+def test_issued_and_reissued_have_different_schemas() -> None:
     assert not schema_of("subaccount.credentials.issued.v1").is_valid(EXAMPLES["credentials-reissued"])
     assert not schema_of("subaccount.credentials.reissued.v1").is_valid(EXAMPLES["credentials-sealed"])
 
@@ -205,7 +205,7 @@ def attributes_of(event: CloudEvent) -> dict[str, Any]:
 
 
 @each(IN_STRUCTURED_MODE)
-def test_the_cloudevents_package_reads_what_we_write(example: dict[str, Any]) -> None:
+def test_the_cloudevents_package_reads_our_messages(example: dict[str, Any]) -> None:
     ours = read(structured(example))
     message = Message.structured(ours)
     theirs = rabbitmq.from_rabbitmq_event(
@@ -216,7 +216,7 @@ def test_the_cloudevents_package_reads_what_we_write(example: dict[str, Any]) ->
 
 
 @each(IN_STRUCTURED_MODE)
-def test_we_read_what_the_cloudevents_package_writes(example: dict[str, Any]) -> None:
+def test_we_read_the_messages_of_the_cloudevents_package(example: dict[str, Any]) -> None:
     ours = read(structured(example))
     theirs = rabbitmq.to_structured_event(OtherEvent(attributes_of(ours), ours.data))
     assert read(Message(theirs.body, theirs.content_type)) == ours
@@ -237,6 +237,6 @@ def test_the_cloudevents_package_reads_our_binary_mode_as_amqp_1_0_shows_it(exam
     assert theirs.get_data() == example["data"]
 
 
-def test_the_format_is_the_one_the_package_calls_its_own() -> None:
+def test_the_content_type_equals_that_of_the_package() -> None:
     assert JSONFormat().get_content_type() == STRUCTURED
     assert document(read(structured(EXAMPLES["renamed"]))) == EXAMPLES["renamed"]

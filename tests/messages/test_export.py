@@ -1,4 +1,4 @@
-"""Generated files: fresh, the same in every run, and told apart when they are not."""
+"""Generated files are up to date and reproducible, and `--check` finds outdated ones."""
 
 import json
 import os
@@ -23,7 +23,7 @@ FOLDER = Path(contracts.__file__).parent
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A copy of the folder, as another team may have one."""
+    """A copy of the folder, as another team may use it."""
     shutil.copytree(FOLDER, tmp_path / "contracts", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
@@ -46,7 +46,7 @@ def content(where: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
-def test_what_is_committed_is_fresh() -> None:
+def test_the_committed_files_are_up_to_date() -> None:
     assert list(export.stale(export.generated())) == []
     assert export.main(["--check"]) == 0
 
@@ -59,7 +59,7 @@ def test_writing_again_writes_the_same_bytes(elsewhere: Path) -> None:
         assert content(elsewhere) == before
 
 
-def test_check_tells_each_stale_file_and_changes_nothing(elsewhere: Path) -> None:
+def test_check_names_each_outdated_file_and_changes_nothing(elsewhere: Path) -> None:
     schemas = elsewhere / "contracts" / "schemas"
     (schemas / "department.created.v1.json").write_text("{}")
     (schemas / "department.renamed.v1.json").unlink()
@@ -78,7 +78,7 @@ def test_check_tells_each_stale_file_and_changes_nothing(elsewhere: Path) -> Non
     assert not (schemas / "department.closed.v1.json").exists()
 
 
-def test_an_example_that_changes_makes_the_document_stale(elsewhere: Path) -> None:
+def test_a_changed_example_makes_the_document_outdated(elsewhere: Path) -> None:
     example = elsewhere / "contracts" / "examples" / "renamed.json"
     example.write_text(example.read_text(encoding="utf-8").replace("Product", "Produce"), encoding="utf-8")
     checked = run(elsewhere, "--check")
@@ -92,7 +92,7 @@ def test_wrong_usage_exits_2(elsewhere: Path) -> None:
 
 
 @pytest.mark.parametrize("name", json_schema.DOCUMENTS)
-def test_each_document_is_a_schema_with_words_for_people(name: str) -> None:
+def test_each_document_is_a_schema_with_descriptions(name: str) -> None:
     document = json_schema.document(name)
     assert document["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     jsonschema_rs.meta.validate(document)
@@ -102,7 +102,7 @@ def test_each_document_is_a_schema_with_words_for_people(name: str) -> None:
     assert '"additionalProperties": false' not in json.dumps(document)
 
 
-def test_inbound_types_are_canonical_and_tell_what_else_is_accepted() -> None:
+def test_inbound_types_are_canonical_and_describe_accepted_variants() -> None:
     for kind in ("created", "renamed", "removed"):
         type_ = json_schema.document(f"department.{kind}.v1")["properties"]["type"]
         assert type_["const"] == f"department.{kind}.v1"
@@ -110,7 +110,7 @@ def test_inbound_types_are_canonical_and_tell_what_else_is_accepted() -> None:
         assert "missing .v1" in type_["description"]
 
 
-def test_the_yaml_is_what_was_meant_and_in_block_style() -> None:
+def test_the_yaml_equals_the_document_and_is_in_block_style() -> None:
     text = (FOLDER / "asyncapi.yaml").read_text(encoding="utf-8")
     again = block_yaml.dump(yaml.safe_load(text))
     assert text.endswith(again)
@@ -129,19 +129,19 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 @replayable
 @given(VALUES)
-def test_yaml_reads_back_as_it_was_written(value: Any) -> None:
+def test_yaml_round_trips(value: Any) -> None:
     assert yaml.safe_load(block_yaml.dump(value)) == value
 
 
 @replayable
 @given(st.text("aZ0 :#-,'\"{}[]&*~.\n\t", max_size=8))
-def test_yaml_reads_back_odd_text_wherever_it_stands(text: str) -> None:
+def test_yaml_round_trips_odd_text_in_any_place(text: str) -> None:
     value = {text: text, "list": [text, [text], {text: [text]}]}
     assert yaml.safe_load(block_yaml.dump(value)) == value
 
 
 @replayable
 @given(st.lists(st.sampled_from(["word", "#", "-", "a:", "'", "", "end. ", "x" * 120]), min_size=20))
-def test_yaml_reads_back_long_text(words: list[str]) -> None:
+def test_yaml_round_trips_long_text(words: list[str]) -> None:
     value = {"key": " ".join(words), "list": [" ".join(words)]}
     assert yaml.safe_load(block_yaml.dump(value)) == value

@@ -1,4 +1,4 @@
-"""Whatever arrives, reading it ends in an event or in one of three refusals."""
+"""Reading any message returns an event or raises one of three refusals."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ MEMBERS = st.sampled_from(
 
 
 def taken_in(message: Message) -> DepartmentEvent | None:
-    """All that the worker asks of a message: the event, or None for a refusal."""
+    """Reads a message as the worker does; None is a refusal."""
     try:
         event = read(message)
         department = department_event(event)
@@ -60,7 +60,7 @@ def test_attributes_of_any_kind(attributes: dict[str, Any]) -> None:
 
 @replayable
 @given(EVENTS)
-def test_an_event_accepted_is_accepted_as_it_is_written_back(event: dict[str, Any]) -> None:
+def test_an_accepted_event_is_accepted_again_after_encoding(event: dict[str, Any]) -> None:
     accepted = taken_in(structured(event))
     if accepted is not None:
         assert taken_in(Message.structured(accepted)) == accepted
@@ -91,7 +91,7 @@ def test_one_header_wrong(event: dict[str, Any], name: str, value: Any, content_
 
 @replayable
 @given(EVENTS, st.data())
-def test_bytes_damaged_on_the_way(event: dict[str, Any], data: st.DataObject) -> None:
+def test_damaged_bytes(event: dict[str, Any], data: st.DataObject) -> None:
     body = structured(event).body
     start = data.draw(st.integers(0, len(body)))
     end = data.draw(st.integers(start, len(body)))
@@ -113,14 +113,14 @@ def test_raw_json_in_the_data(event: dict[str, Any], name: str, raw: str) -> Non
 
 @replayable
 @given(EVENTS, st.data())
-def test_an_attribute_given_twice(event: dict[str, Any], data: st.DataObject) -> None:
+def test_a_duplicate_attribute(event: dict[str, Any], data: st.DataObject) -> None:
     again = json.dumps({data.draw(ATTRIBUTES): data.draw(JSON_VALUES)})
     taken_in(Message((json.dumps(event)[:-1] + "," + again[1:]).encode(), STRUCTURED))
 
 
 @replayable
 @given(EVENTS)
-def test_what_is_accepted_can_be_shown(event: dict[str, Any]) -> None:
+def test_an_accepted_event_has_a_repr(event: dict[str, Any]) -> None:
     accepted = taken_in(structured(event))
     if accepted is not None:
         json.dumps(document(accepted))

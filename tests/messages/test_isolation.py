@@ -1,4 +1,4 @@
-"""The folder works where there is nothing but pydantic and the standard library."""
+"""The folder works with only pydantic and the standard library."""
 
 import json
 import shutil

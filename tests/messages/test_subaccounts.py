@@ -1,4 +1,4 @@
-"""Outbound messages: ids, routing keys, what is left out, and that the token shows in one place only."""
+"""Outbound messages: ids, routing keys, omitted members, and the token in only one place."""
 
 import copy
 import json
@@ -68,7 +68,7 @@ def credentials() -> CredentialsMessage:
 
 
 @pytest.mark.parametrize("outcome", ResultKind)
-def test_each_outcome_has_its_type_and_comes_back(outcome: ResultKind) -> None:
+def test_each_outcome_has_its_type_and_round_trips(outcome: ResultKind) -> None:
     message = Message.structured(a_result(outcome))
     assert read(message).type == f"subaccount.{outcome}.v1"
     assert SubaccountResult.model_validate_json(message.body) == a_result(outcome)
@@ -80,7 +80,7 @@ def test_type_and_outcome_cannot_differ() -> None:
         SubaccountResult.model_validate(shown)
 
 
-def test_null_stays_where_data_must_have_the_member() -> None:
+def test_null_is_kept_for_required_members() -> None:
     shown = document(a_result(ResultKind.FAILED, department_id=None, name=None))
     assert shown["data"] == {
         "tenant": "default",
@@ -93,7 +93,7 @@ def test_null_stays_where_data_must_have_the_member() -> None:
     assert SubaccountResult.model_validate(shown).data.name is None
 
 
-def test_ids_are_the_same_each_time_and_differ_with_what_they_are_made_of() -> None:
+def test_ids_depend_only_on_cause_type_and_recipient() -> None:
     arguments: list[tuple[Any, ...]] = [
         (("/hr", "1"), ISSUED),
         (("/hr", "2"), ISSUED),
@@ -193,14 +193,14 @@ def test_the_token_does_not_show_in_an_error() -> None:
     assert TOKEN not in str(caught.value)
 
 
-def test_the_token_does_not_show_where_credentials_cannot_be_made() -> None:
+def test_the_token_does_not_show_in_a_failed_construction() -> None:
     for wrong in ({"generation": 0}, {"auth_token": [TOKEN]}, {"generation": TOKEN}):
         with pytest.raises(ValidationError) as caught:
             Credentials.model_validate({"tenant": "default", "auth_token": TOKEN} | wrong)
         assert TOKEN not in str(caught.value)
 
 
-def test_the_token_is_in_the_plain_message_and_comes_back() -> None:
+def test_the_plain_message_has_the_token_and_round_trips() -> None:
     body = plain_message(credentials()).body
     assert json.loads(body)["data"]["auth_token"] == TOKEN
     assert CredentialsMessage.model_validate_json(body) == credentials()

@@ -54,20 +54,20 @@ def test_every_queue_is_a_quorum_queue(broker: BrokerVersion, recipients: list[s
 
 @pytest.mark.parametrize("broker", BEFORE_4, ids=str)
 def test_before_4_no_queue_has_a_delivery_limit(broker: BrokerVersion) -> None:
-    """There -1 drops a message at its first return."""
+    """Before 4.0, -1 drops a message at its first return."""
     whole = topology(broker, DELAYS, ["crm"])
     assert not [queue.name for queue in whole.queues if "x-delivery-limit" in queue.arguments]
 
 
 @pytest.mark.parametrize("broker", FROM_4, ids=str)
 def test_from_4_every_queue_lifts_the_delivery_limit(broker: BrokerVersion) -> None:
-    """There it is 20 if nothing is said."""
+    """From 4.0 on, the default is 20."""
     whole = topology(broker, DELAYS, ["crm"])
     assert {queue.arguments["x-delivery-limit"] for queue in whole.queues} == {-1}
 
 
 @pytest.mark.parametrize("broker", BROKERS, ids=str)
-def test_a_retry_queue_returns_what_it_holds_and_loses_none(broker: BrokerVersion) -> None:
+def test_a_retry_queue_returns_its_messages_without_loss(broker: BrokerVersion) -> None:
     whole = topology(broker, DELAYS)
     retry = [queue for queue in whole.queues if queue.name.startswith("provisioner.retry.")]
     assert [queue.arguments["x-message-ttl"] for queue in retry] == [30_000, 300_000, 3_600_000]
@@ -115,7 +115,7 @@ def test_a_recipient_cannot_bind_the_credentials_of_others(recipient: str) -> No
 
 @pytest.mark.parametrize("broker", BROKERS, ids=str)
 @pytest.mark.parametrize("recipients", [[], ["crm"]])
-def test_names_are_one_each_and_bindings_lead_somewhere(broker: BrokerVersion, recipients: list[str]) -> None:
+def test_names_are_unique_and_bindings_refer_to_them(broker: BrokerVersion, recipients: list[str]) -> None:
     whole = topology(broker, DELAYS, recipients)
     exchanges = [exchange.name for exchange in whole.exchanges]
     queues = [queue.name for queue in whole.queues]
@@ -143,7 +143,7 @@ def test_delays_are_named_as_settings_are_written(delay: timedelta, label: str) 
     assert delay_label(delay) == label
 
 
-def test_definitions_hold_all_there_is() -> None:
+def test_definitions_contain_the_whole_topology() -> None:
     whole = topology(BrokerVersion(4, 1), DELAYS, ["crm"])
     shown = json.loads(json.dumps(definitions(whole, vhost="hr")))
     assert shown.keys() == {"exchanges", "queues", "bindings"}

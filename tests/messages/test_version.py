@@ -1,4 +1,4 @@
-"""What is newer: one total order, as the README says it."""
+"""The total order of events, as described in the README."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -56,7 +56,7 @@ def version_of(**attributes: Any) -> Version:
 
 @replayable
 @given(VERSIONS, VERSIONS)
-def test_newer_is_what_the_rules_say(one: Version, other: Version) -> None:
+def test_newer_follows_the_rules(one: Version, other: Version) -> None:
     assert one.newer_than(other) is as_the_rules_say(one, other)
 
 
@@ -77,7 +77,7 @@ def test_newer_than_the_newer_is_newer(one: Version, two: Version, three: Versio
 
 @replayable
 @given(st.datetimes(min_value=datetime(2, 1, 1), max_value=datetime(9998, 1, 1)), OFFSETS, OFFSETS)  # noqa: DTZ001
-def test_one_instant_written_in_two_ways_is_one_version(
+def test_the_same_instant_with_two_offsets_is_one_version(
     time: datetime, here: timezone, there: timezone
 ) -> None:
     written = [time.replace(tzinfo=UTC).astimezone(offset).isoformat() for offset in (here, there)]
@@ -87,7 +87,7 @@ def test_one_instant_written_in_two_ways_is_one_version(
     assert not other.newer_than(one)
 
 
-def test_anything_is_newer_than_nothing() -> None:
+def test_every_version_is_newer_than_none() -> None:
     assert version_of().newer_than(None)
 
 

@@ -1,4 +1,4 @@
-"""When messages are taken, and when those taken go back."""
+"""The gate pauses the consumer, and returns unacked messages after a while."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,13 +12,13 @@ from worker.flow.waiting import WaitingRoom
 from worker.telemetry.events import Telemetry
 
 
-class Tap:
-    """Notes how it was turned, and when."""
+class Consumer:
+    """Logs the calls and their times."""
 
     def __init__(self, clock: MemoryClock) -> None:
         self.clock = clock
         self.begun = clock.monotonic()
-        self.turned: list[tuple[str, float]] = []
+        self.calls: list[tuple[str, float]] = []
 
     async def pause(self) -> None:
         self._note("pause")
@@ -30,23 +30,23 @@ class Tap:
         self._note("release")
 
     def _note(self, how: str) -> None:
-        self.turned.append((how, self.clock.monotonic() - self.begun))
+        self.calls.append((how, self.clock.monotonic() - self.begun))
 
     def times(self, how: str) -> list[float]:
-        return [at for turned, at in self.turned if turned == how]
+        return [at for turned, at in self.calls if turned == how]
 
 
 class Scene:
     def __init__(self) -> None:
         self.clock = MemoryClock(NOW)
         self.gate = Gate(self.clock, Telemetry(), WaitingRoom(self.clock, 10))
-        self.tap = Tap(self.clock)
+        self.consumer = Consumer(self.clock)
 
-    async def held(self, seconds: float) -> None:
+    async def blocked(self, seconds: float) -> None:
         self.gate.block("circuit", "for a test")
         await self._passes(seconds)
 
-    async def free(self, seconds: float) -> None:
+    async def open(self, seconds: float) -> None:
         self.gate.unblock("circuit")
         await self._passes(seconds)
 
@@ -65,37 +65,37 @@ class Scene:
 @pytest.fixture
 async def scene() -> AsyncIterator[Scene]:
     scene = Scene()
-    controlling = asyncio.create_task(scene.gate.control(scene.tap))
+    controlling = asyncio.create_task(scene.gate.control(scene.consumer))
     yield scene
     controlling.cancel()
     await asyncio.wait([controlling])
 
 
-async def test_what_is_held_goes_back_after_a_while_and_once(scene):
-    await scene.held(3 * RELEASE_AFTER_SECONDS)
-    assert scene.tap.times("release") == [RELEASE_AFTER_SECONDS]
-    await scene.free(1)
-    assert [how for how, _ in scene.tap.turned] == ["pause", "release", "resume"]
+async def test_unacked_messages_are_returned_once_after_a_while(scene):
+    await scene.blocked(3 * RELEASE_AFTER_SECONDS)
+    assert scene.consumer.times("release") == [RELEASE_AFTER_SECONDS]
+    await scene.open(1)
+    assert [how for how, _ in scene.consumer.calls] == ["pause", "release", "resume"]
 
 
-async def test_it_is_taken_again_as_soon_as_nobody_holds_it(scene):
-    await scene.held(5)
-    await scene.free(5)
-    assert scene.tap.turned == [("pause", 0), ("resume", 5)]
+async def test_the_consumer_resumes_when_the_last_block_is_removed(scene):
+    await scene.blocked(5)
+    await scene.open(5)
+    assert scene.consumer.calls == [("pause", 0), ("resume", 5)]
 
 
-async def test_lifted_for_a_moment_the_hold_goes_on(scene):
-    """As by a half-open circuit: what was taken waits through all of it."""
+async def test_a_short_opening_does_not_restart_the_time_until_release(scene):
+    """A half-open circuit opens it so: the consumed messages wait all the while."""
     for _ in range(int(3.5 * RELEASE_AFTER_SECONDS / 15)):
-        await scene.held(14)
-        await scene.free(1)
-    released = scene.tap.times("release")
+        await scene.blocked(14)
+        await scene.open(1)
+    released = scene.consumer.times("release")
     assert len(released) == 3
     assert released[0] == pytest.approx(RELEASE_AFTER_SECONDS, abs=15)
 
 
-async def test_after_a_time_of_peace_a_hold_is_a_new_one(scene):
-    await scene.held(RELEASE_AFTER_SECONDS - 10)
-    await scene.free(SAME_BLOCK_WITHIN_SECONDS + 1)
-    await scene.held(RELEASE_AFTER_SECONDS + 1)
-    assert scene.tap.times("release") == [2 * RELEASE_AFTER_SECONDS - 10 + SAME_BLOCK_WITHIN_SECONDS + 1]
+async def test_a_longer_opening_restarts_the_time_until_release(scene):
+    await scene.blocked(RELEASE_AFTER_SECONDS - 10)
+    await scene.open(SAME_BLOCK_WITHIN_SECONDS + 1)
+    await scene.blocked(RELEASE_AFTER_SECONDS + 1)
+    assert scene.consumer.times("release") == [2 * RELEASE_AFTER_SECONDS - 10 + SAME_BLOCK_WITHIN_SECONDS + 1]

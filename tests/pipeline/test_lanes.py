@@ -1,4 +1,4 @@
-"""Lanes: one at a time under one key, the highest rank first; side by side under many."""
+"""Lanes run work of one key one at a time, highest rank first, and different keys in parallel."""
 
 import asyncio
 import random
@@ -9,25 +9,25 @@ from worker.flow.lanes import Lanes, Progress, Work, running_lanes
 
 
 class Works:
-    """Makes work that tells when it begins and ends, and ends when told."""
+    """Makes work that logs its begin and end, and ends on request."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.log: list[str] = []
         self._may_end: dict[str, asyncio.Event] = {}
 
     def __call__(self, name: str) -> Work:
         self._may_end[name] = asyncio.Event()
 
         async def work() -> Progress:
-            self.told.append(f"{name} begins")
+            self.log.append(f"{name} begins")
             await self._may_end[name].wait()
-            self.told.append(f"{name} ends")
+            self.log.append(f"{name} ends")
             return Progress.ENDED
 
         return work
 
     async def end(self, *names: str) -> None:
-        """Lets these end, and all that can happen happen."""
+        """Lets this work end, then runs the event loop until nothing more can happen."""
         for name in names:
             self._may_end[name].set()
         for _ in range(10):
@@ -39,14 +39,14 @@ def works() -> Works:
     return Works()
 
 
-async def test_under_one_key_one_runs_at_a_time_and_of_one_rank_in_the_order_filed(works):
+async def test_one_key_runs_one_at_a_time_and_equal_ranks_in_order_of_filing(works):
     async with running_lanes() as lanes:
         for name in ("a", "b", "c"):
             lanes.file("key", works(name))
         await works.end("c", "b")
-        assert works.told == ["a begins"]
+        assert works.log == ["a begins"]
         await works.end("a")
-    assert works.told == [f"{name} {what}" for name in ("a", "b", "c") for what in ("begins", "ends")]
+    assert works.log == [f"{name} {what}" for name in ("a", "b", "c") for what in ("begins", "ends")]
 
 
 async def test_other_keys_do_not_wait(works):
@@ -54,21 +54,21 @@ async def test_other_keys_do_not_wait(works):
         for name in ("a", "b", "c"):
             lanes.file(name, works(name))
         await works.end()
-        assert works.told == ["a begins", "b begins", "c begins"]
+        assert works.log == ["a begins", "b begins", "c begins"]
         await works.end("c", "a")
-        assert works.told[3:] == ["c ends", "a ends"]
+        assert works.log[3:] == ["c ends", "a ends"]
 
 
-async def test_a_lane_that_ran_dry_opens_again(works):
+async def test_an_empty_lane_can_be_used_again(works):
     async with running_lanes() as lanes:
         lanes.file("key", works("a"))
         await works.end("a")
         lanes.file("key", works("b"))
         await works.end("b")
-    assert works.told == ["a begins", "a ends", "b begins", "b ends"]
+    assert works.log == ["a begins", "a ends", "b begins", "b ends"]
 
 
-async def test_what_is_filed_from_within_the_lane_runs_behind_what_waits(works):
+async def test_work_filed_from_within_its_lane_runs_after_waiting_work(works):
     async with running_lanes() as lanes:
 
         async def file_another() -> Progress:
@@ -79,17 +79,17 @@ async def test_what_is_filed_from_within_the_lane_runs_behind_what_waits(works):
         lanes.file("key", works("b"))
         await works.end()
         await works.end("b", "c")
-    assert works.told == ["b begins", "b ends", "c begins", "c ends"]
+    assert works.log == ["b begins", "b ends", "c begins", "c ends"]
 
 
-async def test_filing_returns_before_anything_runs(works):
+async def test_file_returns_before_the_work_runs(works):
     async with running_lanes() as lanes:
         lanes.file("key", works("a"))
-        assert works.told == []
+        assert works.log == []
         assert len(lanes) == 1
 
 
-async def test_its_length_counts_what_runs_and_what_waits(works):
+async def test_the_length_counts_running_and_waiting_work(works):
     async with running_lanes() as lanes:
         for key, name in (("1", "a"), ("1", "b"), ("2", "c")):
             lanes.file(key, works(name))
@@ -100,7 +100,7 @@ async def test_its_length_counts_what_runs_and_what_waits(works):
         assert len(lanes) == 0
 
 
-async def test_idle_returns_once_nothing_runs_and_nothing_waits(works):
+async def test_idle_returns_when_no_work_runs_or_waits(works):
     async with running_lanes() as lanes:
         await lanes.idle()
         lanes.file("1", works("a"))
@@ -114,17 +114,17 @@ async def test_idle_returns_once_nothing_runs_and_nothing_waits(works):
         await lanes.idle()
 
 
-async def test_the_end_cuts_off_what_runs_and_drops_what_waits(works):
+async def test_the_end_of_the_block_cancels_running_and_drops_waiting_work(works):
     async with running_lanes() as lanes:
         lanes.file("1", works("a"))
         lanes.file("1", works("b"))
         lanes.file("2", works("c"))
         await works.end()
     await works.end("a", "b", "c")
-    assert works.told == ["a begins", "c begins"]
+    assert works.log == ["a begins", "c begins"]
 
 
-async def test_what_is_cut_off_is_gone_when_the_block_ends():
+async def test_cancelled_work_has_ended_at_the_end_of_the_block():
     cleaned_up = asyncio.Event()
 
     async def work() -> Progress:
@@ -141,17 +141,17 @@ async def test_what_is_cut_off_is_gone_when_the_block_ends():
     assert cleaned_up.is_set()
 
 
-async def test_cut_off_ends_everything_within_the_block_too(works):
+async def test_cut_off_cancels_all_work(works):
     async with running_lanes() as lanes:
         lanes.file("1", works("a"))
         lanes.file("2", works("never begun"))
         await asyncio.sleep(0)
         await lanes.cut_off()
         await works.end("a", "never begun")
-    assert works.told == ["a begins", "never begun begins"]
+    assert works.log == ["a begins", "never begun begins"]
 
 
-async def test_ten_thousand_keys_are_no_matter():
+async def test_ten_thousand_items_of_work_all_end():
     done: list[int] = []
 
     async def note(number: int) -> Progress:
@@ -169,40 +169,40 @@ async def test_ten_thousand_keys_are_no_matter():
 # Ranks
 
 
-async def test_of_those_that_wait_the_highest_rank_goes_first(works):
+async def test_of_waiting_work_the_highest_rank_runs_first(works):
     async with running_lanes() as lanes:
         lanes.file("key", works("running"), (1,))
         for rank in (3, 2, 5, 4):
             lanes.file("key", works(str(rank)), (rank,))
         await works.end("running", "2", "3", "4", "5")
-    assert [told for told in works.told if "begins" in told] == [f"{rank} begins" for rank in "5432"] + [
+    assert [told for told in works.log if "begins" in told] == [f"{rank} begins" for rank in "5432"] + [
         "running begins"
     ]
 
 
-async def test_what_has_no_rank_goes_before_all_that_has_one(works):
+async def test_work_without_a_rank_runs_before_ranked_work(works):
     async with running_lanes() as lanes:
         lanes.file("key", works("first"), (1,))
         await works.end()
         lanes.file("key", works("ranked"), (9,))
         lanes.file("key", works("a duty"))
         await works.end("first", "a duty")
-        assert works.told[2:] == ["a duty begins", "a duty ends", "ranked begins"]
+        assert works.log[2:] == ["a duty begins", "a duty ends", "ranked begins"]
 
 
-async def test_what_comes_meanwhile_waits_until_those_before_it_have_had_their_turn(works):
-    """So a steady stream of newer ones lets nothing starve."""
+async def test_new_work_waits_for_the_next_round(works):
+    """A steady stream of newer work therefore starves nothing."""
     async with running_lanes() as lanes:
         for rank in (1, 2):
             lanes.file("key", works(f"old {rank}"), (rank,))
         await works.end()
         lanes.file("key", works("new"), (3,))
         await works.end("old 2", "old 1")
-        assert works.told[-2:] == ["old 1 ends", "new begins"]
+        assert works.log[-2:] == ["old 1 ends", "new begins"]
 
 
 @pytest.mark.parametrize(("rank", "overtaken"), [((1,), True), ((2,), False), ((3,), False)])
-async def test_it_is_overtaken_by_what_came_meanwhile_and_ranks_higher(works, rank, overtaken):
+async def test_work_is_overtaken_by_new_work_of_a_higher_rank(works, rank, overtaken):
     async with running_lanes() as lanes:
         lanes.file("key", works("running"), rank)
         await works.end()
@@ -213,7 +213,7 @@ async def test_it_is_overtaken_by_what_came_meanwhile_and_ranks_higher(works, ra
         assert not lanes.overtaken("other", rank)
 
 
-async def test_what_yields_goes_again_behind_what_overtook_it_and_before_what_is_older(works):
+async def test_work_that_yields_runs_again_after_newer_and_before_older_work(works):
     told: list[str] = []
     overtaken = asyncio.Event()
     async with running_lanes() as lanes:
@@ -239,8 +239,8 @@ async def test_what_yields_goes_again_behind_what_overtook_it_and_before_what_is
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_all_that_is_filed_ends_once_whatever_yields(seed):
-    """Each yields while a higher rank waits, as a step that a newer event overtakes."""
+async def test_all_work_ends_exactly_once_however_often_it_yields(seed):
+    """Work yields while a higher rank waits, like a step that a newer event overtakes."""
     chance, ended = random.Random(seed), list[int]()
     async with running_lanes() as lanes:
 

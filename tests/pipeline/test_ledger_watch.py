@@ -1,4 +1,4 @@
-"""A ledger that takes no writes: nothing is taken from the queue, and nothing is moved or counted."""
+"""While the ledger accepts no writes, no message is consumed, parked or counted as tried."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def world() -> World:
     return World()
 
 
-async def test_while_it_takes_no_writes_nothing_is_taken(world):
+async def test_while_it_accepts_no_writes_no_message_is_consumed(world):
     world.witness.fail("record claimed", FULL, times=100)
     world.witness.fail("bind", FULL, times=5)
     async with world.working() as running:
@@ -40,7 +40,7 @@ async def test_while_it_takes_no_writes_nothing_is_taken(world):
     world.has_dead_lettered_nothing()
 
 
-async def test_what_could_not_be_noted_is_not_done_again_meanwhile(world):
+async def test_a_step_that_could_not_be_recorded_is_not_repeated_meanwhile(world):
     world.witness.fail("record active created confirmed", FULL, times=100)
     world.witness.fail("bind", FULL, times=100)
     async with working_with_duties(world):
@@ -54,7 +54,7 @@ async def test_what_could_not_be_noted_is_not_done_again_meanwhile(world):
     assert len({result.id for result in world.results(CREATED)}) == 1
 
 
-async def test_nor_are_credentials_that_an_operator_asked_for(world):
+async def test_credentials_requested_by_an_operator_are_not_sent_again_meanwhile(world):
     await world.handle(CREATED)
     before = len(world.credentials())
     world.witness.fail("record active unchanged", FULL, times=100)
@@ -66,7 +66,7 @@ async def test_nor_are_credentials_that_an_operator_asked_for(world):
         assert len(world.credentials()) == before + 1
 
 
-async def test_a_trial_that_fails_in_an_unexpected_way_is_made_again(world):
+async def test_a_trial_write_that_fails_unexpectedly_is_repeated(world):
     world.witness.fail("record claimed", FULL)
     world.witness.fail("bind", FULL)
     world.witness.fail("bind", MemoryError())
@@ -80,8 +80,8 @@ async def test_a_trial_that_fails_in_an_unexpected_way_is_made_again(world):
 
 
 @pytest.mark.parametrize("others", [[], ["record"]])
-async def test_a_mark_that_cannot_be_taken_away_is_not_held_against_its_message(world, others):
-    """It is of a worker that lives."""
+async def test_a_poison_mark_that_cannot_be_cleared_does_not_count_as_a_crash(world, others):
+    """Its worker is alive."""
     world.returned = QUARANTINE_AFTER_DELIVERIES
     for what in ("absolve", *others):
         world.witness.fail(what, FULL, times=4)
@@ -90,8 +90,8 @@ async def test_a_mark_that_cannot_be_taken_away_is_not_held_against_its_message(
     world.has_dead_lettered_nothing()
 
 
-async def test_one_departments_trouble_keeps_nobody_else_waiting(world):
-    """A damaged row, say: the trial write goes well."""
+async def test_a_failure_of_one_department_does_not_block_others(world):
+    """For example a damaged row: the trial write succeeds."""
     await world.handle(CREATED)
     world.witness.fail("record active", FULL, times=5)
     async with world.working() as running:

@@ -1,4 +1,4 @@
-"""Messages that come back again and again: worked on alone, and given up when their workers keep dying."""
+"""The quarantine of poison messages: often redelivered, worked on alone, and given up after crashes."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ RENAMED = department_renamed("Marketing", sequence=2)
 OTHER = department_created("Other", department_id="other", id="other")
 
 
-async def test_a_message_that_ended_three_workers_alone_is_given_up(world):
+async def test_a_message_that_crashed_its_workers_alone_is_dead_lettered(world):
     world.returned = QUARANTINE_AFTER_DELIVERIES
     for _ in range(MAX_CRASHES):
         await world.cut_off("create", CREATED)
@@ -27,11 +27,11 @@ async def test_a_message_that_ended_three_workers_alone_is_given_up(world):
 
 
 async def forget_the_claim(world: World) -> None:
-    """So that each worker dies at the same place."""
+    """So that each worker crashes at the same place."""
     world.ledger._entries.clear()
 
 
-async def test_and_a_replay_of_it_begins_anew(world):
+async def test_its_replay_starts_without_poison_marks(world):
     for _ in range(MAX_CRASHES + 1):
         await world.ledger.suspect(fingerprint(inbound(CREATED)))
     world.returned = QUARANTINE_AFTER_DELIVERIES
@@ -44,7 +44,7 @@ async def test_and_a_replay_of_it_begins_anew(world):
     assert await world.ledger.suspect(fingerprint(inbound(CREATED))) == 1
 
 
-async def test_one_that_came_back_by_lost_connections_alone_is_absolved(world):
+async def test_redeliveries_by_lost_connections_leave_no_poison_mark(world):
     world.returned = QUARANTINE_AFTER_DELIVERIES * 5
     for _ in range(3):
         await world.handle(CREATED)
@@ -53,13 +53,13 @@ async def test_one_that_came_back_by_lost_connections_alone_is_absolved(world):
     world.has_dead_lettered_nothing()
 
 
-async def test_below_that_nothing_is_marked(world):
+async def test_fewer_deliveries_leave_no_poison_mark(world):
     world.returned = QUARANTINE_AFTER_DELIVERIES - 1
     await world.handle(CREATED)
     assert "suspect" not in world.witness.journal
 
 
-async def test_a_suspect_waits_for_those_under_way_and_others_wait_for_it(world):
+async def test_a_suspected_message_runs_alone(world):
     at_the_provider, may_end = asyncio.Event(), asyncio.Event()
 
     async def stay() -> None:

@@ -1,4 +1,4 @@
-"""Credentials that cannot be delivered hold the gate for as long as anybody owes them, and no longer."""
+"""Undelivered credentials block the gate for exactly as long as a department owes them."""
 
 import pytest
 
@@ -25,33 +25,33 @@ def undelivered(gate: Gate) -> UndeliveredCredentials:
     return UndeliveredCredentials(gate)
 
 
-def test_it_is_held_until_they_are_delivered(gate, undelivered):
+def test_the_gate_is_blocked_until_they_are_delivered(gate, undelivered):
     undelivered.update(SALES, (), {"crm": NOBODY})
     assert list(gate.blocks) == ["credentials of crm"]
     undelivered.update(SALES, {"crm"})
     assert not gate.blocks
 
 
-def test_what_goes_for_one_department_goes_for_all(gate, undelivered):
+def test_a_delivery_for_one_department_unblocks_its_recipient(gate, undelivered):
     undelivered.update(SALES, (), {"crm": NOBODY})
     undelivered.update(LEGAL, {"crm"})
     assert not gate.blocks
 
 
-def test_a_department_that_was_removed_owes_nothing_and_holds_nothing(gate, undelivered):
+def test_a_department_without_debts_blocks_nothing(gate, undelivered):
     undelivered.update(SALES, (), {"": NOBODY})
     undelivered.update(SALES)
     assert not gate.blocks
 
 
-def test_another_department_that_owes_holds_on(gate, undelivered):
+def test_another_department_that_owes_keeps_the_gate_blocked(gate, undelivered):
     undelivered.update(SALES, (), {"crm": NOBODY})
     undelivered.update(LEGAL, (), {"crm": NOBODY})
     undelivered.update(SALES)
     assert list(gate.blocks) == ["credentials of crm"]
 
 
-def test_each_recipient_holds_for_itself(gate, undelivered):
+def test_each_recipient_has_its_own_block(gate, undelivered):
     undelivered.update(SALES, (), {"crm": NOBODY, "billing": NOBODY})
     undelivered.update(SALES, {"crm"}, {"billing": NOBODY})
     assert list(gate.blocks) == ["credentials of billing"]

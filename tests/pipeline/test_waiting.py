@@ -1,4 +1,4 @@
-"""The waiting room: who waits how long, who makes room, and who may not leave."""
+"""The waiting room: how long messages wait, and which are evicted."""
 
 import asyncio
 from dataclasses import replace
@@ -16,7 +16,7 @@ from worker.flow.waiting import WaitingRoom, WaitOutcome
 
 
 class Room:
-    """A room for four messages, and those in it by name."""
+    """A waiting room for four messages, with named waits."""
 
     def __init__(self) -> None:
         self.clock = MemoryClock(NOW)
@@ -50,7 +50,7 @@ async def room() -> Any:
     await asyncio.gather(*room.waits.values())
 
 
-async def test_each_waits_its_own_time(room):
+async def test_each_wait_lasts_its_own_time(room):
     await room.enter("long", 10)
     await room.enter("short", 5)
     await room.pass_seconds(5)
@@ -60,7 +60,7 @@ async def test_each_waits_its_own_time(room):
     assert len(room.waiting) == 0
 
 
-async def test_one_too_many_ends_the_wait_that_has_longest_to_go(room):
+async def test_a_full_room_evicts_the_longest_wait(room):
     for number, seconds in enumerate((30, 120, 60, 90)):
         await room.enter(f"{number}", seconds)
     assert (room.ended(), len(room.waiting)) == ({}, 4)
@@ -70,7 +70,7 @@ async def test_one_too_many_ends_the_wait_that_has_longest_to_go(room):
     assert room.ended() == {"1": WaitOutcome.EVICTED, "longest of all": WaitOutcome.EVICTED}
 
 
-async def test_what_is_filed_behind_one_that_waits_counts(room):
+async def test_messages_behind_a_waiting_one_count(room):
     await room.enter("a lane of three", 60, messages=3)
     await room.enter("one", 30)
     assert (room.ended(), len(room.waiting)) == ({}, 4)
@@ -79,7 +79,7 @@ async def test_what_is_filed_behind_one_that_waits_counts(room):
     assert len(room.waiting) == 2
 
 
-async def test_what_comes_behind_one_that_waits_may_be_too_much(room):
+async def test_a_growing_lane_can_be_evicted(room):
     behind = [1]
     waits = asyncio.create_task(room.waiting.wait(60, lambda: behind[0], paused=False))
     await _settled()
@@ -88,14 +88,14 @@ async def test_what_comes_behind_one_that_waits_may_be_too_much(room):
     assert await waits is WaitOutcome.EVICTED
 
 
-async def test_a_pause_leaves_like_any_wait_while_messages_are_taken(room):
+async def test_a_pause_is_evicted_like_any_wait_without_a_global_outage(room):
     for number in range(4):
         await room.enter(f"pause {number}", 10 + number, paused=True)
     await room.enter("one too many", 5)
     assert room.ended() == {"pause 3": WaitOutcome.EVICTED}
 
 
-async def test_while_none_are_taken_pauses_stay_and_take_nobodys_room(room):
+async def test_during_a_global_outage_pauses_take_no_room_and_are_not_evicted(room):
     room.waiting.global_outages.add("circuit")
     for number in range(10):
         await room.enter(f"stays {number}", 1000, paused=True)
@@ -106,7 +106,7 @@ async def test_while_none_are_taken_pauses_stay_and_take_nobodys_room(room):
     assert room.ended() == {"may leave 3": WaitOutcome.EVICTED}
 
 
-async def test_once_the_trouble_is_over_pauses_end_and_nothing_else(room):
+async def test_end_pauses_ends_only_pauses(room):
     await room.enter("stays", 1000, paused=True)
     await room.enter("may leave", 1000)
     room.waiting.end_pauses()
@@ -114,7 +114,7 @@ async def test_once_the_trouble_is_over_pauses_end_and_nothing_else(room):
     assert room.ended() == {"stays": WaitOutcome.ELAPSED}
 
 
-async def test_its_end_ends_all_waits_now_and_later(room):
+async def test_close_ends_all_waits_now_and_later(room):
     await room.enter("stays", 1000, paused=True)
     await room.enter("may leave", 1000)
     room.waiting.close()
@@ -124,7 +124,7 @@ async def test_its_end_ends_all_waits_now_and_later(room):
     assert len(room.waiting) == 0
 
 
-async def test_who_is_cut_off_leaves_nothing_behind(room):
+async def test_a_cancelled_wait_leaves_nothing_behind(room):
     await room.enter("cut off", 1000)
     wait = room.waits.pop("cut off")
     wait.cancel()
@@ -144,12 +144,12 @@ def create(department: str) -> Any:
 
 @pytest.fixture
 def small_world(monkeypatch) -> World:
-    """Six messages in flight: three may wait."""
+    """A prefetch of six: three messages may wait."""
     monkeypatch.setattr("tests.support.world.PREFETCH", 6)
     return World()
 
 
-async def test_when_waits_fill_half_of_the_prefetch_the_longest_are_parked_uncounted(small_world):
+async def test_waits_beyond_half_of_the_prefetch_are_parked_without_counting_an_attempt(small_world):
     world = small_world
     world.witness.fail("create", fault("create"), times=len(DEPARTMENTS))
     async with world.working():
@@ -163,7 +163,7 @@ async def test_when_waits_fill_half_of_the_prefetch_the_longest_are_parked_uncou
     assert world.witness.journal.count("create failed") == len(DEPARTMENTS)
 
 
-async def test_others_flow_while_half_of_them_wait(small_world):
+async def test_other_messages_flow_while_half_of_the_prefetch_waits(small_world):
     world = small_world
     world.witness.fail("create", fault("create"), times=len(DEPARTMENTS))
     begun = world.clock.now()
@@ -180,8 +180,8 @@ async def test_others_flow_while_half_of_them_wait(small_world):
     await all_well(world)
 
 
-async def test_what_pauses_and_is_too_much_is_parked_like_all_else_and_never_counted(small_world):
-    """So that others flow. In an outage none are taken, and none is moved."""
+async def test_evicted_pauses_are_parked_without_counting_an_attempt(small_world):
+    """Other messages then flow. In an outage none is consumed, and none is parked."""
     world = small_world
     world.patience = replace(world.patience, attempts=1)
     world.witness.fail("create", fault("create", 429, retry_after_seconds=30.0), times=3 * len(DEPARTMENTS))
@@ -190,8 +190,8 @@ async def test_what_pauses_and_is_too_much_is_parked_like_all_else_and_never_cou
     assert [noted for noted in world.witness.journal if "publish retry" in noted]
 
 
-async def test_what_made_room_often_is_given_up_no_sooner(small_world):
-    """Parked uncounted again and again: the attempts it took along stay what they were."""
+async def test_repeated_eviction_does_not_use_up_attempts(small_world):
+    """A message parked by eviction keeps its number of attempts."""
     world = small_world
     world.patience = replace(world.patience, attempts=2)
     for _ in range(3):
@@ -201,7 +201,7 @@ async def test_what_made_room_often_is_given_up_no_sooner(small_world):
     await all_well(world)
 
 
-async def test_one_message_at_a_time_waits_all_the_same_and_is_given_up_in_the_end(monkeypatch):
+async def test_with_a_prefetch_of_one_a_message_waits_and_is_finally_given_up(monkeypatch):
     monkeypatch.setattr("tests.support.world.PREFETCH", 1)
     world = World()
     world.witness.fail("create", fault("create", 403), times=1000)
@@ -217,7 +217,7 @@ async def all_well(world: World) -> None:
     world.has_nothing_to_do()
 
 
-async def test_what_could_not_be_parked_stays_however_full_it_is(room):
+async def test_a_wait_that_is_not_evictable_is_never_evicted(room):
     stays = asyncio.create_task(room.waiting.wait(1000, lambda: 50, paused=True, evictable=False))
     for number in range(4):
         await room.enter(f"wait {number}", 10)

@@ -1,4 +1,4 @@
-"""A sandbox in the test's own event loop, one in a thread for blocking clients, and a small client."""
+"""Fixtures: a sandbox in the event loop of the test or in a thread, and a small client."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Api:
-    """Requests under one account's path with that account's credentials."""
+    """Sends requests to the path of one account with its credentials."""
 
     session: aiohttp.ClientSession
     url: str
@@ -85,7 +85,7 @@ async def started(**options: Any) -> AsyncIterator[World]:
 
 @pytest.fixture
 def start() -> Callable[..., Any]:
-    """For sandboxes with options of the test's own."""
+    """Starts sandboxes with the given options."""
     return started
 
 
@@ -96,7 +96,7 @@ async def world() -> AsyncIterator[World]:
 
 
 class ThreadedSandbox:
-    """A sandbox in a loop of its own thread, for clients that block."""
+    """A sandbox in another thread, for blocking clients."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -135,7 +135,7 @@ def in_a_thread(**options: Any) -> Iterator[ThreadedSandbox]:
 
 @pytest.fixture(scope="session")
 def threaded() -> Callable[..., Any]:
-    """For sandboxes in a thread with options of the test's own."""
+    """Starts sandboxes in a thread with the given options."""
     return in_a_thread
 
 

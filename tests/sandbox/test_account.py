@@ -62,7 +62,7 @@ async def test_at_zero_balance_calls_and_messages_are_refused(start, path, body)
     assert from_sub.body["error"] == "insufficient credit"
 
 
-async def test_at_zero_balance_numbers_stay(start):
+async def test_numbers_are_kept_at_zero_balance(start):
     async with start(cash_credits="0.5", start=LATE_JANUARY) as world:
         await world.api.post("PhoneNumber/14155550000/", {})
         world.sandbox.advance(DAY)
@@ -85,7 +85,7 @@ async def test_a_postpaid_account_goes_below_zero(start):
 
 
 @pytest.mark.parametrize("amount", ["24.99", "0", "-25", "NaN", "Infinity", "x"])
-async def test_less_than_25_usd_is_no_recharge(world, amount):
+async def test_a_recharge_below_25_usd_is_refused(world, amount):
     with pytest.raises(ValueError, match="USD"):
         world.sandbox.recharge(amount)
     assert world.sandbox.account.cash_credits == 100
@@ -155,7 +155,7 @@ async def test_rent_is_charged_on_the_first_of_every_month(start):
     assert world.sandbox.account.cash_credits == 100 - 13
 
 
-async def test_rent_is_charged_by_the_next_request_when_the_month_ends_by_itself(start):
+async def test_the_next_request_charges_rent_after_real_time_passes_a_month(start):
     async with start(start=datetime(2026, 1, 31, 23, 59, 59, 900_000, tzinfo=UTC)) as world:
         await world.api.post("PhoneNumber/18005550000/", {})
         world.sandbox.service.state.clock.advance(DAY)

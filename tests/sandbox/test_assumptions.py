@@ -1,4 +1,4 @@
-"""Every switch does what it says, and is written down."""
+"""Every switch has its described effect and is in the README."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ PROBES: dict[str, tuple[Callable, object, object, object]] = {}
 
 
 def probe(name, other, usual_answer, other_answer):
-    """Register what is seen under the default and under another value of a switch."""
+    """Register the response under the default and under another value of a switch."""
 
     def register(function):
         PROBES[name] = (function, other, usual_answer, other_answer)
@@ -163,7 +163,7 @@ async def _(world):
 
 @probe("time_zone", "Pacific/Kiritimati", 0, 1)
 async def _(world):
-    """Noon UTC is tomorrow on Kiritimati, fourteen hours ahead."""
+    """At noon UTC it is already tomorrow on Kiritimati, fourteen hours ahead."""
     from datetime import date, timedelta
 
     world.sandbox.advance(timedelta(hours=36) - _time_of_day(world.sandbox.now()))
@@ -227,7 +227,7 @@ def _time_of_day(moment):
 
 
 @pytest.mark.parametrize("name", PROBES)
-async def test_a_switch_changes_what_is_seen(start, name):
+async def test_each_switch_changes_the_response(start, name):
     look, other, usual_answer, other_answer = PROBES[name]
     async with start(rate_limit="off") as world:
         usual = await look(world)
@@ -237,7 +237,7 @@ async def test_a_switch_changes_what_is_seen(start, name):
     assert (usual, changed) == (usual_answer, other_answer)
 
 
-def test_every_switch_is_probed_and_in_the_readme():
+def test_every_switch_has_a_probe_and_a_row_in_the_readme():
     names = [switch.name for switch in switches()]
     readme = README.read_text()
 
@@ -246,7 +246,7 @@ def test_every_switch_is_probed_and_in_the_readme():
         assert f"| `{switch.name}` | `{switch.default}` | {switch.values} | {switch.meaning} |" in readme
 
 
-def test_switches_are_read_from_text():
+def test_switches_are_parsed_from_text():
     read = Assumptions.from_switches(
         ["name_max=60", "max_subaccounts=none", "disabled_status=403", "cascade_in=query"]
     )

@@ -1,4 +1,4 @@
-"""The order of records against a plain list, whatever is done to them; and its cost at size."""
+"""The order of records, compared with a plain list, and the cost of a page of many records."""
 
 from dataclasses import dataclass, replace
 
@@ -49,8 +49,8 @@ def test_it_behaves_like_a_list(steps, offset, limit):
         assert collection.group_newest_first(group, offset, limit) == of_group[offset : offset + limit]
 
 
-def test_a_page_of_100_000_touches_only_its_own_records():
-    """Counted, not timed: how many records are looked at does not grow with how many there are."""
+def test_a_page_of_100_000_records_reads_only_its_own():
+    """Reads are counted, not timed: they do not grow with the number of records."""
     collection: Collection[Item] = Collection(lambda item: item.key)
     for number in range(100_000):
         collection.put(Item(str(number)))

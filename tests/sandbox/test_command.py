@@ -1,4 +1,4 @@
-"""The command: it says where it is, ends cleanly, and tells mistakes in one line."""
+"""The command prints its address, stops cleanly, and reports errors in one line."""
 
 import json
 import os
@@ -24,7 +24,7 @@ app.command()(sandbox)
 
 
 class Program:
-    """`python -m worker.sandbox` on free ports, read up to its last line of directions."""
+    """Runs `python -m worker.sandbox` on free ports and reads its directions."""
 
     def __init__(self, *options, **environment):
         command = [sys.executable, "-m", "worker.sandbox", "--port", "0", *options]
@@ -62,7 +62,7 @@ def test_it_runs_until_a_signal_and_exits_0(number):
     assert state["url"] == program.url
 
 
-def test_it_says_loudly_what_it_is_and_how_to_point_clients_at_it():
+def test_it_prints_that_it_is_not_plivo_and_how_to_connect():
     program = Program()
     program.end(signal.SIGTERM)
 
@@ -156,7 +156,7 @@ def test_a_port_in_use_is_one_line_and_exit_1(taken):
         (["--cash-credits", "much"], "not an amount"),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_one_line_and_exit_2(options, told):
+def test_an_invalid_option_is_one_line_and_exit_2(options, told):
     result = CliRunner().invoke(app, ["--port", "0", *options])
 
     assert result.exit_code == 2
@@ -167,11 +167,11 @@ def test_a_setting_that_makes_no_sense_is_one_line_and_exit_2(options, told):
 @pytest.mark.parametrize(
     "options", [["--faults", "wild"], ["--port", "70000"], ["--start", "soon"], ["extra"]]
 )
-def test_usage_mistakes_exit_2(options):
+def test_usage_errors_exit_2(options):
     assert CliRunner().invoke(app, options).exit_code == 2
 
 
-def test_a_state_file_that_cannot_be_used_is_one_line_and_exit_1(tmp_path):
+def test_an_unusable_state_file_is_one_line_and_exit_1(tmp_path):
     result = CliRunner().invoke(app, ["--port", "0", "--state", str(tmp_path / "no" / "state.db")])
 
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""A subaccount's own credentials: what they open, and when."""
+"""The permissions of a subaccount's credentials."""
 
 import pytest
 
@@ -39,7 +39,7 @@ async def test_credentials_of_a_deleted_subaccount_are_refused(world):
     assert (await world.api.as_subaccount(sales).post("Message/", MESSAGE)).status == 401
 
 
-async def test_a_subaccount_does_not_manage(world):
+async def test_a_subaccount_cannot_manage_subaccounts(world):
     sales = await world.subaccount()
     api = world.api.as_subaccount(sales)
 
@@ -58,7 +58,7 @@ async def test_a_subaccount_does_not_manage(world):
     assert len(world.sandbox.subaccounts()) == 1
 
 
-async def test_a_subaccount_has_no_business_on_other_paths(world):
+async def test_a_subaccount_cannot_use_the_path_of_another_account(world):
     sales, support = await world.subaccount("Sales"), await world.subaccount("Support")
     api = world.api.as_subaccount(sales)
 
@@ -84,12 +84,12 @@ async def test_sender_ids_are_whitelisted_for_each_subaccount(world):
     assert world.find(sales.auth_id).senders == ("ACME",)
 
 
-async def test_senders_of_nobody_cannot_be_whitelisted(world):
+async def test_a_sender_of_an_unknown_account_cannot_be_whitelisted(world):
     with pytest.raises(ValueError, match="no account"):
         world.sandbox.allow_sender("SA000000000000000000", "ACME")
 
 
-async def test_messages_are_listed_for_whom_they_concern(world):
+async def test_a_subaccount_lists_only_its_own_messages(world):
     sales, support = await world.subaccount("Sales"), await world.subaccount("Support")
     sent = [
         (await api.post("Message/", MESSAGE)).body["message_uuid"][0]
@@ -128,7 +128,7 @@ async def test_one_message_may_have_several_receivers(world):
     assert (await world.api.get("Message/")).body["meta"]["total_count"] == 2
 
 
-async def test_what_a_disabled_subaccount_gets_is_an_assumption(start):
+async def test_the_status_for_a_disabled_subaccount_is_an_assumption(start):
     async with start(assumptions=Assumptions(disabled_status=403)) as world:
         sales = await world.subaccount(enabled=False)
 

@@ -1,4 +1,4 @@
-"""Everything that can go wrong, on demand and from a seed."""
+"""All faults, by rule and from a seed."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ async def test_a_connection_is_reset_after_or_before_the_commit(world, name, com
 
 
 @pytest.mark.parametrize(("name", "commits"), [("no-answer", True), ("hang", False)])
-async def test_an_answer_never_comes(world, name, commits):
+async def test_a_response_never_comes(world, name, commits):
     world.sandbox.set_rules(Rule("create_subaccount", fault(name)))
     waiting = asyncio.create_task(_create(world))
 
@@ -48,7 +48,7 @@ async def test_an_answer_never_comes(world, name, commits):
     assert _names(world) == (["x"] if commits else [])
 
 
-async def test_the_end_of_the_sandbox_ends_requests_left_in_silence(start):
+async def test_a_stop_of_the_sandbox_ends_silent_requests(start):
     async with start(faults=[Rule("*", fault("hang"))]) as world:
         waiting = asyncio.create_task(_create(world))
         await world.sandbox.called("create_subaccount")
@@ -57,7 +57,7 @@ async def test_the_end_of_the_sandbox_ends_requests_left_in_silence(start):
 
 
 @pytest.mark.parametrize("name", ["late-commit", "late-commit-503"])
-async def test_a_commit_comes_after_its_answer_was_lost(world, name):
+async def test_a_late_commit_takes_effect_after_the_lost_response(world, name):
     world.sandbox.set_rules(Rule("create_subaccount", fault(name, delay_seconds=60), times=1))
     if name == "late-commit":
         with pytest.raises(aiohttp.ClientOSError):
@@ -72,7 +72,7 @@ async def test_a_commit_comes_after_its_answer_was_lost(world, name):
     assert world.sandbox.commit_late_calls() == 0
 
 
-async def test_a_late_commit_comes_by_itself(world):
+async def test_a_late_commit_takes_effect_after_its_delay(world):
     world.sandbox.set_rules(Rule("create_subaccount", fault("late-commit-503", delay_seconds=0.01), times=1))
     await _create(world)
 
@@ -81,7 +81,7 @@ async def test_a_late_commit_comes_by_itself(world):
             await world.api.get()
 
 
-async def test_a_late_call_acts_on_what_it_finds_then(world):
+async def test_a_late_call_acts_on_the_state_at_that_time(world):
     made = await world.subaccount("first")
     path = f"Subaccount/{made.auth_id}/"
     world.sandbox.set_rules(Rule("update_subaccount", fault("late-commit-503", delay_seconds=60), times=1))
@@ -122,7 +122,7 @@ async def test_the_status_of_an_error_can_be_chosen(world, status):
     assert (await _create(world)).status == status
 
 
-async def test_retry_after_when_asked_for(world):
+async def test_a_429_has_retry_after_if_the_fault_sets_it(world):
     world.sandbox.set_rules(Rule("*", fault("too-many-requests-retry-after", retry_after=7)))
 
     refused = await _create(world)
@@ -131,7 +131,7 @@ async def test_retry_after_when_asked_for(world):
 
 
 @pytest.mark.parametrize(("name", "commits"), [("html", False), ("html-after-commit", True)])
-async def test_an_error_page_is_no_json(world, name, commits):
+async def test_an_error_page_is_html(world, name, commits):
     world.sandbox.set_rules(Rule("*", fault(name), times=1))
 
     failed = await _create(world)
@@ -141,7 +141,7 @@ async def test_an_error_page_is_no_json(world, name, commits):
     assert _names(world) == (["x"] if commits else [])
 
 
-async def test_half_a_document_is_a_whole_answer(world):
+async def test_half_json_is_a_complete_response(world):
     world.sandbox.set_rules(Rule("*", fault("half-json"), times=1))
     path = world.sandbox.url + f"/v1/Account/{world.api.auth_id}/Subaccount/"
 
@@ -154,7 +154,7 @@ async def test_half_a_document_is_a_whole_answer(world):
     assert _names(world) == ["x"]
 
 
-async def test_a_cut_off_answer_promises_more_than_it_gives(world):
+async def test_a_cut_off_response_is_shorter_than_its_content_length(world):
     world.sandbox.set_rules(Rule("*", fault("cut-off"), times=1))
 
     with pytest.raises(aiohttp.ClientPayloadError):
@@ -164,7 +164,7 @@ async def test_a_cut_off_answer_promises_more_than_it_gives(world):
 
 
 @pytest.mark.parametrize("name", ["slow", "drip"])
-async def test_slow_answers_are_whole_in_the_end(world, name):
+async def test_slow_responses_are_complete(world, name):
     world.sandbox.set_rules(Rule("*", fault(name, delay_seconds=0.05), times=1))
     began = time.perf_counter()
 
@@ -174,7 +174,7 @@ async def test_slow_answers_are_whole_in_the_end(world, name):
     assert (created.status, created.body["message"]) == (201, "created")
 
 
-async def test_a_dripping_answer_comes_in_pieces(world):
+async def test_a_dripping_response_comes_in_pieces(world):
     world.sandbox.set_rules(Rule("*", fault("drip", delay_seconds=0.05), times=1))
     path = world.sandbox.url + f"/v1/Account/{world.api.auth_id}/Subaccount/"
 
@@ -185,7 +185,7 @@ async def test_a_dripping_answer_comes_in_pieces(world):
 
 
 async def _after_204(world, first: str) -> bytes:
-    """Send a DELETE and a GET over one connection; return all that comes back."""
+    """Send a DELETE and a GET over one connection and return all received bytes."""
     host, port = world.sandbox.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     authorization = world.api.headers()["Authorization"]
@@ -213,8 +213,8 @@ async def test_a_204_may_be_followed_by_a_body(world, way):
     assert world.sandbox.subaccounts() == []
 
 
-async def test_aiohttp_takes_a_body_after_204_for_a_400(world):
-    """What a client of this library has to know: this 400 is nobody's answer."""
+async def test_aiohttp_reads_a_body_after_204_as_a_400(world):
+    """A client of this library must know that no server sent this 400."""
     made = await world.subaccount()
     world.sandbox.set_rules(Rule("delete_subaccount", fault("body-after-204"), times=1))
 
@@ -247,7 +247,7 @@ async def test_a_new_subaccount_may_be_missing_from_lists(world):
         ("list-shift-created", [["5", "4"], ["4", "3"]], 7),
     ],
 )
-async def test_a_list_shifts_under_a_scan(world, name, pages, total):
+async def test_a_list_shifts_during_a_scan(world, name, pages, total):
     for number in range(6):
         await world.subaccount(str(number))
     world.sandbox.set_rules(Rule("list_subaccounts", fault(name)))
@@ -259,7 +259,7 @@ async def test_a_list_shifts_under_a_scan(world, name, pages, total):
     assert second["meta"]["total_count"] == total
 
 
-async def test_a_rule_passes_some_then_hits_some(world):
+async def test_a_rule_lets_some_pass_and_then_applies(world):
     world.sandbox.set_rules(Rule("create_subaccount", fault("error"), times=2, after=1))
 
     statuses = [(await _create(world)).status for _ in range(5)]
@@ -267,7 +267,7 @@ async def test_a_rule_passes_some_then_hits_some(world):
     assert statuses == [201, 500, 500, 201, 201]
 
 
-async def test_a_rule_keeps_to_its_operation(world):
+async def test_a_rule_applies_only_to_its_operation(world):
     world.sandbox.set_rules(Rule("delete_subaccount", fault("error")))
 
     assert (await _create(world)).status == 201
@@ -281,13 +281,13 @@ async def test_an_added_rule_comes_after_the_others(world):
     assert [(await _create(world)).status for _ in range(3)] == [500, 403, 201]
 
 
-def test_an_unknown_fault_is_named():
+def test_an_unknown_fault_is_an_error_that_names_it():
     with pytest.raises(ValueError, match="unknown fault 'nonsense'"):
         fault("nonsense")
 
 
 async def _meet(start, **options):
-    """Return which requests met which fault."""
+    """Return the fault that each request met."""
     async with start(rate_limit="off", **options) as world:
         for _ in range(150):
             for method, path, more in (CREATE, ("GET", "Subaccount/?limit=1&offset=1", {})):
@@ -296,7 +296,7 @@ async def _meet(start, **options):
         return [(entry.operation, entry.fault) for entry in world.sandbox.requests]
 
 
-async def test_harsh_faults_replay_from_their_seed(start):
+async def test_harsh_faults_are_reproducible_from_the_seed(start):
     rules = [rule for rule in PROFILES["harsh"] if rule.fault.name not in ("no-answer", "slow", "drip")]
 
     once, again = await _meet(start, faults=rules, seed=3), await _meet(start, faults=rules, seed=3)
@@ -307,7 +307,7 @@ async def test_harsh_faults_replay_from_their_seed(start):
     assert len({name for _, name in once}) > 5
 
 
-def test_profiles_use_every_kind_of_fault_that_ends_by_itself():
+def test_profiles_use_every_fault_that_ends_on_its_own():
     used = {rule.fault.name for rule in PROFILES["mild"]}
 
     assert set(FAULTS) - used == {"hang", "no-answer", "unauthorized", "no-credit", "forbidden"}
@@ -338,7 +338,7 @@ async def test_a_key_of_another_request_is_refused(world):
     assert (refused.status, _names(world)) == (422, ["x"])
 
 
-async def test_a_key_saves_from_a_lost_answer(world):
+async def test_a_key_prevents_a_duplicate_after_a_lost_response(world):
     world.sandbox.assume(idempotency_keys="honoured")
     world.sandbox.set_rules(Rule("create_subaccount", fault("lost-answer"), times=1))
     with pytest.raises(aiohttp.ClientOSError):

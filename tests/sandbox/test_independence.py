@@ -1,4 +1,4 @@
-"""The sandbox shares no code with what it tests."""
+"""The sandbox shares no code with the worker that it tests."""
 
 import ast
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 SANDBOX = Path(__file__).parents[2] / "worker" / "sandbox"
 
 
-def test_it_imports_nothing_of_the_worker_or_the_contracts():
+def test_it_imports_neither_worker_nor_contracts():
     for file in SANDBOX.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
@@ -20,7 +20,7 @@ def test_it_imports_nothing_of_the_worker_or_the_contracts():
                 assert own or name.partition(".")[0] not in ("worker", "contracts"), f"{file.name}: {name}"
 
 
-def test_importing_it_loads_none_of_it_either():
+def test_importing_it_loads_neither_worker_nor_contracts():
     code = (
         "import sys, worker.sandbox.command\n"
         "print([m for m in sys.modules if m.startswith(('worker.', 'contracts')) "

@@ -1,4 +1,4 @@
-"""The management port: rules, log, state, time, money, from outside the process."""
+"""The control API: rules, log, state, time and credit from another process."""
 
 from datetime import UTC, datetime
 
@@ -20,12 +20,12 @@ async def _ask(world, method, path, body=None):
         return response.status, await response.json()
 
 
-async def test_it_listens_on_loopback_on_a_port_of_its_own(managed):
+async def test_it_listens_on_loopback_on_its_own_port(managed):
     assert managed.sandbox.management_url.startswith("http://127.0.0.1:")
     assert managed.sandbox.management_url != managed.sandbox.url
 
 
-async def test_there_is_none_unless_asked_for(world):
+async def test_there_is_none_by_default(world):
     assert world.sandbox.management_url is None
 
 
@@ -42,7 +42,7 @@ async def test_state_shows_everything_but_tokens(managed):
     assert made.auth_token not in str(state)
 
 
-async def test_the_log_tells_what_was_asked_and_leaves_credentials_out(managed):
+async def test_the_log_has_requests_without_credentials(managed):
     await managed.subaccount("Sales")
     await managed.api.get("Subaccount/", headers={"Idempotency-Key": "k"})
 
@@ -76,7 +76,7 @@ async def test_late_calls_can_be_committed(managed):
     assert len(managed.sandbox.subaccounts()) == 1
 
 
-async def test_time_moves_and_rent_with_it(managed):
+async def test_moving_time_charges_rent(managed):
     await managed.api.post("PhoneNumber/18005550000/", {})
     _, moved = await _ask(managed, "POST", "time", {"to": "2026-03-15T00:00:00Z"})
     _, later = await _ask(managed, "POST", "time", {"advance_seconds": 86_400})
@@ -113,7 +113,7 @@ async def test_assumptions_change_while_it_runs(managed):
     assert (status, switches["max_subaccounts"], full.status) == (200, 1, 403)
 
 
-async def test_reset_goes_back_to_the_start(managed):
+async def test_reset_restores_the_initial_state(managed):
     before = await managed.subaccount()
     await _ask(managed, "POST", "faults", {"fault": "error"})
     await _ask(managed, "PATCH", "assumptions", {"max_subaccounts": 1})
@@ -147,7 +147,7 @@ async def test_reset_goes_back_to_the_start(managed):
         ("GET", "requests?last=x", None, "invalid literal"),
     ],
 )
-async def test_mistakes_get_one_line(managed, method, path, body, told):
+async def test_invalid_requests_get_a_one_line_error(managed, method, path, body, told):
     status, answer = await _ask(managed, method, path, body)
 
     assert status == 400

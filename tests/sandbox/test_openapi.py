@@ -1,4 +1,4 @@
-"""The OpenAPI document: fresh, and true of whatever is thrown at the sandbox."""
+"""The OpenAPI document is up to date and matches the responses to random requests."""
 
 import json
 import subprocess
@@ -40,7 +40,7 @@ def test_the_committed_document_is_fresh():
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_a_stale_document_is_noticed(tmp_path, monkeypatch):
+def test_the_check_notices_an_outdated_document(tmp_path, monkeypatch):
     stale = tmp_path / "openapi.json"
     stale.write_text(DOCUMENT.read_text().replace("Plivo sandbox", "something else"))
     monkeypatch.setattr(openapi, "DOCUMENT", stale)
@@ -62,7 +62,7 @@ def test_it_describes_every_operation():
 
 @pytest.fixture(scope="module")
 def fuzzed(threaded):
-    """One sandbox for the whole fuzz, with something in it to be found."""
+    """One sandbox for all random requests, with some objects in it."""
     with threaded(rate_limit="off", billing_mode="postpaid") as running:
         yield running
 
@@ -74,7 +74,7 @@ def fuzzed(threaded):
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_every_answer_conforms(case, fuzzed):
+def test_every_response_conforms(case, fuzzed):
     _aim(case, fuzzed)
     sandbox = fuzzed.sandbox
     response = case.call(base_url=sandbox.url, auth=(sandbox.auth_id, sandbox.auth_token))
@@ -82,7 +82,7 @@ def test_every_answer_conforms(case, fuzzed):
 
 
 def _aim(case, fuzzed):
-    """Point a case at the account, and every other one at something that exists."""
+    """Send every case to the account, and every second one to an existing object."""
     case.path_parameters.update(HOST)
     live = fuzzed.do(lambda sandbox: sandbox.subaccounts()[:1])
     if "auth_id" in case.path_parameters and live and len(case.path_parameters["auth_id"]) % 2:
@@ -90,7 +90,7 @@ def _aim(case, fuzzed):
 
 
 def test_the_fuzz_can_fail(threaded_sandbox):
-    """An answer that breaks the document is caught: a name that is no text."""
+    """A response that contradicts the document is found: a name that is not text."""
 
     def spoil(sandbox):
         state = sandbox.service.state

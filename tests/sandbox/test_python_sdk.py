@@ -18,7 +18,7 @@ from worker.sandbox.operations import NAMES
 
 
 class Redirected(HTTPAdapter):
-    """Sends what is meant for Plivo to the sandbox: the public way of `requests`, nothing is patched."""
+    """Redirects requests for Plivo to the sandbox, by the public interface of `requests`, without patches."""
 
     def __init__(self, url):
         super().__init__()
@@ -72,7 +72,7 @@ def test_all_five_subaccount_operations(client, threaded_sandbox):
     assert _subaccounts(threaded_sandbox) == []
 
 
-def test_a_rename_by_the_sdk_disables_unless_told_otherwise(client):
+def test_a_rename_by_the_sdk_disables_unless_enabled_is_given(client):
     created = client.subaccounts.create("x", enabled=True)
 
     client.subaccounts.update(created.auth_id, "y")
@@ -212,12 +212,12 @@ def test_errors_become_the_exceptions_of_the_sdk(client, threaded_sandbox, name,
     assert len(threaded_sandbox.do(lambda sandbox: sandbox.calls("create_subaccount"))) == 1
 
 
-def test_what_is_not_there_is_the_error_of_the_sdk(client):
+def test_a_missing_object_is_the_error_of_the_sdk(client):
     with pytest.raises(ResourceNotFoundError, match="not found"):
         client.subaccounts.get("SA000000000000000000")
 
 
-def test_a_lost_answer_is_a_connection_error_and_no_retry(client, threaded_sandbox):
+def test_a_lost_response_is_a_connection_error_without_retry(client, threaded_sandbox):
     threaded_sandbox.do(lambda sandbox: sandbox.set_rules(Rule("create_subaccount", fault("lost-answer"))))
 
     with pytest.raises(requests.ConnectionError):
@@ -227,7 +227,7 @@ def test_a_lost_answer_is_a_connection_error_and_no_retry(client, threaded_sandb
 
 
 def test_voice_resources_are_sent_again_after_5xx(client, threaded_sandbox, capsys):
-    """What the SDK does to applications, and not to subaccounts."""
+    """The SDK does this for applications, but not for subaccounts."""
     threaded_sandbox.do(lambda sandbox: sandbox.set_rules(Rule("*", fault("error", status=503))))
 
     with pytest.raises(PlivoRestError):

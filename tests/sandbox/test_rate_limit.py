@@ -1,4 +1,4 @@
-"""300 requests in every window of 5 seconds, exactly."""
+"""The limit of 300 requests in any 5 seconds is exact."""
 
 from datetime import timedelta
 
@@ -30,7 +30,7 @@ async def test_by_default_300_go_through(start):
 
 
 class SetClock(Clock):
-    """Stands still, in fractions of a second that a float holds exactly."""
+    """A clock that stands still, at times that a float represents exactly."""
 
     reads = 0.0
 
@@ -41,7 +41,7 @@ class SetClock(Clock):
 @pytest.mark.parametrize(
     "step", [1 / 128, 1 / 64 + 1 / 4096], ids=["five seconds are whole steps", "they are not"]
 )
-def test_no_window_holds_more_than_the_limit(step):
+def test_no_window_has_more_than_the_limit(step):
     clock = SetClock()
     limiter = Limiter(RateLimit(300, 5), clock)
     admitted = []
@@ -71,7 +71,7 @@ async def test_retry_after_can_be_assumed(start):
         assert (await world.api.get()).headers["Retry-After"] == "2"
 
 
-async def test_bad_credentials_use_up_nothing(start):
+async def test_bad_credentials_do_not_count(start):
     async with start(rate_limit="1/5s") as world:
         await world.api.get(headers={"Authorization": "Basic x"})
 
@@ -79,6 +79,6 @@ async def test_bad_credentials_use_up_nothing(start):
 
 
 @pytest.mark.parametrize("text", ["", "300", "300/5", "0/5s", "5/0s", "-1/5s", "x/ys"])
-def test_a_limit_that_cannot_be_read(text):
+def test_an_invalid_limit_is_refused(text):
     with pytest.raises(ValueError, match="write 300/5s, or off"):
         RateLimit.parse(text)

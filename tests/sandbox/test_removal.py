@@ -1,4 +1,4 @@
-"""Applications, endpoints and numbers, and what becomes of them with their subaccount."""
+"""Applications, endpoints and numbers, also when their subaccount is deleted."""
 
 import pytest
 
@@ -8,7 +8,7 @@ NUMBER = "14155550000"
 
 
 async def _with_resources(world):
-    """Give a subaccount one of each, and the main account one of each too."""
+    """Create one of each for a subaccount and for the main account."""
     sales = await world.subaccount()
     own = world.api.as_subaccount(sales)
     await world.api.post("Application/", APPLICATION)
@@ -22,7 +22,7 @@ async def _with_resources(world):
 
 
 async def _owners(world):
-    """Who owns what, newest first."""
+    """The owner of each resource, newest first."""
     return {
         resource: [each["sub_account"] for each in (await world.api.get(f"{resource}/")).body["objects"]]
         for resource in ("Application", "Endpoint", "Number")
@@ -99,7 +99,7 @@ async def test_a_filtered_list_keeps_its_filter_in_the_links(world):
     assert len(next_page["objects"]) == 1
 
 
-async def test_an_application_has_its_settings_and_moves(world):
+async def test_an_application_has_settings_and_can_be_moved(world):
     sales = await world.subaccount()
     app_id = (await world.api.post("Application/", APPLICATION)).body["app_id"]
 
@@ -120,7 +120,7 @@ async def test_an_application_name_is_letters_digits_hyphen_underscore(world, na
     assert (await world.api.post("Application/", {**APPLICATION, "app_name": name})).status == 400
 
 
-async def test_an_application_takes_its_endpoints_along_or_hands_them_over(world):
+async def test_deleting_an_application_deletes_or_keeps_its_endpoints(world):
     doomed, heir = [(await world.api.post("Application/", APPLICATION)).body["app_id"] for _ in range(2)]
     kept = (await world.api.post("Endpoint/", {**ENDPOINT, "app_id": doomed})).body["endpoint_id"]
     await world.api.post(f"PhoneNumber/{NUMBER}/", {"app_id": doomed})
@@ -136,7 +136,7 @@ async def test_an_application_takes_its_endpoints_along_or_hands_them_over(world
     assert (await world.api.get(f"Number/{NUMBER}/")).body["application"] is None
 
 
-async def test_an_endpoint_gets_twelve_digits_and_belongs_to_its_maker(world):
+async def test_an_endpoint_gets_twelve_digits_and_belongs_to_its_creator(world):
     sales = await world.subaccount()
 
     made = await world.api.as_subaccount(sales).post("Endpoint/", {**ENDPOINT, "subaccount": "ignored"})
@@ -158,7 +158,7 @@ async def test_an_endpoint_must_be_well_formed(world, change):
     assert (await world.api.post("Endpoint/", {**ENDPOINT, **change})).status == 400
 
 
-async def test_numbers_are_searched_rented_moved_and_given_back(world):
+async def test_numbers_are_searched_rented_moved_and_returned(world):
     sales = await world.subaccount()
     offers = (await world.api.get("PhoneNumber/?country_iso=gb&type=mobile&limit=2&offset=1")).body
     number = offers["objects"][0]["number"]
@@ -192,14 +192,14 @@ async def test_numbers_are_searched_rented_moved_and_given_back(world):
     )
 
 
-async def test_a_search_names_its_country(world):
+async def test_a_search_requires_a_country(world):
     assert (await world.api.get("PhoneNumber/")).status == 400
     assert (await world.api.get("PhoneNumber/?country_iso=FR")).body["objects"] == []
     local = (await world.api.get("PhoneNumber/?country_iso=US&type=fixed")).body["objects"]
     assert {each["sub_type"] for each in local} == {"local"}
 
 
-async def test_nothing_moves_to_a_subaccount_that_is_not_there(world):
+async def test_nothing_can_be_moved_to_an_unknown_subaccount(world):
     await world.api.post(f"PhoneNumber/{NUMBER}/", {})
 
     refused = await world.api.post(f"Number/{NUMBER}/", {"subaccount": "SA000000000000000000"})
@@ -207,7 +207,7 @@ async def test_nothing_moves_to_a_subaccount_that_is_not_there(world):
     assert (refused.status, "subaccount" in refused.body["error"]) == (400, True)
 
 
-async def test_a_subaccount_moves_nothing(world):
+async def test_a_subaccount_cannot_move_resources(world):
     sales = await world.subaccount()
     own = world.api.as_subaccount(sales)
     app_id = (await own.post("Application/", APPLICATION)).body["app_id"]
@@ -216,7 +216,7 @@ async def test_a_subaccount_moves_nothing(world):
 
 
 @pytest.mark.parametrize("path", ["Application/1/", "Endpoint/1/", "Number/1/", "Message/1/"])
-async def test_what_is_not_there_is_404(world, path):
+async def test_an_unknown_object_is_404(world, path):
     assert (await world.api.get(path)).status == 404
 
 

@@ -1,4 +1,4 @@
-"""A state file: what was answered is there after, whatever ends the process."""
+"""A state file keeps every answered change, however the process ends."""
 
 import asyncio
 import json
@@ -96,7 +96,7 @@ async def test_two_sandboxes_do_not_share_a_file(start, tmp_path):
                 pass
 
 
-async def test_a_file_that_is_no_state_is_refused_and_left_alone(start, tmp_path):
+async def test_a_file_that_is_not_a_state_is_refused_and_not_changed(start, tmp_path):
     file = tmp_path / "notes.txt"
     file.write_text("not a database, and longer than its header would be")
     with pytest.raises(StoreError, match="not a database"):
@@ -126,7 +126,7 @@ async def test_reset_empties_the_file_too(start, tmp_path):
 
 
 async def _program(file: Path):
-    """Start the sandbox as a process of its own; return it and its URL."""
+    """Start the sandbox as a process; return it and its URL."""
     arguments = ("-m", "worker.sandbox", "--port", "0", "--rate-limit", "off", "--state", str(file))
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
@@ -137,7 +137,7 @@ async def _program(file: Path):
     raise AssertionError("the sandbox did not start")
 
 
-async def test_what_was_answered_survives_sigkill(tmp_path):
+async def test_answered_changes_survive_sigkill(tmp_path):
     answered = set()
 
     enough = asyncio.Event()

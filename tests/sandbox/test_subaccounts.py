@@ -1,4 +1,4 @@
-"""The five operations, as documented."""
+"""The five documented operations on subaccounts."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a
 START = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
 
-async def test_create_answers_201_with_credentials(world):
+async def test_create_returns_201_with_credentials(world):
     created = await world.api.post("Subaccount/", {"name": "Wayne Enterprises", "enabled": True})
 
     assert created.status == 201
@@ -37,7 +37,7 @@ async def test_name_is_required_and_may_be_anything(world):
     assert (missing.status, missing.body["error"]) == (400, "name parameter is missing")
 
 
-async def test_get_answers_the_whole_object(start):
+async def test_get_returns_the_whole_object(start):
     async with start(start=START) as world:
         made = await world.subaccount("Han Solo")
         found = await world.api.get(f"Subaccount/{made.auth_id}/")
@@ -144,7 +144,7 @@ async def test_two_subaccounts_may_share_a_name_and_nothing_else(world):
     assert one.auth_token != other.auth_token
 
 
-async def test_every_answer_has_an_api_id_of_its_own(world):
+async def test_every_response_has_its_own_api_id(world):
     answers = [
         await world.api.get(),
         await world.api.get("Subaccount/"),
@@ -159,7 +159,7 @@ async def test_every_answer_has_an_api_id_of_its_own(world):
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-async def test_the_same_seed_gives_the_same_answers(start, seed):
+async def test_the_same_seed_gives_the_same_responses(start, seed):
     async def transcript() -> list[bytes]:
         async with start(seed=seed, start=START) as world:
             made = await world.api.post("Subaccount/", {"name": "x"})

@@ -1,4 +1,4 @@
-"""What the official clients really send must be taken; what nobody sends must be refused."""
+"""Accept everything that the official clients send; refuse all else."""
 
 import asyncio
 import io
@@ -18,7 +18,7 @@ async def test_booleans_may_come_as_text(world, sent, meant):
 
 
 @pytest.mark.parametrize("sent", [1, "yes", "", [], {"a": 1}])
-async def test_what_is_no_boolean_is_refused(world, sent):
+async def test_an_invalid_boolean_is_refused(world, sent):
     refused = await world.api.post("Subaccount/", {"name": "x", "enabled": sent})
 
     assert refused.status == 400
@@ -66,7 +66,7 @@ async def test_escaped_and_raw_characters_mean_the_same(world, body):
     "body",
     [b"{", b"[]", b"1", b'"text"', b"null", b'{"name": "\\ud800"}', b"\xff\xfe{}", b"[" * 100_000, b"name=x"],
 )
-async def test_a_body_that_is_no_json_object_is_refused(world, body):
+async def test_a_body_that_is_not_a_json_object_is_refused(world, body):
     refused = await world.api.send("POST", "Subaccount/", data=body, headers=JSON)
 
     assert refused.status == 400
@@ -81,14 +81,14 @@ async def test_a_form_is_refused(world):
 
 
 @pytest.mark.parametrize("name", [1, True, ["x"], {"a": "b"}])
-async def test_a_name_that_is_no_text_is_refused(world, name):
+async def test_a_name_that_is_not_text_is_refused(world, name):
     assert (await world.api.post("Subaccount/", {"name": name})).status == 400
 
 
 @pytest.mark.parametrize(
     "query", ["limit=-1", "limit=x", "offset=-1", "offset=1.5", "limit=", "offset=" + "9" * 30]
 )
-async def test_paging_by_what_is_no_count_is_refused(world, query):
+async def test_an_invalid_limit_or_offset_is_refused(world, query):
     assert (await world.api.get(f"Subaccount/?{query}")).status == 400
 
 
@@ -103,7 +103,7 @@ async def test_a_very_large_body_is_refused(world):
 @pytest.mark.parametrize(
     "path", ["/", "/v1/", "/v1/Account/", "/v2/Account/MA/", "Nothing/", "Subaccount/SA/more/", "Call/x/"]
 )
-async def test_what_is_not_imitated_is_404(world, path):
+async def test_a_path_that_is_not_imitated_is_404(world, path):
     found = await world.api.get(path)
 
     assert (found.status, found.body["error"]) == (404, "not found")
@@ -120,7 +120,7 @@ async def test_head_is_405_without_a_body(world):
     assert (await world.api.send("HEAD", "Subaccount/")).status == 405
 
 
-async def test_a_path_without_its_last_slash_is_404(world):
+async def test_a_path_without_its_trailing_slash_is_404(world):
     assert (await world.api.get("Subaccount")).status == 404
 
 
@@ -154,7 +154,7 @@ async def test_the_path_of_another_account_is_401(world):
 @pytest.mark.parametrize(
     "sent", [b"nonsense\r\n\r\n", b"GET /\xff HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nX\r\n\r\n"]
 )
-async def test_what_is_no_http_is_400_without_a_traceback(world, caplog, sent):
+async def test_invalid_http_is_400_without_a_traceback(world, caplog, sent):
     host, port = world.sandbox.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(sent)
