@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from contracts.envelope import HEADER_PREFIX, JSON, STRUCTURED, Message
 
-# Other examples in every run; the blob printed with a failure replays it.
+# Every run draws new examples; the blob printed with a failure reproduces it.
 replayable = settings(derandomize=False, print_blob=True, deadline=None, max_examples=150)
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates included
@@ -93,7 +93,7 @@ DATA = st.fixed_dictionaries(
         "unknown": JSON_VALUES,
     },
 )
-# JSON that no Python value comes out as.
+# JSON text that no Python value is encoded as.
 RAW_JSON = st.one_of(
     st.integers(0, 400).map(lambda depth: "[" * depth + "1" + "]" * depth),
     st.integers(0, 400).map(lambda depth: '{"a":' * depth + "1" + "}" * depth),
@@ -101,7 +101,7 @@ RAW_JSON = st.one_of(
     st.sampled_from(["1e999", "-1e999", "1e-999", "NaN", "-Infinity", "01", "1.", "+1", "'a'", "1,", "{}"]),
     st.sampled_from([r'"\ud800"', r'"\udc00\ud800"', r'"\x"', '"\t"', '{"a":1,"a":2}', '{"a":1,}', "/**/1"]),
 )
-# Mostly as the contract wants it, and now and then beside it.
+# Mostly valid events, with some invalid values.
 EVENTS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {
         "specversion": st.just("1.0"),

@@ -23,7 +23,7 @@ DOCUMENT: dict[str, Any] = yaml.safe_load(
 MESSAGES = DOCUMENT["components"]["messages"]
 CHANNELS = DOCUMENT["channels"]
 OPERATIONS = DOCUMENT["operations"]
-# All that version 0.3.0 of the AMQP binding knows.
+# All members defined by version 0.3.0 of the AMQP binding.
 CHANNEL_BINDING = {"is", "exchange", "queue", "bindingVersion"}
 EXCHANGE_BINDING = {"name", "type", "durable", "autoDelete", "vhost"}
 QUEUE_BINDING = {"name", "durable", "exclusive", "autoDelete", "vhost"}

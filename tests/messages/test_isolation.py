@@ -66,11 +66,11 @@ def test_a_copy_works_with_pydantic_and_the_standard_library_alone(tmp_path: Pat
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["folder"] == str(tmp_path / "contracts")
-    assert set(told["modules"]) == {f"contracts.{path.stem}" for path in FOLDER.glob("*.py")} - {
+    found = json.loads(done.stdout)
+    assert found["folder"] == str(tmp_path / "contracts")
+    assert set(found["modules"]) == {f"contracts.{path.stem}" for path in FOLDER.glob("*.py")} - {
         "contracts.__init__"
     }
-    assert told["name"] == "Product Engineering"
-    assert told["stale"] == []
-    assert told["blocked"] == ["worker", "aio_pika", "yaml"]
+    assert found["name"] == "Product Engineering"
+    assert found["stale"] == []
+    assert found["blocked"] == ["worker", "aio_pika", "yaml"]

@@ -14,7 +14,7 @@ from tests.messages.strategies import OFFSETS, replayable, structured
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 RISING = [Kind.CREATED, Kind.RENAMED, Kind.REMOVED]
 
-# Few values each, so that ties are common.
+# Few values of each kind, so that ties are common.
 TIMES = st.builds(
     lambda seconds, offset: (NOON + timedelta(seconds=seconds)).astimezone(offset),
     st.integers(0, 2),

@@ -40,7 +40,7 @@ class Api:
         return {"Authorization": aiohttp.encode_basic_auth(self.auth_id, self.auth_token)}
 
     async def send(self, method: str, path: str, **options: Any) -> Reply:
-        """`path` is what follows the account, or begins with a slash."""
+        """Sends a request to `path`, relative to the account or, with a leading slash, absolute."""
         where = path if path.startswith("/") else f"/v1/Account/{self.auth_id}/{path}"
         headers = {**self.headers(), **options.pop("headers", {})}
         async with self.session.request(method, self.url + where, headers=headers, **options) as response:

@@ -1,13 +1,13 @@
-// Drives every imitated operation with Plivo's own Node SDK; prints what each step gave as one JSON object.
-// SANDBOX_URL, SANDBOX_AUTH_ID, SANDBOX_AUTH_TOKEN and PLIVO_PACKAGE (the folder of the package) come from outside.
+// Calls every imitated operation with Plivo's own Node SDK and prints the results as one JSON object.
+// Environment: SANDBOX_URL, SANDBOX_AUTH_ID, SANDBOX_AUTH_TOKEN, and PLIVO_PACKAGE (the folder of the package).
 'use strict';
 
 const { SANDBOX_URL, SANDBOX_AUTH_ID, SANDBOX_AUTH_TOKEN, PLIVO_PACKAGE } = process.env;
 const plivo = require(PLIVO_PACKAGE);
 const axios = require(require.resolve('axios', { paths: [PLIVO_PACKAGE] }));
 
-// The SDK has the address of its voice resources built in and ignores `url` for them: rewrite it on the way out,
-// by the HTTP library's own means. Nothing but the sandbox is ever called.
+// The SDK ignores `url` for its voice resources, whose address is built in. An interceptor of the HTTP library
+// rewrites that address, so that only the sandbox is called.
 axios.defaults.adapter = (config) => {
   const url = config.url.replace('https://api.plivo.com', SANDBOX_URL);
   if (!url.startsWith(`${SANDBOX_URL}/`)) throw new Error(`not the sandbox: ${url}`);

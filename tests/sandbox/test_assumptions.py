@@ -57,14 +57,14 @@ async def _(world):
 @probe("empty_update", "refused", (202, None), (400, None))
 async def _(world):
     made = await world.subaccount()
-    answer = await world.api.post(f"Subaccount/{made.auth_id}/", {})
-    return answer.status, world.find(made.auth_id).modified
+    response = await world.api.post(f"Subaccount/{made.auth_id}/", {})
+    return response.status, world.find(made.auth_id).modified
 
 
 @probe("list_limit", "refuse", [(200, 20), (200, 20)], [(400, None), (400, None)])
 async def _(world):
-    answers = [await world.api.get(f"Subaccount/?limit={limit}") for limit in (0, 21)]
-    return [(answer.status, answer.body.get("meta", {}).get("limit")) for answer in answers]
+    responses = [await world.api.get(f"Subaccount/?limit={limit}") for limit in (0, 21)]
+    return [(response.status, response.body.get("meta", {}).get("limit")) for response in responses]
 
 
 @probe("string_booleans", "refused", 201, 400)

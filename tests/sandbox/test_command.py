@@ -36,13 +36,13 @@ class Program:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self.told = ""
+        self.output = ""
         for line in self.process.stdout:
-            self.told += line
+            self.output += line
             if line.startswith("Ctrl-C"):
                 break
-        self.url = re.search(r"listening on (\S+),", self.told)[1]
-        self.management_url = re.search(r"curl (\S+)/state", self.told)[1]
+        self.url = re.search(r"listening on (\S+),", self.output)[1]
+        self.management_url = re.search(r"curl (\S+)/state", self.output)[1]
 
     def end(self, number):
         self.process.send_signal(number)
@@ -54,11 +54,11 @@ class Program:
 def test_it_runs_until_a_signal_and_exits_0(number):
     program = Program()
     auth = ("MASANDBOX00000000000", "sandbox")
-    answer = requests.get(f"{program.url}/v1/Account/{auth[0]}/", auth=auth, timeout=10)
+    response = requests.get(f"{program.url}/v1/Account/{auth[0]}/", auth=auth, timeout=10)
     state = requests.get(f"{program.management_url}/state", timeout=10).json()
 
     assert program.end(number) == (0, "", "")
-    assert answer.status_code == 200
+    assert response.status_code == 200
     assert state["url"] == program.url
 
 
@@ -66,8 +66,8 @@ def test_it_prints_that_it_is_not_plivo_and_how_to_connect():
     program = Program()
     program.end(signal.SIGTERM)
 
-    assert "THIS IS NOT PLIVO" in program.told.splitlines()[0]
-    worker = re.search(r"^worker +export (.*)$", program.told, re.MULTILINE)[1]
+    assert "THIS IS NOT PLIVO" in program.output.splitlines()[0]
+    worker = re.search(r"^worker +export (.*)$", program.output, re.MULTILINE)[1]
     assert dict(part.split("=", 1) for part in worker.split()) == {
         "PLIVO_API_URL": program.url,
         "PLIVO_AUTH_ID": "MASANDBOX00000000000",
@@ -77,11 +77,11 @@ def test_it_prints_that_it_is_not_plivo_and_how_to_connect():
 
 def test_the_curl_line_works_as_printed():
     program = Program()
-    line = re.search(r"^curl +(curl .*)$", program.told, re.MULTILINE)[1]
-    answer = subprocess.run(line.split(), capture_output=True, check=True, timeout=30)
+    line = re.search(r"^curl +(curl .*)$", program.output, re.MULTILINE)[1]
+    response = subprocess.run(line.split(), capture_output=True, check=True, timeout=30)
     program.end(signal.SIGTERM)
 
-    assert json.loads(answer.stdout)["meta"]["total_count"] == 0
+    assert json.loads(response.stdout)["meta"]["total_count"] == 0
 
 
 def test_a_token_from_the_environment_is_used_and_never_shown():
@@ -94,7 +94,7 @@ def test_a_token_from_the_environment_is_used_and_never_shown():
     _, out, err = program.end(signal.SIGTERM)
 
     assert statuses == [200, 401]
-    assert SECRET not in program.told + out + err
+    assert SECRET not in program.output + out + err
 
 
 def test_options_reach_the_sandbox(tmp_path):
@@ -144,7 +144,7 @@ def test_a_port_in_use_is_one_line_and_exit_1(taken):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "output"),
     [
         (["--assume", "nonsense"], "'nonsense' is not NAME=VALUE"),
         (["--assume", "nonsense=1"], "'nonsense=1' is not NAME=VALUE"),
@@ -156,11 +156,11 @@ def test_a_port_in_use_is_one_line_and_exit_1(taken):
         (["--cash-credits", "much"], "not an amount"),
     ],
 )
-def test_an_invalid_option_is_one_line_and_exit_2(options, told):
+def test_an_invalid_option_is_one_line_and_exit_2(options, output):
     result = CliRunner().invoke(app, ["--port", "0", *options])
 
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert output in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
@@ -180,7 +180,7 @@ def test_an_unusable_state_file_is_one_line_and_exit_1(tmp_path):
 
 
 def test_help_names_every_assumption_with_its_default():
-    told = CliRunner(env={"COLUMNS": "500"}).invoke(app, ["--help"]).stdout
+    output = CliRunner(env={"COLUMNS": "500"}).invoke(app, ["--help"]).stdout
 
     for switch in switches():
-        assert f"{switch.name}={switch.default} ({switch.values})" in told
+        assert f"{switch.name}={switch.default} ({switch.values})" in output

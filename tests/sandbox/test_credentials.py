@@ -43,7 +43,7 @@ async def test_a_subaccount_cannot_manage_subaccounts(world):
     sales = await world.subaccount()
     api = world.api.as_subaccount(sales)
 
-    answers = [
+    responses = [
         await api.get(),
         await api.post("", {"name": "x"}),
         await api.get("Subaccount/"),
@@ -54,7 +54,7 @@ async def test_a_subaccount_cannot_manage_subaccounts(world):
         await api.post("PhoneNumber/14155550000/", {}),
     ]
 
-    assert {answer.status for answer in answers} == {403}
+    assert {response.status for response in responses} == {403}
     assert len(world.sandbox.subaccounts()) == 1
 
 
@@ -74,13 +74,13 @@ async def test_sender_ids_are_whitelisted_for_each_subaccount(world):
 
     world.sandbox.allow_sender(sales.auth_id, "ACME")
     world.sandbox.allow_sender(sales.auth_id, "ACME")
-    answers = [
+    responses = [
         await api.post("Message/", message)
         for api in (world.api.as_subaccount(sales), world.api.as_subaccount(support), world.api)
     ]
 
     assert before.status == 400
-    assert [answer.status for answer in answers] == [202, 400, 400]
+    assert [response.status for response in responses] == [202, 400, 400]
     assert world.find(sales.auth_id).senders == ("ACME",)
 
 

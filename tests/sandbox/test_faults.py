@@ -316,16 +316,16 @@ def test_profiles_use_every_fault_that_ends_on_its_own():
 
 
 async def test_idempotency_keys_are_ignored_unless_honoured(start):
-    answers = {}
+    responses = {}
     for way in ("ignored", "honoured"):
         async with start() as world:
             world.sandbox.assume(idempotency_keys=way)
             headers = {"Idempotency-Key": "one"}
-            answers[way] = [(await _create(world, headers=headers)).body["auth_id"] for _ in range(2)]
+            responses[way] = [(await _create(world, headers=headers)).body["auth_id"] for _ in range(2)]
             assert world.sandbox.requests[0].headers["idempotency-key"] == "one"
 
-    assert len(set(answers["ignored"])) == 2
-    assert len(set(answers["honoured"])) == 1
+    assert len(set(responses["ignored"])) == 2
+    assert len(set(responses["honoured"])) == 1
 
 
 async def test_a_key_of_another_request_is_refused(world):

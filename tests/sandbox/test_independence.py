@@ -26,8 +26,8 @@ def test_importing_it_loads_neither_worker_nor_contracts():
         "print([m for m in sys.modules if m.startswith(('worker.', 'contracts')) "
         "and not m.startswith('worker.sandbox')])"
     )
-    told = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=SANDBOX.parents[1]
     )
 
-    assert told.stdout.strip() == "[]"
+    assert ended.stdout.strip() == "[]"

@@ -129,7 +129,7 @@ async def test_reset_restores_the_initial_state(managed):
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "told"),
+    ("method", "path", "body", "error"),
     [
         ("POST", "faults", {"fault": "nonsense"}, "unknown fault"),
         ("POST", "faults", {"fault": "error", "operation": "x"}, "unknown operation"),
@@ -147,11 +147,11 @@ async def test_reset_restores_the_initial_state(managed):
         ("GET", "requests?last=x", None, "invalid literal"),
     ],
 )
-async def test_invalid_requests_get_a_one_line_error(managed, method, path, body, told):
-    status, answer = await _ask(managed, method, path, body)
+async def test_invalid_requests_get_a_one_line_error(managed, method, path, body, error):
+    status, response = await _ask(managed, method, path, body)
 
     assert status == 400
-    assert told in answer["error"]
+    assert error in response["error"]
 
 
 async def test_a_web_page_cannot_write_to_it(managed):

@@ -20,7 +20,7 @@ def package():
 
 
 @pytest.fixture
-def told(package, threaded_sandbox):
+def output(package, threaded_sandbox):
     sandbox = threaded_sandbox.sandbox
     environment = {
         **os.environ,
@@ -33,15 +33,15 @@ def told(package, threaded_sandbox):
         ["node", str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=100, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])  # the SDK prints things of its own before
+    return json.loads(ended.stdout.splitlines()[-1])  # the SDK prints other lines before it
 
 
 def test_it_is_the_real_sdk(package):
     assert json.loads((package / "package.json").read_text())["version"] == PACKAGE.partition("@")[2]
 
 
-def test_the_node_sdk_cannot_tell_the_difference(told, threaded_sandbox):
-    assert told["subaccounts"] == {
+def test_the_node_sdk_cannot_tell_the_difference(output, threaded_sandbox):
+    assert output["subaccounts"] == {
         "message": "created",
         "tokenLength": 40,
         "renamed": ["Renamed", True],
@@ -52,14 +52,14 @@ def test_the_node_sdk_cannot_tell_the_difference(told, threaded_sandbox):
         "missing": [404, "not found", True],
         "nameless": [400, "name parameter is invalid: it is empty", True],
     }
-    assert told["resources"] == {
+    assert output["resources"] == {
         "application": [True, "http://127.0.0.1/other"],
         "endpoint": "Front",
         "bought": "fulfilled",
         "moved": True,
         "counts": [1, 1, 1],
     }
-    assert told["usage"] == {
+    assert output["usage"] == {
         "called": "call fired",
         "refused": [None, "AxiosError: Request failed with status code 403", False],
         "disabled": [401, "this subaccount is disabled", True],
@@ -67,6 +67,6 @@ def test_the_node_sdk_cannot_tell_the_difference(told, threaded_sandbox):
         "listed": 1,
         "account": ["Lucius Fox", "99.98600"],
     }
-    assert told["stranger"] == [401, "authentication failed", True]
+    assert output["stranger"] == [401, "authentication failed", True]
     log = threaded_sandbox.do(lambda sandbox: sandbox.requests)
     assert {entry.operation for entry in log} - {None} == set(NAMES)

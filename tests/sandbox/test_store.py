@@ -62,8 +62,8 @@ async def test_idempotency_keys_survive_a_restart(start, tmp_path):
     for _ in range(2):
         async with start(state=tmp_path / "state.db") as world:
             world.sandbox.assume(idempotency_keys="honoured")
-            answer = await world.api.post("Subaccount/", {"name": "x"}, headers={"Idempotency-Key": "k"})
-            made.append(answer.body["auth_id"])
+            response = await world.api.post("Subaccount/", {"name": "x"}, headers={"Idempotency-Key": "k"})
+            made.append(response.body["auth_id"])
 
     assert made[0] == made[1]
 

@@ -145,7 +145,7 @@ async def test_two_subaccounts_may_share_a_name_and_nothing_else(world):
 
 
 async def test_every_response_has_its_own_api_id(world):
-    answers = [
+    responses = [
         await world.api.get(),
         await world.api.get("Subaccount/"),
         await world.api.post("Subaccount/", {}),
@@ -153,7 +153,7 @@ async def test_every_response_has_its_own_api_id(world):
         await world.api.get("Subaccount/"),
     ]
 
-    ids = [answer.body["api_id"] for answer in answers]
+    ids = [response.body["api_id"] for response in responses]
     assert all(UUID.fullmatch(each) for each in ids)
     assert len(set(ids)) == len(ids)
 

@@ -158,9 +158,9 @@ async def test_invalid_http_is_400_without_a_traceback(world, caplog, sent):
     host, port = world.sandbox.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(sent)
-    answer = await reader.read()
+    response = await reader.read()
     writer.close()
     await writer.wait_closed()
 
-    assert answer.split()[1] == b"400"
+    assert response.split()[1] == b"400"
     assert caplog.records == []

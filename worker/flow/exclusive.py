@@ -1,6 +1,6 @@
 """A readers-writer lock, so that a suspected poison message is worked on while nothing else runs.
 
-A message that crashes its worker takes down whatever runs beside it. Worked on alone, it is the only suspect.
+A message that crashes its worker interrupts all messages in progress. If it runs alone, the cause is clear.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ class Pausable(Protocol):
     """The part of a consumer that the gate controls."""
 
     async def pause(self) -> None:
-        """Stops deliveries, also over reconnects. Those held can be acked; none comes after it returns."""
+        """Stops deliveries, also over reconnects. Unacked ones stay valid; none comes after it returns."""
 
     async def resume(self) -> None:
         """Starts deliveries again; does nothing after `stop`."""
@@ -53,8 +53,8 @@ class Gate:
     def block(self, blocker: str, reason: str, *, affects_all: bool = True) -> None:
         """Adds a block; does nothing if the blocker already has one.
 
-        `affects_all`: every message held waits for the end of the same outage. To park some of them would
-        gain nothing, so none leaves the waiting room meanwhile.
+        `affects_all`: all consumed messages wait for the end of the same outage. Parking some of them would
+        not help, so none is evicted from the waiting room meanwhile.
         """
         if blocker in self._blocks:
             return

@@ -14,7 +14,7 @@ from typing import Any
 
 
 class Progress(Enum):
-    """What work returns."""
+    """The result of work."""
 
     ENDED = auto()
     """It is finished and leaves the lane."""
@@ -42,7 +42,7 @@ class _Item:
 class _Lane:
     """Work is taken in rounds, each sorted by rank; new work waits for the next round, so nothing starves.
 
-    `size` counts what waits, what is left of this round, and what runs.
+    `size` counts all work in the lane: waiting, left in this round, and running.
     """
 
     waiting: list[_Item] = field(default_factory=list)

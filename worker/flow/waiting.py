@@ -46,8 +46,8 @@ class WaitingRoom:
     """Has room for a number of messages.
 
     A waiter counts as all the messages in its lane, since those behind it wait too. A pause is a wait for the
-    end of a fault that is not the message's own. During a global outage all pauses wait for the same, and to
-    park some of them would gain nothing: pauses then take no room and are not evicted.
+    end of a fault that is not the message's own. During a global outage all pauses wait for the same event,
+    and parking some of them would not help: pauses then take no room and are not evicted.
     """
 
     clock: Clock

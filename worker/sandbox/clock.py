@@ -1,7 +1,7 @@
 """Simulated time: it runs as fast as real time and can be moved forward."""
 
 from datetime import UTC, datetime, timedelta
-from time import monotonic  # noqa: TID251 - the sandbox is a program of its own; this is its clock
+from time import monotonic  # noqa: TID251 - the sandbox is a separate program; this is its clock
 from zoneinfo import ZoneInfo
 
 

@@ -224,7 +224,7 @@ async def _read(request: web.Request, model: type[M]) -> M:
 async def _read_object(request: web.Request) -> dict[str, Any]:
     body = json.loads(await request.read() or b"{}")
     if not isinstance(body, dict):
-        raise ValueError("a JSON object is expected")  # noqa: TRY004 - what was sent is wrong, not its handling
+        raise ValueError("a JSON object is expected")  # noqa: TRY004 - invalid input, not a fault of this program
     return body
 
 

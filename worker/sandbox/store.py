@@ -58,6 +58,7 @@ class NoStore:
     ahead = timedelta(0)
 
     def load(self) -> Iterator[tuple[Any, int]]:
+        """Yield nothing."""
         return iter(())
 
     def save(self, changes: Sequence[Change]) -> None:
@@ -95,6 +96,7 @@ class FileStore:
 
     @property
     def ahead(self) -> timedelta:
+        """The lead of simulated time over real time."""
         return timedelta(seconds=self._fact("ahead"))
 
     def load(self) -> Iterator[tuple[Any, int]]:
@@ -107,6 +109,7 @@ class FileStore:
             raise self._error("another version wrote it") from None
 
     def save(self, changes: Sequence[Change]) -> None:
+        """Save the changes in one transaction."""
         if not changes:
             return
         self._connection.execute("BEGIN")
@@ -122,9 +125,11 @@ class FileStore:
         self._connection.execute("COMMIT")
 
     def save_ahead(self, ahead: timedelta) -> None:
+        """Save the lead of simulated time over real time."""
         self._set_fact("ahead", ahead.total_seconds())
 
     def close(self) -> None:
+        """Close the file."""
         self._connection.close()
 
     def _error(self, reason: object) -> StoreError:
