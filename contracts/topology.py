@@ -170,7 +170,7 @@ def _quorum(broker: BrokerVersion) -> dict[str, Any]:
 
 def _delayed_return(delay: timedelta) -> dict[str, Any]:
     # Without at-least-once, a broker restart at the wrong moment loses messages. It needs reject-publish.
-    # https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
+    # https://www.rabbitmq.com/blog/2022/03/29/at-least-once-dead-lettering
     return {
         "x-message-ttl": delay // timedelta(milliseconds=1),
         "x-dead-letter-exchange": REPLAY,

@@ -1,6 +1,6 @@
 """The operations on the main account and its subaccounts.
 
-https://www.plivo.com/docs/account/api/account, https://www.plivo.com/docs/account/api/subaccount
+https://www.plivo.com/docs/account/api/subaccount
 """
 
 from dataclasses import asdict, fields, replace
