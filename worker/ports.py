@@ -83,7 +83,7 @@ class Consumer(Protocol):
     async def stop(self) -> None:
         """Pauses for good."""
 
-    async def wrong(self) -> list[str]:
+    async def problems(self) -> list[str]:
         """Why no deliveries come, a line for each reason; empty while they do."""
 
 

@@ -19,7 +19,8 @@ from rich.table import Table
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
 from worker.adapters.amqp import topology as rabbitmq_topology
-from worker.adapters.amqp.link import connect
+from worker.adapters.amqp.connect import connect
+from worker.adapters.amqp.seam import Connection
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.cli import dead_letter_commands as dead_letters
@@ -53,9 +54,7 @@ async def main() -> None:
 
 
 class Place:
-    def __init__(
-        self, node: PrivateNode, settings: DeadLetterSettings, connection: aio_pika.abc.AbstractConnection
-    ) -> None:
+    def __init__(self, node: PrivateNode, settings: DeadLetterSettings, connection: Connection) -> None:
         self.node = node
         self.settings = settings
         self.connection = connection
@@ -105,7 +104,7 @@ class Place:
         return state.messages if state else 0
 
     async def fill(self, messages: int) -> None:
-        async with self.connection.channel() as channel:
+        async with await aio_pika.connect(self.node.url) as plain, plain.channel() as channel:
             exchange = await channel.get_exchange(names.DEAD_LETTERS, ensure=False)
             for first in range(0, messages, 1000):
                 numbers = range(first, min(first + 1000, messages))

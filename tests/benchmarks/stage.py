@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractChannel
 
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
 from tests.benchmarks.events import Event, message, routing_key
 from tests.benchmarks.processes import Consuming, consuming
 from worker.adapters.amqp import topology as rabbitmq_topology
-from worker.adapters.amqp.link import version_of
+from worker.adapters.amqp.connect import connect
+from worker.adapters.amqp.seam import Connection
 from worker.demo.private_node import private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN
 
@@ -52,12 +53,12 @@ class Progress:
 class Stage:
     amqp_url: str
     folder: Path
-    connection: AbstractConnection
+    connection: Connection
     channel: AbstractChannel
 
     async def set(self, events: Iterable[Event]) -> None:
         """Everything is as new, and these events wait in the work queue."""
-        wanted = topology(BrokerVersion.parse(version_of(self.connection)))
+        wanted = topology(BrokerVersion.parse(self.connection.server_version))
         for queue in wanted.queues:
             await self.channel.queue_delete(queue.name)
         await rabbitmq_topology.apply(self.connection, wanted)
@@ -122,6 +123,10 @@ Side = Callable[[Load], AbstractAsyncContextManager[Consuming]]
 @asynccontextmanager
 async def stage() -> AsyncIterator[Stage]:
     with tempfile.TemporaryDirectory() as folder:
-        async with private_node() as node, await aio_pika.connect(node.url) as connection:
-            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        async with (
+            private_node() as node,
+            await connect(node.url, "benchmark") as connection,
+            await aio_pika.connect(node.url) as plain,
+        ):
+            channel = await plain.channel(publisher_confirms=True, on_return_raises=True)
             yield Stage(node.url, Path(folder) / "run", connection, channel)

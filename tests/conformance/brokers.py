@@ -6,7 +6,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from typing import Protocol
 
-from aio_pika.abc import AbstractChannel, AbstractConnection
+import aio_pika
+from aio_pika.abc import AbstractChannel
 
 from contracts.topology import BrokerVersion, topology
 from tests.simulation.broker import Broker as SimulatedBroker
@@ -15,8 +16,12 @@ from tests.simulation.chance import PROFILES, Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
 from worker.adapters.amqp import topology as rabbitmq_topology
-from worker.adapters.amqp.client import RabbitConsumer, RabbitPublisher, no_preparation
-from worker.adapters.amqp.link import Link, connect, version_of
+from worker.adapters.amqp.connect import connect
+from worker.adapters.amqp.consumer import RabbitConsumer
+from worker.adapters.amqp.getter import Getter
+from worker.adapters.amqp.link import Link
+from worker.adapters.amqp.publisher import RabbitPublisher, no_preparation
+from worker.adapters.amqp.seam import Channel, Connection
 from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.system import SystemClock
 from worker.ports import Consumer, Delivery, Publisher
@@ -65,8 +70,10 @@ class MemoryBench:
 class RabbitBench:
     url: str
     publisher: RabbitPublisher
-    connection: AbstractConnection
+    connection: Connection
+    own: Channel
     channel: AbstractChannel
+    """Of aio-pika, as any other client uses."""
 
     @asynccontextmanager
     async def consumer(self, queue: str, prefetch: int, receive: Receive) -> AsyncIterator[Consumer]:
@@ -75,7 +82,8 @@ class RabbitBench:
             yield rabbit
 
     async def bind(self, exchange: str, queue: str, routing_key: str) -> None:
-        await (await self.channel.declare_queue(queue, exclusive=True)).bind(exchange, routing_key)
+        await self.own.declare_queue(queue, temporary=True)
+        await self.own.bind(queue, exchange, routing_key)
 
     async def ready(self, queue: str) -> int:
         state = await rabbitmq_topology.state_of(self.connection, queue)
@@ -83,8 +91,8 @@ class RabbitBench:
         return state.messages
 
     async def bodies(self, queue: str) -> list[bytes]:
-        taken = await self.channel.get_queue(queue, ensure=False)
-        messages = [await taken.get(no_ack=True) for _ in range(await self.ready(queue))]
+        getter = Getter(self.connection, self.own, queue)
+        messages = [await getter.get() for _ in range(await self.ready(queue))]
         return [message.body for message in messages if message]
 
 
@@ -102,11 +110,13 @@ def memory_bench() -> MemoryBench:
 async def rabbit_bench(url: str) -> AsyncIterator[RabbitBench]:
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(await connect(url, "conformance"))
-        wanted = topology(BrokerVersion.parse(version_of(connection)))
+        wanted = topology(BrokerVersion.parse(connection.server_version))
         await rabbitmq_topology.apply(connection, wanted)
         publisher = await stack.enter_async_context(RabbitPublisher.running(link("publisher", url)))
-        channel = await stack.enter_async_context(connection.channel())
-        yield RabbitBench(url, publisher, connection, channel)
+        plain = await stack.enter_async_context(await aio_pika.connect(url))
+        channel = await stack.enter_async_context(plain.channel())
+        own = await stack.enter_async_context(connection.channel())
+        yield RabbitBench(url, publisher, connection, own, channel)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
-"""A connection of one channel that says what it is told to, and nothing by itself."""
+"""A connection with one channel that sends only what a test tells it to."""
 
 import asyncio
 from collections.abc import Mapping
 
-from worker.adapters.amqp.codec.frames import RETURN, Listener
+from worker.adapters.amqp.codec.dispatch import Listener
+from worker.adapters.amqp.codec.frames import RETURN
 
 
 class Socket:
-    """Connection and channel in one: what was sent, and who listens."""
+    """Connection and channel in one: records what was sent, and who listens."""
 
-    number, max_content_size, is_closed = 1, 0, False
+    number, max_payload, is_closed = 1, 0, False
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -17,6 +18,9 @@ class Socket:
 
     def listen(self, _channel: int, listeners: Mapping[bytes, Listener]) -> None:
         self.listeners = listeners
+
+    def on_closed(self, _tell: object) -> None:
+        """Never."""
 
     def send(self, frames: bytes) -> None:
         self.sent.append(frames)

@@ -20,7 +20,7 @@ from tests.conformance.brokers import (
     rabbit_bench,
     simulated_bench,
 )
-from worker.adapters.amqp.client import RabbitPublisher
+from worker.adapters.amqp.publisher import RabbitPublisher
 from worker.core.messages import Outgoing
 from worker.ports import PublishFailed, Unroutable
 

@@ -1,4 +1,4 @@
-"""Whoever waits for a confirm does not wait for ever, and one timer is enough for all. In virtual time."""
+"""A wait for a confirm ends in time, and one timer serves all. In virtual time."""
 
 import asyncio
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from contracts.envelope import Message
 from tests.conformance.silent_socket import Socket
 from tests.simulation.virtual_time import VirtualLoop
 from worker.adapters.amqp.codec.frames import ACK, NACK
-from worker.adapters.amqp.confirms import ConfirmingChannel, Patience, Refused, Returned
+from worker.adapters.amqp.confirms import ConfirmingChannel, ConfirmTimeouts, Refused, Returned
 from worker.core.messages import Outgoing
 
 
-async def until_given_up(patience: Patience, loop: VirtualLoop) -> float:
+async def until_given_up(timeouts: ConfirmTimeouts, loop: VirtualLoop) -> float:
     """When one that begins now is."""
     silent = loop.create_future()
-    patience.begins(silent)
+    timeouts.start(silent)
     with pytest.raises(TimeoutError):
         await silent
     return loop.time()
@@ -31,10 +31,10 @@ def loop() -> Iterator[VirtualLoop]:
 
 def test_what_is_not_done_in_time_is_given_up_and_what_is_done_is_not(loop):
     async def story() -> None:
-        patience, answered = Patience(15), loop.create_future()
-        patience.begins(answered)
+        timeouts, answered = ConfirmTimeouts(15), loop.create_future()
+        timeouts.start(answered)
         answered.set_result("confirmed")
-        assert await until_given_up(patience, loop) == 15
+        assert await until_given_up(timeouts, loop) == 15
         assert await answered == "confirmed"
 
     loop.run_until_complete(story())
@@ -42,29 +42,29 @@ def test_what_is_not_done_in_time_is_given_up_and_what_is_done_is_not(loop):
 
 def test_what_begins_later_has_as_long_and_so_has_what_begins_after_a_pause(loop):
     async def story() -> None:
-        patience, first = Patience(15), loop.create_future()
-        patience.begins(first)
+        timeouts, first = ConfirmTimeouts(15), loop.create_future()
+        timeouts.start(first)
         later = loop.create_future()
-        loop.call_later(5, patience.begins, later)
+        loop.call_later(5, timeouts.start, later)
         with pytest.raises(TimeoutError):
             await first
         assert (loop.time(), later.done()) == (15, False)
         with pytest.raises(TimeoutError):
             await later
         assert loop.time() == 20
-        assert await until_given_up(patience, loop) == 35
+        assert await until_given_up(timeouts, loop) == 35
 
     loop.run_until_complete(story())
 
 
 def test_what_is_done_is_not_kept(loop):
     async def story() -> None:
-        patience = Patience(15)
+        timeouts = ConfirmTimeouts(15)
         for _ in range(100):
             future = loop.create_future()
-            patience.begins(future)
+            timeouts.start(future)
             future.set_result(None)
-        assert len(patience._waited_for) == 1
+        assert len(timeouts._pending) == 1
 
     loop.run_until_complete(story())
 

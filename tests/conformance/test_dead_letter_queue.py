@@ -12,8 +12,10 @@ from contracts.topology import DEAD_LETTERS, BrokerVersion
 from tests.conformance.brokers import Bench, memory_bench, rabbit_bench
 from tests.conformance.silent_socket import Socket
 from worker.adapters.amqp import dead_letters as rabbitmq_dead_letters
+from worker.adapters.amqp import getter
+from worker.adapters.amqp.connect import connect
 from worker.adapters.amqp.dead_letters import WINDOWS, RabbitDeadLetters, RabbitLook
-from worker.adapters.amqp.link import BrokerUnavailable, connect
+from worker.adapters.amqp.errors import BrokerUnavailable
 from worker.adapters.memory.dead_letters import MemoryDeadLetters
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
@@ -196,13 +198,13 @@ async def test_a_look_that_loses_its_channel_as_it_waits_says_so(error):
     look = RabbitLook(Socket(), Socket(), BrokerVersion(3, 10))
     waiting = asyncio.create_task(anext(look.batches(1)))
     await asyncio.sleep(0)
-    look.lose(None, error)
+    look.lose(error)
     with pytest.raises(BrokerUnavailable, match=r"RabbitMQ cannot be used: (reset|the channel was closed)"):
         await waiting
 
 
 async def test_a_look_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rabbitmq_dead_letters, "ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(getter, "ANSWER_SECONDS", 0.01)
     look = RabbitLook(Socket(), Socket(), BrokerVersion(3, 10))
     with pytest.raises(BrokerUnavailable, match="no answer in time"):
         await anext(look.batches(1))

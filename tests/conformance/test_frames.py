@@ -16,7 +16,7 @@ from pamqp.commands import Basic
 
 from tests.simulation.virtual_time import VirtualLoop
 from tests.support.raw_amqp import content_header, entry, frame, nested, properties, short, timestamp
-from worker.adapters.amqp.codec import frames as rabbitmq_frames
+from worker.adapters.amqp.codec.dispatch import Listener
 from worker.adapters.amqp.codec.frames import (
     ACK,
     DELIVER,
@@ -24,9 +24,7 @@ from worker.adapters.amqp.codec.frames import (
     GET_OK,
     NACK,
     RETURN,
-    SHOWN_EVERY_SECONDS,
     Delivered,
-    DividingReader,
     ack,
     confirmed,
     content,
@@ -36,6 +34,7 @@ from worker.adapters.amqp.codec.frames import (
     publish,
     returned,
 )
+from worker.adapters.amqp.tap import HEARTBEAT_EVERY_SECONDS, FrameTap
 
 POISON = {
     "timestamp": properties(timestamp=timestamp(1700000000000000)),
@@ -78,8 +77,8 @@ class Heard:
             if method in {DELIVER, GET_OK}
         ]
 
-    def listen(self, reader: DividingReader, channels: Iterable[int]) -> None:
-        def hears(channel: int, method: bytes) -> rabbitmq_frames.Listener:
+    def listen(self, reader: FrameTap, channels: Iterable[int]) -> None:
+        def hears(channel: int, method: bytes) -> Listener:
             return lambda *told: self.said.append((channel, method, *told))
 
         for channel in channels:
@@ -90,7 +89,7 @@ class Heard:
 async def heard(stream: bytes, at_once: int = 2**20, channels: Iterable[int] = (1, 2)) -> Heard:
     """Arriving in pieces."""
     source, all_of_it = asyncio.StreamReader(), Heard()
-    reader = DividingReader(source)
+    reader = FrameTap(source)
     all_of_it.listen(reader, channels)
 
     async def arrive() -> None:
@@ -224,13 +223,13 @@ def test_a_broker_that_says_nothing_but_messages_is_not_silent_to_the_library():
 
     async def story() -> list[float]:
         source, all_of_it = asyncio.StreamReader(), Heard()
-        reader, shown = DividingReader(source), []
+        reader, shown = FrameTap(source), []
         all_of_it.listen(reader, [1])
 
         async def arrive() -> None:
             for _ in range(100):
                 source.feed_data(deliver() + message())
-                await asyncio.sleep(SHOWN_EVERY_SECONDS / 4)
+                await asyncio.sleep(HEARTBEAT_EVERY_SECONDS / 4)
             source.feed_eof()
 
         arriving = asyncio.create_task(arrive())
@@ -246,7 +245,7 @@ def test_a_broker_that_says_nothing_but_messages_is_not_silent_to_the_library():
     loop.close()
     gaps = [later - earlier for earlier, later in zip([0.0, *shown], shown, strict=False)]
     assert len(shown) > 10
-    assert max(gaps) < 2 * SHOWN_EVERY_SECONDS
+    assert max(gaps) < 2 * HEARTBEAT_EVERY_SECONDS
 
 
 def test_a_broker_that_takes_its_time_is_shown_as_it_is():
@@ -255,11 +254,11 @@ def test_a_broker_that_takes_its_time_is_shown_as_it_is():
 
     async def story() -> list[str]:
         source = asyncio.StreamReader()
-        reader, shown = DividingReader(source), []
+        reader, shown = FrameTap(source), []
 
         async def arrive() -> None:
             for _ in range(5):
-                await asyncio.sleep(3 * SHOWN_EVERY_SECONDS)
+                await asyncio.sleep(3 * HEARTBEAT_EVERY_SECONDS)
                 source.feed_data(pamqp.frame.marshal(Basic.QosOk(), 1))
             source.feed_eof()
 

@@ -18,8 +18,8 @@ from tests.support.raw_amqp import (
     short,
     timestamp,
 )
+from worker.adapters.amqp.connect import connect
 from worker.adapters.amqp.dead_letters import RabbitDeadLetters
-from worker.adapters.amqp.link import connect
 from worker.adapters.system import SystemClock
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, dead_letter

@@ -10,8 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.soak.chaos import Plan, Stop, chaos
-from worker.adapters.amqp import client as rabbitmq
-from worker.adapters.amqp import link as rabbitmq_connection
+from worker.adapters.amqp import link, publisher
 from worker.bootstrap import running_worker
 from worker.demo.private_node import SERVER_SCRIPT
 from worker.settings.model import WorkerSettings, load
@@ -35,9 +34,9 @@ NOTICED = (
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch):
     """The same rules with shorter times."""
-    monkeypatch.setattr(rabbitmq, "CONFIRM_SECONDS", 2.0)
-    monkeypatch.setattr(rabbitmq_connection, "PULSE_SECONDS", 0.5)
-    monkeypatch.setattr(rabbitmq_connection, "PULSE_ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(publisher, "CONFIRM_SECONDS", 2.0)
+    monkeypatch.setattr(link, "PULSE_SECONDS", 0.5)
+    monkeypatch.setattr(link, "PULSE_ANSWER_SECONDS", 2.0)
 
 
 @asynccontextmanager

@@ -12,21 +12,17 @@ from contracts.envelope import STRUCTURED, Message
 from contracts.topology import DEPARTMENTS, WORK_QUEUE, BrokerVersion, topology
 from tests.conformance.brokers import Inbox, rabbit_bench
 from tests.support.fault_proxy import BrokerProxy, fault_proxy
-from worker.adapters.amqp import client as rabbitmq
-from worker.adapters.amqp import link as rabbitmq_connection
+from worker.adapters.amqp import connect as connecting
+from worker.adapters.amqp import consumer as rabbitmq_consumer
+from worker.adapters.amqp import link as rabbitmq_link
+from worker.adapters.amqp import publisher as rabbitmq_publisher
 from worker.adapters.amqp import topology as rabbitmq_topology
-from worker.adapters.amqp.client import Prepare, RabbitConsumer, RabbitPublisher, no_preparation
-from worker.adapters.amqp.link import (
-    BROKER_ERRORS,
-    BrokerRefuses,
-    BrokerUnavailable,
-    Connection,
-    Link,
-    Retries,
-    connect,
-    explain,
-    version_of,
-)
+from worker.adapters.amqp.connect import connect
+from worker.adapters.amqp.consumer import RabbitConsumer
+from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable, explain
+from worker.adapters.amqp.link import Link, Retries
+from worker.adapters.amqp.publisher import Prepare, RabbitPublisher, no_preparation
+from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed
@@ -38,10 +34,10 @@ pytestmark = pytest.mark.xdist_group("broker")
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch):
     """The same rules with shorter times."""
-    monkeypatch.setattr(rabbitmq, "CONFIRM_SECONDS", 1.0)
-    monkeypatch.setattr(rabbitmq_connection, "PULSE_SECONDS", 0.1)
-    monkeypatch.setattr(rabbitmq_connection, "PULSE_ANSWER_SECONDS", 1.0)
-    monkeypatch.setattr(rabbitmq_connection, "CLOSE_SECONDS", 0.5)
+    monkeypatch.setattr(rabbitmq_publisher, "CONFIRM_SECONDS", 1.0)
+    monkeypatch.setattr(rabbitmq_link, "PULSE_SECONDS", 0.1)
+    monkeypatch.setattr(rabbitmq_link, "PULSE_ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(connecting, "CLOSE_SECONDS", 0.5)
 
 
 @pytest.fixture
@@ -53,7 +49,7 @@ async def proxy(clean_broker: str) -> AsyncIterator[BrokerProxy]:
 
 
 async def declare(connection: Connection) -> None:
-    await rabbitmq_topology.apply(connection, topology(BrokerVersion.parse(version_of(connection))))
+    await rabbitmq_topology.apply(connection, topology(BrokerVersion.parse(connection.server_version)))
 
 
 def link(*urls: str) -> Link:
@@ -209,10 +205,10 @@ async def test_a_confirm_that_never_comes_costs_the_connection(proxy):
         async with proxy.connected_anew():
             with pytest.raises(PublishFailed, match="no confirm in time"):
                 await publisher.publish(event(b"one"))
-        assert await publisher.wrong()
+        assert await publisher.problems()
         proxy.heal()
         await publish(publisher, b"one")
-        assert await publisher.wrong() == []
+        assert await publisher.problems() == []
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection(proxy):
@@ -243,7 +239,7 @@ async def test_nobody_is_deaf_or_dumb_after_the_client_library_has_cancelled_all
         ]
         await asyncio.sleep(0)
         for port in (consumer, publisher):
-            port._connection.transport.connection._reader_task.cancel()
+            port._connection._library._reader_task.cancel()
         failed, *ended = await asyncio.gather(*waiting, return_exceptions=True)
         assert isinstance(failed, PublishFailed)
         assert ended == [None, None]
@@ -273,7 +269,7 @@ async def test_a_deleted_queue_is_made_again_with_all_that_leads_to_it(proxy, cl
     inbox = Inbox()
     async with consuming(proxy.url, inbox, declare), publishing(clean_broker) as publisher:
         async with await connect(clean_broker, "test") as connection, proxy.connected_anew():
-            await (await connection.channel()).queue_delete(WORK_QUEUE)
+            await (await connection.open_channel()).queue_delete(WORK_QUEUE)
         await publish(publisher, b"one")
         await inbox.holds(1)
 
@@ -286,9 +282,9 @@ async def test_whose_topology_is_made_by_others_waits_for_the_queue_and_says_so(
         await connect(clean_broker, "test") as connection,
     ):
         async with proxy.connected_anew(3):
-            await (await connection.channel()).queue_delete(WORK_QUEUE)
-        (wrong,) = await consumer.wrong()
-        assert "no queue 'provisioner.departments'" in wrong
+            await (await connection.open_channel()).queue_delete(WORK_QUEUE)
+        (problem,) = await consumer.problems()
+        assert "no queue 'provisioner.departments'" in problem
         await declare(connection)
         await publish(publisher, b"one")
         await inbox.holds(1)
@@ -297,27 +293,27 @@ async def test_whose_topology_is_made_by_others_waits_for_the_queue_and_says_so(
 async def test_an_exchange_that_was_deleted_comes_back(proxy, clean_broker):
     async with RabbitPublisher.running(link(proxy.url), declare) as publisher:
         async with await connect(clean_broker, "test") as connection:
-            await (await connection.channel()).exchange_delete(DEPARTMENTS)
+            await (await connection.open_channel()).exchange_delete(DEPARTMENTS)
         await publish(publisher, b"one")
 
 
 async def test_an_exchange_that_nobody_misses_is_made_again_all_the_same(proxy, clean_broker, monkeypatch):
     """The consumer goes on without it, ready and deaf: its producers are refused."""
-    monkeypatch.setattr(rabbitmq, "PREPARE_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(rabbitmq_consumer, "PREPARE_AGAIN_SECONDS", 0.1)
     inbox = Inbox()
     async with (
         consuming(proxy.url, inbox, declare) as consumer,
         publishing(clean_broker) as publisher,
         await connect(clean_broker, "test") as connection,
     ):
-        await (await connection.channel()).exchange_delete(DEPARTMENTS)
+        await (await connection.open_channel()).exchange_delete(DEPARTMENTS)
         await publish(publisher, b"one")
         await inbox.holds(1)
-        assert await consumer.wrong() == []
+        assert await consumer.problems() == []
 
 
 async def test_a_topology_that_is_refused_later_stops_nothing(proxy, clean_broker, monkeypatch):
-    monkeypatch.setattr(rabbitmq, "PREPARE_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(rabbitmq_consumer, "PREPARE_AGAIN_SECONDS", 0.05)
     inbox, refused = Inbox(), asyncio.Event()
 
     async def prepare(connection: Connection) -> None:
@@ -331,7 +327,7 @@ async def test_a_topology_that_is_refused_later_stops_nothing(proxy, clean_broke
         await refused.wait()
         await publish(publisher, b"two")
         await inbox.holds(2)
-        assert await consumer.wrong() == []
+        assert await consumer.problems() == []
 
 
 async def test_a_channel_closed_by_the_broker_is_replaced(proxy, clean_broker):
@@ -339,9 +335,8 @@ async def test_a_channel_closed_by_the_broker_is_replaced(proxy, clean_broker):
     async with consuming(proxy.url, inbox), publishing(clean_broker) as publisher:
         await publish(publisher, b"one")
         (first,) = await inbox.holds(1)
-        underlay = await first._channel._channel.get_underlay_channel()
         async with proxy.connected_anew():
-            await underlay.basic_ack(4711)  # of no delivery: 406, as for a consumer that takes too long
+            first._channel.ack(4711)  # of no delivery: 406, as for a consumer that takes too long
         await publish(publisher, b"two")
         await inbox.holds(3)
         assert not first.live
@@ -369,20 +364,19 @@ async def test_whoever_ends_it_as_it_connects_is_heard(clean_broker, monkeypatch
     await made[0].close()
 
 
-async def test_what_the_client_library_says_with_its_objects_is_said_in_words(clean_broker):
+async def test_a_refused_virtual_host_and_closed_objects_are_explained_in_words(clean_broker):
     with pytest.raises(BrokerUnavailable, match="/nowhere cannot be used: there is no virtual host of that"):
         await connect(str(URL(clean_broker).with_path("/nowhere")), "test")
     connection = await connect(clean_broker, "test")
-    underlay = await (channel := await connection.channel()).get_underlay_channel()
+    channel = await connection.open_channel()
     await channel.close()
-    with pytest.raises(BROKER_ERRORS) as told:
-        await underlay.basic_get(WORK_QUEUE)
-    assert explain(told.value) == "the channel was closed"
-    underlying = connection.transport.connection
+    with pytest.raises(BROKER_ERRORS) as raised:
+        await channel.consume(WORK_QUEUE)
+    assert explain(raised.value) == "the channel was closed"
     await connection.close()
-    with pytest.raises(BROKER_ERRORS) as told:
-        await underlying.channel()
-    assert explain(told.value) == "the connection was closed"
+    with pytest.raises(BROKER_ERRORS) as raised:
+        await connection.open_channel()
+    assert explain(raised.value) == "the connection was closed"
 
 
 @pytest.mark.parametrize("hosts", [1, 3])

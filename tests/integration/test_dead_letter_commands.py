@@ -20,7 +20,7 @@ import pytest
 from contracts import topology as names
 from tests.support.real import Place
 from worker.adapters.amqp import topology as rabbitmq_topology
-from worker.adapters.amqp.link import connect
+from worker.adapters.amqp.connect import connect
 from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.demo.private_node import SERVER_SCRIPT, private_node
 
@@ -369,9 +369,14 @@ async def test_what_is_asked_wrongly_is_refused(arguments):
 )
 async def test_a_user_who_may_read_the_queue_and_write_to_the_replay_exchange_needs_no_more(tmp_path: Path):
     ledger = tmp_path / "ledger.db"
-    async with private_node() as node, sqlite_ledger(ledger), await connect(node.url, "test") as connection:
+    async with (
+        private_node() as node,
+        sqlite_ledger(ledger),
+        await connect(node.url, "test") as connection,
+        await aio_pika.connect(node.url) as plain,
+    ):
         await rabbitmq_topology.apply(connection, names.topology(names.BrokerVersion(3, 10)))
-        channel = await connection.channel()
+        channel = await plain.channel()
         await node.rabbitmqctl("add_user", "operator", "pass")
 
         async def may(write: str, read: str) -> None:

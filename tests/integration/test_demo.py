@@ -86,16 +86,11 @@ async def test_on_a_broker_in_use_it_keeps_out(clean_broker: str, tmp_path: Path
         connection(load(BrokerSettings, {"AMQP_URL": clean_broker})) as there,
         there.channel() as channel,
     ):
-        await channel.declare_queue(names.WORK_QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
-        consuming = await channel.get_queue(names.WORK_QUEUE)
-        await consuming.consume(_ignore)
+        await channel.declare_queue(names.WORK_QUEUE, {"x-queue-type": "quorum"})
+        await channel.consume(names.WORK_QUEUE)
         told = await asyncio.to_thread(run, tmp_path, AMQP_URL=clean_broker)
     assert told.returncode == 1
     assert told.stderr.startswith("the queue provisioner.departments at this broker is in use")
-
-
-async def _ignore(_message: object) -> None:
-    return None
 
 
 def test_in_memory_it_says_so(tmp_path: Path):

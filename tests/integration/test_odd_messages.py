@@ -11,7 +11,8 @@ from contracts import topology as names
 from tests.conformance.brokers import Inbox, link
 from tests.support.raw_amqp import entry, long, nested, properties, raw_producer, short, timestamp
 from tests.support.real import Place
-from worker.adapters.amqp.client import RabbitConsumer, no_preparation
+from worker.adapters.amqp.consumer import RabbitConsumer
+from worker.adapters.amqp.publisher import no_preparation
 from worker.telemetry.events import Telemetry
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(60)]

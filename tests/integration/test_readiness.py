@@ -84,8 +84,7 @@ async def the_queue_is_deleted(there: Scene) -> None:
 async def the_channel_is_closed(there: Scene) -> None:
     """By the broker, with 406, as when a consumer takes too long."""
     there.proxy.refuse()
-    underlay = await there.running.consumer._channel._channel.get_underlay_channel()
-    await underlay.basic_ack(4711)
+    there.running.consumer._channel.ack(4711)
 
 
 async def the_publisher_is_gone(there: Scene) -> None:

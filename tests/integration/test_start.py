@@ -12,7 +12,7 @@ import pytest
 from tests.support.fault_proxy import BrokerProxy, fault_proxy
 from tests.support.real import Place
 from worker import bootstrap
-from worker.adapters.amqp.link import BrokerUnavailable
+from worker.adapters.amqp.errors import BrokerUnavailable
 from worker.adapters.memory.broker import MemoryBroker
 from worker.bootstrap import running_worker
 from worker.demo.story import DemoFailed, tell

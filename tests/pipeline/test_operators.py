@@ -12,7 +12,7 @@ from contracts.envelope import STRUCTURED, document, read
 from contracts.topology import DEAD_LETTER_QUEUE, WORK_QUEUE, BrokerVersion
 from tests.support.builders import NOW, SALES, department_created, department_removed, department_renamed
 from tests.support.world import fault
-from worker.adapters.amqp.link import BrokerUnavailable
+from worker.adapters.amqp.errors import BrokerUnavailable
 from worker.adapters.memory.dead_letters import MemoryAudit, MemoryDeadLetters
 from worker.core.dead_letters import Selection
 from worker.core.decide import Policy

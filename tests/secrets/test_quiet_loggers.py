@@ -17,7 +17,9 @@ from contracts.subaccounts import CredentialsMessage, plain_message
 from tests.support.canaries import Canaries, nowhere
 from tests.support.secrets_keys import clear
 from tests.support.secured import Secured
-from worker.adapters.amqp.client import Link, RabbitConsumer, RabbitPublisher
+from worker.adapters.amqp.consumer import RabbitConsumer
+from worker.adapters.amqp.link import Link
+from worker.adapters.amqp.publisher import RabbitPublisher
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed

@@ -17,7 +17,7 @@ from tests.support.secrets_keys import fresh_sealing_key, write_keys
 from tests.support.secured import DEFINITIONS, PASSWORD, Secured
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.broker import wanted_topology
-from worker.adapters.amqp.link import BrokerRefuses
+from worker.adapters.amqp.errors import BrokerRefuses
 from worker.adapters.jose.key_files import public_jwks, write_new
 from worker.bootstrap import running_worker
 from worker.cli.open import Keys, open_queue

@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.certificates import Authority, Issued
 from tests.support.secured import Secured
-from worker.adapters.amqp.link import BrokerRefuses, BrokerUnavailable, connect
+from worker.adapters.amqp.connect import connect
+from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable
 from worker.settings.model import BrokerSettings, SettingsError, load
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
@@ -29,7 +30,7 @@ async def refusal(url: str) -> str:
 
 async def test_with_a_certificate_of_the_authority_we_are_its_common_name(secured: Secured):
     async with await connect(secured.tls_url(secured.worker), "by certificate") as connection:
-        assert connection.connected.is_set()
+        assert connection.server_version
         users = await secured.node.rabbitmqctl("list_connections", "user", "auth_mechanism", "ssl")
     assert ["provisioner-worker", "EXTERNAL", "true"] in [line.split() for line in users.splitlines()]
 
@@ -37,7 +38,7 @@ async def test_with_a_certificate_of_the_authority_we_are_its_common_name(secure
 async def test_a_login_by_password_goes_through_tls_too(secured: Secured):
     url = secured.tls_url(secured.worker, more="").replace("localhost", "guest:guest@localhost")
     async with await connect(url, "by password") as connection:
-        assert connection.connected.is_set()
+        assert connection.server_version
 
 
 async def test_a_broker_of_another_authority_is_not_trusted(secured: Secured, tmp_path: Path):

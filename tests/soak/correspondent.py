@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from aio_pika.abc import AbstractConnection
 from pydantic_core import from_json
 
 from contracts import topology as names
@@ -13,8 +12,10 @@ from contracts.envelope import STRUCTURED, Message
 from tests.soak.statements import Statement
 from tests.soak.verdict import FINAL, Document
 from worker.adapters.amqp.broker import wanted_topology
-from worker.adapters.amqp.client import RabbitConsumer, RabbitPublisher
+from worker.adapters.amqp.consumer import RabbitConsumer
 from worker.adapters.amqp.link import Link
+from worker.adapters.amqp.publisher import RabbitPublisher
+from worker.adapters.amqp.seam import Connection
 from worker.adapters.amqp.topology import apply
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
@@ -85,12 +86,12 @@ class Correspondent:
 async def correspondent(settings: TopologySettings) -> AsyncIterator[Correspondent]:
     """The topology is there when the block begins."""
 
-    async def prepare(connection: AbstractConnection) -> None:
+    async def prepare(connection: Connection) -> None:
         await apply(connection, wanted_topology(connection, settings))
         async with connection.channel() as channel:
-            queue = await channel.declare_queue(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+            await channel.declare_queue(QUEUE, {"x-queue-type": "quorum"})
             for exchange in (names.RESULTS, names.SECRETS):
-                await queue.bind(exchange, "#")
+                await channel.bind(QUEUE, exchange, "#")
 
     def link(name: str) -> Link:
         return Link(name, settings.amqp_url, SystemClock(), Telemetry())

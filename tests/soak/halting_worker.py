@@ -15,7 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 from contracts import topology as names
-from worker.adapters.amqp.client import RabbitDelivery, RabbitPublisher
+from worker.adapters.amqp.channel import RabbitDelivery
+from worker.adapters.amqp.publisher import RabbitPublisher
 from worker.adapters.plivo.client import PlivoProvider
 from worker.adapters.sqlite.ledger import SqliteLedger
 from worker.cli.app import main

@@ -13,7 +13,6 @@ from contracts.subaccounts import ResultKind
 from contracts.topology import BrokerVersion, definitions, topology
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.broker import wanted_topology
-from worker.adapters.amqp.link import version_of
 from worker.adapters.amqp.management import check_in_effect
 from worker.adapters.system import SystemClock, os_user
 from worker.cli import terminal as console
@@ -73,7 +72,7 @@ async def topology_apply(settings: TopologySettings, *, as_json: bool) -> None:
         wanted = wanted_topology(connection, settings)
         await rabbitmq_topology.apply(connection, wanted)
         made = {
-            "broker": version_of(connection),
+            "broker": connection.server_version,
             "exchanges": len(wanted.exchanges),
             "queues": len(wanted.queues),
             "bindings": len(wanted.bindings),

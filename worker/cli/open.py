@@ -1,17 +1,20 @@
 """`provisioner open`: the recipient's side. Opens sealed credentials and says whether they are genuine."""
 
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from pydantic_core import from_json, to_json
 
 from contracts.subaccounts import revealed
 from contracts.topology import secrets_queue
-from worker.adapters.amqp.link import BROKER_ERRORS, BrokerRefuses, explain
+from worker.adapters.amqp.codec.frames import Delivered
+from worker.adapters.amqp.errors import BrokerRefuses, explain
+from worker.adapters.amqp.getter import Getter
+from worker.adapters.amqp.seam import BROKER_ERRORS
 from worker.adapters.jose.key_files import KeyFileError, read_keys
 from worker.adapters.jose.open import NotOpened, Opened, open_message
 from worker.cli import terminal as console
@@ -64,7 +67,7 @@ async def open_queue(settings: BrokerSettings, keys: Keys, *, take: bool, as_jso
                 console.complain([str(refusal)])
                 continue
             if take:
-                await ack()
+                ack()
     return not failed
 
 
@@ -95,24 +98,24 @@ def _row(opened: Opened) -> tuple[object, ...]:
     return (*about, opened.opened_with, opened.signed_by)
 
 
-Waiting = AsyncIterator[tuple[bytes, Callable[[], Awaitable[None]]]]
+Waiting = AsyncIterator[tuple[bytes, Callable[[], None]]]
 
 
 @asynccontextmanager
 async def _waiting(settings: BrokerSettings, name: str) -> AsyncIterator[Waiting]:
     """What waits now, each with its ack. What is not acked goes back at the end of the block."""
     async with operations.connection(settings) as connection, connection.channel() as channel:
-        queue = await channel.get_queue(name, ensure=False)
+        getter = Getter(connection, channel, name)
 
         async def each() -> Waiting:
-            while (message := await _next(queue)) is not None:
-                yield message.body, message.ack
+            while (message := await _next(getter, name)) is not None:
+                yield message.body, partial(getter.ack, message)
 
         yield each()
 
 
-async def _next(queue: AbstractQueue) -> AbstractIncomingMessage | None:
+async def _next(getter: Getter, queue: str) -> Delivered | None:
     try:
-        return await queue.get(fail=False)
+        return await getter.get()
     except BROKER_ERRORS as error:
-        raise BrokerRefuses(f"the queue {queue.name} cannot be read: {explain(error)}") from None
+        raise BrokerRefuses(f"the queue {queue} cannot be read: {explain(error)}") from None

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from aio_pika.abc import AbstractConnection
-
 from contracts import topology as names
 from contracts.topology import BrokerVersion, Topology, topology
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.broker import rabbit_broker, wanted_topology
-from worker.adapters.amqp.client import RabbitConsumer
-from worker.adapters.amqp.link import Link, unavailable_if_lost
+from worker.adapters.amqp.connect import unavailable_if_lost
+from worker.adapters.amqp.consumer import RabbitConsumer
+from worker.adapters.amqp.link import Link
+from worker.adapters.amqp.seam import Connection
 from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
@@ -90,11 +90,11 @@ async def _rabbit_stage(url: str) -> AsyncIterator[Stage]:
     heard = asyncio.Queue[Outgoing]()
     queue = f"provisioner.demo.{secrets.token_hex(4)}"
 
-    async def listen(connection: AbstractConnection) -> None:
-        channel = await connection.channel()
-        own = await channel.declare_queue(queue, exclusive=True, auto_delete=True)
-        for exchange in HEARD:
-            await own.bind(exchange, "#")
+    async def listen(connection: Connection) -> None:
+        async with connection.channel() as channel:
+            await channel.declare_queue(queue, temporary=True)
+            for exchange in HEARD:
+                await channel.bind(queue, exchange, "#")
 
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_tidy(settings))
@@ -137,7 +137,7 @@ async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
                 await _take_away(connection, wanted, missing)
 
 
-async def _refuse_busy(connection: AbstractConnection) -> None:
+async def _refuse_busy(connection: Connection) -> None:
     """Events of others must not go to the sandbox, nor ours to another worker's account."""
     for queue in (names.WORK_QUEUE, names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE):
         state = await rabbitmq_topology.state_of(connection, queue)
@@ -148,13 +148,13 @@ async def _refuse_busy(connection: AbstractConnection) -> None:
             )
 
 
-async def _take_away(connection: AbstractConnection, wanted: Topology, made: set[tuple[str, str]]) -> None:
+async def _take_away(connection: Connection, wanted: Topology, made: set[tuple[str, str]]) -> None:
     async with connection.channel() as channel:
         for queue in wanted.queues:
             if ("queue", queue.name) in made:
                 await channel.queue_delete(queue.name)
             elif queue.name in {names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE}:
-                await (await channel.get_queue(queue.name, ensure=False)).purge()
+                await channel.queue_purge(queue.name)
         for exchange in wanted.exchanges:
             if ("exchange", exchange.name) in made:
                 await channel.exchange_delete(exchange.name)

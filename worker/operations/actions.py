@@ -14,8 +14,11 @@ from contracts import topology as names
 from contracts.departments import Invalid, Kind, UnsupportedType, canonical_type, department_event
 from contracts.envelope import CloudEvent, Message, describe
 from contracts.reissues import REISSUE_KEY, asks_for_reissue
-from worker.adapters.amqp.client import RabbitPublisher
-from worker.adapters.amqp.link import BrokerUnavailable, Connection, Link, close, connect
+from worker.adapters.amqp.connect import close, connect
+from worker.adapters.amqp.errors import BrokerUnavailable
+from worker.adapters.amqp.link import Link
+from worker.adapters.amqp.publisher import RabbitPublisher
+from worker.adapters.amqp.seam import Connection
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
 from worker.adapters.system import SystemClock, fresh_id

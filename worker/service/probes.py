@@ -57,7 +57,7 @@ class Readiness:
         worker = self._worker
         wrong = [
             *worker.blocks(),
-            *await worker.consumer.wrong(),
+            *await worker.consumer.problems(),
             *await worker.publisher_problems(),
             *await self._ledger(),
         ]

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aio_pika.abc import AbstractConnection
-
 from contracts.topology import WORK_QUEUE, BrokerVersion, Topology, topology
 from worker.adapters.amqp import topology as broker_objects
-from worker.adapters.amqp.client import RabbitConsumer, RabbitPublisher
-from worker.adapters.amqp.link import BrokerRefuses, BrokerUnavailable, Link, connected, version_of
+from worker.adapters.amqp.connect import connected
+from worker.adapters.amqp.consumer import RabbitConsumer
+from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable
+from worker.adapters.amqp.link import Link
+from worker.adapters.amqp.publisher import RabbitPublisher
+from worker.adapters.amqp.seam import Connection
 from worker.ports import Broker, Clock, Consumer, Receive
 from worker.settings.model import TopologySettings, WorkerSettings
 from worker.telemetry.events import Telemetry
@@ -28,7 +30,7 @@ async def rabbit_broker(
     """
     await _first_contact(settings, clock, telemetry)
 
-    async def prepare(connection: AbstractConnection) -> None:
+    async def prepare(connection: Connection) -> None:
         if settings.topology == "declare":
             await broker_objects.apply(connection, wanted_topology(connection, settings))
 
@@ -40,12 +42,12 @@ async def rabbit_broker(
 
     link = Link("publisher", settings.amqp_url, clock, telemetry)
     async with RabbitPublisher.running(link, prepare) as publisher:
-        yield Broker(publisher, consumer, publisher.wrong)
+        yield Broker(publisher, consumer, publisher.problems)
 
 
-def wanted_topology(connection: AbstractConnection, settings: TopologySettings) -> Topology:
+def wanted_topology(connection: Connection, settings: TopologySettings) -> Topology:
     """The topology for the version of the connected broker."""
-    version = BrokerVersion.parse(version_of(connection))
+    version = BrokerVersion.parse(connection.server_version)
     return topology(version, settings.retry_delays, settings.recipient_names)
 
 

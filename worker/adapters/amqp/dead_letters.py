@@ -1,9 +1,12 @@
-"""The dead-letter queue of RabbitMQ, read without harm.
+"""Reads the dead-letter queue of RabbitMQ without harm.
 
-A quorum queue has no browsing. What was delivered and not acked when its channel closes goes back in order,
-before what was never delivered, but behind what came back earlier; after `basic.nack` it goes to the end of
-all. So a look is a channel that consumes the whole queue, to its end, and closes. It holds everything until
-then, hence it is short and alone.
+A quorum queue cannot be browsed. Messages that were delivered and not acked when their channel closes return
+to the queue in order, ahead of messages that were never delivered but behind those returned earlier; after
+`basic.nack` they go to the very end. So a look is one channel that consumes the whole queue to its end, and
+closes. It holds every letter until then, hence it is short and exclusive.
+
+That holds up to RabbitMQ 3.13. RabbitMQ 4.x returns last what `basic.get` holds, so there each look moves the
+oldest letter, which `_get` took, to the end of the queue.
 """
 
 import asyncio
@@ -12,50 +15,36 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 
-import aiormq.abc
-from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
-from aiormq.exceptions import ChannelAccessRefused
-
 from contracts.topology import DEAD_LETTER_QUEUE, BrokerVersion, topology
-from worker.adapters.amqp import topology as rabbitmq_topology
-from worker.adapters.amqp.codec.frames import (
-    DELIVER,
-    GET_EMPTY,
-    GET_OK,
-    Delivered,
-    ack,
-    delivered,
-    get,
-    got,
-    taken_elsewhere,
-)
-from worker.adapters.amqp.link import (
-    ANSWER_SECONDS,
+from worker.adapters.amqp.codec.frames import DELIVER, Delivered, ack, delivered
+from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable, explain
+from worker.adapters.amqp.getter import Getter
+from worker.adapters.amqp.seam import (
     BROKER_ERRORS,
-    BrokerRefuses,
-    BrokerUnavailable,
+    Channel,
+    ChannelAccessRefused,
+    ChannelClosed,
+    ChannelNotFoundEntity,
     Connection,
-    cancelled_only_if_asked,
-    explain,
-    version_of,
 )
+from worker.adapters.amqp.topology import state_of
 from worker.core.messages import Outgoing
 from worker.ports import Clock, HeldLetter, QueueTaken, TooManyLooks
 
-# What a consumer may hold, one consumer after the other; AMQP allows one no more than 65,535. A window opens
-# when all before it are full of what is kept, so that what goes back does so in order. Up to 32 consumers are
-# kept by Erlang in the order of their names, more in any.
+# The prefetch of one consumer after the other; AMQP allows at most 65,535 each. A window opens once all
+# earlier ones are full of kept letters, so that they return in order. Erlang keeps up to 32 consumers sorted
+# by name, and more in any order.
 WINDOWS = (1_000, *[4_000] * 22, *[65_535] * 8)
-AT_ONCE = 1_000
+BATCH_LETTERS = 1_000
 QUIET_SECONDS = 0.05
 STALL_SECONDS = 5.0
 TURN_SECONDS = 15.0
 TURN_PAUSE_SECONDS = 0.2
-GONE = "the channel was closed"
 
 
 class RabbitLetter:
+    """A dead letter held by a look."""
+
     def __init__(self, message: Delivered) -> None:
         self._message = message
 
@@ -75,33 +64,26 @@ class RabbitLetter:
 
 
 class RabbitLook:
-    """One channel's worth of looking."""
+    """One look: a channel that consumes the whole queue."""
 
-    def __init__(
-        self, connection: Connection, channel: aiormq.abc.AbstractChannel, broker: BrokerVersion
-    ) -> None:
+    def __init__(self, connection: Connection, channel: Channel, broker: BrokerVersion) -> None:
         self.broker = broker
-        self._connection = connection
         self._channel = channel
-        self._got: asyncio.Future[Delivered | None] = asyncio.get_running_loop().create_future()
+        self._getter = Getter(connection, channel, DEAD_LETTER_QUEUE, {DELIVER: self._deliver})
         self._arrived: deque[RabbitLetter] = deque()
         self._news = asyncio.Event()
         self._expected = self._delivered = self._removed = self._allowed = self._opened = 0
         self._lost = self._ended = False
-        self._short = False  # of deliveries: the broker gives less than a window holds
-        connection.listen(
-            channel.number, {DELIVER: self._deliver, GET_OK: self._get_ok, GET_EMPTY: self._get_empty}
-        )
+        self._short = False  # of deliveries: the broker sends less than a window holds
 
-    def lose(self, _sender: object, error: BaseException | None = None) -> None:
+    def lose(self, error: BaseException | None = None) -> None:
         """The broker has closed the channel or cancelled the consumer."""
         self._lost = True
         self._news.set()
-        if not self._got.done():
-            self._got.set_exception(error if isinstance(error, Exception) else ConnectionError(GONE))
-            self._got.exception()  # often nobody waits
+        self._getter.lose(error)
 
     async def batches(self, most: int) -> AsyncIterator[Sequence[HeldLetter]]:
+        """The oldest letter alone, then up to `most` at a time; raises `BrokerUnavailable`."""
         if not self._delivered:
             if (oldest := await self._get()) is None:
                 return
@@ -113,25 +95,26 @@ class RabbitLook:
                 yield batch
 
     async def finish(self) -> None:
-        """Takes the rest in hand too, lest what is given back is put behind it."""
-        async for _ in self.batches(AT_ONCE):
+        """Takes the rest too; otherwise returned letters would be put behind it."""
+        async for _ in self.batches(BATCH_LETTERS):
             pass
 
     async def remove(self, letters: Sequence[HeldLetter]) -> None:
+        """Acks these letters; they must be from the batch yielded last."""
         tags = sorted(letter.tag for letter in letters if isinstance(letter, RabbitLetter))
         self._removed += len(tags)
-        # Tags count from 1: is nothing before the last of these kept, then one ack is for all.
+        # Tags count from 1: if no letter before the last of these is kept, one ack covers all.
         together = tags[-1:] if tags and self._removed == tags[-1] else []
         with _explained():
             number, multiple = self._channel.number, bool(together)
-            self._send(b"".join([ack(tag, number, multiple=multiple) for tag in together or tags]))
+            self._getter.send(b"".join([ack(tag, number, multiple=multiple) for tag in together or tags]))
 
     @property
     def _is_full(self) -> bool:
         return self._delivered - self._removed >= self._allowed
 
     async def _open_next(self) -> None:
-        """Those before it are full of what is kept: they get nothing newer than what this one gets."""
+        """Earlier windows are full of kept letters, so they receive nothing newer than this one does."""
         if self._opened == len(WINDOWS):
             raise BrokerUnavailable(f"more than {sum(WINDOWS):,} dead letters cannot be looked at at once")
         window, name = WINDOWS[self._opened], f"look-{self._opened:02d}"
@@ -139,16 +122,13 @@ class RabbitLook:
         self._allowed = self._delivered - self._removed + window
         self._short = False
         with _explained():
-            await self._channel.basic_qos(prefetch_count=window)
-            await self._channel.basic_consume(DEAD_LETTER_QUEUE, taken_elsewhere, consumer_tag=name)
+            await self._channel.set_prefetch(window)
+            await self._channel.consume(DEAD_LETTER_QUEUE, name)
 
     async def _get(self) -> RabbitLetter | None:
-        """The next, where nothing is on its way to us."""
+        """The next letter, while no delivery is on its way here."""
         with _explained():
-            self._got = asyncio.get_running_loop().create_future()
-            self._send(get(DEAD_LETTER_QUEUE, self._channel.number))
-            async with asyncio.timeout(ANSWER_SECONDS):
-                message = await self._got
+            message = await self._getter.get()
         if message is None:
             return None
         if not self._delivered:
@@ -156,26 +136,13 @@ class RabbitLook:
         self._delivered += 1
         return RabbitLetter(message)
 
-    def _send(self, frames: bytes) -> None:
-        if self._lost:
-            raise ConnectionError(GONE)
-        self._connection.send(frames)
-
-    def _get_ok(self, arguments: bytes, properties: bytes, body: bytes) -> None:
-        if not self._got.done():
-            self._got.set_result(got(arguments, properties, body))
-
-    def _get_empty(self, _arguments: bytes, _properties: bytes, _body: bytes) -> None:
-        if not self._got.done():
-            self._got.set_result(None)
-
     def _deliver(self, arguments: bytes, properties: bytes, body: bytes) -> None:
         self._delivered += 1
         self._arrived.append(RabbitLetter(delivered(arguments, properties, body)))
         self._news.set()
 
     async def _next(self, most: int) -> Sequence[RabbitLetter]:
-        """Fewer than `most` where the windows are full, and at the end of the queue."""
+        """Fewer than `most` if the windows are full, and at the end of the queue."""
         while len(self._arrived) < most and not (self._is_full or self._short or self._ended):
             if self._lost:
                 raise BrokerUnavailable("RabbitMQ has closed the channel; nothing is lost, try again")
@@ -183,9 +150,9 @@ class RabbitLook:
         return [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
 
     async def _at_the_end(self) -> bool:
-        """All that lay there has come, nothing more does, and there is nothing to get.
+        """Whether all letters have arrived, no more do, and there is none to get.
 
-        What is on its way to us cannot be got, so emptiness alone proves nothing.
+        Deliveries on their way here cannot be got, so an empty answer alone proves nothing.
         """
         self._news.clear()
         due = self._delivered < self._expected
@@ -202,7 +169,7 @@ class RabbitLook:
 
 
 class RabbitDeadLetters:
-    """The dead-letter queue port. Needs to read the queue, and nothing else."""
+    """The dead-letter queue port. Needs only the right to read the queue."""
 
     def __init__(
         self,
@@ -216,11 +183,14 @@ class RabbitDeadLetters:
 
     @asynccontextmanager
     async def look(self) -> AsyncIterator[RabbitLook]:
+        """One look at a time; raises `QueueTaken`, `BrokerRefuses` or `BrokerUnavailable`."""
         with _explained():
             await self._take_turn()
-            channel = await self._connection.channel(publisher_confirms=False)
+            channel = await self._connection.open_channel()
         try:
-            look = await self._begun(channel)
+            look = RabbitLook(self._connection, channel, BrokerVersion.parse(self._connection.server_version))
+            channel.on_closed(look.lose)
+            channel.on_consumer_cancelled(look.lose)
             try:
                 yield look
             except (TooManyLooks, BrokerUnavailable):
@@ -233,32 +203,25 @@ class RabbitDeadLetters:
             with _explained():
                 await channel.close()
 
-    async def _begun(self, channel: AbstractChannel) -> RabbitLook:
-        underlay = await channel.get_underlay_channel()
-        look = RabbitLook(self._connection, underlay, BrokerVersion.parse(version_of(self._connection)))
-        channel.close_callbacks.add(look.lose)
-        underlay.on_consumer_cancel_callbacks.add(lambda _frame: look.lose(None))
-        return look
-
     async def _take_turn(self) -> None:
-        """Two who look at once would each see a part, and give it back out of order."""
+        """Waits for other readers: two looks at once would each see a part, and return it out of order."""
         deadline = self._clock.monotonic() + TURN_SECONDS
-        told = False
+        waiting = False
         while readers := await self._readers():
             if self._clock.monotonic() > deadline:
                 raise QueueTaken(
                     f"somebody else is reading {DEAD_LETTER_QUEUE} ({readers} consumers), so it is in part or"
                     " all out of sight; try again when they are done"
                 )
-            if not told and self._clock.monotonic() > deadline - TURN_SECONDS + 5 * TURN_PAUSE_SECONDS:
-                told = True
+            if not waiting and self._clock.monotonic() > deadline - TURN_SECONDS + 5 * TURN_PAUSE_SECONDS:
+                waiting = True
                 self._on_wait()
             await self._clock.sleep(TURN_PAUSE_SECONDS)
 
     async def _readers(self) -> int:
-        """0 where the broker does not tell: before 4.3.1, version 4 does so only who may configure."""
+        """0 if the broker does not say: 4.2.6 to 4.3.0 tell only users who may configure the queue."""
         try:
-            state = await rabbitmq_topology.state_of(self._connection, DEAD_LETTER_QUEUE)
+            state = await state_of(self._connection, DEAD_LETTER_QUEUE)
         except ChannelAccessRefused:
             return 0
         if state is None:
@@ -266,23 +229,21 @@ class RabbitDeadLetters:
         return state.consumers
 
     async def is_unlimited(self) -> bool:
-        """By declaring it once more, as this project does: for that one must be allowed to configure it."""
-        wanted = topology(BrokerVersion.parse(version_of(self._connection))).queue(DEAD_LETTER_QUEUE)
-        channel = await self._connection.channel()
-        try:
-            await channel.declare_queue(wanted.name, durable=True, arguments=dict(wanted.arguments))
-        except ChannelClosed:
-            return False
-        finally:
-            await channel.close()
-        return True
+        """Declares the queue again with this project's arguments, which takes the right to configure it."""
+        wanted = topology(BrokerVersion.parse(self._connection.server_version)).queue(DEAD_LETTER_QUEUE)
+        async with self._connection.channel() as channel:
+            try:
+                await channel.declare_queue(wanted.name, wanted.arguments)
+            except ChannelClosed:
+                return False
+            return True
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
+    """Raises the broker's errors as `BrokerRefuses` or `BrokerUnavailable`."""
     try:
-        with cancelled_only_if_asked():
-            yield
+        yield
     except ChannelAccessRefused as error:
         raise BrokerRefuses(f"the queue {DEAD_LETTER_QUEUE} cannot be read: {explain(error)}") from None
     except ChannelNotFoundEntity:

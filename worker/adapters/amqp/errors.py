@@ -1,17 +1,41 @@
-"""What a failed TLS handshake, or a login by certificate, means for the person who set AMQP_URL.
+"""Why the broker cannot be used, in words for the person who set AMQP_URL.
 
-The client library hands on OpenSSL's words in an error of its own, so words are all there is to tell by.
+asyncio and aiormq pass OpenSSL's texts on in errors of their own, so the text is all there is to match.
 """
 
+import errno
 import re
 
-from aio_pika.exceptions import AuthenticationError, ProbableAuthenticationError
+from worker.ports import ForPeople
 
 _OURS_REFUSED = re.compile(r"alert (?:certificate (\w+)|(unknown ca)|(bad certificate))")
 _THEIRS_REFUSED = re.compile(r"certificate verify failed: (.*?)\.? ?\(_ssl")
 
+REFUSED = "connection refused"
 
-def tls_refused(error: BaseException) -> str | None:
+
+class BrokerUnavailable(ForPeople):
+    """No connection at the moment. The text holds no password."""
+
+
+class BrokerRefuses(BrokerUnavailable):
+    """The broker refuses a login, an operation, or an object that differs. Retrying does not help."""
+
+
+class NobodyThere(BrokerUnavailable):
+    """The connect was refused, or closed without a word, as by a proxy whose broker is away."""
+
+
+def explain(error: BaseException) -> str:
+    """An error of the client library or the network in one line."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if errno.ECONNREFUSED in error.args or f"[Errno {errno.ECONNREFUSED}]" in str(error):
+        return REFUSED
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def explain_tls(error: BaseException) -> str | None:
     """Why the two sides do not trust each other, and what to do; None for any other failure."""
     text = str(error)
     if found := _THEIRS_REFUSED.search(text):
@@ -27,16 +51,7 @@ def tls_refused(error: BaseException) -> str | None:
 
 
 def hint(url: str, error: BaseException) -> str:
-    """A broker that misses a client certificate often breaks off without a word."""
+    """Added to a reset connection: a broker that misses a client certificate often says nothing."""
     if url.startswith("amqps:") and "reset" in str(error):
         return "; does it want another client certificate (certfile and keyfile in AMQP_URL)?"
     return ""
-
-
-def mechanism_refused(error: AuthenticationError | ProbableAuthenticationError) -> str | None:
-    """Where the broker does not offer the way of login that `auth` in AMQP_URL asks for."""
-    match error.args:
-        case (str(offered), [*_]):
-            return f"it offers {', '.join(offered.split())}, and not what auth in AMQP_URL asks for"
-        case _:
-            return None

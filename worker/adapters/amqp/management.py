@@ -1,6 +1,7 @@
-"""What AMQP does not show: bindings, and policies that change what a queue was declared with.
+"""Checks what AMQP does not show: bindings, and policies that override the arguments of a queue.
 
-Read over RabbitMQ's management API, where its plugin is on; nothing is written.
+Reads RabbitMQ's management API, if its plugin is enabled; writes nothing. See
+https://www.rabbitmq.com/docs/management#http-api
 """
 
 import re
@@ -21,7 +22,7 @@ T = TypeVar("T")
 TIMEOUT_SECONDS = 10
 DEFAULT_EXCHANGE = ""
 
-# Policy keys under which a message of ours could vanish, expire, or go somewhere else.
+# Policy keys that could make our messages vanish, expire, or go somewhere else.
 HARMFUL_KEYS = frozenset(
     {
         "dead-letter-exchange",
@@ -55,11 +56,15 @@ class _Policy(BaseModel):
     definition: dict[str, Any]
 
     def fits(self, queue: str) -> bool:
+        """Whether the policy applies to a queue of that name."""
         return self.apply_to in {"all", "queues", "quorum_queues"} and bool(re.search(self.pattern, queue))
 
 
 async def check_in_effect(url: SecretStr, vhost: str, topology: Topology) -> list[Finding]:
-    """Bindings that should be there or should not, and policies that change our queues."""
+    """Reports missing and unexpected bindings, and policies that change our queues.
+
+    Raises `ManagementUnavailable`.
+    """
     place = quote(vhost, safe="")
     findings = _compare_bindings(await _read(url, f"api/bindings/{place}", list[_Binding]), topology)
     for kind in ("policies", "operator-policies"):
@@ -109,7 +114,7 @@ def _compare_bindings(found: Sequence[_Binding], topology: Topology) -> list[Fin
 
 
 def _harm(policies: Sequence[_Policy], queue: str) -> list[Finding]:
-    """Of the policies that fit a queue the one of highest priority is in effect."""
+    """Of the policies that match a queue the one with the highest priority applies."""
     fitting = [policy for policy in policies if policy.fits(queue)]
     if not fitting:
         return []

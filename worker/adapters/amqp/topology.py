@@ -1,19 +1,25 @@
-"""Makes the broker's objects, and reads back what is there."""
+"""Declares exchanges, queues and bindings, and compares those that exist."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity, ChannelPreconditionFailed
-
 from contracts.topology import Exchange, Queue, Topology
-from worker.adapters.amqp.link import BrokerRefuses, explain, unavailable_if_lost
+from worker.adapters.amqp.connect import unavailable_if_lost
+from worker.adapters.amqp.errors import BrokerRefuses, explain
+from worker.adapters.amqp.seam import (
+    Channel,
+    ChannelClosed,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    Connection,
+    QueueState,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One object as it is: `state` is ok, missing, differs or refused."""
+    """How one object compares with the wanted one: `state` is ok, missing, differs or refused."""
 
     kind: str
     name: str
@@ -21,30 +27,28 @@ class Finding:
     detail: str = ""
 
 
-async def apply(connection: AbstractConnection, topology: Topology) -> None:
-    """Declares and binds everything; what is there already and the same is left alone.
+async def apply(connection: Connection, topology: Topology) -> None:
+    """Declares and binds everything; objects that exist and are the same stay as they are.
 
-    Raises `BrokerRefuses`, naming the object, where it differs or may not be made, and `BrokerUnavailable`.
+    Raises `BrokerRefuses`, naming the object, if it differs or may not be made, and `BrokerUnavailable`.
     """
     with unavailable_if_lost():
         await _apply(connection, topology)
 
 
-async def _apply(connection: AbstractConnection, topology: Topology) -> None:
+async def _apply(connection: Connection, topology: Topology) -> None:
     async with connection.channel() as channel:
         for exchange in topology.exchanges:
             await _or_refuse(f"exchange {exchange.name}", _declare_exchange(channel, exchange))
         for queue in topology.queues:
             await _or_refuse(f"queue {queue.name}", _declare_queue(channel, queue))
         for binding in topology.bindings:
-            bound = (await channel.get_queue(binding.queue, ensure=False)).bind(
-                binding.exchange, binding.routing_key
-            )
+            bound = channel.bind(binding.queue, binding.exchange, binding.routing_key)
             await _or_refuse(f"binding {binding.exchange} -> {binding.queue}", bound)
 
 
-async def check(connection: AbstractConnection, topology: Topology) -> list[Finding]:
-    """How each exchange and queue compares. Changes nothing: an object is declared only where it exists.
+async def check(connection: Connection, topology: Topology) -> list[Finding]:
+    """Compares each exchange and queue. Changes nothing: an object is declared only if it exists.
 
     Raises `BrokerUnavailable`.
     """
@@ -59,15 +63,13 @@ async def check(connection: AbstractConnection, topology: Topology) -> list[Find
     return exchanges + queues
 
 
-Probe = Callable[[AbstractChannel], Awaitable[Any]]
+Probe = Callable[[Channel], Awaitable[Any]]
 
 
-async def _compare(
-    connection: AbstractConnection, kind: str, name: str, probes: tuple[Probe, Probe]
-) -> Finding:
+async def _compare(connection: Connection, kind: str, name: str, probes: tuple[Probe, Probe]) -> Finding:
     exists, same = probes
     for probe in (exists, same):
-        channel = await connection.channel()  # one of its own: a refusal closes it
+        channel = await connection.open_channel()  # one per probe: a refusal closes it
         try:
             await probe(channel)
         except ChannelNotFoundEntity:
@@ -83,24 +85,24 @@ async def _compare(
 
 def _exchange_probe(exchange: Exchange) -> tuple[Probe, Probe]:
     return (
-        lambda channel: channel.get_exchange(exchange.name, ensure=True),
+        lambda channel: channel.check_exchange(exchange.name),
         lambda channel: _declare_exchange(channel, exchange),
     )
 
 
 def _queue_probe(queue: Queue) -> tuple[Probe, Probe]:
     return (
-        lambda channel: channel.get_queue(queue.name, ensure=True),
+        lambda channel: channel.queue_state(queue.name),
         lambda channel: _declare_queue(channel, queue),
     )
 
 
-async def _declare_exchange(channel: AbstractChannel, exchange: Exchange) -> None:
-    await channel.declare_exchange(exchange.name, exchange.type, durable=True)
+async def _declare_exchange(channel: Channel, exchange: Exchange) -> None:
+    await channel.declare_exchange(exchange.name, exchange.type)
 
 
-async def _declare_queue(channel: AbstractChannel, queue: Queue) -> None:
-    await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments))
+async def _declare_queue(channel: Channel, queue: Queue) -> None:
+    await channel.declare_queue(queue.name, queue.arguments)
 
 
 async def _or_refuse(what: str, declaration: Awaitable[Any]) -> None:
@@ -115,21 +117,10 @@ async def _or_refuse(what: str, declaration: Awaitable[Any]) -> None:
         raise BrokerRefuses(f"{what} cannot be made: {explain(error)}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class QueueState:
-    """What the broker tells of a queue: messages ready in it, and consumers."""
-
-    messages: int
-    consumers: int
-
-
-async def state_of(connection: AbstractConnection, queue: str) -> QueueState | None:
-    """None for a queue that is not there."""
-    channel = await connection.channel()
-    try:
-        result = (await channel.get_queue(queue, ensure=True)).declaration_result
-    except ChannelNotFoundEntity:
-        return None
-    finally:
-        await channel.close()
-    return QueueState(result.message_count or 0, result.consumer_count or 0)
+async def state_of(connection: Connection, queue: str) -> QueueState | None:
+    """None for a queue that does not exist."""
+    async with connection.channel() as channel:
+        try:
+            return await channel.queue_state(queue)
+        except ChannelNotFoundEntity:
+            return None

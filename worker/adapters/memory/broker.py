@@ -18,7 +18,7 @@ class _Message:
     returns: int = 0
 
     def shown(self) -> Outgoing:
-        """As delivered: RabbitMQ counts in a header how often the message came back."""
+        """The message as delivered: a header of RabbitMQ's counts how often it was returned."""
         if not self.returns:
             return self.outgoing
         message = self.outgoing.message
@@ -53,26 +53,26 @@ class _Queue:
         self._unacked -= 1
         message.returns += 1
         if self.delivery_limit is not None and message.returns > self.delivery_limit:
-            self._look()
+            self._tell_if_empty()
             return
         self.ready.appendleft(message)
         self._arrived.set()
 
     def remove(self) -> None:
         self._unacked -= 1
-        self._look()
+        self._tell_if_empty()
 
     def purge(self) -> None:
         self.ready.clear()
-        self._look()
+        self._tell_if_empty()
 
-    def _look(self) -> None:
+    def _tell_if_empty(self) -> None:
         if self.empty:
             self._on_emptied()
 
 
 class Routes:
-    """Topic exchanges, and the queues bound to them."""
+    """Topic exchanges and the queues bound to them."""
 
     def __init__(self) -> None:
         self._bindings: dict[str, list[tuple[list[str], str]]] = {}
@@ -88,12 +88,12 @@ class Routes:
         self._bindings[exchange].append((_words(routing_key), queue))
 
     def unbind(self, exchange: str, queue: str, routing_key: str) -> None:
-        """Where it is not bound, nothing happens."""
+        """Removes a binding, if there is one."""
         bound = (_words(routing_key), queue)
         self._bindings[exchange] = [one for one in self._bindings[exchange] if one != bound]
 
     def of(self, outgoing: Outgoing) -> list[str]:
-        """The queues that get a copy of it; raises `PublishFailed` or `Unroutable`."""
+        """The queues that receive a copy; raises `PublishFailed` or `Unroutable`."""
         if outgoing.exchange not in self._bindings:
             raise PublishFailed(f"no exchange {outgoing.exchange}")
         key = _words(outgoing.routing_key)
@@ -104,7 +104,7 @@ class Routes:
 
 
 def delays_of(topology: Topology) -> dict[str, tuple[float, str]]:
-    """Of queues that hold messages for a while: for how many seconds, and the exchange they go to then."""
+    """The delay queues: their TTL in seconds, and the exchange that messages go to after it."""
     return {
         queue.name: (queue.arguments["x-message-ttl"] / 1000, queue.arguments["x-dead-letter-exchange"])
         for queue in topology.queues
@@ -113,7 +113,7 @@ def delays_of(topology: Topology) -> dict[str, tuple[float, str]]:
 
 
 class MemoryBroker:
-    """The publisher port, and consumers. `sleep` is what the messages of a delayed queue wait by."""
+    """The publisher port, and consumers. `sleep` makes the messages of a delay queue wait."""
 
     def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._queues: dict[str, _Queue] = {}
@@ -138,25 +138,25 @@ class MemoryBroker:
         return self._queues.setdefault(name, _Queue(self._emptied.set))
 
     def limit_deliveries(self, queue: str, limit: int) -> None:
-        """As RabbitMQ 4 does by itself, with 20, where the queue does not say otherwise."""
+        """Drops messages returned more often. RabbitMQ 4 does so after 20 returns by default."""
         self._queues[queue].delivery_limit = limit
 
     def ready(self, queue: str) -> list[Outgoing]:
-        """What waits in a queue, the next first; taken by nobody."""
+        """The ready messages of a queue, next first."""
         return [message.outgoing for message in self._queues[queue].ready]
 
     def purge(self, queue: str) -> None:
-        """Throws away what waits in a queue."""
+        """Drops the ready messages of a queue."""
         self._queues[queue].purge()
 
     async def emptied(self, *queues: str) -> None:
-        """Returns once nothing is ready in them, and nothing that was taken from them waits for its ack."""
+        """Returns once these queues have neither ready nor unacked messages."""
         while not all(self._queues[queue].empty for queue in queues):
             self._emptied.clear()
             await self._emptied.wait()
 
     async def publish(self, outgoing: Outgoing) -> None:
-        """The publisher port: confirmed once it is in every queue bound for it."""
+        """Returns once the message is in every bound queue; raises `PublishFailed` or `Unroutable`."""
         for queue in self._routes.of(outgoing):
             message = _Message(outgoing)
             self._queues[queue].put(message)
@@ -166,7 +166,7 @@ class MemoryBroker:
                 returning.add_done_callback(self._returning.discard)
 
     async def _return_later(self, queue: str, message: _Message) -> None:
-        """What is still there after the queue's TTL is dead-lettered, under the key it came with."""
+        """Dead-letters the message, with its routing key, if it is still there after the queue's TTL."""
         seconds, exchange = self._delayed[queue]
         await self._sleep(seconds)
         ready = self._queues[queue].ready
@@ -179,7 +179,7 @@ class MemoryBroker:
     async def consumer(
         self, queue: str, prefetch: int, receive: Callable[[Delivery], None]
     ) -> AsyncIterator["MemoryConsumer"]:
-        """Hands deliveries to `receive` until the block ends; what was not acked then goes back in order."""
+        """Passes deliveries to `receive` until the block ends; unacked messages then return in order."""
         consumer = MemoryConsumer(self._queues[queue], prefetch, receive)
         try:
             yield consumer
@@ -189,12 +189,14 @@ class MemoryBroker:
 
 
 class _Channel:
-    """What deliveries came on; they are void with it."""
+    """Deliveries belong to a channel, and are void once it is closed."""
 
     live = True
 
 
 class MemoryConsumer:
+    """The consumer port. It has at most `prefetch` unacked deliveries."""
+
     def __init__(self, queue: _Queue, prefetch: int, receive: Callable[[Delivery], None]) -> None:
         self._queue = queue
         self._prefetch = asyncio.Semaphore(prefetch)
@@ -209,7 +211,8 @@ class MemoryConsumer:
         self._stopped = True
         await self.pause()
 
-    async def wrong(self) -> list[str]:
+    async def problems(self) -> list[str]:
+        """Why no deliveries arrive, one line each. Empty when healthy."""
         return [] if self.consuming else ["consuming is paused"]
 
     async def pause(self) -> None:
@@ -223,15 +226,15 @@ class MemoryConsumer:
             self._feeding = asyncio.create_task(self._feed())
 
     async def release(self) -> None:
-        self._give_back()
+        self._return_unacked()
 
     def disconnect(self) -> None:
-        """The connection is gone for good: what was not acked will be delivered again."""
+        """Ends the connection for good: unacked messages will be delivered again."""
         self._stopped, self.consuming = True, False
         self._feeding.cancel()
-        self._give_back()
+        self._return_unacked()
 
-    def _give_back(self) -> None:
+    def _return_unacked(self) -> None:
         self._channel.live = False
         self._channel = _Channel()
         for delivery in reversed(self._unacked):
@@ -239,7 +242,7 @@ class MemoryConsumer:
             self._prefetch.release()
         self._unacked.clear()
 
-    def settle(self, delivery: "MemoryDelivery") -> None:
+    def remove(self, delivery: "MemoryDelivery") -> None:
         if delivery in self._unacked:
             self._unacked.remove(delivery)
             self._queue.remove()
@@ -259,6 +262,8 @@ class MemoryConsumer:
 
 
 class MemoryDelivery:
+    """The delivery port."""
+
     def __init__(self, message: _Message, consumer: MemoryConsumer, channel: _Channel) -> None:
         self.message = message
         self.original = message.shown()
@@ -270,7 +275,7 @@ class MemoryDelivery:
         return self._channel.live
 
     async def ack(self) -> None:
-        self._consumer.settle(self)
+        self._consumer.remove(self)
 
 
 def _words(routing_key: str) -> list[str]:

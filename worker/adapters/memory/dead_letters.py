@@ -1,4 +1,4 @@
-"""The dead-letter queue and the audit in memory; they pass the same suites as the real ones."""
+"""The dead-letter queue and the audit in memory. They pass the same conformance suites as the real ones."""
 
 import asyncio
 from collections import deque
@@ -17,6 +17,8 @@ UNLIMITED = 2**31
 
 
 class MemoryAudit:
+    """The audit port."""
+
     def __init__(self) -> None:
         self._lines: list[AuditLine] = []
 
@@ -37,6 +39,8 @@ class MemoryAudit:
 
 @dataclass(frozen=True)
 class MemoryLetter:
+    """A dead letter held by a look."""
+
     delivery: Delivery
 
     @property
@@ -49,6 +53,8 @@ class MemoryLetter:
 
 
 class MemoryLook:
+    """One look; it consumes the whole queue."""
+
     def __init__(self, queue: MemoryBroker, broker: BrokerVersion, stack: AsyncExitStack) -> None:
         self.broker = broker
         self._queue = queue
@@ -68,7 +74,7 @@ class MemoryLook:
 
     async def remove(self, letters: Sequence[HeldLetter]) -> None:
         for letter in letters:
-            assert isinstance(letter, MemoryLetter)  # noqa: S101 - a letter of another look is a fault of ours
+            assert isinstance(letter, MemoryLetter)  # noqa: S101 - a letter of another adapter is a bug
             await letter.delivery.ack()
 
     def _file(self, delivery: Delivery) -> None:
@@ -76,7 +82,7 @@ class MemoryLook:
 
 
 class MemoryDeadLetters:
-    """The dead-letter queue of a `MemoryBroker`, as a broker of that version treats it."""
+    """The dead-letter queue of a `MemoryBroker` that claims to be of a given version."""
 
     def __init__(self, queue: MemoryBroker, broker: BrokerVersion, *, unlimited: bool = True) -> None:
         self._queue = queue

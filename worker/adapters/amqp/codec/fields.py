@@ -1,6 +1,7 @@
-"""AMQP's field tables: whatever the broker lets through is read, and written without loss.
+"""Encodes and decodes AMQP field tables: reads everything the broker accepts, and writes it without loss.
 
-The client library's own codec raises on what others may send, and writes less than it has read.
+The client library's codec raises on values that other producers send, and loses some on the way out. Types
+and their letters: https://www.rabbitmq.com/amqp-0-9-1-errata#section_3
 """
 
 import math
@@ -11,23 +12,23 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-DEEPEST = 32
-"""What lies deeper is handed on as the bytes it is: Python's recursion is not for producers to exhaust."""
+MAX_DEPTH = 32
+"""Deeper tables stay encoded: a producer must not exhaust Python's recursion."""
 
 NO_TABLE = (struct.error, ValueError, IndexError, KeyError)
-"""What bytes raise that are no table."""
+"""Raised for bytes that are not a table."""
 
 _LONGEST_SHORT = 255
 _LAST_SECOND = 0xFFFFFFFF
 _LENGTH = struct.Struct(">I")
 
 
-class Unwritable(ValueError):
-    """A value that AMQP cannot carry, or RabbitMQ would close the connection for."""
+class EncodeError(ValueError):
+    """AMQP cannot carry the value, or RabbitMQ would close the connection for it."""
 
 
 class Field(NamedTuple):
-    """A member of a table: what is read of it, and where in the bytes it stands, name and all."""
+    """One entry of a table: name, value, and where both stand in the bytes."""
 
     name: str
     value: Any
@@ -35,8 +36,8 @@ class Field(NamedTuple):
     end: int
 
 
-def legible(text: bytes) -> str:
-    """What stands in a short string; with question marks where that is not UTF-8, and never longer."""
+def decode_lossy(text: bytes) -> str:
+    """Decodes a short string; bytes that are not UTF-8 become question marks. Never longer than the input."""
     try:
         return text.decode()
     except UnicodeDecodeError:
@@ -44,16 +45,16 @@ def legible(text: bytes) -> str:
 
 
 def fields_in(table: bytes, start: int, end: int, depth: int = 0) -> Iterator[Field]:
-    """What stands between the two; raises `NO_TABLE`."""
+    """Decodes the entries between two positions; raises `NO_TABLE`."""
     while start < end:
         name_end = start + 1 + table[start]
         value, value_end = _value(table, name_end, depth)
-        yield Field(legible(table[start + 1 : name_end]), value, start, value_end)
+        yield Field(decode_lossy(table[start + 1 : name_end]), value, start, value_end)
         start = value_end
 
 
 def instant(count: int) -> datetime | int:
-    """Seconds, by the specification; what would lie beyond 2106 are milliseconds, as some libraries send."""
+    """Decodes a timestamp: seconds, or, beyond the year 2106, the milliseconds that some libraries send."""
     try:
         return datetime.fromtimestamp(count if count <= _LAST_SECOND else count / 1000, UTC)
     except (ValueError, OverflowError, OSError):
@@ -89,13 +90,13 @@ def _octets(table: bytes, start: int, end: int, _depth: int) -> bytearray:
 
 
 def _mapping(table: bytes, start: int, end: int, depth: int) -> dict[str, Any] | bytes:
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         return table[start:end]
     return {field.name: field.value for field in fields_in(table, start, end, depth)}
 
 
 def _array(table: bytes, start: int, end: int, depth: int) -> list[Any] | bytes:
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         return table[start:end]
     items = []
     while start < end:
@@ -104,7 +105,7 @@ def _array(table: bytes, start: int, end: int, depth: int) -> list[Any] | bytes:
     return items
 
 
-def _as_it_is(value: Any) -> Any:
+def _unchanged(value: Any) -> Any:
     return value
 
 
@@ -114,7 +115,7 @@ def _nothing() -> None:
 
 _FIXED: dict[int, tuple[struct.Struct, Callable[..., Any]]] = {
     **{
-        ord(kind): (struct.Struct(form), _as_it_is)
+        ord(kind): (struct.Struct(form), _unchanged)
         for kind, form in zip("tbBsuIilLfd", ("?", *(f">{c}" for c in "bBhHiIqQfd")), strict=True)
     },
     ord("D"): (struct.Struct(">Bi"), _decimal),
@@ -130,52 +131,53 @@ _VARIABLE: dict[int, Callable[[bytes, int, int, int], Any]] = {
 
 
 def short(text: str | bytes) -> bytes:
-    """A short string; raises `Unwritable` if it is not short."""
+    """Encodes a short string; raises `EncodeError` above 255 bytes."""
     encoded = text.encode() if isinstance(text, str) else text
     if len(encoded) > _LONGEST_SHORT:
-        raise Unwritable("longer than 255 bytes")
+        raise EncodeError("longer than 255 bytes")
     return bytes([len(encoded)]) + encoded
 
 
 def long(encoded: bytes) -> bytes:
+    """Prefixes bytes with their length in four bytes."""
     return _LENGTH.pack(len(encoded)) + encoded
 
 
 def field(name: str, value: Any) -> bytes:
-    """A member of a table; raises `Unwritable`."""
+    """Encodes one entry of a table; raises `EncodeError`."""
     try:
-        return short(name) + _written(value)
+        return short(name) + _encode(value)
     except (struct.error, ValueError, OverflowError, RecursionError) as error:
-        raise Unwritable(str(error)) from None
+        raise EncodeError(str(error)) from None
 
 
 def seconds(value: object) -> bytes:
-    """A timestamp; raises `Unwritable`."""
+    """Encodes a timestamp; raises `EncodeError`."""
     with suppress(struct.error, ValueError, OverflowError):
         if isinstance(value, datetime):
             since = value if value.tzinfo else value.replace(tzinfo=UTC)
             return struct.pack(">Q", int(since.timestamp()))
         if isinstance(value, int):
             return struct.pack(">Q", value)
-    raise Unwritable("no timestamp")
+    raise EncodeError("no timestamp")
 
 
-def _written(value: Any) -> bytes:
-    """By the widest type of its kind: that holds all that Python's does."""
+def _encode(value: Any) -> bytes:
+    """Uses the widest AMQP type of its kind, which holds every value of the Python type."""
     for kind in type(value).__mro__:
         if writer := _WRITERS.get(kind):
             return writer(value)
-    raise Unwritable("of a type that AMQP does not have")
+    raise EncodeError("AMQP has no such type")
 
 
 def _finite(value: float) -> bytes:
     if not math.isfinite(value):
-        raise Unwritable("RabbitMQ takes no such number")
+        raise EncodeError("RabbitMQ takes no such number")
     return struct.pack(">d", value)
 
 
 def _digits(value: Decimal) -> bytes:
-    """Raises `struct.error` for what has more of them than fit."""
+    """Raises `struct.error` if there are too many digits."""
     places = max(0, -int(value.as_tuple().exponent))
     return struct.pack(">Bi", places, int(value.scaleb(places)))
 
@@ -191,5 +193,5 @@ _WRITERS: dict[type, Callable[[Any], bytes]] = {
     datetime: lambda value: b"T" + seconds(value),
     Decimal: lambda value: b"D" + _digits(value),
     dict: lambda value: b"F" + long(b"".join([field(name, part) for name, part in value.items()])),
-    list: lambda value: b"A" + long(b"".join([_written(part) for part in value])),
+    list: lambda value: b"A" + long(b"".join([_encode(part) for part in value])),
 }

@@ -1,7 +1,7 @@
-"""The properties of a message, headers among them, as RabbitMQ hands them over and takes them.
+"""Encodes and decodes the properties of a message, including its headers.
 
-What was not changed on its way through us goes out in the very bytes it came in (`SentAs`). Only so do widths
-of numbers, milliseconds and text that is not UTF-8 survive.
+A property that was not changed is sent in the bytes it arrived in (`SentAs`). Only that keeps the widths of
+numbers, milliseconds, and text that is not UTF-8.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,18 +12,18 @@ from typing import Any
 from contracts.envelope import Message
 from worker.adapters.amqp.codec.fields import (
     NO_TABLE,
-    Unwritable,
+    EncodeError,
+    decode_lossy,
     field,
     fields_in,
     instant,
-    legible,
     long,
     seconds,
     short,
 )
 from worker.core.messages import LEFT_OUT, NEVER_SENT, Outgoing, SentAs, is_needed
 
-# Each is there if its bit is set, the highest first.
+# In the order of their flag bits, the highest first.
 _NAMES = (
     "content_type",
     "content_encoding",
@@ -43,21 +43,21 @@ _NAMES = (
 _BITS = {name: 1 << (15 - place) for place, name in enumerate(_NAMES)}
 _SIZES = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
 
-# What a message keeps on its way through us. Not `expiration` (an expiring dead letter is a lost one), nor
-# `user_id` (another's name closes the channel).
+# Properties that a forwarded message keeps. Not `expiration` (a dead letter must not expire), nor `user_id`
+# (the broker closes the channel on another user's name).
 KEPT_PROPERTIES = frozenset(
     {"content_encoding", "priority", "correlation_id", "reply_to", "timestamp", "type", "app_id"}
 )
 MESSAGE_ID = "message_id"
-"""Kept too, but only as bytes: it is none of what a message says."""
+"""Kept too, but only as bytes: it is not part of the content."""
 _READ = KEPT_PROPERTIES | {"content_type"}
 _TEXTS = _READ - _SIZES.keys()
 
 _PERSISTENT = b"\2"
 _PLAIN_FLAGS = sum(_BITS[name] for name in ("content_type", "delivery_mode", MESSAGE_ID)).to_bytes(2)
 _OVERHEAD = 6  # flags, and how long the headers are
-_LONGEST_NEEDED = 5_000
-_LONGEST_NOTE = 900
+_MAX_NEEDED = 5_000
+_MAX_NOTE = 900
 _ROOM_FOR_NOTE = 1_000
 
 _Parts = dict[str, tuple[Any, bytes]]
@@ -65,23 +65,23 @@ _UNREAD = (object(), b"")
 
 
 def read(exchange: str, routing_key: bytes, properties: bytes, body: bytes) -> Outgoing:
-    """The message as it came. Never raises: what cannot be read is not there."""
-    fields: _Parts = {"routing_key": (legible(routing_key), routing_key)}
+    """Decodes a message. Never raises: unreadable properties are left out."""
+    fields: _Parts = {"routing_key": (decode_lossy(routing_key), routing_key)}
     headers: _Parts = {}
-    with suppress(*NO_TABLE):  # RabbitMQ reads a table before it takes it, so it lets none of these through
+    with suppress(*NO_TABLE):  # RabbitMQ parses a table before it accepts it, so none of these arrives
         for name, start, end in parts_of(properties):
             if name == "headers":
                 _read_headers(properties, start + 4, end, headers)
             elif name in _READ or name == MESSAGE_ID:
                 fields[name] = (_read_property(name, properties[start:end]), properties[start:end])
-    told = {name: value for name, (value, _) in fields.items() if name != MESSAGE_ID}
-    key, content_type = told.pop("routing_key"), told.pop("content_type", None)
+    known = {name: value for name, (value, _) in fields.items() if name != MESSAGE_ID}
+    key, content_type = known.pop("routing_key"), known.pop("content_type", None)
     message = Message(body, content_type, {name: value for name, (value, _) in headers.items()})
-    return Outgoing(exchange, key, message, told, SentAs(fields, headers))
+    return Outgoing(exchange, key, message, known, SentAs(fields, headers))
 
 
 def parts_of(properties: bytes) -> Iterator[tuple[str, int, int]]:
-    """Which there are, and where each stands."""
+    """The properties that are present, with start and end in the bytes."""
     at = 2
     for name in _present(properties[:2]):
         if size := _SIZES.get(name):
@@ -101,7 +101,7 @@ def _present(flags: bytes) -> tuple[str, ...]:
 
 
 def _read_headers(table: bytes, start: int, end: int, headers: _Parts) -> None:
-    """Of several by one name the last counts, and all are kept."""
+    """If a name occurs several times the last value counts, and all bytes are kept."""
     for name, value, first, last in fields_in(table, start, end):
         before = headers[name][1] if name in headers else b""
         headers[name] = (value, before + table[first:last])
@@ -114,24 +114,24 @@ def _read_property(name: str, encoded: bytes) -> Any:
         case "timestamp":
             return instant(int.from_bytes(encoded))
         case _:
-            return legible(encoded[1:])
+            return decode_lossy(encoded[1:])
 
 
-def written(outgoing: Outgoing, message_id: str, longest: int) -> bytes:
-    """All that goes with the body. What cannot be sent, or has no room, is left out, and that is said.
+def encode(outgoing: Outgoing, message_id: str, max_bytes: int) -> bytes:
+    """Encodes flags and properties. Those that cannot be sent, or do not fit, are named in a header instead.
 
-    `message_id` is for messages that had none when they came.
+    `message_id` is used if the message arrived without one.
     """
-    # Most messages are ours, with nothing but a content type: in a tenth of the time.
+    # Most messages are our own, with only a content type: this takes a tenth of the time.
     ours = outgoing.sent_as is NEVER_SENT and not (outgoing.message.headers or outgoing.properties)
-    if ours and (content_type := _written_content_type(outgoing.message.content_type)):
+    if ours and (content_type := _encode_content_type(outgoing.message.content_type)):
         return _PLAIN_FLAGS + content_type + _PERSISTENT + short(message_id)
     fields, headers = _fields(outgoing), _headers(outgoing)
     _, its_own = outgoing.sent_as.fields.get(MESSAGE_ID, _UNREAD)
     fields |= {"delivery_mode": _PERSISTENT, MESSAGE_ID: its_own or short(message_id)}
     left_out = [name for parts in (fields, headers) for name in parts if parts[name] is None]
-    parts, table = _possible(fields), _possible(headers)
-    excess = _OVERHEAD + sum(map(len, parts.values())) + sum(map(len, table.values())) - longest
+    parts, table = _sendable(fields), _sendable(headers)
+    excess = _OVERHEAD + sum(map(len, parts.values())) + sum(map(len, table.values())) - max_bytes
     if left_out or excess > 0:
         table = _reduced(table, left_out, excess, outgoing.message.headers.get(LEFT_OUT))
     if table:
@@ -141,6 +141,7 @@ def written(outgoing: Outgoing, message_id: str, longest: int) -> bytes:
 
 
 def routing_key(outgoing: Outgoing) -> bytes:
+    """Encodes the routing key."""
     return (
         _as_sent(outgoing.sent_as.fields, "routing_key", outgoing.routing_key)
         or outgoing.routing_key.encode()
@@ -148,40 +149,40 @@ def routing_key(outgoing: Outgoing) -> bytes:
 
 
 def _fields(outgoing: Outgoing) -> dict[str, bytes | None]:
-    """None for what cannot be sent."""
+    """None for those that cannot be sent."""
     sent, given = (
         outgoing.sent_as.fields,
         {"content_type": outgoing.message.content_type, **outgoing.properties},
     )
     return {
-        name: _as_sent(sent, name, value) or _written_property(name, value)
+        name: _as_sent(sent, name, value) or _encode_property(name, value)
         for name, value in given.items()
         if value is not None
     }
 
 
 def _headers(outgoing: Outgoing) -> dict[str, bytes | None]:
-    """None for what cannot be sent."""
+    """None for those that cannot be sent."""
     sent = outgoing.sent_as.headers
     return {
-        name: _as_sent(sent, name, value) or _written_header(name, value)
+        name: _as_sent(sent, name, value) or _encode_header(name, value)
         for name, value in outgoing.message.headers.items()
     }
 
 
 def _as_sent(sent: Mapping[str, tuple[Any, bytes]], name: str, value: Any) -> bytes | None:
-    """Its bytes, if the value is the very one that was read of them."""
+    """The bytes a value was decoded from, if it is that very value."""
     read_value, encoded = sent.get(name, _UNREAD)
     return encoded if read_value is value else None
 
 
 @lru_cache(maxsize=128)
-def _written_content_type(value: str | None) -> bytes | None:
-    return _written_property("content_type", value)
+def _encode_content_type(value: str | None) -> bytes | None:
+    return _encode_property("content_type", value)
 
 
-def _written_property(name: str, value: Any) -> bytes | None:
-    with suppress(Unwritable, ValueError, OverflowError):
+def _encode_property(name: str, value: Any) -> bytes | None:
+    with suppress(EncodeError, ValueError, OverflowError):
         if name == "timestamp":
             return seconds(value)
         if name == "priority" and isinstance(value, int):
@@ -191,34 +192,34 @@ def _written_property(name: str, value: Any) -> bytes | None:
     return None
 
 
-def _written_header(name: str, value: Any) -> bytes | None:
-    with suppress(Unwritable):
+def _encode_header(name: str, value: Any) -> bytes | None:
+    with suppress(EncodeError):
         return field(name, value)
     return None
 
 
-def _possible(parts: Mapping[str, bytes | None]) -> dict[str, bytes]:
+def _sendable(parts: Mapping[str, bytes | None]) -> dict[str, bytes]:
     return {name: part for name, part in parts.items() if part is not None}
 
 
 def _reduced(
-    table: Mapping[str, bytes], left_out: Sequence[str], excess: int, told_before: Any
+    table: Mapping[str, bytes], left_out: Sequence[str], excess: int, left_out_before: Any
 ) -> dict[str, bytes]:
-    """Headers shorter by the excess, with what is missing named among them."""
+    """Headers shortened by the excess, with one that names the missing ones."""
     kept = dict(table)
-    told_before_too = [told_before] if kept.pop(LEFT_OUT, None) and isinstance(told_before, str) else []
+    earlier = [left_out_before] if kept.pop(LEFT_OUT, None) and isinstance(left_out_before, str) else []
     heaviest = _heaviest(kept, excess + _ROOM_FOR_NOTE) if excess > 0 else []
-    note = ", ".join([*told_before_too, *left_out, *heaviest]).encode(errors="replace")
-    kept[LEFT_OUT] = field(LEFT_OUT, legible(note[:_LONGEST_NOTE]))
+    note = ", ".join([*earlier, *left_out, *heaviest]).encode(errors="replace")
+    kept[LEFT_OUT] = field(LEFT_OUT, decode_lossy(note[:_MAX_NOTE]))
     return {name: part for name, part in kept.items() if name not in heaviest}
 
 
 def _heaviest(table: Mapping[str, bytes], excess: int) -> Sequence[str]:
-    """The names of headers that together are as long; small ones that are needed come last."""
+    """Names of headers that together are that long; small ones that the worker needs come last."""
 
     def order(name: str) -> tuple[bool, int]:
         size = len(table[name])
-        return is_needed(name) and size <= _LONGEST_NEEDED, -size
+        return is_needed(name) and size <= _MAX_NEEDED, -size
 
     heaviest: list[str] = []
     for name in sorted(table, key=order):

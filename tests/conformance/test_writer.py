@@ -1,9 +1,9 @@
-"""What is written in one turn of the event loop is sent together, and all of it."""
+"""Frames written in one turn of the event loop are sent together, and none is lost."""
 
 import asyncio
 from dataclasses import dataclass, field
 
-from worker.adapters.amqp.wire import GatheringWriter
+from worker.adapters.amqp.writer import CoalescingWriter
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Socket:
 
 async def test_what_is_written_in_one_turn_is_one_write():
     socket = Socket()
-    writer = GatheringWriter(socket)
+    writer = CoalescingWriter(socket)
     writer.write(b"a")
     writer.write(b"b")
     assert socket.told == []
@@ -41,7 +41,7 @@ async def test_what_is_written_in_one_turn_is_one_write():
 
 async def test_a_drain_and_a_close_send_what_was_written_before_them():
     socket = Socket()
-    writer = GatheringWriter(socket)
+    writer = CoalescingWriter(socket)
     writer.write(b"a")
     await writer.drain()
     writer.write(b"b")
@@ -52,7 +52,7 @@ async def test_a_drain_and_a_close_send_what_was_written_before_them():
 
 async def test_what_can_no_longer_be_sent_disturbs_nobody():
     socket = Socket()
-    writer = GatheringWriter(socket)
+    writer = CoalescingWriter(socket)
     writer.write(b"a")
     socket.closed = True
     await asyncio.sleep(0)

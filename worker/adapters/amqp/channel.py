@@ -1,0 +1,111 @@
+"""A channel that consumes, and the deliveries that arrive on it."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
+
+from worker.adapters.amqp.codec.frames import DELIVER, Delivered, ack, delivered
+from worker.adapters.amqp.errors import explain
+from worker.adapters.amqp.seam import Channel, Connection
+from worker.core.messages import Outgoing
+from worker.ports import Delivery
+
+
+class ConsumingChannel:
+    """A channel with its consumer. Deliveries that arrived on it are void once it is closed."""
+
+    def __init__(
+        self, connection: Connection, channel: Channel, prefetch: int, lose: Callable[[str], None]
+    ) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._prefetch = prefetch
+        self._lose = lose
+        self._tag: str | None = None
+        self._fenced = False
+
+    @classmethod
+    async def open(
+        cls, connection: Connection, prefetch: int, lose: Callable[[str], None]
+    ) -> "ConsumingChannel":
+        """Calls `lose` with the reason once the channel or its consumer has become useless."""
+        channel = await connection.open_channel()
+        opened = cls(connection, channel, prefetch, lose)
+        channel.on_consumer_cancelled(opened._cancelled)
+        channel.on_closed(opened._closed)
+        await opened.round_trip()
+        return opened
+
+    @property
+    def live(self) -> bool:
+        """Whether deliveries of this channel can be acked."""
+        return not self._fenced and not self._channel.is_closed
+
+    @property
+    def consuming(self) -> bool:
+        return self.live and self._tag is not None
+
+    async def subscribe(self, queue: str, receive: Callable[[Delivery], None]) -> None:
+        """Consumes the queue, unless this channel does already. `receive` must not raise."""
+
+        def deliver(arguments: bytes, properties: bytes, body: bytes) -> None:
+            receive(RabbitDelivery(delivered(arguments, properties, body), self))
+
+        if self._tag is None:
+            self._connection.listen(self._channel.number, {DELIVER: deliver})
+            self._tag = await self._channel.consume(queue)
+
+    async def unsubscribe(self) -> None:
+        """Stops consuming. No delivery arrives after the return."""
+        tag, self._tag = self._tag, None
+        if tag is not None:
+            await self._channel.cancel(tag)
+            await self.round_trip()  # deliveries that were on their way have been received by then
+
+    def ack(self, delivery_tag: int) -> None:
+        """Sent in this turn of the loop, before anything the channel sends later."""
+        self._connection.send(ack(delivery_tag, self._channel.number))
+
+    async def round_trip(self) -> None:
+        """On return the broker has read everything sent on the channel before."""
+        await self._channel.set_prefetch(self._prefetch)
+
+    async def close(self) -> None:
+        """Unacked messages go back to the queue, in order."""
+        self._fenced = True
+        await self.round_trip()  # an ack that crosses the close would cost the connection
+        await self._channel.close()
+
+    def _cancelled(self) -> None:
+        self._tag = None
+        self._lose("the broker has cancelled the consumer: the queue was deleted or moved")
+
+    def _closed(self, error: BaseException | None) -> None:
+        if not self._fenced:
+            self._lose(closed_by(error))
+
+
+class RabbitDelivery:
+    """The delivery port. Belongs to the channel it arrived on, and is void once that is closed."""
+
+    def __init__(self, message: Delivered, channel: ConsumingChannel) -> None:
+        self._message = message
+        self._channel = channel
+
+    @property
+    def live(self) -> bool:
+        return self._channel.live
+
+    @cached_property
+    def original(self) -> Outgoing:
+        return self._message.original
+
+    async def ack(self) -> None:
+        if self.live:
+            with suppress(ConnectionError):  # lost at this moment: the redelivery finds the work done
+                self._channel.ack(self._message.tag)
+
+
+def closed_by(error: BaseException | None) -> str:
+    """Why a channel was closed, in one line."""
+    return f"the channel was closed: {explain(error)}" if error else "the channel was closed"

@@ -1,0 +1,86 @@
+"""Makes connections to RabbitMQ, and says in words why one cannot be made."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+from yarl import URL
+
+from worker.adapters.amqp.errors import (
+    REFUSED,
+    BrokerRefuses,
+    BrokerUnavailable,
+    NobodyThere,
+    explain,
+    explain_tls,
+    hint,
+)
+from worker.adapters.amqp.seam import (
+    BROKER_ERRORS,
+    ClosedSilently,
+    Connection,
+    LoginRefused,
+    open_connection,
+)
+
+DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
+CONNECT_SECONDS = 10.0
+HEARTBEAT_SECONDS = 12
+CLOSE_SECONDS = 3.0
+
+
+async def connect(url: str, name: str) -> Connection:
+    """Raises `BrokerUnavailable`, or `BrokerRefuses` where retrying cannot help."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            return await open_connection(url, name, HEARTBEAT_SECONDS)
+    except LoginRefused as error:
+        raise BrokerRefuses(
+            f"RabbitMQ at {address(url)} refuses the login in AMQP_URL: {explain(error)}"
+        ) from None
+    except BROKER_ERRORS as error:
+        if refused := explain_tls(error):
+            raise BrokerRefuses(f"RabbitMQ at {address(url)} cannot be used: {refused}") from None
+        silent = isinstance(error, ClosedSilently) or explain(error) == REFUSED
+        failure = NobodyThere if silent else BrokerUnavailable
+        why = f"{explain(error)}{hint(url, error)}"
+        raise failure(f"RabbitMQ at {address(url)} cannot be used: {why}") from None
+
+
+@asynccontextmanager
+async def connected(url: str, name: str) -> AsyncIterator[Connection]:
+    """A connection for the time of the block; raises as `connect` does."""
+    connection = await connect(url, name)
+    try:
+        yield connection
+    finally:
+        await close(connection)
+
+
+async def close(connection: Connection) -> None:
+    """With a handshake if that is quick, else without. Closes a lost connection too."""
+    closing = asyncio.ensure_future(connection.close())
+    try:
+        await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+    finally:
+        if not closing.done():
+            connection.hang_up()
+    await asyncio.wait([closing], timeout=CLOSE_SECONDS)
+    with suppress(asyncio.CancelledError, asyncio.InvalidStateError):
+        closing.exception()
+
+
+def address(url: str) -> str:
+    """Scheme, host, port and virtual host of an AMQP URL, without user and password."""
+    parsed = URL(url)
+    port = parsed.port or DEFAULT_PORTS.get(parsed.scheme)
+    return f"{parsed.scheme}://{parsed.host}:{port}{parsed.path}"
+
+
+@contextmanager
+def unavailable_if_lost() -> Iterator[None]:
+    """Raises `BrokerUnavailable` if the connection used in the block fails."""
+    try:
+        yield
+    except BROKER_ERRORS as error:
+        raise BrokerUnavailable(f"RabbitMQ cannot be used: {explain(error)}") from None

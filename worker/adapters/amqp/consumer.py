@@ -1,0 +1,148 @@
+"""Consumes one queue, on a connection of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from worker.adapters.amqp.channel import ConsumingChannel
+from worker.adapters.amqp.errors import BrokerRefuses, explain
+from worker.adapters.amqp.link import Link
+from worker.adapters.amqp.publisher import Prepare
+from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
+from worker.ports import Delivery
+from worker.telemetry.events import Telemetry
+
+ANSWER_SECONDS = 10.0
+PREPARE_AGAIN_SECONDS = 30.0
+
+
+class RabbitConsumer:
+    """Passes the deliveries of one queue to `receive`, which must only file them: it runs in the reader.
+
+    Pausing keeps the channel, so that held deliveries can still be acked; `release` closes it.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        prefetch: int,
+        receive: Callable[[Delivery], None],
+        prepare: Prepare,
+        telemetry: Telemetry,
+    ) -> None:
+        self._queue = queue
+        self._prefetch = prefetch
+        self._receive = receive
+        self._prepare = prepare
+        self._telemetry = telemetry
+        self._wanted = True
+        self._stopped = False
+        self._link: Link | None = None
+        self._connection: Connection | None = None
+        self._channel: ConsumingChannel | None = None
+        self._lost: asyncio.Future[str] = asyncio.Future()
+        self._changing = asyncio.Lock()
+        self._begun = asyncio.Event()
+
+    @property
+    def consuming(self) -> bool:
+        return self._channel is not None and self._channel.consuming
+
+    @asynccontextmanager
+    async def running(self, link: Link) -> AsyncIterator[None]:
+        """Consumes for the time of the block. Messages not acked by its end are delivered again."""
+        self._link = link
+        async with link.kept(self._serve, self._begun):
+            yield
+
+    async def stop(self) -> None:
+        """Pauses for good."""
+        self._stopped = True
+        await self.pause()
+
+    async def pause(self) -> None:
+        """No delivery arrives after the return. Held ones can still be acked."""
+        self._wanted = False
+        async with self._change():
+            if self._channel is not None:
+                await self._channel.unsubscribe()
+        self._telemetry.consuming_ended()
+
+    async def resume(self) -> None:
+        """Consumes again, unless stopped."""
+        self._wanted = not self._stopped
+        await self._subscribe()
+
+    async def release(self) -> None:
+        """Returns all held deliveries to the queue, in order; they are void from now on."""
+        async with self._change():
+            channel, self._channel = self._channel, None
+            if channel is not None:
+                await channel.close()
+
+    async def problems(self) -> list[str]:
+        """Why no deliveries arrive, one line each. Empty when healthy."""
+        if self.consuming:
+            return []
+        if not self._wanted:
+            return ["consuming is paused"]
+        why = self._link.failure if self._link is not None else None
+        return [f"no consumer is registered at the broker: {why or 'it is being made'}"]
+
+    async def _serve(self, connection: Connection) -> None:
+        await self._prepare(connection)
+        self._connection, self._lost = connection, asyncio.get_running_loop().create_future()
+        try:
+            await self._subscribe()
+            if not self._lost.done():
+                self._begun.set()
+            raise ConnectionError(await self._until_lost(connection))
+        except asyncio.CancelledError:
+            await self.release()  # the last acks reach the broker before the connection is closed
+            raise
+        finally:
+            self._connection = self._channel = None
+            self._telemetry.consuming_ended()
+
+    async def _until_lost(self, connection: Connection) -> str:
+        """The reason the channel was lost. Until then declares the topology again, now and then."""
+        while not self._lost.done():
+            await asyncio.wait([self._lost], timeout=PREPARE_AGAIN_SECONDS)
+            if not self._lost.done():
+                await self._prepared_again(connection)
+        return self._lost.result()
+
+    async def _prepared_again(self, connection: Connection) -> None:
+        try:
+            await self._prepare(connection)
+        except BrokerRefuses as error:  # what works goes on
+            self._telemetry.topology_refused(str(error))
+
+    async def _subscribe(self) -> None:
+        async with self._change():
+            if not self._wanted or self._connection is None:
+                return
+            if self._channel is None:
+                self._channel = await ConsumingChannel.open(self._connection, self._prefetch, self._lose)
+            await self._channel.subscribe(self._queue, self._pass_on)
+            self._telemetry.consuming(self._queue, self._prefetch)
+
+    def _pass_on(self, delivery: Delivery) -> None:
+        try:
+            self._receive(delivery)
+        except Exception as error:  # noqa: BLE001 - a bug here must not cost the connection
+            self._telemetry.step_crashed(error)
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        """One change at a time. A failed one costs the connection; the next starts in the wanted state."""
+        async with self._changing:
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    yield
+            except BROKER_ERRORS as error:
+                self._lose(explain(error))
+
+    def _lose(self, reason: str) -> None:
+        if not self._lost.done():
+            self._lost.set_result(reason)

@@ -1,0 +1,314 @@
+"""The cut to the client library, aiormq. No other module here imports it.
+
+aiormq has the control plane: handshake, channels, declarations, subscriptions, closing. The data plane is
+ours: messages, confirms and acks pass through `FrameTap` and `CoalescingWriter`. README.md lists every
+assumption made here, and tests/conformance/amqp/test_seam.py has one test for each.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, NamedTuple, Self, cast
+
+import aiormq
+from aiormq.abc import AbstractChannel, AbstractConnection
+from aiormq.channel import Channel as LibraryChannel
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from aiormq.exceptions import (
+    AMQPError,
+    AuthenticationError,
+    ChannelAccessRefused,
+    ChannelClosed,
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    InvalidFrameError,
+    ProbableAuthenticationError,
+)
+from yarl import URL
+
+from worker.adapters.amqp.codec.dispatch import Listener
+from worker.adapters.amqp.codec.frames import BLOCKED, UNBLOCKED
+from worker.adapters.amqp.tap import FrameTap
+from worker.adapters.amqp.writer import CoalescingWriter
+
+__all__ = [
+    "BROKER_ERRORS",
+    "Channel",
+    "ChannelAccessRefused",
+    "ChannelClosed",
+    "ChannelNotFoundEntity",
+    "ChannelPreconditionFailed",
+    "ClosedSilently",
+    "Connection",
+    "LoginRefused",
+    "QueueState",
+    "open_connection",
+]
+
+BROKER_ERRORS = (AMQPError, OSError)
+"""Raised if the broker is away, refuses, or disconnects. `TimeoutError` is an `OSError`."""
+
+CONNECTION_CLOSED = "the connection was closed"
+CHANNEL_CLOSED = "the channel was closed"
+
+_NO_OPEN_OK = "Expected one of ['Connection.OpenOk']"
+
+
+class LoginRefused(ConnectionError):
+    """The broker refuses the login, or the mechanism that `auth` in the URL names."""
+
+
+class ClosedSilently(ConnectionError):
+    """The peer closed the connection during the handshake without saying why."""
+
+
+class QueueState(NamedTuple):
+    """As the broker reports a queue: messages ready in it, and consumers."""
+
+    messages: int
+    consumers: int
+
+
+class Channel:
+    """A channel of a `Connection`. All coroutines raise `BROKER_ERRORS`."""
+
+    def __init__(self, library: AbstractChannel) -> None:
+        self._library = library
+        self.number = library.number
+
+    @property
+    def is_closed(self) -> bool:
+        return self._library.is_closed
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that a frame may carry; 0 or less if the broker sets no limit."""
+        return cast(LibraryChannel, self._library).max_content_size
+
+    def on_closed(self, tell: Callable[[BaseException | None], None]) -> None:
+        """Calls `tell` once, with the reason if there is one, when the channel or its connection closes."""
+        done = False
+
+        def closed(closing: "asyncio.Future[Any]") -> None:
+            nonlocal done
+            if not done:
+                done = True
+                tell(asyncio.CancelledError() if closing.cancelled() else closing.exception())
+
+        self._library.closing.add_done_callback(closed)
+        self._library.connection.closing.add_done_callback(closed)
+
+    def on_consumer_cancelled(self, tell: Callable[[], None]) -> None:
+        """Calls `tell` when the broker cancels a consumer: its queue was deleted or moved."""
+        self._library.on_consumer_cancel_callbacks.add(lambda _frame: tell())
+
+    async def set_prefetch(self, count: int) -> None:
+        """On return the broker has read everything sent on the channel before."""
+        with _library_call():
+            await self._library.basic_qos(prefetch_count=count)
+
+    async def consume(self, queue: str, tag: str | None = None) -> str:
+        """Starts a consumer, whose deliveries go to whoever listens for them; returns its tag."""
+        with _library_call():
+            started = await self._library.basic_consume(queue, ignore_message, consumer_tag=tag)
+            return started.consumer_tag or ""
+
+    async def cancel(self, tag: str) -> None:
+        """Stops a consumer."""
+        with _library_call():
+            await self._library.basic_cancel(tag)
+
+    async def declare_exchange(self, name: str, type_: str) -> None:
+        """A durable one. Raises `ChannelPreconditionFailed` if it exists and differs."""
+        with _library_call():
+            await self._library.exchange_declare(name, exchange_type=type_, durable=True)
+
+    async def check_exchange(self, name: str) -> None:
+        """Raises `ChannelNotFoundEntity` if it does not exist."""
+        with _library_call():
+            await self._library.exchange_declare(name, passive=True)
+
+    async def declare_queue(
+        self, name: str, arguments: Mapping[str, Any] | None = None, *, temporary: bool = False
+    ) -> None:
+        """A durable queue, or one deleted with this connection. Raises as `declare_exchange` does."""
+        with _library_call():
+            await self._library.queue_declare(
+                name,
+                durable=not temporary,
+                exclusive=temporary,
+                auto_delete=temporary,
+                arguments=dict(arguments or {}),
+            )
+
+    async def queue_state(self, name: str) -> QueueState:
+        """Raises `ChannelNotFoundEntity` if it does not exist."""
+        with _library_call():
+            found = await self._library.queue_declare(name, passive=True)
+            return QueueState(found.message_count or 0, found.consumer_count or 0)
+
+    async def bind(self, queue: str, exchange: str, routing_key: str) -> None:
+        with _library_call():
+            await self._library.queue_bind(queue, exchange, routing_key)
+
+    async def queue_delete(self, name: str) -> None:
+        with _library_call():
+            await self._library.queue_delete(name)
+
+    async def queue_purge(self, name: str) -> None:
+        with _library_call():
+            await self._library.queue_purge(name)
+
+    async def exchange_delete(self, name: str) -> None:
+        with _library_call():
+            await self._library.exchange_delete(name)
+
+    async def close(self) -> None:
+        """Unacked messages go back to their queue. Does nothing on a closed channel."""
+        with _library_call():
+            await self._library.close(ConnectionError(CHANNEL_CLOSED))
+
+
+class Connection:
+    """A connection to RabbitMQ that knows when the broker blocks it, and can be dropped at once."""
+
+    def __init__(self, library: AbstractConnection, tap: FrameTap, writer: CoalescingWriter) -> None:
+        self._library = library
+        self._tap = tap
+        self._writer = writer
+        self._unblocked = asyncio.Event()
+        self._unblocked.set()
+        tap.listen(
+            0,
+            {
+                BLOCKED: lambda *_: self._unblocked.clear(),
+                UNBLOCKED: lambda *_: self._unblocked.set(),
+            },
+        )
+
+    @property
+    def server_version(self) -> str:
+        """RabbitMQ's version, as "3.10.8"."""
+        return str(self._library.server_properties["version"])
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker, short of memory or disk, reads nothing from this connection."""
+        return not self._unblocked.is_set()
+
+    async def unblocked(self) -> None:
+        """Returns at once unless `blocked`."""
+        await self._unblocked.wait()
+
+    def hang_up(self) -> None:
+        """Drops the socket; whoever waits for an answer gets `BROKER_ERRORS`."""
+        self._writer.transport.abort()
+
+    def send(self, frames: bytes) -> None:
+        """Sends frames of one channel together with everything else sent in this turn of the loop."""
+        self._writer.write(frames)
+
+    def listen(self, channel: int, listeners: Mapping[bytes, Listener]) -> None:
+        """Takes these methods over from aiormq, until the channel closes."""
+        self._tap.listen(channel, listeners)
+
+    async def open_channel(self, *, confirms: bool = False) -> Channel:
+        """A channel to be closed by the caller, or with the connection."""
+        with _library_call():
+            return Channel(await self._library.channel(publisher_confirms=confirms))
+
+    @asynccontextmanager
+    async def channel(self) -> AsyncIterator[Channel]:
+        """A channel for the time of the block."""
+        channel = await self.open_channel()
+        try:
+            yield channel
+        finally:
+            await channel.close()
+
+    async def close(self) -> None:
+        """Closes with a handshake, which may take long; does nothing on a closed connection."""
+        with _library_call():
+            await self._library.close(ConnectionError(CONNECTION_CLOSED))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+
+class _Transport(TransportFactory):
+    """Opens aiormq's socket and keeps hold of it: aiormq cannot drop a peer that does not answer."""
+
+    tap: FrameTap
+    writer: CoalescingWriter
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        factory = TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory()
+        reader, writer = await factory.create(url, **kwargs)
+        self.tap, self.writer = FrameTap(reader), CoalescingWriter(writer)
+        return cast(asyncio.StreamReader, self.tap), cast(asyncio.StreamWriter, self.writer)
+
+
+async def open_connection(url: str, name: str, heartbeat_seconds: int) -> Connection:
+    """Connects and logs in. `name` is shown in RabbitMQ's list of connections.
+
+    Raises `LoginRefused`, `ClosedSilently` and other `BROKER_ERRORS`.
+    """
+    transport = _Transport()
+    target = URL(url).update_query(heartbeat=heartbeat_seconds)
+    with _library_call(), _connect_errors():
+        library = await aiormq.connect(
+            target, client_properties={"connection_name": name}, transport_factory=transport
+        )
+    return Connection(library, transport.tap, transport.writer)
+
+
+@contextmanager
+def _connect_errors() -> Iterator[None]:
+    try:
+        yield
+    except (AuthenticationError, ProbableAuthenticationError) as error:
+        raise LoginRefused(_login_refusal(error)) from None
+    except InvalidFrameError as error:
+        if _NO_OPEN_OK in str(error):
+            raise ConnectionError("there is no virtual host of that name, or no right to it") from None
+        raise
+    except AMQPError as error:
+        if isinstance(error.__cause__, asyncio.IncompleteReadError | ConnectionResetError):
+            raise ClosedSilently(str(error)) from error.__cause__
+        raise
+
+
+def _login_refusal(error: AuthenticationError | ProbableAuthenticationError) -> str:
+    match error.args:
+        case (str(offered), [*_]):
+            return f"it offers {', '.join(offered.split())}, and not what auth in AMQP_URL asks for"
+        case _:
+            return str(error)
+
+
+@contextmanager
+def _library_call() -> Iterator[None]:
+    """Raises `ConnectionError` where aiormq raises something less fitting because a peer is gone.
+
+    It raises `RuntimeError` on a closed channel or connection. If it gives up on a silent peer it cancels the
+    tasks that wait for an answer: only a cancellation that somebody asked for goes through.
+    """
+    try:
+        yield
+    except ChannelInvalidStateError:
+        raise ConnectionError(CHANNEL_CLOSED) from None
+    except RuntimeError:
+        raise ConnectionError(CONNECTION_CLOSED) from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionError("the connection is gone") from None
+
+
+async def ignore_message(_message: object) -> None:
+    """A consumer's callback for aiormq, which receives none of its messages."""

@@ -1,0 +1,87 @@
+"""Reads the socket for the client library, and takes the frames that this package handles itself."""
+
+import asyncio
+from asyncio import IncompleteReadError, StreamReader
+from collections.abc import Mapping
+
+from worker.adapters.amqp.codec.dispatch import Dispatcher, Listener
+from worker.adapters.amqp.codec.frames import FRAME_END, FRAME_OVERHEAD, HEAD, HEARTBEAT
+
+READ_BYTES = 2**16
+
+HEARTBEAT_EVERY_SECONDS = 1.0
+"""While only frames with listeners arrive: aiormq counts a broker as dead if it sees no frame."""
+
+
+class UnexpectedRead(AssertionError):
+    """aiormq reads differently than `FrameTap` supports: see README.md, "Frame by frame"."""
+
+
+class FrameTap:
+    """Duck-typed `StreamReader` for aiormq; frames with a listener are consumed here and never reach it.
+
+    aiormq reads a frame as 1, 6 and n + 1 bytes. Any pattern that stays within a frame is served; a read
+    across its end raises `UnexpectedRead`.
+    """
+
+    def __init__(self, reader: StreamReader) -> None:
+        self._reader = reader
+        self._loop = asyncio.get_running_loop()
+        self._dispatcher = Dispatcher()
+        self._buffer = b""
+        self._parsed = 0  # bytes of the buffer
+        self._frame = b""  # the one aiormq is reading
+        self._served = 0  # bytes of that frame
+        self._served_at = self._received_at = self._loop.time()
+
+    def listen(self, channel: int, listeners: Mapping[bytes, Listener]) -> None:
+        """Consumes these methods from now on, until the channel closes. A listener must not raise."""
+        self._dispatcher.listen(channel, listeners)
+
+    def at_eof(self) -> bool:
+        """Whether everything was read, by us and by aiormq."""
+        return (
+            self._reader.at_eof() and self._parsed == len(self._buffer) and self._served == len(self._frame)
+        )
+
+    async def readexactly(self, size: int) -> bytes:
+        """The next bytes of a frame for aiormq; raises `IncompleteReadError` or `UnexpectedRead`."""
+        if self._served == len(self._frame):
+            self._frame, self._served = await self._next(), 0
+        start, self._served = self._served, self._served + size
+        if self._served > len(self._frame):
+            left = len(self._frame) - start
+            raise UnexpectedRead(f"aiormq asked for {size} bytes of a frame that has {left} left")
+        return self._frame[start : self._served]
+
+    async def read(self, _size: int = -1) -> bytes:
+        """Never called: aiormq means to, for bytes that are no frame, but does not get there."""
+        raise UnexpectedRead("aiormq reads without a size")
+
+    async def _next(self) -> bytes:
+        """The next frame for aiormq."""
+        while True:
+            while len(self._buffer) < (end := self._end_of_frame()):
+                await self._receive(end - len(self._buffer))
+            frame, self._parsed = self._buffer[self._parsed : end], end
+            if frame[-1:] != FRAME_END or not self._dispatcher.take(frame):  # no frame: aiormq reports that
+                self._served_at = self._received_at
+                return frame
+            if self._received_at - self._served_at > HEARTBEAT_EVERY_SECONDS:
+                self._served_at = self._received_at
+                return HEARTBEAT
+
+    def _end_of_frame(self) -> int:
+        """Where the frame ends in the buffer, or its head while that has not arrived."""
+        head = self._buffer[self._parsed : self._parsed + HEAD.size]
+        if len(head) < HEAD.size or head.startswith(b"AMQP"):  # the broker speaks another version
+            return self._parsed + HEAD.size
+        return self._parsed + int.from_bytes(head[3:]) + FRAME_OVERHEAD
+
+    async def _receive(self, missing: int) -> None:
+        if missing > READ_BYTES:
+            more = await self._reader.readexactly(missing)
+        elif not (more := await self._reader.read(READ_BYTES)):
+            raise IncompleteReadError(self._buffer[self._parsed :], missing)
+        self._buffer, self._parsed = self._buffer[self._parsed :] + more, 0
+        self._received_at = self._loop.time()
