@@ -5,8 +5,8 @@ to the queue in order, ahead of messages that were never delivered but behind th
 `basic.nack` they go to the very end. So a look is one channel that consumes the whole queue to its end, and
 closes. It holds every letter until then, hence it is short and exclusive.
 
-That holds up to RabbitMQ 3.13. RabbitMQ 4.x returns last what `basic.get` holds, so there each look moves the
-oldest letter, which `_get` took, to the end of the queue.
+Measured on 3.10.8. RabbitMQ 4.x (4.0.5, 4.3.6) returns last what `basic.get` holds, so there each look moves
+the oldest letter, which `_get` took, to the end of the queue. Nothing is lost.
 """
 
 import asyncio
