@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.fault_proxy import BrokerProxy, fault_proxy
 from tests.support.real import Place
-from worker import bootstrap
+from worker.adapters.amqp import broker as amqp_broker
 from worker.adapters.amqp.errors import BrokerUnavailable
 from worker.adapters.memory.broker import MemoryBroker
 from worker.bootstrap import running_worker
@@ -58,7 +58,7 @@ async def test_while_it_asks_again_it_says_what_it_waits_for(
 async def test_once_the_grace_is_over_it_is_one_line(
     place: Place, proxy: BrokerProxy, frames: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(bootstrap, "STARTUP_GRACE_SECONDS", 0.0)
+    monkeypatch.setattr(amqp_broker, "STARTUP_GRACE_SECONDS", 0.0)
     proxy.reset_after(frames)
     with pytest.raises(BrokerUnavailable, match=r"^RabbitMQ cannot be used: .*reset") as lost:
         async with running_worker(place.settings, Telemetry()):
