@@ -14,9 +14,9 @@ from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.adapters.system import SystemClock
 from worker.core.decide import Policy
-from worker.core.judge import Patience
+from worker.core.judge import RetryPolicy
 from worker.core.model import EVERYBODY
-from worker.core.naming import NameTemplate
+from worker.core.naming import Names, NameTemplate
 from worker.flow.gate import Gate
 from worker.flow.lanes import Lanes
 from worker.flow.ledger_watch import LedgerWatch
@@ -44,9 +44,10 @@ from worker.ports import (
     Sealer,
     healthy,
 )
-from worker.provider.act import Actor, Names
+from worker.provider.act import Actor
 from worker.provider.circuit import Circuit
-from worker.provider.scan import Scanner, Strays
+from worker.provider.scan import Orphans, Scanner
+from worker.provider.subaccounts import Subaccounts
 from worker.settings.model import PREFIX, SettingsError, WorkerSettings
 from worker.telemetry.events import Telemetry
 
@@ -71,7 +72,7 @@ class Rules:
     account: str
     template: NameTemplate
     policy: Policy
-    retry: Patience
+    retry: RetryPolicy
     prefetch: int
 
 
@@ -84,8 +85,9 @@ class Parts:
     outbox: type[Outbox] = Outbox
     scheduler: type[Scheduler] = Scheduler
     actor: type[Actor] = Actor
+    subaccounts: type[Subaccounts] = Subaccounts
     scanner: type[Scanner] = Scanner
-    strays: type[Strays] = Strays
+    orphans: type[Orphans] = Orphans
     circuit: type[Circuit] = Circuit
 
 
@@ -127,13 +129,14 @@ def assemble(
     ledger_watch = LedgerWatch(partial(ports.ledger.bind, rules.owner, rules.account), gate, clock)
     circuit = parts.circuit(ports.provider, gate, clock, telemetry)
     scanner = parts.scanner(circuit, rules.template, clock, stopping)
-    strays = parts.strays(scanner, circuit, rules.template, ports.ledger)
-    actor = parts.actor(circuit, ports.ledger, names, clock, scanner, strays, policy.enable)
+    orphans = parts.orphans(scanner, circuit, rules.template, ports.ledger)
+    subaccounts = parts.subaccounts(circuit, ports.ledger, names, scanner)
+    actor = parts.actor(circuit, subaccounts, orphans, clock, policy.enable)
     records = Records(ports.ledger)
-    reconciler = Reconciler(records, actor, clock, policy, telemetry)
+    reconciler = Reconciler(records, subaccounts, clock, policy, telemetry)
     outbox = parts.outbox(
         records=records,
-        actor=actor,
+        subaccounts=subaccounts,
         publisher=ports.publisher,
         sealer=ports.sealer,
         fingerprints=ports.fingerprints,
@@ -147,7 +150,7 @@ def assemble(
         records=records,
         wishes=ports.ledger,
         outbox=outbox,
-        actor=actor,
+        subaccounts=subaccounts,
         fingerprints=ports.fingerprints,
         names=names,
         clock=clock,
@@ -185,7 +188,7 @@ def assemble(
         reissues=reissues,
         reconciler=reconciler,
         outbox=outbox,
-        actor=actor,
+        subaccounts=subaccounts,
         undelivered=undelivered,
         lanes=lanes,
         ledger_watch=ledger_watch,
@@ -314,7 +317,7 @@ def _rules(settings: WorkerSettings) -> Rules:
         account=settings.plivo_auth_id,
         template=settings.names,
         policy=replace(settings.policy, recipients=recipients, enable=settings.enable),
-        retry=Patience(
+        retry=RetryPolicy(
             settings.retry_budget, settings.retry_delays, settings.max_attempts, settings.settle_window
         ),
         prefetch=settings.prefetch,

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from contracts.envelope import Message
 from contracts.subaccounts import CredentialsMessage
 from contracts.topology import BrokerVersion
+from worker.core.capabilities import Capabilities
 from worker.core.dead_letters import AuditLine
 from worker.core.judge import CallFault, Operation
 from worker.core.messages import Outgoing
@@ -113,7 +114,10 @@ class Fingerprints(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProvidedSubaccount:
-    """A subaccount as the provider shows it; in a list perhaps without its token."""
+    """A subaccount as the provider shows it; in a list perhaps without its token.
+
+    `created` is `date.max` where the provider tells no date.
+    """
 
     auth_id: str
     name: str
@@ -124,7 +128,7 @@ class ProvidedSubaccount:
 
 @dataclass(frozen=True, slots=True)
 class NewSubaccount:
-    """What the provider tells of a subaccount it has just created; the token can be read later, too."""
+    """A subaccount that was just created. A token that is missing may be read later, if the provider can."""
 
     auth_id: str
     auth_token: SecretStr | None = field(repr=False)
@@ -138,39 +142,58 @@ class RateLimit(NamedTuple):
 
 
 class CallFailed(Exception):
-    """A provider call did not succeed; `fault` says how far it came."""
+    """A provider call did not succeed; `fault` says why, and what is known of its effect."""
 
     def __init__(self, fault: CallFault) -> None:
         super().__init__(fault.detail)
         self.fault = fault
 
 
-class Provider(Protocol):
-    """Its calls, each sent once. All raise `CallFailed`."""
+class Call(Protocol):
+    """A permitted call to the provider: one of these methods, once. Nothing is retried in it.
 
-    def permit(self, operation: Operation) -> AbstractAsyncContextManager[None]:
-        """Entered once concurrency, rate limit and circuit allow one more call: it begins at once then.
+    All raise `CallFailed`. What changes something carries an idempotency key.
+    """
 
-        What changes something is only to be called with a permit, a permit for each; reads get their own.
-        """
-
-    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount: ...
+    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
+        """Makes a subaccount of this name."""
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
     ) -> None:
-        """Sends what is given and nothing else."""
+        """Sends the given fields and nothing else."""
 
     async def delete(self, auth_id: str, idempotency_key: str) -> None:
         """Deletes it; numbers, applications and endpoints go to the main account."""
 
-    async def get(self, auth_id: str) -> ProvidedSubaccount: ...
+    async def get(self, auth_id: str) -> ProvidedSubaccount:
+        """Shows it as it is now, with its token where the provider's capabilities say so."""
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
-        """Up to 20 subaccounts from `offset` on, newest first; empty past the end."""
+        """A page of the list, from `offset` on, in the order the capabilities name; empty past the end."""
+
+
+class Provider(Protocol):
+    """Where subaccounts are. Calls are made with a permit and in no other way.
+
+    `async with provider.permit("create") as call: await call.create(...)`
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this provider can do; the same for as long as it lives."""
+
+    def permit(self, operation: Operation) -> AbstractAsyncContextManager[Call]:
+        """Entered once concurrency, rate limit and circuit allow one more call: it may begin at once then.
+
+        It is for one call of that kind, and kept until its end. Raises `CallFailed`.
+        """
 
     async def probe(self) -> None:
-        """Returns if the provider answers us at all, in time: the cheapest call, ahead of all that wait."""
+        """Returns if the provider responds to us in time: its cheapest call, ahead of all that wait.
+
+        Raises `CallFailed`.
+        """
 
 
 class LedgerConflict(Exception):

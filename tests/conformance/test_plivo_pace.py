@@ -6,14 +6,15 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from itertools import pairwise
 
+import pytest
 from pydantic import SecretStr
 from pydantic_core import to_json
 
 from tests.conformance.misbehaving import answer, misbehaving, silence
-from tests.conformance.test_plivo import AUTH_ID, SHOWN, fault_of, provider_at
-from tests.support.builders import NOW
-from worker.adapters.memory.clock import MemoryClock
+from tests.conformance.test_plivo import AUTH_ID, SHOWN, FixedDate, fault_of, provider_at
+from tests.support import one_call
 from worker.adapters.plivo.client import PlivoAccount, PlivoProvider, plivo_provider
+from worker.core.judge import FaultKind
 from worker.ports import CallFailed, RateLimit
 from worker.sandbox import running_sandbox
 
@@ -26,7 +27,7 @@ async def test_no_more_calls_are_open_at_once_than_allowed():
         return await answer("204 No Content")(writer)
 
     async with misbehaving(gated) as server, provider_at(server.url, concurrency=3) as provider:
-        calls = [asyncio.create_task(provider.delete(AUTH_ID, "key")) for _ in range(10)]
+        calls = [asyncio.create_task(one_call.delete(provider, AUTH_ID, "key")) for _ in range(10)]
         await server.waiting(3)
         go_on.set()
         await asyncio.gather(*calls)
@@ -36,14 +37,14 @@ async def test_no_more_calls_are_open_at_once_than_allowed():
 async def test_a_cancelled_call_gives_its_place_to_the_next():
     replies = [silence, answer("204 No Content")]
     async with misbehaving(*replies) as server, provider_at(server.url, concurrency=1) as provider:
-        first = asyncio.create_task(provider.delete(AUTH_ID, "key"))
+        first = asyncio.create_task(one_call.delete(provider, AUTH_ID, "key"))
         await server.waiting(1)
         first.cancel()
         assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], asyncio.CancelledError)
-        await provider.delete(AUTH_ID, "key")
+        await one_call.delete(provider, AUTH_ID, "key")
 
 
-async def test_reads_get_a_permit_by_themselves():
+async def test_reads_take_a_permit_too():
     go_on = asyncio.Event()
 
     async def gated(writer: asyncio.StreamWriter) -> bool:
@@ -51,7 +52,7 @@ async def test_reads_get_a_permit_by_themselves():
         return await answer("200 OK", to_json(SHOWN))(writer)
 
     async with misbehaving(gated) as server, provider_at(server.url, concurrency=2) as provider:
-        calls = [asyncio.create_task(provider.get(AUTH_ID)) for _ in range(6)]
+        calls = [asyncio.create_task(one_call.get(provider, AUTH_ID)) for _ in range(6)]
         await server.waiting(2)
         go_on.set()
         await asyncio.gather(*calls)
@@ -70,15 +71,15 @@ async def test_once_the_worker_stops_what_is_under_way_ends_and_nothing_more_is_
         misbehaving(gated) as server,
         provider_at(server.url, rate=hourly, stopping=stopping) as provider,
     ):
-        under_way = asyncio.create_task(provider.delete(AUTH_ID, "key"))
+        under_way = asyncio.create_task(one_call.delete(provider, AUTH_ID, "key"))
         await server.waiting(1)
-        waiting = [asyncio.create_task(fault_of(provider.delete(AUTH_ID, "key"))) for _ in range(3)]
+        waiting = [asyncio.create_task(fault_of(one_call.delete(provider, AUTH_ID, "key"))) for _ in range(3)]
         stopping.set()
         go_on.set()
         await under_way
-        faults = [await one for one in waiting] + [await fault_of(provider.get(AUTH_ID))]
+        faults = [await one for one in waiting] + [await fault_of(one_call.get(provider, AUTH_ID))]
     assert len(server.asked) == 1
-    assert {(fault.sent, fault.status, fault.outage) for fault in faults} == {(False, None, True)}
+    assert {(fault.kind, fault.outage) for fault in faults} == {(FaultKind.NOT_SENT, True)}
 
 
 async def test_the_server_sees_no_more_calls_in_any_window_than_allowed():
@@ -87,7 +88,7 @@ async def test_the_server_sees_no_more_calls_in_any_window_than_allowed():
         misbehaving(answer("204 No Content")) as server,
         provider_at(server.url, rate=RateLimit(calls, timedelta(seconds=window))) as provider,
     ):
-        await asyncio.gather(*(provider.delete(AUTH_ID, "key") for _ in range(3 * calls)))
+        await asyncio.gather(*(one_call.delete(provider, AUTH_ID, "key") for _ in range(3 * calls)))
     seen = [asked.at for asked in server.asked]
     gaps = [later - earlier for earlier, later in zip(seen, seen[calls:], strict=False)]
     assert len(gaps) == 2 * calls
@@ -104,15 +105,17 @@ async def at_a_strict_server(client_limit: RateLimit, sent: list[float]) -> Asyn
     async with running_sandbox(rate_limit="20/1s") as sandbox:
         token = SecretStr(sandbox.auth_token)
         account = PlivoAccount(sandbox.url, sandbox.auth_id, token, timedelta(seconds=30), 4, client_limit)
-        async with plivo_provider(account, MemoryClock(NOW), asyncio.Event(), told) as provider:
+        async with plivo_provider(account, FixedDate(), asyncio.Event(), told) as provider:
             yield provider
 
 
 async def refused(provider: PlivoProvider, calls: int) -> int:
-    outcomes = await asyncio.gather(*(provider.page(0) for _ in range(calls)), return_exceptions=True)
-    statuses = [outcome.fault.status for outcome in outcomes if isinstance(outcome, CallFailed)]
-    assert set(statuses) <= {429}
-    return len(statuses)
+    outcomes = await asyncio.gather(
+        *(one_call.page(provider, 0) for _ in range(calls)), return_exceptions=True
+    )
+    kinds = [outcome.fault.kind for outcome in outcomes if isinstance(outcome, CallFailed)]
+    assert set(kinds) <= {FaultKind.RATE_LIMITED}
+    return len(kinds)
 
 
 async def test_a_strict_server_refuses_nothing_and_gets_all_it_allows():
@@ -128,7 +131,7 @@ async def test_a_client_that_thinks_it_may_do_more_is_told_and_slows_down():
     sent: list[float] = []
     async with at_a_strict_server(RateLimit(100, timedelta(seconds=1)), sent) as provider:
         assert await refused(provider, 100) > 0
-        assert provider._pace.allowed < 100
+        assert provider._limiter.allowed < 100
 
 
 async def test_a_probe_that_waits_for_its_turn_is_not_late():
@@ -139,7 +142,7 @@ async def test_a_probe_that_waits_for_its_turn_is_not_late():
         misbehaving(page) as server,
         provider_at(server.url, rate=rate, timeout_seconds=0.5) as provider,
     ):
-        await provider.page(0)
+        await one_call.page(provider, 0)
         await provider.probe()
     assert len(server.asked) == 2
 
@@ -147,5 +150,17 @@ async def test_a_probe_that_waits_for_its_turn_is_not_late():
 async def test_a_probe_has_as_long_as_any_call():
     async with misbehaving(silence) as server, provider_at(server.url, timeout_seconds=0.2) as provider:
         fault = await fault_of(provider.probe())
-    assert (fault.operation, fault.sent, fault.status) == ("list", True, None)
+    assert (fault.operation, fault.kind) == ("list", FaultKind.NO_ANSWER)
     assert fault.took_seconds >= 0.2
+
+
+async def test_a_permit_is_for_one_call():
+    async with (
+        misbehaving(answer("204 No Content")) as server,
+        provider_at(server.url) as provider,
+        provider.permit("delete") as call,
+    ):
+        await call.delete(AUTH_ID, "key")
+        with pytest.raises(ValueError, match="one call"):
+            await call.delete(AUTH_ID, "key")
+    assert len(server.asked) == 1

@@ -15,10 +15,11 @@ from tests.simulation.chance import PROFILES, Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
 from tests.simulation.provider import ProviderServer, SimulatedProvider
-from tests.support.permitted import Permitted
+from tests.support import one_call
 from worker.adapters.memory.provider import MemoryProvider
 from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.adapters.system import SystemClock
+from worker.core.judge import FaultKind
 from worker.ports import CallFailed, ProvidedSubaccount, Provider, RateLimit
 from worker.sandbox import Sandbox, running_sandbox
 
@@ -28,7 +29,7 @@ UNKNOWN = "SAZZZZZZZZZZZZZZZZZZ"
 class Bench(Protocol):
     """A provider, and what its far side has seen of it."""
 
-    provider: Provider | Permitted
+    provider: Provider
 
     def keys(self) -> list[tuple[str, str | None]]:
         """Operation and idempotency key of each call so far."""
@@ -53,7 +54,7 @@ class MemoryBench:
 
 @dataclass(frozen=True)
 class PlivoBench:
-    provider: Provider | Permitted
+    provider: Provider
     sandbox: Sandbox
 
     def keys(self) -> list[tuple[str, str | None]]:
@@ -87,14 +88,14 @@ async def plivo_bench() -> AsyncIterator[PlivoBench]:
             rate=RateLimit(10_000, timedelta(seconds=1)),
         )
         async with plivo_provider(account, SystemClock(), asyncio.Event()) as provider:
-            yield PlivoBench(Permitted(provider), sandbox)
+            yield PlivoBench(provider, sandbox)
 
 
 @dataclass(frozen=True)
 class SimulatedBench:
     """The provider the simulation judges the worker by, without its faults."""
 
-    provider: Permitted
+    provider: Provider
     server: ProviderServer
 
     def keys(self) -> list[tuple[str, str | None]]:
@@ -110,7 +111,7 @@ def simulated_bench() -> SimulatedBench:
     chance = Chance(PROFILES["calm"], 0)
     server = ProviderServer(loop, chance, History(loop.time), clock.now, page_size=20)
     server.subaccounts.clear()  # strangers
-    return SimulatedBench(Permitted(SimulatedProvider(server, Process(loop))), server)
+    return SimulatedBench(SimulatedProvider(server, Process(loop)), server)
 
 
 @pytest.fixture(params=["memory", "simulated", "plivo"])
@@ -125,7 +126,7 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
 
 
 async def test_what_it_creates_is_enabled_and_has_credentials(bench):
-    made = await bench.provider.create("Sales [TAG]", "key-1")
+    made = await one_call.create(bench.provider, "Sales [TAG]", "key-1")
     assert re.fullmatch(r"SA[A-Z0-9]{18}", made.auth_id)
     assert made.auth_token.get_secret_value()
     (shown,) = bench.shown()
@@ -134,96 +135,100 @@ async def test_what_it_creates_is_enabled_and_has_credentials(bench):
 
 
 async def test_what_it_is_told_to_create_disabled_is_disabled(bench):
-    made = await bench.provider.create("Sales [TAG]", "key-1", enabled=False)
+    made = await one_call.create(bench.provider, "Sales [TAG]", "key-1", enabled=False)
     assert [(shown.auth_id, shown.enabled) for shown in bench.shown()] == [(made.auth_id, False)]
 
 
 async def test_each_one_has_an_id_and_a_token_of_its_own(bench):
-    made = [await bench.provider.create("Sales", f"key-{number}") for number in range(3)]
+    made = [await one_call.create(bench.provider, "Sales", f"key-{number}") for number in range(3)]
     assert len({one.auth_id for one in made}) == 3
     assert len({one.auth_token.get_secret_value() for one in made}) == 3
 
 
 async def test_any_name_survives(bench):
     name = 'Ärzte & Söhne "🏥" \\ 日本 [0123456789]'
-    made = await bench.provider.create(name, "key-1")
-    assert (await bench.provider.get(made.auth_id)).name == name
+    made = await one_call.create(bench.provider, name, "key-1")
+    assert (await one_call.get(bench.provider, made.auth_id)).name == name
 
 
 async def test_get_shows_it_whole(bench):
-    made = await bench.provider.create("Sales", "key-1")
-    assert await bench.provider.get(made.auth_id) == bench.shown()[0]
+    made = await one_call.create(bench.provider, "Sales", "key-1")
+    assert await one_call.get(bench.provider, made.auth_id) == bench.shown()[0]
 
 
 async def test_a_new_name_alone_changes_the_name_alone(bench):
-    made = await bench.provider.create("Sales", "key-1")
-    await bench.provider.update(made.auth_id, "key-2", name="Marketing")
+    made = await one_call.create(bench.provider, "Sales", "key-1")
+    await one_call.update(bench.provider, made.auth_id, "key-2", name="Marketing")
     assert told(bench) == [("Marketing", True)]
-    await bench.provider.update(made.auth_id, "key-3", enabled=False)
+    await one_call.update(bench.provider, made.auth_id, "key-3", enabled=False)
     assert told(bench) == [("Marketing", False)]
-    await bench.provider.update(made.auth_id, "key-4", name="Sales")
+    await one_call.update(bench.provider, made.auth_id, "key-4", name="Sales")
     assert told(bench) == [("Sales", False)]
 
 
 async def test_name_and_enabled_can_change_in_one_call(bench):
-    made = await bench.provider.create("Sales", "key-1")
-    await bench.provider.update(made.auth_id, "key-2", enabled=False)
-    await bench.provider.update(made.auth_id, "key-3", name="Marketing", enabled=True)
+    made = await one_call.create(bench.provider, "Sales", "key-1")
+    await one_call.update(bench.provider, made.auth_id, "key-2", enabled=False)
+    await one_call.update(bench.provider, made.auth_id, "key-3", name="Marketing", enabled=True)
     assert told(bench) == [("Marketing", True)]
 
 
 async def test_changing_it_keeps_id_and_token(bench):
-    made = await bench.provider.create("Sales", "key-1")
-    await bench.provider.update(made.auth_id, "key-2", name="Marketing", enabled=False)
-    seen = await bench.provider.get(made.auth_id)
+    made = await one_call.create(bench.provider, "Sales", "key-1")
+    await one_call.update(bench.provider, made.auth_id, "key-2", name="Marketing", enabled=False)
+    seen = await one_call.get(bench.provider, made.auth_id)
     assert (seen.auth_id, seen.auth_token) == (made.auth_id, made.auth_token)
 
 
 async def test_what_is_deleted_is_gone(bench):
-    made = await bench.provider.create("Sales", "key-1")
-    await bench.provider.delete(made.auth_id, "key-2")
+    made = await one_call.create(bench.provider, "Sales", "key-1")
+    await one_call.delete(bench.provider, made.auth_id, "key-2")
     assert bench.shown() == []
     with pytest.raises(CallFailed) as failure:
-        await bench.provider.get(made.auth_id)
-    assert failure.value.fault.status == 404
+        await one_call.get(bench.provider, made.auth_id)
+    assert failure.value.fault.kind is FaultKind.NOT_FOUND
 
 
 @pytest.mark.parametrize("operation", ["update", "delete", "get"])
-async def test_what_is_not_there_is_a_404_of_that_operation(bench, operation):
+async def test_a_subaccount_that_is_not_there_is_not_found(bench, operation):
     calls = {
-        "update": lambda: bench.provider.update(UNKNOWN, "key-1", name="Sales"),
-        "delete": lambda: bench.provider.delete(UNKNOWN, "key-1"),
-        "get": lambda: bench.provider.get(UNKNOWN),
+        "update": lambda: one_call.update(bench.provider, UNKNOWN, "key-1", name="Sales"),
+        "delete": lambda: one_call.delete(bench.provider, UNKNOWN, "key-1"),
+        "get": lambda: one_call.get(bench.provider, UNKNOWN),
     }
     with pytest.raises(CallFailed) as failure:
         await calls[operation]()
     fault = failure.value.fault
-    assert (fault.operation, fault.status, fault.sent) == (operation, 404, True)
+    assert (fault.operation, fault.kind) == (operation, FaultKind.NOT_FOUND)
     assert fault.detail.splitlines() == [str(failure.value)]
 
 
 async def test_pages_show_the_newest_first_twenty_at_a_time(bench):
-    made = [await bench.provider.create(f"Department {number}", f"key-{number}") for number in range(45)]
+    made = [
+        await one_call.create(bench.provider, f"Department {number}", f"key-{number}") for number in range(45)
+    ]
     newest_first = [one.auth_id for one in reversed(made)]
     for offset in (0, 19, 20, 39, 40, 44):
-        page = await bench.provider.page(offset)
+        page = await one_call.page(bench.provider, offset)
         assert [one.auth_id for one in page] == newest_first[offset : offset + 20]
-    assert await bench.provider.page(0) == [replace(one, auth_token=None) for one in bench.shown()[:20]]
+    assert await one_call.page(bench.provider, 0) == [
+        replace(one, auth_token=None) for one in bench.shown()[:20]
+    ]
 
 
 async def test_past_the_end_there_is_nothing(bench):
-    assert list(await bench.provider.page(0)) == []
-    await bench.provider.create("Sales", "key-1")
-    assert list(await bench.provider.page(1)) == []
-    assert list(await bench.provider.page(1000)) == []
+    assert list(await one_call.page(bench.provider, 0)) == []
+    await one_call.create(bench.provider, "Sales", "key-1")
+    assert list(await one_call.page(bench.provider, 1)) == []
+    assert list(await one_call.page(bench.provider, 1000)) == []
 
 
 async def test_a_key_goes_with_each_change_and_with_nothing_else(bench):
-    made = await bench.provider.create("Sales", "key-1")
-    await bench.provider.update(made.auth_id, "key-2", name="Marketing")
-    await bench.provider.get(made.auth_id)
-    await bench.provider.page(0)
-    await bench.provider.delete(made.auth_id, "key-3")
+    made = await one_call.create(bench.provider, "Sales", "key-1")
+    await one_call.update(bench.provider, made.auth_id, "key-2", name="Marketing")
+    await one_call.get(bench.provider, made.auth_id)
+    await one_call.page(bench.provider, 0)
+    await one_call.delete(bench.provider, made.auth_id, "key-3")
     assert bench.keys() == [
         ("create", "key-1"),
         ("update", "key-2"),
@@ -234,9 +239,9 @@ async def test_a_key_goes_with_each_change_and_with_nothing_else(bench):
 
 
 async def test_no_repr_shows_a_token(bench):
-    made = await bench.provider.create("Sales", "key-1")
-    seen = await bench.provider.get(made.auth_id)
-    page = await bench.provider.page(0)
+    made = await one_call.create(bench.provider, "Sales", "key-1")
+    seen = await one_call.get(bench.provider, made.auth_id)
+    page = await one_call.page(bench.provider, 0)
     token = made.auth_token.get_secret_value()
     assert token not in f"{made!r} {seen!r} {page!r} {made} {seen}"
 
@@ -244,11 +249,11 @@ async def test_no_repr_shows_a_token(bench):
 async def test_plivo_is_sent_what_changes_and_nothing_else():
     """A disabled subaccount that is renamed must not come back enabled, nor the other way round."""
     async with plivo_bench() as bench:
-        made = await bench.provider.create("Sales", "key-1")
-        await bench.provider.update(made.auth_id, "key-2", name="Marketing")
-        await bench.provider.update(made.auth_id, "key-3", enabled=False)
-        await bench.provider.update(made.auth_id, "key-4", name="Sales", enabled=True)
-        await bench.provider.delete(made.auth_id, "key-5")
+        made = await one_call.create(bench.provider, "Sales", "key-1")
+        await one_call.update(bench.provider, made.auth_id, "key-2", name="Marketing")
+        await one_call.update(bench.provider, made.auth_id, "key-3", enabled=False)
+        await one_call.update(bench.provider, made.auth_id, "key-4", name="Sales", enabled=True)
+        await one_call.delete(bench.provider, made.auth_id, "key-5")
         assert [(entry.method, entry.body) for entry in bench.sandbox.requests] == [
             ("POST", {"name": "Sales", "enabled": True}),
             ("POST", {"name": "Marketing"}),

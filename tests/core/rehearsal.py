@@ -43,10 +43,11 @@ from worker.core.decide import (
 from worker.core.judge import (
     CallFault,
     Failure,
+    FaultKind,
     Operation,
-    Patience,
     Pause,
-    Stay,
+    RetryPolicy,
+    RetryState,
     Wait,
     classify,
     judge,
@@ -71,7 +72,6 @@ class Fate(Enum):
 CARRIED_OUT = {Fate.SUCCEEDS, Fate.UNHEARD, Fate.CRASH_AFTER}
 CARRIED_OUT_LATE = {Fate.LATE, Fate.CRASH_LATE}
 CRASHES = {Fate.CRASH_BEFORE, Fate.CRASH_AFTER, Fate.CRASH_LATE}
-REFUSAL = 400
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Rehearsal:
                 return next(self._fates)
 
     def _wait_for(self, failure: Failure) -> None:
-        verdict = judge(failure, Stay(tries=1), Patience(), 0.5)
+        verdict = judge(failure, RetryState(tries=1), RetryPolicy(), 0.5)
         if isinstance(verdict, Wait | Pause):
             self._pass_until(self.now + timedelta(seconds=verdict.seconds))
 
@@ -241,5 +241,5 @@ def _operation(step: Step) -> Operation:
 
 
 def _failed(operation: Operation, fate: Fate) -> Failed:
-    refused = REFUSAL if fate is Fate.REFUSED else None
-    return Failed(classify(CallFault(operation, "no", sent=fate is not Fate.NOT_SENT, status=refused)))
+    kinds = {Fate.REFUSED: FaultKind.REJECTED, Fate.NOT_SENT: FaultKind.NOT_SENT}
+    return Failed(classify(CallFault(operation, kinds.get(fate, FaultKind.NO_ANSWER), "no")))

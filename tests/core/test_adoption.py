@@ -15,14 +15,14 @@ from tests.support.builders import NOW, an_entry
 from worker.core.adoption import (
     ENOUGH_CLEAN_SCANS,
     MARGIN,
+    ListedSubaccount,
     Match,
-    Sighting,
     choose,
     far_enough,
     in_question,
     is_lost,
     overlaps,
-    seconds_to_next_look,
+    seconds_to_next_scan,
 )
 from worker.core.model import Status
 
@@ -35,8 +35,8 @@ TICK = timedelta(microseconds=1)
 DAY = timedelta(days=1)
 
 
-def seen(auth_id: str, days_ago: int = 0) -> Sighting:
-    return Sighting(auth_id, f"Sales {auth_id}", enabled=True, created=TODAY - days_ago * DAY)
+def seen(auth_id: str, days_ago: int = 0) -> ListedSubaccount:
+    return ListedSubaccount(auth_id, f"Sales {auth_id}", enabled=True, created=TODAY - days_ago * DAY)
 
 
 class TestOverlaps:
@@ -72,14 +72,14 @@ class TestFarEnough:
         started_at = at.replace(tzinfo=NOW.tzinfo)
         shown = (started_at + timedelta(minutes=minutes)).date()
 
-        assert not far_enough((Sighting("SA1", "Sales", enabled=True, created=shown),), started_at)
+        assert not far_enough((ListedSubaccount("SA1", "Sales", enabled=True, created=shown),), started_at)
 
 
 @dataclass
 class Shifting:
     """A list of subaccounts, the newest first, that others change before each page is read."""
 
-    held: list[Sighting]
+    held: list[ListedSubaccount]
     changes: list[list[int | None]]
     throughout: set[str] = field(init=False)
 
@@ -88,7 +88,7 @@ class Shifting:
         self._changes = chain(self.changes, repeat([]))
         self._made = 0
 
-    def page(self, offset: int, size: int) -> list[Sighting]:
+    def page(self, offset: int, size: int) -> list[ListedSubaccount]:
         for position in next(self._changes):
             self._create() if position is None else self._delete(position)
         return self.held[offset : offset + size]
@@ -117,7 +117,7 @@ def scan(listed: Shifting, size: int, since: datetime | None = None) -> set[str]
 
 
 @st.composite
-def lists(draw) -> list[Sighting]:
+def lists(draw) -> list[ListedSubaccount]:
     ages = sorted(draw(st.lists(st.integers(0, 6), max_size=25)))
     return [seen(f"SA{number:02d}", days_ago) for number, days_ago in enumerate(ages)]
 
@@ -191,7 +191,7 @@ def match(auth_id: str, days_ago: int = 0, incarnation: int = 1, *, enabled: boo
 
 
 def ids(matches: Iterable[Match]) -> list[str]:
-    return [one.sighting.auth_id for one in matches]
+    return [one.subaccount.auth_id for one in matches]
 
 
 class TestChoose:
@@ -201,10 +201,10 @@ class TestChoose:
     def test_the_one_on_record_else_the_oldest_ties_by_auth_id(self, on_record, kept):
         matches = [match("SA9", 1), match("SA7", 2), match("SA2", 0), match("SA5", 2)]
 
-        chosen, doubles = choose(matches, on_record, claimed=True)
+        chosen, duplicates = choose(matches, on_record, claimed=True)
 
         assert ids([chosen]) == [kept]
-        assert set(ids(doubles)) == {"SA9", "SA7", "SA2", "SA5"} - {kept}
+        assert set(ids(duplicates)) == {"SA9", "SA7", "SA2", "SA5"} - {kept}
 
     @pytest.mark.parametrize(
         ("matches", "kept"),
@@ -216,7 +216,7 @@ class TestChoose:
             ([match("SA3"), match("SA1", 9, 2, enabled=False), match("SA2", 1, 2)], "SA2"),
         ],
     )
-    def test_of_a_lost_ledgers_the_newest_incarnation_and_what_was_disabled_as_a_double_last(
+    def test_of_a_lost_ledgers_the_newest_incarnation_and_what_was_disabled_as_a_duplicate_last(
         self, matches, kept
     ):
         assert ids([choose(matches, None, claimed=False)[0]]) == [kept]
@@ -226,7 +226,7 @@ class TestChoose:
 
         assert ids([choose(matches, None, claimed=True)[0]]) == ["SA1"]
 
-    def test_one_alone_has_no_doubles(self):
+    def test_one_alone_has_no_duplicates(self):
         assert choose([match("SA1"), match("SA1")], None, claimed=True) == (match("SA1"), ())
 
     def test_of_none_there_is_none_to_choose(self):
@@ -244,12 +244,12 @@ class TestChoose:
         again = matches + Random(seed).choices(matches, k=4)
         Random(seed).shuffle(again)
 
-        kept, doubles = choose(again, on_record, claimed=True)
+        kept, duplicates = choose(again, on_record, claimed=True)
 
         oldest = min(ages, key=lambda auth_id: (-ages[auth_id], auth_id))
         assert ids([kept]) == [on_record if on_record in ages else oldest]
-        assert sorted(ids([kept, *doubles])) == sorted(ages)
-        assert choose(matches, on_record, claimed=True) == (kept, doubles)
+        assert sorted(ids([kept, *duplicates])) == sorted(ages)
+        assert choose(matches, on_record, claimed=True) == (kept, duplicates)
 
 
 class TestInQuestion:
@@ -292,7 +292,7 @@ def schedule(window: timedelta, took: timedelta = timedelta(0)) -> list[datetime
     """When each look begins until one may be the last; `took` is what each takes."""
     now, looks = NOW, []
     while not looks or looks[-1] <= NOW + window:
-        now += timedelta(seconds=seconds_to_next_look(now, NOW, window))
+        now += timedelta(seconds=seconds_to_next_scan(now, NOW, window))
         looks.append(now)
         now += took
     return looks
@@ -309,13 +309,13 @@ class TestLooks:
         [(0, 5.1), (5, 0.1), (5.1, 10), (20, 25.1), (60, 60.1), (120, 0.1), (120.1, 0.1), (9999, 0.1)],
     )
     def test_the_next_one_is_that_of_the_schedule_and_after_the_window_at_once(self, now, seconds):
-        next_look = seconds_to_next_look(NOW + timedelta(seconds=now), NOW, WINDOW)
+        next_look = seconds_to_next_scan(NOW + timedelta(seconds=now), NOW, WINDOW)
 
         assert next_look == pytest.approx(seconds)
 
     @given(st.timedeltas(timedelta(0), timedelta(days=30)), windows)
     def test_there_is_always_a_wait_but_never_one_beyond_the_window(self, passed, window):
-        seconds = seconds_to_next_look(NOW + passed, NOW, window)
+        seconds = seconds_to_next_scan(NOW + passed, NOW, window)
 
         assert seconds > 0
         assert timedelta(seconds=seconds) <= max(window - passed, timedelta(0)) + MARGIN

@@ -9,138 +9,187 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.subaccounts import DeadReason
+from worker.adapters.plivo.status import kind_of
 from worker.core.judge import (
     FIRST_WAIT_SECONDS,
     LONGEST_WAIT_SECONDS,
     CallFault,
     DeadLetter,
+    FaultKind,
     Missing,
     Operation,
     Park,
-    Patience,
     Pause,
     Permanent,
-    Stay,
+    RetryPolicy,
+    RetryState,
     Transient,
     Unavailable,
     Unknown,
     Wait,
-    accuses_the_account,
     classify,
     judge,
     parking_delay,
+    suggests_outage,
 )
 
 OPERATIONS = get_args(Operation)
 BELOW_ONE = 0.9999999
 SECOND = timedelta(seconds=1)
-PATIENCE = Patience()
+POLICY = RetryPolicy()
 
 TRANSIENT, UNKNOWN, PERMANENT = "transient", "unknown", "permanent"
 UNAVAILABLE, MISSING = "unavailable", "missing"
 
-# The contract's words for a create: certainly not, where Plivo has read and refused it; else unknown.
+KINDS = set(FaultKind)
+# A create certainly did not happen where the provider has read and refused it; else it may have.
 REFUSED_CREATES = {
-    400: PERMANENT,
-    401: UNAVAILABLE,
-    403: TRANSIENT,
-    404: TRANSIENT,
-    405: PERMANENT,
-    422: PERMANENT,
-    429: UNAVAILABLE,
+    FaultKind.NOT_SENT: TRANSIENT,
+    FaultKind.REJECTED: PERMANENT,
+    FaultKind.LOGIN_REFUSED: UNAVAILABLE,
+    FaultKind.FORBIDDEN: TRANSIENT,
+    FaultKind.NOT_FOUND: TRANSIENT,
+    FaultKind.RATE_LIMITED: UNAVAILABLE,
 }
-# On a subaccount that should be there. All may be repeated, for these calls set a state; but what got no
-# answer, or none that decides it, may be carried out late.
-NOT_OURS = {401: UNAVAILABLE, 402: UNAVAILABLE, 429: UNAVAILABLE}
-REFUSED_CHANGES = NOT_OURS | {400: PERMANENT, 405: PERMANENT, 422: PERMANENT}
-IN_DOUBT = dict.fromkeys([None, 408, 409, *range(500, 600)], UNKNOWN)
+# On a subaccount that should be there. All calls may be repeated, for they set a state; but one without a
+# response that decides it may be carried out late.
+NOT_OURS = dict.fromkeys([FaultKind.LOGIN_REFUSED, FaultKind.NO_CREDIT, FaultKind.RATE_LIMITED], UNAVAILABLE)
+LOST = {FaultKind.TOKEN_LOST: PERMANENT}
+REFUSED_CHANGES = NOT_OURS | LOST | {FaultKind.REJECTED: PERMANENT}
+IN_DOUBT = dict.fromkeys(
+    [FaultKind.NO_ANSWER, FaultKind.TIMED_OUT, FaultKind.CONFLICT, FaultKind.SERVER_ERROR], UNKNOWN
+)
 
 REFUSED = {
     "create": (REFUSED_CREATES, UNKNOWN),
-    "update": (REFUSED_CHANGES | IN_DOUBT | {404: MISSING}, TRANSIENT),
-    "delete": (REFUSED_CHANGES | IN_DOUBT | {404: PERMANENT}, TRANSIENT),
-    "get": (NOT_OURS | {404: MISSING}, TRANSIENT),
+    "update": (REFUSED_CHANGES | IN_DOUBT | {FaultKind.NOT_FOUND: MISSING}, TRANSIENT),
+    "delete": (REFUSED_CHANGES | IN_DOUBT | {FaultKind.NOT_FOUND: PERMANENT}, TRANSIENT),
+    "get": (NOT_OURS | LOST | {FaultKind.NOT_FOUND: MISSING}, TRANSIENT),
     "list": ({}, UNAVAILABLE),
 }
 
 
-def stay(tries: int = 1, spent_seconds: float = 0.0, attempts: int = 0) -> Stay:
-    return Stay(attempts, tries, spent_seconds)
+def stay(tries: int = 1, spent_seconds: float = 0.0, attempts: int = 0) -> RetryState:
+    return RetryState(attempts, tries, spent_seconds)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_what_each_status_and_none_at_all_leave_behind(operation):
+def test_what_each_kind_of_fault_leaves_behind(operation):
     refused, all_else = REFUSED[operation]
 
+    left = {kind: type(classify(CallFault(operation, kind, "told"))).__name__.lower() for kind in KINDS}
+
+    assert left == dict.fromkeys(KINDS, all_else) | refused
+
+
+# The same told by Plivo's statuses, which the adapter maps to kinds.
+BY_STATUS = {
+    "create": {
+        400: PERMANENT,
+        401: UNAVAILABLE,
+        403: TRANSIENT,
+        404: TRANSIENT,
+        405: PERMANENT,
+        422: PERMANENT,
+        429: UNAVAILABLE,
+    },
+    "update": {400: PERMANENT, 404: MISSING, 405: PERMANENT, 422: PERMANENT},
+    "delete": {400: PERMANENT, 404: PERMANENT, 405: PERMANENT, 422: PERMANENT},
+    "get": {404: MISSING},
+    "list": {},
+}
+NOT_OURS_BY_STATUS = dict.fromkeys([401, 402, 429], UNAVAILABLE)
+IN_DOUBT_BY_STATUS = dict.fromkeys([408, 409, *range(500, 600)], UNKNOWN)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_what_each_status_of_plivo_leaves_behind(operation):
+    refused = BY_STATUS[operation]
+    if operation in {"update", "delete", "get"}:
+        refused |= NOT_OURS_BY_STATUS
+    if operation in {"update", "delete"}:
+        refused |= IN_DOUBT_BY_STATUS
+
     left = {
-        status: type(classify(CallFault(operation, "told", status=status))).__name__.lower()
-        for status in (None, *range(100, 600))
+        status: type(classify(CallFault(operation, kind_of(status), "told"))).__name__.lower()
+        for status in range(100, 600)
     }
 
-    assert left == dict.fromkeys(left, all_else) | refused
+    assert left == dict.fromkeys(left, REFUSED[operation][1]) | refused
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_what_was_never_sent_can_be_tried_again(operation):
     again = Unavailable if operation == "list" else Transient
-    assert classify(CallFault(operation, "told", sent=False)) == again("told")
+    assert classify(CallFault(operation, FaultKind.NOT_SENT, "told")) == again("told")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("status", [None, 400, 401, 404, 429, 500, 503])
-def test_the_detail_is_kept(operation, status):
-    assert classify(CallFault(operation, "Plivo said so", status=status)).detail == "Plivo said so"
+@pytest.mark.parametrize("kind", FaultKind)
+def test_the_detail_is_kept(operation, kind):
+    assert classify(CallFault(operation, kind, "Plivo said so")).detail == "Plivo said so"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("status", [401, 402])
-def test_a_login_or_credit_that_is_refused_is_never_held_against_a_message(operation, status):
+@pytest.mark.parametrize("kind", [FaultKind.LOGIN_REFUSED, FaultKind.NO_CREDIT])
+def test_a_login_or_credit_that_is_refused_is_never_held_against_a_message(operation, kind):
     """Whether it is an outage or not: a probe may pass where the call does not."""
-    verdict = judge(classify(CallFault(operation, "refused", status=status)), stay(50, 1e6, 7), PATIENCE, 0.5)
+    verdict = judge(classify(CallFault(operation, kind, "refused")), stay(50, 1e6, 7), POLICY, 0.5)
 
     assert isinstance(verdict, Pause)
-    assert verdict.cost_seconds == 0
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_how_long_plivo_asks_to_wait_is_kept(operation):
-    fault = CallFault(operation, "too fast", status=429, retry_after_seconds=7.5)
+def test_how_long_the_provider_asks_to_wait_is_kept(operation):
+    fault = CallFault(operation, FaultKind.RATE_LIMITED, "too fast", retry_after_seconds=7.5)
 
     assert classify(fault) == Unavailable("too fast", 7.5)
 
 
 @pytest.mark.parametrize("operation", ["create", "update", "delete"])
 def test_a_wrong_request_is_rejected(operation):
-    assert classify(CallFault(operation, "wrong", status=422)) == Permanent(DeadReason.REJECTED, "wrong")
+    fault = CallFault(operation, FaultKind.REJECTED, "wrong")
+    assert classify(fault) == Permanent(DeadReason.REJECTED, "wrong")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("status", [None, 401, 403, 404, 500, 503])
-@pytest.mark.parametrize("sent", [True, False])
-def test_in_an_outage_nothing_is_held_against_a_message(operation, status, sent):
-    fault = CallFault(operation, "away", sent=sent, status=status, took_seconds=20.0, outage=True)
+@pytest.mark.parametrize("kind", KINDS - {FaultKind.TOKEN_LOST})
+def test_in_an_outage_nothing_is_held_against_a_message(operation, kind):
+    fault = CallFault(operation, kind, "away", took_seconds=20.0, outage=True)
 
-    verdict = judge(classify(fault), stay(50, 1e6, 7), PATIENCE, 0.5)
+    verdict = judge(classify(fault), stay(50, 1e6, 7), POLICY, 0.5)
 
     assert isinstance(verdict, Pause)
-    assert verdict.cost_seconds == 0
 
 
 # Whose fault it may be
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_what_may_be_everybodys_trouble(operation):
-    accusing = {
-        status
-        for status in range(200, 600)
-        if accuses_the_account(CallFault(operation, "told", status=status))
+def test_which_kinds_suggest_an_outage(operation):
+    suggesting = {kind for kind in KINDS if suggests_outage(CallFault(operation, kind, "told"))}
+
+    missing = {FaultKind.NOT_FOUND} if operation in {"create", "list"} else set()
+    assert suggesting == missing | {
+        FaultKind.NOT_SENT,
+        FaultKind.NO_ANSWER,
+        FaultKind.LOGIN_REFUSED,
+        FaultKind.NO_CREDIT,
+        FaultKind.FORBIDDEN,
+        FaultKind.TIMED_OUT,
+        FaultKind.REDIRECTED,
+        FaultKind.SERVER_ERROR,
+    }
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_which_statuses_of_plivo_suggest_an_outage(operation):
+    suggesting = {
+        status for status in range(200, 600) if suggests_outage(CallFault(operation, kind_of(status), "told"))
     }
 
     missing = {404} if operation in {"create", "list"} else set()
-    assert accusing == {401, 402, 403, 408, *range(300, 400), *range(500, 600)} | missing
-    assert accuses_the_account(CallFault(operation, "no answer"))
-    assert accuses_the_account(CallFault(operation, "refused", sent=False))
+    assert suggesting == {401, 402, 403, 408, *range(300, 400), *range(500, 600)} | missing
 
 
 # Verdicts
@@ -149,7 +198,7 @@ def test_what_may_be_everybodys_trouble(operation):
 @pytest.mark.parametrize("reason", DeadReason)
 @pytest.mark.parametrize("tries", [1, 2, 50])
 def test_a_permanent_failure_is_a_dead_letter_whenever_it_comes(reason, tries):
-    assert judge(Permanent(reason, "why"), stay(tries), PATIENCE, 0.5) == DeadLetter(reason, "why")
+    assert judge(Permanent(reason, "why"), stay(tries), POLICY, 0.5) == DeadLetter(reason, "why")
 
 
 @pytest.mark.parametrize("seconds", [119.9, 5.1, 0.1])
@@ -158,14 +207,14 @@ def test_a_permanent_failure_is_a_dead_letter_whenever_it_comes(reason, tries):
 def test_an_unknown_create_is_looked_into_when_it_is_worth_it_at_no_cost(seconds, spent, jitter):
     unknown = Unknown("no answer", seconds, took_seconds=20.0)
 
-    assert judge(unknown, stay(50, spent, 7), PATIENCE, jitter) == Wait(seconds)
+    assert judge(unknown, stay(50, spent, 7), POLICY, jitter) == Wait(seconds)
 
 
 @pytest.mark.parametrize("tries", [1, 7, 50])
 @pytest.mark.parametrize("spent", [0.0, 59.0, 61.0])
 def test_an_unknown_that_may_be_repeated_is_tried_again_like_a_transient(tries, spent):
     verdicts = [
-        judge(failure, stay(tries, spent), PATIENCE, 0.5)
+        judge(failure, stay(tries, spent), POLICY, 0.5)
         for failure in (Unknown("no answer", took_seconds=2.0), Transient("no answer", took_seconds=2.0))
     ]
 
@@ -178,7 +227,7 @@ def test_an_unknown_that_may_be_repeated_is_tried_again_like_a_transient(tries, 
 )
 def test_a_transient_failure_waits_longer_each_time(tries, longest):
     shortest, middling, greatest = (
-        judge(Transient("again"), stay(tries), PATIENCE, jitter) for jitter in (0.0, 0.5, BELOW_ONE)
+        judge(Transient("again"), stay(tries), POLICY, jitter) for jitter in (0.0, 0.5, BELOW_ONE)
     )
 
     for verdict, part in ((shortest, 0.1), (middling, 0.55), (greatest, 1.0)):
@@ -197,16 +246,16 @@ def test_the_bounds_of_a_wait():
     asked=st.none() | st.floats(0, 10_000),
 )
 def test_a_failure_never_spins_and_never_comes_early(tries, jitter, asked):
-    patience = Patience(budget=timedelta(days=1))
+    policy = RetryPolicy(budget=timedelta(days=1))
     for failure in (Transient("again", asked), Unavailable("later", asked)):
-        seconds = judge(failure, stay(tries), patience, jitter).seconds
+        seconds = judge(failure, stay(tries), policy, jitter).seconds
 
         assert FIRST_WAIT_SECONDS / 10 <= seconds <= max(LONGEST_WAIT_SECONDS, asked or 0)
         assert seconds >= (asked or 0)
 
 
 def test_a_call_that_took_long_costs_as_much():
-    assert judge(Transient("no answer", took_seconds=20.0), stay(), PATIENCE, BELOW_ONE) == Wait(
+    assert judge(Transient("no answer", took_seconds=20.0), stay(), POLICY, BELOW_ONE) == Wait(
         pytest.approx(0.5, rel=1e-6), pytest.approx(20.5, rel=1e-6)
     )
 
@@ -224,7 +273,7 @@ def test_a_call_that_took_long_costs_as_much():
     ],
 )
 def test_beyond_the_budget_it_is_parked_longer_each_time_and_given_up_in_the_end(attempts, verdict):
-    assert judge(Transient("again"), stay(9, 59.9, attempts), PATIENCE, 0.5) == verdict
+    assert judge(Transient("again"), stay(9, 59.9, attempts), POLICY, 0.5) == verdict
 
 
 @pytest.mark.parametrize("failure", [Unavailable("the broker is away"), Unknown("away", outage=True)])
@@ -235,17 +284,16 @@ def test_beyond_the_budget_it_is_parked_longer_each_time_and_given_up_in_the_end
     jitter=st.floats(0, 0.99),
 )
 def test_what_is_nobodys_fault_costs_nothing_for_ever(failure, tries, spent, attempts, jitter):
-    verdict = judge(failure, stay(tries, spent, attempts), PATIENCE, jitter)
+    verdict = judge(failure, stay(tries, spent, attempts), POLICY, jitter)
 
     assert isinstance(verdict, Pause)
-    assert verdict.cost_seconds == 0
 
 
 def test_what_is_missing_is_asked_for_through_a_settle_window_and_rejected_then():
     missing = Missing("Plivo answered 404", 1.0)
 
-    assert judge(missing, stay(3, 100.0), PATIENCE, 0.5) == Wait(pytest.approx(1.1), pytest.approx(2.1))
-    assert judge(missing, stay(9, 119.0), PATIENCE, 0.5) == DeadLetter(
+    assert judge(missing, stay(3, 100.0), POLICY, 0.5) == Wait(pytest.approx(1.1), pytest.approx(2.1))
+    assert judge(missing, stay(9, 119.0), POLICY, 0.5) == DeadLetter(
         DeadReason.REJECTED, "Plivo answered 404"
     )
 
@@ -262,44 +310,44 @@ def test_a_message_is_never_given_more_than_its_attempts_nor_more_than_its_budge
     budget, delays, most, failures
 ):
     """Whatever fails how often, however long it takes: followed to its dead letter."""
-    patience = Patience(timedelta(seconds=budget), [delay * SECOND for delay in delays], most)
+    policy = RetryPolicy(timedelta(seconds=budget), [delay * SECOND for delay in delays], most)
     parked: list[Park] = []
-    now = Stay()
+    now = RetryState()
     for turn in range(100_000):
         took, jitter, asked = failures[turn % len(failures)]
         now = now.tried()
-        verdict = judge(Transient("again", asked, took), now, patience, jitter)
+        verdict = judge(Transient("again", asked, took), now, policy, jitter)
         if isinstance(verdict, Wait):
             now = now.spent(verdict.cost_seconds)
-            assert now.spent_seconds <= patience.budget.total_seconds() + 1e-6
+            assert now.spent_seconds <= policy.budget.total_seconds() + 1e-6
         elif isinstance(verdict, Park):
             parked.append(verdict)
-            now = Stay(verdict.attempts)
+            now = RetryState(verdict.attempts)
         else:
             break
     assert verdict == DeadLetter(DeadReason.EXHAUSTED, f"given up after {most} attempts: again")
     assert [park.attempts for park in parked] == list(range(1, most))
     for index, park in enumerate(parked):
-        assert park.delay == patience.delays[min(index, len(delays) - 1)]
+        assert park.delay == policy.delays[min(index, len(delays) - 1)]
 
 
 @pytest.mark.parametrize(
     ("seconds", "delay"), [(0.0, 30), (29.0, 30), (31.0, 30), (300.0, 300), (3599.0, 300), (9999.0, 3600)]
 )
 def test_what_makes_room_is_parked_for_about_as_long_as_it_would_wait(seconds, delay):
-    assert parking_delay(seconds, PATIENCE.delays) == delay * SECOND
-    assert parking_delay(seconds, tuple(reversed(PATIENCE.delays))) == delay * SECOND
+    assert parking_delay(seconds, POLICY.delays) == delay * SECOND
+    assert parking_delay(seconds, tuple(reversed(POLICY.delays))) == delay * SECOND
 
 
 def test_by_default_delays_grow():
-    assert all(first < second for first, second in pairwise(PATIENCE.delays))
+    assert all(first < second for first, second in pairwise(POLICY.delays))
 
 
 def test_after_a_long_outage_the_first_failure_is_the_first():
-    now = Stay()
+    now = RetryState()
     for _ in range(50):
         now = now.tried().paused()
     now = now.tried()
 
-    assert judge(Transient("again"), now, PATIENCE, BELOW_ONE).seconds == pytest.approx(0.5, rel=1e-6)
-    assert judge(Unavailable("away"), now, PATIENCE, BELOW_ONE).seconds == pytest.approx(30.0, rel=1e-6)
+    assert judge(Transient("again"), now, POLICY, BELOW_ONE).seconds == pytest.approx(0.5, rel=1e-6)
+    assert judge(Unavailable("away"), now, POLICY, BELOW_ONE).seconds == pytest.approx(30.0, rel=1e-6)

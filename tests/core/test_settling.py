@@ -138,7 +138,7 @@ class TestLooks:
         assert conclusion.entry == claimed(2, clean_scans + 1)
         assert conclusion.answer is None
         assert isinstance(conclusion.failure, Unknown)
-        assert conclusion.failure.look_in_seconds == pytest.approx(next_in)
+        assert conclusion.failure.scan_in_seconds == pytest.approx(next_in)
 
     @pytest.mark.parametrize(
         ("clean_scans", "begun", "lost"),

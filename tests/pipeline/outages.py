@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.support.world import World
+from tests.support.world import World, kind_of_fault
 from worker.adapters.memory.provider import MemoryProvider
 from worker.bootstrap import RunningWorker
 from worker.core.judge import CallFault, Operation
@@ -13,7 +13,8 @@ from worker.ports import CallFailed, NewSubaccount
 
 
 def a_fault(operation: Operation, status: int | None = None, **more: Any) -> CallFault:
-    return CallFault(operation, f"Plivo answered {status or 'nothing'} to {operation}", status=status, **more)
+    kind = kind_of_fault(status, sent=more.pop("sent", True))
+    return CallFault(operation, kind, f"Plivo answered {status or 'nothing'} to {operation}", **more)
 
 
 class Refusing(MemoryProvider):

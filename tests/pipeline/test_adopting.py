@@ -12,13 +12,13 @@ from tests.pipeline.outages import Refusing, a_fault, pass_seconds
 from tests.support.builders import department_created, department_removed, department_renamed
 from tests.support.world import World, fault
 from worker.core.decide import Policy, Removal
-from worker.core.judge import Patience
+from worker.core.judge import RetryPolicy
 from worker.core.model import Department, Status
 from worker.ports import CallFailed, ProvidedSubaccount, PublishFailed
-from worker.provider.scan import Strays
+from worker.provider.scan import Orphans
 
 CREATED = department_created("Sales", sequence=1)
-IMPATIENT = Patience(timedelta(seconds=5), (timedelta(seconds=30),), 3)
+IMPATIENT = RetryPolicy(timedelta(seconds=5), (timedelta(seconds=30),), 3)
 
 
 class Haunted(Refusing):
@@ -145,7 +145,7 @@ async def test_a_removal_adopts_without_renaming_or_enabling(world):
 
 @pytest.mark.parametrize("departments", [1, 19, 30])
 async def test_a_list_that_fails_while_the_probe_passes_gives_nothing_up(departments):
-    world = World(provider=Refusing(), strays=Strays, patience=IMPATIENT)
+    world = World(provider=Refusing(), orphans=Orphans, patience=IMPATIENT)
     world.provider.refuses = {"list": a_fault("list", 503)}
     async with world.working() as running:
         events = [department_created(id=f"e{n}", department_id=f"d{n}") for n in range(departments)]

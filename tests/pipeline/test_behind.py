@@ -16,7 +16,7 @@ from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.memory.provider import MemoryProvider
 from worker.core.decide import Policy, Removal
 from worker.core.model import Claim, Department, Entry, Status
-from worker.provider.scan import Strays
+from worker.provider.scan import Orphans
 
 CREATED = department_created("Sales", sequence=1)
 OTHER = Department("acme", "other")
@@ -25,7 +25,7 @@ OTHER = Department("acme", "other")
 def begun_anew(world: World, **changed: object) -> World:
     """With an empty ledger; time and the provider are as they were."""
     as_before = {"clock": world.clock, "provider": world.provider, "policy": world.policy}
-    return World(**{**as_before, "strays": Strays, **changed})
+    return World(**{**as_before, "orphans": Orphans, **changed})
 
 
 async def strangers(provider: MemoryProvider, count: int) -> None:
@@ -35,7 +35,7 @@ async def strangers(provider: MemoryProvider, count: int) -> None:
 
 @pytest.fixture
 def world() -> World:
-    return World(Policy(Removal.DELETE), strays=Strays)
+    return World(Policy(Removal.DELETE), orphans=Orphans)
 
 
 @pytest.mark.parametrize("founded", [1, 2, 4, 32])

@@ -10,11 +10,12 @@ import pytest
 from tests.pipeline.outages import Refusing, a_fault
 from tests.support.builders import NOW
 from worker.adapters.memory.clock import MemoryClock
-from worker.core.judge import CallFault, Operation
+from worker.core.breaker import ENOUGH_IN_A_ROW, State
+from worker.core.judge import CallFault, FaultKind, Operation
 from worker.flow.gate import Gate
 from worker.flow.waiting import WaitingRoom
-from worker.ports import CallFailed
-from worker.provider.circuit import BLOCKER, ENOUGH_IN_A_ROW, Circuit, State
+from worker.ports import Call, CallFailed
+from worker.provider.circuit import BLOCKER, Circuit
 from worker.telemetry.events import Telemetry
 
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -43,20 +44,17 @@ class Bench:
         self.made = 0
 
     async def call(self, operation: Operation, subject: str = "") -> Any:
-        """As the worker's actor calls: what changes something with a permit."""
-        if operation in {"get", "list"}:
-            return await self._send(operation, subject)
-        async with self.circuit.permit(operation):
-            return await self._send(operation, subject)
+        async with self.circuit.permit(operation) as call:
+            return await self.send(call, operation, subject)
 
-    def _send(self, operation: Operation, subject: str) -> Awaitable[Any]:
+    def send(self, call: Call, operation: Operation, subject: str = "") -> Awaitable[Any]:
         self.made += 1
         calls: dict[Operation, Callable[[], Awaitable[Any]]] = {
-            "create": lambda: self.circuit.create("Sales", subject or f"key-{self.made}"),
-            "update": lambda: self.circuit.update(subject or "SA1", "key", name="Sales"),
-            "delete": lambda: self.circuit.delete(subject or "SA1", "key"),
-            "get": lambda: self.circuit.get(subject or "SA1"),
-            "list": lambda: self.circuit.page(0),
+            "create": lambda: call.create("Sales", subject or f"key-{self.made}"),
+            "update": lambda: call.update(subject or "SA1", "key", name="Sales"),
+            "delete": lambda: call.delete(subject or "SA1", "key"),
+            "get": lambda: call.get(subject or "SA1"),
+            "list": lambda: call.page(0),
         }
         return calls[operation]()
 
@@ -242,7 +240,7 @@ async def test_nothing_is_sent_while_it_is_open(bench):
     sent = bench.sent()
     for operation in OPERATIONS:
         fault = await bench.fails(operation)
-        assert (fault.outage, fault.sent) == (True, False)
+        assert (fault.outage, fault.kind) == (True, FaultKind.NOT_SENT)
         assert "401" in fault.detail
     assert bench.sent() == sent
 
@@ -283,7 +281,7 @@ async def test_one_call_goes_through_at_a_time(bench):
     async with bench.circuit.permit("create"):
         for operation in OPERATIONS:
             fault = await bench.fails(operation)
-            assert (fault.outage, fault.sent) == (True, False)
+            assert (fault.outage, fault.kind) == (True, FaultKind.NOT_SENT)
     assert bench.sent() == sent
     assert bench.circuit.state is State.HALF_OPEN
 
@@ -336,7 +334,7 @@ async def test_where_one_kind_alone_is_refused_the_others_go_on_beside_the_one_t
     bench.provider.refuses["create"] = a_fault("create", 503)
     await bench.refused_in_a_row("create")
     await bench.half_opened_by_time()
-    async with bench.circuit.permit("create"):
+    async with bench.circuit.permit("create") as deciding:
         for operation in ("update", "get", "list", "delete"):
             await bench.call(operation, made.auth_id)
         bench.clock.advance(1.1)  # it is a slow one
@@ -346,7 +344,7 @@ async def test_where_one_kind_alone_is_refused_the_others_go_on_beside_the_one_t
         assert (await bench.fails("update")).outage
         assert bench.circuit.state is State.HALF_OPEN
         bench.provider.refuses.clear()
-        await bench._send("create", "")
+        await bench.send(deciding, "create")
     assert bench.circuit.state is State.CLOSED
 
 

@@ -16,7 +16,7 @@ from tests.support.world import HEARD, World, fault
 from worker.adapters.memory.clock import MemoryClock
 from worker.adapters.memory.provider import MemoryProvider
 from worker.core.decide import Policy, UnknownRename
-from worker.core.judge import Operation, Patience
+from worker.core.judge import Operation, RetryPolicy
 from worker.core.model import Department
 
 CREATED = department_created("Sales", sequence=1)
@@ -106,7 +106,7 @@ async def test_ten_renames_of_a_hundred_departments_cost_two_calls_each_at_most(
 
 
 async def test_where_the_newest_is_parked_the_next_newest_is_the_step():
-    world = World(patience=Patience(budget=timedelta(0)))
+    world = World(patience=RetryPolicy(budget=timedelta(0)))
     await world.handle(CREATED)
     older, newer, newest = rename(2), rename(3), rename(4)
     world.witness.fail("update", fault("update", 403))

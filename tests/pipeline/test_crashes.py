@@ -20,13 +20,13 @@ from tests.support.builders import (
 )
 from tests.support.world import SETTLE_WINDOW, World, fault, go_on
 from worker.core.decide import Enable, Policy, Removal
-from worker.core.judge import Patience
+from worker.core.judge import RetryPolicy
 from worker.flow import waiting
 from worker.operations.actions import inbound
 from worker.pipeline import handler, line, outbox, quarantine, reconcile, records, reissues
 from worker.pipeline.quarantine import QUARANTINE_AFTER_DELIVERIES
-from worker.provider import act, circuit, scan
-from worker.provider.scan import Strays
+from worker.provider import act, circuit, scan, subaccounts
+from worker.provider.scan import Orphans
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)
@@ -49,7 +49,7 @@ class Story:
     outcome: str
     removal: Removal = Removal.DISABLE
     prepare: Callable[[World], Awaitable[None]] = nothing
-    patience: Patience = Patience()  # noqa: RUF009 - frozen
+    patience: RetryPolicy = RetryPolicy()  # noqa: RUF009 - frozen
     enable: Enable = Enable.CREATED
 
     async def world(self) -> World:
@@ -83,7 +83,7 @@ async def doubled(world: World) -> None:
 
 async def behind(world: World) -> None:
     """The provider has a subaccount of the department, of which the ledger knows nothing."""
-    world.strays = Strays
+    world.orphans = Orphans
     await world.provider.create(world.sent_name("Sales"), "before the ledger was lost")
 
 
@@ -96,7 +96,7 @@ async def held_back(world: World) -> None:
 
 async def disabled(world: World) -> None:
     """The provider has one that nobody has enabled yet, of which the ledger knows nothing."""
-    world.strays = Strays
+    world.orphans = Orphans
     await world.provider.create(world.sent_name("Sales"), "before the ledger was lost", enabled=False)
 
 
@@ -124,7 +124,7 @@ STORIES = [
     Story("reissued", (CREATED,), ASKED, "unchanged"),
     Story("superseded", (RENAMED,), CREATED, "superseded"),
     Story("suspected", (), CREATED, "created", prepare=returned),
-    Story("parked", (), CREATED, "created", prepare=failing, patience=Patience(timedelta(seconds=0.1))),
+    Story("parked", (), CREATED, "created", prepare=failing, patience=RetryPolicy(timedelta(seconds=0.1))),
 ]
 
 
@@ -344,7 +344,7 @@ BOUNDARIES = {
     "Reconciler.arm_check": {"self.records.recall": None, "self.records.recheck": None},
     "Reconciler._yield_to_other_worker": {
         "self.records.recall": None,
-        "self.actor.disable_made": None,
+        "self.subaccounts.disable_made": None,
         "self.arm_pending_check": None,
     },
     "Reissues.answer": {
@@ -355,73 +355,72 @@ BOUNDARIES = {
         "self.records.confirm": "record active unchanged confirmed",
     },
     "Reissues._carry_out": {"self.outbox.deliver_owed": None, "self._issue_again": None},
-    "Reissues._issue_again": {"self.actor.token": None, "self.outbox.deliver": None},
+    "Reissues._issue_again": {"self.subaccounts.token": None, "self.outbox.deliver": None},
     "Outbox.publish": {"self.publisher.publish": "publish dead-letters"},
     "Outbox.publish_result": {"self.publisher.publish": "publish results"},
     "Outbox.publish_failed": {"self.publish_result": None},
     "Outbox.deliver_owed": {
-        "self.actor.token": None,
+        "self.subaccounts.token": None,
         "self._issue": None,
         "self.records.delivered": None,
         "self._enable": None,
     },
     "Outbox._enable": {"self._try_to_enable": None},
     "Outbox._try_to_enable": {
-        "self.actor.permit_to_enable": None,
+        "self.subaccounts.permit_to_enable": None,
         "self.records.announce": None,
-        "self.actor.enable_made": None,
+        "self.subaccounts.enable_made": None,
     },
     "Outbox._issue": {"self.deliver": None},
     "Outbox.deliver": {"self.publisher.publish": "publish secrets"},
-    "Actor.foresee": {"self.strays.tags": None},
-    "Actor.act": {"self._act": None},
-    "Actor._act": {"self._create": None, "self._adopt": None, "self._changed": None, "self._delete": None},
-    "Actor._create": {"self.provider.create": "create"},
+    "Actor.foresee": {"self.orphans.tags": None},
+    "Actor.act": {"self._call": None, "self._adopt": None},
+    "Actor._call": {"self._create": None, "self._changed": None, "self._delete": None},
+    "Actor._create": {"call.create": "create"},
     "Actor._changed": {"call": "update"},
-    "Actor._delete": {"self.provider.delete": "delete"},
+    "Actor._delete": {"call.delete": "delete"},
     "Actor._adopt": {
-        "self.scanner.look": None,
-        "self._matches": None,
-        "self._get_if_there": None,
-        "self._disable": None,
-        "self._update": None,
+        "self.subaccounts.scanner.scan": None,
+        "self.subaccounts.matches": None,
+        "self.subaccounts.get_if_there": None,
+        "self.subaccounts.disable": None,
+        "self.subaccounts.update": None,
     },
-    "Actor._get_if_there": {"self.provider.get": "get"},
-    "Actor._matches": {"self.ledger.holders": "holders"},
-    "Actor._disable": {"self._disable_if_there": None},
-    "Actor._disable_if_there": {"self.disable_made": None},
-    "Actor.disable_made": {"self._update": None},
-    "Actor.enable_made": {"self.provider.update": "update"},
-    "Actor._update": {"self.provider.permit": None, "self.provider.update": "update"},
-    "Actor.token": {"self.provider.get": "get"},
-    "Scanner.look": {"asyncio.shield": None},
-    "Scanner._scan_on": {"self._scan": None},
-    "Scanner._scan": {"self._read": None},
+    "Subaccounts.token": {"self._get": None},
+    "Subaccounts.enable_made": {"call.update": "update"},
+    "Subaccounts.disable": {"self.disable_made": None},
+    "Subaccounts.disable_made": {"self.update": None},
+    "Subaccounts.update": {"self.provider.permit": None, "call.update": "update"},
+    "Subaccounts.get_if_there": {"self._get": None},
+    "Subaccounts.matches": {"self.ledger.holders": "holders"},
+    "Subaccounts._get": {"self.provider.permit": None, "call.get": "get"},
+    "Scanner.scan": {"asyncio.shield": None},
+    "Scanner._scan_on": {"self._complete_scan": None},
+    "Scanner._complete_scan": {"self._read": None},
     "Scanner._read": {"self._page": None},
-    "Scanner._page": {"self._provider.page": "list", "pause": None},
-    "Strays.tags": {"self._first": None, "self._find": None},
-    "Strays._find": {
+    "Scanner._page": {"page_of": "list", "pause": None},
+    "Orphans.tags": {"self._first": None, "self._find": None},
+    "Orphans._find": {
         "self._ledger.caught_up": "caught up",
         "self._unknown": None,
         "self._newest_page": None,
-        "self._scanner.look": None,
+        "self._scanner.scan": None,
         "self._ledger.note_caught_up": "note caught up",
     },
-    "Strays._newest_page": {"self._provider.page": "list"},
-    "Strays._unknown": {"self._ledger.holders": "holders"},
+    "Orphans._newest_page": {"page_of": "list"},
+    "Orphans._unknown": {"self._ledger.holders": "holders"},
     "Circuit.permit": {"self._provider.permit": None},
-    "Circuit.create": {"self._watched": None},
-    "Circuit.update": {"self._watched": None},
-    "Circuit.delete": {"self._watched": None},
-    "Circuit.get": {"self._watched": None},
-    "Circuit.page": {"self._watched": None},
-    "Circuit._watched": {"call": None, "self._assessed": None},
-    "Circuit._assessed": {"self._suspect": None},
-    "Circuit._suspect": {"self._probe_passes": None},
-    "Circuit._probe_passes": {"asyncio.shield": None},
-    "Circuit._probe": {"self._probe_fault": None, "self._clock.sleep": None},
-    "Circuit._probe_fault": {"self._provider.probe": None},
+    "Circuit.watched": {"call": None, "self._assessed": None},
+    "Circuit._assessed": {"self._prober.passes": None},
     "Circuit.probe": {"self._provider.probe": None},
+    "WatchedCall.create": {"self.circuit.watched": None},
+    "WatchedCall.update": {"self.circuit.watched": None},
+    "WatchedCall.delete": {"self.circuit.watched": None},
+    "WatchedCall.get": {"self.circuit.watched": None},
+    "WatchedCall.page": {"self.circuit.watched": None},
+    "Prober.passes": {"asyncio.shield": None},
+    "Prober._probe_twice": {"self.fault": None, "self._clock.sleep": None},
+    "Prober.fault": {"self._provider.probe": None},
     "WaitingRoom.wait": {"ended": None},
 }
 # Not on the way from delivery to ack: shutting down, and duties.
@@ -431,10 +430,11 @@ BESIDE_THE_LINE = {
     "Records.attended",
     "Reissues.grant",
     "Scanner.close",
-    "Actor.mend",
-    "Actor.disable_doubles",
+    "Subaccounts.repair",
+    "Subaccounts.disable_duplicates",
     "Circuit.close",
-    "Circuit._recover",
+    "Circuit._probe_in",
+    "Prober.close",
 }
 
 
@@ -460,6 +460,7 @@ def boundaries_in_the_code() -> dict[str, set[str]]:
         outbox,
         reissues,
         act,
+        subaccounts,
         scan,
         circuit,
         waiting,

@@ -11,7 +11,7 @@ from worker.cli.commands import credentials_told
 from worker.core.decide import Enable, Policy
 from worker.core.model import EVERYBODY, Status
 from worker.pipeline.scheduler import OVERDUE
-from worker.provider.scan import Strays
+from worker.provider.scan import Orphans
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)
@@ -135,7 +135,7 @@ async def test_the_department_s_next_event_does_it_too(world):
 
 @pytest.mark.parametrize("found", [True, False], ids=["enabled", "disabled"])
 async def test_what_is_adopted_stays_as_it_was_until_its_credentials_are_out(world, found):
-    world.strays = Strays
+    world.orphans = Orphans
     await world.provider.create(world.sent_name("Other"), "before the ledger was lost", enabled=found)
     await left_owing(world)
     assert enabled(world) == [found]

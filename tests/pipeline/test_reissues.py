@@ -24,7 +24,7 @@ from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.jose.open import open_message
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys
 from worker.core.decide import Enable, Policy
-from worker.core.judge import Patience
+from worker.core.judge import RetryPolicy
 from worker.core.keyring import public_part
 from worker.core.messages import Outgoing
 from worker.core.model import Status, Wish
@@ -129,7 +129,7 @@ async def test_under_the_routing_key_of_events_nobody_may_ask(world, forged):
 
 
 async def test_parked_it_is_still_a_request():
-    world = World(patience=Patience(timedelta(seconds=0.1)))
+    world = World(patience=RetryPolicy(timedelta(seconds=0.1)))
     await world.handle(CREATED)
     world.witness.fail("get", fault("get", 403))
     await world.handle(ASKED)

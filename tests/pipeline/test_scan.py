@@ -11,7 +11,7 @@ from worker.adapters.memory.clock import MemoryClock
 from worker.adapters.memory.provider import MemoryProvider
 from worker.core.naming import NameTemplate
 from worker.ports import CallFailed, ProvidedSubaccount
-from worker.provider.scan import PATIENCE_TRIES, Look, Scanner
+from worker.provider.scan import MAX_PAGE_TRIES, Scanner, ScanResult
 
 TAG = "0123456789"
 
@@ -37,9 +37,9 @@ class Bench:
         self.stopping = asyncio.Event()
         self.scanner = Scanner(self.provider, NameTemplate(), self.clock, self.stopping)
 
-    async def look(self) -> Look:
+    async def scan(self) -> ScanResult:
         """As time passes."""
-        looking = asyncio.ensure_future(self.scanner.look(None))
+        looking = asyncio.ensure_future(self.scanner.scan(None))
         while True:
             asleep = asyncio.ensure_future(self.clock.asleep())
             await asyncio.wait({looking, asleep}, return_when=asyncio.FIRST_COMPLETED)
@@ -62,28 +62,28 @@ async def bench() -> Bench:
     "refusal", [fault("list"), fault("list", 503), fault("list", 429), fault("list", sent=False)]
 )
 async def test_a_page_that_fails_does_not_cost_the_scan(bench, refusal):
-    bench.provider.due = {0: [refusal], 19: [refusal] * (PATIENCE_TRIES - 1)}
+    bench.provider.due = {0: [refusal], 19: [refusal] * (MAX_PAGE_TRIES - 1)}
 
-    look = await bench.look()
+    look = await bench.scan()
 
     assert len(look.seen[TAG]) == 30
-    assert bench.provider.asked == [0, 0, *[19] * PATIENCE_TRIES, 29]
+    assert bench.provider.asked == [0, 0, *[19] * MAX_PAGE_TRIES, 29]
 
 
 async def test_after_five_tries_of_one_page_those_who_wait_are_told(bench):
-    bench.provider.due = {19: [fault("list", 503)] * PATIENCE_TRIES}
+    bench.provider.due = {19: [fault("list", 503)] * MAX_PAGE_TRIES}
 
     with pytest.raises(CallFailed, match="503"):
-        await bench.look()
+        await bench.scan()
 
-    assert bench.provider.asked == [0, *[19] * PATIENCE_TRIES]
-    assert len((await bench.look()).seen[TAG]) == 30
+    assert bench.provider.asked == [0, *[19] * MAX_PAGE_TRIES]
+    assert len((await bench.scan()).seen[TAG]) == 30
 
 
 async def test_the_waits_between_grow_and_heed_retry_after(bench):
     bench.provider.due = {0: [fault("list", 503), fault("list", 429, retry_after_seconds=7.0), fault("list")]}
 
-    await bench.look()
+    await bench.scan()
 
     first, second, third = bench.clock.naps
     assert second == 7.0
@@ -92,7 +92,7 @@ async def test_the_waits_between_grow_and_heed_retry_after(bench):
 
 async def test_told_to_stop_it_waits_no_more(bench):
     bench.provider.due = {0: [fault("list", 429, retry_after_seconds=60.0)] * 2}
-    looking = asyncio.ensure_future(bench.scanner.look(None))
+    looking = asyncio.ensure_future(bench.scanner.scan(None))
     await bench.clock.asleep()
     bench.stopping.set()
 
@@ -114,4 +114,4 @@ async def test_a_list_that_shows_the_same_page_for_ever_is_given_up(bench):
     bench.provider.__class__ = Stubborn
 
     with pytest.raises(CallFailed, match="changed whenever it was read"):
-        await bench.look()
+        await bench.scan()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from io import StringIO
 from secrets import token_hex
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 import pytest
@@ -15,6 +15,7 @@ from prometheus_client import generate_latest
 from pydantic import SecretStr
 
 from tests.conformance.misbehaving import Reply, answer, misbehaving, raw
+from tests.support import one_call
 from tests.support.canaries import Canaries, Raised, chain_of, nowhere
 from worker.adapters.plivo.client import PlivoAccount, PlivoProvider, plivo_provider
 from worker.adapters.system import SystemClock
@@ -73,18 +74,12 @@ REPLIES: dict[str, Reply] = {
     "cookie": answer("200 OK", b"{", f"Set-Cookie: {TOKEN}={TOKEN}; Expires={TOKEN}"),
     "204 with a body": raw("HTTP/1.1 204 No Content", body=body(GOOD)),
 }
-T = TypeVar("T")
 CALLS: dict[str, Callable[[PlivoProvider], Awaitable[Any]]] = {
-    "create": lambda provider: permitted(provider, provider.create("Sales", "key")),
-    "get": lambda provider: provider.get(AUTH_ID),
-    "page": lambda provider: provider.page(0),
-    "update": lambda provider: permitted(provider, provider.update(AUTH_ID, "key", name="Sales")),
+    "create": lambda provider: one_call.create(provider, "Sales", "key"),
+    "get": lambda provider: one_call.get(provider, AUTH_ID),
+    "page": lambda provider: one_call.page(provider, 0),
+    "update": lambda provider: one_call.update(provider, AUTH_ID, "key", name="Sales"),
 }
-
-
-async def permitted(provider: PlivoProvider, call: Awaitable[T]) -> T:
-    async with provider.permit("update"):
-        return await call
 
 
 @pytest.fixture

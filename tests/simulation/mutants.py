@@ -9,7 +9,7 @@ from typing import Any
 from contracts.subaccounts import DeadReason, ResultKind
 from worker.bootstrap import Parts
 from worker.core import messages
-from worker.core.adoption import Match, Sighting
+from worker.core.adoption import Match, duplicates_of, to_disable
 from worker.core.conclude import Made, NothingDone, NothingSeen, Outcome, conclude, confirmed
 from worker.core.decide import (
     Adopt,
@@ -36,7 +36,8 @@ from worker.pipeline.work import Work
 from worker.ports import CallFailed, PublishFailed
 from worker.provider.act import Actor
 from worker.provider.circuit import Circuit
-from worker.provider.scan import Look, Scanner, Strays, note
+from worker.provider.scan import Orphans, Scanner, ScanResult, note, page_of
+from worker.provider.subaccounts import Subaccounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,8 @@ class DropsClaimsAtRestart(Line):
 class CreatesAgainUnasked(Actor):
     """An unknown create is taken for one that did not happen."""
 
-    async def act(self, step: Step, entry: Entry, key: str, claimed_at: float) -> Outcome:
-        outcome = await super().act(step, entry, key, claimed_at)
+    async def act(self, step: Step, *rest: Any) -> Outcome:
+        outcome = await super().act(step, *rest)
         match step, outcome:
             case Create(), _ if isinstance(getattr(outcome, "failure", None), Unknown):
                 return replace(outcome, failure=Transient("try again"))  # type: ignore[arg-type]
@@ -140,13 +141,15 @@ class CountsLooksInsteadOfTime(Line):
         return await super()._record(event, step, entry, outcome)
 
 
-class TakesTheFirstMatch(Actor):
+class TakesTheFirstMatch(Subaccounts):
     """Not the one on record: the newest of its tag is kept, and the one on record disabled."""
 
-    async def disable_doubles(self, entry: Entry) -> tuple[str, ...]:
-        look = await self.scanner.look(entry.created_at)
+    async def disable_duplicates(self, entry: Entry) -> tuple[str, ...]:
+        result = await self.scanner.scan(entry.created_at)
         tags = self.names.tags(entry.department, range(1, entry.incarnation + 1))
-        return await self._disable((await self._matches(look, entry, tags))[1:], entry)
+        others = duplicates_of((await self.matches(result, entry, tags))[1:], None)
+        await self.disable(to_disable(others), entry)
+        return tuple(one.auth_id for one in others)
 
 
 class EnablesAtOnce(Actor):
@@ -159,9 +162,9 @@ class EnablesAtOnce(Actor):
         return await super()._create(*args)
 
 
-class LeavesDoublesEnabled(Actor):
-    async def _disable(self, doubles: Iterable[Match], _entry: Entry) -> tuple[str, ...]:
-        return tuple(one.sighting.auth_id for one in doubles)
+class LeavesDuplicatesEnabled(Subaccounts):
+    async def disable(self, _auth_ids: Iterable[str], _entry: Entry) -> None:
+        """Reported all the same."""
 
 
 class KeepsDoublesToItself(Line):
@@ -188,51 +191,47 @@ class ChecksOnce(Scheduler):
 
 
 class LooksAtTheFirstPageOnly(Scanner):
-    async def _read(self, _since: datetime | None) -> Look | None:
-        look = Look(self._clock.now(), {})
-        note([_seen(one) for one in await self._provider.page(0)], self._template, look.seen)
-        return look
+    async def _read(self, _since: datetime | None) -> ScanResult | None:
+        result = ScanResult(self._clock.now(), {})
+        note(await page_of(self._provider, 0), self._template, result.seen)
+        return result
 
 
 class SkipsWhatShifts(Scanner):
     """Pages without overlap: what a deletion moves up meanwhile is not seen."""
 
-    async def _read(self, _since: datetime | None) -> Look | None:
-        look, offset = Look(self._clock.now(), {}), 0
-        while page := [_seen(one) for one in await self._provider.page(offset)]:
-            note(page, self._template, look.seen)
+    async def _read(self, _since: datetime | None) -> ScanResult | None:
+        result, offset = ScanResult(self._clock.now(), {}), 0
+        while page := await page_of(self._provider, offset):
+            note(page, self._template, result.seen)
             offset += len(page)
-        return look
+        return result
 
 
-def _seen(shown: Any) -> Sighting:
-    return Sighting(shown.auth_id, shown.name, shown.enabled, shown.created)
-
-
-class AdoptsByName(Actor):
+class AdoptsByName(Subaccounts):
     """Any subaccount that begins with the department's name will do."""
 
-    async def _matches(self, look: Look, entry: Entry, _tags: Mapping[str, int]) -> list[Match]:
-        everything = [one for seen in look.seen.values() for one in seen]
+    async def matches(self, result: ScanResult, entry: Entry, _tags: Mapping[str, int]) -> list[Match]:
+        everything = [one for seen in result.seen.values() for one in seen]
         named = [one for one in everything if one.name.startswith(f"{entry.department.id} ")]
         return [Match(entry.incarnation, one) for one in named]
 
 
-class KnowsTheFirstIncarnationOnly(Actor):
+class KnowsTheFirstIncarnationOnly(Subaccounts):
     """A department founded anew before the ledger was lost is not recognised."""
 
-    def _tags(self, entry: Entry) -> Mapping[str, int]:
+    def tags(self, entry: Entry) -> Mapping[str, int]:
         return self.names.tags(entry.department, range(entry.incarnation, entry.incarnation + 1))
 
 
-class TrustsTheNewestPage(Strays):
+class TrustsTheNewestPage(Orphans):
     """Where that holds nothing unknown, nothing is: not even of a ledger that is new."""
 
     async def _find(self) -> set[str]:
         return await self._unknown(await self._newest_page())
 
 
-class TakesANewLedgerForCaughtUp(Strays):
+class TakesANewLedgerForCaughtUp(Orphans):
     """Once the whole list was read, it is never read again, whatever was found."""
 
     async def _find(self) -> set[str]:
@@ -386,7 +385,7 @@ class LetsAllThrough(Circuit):
     @contextmanager
     def _let_through(self, operation: Operation) -> Iterator[None]:
         self._check_not_open(operation)
-        self._trial = operation
+        self._breaker = replace(self._breaker, trial=operation)
         yield
 
 
@@ -414,18 +413,20 @@ MUTANTS = (
     Mutant("believes one empty scan", Parts(line=BelievesOneEmptyScan)),
     Mutant("counts looks instead of time", Parts(line=CountsLooksInsteadOfTime)),
     Mutant("enables at once", Parts(actor=EnablesAtOnce), "calm"),
-    Mutant("takes the first match", Parts(actor=TakesTheFirstMatch), "very-late"),
-    Mutant("leaves doubles enabled", Parts(actor=LeavesDoublesEnabled), "very-late"),
+    Mutant("takes the first match", Parts(subaccounts=TakesTheFirstMatch), "very-late"),
+    Mutant("leaves doubles enabled", Parts(subaccounts=LeavesDuplicatesEnabled), "very-late"),
     Mutant("keeps doubles to itself", Parts(line=KeepsDoublesToItself), "very-late"),
     Mutant("never recounts", Parts(scheduler=NeverRecounts), "very-late"),
     Mutant("never checks", Parts(scheduler=NeverChecks)),
     Mutant("looks at the first page only", Parts(scanner=LooksAtTheFirstPageOnly), "adoption"),
     Mutant("skips what shifts", Parts(scanner=SkipsWhatShifts), "adoption"),
-    Mutant("adopts by name, not by tag", Parts(actor=AdoptsByName), "adoption"),
+    Mutant("adopts by name, not by tag", Parts(subaccounts=AdoptsByName), "adoption"),
     Mutant("checks what it set right no more", Parts(scheduler=ChecksOnce)),
-    Mutant("knows the first incarnation only", Parts(actor=KnowsTheFirstIncarnationOnly), "ledger-lost"),
-    Mutant("trusts the newest page of a new ledger", Parts(strays=TrustsTheNewestPage), "ledger-lost"),
-    Mutant("takes a new ledger for caught up", Parts(strays=TakesANewLedgerForCaughtUp), "ledger-lost"),
+    Mutant(
+        "knows the first incarnation only", Parts(subaccounts=KnowsTheFirstIncarnationOnly), "ledger-lost"
+    ),
+    Mutant("trusts the newest page of a new ledger", Parts(orphans=TrustsTheNewestPage), "ledger-lost"),
+    Mutant("takes a new ledger for caught up", Parts(orphans=TakesANewLedgerForCaughtUp), "ledger-lost"),
     Mutant("records the wrong incarnation", Parts(line=AdoptsAsTheFirstIncarnation), "ledger-lost"),
     Mutant("counts no crashes", Parts(line=CountsNoCrashes), "crashing"),
     Mutant("removes although told not to", Parts(line=RemovesAllTheSame)),

@@ -13,15 +13,26 @@ from tests.simulation.chance import LATEST_SECONDS, TIMEOUT_SECONDS, Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
 from tests.simulation.story import REFUSED
-from worker.core.judge import CallFault, Operation
-from worker.ports import CallFailed, NewSubaccount, ProvidedSubaccount, RateLimit
-from worker.provider.rate import Pace
+from worker.adapters.plivo.status import kind_of
+from worker.adapters.system import SystemClock
+from worker.core.capabilities import EVERYTHING
+from worker.core.judge import CallFault, FaultKind, Operation
+from worker.ports import Call, CallFailed, NewSubaccount, ProvidedSubaccount, RateLimit
+from worker.provider.rate import RateLimiter
 
 PAGE = 5
 CONCURRENCY = 3
 RATE = RateLimit(10, timedelta(seconds=1))
 LONGEST_LAG_SECONDS = 6.0
-REFUSALS = {400, 401, 403, 404, 405, 422, 429}
+CERTAIN = {
+    FaultKind.NOT_SENT,
+    FaultKind.REJECTED,
+    FaultKind.LOGIN_REFUSED,
+    FaultKind.FORBIDDEN,
+    FaultKind.NOT_FOUND,
+    FaultKind.RATE_LIMITED,
+}
+"""What certainly was not carried out."""
 CHANGING = ("create", "update", "delete")
 
 
@@ -148,22 +159,31 @@ class ProviderServer:
         )
 
 
+class LoopClock(SystemClock):
+    """Its seconds are those of the simulation."""
+
+    def __init__(self, server: ProviderServer) -> None:
+        self.monotonic = server.loop.time  # type: ignore[method-assign]
+
+
 class SimulatedProvider:
-    """The provider port, as one process uses it."""
+    """The provider port, as one process uses it, and the permitted call in one."""
+
+    capabilities = EVERYTHING
 
     def __init__(self, server: ProviderServer, process: Process) -> None:
         self._server = server
         self._process = process
         self._chance = server.chance
         self._slots = asyncio.Semaphore(CONCURRENCY)
-        self._pace = Pace(RATE, asyncio.Event())
+        self._limiter = RateLimiter(RATE, LoopClock(server), asyncio.Event())
 
     @asynccontextmanager
-    async def permit(self, _operation: Operation) -> AsyncIterator[None]:
+    async def permit(self, _operation: Operation) -> AsyncIterator[Call]:
         async with self._slots:
-            turn = await self._pace.turn()
-            turn.begins()
-            yield
+            slot = await self._limiter.slot()
+            slot.begin()
+            yield self
 
     async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
         self._server.keys.append(("create", idempotency_key))
@@ -199,14 +219,14 @@ class SimulatedProvider:
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         self._server.keys.append(("get", None))
-        shown: ProvidedSubaccount = await self._call(
+        shown: ProvidedSubaccount = await self._send(
             "get", lambda: self._server.get(auth_id), self._department(auth_id), auth_id=auth_id
         )
         return shown
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         self._server.keys.append(("list", None))
-        page: Sequence[ProvidedSubaccount] = await self._call(
+        page: Sequence[ProvidedSubaccount] = await self._send(
             "list", lambda: self._server.page(offset), None, offset=offset
         )
         return page
@@ -214,12 +234,6 @@ class SimulatedProvider:
     async def probe(self) -> None:
         self._server.keys.append(("list", None))
         await self._send("list", lambda: None, None)
-
-    async def _call(
-        self, operation: Operation, effect: Callable[[], Any], department: str | None, **told: Any
-    ) -> Any:
-        async with self.permit(operation):
-            return await self._send(operation, effect, department, **told)
 
     async def _send(
         self, operation: Operation, effect: Callable[[], Any], department: str | None, **told: Any
@@ -235,7 +249,7 @@ class SimulatedProvider:
         answer = fate.fault and CallFailed(fate.fault)
         answer = answer or carried_out.result()
         if isinstance(answer, CallFailed):
-            certain = not answer.fault.sent or answer.fault.status in REFUSALS
+            certain = answer.fault.kind in CERTAIN
             note(f"< {operation}", department, failed=answer.fault.detail, certain=certain, **told)
             raise answer
         return answer
@@ -252,7 +266,7 @@ def fate_of(operation: Operation, chance: Chance, refused_with: int | None) -> F
     if refused_with is not None:
         return Fate(quick, fault=_fault(operation, refused_with))
     if chance.strikes("not connected"):
-        return Fate(quick, fault=CallFault(operation, "not connected", sent=False))
+        return Fate(quick, fault=CallFault(operation, FaultKind.NOT_SENT, "not connected"))
     if chance.strikes("too many requests"):
         return Fate(quick, fault=_fault(operation, 429))
     if chance.strikes("too many requests, retry after"):
@@ -260,9 +274,9 @@ def fate_of(operation: Operation, chance: Chance, refused_with: int | None) -> F
     if chance.strikes("server error"):
         return Fate(quick, fault=_fault(operation, chance.one_of((500, 502, 503))))
     if chance.strikes("unreadable answer"):
-        return Fate(2 * quick, quick, CallFault(operation, "unreadable 2xx"))
+        return Fate(2 * quick, quick, CallFault(operation, FaultKind.NO_ANSWER, "unreadable 2xx"))
     if chance.strikes("request lost"):
-        return Fate(TIMEOUT_SECONDS, fault=CallFault(operation, "no answer"))
+        return Fate(TIMEOUT_SECONDS, fault=_no_answer(operation))
     if chance.strikes("answers slowly"):
         slow = chance.seconds(0.3, TIMEOUT_SECONDS)
         return Fate(slow, slow * 0.99)
@@ -280,17 +294,26 @@ def _fate_in_doubt(operation: Operation, chance: Chance) -> Fate | None:
     if chance.strikes("in doubt, carried out"):
         return Fate(2 * quick, quick, _fault(operation, chance.one_of((408, 409))))
     if chance.strikes("answer lost"):
-        return Fate(TIMEOUT_SECONDS, chance.seconds(0, TIMEOUT_SECONDS), CallFault(operation, "no answer"))
+        return Fate(
+            TIMEOUT_SECONDS,
+            chance.seconds(0, TIMEOUT_SECONDS),
+            _no_answer(operation),
+        )
     if chance.strikes("carried out late"):
         latest = chance.profile.latest_create_seconds if operation == "create" else LATEST_SECONDS
         late = chance.seconds(0.0, latest * 0.999)
-        fault = chance.one_of((CallFault(operation, "no answer"), _fault(operation, 503)))
-        return Fate(quick if fault.status else TIMEOUT_SECONDS, late, fault)
+        fault = chance.one_of((_no_answer(operation), _fault(operation, 503)))
+        no_answer = fault.kind is FaultKind.NO_ANSWER
+        return Fate(TIMEOUT_SECONDS if no_answer else quick, late, fault)
     return None
 
 
+def _no_answer(operation: Operation) -> CallFault:
+    return CallFault(operation, FaultKind.NO_ANSWER, "no answer")
+
+
 def _fault(operation: Operation, status: int, retry_after: float | None = None) -> CallFault:
-    return CallFault(operation, f"status {status}", status=status, retry_after_seconds=retry_after)
+    return CallFault(operation, kind_of(status), f"status {status}", retry_after)
 
 
 def _refusal(operation: Operation, status: int) -> CallFailed:

@@ -30,7 +30,7 @@ from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.jose.seal import Unsealed
 from worker.bootstrap import Parts, Ports, Rules, assemble
 from worker.core.decide import Enable, Policy, Removal, UnknownRename
-from worker.core.judge import Patience
+from worker.core.judge import RetryPolicy
 from worker.core.messages import Outgoing
 from worker.core.naming import NameTemplate
 
@@ -98,7 +98,7 @@ class World:
     provider: ProviderServer = field(init=False)
     disk: Disk = field(init=False)
     policy: Policy = field(init=False)
-    patience: Patience = field(init=False)
+    patience: RetryPolicy = field(init=False)
     processes: list[Process] = field(default_factory=list)
     ahead_seconds: float = 0.0
     down_until: float = 0.0
@@ -112,7 +112,7 @@ class World:
         self.policy = self._policy()
         # Some give up soon, most as late as by default
         budget, attempts = self.chance.one_of(((1, 2), (5, 4), (60, 8), (60, 8)))
-        self.patience = Patience(timedelta(seconds=budget), RETRY_DELAYS, attempts, SETTLE_WINDOW)
+        self.patience = RetryPolicy(timedelta(seconds=budget), RETRY_DELAYS, attempts, SETTLE_WINDOW)
 
     def _policy(self) -> Policy:
         removal = self.chance.one_of(list(Removal))
@@ -126,7 +126,7 @@ class World:
     def terms(self) -> Terms:
         return Terms(
             published_first=self.policy.enable is Enable.PUBLISHED,
-            impatient=self.patience.attempts < Patience().attempts,
+            impatient=self.patience.attempts < RetryPolicy().attempts,
             removals_ignored=self.policy.removal is Removal.IGNORE,
             unknown_renames_rejected=self.policy.unknown_rename is UnknownRename.REJECT,
             doubles_allowed=self.chance.profile.doubles_allowed,

@@ -33,15 +33,18 @@ from worker.adapters.jose.seal import Unsealed
 from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.memory.clock import MemoryClock
 from worker.adapters.memory.ledger import MemoryLedger
-from worker.adapters.memory.provider import Held, MemoryProvider
+from worker.adapters.memory.provider import MemoryProvider, StoredSubaccount
+from worker.adapters.plivo.status import kind_of
 from worker.bootstrap import Parts, Ports, Rules, RunningWorker, assemble
+from worker.core.capabilities import Capabilities
 from worker.core.decide import Policy
-from worker.core.judge import CallFault, Operation, Patience
+from worker.core.judge import CallFault, FaultKind, Operation, RetryPolicy
 from worker.core.messages import Outgoing
 from worker.core.model import EVERYBODY, Answer, Department, Entry, Recollection, Reference, Status, Wish
-from worker.core.naming import NameTemplate
+from worker.core.naming import Names, NameTemplate
 from worker.operations.actions import inbound
 from worker.ports import (
+    Call,
     CallFailed,
     Delivery,
     Fingerprints,
@@ -49,8 +52,7 @@ from worker.ports import (
     ProvidedSubaccount,
     Sealer,
 )
-from worker.provider.act import Names
-from worker.provider.scan import Strays
+from worker.provider.scan import Orphans
 from worker.settings.model import WorkerSettings, load
 from worker.telemetry.events import Telemetry
 
@@ -67,7 +69,14 @@ D = TypeVar("D", "Fault", "Interruption")
 def fault(operation: Operation, status: int | None = None, *, sent: bool = True, **more: Any) -> CallFailed:
     """How a provider call may fail; without a status it got no answer."""
     detail = f"Plivo answered {status} to {operation}" if status else f"no answer to {operation}"
-    return CallFailed(CallFault(operation, detail, sent=sent, status=status, **more))
+    return CallFailed(CallFault(operation, kind_of_fault(status, sent=sent), detail, **more))
+
+
+def kind_of_fault(status: int | None, *, sent: bool = True) -> FaultKind:
+    """Plivo's response, or None for a call without one."""
+    if not sent:
+        return FaultKind.NOT_SENT
+    return FaultKind.NO_ANSWER if status is None else kind_of(status)
 
 
 @dataclass(frozen=True)
@@ -198,10 +207,14 @@ class WatchedProvider:
     witness: Witness
     provider: MemoryProvider
 
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.provider.capabilities
+
     @asynccontextmanager
-    async def permit(self, operation: Operation) -> AsyncIterator[None]:
+    async def permit(self, operation: Operation) -> AsyncIterator[Call]:
         async with self.provider.permit(operation):
-            yield
+            yield self
 
     async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
         return await self.witness.see(
@@ -260,7 +273,7 @@ class WatchedDelivery:
         await self.witness.see("ack", self.delivery.ack)
 
 
-class LedgerIsWhole(Strays):
+class LedgerIsWhole(Orphans):
     """Nothing at the provider that the ledger does not know: spares most tests the look for it."""
 
     async def tags(self) -> AbstractSet[str]:
@@ -272,14 +285,14 @@ class World:
     """What outlives a worker: time, ledger, provider, broker. Workers come and go by `working`."""
 
     policy: Policy = field(default_factory=Policy)
-    patience: Patience = field(default_factory=Patience)
+    patience: RetryPolicy = field(default_factory=RetryPolicy)
     clock: MemoryClock = field(default_factory=lambda: MemoryClock(NOW))
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     provider: MemoryProvider = field(default_factory=MemoryProvider)
     broker: MemoryBroker = field(init=False)
     witness: Witness = field(default_factory=Witness)
     names: Names = field(default_factory=lambda: Names(OWNER, NameTemplate()))
-    strays: type[Strays] = LedgerIsWhole
+    orphans: type[Orphans] = LedgerIsWhole
     returned: int = 0
     """How often the broker is to have delivered before what is sent."""
     sealer: Sealer = field(default_factory=Unsealed)
@@ -311,7 +324,7 @@ class World:
             retry=self.patience,
             prefetch=PREFETCH,
         )
-        worker = assemble(ports, rules, telemetry, asyncio.Event(), Parts(strays=self.strays))
+        worker = assemble(ports, rules, telemetry, asyncio.Event(), Parts(orphans=self.orphans))
 
         def receive(delivery: Delivery) -> None:
             worker.handler.receive(WatchedDelivery(self.witness, delivery))
@@ -416,7 +429,7 @@ class World:
         """The name as the provider gets it."""
         return self.names.sent(name, Entry(department, incarnation=incarnation))
 
-    def subaccounts(self, entry: Entry) -> list[Held]:
+    def subaccounts(self, entry: Entry) -> list[StoredSubaccount]:
         """All that bear the department's tag, of whatever incarnation."""
         tags = [self.names.tag(Entry(entry.department, incarnation=n + 1)) for n in range(entry.incarnation)]
         return [held for held in self.provider.subaccounts if any(tag in held.name for tag in tags)]

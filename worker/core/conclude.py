@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
-from worker.core.adoption import ENOUGH_UNKNOWNS, RECOUNT_WINDOWS, is_lost, seconds_to_next_look
+from worker.core.adoption import ENOUGH_UNKNOWNS, RECOUNT_WINDOWS, is_lost, seconds_to_next_scan
 from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
 from worker.core.judge import Failure, Permanent, Unknown
 from worker.core.model import EVERYBODY, Answer, Claim, Entry, Event, Fingerprint, Status, replace
@@ -181,8 +181,8 @@ def _not_created(entry: Entry, failure: Failure, policy: Policy, now: datetime) 
     if failure.outage:  # nobody got an answer: not held against this event
         claim = replace(claim, attempt=claim.attempt - 1)
     if claim.attempt < ENOUGH_UNKNOWNS:
-        seconds = seconds_to_next_look(now, claim.started_at, policy.settle_window)
-        undecided = dataclasses.replace(failure, look_in_seconds=seconds)
+        seconds = seconds_to_next_scan(now, claim.started_at, policy.settle_window)
+        undecided = dataclasses.replace(failure, scan_in_seconds=seconds)
         return Conclusion(replace(entry, claim=claim), failure=undecided)
     return _given_up(replace(entry, claim=claim), failure.detail)
 
@@ -209,7 +209,7 @@ def _nothing_seen(entry: Entry, event: Event, begun: datetime, policy: Policy, n
         # Whatever becomes of the department: taken for lost, it may still be carried out, only very late.
         lost = replace(entry, claim=replace(claim, clean_scans=0), recount_at=_recount_at(policy, now))
         return Conclusion(replace(lost, status=_before_claim(entry)))
-    seconds = seconds_to_next_look(now, claim.started_at, policy.settle_window)
+    seconds = seconds_to_next_scan(now, claim.started_at, policy.settle_window)
     undecided = Unknown("whether a create was carried out is not known yet", seconds)
     return Conclusion(replace(entry, claim=looked), failure=undecided)
 

@@ -1,8 +1,16 @@
-"""What becomes of a step that failed: a failure, the stay so far and a jitter make a verdict."""
+"""What becomes of a step that failed: fault -> failure -> verdict.
+
+An adapter reports a *fault*: the call, and why it did not succeed, as a kind. `classify` turns it into a
+*failure*: what is known of the call's effect, and so whether it may be repeated. `judge` turns a failure into
+a *verdict*: wait, pause, park or dead-letter. Two rules decide most of it. What may have happened is never
+taken for what did not. And what is no fault of a message costs it nothing: an outage may last for days and
+gives up no event.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from enum import StrEnum
 from typing import Literal
 
 from contracts.subaccounts import DeadReason
@@ -13,35 +21,70 @@ LONGEST_WAIT_SECONDS = 30.0
 
 Operation = Literal["create", "update", "delete", "get", "list"]
 
-# What Plivo read and refused: a create it answered with one of these did not happen.
-_REFUSED_CREATE = frozenset({400, 401, 403, 404, 405, 422, 429})
-# Answers that leave it open whether the call is carried out.
-_IN_DOUBT = frozenset({408, 409})
-_SERVER_ERROR = 500
-_TOO_MANY_REQUESTS = 429
-# The request itself is wrong: sending it again gets the same answer.
-_WRONG_REQUEST = frozenset({400, 404, 405, 422})
-# It is the account that is refused, whatever is asked for: the login, or for want of credit. What 403 refuses
-# may be one department's call.
-_LOGIN_OR_CREDIT = frozenset({401, 402})
-_ACCOUNT_REFUSED = _LOGIN_OR_CREDIT | {403}
-_NOT_FOUND = 404
-_TIMED_OUT = 408
-_REDIRECTS = range(300, 400)
+
+class FaultKind(StrEnum):
+    """Why a provider call did not succeed. Each adapter maps its own statuses and errors to these, once."""
+
+    NOT_SENT = "not-sent"
+    """No byte of the request has left."""
+    NO_ANSWER = "no-answer"
+    """The request may have arrived; there is no response, or none that can be read."""
+    REJECTED = "rejected"
+    """The request itself is wrong: sending it again gets the same response."""
+    LOGIN_REFUSED = "login-refused"
+    NO_CREDIT = "no-credit"
+    FORBIDDEN = "forbidden"
+    """Refused to the account, or to this one call: the response does not tell which."""
+    NOT_FOUND = "not-found"
+    TIMED_OUT = "timed-out"
+    """The provider says that it took too long: the call may be carried out."""
+    CONFLICT = "conflict"
+    """The provider is busy with a call like this one, which may be this one."""
+    RATE_LIMITED = "rate-limited"
+    SERVER_ERROR = "server-error"
+    REDIRECTED = "redirected"
+    """Something between us and the provider responds, or the provider has moved."""
+    UNEXPECTED = "unexpected"
+    """A response that the provider's documentation does not mention."""
+    TOKEN_LOST = "token-lost"  # noqa: S105 - a kind, not a token
+    """The auth token was shown once, and nobody has it any more."""
+
+
+# A create that met one of these did not happen.
+_NOT_CREATED = frozenset(
+    {
+        FaultKind.NOT_SENT,
+        FaultKind.REJECTED,
+        FaultKind.LOGIN_REFUSED,
+        FaultKind.FORBIDDEN,
+        FaultKind.NOT_FOUND,
+        FaultKind.RATE_LIMITED,
+    }
+)
+# A change that met one of these may be carried out, now or later.
+_IN_DOUBT = frozenset({FaultKind.NO_ANSWER, FaultKind.TIMED_OUT, FaultKind.CONFLICT, FaultKind.SERVER_ERROR})
+# The account is refused, whatever is asked for. FORBIDDEN may be about one department's call.
+_LOGIN_OR_CREDIT = frozenset({FaultKind.LOGIN_REFUSED, FaultKind.NO_CREDIT})
+_SUGGESTS_OUTAGE = _LOGIN_OR_CREDIT | {
+    FaultKind.NOT_SENT,
+    FaultKind.NO_ANSWER,
+    FaultKind.FORBIDDEN,
+    FaultKind.TIMED_OUT,
+    FaultKind.SERVER_ERROR,
+    FaultKind.REDIRECTED,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class CallFault:
     """A provider call that did not succeed, as the adapter saw it.
 
-    `sent`: a byte of the request may have left. `status`: of the answer, where one could be read.
-    `outage`: the provider, or our account there, was found unusable for everybody.
+    `outage`: the provider, or our account there, was found unusable for every department.
     """
 
     operation: Operation
+    kind: FaultKind
     detail: str
-    sent: bool = True
-    status: int | None = None
     retry_after_seconds: float | None = None
     took_seconds: float = 0.0
     outage: bool = False
@@ -58,7 +101,7 @@ class Transient:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Nothing happened, and it is not this message's trouble: somebody it needs is away, or asks for time."""
+    """Nothing happened, and it is no fault of the message: a service it needs is away, or asks for time."""
 
     detail: str
     retry_after_seconds: float | None = None
@@ -66,21 +109,21 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """It may have happened, or happen yet: no answer, or none that can be read.
+    """It may have happened, or may still happen: there was no response, or none that can be read.
 
-    `look_in_seconds`: when it is worth asking again; None where nothing speaks against trying again.
-    `outage`: nobody got an answer, so this one is not held against the message.
+    `scan_in_seconds`: when to look for the effect; None where the call may simply be repeated.
+    `outage`: no department got a response, so the message is not charged for it.
     """
 
     detail: str
-    look_in_seconds: float | None = None
+    scan_in_seconds: float | None = None
     took_seconds: float = 0.0
     outage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What is on record is not to be found at the provider. Its lists and answers may lag: so not at once."""
+    """The provider does not find a subaccount that is on record. Its reads may lag: it is asked again."""
 
     detail: str
     took_seconds: float = 0.0
@@ -88,7 +131,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Permanent:
-    """Trying again gets the same answer."""
+    """Trying again gets the same response."""
 
     reason: DeadReason
     detail: str
@@ -98,8 +141,8 @@ Failure = Transient | Unavailable | Unknown | Missing | Permanent
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a message that fails may wait in its lane, for how long it is parked then, and how often."""
+class RetryPolicy:
+    """How long a failing message may wait in its lane, how long it is parked after that, and how often."""
 
     budget: timedelta = timedelta(seconds=60)
     delays: Sequence[timedelta] = DEFAULT_RETRY_DELAYS
@@ -108,22 +151,22 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Stay:
-    """A message's time in its lane. `attempts` counts the stays that ended in parking before this one."""
+class RetryState:
+    """How often a message was tried in its lane. `attempts` counts the times it was parked before."""
 
     attempts: int = 0
     tries: int = 0
     spent_seconds: float = 0.0
     pauses: int = 0
 
-    def tried(self) -> "Stay":
+    def tried(self) -> "RetryState":
         return replace(self, tries=self.tries + 1)
 
-    def paused(self) -> "Stay":
-        """The try is not counted: what failed then was nobody's fault here."""
+    def paused(self) -> "RetryState":
+        """The last try is not counted: its failure was no fault of the message."""
         return replace(self, tries=self.tries - 1, pauses=self.pauses + 1)
 
-    def spent(self, seconds: float) -> "Stay":
+    def spent(self, seconds: float) -> "RetryState":
         return replace(self, spent_seconds=self.spent_seconds + seconds)
 
 
@@ -142,15 +185,14 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Try again after `seconds`, or once the trouble is over. It costs nothing, however long it takes."""
+    """Try again after `seconds`, or once the outage is over. It costs nothing, however long it takes."""
 
     seconds: float
-    cost_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Back to the broker for `delay`; `attempts` is the count it takes along."""
+    """Back to the broker for `delay`; `attempts` is the count that goes with the message."""
 
     delay: timedelta
     attempts: int
@@ -158,6 +200,8 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
+    """To the dead-letter queue, for this reason."""
+
     reason: DeadReason
     detail: str
 
@@ -166,89 +210,96 @@ Verdict = Done | Wait | Pause | Park | DeadLetter
 
 
 def classify(fault: CallFault) -> Failure:
-    """What a failed call leaves behind. All but a create set a state, so repeating them is safe.
+    """What a failed call leaves behind. All calls but a create set a state: repeating them is safe.
 
-    But what was not answered may be carried out late, over a newer call. A list is nobody's own.
+    A call without an answer may still be carried out late, over a newer call. Listing is no department's own
+    call: its failure is never held against a message.
     """
-    everybodys = fault.outage or fault.operation == "list" or fault.status in _LOGIN_OR_CREDIT
+    shared = fault.outage or fault.operation == "list" or fault.kind in _LOGIN_OR_CREDIT
     if _may_have_happened(fault):
-        return Unknown(fault.detail, took_seconds=fault.took_seconds, outage=everybodys)
-    if everybodys or fault.status == _TOO_MANY_REQUESTS:
+        return Unknown(fault.detail, took_seconds=fault.took_seconds, outage=shared)
+    if shared or fault.kind is FaultKind.RATE_LIMITED:
         return Unavailable(fault.detail, fault.retry_after_seconds)
-    if fault.sent and fault.status == _NOT_FOUND and fault.operation in {"update", "get"}:
+    if fault.kind is FaultKind.NOT_FOUND and fault.operation in {"update", "get"}:
         return Missing(fault.detail, fault.took_seconds)
-    if fault.sent and fault.status in _refusals(fault.operation):
+    if fault.kind is FaultKind.TOKEN_LOST or fault.kind in _final(fault.operation):
         return Permanent(DeadReason.REJECTED, fault.detail)
     return Transient(fault.detail, fault.retry_after_seconds, fault.took_seconds)
 
 
-def accuses_the_account(fault: CallFault) -> bool:
-    """Whether a fault may be everybody's: of the account, of the provider, of the way to it."""
-    if fault.status is None or not fault.sent:
-        return True
-    if fault.status == _NOT_FOUND:
+def suggests_outage(fault: CallFault) -> bool:
+    """Whether every department may meet this fault: it may lie with the account, the provider or the network.
+
+    Where a create or a listing is not found, the account is not: neither names a subaccount.
+    """
+    if fault.kind is FaultKind.NOT_FOUND:
         return fault.operation in {"create", "list"}
-    return fault.status >= _SERVER_ERROR or fault.status in {*_ACCOUNT_REFUSED, _TIMED_OUT, *_REDIRECTS}
+    return fault.kind in _SUGGESTS_OUTAGE
 
 
 def judge(
-    failure: Failure, stay: Stay, patience: Patience, jitter: float
+    failure: Failure, state: RetryState, policy: RetryPolicy, jitter: float
 ) -> Wait | Pause | Park | DeadLetter:
-    """`stay` counts the try that failed; `jitter` lies in [0, 1)."""
-    backoff = _backoff_seconds(stay.tries, jitter)
-    pause = _backoff_seconds(stay.pauses + 1, jitter)
+    """What becomes of the message. `state` counts the try that failed; `jitter` lies in [0, 1)."""
+    backoff = _backoff_seconds(state.tries, jitter)
+    pause = _backoff_seconds(state.pauses + 1, jitter)
     match failure:
         case Permanent(reason, detail):
             return DeadLetter(reason, detail)
         case Unavailable(_, retry_after_seconds):
             return Pause(max(retry_after_seconds or 0.0, pause))
         case Missing(detail, took):
-            if stay.spent_seconds + took + backoff > patience.settle_window.total_seconds():
+            if state.spent_seconds + took + backoff > policy.settle_window.total_seconds():
                 return DeadLetter(DeadReason.REJECTED, detail)
             return Wait(backoff, took + backoff)
-        case Unknown(_, float(look_in_seconds)):
-            return Wait(look_in_seconds)
+        case Unknown(_, float(scan_in_seconds)):
+            return Wait(scan_in_seconds)
         case Unknown(outage=True):
             return Pause(pause)
         case Unknown(detail, _, took):
-            return _again(backoff, took, detail, stay, patience)
+            return _again(backoff, took, detail, state, policy)
         case Transient(detail, retry_after_seconds, took):
-            return _again(max(retry_after_seconds or 0.0, backoff), took, detail, stay, patience)
+            return _again(max(retry_after_seconds or 0.0, backoff), took, detail, state, policy)
 
 
 def parking_delay(seconds: float, delays: Sequence[timedelta]) -> timedelta:
-    """For a message that would wait that long: the longest delay that is not longer, else the shortest."""
+    """How long to park a message instead of its wait: the longest delay within `seconds`, or the shortest."""
     ordered = sorted(delays)
     return max((delay for delay in ordered if delay.total_seconds() <= seconds), default=ordered[0])
 
 
 def _again(
-    seconds: float, took: float, detail: str, stay: Stay, patience: Patience
+    seconds: float, took: float, detail: str, state: RetryState, policy: RetryPolicy
 ) -> Wait | Park | DeadLetter:
     cost = took + seconds
-    if stay.spent_seconds + cost <= patience.budget.total_seconds():
+    if state.spent_seconds + cost <= policy.budget.total_seconds():
         return Wait(seconds, cost)
-    attempts = stay.attempts + 1
-    if attempts >= patience.attempts:
+    attempts = state.attempts + 1
+    if attempts >= policy.attempts:
         return DeadLetter(DeadReason.EXHAUSTED, f"given up after {attempts} attempts: {detail}")
-    return Park(patience.delays[min(attempts, len(patience.delays)) - 1], attempts)
+    return Park(policy.delays[min(attempts, len(policy.delays)) - 1], attempts)
 
 
 def _may_have_happened(fault: CallFault) -> bool:
-    if not fault.sent or fault.operation in {"get", "list"}:
+    if fault.operation in {"get", "list"}:
         return False
     if fault.operation == "create":
-        return fault.status not in _REFUSED_CREATE
-    return fault.status is None or fault.status >= _SERVER_ERROR or fault.status in _IN_DOUBT
+        return fault.kind not in _NOT_CREATED
+    return fault.kind in _IN_DOUBT
 
 
-def _refusals(operation: Operation) -> frozenset[int]:
-    if operation in {"get", "list"}:
-        return frozenset()
-    return _WRONG_REQUEST - {_NOT_FOUND} if operation == "create" else _WRONG_REQUEST
+def _final(operation: Operation) -> frozenset[FaultKind]:
+    """The kinds that end an event for good: NOT_FOUND of a delete is success, and handled as that."""
+    match operation:
+        case "get" | "list":
+            return frozenset()
+        case "create":
+            return frozenset({FaultKind.REJECTED})
+        case "update" | "delete":
+            return frozenset({FaultKind.REJECTED, FaultKind.NOT_FOUND})
 
 
 def _backoff_seconds(tries: int, jitter: float) -> float:
-    """Full jitter, so that what failed together does not come back together; never 0, lest it spins."""
+    """Full jitter, so that what failed together does not come back together; never 0: it must not spin."""
     longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(tries - 1, 10))
     return longest * (0.1 + 0.9 * jitter)

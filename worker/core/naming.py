@@ -1,24 +1,31 @@
-"""How a department's subaccount is named at the provider, and the keys and tags derived from who it is."""
+"""The name of a department's subaccount, the tag in that name, and the idempotency keys of its calls."""
 
 import base64
 import hashlib
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
 from pydantic_core import to_json
 
 from contracts.subaccounts import NAMESPACE
-from worker.core.model import Department, Reference
+from worker.core.decide import Step
+from worker.core.model import Department, Entry, Event, Reference
 
 TAG_LENGTH = 10
+NO_EVENT = Reference("", "", "")
+"""Stands for the event where none is meant: to recall an entry alone, and as the cause of no event's call."""
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _CROCKFORD.encode())
 
 
 def department_tag(owner: str, department: Department, incarnation: int) -> str:
-    """The mark in a subaccount's name by which it is found again: 10 characters of Crockford base32."""
+    """The tag in a subaccount's name by which it is found again: 10 characters of Crockford's base32.
+
+    Source: https://www.crockford.com/base32.html
+    """
     digest = hashlib.sha256(to_json([owner, department.tenant, department.id, incarnation])).digest()
     return base64.b32encode(digest[:TAG_LENGTH])[:TAG_LENGTH].translate(_TO_CROCKFORD).decode()
 
@@ -31,14 +38,14 @@ def idempotency_key(
     auth_id: str | None,
     event: Reference,
 ) -> str:
-    """The same over retries, restarts and replays of one event's call: UUIDv5."""
+    """A UUIDv5 (RFC 9562, 5.5): the same over retries, restarts and replays of one event's call."""
     parts = [owner, department.tenant, department.id, incarnation, operation, auth_id, event.source, event.id]
     return str(uuid.uuid5(NAMESPACE, to_json(parts).decode()))
 
 
 @dataclass(frozen=True, slots=True)
 class NameTemplate:
-    """`{name} [{tag}]`, and the provider's limit in characters. Raises `ValueError` where it cannot work."""
+    """How a name is sent, within the provider's limit in characters. `ValueError` if that cannot work."""
 
     text: str = "{name} [{tag}]"
     longest: int = 60
@@ -56,22 +63,58 @@ class NameTemplate:
         return self.longest - len(self.text.format(name="", tag="")) - TAG_LENGTH
 
     def render(self, name: str, tag: str) -> str:
-        """The name to send: cut where it is too long, the tag never."""
+        """The name to send. A name that is too long is cut, the tag never."""
         return self.text.format(name=name[: self._room()].rstrip(), tag=tag)
 
     def tag_in(self, sent_name: str) -> str | None:
-        """The tag that stands in its place in a name read back from the provider, whoever's it is."""
+        """The tag in a name read back from the provider, of any deployment; None without one."""
         match = _pattern(self.text).fullmatch(sent_name)
         return match["tag"] if match else None
 
     def name_in(self, sent_name: str) -> str:
-        """The name read back without its tag; whole where it bears none."""
+        """A name read back from the provider, without its tag if it bears one."""
         match = _pattern(self.text).fullmatch(sent_name)
         return match.groupdict().get("name", "") if match else sent_name
 
     def bears(self, sent_name: str, tag: str) -> bool:
-        """Whether this tag stands in its place in a name read back from the provider."""
+        """Whether a name read back from the provider bears this tag."""
         return self.tag_in(sent_name) == tag
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Derives the names, tags and idempotency keys of one deployment, `owner`."""
+
+    owner: str
+    template: NameTemplate
+
+    def sent(self, name: str, entry: Entry) -> str:
+        """The department's name as the provider is to show it."""
+        return self.template.render(name, self.tag(entry))
+
+    def tag(self, entry: Entry) -> str:
+        """The tag of the entry's subaccount, of its incarnation."""
+        return department_tag(self.owner, entry.department, entry.incarnation)
+
+    def tags(self, department: Department, incarnations: range) -> Mapping[str, int]:
+        """The department's tags, each with the incarnation it stands for."""
+        return {department_tag(self.owner, department, number): number for number in incarnations}
+
+    def key(self, step: Step, entry: Entry, event: Event) -> str:
+        """The idempotency key of the call that carries out this step for this event."""
+        return self._key(type(step).__name__.lower(), entry, entry.auth_id, event.reference)
+
+    def enabling_key(self, entry: Entry, auth_id: str, cause: Reference) -> str:
+        """The key of the call that enables a subaccount once its credentials are published."""
+        return self._key("enable", entry, auth_id, cause)
+
+    def duty_key(self, duty: str, entry: Entry, auth_id: str) -> str:
+        """The key of a call that no event asks for, the same at each try. Its cause: the event served."""
+        claiming = entry.claim.event if entry.claim else None
+        return self._key(duty, entry, auth_id, claiming or entry.newest or NO_EVENT)
+
+    def _key(self, operation: str, entry: Entry, auth_id: str | None, cause: Reference) -> str:
+        return idempotency_key(self.owner, entry.department, entry.incarnation, operation, auth_id, cause)
 
 
 @cache

@@ -25,9 +25,9 @@ from worker.core.judge import (
     Done,
     Failure,
     Park,
-    Patience,
     Pause,
     Permanent,
+    RetryPolicy,
     Unavailable,
     Verdict,
     Wait,
@@ -66,7 +66,7 @@ class Handler:
     ledger_watch: LedgerWatch
     clock: Clock
     policy: Policy
-    retry: Patience
+    retry: RetryPolicy
     telemetry: Telemetry
     stopping: asyncio.Event
     left: int = 0

@@ -22,11 +22,12 @@ from worker.core.conclude import Made, Outcome, conclude, intend
 from worker.core.decide import Policy, Refuse, Republish, Skip, Step, decide
 from worker.core.judge import Done, Failure, Permanent
 from worker.core.model import Answer, Entry, Event, Recollection
+from worker.core.naming import Names
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
 from worker.ports import Clock, LedgerConflict, LedgerFailed
-from worker.provider.act import Actor, Names
+from worker.provider.act import Actor
 from worker.telemetry.events import Telemetry
 
 
@@ -85,13 +86,13 @@ class Line:
         self, event: Event, decided: Step, entry: Entry, is_overtaken: Overtaking
     ) -> _Recorded | Overtaken | Failure:
         step = await self.actor.foresee(decided, entry)
-        async with self.actor.permit(step):
+        async with self.actor.permit(step) as call:
             if not isinstance(step, Skip) and is_overtaken():
                 return Overtaken()
             claimed_at = self.clock.monotonic()
             key = self.names.key(step, entry, event)
             claimed = await self._claim(step, entry, event, key)
-            outcome = await self.actor.act(step, claimed, key, claimed_at)
+            outcome = await self.actor.act(step, claimed, key, claimed_at, call)
         return await self._record(event, step, claimed, outcome)
 
     async def _claim(self, step: Step, entry: Entry, event: Event, key: str) -> Entry:

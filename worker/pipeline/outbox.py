@@ -17,6 +17,7 @@ from worker.core.decide import Policy
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, Subject
 from worker.core.model import Entry, Status
+from worker.core.naming import Names
 from worker.flow.undelivered import UndeliveredCredentials
 from worker.pipeline.records import Records
 from worker.ports import (
@@ -30,7 +31,7 @@ from worker.ports import (
     Sealer,
     Unroutable,
 )
-from worker.provider.act import Actor, Names
+from worker.provider.subaccounts import Subaccounts
 from worker.telemetry.events import Telemetry
 
 CredentialsFor = Callable[[str], CredentialsMessage]
@@ -42,7 +43,7 @@ class Outbox:
     """Publishes results, and delivers what an entry owes. Confirmed by the broker when its methods return."""
 
     records: Records
-    actor: Actor
+    subaccounts: Subaccounts
     publisher: Publisher
     sealer: Sealer
     fingerprints: Fingerprints
@@ -75,7 +76,7 @@ class Outbox:
         """
         entry = readdressed(entry, self.policy.recipients)
         if entry.status is Status.ACTIVE and entry.owed_to:
-            before, token = entry, token or await self.actor.token(entry)
+            before, token = entry, token or await self.subaccounts.token(entry)
             entry, failure = await self._issue(entry, token)
             if failure is not None:
                 await self.records.delivered(before, entry)
@@ -89,7 +90,7 @@ class Outbox:
         entry = readdressed(entry, self.policy.recipients)
         failure: PublishFailed | CallFailed | None = None
         if entry.owed_to:
-            token = await self.actor.token(entry)
+            token = await self.subaccounts.token(entry)
             entry, failure = await self._issue(entry, token)
         if _to_be_enabled(entry):
             entry, failure = await self._try_to_enable(entry)
@@ -125,10 +126,10 @@ class Outbox:
     async def _try_to_enable(self, entry: Entry) -> tuple[Entry, CallFailed | None]:
         """Records that it will, then does: the entry as it stands, and why it is not enabled."""
         try:
-            async with self.actor.permit_to_enable():
+            async with self.subaccounts.permit_to_enable() as call:
                 announced = to_enable(entry, self.policy, self.clock.now())
                 entry = await self.records.announce(entry, announced)
-                await self.actor.enable_made(entry)
+                await self.subaccounts.enable_made(call, entry)
         except CallFailed as failed:
             return entry, failed
         return enabled(entry), None

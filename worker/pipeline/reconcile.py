@@ -13,7 +13,7 @@ from worker.core.judge import Unknown
 from worker.core.model import Department, Entry
 from worker.pipeline.records import Records
 from worker.ports import Clock, LedgerConflict
-from worker.provider.act import Actor
+from worker.provider.subaccounts import Subaccounts
 from worker.telemetry.events import Telemetry
 
 
@@ -22,7 +22,7 @@ class Reconciler:
     """Remembers the departments whose last effect is not on record, and has them checked."""
 
     records: Records
-    actor: Actor
+    subaccounts: Subaccounts
     clock: Clock
     policy: Policy
     telemetry: Telemetry
@@ -50,7 +50,7 @@ class Reconciler:
     async def _yield_to_other_worker(self, entry: Entry, outcome: Outcome) -> None:
         on_record = (await self.records.recall(entry.department)).entry
         if isinstance(outcome, Made) and outcome.auth_id != on_record.auth_id:
-            await self.actor.disable_made(on_record, outcome.auth_id)
+            await self.subaccounts.disable_made(on_record, outcome.auth_id)
             self.telemetry.doubles_disabled(on_record, (outcome.auth_id,))
         await self.arm_pending_check(entry.department)
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 
 from worker.core.conclude import Conclusion
 from worker.core.model import Answer, Department, Entry, Recollection, Reference
+from worker.core.naming import NO_EVENT
 from worker.ports import Entries
-
-NO_EVENT = Reference("", "", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,12 @@ from worker.core import messages
 from worker.core.decide import Policy, Refuse, Republish, Skip
 from worker.core.judge import Done, Failure, Permanent, Transient
 from worker.core.model import Answer, Entry, Reissue, Wish
+from worker.core.naming import Names
 from worker.core.reissue import Issue, answer_to, decide_reissue, reissued_to, request_of, with_token
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.records import Records
 from worker.ports import Clock, Fingerprints, NoRecipientKey, NotTaken, Unroutable, Wishes
-from worker.provider.act import Actor, Names
+from worker.provider.subaccounts import Subaccounts
 from worker.telemetry.events import Telemetry
 
 
@@ -27,7 +28,7 @@ class Reissues:
     records: Records
     wishes: Wishes
     outbox: Outbox
-    actor: Actor
+    subaccounts: Subaccounts
     fingerprints: Fingerprints
     names: Names
     clock: Clock
@@ -84,7 +85,7 @@ class Reissues:
         return entry, answer_to(request, entry, ResultKind.UNCHANGED, reason, self._now())
 
     async def _issue_again(self, request: Reissue, entry: Entry, recipients: frozenset[str]) -> Entry:
-        token = await self.actor.token(entry)
+        token = await self.subaccounts.token(entry)
         entry = with_token(entry, self.fingerprints.of(entry.auth_id or "", token))
 
         def credentials_for(recipient: str) -> CredentialsMessage:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from worker.core.conclude import put_off_owed
 from worker.core.decide import Policy
+from worker.core.judge import FaultKind
 from worker.core.model import Department, Entry, Status, Wish, replace
 from worker.core.reissue import WISH_GOOD_FOR
 from worker.flow.lanes import LAST, Lanes, Progress
@@ -16,7 +17,7 @@ from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
 from worker.pipeline.reissues import Reissues
 from worker.ports import CallFailed, Clock, Duties, LedgerConflict, LedgerFailed, PublishFailed, Wishes
-from worker.provider.act import NOT_FOUND, Actor
+from worker.provider.subaccounts import Subaccounts
 from worker.telemetry.events import Telemetry
 
 POLL_SECONDS = 1.0
@@ -37,7 +38,7 @@ class Scheduler:
     reissues: Reissues
     reconciler: Reconciler
     outbox: Outbox
-    actor: Actor
+    subaccounts: Subaccounts
     undelivered: UndeliveredCredentials
     lanes: Lanes
     ledger_watch: LedgerWatch
@@ -174,10 +175,10 @@ class Scheduler:
         """A change without an answer may have come late, over a newer one; if so, look once more later."""
         done = replace(entry, check_at=None, late_call=False)
         try:
-            if not await self.actor.mend(entry):
+            if not await self.subaccounts.repair(entry):
                 return done
         except CallFailed as failed:
-            if failed.fault.status != NOT_FOUND:
+            if failed.fault.kind is not FaultKind.NOT_FOUND:
                 raise
             self.telemetry.subaccount_missing(entry)  # somebody deleted it: not made anew unasked
             return done
@@ -190,9 +191,9 @@ class Scheduler:
 
     async def _recount(self, entry: Entry) -> None:
         """A create that took more than one try may have been carried out twice, the other one very late."""
-        doubles = await self.actor.disable_doubles(entry)
-        if doubles:
-            self.telemetry.doubles_disabled(entry, doubles)
+        duplicates = await self.subaccounts.disable_duplicates(entry)
+        if duplicates:
+            self.telemetry.doubles_disabled(entry, duplicates)
 
 
 def _put_off(entry: Entry, now: datetime, until: datetime) -> Entry:

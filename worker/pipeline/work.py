@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from contracts.departments import Kind
 from worker.core import messages
 from worker.core.decide import UnknownRename
-from worker.core.judge import Pause, Stay, Wait
+from worker.core.judge import Pause, RetryState, Wait
 from worker.core.messages import Outgoing, Subject
 from worker.core.model import Reissue
 from worker.flow.lanes import FIRST, LAST, Rank
@@ -30,7 +30,7 @@ class Work:
     lane: Hashable
     rank: Rank
     leave_at: float
-    stay: Stay
+    stay: RetryState
 
     @classmethod
     def of(cls, delivery: Delivery, unknown_rename: UnknownRename, leave_at: float) -> "Work":
@@ -43,7 +43,7 @@ class Work:
             lane=object() if isinstance(reading, Unreadable) else reading.department,
             rank=rank_of(reading, unknown_rename),
             leave_at=leave_at,
-            stay=Stay(messages.attempts_of(delivery.original)),
+            stay=RetryState(messages.attempts_of(delivery.original)),
         )
 
     @property
@@ -57,8 +57,11 @@ class Work:
 
     def after(self, verdict: Wait | Pause) -> "Work":
         """The try failed. A pause is not counted, a wait costs retry budget."""
-        paused = isinstance(verdict, Pause)
-        return replace(self, stay=self.stay.paused() if paused else self.stay.spent(verdict.cost_seconds))
+        match verdict:
+            case Pause():
+                return replace(self, stay=self.stay.paused())
+            case Wait(_, cost_seconds):
+                return replace(self, stay=self.stay.spent(cost_seconds))
 
 
 def rank_of(reading: Reading, unknown_rename: UnknownRename) -> Rank:

@@ -1,11 +1,12 @@
-"""How fast calls go out: as many as allowed in any window, fewer after being told that it was too fast."""
+"""Limits how fast calls go out: as many as allowed in any window, fewer after a response "too fast"."""
 
 import asyncio
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 
-from worker.ports import RateLimit
+from worker.flow.waiting import pause
+from worker.ports import Clock, RateLimit
 
 LATEST_ARRIVAL = 0.03
 """Part of the window after which a call that was sent has arrived, so that the provider counts it."""
@@ -13,7 +14,7 @@ LATEST_ARRIVAL = 0.03
 GROWTH = 0.1
 """Part of the limit regained in each window that passes without complaint."""
 
-AT_ONCE = 50
+BURST_CALLS = 50
 """A limit up to this is used as soon as it allows; of a higher one, calls that had to wait go out evenly.
 
 What waits meanwhile collapses: a department whose events come in a storm costs one call then, not one each.
@@ -24,39 +25,44 @@ EVENLY = 0.9
 
 
 class Stopping(Exception):
-    """No further call begins."""
+    """The worker stops: no further call begins."""
 
 
 @dataclass(eq=False, slots=True)
-class Turn:
+class Slot:
     """One call's place under the limit: kept until it is used or given back, however long that takes."""
 
+    clock: Clock
     given_at: float
     latest_arrival_seconds: float
     sent: bool = False
     _counted_by: float = 0.0
 
-    def begins(self) -> None:
+    def begin(self) -> None:
+        """The call is sent now. Raises `ValueError` for a second one: each needs a slot."""
+        if self.sent:
+            raise ValueError("a permit is for one call")
         self.sent = True
-        self._counted_by = _time() + self.latest_arrival_seconds
+        self._counted_by = self.clock.monotonic() + self.latest_arrival_seconds
 
-    def answered(self) -> None:
-        """It has arrived before its answer."""
-        self._counted_by = min(self._counted_by, _time())
+    def arrived(self) -> None:
+        """The provider has counted the call: it had arrived before its response."""
+        self._counted_by = min(self._counted_by, self.clock.monotonic())
 
     def counted_by(self, now: float) -> float:
-        """When the provider has counted it, at the latest; if it is not sent yet, it may be any moment."""
+        """When the provider has counted it at the latest; if it is not sent yet, it may be any moment."""
         return self._counted_by if self.sent else now + self.latest_arrival_seconds
 
 
-class Pace:
+class RateLimiter:
     """A log of calls. Unlike a bucket it never lets two windows' worth through in one."""
 
-    def __init__(self, limit: RateLimit, stopping: asyncio.Event) -> None:
+    def __init__(self, limit: RateLimit, clock: Clock, stopping: asyncio.Event) -> None:
+        self._clock = clock
         self._limit = limit.calls
         self._window = limit.window.total_seconds()
         self._allowed = float(limit.calls)
-        self._turns: deque[Turn] = deque()
+        self._slots: deque[Slot] = deque()
         self._changed_at = 0.0
         self._closed_until = 0.0
         self._crowded_until = 0.0
@@ -68,60 +74,60 @@ class Pace:
         """Calls in a window, at present."""
         return int(self._allowed)
 
-    async def turn(self) -> Turn:
+    async def slot(self) -> Slot:
         """Returns when one more call may be sent, in the order asked; raises `Stopping`."""
         async with self._first:
-            return await self.next_turn()
+            return await self.priority_slot()
 
-    async def next_turn(self) -> Turn:
-        """As `turn`, ahead of all who wait."""
+    async def priority_slot(self) -> Slot:
+        """As `slot`, ahead of all that wait."""
         while (seconds := self._seconds_to_wait()) > 0:
             await self._pass(seconds)
         if self._stopping.is_set():
             raise Stopping
-        turn = Turn(_time(), LATEST_ARRIVAL * self._window)
-        self._turns.append(turn)
-        return turn
+        slot = Slot(self._clock, self._clock.monotonic(), LATEST_ARRIVAL * self._window)
+        self._slots.append(slot)
+        return slot
 
-    def give_back(self, turn: Turn) -> None:
-        """A turn that was not used after all is the next one's."""
-        self._turns.remove(turn)
+    def give_back(self, slot: Slot) -> None:
+        """A slot that was not used: the next call gets it."""
+        self._slots.remove(slot)
 
     def slow_down(self, retry_after_seconds: float | None) -> None:
-        """After a 429. Of many at a time, sent before the first was heard of, only one counts."""
-        now = _time()
+        """After a response that calls come too fast. Of many to calls of one window only the first counts."""
+        now = self._clock.monotonic()
         self._closed_until = max(self._closed_until, now + (retry_after_seconds or 0.0))
         if self._allowed == self._limit or now >= self._changed_at + self._window:
             self._allowed = max(1.0, self._allowed / 2)
             self._changed_at = now
 
     def _seconds_to_wait(self) -> float:
-        now = _time()
+        now = self._clock.monotonic()
         self._grow_back(now)
         self._forget_what_counts_no_more(now)
         free_at = self._closed_until
-        too_many = len(self._turns) - self.allowed + 1
+        too_many = len(self._slots) - self.allowed + 1
         if too_many > 0:
-            leaving = islice(self._turns, too_many)  # not quite in the order they are counted in
-            free_at = max(free_at, max(turn.counted_by(now) for turn in leaving) + self._window)
+            leaving = islice(self._slots, too_many)  # not quite in the order they are counted in
+            free_at = max(free_at, max(slot.counted_by(now) for slot in leaving) + self._window)
             self._crowded_until = free_at + self._window
         return max(free_at, self._evenly(now)) - now
 
     def _forget_what_counts_no_more(self, now: float) -> None:
-        for _ in range(len(self._turns)):
-            oldest = self._turns[0]
+        for _ in range(len(self._slots)):
+            oldest = self._slots[0]
             if oldest.counted_by(now) + self._window <= now:
-                self._turns.popleft()
+                self._slots.popleft()
             elif not oldest.sent and oldest.given_at + self._window <= now:
-                self._turns.rotate(-1)  # long held by somebody: not in the way of those behind it
+                self._slots.rotate(-1)  # long held by somebody: not in the way of those behind it
             else:
                 return
 
     def _evenly(self, now: float) -> float:
-        """When the next may go, so that a crowd does not use up a window at its very beginning."""
-        if now >= self._crowded_until or self.allowed <= AT_ONCE or not self._turns:
+        """When the next call may go, so that a crowd does not use up a window at its very beginning."""
+        if now >= self._crowded_until or self.allowed <= BURST_CALLS or not self._slots:
             return now
-        latest = max(turn.given_at for turn in self._turns)
+        latest = max(slot.given_at for slot in self._slots)
         return latest + EVENLY * self._window / self.allowed
 
     def _grow_back(self, now: float) -> None:
@@ -131,13 +137,6 @@ class Pace:
             self._changed_at = now
 
     async def _pass(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
-        raise Stopping
-
-
-def _time() -> float:
-    return asyncio.get_running_loop().time()
+        await pause(self._clock, seconds, self._stopping)
+        if self._stopping.is_set():
+            raise Stopping

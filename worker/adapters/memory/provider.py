@@ -8,18 +8,15 @@ from datetime import date
 
 from pydantic import SecretStr
 
-from worker.core.judge import CallFault, Operation
-from worker.ports import (
-    CallFailed,
-    NewSubaccount,
-    ProvidedSubaccount,
-)
+from worker.core.capabilities import EVERYTHING, Capabilities
+from worker.core.judge import CallFault, FaultKind, Operation
+from worker.ports import Call, CallFailed, NewSubaccount, ProvidedSubaccount
 
 PAGE = 20
 
 
 @dataclass
-class Held:
+class StoredSubaccount:
     """A subaccount of the memory provider."""
 
     auth_id: str
@@ -30,58 +27,68 @@ class Held:
 
 
 class MemoryProvider:
-    """Subaccounts in a list, newest first. `calls`: operation, auth_id and idempotency key, in order."""
+    """Subaccounts in a list, newest first; provider and permitted call in one, for it permits everything.
+
+    `calls`: operation, auth_id and idempotency key of each call, in order.
+    """
+
+    capabilities: Capabilities = EVERYTHING
 
     def __init__(self) -> None:
-        self.subaccounts: list[Held] = []
+        self.subaccounts: list[StoredSubaccount] = []
         self.calls: list[tuple[Operation, str | None, str | None]] = []
         self.today = date(2026, 11, 21)
         self._made = 0
 
     @asynccontextmanager
-    async def permit(self, _operation: Operation) -> AsyncIterator[None]:
-        yield
+    async def permit(self, _operation: Operation) -> AsyncIterator[Call]:
+        """At once."""
+        yield self
 
     async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
+        """See `Call.create`."""
         self.calls.append(("create", None, idempotency_key))
         self._made += 1
         token = SecretStr(f"memory-token-{self._made}")
-        made = Held(f"SA{self._made:018d}", token, name, enabled=enabled, created=self.today)
-        self.subaccounts.insert(0, made)
-        return NewSubaccount(made.auth_id, made.auth_token)
+        auth_id = f"SA{self._made:018d}"
+        self.subaccounts.insert(0, StoredSubaccount(auth_id, token, name, enabled, self.today))
+        return NewSubaccount(auth_id, token)
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
     ) -> None:
+        """See `Call.update`."""
         self.calls.append(("update", auth_id, idempotency_key))
-        held = self._held(auth_id, "update")
-        held.name = held.name if name is None else name
-        held.enabled = held.enabled if enabled is None else enabled
+        stored = self._stored(auth_id, "update")
+        stored.name = stored.name if name is None else name
+        stored.enabled = stored.enabled if enabled is None else enabled
 
     async def delete(self, auth_id: str, idempotency_key: str) -> None:
+        """See `Call.delete`."""
         self.calls.append(("delete", auth_id, idempotency_key))
-        self.subaccounts.remove(self._held(auth_id, "delete"))
+        self.subaccounts.remove(self._stored(auth_id, "delete"))
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
+        """See `Call.get`."""
         self.calls.append(("get", auth_id, None))
-        return _shown(self._held(auth_id, "get"))
+        return _shown(self._stored(auth_id, "get"))
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        """See `Call.page`."""
         self.calls.append(("list", None, None))
-        return [
-            dataclasses.replace(_shown(held), auth_token=None)
-            for held in self.subaccounts[offset : offset + PAGE]
-        ]
+        page = self.subaccounts[offset : offset + PAGE]
+        return [dataclasses.replace(_shown(stored), auth_token=None) for stored in page]
 
     async def probe(self) -> None:
         """It is always there."""
 
-    def _held(self, auth_id: str, operation: Operation) -> Held:
-        for held in self.subaccounts:
-            if held.auth_id == auth_id:
-                return held
-        raise CallFailed(CallFault(operation, f"the provider answered 404 to {operation}", status=404))
+    def _stored(self, auth_id: str, operation: Operation) -> StoredSubaccount:
+        for stored in self.subaccounts:
+            if stored.auth_id == auth_id:
+                return stored
+        detail = f"the provider answered 404 to {operation}"
+        raise CallFailed(CallFault(operation, FaultKind.NOT_FOUND, detail))
 
 
-def _shown(held: Held) -> ProvidedSubaccount:
-    return ProvidedSubaccount(held.auth_id, held.name, held.enabled, held.created, held.auth_token)
+def _shown(stored: StoredSubaccount) -> ProvidedSubaccount:
+    return ProvidedSubaccount(stored.auth_id, stored.name, stored.enabled, stored.created, stored.auth_token)

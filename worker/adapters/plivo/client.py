@@ -5,11 +5,10 @@ Each call is sent once: no retry, no redirect.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from datetime import UTC, date, timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
@@ -27,20 +26,21 @@ from pydantic import (
 )
 from pydantic_core import from_json, to_json
 
-from worker.core.judge import CallFault, Operation
+from worker.adapters.plivo.status import kind_of
+from worker.core.capabilities import EVERYTHING
+from worker.core.judge import CallFault, FaultKind, Operation
 from worker.ports import CallFailed, Clock, NewSubaccount, ProvidedSubaccount, RateLimit
-from worker.provider.rate import Pace, Stopping, Turn
+from worker.provider.rate import RateLimiter, Slot, Stopping
 
 PAGE = 20
-T = TypeVar("T", bound="_Answer")
-_TURN: ContextVar[Turn] = ContextVar("turn")
+T = TypeVar("T", bound="_Response")
 NOTHING_MORE = b"{}"
-"""What a 204 says."""
-LONGEST_ANSWER_BYTES = 2**20
+"""What a 204 amounts to."""
+LONGEST_RESPONSE_BYTES = 2**20
 """Twenty subaccounts of a list page come to 20 kB."""
 LONGEST_ERROR_TEXT = 200
 LONGEST_RETRY_AFTER_SECONDS = 300.0
-"""Told to wait longer we ask again then: messages must not stay unacked until the broker takes them back."""
+"""The longest wait that is heeded: messages must not stay unacked until the broker takes them back."""
 
 # Anything this long without a space could be a credential: it stays out of error texts.
 _COULD_BE_SECRET = re.compile(r"[\w+/=.-]{24,}")
@@ -58,7 +58,7 @@ class PlivoAccount:
     rate: RateLimit
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(extra="ignore", hide_input_in_errors=True)
 
 
@@ -67,18 +67,18 @@ AuthId = Annotated[str, Field(pattern=f"^{_AUTH_ID.pattern}$")]
 AuthToken = Annotated[SecretStr, Field(min_length=1)]
 
 
-class _Done(_Answer):
-    """That it is Plivo who answers: a JSON object. A proxy's page says nothing of what was carried out."""
+class _Done(_Response):
+    """A JSON object: Plivo has responded. A proxy's page would say nothing of what was carried out."""
 
 
-class _Created(_Answer):
+class _Created(_Response):
     """The auth id alone shows that it was created; a token that is missing can be read."""
 
     auth_id: AuthId
     auth_token: Annotated[SecretStr | None, BeforeValidator(lambda value: value or None)] = None
 
 
-class _Shown(_Answer):
+class _Shown(_Response):
     auth_id: AuthId
     auth_token: AuthToken
     name: str
@@ -89,7 +89,7 @@ class _Shown(_Answer):
 
 
 def _else(default: Any) -> WrapValidator:
-    """What cannot be read counts as that."""
+    """A value that cannot be read counts as this one."""
 
     def read(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -100,8 +100,8 @@ def _else(default: Any) -> WrapValidator:
     return WrapValidator(read)
 
 
-class _Listed(_Answer):
-    """As much of a list's item as looking for a tag needs: one odd item must not hide the others."""
+class _Listed(_Response):
+    """As much of a list item as a scan needs: one odd item must not hide the others."""
 
     auth_id: Annotated[str, _else("")] = ""
     name: Annotated[str, _else("")] = ""
@@ -109,7 +109,7 @@ class _Listed(_Answer):
     created: Annotated[date, BeforeValidator(lambda value: str(value)[:10]), _else(date.max)] = date.max
 
 
-class _Page(_Answer):
+class _Page(_Response):
     objects: list[Annotated[_Listed, _else(_Listed())]]
 
 
@@ -120,8 +120,11 @@ async def plivo_provider(
     stopping: asyncio.Event,
     on_call: Callable[[Operation, int | None, float], None] = lambda _operation, _status, _seconds: None,
 ) -> AsyncIterator["PlivoProvider"]:
-    """Once `stopping` is set, calls under way are finished and no further one begins."""
-    # Half of it for the connection: one that is not there by then has sent nothing.
+    """Once `stopping` is set, calls under way are finished and no further one begins.
+
+    `on_call` is told each request: its operation, HTTP status (None without a response), and seconds.
+    """
+    # Half of it for the connection: one that is not made by then has sent nothing.
     seconds = account.timeout.total_seconds()
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=account.concurrency + 1),  # one for a probe
@@ -142,6 +145,10 @@ async def plivo_provider(
 
 
 class PlivoProvider:
+    """The provider port on one account: hands out permits, within its concurrency and rate limit."""
+
+    capabilities = EVERYTHING
+
     def __init__(
         self,
         account: PlivoAccount,
@@ -154,85 +161,52 @@ class PlivoProvider:
         self._session = session
         self._clock = clock
         self._on_call = on_call
-        self._slots = asyncio.Semaphore(account.concurrency)
-        self._pace = Pace(account.rate, stopping)
+        self._concurrency = asyncio.Semaphore(account.concurrency)
+        self._limiter = RateLimiter(account.rate, clock, stopping)
 
     @asynccontextmanager
-    async def permit(self, operation: Operation) -> AsyncIterator[None]:
-        async with self._slots:
-            with self._using(await _turn(operation, self._pace.turn())):
-                yield
-
-    @contextmanager
-    def _using(self, turn: Turn) -> Iterator[None]:
-        token = _TURN.set(turn)
-        try:
-            yield
-        finally:
-            _TURN.reset(token)
-            if turn.sent:
-                turn.answered()
-            else:
-                self._pace.give_back(turn)
-
-    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
-        body = {"name": name, "enabled": enabled}
-        made = _parsed("create", _Created, await self._send("create", "POST", "", body, idempotency_key))
-        return NewSubaccount(made.auth_id, made.auth_token)
-
-    async def update(
-        self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
-    ) -> None:
-        given = {"name": name, "enabled": enabled}
-        body = {field: value for field, value in given.items() if value is not None}
-        answer = await self._send("update", "POST", f"{auth_id}/", body, idempotency_key)
-        _parsed("update", _Done, answer)
-
-    async def delete(self, auth_id: str, idempotency_key: str) -> None:
-        answer = await self._send("delete", "DELETE", f"{auth_id}/", None, idempotency_key)
-        _parsed("delete", _Done, answer)
-
-    async def get(self, auth_id: str) -> ProvidedSubaccount:
-        return _provided(await self._read("get", _Shown, f"{auth_id}/"))
-
-    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
-        page = await self._read("list", _Page, f"?limit={PAGE}&offset={offset}")
-        return [_listed(item) for item in page.objects]
+    async def permit(self, operation: Operation) -> AsyncIterator["PlivoCall"]:
+        """See `Provider.permit`."""
+        async with self._concurrency, self._using(operation, self._limiter.slot()) as call:
+            yield call
 
     async def probe(self) -> None:
-        """It has as long as any other call: an answer that takes long is one."""
-        with self._using(await _turn("list", self._pace.next_turn())):
-            _parsed("list", _Page, await self._send("list", "GET", "?limit=1&offset=0"))
+        """It has as long as any other call: a response that takes long is one."""
+        async with self._using("list", self._limiter.priority_slot()) as call:
+            await call.page(0, limit=1)
 
-    async def _read(self, operation: Operation, model: type[T], path: str) -> T:
-        async with self.permit(operation):
-            return _parsed(operation, model, await self._send(operation, "GET", path))
+    @asynccontextmanager
+    async def _using(self, operation: Operation, next_slot: Awaitable[Slot]) -> AsyncIterator["PlivoCall"]:
+        try:
+            slot = await next_slot
+        except Stopping:
+            detail = "the worker stops; nothing was sent"
+            raise CallFailed(CallFault(operation, FaultKind.NOT_SENT, detail, outage=True)) from None
+        try:
+            yield PlivoCall(self, slot)
+        finally:
+            if slot.sent:
+                slot.arrived()
+            else:
+                self._limiter.give_back(slot)
 
-    async def _send(
-        self,
-        operation: Operation,
-        method: str,
-        path: str,
-        body: dict[str, Any] | None = None,
-        key: str | None = None,
-    ) -> bytes:
-        """One request; the body of a 2xx answer, or `CallFailed`."""
-        headers = {"Idempotency-Key": key} if key else {}
-        data = None if body is None else to_json(body)
-        loop = asyncio.get_running_loop()
-        begun, status = loop.time(), None
-        _TURN.get().begins()
+    async def send(self, slot: Slot, request: "_Request") -> bytes:
+        """One request; the body of a 2xx response, or `CallFailed`."""
+        headers = {"Idempotency-Key": request.key} if request.key else {}
+        data = None if request.body is None else to_json(request.body)
+        slot.begin()
+        begun, status = self._clock.monotonic(), None
         try:
             async with self._session.request(
-                method, self._base + path, data=data, headers=headers, allow_redirects=False
+                request.method, self._base + request.path, data=data, headers=headers, allow_redirects=False
             ) as response:
                 status = response.status
-                return await self._body(operation, response)
+                return await self._body(request.operation, response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            fault = replace(_fault_of(operation, error), took_seconds=loop.time() - begun)
+            fault = _fault_of(request.operation, error, self._clock.monotonic() - begun)
         finally:
-            self._on_call(operation, status, loop.time() - begun)
-        raise CallFailed(fault)  # not as the error's consequence: that holds our login, and what Plivo said
+            self._on_call(request.operation, status, self._clock.monotonic() - begun)
+        raise CallFailed(fault)  # not as the error's consequence: that holds our login, and Plivo's text
 
     async def _body(self, operation: Operation, response: aiohttp.ClientResponse) -> bytes:
         body = await _received(response)
@@ -240,34 +214,73 @@ class PlivoProvider:
             return NOTHING_MORE
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return body
-        retry_after = self._retry_after(response.headers.get("Retry-After"))
-        if response.status == HTTPStatus.TOO_MANY_REQUESTS:
-            self._pace.slow_down(retry_after)
+        kind = kind_of(response.status)
+        retry_after = _retry_after(response.headers.get("Retry-After"), self._clock.now())
+        if kind is FaultKind.RATE_LIMITED:
+            self._limiter.slow_down(retry_after)
         detail = f"Plivo answered {response.status} to {operation}{_error_text(body)}"
-        raise CallFailed(
-            CallFault(operation, detail, status=response.status, retry_after_seconds=retry_after)
-        )
-
-    def _retry_after(self, value: str | None) -> float | None:
-        """Seconds, from either form of the header; nothing from one that is neither."""
-        if value is None:
-            return None
-        if value.strip().isdecimal():
-            return min(float(value), LONGEST_RETRY_AFTER_SECONDS)
-        try:
-            at = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        at = at if at.tzinfo else at.replace(tzinfo=UTC)
-        return min(max(0.0, (at - self._clock.now()).total_seconds()), LONGEST_RETRY_AFTER_SECONDS)
+        raise CallFailed(CallFault(operation, kind, detail, retry_after))
 
 
-async def _turn(operation: Operation, turn: Awaitable[Turn]) -> Turn:
+@dataclass(frozen=True, slots=True)
+class _Request:
+    operation: Operation
+    method: str
+    path: str
+    body: dict[str, Any] | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlivoCall:
+    """One permitted call. Its slot under the rate limit is good for one request."""
+
+    provider: PlivoProvider
+    slot: Slot
+
+    async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
+        """See `Call.create`."""
+        body = {"name": name, "enabled": enabled}
+        made = await self._send(_Created, _Request("create", "POST", "", body, idempotency_key))
+        return NewSubaccount(made.auth_id, made.auth_token)
+
+    async def update(
+        self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
+    ) -> None:
+        """See `Call.update`."""
+        given = {"name": name, "enabled": enabled}
+        body = {field: value for field, value in given.items() if value is not None}
+        await self._send(_Done, _Request("update", "POST", f"{auth_id}/", body, idempotency_key))
+
+    async def delete(self, auth_id: str, idempotency_key: str) -> None:
+        """See `Call.delete`."""
+        await self._send(_Done, _Request("delete", "DELETE", f"{auth_id}/", key=idempotency_key))
+
+    async def get(self, auth_id: str) -> ProvidedSubaccount:
+        """See `Call.get`."""
+        return _provided(await self._send(_Shown, _Request("get", "GET", f"{auth_id}/")))
+
+    async def page(self, offset: int, limit: int = PAGE) -> Sequence[ProvidedSubaccount]:
+        """See `Call.page`."""
+        page = await self._send(_Page, _Request("list", "GET", f"?limit={limit}&offset={offset}"))
+        return [_listed(item) for item in page.objects]
+
+    async def _send(self, model: type[T], request: _Request) -> T:
+        return _parsed(request.operation, model, await self.provider.send(self.slot, request))
+
+
+def _retry_after(value: str | None, now: datetime) -> float | None:
+    """Seconds, from either form of the header (RFC 9110, 10.2.3); None from one that is neither."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return min(float(value), LONGEST_RETRY_AFTER_SECONDS)
     try:
-        return await turn
-    except Stopping:
-        fault = CallFault(operation, "the worker stops; nothing was sent", sent=False, outage=True)
-        raise CallFailed(fault) from None
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return min(max(0.0, (at - now).total_seconds()), LONGEST_RETRY_AFTER_SECONDS)
 
 
 def _provided(shown: _Shown) -> ProvidedSubaccount:
@@ -280,32 +293,35 @@ def _listed(item: _Listed) -> ProvidedSubaccount:
     return ProvidedSubaccount(item.auth_id, name, item.enabled, item.created, None)
 
 
-def _parsed(operation: Operation, model: type[T], answer: bytes) -> T:
-    with suppress(ValidationError):  # which holds the answer, tokens and all
-        return model.model_validate_json(answer)
-    raise CallFailed(CallFault(operation, f"Plivo's answer to {operation} cannot be read"))
+def _parsed(operation: Operation, model: type[T], body: bytes) -> T:
+    with suppress(ValidationError):  # it holds the response, tokens and all
+        return model.model_validate_json(body)
+    detail = f"Plivo's answer to {operation} cannot be read"
+    raise CallFailed(CallFault(operation, FaultKind.NO_ANSWER, detail))
 
 
-def _fault_of(operation: Operation, error: Exception) -> CallFault:
+def _fault_of(operation: Operation, error: Exception, took_seconds: float) -> CallFault:
     """What an exception of aiohttp tells: a connection that was never made has sent nothing.
 
-    A `ClientResponseError` with status 400 is aiohttp's own word (for a 204 with a body, say), not Plivo's.
+    A `ClientResponseError` with status 400 is aiohttp's own (for a 204 with a body, say), not Plivo's.
     """
     unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    kind = FaultKind.NOT_SENT if unsent else FaultKind.NO_ANSWER
     what = "cannot be reached" if unsent else "gave no answer that can be read"
-    return CallFault(operation, f"Plivo {what} ({type(error).__name__}) for {operation}", sent=not unsent)
+    detail = f"Plivo {what} ({type(error).__name__}) for {operation}"
+    return CallFault(operation, kind, detail, took_seconds=took_seconds)
 
 
 async def _received(response: aiohttp.ClientResponse) -> bytes:
-    """The body. What is too long is cut off, and its connection with it; a success is unreadable then."""
+    """The body. One that is too long is cut off, and its connection with it; a success is unreadable then."""
     content, body = response.content, b""
-    while len(body) < LONGEST_ANSWER_BYTES and not content.at_eof():
-        body += await content.read(LONGEST_ANSWER_BYTES - len(body))
+    while len(body) < LONGEST_RESPONSE_BYTES and not content.at_eof():
+        body += await content.read(LONGEST_RESPONSE_BYTES - len(body))
     return body
 
 
 def _error_text(body: bytes) -> str:
-    """Plivo's own words, where it has any: for people, never to branch on."""
+    """Plivo's own error text, if any: for people, never to branch on."""
     try:
         error = from_json(body)["error"]
     except (ValueError, TypeError, KeyError):

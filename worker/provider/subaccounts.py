@@ -1,0 +1,129 @@
+"""A department's subaccounts at the provider: found by their tags, compared, enabled, disabled, read."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+
+from pydantic import SecretStr
+
+from worker.core.adoption import (
+    Match,
+    Update,
+    duplicates_of,
+    in_question,
+    plan_repair,
+    to_disable,
+)
+from worker.core.judge import FaultKind
+from worker.core.model import Entry, Status
+from worker.core.naming import Names
+from worker.ports import Call, CallFailed, Ledger, NewSubaccount, ProvidedSubaccount, Provider
+from worker.provider.scan import Scanner, ScanResult, listed
+from worker.provider.tokens import KeptTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Subaccounts:
+    """The calls beside a step's own, each with its own permit. All raise `CallFailed`."""
+
+    provider: Provider
+    ledger: Ledger
+    names: Names
+    scanner: Scanner
+    kept_tokens: KeptTokens = field(default_factory=KeptTokens)
+
+    async def token(self, entry: Entry) -> SecretStr:
+        """The auth token of an active entry: read, or kept since the create if it is shown only once."""
+        if entry.auth_id is None:
+            raise ValueError(f"there is no token: the entry is {entry.status}")
+        if not self.provider.capabilities.can_read_token:
+            return self.kept_tokens.of(entry.auth_id)
+        token = (await self._get(entry.auth_id)).auth_token
+        if token is None:
+            raise ValueError("the provider shows no token")
+        return token
+
+    def keep_token(self, made: NewSubaccount) -> None:
+        """Until its credentials are published, where the provider does not show it again."""
+        if not self.provider.capabilities.can_read_token:
+            self.kept_tokens.keep(made)
+
+    async def repair(self, entry: Entry) -> bool:
+        """Compares the subaccount with its entry and sets it right; True if they differed."""
+        if entry.auth_id is None or entry.name is None:
+            return False
+        found = listed(await self._get(entry.auth_id))
+        update = plan_repair(
+            found,
+            self.names.sent(entry.name, entry),
+            self.provider.capabilities,
+            wanted_enabled=entry.status is Status.ACTIVE and not entry.held_back,
+        )
+        if update:
+            key = self.names.duty_key(f"mend {entry.mends}", entry, entry.auth_id)
+            await self.update(entry.auth_id, key, update)
+        return bool(update)
+
+    def permit_to_enable(self) -> AbstractAsyncContextManager[Call]:
+        """Held from before the record that announces the call, as a step's permit is."""
+        return self.provider.permit("update")
+
+    async def enable_made(self, call: Call, entry: Entry) -> None:
+        """Enables a subaccount that was made disabled."""
+        if entry.auth_id is None or entry.issued_for is None:
+            raise ValueError(f"there is nothing to enable: the entry is {entry.status}")
+        key = self.names.enabling_key(entry, entry.auth_id, entry.issued_for)
+        await call.update(entry.auth_id, key, enabled=True)
+
+    async def disable_duplicates(self, entry: Entry) -> tuple[str, ...]:
+        """Disables all subaccounts with a tag of this department that are not on record. Returns their ids.
+
+        Of all its incarnations: a create taken for lost may be carried out after its successor was deleted.
+        """
+        result = await self.scanner.scan(entry.created_at)
+        tags = self.names.tags(entry.department, range(1, entry.incarnation + 1))
+        duplicates = duplicates_of(await self.matches(result, entry, tags), kept=entry.auth_id)
+        await self.disable(to_disable(duplicates), entry)
+        return tuple(one.auth_id for one in duplicates)
+
+    async def disable(self, auth_ids: Iterable[str], entry: Entry) -> None:
+        """Disables the department's duplicates; one that is gone meanwhile is no hindrance."""
+        for auth_id in auth_ids:
+            try:
+                await self.disable_made(entry, auth_id)
+            except CallFailed as failed:
+                if failed.fault.kind is not FaultKind.NOT_FOUND:
+                    raise
+
+    async def disable_made(self, entry: Entry, auth_id: str) -> None:
+        """Disables what a create made although another subaccount is on record."""
+        await self.update(auth_id, self.names.duty_key("disable", entry, auth_id), Update(enabled=False))
+
+    async def update(self, auth_id: str, key: str, update: Update) -> None:
+        """Sends the update."""
+        async with self.provider.permit("update") as call:
+            await call.update(auth_id, key, name=update.name, enabled=update.enabled)
+
+    async def get_if_there(self, auth_id: str) -> ProvidedSubaccount | None:
+        """The subaccount as it is now; None where it is gone."""
+        try:
+            return await self._get(auth_id)
+        except CallFailed as failed:
+            if failed.fault.kind is FaultKind.NOT_FOUND:
+                return None
+            raise
+
+    def tags(self, entry: Entry) -> Mapping[str, int]:
+        """The tags to look for when the department is adopted, each with its incarnation."""
+        return self.names.tags(entry.department, in_question(entry))
+
+    async def matches(self, result: ScanResult, entry: Entry, tags: Mapping[str, int]) -> list[Match]:
+        """Those with one of these tags; never one on record for another department, whatever its name."""
+        seen = [Match(number, one) for tag, number in tags.items() for one in result.seen.get(tag, ())]
+        holders = await self.ledger.holders([one.subaccount.auth_id for one in seen]) if seen else {}
+        ours = entry.department
+        return [one for one in seen if holders.get(one.subaccount.auth_id, ours) == ours]
+
+    async def _get(self, auth_id: str) -> ProvidedSubaccount:
+        async with self.provider.permit("get") as call:
+            return await call.get(auth_id)
