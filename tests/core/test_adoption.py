@@ -15,15 +15,21 @@ from tests.support.builders import NOW, an_entry
 from worker.core.adoption import (
     ENOUGH_CLEAN_SCANS,
     MARGIN,
+    Adoption,
     ListedSubaccount,
     Match,
+    Update,
     choose,
+    duplicates_of,
     far_enough,
     in_question,
     is_lost,
     overlaps,
+    plan_adoption,
+    plan_repair,
     seconds_to_next_scan,
 )
+from worker.core.capabilities import EVERYTHING, Capabilities
 from worker.core.model import Status
 
 # A failure is printed with a line that replays it; --hypothesis-seed takes a whole run again.
@@ -250,6 +256,69 @@ class TestChoose:
         assert ids([kept]) == [on_record if on_record in ages else oldest]
         assert sorted(ids([kept, *duplicates])) == sorted(ages)
         assert choose(matches, on_record, claimed=True) == (kept, duplicates)
+
+
+WITHOUT_RENAME = Capabilities(can_rename=False)
+
+
+def shown(name: str = "Sales", *, enabled: bool = True) -> ListedSubaccount:
+    return ListedSubaccount("SA1", name, enabled, TODAY)
+
+
+class TestPlanAdoption:
+    @pytest.mark.parametrize(
+        ("found", "wanted", "at_once", "update", "enabled"),
+        [
+            (shown(), "Sales", True, Update(), True),
+            (shown(), "Marketing", True, Update("Marketing"), True),
+            (shown(enabled=False), "Sales", True, Update(enabled=True), True),
+            (shown(enabled=False), "Marketing", True, Update("Marketing", enabled=True), True),
+            (shown(enabled=False), "Marketing", False, Update("Marketing"), False),
+            (shown(), "Sales", False, Update(), True),
+            (shown(enabled=False), None, True, Update(), True),
+            (shown(enabled=False), None, False, Update(), False),
+        ],
+    )
+    def test_the_kept_one_becomes_as_wanted(self, found, wanted, at_once, update, enabled):
+        plan = plan_adoption(found, (), wanted, EVERYTHING, enables_at_once=at_once)
+
+        assert plan == Adoption((), update, (), enabled)
+        assert bool(plan.update) is (update != Update())
+
+    def test_it_keeps_its_name_where_the_provider_cannot_rename(self):
+        plan = plan_adoption(shown(enabled=False), (), "Marketing", WITHOUT_RENAME, enables_at_once=True)
+
+        assert plan.update == Update(enabled=True)
+
+    def test_all_duplicates_are_reported_and_those_still_enabled_are_disabled(self):
+        duplicates = [replace(seen("SA2"), enabled=False), seen("SA3")]
+
+        plan = plan_adoption(shown(), duplicates, "Sales", EVERYTHING, enables_at_once=True)
+
+        assert (plan.disable, plan.report) == (("SA3",), ("SA2", "SA3"))
+
+    def test_the_one_on_record_is_no_duplicate(self):
+        matches = [match("SA1"), match("SA2")]
+
+        assert [one.auth_id for one in duplicates_of(matches, "SA1")] == ["SA2"]
+        assert [one.auth_id for one in duplicates_of(matches, None)] == ["SA1", "SA2"]
+
+
+class TestPlanRepair:
+    @pytest.mark.parametrize(
+        ("found", "capabilities", "update"),
+        [
+            (shown(), EVERYTHING, Update()),
+            (shown("late"), EVERYTHING, Update("Sales", enabled=True)),
+            (shown(enabled=False), EVERYTHING, Update("Sales", enabled=True)),
+            (shown("late"), WITHOUT_RENAME, Update()),
+            (shown("late", enabled=False), WITHOUT_RENAME, Update(enabled=True)),
+        ],
+    )
+    def test_what_is_not_as_on_record_is_set_right_as_far_as_the_provider_can(
+        self, found, capabilities, update
+    ):
+        assert plan_repair(found, "Sales", capabilities, wanted_enabled=True) == update
 
 
 class TestInQuestion:
