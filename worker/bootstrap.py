@@ -120,7 +120,8 @@ def assemble(
     `stopping` is set when a drain begins; the provider's adapter shares it.
     """
     parts = parts or Parts()
-    clock, policy = ports.clock, rules.policy
+    clock = ports.clock
+    policy = replace(rules.policy, capabilities=ports.provider.capabilities)
     names = Names(rules.owner, rules.template)
     lanes = Lanes()
     waiting = WaitingRoom.for_half_of(rules.prefetch, clock)

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
 from worker.core.adoption import ENOUGH_UNKNOWNS, RECOUNT_WINDOWS, is_lost, seconds_to_next_scan
-from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
+from worker.core.decide import NAME_KEPT, Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
 from worker.core.judge import Failure, Permanent, Unknown
 from worker.core.model import EVERYBODY, Answer, Claim, Entry, Event, Fingerprint, Status, replace
 
@@ -121,15 +121,16 @@ def conclude(
         case Restore(_, name), Changed():
             restored = replace(_sure(entry), status=Status.ACTIVE, name=name or entry.name, removed_at=None)
             restored = put_off_owed(replace(restored, enable_owed=entry.held_back), now)
-            return _answered(restored, event, ResultKind.RESTORED, now)
+            kept = NAME_KEPT if name and not policy.capabilities.can_rename else None
+            return _answered(restored, event, ResultKind.RESTORED, now, kept)
         case Disable(), Changed():
             disabled = replace(_sure(entry), status=Status.DISABLED, removed_at=now, owed_at=None)
             disabled = replace(disabled, enable_owed=entry.held_back)
             return _answered(disabled, event, ResultKind.DISABLED, now)
         case Delete(auth_id), Deleted():
             return _deleted(entry, event, auth_id, now)
-        case Skip(kind, reason), NothingDone():
-            return _answered(entry, event, kind, now, reason)
+        case Skip(kind, reason, name), NothingDone():
+            return _answered(replace(entry, name=name or entry.name), event, kind, now, reason)
         case _:
             raise ValueError(f"{type(step).__name__} cannot come to {type(outcome).__name__}")
 

@@ -10,10 +10,14 @@ from enum import StrEnum
 from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
 from worker.core.adoption import ENOUGH_UNKNOWNS
+from worker.core.capabilities import EVERYTHING, Capabilities
 from worker.core.model import EVERYBODY, Answer, Entry, Event, Recollection, Status
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
 """How far ahead of our clock a time may be where it decides what is newer."""
+
+
+NAME_KEPT = "the provider cannot rename a subaccount: it keeps its name there"
 
 
 class Removal(StrEnum):
@@ -41,13 +45,14 @@ class Enable(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The operator's choices that decisions follow."""
+    """The operator's choices that decisions follow, and what the provider can do at all."""
 
     removal: Removal = Removal.DISABLE_THEN_DELETE
     unknown_rename: UnknownRename = UnknownRename.CREATE
     recipients: frozenset[str] = frozenset({EVERYBODY})
     settle_window: timedelta = timedelta(seconds=120)
     enable: Enable = Enable.CREATED
+    capabilities: Capabilities = EVERYTHING
 
     def rejects_rename_of(self, entry: Entry) -> bool:
         """Whether nobody told us of that department: one whose create was taken for lost is no stranger."""
@@ -95,10 +100,14 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """No call: the event changes nothing, or a newer one holds."""
+    """No call: the event changes nothing at the provider, or a newer one holds.
+
+    `name`: what the department is called from now on, where the provider cannot be told.
+    """
 
     outcome: ResultKind
     reason: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,19 +168,27 @@ def _by_the_table(event: Event, entry: Entry, policy: Policy) -> Decision:
         case Status.ACTIVE, Kind.CREATED | Kind.RENAMED, _, str(name) if name == entry.name:
             return Skip(ResultKind.UNCHANGED)
         case Status.ACTIVE, Kind.CREATED | Kind.RENAMED, str(auth_id), str(name):
-            return Rename(auth_id, name)
+            return _rename(auth_id, name, policy)
         case Status.DISABLED, Kind.CREATED | Kind.RENAMED, str(auth_id), str(name):
             return Restore(auth_id, name if name != entry.name else None)
         case Status.ACTIVE, Kind.REMOVED, str(auth_id), _:
-            return _remove(auth_id, policy.removal)
+            return _remove(auth_id, policy)
         case Status.ABSENT | Status.DISABLED | Status.REMOVED, Kind.REMOVED, _, _:
             return Skip(ResultKind.UNCHANGED)
         case _:  # an entry no write of ours leaves behind
             raise ValueError(f"no decision for a {entry.status} entry and a {event.kind} event")
 
 
-def _remove(auth_id: str, removal: Removal) -> Decision:
-    match removal:
+def _rename(auth_id: str, name: str, policy: Policy) -> Decision:
+    if policy.capabilities.can_rename:
+        return Rename(auth_id, name)
+    return Skip(ResultKind.UNCHANGED, NAME_KEPT, name)
+
+
+def _remove(auth_id: str, policy: Policy) -> Decision:
+    match policy.removal:
+        case Removal.DELETE if not policy.capabilities.can_delete:
+            return Disable(auth_id)
         case Removal.DISABLE | Removal.DISABLE_THEN_DELETE:
             return Disable(auth_id)
         case Removal.DELETE:

@@ -25,6 +25,8 @@ REISSUE_PAUSE = timedelta(seconds=60)
 WISH_GOOD_FOR = timedelta(seconds=60)
 """Nobody is to be surprised by what was asked for while no worker ran."""
 
+CANNOT_REISSUE = "the provider shows an auth token only once: credentials cannot be issued again"
+
 WISHES = "/subaccount-provisioner/wishes"
 
 
@@ -39,6 +41,8 @@ def decide_reissue(
     """What is to be done about a request, by what is known of its department at `now`."""
     if known.answer is not None:
         return answered_before(request.payload_digest, known.answer)
+    if not policy.capabilities.can_read_token:
+        return Refuse(DeadReason.REJECTED, CANNOT_REISSUE)
     recipients = policy.recipients
     if request.recipient is not None:
         if request.recipient not in recipients:

@@ -121,4 +121,5 @@ class Line:
             await self.outbox.publish_result(messages.result(answer, self.names.owner, self.clock.now()))
         if delivered != entry or not answer.confirmed:
             await self.records.confirm(delivered, answer)
+        self.outbox.forget_token(delivered)
         self.telemetry.answered(event, answer)

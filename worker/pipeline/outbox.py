@@ -14,7 +14,7 @@ from contracts.subaccounts import CredentialsMessage
 from worker.core import messages
 from worker.core.conclude import confirmed, enabled, put_off_owed, readdressed, to_enable
 from worker.core.decide import Policy
-from worker.core.judge import DeadLetter
+from worker.core.judge import DeadLetter, FaultKind
 from worker.core.messages import Outgoing, Subject
 from worker.core.model import Entry, Status
 from worker.core.naming import Names
@@ -76,7 +76,7 @@ class Outbox:
         """
         entry = readdressed(entry, self.policy.recipients)
         if entry.status is Status.ACTIVE and entry.owed_to:
-            before, token = entry, token or await self.subaccounts.token(entry)
+            before, token = entry, token or await self._token_or_written_off(entry)
             entry, failure = await self._issue(entry, token)
             if failure is not None:
                 await self.records.delivered(before, entry)
@@ -90,13 +90,37 @@ class Outbox:
         entry = readdressed(entry, self.policy.recipients)
         failure: PublishFailed | CallFailed | None = None
         if entry.owed_to:
-            token = await self.subaccounts.token(entry)
+            try:
+                token = await self.subaccounts.token(entry)
+            except CallFailed as failed:
+                if failed.fault.kind is not FaultKind.TOKEN_LOST:
+                    raise
+                return self._written_off(entry, failed)
             entry, failure = await self._issue(entry, token)
         if _to_be_enabled(entry):
             entry, failure = await self._try_to_enable(entry)
         if failure is not None:
             self.telemetry.duty_failed(entry.department, str(failure))
         return put_off_owed(entry, self.clock.now())
+
+    def forget_token(self, entry: Entry) -> None:
+        """It is on record that the entry's credentials are delivered."""
+        if not entry.owed_to:
+            self.subaccounts.forget_token(entry)
+
+    async def _token_or_written_off(self, entry: Entry) -> SecretStr:
+        """Raises `CallFailed`. Where the token is lost the debt is off the record then: it cannot be paid."""
+        try:
+            return await self.subaccounts.token(entry)
+        except CallFailed as failed:
+            if failed.fault.kind is FaultKind.TOKEN_LOST:
+                await self.records.delivered(entry, self._written_off(entry, failed))
+            raise
+
+    def _written_off(self, entry: Entry, lost: CallFailed) -> Entry:
+        self.telemetry.credentials_lost(entry, str(lost))
+        self.undelivered.update(entry.department)
+        return confirmed(entry, entry.owed_to)
 
     async def deliver(
         self, entry: Entry, recipients: frozenset[str], credentials_for: CredentialsFor

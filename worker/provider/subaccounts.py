@@ -48,6 +48,11 @@ class Subaccounts:
         if not self.provider.capabilities.can_read_token:
             self.kept_tokens.keep(made)
 
+    def forget_token(self, entry: Entry) -> None:
+        """Its credentials are published."""
+        if entry.auth_id is not None:
+            self.kept_tokens.drop(entry.auth_id)
+
     async def repair(self, entry: Entry) -> bool:
         """Compares the subaccount with its entry and sets it right; True if they differed."""
         if entry.auth_id is None or entry.name is None:

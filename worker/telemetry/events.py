@@ -253,6 +253,11 @@ class Telemetry:
             generation=entry.generation,
         )
 
+    def credentials_lost(self, entry: Entry, detail: str) -> None:
+        """Nobody can publish them any more: the provider showed the token once."""
+        about = _of(entry.department)
+        self._log.error("credentials_lost", auth_id=entry.auth_id, detail=detail, **about)
+
     def recipient_key(self, recipient: str, kid: str | None, why: str) -> None:
         """Told at the start, and at each change."""
         name = recipient or "nobody in particular"

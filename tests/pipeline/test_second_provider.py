@@ -1,0 +1,261 @@
+"""The worker on a provider that renames and deletes nothing, shows a token once, and lists the oldest first.
+
+Every story ends as far as that provider can take it, and says where it cannot.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from contracts.subaccounts import ResultKind
+from contracts.topology import SECRETS, SECRETS_QUEUE
+from tests.pipeline.outages import pass_seconds, working_with_duties
+from tests.support.builders import (
+    department_created,
+    department_removed,
+    department_renamed,
+    reissue_requested,
+)
+from tests.support.world import World, fault
+from worker.adapters.memory.ledger import MemoryLedger
+from worker.adapters.memory.provider import PAGE, MemoryProvider
+from worker.core.capabilities import Capabilities
+from worker.core.decide import NAME_KEPT, Enable, Policy, Removal
+from worker.core.model import Status
+from worker.core.reissue import CANNOT_REISSUE
+from worker.ports import ProvidedSubaccount, PublishFailed
+from worker.provider.scan import Orphans
+
+CREATED = department_created("Sales", sequence=1)
+RENAMED = department_renamed("Marketing", sequence=2)
+REMOVED = department_removed(sequence=3)
+RESTORED = department_created("Marketing", id="again", sequence=4)
+
+
+class SecondProvider(MemoryProvider):
+    """As far as it goes, it is an adapter and nothing else."""
+
+    capabilities = Capabilities(
+        can_rename=False, can_delete=False, can_read_token=False, lists_newest_first=False
+    )
+
+    async def update(self, auth_id: str, idempotency_key: str, **changes: Any) -> None:
+        assert changes.get("name") is None, "it cannot rename"
+        await super().update(auth_id, idempotency_key, **changes)
+
+    async def delete(self, auth_id: str, idempotency_key: str) -> None:
+        raise AssertionError(f"it cannot delete {auth_id} ({idempotency_key})")
+
+    async def get(self, auth_id: str) -> ProvidedSubaccount:
+        return replace(await super().get(auth_id), auth_token=None)
+
+    async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
+        self.calls.append(("list", None, None))
+        listed = [await MemoryProvider.get(self, one.auth_id) for one in reversed(self.subaccounts)]
+        return [replace(one, auth_token=None) for one in listed[offset : offset + PAGE]]
+
+
+@pytest.fixture
+def world() -> World:
+    return World(provider=SecondProvider())
+
+
+def the_one(world: World) -> tuple[str, bool]:
+    (one,) = world.provider.subaccounts
+    return one.name, one.enabled
+
+
+async def test_a_create_is_answered_and_its_credentials_are_published(world):
+    await world.handle(CREATED)
+
+    await world.has_one_live_subaccount("Sales")
+    await world.has_issued_credentials()
+    world.answered(CREATED, ResultKind.CREATED)
+    assert "get" not in world.witness.journal
+
+
+async def test_a_duplicate_is_answered_again_and_creates_nothing(world):
+    await world.handle(CREATED, CREATED)
+
+    await world.has_one_live_subaccount("Sales")
+    world.answered(CREATED, ResultKind.CREATED, times=None)
+    assert len(world.credentials()) == 1
+
+
+async def test_a_rename_changes_the_department_and_says_that_the_subaccount_keeps_its_name(world):
+    await world.handle(CREATED, RENAMED)
+
+    (told,) = world.results(RENAMED)
+    assert (told.data["outcome"], told.data["reason"]) == (ResultKind.UNCHANGED, NAME_KEPT)
+    assert told.data["name"] == "Marketing"
+    assert (await world.entry()).name == "Marketing"
+    assert the_one(world) == (world.sent_name("Sales"), True)
+
+
+async def test_the_same_name_again_is_plainly_unchanged(world):
+    again = department_renamed("Marketing", id="again", sequence=3)
+    await world.handle(CREATED, RENAMED, again)
+
+    (told,) = world.results(again)
+    assert (told.data["outcome"], told.data.get("reason")) == (ResultKind.UNCHANGED, None)
+
+
+@pytest.mark.parametrize("removal", [Removal.DELETE, Removal.DISABLE, Removal.DISABLE_THEN_DELETE])
+async def test_a_removal_disables_whatever_the_operator_chose(removal):
+    world = World(provider=SecondProvider(), policy=Policy(removal))
+    await world.handle(CREATED, REMOVED)
+
+    world.answered(REMOVED, ResultKind.DISABLED)
+    assert the_one(world) == (world.sent_name("Sales"), False)
+    assert (await world.entry()).status is Status.DISABLED
+
+
+async def test_a_restore_enables_it_again_under_its_old_name(world):
+    await world.handle(CREATED, REMOVED, RESTORED)
+
+    (told,) = world.results(RESTORED)
+    assert (told.data["outcome"], told.data["reason"]) == (ResultKind.RESTORED, NAME_KEPT)
+    assert the_one(world) == (world.sent_name("Sales"), True)
+    assert (await world.entry()).name == "Marketing"
+
+
+async def test_a_restore_under_the_same_name_has_nothing_to_explain(world):
+    same = department_created("Sales", id="again", sequence=4)
+    await world.handle(CREATED, REMOVED, same)
+
+    (told,) = world.results(same)
+    assert (told.data["outcome"], told.data.get("reason")) == (ResultKind.RESTORED, None)
+
+
+async def test_a_change_without_an_answer_is_checked_but_its_name_is_let_be(world):
+    await world.handle(CREATED, RENAMED)
+    world.witness.fail("update", fault("update"))
+    await world.handle(REMOVED)
+    world.clock.advance(200)
+    await world.attend_to_duties()
+
+    assert the_one(world) == (world.sent_name("Sales"), False)
+    assert (await world.entry()).check_at is None
+
+
+async def test_a_create_whose_answer_is_lost_is_adopted_and_its_lost_token_is_told_once(world):
+    world.witness.fail("create", fault("create"), after_effect=True)
+    await world.handle(CREATED)
+
+    letter = world.dead_lettered("rejected")
+    assert "is lost: the provider showed it once" in letter.message.headers["x-dead-detail"]
+    world.answered(CREATED, ResultKind.FAILED)
+    entry = await world.entry()
+    assert (entry.status, entry.owed_to, entry.owed_at) == (Status.ACTIVE, frozenset(), None)
+    assert world.credentials() == []
+    assert len(world.provider.subaccounts) == 1
+
+
+async def test_after_a_lost_token_the_department_goes_on(world):
+    world.witness.fail("create", fault("create"), after_effect=True)
+    await world.handle(CREATED)
+    world.clock.advance(200)
+    await world.attend_to_duties()
+    await world.handle(RENAMED, REMOVED)
+
+    world.answered(REMOVED, ResultKind.DISABLED)
+    assert len(world.dead_letters()) == 1
+    assert (await world.entry()).due_at is None
+
+
+async def test_a_dead_letter_of_a_lost_token_that_is_replayed_is_answered(world):
+    world.witness.fail("create", fault("create"), after_effect=True)
+    await world.handle(CREATED)
+    await world.replay_dead_letters()
+    await world.handle()
+
+    world.answered(CREATED, ResultKind.FAILED, ResultKind.CREATED)
+    world.has_dead_lettered_nothing()
+
+
+async def test_credentials_that_the_broker_did_not_take_at_first_are_published_from_the_create(world):
+    """The token is kept in memory for as long as it is owed."""
+    world.witness.fail("publish secrets", PublishFailed("the broker is away"), times=5)
+    await world.handle(CREATED)
+
+    await world.has_issued_credentials()
+    world.answered(CREATED, ResultKind.CREATED)
+    world.has_dead_lettered_nothing()
+
+
+async def test_credentials_that_nobody_was_bound_for_are_published_from_the_create(world):
+    world.broker.unbind(SECRETS, SECRETS_QUEUE, "#")
+    async with working_with_duties(world):
+        await world.send(CREATED)
+        await pass_seconds(world, 200)
+        world.broker.bind(SECRETS, SECRETS_QUEUE, "#")
+        await pass_seconds(world, 120)
+    await world.has_issued_credentials()
+    world.has_dead_lettered_nothing()
+
+
+@pytest.mark.parametrize("enable", Enable)
+async def test_a_token_that_died_with_its_worker_is_told_once(enable):
+    world = World(provider=SecondProvider(), policy=Policy(enable=enable))
+    await world.cut_off("publish secrets", CREATED)
+    await world.handle()
+
+    world.dead_lettered("rejected")
+    assert (await world.entry()).owed_to == frozenset()
+    world.clock.advance(200)
+    await world.attend_to_duties()
+    assert the_one(world) == (world.sent_name("Sales"), True)
+    assert (await world.entry()).owed_at is None
+
+
+async def test_a_debt_that_only_a_duty_finds_is_written_off_too(world):
+    world.witness.fail("publish secrets", PublishFailed("the broker is away"), times=1)
+    await world.cut_off("publish secrets", CREATED)
+    world.clock.advance(200)
+    await world.attend_to_duties()
+
+    entry = await world.entry()
+    assert (entry.owed_to, entry.owed_at) == (frozenset(), None)
+
+
+async def test_a_kept_token_is_forgotten_once_its_credentials_are_on_record(world):
+    async with world.working() as worker:
+        await world.send(CREATED)
+        await world.done_in_time()
+        assert worker.worker.scheduler.subaccounts.kept_tokens._tokens == {}
+
+
+async def test_a_reissue_is_refused_with_the_reason(world):
+    await world.handle(CREATED)
+    request = reissue_requested()
+    await world.handle(request)
+
+    letter = world.dead_lettered("rejected")
+    assert letter.message.headers["x-dead-detail"] == CANNOT_REISSUE
+    assert len(world.credentials()) == 1
+
+
+async def test_a_new_ledger_reads_the_whole_list_at_each_start_and_adopts_without_renaming(world):
+    for number in range(30):
+        await world.provider.create(f"Stranger {number}", "by hand")
+    await world.handle(CREATED)
+    world.ledger, world.orphans = MemoryLedger(), Orphans
+    later = department_created("Marketing", id="later", sequence=9)
+    await world.handle(later)
+
+    assert len(world.provider.subaccounts) == 31
+    entry = await world.entry()
+    assert (entry.status, entry.name) == (Status.ACTIVE, "Marketing")
+    assert world.provider.subaccounts[0].name == world.sent_name("Sales")
+    world.dead_lettered("rejected")  # its token is lost with the ledger
+
+
+async def test_of_two_the_older_is_kept_and_the_other_disabled(world):
+    world.witness.fail("create", fault("create"), after_effect=True)
+    await world.provider.create(world.sent_name("Sales"), "by hand")
+    await world.handle(CREATED)
+
+    assert sorted(one.enabled for one in world.provider.subaccounts) == [False, True]
+    assert (await world.entry()).auth_id == "SA000000000000000001"
