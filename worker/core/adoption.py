@@ -23,7 +23,7 @@ MARGIN = timedelta(milliseconds=100)
 
 ENOUGH_CLEAN_SCANS = 2
 ENOUGH_UNKNOWNS = 3
-RECOUNT_WINDOWS = 10
+DUPLICATES_CHECK_WINDOWS = 10
 """Settle windows after which duplicates of a create that took two tries are looked for once more."""
 
 MISSED_INCARNATIONS = 32

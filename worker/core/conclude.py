@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
-from worker.core.adoption import ENOUGH_UNKNOWNS, RECOUNT_WINDOWS, is_lost, seconds_to_next_scan
+from worker.core.adoption import DUPLICATES_CHECK_WINDOWS, ENOUGH_UNKNOWNS, is_lost, seconds_to_next_scan
 from worker.core.decide import NAME_KEPT, Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
 from worker.core.judge import Failure, Permanent, Unknown
 from worker.core.model import EVERYBODY, Answer, Claim, Entry, Event, Fingerprint, Status, replace
@@ -243,7 +243,7 @@ def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime)
 
 
 def _recount_at(policy: Policy, now: datetime) -> datetime:
-    return now + RECOUNT_WINDOWS * policy.settle_window
+    return now + DUPLICATES_CHECK_WINDOWS * policy.settle_window
 
 
 def _deleted(entry: Entry, event: Event, auth_id: str, now: datetime) -> Conclusion:
