@@ -17,7 +17,7 @@ from typing import Any
 from contracts import topology as names
 from worker.adapters.amqp.channel import RabbitDelivery
 from worker.adapters.amqp.publisher import RabbitPublisher
-from worker.adapters.plivo.client import PlivoProvider
+from worker.adapters.plivo.client import PlivoCall
 from worker.adapters.sqlite.ledger import SqliteLedger
 from worker.cli.app import main
 from worker.core.messages import Outgoing
@@ -52,7 +52,7 @@ def _tells_a_result(outgoing: Outgoing) -> bool:
 STAGES: Mapping[str, Halt] = MappingProxyType(
     {
         "received": Halt(SqliteLedger, ("record",), _intends),
-        "claimed": Halt(PlivoProvider, ("create", "update", "delete")),
+        "claimed": Halt(PlivoCall, ("create", "update", "delete")),
         "done": Halt(SqliteLedger, ("record",), _answers),
         "recorded": Halt(RabbitPublisher, ("publish",)),
         "credentials published": Halt(RabbitPublisher, ("publish",), _tells_a_result),
