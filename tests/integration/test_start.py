@@ -21,8 +21,8 @@ from worker.telemetry.events import Telemetry, configure_logging
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
-HANDSHAKE, DECLARED = 3, 24
-"""Frames of the broker: until it has opened the connection, and until the last object is there."""
+HANDSHAKE, DECLARED = 3, 23
+"""Frames of the broker: until it has opened the connection, and until all objects but one are declared."""
 
 DECLARING = [HANDSHAKE, HANDSHAKE + 1, HANDSHAKE + 2, 12, 20, DECLARED]
 
