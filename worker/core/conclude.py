@@ -130,7 +130,8 @@ def conclude(
         case Delete(auth_id), Deleted():
             return _deleted(entry, event, auth_id, now)
         case Skip(kind, reason, name), NothingDone():
-            return _answered(replace(entry, name=name or entry.name), event, kind, now, reason)
+            named = replace(entry, name=name) if name is not None else entry
+            return _answered(named, event, kind, now, reason)
         case _:
             raise ValueError(f"{type(step).__name__} cannot come to {type(outcome).__name__}")
 
