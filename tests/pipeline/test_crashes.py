@@ -360,11 +360,12 @@ BOUNDARIES = {
     "Outbox.publish_result": {"self.publisher.publish": "publish results"},
     "Outbox.publish_failed": {"self.publish_result": None},
     "Outbox.deliver_owed": {
-        "self.subaccounts.token": None,
+        "self._token_or_written_off": None,
         "self._issue": None,
         "self.records.delivered": None,
         "self._enable": None,
     },
+    "Outbox._token_or_written_off": {"self.subaccounts.token": None, "self.records.delivered": None},
     "Outbox._enable": {"self._try_to_enable": None},
     "Outbox._try_to_enable": {
         "self.subaccounts.permit_to_enable": None,
