@@ -11,8 +11,9 @@ from contracts.topology import BrokerVersion, topology
 from worker.adapters.amqp.topology import state_of
 from worker.demo.private_node import NodeUnavailable, private_node
 from worker.operations.actions import connection
-from worker.settings.model import BrokerSettings, load
-from worker.telemetry.events import configure_logging
+from worker.settings.load import load
+from worker.settings.model import BrokerSettings
+from worker.telemetry.logs import configure_logging
 
 # What a test may leave at the broker, whatever arguments it was made with.
 LEFT_BEHIND = topology(BrokerVersion(4, 1))

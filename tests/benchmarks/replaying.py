@@ -27,7 +27,8 @@ from worker.cli import dead_letter_commands as dead_letters
 from worker.cli.dead_letter_commands import Asked
 from worker.cli.loop import run
 from worker.demo.private_node import PrivateNode, private_node
-from worker.settings.model import DeadLetterSettings, load
+from worker.settings.load import load
+from worker.settings.model import DeadLetterSettings
 
 SHOVEL = "benchmark"
 PATIENCE_SECONDS = 60

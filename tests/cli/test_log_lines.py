@@ -4,7 +4,7 @@ import asyncio
 import sys
 import threading
 
-from worker.telemetry.events import GatheredLines
+from worker.telemetry.logs import GatheredLines
 
 
 class Written:

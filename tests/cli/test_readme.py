@@ -8,7 +8,8 @@ from typer.main import get_command
 
 from contracts.subaccounts import DeadReason
 from worker.cli.app import app
-from worker.settings.model import WorkerSettings, described
+from worker.settings.model import WorkerSettings
+from worker.settings.show import described
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

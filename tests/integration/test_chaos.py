@@ -13,8 +13,10 @@ from tests.soak.chaos import Plan, Stop, chaos
 from worker.adapters.amqp import link, publisher
 from worker.bootstrap import running_worker
 from worker.demo.private_node import SERVER_SCRIPT
-from worker.settings.model import WorkerSettings, load
-from worker.telemetry.events import Telemetry, configure_logging
+from worker.settings.load import load
+from worker.settings.model import WorkerSettings
+from worker.telemetry.events import Telemetry
+from worker.telemetry.logs import configure_logging
 
 pytestmark = [
     pytest.mark.xdist_group("broker"),

@@ -13,7 +13,8 @@ from contracts import topology as names
 from worker.adapters.amqp.topology import state_of
 from worker.demo.private_node import SERVER_SCRIPT
 from worker.operations.actions import connection
-from worker.settings.model import BrokerSettings, load
+from worker.settings.load import load
+from worker.settings.model import BrokerSettings
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 

@@ -20,7 +20,7 @@ from tests.support.real import Place
 from worker.bootstrap import RunningWorker, running_worker
 from worker.service import probes
 from worker.service.probes import serving
-from worker.settings.model import Address
+from worker.settings.parse import Address
 from worker.telemetry.events import Telemetry
 
 pytestmark = pytest.mark.xdist_group("broker")

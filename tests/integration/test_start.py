@@ -17,7 +17,8 @@ from worker.adapters.memory.broker import MemoryBroker
 from worker.bootstrap import running_worker
 from worker.demo.story import DemoFailed, tell
 from worker.ports import PublishFailed
-from worker.telemetry.events import Telemetry, configure_logging
+from worker.telemetry.events import Telemetry
+from worker.telemetry.logs import configure_logging
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 

@@ -12,7 +12,7 @@ from tests.support.world import World, fault
 from worker.core.decide import Policy, Removal
 from worker.core.model import Status
 from worker.ports import LedgerConflict, LedgerFailed, NotTaken, PublishFailed
-from worker.telemetry.events import configure_logging
+from worker.telemetry.logs import configure_logging
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)

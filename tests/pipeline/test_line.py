@@ -14,7 +14,7 @@ from tests.support.world import World
 from worker.core.decide import Policy, Removal, UnknownRename
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Entry, Status
-from worker.telemetry.events import configure_logging
+from worker.telemetry.logs import configure_logging
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)

@@ -21,7 +21,8 @@ from worker.adapters.plivo.client import PlivoAccount, PlivoProvider, plivo_prov
 from worker.adapters.system import SystemClock
 from worker.core.judge import Wait, classify
 from worker.ports import CallFailed, RateLimit
-from worker.telemetry.events import Telemetry, configure_logging
+from worker.telemetry.events import Telemetry
+from worker.telemetry.logs import configure_logging
 
 TOKEN, MAIN = token_hex(20), token_hex(20)
 AUTH_ID = "SA" + "X" * 18

@@ -23,7 +23,8 @@ from worker.adapters.amqp.publisher import RabbitPublisher
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed
-from worker.telemetry.events import LEAKY_LOGGERS, Telemetry, configure_logging
+from worker.telemetry.events import Telemetry
+from worker.telemetry.logs import LEAKY_LOGGERS, configure_logging
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(60)]
 
@@ -142,7 +143,7 @@ def test_nor_as_a_last_resort():
     """In a process of its own: pytest has a handler on every logger."""
     script = (
         "import logging\n"
-        "from worker.telemetry.events import configure_logging\n"
+        "from worker.telemetry.logs import configure_logging\n"
         "configure_logging('json', 'debug')\n"
         "for name in ('aiormq.channel', 'aio_pika.queue', 'aiormq'):\n"
         "    logging.getLogger(name).setLevel(logging.DEBUG)\n"

@@ -23,7 +23,8 @@ from worker.bootstrap import running_worker
 from worker.cli.open import Keys, open_queue
 from worker.operations.actions import connection
 from worker.sandbox import Sandbox, running_sandbox
-from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings, load
+from worker.settings.load import load
+from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings
 from worker.telemetry.events import Telemetry
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]

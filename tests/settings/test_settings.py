@@ -9,17 +9,9 @@ import pytest
 
 from worker.core.decide import Removal, UnknownRename
 from worker.ports import RateLimit
-from worker.settings.model import (
-    BrokerSettings,
-    LedgerSettings,
-    SettingsError,
-    TopologySettings,
-    WorkerSettings,
-    described,
-    load,
-    unknown_names,
-    written,
-)
+from worker.settings.load import SettingsError, load, unknown_names
+from worker.settings.model import BrokerSettings, LedgerSettings, TopologySettings, WorkerSettings
+from worker.settings.show import described, written
 
 SECRET = "s3cr3t-0123456789"
 NEEDED = {"PLIVO_AUTH_ID": "MA1", "PLIVO_AUTH_TOKEN": SECRET}
@@ -129,7 +121,7 @@ def test_what_is_no_rate_is_refused(text):
 def test_delays_are_durations_with_commas_between_them():
     delays = loaded(PROVISIONER_RETRY_DELAYS="1s, 2m,3h").retry_delays
     assert delays == (timedelta(seconds=1), timedelta(minutes=2), timedelta(hours=3))
-    assert written(delays) == "1s,2m,3h"
+    assert written(TopologySettings.model_fields["retry_delays"], delays) == "1s,2m,3h"
 
 
 @pytest.mark.parametrize("text", ["30s,", ",", "30s;5m", "0s", "30s,x"])

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from worker.settings.model import WorkerSettings, load
-from worker.settings.warnings import cautions
+from worker.settings.load import load
+from worker.settings.model import WorkerSettings
+from worker.settings.warnings import warnings_about
 
 CRM = {"kty": "OKP", "crv": "X25519", "x": "AAAA", "use": "enc", "kid": "crm"}
 SIGNER = {"kty": "OKP", "crv": "Ed25519", "x": "AAAA", "d": "AAAA", "kid": "provisioner.1"}
@@ -19,7 +20,7 @@ def told(folder: Path, **environ: str) -> list[str]:
         "LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
     } | environ
     given = {name: value for name, value in given.items() if value}
-    return cautions(load(WorkerSettings, given), given)
+    return warnings_about(load(WorkerSettings, given), given)
 
 
 def file(path: Path, mode: int, content: str = "content") -> Path:

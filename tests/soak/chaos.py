@@ -33,8 +33,9 @@ from tests.soak.worker_process import worker_process
 from tests.support.fault_proxy import fault_proxy
 from worker.demo.private_node import NodeUnavailable, private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN, PROFILES, Rule, Sandbox, fault, running_sandbox
-from worker.settings.model import TopologySettings, load
-from worker.telemetry.events import configure_logging
+from worker.settings.load import load
+from worker.settings.model import TopologySettings
+from worker.telemetry.logs import configure_logging
 
 CONSOLE = Console()
 ERR = Console(stderr=True)

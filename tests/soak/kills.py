@@ -31,7 +31,8 @@ from tests.soak.verdict import Broken
 from tests.soak.witness import witness
 from worker.demo.private_node import NodeUnavailable, private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN, running_sandbox
-from worker.settings.model import TopologySettings, load
+from worker.settings.load import load
+from worker.settings.model import TopologySettings
 
 CONSOLE = Console()
 ERR = Console(stderr=True)

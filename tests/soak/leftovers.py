@@ -8,7 +8,8 @@ from tests.soak.verdict import Broken
 from worker.adapters.amqp.topology import state_of
 from worker.demo.private_node import PrivateNode
 from worker.operations.actions import connection, departments
-from worker.settings.model import LedgerSettings, TopologySettings, load
+from worker.settings.load import load
+from worker.settings.model import LedgerSettings, TopologySettings
 
 POLL_SECONDS = 0.2
 

@@ -16,7 +16,8 @@ from tests.soak.witness import Witness
 from tests.soak.worker_process import WorkerProcess, start
 from worker.operations.actions import departments
 from worker.sandbox import PROFILES, Rule, Sandbox
-from worker.settings.model import LedgerSettings, load
+from worker.settings.load import load
+from worker.settings.model import LedgerSettings
 
 CALLS = ("create_subaccount", "update_subaccount", "list_subaccounts")
 MOST_CALLS = 10

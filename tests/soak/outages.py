@@ -30,8 +30,9 @@ from tests.soak.worker_process import WorkerProcess, worker_process
 from tests.support.fault_proxy import FaultProxy, server_proxy
 from worker.demo.private_node import NodeUnavailable, PrivateNode, private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN, Rule, Sandbox, fault, running_sandbox
-from worker.settings.model import TopologySettings, load
-from worker.telemetry.events import configure_logging
+from worker.settings.load import load
+from worker.settings.model import TopologySettings
+from worker.telemetry.logs import configure_logging
 
 CONSOLE = Console()
 ERR = Console(stderr=True)

@@ -13,7 +13,8 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from contracts import topology as names
 from worker.bootstrap import RunningWorker, running_worker
 from worker.sandbox import Sandbox
-from worker.settings.model import WorkerSettings, load
+from worker.settings.load import load
+from worker.settings.model import WorkerSettings
 from worker.telemetry.events import Telemetry
 
 PATIENCE_SECONDS = 30

@@ -17,7 +17,9 @@ from worker.cli.loop import run as _run
 from worker.core.model import Department
 from worker.ports import ForPeople
 from worker.settings import model as settings
-from worker.telemetry.events import configure_logging
+from worker.settings.load import load
+from worker.settings.show import described
+from worker.telemetry.logs import configure_logging
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -67,7 +69,7 @@ def _misuse(error: typer.TyperException) -> list[str]:
 def _settings_help() -> str:
     lines = [
         f"[bold]{name}[/] [dim]{default}[/]  {meaning}"
-        for name, default, meaning in settings.described(settings.WorkerSettings)
+        for name, default, meaning in described(settings.WorkerSettings)
     ]
     return "Settings, from the environment; each NAME may come as NAME_FILE:\n\n" + "\n\n".join(
         line.replace("{name} [{tag}]", r"{name} \[{tag}]") for line in lines
@@ -79,7 +81,7 @@ def run() -> None:
     """Consume department events until SIGTERM, then finish what runs and end."""
     from worker.service.consume import consume
 
-    chosen = settings.load(settings.WorkerSettings, os.environ)
+    chosen = load(settings.WorkerSettings, os.environ)
     log_format = chosen.log_format or ("console" if sys.stderr.isatty() else "json")
     configure_logging(log_format, chosen.log_level)
     drained = _run(consume(chosen, dict(os.environ)))
@@ -148,7 +150,7 @@ def emit(
     needed = {"--id": department_id} | ({"--name": name} if kind is not Kind.REMOVED else {})
     if kind and (missing := [option for option, value in needed.items() if value is None]):
         raise typer.BadParameter(f"{kind} needs {' and '.join(missing)}")
-    chosen = settings.load(settings.BrokerSettings, os.environ)
+    chosen = load(settings.BrokerSettings, os.environ)
     events = commands.events_of(file, _given(told), _given(data))
     _run(commands.emit(chosen, events, binary=binary, as_json=as_json))
 
@@ -158,7 +160,7 @@ def topology_apply(*, as_json: Json = False) -> None:
     """Make every exchange, queue and binding that is not there yet."""
     from worker.cli import commands
 
-    _run(commands.topology_apply(settings.load(settings.TopologySettings, os.environ), as_json=as_json))
+    _run(commands.topology_apply(load(settings.TopologySettings, os.environ), as_json=as_json))
 
 
 @topology_app.command("check")
@@ -166,9 +168,7 @@ def topology_check(*, as_json: Json = False) -> None:
     """Read back what is there and compare; exit 1 where something is missing or differs."""
     from worker.cli import commands
 
-    fits = _run(
-        commands.topology_check(settings.load(settings.TopologySettings, os.environ), as_json=as_json)
-    )
+    fits = _run(commands.topology_check(load(settings.TopologySettings, os.environ), as_json=as_json))
     raise typer.Exit(DONE if fits else FAILED)
 
 
@@ -180,7 +180,7 @@ def topology_export(
     """Print the topology as RabbitMQ definitions, for rabbitmqctl import_definitions."""
     from worker.cli import commands
 
-    commands.topology_export(settings.load(settings.TopologySettings, os.environ), broker, vhost)
+    commands.topology_export(load(settings.TopologySettings, os.environ), broker, vhost)
 
 
 @departments_app.command("list")
@@ -190,9 +190,7 @@ def departments_list(
     """Every department ever heard of, and where it stands."""
     from worker.cli import commands
 
-    _run(
-        commands.departments_list(settings.load(settings.LedgerSettings, os.environ), tenant, as_json=as_json)
-    )
+    _run(commands.departments_list(load(settings.LedgerSettings, os.environ), tenant, as_json=as_json))
 
 
 @departments_app.command("show")
@@ -205,7 +203,7 @@ def departments_show(
     """One department: its subaccount, what is owed, and what each of its events was answered."""
     from worker.cli import commands
 
-    chosen = settings.load(settings.LedgerSettings, os.environ)
+    chosen = load(settings.LedgerSettings, os.environ)
     _run(commands.departments_show(chosen, Department(tenant, department_id), as_json=as_json))
 
 
@@ -223,7 +221,7 @@ def reissue(
     """Have the running worker publish a department's credentials once more; exit 1 where it did not."""
     from worker.cli import commands
 
-    chosen = settings.load(settings.LedgerSettings, os.environ)
+    chosen = load(settings.LedgerSettings, os.environ)
     which = Department(tenant, department_id)
     issued = _run(commands.reissue(chosen, which, recipient or None, by, as_json=as_json))
     raise typer.Exit(DONE if issued else FAILED)
@@ -253,7 +251,7 @@ def keys_new(
     if recipient is not None:
         keys.new_recipient_key(recipient, chosen or KeyType.X25519, out, add_to)
         return
-    path = out or settings.load(settings.SealingSettings, os.environ).signing_key_path
+    path = out or load(settings.SealingSettings, os.environ).signing_key_path
     keys.new_signing_key(path, chosen or KeyType.ED25519)
 
 
@@ -262,7 +260,7 @@ def keys_public() -> None:
     """Print the worker's public keys (JWKS), for recipients to check its signature with."""
     from worker.cli import keys
 
-    keys.show_public(settings.load(settings.SealingSettings, os.environ))
+    keys.show_public(load(settings.SealingSettings, os.environ))
 
 
 @keys_app.command("check")
@@ -270,7 +268,7 @@ def keys_check(*, as_json: Json = False) -> None:
     """Tell which key is used for whom; exit 1 where one is missing or unusable."""
     from worker.cli import keys
 
-    good = keys.check(settings.load(settings.SealingSettings, os.environ), as_json=as_json)
+    good = keys.check(load(settings.SealingSettings, os.environ), as_json=as_json)
     raise typer.Exit(DONE if good else FAILED)
 
 
@@ -298,7 +296,7 @@ def open_(
     if not queue:
         opening.open_stdin(keys, as_json=as_json)
         return
-    broker = settings.load(settings.BrokerSettings, os.environ)
+    broker = load(settings.BrokerSettings, os.environ)
     opened = _run(opening.open_queue(broker, keys, take=take, as_json=as_json))
     raise typer.Exit(DONE if opened else FAILED)
 

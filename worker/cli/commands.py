@@ -19,7 +19,8 @@ from worker.cli import terminal as console
 from worker.core.model import EVERYBODY, Answer, Department, Entry
 from worker.operations import actions as operations
 from worker.ports import ForPeople, PublishFailed, Unroutable
-from worker.settings.model import BrokerSettings, LedgerSettings, SettingsError, TopologySettings
+from worker.settings.load import SettingsError
+from worker.settings.model import BrokerSettings, LedgerSettings, TopologySettings
 
 BLIND_SPOT = "AMQP does not show bindings and policies; set PROVISIONER_MANAGEMENT_URL to check them too"
 

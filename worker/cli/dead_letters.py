@@ -19,6 +19,7 @@ from worker.adapters.system import SystemClock
 from worker.cli.loop import run
 from worker.core.dead_letters import Selection
 from worker.settings import model as settings
+from worker.settings.load import load
 
 DONE, FAILED = 0, 1
 MOST_A_SECOND = 1_000_000
@@ -114,7 +115,7 @@ def _filtered(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _settings() -> settings.DeadLetterSettings:
-    return settings.load(settings.DeadLetterSettings, os.environ)
+    return load(settings.DeadLetterSettings, os.environ)
 
 
 @app.command("list")
@@ -262,7 +263,7 @@ def audit(
     """Who did what to which dead letter, and what came of it."""
     from worker.cli import dead_letter_commands as dead_letters
 
-    chosen = settings.load(settings.LedgerSettings, os.environ)
+    chosen = load(settings.LedgerSettings, os.environ)
     run(dead_letters.audit(chosen, since, by, id_, as_json=as_json))
 
 

@@ -22,7 +22,8 @@ from worker.adapters.jose.seal import usable_keys
 from worker.adapters.system import SystemClock
 from worker.cli import terminal as console
 from worker.core.keyring import KeyState, key_in_use, kind_of, public_part
-from worker.settings.model import SealingSettings, SettingsError
+from worker.settings.load import SettingsError
+from worker.settings.model import SealingSettings
 from worker.settings.warnings import others_may
 
 SIGNING = "signing"

@@ -24,7 +24,8 @@ from worker.core.messages import Outgoing
 from worker.demo.private_node import NodeUnavailable, private_node
 from worker.operations import actions as operations
 from worker.ports import Broker, Clock, Consumer, Delivery, ForPeople, Publisher, Receive
-from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings, load
+from worker.settings.load import load
+from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings
 from worker.telemetry.events import Telemetry
 
 HEARD = (names.RESULTS, names.SECRETS, names.DEAD_LETTERS)

@@ -21,13 +21,14 @@ from contracts.subaccounts import DeadReason, ResultKind
 from worker.adapters.system import SystemClock
 from worker.bootstrap import running_worker
 from worker.core.messages import Outgoing
-from worker.core.model import Answer, Event
+from worker.core.model import Answer
 from worker.demo.stage import Stage, stage
 from worker.operations import actions as operations
 from worker.ports import ForPeople, PublishFailed
 from worker.sandbox import Entry as Call
 from worker.sandbox import Sandbox, running_sandbox
-from worker.settings.model import WorkerSettings, load
+from worker.settings.load import load
+from worker.settings.model import WorkerSettings
 from worker.telemetry.events import Telemetry
 
 T = TypeVar("T")
@@ -65,18 +66,6 @@ class Timeline:
         CONSOLE.print(line)
 
 
-class Witness(Telemetry):
-    """Notes each event that the worker is done with, answered again or for the first time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.answers: asyncio.Queue[Answer] = asyncio.Queue()
-
-    def answered(self, event: Event, answer: Answer) -> None:
-        super().answered(event, answer)
-        self.answers.put_nowait(answer)
-
-
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of the closing table."""
@@ -93,7 +82,7 @@ class Story:
 
     stage: Stage
     sandbox: Sandbox
-    witness: Witness
+    answers: "asyncio.Queue[Answer]"
     http: aiohttp.ClientSession
     timeline: Timeline
     tokens: dict[str, tuple[str, SecretStr]] = field(default_factory=dict)
@@ -132,13 +121,14 @@ async def _set_up(environ: Mapping[str, str], timeline: Timeline, *, memory: boo
         timeline.tell("broker", f"{place.where}, with {names.WORK_QUEUE} and its like in place")
         sandbox = await stack.enter_async_context(running_sandbox())
         timeline.tell("sandbox", f"{sandbox.url} imitates Plivo; this is NOT Plivo")
-        witness = Witness()
+        answers = asyncio.Queue[Answer]()
+        telemetry = Telemetry(on_answered=lambda _, answer: answers.put_nowait(answer))
         await stack.enter_async_context(
-            running_worker(_settings(folder, place, sandbox), witness, place.broker)
+            running_worker(_settings(folder, place, sandbox), telemetry, place.broker)
         )
         timeline.tell("worker", "consuming")
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Story(place, sandbox, witness, http, timeline)
+        yield Story(place, sandbox, answers, http, timeline)
         timeline.chapter("Clearing away")
     timeline.tell("demo", "worker, sandbox and broker stopped; nothing left behind")
 
@@ -233,7 +223,7 @@ async def _final(story: Story, event: CloudEvent, expected: ResultKind | None) -
     if expected is not None:
         heard = (await _hear(story, names.RESULTS))["type"]
         _must(heard == f"subaccount.{expected}.v1", f"{_label(event)}: heard {heard}")
-    answer = await _in_time(story.witness.answers.get(), f"the worker never answered {_label(event)}")
+    answer = await _in_time(story.answers.get(), f"the worker never answered {_label(event)}")
     _must(answer.event.id == event.id, "the worker answered another event")
     if expected is None:
         _must(answer.confirmed and story.stage.heard.empty(), "a duplicate was answered twice")

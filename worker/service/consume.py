@@ -10,8 +10,9 @@ from typing import Any
 
 from worker.bootstrap import RunningWorker, running_worker
 from worker.service.probes import Probes, serving
-from worker.settings.model import WorkerSettings, unknown_names
-from worker.settings.warnings import cautions
+from worker.settings.load import unknown_names
+from worker.settings.model import WorkerSettings
+from worker.settings.warnings import warnings_about
 from worker.telemetry.events import Telemetry
 
 CUT_OFF = 1
@@ -29,7 +30,7 @@ async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
         # Whatever can be wrong here is found before a message is taken: else each start would be one more
         # delivery of all of them.
         async with serving(probes, settings.http) as http, running_worker(settings, telemetry) as worker:
-            if unsafe := cautions(settings, environ):
+            if unsafe := warnings_about(settings, environ):
                 telemetry.settings_unsafe(unsafe)
             told = _shown(settings) | {"http": f"{http.host}:{http.port}"}
             telemetry.started(version("subaccount-provisioner"), told)

@@ -19,7 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from worker.adapters.jose.key_files import KeyFileError, public_jwks
 from worker.bootstrap import RunningWorker
 from worker.ports import ForPeople, LedgerFailed, LedgerForeign
-from worker.settings.model import Address
+from worker.settings.parse import Address
 from worker.telemetry.events import Telemetry
 
 BEAT_SECONDS = 0.5

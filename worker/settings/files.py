@@ -1,6 +1,6 @@
-"""Settings that name files: read when the settings are, so that what is wrong is told at once.
+"""Settings that name files. They are read with the settings, so that a mistake is reported at the start.
 
-All raise `ValueError`, whose text follows the name of the setting and holds nothing of a key.
+All raise `ValueError`, whose text follows the name of the setting and quotes nothing of a key.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,13 +14,14 @@ TLS_FILES = ("cafile", "certfile", "keyfile")
 
 
 class Recipients(NamedTuple):
-    """Where the recipients' public keys are, and who they were when the settings were read."""
+    """The file of the recipients' public keys, and the recipients in it when the settings were read."""
 
     path: Path
     names: tuple[str, ...]
 
 
 def recipients_file(value: object) -> object:
+    """The path of a JWKS of public keys (RFC 7517, section 5), as `Recipients`."""
     if not isinstance(value, str):
         return value
     states = _keys_of(value, recipient_keys)
@@ -30,6 +31,7 @@ def recipients_file(value: object) -> object:
 
 
 def signing_key_file(value: object) -> object:
+    """The path of the worker's private key (JWK or JWKS), as a `Path`."""
     if not isinstance(value, str):
         return value
     _keys_of(value, signing_key)
@@ -37,7 +39,7 @@ def signing_key_file(value: object) -> object:
 
 
 def check_tls(query: Mapping[str, str]) -> None:
-    """The query of an AMQP URL."""
+    """Checks the query of an AMQP URL: its files must be readable, and the broker must be verified."""
     if query.get("no_verify_ssl", "0") != "0":
         raise ValueError(
             "says no_verify_ssl: anybody could pose as the broker; give its authority as cafile instead"
@@ -57,7 +59,7 @@ def _readable(name: str, path: Path) -> None:
 
 
 def _keys_of(path: str, read: Callable[[str], T]) -> T:
-    """What `read` makes of a file of keys; what names no file is not told, for it could be a key itself."""
+    """The result of `read` on the file's text. A value that is no path may be a key: it is not quoted."""
     if "{" in path:
         raise ValueError("is the path of a file, not the key itself")
     try:

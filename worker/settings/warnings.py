@@ -1,4 +1,4 @@
-"""What is not wrong with the settings but not safe either: files that others may read or write."""
+"""Warnings about insecure settings and file modes: nothing that is wrong, but not safe either."""
 
 import stat
 from collections.abc import Iterator, Mapping
@@ -6,25 +6,29 @@ from pathlib import Path
 
 from yarl import URL
 
-from worker.settings.model import PREFIX, WorkerSettings
+from worker.settings.model import WorkerSettings
+from worker.settings.parse import PREFIX
 
 SECRET_SETTINGS = ("AMQP_URL", "PLIVO_AUTH_TOKEN", f"{PREFIX}MANAGEMENT_URL")
 
 
-def cautions(settings: WorkerSettings, environ: Mapping[str, str]) -> list[str]:
-    """One line for each, with what to do."""
-    return [*_of_files(settings, environ), *_of_recipients(settings), *_of_ledger(settings.ledger)]
+def warnings_about(settings: WorkerSettings, environ: Mapping[str, str]) -> list[str]:
+    """One line for each, with the command that helps."""
+    return [*_about_files(settings, environ), *_about_recipients(settings), *_about_ledger(settings.ledger)]
 
 
 def others_may(path: Path, permission: int) -> bool:
-    """Whether anybody on this machine may; False where that cannot be told."""
+    """Whether the mode of a file allows this to everybody; False where the mode cannot be read.
+
+    `permission` is `stat.S_IROTH` or `stat.S_IWOTH`.
+    """
     try:
         return bool(path.stat().st_mode & permission)
     except OSError:
         return False
 
 
-def _of_files(settings: WorkerSettings, environ: Mapping[str, str]) -> Iterator[str]:
+def _about_files(settings: WorkerSettings, environ: Mapping[str, str]) -> Iterator[str]:
     for what, path in _private_files(settings, environ):
         if others_may(path, stat.S_IROTH):
             yield f"{what} can be read by everybody on this machine: chmod 600 {path}"
@@ -40,7 +44,7 @@ def _private_files(settings: WorkerSettings, environ: Mapping[str, str]) -> Iter
     yield "the signing key", settings.signing_key_path
 
 
-def _of_recipients(settings: WorkerSettings) -> Iterator[str]:
+def _about_recipients(settings: WorkerSettings) -> Iterator[str]:
     if settings.recipients is None:
         return
     path = settings.recipients.path.absolute()
@@ -49,7 +53,7 @@ def _of_recipients(settings: WorkerSettings) -> Iterator[str]:
             yield f"everybody on this machine may make themselves a recipient: chmod o-w {place}"
 
 
-def _of_ledger(ledger: Path) -> Iterator[str]:
+def _about_ledger(ledger: Path) -> Iterator[str]:
     folder = ledger.absolute().parent
     if others_may(folder, stat.S_IWOTH):
         yield f"everybody on this machine may put files beside the ledger: chmod o-w {folder}"

@@ -1,0 +1,51 @@
+"""Settings that are valid by themselves and do not fit together.
+
+Each check takes the values of its fields and returns one line, or None where they fit.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from worker.core.naming import NameTemplate
+from worker.settings.files import Recipients
+from worker.settings.parse import PREFIX, on_loopback
+
+Conflict = tuple[tuple[str, ...], Callable[..., str | None]]
+"""The names of the fields, and the check that takes their values in this order."""
+
+
+def _name_too_short(template: str, longest: int) -> str | None:
+    try:
+        NameTemplate(template, longest)
+    except ValueError as error:
+        return f"{PREFIX}NAME_TEMPLATE {error}"
+    return None
+
+
+def _settled_too_soon(settle_window: timedelta, api_timeout: timedelta) -> str | None:
+    if settle_window >= api_timeout:
+        return None
+    why = "a call could still be under way when its outcome is taken as settled"
+    return f"{PREFIX}SETTLE_WINDOW must not be below {PREFIX}API_TIMEOUT: {why}"
+
+
+def _drained_too_soon(api_timeout: timedelta, drain: timedelta) -> str | None:
+    if api_timeout < drain:
+        return None
+    why = "a call begun before SIGTERM could not end in time"
+    return f"{PREFIX}API_TIMEOUT must be below {PREFIX}DRAIN: {why}"
+
+
+def _unsealed(recipients: Recipients | None, allowed: bool, urls: Sequence[str]) -> str | None:  # noqa: FBT001
+    if recipients or allowed or on_loopback(urls):
+        return None
+    why = "credentials would go unsealed through a broker that is not on loopback"
+    return f"{PREFIX}PLAINTEXT_SECRETS is not true: {why}; set {PREFIX}RECIPIENTS to seal them"
+
+
+WORKER_CONFLICTS: tuple[Conflict, ...] = (
+    (("name_template", "name_max"), _name_too_short),
+    (("settle_window", "api_timeout"), _settled_too_soon),
+    (("api_timeout", "drain"), _drained_too_soon),
+    (("recipients", "plaintext_secrets", "amqp_url"), _unsealed),
+)

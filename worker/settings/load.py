@@ -1,0 +1,107 @@
+"""The only reader of the environment.
+
+Every setting is a variable of its own; each `NAME` may come as `NAME_FILE`, the path of a file that holds the
+value. Every mistake is one line, without the value where that may be a secret.
+"""
+
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from worker.ports import ForPeople
+from worker.settings.model import Settings, WorkerSettings
+from worker.settings.parse import PREFIX
+
+S = TypeVar("S", bound=Settings)
+
+
+class SettingsError(ForPeople):
+    """One line for each mistake."""
+
+    exit_code = 2
+
+
+def load(model: type[S], environ: Mapping[str, str]) -> S:
+    """The settings of one model from the environment; raises `SettingsError` with every mistake."""
+    values, unread = _values_of(model, environ)
+    mistakes = list(unread.values())
+    settings = None
+    try:
+        settings = model.model_validate(values)
+        valid = {name: value for name, value in settings if model.model_fields[name].alias not in unread}
+    except ValidationError as error:
+        mistakes += _mistakes_in(error, values, unread)
+        valid = _valid_alone(model, values, unread.keys() | _names_in(error))
+    mistakes += _conflicts_among(valid, model)
+    if mistakes or settings is None:
+        raise SettingsError("\n".join(mistakes))
+    return settings
+
+
+def unknown_names(environ: Mapping[str, str]) -> list[str]:
+    """Variables under our prefix that this version does not know: misspelt, or of another version."""
+    known = {name for alias in _aliases(WorkerSettings) for name in (alias, f"{alias}_FILE")}
+    return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+
+
+def _aliases(model: type[BaseModel]) -> list[str]:
+    return [field.alias for field in model.model_fields.values() if field.alias]
+
+
+def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The variables that are set; and for each that cannot be read, by name, a line that says why."""
+    values: dict[str, Any] = {}
+    unread: dict[str, str] = {}
+    for name in _aliases(model):
+        path = environ.get(f"{name}_FILE")
+        if path and environ.get(name):
+            unread[name] = f"{name} and {name}_FILE are both set; keep one"
+        elif path:
+            try:
+                values[name] = Path(path).read_text(encoding="utf-8").strip()
+            except OSError as error:  # without its path, which may be the secret itself by mistake
+                unread[name] = f"{name}_FILE cannot be read: {error.strerror}"
+            except ValueError:
+                unread[name] = f"{name}_FILE cannot be read: it is not UTF-8 text"
+        elif environ.get(name, "").strip():
+            values[name] = environ[name].strip()
+    return values, unread
+
+
+def _mistakes_in(error: ValidationError, values: Mapping[str, Any], unread: Container[str]) -> Iterator[str]:
+    for item in error.errors(include_url=False, include_context=False, include_input=False):
+        message = item["msg"].removeprefix("Value error, ")
+        name = str(item["loc"][0])
+        if name in values:
+            yield f"{name} {message[0].lower()}{message[1:]}"
+        elif name not in unread:
+            yield f"{name} is not set; `provisioner run --help` tells what it is"
+
+
+def _names_in(error: ValidationError) -> set[str]:
+    return {str(item["loc"][0]) for item in error.errors(include_url=False)}
+
+
+def _valid_alone(model: type[Settings], values: Mapping[str, Any], wrong: Container[str]) -> dict[str, Any]:
+    """Of settings that fail as a whole, the values of the fields that are valid by themselves."""
+    return {
+        name: _value_of(field, values)
+        for name, field in model.model_fields.items()
+        if field.alias not in wrong and not (field.is_required() and field.alias not in values)
+    }
+
+
+def _value_of(field: FieldInfo, values: Mapping[str, Any]) -> Any:
+    if (name := field.alias or "") not in values:
+        return field.default
+    return TypeAdapter(field.rebuild_annotation()).validate_python(values[name])
+
+
+def _conflicts_among(valid: Mapping[str, Any], model: type[Settings]) -> Iterator[str]:
+    """A line for each conflict; one of its fields being wrong already is enough to leave it out."""
+    for names, conflict in model.conflicts:
+        if valid.keys() >= set(names) and (line := conflict(*(valid[name] for name in names))):
+            yield line

@@ -1,0 +1,132 @@
+"""Parsers: from the text of an environment variable to a value.
+
+Each raises `ValueError`, whose text follows the name of the setting and never quotes a secret.
+"""
+
+import re
+from collections.abc import Container, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import SecretStr
+from yarl import URL
+
+from worker.ports import RateLimit
+from worker.settings.files import check_tls
+
+PREFIX = "PROVISIONER_"
+LONGEST_DURATION = timedelta(days=49)
+SQLITE = "sqlite:///"
+
+_UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LARGEST_PORT = 65535
+
+
+class Address(NamedTuple):
+    """Where a server listens; `host` is without the brackets of an IPv6 address."""
+
+    host: str
+    port: int
+
+
+def duration(text: object) -> object:
+    """`500ms`, `3s`, `5m`, `1h` or `30d`; above zero and at most `LONGEST_DURATION`."""
+    match = re.fullmatch(r"([1-9][0-9]{0,8})(ms|s|m|h|d)", text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError("is not a duration above zero; write 500ms, 3s, 5m, 1h or 30d")
+    parsed = timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if parsed > LONGEST_DURATION:
+        raise ValueError("is longer than 49d; RabbitMQ holds nothing back for longer")
+    return parsed
+
+
+def durations(text: object) -> object:
+    """Durations with commas between them."""
+    return [duration(part.strip()) for part in text.split(",")] if isinstance(text, str) else text
+
+
+def rate_limit(text: object) -> object:
+    """`300/5s`: calls per window."""
+    calls, _, window = str(text).partition("/")
+    if not calls.isdecimal() or int(calls) < 1:
+        raise ValueError("is not a rate; write calls per duration, such as 300/5s")
+    return RateLimit(int(calls), duration(window))  # type: ignore[arg-type]
+
+
+def address(text: object) -> object:
+    """`host:port`, the host of IPv6 in brackets."""
+    host, _, port = str(text).rpartition(":")
+    if not host or not port.isdecimal() or int(port) > _LARGEST_PORT:
+        raise ValueError("is not an address; write host:port, such as 127.0.0.1:8080")
+    return Address(host.strip("[]"), int(port))
+
+
+def amqp_urls(text: object) -> object:
+    """AMQP URLs with commas between them; the files that their queries name must be readable."""
+    otherwise = "is not an AMQP URL; write amqp://user:password@host:5672/vhost"
+    urls = tuple(url.strip() for url in str(text).split(","))
+    for url in urls:
+        check_tls(_url(url, {"amqp", "amqps"}, otherwise).query)
+    return urls
+
+
+def on_loopback(urls: Sequence[str]) -> bool:
+    """Whether the host of every URL is this machine."""
+    return all(_is_loopback(URL(url).host or "") for url in urls)
+
+
+def sqlite_path(text: object) -> object:
+    """The file of a `sqlite:///` URL, as a `Path`."""
+    if isinstance(text, str) and text.startswith(SQLITE) and len(text) > len(SQLITE):
+        path = text.removeprefix(SQLITE)
+        if path == ":memory:":
+            raise ValueError(
+                "is a ledger in memory, which a restart would lose; write sqlite:////absolute/path.db"
+            )
+        return Path(path)
+    raise ValueError("is not a ledger URL; write sqlite:///relative/path.db or sqlite:////absolute/path.db")
+
+
+def api_url(text: str) -> str:
+    """An http(s) URL without login, query and fragment."""
+    otherwise = "is not an http(s) URL without login and query, such as https://api.plivo.com"
+    parsed = _url(text, {"http", "https"}, otherwise)
+    if "@" in text or parsed.query_string or parsed.fragment:
+        raise ValueError(otherwise)
+    return text
+
+
+def token(secret: SecretStr) -> SecretStr:
+    """A token without white space and control characters, which come in by a careless copy."""
+    if re.search(r"[\s\x00-\x1f\x7f]", secret.get_secret_value()):
+        raise ValueError("has white space or control characters in it; see how it was copied")
+    return secret
+
+
+def management_url(secret: SecretStr) -> SecretStr:
+    """The URL of RabbitMQ's management API, with its login."""
+    otherwise = "is not an http(s) URL; write http://user:password@host:15672"
+    _url(secret.get_secret_value(), {"http", "https"}, otherwise)
+    return secret
+
+
+def _url(text: str, schemes: Container[str], otherwise: str) -> URL:
+    """Raises `ValueError(otherwise)`: the parser's own error text may quote the login in the URL."""
+    with suppress(ValueError):
+        parsed = URL(text)
+        # With a / or # in its password a URL has no user but an @, and the rest would be shown.
+        misplaced = "@" in text and parsed.user is None
+        if parsed.scheme in schemes and parsed.host and not misplaced and not re.search(r"\s", text):
+            return parsed
+    raise ValueError(otherwise)
+
+
+def _is_loopback(host: str) -> bool:
+    """A name other than localhost may mean any address, and another one tomorrow."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
