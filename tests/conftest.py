@@ -9,10 +9,8 @@ import pytest
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
 from worker.adapters.amqp.topology import state_of
+from worker.adapters.brokers import open_connection
 from worker.demo.private_node import NodeUnavailable, private_node
-from worker.operations.actions import connection
-from worker.settings.load import load
-from worker.settings.model import BrokerSettings
 from worker.telemetry.logs import configure_logging
 
 # What a test may leave at the broker, whatever arguments it was made with.
@@ -58,7 +56,7 @@ async def clean_broker(broker_url: str) -> AsyncIterator[str]:
 
 async def _refuse_in_use(url: str) -> None:
     """The tests delete the project's queues: never those of somebody who uses them."""
-    async with connection(load(BrokerSettings, {"AMQP_URL": url})) as there:
+    async with open_connection([url]) as there:
         for queue in (names.WORK_QUEUE, names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE):
             state = await state_of(there, queue)
             if state is not None and (state.messages or state.consumers):
@@ -68,7 +66,7 @@ async def _refuse_in_use(url: str) -> None:
 
 
 async def _clear(url: str) -> None:
-    async with connection(load(BrokerSettings, {"AMQP_URL": url})) as there, there.channel() as channel:
+    async with open_connection([url]) as there, there.channel() as channel:
         for queue in LEFT_BEHIND.queues:
             await channel.queue_delete(queue.name)
         for exchange in LEFT_BEHIND.exchanges:

@@ -23,10 +23,11 @@ from worker.adapters.amqp.connect import connect
 from worker.adapters.amqp.seam import Connection
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.sqlite.ledger import sqlite_ledger
-from worker.cli import dead_letter_commands as dead_letters
-from worker.cli.dead_letter_commands import Asked
 from worker.cli.loop import run
+from worker.cli.open_ports import changing_session
+from worker.cli.options import Request
 from worker.demo.private_node import PrivateNode, private_node
+from worker.operations.dead_letters.replay import Replay
 from worker.settings.load import load
 from worker.settings.model import DeadLetterSettings
 
@@ -98,7 +99,8 @@ class Place:
                 moved = await self.depth(names.WORK_QUEUE) - await self.depth(names.DEAD_LETTER_QUEUE)
 
     async def replay(self, _messages: int) -> None:
-        await dead_letters.replay(self.settings, Asked(), None, None, wait=False)
+        async with changing_session(self.settings, Request()) as (session, _):
+            await Replay(session).send(None)
 
     async def depth(self, queue: str) -> int:
         state = await state_of(self.connection, queue)

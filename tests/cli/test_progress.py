@@ -7,9 +7,8 @@ from rich.console import Console
 
 from tests.support.builders import NOW
 from worker.adapters.memory.clock import MemoryClock
-from worker.cli import progress
-from worker.cli import terminal as console
-from worker.cli.progress import Meter, _speed_told, _time_told
+from worker.cli import progress, terminal
+from worker.cli.progress import Meter, _speed_text, _time_text
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def clock(monkeypatch):
 def said(monkeypatch):
     """What goes to stderr where that is no terminal."""
     err = Console(file=io.StringIO(), width=200)
-    monkeypatch.setattr(console, "ERR", err)
+    monkeypatch.setattr(terminal, "ERR", err)
     return lambda: err.file.getvalue().splitlines()
 
 
@@ -50,12 +49,12 @@ def test_no_more_than_the_rate_asked_for_is_told(clock):
 
 @pytest.mark.parametrize(("speed", "told"), [(0.04, "0.0"), (9.99, "9.9"), (10.9, "10"), (4_200, "4,200")])
 def test_a_speed_is_rounded_down(speed, told):
-    assert _speed_told(speed) == told
+    assert _speed_text(speed) == told
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.2, "0:00"), (61, "1:01"), (7_322, "2:02:02")])
 def test_a_time(seconds, told):
-    assert _time_told(seconds) == told
+    assert _time_text(seconds) == told
 
 
 def test_where_there_is_no_terminal_a_line_is_said_now_and_then(clock, said):
@@ -79,7 +78,7 @@ def test_what_work_took_no_time_is_not_told_of(clock, said):
 
 @pytest.mark.usefixtures("clock")
 def test_a_silence_is_explained_once(said):
-    with progress.progress("replaying", 8, watched=True) as display:
+    with progress.progress("replaying", 8, tracked=True) as display:
         display.sent(3)
         display.settled(2)
         for seconds in (1, 3, 7, 9.9, 10.1, 15):
@@ -90,7 +89,7 @@ def test_a_silence_is_explained_once(said):
 
 
 @pytest.mark.usefixtures("clock")
-def test_unwatched_what_was_sent_is_done():
+def test_untracked_what_was_sent_is_done():
     with progress.progress("replaying", 8) as display:
         display.sent(3)
     assert display.meter.words == ["3/8"]
@@ -98,8 +97,8 @@ def test_unwatched_what_was_sent_is_done():
 
 def test_on_a_terminal_it_is_a_bar(clock, monkeypatch):
     err = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
-    monkeypatch.setattr(console, "ERR", err)
-    with progress.progress("replaying", 3_000, 5, watched=True) as display:
+    monkeypatch.setattr(terminal, "ERR", err)
+    with progress.progress("replaying", 3_000, 5, tracked=True) as display:
         display.sent(150)
         clock.advance(20)
         display.settled(100)

@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from worker.cli import terminal as console
+from worker.cli import terminal
 
 UUID = "32aca478-953c-4b79-bce4-6208c99da072"
 STEERING = "a\x1b[31m\x07\x7f\x9b2J\r\nb"
@@ -16,18 +16,18 @@ STEERING = "a\x1b[31m\x07\x7f\x9b2J\r\nb"
 def out(monkeypatch):
     """A terminal, or a pipe."""
 
-    def opened(*, terminal, width=40):
-        width = width if terminal else console.WIDE
-        shown = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
-        monkeypatch.setattr(console, "OUT", shown)
+    def opened(*, is_terminal, width=40):
+        width = width if is_terminal else terminal.WIDE
+        shown = Console(file=io.StringIO(), width=width, force_terminal=is_terminal, color_system=None)
+        monkeypatch.setattr(terminal, "OUT", shown)
         return shown.file
 
     return opened
 
 
 def test_what_is_too_wide_is_folded_and_whole(out):
-    shown = out(terminal=True)
-    console.print_table(("event id", "detail"), [(UUID, "word " * 20)], "")
+    shown = out(is_terminal=True)
+    terminal.print_table(("event id", "detail"), [(UUID, "word " * 20)], "")
     lines = shown.getvalue().splitlines()
     assert max(map(len, lines)) <= 40
     width = lines[1].index("detail")
@@ -36,24 +36,24 @@ def test_what_is_too_wide_is_folded_and_whole(out):
 
 
 def test_an_id_is_in_one_line_where_others_have_room(out):
-    shown = out(terminal=True, width=80)
-    console.print_table(("event id", "detail"), [(UUID, "word " * 20)], "")
+    shown = out(is_terminal=True, width=80)
+    terminal.print_table(("event id", "detail"), [(UUID, "word " * 20)], "")
     assert UUID in shown.getvalue()
     assert max(map(len, shown.getvalue().splitlines())) <= 80
 
 
 def test_in_a_pipe_a_row_is_a_line_without_padding(out):
-    shown = out(terminal=False)
-    console.print_table(("event id", "detail"), [(UUID, "word " * 100), ("e", "short")], "")
+    shown = out(is_terminal=False)
+    terminal.print_table(("event id", "detail"), [(UUID, "word " * 100), ("e", "short")], "")
     lines = shown.getvalue().splitlines()
     assert f" {UUID}   {'word ' * 100}".rstrip() in lines
     assert lines == [line.rstrip() for line in lines]
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_control_characters_are_shown_as_their_escapes(out, terminal):
-    shown = out(terminal=terminal)
-    console.print_table(("id", STEERING), [(STEERING, "[bold]:smile: \\[x]")], "")
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_control_characters_are_shown_as_their_escapes(out, is_terminal):
+    shown = out(is_terminal=is_terminal)
+    terminal.print_table(("id", STEERING), [(STEERING, "[bold]:smile: \\[x]")], "")
     said = shown.getvalue()
     assert not [char for char in said if (char < " " and char != "\n") or "\x7f" <= char < "\xa0"]
     assert r"\x1b[31m\x07\x7f\x9b2J\r\nb" in said.replace("\n", "") or terminal
@@ -61,8 +61,8 @@ def test_control_characters_are_shown_as_their_escapes(out, terminal):
 
 
 def test_json_holds_them_as_escapes_too(out):
-    shown = out(terminal=False)
-    console.print_json({"detail": STEERING, "name": "Ä\xa0Â\u009b"})
+    shown = out(is_terminal=False)
+    terminal.print_json({"detail": STEERING, "name": "Ä\xa0Â\u009b"})
     said = shown.getvalue()
     assert not [char for char in said if "\x7f" <= char < "\xa0"]
     assert json.loads(said) == {"detail": STEERING, "name": "Ä\xa0Â\u009b"}
@@ -70,6 +70,6 @@ def test_json_holds_them_as_escapes_too(out):
 
 def test_so_do_complaints(monkeypatch):
     shown = Console(file=io.StringIO(), width=40, color_system=None)
-    monkeypatch.setattr(console, "ERR", shown)
-    console.complain([STEERING])
+    monkeypatch.setattr(terminal, "ERR", shown)
+    terminal.complain([STEERING])
     assert shown.file.getvalue() == r"a\x1b[31m\x07\x7f\x9b2J\r\nb" + "\n"

@@ -8,15 +8,15 @@ from rich.console import Console
 
 from contracts.envelope import STRUCTURED, Message
 from tests.support.builders import NOW
-from worker.cli import terminal as console
-from worker.cli import view as shown
+from worker.cli import terminal, view
 from worker.cli.view import Ending
 from worker.core.dead_letters import letter_of
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, Subject, dead_letter
 from worker.core.model import Reference
-from worker.operations.dead_letters.fates import Fate, Fates
-from worker.operations.dead_letters.looking import Found, Gathered, Summary
+from worker.operations.dead_letters.session import Found
+from worker.operations.dead_letters.summary import Gathered, Summary
+from worker.operations.dead_letters.tracking import Outcome, ReplayReport
 from worker.ports import ForPeople
 
 
@@ -24,10 +24,9 @@ from worker.ports import ForPeople
 def said(monkeypatch):
     """What goes to stdout and stderr, in the order it is said."""
     file = io.StringIO()
-    both = Console(file=file, width=console.WIDE)
-    monkeypatch.setattr(console, "OUT", both)
-    monkeypatch.setattr(shown, "OUT", both)
-    monkeypatch.setattr(console, "ERR", both)
+    both = Console(file=file, width=terminal.WIDE)
+    monkeypatch.setattr(terminal, "OUT", both)
+    monkeypatch.setattr(terminal, "ERR", both)
     return lambda: [" ".join(line.split()) for line in file.getvalue().splitlines() if line.strip(" ─")]
 
 
@@ -53,7 +52,7 @@ def summary_of(*letters, keep=50):
 
 
 def test_a_list_tells_the_reasons_then_departments_then_letters(said):
-    shown.summary(summary_of(letter(1), letter(1), NAMELESS), as_json=False)
+    view.summary(summary_of(letter(1), letter(1), NAMELESS), as_json=False)
     assert said() == [
         "3 dead letters",
         "reason messages departments",
@@ -69,7 +68,7 @@ def test_a_list_tells_the_reasons_then_departments_then_letters(said):
 
 
 def test_of_many_departments_a_list_tells_some_and_of_tenants_which(said):
-    shown.summary(summary_of(*(letter(n, "acme") for n in range(30)), keep=1), as_json=False)
+    view.summary(summary_of(*(letter(n, "acme") for n in range(30)), keep=1), as_json=False)
     lines = said()
     assert lines[3] == "tenant department messages reasons"
     assert lines[4] == "acme d-0 1 rejected"
@@ -78,7 +77,7 @@ def test_of_many_departments_a_list_tells_some_and_of_tenants_which(said):
 
 
 def test_in_json_it_is_all_there(said):
-    shown.summary(summary_of(*(letter(n) for n in range(30))), as_json=True)
+    view.summary(summary_of(*(letter(n) for n in range(30))), as_json=True)
     told = from_json("".join(said()))
     assert told["reasons"] == [{"reason": "rejected", "count": 30, "departments": 30}]
     assert len(told["departments"]) == 30
@@ -100,7 +99,7 @@ class Held:
 def test_a_letter_is_shown_with_its_properties(said):
     outgoing, subject = original(7)
     found = Found(Held(outgoing), letter_of(outgoing, subject))
-    shown.letters(Gathered([found], more=True, seen=9), as_json=False)
+    view.letters(Gathered([found], more=True, seen=9), as_json=False)
     lines = said()
     assert f"content type {STRUCTURED}" in lines
     assert "property priority 7" in lines
@@ -108,9 +107,9 @@ def test_a_letter_is_shown_with_its_properties(said):
 
 
 def test_a_stopped_replay_tells_a_few_and_its_sum_last(said):
-    fates = Fates(sent=500, answered=440)
-    fates.unanswered = [Fate(letter(number), "no answer yet") for number in range(60)]
-    shown.fates(fates, "run", Ending(stopped=True), watched=True, as_json=False)
+    fates = ReplayReport(sent=500, answered=440)
+    fates.unanswered = [Outcome(letter(number), "no answer yet") for number in range(60)]
+    view.replayed(fates, "run", Ending(stopped=True), tracked=True, as_json=False)
     lines = said()
     assert lines[0] == "event or letter department what came of it"
     assert len(lines) == 1 + 20 + 2
@@ -119,7 +118,7 @@ def test_a_stopped_replay_tells_a_few_and_its_sum_last(said):
 
 def test_a_replay_that_failed_tells_why_and_what_went(said):
     ending = Ending(stopped=False, failure=ForPeople("RabbitMQ cannot be used: the connection was closed"))
-    shown.fates(Fates(sent=3, answered=3), "run", ending, watched=True, as_json=False)
+    view.replayed(ReplayReport(sent=3, answered=3), "run", ending, tracked=True, as_json=False)
     assert said() == [
         "RabbitMQ cannot be used: the connection was closed",
         "3 replayed, 3 answered; what was not sent is where it was",
@@ -128,7 +127,7 @@ def test_a_replay_that_failed_tells_why_and_what_went(said):
 
 def test_so_it_does_in_json(said):
     ending = Ending(stopped=False, failure=ForPeople("gone"))
-    shown.fates(Fates(sent=3), "run", ending, watched=False, as_json=True)
+    view.replayed(ReplayReport(sent=3), "run", ending, tracked=False, as_json=True)
     told = from_json("".join(said()[:-1]))
     assert told == {"run": "run", "stopped": False, "failure": "gone", "replayed": 3, "answered": 0}
 
@@ -145,5 +144,5 @@ def test_so_it_does_in_json(said):
     ],
 )
 def test_a_discard_tells_how_it_ended(said, ending, told):
-    shown.discarded(3, 9, ending, as_json=False)
+    view.discarded(3, 9, ending, as_json=False)
     assert said() == told

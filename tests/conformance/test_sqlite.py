@@ -18,9 +18,8 @@ from worker.adapters.sqlite import ledger as sqlite
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
 from worker.core.model import Department, Entry, Recollection
-from worker.operations.actions import department, departments
+from worker.operations.departments import departments, history
 from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign, LedgerUnusable
-from worker.settings.model import LedgerSettings
 
 NOBODY = 65534
 
@@ -317,15 +316,13 @@ def unprivileged() -> Iterator[None]:
 
 
 async def test_whoever_only_reads_does_not_wait_for_who_writes(path):
-    settings = LedgerSettings(LEDGER_URL=f"sqlite:///{path}")
     async with sqlite_ledger(path) as ledger:
         await ledger.record(fresh())
         writer = apsw.Connection(str(path))
         writer.execute("BEGIN IMMEDIATE")
-        (listed,) = await departments(settings)
-        told = await department(settings, listed.department)
         async with sqlite_ledger_read(path) as reading:
+            (listed,) = await departments(reading)
+            told = await history(reading, listed.department)
             assert await SqliteAudit(reading).noted() == []
         writer.execute("ROLLBACK")
-    assert told is not None
     assert told.entry == listed

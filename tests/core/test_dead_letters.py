@@ -9,10 +9,9 @@ import pytest
 from contracts.envelope import STRUCTURED, Message
 from contracts.topology import DEAD_LETTERS, REPLAY, BrokerVersion
 from tests.support.builders import NOW, SALES, a_recollection, an_answer, an_entry, created, removed, renamed
+from worker.cli.view import filter_text
 from worker.core.dead_letters import (
     Selection,
-    batch_sizes,
-    described,
     exported,
     from_json_safe,
     least_calls,
@@ -25,6 +24,8 @@ from worker.core.decide import Policy, decide
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, Subject, dead_letter
 from worker.core.model import Reference, Status
+from worker.operations.dead_letters.batches import batch_sizes
+from worker.operations.dead_letters.plan import outcome_of
 
 SUBJECT = Subject(Reference("/hr", "hr-1", "com.example.department.created"), "acme", "sales")
 OWN_HEADERS = {"x-producer": "hr", "traceparent": "00-1-2-01", "raw": b"\xff"}
@@ -83,20 +84,20 @@ LEFT = [
 ]
 
 
-@pytest.mark.parametrize("selection", TAKEN, ids=str)
+@pytest.mark.parametrize("selection", TAKEN, ids=filter_text)
 def test_a_filter_takes_what_it_says(selection):
     assert selection.takes(LETTER)
 
 
-@pytest.mark.parametrize("selection", LEFT, ids=str)
+@pytest.mark.parametrize("selection", LEFT, ids=filter_text)
 def test_and_leaves_the_others(selection):
     assert not selection.takes(LETTER)
 
 
 def test_a_filter_is_told_as_it_was_given():
     asked = Selection(reason=("invalid",), since=datetime(2026, 11, 1, tzinfo=UTC), text="no name")
-    assert str(asked) == "--reason invalid --since 2026-11-01T00:00:00+00:00 --text 'no name'"
-    assert str(Selection()) == "all"
+    assert filter_text(asked) == "--reason invalid --since 2026-11-01T00:00:00+00:00 --text 'no name'"
+    assert filter_text(Selection()) == "all"
 
 
 def test_a_replay_is_the_message_as_it_came_and_says_who_sent_it():
@@ -164,11 +165,11 @@ PLANNED = [
 def test_a_decision_in_one_word_and_its_calls(entry, event, word, calls):
     known = a_recollection(entry)
     decision = decide(event, known, Policy(), NOW)
-    assert (described(decision), least_calls(decision, event, known.entry)) == (word, calls)
+    assert (outcome_of(decision), least_calls(decision, event, known.entry)) == (word, calls)
 
 
 def test_what_was_answered_is_not_done_again():
     known = a_recollection(an_entry(), an_answer(created()))
     decision = decide(created(), known, Policy(), NOW)
-    assert (described(decision), least_calls(decision, created(), known.entry)) == ("already answered", 0)
+    assert (outcome_of(decision), least_calls(decision, created(), known.entry)) == ("already answered", 0)
     assert known.entry.department == SALES

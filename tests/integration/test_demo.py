@@ -11,10 +11,8 @@ import pytest
 
 from contracts import topology as names
 from worker.adapters.amqp.topology import state_of
+from worker.adapters.brokers import open_connection
 from worker.demo.private_node import SERVER_SCRIPT
-from worker.operations.actions import connection
-from worker.settings.load import load
-from worker.settings.model import BrokerSettings
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
@@ -78,13 +76,13 @@ def test_on_a_node_of_its_own(tmp_path: Path):
 
 async def test_on_the_broker_in_amqp_url(clean_broker: str, tmp_path: Path):
     check(await asyncio.to_thread(run, tmp_path, AMQP_URL=clean_broker), tmp_path)
-    async with connection(load(BrokerSettings, {"AMQP_URL": clean_broker})) as there:
+    async with open_connection([clean_broker]) as there:
         assert await state_of(there, names.WORK_QUEUE) is None
 
 
 async def test_on_a_broker_in_use_it_keeps_out(clean_broker: str, tmp_path: Path):
     async with (
-        connection(load(BrokerSettings, {"AMQP_URL": clean_broker})) as there,
+        open_connection([clean_broker]) as there,
         there.channel() as channel,
     ):
         await channel.declare_queue(names.WORK_QUEUE, {"x-queue-type": "quorum"})

@@ -22,7 +22,7 @@ from tests.support.world import SETTLE_WINDOW, World, fault, go_on
 from worker.core.decide import Enable, Policy, Removal
 from worker.core.judge import RetryPolicy
 from worker.flow import waiting
-from worker.operations.actions import inbound
+from worker.operations.emit import inbound
 from worker.pipeline import handler, line, outbox, quarantine, reconcile, records, reissues
 from worker.pipeline.quarantine import QUARANTINE_AFTER_DELIVERIES
 from worker.provider import act, circuit, scan, subaccounts

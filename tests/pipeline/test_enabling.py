@@ -7,9 +7,9 @@ import pytest
 from contracts.topology import SECRETS_QUEUE, WORK_QUEUE
 from tests.support.builders import SALES, an_entry, department_created, department_removed, department_renamed
 from tests.support.world import SETTLE_WINDOW, World, fault
-from worker.cli.commands import credentials_told
 from worker.core.decide import Enable, Policy
 from worker.core.model import EVERYBODY, Status
+from worker.operations.departments import credentials_state
 from worker.pipeline.scheduler import OVERDUE
 from worker.provider.scan import Orphans
 
@@ -199,5 +199,5 @@ def test_a_person_is_told_what_is_owed_to_whom():
         "owed: crm, enabling (1)": {"owed_to": frozenset({"crm"}), "enable_owed": True},
         "owed: enabling (1)": {"enable_owed": True},
     }
-    assert [credentials_told(an_entry(Status.ACTIVE, **fields)) for fields in told.values()] == list(told)
-    assert credentials_told(replace(an_entry(), generation=0, department=SALES)) is None
+    assert [credentials_state(an_entry(Status.ACTIVE, **fields)) for fields in told.values()] == list(told)
+    assert credentials_state(replace(an_entry(), generation=0, department=SALES)) is None

@@ -19,11 +19,12 @@ from worker.core.decide import Policy
 from worker.core.judge import DeadLetter
 from worker.core.messages import dead_letter
 from worker.core.model import Department
-from worker.operations.actions import inbound
-from worker.operations.dead_letters import fates, looking, removal, transfer
-from worker.operations.dead_letters.looking import Desk, OfDepartment, OfReason
+from worker.operations.dead_letters import removal, tracking, transfer
 from worker.operations.dead_letters.plan import plan
 from worker.operations.dead_letters.replay import Replay, ReplayFailed
+from worker.operations.dead_letters.session import Session
+from worker.operations.dead_letters.summary import OfDepartment, OfReason, gather, summarize
+from worker.operations.emit import inbound
 from worker.ports import LedgerFailed, PublishFailed, TooManyLooks
 
 RABBITMQ_4 = BrokerVersion(4, 1)
@@ -36,9 +37,9 @@ def silent(_number: int) -> None:
     """No progress bar."""
 
 
-def desk_of(world, run="run", *, unlimited=True, **fields):
+def session_of(world, run="run", *, unlimited=True, **fields):
     queue = MemoryDeadLetters(world.broker, RABBITMQ_4, unlimited=unlimited)
-    return replace(Desk(queue, world.broker, MemoryAudit(), world.clock, "ada", run), **fields)
+    return replace(Session(queue, world.broker, MemoryAudit(), world.clock, "ada", run), **fields)
 
 
 async def bury(world, *events, status=400):
@@ -54,8 +55,8 @@ async def bury_many(world, count):
     return events
 
 
-async def seen(desk):
-    return await looking.summarize(desk, 1000, silent)
+async def seen(session):
+    return await summarize(session, 1000, silent)
 
 
 # Looking
@@ -65,21 +66,21 @@ async def test_a_list_groups_by_reason_and_department(world):
     await bury(world, department_created(id="e-1"), department_created(id="e-2"))
     await world.send_raw(b"hello")
     await world.handle()
-    summary = await seen(desk_of(world))
+    summary = await seen(session_of(world))
     assert summary.reasons == [OfReason("rejected", 2, 1), OfReason("malformed", 1, 0)]
     assert summary.departments == [
         OfDepartment(SALES.tenant, "sales", 2, {"rejected": 2}),
         OfDepartment(None, None, 1, {"malformed": 1}),
     ]
     assert [letter.event_id for letter in summary.letters] == ["e-1", "e-2", None]
-    assert (await seen(desk_of(world, selection=Selection(reason=("malformed",))))).selected == 1
+    assert (await seen(session_of(world, selection=Selection(reason=("malformed",))))).selected == 1
 
 
 async def test_a_department_with_several_reasons_is_one(world):
     await bury(world, department_created(id="e-1"), department_created(id="e-2", department_id="hr"))
     await world.send_raw(to_json(document(department_created(id="e-3")) | {"type": "department.moved"}))
     await world.handle()
-    summary = await seen(desk_of(world))
+    summary = await seen(session_of(world))
     assert summary.reasons == [OfReason("rejected", 2, 2), OfReason("unsupported-type", 1, 1)]
     assert [(one.department_id, one.count) for one in summary.departments] == [("sales", 2), ("hr", 1)]
     assert summary.departments[0].reasons == {"rejected": 1, "unsupported-type": 1}
@@ -88,7 +89,7 @@ async def test_a_department_with_several_reasons_is_one(world):
 @pytest.mark.parametrize(("most", "more"), [(2, True), (3, False), (4, False), (0, True)])
 async def test_whether_there_are_more_than_shown_is_told(world, most, more):
     await bury_many(world, 3)
-    gathered = await looking.gather(desk_of(world), most)
+    gathered = await gather(session_of(world), most)
     assert (len(gathered.found), gathered.more) == (min(most, 3), more)
 
 
@@ -96,21 +97,21 @@ async def test_under_the_rules_of_rabbitmq_4_no_number_of_looks_loses_a_letter(w
     """Of a queue without x-delivery-limit: looks are refused in time, and the last one saves the letter."""
     await bury_many(world, 3)
     world.broker.limit_deliveries(DEAD_LETTER_QUEUE, 20)
-    desk = desk_of(world, unlimited=False)
-    looks = [await asyncio.gather(seen(desk), return_exceptions=True) for _ in range(100)]
+    session = session_of(world, unlimited=False)
+    looks = [await asyncio.gather(seen(session), return_exceptions=True) for _ in range(100)]
     refused = [told for (told,) in looks if isinstance(told, TooManyLooks)]
     assert all("--no-delivery-limit" in str(told) for told in refused)
     left = len(world.broker.ready(DEAD_LETTER_QUEUE)) + len(world.broker.ready(WORK_QUEUE))
     assert (left, len(refused)) == (3, 33)
-    rescued = [line for line in await desk.audit.noted() if line.action == "rescue"]
+    rescued = [line for line in await session.audit.noted() if line.action == "rescue"]
     assert len(rescued) == len(world.broker.ready(WORK_QUEUE))
 
 
-@pytest.mark.parametrize("known", [{"unlimited": True}, {"unlimited": False, "surely_unlimited": True}])
+@pytest.mark.parametrize("known", [{"unlimited": True}, {"unlimited": False, "assume_unlimited": True}])
 async def test_where_the_queue_has_no_limit_nobody_is_held_up(world, known):
     await bury_many(world, 2)
     for _ in range(30):
-        assert (await seen(desk_of(world, **known))).selected == 2
+        assert (await seen(session_of(world, **known))).selected == 2
 
 
 # Planning
@@ -151,7 +152,7 @@ async def test_what_a_plan_says_is_what_a_replay_comes_to(world, before, dead):
     await world.handle(*before)
     await world.broker.publish(dead_letter(inbound(dead), DeadLetter("exhausted", "old"), None, 8, NOW))
     queue_before, calls_before = world.dead_letters(), len(world.provider.calls)
-    mute = desk_of(world, publisher=Mute())
+    mute = session_of(world, publisher=Mute())
     made = await plan(mute, ReadOnly(world.ledger), world.policy, 10, silent)
     (prospect,) = made.prospects
     assert world.dead_letters() == queue_before
@@ -175,7 +176,7 @@ async def test_what_a_plan_says_is_what_a_replay_comes_to(world, before, dead):
 async def test_a_plan_counts_the_newest_of_each_department_only(world):
     events = [department_created(f"Name {n}", id=f"e-{n}", sequence=n) for n in (1, 3, 2)]
     await bury(world, *events)
-    made = await plan(desk_of(world), world.ledger, Policy(), 1, silent)
+    made = await plan(session_of(world), world.ledger, Policy(), 1, silent)
     assert (made.selected, len(made.prospects), made.least_calls) == (3, 1, 1)
     assert made.outcomes == {"create": 3}
 
@@ -183,18 +184,18 @@ async def test_a_plan_counts_the_newest_of_each_department_only(world):
 async def test_a_plan_of_what_cannot_be_read_says_so(world):
     await world.send_raw(b"hello")
     await world.handle()
-    (prospect,) = (await plan(desk_of(world), world.ledger, Policy(), 10, silent)).prospects
+    (prospect,) = (await plan(session_of(world), world.ledger, Policy(), 10, silent)).prospects
     assert (prospect.outcome, prospect.calls) == ("still malformed", 0)
 
 
 # Replaying
 
 
-async def replaying(world, desk, most=None, **fields):
+async def replaying(world, session, most=None, **fields):
     """With a worker at work; time passes while they wait for each other."""
-    work = Replay(desk, **fields)
+    work = Replay(session, **fields)
     async with world.working():
-        return await in_time(world, work.send_and_watch(most, world.ledger))
+        return await in_time(world, work.send_and_track(most, world.ledger))
 
 
 async def in_time(world, work):
@@ -211,23 +212,23 @@ async def in_time(world, work):
 
 async def test_in_growing_batches_all_are_answered(world):
     events = await bury_many(world, 12)
-    desk = desk_of(world)
-    told = await replaying(world, desk)
+    session = session_of(world)
+    told = await replaying(world, session)
     assert (told.sent, told.answered, told.is_bad) == (12, 12, False)
-    story = groupby(line.outcome for line in await desk.audit.noted())
+    story = groupby(line.outcome for line in await session.audit.noted())
     assert [len(list(lines)) for outcome, lines in story if outcome == "sent to work"] == [1, 2, 5, 4]
     world.has_dead_lettered_nothing()
     for event in events:
         world.answered(event, "failed", "created")
-    outcomes = [line.outcome for line in await desk.audit.noted(id_="e-3")]
+    outcomes = [line.outcome for line in await session.audit.noted(id_="e-3")]
     assert outcomes == ["sent to work", "answered created"]
 
 
 async def test_the_first_batch_that_fails_is_the_last(world):
     await bury_many(world, 9)
     world.witness.fail("create", fault("create", 400))
-    desk = desk_of(world)
-    told = await replaying(world, desk)
+    session = session_of(world)
+    told = await replaying(world, session)
     assert (told.sent, told.answered, len(told.dead_again)) == (1, 0, 1)
     assert told.dead_again[0].outcome.startswith("dead-lettered again, rejected")
     assert [letter.message.headers["x-event-id"] for letter in world.dead_letters()] == [
@@ -239,20 +240,20 @@ async def test_the_first_batch_that_fails_is_the_last(world):
 async def test_what_it_sent_and_is_dead_again_it_does_not_take_up_again(world):
     await world.send_raw(b"hello")
     await world.handle()
-    desk = desk_of(world)
-    assert len((await replaying(world, desk)).dead_again) == 1
-    assert (await seen(desk)).selected == 0
-    assert (await seen(desk_of(world, "another"))).selected == 1
+    session = session_of(world)
+    assert len((await replaying(world, session)).dead_again) == 1
+    assert (await seen(session)).selected == 0
+    assert (await seen(session_of(world, "another"))).selected == 1
 
 
 async def test_without_a_worker_it_gives_up_waiting_after_a_while(world):
     await bury_many(world, 2)
     log = Log(world.clock)
-    told = await in_time(world, Replay(desk_of(world), observer=log).send_and_watch(None, world.ledger))
+    told = await in_time(world, Replay(session_of(world), observer=log).send_and_track(None, world.ledger))
     assert (told.sent, len(told.unanswered)) == (1, 1)
-    assert (world.clock.now() - NOW).total_seconds() > fates.PATIENCE_SECONDS
+    assert (world.clock.now() - NOW).total_seconds() > tracking.GIVE_UP_SECONDS
     assert log.waited == sorted(log.waited)
-    assert log.waited[-1] > fates.PATIENCE_SECONDS - fates.LONGEST_PAUSE_SECONDS - 1
+    assert log.waited[-1] > tracking.GIVE_UP_SECONDS - tracking.LONGEST_PAUSE_SECONDS - 1
 
 
 async def test_it_tells_what_was_sent_and_of_what_it_is_known_what_came(world):
@@ -260,7 +261,7 @@ async def test_it_tells_what_was_sent_and_of_what_it_is_known_what_came(world):
     await world.send_raw(b"hello")
     await world.handle()
     log = Log(world.clock)
-    told = await replaying(world, desk_of(world), observer=log)
+    told = await replaying(world, session_of(world), observer=log)
     assert (told.answered, len(told.dead_again)) == (4, 1)
     assert (len(log.sent_at), len(log.settled_at)) == (5, 5)
     assert log.sent_at[-1] < log.settled_at[-1]
@@ -270,7 +271,7 @@ async def test_answers_are_seen_while_more_is_sent(world):
     """A batch may take long at a low rate."""
     await bury_many(world, 28)
     log = Log(world.clock)
-    told = await replaying(world, desk_of(world), per_second=1, observer=log)
+    told = await replaying(world, session_of(world), per_second=1, observer=log)
     assert told.answered == 28
     late = [settled - sent for sent, settled in zip(log.sent_at, log.settled_at, strict=True)]
     assert max(late) <= 3
@@ -278,11 +279,11 @@ async def test_answers_are_seen_while_more_is_sent(world):
 
 async def test_where_none_is_meant_it_tells_how_many_were_looked_at(world):
     await bury_many(world, 3)
-    none = desk_of(world, selection=Selection(reason=("exhausted",)))
+    none = session_of(world, selection=Selection(reason=("exhausted",)))
     told = [
         await Replay(none).send(None),
-        await Replay(none).send_and_watch(None, world.ledger),
-        await Replay(desk_of(world)).send_and_watch(0, world.ledger),
+        await Replay(none).send_and_track(None, world.ledger),
+        await Replay(session_of(world)).send_and_track(0, world.ledger),
     ]
     assert [(one.sent, one.seen) for one in told] == [(0, 3)] * 3
     remover = removal.discarding(none, asyncio.Event(), silent)
@@ -292,11 +293,11 @@ async def test_where_none_is_meant_it_tells_how_many_were_looked_at(world):
 
 async def test_no_more_than_asked(world):
     await bury_many(world, 9)
-    assert (await Replay(desk_of(world)).send(6)).sent == 6
+    assert (await Replay(session_of(world)).send(6)).sent == 6
     assert len(world.dead_letters()) == 3
 
 
-class Log(fates.Observer):
+class Log(tracking.Observer):
     """What a replay tells, and when."""
 
     def __init__(self, clock):
@@ -317,16 +318,16 @@ def most_in_a_second(times):
     return max(sum(begun <= time < begun + 1 for time in times) for begun in times)
 
 
-@pytest.mark.parametrize("watched", [True, False])
+@pytest.mark.parametrize("tracked", [True, False])
 @pytest.mark.parametrize("rate", [0.5, 1, 2.5, 7, 60, 130])
-async def test_in_no_second_more_go_than_asked(world, rate, watched):
+async def test_in_no_second_more_go_than_asked(world, rate, tracked):
     """Neither in the growing batches nor from one of them to the next."""
     await bury_many(world, 30 if rate < 10 else 300)
     log = Log(world.clock)
-    work = Replay(desk_of(world), rate, observer=log)
+    work = Replay(session_of(world), rate, observer=log)
     async with world.working():
-        await in_time(world, work.send_and_watch(None, world.ledger) if watched else work.send(None))
-    assert len(log.sent_at) == work.fates.sent == (30 if rate < 10 else 300)
+        await in_time(world, work.send_and_track(None, world.ledger) if tracked else work.send(None))
+    assert len(log.sent_at) == work.report.sent == (30 if rate < 10 else 300)
     assert most_in_a_second(log.sent_at) <= max(rate, 1)
     waiting_for_answers = 20
     assert log.sent_at[-1] < len(log.sent_at) / rate * 1.3 + waiting_for_answers
@@ -334,11 +335,11 @@ async def test_in_no_second_more_go_than_asked(world, rate, watched):
 
 async def test_a_slow_replay_lets_others_look_while_it_waits(world):
     await bury_many(world, 3)
-    task = asyncio.create_task(Replay(desk := desk_of(world), 0.05).send(None))
+    task = asyncio.create_task(Replay(session := session_of(world), 0.05).send(None))
     await world.clock.asleep()
     world.clock.advance(5)
     await world.clock.asleep()
-    assert (await seen(desk)).selected == 2
+    assert (await seen(session)).selected == 2
     assert (await in_time(world, task)).sent == 3
 
 
@@ -357,12 +358,12 @@ class Refusing:
 
 async def test_what_the_broker_does_not_take_stays_where_it_is(world):
     await bury_many(world, 5)
-    desk = desk_of(world, publisher=Refusing(world.broker, 3))
+    session = session_of(world, publisher=Refusing(world.broker, 3))
     with pytest.raises(ReplayFailed, match="ACCESS_REFUSED"):
-        await (work := Replay(desk)).send(None)
-    assert work.fates.sent == 3
+        await (work := Replay(session)).send(None)
+    assert work.report.sent == 3
     assert [letter.message.headers["x-event-id"] for letter in world.dead_letters()] == ["e-3", "e-4"]
-    assert len(world.broker.ready(WORK_QUEUE)) == len(await desk.audit.noted()) == 3
+    assert len(world.broker.ready(WORK_QUEUE)) == len(await session.audit.noted()) == 3
 
 
 class NoRecord(MemoryAudit):
@@ -372,15 +373,15 @@ class NoRecord(MemoryAudit):
 
 async def test_what_is_not_on_record_does_not_go(world):
     await bury_many(world, 2)
-    desk = desk_of(world, audit=NoRecord())
+    session = session_of(world, audit=NoRecord())
     with pytest.raises(LedgerFailed):
-        await removal.discarding(desk, asyncio.Event(), silent).remove(None)
+        await removal.discarding(session, asyncio.Event(), silent).remove(None)
     with pytest.raises(LedgerFailed):
-        await Replay(desk).send(None)
+        await Replay(session).send(None)
     assert len(world.dead_letters()) == 2
 
 
-class Stopping(fates.Observer):
+class Stopping(tracking.Observer):
     """Stops it as soon as something was sent."""
 
     def __init__(self, stopping):
@@ -393,7 +394,7 @@ class Stopping(fates.Observer):
 async def test_a_stop_ends_it_between_two_batches(world):
     await bury_many(world, 3)
     stopping = asyncio.Event()
-    work = Replay(desk_of(world), stopping=stopping, observer=Stopping(stopping))
+    work = Replay(session_of(world), stopping=stopping, observer=Stopping(stopping))
     assert (await work.send(None)).sent == 1
     assert len(world.dead_letters()) + len(world.broker.ready(WORK_QUEUE)) == 3
 
@@ -403,8 +404,8 @@ async def test_a_stop_cuts_every_wait_short(world):
     await bury_many(world, 100)
     for naps in range(20):
         stopping = asyncio.Event()
-        work = Replay(desk_of(world, f"run-{naps}"), 0.3, stopping)
-        task = asyncio.create_task(work.send_and_watch(None, world.ledger) if naps % 2 else work.send(None))
+        work = Replay(session_of(world, f"run-{naps}"), 0.3, stopping)
+        task = asyncio.create_task(work.send_and_track(None, world.ledger) if naps % 2 else work.send(None))
         for _ in range(naps // 2):
             await world.clock.asleep()
             world.clock.advance(world.clock.seconds_to_next())
@@ -418,15 +419,15 @@ async def test_a_stop_cuts_every_wait_short(world):
 async def test_what_was_answered_before_a_stop_is_told(world):
     """Though nobody had looked since."""
     await bury_many(world, 1)
-    stopping, desk = asyncio.Event(), desk_of(world)
-    task = asyncio.create_task(Replay(desk, stopping=stopping).send_and_watch(None, world.ledger))
+    stopping, session = asyncio.Event(), session_of(world)
+    task = asyncio.create_task(Replay(session, stopping=stopping).send_and_track(None, world.ledger))
     await world.clock.asleep()
     async with world.working():
         await world.done()
     stopping.set()
     told = await task
     assert (told.sent, told.answered, told.unanswered) == (1, 1, [])
-    assert [line.outcome for line in await desk.audit.noted()] == ["sent to work", "answered created"]
+    assert [line.outcome for line in await session.audit.noted()] == ["sent to work", "answered created"]
 
 
 class Going(MemoryDeadLetters):
@@ -444,12 +445,12 @@ class Going(MemoryDeadLetters):
 async def test_where_the_broker_goes_what_is_known_is_told_and_on_record(world):
     await bury_many(world, 9)
     queue = Going(world.broker, RABBITMQ_4)
-    work = Replay(desk := desk_of(world, queue=queue))
+    work = Replay(session := session_of(world, queue=queue))
     async with world.working():
         with pytest.raises(BrokerUnavailable):
-            await in_time(world, work.send_and_watch(None, world.ledger))
-    assert (work.fates.sent, work.fates.answered) == (3, 3)
-    outcomes = Counter(line.outcome for line in await desk.audit.noted())
+            await in_time(world, work.send_and_track(None, world.ledger))
+    assert (work.report.sent, work.report.answered) == (3, 3)
+    outcomes = Counter(line.outcome for line in await session.audit.noted())
     assert outcomes == {"sent to work": 3, "answered created": 3}
     assert len(world.dead_letters()) == 6
 
@@ -458,17 +459,17 @@ async def test_where_the_broker_goes_while_answers_are_awaited_that_is_on_record
     await bury_many(world, 2)
     queue = Going(world.broker, RABBITMQ_4)
     queue.looks_left = 1
-    work = Replay(desk := desk_of(world, queue=queue))
+    work = Replay(session := session_of(world, queue=queue))
     with pytest.raises(BrokerUnavailable):
-        await in_time(world, work.send_and_watch(None, world.ledger))
-    assert (work.fates.sent, len(work.fates.unanswered)) == (1, 1)
-    assert [line.outcome for line in await desk.audit.noted()] == ["sent to work", "no answer yet"]
+        await in_time(world, work.send_and_track(None, world.ledger))
+    assert (work.report.sent, len(work.report.unanswered)) == (1, 1)
+    assert [line.outcome for line in await session.audit.noted()] == ["sent to work", "no answer yet"]
 
 
 async def test_cut_off_anywhere_a_letter_is_in_one_queue_or_both(world):
     events = await bury_many(world, 4)
     for steps in range(40):
-        task = asyncio.create_task(Replay(desk_of(world, f"run-{steps}")).send(None))
+        task = asyncio.create_task(Replay(session_of(world, f"run-{steps}")).send(None))
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
@@ -489,18 +490,18 @@ async def test_a_mended_export_is_carried_out_and_its_original_goes(world, tmp_p
     await world.send_raw(to_json(spoilt), raw=b"\xff", number=5)
     await world.send_raw(b"hello")
     await world.handle()
-    desk = desk_of(world, selection=Selection(reason=("invalid",)))
+    session = session_of(world, selection=Selection(reason=("invalid",)))
     path = tmp_path / "dead.jsonl"
     with path.open("wb") as file:
-        assert await transfer.export(desk, None, file, silent) == 1
+        assert await transfer.export(session, None, file, silent) == 1
     with pytest.raises(transfer.BadImport, match=r"line 1: still invalid: data\.name"):
         transfer.read_import(path.read_bytes().splitlines())
 
     edited = transfer.read_import(
         [path.read_bytes().replace(b'\\"name\\":\\" \\"', b'\\"name\\":\\"Sales\\"')]
     )
-    desk = desk_of(world, "import")
-    assert await transfer.send_edited(desk, edited, asyncio.Event(), silent) == 1
+    session = session_of(world, "import")
+    assert await transfer.send_edited(session, edited, asyncio.Event(), silent) == 1
     (sent,) = world.broker.ready(WORK_QUEUE)
     assert sent.message.headers == {
         "raw": b"\xff",
@@ -509,7 +510,7 @@ async def test_a_mended_export_is_carried_out_and_its_original_goes(world, tmp_p
         "x-replayed-by": "ada",
         "x-edited-from": "created-1",
     }
-    assert await transfer.discard_originals(desk, edited) == 1
+    assert await transfer.discard_originals(session, edited) == 1
     await world.handle()
     await world.has_one_live_subaccount("Sales")
     assert world.dead_lettered("malformed")
@@ -552,11 +553,11 @@ async def test_a_letter_without_an_event_id_goes_by_its_fingerprint(world):
     for body in (b"hello", b"world"):
         await world.send_raw(body)
     await world.handle()
-    hello, world_ = (await seen(desk_of(world))).letters
-    desk = desk_of(world, selection=Selection(id=(hello.fingerprint,)))
-    await removal.discarding(desk, asyncio.Event(), silent).remove(None)
-    assert [letter.fingerprint for letter in (await seen(desk_of(world))).letters] == [world_.fingerprint]
-    (line,) = await desk.audit.noted(id_=hello.fingerprint)
+    hello, world_ = (await seen(session_of(world))).letters
+    session = session_of(world, selection=Selection(id=(hello.fingerprint,)))
+    await removal.discarding(session, asyncio.Event(), silent).remove(None)
+    assert [letter.fingerprint for letter in (await seen(session_of(world))).letters] == [world_.fingerprint]
+    (line,) = await session.audit.noted(id_=hello.fingerprint)
     assert (line.event_id, line.letter, line.outcome) == (None, hello.fingerprint, "discarded")
 
 
@@ -564,39 +565,39 @@ async def test_a_letter_is_followed_through_its_mending(world, tmp_path):
     """What goes out is another message, but on record under the letter it was."""
     await world.send_raw(b"hello")
     await world.handle()
-    desk, path = desk_of(world), tmp_path / "dead.jsonl"
+    session, path = session_of(world), tmp_path / "dead.jsonl"
     with path.open("wb") as file:
-        await transfer.export(desk, None, file, silent)
+        await transfer.export(session, None, file, silent)
     line = from_json(path.read_bytes())
     line["body"] = to_json(document(department_created())).decode()
     edited = transfer.read_import([to_json(line)])
-    await transfer.send_edited(desk, edited, asyncio.Event(), silent)
-    await transfer.discard_originals(desk, edited)
-    noted = await desk.audit.noted(id_=line["letter"])
+    await transfer.send_edited(session, edited, asyncio.Event(), silent)
+    await transfer.discard_originals(session, edited)
+    noted = await session.audit.noted(id_=line["letter"])
     assert [one.action for one in noted] == ["export", "import", "discard"]
 
 
 async def test_an_import_that_is_stopped_or_refused_tells_how_many_went(world, monkeypatch):
-    monkeypatch.setattr(transfer, "AT_ONCE", 2)
+    monkeypatch.setattr(transfer, "BATCH_LETTERS", 2)
     lines = [
         to_json({"body": to_json(document(department_created(id=f"e-{n}"))).decode()} | TYPED)
         for n in range(6)
     ]
     edited, stopping = transfer.read_import(lines), asyncio.Event()
-    assert await transfer.send_edited(desk_of(world), edited, stopping, lambda _: stopping.set()) == 2
-    desk = desk_of(world, publisher=Refusing(world.broker, 3))
+    assert await transfer.send_edited(session_of(world), edited, stopping, lambda _: stopping.set()) == 2
+    session = session_of(world, publisher=Refusing(world.broker, 3))
     with pytest.raises(ReplayFailed, match=r"^3 of 6 sent: publishing .* ACCESS_REFUSED"):
-        await transfer.send_edited(desk, edited, asyncio.Event(), silent)
+        await transfer.send_edited(session, edited, asyncio.Event(), silent)
     assert len(world.broker.ready(WORK_QUEUE)) == 2 + 3
 
 
 async def test_what_is_discarded_is_on_record(world):
     await bury_many(world, 3)
-    desk = desk_of(world, selection=Selection(id=("e-1",)), asked="--id e-1")
-    remover = removal.discarding(desk, asyncio.Event(), silent)
+    session = session_of(world, selection=Selection(id=("e-1",)), asked="--id e-1")
+    remover = removal.discarding(session, asyncio.Event(), silent)
     await remover.remove(None)
     assert remover.gone == 1
-    (line,) = await desk.audit.noted()
+    (line,) = await session.audit.noted()
     assert (line.by, line.action, line.selection, line.event_id) == ("ada", "discard", "--id e-1", "e-1")
     assert (line.reason, line.department_id, line.outcome) == ("rejected", "d-1", "discarded")
     assert len(world.dead_letters()) == 2

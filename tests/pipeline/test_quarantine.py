@@ -5,7 +5,7 @@ import asyncio
 from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.world import World
 from worker.core.messages import fingerprint
-from worker.operations.actions import inbound
+from worker.operations.emit import inbound
 from worker.pipeline.quarantine import MAX_CRASHES, QUARANTINE_AFTER_DELIVERIES
 
 CREATED = department_created("Sales", sequence=1)

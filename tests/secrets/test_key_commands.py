@@ -15,7 +15,7 @@ from tests.support.secrets_keys import TOKEN, clear
 from worker.adapters.jose.key_files import read_keys, signing_key_made_once
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys
 from worker.adapters.system import SystemClock
-from worker.cli import terminal as console
+from worker.cli import terminal
 from worker.cli.app import main
 from worker.core.keyring import is_private
 
@@ -64,7 +64,7 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    monkeypatch.setattr(console, "OUT", Console(width=300))
+    monkeypatch.setattr(terminal, "OUT", Console(width=300))
     return Shell(tmp_path, monkeypatch, capsys)
 
 
@@ -217,7 +217,7 @@ class TestOpen:
         assert "--take goes with" in self.open(shell, message, "--take", expect=2).stderr
 
     def test_on_a_terminal_it_warns(self, shell: Shell, message: str, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(console, "OUT", Console(force_terminal=True, width=300))
+        monkeypatch.setattr(terminal, "OUT", Console(force_terminal=True, width=300))
         told = self.open(shell, message, "--json")
         assert "do not leave it on the screen" in told.stderr
         assert TOKEN in told.stdout

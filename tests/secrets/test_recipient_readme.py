@@ -13,7 +13,7 @@ from contracts.subaccounts import Credentials, SealedContent
 from tests.support.builders import AUTH_ID
 from tests.support.npm import installed
 from tests.support.secrets_keys import PAIRS, TOKEN, clear, jwks, sealed, sealing_key, signing_key
-from worker.adapters.jose.key_files import KeyType
+from worker.core.keyring import KeyType
 
 README = (Path(contracts.__file__).parent / "README.md").read_text(encoding="utf-8")
 JOSE_PACKAGE = "jose@6.2.17"

@@ -21,7 +21,6 @@ from worker.adapters.amqp.errors import BrokerRefuses
 from worker.adapters.jose.key_files import public_jwks, write_new
 from worker.bootstrap import running_worker
 from worker.cli.open import Keys, open_queue
-from worker.operations.actions import connection
 from worker.sandbox import Sandbox, running_sandbox
 from worker.settings.load import load
 from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings
@@ -159,7 +158,7 @@ async def users(secured: Secured, tmp_path: Path) -> AsyncIterator[Callable[[str
         TopologySettings,
         {"AMQP_URL": secured.url_of(TOPOLOGY), "PROVISIONER_RECIPIENTS": str(recipients)},
     )
-    async with connection(settings) as there:
+    async with open_connection(settings.amqp_url) as there:
         wanted = wanted_topology(there, settings)
         await rabbitmq_topology.apply(there, wanted)
         yield secured.url_of

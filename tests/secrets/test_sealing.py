@@ -26,9 +26,8 @@ from tests.support.secrets_keys import (
     sealing_key,
     signing_key,
 )
-from worker.adapters.jose.key_files import KeyType
 from worker.adapters.jose.open import NotOpened, open_message
-from worker.core.keyring import Jwk, public_part
+from worker.core.keyring import Jwk, KeyType, public_part
 
 JOSE_PACKAGE = "jose@6.2.17"
 CONTENT = {

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from contracts import topology as names
 from tests.soak.verdict import Broken
 from worker.adapters.amqp.topology import state_of
+from worker.adapters.brokers import open_connection
+from worker.cli.open_ports import ledger_to_read
 from worker.demo.private_node import PrivateNode
-from worker.operations.actions import connection, departments
 from worker.settings.load import load
-from worker.settings.model import LedgerSettings, TopologySettings
+from worker.settings.model import LedgerSettings
 
 POLL_SECONDS = 0.2
 
@@ -17,7 +18,8 @@ POLL_SECONDS = 0.2
 async def nothing_due(environ: Mapping[str, str]) -> None:
     """Returns once the ledger has nothing to do for later."""
     while True:
-        entries = await departments(load(LedgerSettings, environ))
+        async with ledger_to_read(load(LedgerSettings, environ)) as (ledger, _):
+            entries = await ledger.entries()
         if not any(entry.due_at for entry in entries):
             return
         await asyncio.sleep(POLL_SECONDS)
@@ -40,7 +42,7 @@ async def work(node: PrivateNode, column: str) -> int:
 async def left_in_queues(url: str) -> list[Broken]:
     """Work and dead letters, by the broker's word."""
     left = []
-    async with connection(load(TopologySettings, {"AMQP_URL": url})) as broker:
+    async with open_connection([url]) as broker:
         for queue in (names.WORK_QUEUE, names.DEAD_LETTER_QUEUE):
             state = await state_of(broker, queue)
             if state is None or state.messages:

@@ -14,7 +14,7 @@ from tests.soak.statements import Statement
 from tests.soak.verdict import Broken
 from tests.soak.witness import Witness
 from tests.soak.worker_process import WorkerProcess, start
-from worker.operations.actions import departments
+from worker.cli.open_ports import ledger_to_read
 from worker.sandbox import PROFILES, Rule, Sandbox
 from worker.settings.load import load
 from worker.settings.model import LedgerSettings
@@ -144,7 +144,8 @@ class Soak:
 
     async def _owed(self) -> bool:
         """Whether a department has a duty for later, or a message waits."""
-        entries = await departments(load(LedgerSettings, self.environ), None)
+        async with ledger_to_read(load(LedgerSettings, self.environ)) as (ledger, _):
+            entries = await ledger.entries()
         return any(entry.due_at for entry in entries) or await self.witness.waiting() > 0
 
     def _read(self, worker: WorkerProcess) -> None:

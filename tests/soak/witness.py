@@ -16,7 +16,7 @@ from tests.soak.statements import Statement
 from tests.soak.verdict import FINAL, Document
 from worker.adapters.amqp.broker import wanted_topology
 from worker.adapters.amqp.topology import apply
-from worker.operations.actions import connection
+from worker.adapters.brokers import open_connection
 from worker.settings.model import TopologySettings
 
 
@@ -86,7 +86,8 @@ class Witness:
 @asynccontextmanager
 async def witness(settings: TopologySettings, on_answer: Callable[[int], None]) -> AsyncIterator[Witness]:
     """Makes the topology first, so that nothing sent before the first worker is lost."""
-    async with connection(settings) as there, await aio_pika.connect(settings.amqp_url[0]) as plain:
+    urls = settings.amqp_url
+    async with open_connection(urls) as there, await aio_pika.connect(urls[0]) as plain:
         await apply(there, wanted_topology(there, settings))
         channel = await plain.channel(publisher_confirms=True, on_return_raises=True)
         listening = Witness(channel, on_answer)

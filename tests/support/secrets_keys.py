@@ -11,16 +11,10 @@ from pydantic import SecretStr
 from contracts.envelope import Message
 from contracts.subaccounts import CredentialsMessage
 from tests.support.builders import NOW, an_entry
-from worker.adapters.jose.key_files import (
-    SEALING_TYPES,
-    SIGNING_TYPES,
-    KeyType,
-    new_sealing_key,
-    new_signing_key,
-)
+from worker.adapters.jose.key_files import new_sealing_key, new_signing_key
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys
 from worker.core import messages
-from worker.core.keyring import Jwk, public_part, public_set
+from worker.core.keyring import SEALING_TYPES, SIGNING_TYPES, Jwk, KeyType, public_part, public_set
 
 TOKEN = "NDU1ZmM4MTBmMzk3M2E4YTJiOGVkNGEyOWQwZjdk"
 OWNER = "default"

@@ -1,172 +1,170 @@
-"""`provisioner dead-letters`: thin subcommands. What they do is in `entrypoints/dead_letters.py`."""
+"""`provisioner dead-letters`.
 
-import inspect
+Each command has a typer function, which reads options and asks, and a coroutine of the same name, which opens
+ports, runs the operation and shows the result.
+"""
+
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
-from enum import StrEnum
-from functools import wraps
+import tempfile
+from collections.abc import Awaitable, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
-from contracts.subaccounts import DeadReason
-from worker.adapters.system import SystemClock
-from worker.cli.loop import run
+from worker.cli import terminal, view
+from worker.cli.files import FileUnusable, output_file, writing_to
+from worker.cli.loop import run, run_to_exit
+from worker.cli.options import (
+    By,
+    Departments,
+    Ids,
+    Json,
+    Limit,
+    Reasons,
+    Request,
+    Shown,
+    Since,
+    Tenants,
+    Types,
+    Unlimited,
+    Until,
+    Words,
+    Yes,
+    selected,
+    time_option,
+)
 from worker.core.dead_letters import Selection
-from worker.settings import model as settings
+from worker.operations.dead_letters import removal, summary, transfer
+from worker.operations.dead_letters.plan import plan as plan_replay
+from worker.operations.dead_letters.replay import Replay
+from worker.ports import ForPeople
+from worker.service.signals import stop_signal
 from worker.settings.load import load
+from worker.settings.model import DeadLetterSettings, LedgerSettings
 
-DONE, FAILED = 0, 1
-MOST_A_SECOND = 1_000_000
+MAX_PER_SECOND = 1_000_000
+SPOOL_BYTES = 8 * 1024 * 1024
 
 app = typer.Typer(no_args_is_help=True, help="Look at what could not be carried out, and replay it.")
 
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; scripts are not asked anyway.")]
-By = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who does it; the OS user by default.")]
-Unlimited = Annotated[
-    bool, typer.Option("--no-delivery-limit", help="You know that the queue has none (RabbitMQ 4).")
-]
-Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="No more than so many.")]
-Shown = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How many to show one by one.")]
 
-
-def _moment(text: str) -> datetime:
-    """`2026-11-01T08:30:00Z`, `2026-11-01`, or `2h`: so long ago."""
-    with suppress(ValidationError, OverflowError):
-        return SystemClock().now() - TypeAdapter(settings.Duration).validate_python(text)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter("write a time like 2026-11-01T08:30:00Z, or 2h for so long ago") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-E = TypeVar("E", bound=StrEnum)
-
-
-def one_of(choices: type[E]) -> Callable[[str], E]:
-    """Typer's own words for a value that is none of them name Python's error."""
-
-    def chosen(text: str) -> E:
-        try:
-            return choices(text)
-        except ValueError:
-            raise typer.BadParameter(f"{text!r} is none of {', '.join(choices)}") from None
-
-    return chosen
-
-
-def _time(help_: str) -> Any:
-    return typer.Option(parser=_moment, metavar="TIME", help=help_)
-
-
-def _filters(
-    reason: Annotated[
-        list[DeadReason] | None,
-        typer.Option(
-            parser=one_of(DeadReason), metavar="REASON", help=f"Why it is dead: {', '.join(DeadReason)}."
-        ),
-    ] = None,
-    department: Annotated[list[str] | None, typer.Option(metavar="ID", help="The department's id.")] = None,
-    tenant: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Whose department.")] = None,
-    type_: Annotated[
-        list[str] | None, typer.Option("--type", metavar="TYPE", help="created, or the whole type.")
-    ] = None,
-    id_: Annotated[
-        list[str] | None,
-        typer.Option("--id", metavar="ID", help="The event's id; or the letter's, as list and show tell it."),
-    ] = None,
-    since: Annotated[datetime | None, _time("Dead since then; 2h: since two hours ago.")] = None,
-    until: Annotated[datetime | None, _time("Dead by then; 2h: by two hours ago.")] = None,
-    text: Annotated[str | None, typer.Option(metavar="WORDS", help="Words in the detail.")] = None,
-) -> Selection:
-    return Selection(
-        tuple(str(one) for one in reason or ()),
-        tuple(department or ()),
-        tuple(tenant or ()),
-        tuple(type_ or ()),
-        tuple(id_ or ()),
-        since,
-        until,
-        text,
-    )
-
-
-def _filtered(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the filter options; it gets them as one `selection`."""
-    own, filters = inspect.signature(command).parameters, inspect.signature(_filters).parameters
-
-    @wraps(command)
-    def with_filters(**given: Any) -> None:
-        selection = _filters(**{name: given.pop(name) for name in filters})
-        command(selection, **given)
-
-    kept = [parameter for name, parameter in own.items() if name != "selection"]
-    shared = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in filters.values()]
-    with_filters.__signature__ = inspect.Signature(shared + kept)  # type: ignore[attr-defined]
-    with_filters.__annotations__ = {each.name: each.annotation for each in [*shared, *kept]}
-    return with_filters
-
-
-def _settings() -> settings.DeadLetterSettings:
-    return load(settings.DeadLetterSettings, os.environ)
+def _settings() -> DeadLetterSettings:
+    return load(DeadLetterSettings, os.environ)
 
 
 @app.command("list")
-@_filtered
 def list_(
-    selection: Selection, *, limit: Shown = 50, unlimited: Unlimited = False, as_json: Json = False
+    *,
+    reason: Reasons = None,
+    department: Departments = None,
+    tenant: Tenants = None,
+    type_: Types = None,
+    id_: Ids = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
+    limit: Shown = 50,
+    unlimited: Unlimited = False,
+    as_json: Json = False,
 ) -> None:
     """How many there are, by reason and department, and what each is."""
-    from worker.cli import dead_letter_commands as dead_letters
+    selection = selected(reason, department, tenant, type_, id_, since, until, text)
+    run(_list(_settings(), Request(selection, assume_unlimited=unlimited), limit, as_json=as_json))
 
-    asked = dead_letters.Asked(selection, as_json=as_json, surely_unlimited=unlimited)
-    run(dead_letters.list_(_settings(), asked, limit))
+
+async def _list(settings: DeadLetterSettings, request: Request, limit: int, *, as_json: bool) -> None:
+    view.summary(await _summary(settings, request, limit), as_json=as_json)
+
+
+async def _summary(settings: DeadLetterSettings, request: Request, keep: int) -> summary.Summary:
+    from worker.cli import open_ports
+    from worker.cli.progress import progress
+
+    async with open_ports.reading_session(settings, request) as session:
+        with progress("looking") as display:
+            return await summary.summarize(session, keep, display.at)
 
 
 @app.command()
-@_filtered
 def show(
-    selection: Selection,
     *,
+    reason: Reasons = None,
+    department: Departments = None,
+    tenant: Tenants = None,
+    type_: Types = None,
+    id_: Ids = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
     limit: Shown = 10,
     by: By = None,
     unlimited: Unlimited = False,
     as_json: Json = False,
 ) -> None:
     """Everything about them, bodies too."""
-    from worker.cli import dead_letter_commands as dead_letters
+    selection = selected(reason, department, tenant, type_, id_, since, until, text)
+    request = Request(selection, by=by, assume_unlimited=unlimited)
+    run(_show(_settings(), request, limit, as_json=as_json))
 
-    asked = dead_letters.Asked(selection, by=by, as_json=as_json, surely_unlimited=unlimited)
-    run(dead_letters.show(_settings(), asked, limit))
+
+async def _show(settings: DeadLetterSettings, request: Request, limit: int, *, as_json: bool) -> None:
+    from worker.cli import open_ports
+
+    async with open_ports.reading_session(settings, request) as session:
+        gathered = await summary.gather(session, limit)
+    view.letters(gathered, as_json=as_json)
 
 
 @app.command()
-@_filtered
 def plan(
-    selection: Selection, *, limit: Shown = 50, unlimited: Unlimited = False, as_json: Json = False
+    *,
+    reason: Reasons = None,
+    department: Departments = None,
+    tenant: Tenants = None,
+    type_: Types = None,
+    id_: Ids = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
+    limit: Shown = 50,
+    unlimited: Unlimited = False,
+    as_json: Json = False,
 ) -> None:
     """What a replay of each would come to right now. Changes nothing."""
-    from worker.cli import dead_letter_commands as dead_letters
+    selection = selected(reason, department, tenant, type_, id_, since, until, text)
+    run(_plan(_settings(), Request(selection, assume_unlimited=unlimited), limit, as_json=as_json))
 
-    asked = dead_letters.Asked(selection, as_json=as_json, surely_unlimited=unlimited)
-    run(dead_letters.plan_(_settings(), asked, limit))
+
+async def _plan(settings: DeadLetterSettings, request: Request, limit: int, *, as_json: bool) -> None:
+    from worker.cli import open_ports
+    from worker.cli.progress import progress
+
+    async with (
+        open_ports.ledger_to_read(settings) as (ledger, _),
+        open_ports.reading_session(settings, request) as session,
+    ):
+        with progress("looking") as display:
+            made = await plan_replay(session, ledger, settings.policy, limit, display.at)
+    view.plan(made, settings, as_json=as_json)
 
 
 @app.command()
-@_filtered
 def replay(
-    selection: Selection,
     *,
+    reason: Reasons = None,
+    department: Departments = None,
+    tenant: Tenants = None,
+    type_: Types = None,
+    id_: Ids = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
     rate: Annotated[
         float | None,
-        typer.Option(min=0.01, max=MOST_A_SECOND, metavar="N", help="No more than so many a second."),
+        typer.Option(min=0.01, max=MAX_PER_SECOND, metavar="N", help="No more than so many a second."),
     ] = None,
     limit: Limit = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Send all, and do not see what comes.")] = False,
@@ -176,19 +174,48 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Send them to work again, in growing batches while all goes well."""
-    from worker.cli import dead_letter_commands as dead_letters
+    selection = selected(reason, department, tenant, type_, id_, since, until, text)
+    request = Request(selection, by=by, assume_unlimited=unlimited)
+    most = _agreed("Replay", request, limit, yes=yes)
+    run_to_exit(_replay(_settings(), request, most, rate, track=not no_wait, as_json=as_json))
 
-    asked = dead_letters.Asked(selection, by=by, as_json=as_json, surely_unlimited=unlimited)
-    most = _agreed("Replay", asked, limit, yes=yes)
-    good = run(dead_letters.replay(_settings(), asked, most, rate, wait=not no_wait))
-    raise typer.Exit(DONE if good else FAILED)
+
+async def _replay(
+    settings: DeadLetterSettings,
+    request: Request,
+    most: int | None,
+    rate: float | None,
+    *,
+    track: bool,
+    as_json: bool,
+) -> bool:
+    """Whether all went well, as far as it was tracked."""
+    from worker.cli import open_ports
+    from worker.cli.progress import progress
+
+    async with open_ports.changing_session(settings, request) as (session, ledger):
+        stopping = stop_signal(_say_stopping)
+        with progress("replaying", most, rate, tracked=track) as display:
+            work = Replay(session, rate, stopping, display)
+            failure = await _failure_of(work.send_and_track(most, ledger) if track else work.send(most))
+        if failure and not work.report.sent:
+            raise failure
+        ending = view.Ending(stopping.is_set(), failure)
+        view.replayed(work.report, session.run, ending, tracked=track, as_json=as_json)
+    return not (work.report.is_bad or ending.is_early)
 
 
 @app.command()
-@_filtered
 def discard(
-    selection: Selection,
     *,
+    reason: Reasons = None,
+    department: Departments = None,
+    tenant: Tenants = None,
+    type_: Types = None,
+    id_: Ids = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
     everything: Annotated[bool, typer.Option("--all", help="All of them, without a filter.")] = False,
     limit: Limit = None,
     yes: Yes = False,
@@ -197,20 +224,44 @@ def discard(
     as_json: Json = False,
 ) -> None:
     """Throw them away; the audit keeps what they were."""
-    from worker.cli import dead_letter_commands as dead_letters
-
+    selection = selected(reason, department, tenant, type_, id_, since, until, text)
     if (selection == Selection()) is not everything:
         raise typer.BadParameter("give a filter, or --all for all of them")
-    asked = dead_letters.Asked(selection, by=by, as_json=as_json, surely_unlimited=unlimited)
-    most = _agreed("Discard", asked, limit, yes=yes)
-    raise typer.Exit(DONE if run(dead_letters.discard(_settings(), asked, most)) else FAILED)
+    request = Request(selection, by=by, assume_unlimited=unlimited)
+    most = _agreed("Discard", request, limit, yes=yes)
+    run_to_exit(_discard(_settings(), request, most, as_json=as_json))
+
+
+async def _discard(
+    settings: DeadLetterSettings, request: Request, most: int | None, *, as_json: bool
+) -> bool:
+    """Whether it was neither stopped nor failed."""
+    from worker.cli import open_ports
+    from worker.cli.progress import progress
+
+    async with open_ports.changing_session(settings, request) as (session, _):
+        stopping = stop_signal(_say_stopping)
+        with progress("discarding", most) as display:
+            remover = removal.discarding(session, stopping, display.more)
+            failure = await _failure_of(remover.remove(most))
+        if failure and not remover.gone:
+            raise failure
+        ending = view.Ending(stopping.is_set(), failure)
+        view.discarded(remover.gone, remover.seen, ending, as_json=as_json)
+    return not ending.is_early
 
 
 @app.command()
-@_filtered
 def export(
-    selection: Selection,
     *,
+    reason: Reasons = None,
+    department: Departments = None,
+    tenant: Tenants = None,
+    type_: Types = None,
+    id_: Ids = None,
+    since: Since = None,
+    until: Until = None,
+    text: Words = None,
     output: Annotated[Path | None, typer.Option(help="A file instead of stdout.")] = None,
     limit: Limit = None,
     by: By = None,
@@ -218,10 +269,30 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write them as JSON, one a line, to be edited and imported."""
-    from worker.cli import dead_letter_commands as dead_letters
+    selection = selected(reason, department, tenant, type_, id_, since, until, text)
+    request = Request(selection, by=by, assume_unlimited=unlimited)
+    run(_export(_settings(), request, limit, output, as_json=as_json))
 
-    asked = dead_letters.Asked(selection, by=by, as_json=as_json, surely_unlimited=unlimited)
-    run(dead_letters.export(_settings(), asked, limit, output))
+
+async def _export(
+    settings: DeadLetterSettings, request: Request, most: int | None, path: Path | None, *, as_json: bool
+) -> None:
+    """Writes to a spool first, so that a slow reader of the output does not hold the queue meanwhile."""
+    from worker.cli import open_ports
+    from worker.cli.progress import progress
+
+    with output_file(path) as file, tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
+        async with open_ports.reading_session(settings, request) as session:
+            with progress("looking") as display:
+                written = await transfer.export(session, most, spool, display.at)  # type: ignore[arg-type]
+        spool.seek(0)
+        with writing_to(path):
+            if path is not None and file.seekable():
+                file.truncate(0)
+            file.writelines(map(terminal.visible_json, spool))
+            file.flush()
+    if path is not None:
+        view.exported_to(str(path), written, as_json=as_json)
 
 
 @app.command("import")
@@ -237,57 +308,103 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Send edited ones to work as new attempts of the same events: all, or none if one is not valid."""
-    from worker.cli import dead_letter_commands as dead_letters
-    from worker.cli import view as dead_letters_shown
-
-    chosen, edited = _settings(), dead_letters.read_import(file)
+    settings, edited = _settings(), _read_import(file)
     if not edited:
-        dead_letters_shown.nothing_to_send(as_json=as_json)
+        view.nothing_to_send(as_json=as_json)
         return
-    if _somebody_is_there() and not yes:
-        run(dead_letters.require_ledger(chosen))
+    if _is_interactive() and not yes:
+        run(_require_ledger(settings))
         _ask(f"Send {len(edited):,} message{'s' * (len(edited) != 1)} to work?")
-    asked = dead_letters.Asked(file=file, by=by, as_json=as_json, surely_unlimited=unlimited)
-    good = run(dead_letters.import_(chosen, asked, edited, discard_originals=discard_originals))
-    raise typer.Exit(DONE if good else FAILED)
+    request = Request(file=file, by=by, assume_unlimited=unlimited)
+    run_to_exit(_import(settings, request, edited, discard_originals=discard_originals, as_json=as_json))
+
+
+async def _import(
+    settings: DeadLetterSettings,
+    request: Request,
+    edited: Sequence[transfer.Edited],
+    *,
+    discard_originals: bool,
+    as_json: bool,
+) -> bool:
+    """Whether it was not stopped."""
+    from worker.cli import open_ports
+    from worker.cli.progress import progress
+
+    async with open_ports.changing_session(settings, request) as (session, _):
+        stopping = stop_signal(_say_stopping)
+        with progress("sending", len(edited)) as display:
+            sent = await transfer.send_edited(session, edited, stopping, display.more)
+        gone = await transfer.discard_originals(session, edited[:sent]) if discard_originals else None
+        stopped = sent < len(edited)
+        view.imported(sent, gone, stopped=stopped, as_json=as_json)
+    return not stopped
+
+
+def _read_import(file: Path) -> list[transfer.Edited]:
+    """Raises `BadImport`, or `FileUnusable`."""
+    try:
+        with file.open("rb") if str(file) != "-" else open(0, "rb", closefd=False) as lines:
+            return transfer.read_import(lines)
+    except OSError as error:
+        raise FileUnusable(f"{file} cannot be read: {error.strerror}") from None
 
 
 @app.command()
 def audit(
-    since: Annotated[datetime | None, _time("Done since then; 2h: since two hours ago.")] = None,
+    since: Annotated[datetime | None, time_option("Done since then; 2h: since two hours ago.")] = None,
     by: Annotated[str | None, typer.Option(help="Who did it.")] = None,
     id_: Annotated[str | None, typer.Option("--id", help="To which event, or to which letter.")] = None,
     *,
     as_json: Json = False,
 ) -> None:
     """Who did what to which dead letter, and what came of it."""
-    from worker.cli import dead_letter_commands as dead_letters
-
-    chosen = load(settings.LedgerSettings, os.environ)
-    run(dead_letters.audit(chosen, since, by, id_, as_json=as_json))
+    run(_audit(load(LedgerSettings, os.environ), since, by, id_, as_json=as_json))
 
 
-def _agreed(verb: str, asked: Any, limit: int | None, *, yes: bool) -> int | None:
-    """How many to take: where somebody is asked, or watches, no more than there were then."""
-    from worker.cli import dead_letter_commands as dead_letters
+async def _audit(
+    settings: LedgerSettings, since: datetime | None, by: str | None, id_: str | None, *, as_json: bool
+) -> None:
+    from worker.cli import open_ports
 
-    asks = _somebody_is_there() and not yes
+    async with open_ports.ledger_to_read(settings) as (_, audit):
+        lines = await audit.noted(since, by, id_)
+    view.audit(lines, as_json=as_json)
+
+
+def _agreed(verb: str, request: Request, limit: int | None, *, yes: bool) -> int | None:
+    """How many letters to take. Somebody who is asked, or watches, gets no more than there are now."""
+    asks = _is_interactive() and not yes
     if not (asks or sys.stderr.isatty()):
         return limit
-    there = run(dead_letters.count(_settings(), asked))
+    there = run(_count(_settings(), request))
     most = there if limit is None else min(there, limit)
     if most and asks:
-        _ask(f"{verb} {most:,} dead letter{'s' * (most != 1)} ({asked.selection})?")
+        chosen = view.filter_text(request.selection)
+        _ask(f"{verb} {most:,} dead letter{'s' * (most != 1)} ({chosen})?")
     return most
 
 
-def _somebody_is_there() -> bool:
-    """A script knows what it does: it is not asked."""
+async def _count(settings: DeadLetterSettings, request: Request) -> int:
+    """Refuses without a ledger, before anybody is asked: the change could not go on record."""
+    await _require_ledger(settings)
+    return (await _summary(settings, request, 0)).selected
+
+
+async def _require_ledger(settings: LedgerSettings) -> None:
+    from worker.cli import open_ports
+
+    async with open_ports.ledger_to_write(settings):
+        pass
+
+
+def _is_interactive() -> bool:
+    """Whether a person is at the terminal; scripts are not asked."""
     return sys.stdin.isatty()
 
 
 def _ask(question: str) -> None:
-    """Goes on only after a yes."""
+    """Returns only after a yes."""
     try:
         agreed = typer.confirm(question, err=True)
     except typer.Abort:  # by Ctrl-C or Ctrl-D, which end no line
@@ -295,3 +412,16 @@ def _ask(question: str) -> None:
         raise
     if not agreed:
         raise typer.Abort
+
+
+async def _failure_of(work: Awaitable[object]) -> ForPeople | None:
+    """The error that ended it, so that what it did until then can still be shown."""
+    try:
+        await work
+    except ForPeople as error:
+        return error
+    return None
+
+
+def _say_stopping() -> None:
+    terminal.advise("stopping…")

@@ -1,38 +1,92 @@
-"""`provisioner keys`: makes pairs, shows what is public, checks what is there. It prints nothing private."""
+"""`provisioner keys`: makes key pairs, shows public keys, checks what is there. It prints nothing private."""
 
+import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from contracts.topology import checked_recipient
-from worker.adapters.jose.key_files import (
+from worker.adapters.system import SystemClock
+from worker.cli import terminal
+from worker.cli.loop import leave
+from worker.cli.options import Json
+from worker.core.keyring import (
     SEALING_TYPES,
     SIGNING_TYPES,
-    KeyFileError,
+    KeyState,
     KeyType,
-    add_public,
-    new_sealing_key,
-    public_jwks,
-    read_keys,
-    read_signing_key,
-    rotate_signing_key,
-    write_new,
+    key_in_use,
+    kind_of,
+    public_part,
 )
-from worker.adapters.jose.seal import usable_keys
-from worker.adapters.system import SystemClock
-from worker.cli import terminal as console
-from worker.core.keyring import KeyState, key_in_use, kind_of, public_part
-from worker.settings.load import SettingsError
+from worker.settings.load import SettingsError, load
 from worker.settings.model import SealingSettings
 from worker.settings.warnings import others_may
 
 SIGNING = "signing"
 
+app = typer.Typer(no_args_is_help=True, help="The keys that credentials are sealed and signed with.")
 
-def new_recipient_key(recipient: str, kind: KeyType, out: Path | None, add_to: Path | None) -> None:
-    """The private key goes to a file (0600), the public one to stdout and, if asked, into a JWKS."""
+
+@app.command()
+def new(
+    recipient: Annotated[str | None, typer.Argument(help="Whom the pair is for.")] = None,
+    *,
+    signing: Annotated[bool, typer.Option("--signing", help="A key for the worker to sign with.")] = False,
+    kind: Annotated[
+        str | None, typer.Option("--type", help="x25519, p-256 or rsa; to sign: ed25519 or p-256.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file for the private key.")] = None,
+    add_to: Annotated[Path | None, typer.Option(help="A JWKS to add the public key to.")] = None,
+) -> None:
+    """Make a recipient's pair, or the worker's signing key. What is private goes to a file alone."""
+    if (recipient is None) is not signing:
+        raise typer.BadParameter("give either a recipient or --signing")
+    try:
+        chosen = KeyType(kind) if kind else None
+    except ValueError:
+        raise typer.BadParameter(f"--type is one of {', '.join(KeyType)}") from None
+    if recipient is not None:
+        _new_recipient_key(recipient, chosen or KeyType.X25519, out, add_to)
+        return
+    path = out or load(SealingSettings, os.environ).signing_key_path
+    _new_signing_key(path, chosen or KeyType.ED25519)
+
+
+@app.command()
+def public() -> None:
+    """Print the worker's public keys (JWKS), for recipients to check its signature with."""
+    from worker.adapters.jose.key_files import KeyFileError, public_jwks
+
+    path = load(SealingSettings, os.environ).signing_key_path
+    if not path.exists():
+        raise KeyFileError(f"there is no signing key at {path}; `provisioner keys new --signing` makes one")
+    terminal.print_json(public_jwks(path))
+
+
+@app.command()
+def check(*, as_json: Json = False) -> None:
+    """Tell which key is used for whom; exit 1 where one is missing or unusable."""
+    settings = load(SealingSettings, os.environ)
+    rows = [*_recipient_rows(settings), _signing_row(settings.signing_key_path)]
+    if as_json:
+        terminal.print_json(rows)
+    else:
+        table = [tuple(row.values()) for row in rows]
+        terminal.print_table(("for", "kid", "type", "state", "detail"), table, "")
+    served = {row["for"] for row in rows if row["state"] in {"in use", "made at the first start"}}
+    leave(well=served >= {*settings.recipient_names, SIGNING})
+
+
+def _new_recipient_key(recipient: str, kind: KeyType, out: Path | None, add_to: Path | None) -> None:
+    """The private key goes to a file (0600), the public one to stdout and, if asked for, into a JWKS."""
+    from worker.adapters.jose.key_files import KeyFileError, add_public, new_sealing_key, write_new
+
     if kind not in SEALING_TYPES:
-        raise SettingsError(f"--type {kind} does not seal; write {_one_of(SEALING_TYPES)}")
+        raise SettingsError(f"--type {kind} does not seal; write {', '.join(SEALING_TYPES)}")
     try:
         made = new_sealing_key(checked_recipient(recipient), kind, SystemClock().now())
     except ValueError as error:
@@ -46,45 +100,29 @@ def new_recipient_key(recipient: str, kind: KeyType, out: Path | None, add_to: P
         add_public(add_to, made)
     _show_public(made)
     where = f"is in {add_to}" if add_to else 'goes into "keys" of the file that PROVISIONER_RECIPIENTS names'
-    console.advise(
+    terminal.advise(
         f"private key: {path}, for {recipient} alone; `provisioner open --key` takes it",
         f"public key: the one above, it {where}",
     )
 
 
-def new_signing_key(path: Path, kind: KeyType) -> None:
-    """A new key in the worker's file; what it signed before can still be verified with what stays there."""
+def _new_signing_key(path: Path, kind: KeyType) -> None:
+    """A new key in the worker's file. The older public keys stay there, to verify older signatures with."""
+    from worker.adapters.jose.key_files import rotate_signing_key
+
     if kind not in SIGNING_TYPES:
-        raise SettingsError(f"--type {kind} does not sign; write {_one_of(SIGNING_TYPES)}")
+        raise SettingsError(f"--type {kind} does not sign; write {', '.join(SIGNING_TYPES)}")
     made = rotate_signing_key(path, kind, SystemClock().now())
     _show_public(made)
-    console.advise(
+    terminal.advise(
         f"private key: {path}, for the worker alone (PROVISIONER_SIGNING_KEY)",
         "give recipients what `provisioner keys public` prints, then restart the worker to sign with it",
     )
 
 
-def show_public(settings: SealingSettings) -> None:
-    """The worker's public keys, for those who verify its signature."""
-    path = settings.signing_key_path
-    if not path.exists():
-        raise KeyFileError(f"there is no signing key at {path}; `provisioner keys new --signing` makes one")
-    console.print_json(public_jwks(path))
+def _recipient_rows(settings: SealingSettings) -> Iterable[dict[str, str]]:
+    from worker.adapters.jose.seal import usable_keys
 
-
-def check(settings: SealingSettings, *, as_json: bool) -> bool:
-    """Whether every recipient can be sealed for, and the worker can sign."""
-    rows = [*_recipient_rows(settings), _signing_row(settings.signing_key_path)]
-    if as_json:
-        console.print_json(rows)
-    else:
-        table = [tuple(row.values()) for row in rows]
-        console.print_table(("for", "kid", "type", "state", "detail"), table, "")
-    served = {row["for"] for row in rows if row["state"] in {"in use", "made at the first start"}}
-    return served >= {*settings.recipient_names, SIGNING}
-
-
-def _recipient_rows(settings: SealingSettings) -> list[dict[str, str]]:
     if settings.recipients is None:
         return []
     states = usable_keys(settings.recipients.path.read_text(encoding="utf-8"))
@@ -99,6 +137,8 @@ def _row(key: KeyState, states: tuple[KeyState, ...]) -> dict[str, str]:
 
 
 def _signing_row(path: Path) -> dict[str, str]:
+    from worker.adapters.jose.key_files import KeyFileError, read_keys, read_signing_key
+
     if not path.exists():
         return _cells(SIGNING, "", "", "made at the first start", str(path))
     try:
@@ -112,13 +152,9 @@ def _signing_row(path: Path) -> dict[str, str]:
     return _cells(SIGNING, kid, kind, "in use", f"and {older} older to verify with" if older else "")
 
 
-def _cells(whose: str, kid: str, kind: str, state: str, detail: str) -> dict[str, str]:
-    return {"for": whose, "kid": kid, "type": kind, "state": state, "detail": detail}
+def _cells(owner: str, kid: str, kind: str, state: str, detail: str) -> dict[str, str]:
+    return {"for": owner, "kid": kid, "type": kind, "state": state, "detail": detail}
 
 
 def _show_public(made: dict[str, Any]) -> None:
-    console.print_json(public_part(made))
-
-
-def _one_of(types: tuple[KeyType, ...]) -> str:
-    return ", ".join(types)
+    terminal.print_json(public_part(made))

@@ -1,18 +1,23 @@
-"""Runs a command's coroutine to its end."""
+"""Runs the coroutine of a command to its end."""
 
 import asyncio
 import gc
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+import typer
 
 T = TypeVar("T")
 
-RARELY = (20_000, 20, 50)
-"""Messages in flight are live objects by the ten thousand, by default gone through again and again."""
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
+
+GARBAGE_THRESHOLDS = (20_000, 20, 50)
+"""Messages in flight are live objects by the ten thousand; Python's defaults visit them again and again."""
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """On uvloop where it is installed."""
+    """Runs it on uvloop where that is installed."""
     _collect_garbage_rarely()
     try:
         from uvloop import new_event_loop
@@ -22,7 +27,17 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
+def run_to_exit(work: Coroutine[Any, Any, bool]) -> NoReturn:
+    """Runs it and ends the command: exit code 0 if the result is True, else 1."""
+    leave(well=run(work))
+
+
+def leave(*, well: bool) -> NoReturn:
+    """Ends a command that has printed its result."""
+    raise typer.Exit(DONE if well else FAILED)
+
+
 def _collect_garbage_rarely() -> None:
-    """A quarter of the CPU under load. What is loaded by now stays, and is not looked at again."""
+    """Saves a quarter of the CPU under load. Objects that exist by now are never collected."""
     gc.freeze()
-    gc.set_threshold(*RARELY)
+    gc.set_threshold(*GARBAGE_THRESHOLDS)

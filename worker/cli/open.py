@@ -1,11 +1,13 @@
-"""`provisioner open`: the recipient's side. Opens sealed credentials and says whether they are genuine."""
+"""`provisioner open`, for recipients: opens sealed credentials and says whether they are genuine."""
 
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic_core import from_json, to_json
 
@@ -19,8 +21,11 @@ from worker.adapters.jose.key_files import KeyFileError, read_keys
 from worker.adapters.jose.open import NotOpened, Opened, open_message
 from worker.cli import terminal as console
 from worker.core.keyring import Jwk, is_private, recipient_of
-from worker.operations import actions as operations
+from worker.settings.load import load
 from worker.settings.model import BrokerSettings
+
+if TYPE_CHECKING:
+    from worker.adapters.jose.open import Opened
 
 COLUMNS = ("tenant", "department", "name", "auth id", "generation", "opened with", "signed by")
 WARNING = "what follows holds auth tokens in the clear: do not leave it on the screen or in a scrollback"
@@ -36,7 +41,9 @@ class Keys:
 
     @classmethod
     def read(cls, private: Path, worker: Path) -> "Keys":
-        """Raises `KeyFileError`."""
+        """Reads both files (JWK or JWKS); raises `KeyFileError`."""
+        from worker.adapters.jose.key_files import KeyFileError, read_keys
+
         keys = read_keys(private)
         if not all(map(is_private, keys)):
             raise KeyFileError(f"{private} holds a public key; it takes the private one to open")
@@ -47,24 +54,52 @@ class Keys:
         return cls(recipient, keys, read_keys(worker))
 
 
-def open_stdin(keys: Keys, *, as_json: bool) -> None:
+def open_(
+    key: Annotated[Path, typer.Option(help="The recipient's private key (JWK or JWKS).")],
+    worker_keys: Annotated[Path, typer.Option(help="The worker's public keys: `provisioner keys public`.")],
+    *,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="What waits in the recipient's queue, instead of stdin.")
+    ] = False,
+    take: Annotated[
+        bool, typer.Option("--take", help="With --queue: take off the queue what was printed as JSON.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the credentials, tokens included: a JSON object a line.")
+    ] = False,
+) -> None:
+    """Open sealed credentials, as their recipient; check that they are the worker's and meant for us."""
+    if take and not (queue and as_json):
+        raise typer.BadParameter("--take goes with --queue and --json: what is taken must be printed")
+    keys = Keys.read(key, worker_keys)
+    if queue:
+        run_to_exit(open_queue(load(BrokerSettings, os.environ), keys, take=take, as_json=as_json))
+    _open_stdin(keys, as_json=as_json)
+
+
+def _open_stdin(keys: Keys, *, as_json: bool) -> None:
     """One message, or one a line. Raises `NotOpened` for the first that cannot be opened."""
+    from worker.adapters.jose.open import open_message
+
     _show([open_message(body, keys.private, keys.worker) for body in _bodies()], as_json=as_json)
 
 
 async def open_queue(settings: BrokerSettings, keys: Keys, *, take: bool, as_json: bool) -> bool:
-    """All that wait in the recipient's queue; False if one could not be opened, which stays there.
+    """Opens all messages in the recipient's queue; False if one could not be opened, which stays there.
 
-    With `take` a message is off the queue once it is printed; else all stay.
+    With `take` a message is acked once it is printed; without it all stay in the queue.
     """
+    from worker.adapters.brokers import waiting_messages
+    from worker.adapters.jose.open import NotOpened, open_message
+
     failed = False
-    async with _waiting(settings, secrets_queue(keys.recipient)) as waiting:
+    async with waiting_messages(settings.amqp_url, secrets_queue(keys.recipient)) as waiting:
         async for body, ack in waiting:
             try:
                 _show([open_message(body, keys.private, keys.worker)], as_json=as_json)
             except NotOpened as refusal:
                 failed = True
-                console.complain([str(refusal)])
+                terminal.complain([str(refusal)])
                 continue
             if take:
                 ack()
@@ -80,19 +115,19 @@ def _bodies() -> list[bytes]:
     return [text]
 
 
-def _show(opened: Iterable[Opened], *, as_json: bool) -> None:
+def _show(opened: "Iterable[Opened]", *, as_json: bool) -> None:
     if not as_json:
         rows = [_row(one) for one in opened]
-        console.print_table(COLUMNS, rows, "nothing to open")
+        terminal.print_table(COLUMNS, rows, "nothing to open")
         return
-    if console.OUT.is_terminal:
-        console.complain([WARNING])
+    if terminal.OUT.is_terminal:
+        terminal.complain([WARNING])
     for one in opened:
         console.OUT.file.write(to_json(revealed(one.content)).decode() + "\n")
     console.OUT.file.flush()
 
 
-def _row(opened: Opened) -> tuple[object, ...]:
+def _row(opened: "Opened") -> tuple[object, ...]:
     content = opened.content
     about = (content.tenant, content.department_id, content.name, content.auth_id, content.generation)
     return (*about, opened.opened_with, opened.signed_by)

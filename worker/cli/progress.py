@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of long work: a bar on a terminal, a line now and then elsewhere."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from worker.adapters.system import SystemClock
-from worker.cli import terminal as console
-from worker.operations.dead_letters.fates import Observer
+from worker.cli import terminal
+from worker.operations.dead_letters.tracking import Observer
 from worker.ports import Clock
 
 WINDOW_SECONDS = 30.0
@@ -18,12 +18,15 @@ SAMPLE_SECONDS = 1.0
 LINE_SECONDS = 10.0
 SILENT_SECONDS = 10.0
 BAR_WIDTH = 20
-SLOW = 10
+SLOW_PER_SECOND = 10
 
 
 @dataclass
 class Meter:
-    """How much is done, and how fast of late. `sent` is None where nothing is awaited of what was sent."""
+    """How much is done, and how fast in the last half minute.
+
+    `per_second` is the limit that was asked for; `sent` is None unless letters are tracked once sent.
+    """
 
     clock: Clock
     total: int | None = None
@@ -36,6 +39,7 @@ class Meter:
         self._samples.append((self.clock.monotonic(), 0))
 
     def add(self, more: int) -> None:
+        """So many more are done."""
         self.done += more
         now = self.clock.monotonic()
         if now - self._samples[-1][0] >= SAMPLE_SECONDS:
@@ -45,7 +49,7 @@ class Meter:
 
     @property
     def speed(self) -> float:
-        """A second, in the last half minute; 0 where that is not known yet."""
+        """Per second, in the last half minute; 0 while it is not known yet."""
         now = self.clock.monotonic()
         samples = list(self._samples)  # a bar is drawn by a thread of its own
         older = [sample for sample in samples if sample[0] <= now - WINDOW_SECONDS]
@@ -57,20 +61,21 @@ class Meter:
 
     @property
     def words(self) -> list[str]:
-        told = [f"{self.done:,}" + (f"/{self.total:,}" if self.total is not None else "")]
-        told += [] if self.sent is None else [f"{self.sent:,} sent"]
+        """`12/30`, `4 sent`, `2.5/s`, `0:07 left`, as far as each is known."""
+        words = [f"{self.done:,}" + (f"/{self.total:,}" if self.total is not None else "")]
+        words += [] if self.sent is None else [f"{self.sent:,} sent"]
         if speed := self.speed:
-            told.append(f"{_speed_told(speed)}/s")
-            told += [] if self.total is None else [f"{_time_told((self.total - self.done) / speed)} left"]
-        return told
+            words.append(f"{_speed_text(speed)}/s")
+            words += [] if self.total is None else [f"{_time_text((self.total - self.done) / speed)} left"]
+        return words
 
 
-def _speed_told(speed: float) -> str:
-    """Rounded down: never more than was asked for."""
-    return f"{int(speed * 10 + 1e-6) / 10:.1f}" if speed < SLOW else f"{int(speed + 1e-6):,}"
+def _speed_text(speed: float) -> str:
+    """Rounded down, so that it never exceeds the limit that was asked for."""
+    return f"{int(speed * 10 + 1e-6) / 10:.1f}" if speed < SLOW_PER_SECOND else f"{int(speed + 1e-6):,}"
 
 
-def _time_told(seconds: float) -> str:
+def _time_text(seconds: float) -> str:
     minutes, seconds = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
@@ -86,7 +91,7 @@ class _Words(ProgressColumn):
 
 
 class Display(Observer):
-    """Told how far it has come, shows it."""
+    """Shows progress; the observer of a replay."""
 
     def __init__(self, what: str, meter: Meter, bar: Progress) -> None:
         self.meter = meter
@@ -101,6 +106,7 @@ class Display(Observer):
         self.more(done - self.meter.done)
 
     def more(self, number: int) -> None:
+        """So many more are done."""
         self.meter.add(number)
         self._show()
 
@@ -118,7 +124,7 @@ class Display(Observer):
         self._show()
         if seconds >= SILENT_SECONDS and not self._warned:
             self._warned = True
-            console.advise(
+            terminal.advise(
                 f"sent {self.meter.sent:,}, waiting for an answer: is a worker running, and ready?"
                 " Ctrl-C stops"
             )
@@ -128,16 +134,19 @@ class Display(Observer):
         now = self.meter.clock.monotonic()
         if self._bar.disable and now - self._shown_at >= LINE_SECONDS:
             self._shown_at = now
-            console.advise(f"{self._what}: {', '.join(self.meter.words)}")
+            terminal.advise(f"{self._what}: {', '.join(self.meter.words)}")
 
 
 @contextmanager
 def progress(
-    what: str, total: int | None = None, per_second: float | None = None, *, watched: bool = False
+    what: str, total: int | None = None, per_second: float | None = None, *, tracked: bool = False
 ) -> Iterator[Display]:
-    """`watched`: done is what has come to something, and sent is told beside it."""
-    meter = Meter(SystemClock(), total, per_second, sent=0 if watched else None)
+    """A display for the time of the block; `total` None: unknown, `per_second`: the limit that was asked for.
+
+    `tracked`: letters count as done when their outcome is known, and the number sent is shown beside it.
+    """
+    meter = Meter(SystemClock(), total, per_second, sent=0 if tracked else None)
     columns = (TextColumn("{task.description}"), BarColumn(BAR_WIDTH), _Words(meter))
-    hidden = not console.ERR.is_terminal
-    with Progress(*columns, console=console.ERR, transient=True, disable=hidden) as bar:
+    hidden = not terminal.ERR.is_terminal
+    with Progress(*columns, console=terminal.ERR, transient=True, disable=hidden) as bar:
         yield Display(what, meter, bar)

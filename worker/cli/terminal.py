@@ -1,23 +1,20 @@
-"""What a person sees: tables on a terminal, JSON for scripts."""
+"""Output: tables on a terminal, JSON for scripts, complaints and advice on stderr."""
 
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter
 from pydantic_core import to_json
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from worker.core.model import Answer, Entry
-
 WIDE = 10_000
-"""Columns where nobody looks: scripts get each row in one line."""
+"""The width of output that is no terminal: scripts get each row in one line."""
 
 ROOM, GAP = 20, 3
-"""Columns that others need beside those that are not folded; between two."""
+"""The least width of a column that is folded, and the space between two columns."""
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -48,23 +45,24 @@ _STYLES = {
 
 
 def complain(lines: Iterable[str]) -> None:
+    """What is wrong, on stderr."""
     for line in lines:
         ERR.print(visible(line), style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def advise(*lines: str) -> None:
-    """What to do next, beside what was asked for."""
+    """What to do next, on stderr."""
     for line in lines:
         ERR.print(visible(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def visible(text: str) -> str:
-    """Its control characters as escapes: what others wrote must not steer a terminal."""
+    """The text with its control characters as escapes: text of others must not control the terminal."""
     return text.translate(_ESCAPES)
 
 
 def visible_json(document: bytes) -> bytes:
-    """The same JSON, without the control characters that it may hold as they are."""
+    """The same JSON with U+007F to U+009F as escapes; JSON (RFC 8259) allows them as they are."""
     return _RAW_IN_JSON.sub(lambda found: b"\\u00%02x" % found[0][-1], document)
 
 
@@ -74,9 +72,9 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """A table, or one line where there is nothing to show. Words that are states get their colour.
+    """A table, or the line `empty` where there are no rows. Words that are states get their colour.
 
-    What is too long is folded, never cut: an id must be whole.
+    Long values are folded, never cut: an id must be whole.
     """
     header, body = [_cell(column) for column in columns], [[_cell(value) for value in row] for row in rows]
     unfolded = _unfolded([header, *body])
@@ -94,7 +92,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
 
 
 def _unfolded(rows: Sequence[Sequence[Text]]) -> set[int]:
-    """The columns of single words, where they leave the others room enough."""
+    """The numbers of the columns of single words, if they leave enough room for the others."""
     columns = dict(enumerate(zip(*rows, strict=True)))
     words = {
         number for number, (_, *cells) in columns.items() if not any(" " in cell.plain for cell in cells)
@@ -112,16 +110,3 @@ def _print_unpadded(table: Table) -> None:
 def _cell(value: object) -> Text:
     text = "" if value is None else visible(str(value))
     return Text(text, _STYLES.get(text, ""))
-
-
-def entry_document(entry: Entry) -> dict[str, Any]:
-    """An entry as scripts read it. A token's fingerprint is nobody's business outside the ledger."""
-    document: dict[str, Any] = TypeAdapter(Entry).dump_python(entry, mode="json", exclude={"fingerprint"})
-    tenant, department_id = document.pop("department")
-    return {"tenant": tenant, "department_id": department_id} | document
-
-
-def answer_document(answer: Answer) -> dict[str, Any]:
-    document: dict[str, Any] = TypeAdapter(Answer).dump_python(answer, mode="json")
-    document["event"] = dict(zip(("source", "id", "type"), document["event"], strict=True))
-    return {name: value for name, value in document.items() if name not in {"department", "trace"}}

@@ -1,54 +1,56 @@
-"""How `provisioner dead-letters` shows what it found and did."""
+"""How `provisioner dead-letters` shows its results."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from contracts.departments import DEFAULT_TENANT, UnsupportedType, canonical_type
-from worker.cli import terminal as console
-from worker.cli.terminal import OUT, print_json, print_table, visible, visible_json
-from worker.core.dead_letters import AuditLine, Letter, exported
-from worker.operations.dead_letters.fates import Fate, Fates
-from worker.operations.dead_letters.looking import Found, Gathered, OfDepartment, Summary
-from worker.operations.dead_letters.plan import Plan
+from worker.cli import terminal
+from worker.cli.terminal import print_json, print_table, visible, visible_json
+from worker.core.dead_letters import AuditLine, Letter, Selection, exported
+from worker.operations.dead_letters.plan import Plan, Prospect
+from worker.operations.dead_letters.session import Found
+from worker.operations.dead_letters.summary import Gathered, OfDepartment, Summary
+from worker.operations.dead_letters.tracking import Outcome, ReplayReport
 from worker.ports import ForPeople
 from worker.settings.model import PolicySettings
 
-MOST_ROWS = 20
+SHOWN_ROWS = 20
 ID = "event or letter"
 STOPPED = "; stopped, the rest is where it was"
 
 
-def summary(told: Summary, *, as_json: bool) -> None:
-    """By reason, then by department, then the letters."""
+def summary(found: Summary, *, as_json: bool) -> None:
+    """The numbers by reason and by department, then the letters."""
     if as_json:
-        groups = {"reasons": map(asdict, told.reasons), "departments": map(asdict, told.departments)}
-        letters = [asdict(letter) for letter in told.letters]
-        print_json({"seen": told.seen, "selected": told.selected, **groups, "dead_letters": letters})
+        groups = {"reasons": map(asdict, found.reasons), "departments": map(asdict, found.departments)}
+        letters = [asdict(letter) for letter in found.letters]
+        print_json({"seen": found.seen, "selected": found.selected, **groups, "dead_letters": letters})
         return
-    if not told.selected:
-        none_meant(told.seen)
+    if not found.selected:
+        none_selected(found.seen)
         return
-    if told.selected == told.seen:
-        OUT.print(_counted(told.seen, "dead letter"))
+    if found.selected == found.seen:
+        terminal.OUT.print(_counted(found.seen, "dead letter"))
     else:
-        OUT.print(f"{told.selected:,} of {_counted(told.seen, 'dead letter')}")
+        terminal.OUT.print(f"{found.selected:,} of {_counted(found.seen, 'dead letter')}")
     of_reasons = [
         (one.reason, f"{one.count:,}", f"{one.departments:,}" if one.departments else "?")
-        for one in told.reasons
+        for one in found.reasons
     ]
     print_table(("reason", "messages", "departments"), of_reasons, "")
-    _departments(told.departments)
-    if told.letters:
+    _departments(found.departments)
+    if found.letters:
         columns = ("dead since", "reason", "type", "department", ID, "detail")
-        print_table(columns, map(_row, told.letters), "")
-    _say_more(told.selected - len(told.letters), "dead letter", ": --limit shows more, a filter fewer")
+        print_table(columns, map(_row, found.letters), "")
+    _say_more(found.selected - len(found.letters), "dead letter", ": --limit shows more, a filter fewer")
 
 
-def _departments(told: Sequence[OfDepartment]) -> None:
-    of_tenants = any(one.tenant not in {None, DEFAULT_TENANT} for one in told)
+def _departments(groups: Sequence[OfDepartment]) -> None:
+    of_tenants = any(one.tenant not in {None, DEFAULT_TENANT} for one in groups)
     rows = [
         (
             *([one.tenant] if of_tenants else []),
@@ -56,10 +58,10 @@ def _departments(told: Sequence[OfDepartment]) -> None:
             f"{one.count:,}",
             _reasons(one.reasons),
         )
-        for one in told[:MOST_ROWS]
+        for one in groups[:SHOWN_ROWS]
     ]
     print_table((*(["tenant"] if of_tenants else []), "department", "messages", "reasons"), rows, "")
-    _say_more(len(told) - MOST_ROWS, "department")
+    _say_more(len(groups) - SHOWN_ROWS, "department")
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
@@ -73,7 +75,7 @@ def _row(letter: Letter) -> tuple[object, ...]:
 
 
 def _id(letter: Letter) -> str:
-    """What `--id` takes."""
+    """The id that `--id` takes."""
     return letter.event_id or letter.fingerprint
 
 
@@ -96,25 +98,29 @@ def _counted(number: int, what: str) -> str:
 def _say_more(more: int, what: str = "", hint: str = "") -> None:
     if more > 0:
         noun = f" {what}{'s' * (more != 1)}" if what else ""
-        OUT.print(f"and {more:,} more{noun}{hint}", style="dim")
+        terminal.OUT.print(f"and {more:,} more{noun}{hint}", style="dim")
 
 
-def none_meant(seen: int) -> None:
-    OUT.print(f"no dead letter of {seen:,} is meant" if seen else "no dead letter")
+def none_selected(seen: int) -> None:
+    """That the filter selects no letter of those read."""
+    terminal.OUT.print(f"no dead letter of {seen:,} is meant" if seen else "no dead letter")
 
 
 def letters(gathered: Gathered, *, as_json: bool) -> None:
+    """Letters in full, with their bodies."""
     found = gathered.found
     if as_json:
         print_json([asdict(one.letter) | exported(one.letter, one.held.original) for one in found])
         return
     for one in found:
         print_table(("", one.letter.event_id or f"letter {one.letter.fingerprint}"), _facts(one), "")
-        OUT.print(_body(one.held.original.message.body), markup=False, highlight=False, soft_wrap=True)
+        terminal.OUT.print(
+            _body(one.held.original.message.body), markup=False, highlight=False, soft_wrap=True
+        )
     if gathered.more:
-        OUT.print(f"the first {len(found)}; --limit shows more", style="dim")
+        terminal.OUT.print(f"the first {len(found)}; --limit shows more", style="dim")
     elif not found:
-        none_meant(gathered.seen)
+        none_selected(gathered.seen)
 
 
 def _facts(one: Found) -> Iterable[tuple[str, object]]:
@@ -136,13 +142,14 @@ def _body(body: bytes) -> str:
 
 
 def plan(made: Plan, settings: PolicySettings, *, as_json: bool) -> None:
+    """What a replay would come to."""
     if as_json:
         prospects = [asdict(each.letter) | _prospect(each) for each in made.prospects]
         counts = {"seen": made.seen, "selected": made.selected, "least_calls": made.least_calls}
         print_json(counts | {"outcomes": made.outcomes, "prospects": prospects})
         return
     if not made.selected:
-        none_meant(made.seen)
+        none_selected(made.seen)
         return
     rows = [
         (_id(each.letter), each.letter.department_id, each.letter.reason, *_prospect(each).values())
@@ -153,21 +160,21 @@ def plan(made: Plan, settings: PolicySettings, *, as_json: bool) -> None:
     _say_more(made.selected - len(made.prospects), "dead letter", ": --limit shows more")
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in made.outcomes.most_common())
     calls = _counted(made.least_calls, "call")
-    OUT.print(f"{_counted(made.selected, 'dead letter')}: {outcomes}; at least {calls} to Plivo")
-    OUT.print(
+    terminal.OUT.print(f"{_counted(made.selected, 'dead letter')}: {outcomes}; at least {calls} to Plivo")
+    terminal.OUT.print(
         f"by PROVISIONER_REMOVAL={settings.removal.value}, "
         f"PROVISIONER_UNKNOWN_RENAME={settings.unknown_rename.value}; nothing was changed",
         style="dim",
     )
 
 
-def _prospect(each: Any) -> dict[str, Any]:
+def _prospect(each: Prospect) -> dict[str, Any]:
     return {"replay": each.outcome, "least_calls": each.calls, "replay_detail": each.detail}
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a change ended: of itself, stopped, or by a failure."""
+    """How a change ended: complete, stopped, or by a failure."""
 
     stopped: bool
     failure: ForPeople | None = None
@@ -182,90 +189,97 @@ class Ending:
 
     def complain(self) -> None:
         if self.failure:
-            console.complain(str(self.failure).splitlines())
+            terminal.complain(str(self.failure).splitlines())
 
 
-def fates(told: Fates, run: str, ending: Ending, *, watched: bool, as_json: bool) -> None:
-    """What came to no good first, and how many there were last."""
+def replayed(report: ReplayReport, run: str, ending: Ending, *, tracked: bool, as_json: bool) -> None:
+    """The letters that went badly first, the numbers last."""
     if as_json:
-        print_json(_fates_document(told, run, ending, watched=watched))
+        print_json(_replay_document(report, run, ending, tracked=tracked))
         ending.complain()
         return
-    if not (told.sent or ending.is_early):
-        none_meant(told.seen)
+    if not (report.sent or ending.is_early):
+        none_selected(report.seen)
         return
-    _bad(told.dead_again + told.unanswered)
-    _warn(told, ending)
+    _bad(report.dead_again + report.unanswered)
+    _warn(report, ending)
     ending.complain()
-    answered = f", {told.answered:,} answered" if watched else ""
+    answered = f", {report.answered:,} answered" if tracked else ""
     rest = "; what was not sent is where it was" if ending.failure else STOPPED if ending.stopped else ""
-    OUT.print(f"{told.sent:,} replayed{answered}{rest}")
+    terminal.OUT.print(f"{report.sent:,} replayed{answered}{rest}")
 
 
-def _fates_document(told: Fates, run: str, ending: Ending, *, watched: bool) -> dict[str, Any]:
-    counts = {"run": run, **ending.document, "replayed": told.sent, "answered": told.answered}
+def _replay_document(report: ReplayReport, run: str, ending: Ending, *, tracked: bool) -> dict[str, Any]:
+    counts = {"run": run, **ending.document, "replayed": report.sent, "answered": report.answered}
     listed = {
-        "dead_again": [_fate(fate) for fate in told.dead_again],
-        "unanswered": [_fate(fate) for fate in told.unanswered],
+        "dead_again": [_outcome(one) for one in report.dead_again],
+        "unanswered": [_outcome(one) for one in report.unanswered],
     }
-    return counts | (listed if watched else {})
+    return counts | (listed if tracked else {})
 
 
-def _bad(fates: Sequence[Fate]) -> None:
-    if not fates:
+def _bad(outcomes: Sequence[Outcome]) -> None:
+    if not outcomes:
         return
-    rows = [(_id(fate.letter), fate.letter.department_id, fate.outcome) for fate in fates[:MOST_ROWS]]
+    rows = [(_id(one.letter), one.letter.department_id, one.outcome) for one in outcomes[:SHOWN_ROWS]]
     print_table((ID, "department", "what came of it"), rows, "")
-    _say_more(len(fates) - MOST_ROWS)
+    _say_more(len(outcomes) - SHOWN_ROWS)
 
 
-def _warn(told: Fates, ending: Ending) -> None:
-    if told.dead_again:
-        console.complain([f"{len(told.dead_again):,} dead-lettered again; no more were replayed"])
-    elif told.unanswered and not ending.is_early:
-        console.complain([f"{len(told.unanswered):,} without an answer: is a worker running, and ready?"])
+def _warn(report: ReplayReport, ending: Ending) -> None:
+    if report.dead_again:
+        terminal.complain([f"{len(report.dead_again):,} dead-lettered again; no more were replayed"])
+    elif report.unanswered and not ending.is_early:
+        terminal.complain([f"{len(report.unanswered):,} without an answer: is a worker running, and ready?"])
 
 
-def _fate(fate: Fate) -> dict[str, Any]:
-    return asdict(fate.letter) | {"outcome": fate.outcome}
+def _outcome(one: Outcome) -> dict[str, Any]:
+    return asdict(one.letter) | {"outcome": one.outcome}
 
 
 def discarded(gone: int, seen: int, ending: Ending, *, as_json: bool) -> None:
+    """How many were discarded."""
     ending.complain()
     if as_json:
         print_json({"discarded": gone, **ending.document})
     elif gone or ending.is_early:
         rest = "; the rest is where it was" if ending.failure else STOPPED if ending.stopped else ""
-        OUT.print(f"{gone:,} discarded{rest}")
+        terminal.OUT.print(f"{gone:,} discarded{rest}")
     else:
-        none_meant(seen)
+        none_selected(seen)
 
 
 def exported_to(output: str, number: int, *, as_json: bool) -> None:
+    """How many letters an export wrote to a file."""
     if as_json:
         print_json({"exported": number})
     else:
-        OUT.print(f"{number:,} exported to {visible(output)}", markup=False, highlight=False, soft_wrap=True)
+        terminal.OUT.print(
+            f"{number:,} exported to {visible(output)}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def nothing_to_send(*, as_json: bool) -> None:
+    """That an import holds no message."""
     if as_json:
         print_json({"sent": 0, "originals_discarded": None, "stopped": False})
     else:
-        OUT.print("nothing to send")
+        terminal.OUT.print("nothing to send")
 
 
 def imported(sent: int, gone: int | None, *, stopped: bool, as_json: bool) -> None:
+    """How many messages an import sent; `gone`: how many originals it discarded, None if not asked to."""
     if as_json:
         print_json({"sent": sent, "originals_discarded": gone, "stopped": stopped})
         return
     originals = f", {_counted(gone, 'original')} discarded" if gone is not None else ""
-    OUT.print(
+    terminal.OUT.print(
         f"{sent:,} sent{originals}" + ("; stopped, the rest of the file was not sent" if stopped else "")
     )
 
 
 def audit(lines: Sequence[AuditLine], *, as_json: bool) -> None:
+    """Lines of the audit, oldest first."""
     if as_json:
         print_json([asdict(line) for line in lines])
         return
@@ -284,3 +298,18 @@ def audit(lines: Sequence[AuditLine], *, as_json: bool) -> None:
         for line in lines
     ]
     print_table(columns, rows, "nothing on record")
+
+
+def filter_text(selection: Selection) -> str:
+    """A selection as command-line options: `--reason invalid --since 2026-11-01T08:30:00+00:00`, or `all`."""
+    given: list[str] = []
+    for field in fields(selection):
+        value = getattr(selection, field.name)
+        values = value if isinstance(value, tuple) else () if value is None else (value,)
+        given += [f"--{field.name} {_option(one)}" for one in values]
+    return " ".join(given) or "all"
+
+
+def _option(value: object) -> str:
+    text = value.isoformat() if isinstance(value, datetime) else str(value)
+    return repr(text) if " " in text else text

@@ -1,41 +1,36 @@
-"""What a dead letter tells of itself, whom an operator means, and what goes out when one is replayed."""
+"""Dead letters: their facts, an operator's selection, what a replay sends, and the lines of the audit."""
 
 import base64
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import chain, repeat
 from typing import Any
 
 from contracts import topology
 from contracts.departments import UnsupportedType, canonical_type
 from contracts.envelope import Message
-from contracts.subaccounts import ResultKind
 from worker.core.decide import Adopt, Decision, Delete, Refuse, Republish, Skip
 from worker.core.messages import LEFT_OUT, Outgoing, Subject, without_broker_headers
 from worker.core.model import Entry, Event, Status
-from worker.core.reissue import Issue
 
 REPLAY_ID = "x-replay-id"
 REPLAYED_BY = "x-replayed-by"
 EDITED_FROM = "x-edited-from"
 
-# What we wrote beside the original. A replay is a first attempt again.
+# Headers that the worker has added to the original. A replay removes them: it is a first attempt again.
 _OURS = frozenset({"x-attempts", "x-event-id", "x-department-id", REPLAY_ID, REPLAYED_BY, EDITED_FROM})
 _OURS_PREFIX = "x-dead-"
 
-BATCHES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-LARGEST_BATCH = 1_000
-
 DEFAULT_DELIVERY_LIMIT = 20
-"""Of a queue that does not say otherwise, from RabbitMQ 4.0 on."""
-FREE_LOOKS = DEFAULT_DELIVERY_LIMIT // 2
+"""Of a quorum queue without x-delivery-limit, from RabbitMQ 4.0 on (https://www.rabbitmq.com/docs/quorum-queues)."""
+FREE_RETURNS = DEFAULT_DELIVERY_LIMIT // 2
+"""So many returns to the queue are harmless in any case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter without its body. `fingerprint` tells it from every other one."""
+    """A dead letter without its body. `fingerprint` identifies it, `replay_id` its last replay."""
 
     reason: str
     detail: str
@@ -53,12 +48,12 @@ class Letter:
 
     @property
     def ids(self) -> frozenset[str]:
-        """What `--id` finds it by: a malformed one tells no event's id."""
+        """The ids that a filter finds it by. A malformed message has no event id, only a fingerprint."""
         return frozenset({self.event_id or self.fingerprint, self.fingerprint})
 
 
 def letter_of(original: Outgoing, subject: Subject | None) -> Letter:
-    """`subject` is what could be read of its body."""
+    """The facts in the headers of a dead letter; `subject` is what could be read from its body."""
     told, reference = original.message.headers, subject.reference if subject else None
     return Letter(
         reason=_text(told.get("x-dead-reason")) or "unknown",
@@ -105,7 +100,10 @@ def _instant(value: object) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead letters are meant: those that every filter given takes. Of several values one must fit."""
+    """A filter for dead letters: all given criteria must fit, of several values of one criterion any.
+
+    `since` and `until` include their moment; letters without a time of death fit neither.
+    """
 
     reason: tuple[str, ...] = ()
     department: tuple[str, ...] = ()
@@ -117,30 +115,28 @@ class Selection:
     text: str | None = None
 
     def takes(self, letter: Letter) -> bool:
+        """Whether every given filter takes the letter."""
+        return all(takes(letter) for takes in self._filters())
+
+    def _filters(self) -> tuple[Callable[[Letter], bool], ...]:
         return (
-            (not self.reason or letter.reason in self.reason)
-            and (not self.department or letter.department_id in self.department)
-            and (not self.tenant or letter.tenant in self.tenant)
-            and (not self.type or not _names_of(letter.type).isdisjoint(self.type))
-            and (not self.id or not letter.ids.isdisjoint(self.id))
-            and (self.since is None or (letter.dead_at is not None and letter.dead_at >= self.since))
-            and (self.until is None or (letter.dead_at is not None and letter.dead_at <= self.until))
-            and (self.text is None or self.text.casefold() in letter.detail.casefold())
+            lambda letter: not self.reason or letter.reason in self.reason,
+            lambda letter: not self.department or letter.department_id in self.department,
+            lambda letter: not self.tenant or letter.tenant in self.tenant,
+            lambda letter: not self.type or not _names_of(letter.type).isdisjoint(self.type),
+            lambda letter: not self.id or not letter.ids.isdisjoint(self.id),
+            lambda letter: self.since is None or _is_dead_from(letter, self.since),
+            lambda letter: self.until is None or _is_dead_by(letter, self.until),
+            lambda letter: self.text is None or self.text.casefold() in letter.detail.casefold(),
         )
 
-    def __str__(self) -> str:
-        """`--reason invalid --since 2026-11-01T08:30:00+00:00`, or `all`."""
-        given: list[str] = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            values = value if isinstance(value, tuple) else () if value is None else (value,)
-            given += [f"--{field.name} {_option(one)}" for one in values]
-        return " ".join(given) or "all"
+
+def _is_dead_from(letter: Letter, moment: datetime) -> bool:
+    return letter.dead_at is not None and letter.dead_at >= moment
 
 
-def _option(value: object) -> str:
-    text = value.isoformat() if isinstance(value, datetime) else str(value)
-    return repr(text) if " " in text else text
+def _is_dead_by(letter: Letter, moment: datetime) -> bool:
+    return letter.dead_at is not None and letter.dead_at <= moment
 
 
 def _names_of(type_: str | None) -> set[str]:
@@ -155,7 +151,7 @@ def _names_of(type_: str | None) -> set[str]:
 
 
 def replayed(original: Outgoing, replay_id: str, by: str, edited_from: str | None = None) -> Outgoing:
-    """The message as it came at first, on its way to the work queue."""
+    """The message as it first came, for the work queue, with the headers that identify the replay."""
     added = {REPLAY_ID: replay_id, REPLAYED_BY: by} | ({EDITED_FROM: edited_from} if edited_from else {})
     headers = first_headers(original.message.headers) | added
     message = Message(original.message.body, original.message.content_type, headers)
@@ -163,7 +159,7 @@ def replayed(original: Outgoing, replay_id: str, by: str, edited_from: str | Non
 
 
 def first_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Those the message came with, before it was dead-lettered or replayed."""
+    """The headers the message came with, before it was dead-lettered or replayed."""
     return {
         name: value
         for name, value in without_broker_headers(headers).items()
@@ -171,71 +167,39 @@ def first_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def batch_sizes() -> Iterator[int]:
-    """How many to replay before looking what came of them."""
-    return chain(BATCHES, repeat(LARGEST_BATCH))
-
-
 def may_be_lost(broker: topology.BrokerVersion, returns: int) -> bool:
-    """Whether a message given back so often is near the delivery limit its queue has by default.
+    """Whether a message returned so often is near the default delivery limit of its queue.
 
-    A look gives everything back, and RabbitMQ counts that. More returns than the limit show there is none.
+    Browsing returns every message, and RabbitMQ counts that. More returns than the limit: there is none.
     """
-    return broker >= (4, 0) and FREE_LOOKS <= returns <= DEFAULT_DELIVERY_LIMIT
+    return broker >= (4, 0) and FREE_RETURNS <= returns <= DEFAULT_DELIVERY_LIMIT
 
 
 def next_return_loses(broker: topology.BrokerVersion, returns: int) -> bool:
+    """Whether RabbitMQ drops the message at its next return, if its queue has the default limit."""
     return broker >= (4, 0) and returns == DEFAULT_DELIVERY_LIMIT
 
 
 def least_calls(decision: Decision, event: Event, entry: Entry) -> int:
-    """How many provider calls the event takes if each succeeds and finds things as they were left."""
+    """The number of provider calls the event takes if each succeeds and finds what the ledger says."""
     match decision:
         case Refuse():
             return 0
         case Skip() | Republish():
             return 1 if entry.status is Status.ACTIVE and entry.owed_to else 0  # the token is read
         case Adopt(name):
-            return 2 if name else 3  # list and get; adopted only to be removed: that too
+            return 2 if name else 3  # list and get; a third call where it is adopted only to be removed
         case Delete() if event.kind != "removed":
             return 2  # and created anew
         case _:
             return 1
 
 
-def described(decision: Decision | Issue) -> str:
-    """A decision as one word for people: what a replay would come to."""
-    match decision:
-        case Refuse(reason, _):
-            return f"still {reason}"
-        case Republish():
-            return "already answered"
-        case Skip(outcome, _):
-            return str(outcome)
-        case _:
-            return type(decision).__name__.lower()
-
-
-def detail_of(decision: Decision | Issue) -> str:
-    match decision:
-        case Refuse(_, detail):
-            return detail
-        case Republish(answer):
-            again = "" if answer.confirmed else "; its result goes out again"
-            return f"{answer.outcome} at {answer.answered_at:%F %T}Z{again}"
-        case Skip(ResultKind.SUPERSEDED, _):
-            return "a newer event holds"
-        case Skip(_, reason):
-            return reason or "nothing to change"
-        case _:
-            return ""
-
-
 @dataclass(frozen=True, slots=True)
 class AuditLine:
-    """What was done to one dead letter, or asked for one department.
+    """What an operator did to one dead letter, or asked for one department.
 
-    `run` joins the lines of one command; `selection` is its filter; `letter` is its fingerprint.
+    `run` is the same in all lines of one command; `selection` is its filter; `letter` is the fingerprint.
     """
 
     at: datetime
@@ -255,6 +219,7 @@ class AuditLine:
 def audit_line(
     letter: Letter, outcome: str, *, at: datetime, by: str, action: str, run: str, selection: str
 ) -> AuditLine:
+    """The line for one dead letter."""
     return AuditLine(
         at,
         by,
@@ -272,7 +237,7 @@ def audit_line(
 
 
 def exported(letter: Letter, original: Outgoing) -> dict[str, Any]:
-    """A line of an export: facts for the reader, then what an import sends."""
+    """A line of an export, as JSON: facts for the reader, then what an import sends."""
     message = original.message
     return {
         "letter": letter.fingerprint,
@@ -296,7 +261,7 @@ def _body(body: bytes) -> dict[str, str]:
 
 
 def _json_safe(value: Any) -> Any:
-    """What JSON cannot say is an object of one member that tells its type; `from_json_safe` turns it back."""
+    """Values that JSON lacks become objects of one member, `$base64` or `$time`; see `from_json_safe`."""
     match value:
         case bytes() | bytearray():
             return {"$base64": base64.b64encode(value).decode()}
@@ -313,7 +278,7 @@ def _json_safe(value: Any) -> Any:
 
 
 def from_json_safe(value: Any) -> Any:
-    """Raises `ValueError` for base64 or a time that is none."""
+    """The reverse of `_json_safe`; raises `ValueError` for base64 or a time that cannot be read."""
     match value:
         case {"$base64": str(text), **rest} if not rest:
             return base64.b64decode(text, validate=True)

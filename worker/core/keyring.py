@@ -9,6 +9,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from pydantic_core import from_json
@@ -24,6 +25,19 @@ SIGNING_KEYS = "Ed25519 or P-256"
 
 _PUBLIC_MEMBERS = ("kty", "crv", "x", "y", "n", "e", "kid", "use", "alg")
 _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+
+
+class KeyType(StrEnum):
+    """The types of keys that `provisioner keys new` makes."""
+
+    X25519 = "x25519"
+    P_256 = "p-256"
+    RSA = "rsa"
+    ED25519 = "ed25519"
+
+
+SEALING_TYPES = (KeyType.X25519, KeyType.P_256, KeyType.RSA)
+SIGNING_TYPES = (KeyType.ED25519, KeyType.P_256)
 
 
 class BadKeys(ValueError):

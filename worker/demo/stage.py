@@ -22,7 +22,6 @@ from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
 from worker.demo.private_node import NodeUnavailable, private_node
-from worker.operations import actions as operations
 from worker.ports import Broker, Clock, Consumer, Delivery, ForPeople, Publisher, Receive
 from worker.settings.load import load
 from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings
@@ -104,7 +103,7 @@ async def _rabbit_stage(url: str) -> AsyncIterator[Stage]:
         await stack.enter_async_context(
             listener.running(Link("demo", settings.amqp_url, SystemClock(), telemetry))
         )
-        publisher = await stack.enter_async_context(operations.publisher(settings))
+        publisher = await stack.enter_async_context(open_publisher(settings.amqp_url, telemetry))
         yield Stage("RabbitMQ", url, publisher, heard, rabbit_broker)
 
 
@@ -123,7 +122,7 @@ def _into(heard: "asyncio.Queue[Outgoing]") -> Receive:
 @asynccontextmanager
 async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
     """Makes the topology, and takes away afterwards what was not there before."""
-    async with operations.connection(settings) as connection:
+    async with open_connection(settings.amqp_url) as connection:
         wanted = wanted_topology(connection, settings)
         with unavailable_if_lost():
             await _refuse_busy(connection)
@@ -133,7 +132,7 @@ async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        async with operations.connection(settings) as connection:
+        async with open_connection(settings.amqp_url) as connection:
             with unavailable_if_lost():
                 await _take_away(connection, wanted, missing)
 

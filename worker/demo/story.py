@@ -18,12 +18,12 @@ from rich.table import Table
 from contracts import topology as names
 from contracts.envelope import STRUCTURED, CloudEvent, Message
 from contracts.subaccounts import DeadReason, ResultKind
-from worker.adapters.system import SystemClock
+from worker.adapters.system import SystemClock, fresh_id
 from worker.bootstrap import running_worker
 from worker.core.messages import Outgoing
 from worker.core.model import Answer
 from worker.demo.stage import Stage, stage
-from worker.operations import actions as operations
+from worker.operations.emit import complete_event, inbound
 from worker.ports import ForPeople, PublishFailed
 from worker.sandbox import Entry as Call
 from worker.sandbox import Sandbox, running_sandbox
@@ -196,8 +196,8 @@ def _event(kind: str, department: str, name: str | None) -> CloudEvent:
     now = SystemClock().now()
     data = {"department_id": department} | ({"name": name} if name else {})
     sequence = int(now.timestamp() * 1_000)
-    return operations.complete_event(
-        {"type": f"department.{kind}.v1", "source": HR, "sequence": sequence, "data": data}, now
+    return complete_event(
+        {"type": f"department.{kind}.v1", "source": HR, "sequence": sequence, "data": data}, now, fresh_id
     )
 
 
@@ -208,7 +208,7 @@ async def _play(
     label = _label(event)
     story.timeline.tell("event", label, "bold")
     begun, calls_before = story.timeline.seconds, len(story.sandbox.requests)
-    await story.stage.publisher.publish(operations.inbound(event))
+    await story.stage.publisher.publish(inbound(event))
     if credentials:
         await _receive_credentials(story, event.data.department_id)
     result = await _final(story, event, expected)

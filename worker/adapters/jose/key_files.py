@@ -5,14 +5,22 @@ import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from joserfc.jwk import ECKey, Key, KeyParameters, OKPKey, RSAKey
 from pydantic_core import to_json
 
-from worker.core.keyring import BadKeys, Jwk, is_private, keys_in, public_part, public_set, signing_key
+from worker.core.keyring import (
+    BadKeys,
+    Jwk,
+    KeyType,
+    is_private,
+    keys_in,
+    public_part,
+    public_set,
+    signing_key,
+)
 from worker.ports import ForPeople
 
 RSA_BITS = 3072
@@ -21,19 +29,6 @@ SIGNER = "provisioner"
 
 class KeyFileError(ForPeople):
     """A file of keys cannot be read or written. The text quotes no key."""
-
-
-class KeyType(StrEnum):
-    """What a person may ask for."""
-
-    X25519 = "x25519"
-    P_256 = "p-256"
-    RSA = "rsa"
-    ED25519 = "ed25519"
-
-
-SEALING_TYPES = (KeyType.X25519, KeyType.P_256, KeyType.RSA)
-SIGNING_TYPES = (KeyType.ED25519, KeyType.P_256)
 
 
 def new_sealing_key(recipient: str, kind: KeyType, now: datetime) -> dict[str, Any]:

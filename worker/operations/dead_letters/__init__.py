@@ -1,1 +1,4 @@
-"""What an operator may do about dead letters. The pure part is in `worker/core/dead_letters.py`."""
+"""What an operator may do about dead letters: list, show, plan, replay, discard, export, import.
+
+The pure part is in `worker/core/dead_letters.py`.
+"""

@@ -5,18 +5,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from contracts.departments import Version
-from worker.core.dead_letters import Letter, described, detail_of, least_calls
-from worker.core.decide import Policy, decide
+from contracts.subaccounts import ResultKind
+from worker.core.dead_letters import Letter, least_calls
+from worker.core.decide import Decision, Policy, Refuse, Republish, Skip, decide
 from worker.core.model import Department, Event, Reissue
 from worker.core.reissue import Issue, decide_reissue
-from worker.operations.dead_letters.looking import Desk, Found
+from worker.operations.dead_letters.session import Found, Session
 from worker.pipeline.reading import Reading, Unreadable
 from worker.ports import Ledger
 
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """One dead letter, were it replayed alone: what it comes to, and the provider calls it takes at least."""
+    """What one dead letter would come to, replayed alone; `calls` is the least number of provider calls."""
 
     letter: Letter
     outcome: str
@@ -40,6 +41,7 @@ class Plan:
         return sum(calls for _, calls in self._newest.values())
 
     def add(self, reading: Reading, prospect: Prospect) -> None:
+        """Counts one selected letter."""
         self.selected += 1
         self.outcomes[prospect.outcome] += 1
         if len(self.prospects) < self.keep:
@@ -51,29 +53,57 @@ class Plan:
 
 
 async def plan(
-    desk: Desk, ledger: Ledger, policy: Policy, keep: int, on_progress: Callable[[int], None]
+    session: Session, ledger: Ledger, policy: Policy, keep: int, on_progress: Callable[[int], None]
 ) -> Plan:
-    """`keep`: how many prospects to tell one by one."""
+    """Decides about each selected letter as a worker would; the plan keeps the first `keep` prospects."""
     made = Plan(keep)
-    async with desk.looking() as looking:
-        async for batch in looking.found():
+    async with session.browsing() as browse:
+        async for batch in browse.batches():
             for found in batch:
-                made.add(found.reading, await _prospect(desk, ledger, policy, found))
-            on_progress(looking.seen)
-        made.seen = looking.seen
+                made.add(found.reading, await _prospect(session, ledger, policy, found))
+            on_progress(browse.seen)
+        made.seen = browse.seen
     return made
 
 
-async def _prospect(desk: Desk, ledger: Ledger, policy: Policy, found: Found) -> Prospect:
+async def _prospect(session: Session, ledger: Ledger, policy: Policy, found: Found) -> Prospect:
     event = found.reading
     if isinstance(event, Unreadable):
         return Prospect(found.letter, f"still {event.verdict.reason}", event.verdict.detail, 0)
     known = await ledger.recall(event.department, event.reference)
     if isinstance(event, Reissue):
-        asked = decide_reissue(event, known, policy, desk.clock.now())
+        asked = decide_reissue(event, known, policy, session.clock.now())
         return Prospect(
-            found.letter, described(asked), detail_of(asked), 1 if isinstance(asked, Issue) else 0
+            found.letter, outcome_of(asked), detail_of(asked), 1 if isinstance(asked, Issue) else 0
         )
-    decision = decide(event, known, policy, desk.clock.now())
+    decision = decide(event, known, policy, session.clock.now())
     calls = least_calls(decision, event, known.entry)
-    return Prospect(found.letter, described(decision), detail_of(decision), calls)
+    return Prospect(found.letter, outcome_of(decision), detail_of(decision), calls)
+
+
+def outcome_of(decision: Decision | Issue) -> str:
+    """A decision as one word or two: `create`, `superseded`, `still invalid`."""
+    match decision:
+        case Refuse(reason, _):
+            return f"still {reason}"
+        case Republish():
+            return "already answered"
+        case Skip(outcome, _):
+            return str(outcome)
+        case _:
+            return type(decision).__name__.lower()
+
+
+def detail_of(decision: Decision | Issue) -> str:
+    match decision:
+        case Refuse(_, detail):
+            return detail
+        case Republish(answer):
+            again = "" if answer.confirmed else "; its result goes out again"
+            return f"{answer.outcome} at {answer.answered_at:%F %T}Z{again}"
+        case Skip(ResultKind.SUPERSEDED, _):
+            return "a newer event holds"
+        case Skip(_, reason):
+            return reason or "nothing to change"
+        case _:
+            return ""

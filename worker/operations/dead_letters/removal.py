@@ -1,22 +1,22 @@
-"""Taking dead letters out of their queue, once what becomes of them is settled and on record."""
+"""Taking dead letters off their queue, once what becomes of them is settled and on record."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from worker.flow.waiting import pause
-from worker.operations.dead_letters.looking import Desk, Found, Looking
-from worker.operations.dead_letters.pace import Pace
+from worker.operations.dead_letters.batches import LetterRate
+from worker.operations.dead_letters.session import Browse, Found, Session
 from worker.ports import ForPeople
 
 PASS_SECONDS = 10.0
-"""How long a slowed-down removal holds the queue before others get their turn."""
+"""How long a rate-limited removal holds the queue before others get their turn."""
 OTHERS_TURN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Dealt:
-    """Those of a batch that may go, all it takes being on record; `failure` is why the others may not."""
+class Batch:
+    """The letters of a batch that may go, being on record; `failure` is why the others may not."""
 
     going: Sequence[Found]
     failure: ForPeople | None = None
@@ -24,73 +24,70 @@ class Dealt:
 
 @dataclass
 class Remover:
-    """`stopping` ends it between two batches; `on_progress` hears how many went with each.
+    """Removes the selected letters, batch by batch. `prepare` says of each batch which letters may go.
 
-    `gone` counts them, `seen` what went by in the newest pass.
+    `stopping` ends it between two batches; `on_progress` is called with how many went in each. `gone` counts
+    those removed, `seen` the letters read in the newest pass.
     """
 
-    desk: Desk
-    deal: Callable[[Sequence[Found]], Awaitable[Dealt]]
-    pace: Pace
+    session: Session
+    prepare: Callable[[Sequence[Found]], Awaitable[Batch]]
+    rate: LetterRate
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     on_progress: Callable[[int], None] = lambda _: None
     gone: int = 0
     seen: int = 0
 
     async def remove(self, most: int | None) -> None:
-        """Fewer than `most` go where there are no more, or where it was stopped.
+        """Removes up to `most`: fewer where there are no more, or where it was stopped.
 
-        Raises what `deal` gives as a failure, once the others of the batch are gone.
+        Raises the failure of a batch, once the other letters of the batch are gone.
         """
         while True:
-            await self.pace.turn(self.stopping)
+            await self.rate.wait(self.stopping)
             if self.stopping.is_set() or await self._pass(most):
                 return
-            await pause(self.desk.clock, OTHERS_TURN_SECONDS, self.stopping)
+            await pause(self.session.clock, OTHERS_TURN_SECONDS, self.stopping)
 
     async def _pass(self, most: int | None) -> bool:
         """Whether there is nothing more to do."""
-        begun = self.desk.clock.monotonic()
-        async with self.desk.looking() as looking:
-            async for batch in looking.found(self.pace.at_once):
-                self.seen = looking.seen
+        begun = self.session.clock.monotonic()
+        async with self.session.browsing() as browse:
+            async for batch in browse.batches(self.rate.batch_letters):
+                self.seen = browse.seen
                 if going := batch if most is None else batch[: most - self.gone]:
-                    await self._let_go(looking, going)
+                    await self._remove(browse, going)
                 if self.stopping.is_set() or 0 < self.gone == most:
                     return True
                 if going and self._is_over(begun):
                     return False
         return True
 
-    async def _let_go(self, looking: Looking, batch: Sequence[Found]) -> None:
-        """When it is its turn, unless it is stopped by then."""
-        await self.pace.turn(self.stopping)
+    async def _remove(self, browse: Browse, letters: Sequence[Found]) -> None:
+        """Waits for the rate, and does nothing if it is stopped meanwhile."""
+        await self.rate.wait(self.stopping)
         if self.stopping.is_set():
             return
-        self.pace.begin(len(batch))
-        dealt = await self.deal(batch)
-        await looking.look.remove([found.held for found in dealt.going])
-        self.gone += len(dealt.going)
-        self.on_progress(len(dealt.going))
-        if dealt.failure is not None:
-            raise dealt.failure
+        self.rate.begin(len(letters))
+        batch = await self.prepare(letters)
+        await browse.remove(batch.going)
+        self.gone += len(batch.going)
+        self.on_progress(len(batch.going))
+        if batch.failure is not None:
+            raise batch.failure
 
     def _is_over(self, begun: float) -> bool:
-        """Also where the next would come too late."""
-        if self.pace.per_second is None:
+        """Whether the pass has taken its time, or would have before the next batch may begin."""
+        if self.rate.per_second is None:
             return False
-        return self.desk.clock.monotonic() + self.pace.wait_seconds - begun > PASS_SECONDS
+        return self.session.clock.monotonic() + self.rate.wait_seconds - begun > PASS_SECONDS
 
 
-def discarding(
-    desk: Desk,
-    stopping: asyncio.Event,
-    on_progress: Callable[[int], None],
-) -> Remover:
-    """Throws away what is meant; the audit keeps what it was."""
+def discarding(session: Session, stopping: asyncio.Event, on_progress: Callable[[int], None]) -> Remover:
+    """A remover that throws the selected letters away; the audit keeps what they were."""
 
-    async def deal(batch: Sequence[Found]) -> Dealt:
-        await desk.note("discard", [(found.letter, "discarded") for found in batch])
-        return Dealt(batch)
+    async def prepare(letters: Sequence[Found]) -> Batch:
+        await session.record("discard", [(found.letter, "discarded") for found in letters])
+        return Batch(letters)
 
-    return Remover(desk, deal, Pace(desk.clock), stopping, on_progress)
+    return Remover(session, prepare, LetterRate(session.clock), stopping, on_progress)

@@ -1,92 +1,97 @@
-"""Sending dead letters through the work queue again: a few first, more while they fare well."""
+"""Sending dead letters through the work queue again: a few first, more while all goes well."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from worker.core.dead_letters import batch_sizes, replayed
+from worker.core.dead_letters import replayed
 from worker.core.messages import Outgoing
 from worker.core.model import Event
-from worker.operations.dead_letters.fates import Fates, Observer, Sent, Watch
-from worker.operations.dead_letters.looking import Desk, Found
-from worker.operations.dead_letters.pace import Pace
-from worker.operations.dead_letters.removal import Dealt, Remover
+from worker.operations.dead_letters.batches import LetterRate, batch_sizes
+from worker.operations.dead_letters.removal import Batch, Remover
+from worker.operations.dead_letters.session import Found, Session
+from worker.operations.dead_letters.tracking import Observer, ReplayReport, ReplayTracker, Sent
 from worker.ports import ForPeople, Ledger, Publisher, PublishFailed, Unroutable
 
 
 class ReplayFailed(ForPeople):
-    """The broker did not take all that was to be sent. What it did not take is where it was."""
+    """The broker did not take every message. Those it did not take are where they were."""
 
 
 @dataclass
 class Replay:
-    """`per_second` slows it down; `stopping` ends it between two batches; `observer` hears of each.
+    """A replay of the selected letters. `per_second` limits its rate; `stopping` ends it between two batches.
 
-    `fates` is what has come of it so far, whatever ended it.
+    `report` holds what has come of it so far, whatever ended it.
     """
 
-    desk: Desk
+    session: Session
     per_second: float | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     observer: Observer = field(default_factory=Observer)
-    fates: Fates = field(default_factory=Fates)
+    report: ReplayReport = field(default_factory=ReplayReport)
     _numbers: "count[int]" = field(default_factory=lambda: count(1))
-    _watch: Watch | None = None
+    _tracker: ReplayTracker | None = None
 
     def __post_init__(self) -> None:
-        self._pace = Pace(self.desk.clock, self.per_second)
+        self._rate = LetterRate(self.session.clock, self.per_second)
 
-    async def send(self, most: int | None) -> Fates:
-        """Sends up to `most` and asks for nothing more; raises `ReplayFailed`."""
-        remover = Remover(self.desk, self._deal, self._pace, self.stopping)
+    async def send(self, most: int | None) -> ReplayReport:
+        """Sends up to `most` letters and does not follow them; raises `ReplayFailed`."""
+        remover = Remover(self.session, self._publish, self._rate, self.stopping)
         await remover.remove(most)
-        self.fates.seen = self.fates.seen or remover.seen
-        return self.fates
+        self.report.seen = self.report.seen or remover.seen
+        return self.report
 
-    async def send_and_watch(self, most: int | None, ledger: Ledger) -> Fates:
-        """In growing batches. The first that does not fare well is the last; raises `ReplayFailed`."""
-        self._watch = watch = Watch(self.desk, ledger, self.stopping, self.fates, self.observer)
+    async def send_and_track(self, most: int | None, ledger: Ledger) -> ReplayReport:
+        """Sends in growing batches and follows each. The first batch that goes badly is the last.
+
+        Raises `ReplayFailed`.
+        """
+        self._tracker = tracker = ReplayTracker(
+            self.session, ledger, self.stopping, self.report, self.observer
+        )
         for size in batch_sizes():
-            before = self.fates.sent
+            before = self.report.sent
             wanted = size if most is None else min(size, most - before)
-            await self._send_and_watch(wanted, watch)
-            if self.fates.is_bad or self.fates.sent - before < wanted or self.fates.sent == most:
+            await self._send_and_track(wanted, tracker)
+            if self.report.is_bad or self.report.sent - before < wanted or self.report.sent == most:
                 break
-        return self.fates
+        return self.report
 
-    async def _send_and_watch(self, wanted: int, watch: Watch) -> None:
-        """Whatever ends it, what is known then of the batch is counted and on record."""
+    async def _send_and_track(self, wanted: int, tracker: ReplayTracker) -> None:
+        """Whatever ends it, the outcomes known by then are reported and on record."""
         try:
             await self.send(wanted)
-            await watch.see()
+            await tracker.wait()
         finally:
-            await watch.conclude()
+            await tracker.finish()
 
-    async def _deal(self, batch: Sequence[Found]) -> Dealt:
-        """Published and confirmed, then on record, then gone: if we die in between, it is in both queues."""
-        ids = [f"{self.desk.run}-{next(self._numbers)}" for _ in batch]
+    async def _publish(self, letters: Sequence[Found]) -> Batch:
+        """Published and confirmed, then on record, then removed: a crash may leave it in both queues."""
+        ids = [f"{self.session.run}-{next(self._numbers)}" for _ in letters]
         outgoing = [
-            replayed(found.held.original, replay_id, self.desk.by)
-            for found, replay_id in zip(batch, ids, strict=True)
+            replayed(found.held.original, replay_id, self.session.by)
+            for found, replay_id in zip(letters, ids, strict=True)
         ]
-        failures = await publish_all(self.desk.publisher, outgoing)
+        failures = await publish_all(self.session.publisher, outgoing)
         taken = [
             (found, replay_id)
-            for found, replay_id, failure in zip(batch, ids, failures, strict=True)
+            for found, replay_id, failure in zip(letters, ids, failures, strict=True)
             if failure is None
         ]
-        self.fates.sent += len(taken)
+        self.report.sent += len(taken)
         self.observer.sent(len(taken))
-        await self.desk.note("replay", [(found.letter, "sent to work") for found, _ in taken])
-        if self._watch is not None:
-            self._watch.open |= {replay_id: _sent(found) for found, replay_id in taken}
-            await self._watch.glance()
-        return Dealt([found for found, _ in taken], next(filter(None, failures), None))
+        await self.session.record("replay", [(found.letter, "sent to work") for found, _ in taken])
+        if self._tracker is not None:
+            self._tracker.open |= {replay_id: _sent(found) for found, replay_id in taken}
+            await self._tracker.poll()
+        return Batch([found for found, _ in taken], next(filter(None, failures), None))
 
 
 async def publish_all(publisher: Publisher, outgoing: Sequence[Outgoing]) -> list[ReplayFailed | None]:
-    """All at once, each waiting for its own confirm; in their order, why one was not taken."""
+    """Publishes all at once, each with its own confirm. Returns, in their order, why one was not taken."""
     results = await asyncio.gather(*map(publisher.publish, outgoing), return_exceptions=True)
     return [_failure(result) for result in results]
 

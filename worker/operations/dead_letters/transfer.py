@@ -1,4 +1,4 @@
-"""Dead letters out to a file, one a line, and back from it, mended."""
+"""Dead letters to a file, one JSON object a line, and back from it once they are edited."""
 
 import asyncio
 import base64
@@ -14,23 +14,24 @@ from contracts.reissues import REISSUE_KEY
 from worker.core.dead_letters import Letter, exported, from_json_safe, letter_of, replayed
 from worker.core.messages import Outgoing
 from worker.core.model import Event, Reissue
-from worker.operations.dead_letters.looking import AT_ONCE, Desk, read
+from worker.operations.dead_letters.batches import BATCH_LETTERS
 from worker.operations.dead_letters.replay import ReplayFailed, publish_all
+from worker.operations.dead_letters.session import Session, read
 from worker.pipeline.reading import Unreadable, subject_of, validate
 from worker.ports import ForPeople
 
-MOST_MISTAKES = 20
+SHOWN_MISTAKES = 20
 
 
 class BadImport(ForPeople):
-    """Lines that cannot be sent, each with its number. Nothing was sent."""
+    """Some lines cannot be sent; the text names each. Nothing was sent."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """A line of an import: the message as it is now, and the dead letter it was."""
+    """A line of an import: the message as edited, and the dead letter it was, with its `fingerprint`."""
 
     letter: Letter
     message: Outgoing
@@ -39,27 +40,33 @@ class Edited:
 
     @property
     def origin(self) -> str | None:
-        """The id of the event before it was edited; of the letter, where that had none to be read."""
+        """The event's id before the edit; the letter's fingerprint where no id could be read."""
         return self.event_id or self.fingerprint
 
 
-async def export(desk: Desk, most: int | None, file: BinaryIO, on_progress: Callable[[int], None]) -> int:
-    """Writes what is meant, as it comes; how many. `file` should not block: the queue is held meanwhile."""
+async def export(
+    session: Session, most: int | None, file: BinaryIO, on_progress: Callable[[int], None]
+) -> int:
+    """Writes the first `most` selected letters, and returns how many it wrote.
+
+    The queue is held meanwhile, so `file` should not block. `on_progress` is called with the number of
+    letters read so far.
+    """
     written = 0
-    async with desk.looking() as looking:
-        async for batch in looking.found():
+    async with session.browsing() as browse:
+        async for batch in browse.batches():
             wanted = batch if most is None else batch[: most - written]
             file.writelines(to_json(exported(found.letter, found.held.original)) + b"\n" for found in wanted)
-            await desk.note("export", [(found.letter, "exported") for found in wanted])
+            await session.record("export", [(found.letter, "exported") for found in wanted])
             written += len(wanted)
-            on_progress(looking.seen)
+            on_progress(browse.seen)
             if written == most:
                 break
     return written
 
 
 def read_import(lines: Iterable[bytes]) -> list[Edited]:
-    """All lines, each true to the contract; raises `BadImport` with every mistake."""
+    """Reads every line and checks it against the contract; raises `BadImport` with every mistake."""
     edited, mistakes = [], []
     for number, line in enumerate(lines, start=1):
         try:
@@ -67,9 +74,9 @@ def read_import(lines: Iterable[bytes]) -> list[Edited]:
         except ValueError as error:
             mistakes.append(f"line {number}: {error}")
     if mistakes:
-        more = len(mistakes) - MOST_MISTAKES
-        told = mistakes[:MOST_MISTAKES] + ([f"and {more} lines more"] if more > 0 else [])
-        raise BadImport("\n".join(told))
+        more = len(mistakes) - SHOWN_MISTAKES
+        shown = mistakes[:SHOWN_MISTAKES] + ([f"and {more} lines more"] if more > 0 else [])
+        raise BadImport("\n".join(shown))
     return edited
 
 
@@ -90,8 +97,8 @@ def _edited(line: bytes) -> Edited:
     )
     letter, origin = letter_of(outgoing, subject_of(reading)), _text(given, "letter")
     reason = _text(given, "reason") or "unknown"
-    told = replace(letter, reason=reason, fingerprint=origin or letter.fingerprint)
-    return Edited(told, outgoing, _text(given, "event_id"), origin)
+    edited = replace(letter, reason=reason, fingerprint=origin or letter.fingerprint)
+    return Edited(edited, outgoing, _text(given, "event_id"), origin)
 
 
 def _json(line: bytes) -> Any:
@@ -134,24 +141,24 @@ def _mapping(given: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 async def send_edited(
-    desk: Desk, edited: Sequence[Edited], stopping: asyncio.Event, on_progress: Callable[[int], None]
+    session: Session, edited: Sequence[Edited], stopping: asyncio.Event, on_progress: Callable[[int], None]
 ) -> int:
-    """Publishes them as new attempts, and notes each: how many, fewer where it was stopped.
+    """Publishes the messages as new attempts and records each; returns how many, fewer where it was stopped.
 
-    Raises `ReplayFailed` at the first refused.
+    Raises `ReplayFailed` at the first that is refused.
     """
     sent = 0
-    for first in range(0, len(edited), AT_ONCE):
+    for first in range(0, len(edited), BATCH_LETTERS):
         if stopping.is_set():
             break
-        batch = edited[first : first + AT_ONCE]
+        batch = edited[first : first + BATCH_LETTERS]
         outgoing = [
-            replayed(one.message, f"{desk.run}-{number}", desk.by, one.origin)
+            replayed(one.message, f"{session.run}-{number}", session.by, one.origin)
             for number, one in enumerate(batch, start=first + 1)
         ]
-        failures = await publish_all(desk.publisher, outgoing)
+        failures = await publish_all(session.publisher, outgoing)
         taken = [one for one, failure in zip(batch, failures, strict=True) if failure is None]
-        await desk.note("import", [(one.letter, f"sent, edited from {one.origin}") for one in taken])
+        await session.record("import", [(one.letter, f"sent, edited from {one.origin}") for one in taken])
         on_progress(len(taken))
         sent += len(taken)
         if failure := next(filter(None, failures), None):
@@ -159,14 +166,14 @@ async def send_edited(
     return sent
 
 
-async def discard_originals(desk: Desk, edited: Sequence[Edited]) -> int:
-    """Removes the dead letters the lines were exported from, as they were then; how many there still were."""
+async def discard_originals(session: Session, edited: Sequence[Edited]) -> int:
+    """Removes the dead letters that the lines were exported from; returns how many were still there."""
     origins = {one.fingerprint for one in edited} - {None}
     gone = 0
-    async with desk.queue.look() as look:
-        async for batch in look.batches(AT_ONCE):
+    async with session.queue.look() as look:
+        async for batch in look.batches(BATCH_LETTERS):
             going = [held for held in batch if read(held).letter.fingerprint in origins]
-            await desk.note("discard", [(read(held).letter, "replaced by an import") for held in going])
+            await session.record("discard", [(read(held).letter, "replaced by an import") for held in going])
             await look.remove(going)
             gone += len(going)
             if gone == len(origins):

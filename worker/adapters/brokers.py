@@ -1,0 +1,107 @@
+"""What a command opens at a broker. It fails at once without one; a worker would wait and try again."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
+from pydantic import SecretStr
+
+from contracts.topology import Topology
+from worker.adapters.amqp import topology as rabbitmq_topology
+from worker.adapters.amqp.client import RabbitPublisher
+from worker.adapters.amqp.link import (
+    BROKER_ERRORS,
+    BrokerRefuses,
+    BrokerUnavailable,
+    Connection,
+    Link,
+    close,
+    connect,
+    explain,
+    version_of,
+)
+from worker.adapters.amqp.management import check_in_effect
+from worker.adapters.amqp.topology import Finding
+from worker.adapters.system import SystemClock
+from worker.ports import Publisher
+from worker.telemetry.events import Telemetry
+
+
+@asynccontextmanager
+async def open_connection(urls: Sequence[str]) -> AsyncIterator[Connection]:
+    """A connection to the first broker that accepts one; raises `BrokerUnavailable`."""
+    found = await _first_that_connects(urls)
+    try:
+        yield found
+    finally:
+        await close(found)
+
+
+async def _first_that_connects(urls: Sequence[str]) -> Connection:
+    *others, last = urls
+    for url in others:
+        try:
+            return await connect(url, "provisioner command")
+        except BrokerUnavailable:
+            continue
+    return await connect(last, "provisioner command")
+
+
+@asynccontextmanager
+async def open_publisher(urls: Sequence[str], telemetry: Telemetry) -> AsyncIterator[Publisher]:
+    """A publisher, once a broker has accepted a connection; raises `BrokerUnavailable`."""
+    async with open_connection(urls):
+        pass
+    async with RabbitPublisher.running(Link("command", urls, SystemClock(), telemetry)) as publisher:
+        yield publisher
+
+
+class AmqpObjects:
+    """Exchanges, queues and bindings over AMQP."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.version = version_of(connection)
+
+    async def apply(self, wanted: Topology) -> None:
+        await rabbitmq_topology.apply(self._connection, wanted)
+
+    async def check(self, wanted: Topology) -> Sequence[Finding]:
+        return await rabbitmq_topology.check(self._connection, wanted)
+
+
+class ManagedObjects:
+    """Bindings and policies over the management API. `url` holds its login."""
+
+    def __init__(self, url: SecretStr, vhost: str) -> None:
+        self._url = url
+        self._vhost = vhost
+
+    async def check(self, wanted: Topology) -> Sequence[Finding]:
+        return await check_in_effect(self._url, self._vhost, wanted)
+
+
+Waiting = AsyncIterator[tuple[bytes, Callable[[], Awaitable[None]]]]
+
+
+@asynccontextmanager
+async def waiting_messages(urls: Sequence[str], queue: str) -> AsyncIterator[Waiting]:
+    """The messages ready in a queue now: the body of each, and how to ack it.
+
+    Messages that are not acked return to the queue at the end of the block. Raises `BrokerUnavailable`.
+    """
+    async with open_connection(urls) as connection, connection.channel() as channel:
+        source = await channel.get_queue(queue, ensure=False)
+
+        async def each() -> Waiting:
+            while (message := await _next(source)) is not None:
+                yield message.body, message.ack
+
+        yield each()
+
+
+async def _next(queue: AbstractQueue) -> AbstractIncomingMessage | None:
+    try:
+        return await queue.get(fail=False)
+    except BROKER_ERRORS as error:
+        raise BrokerRefuses(f"the queue {queue.name} cannot be read: {explain(error)}") from None

@@ -1,0 +1,146 @@
+"""`provisioner departments` and `provisioner reissue`."""
+
+import os
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from pydantic import TypeAdapter
+
+from contracts.subaccounts import ResultKind
+from worker.cli import terminal
+from worker.cli.loop import run, run_to_exit
+from worker.cli.options import DepartmentId, Json, Tenant
+from worker.core.model import Answer, Department, Entry
+from worker.operations import departments as operations
+from worker.operations.departments import History, credentials_state
+from worker.operations.reissue import reissue as ask_for_reissue
+from worker.settings.load import load
+from worker.settings.model import LedgerSettings
+
+app = typer.Typer(no_args_is_help=True, help="What the ledger knows of departments.")
+
+
+@app.command("list")
+def list_(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None, *, as_json: Json = False
+) -> None:
+    """Every department ever heard of, and where it stands."""
+    run(_list(load(LedgerSettings, os.environ), tenant, as_json=as_json))
+
+
+async def _list(settings: LedgerSettings, tenant: str | None, *, as_json: bool) -> None:
+    from worker.cli import open_ports
+
+    async with open_ports.ledger_to_read(settings) as (ledger, _):
+        entries = await operations.departments(ledger, tenant)
+    _show_departments(entries, as_json=as_json)
+
+
+@app.command()
+def show(department_id: DepartmentId, tenant: Tenant = "default", *, as_json: Json = False) -> None:
+    """One department: its subaccount, what is owed, and what each of its events was answered."""
+    run(_show(load(LedgerSettings, os.environ), Department(tenant, department_id), as_json=as_json))
+
+
+async def _show(settings: LedgerSettings, which: Department, *, as_json: bool) -> None:
+    from worker.cli import open_ports
+
+    async with open_ports.ledger_to_read(settings) as (ledger, _):
+        found = await operations.history(ledger, which)
+    _show_history(found, as_json=as_json)
+
+
+def reissue(
+    department_id: DepartmentId,
+    tenant: Tenant = "default",
+    *,
+    recipient: Annotated[str | None, typer.Option(help="For this one alone; for all by default.")] = None,
+    by: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Who asks; the OS user by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Have the running worker publish a department's credentials once more; exit 1 where it did not."""
+    settings = load(LedgerSettings, os.environ)
+    which = Department(tenant, department_id)
+    run_to_exit(_reissue(settings, which, recipient or None, by, as_json=as_json))
+
+
+async def _reissue(
+    settings: LedgerSettings, which: Department, recipient: str | None, by: str | None, *, as_json: bool
+) -> bool:
+    """Whether credentials were issued again."""
+    from worker.adapters.system import SystemClock, fresh_id, os_user
+    from worker.cli import open_ports
+
+    async with open_ports.ledger_to_write(settings) as (ledger, audit):
+        answer = await ask_for_reissue(
+            which,
+            recipient,
+            by or os_user(),
+            ledger=ledger,
+            audit=audit,
+            clock=SystemClock(),
+            new_id=fresh_id,
+        )
+    _show_reissued(which, answer, as_json=as_json)
+    return answer.outcome is not ResultKind.FAILED
+
+
+_HIDDEN = frozenset({"owed_to", "version", "claim", "issued_for", "revision", "enable_owed"})
+
+
+def _show_departments(entries: Sequence[Entry], *, as_json: bool) -> None:
+    if as_json:
+        terminal.print_json([_entry_document(entry) for entry in entries])
+        return
+    columns = ("tenant", "department", "name", "status", "auth id", "credentials", "newest event")
+    terminal.print_table(columns, map(_entry_row, entries), "no department yet")
+
+
+def _show_history(found: History, *, as_json: bool) -> None:
+    entry = _entry_document(found.entry)
+    if as_json:
+        terminal.print_json(entry | {"answers": [_answer_document(answer) for answer in found.answers]})
+        return
+    shown = entry | {"credentials": credentials_state(found.entry)}
+    facts = [(name.replace("_", " "), value) for name, value in shown.items() if name not in _HIDDEN]
+    terminal.print_table(("", found.entry.department.id), facts, "")
+    columns = ("answered at", "event", "type", "outcome", "confirmed", "reason")
+    terminal.print_table(columns, map(_answer_row, found.answers), "no event answered yet")
+
+
+def _show_reissued(which: Department, answer: Answer, *, as_json: bool) -> None:
+    issued = answer.outcome is not ResultKind.FAILED
+    if as_json:
+        ids = {"tenant": which.tenant, "department_id": which.id, "issued": issued}
+        terminal.print_json(ids | {"auth_id": answer.auth_id, "reason": answer.reason, "id": answer.event.id})
+    elif issued:
+        terminal.OUT.print(f"department {which.id}: {answer.reason}", markup=False)
+    else:
+        terminal.complain([f"department {which.id}: {answer.reason}"])
+
+
+def _entry_row(entry: Entry) -> tuple[object, ...]:
+    newest = f"{entry.version.kind} {entry.version.time:%Y-%m-%d %H:%M:%S}" if entry.version else None
+    return (*entry.department, entry.name, entry.status, entry.auth_id, credentials_state(entry), newest)
+
+
+def _answer_row(answer: Answer) -> tuple[object, ...]:
+    at = f"{answer.answered_at:%Y-%m-%d %H:%M:%S}"
+    confirmed = "yes" if answer.confirmed else "no"
+    return (at, answer.event.id, answer.event.type, answer.outcome, confirmed, answer.reason)
+
+
+def _entry_document(entry: Entry) -> dict[str, Any]:
+    """An entry as scripts read it, without the token's fingerprint: that stays in the ledger."""
+    document: dict[str, Any] = TypeAdapter(Entry).dump_python(entry, mode="json", exclude={"fingerprint"})
+    tenant, department_id = document.pop("department")
+    return {"tenant": tenant, "department_id": department_id} | document
+
+
+def _answer_document(answer: Answer) -> dict[str, Any]:
+    document: dict[str, Any] = TypeAdapter(Answer).dump_python(answer, mode="json")
+    document["event"] = dict(zip(("source", "id", "type"), document["event"], strict=True))
+    return {name: value for name, value in document.items() if name not in {"department", "trace"}}

@@ -1,0 +1,43 @@
+"""Files that a command writes to, and the error lines where that fails."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from worker.ports import ForPeople
+
+
+class FileUnusable(ForPeople):
+    """A file that was named in a command cannot be read or written."""
+
+
+@contextmanager
+def output_file(path: Path | None) -> Iterator[BinaryIO]:
+    """A file to write to, or stdout for None. Raises `FileUnusable`.
+
+    A new file is readable by its owner only, and deleted again if the block fails.
+    """
+    existed = path is None or path.exists()
+    with writing_to(path):
+        descriptor = 1 if path is None else os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    file = os.fdopen(descriptor, "wb", closefd=path is not None)
+    try:
+        yield file
+    except BaseException:
+        if path is not None and not existed:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        with writing_to(path):
+            file.close()
+
+
+@contextmanager
+def writing_to(path: Path | None) -> Iterator[None]:
+    """Turns an `OSError` in the block into `FileUnusable`."""
+    try:
+        yield
+    except OSError as error:
+        raise FileUnusable(f"{path or 'standard output'} cannot be written: {error.strerror}") from None

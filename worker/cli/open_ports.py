@@ -1,0 +1,140 @@
+"""Opens the ports that operations need, from settings. Imported by a command when it runs: it takes long."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+
+from worker.adapters.amqp.dead_letters import RabbitDeadLetters
+from worker.adapters.brokers import AmqpObjects, ManagedObjects, open_connection, open_publisher
+from worker.adapters.sqlite.audit import SqliteAudit
+from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
+from worker.adapters.system import SystemClock, fresh_id, os_user
+from worker.cli import terminal
+from worker.cli.options import Request
+from worker.cli.view import filter_text
+from worker.core.dead_letters import AuditLine
+from worker.core.messages import Outgoing
+from worker.operations.dead_letters.session import Session
+from worker.ports import Audit, DeadLetterQueue, Ledger, LedgerFailed, Publisher
+from worker.settings.model import BrokerSettings, DeadLetterSettings, LedgerSettings, TopologySettings
+from worker.telemetry.events import Telemetry
+
+
+@asynccontextmanager
+async def ledger_to_read(settings: LedgerSettings) -> AsyncIterator[tuple[Ledger, Audit]]:
+    """The ledger and its audit, both read-only. Raises `LedgerFailed`."""
+    async with sqlite_ledger_read(settings.ledger) as ledger:
+        yield ledger, SqliteAudit(ledger)
+
+
+@asynccontextmanager
+async def ledger_to_write(settings: LedgerSettings) -> AsyncIterator[tuple[Ledger, Audit]]:
+    """The ledger and its audit; a missing ledger is not made. Raises `LedgerFailed`."""
+    async with sqlite_ledger(settings.ledger, must_exist=True) as ledger:
+        yield ledger, SqliteAudit(ledger)
+
+
+@asynccontextmanager
+async def publisher(settings: BrokerSettings) -> AsyncIterator[Publisher]:
+    """Raises `BrokerUnavailable`."""
+    async with open_publisher(settings.amqp_url, Telemetry()) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def broker_objects(settings: BrokerSettings) -> AsyncIterator[AmqpObjects]:
+    """Raises `BrokerUnavailable`."""
+    async with open_connection(settings.amqp_url) as connection:
+        yield AmqpObjects(connection)
+
+
+def objects_in_effect(settings: TopologySettings) -> ManagedObjects | None:
+    """None where the settings name no management API."""
+    if settings.management_url is None:
+        return None
+    return ManagedObjects(settings.management_url, settings.vhost)
+
+
+@asynccontextmanager
+async def reading_session(settings: DeadLetterSettings, request: Request) -> AsyncIterator[Session]:
+    """For commands that change nothing: they go on without a ledger, and connect a publisher only at need."""
+    async with AsyncExitStack() as stack:
+        queue = await stack.enter_async_context(_dead_letters(settings))
+        yield _session(request, queue, _LazyPublisher(settings, stack), _OptionalAudit(settings, stack))
+
+
+@asynccontextmanager
+async def changing_session(
+    settings: DeadLetterSettings, request: Request
+) -> AsyncIterator[tuple[Session, Ledger]]:
+    """For commands that change something, which must be on record: raises `LedgerFailed` without a ledger."""
+    async with AsyncExitStack() as stack:
+        ledger, audit = await stack.enter_async_context(ledger_to_write(settings))
+        queue = await stack.enter_async_context(_dead_letters(settings))
+        opened = await stack.enter_async_context(publisher(settings))
+        yield _session(request, queue, opened, audit), ledger
+
+
+@asynccontextmanager
+async def _dead_letters(settings: BrokerSettings) -> AsyncIterator[DeadLetterQueue]:
+    async with open_connection(settings.amqp_url) as connection:
+        yield RabbitDeadLetters(connection, SystemClock(), _say_waiting)
+
+
+def _session(request: Request, queue: DeadLetterQueue, publisher: Publisher, audit: Audit) -> Session:
+    return Session(
+        queue,
+        publisher,
+        audit,
+        SystemClock(),
+        by=request.by or os_user(),
+        run=fresh_id(),
+        asked=str(request.file or filter_text(request.selection)),
+        selection=request.selection,
+        assume_unlimited=request.assume_unlimited,
+    )
+
+
+def _say_waiting() -> None:
+    terminal.ERR.print("somebody else is reading the dead letters; waiting for them", style="yellow")
+
+
+class _LazyPublisher:
+    """Connects at the first message, which most commands never send."""
+
+    def __init__(self, settings: BrokerSettings, stack: AsyncExitStack) -> None:
+        self._settings = settings
+        self._stack = stack
+        self._publisher: Publisher | None = None
+
+    async def publish(self, outgoing: Outgoing) -> None:
+        if self._publisher is None:
+            self._publisher = await self._stack.enter_async_context(publisher(self._settings))
+        await self._publisher.publish(outgoing)
+
+
+class _OptionalAudit:
+    """Opens the ledger at the first line. Without a ledger it warns once and goes on."""
+
+    def __init__(self, settings: LedgerSettings, stack: AsyncExitStack) -> None:
+        self._settings = settings
+        self._stack = stack
+        self._audit: Audit | None = None
+        self._missing = False
+
+    async def note(self, lines: Sequence[AuditLine]) -> None:
+        if self._missing or not lines:
+            return
+        try:
+            if self._audit is None:
+                opened = ledger_to_write(self._settings)
+                self._audit = (await self._stack.enter_async_context(opened))[1]
+            await self._audit.note(lines)
+        except LedgerFailed as error:
+            self._missing = True
+            terminal.complain([f"not on record in the audit: {error}"])
+
+    async def noted(
+        self, since: datetime | None = None, by: str | None = None, id_: str | None = None
+    ) -> Sequence[AuditLine]:
+        return await self._audit.noted(since, by, id_) if self._audit else []

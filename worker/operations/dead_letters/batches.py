@@ -1,0 +1,58 @@
+"""How many dead letters go at once, and how many in a second."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, repeat
+
+from worker.flow.waiting import pause
+from worker.ports import Clock
+
+BATCH_LETTERS = 500
+"""The most that is read or removed at once."""
+
+GROWING = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+LARGEST_BATCH = 1_000
+
+BATCHES_PER_SECOND = 50
+LONG_SECOND = 1.05
+"""What leaves evenly arrives less so: some fifty milliseconds sooner or later."""
+
+
+def batch_sizes() -> Iterator[int]:
+    """How many to replay before looking at what came of them: a few first, then more."""
+    return chain(GROWING, repeat(LARGEST_BATCH))
+
+
+@dataclass
+class LetterRate:
+    """A limit of `per_second` letters in any second, however they are batched; None: no limit.
+
+    Each batch delays the next by its size. Where sizes differ, a second may hold `batch_letters` - 1 more
+    than an even flow: `LONG_SECOND` leaves room for them, too. One instance serves a whole replay.
+    """
+
+    clock: Clock
+    per_second: float | None = None
+    _next_at: float | None = None
+
+    @property
+    def batch_letters(self) -> int:
+        """The most a batch may hold."""
+        return max(1, int(self.per_second) // BATCHES_PER_SECOND) if self.per_second else BATCH_LETTERS
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long until the next batch may begin."""
+        return 0.0 if self._next_at is None else max(0.0, self._next_at - self.clock.monotonic())
+
+    async def wait(self, stopping: asyncio.Event) -> None:
+        """Waits until the next batch may begin, or for the stop."""
+        if self.wait_seconds and not stopping.is_set():
+            await pause(self.clock, self.wait_seconds, stopping)
+
+    def begin(self, letters: int) -> None:
+        """A batch of so many letters begins now."""
+        if self.per_second is not None and letters:
+            whole = int(self.per_second) or self.per_second
+            self._next_at = self.clock.monotonic() + LONG_SECOND * letters / whole

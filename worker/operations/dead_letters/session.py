@@ -1,0 +1,136 @@
+"""One operator's command at the dead letters: its ports, its selection, and its browsing of the queue."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+from worker.core.dead_letters import (
+    DEFAULT_DELIVERY_LIMIT,
+    AuditLine,
+    Letter,
+    Selection,
+    audit_line,
+    letter_of,
+    may_be_lost,
+    next_return_loses,
+    replayed,
+)
+from worker.operations.dead_letters.batches import BATCH_LETTERS
+from worker.pipeline.reading import Reading, glimpse, reading_of
+from worker.ports import Audit, Clock, DeadLetterQueue, HeldLetter, Look, Publisher, TooManyLooks
+
+EVERYTHING = Selection()
+
+
+@dataclass(frozen=True)
+class Found:
+    """A dead letter that the selection takes."""
+
+    held: HeldLetter
+    letter: Letter
+
+    @cached_property
+    def reading(self) -> Reading:
+        """The message as a worker reads it. It is cached, since reading takes long."""
+        return reading_of(self.held.original)
+
+
+def read(held: HeldLetter) -> Found:
+    """A dead letter with what its headers and its body say about it."""
+    original = held.original
+    return Found(held, letter_of(original, glimpse(original.message)))
+
+
+@dataclass(frozen=True)
+class Session:
+    """The ports and the selection of one command.
+
+    For the audit: `by` is the operator, `run` the id of this command, `asked` its filter or file as text.
+    `assume_unlimited`: the operator says that the queue has no delivery limit.
+    """
+
+    queue: DeadLetterQueue
+    publisher: Publisher
+    audit: Audit
+    clock: Clock
+    by: str
+    run: str
+    asked: str = "all"
+    selection: Selection = EVERYTHING
+    assume_unlimited: bool = False
+
+    @asynccontextmanager
+    async def browsing(self) -> AsyncIterator["Browse"]:
+        """Holds the queue for the time of the block; raises `QueueTaken`."""
+        async with self.queue.look() as look:
+            yield Browse(self, look)
+
+    def selects(self, letter: Letter) -> bool:
+        """Leaves out letters that this same command replayed and that are dead again."""
+        return self.selection.takes(letter) and not (letter.replay_id or "").startswith(f"{self.run}-")
+
+    async def record(self, action: str, outcomes: Sequence[tuple[Letter, str]]) -> None:
+        """Puts the outcome of each letter into the audit, in one transaction."""
+        await self.audit.note([self._line(action, letter, outcome) for letter, outcome in outcomes])
+
+    def _line(self, action: str, letter: Letter, outcome: str) -> AuditLine:
+        return audit_line(
+            letter,
+            outcome,
+            at=self.clock.now(),
+            by=self.by,
+            action=action,
+            run=self.run,
+            selection=self.asked,
+        )
+
+
+@dataclass
+class Browse:
+    """One pass over the queue, narrowed to the session's selection. `seen` counts every letter passed."""
+
+    session: Session
+    look: Look
+    seen: int = 0
+
+    async def batches(self, most: int = BATCH_LETTERS) -> AsyncIterator[Sequence[Found]]:
+        """The selected letters, in the batches of the queue; a batch may be empty.
+
+        Finish with a batch before asking for the next. Raises `TooManyLooks`.
+        """
+        async for batch in self.look.batches(most):
+            if not self.seen:
+                await self._guard_delivery_limit(batch[0])
+            self.seen += len(batch)
+            yield [found for found in map(read, batch) if self.session.selects(found.letter)]
+
+    async def remove(self, batch: Sequence[Found]) -> None:
+        """Takes letters of the newest batch off the queue."""
+        await self.look.remove([found.held for found in batch])
+
+    async def _guard_delivery_limit(self, oldest: HeldLetter) -> None:
+        """Raises `TooManyLooks` where one more return to the queue could make RabbitMQ drop the letter.
+
+        The oldest letter is held alone at that moment, so nothing else is returned with it.
+        """
+        session, returns = self.session, oldest.returns
+        if not may_be_lost(self.look.broker, returns) or session.assume_unlimited:
+            return
+        if await session.queue.is_unlimited():
+            return
+        if next_return_loses(self.look.broker, returns):
+            await self._requeue(oldest)
+        raise TooManyLooks(
+            f"the oldest dead letter was given back {returns} times, and beyond {DEFAULT_DELIVERY_LIMIT}"
+            " RabbitMQ 4 drops it unless the queue has x-delivery-limit -1: have somebody who may configure"
+            " it run `provisioner topology check`, and give --no-delivery-limit if it is ok"
+        )
+
+    async def _requeue(self, oldest: HeldLetter) -> None:
+        """Sends the letter to work, since a return would lose it. Unchanged it is dead-lettered anew."""
+        letter = read(oldest).letter
+        session = self.session
+        await session.publisher.publish(replayed(oldest.original, f"{session.run}-0", session.by))
+        await session.record("rescue", [(letter, "sent to work, lest it is lost")])
+        await self.look.remove([oldest])

@@ -1,0 +1,91 @@
+"""Publishing department events, each checked against the contract first."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from contracts import topology as names
+from contracts.departments import Invalid, Kind, UnsupportedType, canonical_type, department_event
+from contracts.envelope import CloudEvent, Message, describe
+from contracts.reissues import REISSUE_KEY, asks_for_reissue
+from worker.core.messages import Outgoing
+from worker.ports import ForPeople, Publisher, PublishFailed, Unroutable
+
+EMITTED_FROM = "/subaccount-provisioner/emit"
+
+
+class InvalidEvent(ForPeople):
+    """An event to be sent breaks the contract; the text says where and how."""
+
+    exit_code = 2
+
+
+class EmitFailed(ForPeople):
+    """The broker did not take every event; the text says how many it took."""
+
+
+def complete_event(given: Mapping[str, Any], now: datetime, new_id: Callable[[], str]) -> CloudEvent:
+    """An event true to the contract; id, source and time are filled in where they are not given.
+
+    Raises `InvalidEvent`.
+    """
+    defaults = {"specversion": "1.0", "id": new_id(), "source": EMITTED_FROM, "time": now}
+    try:
+        return department_event(CloudEvent.model_validate(defaults | dict(given)))
+    except ValidationError as error:
+        raise InvalidEvent(describe(error)) from None
+    except (Invalid, UnsupportedType) as error:
+        raise InvalidEvent(str(error)) from None
+
+
+def events_in(lines: Iterable[str], now: datetime, new_id: Callable[[], str]) -> list[CloudEvent]:
+    """One JSON event a line; raises `InvalidEvent`, with the line's number, for the first that is wrong."""
+    events = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            events.append(complete_event(_object(line), now, new_id))
+        except InvalidEvent as error:
+            raise InvalidEvent(f"line {number}: {error}") from None
+    return events
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        given = from_json(line)
+    except ValueError as error:
+        raise InvalidEvent(f"not JSON ({error})") from None
+    if not isinstance(given, dict):
+        raise InvalidEvent("not a JSON object")
+    return given
+
+
+def inbound(event: CloudEvent, *, binary: bool = False) -> Outgoing:
+    """A department event, or a reissue request, as its producer sends it.
+
+    `binary` is the mode of the CloudEvents AMQP binding; the default is structured mode.
+    """
+    message = Message.binary(event) if binary else Message.structured(event)
+    if asks_for_reissue(event):
+        return Outgoing(names.DEPARTMENTS, REISSUE_KEY, message)
+    kind = Kind(canonical_type(event.type).split(".")[1])
+    return Outgoing(names.DEPARTMENTS, f"department.{kind}", message)
+
+
+async def emit(
+    publisher: Publisher, events: Sequence[CloudEvent], *, binary: bool = False
+) -> AsyncIterator[int]:
+    """Publishes the events in order and yields how many the broker has confirmed; raises `EmitFailed`."""
+    for sent, event in enumerate(events):
+        try:
+            await publisher.publish(inbound(event, binary=binary))
+        except Unroutable:
+            hint = "no queue is bound: start `provisioner run` or `provisioner topology apply` first"
+            raise EmitFailed(f"{sent} of {len(events)} sent; {hint}") from None
+        except PublishFailed as error:
+            raise EmitFailed(f"{sent} of {len(events)} sent; {error}") from None
+        yield sent + 1
