@@ -292,7 +292,7 @@ def _keyless(settings: WorkerSettings) -> Iterator[str]:
     """A line for each recipient without a usable key: an error at the start, later it is waited for."""
     if settings.recipients is None:
         return
-    keys = RecipientKeys(*settings.recipients, tell=lambda *_: None)
+    keys = RecipientKeys(*settings.recipients, on_change=lambda *_: None)
     for recipient in settings.recipient_names:
         try:
             keys.key_of(recipient)
@@ -307,7 +307,7 @@ def _sealer(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> Sea
     path = settings.signing_key_path
     key = read_signing_key(path) if settings.signing_key else signing_key_made_once(path, clock.now())
     recipients = RecipientKeys(*settings.recipients, telemetry.recipient_key)
-    recipients.look()
+    recipients.refresh()
     return JoseSealer(recipients, key)
 
 

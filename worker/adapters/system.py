@@ -1,4 +1,4 @@
-"""Clock, randomness, fresh ids and who is at the terminal. The only place where they come from."""
+"""Clock, randomness, fresh ids and the name of the user: the only place that reads them."""
 
 import asyncio
 import getpass
@@ -27,6 +27,7 @@ class SystemClock:
 
 
 def fresh_id() -> str:
+    """A random UUID (RFC 9562, version 4)."""
     return str(uuid.uuid4())
 
 
@@ -35,12 +36,16 @@ _NUMBERS = count(1)
 
 
 def fresh_message_id() -> str:
-    """For AMQP: two messages of one id in flight swap their confirms in aiormq. Chance is asked once."""
+    """An AMQP message id, unique in flight: aiormq mixes up the confirms of two messages with one id.
+
+    Randomness is read once in a process, since this is called for every message.
+    """
     return f"{_PROCESS}-{next(_NUMBERS)}"
 
 
 def os_user() -> str:
+    """The name of the OS user, or `uid 1000`."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # no name for the number, as in a container
+    except (KeyError, OSError):  # the uid has no name, as in a container
         return f"uid {os.getuid()}"

@@ -1,6 +1,6 @@
-"""What a file of keys says: whose they are, which of them is used, and what is wrong with the rest.
+"""What a file of keys says: whose the keys are, which of them are used, and what is wrong with the others.
 
-Keys are JWK (RFC 7517) as they were read: no cryptography happens here. A recipient's key is named
+Keys are JWK (RFC 7517) as they were read; there is no cryptography here. A recipient's key is named
 `<recipient>` or `<recipient>.<anything>` by its `kid`; of several usable ones the greatest `kid`, compared as
 text, is the newest. `provisioner keys new` puts the time there, which sorts.
 """
@@ -41,7 +41,7 @@ SIGNING_TYPES = (KeyType.ED25519, KeyType.P_256)
 
 
 class BadKeys(ValueError):
-    """The file holds no keys we can read. The text quotes nothing of a key but its `kid`."""
+    """The file holds no keys that can be read. The text quotes nothing of a key but its `kid`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def keys_in(text: str) -> tuple[Jwk, ...]:
 
 
 def recipient_keys(text: str) -> tuple[KeyState, ...]:
-    """Every key of the recipients' file, each recipient's newest first; raises `BadKeys`."""
+    """Every key of the recipients' file, the newest of each recipient first; raises `BadKeys`."""
     states = [_recipient_key(jwk) for jwk in keys_in(text)]
     if len({state.kid for state in states}) < len(states):
         raise BadKeys('holds two keys of one "kid"')
@@ -81,6 +81,7 @@ def recipient_keys(text: str) -> tuple[KeyState, ...]:
 
 
 def recipients_of(states: Iterable[KeyState]) -> tuple[str, ...]:
+    """The recipients, each once."""
     return tuple(dict.fromkeys(state.recipient for state in states))
 
 
@@ -90,7 +91,7 @@ def key_in_use(states: Iterable[KeyState], recipient: str) -> KeyState | None:
 
 
 def signing_key(text: str) -> Jwk:
-    """The private key that signs: of several the one of the greatest `kid`. Raises `BadKeys`."""
+    """The private key that signs: of several that with the greatest `kid`. Raises `BadKeys`."""
     private = [jwk for jwk in keys_in(text) if is_private(jwk)]
     if not private:
         raise BadKeys("holds no private key")
@@ -108,24 +109,27 @@ def public_set(keys: Iterable[Jwk]) -> dict[str, list[Jwk]]:
 
 
 def public_part(jwk: Jwk) -> dict[str, Any]:
+    """The key without its private members."""
     return {name: jwk[name] for name in _PUBLIC_MEMBERS if name in jwk}
 
 
 def is_private(jwk: Jwk) -> bool:
+    """Whether the key has any private member (RFC 7518, section 6)."""
     return not _PRIVATE_MEMBERS.isdisjoint(jwk)
 
 
 def recipient_of(kid: str) -> str:
-    """`crm.20261121T083000Z` -> `crm`; raises `ValueError` for what begins with no recipient's name."""
+    """`crm.20261121T083000Z` -> `crm`; raises `ValueError` if the `kid` does not begin with a recipient."""
     return checked_recipient(kid.partition(".")[0])
 
 
 def kind_of(jwk: Jwk) -> str:
+    """`X25519`, `P-256`, `RSA 3072`: the type of a key, for people."""
     return str(jwk.get("crv") or (f"RSA {_bits(jwk)}" if jwk.get("kty") == "RSA" else jwk.get("kty")))
 
 
 def sealing_algorithm(jwk: Jwk) -> str | None:
-    """How a key is wrapped for this one; None where we would not."""
+    """The key management algorithm for this key (RFC 7518, section 4); None: it is not used."""
     match jwk.get("kty"), jwk.get("crv"):
         case ("OKP", "X25519") | ("EC", "P-256"):
             return "ECDH-ES+A256KW"
@@ -136,6 +140,7 @@ def sealing_algorithm(jwk: Jwk) -> str | None:
 
 
 def signing_algorithm(jwk: Jwk) -> str | None:
+    """The signature algorithm of this key (RFC 7518 and RFC 9864); None: it is not used."""
     match jwk.get("kty"), jwk.get("crv"):
         case ("OKP", "Ed25519"):
             return "Ed25519"

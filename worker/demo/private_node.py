@@ -1,8 +1,8 @@
 """A private RabbitMQ node: for the demo, and for tests that need a broker.
 
 It runs the `rabbitmq-server` package of Debian or Ubuntu, as root or as any user, on free loopback ports and
-inside one temporary folder. It shares nothing with a system-wide RabbitMQ, needs no epmd, and is gone with
-its owner.
+inside one temporary folder. It shares nothing with a system-wide RabbitMQ, needs no epmd, and ends with its
+owner.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ START_TIMEOUT_SECONDS = 120.0
 STOP_TIMEOUT_SECONDS = 30.0
 POLL_SECONDS = 0.02
 
-# Below the ephemeral range: while the broker is away, no outgoing connection may take its port, least of all
-# that of a reconnecting client, which can end up connected to itself.
+# Below the ephemeral range: while the broker is down, no outgoing connection may take its port. A client that
+# reconnects can even end up connected to itself.
 PORTS = range(15_000, 32_000)
 
-# Standard input ends when the owner closes it or dies, in whatever way. HOME finds every process of the node.
+# Standard input ends when the owner closes it or dies in any way. HOME identifies every process of the node.
 KEEPER = """
 read -r _
 while node=$(grep -lszxF "HOME=$1" /proc/[0-9]*/environ | cut -d/ -f3) && [ -n "$node" ]; do
@@ -45,11 +45,13 @@ rm -rf "$1"
 
 
 class NodeUnavailable(Exception):
-    """No node can be had. The text is one line for people and says what to do."""
+    """No node can be started. The text is one line for people and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
+    """The loopback ports of a node."""
+
     amqp: int
     distribution: int
     management: int

@@ -1,7 +1,7 @@
-"""Where the demo plays: a RabbitMQ node of its own, the broker in AMQP_URL, or an imitation in memory.
+"""The broker of the demo: a RabbitMQ node of its own, the one in AMQP_URL, or an imitation in memory.
 
-On a broker that others may use it keeps out of their way: it refuses one where a worker consumes or events
-wait, and takes away afterwards what it made.
+Others may use the broker in AMQP_URL. The demo refuses one where a worker consumes or events wait, and
+deletes afterwards what it made.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ BrokerFactory = Callable[[WorkerSettings, Clock, Telemetry], AbstractAsyncContex
 
 
 class NoStage(ForPeople):
-    """The demo cannot play here."""
+    """The demo cannot run here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`heard` gets every result, credentials message and dead letter, as it is published."""
+    """A broker to play on. `heard` gets every result, credentials message and dead letter published."""
 
     where: str
     amqp_url: str
@@ -121,11 +121,11 @@ def _into(heard: "asyncio.Queue[Outgoing]") -> Receive:
 
 @asynccontextmanager
 async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
-    """Makes the topology, and takes away afterwards what was not there before."""
+    """Makes the topology for the time of the block, and deletes afterwards what was not there before."""
     async with open_connection(settings.amqp_url) as connection:
         wanted = wanted_topology(connection, settings)
         with unavailable_if_lost():
-            await _refuse_busy(connection)
+            await _refuse_in_use(connection)
         found = await rabbitmq_topology.check(connection, wanted)
         missing = {(one.kind, one.name) for one in found if one.state == "missing"}
         await rabbitmq_topology.apply(connection, wanted)
@@ -134,7 +134,7 @@ async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
     finally:
         async with open_connection(settings.amqp_url) as connection:
             with unavailable_if_lost():
-                await _take_away(connection, wanted, missing)
+                await _delete_made(connection, wanted, missing)
 
 
 async def _refuse_busy(connection: Connection) -> None:

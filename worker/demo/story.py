@@ -1,4 +1,4 @@
-"""`provisioner demo`: the whole story on one machine, told while it happens."""
+"""`provisioner demo`: every kind of event on one machine, shown while it happens."""
 
 import asyncio
 import tempfile
@@ -33,18 +33,18 @@ from worker.telemetry.events import Telemetry
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 15.0
+TIMEOUT_SECONDS = 15.0
 READING_SECONDS = 0.6
 HR = "/demo/hr"
 CONSOLE = Console(highlight=False)
 
 
 class DemoFailed(ForPeople):
-    """Something did not come out as the story has it."""
+    """The product did not do what the demo shows."""
 
 
 class Timeline:
-    """Prints what happens, when it happens."""
+    """Prints what happens, with the seconds since the start."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ class Row:
 
 @dataclass
 class Story:
-    """The actors, and what has been seen so far."""
+    """What the scenes share: the parts that run, and what has been seen so far."""
 
     stage: Stage
     sandbox: Sandbox
@@ -90,7 +90,7 @@ class Story:
 
 
 async def tell(environ: Mapping[str, str], *, memory: bool) -> None:
-    """Raises `DemoFailed` where the product does not do what the story says."""
+    """Plays every scene; raises `DemoFailed` at the first that does not come out as it should."""
     timeline = Timeline()
     if memory:
         CONSOLE.print(
@@ -300,10 +300,10 @@ async def _next(story: Story, exchange: str) -> Outgoing:
 
 async def _in_time(awaited: Awaitable[T], otherwise: str) -> T:
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             return await awaited
     except TimeoutError:
-        raise DemoFailed(f"the demo failed: {otherwise} within {PATIENCE_SECONDS:.0f} s") from None
+        raise DemoFailed(f"the demo failed: {otherwise} within {TIMEOUT_SECONDS:.0f} s") from None
 
 
 def _must(held: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as an assertion

@@ -19,7 +19,7 @@ CUT_OFF = 1
 
 
 async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
-    """True if everything begun was finished before the end."""
+    """Runs a worker until a signal. True if everything it had begun was finished."""
     telemetry = Telemetry()
     stop = Stop(settings.drain.total_seconds(), lambda: _exit_at_once(telemetry))
     _leave_no_core()
@@ -27,8 +27,8 @@ async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
         telemetry.settings_unused(unknown)
     probes = Probes(telemetry, settings.signing_key_path)
     try:
-        # Whatever can be wrong here is found before a message is taken: else each start would be one more
-        # delivery of all of them.
+        # Every mistake is found before a message is taken. Otherwise each start would be one more delivery of
+        # all of them.
         async with serving(probes, settings.http) as http, running_worker(settings, telemetry) as worker:
             if unsafe := warnings_about(settings, environ):
                 telemetry.settings_unsafe(unsafe)
@@ -50,12 +50,15 @@ async def _drained(worker: RunningWorker) -> bool:
 
 
 def _leave_no_core() -> None:
-    """A core file would hold every token in memory."""
+    """No core file: it would hold every token that is in memory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 class Stop:
-    """The first SIGTERM or SIGINT ends the start or begins the drain; a second, or the deadline, ends all."""
+    """The first SIGTERM or SIGINT ends the start or begins the drain.
+
+    A second one, or `deadline_seconds` after the first, ends the process at once.
+    """
 
     def __init__(self, deadline_seconds: float, end_at_once: Callable[[], None]) -> None:
         self.before_the_start = False
@@ -67,7 +70,7 @@ class Stop:
         self._on_signal(self._first)
 
     async def asked(self) -> None:
-        """The start is over with; returns at the first signal."""
+        """Called once the start is complete; returns at the first signal."""
         self._starting = None
         await self._stopping.wait()
 
@@ -85,7 +88,7 @@ class Stop:
 
 
 def _exit_at_once(telemetry: Telemetry) -> None:
-    """Whatever is open is delivered again; the ledger is safe at any moment."""
+    """Safe at any moment: the broker delivers unacked messages again, and a write to the ledger is atomic."""
     telemetry.cut_off()
     os._exit(CUT_OFF)
 

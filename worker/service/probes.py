@@ -1,6 +1,6 @@
 """`/livez`, `/readyz`, `/metrics` and the worker's public keys, answered by a thread of their own.
 
-An event loop that hangs would take a server on it along; the thread can still say what is wrong.
+A server on the event loop would hang with it; a thread can still report that.
 """
 
 import asyncio
@@ -26,56 +26,58 @@ BEAT_SECONDS = 0.5
 STUCK_SECONDS = 5.0
 LEDGER_CHECK_SECONDS = 1.0
 
-# Kubernetes waits a second for an answer by default.
-LEDGER_ANSWER_SECONDS = 0.7
-READY_ANSWER_SECONDS = 0.9
+# By default Kubernetes waits one second for a response.
+LEDGER_TIMEOUT_SECONDS = 0.7
+READY_TIMEOUT_SECONDS = 0.9
 
 
 class AddressUnusable(ForPeople):
-    """Nobody can listen there: it is taken, or not this machine's."""
+    """The address cannot be listened on: it is in use, or not of this machine."""
 
     exit_code = 2
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
+    """An HTTP response."""
+
     status: int
     content_type: str
     body: bytes
 
 
 class Readiness:
-    """What keeps the worker from doing its job now. Being connected is not enough: it must be consuming."""
+    """Why the worker cannot do its job now. Being connected is not enough: it must consume."""
 
     def __init__(self, worker: RunningWorker) -> None:
         self._worker = worker
         self._checking = asyncio.Lock()
         self._checked_at: float | None = None
-        self._ledger_wrong: list[str] = []
+        self._ledger_problems: list[str] = []
 
-    async def wrong(self) -> list[str]:
-        """A line for each thing that is wrong."""
+    async def problems(self) -> list[str]:
+        """One line for each problem; empty when ready."""
         worker = self._worker
-        wrong = [
+        problems = [
             *worker.blocks(),
             *await worker.consumer.problems(),
             *await worker.publisher_problems(),
             *await self._ledger(),
         ]
-        return list(dict.fromkeys(wrong))
+        return list(dict.fromkeys(problems))
 
     async def _ledger(self) -> list[str]:
-        """Written to, and not too often: a disk may be full or gone without a read noticing."""
+        """Writes to the ledger, once in `LEDGER_CHECK_SECONDS`: a read would not notice a full disk."""
         async with self._checking:
             now = asyncio.get_running_loop().time()
             if self._checked_at is None or now - self._checked_at >= LEDGER_CHECK_SECONDS:
-                self._ledger_wrong = await self._write()
+                self._ledger_problems = await self._write()
                 self._checked_at = now
-        return self._ledger_wrong
+        return self._ledger_problems
 
     async def _write(self) -> list[str]:
         settings = self._worker.settings
         try:
-            async with asyncio.timeout(LEDGER_ANSWER_SECONDS):
+            async with asyncio.timeout(LEDGER_TIMEOUT_SECONDS):
                 await self._worker.ledger.bind(settings.owner, settings.plivo_auth_id)
         except TimeoutError:
             return ["the ledger takes no write in time: the disk is slow, or another process holds the file"]
@@ -85,7 +87,7 @@ class Readiness:
 
 
 class Probes:
-    """The answers, given on any thread. `beat` runs on the worker's loop, for as long as that runs."""
+    """The responses, given on any thread. `beat` runs on the worker's loop, to notice if that hangs."""
 
     def __init__(self, telemetry: Telemetry, signing_key: Path) -> None:
         self._readiness: Readiness | None = None
@@ -97,7 +99,7 @@ class Probes:
 
     @contextmanager
     def watching(self, worker: RunningWorker) -> Iterator[None]:
-        """For the time of the block it can be ready."""
+        """The worker can be ready for the time of the block."""
         self._readiness = Readiness(worker)
         try:
             yield
@@ -106,18 +108,19 @@ class Probes:
             self._without_worker = "the worker is ending"
 
     async def beat(self) -> None:
+        """Notes the time, twice a second, until it is cancelled."""
         while True:
             self._beaten_at = self._loop.time()
             await asyncio.sleep(BEAT_SECONDS)
 
-    def answer(self, path: str) -> Answer | None:
+    def respond(self, path: str) -> Response | None:
         match path.partition("?")[0]:
             case "/livez":
-                return _told("alive", "not alive", self._stuck())
+                return _status("alive", "not alive", self._stuck())
             case "/readyz":
-                return _told("ready", "not ready", self._stuck() or self._not_ready())
+                return _status("ready", "not ready", self._stuck() or self._not_ready())
             case "/metrics":
-                return Answer(200, CONTENT_TYPE_LATEST, generate_latest(self._registry))
+                return Response(200, CONTENT_TYPE_LATEST, generate_latest(self._registry))
             case "/.well-known/jwks.json":
                 return self._keys()
         return None
@@ -128,27 +131,27 @@ class Probes:
             [f"the event loop has hung for {silent_seconds:.0f} s"] if silent_seconds > STUCK_SECONDS else []
         )
 
-    def _keys(self) -> Answer:
+    def _keys(self) -> Response:
         try:
-            return Answer(200, "application/json", json.dumps(public_jwks(self._signing_key)).encode())
+            return Response(200, "application/json", json.dumps(public_jwks(self._signing_key)).encode())
         except KeyFileError as error:
-            return Answer(503, "application/json", json.dumps({"error": str(error)}).encode())
+            return Response(503, "application/json", json.dumps({"error": str(error)}).encode())
 
     def _not_ready(self) -> list[str]:
         readiness = self._readiness
         if readiness is None:
             return [self._without_worker]
-        asked = asyncio.run_coroutine_threadsafe(readiness.wrong(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(readiness.problems(), self._loop)
         try:
-            return asked.result(READY_ANSWER_SECONDS)
+            return future.result(READY_TIMEOUT_SECONDS)
         except TimeoutError:
-            asked.cancel()
+            future.cancel()
             return ["the worker is too busy to answer in time"]
 
 
-def _told(well: str, ill: str, wrong: list[str]) -> Answer:
-    body = json.dumps({"status": ill if wrong else well, "wrong": wrong}).encode()
-    return Answer(503 if wrong else 200, "application/json", body)
+def _status(well: str, ill: str, problems: list[str]) -> Response:
+    body = json.dumps({"status": ill if problems else well, "wrong": problems}).encode()
+    return Response(503 if problems else 200, "application/json", body)
 
 
 class _Server(ThreadingTCPServer):
@@ -160,23 +163,25 @@ class _Server(ThreadingTCPServer):
         super().__init__(address, handler)
 
     def handle_error(self, _request: Any, _client_address: Any) -> None:
-        """Whoever asked has gone: nothing to tell anybody."""
+        """Ignored: the client has gone."""
 
 
-def _handler(answer: Callable[[str], Answer | None]) -> type[BaseHTTPRequestHandler]:
+def _handler(respond: Callable[[str], Response | None]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout = 10  # for a client that says nothing
+        timeout = 10  # for a client that sends nothing
 
         def do_GET(self) -> None:
-            given = answer(self.path) or Answer(404, "text/plain", b"ask for /livez, /readyz or /metrics\n")
-            self.send_response(given.status)
-            self.send_header("Content-Type", given.content_type)
-            self.send_header("Content-Length", str(len(given.body)))
+            response = respond(self.path) or Response(
+                404, "text/plain", b"ask for /livez, /readyz or /metrics\n"
+            )
+            self.send_response(response.status)
+            self.send_header("Content-Type", response.content_type)
+            self.send_header("Content-Length", str(len(response.body)))
             self.end_headers()
-            self.wfile.write(given.body)
+            self.wfile.write(response.body)
 
         def log_message(self, *_: Any) -> None:
-            """Probes come every few seconds."""
+            """Not logged: probes come every few seconds."""
 
     return Handler
 
@@ -185,7 +190,7 @@ def _handler(answer: Callable[[str], Answer | None]) -> type[BaseHTTPRequestHand
 async def serving(probes: Probes, address: Address) -> AsyncIterator[Address]:
     """Yields the address it listens on. Raises `AddressUnusable`."""
     try:
-        server = _Server(address, _handler(probes.answer))
+        server = _Server(address, _handler(probes.respond))
     except (OSError, ValueError) as error:  # ValueError: it cannot be a host's name
         why = getattr(error, "strerror", None) or "no name of a host"
         raise AddressUnusable(

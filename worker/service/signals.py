@@ -1,4 +1,4 @@
-"""Being told to stop."""
+"""Signals that stop a command."""
 
 import asyncio
 import signal
@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 
 def stop_signal(on_stop: Callable[[], None]) -> asyncio.Event:
-    """Set by the first SIGTERM or SIGINT, which `on_stop` hears of. Another one changes nothing.
+    """An event that the first SIGTERM or SIGINT sets; then `on_stop` is called. Another one is ignored.
 
-    The stop is quick, and what was done has to be told and on record: SIGQUIT and SIGKILL are for haste.
+    The command stops soon and must still report and record what it did; SIGQUIT and SIGKILL end it at once.
     """
     stop = asyncio.Event()
 

@@ -1,4 +1,7 @@
-"""The fingerprints port: HMAC-SHA256 by the main account's auth token, which the ledger never holds."""
+"""The fingerprints port: HMAC-SHA256 (RFC 2104) keyed by the main account's auth token.
+
+The ledger never holds that token, so whoever has the ledger can neither read nor try out a fingerprint.
+"""
 
 import hmac
 
@@ -11,11 +14,14 @@ TOKEN_DIGITS = 32
 
 
 class KeyedFingerprints:
+    """Fingerprints of subaccounts' tokens; `key` is the main account's auth token."""
+
     def __init__(self, key: SecretStr) -> None:
         self._key = key.get_secret_value().encode()
         self._key_check = self._mac("", "")[:KEY_CHECK_DIGITS]
 
     def of(self, auth_id: str, auth_token: SecretStr) -> Fingerprint:
+        """Two fingerprints compare only if the check of their keys is the same."""
         return Fingerprint(self._key_check, self._mac(auth_id, auth_token.get_secret_value())[:TOKEN_DIGITS])
 
     def _mac(self, auth_id: str, auth_token: str) -> str:

@@ -1,4 +1,4 @@
-"""Files of keys: makes pairs, and keeps what is private readable by its owner alone."""
+"""Files of keys (JWK and JWKS, RFC 7517): makes pairs and keeps private keys readable by their owner only."""
 
 import os
 import secrets
@@ -28,7 +28,7 @@ SIGNER = "provisioner"
 
 
 class KeyFileError(ForPeople):
-    """A file of keys cannot be read or written. The text quotes no key."""
+    """A file of keys cannot be read or written. The text quotes nothing of a key."""
 
 
 def new_sealing_key(recipient: str, kind: KeyType, now: datetime) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def new_signing_key(kind: KeyType, now: datetime) -> dict[str, Any]:
 
 
 def read_keys(path: Path) -> tuple[Jwk, ...]:
-    """Raises `KeyFileError`."""
+    """Every key in a file; raises `KeyFileError`."""
     try:
         return keys_in(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -74,7 +74,7 @@ def read_keys(path: Path) -> tuple[Jwk, ...]:
 
 
 def read_signing_key(path: Path) -> Jwk:
-    """Raises `KeyFileError`."""
+    """The private key that signs: of several that with the greatest `kid`. Raises `KeyFileError`."""
     keys = read_keys(path)
     try:
         return signing_key(to_json({"keys": keys}).decode())
@@ -83,7 +83,7 @@ def read_signing_key(path: Path) -> Jwk:
 
 
 def signing_key_made_once(path: Path, now: datetime) -> Jwk:
-    """The key in the file; where there is none yet, one is made. Raises `KeyFileError`."""
+    """The private key in the file, which is made if it does not exist. Raises `KeyFileError`."""
     if not path.exists():
         with suppress(FileExistsError):  # another process was faster
             write_new(path, [new_signing_key(KeyType.ED25519, now)])
@@ -91,7 +91,7 @@ def signing_key_made_once(path: Path, now: datetime) -> Jwk:
 
 
 def rotate_signing_key(path: Path, kind: KeyType, now: datetime) -> dict[str, Any]:
-    """Puts a new key into the file; of those before it the public parts stay. Raises `KeyFileError`."""
+    """Puts a new key into the file and keeps the public parts of the older ones. Raises `KeyFileError`."""
     made = new_signing_key(kind, now)
     before = [public_part(jwk) for jwk in read_keys(path)] if path.exists() else []
     _replace(path, [*before, made])
@@ -99,7 +99,7 @@ def rotate_signing_key(path: Path, kind: KeyType, now: datetime) -> dict[str, An
 
 
 def public_jwks(path: Path) -> dict[str, list[Jwk]]:
-    """What those who verify need: the public part of every key in the file, which may not be there yet.
+    """The public parts of all keys in the file, for those who verify; none if the file does not exist.
 
     Raises `KeyFileError`.
     """
@@ -107,12 +107,12 @@ def public_jwks(path: Path) -> dict[str, list[Jwk]]:
 
 
 def add_public(path: Path, jwk: Jwk) -> None:
-    """Adds a public key to a JWKS, which others may read; makes the file. Raises `KeyFileError`."""
+    """Adds a public key to a JWKS that others may read, which is made if needed. Raises `KeyFileError`."""
     _replace(path, [*(read_keys(path) if path.exists() else ()), public_part(jwk)])
 
 
 def write_new(path: Path, keys: Iterable[Jwk]) -> None:
-    """Whole or not at all, and never over a file that is there: raises `FileExistsError`, `KeyFileError`."""
+    """Makes a file, whole or not at all; raises `FileExistsError` where there is one, or `KeyFileError`."""
     fresh = _written_beside(path, list(keys))
     try:
         os.link(fresh, path)
@@ -134,7 +134,7 @@ def _replace(path: Path, keys: list[Jwk]) -> None:
 
 
 def _written_beside(path: Path, keys: list[Jwk]) -> Path:
-    """0600 where it holds anything private, from its first byte on."""
+    """A temporary file in the same folder; its mode is 0600 from the start if a key in it is private."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     mode = 0o600 if any(map(is_private, keys)) else 0o644
     try:

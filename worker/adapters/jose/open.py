@@ -1,4 +1,4 @@
-"""The recipient's side of a seal."""
+"""The recipient's side of a seal: decrypts the JWE (RFC 7516), verifies the JWS in it (RFC 7515)."""
 
 import base64
 from collections.abc import Sequence
@@ -22,17 +22,17 @@ from worker.core.keyring import (
 )
 from worker.ports import ForPeople
 
-# What joserfc raises for what is damaged, of a wrong key, or of an algorithm not allowed.
+# joserfc raises these for damaged input, a wrong key, or an algorithm that is not allowed.
 _REFUSALS = (JoseError, ValueError, TypeError, KeyError)
 
 
 class NotOpened(ForPeople):
-    """The message is not what it claims to be, or not for this key. The text quotes nothing of its inside."""
+    """The message is not genuine, or not for this key. The text quotes nothing of its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What was inside, with which key it was opened and whose signature it bears."""
+    """The content, the key that opened it, and the key whose signature it bears."""
 
     content: SealedContent
     recipient: str
@@ -41,7 +41,7 @@ class Opened:
 
 
 def open_message(body: bytes, private_keys: Sequence[Jwk], worker_keys: Sequence[Jwk]) -> Opened:
-    """Opens a sealed message and checks that it is whole, by the worker, and for us; raises `NotOpened`."""
+    """Opens a sealed message; checks that it is intact, from the worker, and for us. Raises `NotOpened`."""
     message = _sealed_message(body)
     kid, signed = _unsealed(message.data, private_keys)
     signed_by, payload = _verified(signed, worker_keys)
@@ -97,7 +97,7 @@ def _named(kid: str, keys: Sequence[Jwk]) -> Jwk | None:
 
 
 def _kid_in(compact: bytes) -> str:
-    """Which key a compact serialisation names in its header: nothing is verified yet."""
+    """The `kid` in the header of a compact serialisation; nothing is verified yet."""
     try:
         header = from_json(base64.urlsafe_b64decode(compact.partition(b".")[0] + b"=="))
         return str(header["kid"])
@@ -106,7 +106,7 @@ def _kid_in(compact: bytes) -> str:
 
 
 def _check_that_it_belongs(message: SealedCredentialsMessage, content: SealedContent, recipient: str) -> None:
-    """A seal moved to another message, or made for another recipient, is found here."""
+    """Refuses a seal that was moved to another message, or made for another recipient."""
     expected = {
         "aud": (content.aud, recipient),
         "iss": (content.iss, message.source),

@@ -1,4 +1,4 @@
-"""The sealer port: credentials as a JWE for one recipient, inside it a JWS by the worker's key.
+"""The sealer port: a JWE (RFC 7516) for one recipient, and in it a JWS (RFC 7515) by the worker's key.
 
 The algorithms are those of `core/keyring.py` and no other.
 """
@@ -27,12 +27,12 @@ from worker.core.keyring import (
 from worker.core.model import EVERYBODY
 from worker.ports import NoRecipientKey
 
-Tell = Callable[[str, str | None, str], None]
-"""Called with a recipient, the `kid` in use from now on (None: none is usable) and why, on each change."""
+OnKeyChange = Callable[[str, str | None, str], None]
+"""Called at a change with a recipient, the `kid` in use from now on (None: none is usable), and why."""
 
 
 class Unsealed:
-    """For a broker that nobody else can read: credentials in the clear, for whoever is bound."""
+"""Called at a change: the recipient, the `kid` in use from now on (None: none is usable), and why."""
 
     def seal(self, clear: CredentialsMessage, recipient: str) -> Message:
         if recipient != EVERYBODY:
@@ -43,6 +43,8 @@ class Unsealed:
 
 
 class JoseSealer:
+    """Seals for recipients, and signs with the worker's key; what is signed is typed `JWT` (RFC 7519)."""
+
     def __init__(self, recipients: "RecipientKeys", signing_key: Jwk) -> None:
         self._recipients = recipients
         self._signer = import_key(dict(signing_key))
@@ -60,7 +62,7 @@ class JoseSealer:
 
 
 class _Stamp(NamedTuple):
-    """Tells one version of a file from another."""
+    """Identifies a version of a file."""
 
     inode: int
     size: int
@@ -68,7 +70,7 @@ class _Stamp(NamedTuple):
 
 
 def usable_keys(text: str) -> tuple[KeyState, ...]:
-    """The keys of the recipients' file, each tried; raises `BadKeys`."""
+    """The keys of the recipients' file; one that fails a trial seal gets a `problem`. Raises `BadKeys`."""
     return tuple(replace(state, problem=state.problem or _damage(state)) for state in recipient_keys(text))
 
 
@@ -89,20 +91,20 @@ def _sealed(content: str | bytes, state: KeyState) -> str:
 class RecipientKeys:
     """The recipients' public keys, read again whenever their file has changed.
 
-    A file that cannot be read holds no usable key: the ones read before may have been withdrawn by it.
+    A file that cannot be read holds no usable key: it may have withdrawn the keys that were read before.
     """
 
-    def __init__(self, path: Path, recipients: Sequence[str], tell: Tell) -> None:
+    def __init__(self, path: Path, recipients: Sequence[str], on_change: OnKeyChange) -> None:
         self._path = path
         self._recipients = recipients
-        self._tell = tell
+        self._on_change = on_change
         self._stamp: _Stamp | None = None
         self._states: tuple[KeyState, ...] = ()
         self._fault = ""
-        self._told: dict[str, str | None] = {}
+        self._reported: dict[str, str | None] = {}
 
-    def look(self) -> None:
-        """Reads the file, if it has changed, and tells what that means for each recipient."""
+    def refresh(self) -> None:
+        """Reads the file if it has changed, and reports the recipients whose key is another one now."""
         stamp = self._stamp_of_file()
         if stamp is not None and stamp == self._stamp:
             return
@@ -115,23 +117,23 @@ class RecipientKeys:
             reason = str(error) if isinstance(error, BadKeys) else "is not UTF-8 text"
             self._fault = f"{self._path} {reason}"
         for recipient in self._recipients:
-            self._told_of(recipient)
+            self._current(recipient)
 
     def key_of(self, recipient: str) -> KeyState:
-        """Raises `NoRecipientKey`."""
-        self.look()
-        state = self._told_of(recipient)
+        """The key to seal with for a recipient; raises `NoRecipientKey`."""
+        self.refresh()
+        state = self._current(recipient)
         if state is None:
             raise NoRecipientKey(self._why(recipient))
         return state
 
-    def _told_of(self, recipient: str) -> KeyState | None:
-        """The recipient's key, and a word about it if it is another than before."""
+    def _current(self, recipient: str) -> KeyState | None:
+        """The recipient's key in use; a change since the last call is reported."""
         state = key_in_use(self._states, recipient)
         kid = state.kid if state else None
-        if self._told.get(recipient, "") != kid:
-            self._told[recipient] = kid
-            self._tell(recipient, kid, "" if state else self._why(recipient))
+        if self._reported.get(recipient, "") != kid:
+            self._reported[recipient] = kid
+            self._on_change(recipient, kid, "" if state else self._why(recipient))
         return state
 
     def _why(self, recipient: str) -> str:
