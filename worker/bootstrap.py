@@ -48,7 +48,9 @@ from worker.provider.act import Actor
 from worker.provider.circuit import Circuit
 from worker.provider.scan import Orphans, Scanner
 from worker.provider.subaccounts import Subaccounts
-from worker.settings.model import PREFIX, SettingsError, WorkerSettings
+from worker.settings.load import SettingsError
+from worker.settings.model import WorkerSettings
+from worker.settings.parse import PREFIX
 from worker.telemetry.events import Telemetry
 
 

@@ -18,6 +18,7 @@ from tests.support.secured import DEFINITIONS, PASSWORD, Secured
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.broker import wanted_topology
 from worker.adapters.amqp.errors import BrokerRefuses
+from worker.adapters.brokers import open_connection
 from worker.adapters.jose.key_files import public_jwks, write_new
 from worker.bootstrap import running_worker
 from worker.cli.open import Keys, open_queue

@@ -13,7 +13,8 @@ from tests.support.certificates import Authority, Issued
 from tests.support.secured import Secured
 from worker.adapters.amqp.connect import connect
 from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable
-from worker.settings.model import BrokerSettings, SettingsError, load
+from worker.settings.load import SettingsError, load
+from worker.settings.model import BrokerSettings
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 

@@ -42,7 +42,7 @@ from worker.core.judge import CallFault, FaultKind, Operation, RetryPolicy
 from worker.core.messages import Outgoing
 from worker.core.model import EVERYBODY, Answer, Department, Entry, Recollection, Reference, Status, Wish
 from worker.core.naming import Names, NameTemplate
-from worker.operations.actions import inbound
+from worker.operations.emit import inbound
 from worker.ports import (
     Call,
     CallFailed,
@@ -53,7 +53,8 @@ from worker.ports import (
     Sealer,
 )
 from worker.provider.scan import Orphans
-from worker.settings.model import WorkerSettings, load
+from worker.settings.load import load
+from worker.settings.model import WorkerSettings
 from worker.telemetry.events import Telemetry
 
 OWNER = "default"

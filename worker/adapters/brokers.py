@@ -1,26 +1,21 @@
 """What a command opens at a broker. It fails at once without one; a worker would wait and try again."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
-from aio_pika.abc import AbstractIncomingMessage, AbstractQueue
 from pydantic import SecretStr
 
 from contracts.topology import Topology
 from worker.adapters.amqp import topology as rabbitmq_topology
-from worker.adapters.amqp.client import RabbitPublisher
-from worker.adapters.amqp.link import (
-    BROKER_ERRORS,
-    BrokerRefuses,
-    BrokerUnavailable,
-    Connection,
-    Link,
-    close,
-    connect,
-    explain,
-    version_of,
-)
+from worker.adapters.amqp.codec.frames import Delivered
+from worker.adapters.amqp.connect import close, connect
+from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable, explain
+from worker.adapters.amqp.getter import Getter
+from worker.adapters.amqp.link import Link
 from worker.adapters.amqp.management import check_in_effect
+from worker.adapters.amqp.publisher import RabbitPublisher
+from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
 from worker.adapters.amqp.topology import Finding
 from worker.adapters.system import SystemClock
 from worker.ports import Publisher
@@ -61,7 +56,7 @@ class AmqpObjects:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.version = version_of(connection)
+        self.version = connection.server_version
 
     async def apply(self, wanted: Topology) -> None:
         await rabbitmq_topology.apply(self._connection, wanted)
@@ -81,7 +76,7 @@ class ManagedObjects:
         return await check_in_effect(self._url, self._vhost, wanted)
 
 
-Waiting = AsyncIterator[tuple[bytes, Callable[[], Awaitable[None]]]]
+Waiting = AsyncIterator[tuple[bytes, Callable[[], None]]]
 
 
 @asynccontextmanager
@@ -91,17 +86,17 @@ async def waiting_messages(urls: Sequence[str], queue: str) -> AsyncIterator[Wai
     Messages that are not acked return to the queue at the end of the block. Raises `BrokerUnavailable`.
     """
     async with open_connection(urls) as connection, connection.channel() as channel:
-        source = await channel.get_queue(queue, ensure=False)
+        getter = Getter(connection, channel, queue)
 
         async def each() -> Waiting:
-            while (message := await _next(source)) is not None:
-                yield message.body, message.ack
+            while (message := await _next(getter, queue)) is not None:
+                yield message.body, partial(getter.ack, message)
 
         yield each()
 
 
-async def _next(queue: AbstractQueue) -> AbstractIncomingMessage | None:
+async def _next(getter: Getter, queue: str) -> Delivered | None:
     try:
-        return await queue.get(fail=False)
+        return await getter.get()
     except BROKER_ERRORS as error:
-        raise BrokerRefuses(f"the queue {queue.name} cannot be read: {explain(error)}") from None
+        raise BrokerRefuses(f"the queue {queue} cannot be read: {explain(error)}") from None

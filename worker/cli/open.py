@@ -2,24 +2,18 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
 from pydantic_core import from_json, to_json
 
 from contracts.subaccounts import revealed
 from contracts.topology import secrets_queue
-from worker.adapters.amqp.codec.frames import Delivered
-from worker.adapters.amqp.errors import BrokerRefuses, explain
-from worker.adapters.amqp.getter import Getter
-from worker.adapters.amqp.seam import BROKER_ERRORS
-from worker.adapters.jose.key_files import KeyFileError, read_keys
-from worker.adapters.jose.open import NotOpened, Opened, open_message
-from worker.cli import terminal as console
+from worker.cli import terminal
+from worker.cli.loop import run_to_exit
 from worker.core.keyring import Jwk, is_private, recipient_of
 from worker.settings.load import load
 from worker.settings.model import BrokerSettings
@@ -123,34 +117,11 @@ def _show(opened: "Iterable[Opened]", *, as_json: bool) -> None:
     if terminal.OUT.is_terminal:
         terminal.complain([WARNING])
     for one in opened:
-        console.OUT.file.write(to_json(revealed(one.content)).decode() + "\n")
-    console.OUT.file.flush()
+        terminal.OUT.file.write(to_json(revealed(one.content)).decode() + "\n")
+    terminal.OUT.file.flush()
 
 
 def _row(opened: "Opened") -> tuple[object, ...]:
     content = opened.content
     about = (content.tenant, content.department_id, content.name, content.auth_id, content.generation)
     return (*about, opened.opened_with, opened.signed_by)
-
-
-Waiting = AsyncIterator[tuple[bytes, Callable[[], None]]]
-
-
-@asynccontextmanager
-async def _waiting(settings: BrokerSettings, name: str) -> AsyncIterator[Waiting]:
-    """What waits now, each with its ack. What is not acked goes back at the end of the block."""
-    async with operations.connection(settings) as connection, connection.channel() as channel:
-        getter = Getter(connection, channel, name)
-
-        async def each() -> Waiting:
-            while (message := await _next(getter, name)) is not None:
-                yield message.body, partial(getter.ack, message)
-
-        yield each()
-
-
-async def _next(getter: Getter, queue: str) -> Delivered | None:
-    try:
-        return await getter.get()
-    except BROKER_ERRORS as error:
-        raise BrokerRefuses(f"the queue {queue} cannot be read: {explain(error)}") from None

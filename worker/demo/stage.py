@@ -18,6 +18,7 @@ from worker.adapters.amqp.connect import unavailable_if_lost
 from worker.adapters.amqp.consumer import RabbitConsumer
 from worker.adapters.amqp.link import Link
 from worker.adapters.amqp.seam import Connection
+from worker.adapters.brokers import open_connection, open_publisher
 from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
@@ -137,7 +138,7 @@ async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
                 await _delete_made(connection, wanted, missing)
 
 
-async def _refuse_busy(connection: Connection) -> None:
+async def _refuse_in_use(connection: Connection) -> None:
     """Events of others must not go to the sandbox, nor ours to another worker's account."""
     for queue in (names.WORK_QUEUE, names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE):
         state = await rabbitmq_topology.state_of(connection, queue)
@@ -148,7 +149,7 @@ async def _refuse_busy(connection: Connection) -> None:
             )
 
 
-async def _take_away(connection: Connection, wanted: Topology, made: set[tuple[str, str]]) -> None:
+async def _delete_made(connection: Connection, wanted: Topology, made: set[tuple[str, str]]) -> None:
     async with connection.channel() as channel:
         for queue in wanted.queues:
             if ("queue", queue.name) in made:

@@ -97,30 +97,6 @@ class _MessageEvents(_Reports):
             **_about(event),
         )
 
-    def credentials_published(self, entry: Entry) -> None:
-        self._issued.inc()
-        self._log.info(
-            "credentials_published",
-            tenant=entry.department.tenant,
-            department_id=entry.department.id,
-            auth_id=entry.auth_id,
-            generation=entry.generation,
-        )
-
-    def credentials_lost(self, entry: Entry, detail: str) -> None:
-        """Nobody can publish them any more: the provider showed the token once."""
-        about = _of(entry.department)
-        self._log.error("credentials_lost", auth_id=entry.auth_id, detail=detail, **about)
-
-    def recipient_key(self, recipient: str, kid: str | None, why: str) -> None:
-        """Told at the start, and at each change."""
-        name = recipient or "nobody in particular"
-        self._keys.labels(name).set(0 if kid is None else 1)
-        if kid is None:
-            self._log.error("recipient_key_missing", recipient=name, detail=why)
-        else:
-            self._log.info("recipient_key_in_use", recipient=name, kid=kid)
-
     def answered(self, event: Event, answer: Answer) -> None:
         """Each event the worker is done with, answered now or, if `answer.confirmed`, before."""
         self._metrics.count("events_answered", event.kind, answer.outcome)
@@ -224,6 +200,11 @@ class _DepartmentEvents(_Reports):
 
     def subaccount_missing(self, entry: Entry) -> None:
         self._log.error("subaccount_missing", auth_id=entry.auth_id, **_of(entry.department))
+
+    def credentials_lost(self, entry: Entry, detail: str) -> None:
+        """Nobody can publish them any more: the provider showed the token once."""
+        about = _of(entry.department)
+        self._log.error("credentials_lost", auth_id=entry.auth_id, detail=detail, **about)
 
     def duty_failed(self, department: Department | None, detail: str) -> None:
         about = _of(department) if department else {}

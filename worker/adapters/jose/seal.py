@@ -32,7 +32,7 @@ OnKeyChange = Callable[[str, str | None, str], None]
 
 
 class Unsealed:
-"""Called at a change: the recipient, the `kid` in use from now on (None: none is usable), and why."""
+    """Credentials in the clear, for every queue that is bound: only for a broker nobody else can read."""
 
     def seal(self, clear: CredentialsMessage, recipient: str) -> Message:
         if recipient != EVERYBODY:
