@@ -56,7 +56,7 @@ async def test_a_double_that_is_gone_already_is_no_hindrance():
         await world.clock.asleep()
         for held in world.provider.subaccounts:  # ours is the older one
             held.created = date(2026, 11, 1)
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Sales")
     world.answered(CREATED, "created")
     world.has_dead_lettered_nothing()
@@ -72,7 +72,7 @@ async def test_one_that_would_be_kept_and_is_gone_is_looked_for_until_the_list_t
             await world.clock.asleep()
             world.clock.advance(world.clock.seconds_to_next())
         world.provider.ghosts.clear()
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Sales")
     world.answered(CREATED, "created")
     world.has_dead_lettered_nothing()
@@ -104,7 +104,7 @@ async def test_what_a_check_sets_right_has_one_key_until_it_is_right():
         world.provider.lost_answers = 2
         for _ in range(3):
             world.clock.advance(200)
-            await world.attend_to_duties()
+            await world.run_duties()
         keys.append({key for _, key, _ in world.provider.noted})
         world.provider.noted.clear()
     assert [len(each) for each in keys] == [1, 1]
@@ -119,7 +119,7 @@ async def test_a_provider_that_shows_names_as_it_likes_is_not_set_right_for_ever
     for _ in range(20):
         world.provider.subaccounts[0].name = "MARKETING"
         world.clock.advance(200)
-        await world.attend_to_duties()
+        await world.run_duties()
     assert sum(operation == "update" for operation, _, _ in world.provider.calls) < 10
     assert (await world.entry()).check_at is None
 
@@ -132,7 +132,7 @@ async def test_a_removal_adopts_without_renaming_or_enabling(world):
         world.provider.subaccounts[0].enabled = False
         world.provider.calls.clear()
         await world.send(department_removed("Another name", sequence=2))
-        await world.done_in_time()
+        await world.run_until_done()
     changed = [operation for operation, _, _ in world.provider.calls if operation == "update"]
     assert changed == ["update"]
     (one,) = world.provider.subaccounts
@@ -153,7 +153,7 @@ async def test_a_list_that_fails_while_the_probe_passes_gives_nothing_up(departm
         await pass_seconds(world, 3600)
         assert world.provider.subaccounts == []
         world.provider.refuses.clear()
-        await world.done_in_time()
+        await world.run_until_done()
         assert running.consumer.consuming
     for number in range(departments):
         assert len(world.subaccounts(await world.entry(Department("acme", f"d{number}")))) == 1
@@ -168,7 +168,7 @@ async def test_creates_wait_for_a_list_that_fails_however_long():
         await world.send(*(department_created(id=f"e{n}", department_id=f"d{n}") for n in range(19)))
         await pass_seconds(world, 3600)
         world.provider.refuses.clear()
-        await world.done_in_time()
+        await world.run_until_done()
     assert len(world.provider.subaccounts) == 19
     world.has_dead_lettered_nothing()
 
@@ -182,22 +182,22 @@ async def test_credentials_bear_the_trace_of_the_event_they_are_issued_for(world
         await world.send(department_created("Sales", sequence=1, id="a", correlationid="of-a"))
         await world.clock.asleep()
         await world.send(department_renamed("Marketing", sequence=2, id="b", correlationid="of-b"))
-        await world.done_in_time()
-    (issued,) = world.told("provisioner.secrets")
+        await world.run_until_done()
+    (issued,) = world.events_in("provisioner.secrets")
     assert (issued.causationid, issued.correlationid) == ("a", "of-a")
 
 
 async def test_so_do_those_that_the_scheduler_delivers(world):
     world.witness.fail("publish secrets", PublishFailed("for a test"))
     event = department_created("Sales", sequence=1, id="a", correlationid="of-a")
-    await world.cut_off("publish secrets", event)
+    await world.crash_before("publish secrets", event)
     world.witness.forget()
     world.clock.advance(61)
     async with world.working() as running:
         await running.worker.scheduler.file_what_is_due()
         await running.worker.lanes.idle()
-        await world.done_in_time()
-    assert {(one.causationid, one.correlationid) for one in world.told("provisioner.secrets")} == {
+        await world.run_until_done()
+    assert {(one.causationid, one.correlationid) for one in world.events_in("provisioner.secrets")} == {
         ("a", "of-a")
     }
 
@@ -208,9 +208,9 @@ async def test_superseded_names_the_newer_event_as_its_producer_did(world):
     older = department_created("Old", sequence=1, id="older")
     async with world.working():
         await world.send_raw(to_json(sent))
-        await world.done_in_time()
+        await world.run_until_done()
         await world.send(older)
-        await world.done_in_time()
+        await world.run_until_done()
     (told,) = world.results(older)
     assert told.data["superseded_by"]["type"] == "com.example.hr.department.created.v1"
 
@@ -222,6 +222,6 @@ async def test_a_removed_department_that_had_no_subaccount_yet_still_has_none():
         await world.send(CREATED)
         await world.clock.asleep()
         await world.send(department_removed(sequence=2))
-        await world.done_in_time()
+        await world.run_until_done()
     assert world.provider.subaccounts == []
     assert (await world.entry()).status is Status.REMOVED

@@ -12,7 +12,7 @@ import pytest
 
 from contracts.topology import WORK_QUEUE
 from tests.support.builders import SALES, department_created, department_removed, department_renamed
-from tests.support.world import HEARD, World, fault
+from tests.support.world import RESULTS_QUEUE, World, fault
 from worker.adapters.memory.clock import MemoryClock
 from worker.adapters.memory.provider import MemoryProvider
 from worker.core.decide import Policy, UnknownRename
@@ -96,12 +96,12 @@ async def test_ten_renames_of_a_hundred_departments_cost_two_calls_each_at_most(
             await world.send(*renames[begin : begin + 100])
             await world.clock.asleep(2)
             world.clock.advance(0.05)
-        await world.done_in_time()
+        await world.run_until_done()
     updates = Counter(auth_id for operation, auth_id, _ in world.provider.calls if operation == "update")
     assert max(updates.values()) <= 2, f"seed {seed}"
     for one in departments:
         await world.has_one_live_subaccount("Name 11", Department(SALES.tenant, one))
-    answered = Counter(told.data["event"]["id"] for told in world.told(HEARD))
+    answered = Counter(told.data["event"]["id"] for told in world.events_in(RESULTS_QUEUE))
     assert {event.id: answered[event.id] for event in renames} == {event.id: 1 for event in renames}
 
 
@@ -117,7 +117,7 @@ async def test_where_the_newest_is_parked_the_next_newest_is_the_step():
         world.answered(newer, "renamed")
         world.answered(older, "superseded")
         assert not world.results(newest)
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Name 4")
     world.answered(newest, "renamed")
     assert superseded_by(world, older) == newer.id
@@ -145,7 +145,7 @@ async def test_no_older_one_is_answered_before_the_newest_is_on_record(world):
 
 
 async def test_one_whose_outcome_is_on_record_keeps_it(world):
-    await world.cut_off("publish results", CREATED)
+    await world.crash_before("publish results", CREATED)
     newer = rename(2)
     await world.handle_all(newer)
     world.answered(CREATED, "created")
@@ -181,7 +181,7 @@ async def test_what_waits_for_its_permit_is_overtaken_and_makes_no_call():
         await world.provider.waiting.wait()
         await world.send(rename(3))
         world.provider.granted.set()
-        await world.done_in_time()
+        await world.run_until_done()
     assert calls(world, "update") == 1
     await world.has_one_live_subaccount("Name 3")
     world.answered(rename(2), "superseded")
@@ -201,7 +201,7 @@ async def test_under_a_steady_stream_none_is_left_unanswered_for_long():
             world.clock.advance(0.6)
             unanswered = [one for one in events[:number] if not world.results(one)]
             assert len(unanswered) <= 4, [one.id for one in unanswered]
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Name 41")
 
 
@@ -218,7 +218,7 @@ async def test_a_stream_that_overtakes_every_permit_ends_with_the_prefetch(monke
                 await asyncio.sleep(0)
             world.provider.granted.set()
             await asyncio.sleep(0)
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Name 29")
     assert all(len(world.results(event)) == 1 for event in events)
     assert not world.broker.ready(WORK_QUEUE)

@@ -18,7 +18,7 @@ from tests.support.builders import (
     department_renamed,
     reissue_requested,
 )
-from tests.support.world import SETTLE_WINDOW, World, fault, go_on
+from tests.support.world import SETTLE_WINDOW, World, do_nothing, fault
 from worker.core.decide import Enable, Policy, Removal
 from worker.core.judge import RetryPolicy
 from worker.flow import waiting
@@ -67,7 +67,7 @@ async def unheard(world: World) -> None:
 
 async def returned(world: World) -> None:
     """The message has been delivered so often that it is worked on alone."""
-    world.returned = QUARANTINE_AFTER_DELIVERIES
+    world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES
 
 
 async def failing(world: World) -> None:
@@ -89,7 +89,7 @@ async def behind(world: World) -> None:
 
 async def held_back(world: World) -> None:
     """It was removed before its credentials were published: it has never been enabled."""
-    await world.cut_off("publish secrets", CREATED)
+    await world.crash_before("publish secrets", CREATED)
     world.broker.purge(WORK_QUEUE)
     await world.handle(REMOVED)
 
@@ -150,12 +150,12 @@ async def dies(world: World, event: AnyDepartmentEvent, moment: int) -> bool:
     world.witness.around = death
     async with world.working():
         await world.send(event)
-        done = asyncio.create_task(world.done_in_time())
+        done = asyncio.create_task(world.run_until_done())
         came = asyncio.create_task(death.came.wait())
         await asyncio.wait({done, came}, return_when=asyncio.FIRST_COMPLETED)
         for task in (done, came):
             task.cancel()
-    world.witness.around = go_on
+    world.witness.around = do_nothing
     return death.came.is_set()
 
 
@@ -169,7 +169,7 @@ async def every_death(story: Story) -> AsyncIterator[tuple[World, int]]:
 
 
 async def ended_well(world: World, story: Story) -> None:
-    await world.has_come_to(max((*story.before, story.event), key=lambda event: event.sequence or 0))
+    await world.has_state_of(max((*story.before, story.event), key=lambda event: event.sequence or 0))
     for event in story.before:
         assert len({told.id for told in world.results(event)}) == 1
     world.answered(story.event, story.outcome, times=None)
@@ -223,8 +223,8 @@ async def test_or_if_a_newer_event_overtakes_the_one_it_died_of(story, newest):
         await world.handle()
         # What was carried out but is not on record the newer event cannot see: the check set before it does.
         world.clock.advance(SETTLE_WINDOW.total_seconds() + 1)
-        await world.attend_to_duties()
-        await world.has_come_to(newest)
+        await world.run_duties()
+        await world.has_state_of(newest)
         assert len({told.id for told in world.results(story.event)}) == 1
         world.has_dead_lettered_nothing()
         world.has_nothing_to_do()
@@ -238,11 +238,11 @@ async def test_wherever_it_dies_credentials_asked_for_go_out_under_one_id():
 
 async def test_a_create_that_reaches_the_provider_after_the_worker_died_is_adopted():
     world = World()
-    await world.cut_off("create", CREATED)
+    await world.crash_before("create", CREATED)
     async with world.working():
         await world.clock.asleep()
         await world.provider.create(world.sent_name("Sales"), "on its way when the worker died")
-        await world.done_in_time()
+        await world.run_until_done()
     assert len(world.provider.subaccounts) == 1
     await ended_well(world, STORIES[0])
 
@@ -275,7 +275,7 @@ async def test_credentials_owed_arrive_wherever_the_next_worker_dies():
     """The first one died before they were confirmed: the token is read again."""
 
     async def owing(world: World) -> None:
-        await world.cut_off("publish secrets", CREATED)
+        await world.crash_before("publish secrets", CREATED)
 
     async for world, _ in every_death(Story("owed", (), RENAMED, "renamed", prepare=owing)):
         await world.handle()

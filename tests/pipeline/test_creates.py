@@ -98,7 +98,7 @@ async def test_a_second_create_is_only_sent_when_the_window_has_passed_with_noth
         await world.clock.asleep()
         assert WINDOW / 24 < world.clock.seconds_to_next() < WINDOW / 24 + 1
         assert not world.results(CREATED)
-        await world.done_in_time()
+        await world.run_until_done()
     assert world.clock.now() > begun + SETTLE_WINDOW
     looked_in_vain = ["list", "record claimed"]
     assert [step for step in world.witness.journal if step.startswith(("create", "list", "record"))][:-2] == [
@@ -120,7 +120,7 @@ async def test_a_create_carried_out_late_is_found_before_a_second_one(world):
         await world.send(CREATED)
         await world.clock.asleep()
         await world.provider.create(world.sent_name("Sales"), "the first one, late")
-        await world.done_in_time()
+        await world.run_until_done()
     assert len(world.provider.subaccounts) == 1
     await world.has_one_live_subaccount("Sales")
     await world.has_issued_credentials()
@@ -155,7 +155,7 @@ async def crash_in_a_create(world: World) -> None:
 
     world.witness.before("create", stop)
     async with world.working():
-        done = asyncio.create_task(world.done_in_time())
+        done = asyncio.create_task(world.run_until_done())
         await asyncio.wait({done, asyncio.create_task(reached.wait())}, return_when=asyncio.FIRST_COMPLETED)
         done.cancel()
     assert reached.is_set()
@@ -275,7 +275,7 @@ async def test_after_a_restart_the_window_still_counts(world):
         await world.clock.asleep()
         assert 1 <= world.clock.seconds_to_next() < 2
         await world.provider.create(world.sent_name("Sales"), "the first one, late")
-        await world.done_in_time()
+        await world.run_until_done()
     assert len(world.provider.subaccounts) == 1
     await world.has_one_live_subaccount("Sales")
 
@@ -331,7 +331,7 @@ async def test_a_list_that_shifts_while_it_is_read_is_read_again(world):
 
 
 async def test_the_newest_events_name_is_what_the_adopted_one_gets(world):
-    await world.cut_off("record active", CREATED)
+    await world.crash_before("record active", CREATED)
     await world.handle(department_created("Marketing", sequence=9))
     await world.has_one_live_subaccount("Marketing")
     assert len(world.provider.subaccounts) == 1
@@ -341,7 +341,7 @@ async def test_the_newest_events_name_is_what_the_adopted_one_gets(world):
 @pytest.mark.parametrize("removal", [Removal.DISABLE, Removal.DELETE])
 async def test_a_removal_during_an_open_create_ends_with_nothing_live(happened, removal):
     world = World(Policy(removal))
-    await world.cut_off("record active" if happened else "create", CREATED)
+    await world.crash_before("record active" if happened else "create", CREATED)
     assert (await world.entry()).status is Status.CLAIMED
     await world.handle(department_removed(sequence=9))
     await world.has_no_live_subaccount()

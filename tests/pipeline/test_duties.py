@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import count
 
 from tests.support.builders import department_created, department_removed, department_renamed
-from tests.support.world import SETTLE_WINDOW, World, fault, go_on
+from tests.support.world import SETTLE_WINDOW, World, do_nothing, fault
 from worker.core.model import Status
 
 CREATED = department_created("Sales", sequence=1)
@@ -37,7 +37,7 @@ async def test_a_change_carried_out_late_is_set_right_when_it_must_have_settled(
     await renamed_over_one_that_may_come_late(world)
     world.provider.subaccounts[0].name = world.sent_name("Marketing")  # only now
     world.clock.advance(WINDOW + 1)
-    await world.attend_to_duties()
+    await world.run_duties()
     await world.has_one_live_subaccount("Sales")
 
 
@@ -45,21 +45,21 @@ async def test_what_was_set_right_is_looked_at_once_more_a_window_later(world):
     await renamed_over_one_that_may_come_late(world)
     world.provider.subaccounts[0].name = world.sent_name("Marketing")
     world.clock.advance(WINDOW + 1)
-    await world.attend_to_duties()
+    await world.run_duties()
     assert (await world.entry()).check_at == world.clock.now() + SETTLE_WINDOW
 
     world.provider.subaccounts[0].name = world.sent_name("Marketing")  # another one that came late
     world.clock.advance(WINDOW + 1)
-    await world.attend_to_duties()
+    await world.run_duties()
     await world.has_one_live_subaccount("Sales")
     world.clock.advance(WINDOW + 1)
-    await world.attend_to_duties()
+    await world.run_duties()
     assert (await world.entry()).due_at is None
 
 
 async def test_a_double_that_comes_very_late_is_found_by_the_recount(world):
     on_record = await doubled(world)
-    await world.attend_to_duties()
+    await world.run_duties()
     assert enabled(world) == [on_record]
     assert (await world.entry()).due_at is None
 
@@ -80,7 +80,7 @@ async def dies_at(world: World, moment: int) -> bool:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             end.cancel()
-    world.witness.around = go_on
+    world.witness.around = do_nothing
     return died.is_set()
 
 
@@ -89,7 +89,7 @@ async def test_wherever_a_worker_dies_recounting_the_next_one_disables_the_doubl
         world = World()
         on_record = await doubled(world)
         died = await dies_at(world, moment)
-        await world.attend_to_duties()
+        await world.run_duties()
         assert enabled(world) == [on_record]
         assert (await world.entry()).due_at is None
         if not died:
@@ -100,10 +100,10 @@ async def test_wherever_a_worker_dies_recounting_the_next_one_disables_the_doubl
 async def test_one_that_cannot_be_done_is_put_off_by_a_window(world):
     on_record = await doubled(world)
     world.witness.fail("update", fault("update", 503))
-    await world.attend_to_duties()
+    await world.run_duties()
     assert (await world.entry()).due_at == world.clock.now() + SETTLE_WINDOW
     world.clock.advance(WINDOW + 1)
-    await world.attend_to_duties()
+    await world.run_duties()
     assert enabled(world) == [on_record]
 
 
@@ -116,13 +116,13 @@ async def test_nothing_is_due_while_a_create_is_open_and_all_of_it_afterwards(wo
     assert entry.recount_at is not None
     world.clock.advance(20 * WINDOW)
     world.witness.journal.clear()
-    await world.attend_to_duties()
+    await world.run_duties()
     assert world.witness.journal == []
 
     await world.handle(CREATED)
     await world.provider.create(world.sent_name("Sales"), "the third one, very late")
     world.clock.advance(10 * WINDOW + 1)
-    await world.attend_to_duties()
+    await world.run_duties()
     assert enabled(world) == [(await world.entry()).auth_id]
 
 
@@ -130,7 +130,7 @@ async def test_a_subaccount_somebody_deleted_is_not_made_again_unasked(world):
     await renamed_over_one_that_may_come_late(world)
     world.provider.subaccounts.clear()
     world.clock.advance(WINDOW + 1)
-    await world.attend_to_duties()
+    await world.run_duties()
     assert world.provider.subaccounts == []
     assert (await world.entry()).due_at is None
 
@@ -138,7 +138,7 @@ async def test_a_subaccount_somebody_deleted_is_not_made_again_unasked(world):
 async def test_a_duty_of_a_department_removed_meanwhile_is_still_done(world):
     on_record = await doubled(world)
     await world.handle(department_removed(sequence=2))
-    await world.attend_to_duties()
+    await world.run_duties()
     assert enabled(world) == []
     assert (await world.entry()).auth_id == on_record
 
@@ -157,7 +157,7 @@ async def test_a_change_of_ours_that_another_worker_overtook_and_that_may_come_l
         await world.send(renamed)
         await world.clock.asleep()
         assert (await world.entry()).check_at is not None
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Ours")
 
 
@@ -173,9 +173,9 @@ async def test_what_was_set_right_over_what_another_worker_has_done_is_looked_at
         await world.ledger.record(replace(entry, status=Status.DISABLED, check_at=None, late_call=False))
 
     world.witness.before("update", removed_meanwhile)
-    await world.attend_to_duties()
+    await world.run_duties()
     assert enabled(world), "the check has come last"
 
     world.clock.advance(WINDOW + 1)
-    await world.attend_to_duties()
+    await world.run_duties()
     assert not enabled(world)

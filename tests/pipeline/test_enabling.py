@@ -32,13 +32,13 @@ def enabled(world: World) -> list[bool]:
 
 async def left_owing(world: World, at: str = "publish secrets") -> None:
     """A worker dies there, and the event is lost with it: what is owed is left to the scheduler."""
-    await world.cut_off(at, CREATED)
+    await world.crash_before(at, CREATED)
     world.broker.purge(WORK_QUEUE)
 
 
 async def later(world: World, seconds: float = MINUTE) -> None:
     world.clock.advance(seconds)
-    await world.attend_to_duties()
+    await world.run_duties()
 
 
 async def test_it_is_enabled_after_its_credentials_and_before_its_answer(world):
@@ -81,7 +81,7 @@ async def test_until_its_credentials_are_confirmed_it_is_inert(world):
         await world.clock.asleep()
         assert enabled(world) == [False]
         world.broker.bind("provisioner.secrets", SECRETS_QUEUE, "#")
-        await world.done_in_time()
+        await world.run_until_done()
     assert enabled(world) == [True]
 
 
@@ -158,7 +158,7 @@ async def test_removed_and_restored_before_it_was_published_it_still_waits_for_t
     await left_owing(world)
     await world.handle(REMOVED)
     assert (await world.entry()).owed_at is None
-    await world.cut_off("publish secrets", AGAIN)
+    await world.crash_before("publish secrets", AGAIN)
     assert (await world.entry()).status is Status.ACTIVE
     assert enabled(world) == [False]
     await world.handle()
@@ -181,7 +181,7 @@ async def test_what_is_owed_for_long_is_metered(world):
     async with world.working() as running:
         await running.worker.scheduler.measure_debts()
         assert _overdue(running) == 1
-    await world.attend_to_duties()
+    await world.run_duties()
     async with world.working() as running:
         await running.worker.scheduler.measure_debts()
         assert _overdue(running) == 0

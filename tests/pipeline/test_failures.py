@@ -44,7 +44,7 @@ async def test_what_fails_for_now_waits_in_its_lane_while_others_flow(world):
         await world.has_one_live_subaccount("Other", SALES._replace(id="other"))
         assert not world.results(CREATED)
         assert not world.results(RENAMED)
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Marketing")
     world.answered(RENAMED, "created")
     world.answered(CREATED, "superseded")
@@ -139,7 +139,7 @@ async def test_an_unexpected_error_acks_nothing_and_harms_no_neighbour(world, wh
         await world.clock.asleep()
         assert is_waiting(world)
         await world.send(OTHER)
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Sales")
     await world.has_one_live_subaccount("Other", SALES._replace(id="other"))
 
@@ -230,7 +230,7 @@ async def test_credentials_nobody_is_bound_for_wait_and_nothing_is_acked(world):
             assert (await world.entry()).owed_to == world.policy.recipients
             world.clock.advance(world.clock.seconds_to_next())
         world.broker.bind(SECRETS, SECRETS_QUEUE, "#")
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Sales")
     await world.has_issued_credentials()
     world.answered(CREATED, "created")
@@ -249,7 +249,7 @@ async def test_while_the_broker_takes_no_credentials_no_more_are_made(world):
             assert running.blocks() == ["credentials cannot be delivered: a queue is full"]
             assert world.witness.journal.count("create") == 1
             world.clock.advance(world.clock.seconds_to_next())
-        await world.done_in_time()
+        await world.run_until_done()
         assert running.blocks() == []
     world.answered(CREATED, "created")
     world.answered(OTHER, "created")
@@ -285,7 +285,7 @@ async def test_where_there_is_no_room_and_parking_fails_it_waits_instead_of_spin
             await asyncio.sleep(0)
         assert world.witness.journal.count("publish retry 30s failed") == 1
         world.witness.forget()
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Sales")
     await world.has_one_live_subaccount("Other", SALES._replace(id="other"))
     world.has_dead_lettered_nothing()

@@ -77,12 +77,12 @@ async def test_all_departments_end_as_their_newest_events_say(story, drawn, step
         await world.replay_dead_letters()
         await world.handle()
     world.clock.advance(11 * SETTLE_WINDOW.total_seconds())
-    await world.attend_to_duties()
+    await world.run_duties()
 
     noted(f"creates that failed: {world.witness.journal.count('create failed')}")
     newest = {event.data.department_id: event for event in sorted(events, key=lambda one: one.sequence)}
     for event in newest.values():
-        await world.has_come_to(event)
+        await world.has_state_of(event)
     for event in events:
         final = [told for told in world.results(event) if told.data["outcome"] != "failed"]
         assert len({told.id for told in final}) == 1, event

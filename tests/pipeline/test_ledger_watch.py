@@ -34,7 +34,7 @@ async def test_while_it_accepts_no_writes_no_message_is_consumed(world):
         world.witness.forget()
         await pass_seconds(world, 3 * RETRY_SECONDS)
         assert running.blocks() == []
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Sales")
     assert not [noted for noted in world.witness.journal if "publish retry" in noted]
     world.has_dead_lettered_nothing()
@@ -50,7 +50,7 @@ async def test_a_step_that_could_not_be_recorded_is_not_repeated_meanwhile(world
         world.witness.forget()
         await pass_seconds(world, 3 * RETRY_SECONDS)
         assert len(world.broker.ready(SECRETS_QUEUE)) == 2
-        await world.done_in_time()
+        await world.run_until_done()
     assert len({result.id for result in world.results(CREATED)}) == 1
 
 
@@ -82,7 +82,7 @@ async def test_a_trial_write_that_fails_unexpectedly_is_repeated(world):
 @pytest.mark.parametrize("others", [[], ["record"]])
 async def test_a_poison_mark_that_cannot_be_cleared_does_not_count_as_a_crash(world, others):
     """Its worker is alive."""
-    world.returned = QUARANTINE_AFTER_DELIVERIES
+    world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES
     for what in ("absolve", *others):
         world.witness.fail(what, FULL, times=4)
     await world.handle(CREATED)
@@ -99,5 +99,5 @@ async def test_a_failure_of_one_department_does_not_block_others(world):
         await settled()
         assert running.blocks() == []
         assert running.consumer.consuming
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Marketing", SALES)

@@ -48,7 +48,7 @@ async def test_an_outage_under_load_costs_nothing_but_time(world, refusal):
         assert running.blocks()
         await world.send(*map(rename, range(40)))
         world.provider.refuses.clear()
-        await world.done_in_time()
+        await world.run_until_done()
         assert running.consumer.consuming
         assert not running.blocks()
     for number in range(40):
@@ -71,7 +71,7 @@ async def test_messages_stay_in_the_queue_and_what_is_held_goes_back(world):
         await pass_seconds(world, 500)
         assert len(world.broker.ready(WORK_QUEUE)) == 2
         world.provider.refuses.clear()
-        await world.done_in_time()
+        await world.run_until_done()
     await world.has_one_live_subaccount("Sales")
     assert counted(world) == []
 
@@ -100,7 +100,7 @@ async def test_without_login_or_credit_for_creates_alone_nothing_is_given_up(wor
         await world.send(*map(create, range(departments)))
         await pass_seconds(world, 3 * 3600)
         world.provider.refuses.clear()
-        await world.done_in_time()
+        await world.run_until_done()
     for number in range(departments):
         await world.has_one_live_subaccount("New", Department(SALES.tenant, f"d{number}"))
     world.has_dead_lettered_nothing()
@@ -125,7 +125,7 @@ async def test_where_reads_go_on_but_no_create_does_nobodys_create_is_given_up(w
         entries = await world.ledger.entries()
         assert all(entry.claim.attempt <= 1 for entry in entries if entry.claim)
         world.provider.refuses.clear()
-        await world.done_in_time()
+        await world.run_until_done()
     sent = Counter(key for operation, _, key in world.provider.calls if operation == "create")
     assert max(sent.values()) > 3 or len(sent) > 3 * 40
     for number in range(40):

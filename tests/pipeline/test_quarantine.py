@@ -14,9 +14,9 @@ OTHER = department_created("Other", department_id="other", id="other")
 
 
 async def test_a_message_that_crashed_its_workers_alone_is_dead_lettered(world):
-    world.returned = QUARANTINE_AFTER_DELIVERIES
+    world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES
     for _ in range(MAX_CRASHES):
-        await world.cut_off("create", CREATED)
+        await world.crash_before("create", CREATED)
         world.broker.purge("provisioner.departments")
         await forget_the_claim(world)
     await world.handle(CREATED)
@@ -34,10 +34,10 @@ async def forget_the_claim(world: World) -> None:
 async def test_its_replay_starts_without_poison_marks(world):
     for _ in range(MAX_CRASHES + 1):
         await world.ledger.suspect(fingerprint(inbound(CREATED)))
-    world.returned = QUARANTINE_AFTER_DELIVERIES
+    world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES
     await world.handle(CREATED)
     world.dead_lettered("delivery-limit")
-    world.returned = 0
+    world.earlier_deliveries = 0
     await world.replay_dead_letters()
     await world.handle()
     await world.has_one_live_subaccount("Sales")
@@ -45,7 +45,7 @@ async def test_its_replay_starts_without_poison_marks(world):
 
 
 async def test_redeliveries_by_lost_connections_leave_no_poison_mark(world):
-    world.returned = QUARANTINE_AFTER_DELIVERIES * 5
+    world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES * 5
     for _ in range(3):
         await world.handle(CREATED)
     world.answered(CREATED, "created")
@@ -54,7 +54,7 @@ async def test_redeliveries_by_lost_connections_leave_no_poison_mark(world):
 
 
 async def test_fewer_deliveries_leave_no_poison_mark(world):
-    world.returned = QUARANTINE_AFTER_DELIVERIES - 1
+    world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES - 1
     await world.handle(CREATED)
     assert "suspect" not in world.witness.journal
 
@@ -71,16 +71,16 @@ async def test_a_suspected_message_runs_alone(world):
     async with world.working():
         await world.send(OTHER)
         await at_the_provider.wait()
-        world.returned = QUARANTINE_AFTER_DELIVERIES
+        world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES
         await world.send(CREATED)
-        world.returned = 0
+        world.earlier_deliveries = 0
         await asyncio.sleep(0)
         await world.send(third)
         for _ in range(20):
             await asyncio.sleep(0)
         assert world.witness.journal == ["recall", "record claimed"]
         may_end.set()
-        await world.done_in_time()
+        await world.run_until_done()
     journal = world.witness.journal
     assert journal.index("absolve") < [at for at, what in enumerate(journal) if what == "recall"][2]
     for name, department in (("Sales", "sales"), ("Other", "other"), ("Third", "third")):

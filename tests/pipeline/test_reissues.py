@@ -96,7 +96,7 @@ async def test_another_payload_under_its_id_is_refused(world):
 
 async def test_an_unconfirmed_answer_is_told_again_and_nothing_else(world):
     await world.handle(CREATED)
-    await world.cut_off("publish results subaccount.unchanged", ASKED)
+    await world.crash_before("publish results subaccount.unchanged", ASKED)
     await world.handle()
     assert len(reissued(world)) == 1
     world.answered(ASKED, "unchanged")
@@ -118,7 +118,7 @@ async def test_under_the_routing_key_of_events_nobody_may_ask(world, forged):
     headers = {**forged} | ({"x-original-exchange": "departments"} if forged else {})
     async with world.working():
         await world.send_raw(Message.structured(ASKED).body, **headers)
-        await world.done_in_time()
+        await world.run_until_done()
     letter = world.dead_lettered("invalid")
     assert "routing key" in letter.message.headers["x-dead-detail"]
     assert reissued(world) == []
@@ -183,7 +183,7 @@ async def test_a_clock_set_back_keeps_nobody_waiting(world):
 
 
 async def test_what_is_still_owed_goes_out_first(world):
-    await world.cut_off("publish secrets", CREATED)
+    await world.crash_before("publish secrets", CREATED)
     world.broker.purge(WORK_QUEUE)
     await world.handle(ASKED)
     assert [told.type.split(".")[2] for told in world.credentials()] == ["issued", "reissued"]
@@ -192,7 +192,7 @@ async def test_what_is_still_owed_goes_out_first(world):
 
 async def test_and_what_was_to_be_enabled_by_then_is():
     world = World(Policy(enable=Enable.PUBLISHED))
-    await world.cut_off("publish secrets", CREATED)
+    await world.crash_before("publish secrets", CREATED)
     world.broker.purge(WORK_QUEUE)
     await world.handle(ASKED)
     await world.has_one_live_subaccount("Sales")
@@ -202,7 +202,7 @@ async def test_and_what_was_to_be_enabled_by_then_is():
 async def test_it_waits_behind_the_events_that_wait_with_it(world):
     async with world.working():
         await world.send(ASKED, CREATED, department_renamed("Marketing", sequence=2))
-        await world.done_in_time()
+        await world.run_until_done()
     assert reason(world) == "credentials issued again"
     assert {told.data["name"] for told in reissued(world)} == {"Marketing"}
     world.answered(CREATED, "superseded")
@@ -215,7 +215,7 @@ async def test_where_nobody_is_bound_it_is_given_up_and_holds_up_nobody(world):
         await world.send(ASKED)
         await world.clock.asleep()
         assert running.blocks() == []
-        await world.done_in_time()
+        await world.run_until_done()
     world.dead_lettered("exhausted")
 
 
@@ -331,7 +331,7 @@ async def test_a_wish_is_granted_and_told_in_the_ledger_alone(world):
     assert await came_of(world, wish) == ("unchanged", "credentials issued again")
     (again,) = reissued(world)
     assert again.causationid == wish.id
-    assert len(world.told("test.results")) == 1, "that of the event"
+    assert len(world.events_in("test.results")) == 1, "that of the event"
     assert await world.ledger.wishes(NOW) == []
 
 

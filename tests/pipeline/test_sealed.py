@@ -72,7 +72,7 @@ async def test_who_has_no_key_waits_and_the_others_do_not(world, file, told):
             assert world.opened("crm", CRM) == the_subaccount(world), "sent once, although tried again"
             world.clock.advance(world.clock.seconds_to_next())
         write_keys(file, CRM, BILLING)
-        await world.done_in_time()
+        await world.run_until_done()
     assert world.opened("crm", CRM) == world.opened("billing", BILLING) == the_subaccount(world)
     world.answered(CREATED, "created")
     world.has_dead_lettered_nothing()
@@ -83,7 +83,7 @@ async def test_who_has_no_key_waits_and_the_others_do_not(world, file, told):
 
 
 async def test_a_worker_that_dies_between_two_recipients_leaves_the_second_to_the_next(world):
-    await world.cut_off("publish secrets subaccount.credentials.issued.crm", CREATED)
+    await world.crash_before("publish secrets subaccount.credentials.issued.crm", CREATED)
     assert world.opened("crm", CRM) == []
     await world.handle()
     assert (
@@ -101,7 +101,7 @@ async def test_where_nobody_is_bound_for_one_the_others_are_served(world):
         assert (await world.entry()).owed_to == {"billing"}
         assert world.broker.ready(WORK_QUEUE) == []
         world.broker.bind("provisioner.secrets", secrets_queue("billing"), "subaccount.credentials.*.billing")
-        await world.done_in_time()
+        await world.run_until_done()
     assert world.opened("billing", BILLING) == the_subaccount(world)
 
 
@@ -120,7 +120,7 @@ async def test_what_is_owed_to_a_recipient_is_never_sent_in_the_clear(world):
 async def test_what_was_owed_before_there_were_recipients_is_owed_to_them(world):
     """The worker was started without recipients, and died before it published."""
     plain = World(ledger=world.ledger, provider=world.provider, clock=world.clock)
-    await plain.cut_off("publish secrets", CREATED)
+    await plain.crash_before("publish secrets", CREATED)
     assert (await world.entry()).owed_to == {EVERYBODY}
     await world.handle(CREATED)
     assert world.opened("crm", CRM) == world.opened("billing", BILLING) == the_subaccount(world)

@@ -134,7 +134,7 @@ async def test_a_change_without_an_answer_is_checked_but_its_name_is_let_be(worl
     world.witness.fail("update", fault("update"))
     await world.handle(REMOVED)
     world.clock.advance(200)
-    await world.attend_to_duties()
+    await world.run_duties()
 
     assert the_one(world) == (world.sent_name("Sales"), False)
     assert (await world.entry()).check_at is None
@@ -157,7 +157,7 @@ async def test_after_a_lost_token_the_department_goes_on(world):
     world.witness.fail("create", fault("create"), after_effect=True)
     await world.handle(CREATED)
     world.clock.advance(200)
-    await world.attend_to_duties()
+    await world.run_duties()
     await world.handle(RENAMED, REMOVED)
 
     world.answered(REMOVED, ResultKind.DISABLED)
@@ -199,22 +199,22 @@ async def test_credentials_that_nobody_was_bound_for_are_published_from_the_crea
 @pytest.mark.parametrize("enable", Enable)
 async def test_a_token_that_died_with_its_worker_is_told_once(enable):
     world = World(provider=SecondProvider(), policy=Policy(enable=enable))
-    await world.cut_off("publish secrets", CREATED)
+    await world.crash_before("publish secrets", CREATED)
     await world.handle()
 
     world.dead_lettered("rejected")
     assert (await world.entry()).owed_to == frozenset()
     world.clock.advance(200)
-    await world.attend_to_duties()
+    await world.run_duties()
     assert the_one(world) == (world.sent_name("Sales"), True)
     assert (await world.entry()).owed_at is None
 
 
 async def test_a_debt_that_only_a_duty_finds_is_written_off_too(world):
     world.witness.fail("publish secrets", PublishFailed("the broker is away"), times=1)
-    await world.cut_off("publish secrets", CREATED)
+    await world.crash_before("publish secrets", CREATED)
     world.clock.advance(200)
-    await world.attend_to_duties()
+    await world.run_duties()
 
     entry = await world.entry()
     assert (entry.owed_to, entry.owed_at) == (frozenset(), None)
@@ -223,7 +223,7 @@ async def test_a_debt_that_only_a_duty_finds_is_written_off_too(world):
 async def test_a_kept_token_is_forgotten_once_its_credentials_are_on_record(world):
     async with world.working() as worker:
         await world.send(CREATED)
-        await world.done_in_time()
+        await world.run_until_done()
         assert worker.worker.scheduler.subaccounts.kept_tokens._tokens == {}
 
 

@@ -158,7 +158,7 @@ async def test_waits_beyond_half_of_the_prefetch_are_parked_without_counting_an_
         await _settled()
         parked = world.broker.ready(retry_queue(timedelta(seconds=30)))
         assert [letter.message.headers["x-attempts"] for letter in parked] == [0, 0, 0]
-        await world.done_in_time()
+        await world.run_until_done()
     await all_well(world)
     assert world.witness.journal.count("create failed") == len(DEPARTMENTS)
 
@@ -176,7 +176,7 @@ async def test_other_messages_flow_while_half_of_the_prefetch_waits(small_world)
             await asyncio.sleep(0)
         world.answered(late, "created")
         assert world.clock.now() == begun
-        await world.done_in_time()
+        await world.run_until_done()
     await all_well(world)
 
 

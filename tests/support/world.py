@@ -60,8 +60,8 @@ from worker.telemetry.events import Telemetry
 OWNER = "default"
 SETTLE_WINDOW = timedelta(seconds=120)
 PREFETCH = 50
-HEARD = "test.results"
-LONGEST = timedelta(days=1)
+RESULTS_QUEUE = "test.results"
+TIME_LIMIT = timedelta(days=1)
 
 T = TypeVar("T")
 D = TypeVar("D", "Fault", "Interruption")
@@ -97,7 +97,7 @@ class Interruption:
     action: Callable[[], Awaitable[object]]
 
 
-async def go_on() -> None:
+async def do_nothing() -> None:
     """Nothing special happens around a call."""
 
 
@@ -109,7 +109,7 @@ class Witness:
     """
 
     journal: list[str] = field(default_factory=list)
-    around: Callable[[], Awaitable[None]] = go_on
+    around: Callable[[], Awaitable[None]] = do_nothing
     _due: list[Fault | Interruption] = field(default_factory=list)
 
     def fail(self, what: str, error: Exception, *, times: int = 1, after_effect: bool = False) -> None:
@@ -294,7 +294,7 @@ class World:
     witness: Witness = field(default_factory=Witness)
     names: Names = field(default_factory=lambda: Names(OWNER, NameTemplate()))
     orphans: type[Orphans] = LedgerIsWhole
-    returned: int = 0
+    earlier_deliveries: int = 0
     """How often the broker is to have delivered before what is sent."""
     sealer: Sealer = field(default_factory=Unsealed)
     fingerprints: Fingerprints = field(default_factory=lambda: KeyedFingerprints(SecretStr("main token")))
@@ -303,7 +303,7 @@ class World:
         self.broker = MemoryBroker(self.clock.sleep)
         recipients = sorted(self.policy.recipients - {EVERYBODY})
         self.broker.declare(topology(BrokerVersion(4, 1), self.patience.delays, recipients))
-        self.broker.bind(RESULTS, HEARD, "#")
+        self.broker.bind(RESULTS, RESULTS_QUEUE, "#")
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[RunningWorker]:
@@ -344,7 +344,7 @@ class World:
                 controlling.cancel()
                 await worker.close()
 
-    async def attend_to_duties(self) -> None:
+    async def run_duties(self) -> None:
         """A worker does what is due by now."""
         async with self.working() as running:
             await running.worker.scheduler.file_what_is_due()
@@ -353,18 +353,18 @@ class World:
     async def handle(self, *events: AnyDepartmentEvent) -> None:
         """A worker takes what waits, and then these events, each to its end, as time passes."""
         async with self.working():
-            await self.done_in_time()
+            await self.run_until_done()
             for event in events:
                 await self.send(event)
-                await self.done_in_time()
+                await self.run_until_done()
 
     async def handle_all(self, *events: AnyDepartmentEvent) -> None:
         """A worker takes them all at once, and time passes until all are done."""
         async with self.working():
             await self.send(*events)
-            await self.done_in_time()
+            await self.run_until_done()
 
-    async def cut_off(self, at: str, *events: AnyDepartmentEvent) -> None:
+    async def crash_before(self, call: str, *events: AnyDepartmentEvent) -> None:
         """A worker takes these events, and is gone right before its first call of that kind."""
         reached = asyncio.Event()
 
@@ -372,7 +372,7 @@ class World:
             reached.set()
             await asyncio.Event().wait()
 
-        self.witness.before(at, stop)
+        self.witness.before(call, stop)
         async with self.working():
             await self.send(*events)
             await reached.wait()
@@ -380,8 +380,8 @@ class World:
     async def send(self, *events: AnyDepartmentEvent) -> None:
         for event in events:
             outgoing = inbound(event)
-            if self.returned:
-                headers = {**outgoing.message.headers, "x-delivery-count": self.returned}
+            if self.earlier_deliveries:
+                headers = {**outgoing.message.headers, "x-delivery-count": self.earlier_deliveries}
                 outgoing = replace(outgoing, message=replace(outgoing.message, headers=headers))
             await self.broker.publish(outgoing)
 
@@ -403,14 +403,14 @@ class World:
         """Returns once everything sent is acked, parked messages too; no time passes for it."""
         await self.broker.emptied(WORK_QUEUE, *map(retry_queue, self.patience.delays))
 
-    async def done_in_time(self) -> None:
+    async def run_until_done(self) -> None:
         """Lets time pass, from one sleeper's waking to the next, until everything sent is acked."""
         begun = self.clock.now()
         done = asyncio.create_task(self.done())
         try:
             while not await self._asleep_before(done):
                 self.clock.advance(self.clock.seconds_to_next())
-                assert self.clock.now() < begun + LONGEST, f"no end: {self.witness.journal[-20:]}"
+                assert self.clock.now() < begun + TIME_LIMIT, f"no end: {self.witness.journal[-20:]}"
         finally:
             done.cancel()
 
@@ -447,7 +447,7 @@ class World:
         held = self.subaccounts(entry)
         assert not [one for one in held if one.enabled], (entry, held)
 
-    async def has_come_to(self, newest: AnyDepartmentEvent) -> None:
+    async def has_state_of(self, newest: AnyDepartmentEvent) -> None:
         """The department is what its newest event says, and whoever waits for credentials has them."""
         department = Department(newest.tenant, newest.data.department_id)
         if newest.kind is Kind.REMOVED:
@@ -465,13 +465,13 @@ class World:
         assert entry.owed_to == frozenset()
 
     def credentials(self, department: Department = SALES) -> list[CloudEvent]:
-        return [told for told in self.told(SECRETS_QUEUE) if _about(told) == department]
+        return [told for told in self.events_in(SECRETS_QUEUE) if _about(told) == department]
 
     def results(self, event: AnyDepartmentEvent) -> list[CloudEvent]:
         cause = (event.source, event.id)
         return [
             told
-            for told in self.told(HEARD)
+            for told in self.events_in(RESULTS_QUEUE)
             if (told.data["event"]["source"], told.data["event"]["id"]) == cause
         ]
 
@@ -497,7 +497,7 @@ class World:
     def has_nothing_to_do(self) -> None:
         assert self.broker.ready(WORK_QUEUE) == []
 
-    def told(self, queue: str) -> list[CloudEvent]:
+    def events_in(self, queue: str) -> list[CloudEvent]:
         return [read(outgoing.message) for outgoing in self.broker.ready(queue)]
 
 
