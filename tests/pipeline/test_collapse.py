@@ -1,4 +1,4 @@
-"""Several waiting events of one department are one step towards the newest; each gets its own answer."""
+"""Waiting events of one department collapse into one step to the newest; each gets its own answer."""
 
 import asyncio
 import random
@@ -39,8 +39,8 @@ class SlowProvider(MemoryProvider):
         await super().update(*call, **changes)
 
 
-class Permits(MemoryProvider):
-    """A permit is waited for until `granted` is set; `waiting` tells that somebody does."""
+class PermittingProvider(MemoryProvider):
+    """Grants permits while `granted` is set; `waiting` is set when somebody asks for one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,20 +57,20 @@ class Permits(MemoryProvider):
 
 
 def superseded_by(world: World, event: Any) -> str:
-    (told,) = world.results(event)
-    return told.data["superseded_by"]["id"]
+    (result,) = world.results(event)
+    return result.data["superseded_by"]["id"]
 
 
-def calls(world: World, what: str) -> int:
-    return sum(noted.startswith(what) for noted in world.witness.journal)
+def count_calls(world: World, kind: str) -> int:
+    return sum(call.startswith(kind) for call in world.witness.journal)
 
 
-async def test_those_that_wait_together_become_one_step_and_each_is_answered(world):
+async def test_waiting_events_become_one_step_and_each_is_answered(world):
     await world.handle(CREATED)
     renames = [rename(sequence) for sequence in range(2, 12)]
     random.Random(1).shuffle(renames)
     await world.handle_all(*renames)
-    assert calls(world, "update") == 1
+    assert count_calls(world, "update") == 1
     await world.has_one_live_subaccount("Name 11")
     for event in renames:
         if event.sequence == 11:
@@ -81,7 +81,7 @@ async def test_those_that_wait_together_become_one_step_and_each_is_answered(wor
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_ten_renames_of_a_hundred_departments_cost_two_calls_each_at_most(monkeypatch, seed):
+async def test_ten_renames_of_a_department_cost_at_most_two_calls(monkeypatch, seed):
     monkeypatch.setattr("tests.support.world.PREFETCH", 2000)
     world = World()
     world.provider = SlowProvider(world.clock)
@@ -92,7 +92,7 @@ async def test_ten_renames_of_a_hundred_departments_cost_two_calls_each_at_most(
     renames = [rename(sequence, one) for one in departments for sequence in range(2, 12)]
     random.Random(seed).shuffle(renames)
     async with world.working():
-        for begin in range(0, len(renames), 100):  # they come while calls are under way
+        for begin in range(0, len(renames), 100):  # they arrive during calls
             await world.send(*renames[begin : begin + 100])
             await world.clock.asleep(2)
             world.clock.advance(0.05)
@@ -101,11 +101,11 @@ async def test_ten_renames_of_a_hundred_departments_cost_two_calls_each_at_most(
     assert max(updates.values()) <= 2, f"seed {seed}"
     for one in departments:
         await world.has_one_live_subaccount("Name 11", Department(SALES.tenant, one))
-    answered = Counter(told.data["event"]["id"] for told in world.events_in(RESULTS_QUEUE))
+    answered = Counter(result.data["event"]["id"] for result in world.events_in(RESULTS_QUEUE))
     assert {event.id: answered[event.id] for event in renames} == {event.id: 1 for event in renames}
 
 
-async def test_where_the_newest_is_parked_the_next_newest_is_the_step():
+async def test_the_next_newest_event_is_carried_out_if_the_newest_is_parked():
     world = World(patience=RetryPolicy(budget=timedelta(0)))
     await world.handle(CREATED)
     older, newer, newest = rename(2), rename(3), rename(4)
@@ -123,7 +123,7 @@ async def test_where_the_newest_is_parked_the_next_newest_is_the_step():
     assert superseded_by(world, older) == newer.id
 
 
-async def test_where_the_newest_is_dead_lettered_the_next_newest_is_the_step(world):
+async def test_the_next_newest_event_follows_a_dead_lettered_newest(world):
     await world.handle(CREATED)
     older, newer, newest = rename(2), rename(3), rename(4)
     world.witness.fail("update", fault("update", 400))
@@ -135,16 +135,16 @@ async def test_where_the_newest_is_dead_lettered_the_next_newest_is_the_step(wor
     world.answered(older, "superseded")
 
 
-async def test_no_older_one_is_answered_before_the_newest_is_on_record(world):
+async def test_older_events_are_answered_after_the_newest_is_recorded(world):
     await world.handle(CREATED)
     world.witness.journal.clear()
     await world.handle_all(rename(2), rename(3), rename(4))
-    told = [noted for noted in world.witness.journal if "record" in noted or "results" in noted]
-    assert told[:2] == ["record active", "record active renamed"]
-    assert told.index("record active renamed") < told.index("record active superseded")
+    calls = [call for call in world.witness.journal if "record" in call or "results" in call]
+    assert calls[:2] == ["record active", "record active renamed"]
+    assert calls.index("record active renamed") < calls.index("record active superseded")
 
 
-async def test_one_whose_outcome_is_on_record_keeps_it(world):
+async def test_a_recorded_outcome_is_kept(world):
     await world.crash_before("publish results", CREATED)
     newer = rename(2)
     await world.handle_all(newer)
@@ -153,8 +153,8 @@ async def test_one_whose_outcome_is_on_record_keeps_it(world):
 
 
 @pytest.mark.parametrize("rejecting", [True, False])
-async def test_a_create_and_a_rename_that_wait_together_end_renamed(rejecting):
-    """Where a rename must not create, the create is not left behind."""
+async def test_a_waiting_create_and_rename_end_with_the_new_name(rejecting):
+    """If a rename must not create, the create is carried out first."""
     choice = UnknownRename.REJECT if rejecting else UnknownRename.CREATE
     world = World(Policy(unknown_rename=choice))
     await world.handle_all(rename(2), CREATED)
@@ -164,15 +164,15 @@ async def test_a_create_and_a_rename_that_wait_together_end_renamed(rejecting):
     world.answered(rename(2), "renamed" if rejecting else "created")
 
 
-async def test_a_create_and_a_removal_that_wait_together_cost_no_create(world):
+async def test_a_waiting_create_and_removal_cause_no_create_call(world):
     await world.handle_all(CREATED, department_removed(sequence=2))
     await world.has_no_live_subaccount()
-    assert calls(world, "create") == 0
+    assert count_calls(world, "create") == 0
     world.answered(CREATED, "superseded")
 
 
-async def test_what_waits_for_its_permit_is_overtaken_and_makes_no_call():
-    world = World(provider=Permits())
+async def test_an_event_overtaken_while_it_waits_for_a_permit_makes_no_call():
+    world = World(provider=PermittingProvider())
     await world.handle(CREATED)
     world.provider.granted.clear()
     world.provider.waiting.clear()
@@ -182,14 +182,14 @@ async def test_what_waits_for_its_permit_is_overtaken_and_makes_no_call():
         await world.send(rename(3))
         world.provider.granted.set()
         await world.run_until_done()
-    assert calls(world, "update") == 1
+    assert count_calls(world, "update") == 1
     await world.has_one_live_subaccount("Name 3")
     world.answered(rename(2), "superseded")
     world.answered(rename(3), "renamed")
 
 
-async def test_under_a_steady_stream_none_is_left_unanswered_for_long():
-    """Each call finds a newer event come meanwhile: those before it are answered all the same."""
+async def test_a_steady_stream_leaves_no_event_unanswered_for_long():
+    """A newer event arrives during each call; the older events are answered nevertheless."""
     world = World()
     world.provider = SlowProvider(world.clock)
     await world.handle(CREATED)
@@ -205,9 +205,9 @@ async def test_under_a_steady_stream_none_is_left_unanswered_for_long():
     await world.has_one_live_subaccount("Name 41")
 
 
-async def test_a_stream_that_overtakes_every_permit_ends_with_the_prefetch(monkeypatch):
+async def test_a_stream_that_overtakes_every_permit_stops_at_the_prefetch(monkeypatch):
     monkeypatch.setattr("tests.support.world.PREFETCH", 8)
-    world = World(provider=Permits())
+    world = World(provider=PermittingProvider())
     await world.handle(CREATED)
     events = [rename(sequence) for sequence in range(2, 30)]
     async with world.working():

@@ -1,4 +1,4 @@
-"""Creates that are refused, and creates whose outcome is open: none comes to two, none to nothing."""
+"""Rejected creates and creates with an unknown outcome: no department gets two subaccounts or none."""
 
 import asyncio
 from dataclasses import replace
@@ -16,13 +16,13 @@ CREATED = department_created("Sales", sequence=1)
 WINDOW = SETTLE_WINDOW.total_seconds()
 
 
-async def strangers(world: World, count: int) -> None:
+async def create_strangers(world: World, count: int) -> None:
     for number in range(count):
         await world.provider.create(f"Stranger {number}", "by hand")
 
 
 @pytest.mark.parametrize("status", [400, 405, 422])
-async def test_a_create_that_is_refused_leaves_no_claim(world, status):
+async def test_a_rejected_create_leaves_no_claim(world, status):
     world.witness.fail("create", fault("create", status))
     await world.handle(CREATED)
     letter = world.dead_lettered("rejected")
@@ -32,7 +32,7 @@ async def test_a_create_that_is_refused_leaves_no_claim(world, status):
     world.answered(CREATED, "failed")
 
 
-async def test_after_a_refused_create_a_mended_event_under_the_same_id_succeeds(world):
+async def test_a_corrected_event_succeeds_under_the_id_of_a_rejected_one(world):
     world.witness.fail("create", fault("create", 400))
     await world.handle(department_created("Refused", sequence=1))
     await world.handle(CREATED)
@@ -42,7 +42,7 @@ async def test_after_a_refused_create_a_mended_event_under_the_same_id_succeeds(
 
 
 @pytest.mark.parametrize("refusal", [fault("create", sent=False), fault("create", 429), fault("create", 401)])
-async def test_a_create_that_certainly_did_not_happen_is_sent_again_without_a_look(world, refusal):
+async def test_a_create_that_did_not_happen_is_sent_again_without_a_scan(world, refusal):
     world.witness.fail("create", refusal)
     await world.handle(CREATED)
     assert "list" not in world.witness.journal
@@ -50,13 +50,13 @@ async def test_a_create_that_certainly_did_not_happen_is_sent_again_without_a_lo
     await world.has_one_live_subaccount("Sales")
 
 
-# A create whose outcome is open
+# Creates with an unknown outcome
 
-OPEN = [None, 408, 409, 500, 502, 503, 302]
+UNKNOWN_STATUSES = [None, 408, 409, 500, 502, 503, 302]
 
 
-async def test_a_create_without_credit_is_looked_for_and_never_given_up(world):
-    """The contract counts 402 among the unknown; but the account's credit is no event's fault."""
+async def test_a_create_without_credit_is_settled_and_never_given_up(world):
+    """The contract treats 402 as an unknown outcome, but missing credit is not the event's fault."""
     world.witness.fail("create", fault("create", 402), times=7)
     await world.handle(CREATED)
     assert world.clock.now() > (await world.entry()).created_at - timedelta(seconds=1)
@@ -65,8 +65,8 @@ async def test_a_create_without_credit_is_looked_for_and_never_given_up(world):
     world.has_dead_lettered_nothing()
 
 
-@pytest.mark.parametrize("status", OPEN)
-async def test_a_create_that_happened_unheard_is_adopted_by_its_tag(world, status):
+@pytest.mark.parametrize("status", UNKNOWN_STATUSES)
+async def test_a_create_with_a_lost_response_is_adopted_by_its_tag(world, status):
     world.witness.fail("create", fault("create", status), after_effect=True)
     await world.handle(CREATED)
     assert world.witness.journal == [
@@ -89,8 +89,8 @@ async def test_a_create_that_happened_unheard_is_adopted_by_its_tag(world, statu
     world.answered(CREATED, "created")
 
 
-@pytest.mark.parametrize("status", OPEN)
-async def test_a_second_create_is_only_sent_when_the_window_has_passed_with_nothing_found(world, status):
+@pytest.mark.parametrize("status", UNKNOWN_STATUSES)
+async def test_a_second_create_is_sent_only_after_an_empty_settle_window(world, status):
     begun = world.clock.now()
     world.witness.fail("create", fault("create", status))
     async with world.working():
@@ -100,11 +100,11 @@ async def test_a_second_create_is_only_sent_when_the_window_has_passed_with_noth
         assert not world.results(CREATED)
         await world.run_until_done()
     assert world.clock.now() > begun + SETTLE_WINDOW
-    looked_in_vain = ["list", "record claimed"]
+    empty_scan = ["list", "record claimed"]
     assert [step for step in world.witness.journal if step.startswith(("create", "list", "record"))][:-2] == [
         "record claimed",
         "create failed",
-        *looked_in_vain * 3,
+        *empty_scan * 3,
         "list",
         "record absent",
         "record claimed",
@@ -114,7 +114,7 @@ async def test_a_second_create_is_only_sent_when_the_window_has_passed_with_noth
     world.answered(CREATED, "created")
 
 
-async def test_a_create_carried_out_late_is_found_before_a_second_one(world):
+async def test_a_late_create_is_adopted_instead_of_a_second_one(world):
     world.witness.fail("create", fault("create"))
     async with world.working():
         await world.send(CREATED)
@@ -126,7 +126,7 @@ async def test_a_create_carried_out_late_is_found_before_a_second_one(world):
     await world.has_issued_credentials()
 
 
-async def test_the_window_counts_from_the_last_create_and_not_from_the_first(world):
+async def test_the_settle_window_starts_at_the_last_create(world):
     world.witness.fail("create", fault("create"), times=2)
     begun = world.clock.now()
     await world.handle(CREATED)
@@ -135,7 +135,7 @@ async def test_the_window_counts_from_the_last_create_and_not_from_the_first(wor
     assert len(world.provider.subaccounts) == 1
 
 
-async def test_three_creates_of_unknown_outcome_are_given_up_with_their_evidence(world):
+async def test_an_event_is_given_up_after_three_unknown_creates(world):
     world.witness.fail("create", fault("create"), times=3)
     await world.handle(CREATED)
     letter = world.dead_lettered("create-unknown")
@@ -145,7 +145,7 @@ async def test_three_creates_of_unknown_outcome_are_given_up_with_their_evidence
 
 
 async def crash_in_a_create(world: World) -> None:
-    """A worker settles what is open, and is gone before its create, which came to nothing, is answered."""
+    """A worker settles the unknown create and dies before its next one reaches the provider."""
     world.clock.advance(WINDOW)
     reached = asyncio.Event()
 
@@ -161,7 +161,7 @@ async def crash_in_a_create(world: World) -> None:
     assert reached.is_set()
 
 
-async def test_three_crashes_within_a_create_are_given_up_too(world):
+async def test_an_event_is_given_up_after_three_crashes_in_its_create(world):
     await world.send(CREATED)
     for attempt in (1, 2, 3):
         await crash_in_a_create(world)
@@ -176,7 +176,7 @@ async def test_three_crashes_within_a_create_are_given_up_too(world):
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_what_the_third_crash_left_behind_is_adopted(world):
+async def test_a_create_of_the_third_crash_is_adopted(world):
     await world.send(CREATED)
     for _ in range(3):
         await crash_in_a_create(world)
@@ -186,7 +186,7 @@ async def test_what_the_third_crash_left_behind_is_adopted(world):
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_after_three_crashes_a_newer_event_counts_from_one(world):
+async def test_a_newer_event_does_not_inherit_the_crashes(world):
     await world.send(CREATED)
     for _ in range(3):
         await crash_in_a_create(world)
@@ -198,7 +198,7 @@ async def test_after_three_crashes_a_newer_event_counts_from_one(world):
 
 
 @pytest.mark.parametrize("happened", [False, True], ids=["lost", "late"])
-async def test_a_replay_of_it_settles_first_and_counts_from_zero(world, happened):
+async def test_a_replay_settles_first_and_does_not_inherit_the_attempts(world, happened):
     world.witness.fail("create", fault("create"), times=3)
     await world.handle(CREATED)
     if happened:
@@ -210,10 +210,10 @@ async def test_a_replay_of_it_settles_first_and_counts_from_zero(world, happened
     await world.has_issued_credentials()
 
 
-# Doubles, and subaccounts that are not ours
+# Duplicates, and subaccounts that are not ours
 
 
-async def test_of_several_the_oldest_is_kept_and_the_others_are_disabled_and_told_of(world):
+async def test_the_oldest_match_is_adopted_and_the_duplicates_are_disabled(world):
     world.provider.today -= timedelta(days=1)
     oldest = await world.provider.create(world.sent_name("Sales"), "first")
     world.provider.today += timedelta(days=1)
@@ -225,11 +225,11 @@ async def test_of_several_the_oldest_is_kept_and_the_others_are_disabled_and_tol
         oldest.auth_id: True,
         double.auth_id: False,
     }
-    (told,) = world.results(CREATED)
-    assert told.data["reason"] == f"disabled doubles: {double.auth_id}"
+    (result,) = world.results(CREATED)
+    assert result.data["reason"] == f"disabled doubles: {double.auth_id}"
 
 
-async def test_one_on_record_for_another_department_is_never_adopted(world):
+async def test_a_subaccount_recorded_for_another_department_is_not_adopted(world):
     await world.handle(CREATED)
     other = department_created("Other", department_id="other", sequence=1)
     stolen = world.provider.subaccounts[0]
@@ -239,13 +239,13 @@ async def test_one_on_record_for_another_department_is_never_adopted(world):
     assert (await world.entry(Department("acme", "other"))).auth_id != stolen.auth_id
 
 
-async def test_what_another_worker_put_on_record_stays_and_ours_is_disabled(world):
-    async def another_worker_is_faster() -> None:
+async def test_a_subaccount_another_worker_recorded_stays_and_ours_is_disabled(world):
+    async def record_for_another_worker() -> None:
         theirs = await world.provider.create(world.sent_name("Sales"), "theirs")
         entry = replace(await world.entry(), status=Status.ACTIVE, claim=None, auth_id=theirs.auth_id)
         await world.ledger.record(replace(entry, generation=1, owed_to=frozenset()))
 
-    world.witness.before("record active created", another_worker_is_faster)
+    world.witness.before("record active created", record_for_another_worker)
     await world.handle(CREATED)
     theirs, ours = world.provider.subaccounts
     assert (await world.entry()).auth_id == theirs.auth_id
@@ -253,19 +253,19 @@ async def test_what_another_worker_put_on_record_stays_and_ours_is_disabled(worl
     world.answered(CREATED, "unchanged")
 
 
-async def test_a_claim_that_is_too_old_is_not_acted_on(world):
-    """The settle window counts from it, so the call must begin within two seconds of it."""
+async def test_no_create_is_sent_under_a_claim_that_is_too_old(world):
+    """The settle window starts at the claim, so the call must start within two seconds of it."""
 
-    async def dawdle() -> None:
+    async def delay_the_call() -> None:
         world.clock.advance(3)
 
-    world.witness.before("record claimed", dawdle)
+    world.witness.before("record claimed", delay_the_call)
     await world.handle(CREATED)
     assert world.witness.journal[:4] == ["recall", "record claimed", "record absent", "recall"]
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_after_a_restart_the_window_still_counts(world):
+async def test_the_settle_window_survives_a_restart(world):
     world.witness.fail("create", fault("create"))
     async with world.working():
         await world.send(CREATED)
@@ -280,7 +280,7 @@ async def test_after_a_restart_the_window_still_counts(world):
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_only_the_tag_in_its_place_makes_it_ours(world):
+async def test_only_an_exact_tag_at_the_end_of_the_name_is_a_match(world):
     tag = world.sent_name("")[1:]
     for stranger in ("Sales", f"Sales {tag} copy", f"{tag[1:-1]} Sales", world.sent_name("Sales").lower()):
         await world.provider.create(stranger, "by hand")
@@ -288,34 +288,34 @@ async def test_only_the_tag_in_its_place_makes_it_ours(world):
     await world.handle(other)
     world.witness.fail("create", fault("create"))
     await world.handle(CREATED)
-    newest, *strangers = world.provider.subaccounts
+    newest, *others = world.provider.subaccounts
     assert (await world.entry()).auth_id == newest.auth_id
     assert newest.name == world.sent_name("Sales")
-    assert len(strangers) == 5
+    assert len(others) == 5
 
 
-async def test_it_is_found_on_whatever_page_it_is(world):
+async def test_a_match_is_found_on_any_page(world):
     world.witness.fail("create", fault("create"), after_effect=True)
-    world.witness.before("list", lambda: strangers(world, 45))
+    world.witness.before("list", lambda: create_strangers(world, 45))
     await world.handle(CREATED)
     assert len(world.provider.subaccounts) == 46
     await world.has_one_live_subaccount("Sales")
 
 
 @pytest.mark.parametrize("newer", [0, 1, 18, 19, 20, 37, 38, 39])
-async def test_the_last_of_the_list_is_looked_at_too(world, newer):
+async def test_the_last_subaccount_of_the_list_is_scanned(world, newer):
     await world.provider.create(world.sent_name("Sales"), "unheard")
-    await strangers(world, newer)
+    await create_strangers(world, newer)
     world.witness.fail("create", fault("create"))
     await world.handle(CREATED)
     assert len(world.provider.subaccounts) == newer + 1
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_a_list_that_shifts_while_it_is_read_is_read_again(world):
-    """Once the newest is deleted the 21st is the 20th: between pages that do not overlap it slips through."""
+async def test_a_list_that_shifts_during_the_scan_is_read_again(world):
+    """A deletion moves the 21st subaccount to place 20: pages that do not overlap would miss it."""
     await world.provider.create(world.sent_name("Sales"), "unheard")
-    await strangers(world, 20)
+    await create_strangers(world, 20)
     newest = world.provider.subaccounts[0].auth_id
 
     async def delete_the_newest_before_the_second_page() -> None:
@@ -326,20 +326,20 @@ async def test_a_list_that_shifts_while_it_is_read_is_read_again(world):
     await world.handle(CREATED)
     assert newest not in {held.auth_id for held in world.provider.subaccounts}
     assert "create" not in world.witness.journal
-    assert max(world.clock.naps) < WINDOW / 12  # at once, not only with the next look
+    assert max(world.clock.naps) < WINDOW / 12  # read again at once, not at the next scan
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_the_newest_events_name_is_what_the_adopted_one_gets(world):
+async def test_an_adopted_subaccount_gets_the_name_of_the_newest_event(world):
     await world.crash_before("record active", CREATED)
     await world.handle(department_created("Marketing", sequence=9))
     await world.has_one_live_subaccount("Marketing")
     assert len(world.provider.subaccounts) == 1
 
 
-@pytest.mark.parametrize("happened", [False, True], ids=["lost", "unheard"])
+@pytest.mark.parametrize("happened", [False, True], ids=["lost", "response-lost"])
 @pytest.mark.parametrize("removal", [Removal.DISABLE, Removal.DELETE])
-async def test_a_removal_during_an_open_create_ends_with_nothing_live(happened, removal):
+async def test_a_removal_during_an_unknown_create_leaves_nothing_enabled(happened, removal):
     world = World(Policy(removal))
     await world.crash_before("record active" if happened else "create", CREATED)
     assert (await world.entry()).status is Status.CLAIMED
@@ -348,7 +348,7 @@ async def test_a_removal_during_an_open_create_ends_with_nothing_live(happened, 
     assert len(world.provider.subaccounts) <= 1
 
 
-async def test_an_adopted_one_that_is_disabled_is_enabled(world):
+async def test_an_adopted_subaccount_is_enabled(world):
     world.witness.fail("create", fault("create"), after_effect=True)
 
     async def disable() -> None:
@@ -359,7 +359,7 @@ async def test_an_adopted_one_that_is_disabled_is_enabled(world):
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_a_look_that_crashes_leaves_nobody_waiting(world):
+async def test_a_scan_that_crashes_blocks_no_event(world):
     world.witness.fail("create", fault("create"), after_effect=True)
     world.witness.fail("list", RuntimeError("unexpected"))
     await world.handle(CREATED)

@@ -1,4 +1,4 @@
-"""What an entry owes to be done later: the check of a change that may come late, the recount of doubles."""
+"""Duties: the check of a change that may come late, and the duplicate check."""
 
 import asyncio
 from dataclasses import replace
@@ -12,43 +12,43 @@ CREATED = department_created("Sales", sequence=1)
 WINDOW = SETTLE_WINDOW.total_seconds()
 
 
-async def renamed_over_one_that_may_come_late(world: World) -> None:
+async def rename_after_an_unknown_rename(world: World) -> None:
     await world.handle(CREATED)
     world.witness.fail("update", fault("update"))
     await world.handle(department_renamed("Marketing", sequence=2))
     await world.handle(department_renamed("Sales", sequence=3))
 
 
-async def doubled(world: World) -> str:
-    """A create taken for lost is carried out after all; returns who is on record."""
+async def create_duplicate(world: World) -> str:
+    """A create that counts as lost is carried out late. Returns the recorded auth_id."""
     world.witness.fail("create", fault("create"))
     await world.handle(CREATED)
-    on_record = (await world.entry()).auth_id
+    recorded = (await world.entry()).auth_id
     await world.provider.create(world.sent_name("Sales"), "the first one, after the window")
     world.clock.advance(10 * WINDOW + 1)
-    return on_record
+    return recorded
 
 
 def enabled(world: World) -> list[str]:
     return [held.auth_id for held in world.provider.subaccounts if held.enabled]
 
 
-async def test_a_change_carried_out_late_is_set_right_when_it_must_have_settled(world):
-    await renamed_over_one_that_may_come_late(world)
-    world.provider.subaccounts[0].name = world.sent_name("Marketing")  # only now
+async def test_a_late_change_is_corrected_after_the_settle_window(world):
+    await rename_after_an_unknown_rename(world)
+    world.provider.subaccounts[0].name = world.sent_name("Marketing")  # carried out late
     world.clock.advance(WINDOW + 1)
     await world.run_duties()
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_what_was_set_right_is_looked_at_once_more_a_window_later(world):
-    await renamed_over_one_that_may_come_late(world)
+async def test_a_correction_is_checked_again_one_settle_window_later(world):
+    await rename_after_an_unknown_rename(world)
     world.provider.subaccounts[0].name = world.sent_name("Marketing")
     world.clock.advance(WINDOW + 1)
     await world.run_duties()
     assert (await world.entry()).check_at == world.clock.now() + SETTLE_WINDOW
 
-    world.provider.subaccounts[0].name = world.sent_name("Marketing")  # another one that came late
+    world.provider.subaccounts[0].name = world.sent_name("Marketing")  # another late change
     world.clock.advance(WINDOW + 1)
     await world.run_duties()
     await world.has_one_live_subaccount("Sales")
@@ -57,15 +57,15 @@ async def test_what_was_set_right_is_looked_at_once_more_a_window_later(world):
     assert (await world.entry()).due_at is None
 
 
-async def test_a_double_that_comes_very_late_is_found_by_the_recount(world):
-    on_record = await doubled(world)
+async def test_the_duplicate_check_finds_a_very_late_duplicate(world):
+    recorded = await create_duplicate(world)
     await world.run_duties()
-    assert enabled(world) == [on_record]
+    assert enabled(world) == [recorded]
     assert (await world.entry()).due_at is None
 
 
-async def dies_at(world: World, moment: int) -> bool:
-    """Whether a worker got to its n-th moment before or after a port call of its duties, to die there."""
+async def crash_at(world: World, moment: int) -> bool:
+    """Runs the duties of a worker that dies at the n-th moment around a port call; False if it finished."""
     moments, died = count(1), asyncio.Event()
 
     async def around() -> None:
@@ -84,31 +84,31 @@ async def dies_at(world: World, moment: int) -> bool:
     return died.is_set()
 
 
-async def test_wherever_a_worker_dies_recounting_the_next_one_disables_the_double():
+async def test_a_crash_in_the_duplicate_check_leaves_no_duplicate():
     for moment in count(1):
         world = World()
-        on_record = await doubled(world)
-        died = await dies_at(world, moment)
+        recorded = await create_duplicate(world)
+        died = await crash_at(world, moment)
         await world.run_duties()
-        assert enabled(world) == [on_record]
+        assert enabled(world) == [recorded]
         assert (await world.entry()).due_at is None
         if not died:
-            assert moment > 8, "recall, list, holders, update and record are more moments than that"
+            assert moment > 8, "recall, list, holders, update and record have more moments"
             return
 
 
-async def test_one_that_cannot_be_done_is_put_off_by_a_window(world):
-    on_record = await doubled(world)
+async def test_a_duty_that_fails_is_postponed_by_a_settle_window(world):
+    recorded = await create_duplicate(world)
     world.witness.fail("update", fault("update", 503))
     await world.run_duties()
     assert (await world.entry()).due_at == world.clock.now() + SETTLE_WINDOW
     world.clock.advance(WINDOW + 1)
     await world.run_duties()
-    assert enabled(world) == [on_record]
+    assert enabled(world) == [recorded]
 
 
-async def test_nothing_is_due_while_a_create_is_open_and_all_of_it_afterwards(world):
-    """Given up, it stays open until it is replayed: nobody keeps looking at it till then."""
+async def test_duties_wait_until_an_unknown_create_is_settled(world):
+    """A create that was given up stays unknown until a replay; no duty checks it before."""
     world.witness.fail("create", fault("create"), times=3)
     await world.handle(CREATED)
     entry = await world.entry()
@@ -126,8 +126,8 @@ async def test_nothing_is_due_while_a_create_is_open_and_all_of_it_afterwards(wo
     assert enabled(world) == [(await world.entry()).auth_id]
 
 
-async def test_a_subaccount_somebody_deleted_is_not_made_again_unasked(world):
-    await renamed_over_one_that_may_come_late(world)
+async def test_a_check_does_not_recreate_a_deleted_subaccount(world):
+    await rename_after_an_unknown_rename(world)
     world.provider.subaccounts.clear()
     world.clock.advance(WINDOW + 1)
     await world.run_duties()
@@ -135,15 +135,15 @@ async def test_a_subaccount_somebody_deleted_is_not_made_again_unasked(world):
     assert (await world.entry()).due_at is None
 
 
-async def test_a_duty_of_a_department_removed_meanwhile_is_still_done(world):
-    on_record = await doubled(world)
+async def test_a_duty_of_a_removed_department_is_still_done(world):
+    recorded = await create_duplicate(world)
     await world.handle(department_removed(sequence=2))
     await world.run_duties()
     assert enabled(world) == []
-    assert (await world.entry()).auth_id == on_record
+    assert (await world.entry()).auth_id == recorded
 
 
-async def test_a_change_of_ours_that_another_worker_overtook_and_that_may_come_late_is_looked_at(world):
+async def test_an_overtaken_change_that_may_come_late_is_checked(world):
     await world.handle(CREATED)
 
     async def overtake() -> None:
@@ -161,20 +161,20 @@ async def test_a_change_of_ours_that_another_worker_overtook_and_that_may_come_l
     await world.has_one_live_subaccount("Ours")
 
 
-async def test_what_was_set_right_over_what_another_worker_has_done_is_looked_at_once_more(world):
-    """It removed the department while the check was under way, and had that on record first."""
-    await renamed_over_one_that_may_come_late(world)
+async def test_a_correction_over_another_workers_change_is_checked_again(world):
+    """The other worker removes the department during the check, and records that first."""
+    await rename_after_an_unknown_rename(world)
     world.provider.subaccounts[0].name = world.sent_name("Marketing")
     world.clock.advance(WINDOW + 1)
 
-    async def removed_meanwhile() -> None:
+    async def remove_by_another_worker() -> None:
         entry = await world.entry()
         world.provider.subaccounts[0].enabled = False
         await world.ledger.record(replace(entry, status=Status.DISABLED, check_at=None, late_call=False))
 
-    world.witness.before("update", removed_meanwhile)
+    world.witness.before("update", remove_by_another_worker)
     await world.run_duties()
-    assert enabled(world), "the check has come last"
+    assert enabled(world), "the check must have its effect last"
 
     world.clock.advance(WINDOW + 1)
     await world.run_duties()

@@ -1,4 +1,4 @@
-"""`PROVISIONER_ENABLE=published`: made disabled, and enabled once the credentials are confirmed."""
+"""`PROVISIONER_ENABLE=published`: subaccounts are created disabled and enabled after the credentials."""
 
 from dataclasses import replace
 
@@ -30,18 +30,18 @@ def enabled(world: World) -> list[bool]:
     return [held.enabled for held in world.provider.subaccounts]
 
 
-async def left_owing(world: World, at: str = "publish secrets") -> None:
-    """A worker dies there, and the event is lost with it: what is owed is left to the scheduler."""
+async def crash_owing(world: World, at: str = "publish secrets") -> None:
+    """A worker dies before this call and the event is lost, so only the scheduler can pay the debts."""
     await world.crash_before(at, CREATED)
     world.broker.purge(WORK_QUEUE)
 
 
-async def later(world: World, seconds: float = MINUTE) -> None:
+async def run_duties_later(world: World, seconds: float = MINUTE) -> None:
     world.clock.advance(seconds)
     await world.run_duties()
 
 
-async def test_it_is_enabled_after_its_credentials_and_before_its_answer(world):
+async def test_a_subaccount_is_enabled_between_credentials_and_answer(world):
     await world.handle(CREATED)
     assert world.witness.journal[-9:] == [
         "record claimed",
@@ -59,7 +59,7 @@ async def test_it_is_enabled_after_its_credentials_and_before_its_answer(world):
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_where_it_is_enabled_at_once_nothing_more_is_done_than_ever():
+async def test_enabling_at_create_needs_no_extra_call():
     world = World()
     await world.handle(CREATED)
     assert world.witness.journal[-7:] == [
@@ -74,7 +74,7 @@ async def test_where_it_is_enabled_at_once_nothing_more_is_done_than_ever():
     assert not (await world.entry()).enable_owed
 
 
-async def test_until_its_credentials_are_confirmed_it_is_inert(world):
+async def test_a_subaccount_is_disabled_until_its_credentials_are_confirmed(world):
     world.broker.unbind("provisioner.secrets", SECRETS_QUEUE, "#")
     async with world.working():
         await world.send(CREATED)
@@ -86,76 +86,76 @@ async def test_until_its_credentials_are_confirmed_it_is_inert(world):
 
 
 @pytest.mark.parametrize("after_effect", [False, True], ids=["not-sent", "no-answer"])
-async def test_what_fails_is_tried_again_under_the_same_key(world, after_effect):
+async def test_a_failed_enabling_is_retried_under_the_same_key(world, after_effect):
     world.witness.fail("update", fault("update", sent=after_effect), after_effect=after_effect)
     await world.handle(CREATED)
     assert enabled(world) == [True]
     keys = {key for operation, _, key in world.provider.calls if operation == "update"}
     assert len(keys) == 1
-    assert len(world.credentials()) == 1, "they are on record as confirmed before it is tried"
+    assert len(world.credentials()) == 1, "they are recorded as confirmed before the enabling"
 
 
-async def test_an_unanswered_try_is_looked_at_when_it_must_have_settled(world):
+async def test_an_enabling_without_a_response_is_checked_after_the_window(world):
     world.witness.fail("update", fault("update"))
     await world.handle(CREATED)
     assert (await world.entry()).check_at is not None
-    world.provider.subaccounts[0].enabled = False  # by whatever came late
-    await later(world, WINDOW + 1)
+    world.provider.subaccounts[0].enabled = False  # by a late change
+    await run_duties_later(world, WINDOW + 1)
     assert enabled(world) == [True]
 
 
 @pytest.mark.parametrize("at", ["publish secrets", "update", "publish results"])
-async def test_the_scheduler_does_it_for_an_event_that_died(world, at):
-    await left_owing(world, at)
-    await later(world)
+async def test_the_scheduler_pays_the_debts_of_a_lost_event(world, at):
+    await crash_owing(world, at)
+    await run_duties_later(world)
     await world.has_one_live_subaccount("Sales")
     await world.has_issued_credentials()
     entry = await world.entry()
     assert (entry.owes, entry.owed_at) == (False, None)
 
 
-async def test_and_tries_again_a_minute_later_without_publishing_twice(world):
-    await left_owing(world)
+async def test_the_scheduler_retries_enabling_without_publishing_twice(world):
+    await crash_owing(world)
     world.witness.fail("update", fault("update", 503))
-    await later(world)
+    await run_duties_later(world)
     entry = await world.entry()
     assert (entry.enable_owed, entry.owed_to) == (True, frozenset())
     assert entry.owed_at > world.clock.now()
-    await later(world)
+    await run_duties_later(world)
     assert enabled(world) == [True]
     assert len(world.credentials()) == 1
 
 
-async def test_the_department_s_next_event_does_it_too(world):
-    await left_owing(world, "update")
+async def test_the_departments_next_event_enables_the_subaccount(world):
+    await crash_owing(world, "update")
     await world.handle(RENAMED)
     await world.has_one_live_subaccount("Marketing")
     assert not (await world.entry()).owes
 
 
 @pytest.mark.parametrize("found", [True, False], ids=["enabled", "disabled"])
-async def test_what_is_adopted_stays_as_it_was_until_its_credentials_are_out(world, found):
+async def test_an_adopted_subaccount_is_not_enabled_before_its_credentials(world, found):
     world.orphans = Orphans
     await world.provider.create(world.sent_name("Other"), "before the ledger was lost", enabled=found)
-    await left_owing(world)
+    await crash_owing(world)
     assert enabled(world) == [found]
     assert world.provider.subaccounts[0].name == world.sent_name("Sales")
     assert (await world.entry()).enable_owed is not found
-    await later(world)
+    await run_duties_later(world)
     assert enabled(world) == [True]
 
 
-async def test_the_check_expects_it_disabled_while_its_credentials_are_owed(world):
-    await left_owing(world)
+async def test_the_check_disables_it_while_its_credentials_are_owed(world):
+    await crash_owing(world)
     entry = await world.entry()
     await world.ledger.record(replace(entry, check_at=world.clock.now(), owed_at=None))
     world.provider.subaccounts[0].enabled = True
-    await later(world)
+    await run_duties_later(world)
     assert enabled(world) == [False]
 
 
-async def test_removed_and_restored_before_it_was_published_it_still_waits_for_that(world):
-    await left_owing(world)
+async def test_a_restore_before_publication_still_waits_for_publication(world):
+    await crash_owing(world)
     await world.handle(REMOVED)
     assert (await world.entry()).owed_at is None
     await world.crash_before("publish secrets", AGAIN)
@@ -166,8 +166,8 @@ async def test_removed_and_restored_before_it_was_published_it_still_waits_for_t
     await world.has_issued_credentials()
 
 
-async def test_what_is_removed_owes_nothing(world):
-    await left_owing(world, "update")
+async def test_a_removal_cancels_the_debts(world):
+    await crash_owing(world, "update")
     await world.handle(REMOVED)
     entry = await world.entry()
     assert (entry.enable_owed, entry.owed_at) == (False, None)
@@ -175,8 +175,8 @@ async def test_what_is_removed_owes_nothing(world):
     assert enabled(world) == [True]
 
 
-async def test_what_is_owed_for_long_is_metered(world):
-    await left_owing(world)
+async def test_overdue_debts_are_counted_in_a_metric(world):
+    await crash_owing(world)
     world.clock.advance(OVERDUE.total_seconds() + 1)
     async with world.working() as running:
         await running.worker.scheduler.measure_debts()
@@ -191,13 +191,13 @@ def _overdue(running):
     return running.telemetry.registry.get_sample_value("provisioner_debts_overdue")
 
 
-def test_a_person_is_told_what_is_owed_to_whom():
-    told = {
+def test_the_listing_shows_the_debts_by_recipient():
+    texts = {
         "sent (1)": {},
         "owed (1)": {"owed_to": frozenset({EVERYBODY})},
         "owed: billing, crm (1)": {"owed_to": frozenset({"crm", "billing"})},
         "owed: crm, enabling (1)": {"owed_to": frozenset({"crm"}), "enable_owed": True},
         "owed: enabling (1)": {"enable_owed": True},
     }
-    assert [credentials_state(an_entry(Status.ACTIVE, **fields)) for fields in told.values()] == list(told)
+    assert [credentials_state(an_entry(Status.ACTIVE, **fields)) for fields in texts.values()] == list(texts)
     assert credentials_state(replace(an_entry(), generation=0, department=SALES)) is None

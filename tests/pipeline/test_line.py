@@ -1,4 +1,4 @@
-"""The line of one event while all goes well: what it does, and in which order."""
+"""One event without failures: the port calls the line makes, and their order."""
 
 import json
 from dataclasses import replace
@@ -22,13 +22,13 @@ REMOVED = department_removed(sequence=3)
 
 
 async def steps(world: World, *events: object) -> list[str]:
-    """What a worker does about these events alone."""
+    """The port calls that a worker makes for these events."""
     world.witness.journal.clear()
     await world.handle(*events)
     return world.witness.journal
 
 
-async def test_a_created_department_gets_its_subaccount_and_its_credentials(world):
+async def test_a_create_makes_a_subaccount_and_publishes_its_credentials(world):
     assert await steps(world, CREATED) == [
         "recall",
         "record claimed",
@@ -44,13 +44,13 @@ async def test_a_created_department_gets_its_subaccount_and_its_credentials(worl
     world.answered(CREATED, "created")
 
 
-async def test_a_claim_tells_when_for_which_event_and_under_which_key(world):
+async def test_a_claim_records_its_time_event_and_idempotency_key(world):
     claims = []
 
-    async def look() -> None:
+    async def read_claim() -> None:
         claims.append((await world.entry()).claim)
 
-    world.witness.before("create", look)
+    world.witness.before("create", read_claim)
     await world.handle(CREATED)
     claim = claims[0]
     assert claim.started_at == world.clock.now()
@@ -59,7 +59,7 @@ async def test_a_claim_tells_when_for_which_event_and_under_which_key(world):
     assert (await world.entry()).claim is None
 
 
-async def test_a_renamed_department_is_sent_its_name_and_nothing_else(world):
+async def test_a_rename_updates_only_the_name(world):
     await world.handle(CREATED)
     assert await steps(world, RENAMED) == [
         "recall",
@@ -75,7 +75,7 @@ async def test_a_renamed_department_is_sent_its_name_and_nothing_else(world):
 
 
 @pytest.mark.parametrize("removal", [Removal.DISABLE, Removal.DISABLE_THEN_DELETE])
-async def test_a_removed_department_is_disabled(removal):
+async def test_a_removal_disables_the_subaccount(removal):
     world = World(Policy(removal))
     await world.handle(CREATED)
     assert await steps(world, REMOVED) == [
@@ -91,7 +91,7 @@ async def test_a_removed_department_is_disabled(removal):
     world.answered(REMOVED, "disabled")
 
 
-async def test_a_department_removed_for_good_is_on_record_as_that_before_the_call():
+async def test_a_deletion_is_recorded_before_its_call():
     world = World(Policy(Removal.DELETE))
     await world.handle(CREATED)
     assert await steps(world, REMOVED) == [
@@ -115,7 +115,7 @@ async def test_removals_can_be_ignored():
     world.answered(REMOVED, "unchanged")
 
 
-async def test_a_disabled_department_that_is_there_again_is_restored_in_one_call(world):
+async def test_a_disabled_department_is_restored_in_one_call(world):
     await world.handle(CREATED, department_removed(sequence=2))
     again = department_created("Sales and Service", sequence=3)
     assert await steps(world, again) == [
@@ -131,30 +131,30 @@ async def test_a_disabled_department_that_is_there_again_is_restored_in_one_call
     world.answered(again, "restored")
 
 
-async def test_restored_under_its_old_name_it_is_not_named_again(world):
+async def test_a_restore_under_the_same_name_does_not_send_the_name(world):
     await world.handle(CREATED, department_removed(sequence=2))
     assert "update enabled" in await steps(world, department_created("Sales", sequence=3))
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_a_deleted_department_that_is_there_again_is_another_incarnation():
+async def test_a_create_after_a_deletion_starts_a_new_incarnation():
     world = World(Policy(Removal.DELETE))
     await world.handle(CREATED, department_removed(sequence=2), department_created("Sales", sequence=3))
     await world.has_one_live_subaccount("Sales")
-    assert [told.data["generation"] for told in world.credentials()] == [1, 2]
-    assert len({told.id for told in world.credentials()}) == 2
+    assert [published.data["generation"] for published in world.credentials()] == [1, 2]
+    assert len({published.id for published in world.credentials()}) == 2
     names = {world.sent_name("Sales", incarnation=incarnation) for incarnation in (1, 2)}
     assert world.provider.subaccounts[0].name == world.sent_name("Sales", incarnation=2)
     assert len(names) == 2
 
 
-async def test_the_rename_of_an_unknown_department_creates_it(world):
+async def test_a_rename_of_an_unknown_department_creates_it(world):
     await world.handle(RENAMED)
     await world.has_one_live_subaccount("Marketing")
     world.answered(RENAMED, "created")
 
 
-async def test_the_rename_of_an_unknown_department_can_be_refused():
+async def test_a_rename_of_an_unknown_department_can_be_rejected():
     world = World(Policy(unknown_rename=UnknownRename.REJECT))
     await world.handle(RENAMED)
     assert world.provider.calls == []
@@ -163,20 +163,20 @@ async def test_the_rename_of_an_unknown_department_can_be_refused():
 
 
 @pytest.mark.parametrize("event", [CREATED, RENAMED, REMOVED], ids=lambda event: event.kind)
-async def test_a_replay_gets_no_call_and_no_second_publication(world, event):
+async def test_a_replay_causes_no_call_and_no_second_result(world, event):
     await world.handle(CREATED, RENAMED, REMOVED)
     assert await steps(world, event, event) == ["recall", "ack"] * 2
     assert len(world.results(event)) == 1
 
 
-async def test_a_duplicate_in_another_mode_with_another_trace_is_the_same_event(world):
+async def test_a_duplicate_in_binary_mode_with_another_trace_is_recognised(world):
     await world.handle(CREATED)
     binary = CREATED.model_copy(update={"traceparent": "00-1-1-00", "correlationid": "c"})
     await world.broker.publish(Outgoing(DEPARTMENTS, "department.created", Message.binary(binary)))
     assert await steps(world) == ["recall", "ack"]
 
 
-async def test_an_event_that_changes_nothing_gets_no_call(world):
+async def test_an_event_that_changes_nothing_causes_no_call(world):
     await world.handle(CREATED)
     same = department_renamed("Sales", sequence=2)
     assert await steps(world, same) == [
@@ -196,18 +196,18 @@ async def test_an_older_event_is_superseded_without_a_call(world):
     assert len(world.provider.calls) == calls
     await world.has_one_live_subaccount("Marketing")
     world.answered(CREATED, "superseded")
-    (told,) = world.results(CREATED)
-    assert told.data["superseded_by"]["id"] == RENAMED.id
+    (published,) = world.results(CREATED)
+    assert published.data["superseded_by"]["id"] == RENAMED.id
 
 
-async def test_a_removal_before_its_creation_is_remembered(world):
+async def test_a_removal_that_overtakes_its_create_is_recorded(world):
     await world.handle(REMOVED, CREATED)
     assert world.provider.calls == []
     world.answered(REMOVED, "unchanged")
     world.answered(CREATED, "superseded")
 
 
-async def test_an_answer_that_was_never_confirmed_goes_out_once_more_under_its_id(world):
+async def test_an_unconfirmed_answer_is_published_again_under_its_id(world):
     await world.handle(CREATED)
     (first,) = world.results(CREATED)
     answer = (await world.ledger.answers(SALES))[0]
@@ -219,10 +219,10 @@ async def test_an_answer_that_was_never_confirmed_goes_out_once_more_under_its_i
         "record active created confirmed",
         "ack",
     ]
-    assert [told.id for told in world.results(CREATED)] == [first.id] * 2
+    assert [published.id for published in world.results(CREATED)] == [first.id] * 2
 
 
-async def test_credentials_owed_go_out_with_the_departments_next_step(world):
+async def test_owed_credentials_are_published_with_the_next_event(world):
     await world.handle(CREATED)
     (first,) = world.credentials()
     entry = await world.entry()
@@ -245,7 +245,7 @@ async def test_credentials_owed_go_out_with_the_departments_next_step(world):
     await world.has_issued_credentials()
 
 
-async def test_credentials_owed_go_out_with_a_replay_too(world):
+async def test_owed_credentials_are_published_with_a_replay(world):
     await world.handle(CREATED)
     await world.ledger.record(replace(await world.entry(), owed_to=world.policy.recipients))
     await world.handle(CREATED)
@@ -254,7 +254,7 @@ async def test_credentials_owed_go_out_with_a_replay_too(world):
     await world.has_issued_credentials()
 
 
-async def test_nobody_is_sent_credentials_of_a_disabled_department(world):
+async def test_credentials_of_a_disabled_department_are_not_published(world):
     await world.handle(CREATED, department_removed(sequence=2))
     await world.ledger.record(replace(await world.entry(), owed_to=world.policy.recipients))
     await world.handle(department_removed(sequence=3))
@@ -265,7 +265,7 @@ async def test_nobody_is_sent_credentials_of_a_disabled_department(world):
     await world.has_issued_credentials()
 
 
-async def test_another_payload_under_an_answered_id_is_refused(world):
+async def test_another_payload_under_an_answered_id_is_dead_lettered(world):
     await world.handle(CREATED)
     other = department_created("Other", sequence=1)
     calls = len(world.provider.calls)
@@ -278,7 +278,7 @@ async def test_another_payload_under_an_answered_id_is_refused(world):
     assert payload_digest(read(letter.message)) != (await world.ledger.answers(SALES))[0].payload_digest
 
 
-async def test_departments_of_two_tenants_are_two(world):
+async def test_one_department_id_in_two_tenants_is_two_departments(world):
     other = department_created("Sales", tenant="globex", id="other")
     await world.handle(CREATED, other)
     await world.has_one_live_subaccount("Sales")
@@ -286,16 +286,20 @@ async def test_departments_of_two_tenants_are_two(world):
     assert len(world.provider.subaccounts) == 2
 
 
-async def test_trace_and_cause_are_carried_over_to_what_goes_out(world):
+async def test_published_messages_carry_trace_and_cause(world):
     traced = department_created(traceparent="00-1-2-01", tracestate="a=b", correlationid="c-1")
     await world.handle(traced)
-    for told in (*world.results(traced), *world.credentials()):
-        assert (told.traceparent, told.tracestate, told.correlationid) == ("00-1-2-01", "a=b", "c-1")
-        assert (told.causationid, told.subject) == (traced.id, SALES.id)
-        assert told.source == "/subaccount-provisioner/default"
+    for published in (*world.results(traced), *world.credentials()):
+        assert (published.traceparent, published.tracestate, published.correlationid) == (
+            "00-1-2-01",
+            "a=b",
+            "c-1",
+        )
+        assert (published.causationid, published.subject) == (traced.id, SALES.id)
+        assert published.source == "/subaccount-provisioner/default"
 
 
-async def test_each_change_has_a_key_of_its_own_that_a_replay_would_repeat():
+async def test_each_change_has_its_own_reproducible_idempotency_key():
     keys = []
     for world in (World(Policy(Removal.DELETE)), World(Policy(Removal.DELETE))):
         await world.handle(CREATED, RENAMED, REMOVED)
@@ -304,7 +308,7 @@ async def test_each_change_has_a_key_of_its_own_that_a_replay_would_repeat():
     assert len(set(keys[0])) == 3
 
 
-async def test_the_token_is_nowhere_but_in_its_message(world, capsys):
+async def test_the_token_is_only_in_its_credentials_message(world, capsys):
     configure_logging("json", "debug")
     world.witness.fail("publish secrets", RuntimeError("unexpected"))
     await world.handle(CREATED, RENAMED, department_removed(sequence=3), department_created(sequence=4))
@@ -313,15 +317,15 @@ async def test_the_token_is_nowhere_but_in_its_message(world, capsys):
     configure_logging("json", "error")
 
     token = world.provider.subaccounts[0].auth_token.get_secret_value()
-    assert token in str([told.data for told in world.credentials()])
+    assert token in str([published.data for published in world.credentials()])
     entries = TypeAdapter(list[Entry]).dump_json(list(await world.ledger.entries()))
     answers = TypeAdapter(list[Answer]).dump_json(list(await world.ledger.answers(SALES)))
-    told = [
+    published = [
         outgoing
         for queue in ("test.results", "provisioner.dead-letters")
         for outgoing in world.broker.ready(queue)
     ]
-    sent = [(outgoing.message.body, outgoing.message.headers, outgoing.routing_key) for outgoing in told]
+    sent = [(outgoing.message.body, outgoing.message.headers, outgoing.routing_key) for outgoing in published]
     headers = [
         (one.message.headers, one.routing_key, repr(one)) for one in world.broker.ready("provisioner.secrets")
     ]
@@ -330,12 +334,12 @@ async def test_the_token_is_nowhere_but_in_its_message(world, capsys):
     assert token not in f"{entries!r} {answers!r} {sent} {headers} {logged.out} {logged.err}"
 
 
-async def test_what_is_told_of_an_event_is_what_the_contract_says(world):
+async def test_result_and_credentials_have_the_contents_of_the_contract(world):
     await world.handle(CREATED)
-    (told,) = world.results(CREATED)
+    (published,) = world.results(CREATED)
     auth_id = world.provider.subaccounts[0].auth_id
-    assert told.type == "subaccount.created.v1"
-    assert told.data == {
+    assert published.type == "subaccount.created.v1"
+    assert published.data == {
         "tenant": "acme",
         "department_id": "sales",
         "name": "Sales",

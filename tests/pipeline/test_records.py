@@ -1,4 +1,4 @@
-"""Entries are read and written through one gateway, `worker/pipeline/records.py`."""
+"""The pipeline reads and writes entries through one gateway, `worker/pipeline/records.py`."""
 
 import ast
 from pathlib import Path
@@ -19,12 +19,12 @@ WRITERS = {
 
 
 def calls(path: Path) -> list[str]:
-    """The dotted names of everything the module calls: `self.records.confirm`."""
+    """The dotted names of all calls in the module, such as `self.records.confirm`."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
-def test_nothing_but_the_gateway_records_an_entry():
+def test_only_the_gateway_records_entries():
     others = [path for path in PACKAGE.rglob("*.py") if path != GATEWAY]
 
     recording = {path.name for path in others for call in calls(path) if call.endswith(".record")}
@@ -33,7 +33,7 @@ def test_nothing_but_the_gateway_records_an_entry():
     assert "self.entries.record" in calls(GATEWAY)
 
 
-def test_each_write_has_its_writers():
+def test_each_kind_of_write_has_the_listed_callers():
     found: dict[str, set[str]] = {}
     for path in (PACKAGE / "pipeline").glob("*.py"):
         for call in calls(path):
