@@ -1,4 +1,4 @@
-"""Calls that fail: what waits, what is given up, and what happens where nobody listens."""
+"""Calls that fail: retries, events that are given up, and messages without a bound queue."""
 
 import asyncio
 import json
@@ -20,22 +20,22 @@ REMOVED = department_removed(sequence=3)
 OTHER = department_created("Other", department_id="other", id="other")
 
 
-def is_waiting(world: World) -> bool:
-    """The message of the one that waits is neither acked nor answered."""
+def is_unfinished(world: World) -> bool:
+    """Nothing is acked, and CREATED is not answered."""
     return world.witness.journal.count("ack") == 0 and not world.results(CREATED)
 
 
 # Transient failures
 
 
-async def test_what_fails_for_now_waits_in_its_lane_while_others_flow(world):
+async def test_a_transient_failure_waits_in_its_lane_and_others_proceed(world):
     other_is_done = asyncio.Event()
 
-    async def tell() -> None:
+    async def signal() -> None:
         other_is_done.set()
 
     world.witness.fail("create", fault("create", 429))
-    world.witness.before("ack", tell)
+    world.witness.before("ack", signal)
     async with world.working():
         await world.send(CREATED)
         await world.clock.asleep()
@@ -51,7 +51,7 @@ async def test_what_fails_for_now_waits_in_its_lane_while_others_flow(world):
     world.has_dead_lettered_nothing()
 
 
-async def test_it_waits_longer_each_time_up_to_the_budget_and_is_parked_then(world):
+async def test_waits_grow_up_to_the_budget_and_then_the_message_is_parked(world):
     world.clock.next_jitter = 1.0
     world.witness.fail("create", fault("create", 403), times=9)
     await world.handle(CREATED)
@@ -60,40 +60,40 @@ async def test_it_waits_longer_each_time_up_to_the_budget_and_is_parked_then(wor
     world.has_dead_lettered_nothing()
 
 
-async def test_whose_message_waits_and_is_parked_is_told(world, capsys):
+async def test_the_log_names_the_event_that_waits_and_is_parked(world, capsys):
     world.clock.next_jitter = 1.0
     world.witness.fail("create", fault("create", 403), times=9)
     configure_logging("json", "info")
     await world.handle(CREATED)
     configure_logging("json", "error")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    told = [line for line in lines if line["event"] in {"step_waiting", "message_parked"}]
-    assert {line["event"] for line in told} == {"step_waiting", "message_parked"}
-    whose = {(line["event_id"], line["tenant"], line["department_id"]) for line in told}
-    assert whose == {(CREATED.id, *SALES)}
+    logged = [line for line in lines if line["event"] in {"step_waiting", "message_parked"}]
+    assert {line["event"] for line in logged} == {"step_waiting", "message_parked"}
+    subjects = {(line["event_id"], line["tenant"], line["department_id"]) for line in logged}
+    assert subjects == {(CREATED.id, *SALES)}
 
 
-async def test_what_keeps_everybody_waiting_is_a_warning_once_a_minute(world, capsys):
+async def test_an_outage_is_logged_as_a_warning_once_a_minute(world, capsys):
     world.witness.fail("create", fault("create", 429), times=30)
     configure_logging("json", "warning")
     begun = world.clock.now()
     await world.handle_all(CREATED, OTHER)
     configure_logging("json", "error")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    told = [line for line in lines if line["event"] == "step_waiting"]
+    logged = [line for line in lines if line["event"] == "step_waiting"]
     minutes = (world.clock.now() - begun).total_seconds() / 60
-    assert 2 <= len(told) <= minutes + 1
-    assert {line["failure"] for line in told} == {"unavailable"}
+    assert 2 <= len(logged) <= minutes + 1
+    assert {line["failure"] for line in logged} == {"unavailable"}
 
 
-async def test_the_jitter_is_full_but_never_nothing(world):
+async def test_the_jitter_is_full_but_never_zero(world):
     world.clock.next_jitter = 0.0
     world.witness.fail("create", fault("create", 403), times=3)
     await world.handle(CREATED)
     assert world.clock.naps == pytest.approx([0.05, 0.1, 0.2])
 
 
-async def test_it_waits_as_long_as_it_is_asked_to(world):
+async def test_retry_after_is_respected(world):
     world.witness.fail("create", fault("create", 429, retry_after_seconds=77.0))
     await world.handle(CREATED)
     assert world.clock.naps == [77.0]
@@ -104,7 +104,7 @@ async def test_it_waits_as_long_as_it_is_asked_to(world):
     [
         ("recall", LedgerFailed("the ledger cannot be read")),
         ("record claimed", LedgerFailed("the ledger cannot be written")),
-        ("record claimed", LedgerConflict("somebody else")),
+        ("record claimed", LedgerConflict("another worker")),
         ("create", fault("create")),
         ("record active created", LedgerFailed("the ledger cannot be written")),
         ("publish secrets", PublishFailed("no connection")),
@@ -119,7 +119,7 @@ async def test_it_waits_as_long_as_it_is_asked_to(world):
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 @pytest.mark.parametrize("after_effect", [False, True], ids=["before", "after"])
-async def test_whatever_fails_wherever_it_ends_well(world, what, error, after_effect):
+async def test_an_event_survives_one_failure_of_any_call(world, what, error, after_effect):
     world.witness.fail(what, error, after_effect=after_effect)
     await world.handle(CREATED)
     await world.has_one_live_subaccount("Sales")
@@ -132,12 +132,12 @@ async def test_whatever_fails_wherever_it_ends_well(world, what, error, after_ef
 
 
 @pytest.mark.parametrize("what", ["recall", "record", "create", "publish"])
-async def test_an_unexpected_error_acks_nothing_and_harms_no_neighbour(world, what):
+async def test_an_unexpected_error_acks_nothing_and_affects_no_other_event(world, what):
     world.witness.fail(what, RuntimeError("unexpected"))
     async with world.working():
         await world.send(CREATED)
         await world.clock.asleep()
-        assert is_waiting(world)
+        assert is_unfinished(world)
         await world.send(OTHER)
         await world.run_until_done()
     await world.has_one_live_subaccount("Sales")
@@ -147,7 +147,7 @@ async def test_an_unexpected_error_acks_nothing_and_harms_no_neighbour(world, wh
 @pytest.mark.parametrize("event", [RENAMED, REMOVED], ids=lambda event: event.kind)
 @pytest.mark.parametrize("status", [None, 401, 402, 403, 404, 408, 409, 429, 500, 503])
 @pytest.mark.parametrize("after_effect", [False, True], ids=["before", "after"])
-async def test_a_change_that_fails_for_now_is_sent_again(world, event, status, after_effect):
+async def test_a_transiently_failed_change_is_sent_again(world, event, status, after_effect):
     await world.handle(CREATED)
     world.witness.fail("update", fault("update", status), after_effect=after_effect)
     await world.handle(event)
@@ -158,7 +158,7 @@ async def test_a_change_that_fails_for_now_is_sent_again(world, event, status, a
     world.has_dead_lettered_nothing()
 
 
-async def test_a_subaccount_that_stays_missing_is_given_up_after_a_settle_window(world):
+async def test_a_missing_subaccount_is_given_up_after_the_settle_window(world):
     await world.handle(CREATED)
     begun = world.clock.now()
     world.witness.fail("update", fault("update", 404), times=1000)
@@ -171,7 +171,7 @@ async def test_a_subaccount_that_stays_missing_is_given_up_after_a_settle_window
 
 
 @pytest.mark.parametrize("status", [400, 405, 422])
-async def test_a_change_that_is_refused_is_given_up_and_leaves_no_mark(world, status):
+async def test_a_rejected_change_is_given_up_and_a_replay_can_succeed(world, status):
     await world.handle(CREATED)
     world.witness.fail("update", fault("update", status))
     await world.handle(RENAMED)
@@ -183,7 +183,7 @@ async def test_a_change_that_is_refused_is_given_up_and_leaves_no_mark(world, st
     await world.has_one_live_subaccount("Marketing")
 
 
-async def test_a_subaccount_that_is_gone_already_counts_as_deleted():
+async def test_deleting_a_missing_subaccount_counts_as_deleted():
     world = World(Policy(Removal.DELETE))
     await world.handle(CREATED)
     await world.provider.delete((await world.entry()).auth_id, "by hand")
@@ -193,7 +193,7 @@ async def test_a_subaccount_that_is_gone_already_counts_as_deleted():
 
 
 @pytest.mark.parametrize("after_effect", [False, True], ids=["before", "after"])
-async def test_a_deletion_begun_is_carried_through_whatever_comes_next(after_effect):
+async def test_a_deletion_is_completed_before_a_newer_event(after_effect):
     world = World(Policy(Removal.DELETE))
     await world.handle(CREATED)
     world.witness.fail("delete", fault("delete"), after_effect=after_effect)
@@ -201,17 +201,17 @@ async def test_a_deletion_begun_is_carried_through_whatever_comes_next(after_eff
         await world.send(department_removed(sequence=2))
         await world.clock.asleep()
         assert (await world.entry()).status is Status.DELETING
-    again = department_created("Again", sequence=3)  # overtakes the removal, which a crash gave back
+    again = department_created("Again", sequence=3)  # overtakes the redelivered removal
     world.witness.fail("recall", LedgerFailed("once"))
     await world.handle(again)
     await world.has_one_live_subaccount("Again")
     assert (await world.entry()).incarnation == 2
 
 
-# Where nobody listens
+# Unroutable messages
 
 
-async def test_a_result_nobody_is_bound_for_counts_as_answered(world):
+async def test_an_unroutable_result_counts_as_answered(world):
     world.broker.unbind("provisioner.results", "test.results", "#")
     await world.handle(CREATED)
     world.has_nothing_to_do()
@@ -220,13 +220,13 @@ async def test_a_result_nobody_is_bound_for_counts_as_answered(world):
     assert answer.confirmed
 
 
-async def test_credentials_nobody_is_bound_for_wait_and_nothing_is_acked(world):
+async def test_unroutable_credentials_wait_and_nothing_is_acked(world):
     world.broker.unbind(SECRETS, SECRETS_QUEUE, "#")
     async with world.working():
         await world.send(CREATED)
         for _ in range(5):
-            await world.clock.asleep(2)  # it, and whoever would give it back after ten minutes
-            assert is_waiting(world)
+            await world.clock.asleep(2)  # the retry, and the gate's release after ten minutes
+            assert is_unfinished(world)
             assert (await world.entry()).owed_to == world.policy.recipients
             world.clock.advance(world.clock.seconds_to_next())
         world.broker.bind(SECRETS, SECRETS_QUEUE, "#")
@@ -238,11 +238,11 @@ async def test_credentials_nobody_is_bound_for_wait_and_nothing_is_acked(world):
     assert world.witness.journal.count("create") == 1
 
 
-async def test_while_the_broker_takes_no_credentials_no_more_are_made(world):
+async def test_undeliverable_credentials_stop_further_creates(world):
     world.witness.fail("publish secrets", NotTaken("a queue is full"), times=2)
     async with world.working() as running:
         await world.send(CREATED)
-        await world.clock.asleep(2)  # as above
+        await world.clock.asleep(2)  # the retry and the release, as above
         await world.send(OTHER)
         for _ in range(2):
             await world.clock.asleep(2)
@@ -256,7 +256,7 @@ async def test_while_the_broker_takes_no_credentials_no_more_are_made(world):
     world.has_dead_lettered_nothing()
 
 
-async def test_credentials_confirmed_but_not_noted_go_out_again_under_the_same_id(world):
+async def test_confirmed_but_unrecorded_credentials_are_sent_again_under_one_id(world):
     world.witness.fail("record active created confirmed", LedgerFailed("once"))
     await world.handle(CREATED)
     first, again = world.credentials()
@@ -264,7 +264,7 @@ async def test_credentials_confirmed_but_not_noted_go_out_again_under_the_same_i
     world.answered(CREATED, "created", times=2)
 
 
-async def test_a_token_that_cannot_be_read_for_now_is_asked_for_again(world):
+async def test_a_failed_read_of_the_token_is_retried(world):
     await world.handle(CREATED)
     await world.ledger.record(replace(await world.entry(), owed_to=world.policy.recipients))
     world.witness.fail("get", fault("get", 500))
@@ -275,7 +275,7 @@ async def test_a_token_that_cannot_be_read_for_now_is_asked_for_again(world):
     assert world.broker.ready(WORK_QUEUE) == []
 
 
-async def test_where_there_is_no_room_and_parking_fails_it_waits_instead_of_spinning(world, monkeypatch):
+async def test_a_message_that_cannot_wait_or_be_parked_does_not_busy_loop(world, monkeypatch):
     monkeypatch.setattr("tests.support.world.PREFETCH", 2)
     world.witness.fail("create", fault("create"), times=2)
     world.witness.fail("publish retry", PublishFailed("no connection"), times=1000)

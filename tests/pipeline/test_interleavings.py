@@ -1,10 +1,10 @@
-"""Whatever comes in whatever order and fails however often: all departments end well."""
+"""Random orders, duplicates and failures: every department converges to its newest event."""
 
 import asyncio
 from collections import Counter
 from itertools import chain, repeat
 
-from hypothesis import event as noted
+from hypothesis import event as hypothesis_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,27 +33,27 @@ ERRORS = {
 
 kinds, names = st.sampled_from(Kind), st.sampled_from(["Sales", "Marketing", "Support"])
 faults = st.sampled_from([(what, error) for what, errors in ERRORS.items() for error in errors])
-mishaps = st.lists(st.tuples(faults, st.booleans()), max_size=12)
-dawdlings = st.lists(st.integers(0, 4), max_size=40)
+failures = st.lists(st.tuples(faults, st.booleans()), max_size=12)
+delays = st.lists(st.integers(0, 4), max_size=40)
 
 
 @st.composite
 def deliveries(draw):
-    """Events of a few departments, each of its own sequence, and the order they come in: some come again."""
-    told = Counter(draw(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=7)))
+    """Events of up to three departments, each with its own sequence, in a random order with duplicates."""
+    counts = Counter(draw(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=7)))
     events = [
         BUILDERS[draw(kinds)](
             draw(names), department_id=department, sequence=number, id=f"{department}{number}"
         )
-        for department, count in told.items()
+        for department, count in counts.items()
         for number in range(1, count + 1)
     ]
     again = draw(st.lists(st.sampled_from(events), max_size=4))
     return events, draw(st.permutations(events + again))
 
 
-def dawdling(steps: list[int]):
-    """Each port call takes as many turns of the loop as drawn, so that the lanes mix in many ways."""
+def delay_calls(steps: list[int]):
+    """Delays each port call by the drawn number of loop turns, so that lanes interleave in many ways."""
     turns = chain(steps, repeat(0))
 
     async def around() -> None:
@@ -64,26 +64,28 @@ def dawdling(steps: list[int]):
 
 
 @settings(max_examples=400, deadline=None, print_blob=True)
-@given(deliveries(), mishaps, dawdlings, st.sampled_from([Removal.DISABLE, Removal.DELETE]))
-async def test_all_departments_end_as_their_newest_events_say(story, drawn, steps, removal):
+@given(deliveries(), failures, delays, st.sampled_from([Removal.DISABLE, Removal.DELETE]))
+async def test_departments_converge_to_their_newest_events(story, drawn, steps, removal):
     events, order = story
     world = World(Policy(removal))
-    world.witness.around = dawdling(steps)
+    world.witness.around = delay_calls(steps)
     for (what, error), after_effect in drawn:
         world.witness.fail(what, error, after_effect=after_effect)
     await world.handle(*order)
-    while world.dead_letters():  # three unknowns of one event are given up; its replay is not
-        assert {told.message.headers["x-dead-reason"] for told in world.dead_letters()} == {"create-unknown"}
+    while world.dead_letters():  # three unknown creates of one event are given up, a replay is not
+        assert {letter.message.headers["x-dead-reason"] for letter in world.dead_letters()} == {
+            "create-unknown"
+        }
         await world.replay_dead_letters()
         await world.handle()
     world.clock.advance(11 * SETTLE_WINDOW.total_seconds())
     await world.run_duties()
 
-    noted(f"creates that failed: {world.witness.journal.count('create failed')}")
+    hypothesis_event(f"creates that failed: {world.witness.journal.count('create failed')}")
     newest = {event.data.department_id: event for event in sorted(events, key=lambda one: one.sequence)}
     for event in newest.values():
         await world.has_state_of(event)
     for event in events:
-        final = [told for told in world.results(event) if told.data["outcome"] != "failed"]
-        assert len({told.id for told in final}) == 1, event
+        final = [result for result in world.results(event) if result.data["outcome"] != "failed"]
+        assert len({result.id for result in final}) == 1, event
     world.has_nothing_to_do()

@@ -1,4 +1,4 @@
-"""Ends of all kinds: a drain, a connection that is lost, a worker that is cut off."""
+"""Shutdown, lost connections and killed workers."""
 
 import asyncio
 
@@ -20,8 +20,8 @@ OTHER = department_created("Other", department_id="other", id="other")
 THIRD = department_created("Third", department_id="third", id="third")
 
 
-class Gate:
-    """Holds a port call up until it is opened."""
+class Barrier:
+    """Blocks a port call until it is opened."""
 
     def __init__(self) -> None:
         self.reached = asyncio.Event()
@@ -36,21 +36,21 @@ def queued(world: World) -> int:
     return len(world.broker.ready(WORK_QUEUE))
 
 
-async def test_a_drain_stops_calls_from_beginning_even_if_the_broker_does_not_answer(world, monkeypatch):
-    gate, silence = Gate(), asyncio.Event()
+async def test_a_drain_starts_no_call_even_if_the_broker_does_not_respond(world, monkeypatch):
+    barrier, silence = Barrier(), asyncio.Event()
 
     async def stop(_consumer: MemoryConsumer) -> None:
         await silence.wait()
 
     monkeypatch.setattr(MemoryConsumer, "stop", stop)
-    world.witness.before("recall", gate)
+    world.witness.before("recall", barrier)
     async with world.working() as running:
         await world.send(CREATED)
-        await gate.reached.wait()
+        await barrier.reached.wait()
         draining = asyncio.create_task(running.drain())
         await running.worker.handler.stopping.wait()
-        await world.send(OTHER)  # the broker goes on delivering
-        gate.opened.set()
+        await world.send(OTHER)  # the broker continues to deliver
+        barrier.opened.set()
         await running.worker.lanes.idle()
         silence.set()
         assert await draining
@@ -59,20 +59,20 @@ async def test_a_drain_stops_calls_from_beginning_even_if_the_broker_does_not_an
     assert len(world.provider.subaccounts) == 1
 
 
-async def test_a_drain_finishes_what_runs_and_leaves_what_waits(world):
-    gate = Gate()
+async def test_a_drain_finishes_running_work_and_leaves_waiting_work(world):
+    barrier = Barrier()
     world.witness.fail("create", fault("create", 429))
     async with world.working() as running:
         await world.send(OTHER)
-        await world.clock.asleep()  # one department waits for its next try
-        world.witness.before("create", gate)
+        await world.clock.asleep()  # one department waits for its retry
+        world.witness.before("create", barrier)
         await world.send(CREATED)
-        await gate.reached.wait()
-        await world.send(RENAMED)  # one is at the provider, with more of the same behind it
+        await barrier.reached.wait()
+        await world.send(RENAMED)  # one call is running, with an event of its department behind it
         draining = asyncio.create_task(running.drain())
         await running.worker.handler.stopping.wait()
         await world.send(THIRD)  # too late
-        gate.opened.set()
+        barrier.opened.set()
         assert await draining
         assert len(running.worker.lanes) == 0
         assert not running.consumer.consuming
@@ -90,7 +90,7 @@ async def test_a_drain_finishes_what_runs_and_leaves_what_waits(world):
     assert world.witness.journal.count("create") == 3
 
 
-async def test_a_drain_does_not_wait_for_what_sleeps(world):
+async def test_a_drain_does_not_wait_for_retries(world):
     world.witness.fail("create", fault("create"))
     begun = world.clock.now()
     async with world.working() as running:
@@ -104,7 +104,7 @@ async def test_a_drain_does_not_wait_for_what_sleeps(world):
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_what_comes_during_a_drain_is_left_alone(world):
+async def test_a_delivery_during_a_drain_is_not_started(world):
     async with world.working() as running:
         running.worker.handler.stopping.set()
         await world.send(CREATED)
@@ -115,18 +115,18 @@ async def test_what_comes_during_a_drain_is_left_alone(world):
     assert queued(world) == 1
 
 
-async def test_a_worker_with_nothing_to_do_drains_at_once(world):
+async def test_an_idle_worker_drains_at_once(world):
     async with world.working() as running:
         assert await running.drain()
 
 
-async def test_a_call_that_does_not_end_in_time_ends_the_drain(world, monkeypatch):
-    gate = Gate()
-    world.witness.before("create", gate)
+async def test_a_drain_gives_up_on_a_call_after_its_timeout(world, monkeypatch):
+    barrier = Barrier()
+    world.witness.before("create", barrier)
     async with world.working() as running:
         monkeypatch.setitem(running.settings.__dict__, "drain", running.settings.drain * 0)
         await world.send(CREATED)
-        await gate.reached.wait()
+        await barrier.reached.wait()
         assert not await running.drain()
         assert len(running.worker.lanes) == 1
     assert queued(world) == 1
@@ -139,14 +139,14 @@ def lose_the_connection(running: RunningWorker) -> None:
 
 
 @pytest.mark.parametrize("moment", ["recall", "record claimed", "create", "publish", "record active", "ack"])
-async def test_a_delivery_whose_connection_is_lost_is_finished_but_not_acked(world, moment):
-    gate = Gate()
-    world.witness.before(moment, gate)
+async def test_a_delivery_of_a_lost_connection_is_finished_but_not_acked(world, moment):
+    barrier = Barrier()
+    world.witness.before(moment, barrier)
     async with world.working() as running:
         await world.send(CREATED)
-        await gate.reached.wait()
+        await barrier.reached.wait()
         lose_the_connection(running)
-        gate.opened.set()
+        barrier.opened.set()
         await running.worker.lanes.idle()
     assert queued(world) == 1
     world.answered(CREATED, "created")
@@ -158,15 +158,15 @@ async def test_a_delivery_whose_connection_is_lost_is_finished_but_not_acked(wor
     world.answered(CREATED, "created")
 
 
-async def test_deliveries_of_a_lost_connection_that_wait_are_dropped(world):
-    gate = Gate()
-    world.witness.before("create", gate)
+async def test_waiting_deliveries_of_a_lost_connection_are_dropped(world):
+    barrier = Barrier()
+    world.witness.before("create", barrier)
     world.witness.fail("create", fault("create", 429))
     async with world.working() as running:
         await world.send(CREATED, RENAMED)
-        await gate.reached.wait()
+        await barrier.reached.wait()
         lose_the_connection(running)
-        gate.opened.set()
+        barrier.opened.set()
         await world.clock.asleep()
         world.clock.advance(60)
         await running.worker.lanes.idle()
@@ -176,28 +176,28 @@ async def test_deliveries_of_a_lost_connection_that_wait_are_dropped(world):
     await world.has_one_live_subaccount("Marketing")
 
 
-async def test_what_comes_back_runs_behind_what_still_runs(world):
-    """A new connection brings it again while the old one's work is not over: one create all the same."""
-    gate, is_back = Gate(), asyncio.Event()
-    world.witness.before("create", gate)
+async def test_a_redelivery_runs_after_the_work_that_still_runs(world):
+    """A new connection redelivers the message while its first delivery is in work: still one create."""
+    barrier, redelivered = Barrier(), asyncio.Event()
+    world.witness.before("create", barrier)
     async with world.working() as running:
 
         def receive(delivery: Delivery) -> None:
             running.worker.handler.receive(delivery)
-            is_back.set()
+            redelivered.set()
 
         await world.send(CREATED)
-        await gate.reached.wait()
+        await barrier.reached.wait()
         lose_the_connection(running)
         async with world.broker.consumer(WORK_QUEUE, 10, receive):
-            await is_back.wait()
-            gate.opened.set()
+            await redelivered.wait()
+            barrier.opened.set()
             await world.done()
     assert world.witness.journal.count("create") == 1
     world.answered(CREATED, "created")
 
 
-async def test_a_worker_that_is_cut_off_leaves_everything_to_the_next(world):
+async def test_a_killed_worker_loses_no_event(world):
     async with world.working():
         await world.send(CREATED, RENAMED, OTHER)
     await world.handle()
@@ -205,15 +205,15 @@ async def test_a_worker_that_is_cut_off_leaves_everything_to_the_next(world):
     await world.has_one_live_subaccount("Other", SALES._replace(id="other"))
 
 
-async def test_what_runs_beside_is_begun_again_should_a_fault_of_ours_end_it(world):
-    """Else the worker would be deaf, or its duties undone, without a word."""
+async def test_a_supervised_task_is_restarted_after_an_unexpected_error(world):
+    """Otherwise the worker would silently stop consuming or stop its duties."""
     begun, telemetry = asyncio.Event(), Telemetry()
     times = []
 
     async def forever() -> None:
         times.append(world.clock.monotonic())
         if len(times) == 1:
-            raise RuntimeError("a fault of ours")
+            raise RuntimeError("unexpected")
         begun.set()
         await asyncio.Event().wait()
 
