@@ -1,4 +1,4 @@
-"""Credentials asked for once more: by a message, and by a person through the ledger."""
+"""Reissued credentials: requested by a message, or by a person through a wish in the ledger."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -39,19 +39,19 @@ RECIPIENTS = Policy(recipients=frozenset({"crm", "billing"}))
 
 
 def reissued(world):
-    return [told for told in world.credentials() if told.type == AGAIN]
+    return [message for message in world.credentials() if message.type == AGAIN]
 
 
 def reason(world, request=ASKED):
-    (told,) = world.results(request)
-    return told.data["reason"]
+    (result,) = world.results(request)
+    return result.data["reason"]
 
 
 def new_token(world):
     world.provider.subaccounts[0].auth_token = SecretStr("changed-at-plivo")
 
 
-async def test_the_token_of_that_moment_goes_out_once_more(world):
+async def test_a_request_publishes_the_current_token_again(world):
     await world.handle(CREATED)
     world.witness.journal.clear()
     await world.handle(ASKED)
@@ -73,7 +73,7 @@ async def test_the_token_of_that_moment_goes_out_once_more(world):
     assert (await world.entry()).reissued_at == world.clock.now()
 
 
-async def test_it_says_nothing_about_the_department(world):
+async def test_a_request_does_not_change_the_department(world):
     await world.handle(CREATED)
     before = await world.entry()
     await world.handle(ASKED)
@@ -82,19 +82,19 @@ async def test_it_says_nothing_about_the_department(world):
     assert same == before
 
 
-async def test_asked_twice_under_one_id_it_is_answered_once(world):
+async def test_a_duplicate_request_is_answered_once(world):
     await world.handle(CREATED, ASKED, ASKED)
     assert len(reissued(world)) == 1
     world.answered(ASKED, "unchanged")
 
 
-async def test_another_payload_under_its_id_is_refused(world):
+async def test_another_payload_under_the_id_of_a_request_is_dead_lettered(world):
     other = reissue_requested(department_id="support")
     await world.handle(CREATED, ASKED, other)
     world.dead_lettered("conflicting-duplicate")
 
 
-async def test_an_unconfirmed_answer_is_told_again_and_nothing_else(world):
+async def test_only_the_unconfirmed_answer_is_published_again(world):
     await world.handle(CREATED)
     await world.crash_before("publish results subaccount.unchanged", ASKED)
     await world.handle()
@@ -102,7 +102,7 @@ async def test_an_unconfirmed_answer_is_told_again_and_nothing_else(world):
     world.answered(ASKED, "unchanged")
 
 
-async def test_for_whom_the_worker_does_not_know_it_is_a_dead_letter(world):
+async def test_a_request_for_an_unknown_recipient_is_dead_lettered(world):
     request = reissue_requested("crm")
     await world.handle(CREATED, request)
     letter = world.dead_lettered("invalid")
@@ -112,8 +112,8 @@ async def test_for_whom_the_worker_does_not_know_it_is_a_dead_letter(world):
 
 
 @pytest.mark.parametrize("forged", [{}, {"x-original-routing-key": REISSUE_KEY}], ids=["plain", "forged"])
-async def test_under_the_routing_key_of_events_nobody_may_ask(world, forged):
-    """A producer's rights at the broker go by it."""
+async def test_a_request_under_an_event_routing_key_is_dead_lettered(world, forged):
+    """The broker's permissions of a producer depend on the routing key."""
     await world.handle(CREATED)
     headers = {**forged} | ({"x-original-exchange": "departments"} if forged else {})
     async with world.working():
@@ -125,10 +125,10 @@ async def test_under_the_routing_key_of_events_nobody_may_ask(world, forged):
     world.broker.purge(DEAD_LETTER_QUEUE)
     await world.broker.publish(Outgoing(REPLAY, letter.routing_key, letter.message))
     await world.handle()
-    assert reissued(world) == [], "nor after a replay"
+    assert reissued(world) == [], "a replay must not change that"
 
 
-async def test_parked_it_is_still_a_request():
+async def test_a_parked_request_is_carried_out():
     world = World(patience=RetryPolicy(timedelta(seconds=0.1)))
     await world.handle(CREATED)
     world.witness.fail("get", fault("get", 403))
@@ -137,7 +137,7 @@ async def test_parked_it_is_still_a_request():
     assert len(reissued(world)) == 1
 
 
-async def test_replayed_it_is_still_a_request(sealing):
+async def test_a_replayed_request_is_carried_out(sealing):
     world, _ = sealing
     request = reissue_requested("crm")
     world.policy = replace(RECIPIENTS, recipients=frozenset({"billing"}))
@@ -155,14 +155,14 @@ async def test_replayed_it_is_still_a_request(sealing):
     [(), (REMOVED,), (CREATED, REMOVED)],
     ids=["unknown", "never-created", "disabled"],
 )
-async def test_without_an_active_subaccount_nothing_is_issued(world, before):
+async def test_nothing_is_issued_without_an_active_subaccount(world, before):
     await world.handle(*before, ASKED)
     assert reissued(world) == []
     world.answered(ASKED, "unchanged")
     assert reason(world) == "the department has no active subaccount"
 
 
-async def test_too_soon_after_the_last_one_nothing_is_issued(world):
+async def test_nothing_is_issued_within_the_pause_after_a_reissue(world):
     second, third = reissue_requested(id="second"), reissue_requested(id="third")
     await world.handle(CREATED, ASKED)
     world.clock.advance(REISSUE_PAUSE.total_seconds() - 1)
@@ -174,7 +174,7 @@ async def test_too_soon_after_the_last_one_nothing_is_issued(world):
     assert len(reissued(world)) == 2
 
 
-async def test_a_clock_set_back_keeps_nobody_waiting(world):
+async def test_a_clock_set_back_does_not_delay_a_request(world):
     await world.handle(CREATED)
     entry = await world.entry()
     await world.ledger.record(replace(entry, reissued_at=NOW + timedelta(days=1)))
@@ -182,15 +182,15 @@ async def test_a_clock_set_back_keeps_nobody_waiting(world):
     assert len(reissued(world)) == 1
 
 
-async def test_what_is_still_owed_goes_out_first(world):
+async def test_owed_credentials_are_published_before_the_reissued_ones(world):
     await world.crash_before("publish secrets", CREATED)
     world.broker.purge(WORK_QUEUE)
     await world.handle(ASKED)
-    assert [told.type.split(".")[2] for told in world.credentials()] == ["issued", "reissued"]
+    assert [message.type.split(".")[2] for message in world.credentials()] == ["issued", "reissued"]
     assert (await world.entry()).owed_to == frozenset()
 
 
-async def test_and_what_was_to_be_enabled_by_then_is():
+async def test_a_request_also_enables_an_owed_subaccount():
     world = World(Policy(enable=Enable.PUBLISHED))
     await world.crash_before("publish secrets", CREATED)
     world.broker.purge(WORK_QUEUE)
@@ -199,16 +199,16 @@ async def test_and_what_was_to_be_enabled_by_then_is():
     assert not (await world.entry()).owes
 
 
-async def test_it_waits_behind_the_events_that_wait_with_it(world):
+async def test_a_request_waits_for_the_waiting_events_of_its_department(world):
     async with world.working():
         await world.send(ASKED, CREATED, department_renamed("Marketing", sequence=2))
         await world.run_until_done()
     assert reason(world) == "credentials issued again"
-    assert {told.data["name"] for told in reissued(world)} == {"Marketing"}
+    assert {message.data["name"] for message in reissued(world)} == {"Marketing"}
     world.answered(CREATED, "superseded")
 
 
-async def test_where_nobody_is_bound_it_is_given_up_and_holds_up_nobody(world):
+async def test_an_unroutable_reissue_is_given_up_and_does_not_block(world):
     await world.handle(CREATED)
     world.broker.unbind("provisioner.secrets", SECRETS_QUEUE, "#")
     async with world.working() as running:
@@ -220,12 +220,12 @@ async def test_where_nobody_is_bound_it_is_given_up_and_holds_up_nobody(world):
 
 
 @pytest.mark.parametrize("failing", ["get", "publish secrets", "record active unchanged", "publish results"])
-async def test_what_fails_is_tried_again(world, failing):
+async def test_a_request_is_retried_after_a_failure(world, failing):
     await world.handle(CREATED)
     error = fault("get", 503) if failing == "get" else OSError("made up")
     world.witness.fail(failing, error, after_effect=failing != "get")
     await world.handle(ASKED)
-    assert len({told.id for told in reissued(world)}) == 1
+    assert len({message.id for message in reissued(world)}) == 1
     world.answered(ASKED, "unchanged", times=None)
     world.has_dead_lettered_nothing()
 
@@ -233,17 +233,17 @@ async def test_what_fails_is_tried_again(world, failing):
 # Generations
 
 
-async def test_a_changed_token_is_a_new_generation_from_then_on(world):
+async def test_a_changed_token_starts_a_new_generation(world):
     await world.handle(CREATED)
     new_token(world)
     await world.handle(ASKED)
     world.clock.advance(61)
     await world.handle(reissue_requested(id="second"))
-    told = [(one.data["generation"], one.data["auth_token"]) for one in reissued(world)]
-    assert told == [(2, "changed-at-plivo")] * 2
+    issued = [(one.data["generation"], one.data["auth_token"]) for one in reissued(world)]
+    assert issued == [(2, "changed-at-plivo")] * 2
 
 
-async def test_a_rotated_main_token_tells_nothing_and_keeps_the_generation(world):
+async def test_a_rotated_main_token_keeps_the_generation(world):
     await world.handle(CREATED)
     world.fingerprints = KeyedFingerprints(SecretStr("another main token"))
     new_token(world)
@@ -255,7 +255,7 @@ async def test_a_rotated_main_token_tells_nothing_and_keeps_the_generation(world
     assert [one.data["generation"] for one in reissued(world)] == [1, 2]
 
 
-async def test_a_new_incarnation_counts_on_and_not_twice(world):
+async def test_a_new_incarnation_increments_the_generation_once(world):
     await world.handle(CREATED)
     await world.ledger.record(replace(await world.entry(), status=Status.REMOVED, auth_id=None))
     world.provider.subaccounts.clear()
@@ -264,7 +264,7 @@ async def test_a_new_incarnation_counts_on_and_not_twice(world):
     assert [one.data["generation"] for one in world.credentials()] == [1, 2, 2]
 
 
-async def test_no_token_is_in_the_ledger(world):
+async def test_the_ledger_contains_no_token(world):
     await world.handle(CREATED, ASKED)
     token = world.provider.subaccounts[0].auth_token.get_secret_value()
     entry = await world.entry()
@@ -288,10 +288,10 @@ def sealing(tmp_path, keys):
     return World(RECIPIENTS, sealer=JoseSealer(recipients, worker)), public_part(worker)
 
 
-@pytest.mark.parametrize(("asked_for", "served"), [("crm", {"crm"}), (None, {"crm", "billing"})])
-async def test_each_recipient_asked_for_gets_its_own_sealed(sealing, keys, asked_for, served):
+@pytest.mark.parametrize(("requested", "served"), [("crm", {"crm"}), (None, {"crm", "billing"})])
+async def test_each_requested_recipient_gets_its_own_sealed_message(sealing, keys, requested, served):
     world, worker = sealing
-    await world.handle(CREATED, reissue_requested(asked_for))
+    await world.handle(CREATED, reissue_requested(requested))
     for name, key in keys.items():
         first, *again = world.broker.ready(secrets_queue(name))
         assert first.routing_key == f"subaccount.credentials.issued.{name}"
@@ -307,79 +307,79 @@ async def test_each_recipient_asked_for_gets_its_own_sealed(sealing, keys, asked
 # Wishes
 
 
-async def wished(world, recipient=None, id_="wish-1"):
+async def add_wish(world, recipient=None, id_="wish-1"):
     wish = Wish(id_, SALES, recipient, "anna", world.clock.now())
     await world.ledger.wish(wish)
     return wish
 
 
-async def granting(world):
+async def grant_wishes(world):
     async with world.working() as running:
         await running.worker.scheduler.file_wishes()
         await running.worker.lanes.idle()
 
 
-async def came_of(world, wish):
+async def answer_to(world, wish):
     answer = (await world.ledger.recall(SALES, request_of(wish).reference)).answer
     return answer and (str(answer.outcome), answer.reason)
 
 
-async def test_a_wish_is_granted_and_told_in_the_ledger_alone(world):
+async def test_a_granted_wish_is_answered_only_in_the_ledger(world):
     await world.handle(CREATED)
-    wish = await wished(world)
-    await granting(world)
-    assert await came_of(world, wish) == ("unchanged", "credentials issued again")
+    wish = await add_wish(world)
+    await grant_wishes(world)
+    assert await answer_to(world, wish) == ("unchanged", "credentials issued again")
     (again,) = reissued(world)
     assert again.causationid == wish.id
-    assert len(world.events_in("test.results")) == 1, "that of the event"
+    assert len(world.events_in("test.results")) == 1, "the result of the event"
     assert await world.ledger.wishes(NOW) == []
 
 
-async def test_a_wish_that_cannot_be_granted_says_why(world):
-    unknown = await wished(world, "crm")
-    await granting(world)
-    assert await came_of(world, unknown) == (
+async def test_a_rejected_wish_is_answered_with_its_reason(world):
+    unknown = await add_wish(world, "crm")
+    await grant_wishes(world)
+    assert await answer_to(world, unknown) == (
         "failed",
         "data.recipient: not one of the worker's recipients",
     )
-    absent = await wished(world, id_="wish-2")
-    await granting(world)
-    assert await came_of(world, absent) == ("failed", "the department has no active subaccount")
+    absent = await add_wish(world, id_="wish-2")
+    await grant_wishes(world)
+    assert await answer_to(world, absent) == ("failed", "the department has no active subaccount")
     assert await world.ledger.wishes(NOW) == []
 
 
-async def test_an_old_wish_surprises_nobody(world):
+async def test_an_old_wish_is_not_granted(world):
     await world.handle(CREATED)
-    await wished(world)
+    await add_wish(world)
     world.clock.advance(WISH_GOOD_FOR.total_seconds() + 1)
-    await granting(world)
+    await grant_wishes(world)
     assert reissued(world) == []
 
 
-async def test_what_fails_is_tried_at_the_next_poll(world):
+async def test_a_failed_wish_is_retried_at_the_next_poll(world):
     await world.handle(CREATED)
-    wish = await wished(world)
+    wish = await add_wish(world)
     world.witness.fail("get", fault("get", 503))
-    await granting(world)
-    assert await came_of(world, wish) is None
-    await granting(world)
-    assert await came_of(world, wish) == ("unchanged", "credentials issued again")
+    await grant_wishes(world)
+    assert await answer_to(world, wish) is None
+    await grant_wishes(world)
+    assert await answer_to(world, wish) == ("unchanged", "credentials issued again")
 
 
 @pytest.mark.parametrize("at", ["get", "publish secrets", "record active unchanged", "close wish"])
-async def test_a_worker_that_dies_at_it_leaves_it_to_the_next(world, at):
+async def test_a_wish_survives_a_failure_at_any_call(world, at):
     await world.handle(CREATED)
-    wish = await wished(world)
+    wish = await add_wish(world)
     world.witness.fail(at, OSError("made up"))
-    await granting(world)
-    await granting(world)
-    assert await came_of(world, wish) == ("unchanged", "credentials issued again")
-    assert len({told.id for told in reissued(world)}) == 1
+    await grant_wishes(world)
+    await grant_wishes(world)
+    assert await answer_to(world, wish) == ("unchanged", "credentials issued again")
+    assert len({message.id for message in reissued(world)}) == 1
     assert await world.ledger.wishes(NOW) == []
 
 
-async def test_a_request_for_one_whose_queue_is_full_is_tried_so_often_and_no_more(sealing):
-    """The other recipients get theirs again with each try."""
+async def test_a_reissue_to_a_full_queue_is_parked_after_its_retries(sealing):
+    """Each retry sends the other recipients their credentials again."""
     world, _ = sealing
     await world.handle(CREATED)
     world.witness.fail(
@@ -388,4 +388,4 @@ async def test_a_request_for_one_whose_queue_is_full_is_tried_so_often_and_no_mo
     async with world.working():
         await world.send(reissue_requested())
         await pass_seconds(world, 800)
-    assert [noted for noted in world.witness.journal if noted.startswith("publish retry")]
+    assert [call for call in world.witness.journal if call.startswith("publish retry")]

@@ -1,4 +1,4 @@
-"""Credentials for recipients: each gets its own, sealed; who has no key waits, and the others do not."""
+"""Credentials for recipients: each gets its own sealed message; a missing key delays only its recipient."""
 
 from dataclasses import dataclass, field, replace
 
@@ -24,12 +24,12 @@ CRM, BILLING = fresh_sealing_key("crm.1"), fresh_sealing_key("billing.1")
 class SealingWorld(World):
     policy: Policy = field(default_factory=lambda: Policy(recipients=frozenset({"crm", "billing"})))
 
-    def opened(self, recipient, key):
-        """What that recipient reads in its own queue."""
+    def open_queue(self, recipient, key):
+        """The credentials in the recipient's queue, opened with its key."""
         waiting = self.broker.ready(secrets_queue(recipient))
-        opened = [open_message(one.message.body, [key], [public_part(WORKER)]) for one in waiting]
+        messages = [open_message(one.message.body, [key], [public_part(WORKER)]) for one in waiting]
         assert {one.routing_key for one in waiting} <= {f"subaccount.credentials.issued.{recipient}"}
-        return [(one.content.auth_id, one.content.auth_token.get_secret_value()) for one in opened]
+        return [(one.content.auth_id, one.content.auth_token.get_secret_value()) for one in messages]
 
 
 @pytest.fixture
@@ -38,75 +38,83 @@ def file(tmp_path):
 
 
 @pytest.fixture
-def told():
+def key_log():
     return Told()
 
 
 @pytest.fixture
-def world(file, told):
-    return SealingWorld(sealer=JoseSealer(RecipientKeys(file, ("crm", "billing"), told), WORKER))
+def world(file, key_log):
+    return SealingWorld(sealer=JoseSealer(RecipientKeys(file, ("crm", "billing"), key_log), WORKER))
 
 
-def the_subaccount(world):
+def credentials_at_provider(world):
     (held,) = world.provider.subaccounts
     return [(held.auth_id, held.auth_token.get_secret_value())]
 
 
-async def test_each_recipient_gets_its_own_and_nobody_else_any(world):
+async def test_each_recipient_gets_its_own_sealed_message(world):
     await world.handle(CREATED)
-    assert world.opened("crm", CRM) == world.opened("billing", BILLING) == the_subaccount(world)
+    assert (
+        world.open_queue("crm", CRM) == world.open_queue("billing", BILLING) == credentials_at_provider(world)
+    )
     assert SECRETS_QUEUE not in world.broker._queues
     ids = [one.message.body.split(b'"id":"')[1][:36] for one in _all_secrets(world)]
     assert len(set(ids)) == 2
     assert (await world.entry()).owed_to == frozenset()
 
 
-async def test_who_has_no_key_waits_and_the_others_do_not(world, file, told):
+async def test_a_recipient_without_a_key_delays_only_itself(world, file, key_log):
     write_keys(file, CRM)
     async with world.working():
         await world.send(CREATED)
         for _ in range(4):
-            await world.clock.asleep(2)  # it, and whoever would give it back after ten minutes
+            await world.clock.asleep(2)  # the retry, and the gate's release after ten minutes
             assert (await world.entry()).owed_to == {"billing"}
             assert world.broker.ready(secrets_queue("billing")) == []
-            assert world.opened("crm", CRM) == the_subaccount(world), "sent once, although tried again"
+            assert world.open_queue("crm", CRM) == credentials_at_provider(world), (
+                "sent once, in spite of the retry"
+            )
             world.clock.advance(world.clock.seconds_to_next())
         write_keys(file, CRM, BILLING)
         await world.run_until_done()
-    assert world.opened("crm", CRM) == world.opened("billing", BILLING) == the_subaccount(world)
+    assert (
+        world.open_queue("crm", CRM) == world.open_queue("billing", BILLING) == credentials_at_provider(world)
+    )
     world.answered(CREATED, "created")
     world.has_dead_lettered_nothing()
-    assert [line[:2] for line in told.lines if line[0] == "billing"] == [
+    assert [line[:2] for line in key_log.lines if line[0] == "billing"] == [
         ("billing", None),
         ("billing", "billing.1"),
     ]
 
 
-async def test_a_worker_that_dies_between_two_recipients_leaves_the_second_to_the_next(world):
+async def test_a_crash_between_two_recipients_loses_no_message(world):
     await world.crash_before("publish secrets subaccount.credentials.issued.crm", CREATED)
-    assert world.opened("crm", CRM) == []
+    assert world.open_queue("crm", CRM) == []
     await world.handle()
     assert (
-        set(world.opened("billing", BILLING)) == set(world.opened("crm", CRM)) == set(the_subaccount(world))
+        set(world.open_queue("billing", BILLING))
+        == set(world.open_queue("crm", CRM))
+        == set(credentials_at_provider(world))
     )
     world.has_nothing_to_do()
 
 
-async def test_where_nobody_is_bound_for_one_the_others_are_served(world):
+async def test_an_unroutable_recipient_does_not_delay_the_others(world):
     world.broker.unbind("provisioner.secrets", secrets_queue("billing"), "subaccount.credentials.*.billing")
     async with world.working():
         await world.send(CREATED)
         await world.clock.asleep()
-        assert world.opened("crm", CRM) == the_subaccount(world)
+        assert world.open_queue("crm", CRM) == credentials_at_provider(world)
         assert (await world.entry()).owed_to == {"billing"}
         assert world.broker.ready(WORK_QUEUE) == []
         world.broker.bind("provisioner.secrets", secrets_queue("billing"), "subaccount.credentials.*.billing")
         await world.run_until_done()
-    assert world.opened("billing", BILLING) == the_subaccount(world)
+    assert world.open_queue("billing", BILLING) == credentials_at_provider(world)
 
 
-async def test_what_is_owed_to_a_recipient_is_never_sent_in_the_clear(world):
-    """Recipients were named, and are no more: the worker was started without them."""
+async def test_credentials_owed_to_a_recipient_are_never_sent_unsealed(world):
+    """The worker was restarted without the recipients it had."""
     await world.handle(CREATED)
     await world.ledger.record(replace(await world.entry(), owed_to=frozenset({"crm"})))
     plain = World(ledger=world.ledger, provider=world.provider, clock=world.clock)
@@ -117,13 +125,15 @@ async def test_what_is_owed_to_a_recipient_is_never_sent_in_the_clear(world):
         assert (await plain.entry()).owed_to == {"crm"}
 
 
-async def test_what_was_owed_before_there_were_recipients_is_owed_to_them(world):
-    """The worker was started without recipients, and died before it published."""
+async def test_credentials_owed_before_recipients_are_owed_to_the_recipients(world):
+    """A worker without recipients died before it published."""
     plain = World(ledger=world.ledger, provider=world.provider, clock=world.clock)
     await plain.crash_before("publish secrets", CREATED)
     assert (await world.entry()).owed_to == {EVERYBODY}
     await world.handle(CREATED)
-    assert world.opened("crm", CRM) == world.opened("billing", BILLING) == the_subaccount(world)
+    assert (
+        world.open_queue("crm", CRM) == world.open_queue("billing", BILLING) == credentials_at_provider(world)
+    )
     assert (await world.entry()).owed_to == frozenset()
 
 
