@@ -1,4 +1,4 @@
-"""A worker that dies, at every point of every line: whoever comes after it finds a way to the same end."""
+"""A crash before or after every port call of every story: the next worker reaches the same end."""
 
 import ast
 import asyncio
@@ -36,12 +36,12 @@ AGAIN = department_created("Sales again", sequence=4)
 
 
 async def nothing(_world: World) -> None:
-    """The world is as the events before have left it."""
+    """Changes nothing about the state after the earlier events."""
 
 
 @dataclass(frozen=True)
 class Story:
-    """The worker dies during the event; what came before it went well."""
+    """A worker handles `before` without a failure, and another one dies while it handles `event`."""
 
     name: str
     before: tuple[AnyDepartmentEvent, ...]
@@ -60,62 +60,62 @@ class Story:
         return world
 
 
-async def unheard(world: World) -> None:
-    """The next create is carried out, and its answer lost."""
+async def lose_response(world: World) -> None:
+    """The next create is carried out, and its response is lost."""
     world.witness.fail("create", fault("create"), after_effect=True)
 
 
-async def returned(world: World) -> None:
-    """The message has been delivered so often that it is worked on alone."""
+async def redeliver_often(world: World) -> None:
+    """The message has been delivered so often that it is quarantined."""
     world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES
 
 
-async def failing(world: World) -> None:
-    """The next create is refused, for now."""
+async def fail_once(world: World) -> None:
+    """The next create fails, and a retry succeeds."""
     world.witness.fail("create", fault("create", 403))
 
 
-async def doubled(world: World) -> None:
-    """It is, and there is another of the same tag."""
-    await unheard(world)
-    await behind(world)
+async def add_duplicate(world: World) -> None:
+    """The response is lost, and the provider has a second subaccount of the same tag."""
+    await lose_response(world)
+    await add_unknown(world)
 
 
-async def behind(world: World) -> None:
-    """The provider has a subaccount of the department, of which the ledger knows nothing."""
+async def add_unknown(world: World) -> None:
+    """The provider has a subaccount of the department that the ledger does not know."""
     world.orphans = Orphans
     await world.provider.create(world.sent_name("Sales"), "before the ledger was lost")
 
 
-async def held_back(world: World) -> None:
-    """It was removed before its credentials were published: it has never been enabled."""
+async def remove_early(world: World) -> None:
+    """The department was removed before its credentials were published, so it was never enabled."""
     await world.crash_before("publish secrets", CREATED)
     world.broker.purge(WORK_QUEUE)
     await world.handle(REMOVED)
 
 
-async def disabled(world: World) -> None:
-    """The provider has one that nobody has enabled yet, of which the ledger knows nothing."""
+async def add_unknown_disabled(world: World) -> None:
+    """The provider has a disabled subaccount of the department that the ledger does not know."""
     world.orphans = Orphans
     await world.provider.create(world.sent_name("Sales"), "before the ledger was lost", enabled=False)
 
 
 PUBLISHED = [
     Story("published", (), CREATED, "created", enable=Enable.PUBLISHED),
-    Story("published-unheard", (), CREATED, "created", prepare=unheard, enable=Enable.PUBLISHED),
-    Story("published-adopted", (), CREATED, "created", prepare=disabled, enable=Enable.PUBLISHED),
-    Story("published-held-back", (), AGAIN, "restored", prepare=held_back, enable=Enable.PUBLISHED),
+    Story("published-response-lost", (), CREATED, "created", prepare=lose_response, enable=Enable.PUBLISHED),
+    Story("published-adopted", (), CREATED, "created", prepare=add_unknown_disabled, enable=Enable.PUBLISHED),
+    Story("published-removed-early", (), AGAIN, "restored", prepare=remove_early, enable=Enable.PUBLISHED),
     Story("published-restored", (CREATED, REMOVED), AGAIN, "restored", enable=Enable.PUBLISHED),
 ]
-"""Made disabled, and enabled once the credentials are published."""
+"""Subaccounts are created disabled and enabled after their credentials."""
 
 STORIES = [
     *PUBLISHED,
-    Story("published-doubled", (), CREATED, "created", prepare=doubled, enable=Enable.PUBLISHED),
+    Story("published-duplicate", (), CREATED, "created", prepare=add_duplicate, enable=Enable.PUBLISHED),
     Story("created", (), CREATED, "created"),
-    Story("created-unheard", (), CREATED, "created", prepare=unheard),
-    Story("created-doubled", (), CREATED, "created", prepare=doubled),
-    Story("adopted", (), CREATED, "created", prepare=behind),
+    Story("created-response-lost", (), CREATED, "created", prepare=lose_response),
+    Story("created-duplicate", (), CREATED, "created", prepare=add_duplicate),
+    Story("adopted", (), CREATED, "created", prepare=add_unknown),
     Story("renamed", (CREATED,), RENAMED, "renamed"),
     Story("disabled", (CREATED,), REMOVED, "disabled"),
     Story("deleted", (CREATED,), REMOVED, "removed", Removal.DELETE),
@@ -123,55 +123,55 @@ STORIES = [
     Story("created-anew", (CREATED, REMOVED), AGAIN, "created", Removal.DELETE),
     Story("reissued", (CREATED,), ASKED, "unchanged"),
     Story("superseded", (RENAMED,), CREATED, "superseded"),
-    Story("suspected", (), CREATED, "created", prepare=returned),
-    Story("parked", (), CREATED, "created", prepare=failing, patience=RetryPolicy(timedelta(seconds=0.1))),
+    Story("quarantined", (), CREATED, "created", prepare=redeliver_often),
+    Story("parked", (), CREATED, "created", prepare=fail_once, patience=RetryPolicy(timedelta(seconds=0.1))),
 ]
 
 
 @dataclass
-class Death:
-    """Comes at the n-th moment right before or right after a port call."""
+class Crash:
+    """Stops the worker at the n-th moment; each port call has a moment before and one after it."""
 
     moment: int
-    came: asyncio.Event = field(default_factory=asyncio.Event)
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
     moments: int = 0
 
     async def __call__(self) -> None:
         self.moments += 1
         if self.moments == self.moment:
-            self.came.set()
-        if self.came.is_set():
+            self.reached.set()
+        if self.reached.is_set():
             await asyncio.Event().wait()
 
 
-async def dies(world: World, event: AnyDepartmentEvent, moment: int) -> bool:
-    """Whether the worker got so far as to die there; False where it was done before."""
-    death = Death(moment)
-    world.witness.around = death
+async def dies_at(world: World, event: AnyDepartmentEvent, moment: int) -> bool:
+    """Whether the worker reached that moment and died; False if it finished before."""
+    crash = Crash(moment)
+    world.witness.around = crash
     async with world.working():
         await world.send(event)
         done = asyncio.create_task(world.run_until_done())
-        came = asyncio.create_task(death.came.wait())
-        await asyncio.wait({done, came}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (done, came):
+        reached = asyncio.create_task(crash.reached.wait())
+        await asyncio.wait({done, reached}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (done, reached):
             task.cancel()
     world.witness.around = do_nothing
-    return death.came.is_set()
+    return crash.reached.is_set()
 
 
-async def every_death(story: Story) -> AsyncIterator[tuple[World, int]]:
+async def every_crash(story: Story) -> AsyncIterator[tuple[World, int]]:
     for moment in count(1):
         world = await story.world()
-        if not await dies(world, story.event, moment):
-            assert moment > 8, "a line has more moments than that"
+        if not await dies_at(world, story.event, moment):
+            assert moment > 8, "every story has more than 8 moments"
             return
         yield world, moment
 
 
-async def ended_well(world: World, story: Story) -> None:
+async def assert_completed(world: World, story: Story) -> None:
     await world.has_state_of(max((*story.before, story.event), key=lambda event: event.sequence or 0))
     for event in story.before:
-        assert len({told.id for told in world.results(event)}) == 1
+        assert len({message.id for message in world.results(event)}) == 1
     world.answered(story.event, story.outcome, times=None)
     world.has_dead_lettered_nothing()
     world.has_nothing_to_do()
@@ -179,26 +179,26 @@ async def ended_well(world: World, story: Story) -> None:
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 @pytest.mark.parametrize("pause", [0.0, SETTLE_WINDOW.total_seconds() + 1], ids=["at-once", "later"])
-async def test_wherever_a_worker_dies_the_next_one_ends_it_well(story, pause):
-    async for world, _ in every_death(story):
+async def test_the_next_worker_completes_the_event_after_a_crash_anywhere(story, pause):
+    async for world, _ in every_crash(story):
         world.clock.advance(pause)
         await world.handle()
-        await ended_well(world, story)
+        await assert_completed(world, story)
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
-async def test_and_if_the_next_one_dies_too(story):
-    async for world, moment in every_death(story):
+async def test_the_event_is_completed_after_repeated_crashes(story):
+    async for world, moment in every_crash(story):
         for second in (2, moment, moment + 2):
-            await dies(world, story.event, second)
+            await dies_at(world, story.event, second)
         await world.handle()
-        await ended_well(world, story)
+        await assert_completed(world, story)
 
 
 @pytest.mark.parametrize("story", PUBLISHED, ids=lambda story: story.name)
-async def test_wherever_it_dies_nothing_is_enabled_that_is_not_published(story):
-    async for world, _ in every_death(story):
-        published = {told.data["auth_id"] for told in world.credentials()}
+async def test_a_crash_leaves_no_subaccount_enabled_before_publication(story):
+    async for world, _ in every_crash(story):
+        published = {message.data["auth_id"] for message in world.credentials()}
         assert {held.auth_id for held in world.provider.subaccounts if held.enabled} <= published
         await world.handle()
         assert not (await world.entry()).owes
@@ -213,53 +213,53 @@ OVERTAKING = {
 
 @pytest.mark.parametrize("newest", OVERTAKING.values(), ids=OVERTAKING)
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
-async def test_or_if_a_newer_event_overtakes_the_one_it_died_of(story, newest):
-    async for world, _ in every_death(story):
+async def test_a_newer_event_can_overtake_the_event_of_a_crash(story, newest):
+    async for world, _ in every_crash(story):
         overtaken = world.broker.ready(WORK_QUEUE)
         world.broker.purge(WORK_QUEUE)
         await world.send(newest)
         for outgoing in overtaken:
             await world.broker.publish(outgoing)
         await world.handle()
-        # What was carried out but is not on record the newer event cannot see: the check set before it does.
+        # The newer event cannot see a change that was carried out but not recorded; the armed check finds it.
         world.clock.advance(SETTLE_WINDOW.total_seconds() + 1)
         await world.run_duties()
         await world.has_state_of(newest)
-        assert len({told.id for told in world.results(story.event)}) == 1
+        assert len({message.id for message in world.results(story.event)}) == 1
         world.has_dead_lettered_nothing()
         world.has_nothing_to_do()
 
 
-async def test_wherever_it_dies_credentials_asked_for_go_out_under_one_id():
-    async for world, _ in every_death(Story("reissued", (CREATED,), ASKED, "unchanged")):
+async def test_reissued_credentials_have_one_id_after_a_crash():
+    async for world, _ in every_crash(Story("reissued", (CREATED,), ASKED, "unchanged")):
         await world.handle()
-        assert len({told.id for told in world.credentials() if "reissued" in told.type}) == 1
+        assert len({message.id for message in world.credentials() if "reissued" in message.type}) == 1
 
 
-async def test_a_create_that_reaches_the_provider_after_the_worker_died_is_adopted():
+async def test_a_create_carried_out_after_the_crash_is_adopted():
     world = World()
     await world.crash_before("create", CREATED)
     async with world.working():
         await world.clock.asleep()
-        await world.provider.create(world.sent_name("Sales"), "on its way when the worker died")
+        await world.provider.create(world.sent_name("Sales"), "under way during the crash")
         await world.run_until_done()
     assert len(world.provider.subaccounts) == 1
-    await ended_well(world, STORIES[0])
+    await assert_completed(world, STORIES[0])
 
 
 REFUSED = department_created("Refused", sequence=1)
 
 
-async def test_a_dead_letter_gets_there_wherever_a_worker_dies():
-    """With its failed result beside it, under one id; the mended event still succeeds."""
-    story = Story("refused", (), REFUSED, "failed", prepare=refusing)
-    async for world, _ in every_death(story):
+async def test_a_crash_loses_no_dead_letter():
+    """Its failed result is published under one id, and the corrected event succeeds."""
+    story = Story("refused", (), REFUSED, "failed", prepare=reject_create)
+    async for world, _ in every_crash(story):
         world.witness.forget()
         world.witness.fail("create", fault("create", 400))
         await world.handle()
-        if not world.results(REFUSED):  # the create had been carried out before the refusal could be met
+        if not world.results(REFUSED):  # the create was carried out before it could be rejected
             raise AssertionError(world.witness.journal)
-        assert len({told.id for told in world.results(REFUSED)}) == 1
+        assert len({message.id for message in world.results(REFUSED)}) == 1
         assert {letter.message.body for letter in world.dead_letters()} == {inbound(REFUSED).message.body}
         world.has_nothing_to_do()
         world.witness.forget()
@@ -267,27 +267,27 @@ async def test_a_dead_letter_gets_there_wherever_a_worker_dies():
         await world.has_one_live_subaccount("Sales")
 
 
-async def refusing(world: World) -> None:
+async def reject_create(world: World) -> None:
     world.witness.fail("create", fault("create", 400))
 
 
-async def test_credentials_owed_arrive_wherever_the_next_worker_dies():
-    """The first one died before they were confirmed: the token is read again."""
+async def test_owed_credentials_are_published_after_a_second_crash():
+    """The first worker died before they were confirmed, so the token is read again."""
 
-    async def owing(world: World) -> None:
+    async def crash_owing(world: World) -> None:
         await world.crash_before("publish secrets", CREATED)
 
-    async for world, _ in every_death(Story("owed", (), RENAMED, "renamed", prepare=owing)):
+    async for world, _ in every_crash(Story("owed", (), RENAMED, "renamed", prepare=crash_owing)):
         await world.handle()
         await world.has_one_live_subaccount("Marketing")
         await world.has_issued_credentials()
-        assert len({told.id for told in world.credentials()}) == 1
+        assert len({message.id for message in world.credentials()}) == 1
         world.has_nothing_to_do()
 
 
-# Every await between delivery and ack, by function, and the port call it comes down to. What leads to another
-# function of this table, or only waits, has none. An await that is new to the code must be entered here, and
-# the matrix above must meet its call.
+# Every await between delivery and ack, by function, with the port call it makes. An await that leads to
+# another function of this table, or that only waits, has no call. A new await must be added here, and the
+# stories above must make its call.
 BOUNDARIES = {
     "Handler._handle": {"self._attempt": None, "self._end": None, "self._wait_or_park": None},
     "Handler._attempt": {"self.quarantine.admit": None},
@@ -424,7 +424,7 @@ BOUNDARIES = {
     "Prober.fault": {"self._provider.probe": None},
     "WaitingRoom.wait": {"ended": None},
 }
-# Not on the way from delivery to ack: shutting down, and duties.
+# Not between delivery and ack: shutdown and duties.
 BESIDE_THE_LINE = {
     "Handler.drain",
     "Outbox.retry_owed",
@@ -473,15 +473,15 @@ def boundaries_in_the_code() -> dict[str, set[str]]:
     return {name: awaits for name, awaits in found.items() if name not in BESIDE_THE_LINE and awaits}
 
 
-def test_every_await_between_delivery_and_ack_is_a_known_boundary():
-    assert {name: set(known) for name, known in BOUNDARIES.items()} == boundaries_in_the_code()
+def test_every_await_between_delivery_and_ack_is_a_listed_boundary():
+    assert {name: set(listed) for name, listed in BOUNDARIES.items()} == boundaries_in_the_code()
 
 
-async def test_the_matrix_meets_every_port_call_of_the_table():
-    met = set()
-    for story in [*STORIES, Story("refused", (), REFUSED, "failed", prepare=refusing)]:
+async def test_the_stories_make_every_port_call_of_the_table():
+    made = set()
+    for story in [*STORIES, Story("refused", (), REFUSED, "failed", prepare=reject_create)]:
         world = await story.world()
         await world.handle(story.event)
-        met.update(world.witness.journal)
-    wanted = {call for known in BOUNDARIES.values() for call in known.values() if call}
-    assert [call for call in sorted(wanted) if not any(step.startswith(call) for step in met)] == []
+        made.update(world.witness.journal)
+    expected = {call for listed in BOUNDARIES.values() for call in listed.values() if call}
+    assert [call for call in sorted(expected) if not any(step.startswith(call) for step in made)] == []
