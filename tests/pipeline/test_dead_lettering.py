@@ -1,4 +1,4 @@
-"""Messages that are no good: kept byte for byte, with the reason, and nobody else waits for them."""
+"""Invalid messages: dead-lettered byte for byte with a reason, without delaying other messages."""
 
 import json
 
@@ -36,8 +36,8 @@ MALFORMED = {
     "other-specversion": changed(specversion="0.3"),
     "id-is-a-number": changed(id=5),
 }
-LEGIBLE = {MALFORMED["no-specversion"], MALFORMED["other-specversion"]}
-"""These tell which event they are, and so are answered."""
+IDENTIFIABLE = {MALFORMED["no-specversion"], MALFORMED["other-specversion"]}
+"""These have an id and a source, and are therefore answered."""
 
 UNSUPPORTED = {
     "other-type": changed(type="invoice.created.v1"),
@@ -58,8 +58,8 @@ INVALID = {
 }
 
 
-async def lone_letter(world: World, body: bytes, reason: str) -> Outgoing:
-    """What becomes of a body: dead-lettered for that reason, as it was."""
+async def dead_letter_of(world: World, body: bytes, reason: str) -> Outgoing:
+    """Sends the body, and returns its one dead letter: unchanged, with this reason."""
     sent = await world.send_raw(body, traceparent="00-1-2-01", custom=[1, {"a": "b"}])
     await world.handle()
     letter = world.dead_lettered(reason)
@@ -72,9 +72,9 @@ async def lone_letter(world: World, body: bytes, reason: str) -> Outgoing:
 
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
-async def test_what_is_no_cloudevent_is_malformed(world, body):
-    letter = await lone_letter(world, body, "malformed")
-    if body in LEGIBLE:
+async def test_a_message_that_is_no_cloudevent_is_malformed(world, body):
+    letter = await dead_letter_of(world, body, "malformed")
+    if body in IDENTIFIABLE:
         assert letter.message.headers["x-event-id"] == WHOLE["id"]
         world.answered(department_created(), "failed", times=None)
     else:
@@ -83,47 +83,47 @@ async def test_what_is_no_cloudevent_is_malformed(world, body):
 
 
 @pytest.mark.parametrize("body", UNSUPPORTED.values(), ids=UNSUPPORTED)
-async def test_what_is_no_department_event_is_unsupported(world, body):
-    letter = await lone_letter(world, body, "unsupported-type")
+async def test_an_event_of_an_unknown_type_is_unsupported(world, body):
+    letter = await dead_letter_of(world, body, "unsupported-type")
     assert letter.message.headers["x-event-id"] == WHOLE["id"]
     assert letter.message.headers["x-department-id"] == "sales"
     world.answered(department_created(), "failed", times=None)
 
 
 @pytest.mark.parametrize("body", INVALID.values(), ids=INVALID)
-async def test_what_breaks_its_contract_is_invalid(world, body):
-    letter = await lone_letter(world, body, "invalid")
+async def test_an_event_that_violates_its_contract_is_invalid(world, body):
+    letter = await dead_letter_of(world, body, "invalid")
     assert letter.message.headers["x-event-id"] == WHOLE["id"]
     world.answered(department_created(), "failed", times=None)
-    (told,) = world.results(department_created())
-    assert told.data["reason"] == f"invalid: {letter.message.headers['x-dead-detail']}"
-    assert told.tenant == "acme"
+    (result,) = world.results(department_created())
+    assert result.data["reason"] == f"invalid: {letter.message.headers['x-dead-detail']}"
+    assert result.tenant == "acme"
 
 
 @pytest.mark.parametrize("content_type", [None, JSON, "application/cloudevents-batch+json", "text/plain"])
-async def test_a_message_that_does_not_say_it_is_an_event_is_malformed(world, content_type):
+async def test_a_message_with_another_content_type_is_malformed(world, content_type):
     await world.send_raw(to_json(WHOLE), content_type)
     await world.handle()
     letter = world.dead_lettered("malformed")
     assert letter.message.content_type == content_type
 
 
-async def test_the_detail_names_the_field_and_not_its_value(world):
+async def test_the_detail_names_the_field_but_not_its_value(world):
     body = changed(data={"department_id": "sales", "name": "the secret\x07name"})
-    letter = await lone_letter(world, body, "invalid")
+    letter = await dead_letter_of(world, body, "invalid")
     assert "data.name" in letter.message.headers["x-dead-detail"]
     assert "secret" not in letter.message.headers["x-dead-detail"]
 
 
-async def test_a_dead_letter_tells_why_when_and_how_often(world):
-    letter = await lone_letter(world, b"hello", "malformed")
-    told = letter.message.headers
-    assert (told["x-dead-at"], told["x-attempts"]) == (NOW.isoformat(), 1)
+async def test_a_dead_letter_has_time_attempts_and_routing_key(world):
+    letter = await dead_letter_of(world, b"hello", "malformed")
+    headers = letter.message.headers
+    assert (headers["x-dead-at"], headers["x-attempts"]) == (NOW.isoformat(), 1)
     assert letter.routing_key == "department.created"
     assert letter.exchange == "provisioner.dead-letters"
 
 
-async def test_what_the_broker_noted_for_itself_is_not_sent_back_to_it(world):
+async def test_headers_of_the_broker_are_removed(world):
     await world.send_raw(
         b"hello",
         **{
@@ -136,11 +136,11 @@ async def test_what_the_broker_noted_for_itself_is_not_sent_back_to_it(world):
         },
     )
     await world.handle()
-    told = world.dead_lettered("malformed").message.headers
-    assert {name for name in told if not name.startswith(("x-dead-", "x-attempts"))} == {"x-custom"}
+    headers = world.dead_lettered("malformed").message.headers
+    assert {name for name in headers if not name.startswith(("x-dead-", "x-attempts"))} == {"x-custom"}
 
 
-async def test_properties_of_the_original_stay(world):
+async def test_properties_of_the_original_are_kept(world):
     message = Message(b"hello", STRUCTURED, {})
     properties = {"correlation_id": "c", "priority": 2}
     await world.broker.publish(Outgoing(DEPARTMENTS, "department.created.eu", message, properties))
@@ -149,7 +149,7 @@ async def test_properties_of_the_original_stay(world):
     assert (letter.properties, letter.routing_key) == (properties, "department.created.eu")
 
 
-async def test_its_neighbours_do_not_wait(world):
+async def test_a_dead_letter_does_not_delay_other_messages(world):
     async with world.working():
         for body in (*MALFORMED.values(), *UNSUPPORTED.values()):
             await world.send_raw(body)
@@ -159,7 +159,7 @@ async def test_its_neighbours_do_not_wait(world):
     assert len(world.dead_letters()) == len(MALFORMED) + len(UNSUPPORTED)
 
 
-async def test_what_follows_in_its_department_does_not_wait_either(world):
+async def test_a_dead_letter_does_not_delay_its_department(world):
     refused = department_created("Refused", sequence=1)
     world.witness.fail("create", fault("create", 400))
     await world.handle(refused, department_created("Sales", sequence=2))
@@ -167,7 +167,7 @@ async def test_what_follows_in_its_department_does_not_wait_either(world):
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_a_dead_letter_leaves_no_mark_so_its_replay_can_still_win(world):
+async def test_a_dead_letter_records_no_version_so_a_replay_can_succeed(world):
     refused = department_created("Sales", sequence=5)
     world.witness.fail("create", fault("create", 400))
     await world.handle(refused)
@@ -177,14 +177,14 @@ async def test_a_dead_letter_leaves_no_mark_so_its_replay_can_still_win(world):
     world.answered(refused, "failed", "renamed")
 
 
-async def test_a_mended_event_succeeds_under_the_same_id(world):
-    spoilt = changed(data={"department_id": "sales", "name": ""})
-    await world.send_raw(spoilt)
+async def test_a_corrected_event_succeeds_under_the_same_id(world):
+    invalid = changed(data={"department_id": "sales", "name": ""})
+    await world.send_raw(invalid)
     await world.handle()
-    mended = department_created("Sales")
-    await world.handle(mended)
+    corrected = department_created("Sales")
+    await world.handle(corrected)
     await world.has_one_live_subaccount("Sales")
-    world.answered(mended, "failed", "created")
+    world.answered(corrected, "failed", "created")
 
 
 async def test_the_ack_comes_after_the_dead_letter_and_its_result(world):
@@ -198,7 +198,7 @@ async def test_the_ack_comes_after_the_dead_letter_and_its_result(world):
 
 
 @pytest.mark.parametrize("failing", ["publish dead-letters", "publish results"])
-async def test_a_dead_letter_that_cannot_be_published_is_tried_again_before_the_ack(world, failing):
+async def test_publishing_a_dead_letter_is_retried_before_the_ack(world, failing):
     world.witness.fail(failing, PublishFailed("no connection"))
     await world.send_raw(changed(type="invoice.created.v1"))
     await world.handle()
@@ -208,27 +208,27 @@ async def test_a_dead_letter_that_cannot_be_published_is_tried_again_before_the_
     world.answered(department_created(), "failed", times=None)
     assert (
         world.dead_letters()[-1].message.headers["x-attempts"] == 1
-    )  # the broker's trouble counts for nobody
+    )  # a failure of the broker is not an attempt
 
 
-async def test_the_same_failure_of_a_replay_is_told_under_the_same_id(world):
+async def test_a_replay_with_the_same_failure_has_the_same_result_id(world):
     for _ in range(2):
         await world.send_raw(changed(type="invoice.created.v1"))
         await world.handle()
     world.answered(department_created(), "failed", times=2)
 
 
-async def test_a_removal_whose_letter_names_no_department_is_told_without_one(world):
+async def test_a_result_for_an_invalid_department_id_names_no_department(world):
     body = {**document(department_removed()), "data": {"department_id": 5}}
     await world.send_raw(to_json(body))
     await world.handle()
     letter = world.dead_lettered("invalid")
     assert "x-department-id" not in letter.message.headers
-    (told,) = world.broker.ready("test.results")
-    assert json.loads(told.message.body)["data"].get("department_id") is None
+    (result,) = world.broker.ready("test.results")
+    assert json.loads(result.message.body)["data"].get("department_id") is None
 
 
-async def test_a_tenant_that_cannot_be_one_is_told_as_the_default(world):
-    await lone_letter(world, changed(tenant=["acme"]), "invalid")
-    (told,) = world.results(department_created())
-    assert told.tenant == "default"
+async def test_a_result_for_an_invalid_tenant_names_the_default_tenant(world):
+    await dead_letter_of(world, changed(tenant=["acme"]), "invalid")
+    (result,) = world.results(department_created())
+    assert result.tenant == "default"
