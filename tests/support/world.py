@@ -1,7 +1,7 @@
-"""The worker's inside in a world of memory, and sentences about what has come of it.
+"""A real pipeline on ports in memory, with assertions about the outcome.
 
-Pipeline, lanes and actor are the real ones. Time passes only when told, every port call is noted in
-`witness.journal`, and any of them can be made to fail or to stop there.
+Pipeline, lanes and actor are the production code. Time passes only when a test advances the clock. Every port
+call is recorded in `witness.journal`, and a test can make any call fail or block.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ D = TypeVar("D", "Fault", "Interruption")
 
 
 def fault(operation: Operation, status: int | None = None, *, sent: bool = True, **more: Any) -> CallFailed:
-    """How a provider call may fail; without a status it got no answer."""
+    """The error of a provider call; without a status, the call got no response."""
     detail = f"Plivo answered {status} to {operation}" if status else f"no answer to {operation}"
     return CallFailed(CallFault(operation, kind_of_fault(status, sent=sent), detail, **more))
 
@@ -98,7 +98,7 @@ class Interruption:
 
 
 async def do_nothing() -> None:
-    """Nothing special happens around a call."""
+    """The default of `around`."""
 
 
 @dataclass
@@ -203,7 +203,7 @@ class WatchedLedger:
 
 @dataclass(frozen=True)
 class WatchedProvider:
-    """A probe that finds the provider well goes unnoticed."""
+    """Records every call except successful probes."""
 
     witness: Witness
     provider: MemoryProvider
@@ -251,9 +251,9 @@ class WatchedPublisher:
     broker: MemoryBroker
 
     async def publish(self, outgoing: Outgoing) -> None:
-        told = outgoing.exchange.removeprefix("provisioner.")
+        exchange = outgoing.exchange.removeprefix("provisioner.")
         await self.witness.see(
-            f"publish {told} {outgoing.routing_key}", lambda: self.broker.publish(outgoing)
+            f"publish {exchange} {outgoing.routing_key}", lambda: self.broker.publish(outgoing)
         )
 
 
@@ -275,7 +275,7 @@ class WatchedDelivery:
 
 
 class LedgerIsWhole(Orphans):
-    """Nothing at the provider that the ledger does not know: spares most tests the look for it."""
+    """Finds no unknown subaccounts, and spares most tests the scan for them."""
 
     async def tags(self) -> AbstractSet[str]:
         return frozenset()
@@ -283,7 +283,7 @@ class LedgerIsWhole(Orphans):
 
 @dataclass
 class World:
-    """What outlives a worker: time, ledger, provider, broker. Workers come and go by `working`."""
+    """The parts that survive a worker: clock, ledger, provider and broker. `working` starts a worker."""
 
     policy: Policy = field(default_factory=Policy)
     patience: RetryPolicy = field(default_factory=RetryPolicy)
@@ -295,7 +295,7 @@ class World:
     names: Names = field(default_factory=lambda: Names(OWNER, NameTemplate()))
     orphans: type[Orphans] = LedgerIsWhole
     earlier_deliveries: int = 0
-    """How often the broker is to have delivered before what is sent."""
+    """The `x-delivery-count` of the messages sent: how often the broker delivered them before."""
     sealer: Sealer = field(default_factory=Unsealed)
     fingerprints: Fingerprints = field(default_factory=lambda: KeyedFingerprints(SecretStr("main token")))
 
@@ -307,7 +307,7 @@ class World:
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[RunningWorker]:
-        """A worker for the time of the block. At its end it is cut off, wherever it is: no drain."""
+        """Runs a worker during the block, and kills it at the end without a drain."""
         telemetry = Telemetry()
         ports = Ports(
             ledger=WatchedLedger(self.witness, self.ledger),
@@ -345,13 +345,13 @@ class World:
                 await worker.close()
 
     async def run_duties(self) -> None:
-        """A worker does what is due by now."""
+        """A worker carries out the duties that are due."""
         async with self.working() as running:
             await running.worker.scheduler.file_what_is_due()
             await running.worker.lanes.idle()
 
     async def handle(self, *events: AnyDepartmentEvent) -> None:
-        """A worker takes what waits, and then these events, each to its end, as time passes."""
+        """A worker completes the waiting messages, then each event in turn, while the clock advances."""
         async with self.working():
             await self.run_until_done()
             for event in events:
@@ -359,13 +359,13 @@ class World:
                 await self.run_until_done()
 
     async def handle_all(self, *events: AnyDepartmentEvent) -> None:
-        """A worker takes them all at once, and time passes until all are done."""
+        """A worker gets all events at once, and the clock advances until all are completed."""
         async with self.working():
             await self.send(*events)
             await self.run_until_done()
 
     async def crash_before(self, call: str, *events: AnyDepartmentEvent) -> None:
-        """A worker takes these events, and is gone right before its first call of that kind."""
+        """A worker gets these events, and dies right before its first port call of that kind."""
         reached = asyncio.Event()
 
         async def stop() -> None:
@@ -386,13 +386,13 @@ class World:
             await self.broker.publish(outgoing)
 
     async def send_raw(self, body: bytes, content_type: str | None = STRUCTURED, **headers: Any) -> Outgoing:
-        """A message as it may come from anybody, and no department event perhaps."""
+        """Sends any body, which need not be a department event."""
         outgoing = Outgoing(DEPARTMENTS, "department.created", Message(body, content_type, headers))
         await self.broker.publish(outgoing)
         return outgoing
 
     async def replay_dead_letters(self) -> None:
-        """All of them, as they were sent at first."""
+        """Publishes all dead letters again with their first body and content type."""
         letters = self.dead_letters()
         self.broker.purge(DEAD_LETTER_QUEUE)
         for letter in letters:
@@ -400,11 +400,11 @@ class World:
             await self.broker.publish(Outgoing(REPLAY, letter.routing_key, message))
 
     async def done(self) -> None:
-        """Returns once everything sent is acked, parked messages too; no time passes for it."""
+        """Waits until all messages are acked, parked ones too; does not advance the clock."""
         await self.broker.emptied(WORK_QUEUE, *map(retry_queue, self.patience.delays))
 
     async def run_until_done(self) -> None:
-        """Lets time pass, from one sleeper's waking to the next, until everything sent is acked."""
+        """Advances the clock from one sleeper to the next until all messages are acked."""
         begun = self.clock.now()
         done = asyncio.create_task(self.done())
         try:
@@ -415,23 +415,23 @@ class World:
             done.cancel()
 
     async def _asleep_before(self, done: asyncio.Task[None]) -> bool:
-        """True where all is done before anybody sleeps."""
+        """Waits until something sleeps or everything is done; True if it is done."""
         asleep = asyncio.create_task(self.clock.asleep())
         await asyncio.wait({asleep, done}, return_when=asyncio.FIRST_COMPLETED)
         asleep.cancel()
         return done.done()
 
-    # What has come of it
+    # Assertions about the outcome
 
     async def entry(self, department: Department = SALES) -> Entry:
         return (await self.ledger.recall(department, Reference("", "", ""))).entry
 
     def sent_name(self, name: str, department: Department = SALES, incarnation: int = 1) -> str:
-        """The name as the provider gets it."""
+        """The name as sent to the provider: with the tag."""
         return self.names.sent(name, Entry(department, incarnation=incarnation))
 
     def subaccounts(self, entry: Entry) -> list[StoredSubaccount]:
-        """All that bear the department's tag, of whatever incarnation."""
+        """All subaccounts with a tag of the department, of any incarnation."""
         tags = [self.names.tag(Entry(entry.department, incarnation=n + 1)) for n in range(entry.incarnation)]
         return [held for held in self.provider.subaccounts if any(tag in held.name for tag in tags)]
 
@@ -448,7 +448,7 @@ class World:
         assert not [one for one in held if one.enabled], (entry, held)
 
     async def has_state_of(self, newest: AnyDepartmentEvent) -> None:
-        """The department is what its newest event says, and whoever waits for credentials has them."""
+        """The department agrees with its newest event, and its credentials are published."""
         department = Department(newest.tenant, newest.data.department_id)
         if newest.kind is Kind.REMOVED:
             await self.has_no_live_subaccount(department)
@@ -457,33 +457,33 @@ class World:
             await self.has_issued_credentials(department)
 
     async def has_issued_credentials(self, department: Department = SALES) -> None:
-        """Those of the subaccount on record, the token among them, are on the secrets queue."""
+        """The credentials of the recorded subaccount, with its token, are on the secrets queue."""
         entry = await self.entry(department)
         token = next(held.auth_token for held in self.provider.subaccounts if held.auth_id == entry.auth_id)
-        issued = {(told.data["auth_id"], told.data["auth_token"]) for told in self.credentials(department)}
+        issued = {(one.data["auth_id"], one.data["auth_token"]) for one in self.credentials(department)}
         assert (entry.auth_id, token.get_secret_value()) in issued
         assert entry.owed_to == frozenset()
 
     def credentials(self, department: Department = SALES) -> list[CloudEvent]:
-        return [told for told in self.events_in(SECRETS_QUEUE) if _about(told) == department]
+        return [event for event in self.events_in(SECRETS_QUEUE) if _department_of(event) == department]
 
     def results(self, event: AnyDepartmentEvent) -> list[CloudEvent]:
         cause = (event.source, event.id)
         return [
-            told
-            for told in self.events_in(RESULTS_QUEUE)
-            if (told.data["event"]["source"], told.data["event"]["id"]) == cause
+            result
+            for result in self.events_in(RESULTS_QUEUE)
+            if (result.data["event"]["source"], result.data["event"]["id"]) == cause
         ]
 
     def answered(self, event: AnyDepartmentEvent, *outcomes: str, times: int | None = 1) -> None:
-        """With these outcomes and no other, each under one id. `times` None: at least once."""
-        told = self.results(event)
-        assert {one.data["outcome"] for one in told} == set(outcomes), (event.id, told)
-        assert len({one.id for one in told}) == len(outcomes)
-        assert times is None or len(told) == times * len(outcomes)
+        """The event has exactly these outcomes, each under one id; `times` publications each, None: any."""
+        results = self.results(event)
+        assert {one.data["outcome"] for one in results} == set(outcomes), (event.id, results)
+        assert len({one.id for one in results}) == len(outcomes)
+        assert times is None or len(results) == times * len(outcomes)
 
     def dead_lettered(self, reason: str) -> Outgoing:
-        """The one dead letter, which is there for this reason."""
+        """Returns the only dead letter, which has this reason."""
         (letter,) = self.dead_letters()
         assert letter.message.headers["x-dead-reason"] == reason
         return letter
@@ -501,8 +501,8 @@ class World:
         return [read(outgoing.message) for outgoing in self.broker.ready(queue)]
 
 
-def _about(told: CloudEvent) -> Department:
-    return Department(told.data["tenant"], told.data["department_id"])
+def _department_of(event: CloudEvent) -> Department:
+    return Department(event.data["tenant"], event.data["department_id"])
 
 
 def _settings() -> WorkerSettings:
