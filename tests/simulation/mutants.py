@@ -1,4 +1,4 @@
-"""Workers with one mistake each. The checker is worth what it finds: every one of them must be caught."""
+"""Workers with one mistake each. The simulation must detect every one of them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,7 +42,10 @@ from worker.provider.subaccounts import Subaccounts
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A worker with a mistake, and the profile whose faults bring it to light."""
+    """Parts of a worker with one mistake, and the profile whose faults reveal it.
+
+    `mistake` continues the sentence "a worker that ...".
+    """
 
     mistake: str
     parts: Parts
@@ -61,7 +64,7 @@ class AcksBeforeAnswering(Handler):
         return await super()._handle(work)
 
 
-class TakesAnyPublishForConfirmed(Outbox):
+class IgnoresFailedPublishes(Outbox):
     async def publish_result(self, outgoing: Any) -> None:
         try:
             await self.publisher.publish(outgoing)
@@ -71,14 +74,14 @@ class TakesAnyPublishForConfirmed(Outbox):
 
 class PublishesBeforeItRecords(Line):
     async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
-        told = conclude(entry, event, step, outcome, self.policy, self.clock.now()).answer
-        if told is not None:
-            await self.outbox.publish_result(messages.result(told, self.names.owner, self.clock.now()))
+        answer = conclude(entry, event, step, outcome, self.policy, self.clock.now()).answer
+        if answer is not None:
+            await self.outbox.publish_result(messages.result(answer, self.names.owner, self.clock.now()))
         return await super()._record(event, step, entry, outcome)
 
 
-class ForgetsTheClaim(Line):
-    """No claim: a crash leaves no trace of the create."""
+class WritesNoClaim(Line):
+    """Writes no claim, so a crash leaves no trace of the create."""
 
     async def _claim(self, step: Step, entry: Entry, event: Event, key: str) -> Entry:
         if isinstance(step, Create):
@@ -94,7 +97,7 @@ def _claimed_in_memory(step: Create, entry: Entry, event: Event, key: str, now: 
 
 
 class DropsClaimsAtRestart(Line):
-    """Takes the claims it finds at its start for those of creates that never happened."""
+    """Treats the claims it finds at its start as creates that never happened."""
 
     def __init__(self, **named: Any) -> None:
         super().__init__(**named)
@@ -110,8 +113,8 @@ class DropsClaimsAtRestart(Line):
         return await super().carry(event, is_overtaken)
 
 
-class CreatesAgainUnasked(Actor):
-    """An unknown create is taken for one that did not happen."""
+class CreatesAgainWithoutSettling(Actor):
+    """Treats an unknown create as one that did not happen."""
 
     async def act(self, step: Step, *rest: Any) -> Outcome:
         outcome = await super().act(step, *rest)
@@ -121,8 +124,8 @@ class CreatesAgainUnasked(Actor):
         return outcome
 
 
-class BelievesOneEmptyScan(Line):
-    """Gives a create up for lost at the first look, with no settle window."""
+class TrustsOneEmptyScan(Line):
+    """Treats a create as lost after one empty scan, without a settle window."""
 
     async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
         if isinstance(step, Adopt) and isinstance(outcome, NothingSeen) and entry.claim is not None:
@@ -132,8 +135,8 @@ class BelievesOneEmptyScan(Line):
         return await super()._record(event, step, entry, outcome)
 
 
-class CountsLooksInsteadOfTime(Line):
-    """Two empty scans are enough, however early."""
+class CountsScansInsteadOfTime(Line):
+    """Treats a create as lost after two empty scans, without waiting for the settle window."""
 
     async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
         if isinstance(step, Adopt) and isinstance(outcome, NothingSeen) and entry.claim is not None:
@@ -142,7 +145,7 @@ class CountsLooksInsteadOfTime(Line):
 
 
 class TakesTheFirstMatch(Subaccounts):
-    """Not the one on record: the newest of its tag is kept, and the one on record disabled."""
+    """Keeps the newest match instead of the recorded one, which it disables."""
 
     async def disable_duplicates(self, entry: Entry) -> tuple[str, ...]:
         result = await self.scanner.scan(entry.created_at)
@@ -152,13 +155,13 @@ class TakesTheFirstMatch(Subaccounts):
         return tuple(one.auth_id for one in others)
 
 
-class EnablesAtOnce(Actor):
-    """Although it is to be enabled once its credentials are published."""
+class EnablesAtCreate(Actor):
+    """Enables a subaccount at its create instead of after its credentials."""
 
     async def _create(self, *args: Any) -> Outcome:
-        return await replace(self, enable=Enable.CREATED).create_as_told(*args)
+        return await replace(self, enable=Enable.CREATED).create_at_once(*args)
 
-    async def create_as_told(self, *args: Any) -> Outcome:
+    async def create_at_once(self, *args: Any) -> Outcome:
         return await super()._create(*args)
 
 
@@ -167,38 +170,38 @@ class LeavesDuplicatesEnabled(Subaccounts):
         """Reported all the same."""
 
 
-class KeepsDoublesToItself(Line):
+class HidesDuplicates(Line):
     def __init__(self, **named: Any) -> None:
         super().__init__(**named)
         self.telemetry.doubles_disabled = lambda *_: None  # type: ignore[method-assign]
 
 
-class NeverRecounts(Scheduler):
+class NeverChecksForDuplicates(Scheduler):
     async def _recount(self, entry: Entry) -> None:
-        """Not looked for."""
+        """Skips the duplicate check."""
 
 
-class NeverChecks(Scheduler):
+class NeverChecksChanges(Scheduler):
     async def _checked(self, entry: Entry) -> Entry:
         return replace(entry, check_at=None, late_call=False)
 
 
 class ChecksOnce(Scheduler):
-    """What was set right once is taken to stay so."""
+    """Does not check a correction again."""
 
     async def _checked(self, entry: Entry) -> Entry:
         return replace(await super()._checked(entry), check_at=None, late_call=False)
 
 
-class LooksAtTheFirstPageOnly(Scanner):
+class ScansOnlyTheFirstPage(Scanner):
     async def _read(self, _since: datetime | None) -> ScanResult | None:
         result = ScanResult(self._clock.now(), {})
         note(await page_of(self._provider, 0), self._template, result.seen)
         return result
 
 
-class SkipsWhatShifts(Scanner):
-    """Pages without overlap: what a deletion moves up meanwhile is not seen."""
+class ScansWithoutOverlap(Scanner):
+    """Reads pages without overlap, and misses a subaccount that a deletion moves up."""
 
     async def _read(self, _since: datetime | None) -> ScanResult | None:
         result, offset = ScanResult(self._clock.now(), {}), 0
@@ -209,7 +212,7 @@ class SkipsWhatShifts(Scanner):
 
 
 class AdoptsByName(Subaccounts):
-    """Any subaccount that begins with the department's name will do."""
+    """Adopts any subaccount whose name begins with that of the department."""
 
     async def matches(self, result: ScanResult, entry: Entry, _tags: Mapping[str, int]) -> list[Match]:
         everything = [one for seen in result.seen.values() for one in seen]
@@ -217,22 +220,22 @@ class AdoptsByName(Subaccounts):
         return [Match(entry.incarnation, one) for one in named]
 
 
-class KnowsTheFirstIncarnationOnly(Subaccounts):
-    """A department founded anew before the ledger was lost is not recognised."""
+class KnowsOnlyTheFirstIncarnation(Subaccounts):
+    """Does not recognise a later incarnation from before the ledger was lost."""
 
     def tags(self, entry: Entry) -> Mapping[str, int]:
         return self.names.tags(entry.department, range(entry.incarnation, entry.incarnation + 1))
 
 
 class TrustsTheNewestPage(Orphans):
-    """Where that holds nothing unknown, nothing is: not even of a ledger that is new."""
+    """Assumes that nothing is unknown if the newest page has nothing unknown, even with a new ledger."""
 
     async def _find(self) -> set[str]:
         return await self._unknown(await self._newest_page())
 
 
-class TakesANewLedgerForCaughtUp(Orphans):
-    """Once the whole list was read, it is never read again, whatever was found."""
+class MarksANewLedgerCaughtUp(Orphans):
+    """Never reads the whole list a second time, whatever it found."""
 
     async def _find(self) -> set[str]:
         found = await super()._find()
@@ -241,7 +244,7 @@ class TakesANewLedgerForCaughtUp(Orphans):
 
 
 class AdoptsAsTheFirstIncarnation(Line):
-    """What was found is put on record under the incarnation the ledger took it for."""
+    """Records an adopted subaccount under the incarnation of the entry instead of its own."""
 
     async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
         if isinstance(outcome, Made):
@@ -249,8 +252,8 @@ class AdoptsAsTheFirstIncarnation(Line):
         return await super()._record(event, step, entry, outcome)
 
 
-class CountsNoCrashes(Line):
-    """A create whose outcome was never recorded is sent again however often the worker died in it."""
+class DoesNotCountCrashes(Line):
+    """Repeats a create without a recorded outcome however often the worker died in it."""
 
     async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
         if isinstance(outcome, NothingSeen) and entry.claim is not None and entry.claim.attempt:
@@ -258,8 +261,8 @@ class CountsNoCrashes(Line):
         return await super()._record(event, step, entry, outcome)
 
 
-class RemovesAllTheSame(Line):
-    """Told to ignore removals, it disables."""
+class RemovesAgainstThePolicy(Line):
+    """Disables, although the policy is to ignore removals."""
 
     def __init__(self, policy: Policy, **named: Any) -> None:
         if policy.removal is Removal.IGNORE:
@@ -267,15 +270,15 @@ class RemovesAllTheSame(Line):
         super().__init__(policy=policy, **named)
 
 
-class CreatesOnAnyRename(Line):
-    """Told to reject the rename of what it does not know, it creates."""
+class CreatesAgainstThePolicy(Line):
+    """Creates, although the policy is to reject renames of unknown departments."""
 
     def __init__(self, policy: Policy, **named: Any) -> None:
         super().__init__(policy=replace(policy, unknown_rename=UnknownRename.CREATE), **named)
 
 
-class RejectsRenames(Line):
-    """Of departments it knows, too."""
+class RejectsKnownRenames(Line):
+    """Rejects renames of known departments too."""
 
     def _decide(self, event: Event, known: Recollection) -> Any:
         decision = super()._decide(event, known)
@@ -284,8 +287,8 @@ class RejectsRenames(Line):
         return decision
 
 
-class ToleratesNoClock(Line):
-    """What is ahead of its own clock by a second it dead-letters."""
+class ToleratesNoClockSkew(Line):
+    """Dead-letters an event that is one second ahead of its own clock."""
 
     def _decide(self, event: Event, known: Recollection) -> Any:
         if event.version.time > self.clock.now() + timedelta(seconds=1):
@@ -294,7 +297,7 @@ class ToleratesNoClock(Line):
 
 
 class AnswersBeforeCredentials(Outbox):
-    """The credentials go out with the department's next event."""
+    """Publishes the credentials with the department's next event."""
 
     async def deliver_owed(self, entry: Entry, token: Any) -> Entry:
         made_by_this_event = token is not None
@@ -315,23 +318,23 @@ class IgnoresDuplicates(Line):
         return super()._decide(event, known)
 
 
-class ForgetsWhatIsOwed(Line):
+class ForgetsDebts(Line):
     async def _publish(self, event: Event, entry: Entry, answer: Answer, token: Any) -> None:
         await super()._publish(
             event, confirmed(entry, entry.owed_to) if token is None else entry, answer, token
         )
 
 
-class SendsChangesUnannounced(Line):
-    """No durable check before a change: what a crash leaves behind is never compared."""
+class SendsChangesWithoutACheck(Line):
+    """Records no check before a change, so a change that a crash cut off is never compared."""
 
     async def _claim(self, step: Step, entry: Entry, event: Event, key: str) -> Entry:
         changes = isinstance(step, Rename | Restore | Disable)
         return entry if changes else await super()._claim(step, entry, event, key)
 
 
-class TrustsLostAnswers(Actor):
-    """A change without an answer is taken for done."""
+class TrustsLostResponses(Actor):
+    """Treats a change without a response as done."""
 
     async def _changed(self, call: Any) -> Outcome:
         from worker.core.conclude import Changed
@@ -344,8 +347,8 @@ class TrustsLostAnswers(Actor):
             raise
 
 
-class AnswersDeadLetters(Handler):
-    """A dead letter is acked without having been confirmed."""
+class AcksUnconfirmedDeadLetters(Handler):
+    """Acks the original of a dead letter that was not confirmed."""
 
     async def _dead_letter(self, work: Work, verdict: DeadLetter) -> None:
         try:
@@ -354,14 +357,14 @@ class AnswersDeadLetters(Handler):
             return
 
 
-class AcksWhatItParksFirst(Handler):
+class AcksBeforeParking(Handler):
     async def _park(self, work: Work, verdict: Park) -> None:
         await work.delivery.ack()
         await super()._park(work, verdict)
 
 
 class ForgetsTheRoutingKey(Handler):
-    """What is parked comes back under the delay's routing key, and nobody knows its own."""
+    """Parks without the original routing key, so the message returns with that of the delay."""
 
     async def _park(self, work: Work, verdict: Park) -> None:
         parked = messages.parked(work.original, verdict)
@@ -370,8 +373,8 @@ class ForgetsTheRoutingKey(Handler):
         await self.outbox.publish(replace(parked, message=replace(parked.message, headers=headers)))
 
 
-class CountsOutages(Handler):
-    """What fails for everybody is held against each message."""
+class CountsOutagesAsAttempts(Handler):
+    """Counts an outage as an attempt of each message."""
 
     def _judge(self, work: Work, result: Any) -> Any:
         if isinstance(result, Unavailable):
@@ -379,8 +382,8 @@ class CountsOutages(Handler):
         return super()._judge(work, result)
 
 
-class LetsAllThrough(Circuit):
-    """Half-open for everybody at once."""
+class LetsAllCallsThrough(Circuit):
+    """Lets all calls through a half-open circuit, instead of one trial."""
 
     @contextmanager
     def _let_through(self, operation: Operation) -> Iterator[None]:
@@ -389,8 +392,8 @@ class LetsAllThrough(Circuit):
         yield
 
 
-class AnswersTheOlderFirst(Line):
-    """What a newer event has overtaken is answered before that one's outcome is on record."""
+class AnswersOlderEventsFirst(Line):
+    """Answers an overtaken event before the outcome of the newer one is recorded."""
 
     async def carry(self, event: Event, is_overtaken: Any) -> Result:
         result = await super().carry(event, is_overtaken)
@@ -405,44 +408,44 @@ class AnswersTheOlderFirst(Line):
 MUTANTS = (
     Mutant("acks before the dead letter is confirmed", Parts(handler=AcksBeforeConfirm)),
     Mutant("acks before it answers", Parts(handler=AcksBeforeAnswering)),
-    Mutant("takes any publish for confirmed", Parts(outbox=TakesAnyPublishForConfirmed)),
+    Mutant("ignores a failed publish", Parts(outbox=IgnoresFailedPublishes)),
     Mutant("publishes before it records", Parts(line=PublishesBeforeItRecords)),
-    Mutant("no claim", Parts(line=ForgetsTheClaim)),
+    Mutant("writes no claim", Parts(line=WritesNoClaim)),
     Mutant("drops claims at a restart", Parts(line=DropsClaimsAtRestart)),
-    Mutant("creates again without settling", Parts(actor=CreatesAgainUnasked)),
-    Mutant("believes one empty scan", Parts(line=BelievesOneEmptyScan)),
-    Mutant("counts looks instead of time", Parts(line=CountsLooksInsteadOfTime)),
-    Mutant("enables at once", Parts(actor=EnablesAtOnce), "calm"),
+    Mutant("creates again without settling", Parts(actor=CreatesAgainWithoutSettling)),
+    Mutant("trusts one empty scan", Parts(line=TrustsOneEmptyScan)),
+    Mutant("counts scans instead of time", Parts(line=CountsScansInsteadOfTime)),
+    Mutant("enables a subaccount at its create", Parts(actor=EnablesAtCreate), "calm"),
     Mutant("takes the first match", Parts(subaccounts=TakesTheFirstMatch), "very-late"),
-    Mutant("leaves doubles enabled", Parts(subaccounts=LeavesDuplicatesEnabled), "very-late"),
-    Mutant("keeps doubles to itself", Parts(line=KeepsDoublesToItself), "very-late"),
-    Mutant("never recounts", Parts(scheduler=NeverRecounts), "very-late"),
-    Mutant("never checks", Parts(scheduler=NeverChecks)),
-    Mutant("looks at the first page only", Parts(scanner=LooksAtTheFirstPageOnly), "adoption"),
-    Mutant("skips what shifts", Parts(scanner=SkipsWhatShifts), "adoption"),
+    Mutant("leaves duplicates enabled", Parts(subaccounts=LeavesDuplicatesEnabled), "very-late"),
+    Mutant("does not report duplicates", Parts(line=HidesDuplicates), "very-late"),
+    Mutant("never checks for duplicates", Parts(scheduler=NeverChecksForDuplicates), "very-late"),
+    Mutant("never checks changes", Parts(scheduler=NeverChecksChanges)),
+    Mutant("scans only the first page", Parts(scanner=ScansOnlyTheFirstPage), "adoption"),
+    Mutant("scans without overlap", Parts(scanner=ScansWithoutOverlap), "adoption"),
     Mutant("adopts by name, not by tag", Parts(subaccounts=AdoptsByName), "adoption"),
-    Mutant("checks what it set right no more", Parts(scheduler=ChecksOnce)),
+    Mutant("does not check a correction again", Parts(scheduler=ChecksOnce)),
     Mutant(
-        "knows the first incarnation only", Parts(subaccounts=KnowsTheFirstIncarnationOnly), "ledger-lost"
+        "knows only the first incarnation", Parts(subaccounts=KnowsOnlyTheFirstIncarnation), "ledger-lost"
     ),
     Mutant("trusts the newest page of a new ledger", Parts(orphans=TrustsTheNewestPage), "ledger-lost"),
-    Mutant("takes a new ledger for caught up", Parts(orphans=TakesANewLedgerForCaughtUp), "ledger-lost"),
+    Mutant("marks a new ledger as caught up", Parts(orphans=MarksANewLedgerCaughtUp), "ledger-lost"),
     Mutant("records the wrong incarnation", Parts(line=AdoptsAsTheFirstIncarnation), "ledger-lost"),
-    Mutant("counts no crashes", Parts(line=CountsNoCrashes), "crashing"),
-    Mutant("removes although told not to", Parts(line=RemovesAllTheSame)),
-    Mutant("creates although told to reject", Parts(line=CreatesOnAnyRename)),
-    Mutant("rejects the rename of what it knows", Parts(line=RejectsRenames)),
-    Mutant("tolerates no clock but its own", Parts(line=ToleratesNoClock), "clock-set"),
-    Mutant("answers before it hands on credentials", Parts(outbox=AnswersBeforeCredentials)),
+    Mutant("does not count crashes", Parts(line=DoesNotCountCrashes), "crashing"),
+    Mutant("removes against the policy", Parts(line=RemovesAgainstThePolicy)),
+    Mutant("creates against the policy", Parts(line=CreatesAgainstThePolicy)),
+    Mutant("rejects renames of known departments", Parts(line=RejectsKnownRenames)),
+    Mutant("tolerates no clock skew", Parts(line=ToleratesNoClockSkew), "clock-set"),
+    Mutant("answers before it publishes credentials", Parts(outbox=AnswersBeforeCredentials)),
     Mutant("ignores versions", Parts(line=IgnoresVersions)),
     Mutant("ignores duplicates", Parts(line=IgnoresDuplicates)),
-    Mutant("forgets the credentials it owes", Parts(line=ForgetsWhatIsOwed)),
-    Mutant("sends changes unannounced", Parts(line=SendsChangesUnannounced), "broker"),
-    Mutant("trusts lost answers", Parts(actor=TrustsLostAnswers)),
-    Mutant("acks a dead letter that was not confirmed", Parts(handler=AnswersDeadLetters)),
-    Mutant("acks what it parks before that is confirmed", Parts(handler=AcksWhatItParksFirst), "provider"),
+    Mutant("forgets owed credentials", Parts(line=ForgetsDebts)),
+    Mutant("sends changes without a recorded check", Parts(line=SendsChangesWithoutACheck), "broker"),
+    Mutant("treats a lost response as success", Parts(actor=TrustsLostResponses)),
+    Mutant("acks an unconfirmed dead letter", Parts(handler=AcksUnconfirmedDeadLetters)),
+    Mutant("acks before it parks", Parts(handler=AcksBeforeParking), "provider"),
     Mutant("parks without the routing key", Parts(handler=ForgetsTheRoutingKey), "provider"),
-    Mutant("counts outages", Parts(handler=CountsOutages), "outage"),
-    Mutant("lets all calls through when half-open", Parts(circuit=LetsAllThrough), "outage"),
-    Mutant("answers the older before the newest is on record", Parts(line=AnswersTheOlderFirst)),
+    Mutant("counts outages as attempts", Parts(handler=CountsOutagesAsAttempts), "outage"),
+    Mutant("lets all calls through when half-open", Parts(circuit=LetsAllCallsThrough), "outage"),
+    Mutant("answers older events before the newest is recorded", Parts(line=AnswersOlderEventsFirst)),
 )
