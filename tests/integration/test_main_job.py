@@ -1,4 +1,4 @@
-"""The main job on real parts, driven by a producer that knows nothing but the contract's examples."""
+"""The main job on real parts; the producer knows only the examples of the contract."""
 
 import json
 import os
@@ -24,15 +24,15 @@ NOT_TEXT = bytearray(b"\xff\xfe")
 
 
 @pytest.fixture
-def chance() -> random.Random:
+def rng() -> random.Random:
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**32))
-    print(f"seed {seed}: run again with SEED={seed}")  # noqa: T201 - shown where a test fails
+    print(f"seed {seed}: run again with SEED={seed}")  # noqa: T201 - shown for a failed test
     return random.Random(seed)
 
 
 @dataclass(frozen=True)
 class Sent:
-    """One event as its producer remembers it."""
+    """One event as its producer sent it."""
 
     department: str
     sequence: int
@@ -46,13 +46,13 @@ def examples(kind: str) -> list[dict[str, Any]]:
     return [document for document in documents if document.get("type") == f"department.{kind}.v1"]
 
 
-def events(chance: random.Random) -> Iterator[Sent]:
-    """Each department is founded; after that anything may be said of it."""
+def events(rng: random.Random) -> Iterator[Sent]:
+    """Each department starts with a create, followed by random events."""
     for number in range(EVENTS):
         department, sequence = f"dept-{number % DEPARTMENTS}", number // DEPARTMENTS
-        kind = chance.choice(("created", "renamed", "removed")) if sequence else "created"
-        name = None if kind == "removed" else f"{chance.choice(('Sales', 'Legal', 'Büro', '部門'))} {number}"
-        document = chance.choice(examples(kind)) | {
+        kind = rng.choice(("created", "renamed", "removed")) if sequence else "created"
+        name = None if kind == "removed" else f"{rng.choice(('Sales', 'Legal', 'Büro', '部門'))} {number}"
+        document = rng.choice(examples(kind)) | {
             "id": f"event-{number}",
             "source": SOURCE,
             "sequence": sequence,
@@ -75,28 +75,28 @@ async def publish(place: Place, sent: Sent, *, binary: bool) -> None:
     )
 
 
-async def test_a_thousand_mixed_events_of_two_hundred_departments(place: Place, chance: random.Random):
-    told = list(events(chance))
-    disorder = told + chance.sample(told, 50)
-    chance.shuffle(disorder)
+async def test_a_thousand_mixed_events_of_two_hundred_departments(place: Place, rng: random.Random):
+    sent_events = list(events(rng))
+    shuffled = sent_events + rng.sample(sent_events, 50)
+    rng.shuffle(shuffled)
     async with place.worker() as running:
         results, secrets = await place.ears(names.RESULTS), await place.ears(names.SECRETS)
-        for sent in disorder:
-            await publish(place, sent, binary=chance.random() < 0.5)
+        for sent in shuffled:
+            await publish(place, sent, binary=rng.random() < 0.5)
         await results.count(EVENTS)
         await running.worker.lanes.idle()
         assert len(results.messages) == EVENTS, "a duplicate was answered twice"
-    newest = {sent.department: sent for sent in sorted(told, key=lambda sent: sent.sequence)}
-    check_answers(results.documents, told)
+    newest = {sent.department: sent for sent in sorted(sent_events, key=lambda sent: sent.sequence)}
+    check_answers(results.documents, sent_events)
     check_subaccounts(place, newest, results.documents)
     check_credentials(place, secrets.documents)
     assert await place.depth(names.WORK_QUEUE) == 0
     assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
-def check_answers(results: list[dict[str, Any]], told: list[Sent]) -> None:
-    """One answer for each event, under an id of its own, about its department; never a token."""
-    asked = {sent.document["id"]: sent for sent in told}
+def check_answers(results: list[dict[str, Any]], sent_events: list[Sent]) -> None:
+    """Each event has one answer with its own id, about its department, without a token."""
+    asked = {sent.document["id"]: sent for sent in sent_events}
     assert Counter(result["data"]["event"]["id"] for result in results) == dict.fromkeys(asked, 1)
     assert len({result["id"] for result in results}) == len(results)
     for result in results:
@@ -112,7 +112,7 @@ def check_answers(results: list[dict[str, Any]], told: list[Sent]) -> None:
 
 
 def check_subaccounts(place: Place, newest: dict[str, Sent], results: list[dict[str, Any]]) -> None:
-    """The sandbox's own state is what the newest event of each department says."""
+    """The subaccounts of the sandbox agree with the newest event of each department."""
     auth_ids = {
         result["data"]["department_id"]: result["data"]["auth_id"]
         for result in results
@@ -120,7 +120,7 @@ def check_subaccounts(place: Place, newest: dict[str, Sent], results: list[dict[
     }
     live = {subaccount.auth_id: subaccount for subaccount in place.sandbox.subaccounts()}
     assert sorted(live) == sorted(auth_ids.values()), (
-        "a subaccount nobody was told of, or two for a department"
+        "a subaccount without a result, or two for one department"
     )
     for department, sent in newest.items():
         subaccount = live.get(auth_ids.get(department, ""))
@@ -133,7 +133,7 @@ def check_subaccounts(place: Place, newest: dict[str, Sent], results: list[dict[
 
 
 def check_credentials(place: Place, secrets: list[dict[str, Any]]) -> None:
-    """Each credentials message is true, and there is one for each subaccount whose credentials were due."""
+    """There is exactly one credentials message for each subaccount, and it is correct."""
     tokens = {subaccount.auth_id: subaccount.auth_token for subaccount in place.sandbox.subaccounts()}
     issued = {secret["data"]["auth_id"]: secret["data"]["auth_token"] for secret in secrets}
     assert issued == tokens
@@ -141,14 +141,14 @@ def check_credentials(place: Place, secrets: list[dict[str, Any]]) -> None:
     assert {secret["data"]["generation"] for secret in secrets} == {1}
 
 
-async def test_bad_input_is_kept_byte_for_byte_and_its_neighbours_flow(place: Place):
+async def test_malformed_messages_are_kept_unchanged_and_others_proceed(place: Place):
     bad = [b"", b"\xff\xfe not text", b"[1, 2", b'{"specversion": "1.0"}', b'"just text"']
     async with place.worker():
         results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
         for number, body in enumerate(bad):
             headers = {"x-producer": "hr", "number": number, "raw": NOT_TEXT, "nested": {"raw": [NOT_TEXT]}}
             await place.send(body, headers=headers)
-            await place.send(json.dumps(neighbour(number)).encode())
+            await place.send(json.dumps(valid_event(number)).encode())
         await results.count(len(bad))
         await dead.count(len(bad))
     by_number = {message.headers["number"]: message for message in dead.messages}
@@ -162,9 +162,9 @@ async def test_bad_input_is_kept_byte_for_byte_and_its_neighbours_flow(place: Pl
     assert await place.depth(names.DEAD_LETTER_QUEUE) == len(bad)
 
 
-async def test_a_readable_dead_letter_has_a_failed_result_beside_it(place: Place):
-    unknown = neighbour(1) | {"type": "department.merged.v1"}
-    nameless = neighbour(2) | {"data": {"department_id": "dept-2", "name": "\t "}}
+async def test_a_readable_dead_letter_has_a_failed_result(place: Place):
+    unknown = valid_event(1) | {"type": "department.merged.v1"}
+    nameless = valid_event(2) | {"data": {"department_id": "dept-2", "name": "\t "}}
     async with place.worker():
         results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
         for document in (unknown, nameless):
@@ -173,11 +173,11 @@ async def test_a_readable_dead_letter_has_a_failed_result_beside_it(place: Place
         await dead.count(2)
     reasons = {message.headers["x-event-id"]: message.headers["x-dead-reason"] for message in dead.messages}
     assert reasons == {"event-1": "unsupported-type", "event-2": "invalid"}
-    told = {result["data"]["event"]["id"]: result["data"]["outcome"] for result in results.documents}
-    assert told == {"event-1": "failed", "event-2": "failed"}
+    outcomes = {result["data"]["event"]["id"]: result["data"]["outcome"] for result in results.documents}
+    assert outcomes == {"event-1": "failed", "event-2": "failed"}
 
 
-def neighbour(number: int) -> dict[str, Any]:
+def valid_event(number: int) -> dict[str, Any]:
     return examples("created")[0] | {
         "id": f"event-{number}",
         "source": SOURCE,

@@ -1,4 +1,4 @@
-"""Parking, the circuit, the rate and the storm, on a real broker and against the sandbox over HTTP."""
+"""Parking, the circuit and collapsing events, on a real broker and against the sandbox over HTTP."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from worker.sandbox.faults import Rule, fault
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
-IMPATIENT = {
+SHORT_RETRIES = {
     "PROVISIONER_RETRY_BUDGET": "300ms",
     "PROVISIONER_RETRY_DELAYS": "500ms,1s",
     "PROVISIONER_MAX_ATTEMPTS": "3",
@@ -39,24 +39,24 @@ def outcomes(documents: list[dict[str, Any]]) -> dict[str, str]:
     return {one["data"]["event"]["id"]: one["data"]["outcome"] for one in documents}
 
 
-async def becomes(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - the worker has no event for it
             await asyncio.sleep(0.01)
 
 
-async def founded(place: Place, results: Any, *departments: str) -> None:
+async def create_departments(place: Place, results: Any, *departments: str) -> None:
     for department in departments:
         await place.send(event("created", department, 1, "Before"))
     await results.count(len(departments))
 
 
-async def test_what_fails_for_long_is_parked_and_what_fails_for_good_is_dead_lettered(place: Place):
-    place.environ |= IMPATIENT
+async def test_a_failing_event_is_parked_and_finally_dead_lettered(place: Place):
+    place.environ |= SHORT_RETRIES
     async with place.worker():
         results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
         parked = await place.ears(names.RETRY)
-        await founded(place, results, "sales")
+        await create_departments(place, results, "sales")
         place.sandbox.set_rules(Rule("update_subaccount", fault("error", status=503)))
         headers = {"x-producer": "hr", "x-death": [{"count": 1}]}
         await place.send(event("renamed", "sales", 2, "After"), "department.renamed.north", headers=headers)
@@ -74,11 +74,11 @@ async def test_what_fails_for_long_is_parked_and_what_fails_for_good_is_dead_let
     assert outcomes(results.documents)["sales-2"] == "failed"
 
 
-async def test_what_was_parked_comes_back_and_succeeds(place: Place):
-    place.environ |= IMPATIENT | {"PROVISIONER_MAX_ATTEMPTS": "8"}
+async def test_a_parked_event_returns_and_succeeds(place: Place):
+    place.environ |= SHORT_RETRIES | {"PROVISIONER_MAX_ATTEMPTS": "8"}
     async with place.worker():
         results, parked = await place.ears(names.RESULTS), await place.ears(names.RETRY)
-        await founded(place, results, "sales")
+        await create_departments(place, results, "sales")
         place.sandbox.set_rules(Rule("update_subaccount", fault("error", status=503)))
         await place.send(event("renamed", "sales", 2, "After"))
         await parked.count(1)
@@ -90,22 +90,22 @@ async def test_what_was_parked_comes_back_and_succeeds(place: Place):
 
 
 @pytest.mark.parametrize("name", ["unauthorized", "no-credit", "error", "reset"])
-async def test_an_outage_leaves_the_messages_in_the_queue_and_dead_letters_nothing(place: Place, name: str):
-    place.environ |= IMPATIENT | {"PROVISIONER_PREFETCH": "10", "PROVISIONER_SETTLE_WINDOW": "20s"}
+async def test_an_outage_leaves_messages_queued_and_dead_letters_nothing(place: Place, name: str):
+    place.environ |= SHORT_RETRIES | {"PROVISIONER_PREFETCH": "10", "PROVISIONER_SETTLE_WINDOW": "20s"}
     place.environ |= {"PROVISIONER_API_TIMEOUT": "5s"}
     departments = [f"dept-{number}" for number in range(40)]
     async with place.worker() as running:
         results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
         parked = await place.ears(names.RETRY)
-        await founded(place, results, *departments)
+        await create_departments(place, results, *departments)
         place.sandbox.set_rules(Rule("*", fault(name)))
         for department in departments:
             await place.send(event("renamed", department, 2, "After"))
-        await becomes(lambda: bool(running.worker.gate.blocks))
-        await becomes(lambda: not running.consumer.consuming)
-        asked = len(place.sandbox.calls("update_subaccount"))
-        await asyncio.sleep(2)  # time for what must not happen
-        assert len(place.sandbox.calls("update_subaccount")) == asked
+        await wait_until(lambda: bool(running.worker.gate.blocks))
+        await wait_until(lambda: not running.consumer.consuming)
+        calls_before = len(place.sandbox.calls("update_subaccount"))
+        await asyncio.sleep(2)  # time for calls that must not happen
+        assert len(place.sandbox.calls("update_subaccount")) == calls_before
         place.sandbox.set_rules()
         await results.count(2 * len(departments))
     assert list(outcomes(results.documents).values()).count("renamed") == len(departments)
@@ -114,14 +114,14 @@ async def test_an_outage_leaves_the_messages_in_the_queue_and_dead_letters_nothi
     assert all(one.name.startswith("After [") for one in place.sandbox.subaccounts())
 
 
-async def test_a_storm_of_renames_costs_two_calls_a_department(place: Place):
+async def test_many_renames_cost_at_most_two_calls_a_department(place: Place):
     departments = [f"dept-{number}" for number in range(100)]
     place.sandbox.set_rules(
         Rule("update_subaccount", fault("slow", delay_seconds=0.5))
-    )  # so that what follows has come
+    )  # so that the other renames arrive during the call
     async with place.worker():
         results = await place.ears(names.RESULTS)
-        await founded(place, results, *departments)
+        await create_departments(place, results, *departments)
         for department in departments:
             for sequence in range(2, 12):
                 await place.send(event("renamed", department, sequence, f"Name {sequence}"))

@@ -1,4 +1,4 @@
-"""A broker that goes while a start or a command declares: asked again within the grace, then a line."""
+"""A connection lost while the topology is declared: retried within the grace period, then one error line."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ from worker.telemetry.logs import configure_logging
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
 HANDSHAKE, DECLARED = 3, 23
-"""Frames of the broker: until it has opened the connection, and until all objects but one are declared."""
+"""Frames from the broker until the connection is open, and until all objects but one are declared."""
 
 DECLARING = [HANDSHAKE, HANDSHAKE + 1, HANDSHAKE + 2, 12, 20, DECLARED]
 
@@ -36,13 +36,13 @@ async def proxy(place: Place) -> AsyncIterator[BrokerProxy]:
 
 
 @pytest.mark.parametrize("frames", [1, *DECLARING, DECLARED + 1, DECLARED + 2])
-async def test_a_start_that_loses_the_broker_asks_again(place: Place, proxy: BrokerProxy, frames: int):
+async def test_a_start_that_loses_the_broker_is_retried(place: Place, proxy: BrokerProxy, frames: int):
     proxy.reset_after(frames)
     async with running_worker(place.settings, Telemetry()) as running:
         assert running.consumer.consuming
 
 
-async def test_while_it_asks_again_it_says_what_it_waits_for(
+async def test_a_retried_start_logs_why_it_waits(
     place: Place, proxy: BrokerProxy, capsys: pytest.CaptureFixture[str]
 ):
     proxy.reset_after(HANDSHAKE)
@@ -50,26 +50,26 @@ async def test_while_it_asks_again_it_says_what_it_waits_for(
     async with running_worker(place.settings, Telemetry()):
         (line,) = capsys.readouterr().err.splitlines()
     configure_logging("json", "error")
-    told = json.loads(line)
-    assert (told["event"], told["link"]) == ("broker_lost", "start")
-    assert told["detail"].startswith("RabbitMQ cannot be used: ")
+    logged = json.loads(line)
+    assert (logged["event"], logged["link"]) == ("broker_lost", "start")
+    assert logged["detail"].startswith("RabbitMQ cannot be used: ")
 
 
 @pytest.mark.parametrize("frames", DECLARING)
-async def test_once_the_grace_is_over_it_is_one_line(
+async def test_a_start_fails_with_one_line_after_the_grace_period(
     place: Place, proxy: BrokerProxy, frames: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(amqp_broker, "STARTUP_GRACE_SECONDS", 0.0)
     proxy.reset_after(frames)
     with pytest.raises(BrokerUnavailable, match=r"^RabbitMQ cannot be used: .*reset") as lost:
         async with running_worker(place.settings, Telemetry()):
-            pytest.fail("it has lost its broker")
+            pytest.fail("the start succeeded without a broker")
     assert "\n" not in str(lost.value)
     assert lost.value.exit_code == 1
 
 
-async def told(proxy: BrokerProxy, *command: str) -> tuple[int | None, str]:
-    """What the command says to people, and its exit code."""
+async def run_command(proxy: BrokerProxy, *command: str) -> tuple[int | None, str]:
+    """Runs the command; returns its exit code and its standard error."""
     environ = os.environ | {"AMQP_URL": proxy.url, "COLUMNS": "200"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "worker", *command, env=environ, stdout=PIPE, stderr=PIPE
@@ -80,15 +80,15 @@ async def told(proxy: BrokerProxy, *command: str) -> tuple[int | None, str]:
 
 @pytest.mark.parametrize("command", ["topology apply", "topology check", "demo"])
 @pytest.mark.parametrize("frames", [HANDSHAKE, 12, DECLARED])
-async def test_a_command_that_loses_the_broker_says_so(proxy: BrokerProxy, command: str, frames: int):
+async def test_a_command_that_loses_the_broker_prints_one_line(proxy: BrokerProxy, command: str, frames: int):
     proxy.reset_after(frames)
-    code, line = await told(proxy, *command.split())
+    code, line = await run_command(proxy, *command.split())
     assert code == 1
     assert line.startswith("RabbitMQ cannot be used: ")
     assert line.count("\n") == 1
 
 
-async def test_a_demo_that_loses_the_broker_while_it_plays_says_so(monkeypatch: pytest.MonkeyPatch):
+async def test_a_demo_that_loses_the_broker_reports_it(monkeypatch: pytest.MonkeyPatch):
     async def lost(*_: object) -> None:
         raise PublishFailed("there is no connection to publish on")
 
