@@ -40,7 +40,7 @@ class SlowProvider(MemoryProvider):
 
 
 class PermittingProvider(MemoryProvider):
-    """Grants permits while `granted` is set; `waiting` is set when somebody asks for one."""
+    """Grants permits while `granted` is set; `waiting` is set when a call asks for one."""
 
     def __init__(self) -> None:
         super().__init__()

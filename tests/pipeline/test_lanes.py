@@ -175,7 +175,7 @@ async def test_of_waiting_work_the_highest_rank_runs_first(works):
         for rank in (3, 2, 5, 4):
             lanes.file("key", works(str(rank)), (rank,))
         await works.end("running", "2", "3", "4", "5")
-    assert [told for told in works.log if "begins" in told] == [f"{rank} begins" for rank in "5432"] + [
+    assert [runs for runs in works.log if "begins" in runs] == [f"{rank} begins" for rank in "5432"] + [
         "running begins"
     ]
 
@@ -214,17 +214,17 @@ async def test_work_is_overtaken_by_new_work_of_a_higher_rank(works, rank, overt
 
 
 async def test_work_that_yields_runs_again_after_newer_and_before_older_work(works):
-    told: list[str] = []
+    runs: list[str] = []
     overtaken = asyncio.Event()
     async with running_lanes() as lanes:
 
         async def step() -> Progress:
-            told.append("step")
+            runs.append("step")
             await overtaken.wait()
             return Progress.YIELDED if lanes.overtaken("key", (2,)) else Progress.ENDED
 
         async def note(name: str) -> Progress:
-            told.append(name)
+            runs.append(name)
             return Progress.ENDED
 
         lanes.file("key", step, (2,))
@@ -234,7 +234,7 @@ async def test_work_that_yields_runs_again_after_newer_and_before_older_work(wor
         lanes.file("key", lambda: note("oldest"), (0,))
         overtaken.set()
         await lanes.idle()
-        assert told == ["step", "newer", "step", "older", "oldest"]
+        assert runs == ["step", "newer", "step", "older", "oldest"]
         assert (lanes.filed("key"), len(lanes)) == (0, 0)
 
 

@@ -149,7 +149,7 @@ def small_world(monkeypatch) -> World:
     return World()
 
 
-async def test_waits_beyond_half_of_the_prefetch_are_parked_without_counting_an_attempt(small_world):
+async def test_waits_beyond_half_of_the_prefetch_are_parked_uncounted(small_world):
     world = small_world
     world.witness.fail("create", fault("create"), times=len(DEPARTMENTS))
     async with world.working():

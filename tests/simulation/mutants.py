@@ -167,7 +167,7 @@ class EnablesAtCreate(Actor):
 
 class LeavesDuplicatesEnabled(Subaccounts):
     async def disable(self, _auth_ids: Iterable[str], _entry: Entry) -> None:
-        """Reported all the same."""
+        """Reports the duplicates without disabling them."""
 
 
 class HidesDuplicates(Line):

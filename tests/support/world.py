@@ -157,9 +157,9 @@ class WatchedLedger:
         return await self.witness.see("recall", lambda: self.ledger.recall(department, event))
 
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
-        noted = ["record", entry.status, *([answer.outcome] if answer else [])]
-        noted += ["confirmed"] if answer and answer.confirmed else []
-        return await self.witness.see(" ".join(noted), lambda: self.ledger.record(entry, answer))
+        words = ["record", entry.status, *([answer.outcome] if answer else [])]
+        words += ["confirmed"] if answer and answer.confirmed else []
+        return await self.witness.see(" ".join(words), lambda: self.ledger.record(entry, answer))
 
     async def wish(self, wish: Wish) -> None:
         await self.ledger.wish(wish)
@@ -226,9 +226,9 @@ class WatchedProvider:
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
     ) -> None:
         given = {"name": name, "enabled": enabled}
-        noted = ["update", *(field for field, value in given.items() if value is not None)]
+        words = ["update", *(field for field, value in given.items() if value is not None)]
         await self.witness.see(
-            " ".join(noted),
+            " ".join(words),
             lambda: self.provider.update(auth_id, idempotency_key, name=name, enabled=enabled),
         )
 
@@ -274,7 +274,7 @@ class WatchedDelivery:
         await self.witness.see("ack", self.delivery.ack)
 
 
-class LedgerIsWhole(Orphans):
+class NoOrphans(Orphans):
     """Finds no unknown subaccounts, and spares most tests the scan for them."""
 
     async def tags(self) -> AbstractSet[str]:
@@ -293,7 +293,7 @@ class World:
     broker: MemoryBroker = field(init=False)
     witness: Witness = field(default_factory=Witness)
     names: Names = field(default_factory=lambda: Names(OWNER, NameTemplate()))
-    orphans: type[Orphans] = LedgerIsWhole
+    orphans: type[Orphans] = NoOrphans
     earlier_deliveries: int = 0
     """The `x-delivery-count` of the messages sent: how often the broker delivered them before."""
     sealer: Sealer = field(default_factory=Unsealed)
