@@ -10,12 +10,12 @@ from worker.adapters.amqp.broker import rabbit_broker
 from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.jose.key_files import read_signing_key, signing_key_made_once
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys, Unsealed
+from worker.adapters.ledgers import open_ledger
 from worker.adapters.plivo.client import PlivoAccount, plivo_provider
-from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.adapters.system import SystemClock
 from worker.core.decide import Policy
 from worker.core.judge import RetryPolicy
-from worker.core.model import EVERYBODY
+from worker.core.model import ANY_RECIPIENT
 from worker.core.naming import Names, NameTemplate
 from worker.flow.gate import Gate
 from worker.flow.lanes import Lanes
@@ -259,7 +259,8 @@ async def running_worker(
     if keyless := list(_keyless(settings)):
         raise SettingsError("\n".join(keyless))
     async with AsyncExitStack() as stack:
-        ledger = await stack.enter_async_context(sqlite_ledger(settings.ledger, telemetry.committed))
+        opened = open_ledger(settings.ledger_url, on_commit=telemetry.committed)
+        ledger = (await stack.enter_async_context(opened)).ledger
         await ledger.bind(settings.owner, settings.plivo_auth_id)
         sealer = _sealer(settings, clock, telemetry)
         plivo = plivo_provider(_account(settings), clock, stopping, telemetry.called)
@@ -314,7 +315,7 @@ def _sealer(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> Sea
 
 
 def _rules(settings: WorkerSettings) -> Rules:
-    recipients = frozenset(settings.recipient_names) or frozenset({EVERYBODY})
+    recipients = frozenset(settings.recipient_names) or frozenset({ANY_RECIPIENT})
     return Rules(
         owner=settings.owner,
         account=settings.plivo_auth_id,

@@ -255,11 +255,11 @@ class Wishes(Protocol):
 class PoisonMarks(Protocol):
     """Marks of messages that may have killed their workers. All raise `LedgerFailed`."""
 
-    async def suspect(self, message: str) -> int:
-        """Marks a message, by its fingerprint, before it is worked on; returns how often it is marked now."""
+    async def mark_poison(self, message: str) -> int:
+        """Marks a message, by its fingerprint, before it is worked on; returns its number of marks now."""
 
-    async def absolve(self, message: str) -> None:
-        """Takes all its marks away."""
+    async def clear_poison(self, message: str) -> None:
+        """Removes all marks of a message."""
 
 
 class Register(Protocol):
@@ -295,13 +295,32 @@ class Ledger(Entries, Duties, Wishes, PoisonMarks, Register, Reports, Protocol):
 class Audit(Protocol):
     """What operators did. Append-only. Raises `LedgerFailed`."""
 
-    async def note(self, lines: Sequence[AuditLine]) -> None:
-        """All or none; durable when it returns."""
+    async def append(self, lines: Sequence[AuditLine]) -> None:
+        """Appends all lines or none; durable when it returns."""
 
-    async def noted(
+    async def lines(
         self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
-        """Oldest first; `id_` is an event's, or a dead letter's fingerprint."""
+        """The lines, oldest first; `id_` is that of an event, or a dead letter's fingerprint."""
+
+
+class DepartmentLocks(Protocol):
+    """Mutual exclusion per department, among all workers that share one ledger.
+
+    A lock saves work; safety comes from the entry's revision, which every write checks.
+    """
+
+    def hold(self, department: Department) -> AbstractAsyncContextManager[None]:
+        """Waits until nobody else holds the department. Not reentrant."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedLedger:
+    """A ledger with what belongs to it."""
+
+    ledger: Ledger
+    audit: Audit
+    locks: DepartmentLocks
 
 
 class HeldLetter(Protocol):

@@ -52,10 +52,10 @@ async def audit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 async def test_what_was_noted_is_told_in_order(audit):
     later = replace(LINE, at=NOW + timedelta(microseconds=1), outcome="answered created")
-    await audit.note([LINE, NAMELESS])
-    await audit.note([])
-    await audit.note([later])
-    assert await audit.noted() == [LINE, NAMELESS, later]
+    await audit.append([LINE, NAMELESS])
+    await audit.append([])
+    await audit.append([later])
+    assert await audit.lines() == [LINE, NAMELESS, later]
 
 
 async def test_it_is_told_by_time_person_and_event(audit):
@@ -64,18 +64,18 @@ async def test_it_is_told_by_time_person_and_event(audit):
         replace(LINE, by="mo"),
         replace(LINE, event_id="hr-2"),
     ]
-    await audit.note([LINE, *others])
-    assert await audit.noted(since=NOW + timedelta(microseconds=1)) == others[:1]
-    assert await audit.noted(since=NOW) == [LINE, *others]
-    assert await audit.noted(by="mo") == others[1:2]
-    assert await audit.noted(id_="hr-2") == others[2:]
-    assert await audit.noted(by="mo", id_="hr-2") == []
+    await audit.append([LINE, *others])
+    assert await audit.lines(since=NOW + timedelta(microseconds=1)) == others[:1]
+    assert await audit.lines(since=NOW) == [LINE, *others]
+    assert await audit.lines(by="mo") == others[1:2]
+    assert await audit.lines(id_="hr-2") == others[2:]
+    assert await audit.lines(by="mo", id_="hr-2") == []
 
 
 async def test_it_is_told_by_the_letter_where_that_had_no_event(audit):
     nameless = replace(NAMELESS, letter="5c0ffee")
-    await audit.note([LINE, nameless])
-    assert await audit.noted(id_="5c0ffee") == [nameless]
+    await audit.append([LINE, nameless])
+    assert await audit.lines(id_="5c0ffee") == [nameless]
 
 
 async def test_a_line_of_before_letters_were_noted_is_still_told(tmp_path):
@@ -84,13 +84,13 @@ async def test_a_line_of_before_letters_were_noted_is_still_told(tmp_path):
         row = (LINE.at.isoformat(), LINE.by, LINE.event_id, older)
         insert = "INSERT INTO audit (at, by, event_id, audit) VALUES (?, ?, ?, ?)"
         await ledger.run(lambda db: db.execute(insert, row))
-        assert await SqliteAudit(ledger).noted() == [LINE]
+        assert await SqliteAudit(ledger).lines() == [LINE]
 
 
 @pytest.fixture
 async def noted(tmp_path: Path) -> Path:
     async with in_sqlite(tmp_path) as audit:
-        await audit.note([LINE])
+        await audit.append([LINE])
     return tmp_path / "ledger.db"
 
 
@@ -108,22 +108,22 @@ async def test_the_file_refuses_to_forget(noted, change):
         connection.execute(change)
     connection.close()
     async with in_sqlite(noted.parent) as audit:
-        assert await audit.noted() == [LINE]
+        assert await audit.lines() == [LINE]
 
 
 async def test_all_of_a_batch_is_noted_or_none(noted):
     async with in_sqlite(noted.parent) as audit:
         with pytest.raises(LedgerFailed):
-            await audit.note([replace(LINE, by="mo"), replace(LINE, by=None)])
-        assert await audit.noted() == [LINE]
+            await audit.append([replace(LINE, by="mo"), replace(LINE, by=None)])
+        assert await audit.lines() == [LINE]
 
 
 async def test_a_ledger_opened_to_be_read_can_not_be_written(noted):
     before = noted.read_bytes()
     async with sqlite_ledger_read(noted) as ledger:
         with pytest.raises(LedgerFailed, match="cannot be written"):
-            await SqliteAudit(ledger).note([LINE])
-        assert await SqliteAudit(ledger).noted() == [LINE]
+            await SqliteAudit(ledger).append([LINE])
+        assert await SqliteAudit(ledger).lines() == [LINE]
     assert noted.read_bytes() == before
 
 
@@ -136,7 +136,7 @@ async def test_a_ledger_of_a_version_without_an_audit_can_still_be_read(tmp_path
     async with sqlite_ledger_read(path) as ledger:
         assert await ledger.entries() == []
     async with in_sqlite(tmp_path) as audit:
-        await audit.note([LINE])
+        await audit.append([LINE])
 
 
 async def test_without_a_ledger_it_says_how_to_find_it(tmp_path):

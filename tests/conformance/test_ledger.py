@@ -1,8 +1,8 @@
-"""What every ledger promises: the one in memory, for tests, and SQLite."""
+"""What every ledger promises: in memory, SQLite, and the simulated one while no fault strikes."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, timedelta
 from pathlib import Path
@@ -14,10 +14,39 @@ from hypothesis import strategies as st
 
 from contracts.departments import Kind, Version
 from contracts.subaccounts import ResultKind
-from tests.support.builders import AUTH_ID, NOW, SALES, an_answer, an_entry, created, removed, renamed
+from tests.simulation.chance import Chance, Profile
+from tests.simulation.history import History
+from tests.simulation.ledger import Disk, SimulatedLedger
+from tests.simulation.process import Process
+from tests.support.builders import (
+    AUTH_ID,
+    NOW,
+    SALES,
+    an_answer,
+    an_entry,
+    created,
+    owing,
+    removed,
+    renamed,
+)
+from worker.adapters.ledgers import open_ledger
 from worker.adapters.memory.ledger import MemoryLedger
-from worker.adapters.sqlite.ledger import sqlite_ledger
-from worker.core.model import Answer, Claim, Department, Entry, Recollection, Reference, Status, Trace, Wish
+from worker.core.model import (
+    Answer,
+    Check,
+    Claim,
+    Debt,
+    Department,
+    Entry,
+    Fingerprint,
+    IssuedCredentials,
+    Recollection,
+    Reference,
+    Removed,
+    Status,
+    Trace,
+    Wish,
+)
 from worker.ports import Ledger, LedgerConflict, LedgerFailed, LedgerForeign
 
 
@@ -26,11 +55,24 @@ async def in_memory(_folder: Path) -> AsyncIterator[Ledger]:
     yield MemoryLedger()
 
 
-def in_sqlite(folder: Path) -> AbstractAsyncContextManager[Ledger]:
-    return sqlite_ledger(folder / "ledger.db")
+@asynccontextmanager
+async def in_sqlite(folder: Path) -> AsyncIterator[Ledger]:
+    async with open_ledger(f"sqlite:///{folder / 'ledger.db'}") as opened:
+        yield opened.ledger
 
 
-LEDGERS = [pytest.param(in_memory, id="memory"), pytest.param(in_sqlite, id="sqlite")]
+@asynccontextmanager
+async def simulated(_folder: Path) -> AsyncIterator[Ledger]:
+    loop = asyncio.get_running_loop()
+    chance = Chance(Profile("no faults", {}), seed=0)
+    yield SimulatedLedger(Disk(History(loop.time)), loop, chance, Process(loop))
+
+
+LEDGERS = [
+    pytest.param(in_memory, id="memory"),
+    pytest.param(in_sqlite, id="sqlite"),
+    pytest.param(simulated, id="simulated"),
+]
 
 
 @pytest.fixture(params=LEDGERS)
@@ -41,7 +83,8 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 def fresh(department: Department = SALES, **fields: object) -> Entry:
     """An active entry that nobody has written yet."""
-    return an_entry(Status.ACTIVE, **{"revision": 0, "department": department, "auth_id": None} | fields)
+    auth_id = f"SA-{department.tenant}-{department.id}"
+    return an_entry(Status.ACTIVE, **{"revision": 0, "department": department, "auth_id": auth_id} | fields)
 
 
 async def entry_of(ledger: Ledger, department: Department = SALES) -> Entry:
@@ -65,11 +108,13 @@ async def test_wishes_wait_until_they_are_closed(ledger):
 
 async def test_overdue_is_what_has_been_owed_for_long(ledger):
     long_ago, now = NOW - timedelta(hours=1), NOW
-    for number, (made_at, owed_at) in enumerate(
+    for number, (made_at, retry_at) in enumerate(
         [(long_ago, now), (long_ago, now + timedelta(hours=9)), (long_ago, None), (now, now)]
     ):
         department = Department("acme", f"d{number}")
-        await ledger.record(fresh(department, created_at=made_at, owed_at=owed_at, check_at=now))
+        await ledger.record(
+            fresh(department, created_at=made_at, debt=owing("crm", retry_at=retry_at), check=Check(now))
+        )
     assert await ledger.overdue(NOW - timedelta(minutes=5)) == 2
     assert await ledger.overdue(NOW - timedelta(hours=2)) == 0
     assert await ledger.overdue(NOW + timedelta(seconds=1)) == 3
@@ -162,7 +207,7 @@ async def test_a_subaccount_belongs_to_one_department(ledger):
     other = Department("acme", "other")
     with pytest.raises(LedgerFailed, match="refuses a write"):
         await ledger.record(fresh(other, auth_id=AUTH_ID))
-    await ledger.record(replace(held, auth_id=None))
+    await ledger.record(replace(an_entry(Status.REMOVED), revision=held.revision))
     assert (await ledger.record(fresh(other, auth_id=AUTH_ID))).auth_id == AUTH_ID
 
 
@@ -227,21 +272,56 @@ texts = st.text(st.characters(codec="utf-8"), max_size=200)
 instants = st.datetimes(timezones=st.just(UTC))
 references = st.builds(Reference, identifiers, identifiers, identifiers)
 sequences = st.none() | st.integers(1 - 10**18, 10**18 - 1)
-entries = st.builds(
-    Entry,
-    department=st.builds(Department, identifiers, identifiers),
-    status=st.sampled_from(Status),
-    incarnation=st.integers(1, 2**31),
-    generation=st.integers(0, 2**31),
-    name=st.none() | texts,
-    auth_id=st.none() | identifiers,
-    version=st.none() | st.builds(Version, sequences, instants, st.sampled_from(Kind), texts, texts),
-    claim=st.none() | st.builds(Claim, instants, texts, references),
-    owed_to=st.frozensets(texts, max_size=3),
-    issued_for=st.none() | references,
-    created_at=st.none() | instants,
-    removed_at=st.none() | instants,
+counts = st.integers(0, 2**31)
+traces = st.builds(Trace, *[st.none() | texts] * 3)
+claims = st.builds(Claim, instants, texts, references, counts, counts, traces)
+issued = st.builds(
+    IssuedCredentials,
+    references,
+    traces,
+    st.integers(1, 2**31),
+    st.none() | st.builds(Fingerprint, texts, texts),
+    st.none() | instants,
 )
+debts = st.builds(
+    Debt, st.frozensets(texts, min_size=1, max_size=3), st.booleans(), st.none() | instants
+) | st.builds(Debt, st.just(frozenset()), enable=st.just(value=True), retry_at=st.none() | instants)
+checks = st.builds(Check, instants, st.booleans())
+removals = st.builds(Removed, instants)
+none = st.none()
+
+
+@st.composite
+def entries(draw):
+    """Any entry that keeps the rules of its status."""
+    status = draw(st.sampled_from(Status))
+    exists = status in {Status.ACTIVE, Status.DISABLED, Status.DELETING}
+    claimed = status is Status.CLAIMED
+    removable = {
+        Status.ACTIVE: none,
+        Status.ABSENT: none,
+        Status.DISABLED: removals,
+        Status.REMOVED: removals,
+    }
+    return Entry(
+        department=draw(st.builds(Department, identifiers, identifiers)),
+        status=status,
+        incarnation=draw(st.integers(1, 2**31)),
+        name=draw(texts if exists else none | texts),
+        auth_id=draw(identifiers if exists else none),
+        version=draw(none | st.builds(Version, sequences, instants, st.sampled_from(Kind), texts, texts)),
+        version_type=draw(none | texts),
+        created_at=draw(none | instants),
+        claim=draw(claims if claimed else none if exists else none | claims),
+        issued=draw(issued if exists else none | issued),
+        debt=draw(none | debts if exists else none),
+        check=draw(none | checks if exists else none),
+        duplicates_check_at=draw(none | instants),
+        removal=draw(removable.get(status, none | removals)),
+        repairs=draw(counts),
+    )
+
+
 answers = st.builds(
     Answer,
     department=st.builds(Department, identifiers, identifiers),
@@ -259,7 +339,7 @@ answers = st.builds(
 
 
 @settings(max_examples=40, deadline=None, print_blob=True)
-@given(entry=entries, answer=answers)
+@given(entry=entries(), answer=answers)
 @pytest.mark.parametrize("opened", LEDGERS)
 async def test_every_field_survives(opened, entry, answer):
     with TemporaryDirectory() as folder:
@@ -281,9 +361,9 @@ async def test_it_tells_whose_a_subaccount_is(ledger):
 async def test_what_is_due_comes_longest_due_first_and_not_before_its_time(ledger):
     hours = timedelta(hours=1)
     duties = {
-        "later": {"check_at": NOW + 3 * hours},
-        "first": {"check_at": NOW + hours},
-        "second": {"recount_at": NOW + 2 * hours, "check_at": NOW + 9 * hours},
+        "later": {"check": Check(NOW + 3 * hours)},
+        "first": {"check": Check(NOW + hours)},
+        "second": {"duplicates_check_at": NOW + 2 * hours, "check": Check(NOW + 9 * hours)},
     }
     for name, owed in duties.items():
         entry = an_entry(revision=0, auth_id=f"SA-{name}", **owed)
@@ -295,16 +375,20 @@ async def test_what_is_due_comes_longest_due_first_and_not_before_its_time(ledge
 
 
 async def test_a_duty_done_is_due_no_more(ledger):
-    entry = await ledger.record(an_entry(revision=0, check_at=NOW))
-    await ledger.record(replace(entry, check_at=None))
+    entry = await ledger.record(an_entry(revision=0, check=Check(NOW)))
+    await ledger.record(replace(entry, check=None))
     assert await ledger.due(NOW, 10) == []
 
 
-async def test_marks_are_counted_by_message_until_it_is_absolved(ledger):
-    assert [await ledger.suspect("a"), await ledger.suspect("a"), await ledger.suspect("b")] == [1, 2, 1]
-    await ledger.absolve("a")
-    await ledger.absolve("never marked")
-    assert [await ledger.suspect("a"), await ledger.suspect("b")] == [1, 2]
+async def test_marks_are_counted_by_message_until_they_are_cleared(ledger):
+    assert [await ledger.mark_poison("a"), await ledger.mark_poison("a"), await ledger.mark_poison("b")] == [
+        1,
+        2,
+        1,
+    ]
+    await ledger.clear_poison("a")
+    await ledger.clear_poison("never marked")
+    assert [await ledger.mark_poison(message) for message in ("a", "b")] == [1, 2]
 
 
 async def test_it_has_caught_up_once_that_was_noted_and_until_it_is_noted_otherwise(ledger):

@@ -7,21 +7,23 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import apsw
 import pytest
 
-from tests.support.builders import SALES, an_answer, an_entry, created
+from tests.support.builders import NOW, SALES, an_answer, an_entry, created, owing
 from worker.adapters.sqlite import ledger as sqlite
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
-from worker.core.model import Department, Entry, Recollection
+from worker.core.model import Check, Department, Entry, IssuedCredentials, Recollection, Reference, Status
 from worker.operations.departments import departments, history
 from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign, LedgerUnusable
 
 NOBODY = 65534
+LATER = NOW + timedelta(minutes=1)
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def fresh(number: int = 1) -> Entry:
-    return an_entry(revision=0, department=Department("acme", str(number)), auth_id=None)
+    return an_entry(revision=0, department=Department("acme", str(number)), auth_id=f"SA-{number}")
 
 
 def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
@@ -281,6 +283,46 @@ async def test_an_entry_nobody_can_read_harms_its_own_department_only(path):
         assert whole == replace(fresh(2), revision=1)
 
 
+OLDEST = (
+    '{"department":["acme","sales"],"revision":1,"status":"%s","incarnation":1,"generation":1,"name":"Sales",'
+    '"auth_id":%s,"version":null,"claim":null,"owed_to":[%s],"issued_for":["/hr","e1","department.created.v1"],'
+    '"created_at":"2026-11-21T12:00:00Z","owed_at":"2026-11-21T12:01:00Z",%s}'
+)
+"""An entry as the first version wrote it, without the keys added since."""
+
+
+@pytest.mark.parametrize(
+    ("row", "fields"),
+    [
+        (("active", '"SA1"', '"crm"', '"check_at":null'), {"debt": owing("crm", retry_at=LATER)}),
+        (("active", '"SA1"', "", '"check_at":"2026-11-21T12:01:00Z"'), {"check": Check(LATER)}),
+        (
+            ("absent", "null", "", '"check_at":"2026-11-21T12:01:00Z","late_call":true'),
+            {"status": Status.ABSENT, "auth_id": None, "name": "Sales", "created_at": NOW},
+        ),
+    ],
+    ids=["owing", "owing nothing any more", "a check of what is not there"],
+)
+async def test_entries_of_earlier_versions_can_be_read(path, row, fields):
+    issued = IssuedCredentials(Reference("/hr", "e1", "department.created.v1"))
+    expected = {"revision": 1, "auth_id": "SA1", "version": None, "issued": issued} | fields
+    async with sqlite_ledger(path) as ledger:
+        await ledger.record(an_entry(revision=0, auth_id=None, status=Status.ABSENT))
+        await ledger.run(lambda db: db.execute("UPDATE departments SET entry = ?", (OLDEST % row,)))
+        assert await ledger.entries() == [an_entry(**expected)]
+
+
+async def test_an_entry_that_breaks_a_rule_is_damaged(path):
+    async with sqlite_ledger(path) as ledger:
+        await ledger.record(fresh())
+        await ledger.run(
+            lambda db: db.execute("UPDATE departments SET entry = json_set(entry, '$.name', null)")
+        )
+        with pytest.raises(LedgerFailed, match="a row of the ledger cannot be read") as failure:
+            await ledger.entries()
+        one_line(failure)
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[apsw.Connection]:
     """Another process's connection."""
@@ -323,6 +365,6 @@ async def test_whoever_only_reads_does_not_wait_for_who_writes(path):
         async with sqlite_ledger_read(path) as reading:
             (listed,) = await departments(reading)
             told = await history(reading, listed.department)
-            assert await SqliteAudit(reading).noted() == []
+            assert await SqliteAudit(reading).lines() == []
         writer.execute("ROLLBACK")
     assert told.entry == listed

@@ -5,7 +5,7 @@ every wait, and when what is due is attended to.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from itertools import chain, count, repeat
@@ -40,6 +40,7 @@ from worker.core.decide import (
     Step,
     decide,
 )
+from worker.core.duties import Duty, check_done, check_repaired, due_duty, duplicates_checked, suspend_debt
 from worker.core.judge import (
     CallFault,
     Failure,
@@ -159,18 +160,24 @@ class Rehearsal:
             carry_out()
 
     def _attend(self) -> None:
-        """What is due is done, as the scheduler does it; nothing while a create is undecided."""
-        if self.entry.status is Status.CLAIMED:
-            return
-        if self.entry.check_at is not None and self.entry.check_at <= self.now:
-            again = self.now + self.policy.settle_window if self._mended() else None
-            self.entry = replace(self.entry, check_at=again, late_call=again is not None)
-        if self.entry.recount_at is not None and self.entry.recount_at <= self.now:
-            self.entry = replace(self.entry, recount_at=None)
-        if self.entry.owed_at is not None and self.entry.owed_at <= self.now:
-            self.entry = confirmed(self.entry, self.entry.owed_to)
+        """Does the duties that are due, as the scheduler does."""
+        while duty := due_duty(self.entry, self.now):
+            self.entry = self._done(duty)
 
-    def _mended(self) -> bool:
+    def _done(self, duty: Duty) -> Entry:
+        match duty:
+            case Duty.CHECK if self._repaired():
+                return check_repaired(self.entry, self.policy, self.now)
+            case Duty.CHECK:
+                return check_done(self.entry)
+            case Duty.CHECK_DUPLICATES:
+                return duplicates_checked(self.entry)
+            case Duty.PAY_DEBT:
+                return confirmed(self.entry, self.entry.owed_to)
+            case Duty.SUSPEND_DEBT:
+                return suspend_debt(self.entry)
+
+    def _repaired(self) -> bool:
         """Whether it was not what the entry says, and is now."""
         held = self.subaccounts.get(self.entry.auth_id or "")
         if held is None:

@@ -1,6 +1,6 @@
 """What is claimed before a step, and what entry and answer its outcome leaves."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 
@@ -8,9 +8,18 @@ import pytest
 from pydantic import SecretStr
 
 from contracts.subaccounts import DeadReason, ResultKind
-from tests.support.builders import AUTH_ID, IDEMPOTENCY_KEY, NOW, an_entry, created, removed, renamed
+from tests.support.builders import (
+    AUTH_ID,
+    IDEMPOTENCY_KEY,
+    ISSUED,
+    NOW,
+    an_entry,
+    created,
+    owing,
+    removed,
+    renamed,
+)
 from worker.core.conclude import (
-    OWED_PAUSE,
     Changed,
     Conclusion,
     Deleted,
@@ -24,8 +33,21 @@ from worker.core.conclude import (
     intend,
 )
 from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip
+from worker.core.duties import DEBT_PAUSE
 from worker.core.judge import Permanent, Transient, Unavailable, Unknown
-from worker.core.model import EVERYBODY, Claim, Entry, Reference, Status, Trace
+from worker.core.model import (
+    ANY_RECIPIENT,
+    Cause,
+    Check,
+    Claim,
+    Debt,
+    Entry,
+    IssuedCredentials,
+    Reference,
+    Removed,
+    Status,
+    Trace,
+)
 
 LATER = NOW + timedelta(minutes=1)
 NEW_AUTH_ID = "SA000000000000000002"
@@ -70,7 +92,7 @@ def concluded(entry, event, step, outcome, now=LATER):
 
 def changes(before, after):
     """What differs, field by field."""
-    old, new = asdict(before), asdict(after)
+    old, new = vars(before), vars(after)
     return {name: new[name] for name in new if new[name] != old[name]}
 
 
@@ -146,7 +168,13 @@ class TestMade:
     @pytest.mark.parametrize("event", [created("Marketing", sequence=11), renamed("Marketing", sequence=11)])
     def test_the_department_is_active_and_owes_credentials(self, step, event):
         claim = Claim(NOW, IDEMPOTENCY_KEY, event.reference, clean_scans=1)
-        entry = an_entry(Status.CLAIMED, claim=claim, generation=2, incarnation=3, removed_at=NOW)
+        entry = an_entry(
+            Status.CLAIMED,
+            claim=claim,
+            issued=replace(ISSUED, generation=2),
+            incarnation=3,
+            removal=Removed(NOW),
+        )
         adopted = isinstance(step, Adopt)
 
         conclusion = concluded(entry, event, step, MADE)
@@ -156,17 +184,14 @@ class TestMade:
             revision=entry.revision,
             status=Status.ACTIVE,
             incarnation=3,
-            generation=3,
             name="Marketing",
             auth_id=NEW_AUTH_ID,
             version=event.version,
             version_type=event.reference.type,
-            owed_to=RECIPIENTS,
-            issued_for=event.reference,
-            owed_at=LATER + OWED_PAUSE,
             created_at=LATER,
-            check_at=LATER + WINDOW if adopted else None,
-            late_call=adopted,
+            issued=IssuedCredentials(event.reference, generation=3),
+            debt=Debt(RECIPIENTS, retry_at=LATER + DEBT_PAUSE),
+            check=Check(LATER + WINDOW, late_call=True) if adopted else None,
         )
         assert conclusion.answer is not None
         assert (conclusion.answer.outcome, conclusion.answer.auth_id) == (ResultKind.CREATED, NEW_AUTH_ID)
@@ -177,7 +202,7 @@ class TestMade:
 
         entry = conclude(claimed, created(), Create("Sales"), MADE, Policy(), LATER).entry
 
-        assert (entry.generation, entry.incarnation, entry.owed_to) == (1, 1, {EVERYBODY})
+        assert (entry.generation, entry.incarnation, entry.owed_to) == (1, 1, {ANY_RECIPIENT})
 
     def test_what_another_event_claimed_is_issued_for_that_event(self):
         claiming, adopting = created("Sales", sequence=11), renamed("Marketing", sequence=12)
@@ -185,17 +210,19 @@ class TestMade:
 
         adopted = concluded(entry, adopting, Adopt("Marketing"), MADE).entry
 
-        assert (adopted.issued_for, adopted.version) == (claiming.reference, adopting.version)
+        assert (adopted.issued.cause, adopted.version) == (claiming.reference, adopting.version)
 
     def test_a_stray_that_nobody_claimed_is_issued_for_the_event_itself(self):
         adopted = concluded(an_entry(Status.ABSENT), created(), Adopt("Sales"), MADE).entry
 
         assert (adopted.status, adopted.auth_id) == (Status.ACTIVE, NEW_AUTH_ID)
-        assert adopted.issued_for == created().reference
+        assert adopted.issued.cause == created().reference
 
     @pytest.mark.parametrize(("generation", "incarnation"), [(0, 1), (0, 3), (5, 6), (6, 3)])
     def test_what_a_ledger_missed_goes_on_as_the_incarnation_it_is(self, generation, incarnation):
-        behind = an_entry(Status.ABSENT, generation=generation)
+        behind = an_entry(
+            Status.ABSENT, issued=(generation and replace(ISSUED, generation=generation)) or None
+        )
         found = replace(MADE, found=Found(incarnation, "Sales"))
 
         adopted = concluded(behind, created(), Adopt("Sales"), found).entry
@@ -219,14 +246,11 @@ class TestMade:
         assert changes(entry, conclusion.entry) == {
             "status": Status.ACTIVE,
             "auth_id": NEW_AUTH_ID,
-            "generation": 1,
-            "owed_to": RECIPIENTS,
-            "owed_at": LATER + OWED_PAUSE,
-            "issued_for": entry.claim.event,
+            "issued": IssuedCredentials(entry.claim.event),
+            "debt": Debt(RECIPIENTS, retry_at=LATER + DEBT_PAUSE),
             "claim": None,
             "created_at": LATER,
-            "check_at": LATER + WINDOW,
-            "late_call": True,
+            "check": Check(LATER + WINDOW, late_call=True),
         }
 
     def test_no_token_gets_into_entry_answer_or_repr(self):
@@ -258,7 +282,7 @@ class TestChanged:
             name=name,
             version=event.version,
             version_type=event.reference.type,
-            removed_at=None,
+            removal=None,
         )
         assert conclusion.answer.outcome is ResultKind.RESTORED
 
@@ -272,7 +296,7 @@ class TestChanged:
             status=Status.DISABLED,
             version=event.version,
             version_type=event.reference.type,
-            removed_at=LATER,
+            removal=Removed(LATER),
         )
         assert conclusion.answer.outcome is ResultKind.DISABLED
 
@@ -285,34 +309,34 @@ class TestChanged:
         ],
     )
     def test_the_same_subaccount_keeps_its_credentials_and_what_it_owes(self, event, step, status):
-        owing = an_entry(status, owed_to=frozenset({"crm"}), generation=2, incarnation=3)
+        before = an_entry(status, debt=owing("crm"), issued=replace(ISSUED, generation=2), incarnation=3)
 
-        entry = concluded(owing, event, step, Changed()).entry
+        entry = concluded(before, event, step, Changed()).entry
 
-        kept = ("auth_id", "incarnation", "generation", "owed_to", "issued_for", "created_at")
-        assert [getattr(entry, name) for name in kept] == [getattr(owing, name) for name in kept]
+        kept = ("auth_id", "incarnation", "issued", "owed_to", "created_at")
+        assert [getattr(entry, name) for name in kept] == [getattr(before, name) for name in kept]
 
     @pytest.mark.parametrize(
-        ("step", "status", "owed_to", "owed_at"),
+        ("step", "status", "owed_to", "retry_at"),
         [
             (Rename(AUTH_ID, "Marketing"), Status.ACTIVE, RECIPIENTS, NOW),
             (Disable(AUTH_ID), Status.ACTIVE, RECIPIENTS, None),
-            (Restore(AUTH_ID, None), Status.DISABLED, RECIPIENTS, LATER + OWED_PAUSE),
+            (Restore(AUTH_ID, None), Status.DISABLED, RECIPIENTS, LATER + DEBT_PAUSE),
             (Restore(AUTH_ID, None), Status.DISABLED, frozenset(), None),
         ],
     )
-    def test_what_is_owed_is_due_only_while_it_is_active(self, step, status, owed_to, owed_at):
+    def test_what_is_owed_is_due_only_while_it_is_active(self, step, status, owed_to, retry_at):
         before = NOW if status is Status.ACTIVE else None
-        entry = an_entry(status, owed_to=owed_to, owed_at=before)
+        entry = an_entry(status, debt=owing(*owed_to, retry_at=before))
 
         after = concluded(entry, renamed(sequence=11), step, Changed()).entry
 
-        assert (after.owed_to, after.owed_at) == (owed_to, owed_at)
+        assert after.debt == owing(*owed_to, retry_at=retry_at)
 
 
 class TestDeleted:
     def test_a_removal_is_answered_and_the_next_subaccount_is_another_incarnation(self):
-        entry = an_entry(Status.DELETING, owed_to=RECIPIENTS, owed_at=NOW, incarnation=2, generation=5)
+        entry = an_entry(Status.DELETING, debt=owing(*RECIPIENTS, retry_at=NOW), incarnation=2)
         event = removed(sequence=11)
 
         conclusion = concluded(entry, event, Delete(AUTH_ID), Deleted())
@@ -322,9 +346,8 @@ class TestDeleted:
             status=Status.REMOVED,
             auth_id=None,
             incarnation=3,
-            owed_to=frozenset(),
-            owed_at=None,
-            removed_at=LATER,
+            debt=None,
+            removal=Removed(LATER),
             version=event.version,
             version_type=event.reference.type,
         )
@@ -395,9 +418,74 @@ class TestConfirmed:
 
     @pytest.mark.parametrize(("owed", "recipients"), list(product(OWED, OWED)))
     def test_who_was_served_is_owed_no_more(self, owed, recipients):
-        entry = an_entry(owed_to=owed, owed_at=LATER)
+        entry = an_entry(debt=owing(*owed, retry_at=LATER))
 
         left = confirmed(entry, recipients)
 
-        owed_at = LATER if owed - recipients else None
-        assert left == replace(entry, owed_to=owed - recipients, owed_at=owed_at)
+        assert left == replace(entry, debt=owing(*owed - recipients, retry_at=LATER))
+
+
+class TestWithoutAnEvent:
+    """A step that falls due is intended and concluded as any other."""
+
+    DISABLED = an_entry(Status.DISABLED, check=Check(NOW))
+
+    def deleted(self, cause):
+        deleting = intend(Delete(AUTH_ID), self.DISABLED, cause, IDEMPOTENCY_KEY, POLICY, NOW)
+        assert deleting == replace(self.DISABLED, status=Status.DELETING)
+        return conclude(deleting, cause, Delete(AUTH_ID), Deleted(), POLICY, LATER)
+
+    def test_a_deletion_gives_an_entry_and_no_answer(self):
+        gone = replace(
+            self.DISABLED,
+            status=Status.REMOVED,
+            auth_id=None,
+            incarnation=2,
+            check=None,
+            removal=Removed(LATER),
+        )
+        assert self.deleted(None) == Conclusion(gone)
+
+    @with_every_failure
+    def test_one_that_fails_is_begun_and_has_a_failure(self, failure):
+        deleting = intend(Delete(AUTH_ID), self.DISABLED, None, IDEMPOTENCY_KEY, POLICY, NOW)
+
+        failed = conclude(deleting, None, Delete(AUTH_ID), Failed(failure), POLICY, LATER)
+
+        assert failed == Conclusion(deleting, failure=failure)
+
+    def test_a_cause_is_answered_and_leaves_the_newest_event_as_it_is(self):
+        removal = removed(sequence=10)
+        cause = Cause(removal.reference, removal.payload_digest, name="Sales", trace=TestAnswers.EVENT.trace)
+
+        conclusion = self.deleted(cause)
+
+        assert conclusion.entry == self.deleted(None).entry
+        answer = conclusion.answer
+        assert (answer.event, answer.payload_digest) == (cause.reference, cause.payload_digest)
+        assert (answer.outcome, answer.auth_id, answer.trace) == (ResultKind.REMOVED, AUTH_ID, cause.trace)
+
+    @pytest.mark.parametrize(
+        ("step", "status"),
+        [
+            (Rename(AUTH_ID, "Marketing"), Status.ACTIVE),
+            (Restore(AUTH_ID, None), Status.DISABLED),
+            (Disable(AUTH_ID), Status.ACTIVE),
+        ],
+    )
+    def test_so_is_each_change(self, step, status):
+        entry, event = an_entry(status), renamed(sequence=11)
+
+        alone, with_event = (
+            conclude(entry, cause, step, Changed(), POLICY, LATER) for cause in (None, event)
+        )
+
+        assert alone == Conclusion(
+            replace(with_event.entry, version=entry.version, version_type=entry.version_type)
+        )
+
+    def test_a_create_needs_a_cause(self):
+        with pytest.raises(ValueError, match="needs a cause"):
+            intend(Create("Sales"), an_entry(Status.ABSENT), None, IDEMPOTENCY_KEY, POLICY, NOW)
+        with pytest.raises(ValueError, match="needs a cause"):
+            conclude(an_entry(Status.CLAIMED), None, Adopt("Sales"), MADE, POLICY, NOW)

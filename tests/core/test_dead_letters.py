@@ -8,7 +8,17 @@ import pytest
 
 from contracts.envelope import STRUCTURED, Message
 from contracts.topology import DEAD_LETTERS, REPLAY, BrokerVersion
-from tests.support.builders import NOW, SALES, a_recollection, an_answer, an_entry, created, removed, renamed
+from tests.support.builders import (
+    NOW,
+    SALES,
+    a_recollection,
+    an_answer,
+    an_entry,
+    created,
+    owing,
+    removed,
+    renamed,
+)
 from worker.cli.view import filter_text
 from worker.core.dead_letters import (
     Selection,
@@ -150,7 +160,7 @@ PLANNED = [
     (an_entry(Status.CLAIMED), removed(**NEWER), "adopt", 3),
     (an_entry(), renamed(**NEWER), "rename", 1),
     (an_entry(), created(**NEWER), "unchanged", 0),
-    (an_entry(owed_to=frozenset({""})), created(**NEWER), "unchanged", 1),
+    (an_entry(debt=owing("")), created(**NEWER), "unchanged", 1),
     (an_entry(), created(sequence=9), "superseded", 0),
     (an_entry(), removed(**NEWER), "disable", 1),
     (an_entry(Status.DISABLED), created(**NEWER), "restore", 1),

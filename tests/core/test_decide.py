@@ -259,9 +259,8 @@ def test_of_two_events_one_order_tells_the_newer(newer, older):
     assert decide(newer, a_recollection(an_entry(version=older.version)), Policy(), NOW) != SUPERSEDED
 
 
-@pytest.mark.parametrize("status", [ACTIVE, DISABLED, DELETING])
-def test_an_entry_that_no_write_of_ours_leaves_behind_is_an_error(status):
-    known = a_recollection(an_entry(status, auth_id=None))
-
-    with pytest.raises(ValueError, match=f"no decision for a {status} entry and a renamed event"):
-        decide(renamed("Elsewhere", sequence=11), known, Policy(), NOW)
+@pytest.mark.parametrize("status", [ABSENT, ACTIVE, DISABLED, REMOVED])
+def test_an_event_without_the_name_it_must_have_is_an_error(status):
+    known = a_recollection(an_entry(status))
+    with pytest.raises(ValueError, match=f"no decision for a {status} entry and a created event"):
+        decide(replace(created(sequence=11), name=None), known, Policy(), NOW)

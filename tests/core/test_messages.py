@@ -12,11 +12,20 @@ from pydantic import SecretStr
 
 from contracts.envelope import STRUCTURED, Message, document
 from contracts.subaccounts import CredentialsMessage, DeadReason, ResultKind, SubaccountResult, plain_message
-from tests.support.builders import AUTH_ID, NOW, an_answer, an_entry, created, removed, renamed
+from tests.support.builders import AUTH_ID, ISSUED, NOW, an_answer, an_entry, created, removed, renamed
 from worker.core import messages
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, Subject
-from worker.core.model import EVERYBODY, NO_TRACE, Department, Entry, Reference, Status, Trace
+from worker.core.model import (
+    ANY_RECIPIENT,
+    NO_TRACE,
+    Department,
+    Entry,
+    IssuedCredentials,
+    Reference,
+    Status,
+    Trace,
+)
 
 OWNER = "default"
 TOKEN = "NDU1ZmM4MTBmMzk3M2E4YTJiOGVkNGEyOWQwZjdk"
@@ -37,7 +46,7 @@ def result_of(answer, now=NOW):
     return messages.result(answer, OWNER, now)
 
 
-def credentials_for(recipient=EVERYBODY, entry=None, now=NOW):
+def credentials_for(recipient=ANY_RECIPIENT, entry=None, now=NOW):
     clear = messages.credentials(entry or an_entry(), recipient, SecretStr(TOKEN), OWNER, now)
     return messages.addressed(clear, recipient, plain_message(clear))
 
@@ -150,7 +159,7 @@ class TestFailed:
 class TestCredentials:
     def test_a_whole_message(self):
         outgoing = credentials_for(
-            entry=an_entry(generation=3, issued_for=EVENT.reference, issued_trace=TRACE)
+            entry=an_entry(issued=IssuedCredentials(EVENT.reference, TRACE, generation=3))
         )
 
         assert body_of(outgoing) == {
@@ -182,7 +191,7 @@ class TestCredentials:
     @pytest.mark.parametrize(
         ("recipient", "routing_key"),
         [
-            (EVERYBODY, "subaccount.credentials.issued"),
+            (ANY_RECIPIENT, "subaccount.credentials.issued"),
             ("crm", "subaccount.credentials.issued.crm"),
         ],
     )
@@ -191,18 +200,13 @@ class TestCredentials:
 
         assert (outgoing.exchange, outgoing.routing_key) == ("provisioner.secrets", routing_key)
 
-    @pytest.mark.parametrize("lost", ["auth_id", "name", "issued_for"])
-    def test_an_entry_without_a_subaccount_has_none(self, lost):
-        with pytest.raises(ValueError, match="no credentials to issue: the entry is active") as raised:
-            credentials_for(entry=an_entry(**{lost: None}))
-        assert TOKEN not in str(raised.value)
-
     @pytest.mark.parametrize(
         "entry", [Entry(EVENT.department), an_entry(Status.CLAIMED), an_entry(Status.REMOVED)]
     )
-    def test_nor_has_one_that_is_not_there(self, entry):
-        with pytest.raises(ValueError, match="no credentials to issue"):
+    def test_an_entry_without_a_subaccount_has_none(self, entry):
+        with pytest.raises(ValueError, match=f"no subaccount: the department is {entry.status}") as raised:
             credentials_for(entry=entry)
+        assert TOKEN not in str(raised.value)
 
 
 class TestIds:
@@ -211,7 +215,7 @@ class TestIds:
     def test_they_never_change(self):
         assert body_of(result_of(an_answer(EVENT)))["id"] == "d782321f-ba5f-533b-822c-e7f83412d355"
         assert body_of(failed_of())["id"] == "68bc2f8b-28f0-58cf-9fcc-4975a4b92e2e"
-        issued = an_entry(issued_for=EVENT.reference)
+        issued = an_entry(issued=IssuedCredentials(EVENT.reference))
         assert body_of(credentials_for("", issued))["id"] == "e165cf54-ec28-51af-9c54-4acd7d9ce05b"
         assert body_of(credentials_for("crm", issued))["id"] == "6eaeef6a-f81b-55a4-baba-fd575c5819c6"
 
@@ -221,15 +225,17 @@ class TestIds:
         again = replace(answer, auth_id=AUTH_ID, reason="told again", trace=TRACE, confirmed=True)
 
         assert body_of(result_of(answer))["id"] == body_of(result_of(again, later))["id"]
-        restored = an_entry(name="Marketing", revision=12, issued_trace=TRACE)
+        restored = an_entry(name="Marketing", revision=12, issued=replace(ISSUED, trace=TRACE))
         assert body_of(credentials_for())["id"] == body_of(credentials_for("", restored, later))["id"]
 
     def test_each_cause_type_and_recipient_has_its_own(self):
         causes = [created(), renamed(), created(source="/crm"), created(id="other")]
         results = [result_of(an_answer(*each)) for each in product(causes, ResultKind)]
         issued = [
-            credentials_for(recipient, an_entry(issued_for=cause.reference, generation=generation))
-            for cause, recipient, generation in product(causes, [EVERYBODY, "crm", "billing"], [1, 2])
+            credentials_for(
+                recipient, an_entry(issued=IssuedCredentials(cause.reference, generation=generation))
+            )
+            for cause, recipient, generation in product(causes, [ANY_RECIPIENT, "crm", "billing"], [1, 2])
         ]
 
         ids = [body_of(outgoing)["id"] for outgoing in results + issued]
@@ -243,7 +249,7 @@ class TestTheToken:
         assert credentials_for().message.body.count(TOKEN.encode()) == 1
 
     def test_and_nowhere_else_in_it(self):
-        outgoing = credentials_for("crm", an_entry(issued_trace=TRACE))
+        outgoing = credentials_for("crm", an_entry(issued=replace(ISSUED, trace=TRACE)))
 
         beside = f"{outgoing}{outgoing!r}{outgoing.message}{outgoing.message!r}"
         assert TOKEN not in beside + str(outgoing.message.headers) + str(outgoing.properties)

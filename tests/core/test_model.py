@@ -8,6 +8,7 @@ import pytest
 
 from contracts.departments import Kind, Version
 from tests.support.builders import (
+    ISSUED,
     NOW,
     SALES,
     an_entry,
@@ -15,10 +16,11 @@ from tests.support.builders import (
     department_created,
     department_removed,
     department_renamed,
+    owing,
     removed,
     renamed,
 )
-from worker.core.model import NO_TRACE, Event, Reference, Status, Trace, replace
+from worker.core.model import NO_TRACE, Check, Debt, Event, Reference, Removed, Status, Trace, replace
 
 SENT_TYPE = "com.example.hr.department.created"
 
@@ -89,12 +91,96 @@ def test_an_entry_with_something_replaced_is_another_that_is_as_it_was_else():
     [(None, (None, None, None)), *((2, order) for order in permutations((2, 20, None))), (2, (2, 5, 20))],
 )
 def test_an_entry_is_due_when_the_first_of_its_duties_is(due_in, minutes):
-    due_at, check_at, recount_at, owed_at = (
+    due_at, check_at, duplicates_check_at, retry_at = (
         None if each is None else NOW + timedelta(minutes=each) for each in (due_in, *minutes)
     )
+    entry = an_entry(
+        check=check_at and Check(check_at),
+        duplicates_check_at=duplicates_check_at,
+        debt=owing("crm", retry_at=retry_at),
+    )
 
-    assert an_entry(check_at=check_at, recount_at=recount_at, owed_at=owed_at).due_at == due_at
+    assert entry.due_at == due_at
 
 
 def test_nothing_is_due_while_a_create_is_open():
-    assert an_entry(Status.CLAIMED, check_at=NOW, recount_at=NOW, owed_at=NOW).due_at is None
+    assert an_entry(Status.CLAIMED, duplicates_check_at=NOW).due_at is None
+
+
+CLAIM = an_entry(Status.CLAIMED).claim
+BROKEN = {
+    "an auth_id exactly while its subaccount exists": [
+        *((status, {"auth_id": None}) for status in (Status.ACTIVE, Status.DISABLED, Status.DELETING)),
+        *((status, {"auth_id": "SA1"}) for status in (Status.ABSENT, Status.CLAIMED, Status.REMOVED)),
+    ],
+    "an existing subaccount has a name, and credentials were issued": [
+        *((status, {"name": None}) for status in (Status.ACTIVE, Status.DISABLED, Status.DELETING)),
+        *((status, {"issued": None}) for status in (Status.ACTIVE, Status.DISABLED, Status.DELETING)),
+    ],
+    "a debt is owed for an existing subaccount": [
+        (status, {"debt": owing("crm")}) for status in (Status.ABSENT, Status.CLAIMED, Status.REMOVED)
+    ],
+    "a check compares an existing subaccount": [
+        (status, {"check": Check(NOW)}) for status in (Status.ABSENT, Status.CLAIMED, Status.REMOVED)
+    ],
+    "a claimed department has a claim": [
+        (Status.CLAIMED, {"claim": None}),
+        *((status, {"claim": CLAIM}) for status in (Status.ACTIVE, Status.DISABLED, Status.DELETING)),
+    ],
+    "a disabled or removed department has a removal": [
+        (status, {"removal": None}) for status in (Status.DISABLED, Status.REMOVED)
+    ],
+    "an active or absent department has no removal": [
+        (status, {"removal": Removed(NOW)}) for status in (Status.ACTIVE, Status.ABSENT)
+    ],
+    "count from": [
+        (Status.ABSENT, {"revision": -1}),
+        (Status.ABSENT, {"incarnation": 0}),
+        (Status.ABSENT, {"repairs": -1}),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("rule", "status", "fields"),
+    [(rule, *case) for rule, cases in BROKEN.items() for case in cases],
+)
+def test_an_entry_that_breaks_a_rule_cannot_be_made(rule, status, fields):
+    with pytest.raises(ValueError, match=rule):
+        an_entry(status, **fields)
+    with pytest.raises(ValueError, match=rule):
+        replace(an_entry(status), **fields)
+
+
+@pytest.mark.parametrize("status", Status)
+def test_the_rules_allow_what_the_workers_own_writes_leave(status):
+    """A claim outlives its create, a removal the claim of the next one, and anything may have duplicates."""
+    an_entry(status, duplicates_check_at=NOW, repairs=7)
+    an_entry(Status.CLAIMED, removal=Removed(NOW))
+    an_entry(Status.DELETING, removal=Removed(NOW), check=Check(NOW), debt=owing("crm", retry_at=NOW))
+    for before in (Status.ABSENT, Status.REMOVED):
+        an_entry(before, claim=CLAIM)
+
+
+@pytest.mark.parametrize(
+    ("broken", "rule"),
+    [
+        (lambda: Debt(frozenset()), "a debt owes"),
+        (lambda: replace(CLAIM, attempt=-1), "a claim counts"),
+        (lambda: replace(CLAIM, clean_scans=-1), "a claim counts"),
+        (lambda: replace(ISSUED, generation=0), "generations count from 1"),
+    ],
+)
+def test_a_sub_value_that_breaks_a_rule_cannot_be_made(broken, rule):
+    with pytest.raises(ValueError, match=rule):
+        broken()
+
+
+@pytest.mark.parametrize("status", Status)
+def test_its_subaccount_is_there_exactly_while_one_exists(status):
+    entry = an_entry(status)
+    if status in {Status.ACTIVE, Status.DISABLED, Status.DELETING}:
+        assert entry.existing == (entry.auth_id, "Sales", ISSUED)
+    else:
+        with pytest.raises(ValueError, match=f"there is no subaccount: the department is {status}"):
+            _ = entry.existing

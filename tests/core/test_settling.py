@@ -1,6 +1,6 @@
 """What may be carried out late: creates nobody heard of, and changes over newer ones."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -20,7 +20,7 @@ from worker.core.conclude import (
 )
 from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, decide
 from worker.core.judge import Permanent, Transient, Unknown
-from worker.core.model import Claim, Recollection, Status
+from worker.core.model import Check, Claim, Recollection, Removed, Status
 
 LATER = NOW + timedelta(seconds=1)
 POLICY = Policy()
@@ -30,7 +30,7 @@ TICK = timedelta(microseconds=1)
 
 EVENT = created("Sales", sequence=11)
 MADE = Made("SA000000000000000002", SecretStr("made-up-token"))
-DOUBLED = replace(MADE, doubles=("SA000000000000000008", "SA000000000000000009"))
+DOUBLED = replace(MADE, duplicates=("SA000000000000000008", "SA000000000000000009"))
 TRANSIENT = Transient("Plivo answered 429 to create")
 UNKNOWN = Unknown("no answer")
 PERMANENT = Permanent(DeadReason.REJECTED, "Plivo answered 400 to create")
@@ -65,7 +65,7 @@ def looked(entry, begun):
 
 def changes(before, after):
     """What differs, field by field."""
-    old, new = asdict(before), asdict(after)
+    old, new = vars(before), vars(after)
     return {name: new[name] for name in new if new[name] != old[name]}
 
 
@@ -106,14 +106,14 @@ class TestClaims:
 
     @pytest.mark.parametrize("outcome", [Failed(TRANSIENT), Failed(PERMANENT)])
     def test_a_department_once_removed_is_removed_again_then(self, outcome):
-        entry = claimed(removed_at=NOW, incarnation=3, generation=2)
+        entry = claimed(removal=Removed(NOW), incarnation=3)
 
         left = concluded(entry, EVENT, Create("Sales"), outcome).entry
 
         assert changes(entry, left) == {"status": Status.REMOVED, "claim": None}
 
     def test_each_create_is_a_claim_of_its_own(self):
-        lost = replace(claimed(2, removed_at=NOW), status=Status.REMOVED)
+        lost = replace(claimed(2, removal=Removed(NOW)), status=Status.REMOVED)
 
         claim = claimed_again(lost).claim
 
@@ -161,7 +161,8 @@ class TestLooks:
         assert (conclusion.entry.status is Status.CLAIMED) is not lost
 
     @pytest.mark.parametrize(
-        ("fields", "status"), [({}, Status.ABSENT), ({"removed_at": NOW, "incarnation": 2}, Status.REMOVED)]
+        ("fields", "status"),
+        [({}, Status.ABSENT), ({"removal": Removed(NOW), "incarnation": 2}, Status.REMOVED)],
     )
     def test_then_the_event_is_decided_again_and_the_next_create_counts_on(self, fields, status):
         entry = claimed(2, 3, **fields)
@@ -170,7 +171,7 @@ class TestLooks:
         conclusion = looked(entry, begun)
 
         assert (conclusion.answer, conclusion.failure) == (None, None)
-        lost = replace(claimed(2, 0, **fields), status=status, recount_at=begun + TEN_WINDOWS)
+        lost = replace(claimed(2, 0, **fields), status=status, duplicates_check_at=begun + TEN_WINDOWS)
         assert conclusion.entry == lost
         assert claimed_again(lost).claim == Claim(LATER, IDEMPOTENCY_KEY, EVENT.reference, attempt=3)
 
@@ -255,7 +256,7 @@ class TestCrashes:
     def test_a_replay_counts_from_one(self):
         left = self.GIVEN_UP.entry
 
-        assert left == replace(claimed(0), status=Status.ABSENT, recount_at=self.BEGUN + TEN_WINDOWS)
+        assert left == replace(claimed(0), status=Status.ABSENT, duplicates_check_at=self.BEGUN + TEN_WINDOWS)
         assert decide(EVENT, Recollection(left), POLICY, self.BEGUN) == Create(EVENT.name)
         assert claimed_again(left).claim.attempt == 1
 
@@ -272,12 +273,12 @@ class TestCrashes:
         assert claimed_again(self.LOST, other).claim.attempt == 1
 
 
-class TestRecounts:
-    """A create taken for lost may yet be carried out: later somebody looks for doubles."""
+class TestDuplicatesChecks:
+    """A create taken for lost may still be carried out: later the scheduler looks for duplicates."""
 
     @pytest.mark.parametrize("step", [Create("Sales"), Adopt("Sales")])
     def test_none_is_due_after_one_try(self, step):
-        assert concluded(claimed(), EVENT, step, MADE).entry.recount_at is None
+        assert concluded(claimed(), EVENT, step, MADE).entry.duplicates_check_at is None
 
     @pytest.mark.parametrize("event", [EVENT, created(sequence=12)], ids=["same", "newer"])
     def test_one_is_due_after_two_whatever_event_the_second_is_for(self, event):
@@ -286,19 +287,19 @@ class TestRecounts:
 
         made = concluded(claimed_again(lost, event), event, Create("Sales"), MADE).entry
 
-        assert (made.status, made.recount_at) == (Status.ACTIVE, begun + TEN_WINDOWS)
+        assert (made.status, made.duplicates_check_at) == (Status.ACTIVE, begun + TEN_WINDOWS)
 
     def test_an_adoption_puts_it_off_for_the_last_create_may_be_the_one_to_come(self):
-        entry = claimed(2, recount_at=LATER)
+        entry = claimed(2, duplicates_check_at=LATER)
 
         adopted = concluded(entry, EVENT, Adopt("Sales"), MADE).entry
 
-        assert adopted.recount_at == LATER + TEN_WINDOWS
+        assert adopted.duplicates_check_at == LATER + TEN_WINDOWS
 
-    def test_one_is_due_where_doubles_were_found(self):
+    def test_one_is_due_where_duplicates_were_found(self):
         conclusion = concluded(claimed(), EVENT, Adopt("Sales"), DOUBLED)
 
-        assert conclusion.entry.recount_at == LATER + TEN_WINDOWS
+        assert conclusion.entry.duplicates_check_at == LATER + TEN_WINDOWS
         told = "disabled doubles: SA000000000000000008, SA000000000000000009"
         assert conclusion.answer.reason == told
 
@@ -307,14 +308,14 @@ class TestRecounts:
 
         conclusion = concluded(claimed(), event, Adopt(None), DOUBLED)
 
-        assert (conclusion.entry.recount_at, conclusion.answer) == (LATER + TEN_WINDOWS, None)
+        assert (conclusion.entry.duplicates_check_at, conclusion.answer) == (LATER + TEN_WINDOWS, None)
 
     def test_it_outlives_a_deletion(self):
-        entry = an_entry(Status.DELETING, recount_at=NOW + TEN_WINDOWS)
+        entry = an_entry(Status.DELETING, duplicates_check_at=NOW + TEN_WINDOWS)
 
         left = concluded(entry, removed(sequence=11), Delete(AUTH_ID), Deleted()).entry
 
-        assert (left.status, left.recount_at) == (Status.REMOVED, NOW + TEN_WINDOWS)
+        assert (left.status, left.duplicates_check_at) == (Status.REMOVED, NOW + TEN_WINDOWS)
 
 
 class TestChecks:
@@ -332,7 +333,7 @@ class TestChecks:
     def test_one_is_on_record_before_the_change_is_sent(self, step):
         decided, intended = self.intended(step)
 
-        assert changes(an_entry(STEPS[step][1]), intended) == {"check_at": NOW + WINDOW}
+        assert changes(an_entry(STEPS[step][1]), intended) == {"check": Check(NOW + WINDOW)}
         assert intended.due_at == NOW + WINDOW
         assert isinstance(decided, Rename | Restore | Disable)
 
@@ -343,53 +344,57 @@ class TestChecks:
 
         left = concluded(intended, renamed(sequence=11), decided, outcome).entry
 
-        assert (left.check_at, left.late_call, left.due_at) == (None, False, None)
+        assert (left.check, left.due_at) == (None, None)
 
-    @pytest.mark.parametrize("step", ["adopt", "rename", "restore", "disable"])
+    @CHANGES
     def test_without_an_answer_it_is_kept_and_counts_from_now(self, step):
         decided, intended = self.intended(step)
 
         left = concluded(intended, renamed(sequence=11), decided, Failed(UNKNOWN)).entry
 
-        assert (left.check_at, left.late_call) == (LATER + WINDOW, True)
+        assert left.check == Check(LATER + WINDOW, late_call=True)
 
     @SURE
     @CHANGES
     def test_what_may_come_late_is_checked_whatever_comes_of_the_next_change(self, step, outcome):
-        decided, intended = self.intended(step, check_at=NOW + WINDOW / 2, late_call=True)
+        decided, intended = self.intended(step, check=Check(NOW + WINDOW / 2, late_call=True))
 
         left = concluded(intended, renamed(sequence=11), decided, outcome).entry
 
-        assert (left.check_at, left.late_call) == (NOW + WINDOW, True)
+        assert left.check == Check(NOW + WINDOW, late_call=True)
 
     @SURE
     @CHANGES
     def test_so_is_a_change_whose_outcome_was_never_recorded(self, step, outcome):
         """The worker died after it: nobody knows whether it was sent."""
-        decided, intended = self.intended(step, check_at=NOW + WINDOW / 2)
+        decided, intended = self.intended(step, check=Check(NOW + WINDOW / 2))
 
         left = concluded(intended, renamed(sequence=11), decided, outcome).entry
 
-        assert (left.check_at, left.late_call) == (NOW + WINDOW, True)
+        assert left.check == Check(NOW + WINDOW, late_call=True)
+
+    @pytest.mark.parametrize("entry", [claimed(), an_entry(Status.ABSENT), an_entry(Status.REMOVED)])
+    def test_an_adoption_without_an_answer_has_nothing_to_check_yet(self, entry):
+        assert concluded(entry, EVENT, Adopt("Sales"), Failed(UNKNOWN)).entry == entry
 
     def test_an_adoption_is_checked_for_those_before_it_that_nobody_recorded(self):
         left = concluded(claimed(), EVENT, Adopt("Sales"), MADE).entry
 
-        assert (left.check_at, left.late_call) == (LATER + WINDOW, True)
+        assert left.check == Check(LATER + WINDOW, late_call=True)
 
     def test_a_create_needs_none(self):
         left = concluded(claimed(), EVENT, Create("Sales"), MADE).entry
 
-        assert (left.check_at, left.late_call) == (None, False)
+        assert left.check is None
 
     @pytest.mark.parametrize("event", [removed(sequence=11), created(sequence=12)])
     def test_none_survives_a_deletion(self, event):
-        entry = an_entry(Status.ACTIVE, check_at=NOW + WINDOW, late_call=True)
+        entry = an_entry(Status.ACTIVE, check=Check(NOW + WINDOW, late_call=True))
         deleting = intend(Delete(AUTH_ID), entry, event, IDEMPOTENCY_KEY, POLICY, NOW)
 
         left = concluded(deleting, event, Delete(AUTH_ID), Deleted()).entry
 
-        assert (left.check_at, left.late_call) == (None, False)
+        assert left.check is None
 
     @with_every_failure
     def test_a_deletion_that_fails_sets_none_for_it_is_sent_again(self, failure):

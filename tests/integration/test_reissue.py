@@ -90,7 +90,7 @@ async def test_without_a_worker_the_person_is_told_so(place: Place):
     code, _, complained = await reissue(place, "sales", "--as", "anna", "--recipient", "crm")
     assert code == 1
     async with sqlite_ledger(place.settings.ledger) as ledger:
-        noted = await SqliteAudit(ledger).noted(by="anna")
+        noted = await SqliteAudit(ledger).lines(by="anna")
         assert await ledger.wishes(NOW) == []
     assert [(line.action, line.selection, line.department_id) for line in noted] == [
         ("reissue", "--recipient crm", "sales")

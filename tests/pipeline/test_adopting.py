@@ -121,7 +121,7 @@ async def test_a_provider_that_shows_names_as_it_likes_is_not_set_right_for_ever
         world.clock.advance(200)
         await world.run_duties()
     assert sum(operation == "update" for operation, _, _ in world.provider.calls) < 10
-    assert (await world.entry()).check_at is None
+    assert (await world.entry()).check is None
 
 
 async def test_a_removal_adopts_without_renaming_or_enabling(world):

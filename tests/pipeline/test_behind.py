@@ -15,7 +15,7 @@ from tests.support.world import World, fault
 from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.memory.provider import MemoryProvider
 from worker.core.decide import Policy, Removal
-from worker.core.model import Claim, Department, Entry, Status
+from worker.core.model import Claim, Department, Entry, Removed, Status
 from worker.provider.scan import Orphans
 
 CREATED = department_created("Sales", sequence=1)
@@ -71,7 +71,7 @@ async def test_of_several_the_enabled_one_of_the_newest_incarnation_is_kept(worl
     (told,) = world.results(CREATED)
     for double in ("SA000000000000000001", "SA000000000000000002", "SA000000000000000004"):
         assert double in told.data["reason"]
-    assert (await world.entry()).recount_at is not None
+    assert (await world.entry()).duplicates_check_at is not None
 
 
 async def test_a_new_ledger_reads_the_whole_list_before_its_first_create(world):
@@ -117,7 +117,7 @@ async def test_a_restored_one_is_noticed_by_the_newest_page_and_catches_up(world
     await strangers(world.provider, 5)
     backup = MemoryLedger()
     await backup.note_caught_up(caught_up=True)
-    await backup.record(Entry(SALES, status=Status.REMOVED, incarnation=2, removed_at=NOW))
+    await backup.record(Entry(SALES, status=Status.REMOVED, incarnation=2, removal=Removed(NOW)))
     restored = begun_anew(world, ledger=backup)
 
     await restored.handle(department_created("Other", department_id="other", id="other-1", sequence=1))

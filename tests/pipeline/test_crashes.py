@@ -201,7 +201,7 @@ async def test_a_crash_leaves_no_subaccount_enabled_before_publication(story):
         published = {message.data["auth_id"] for message in world.credentials()}
         assert {held.auth_id for held in world.provider.subaccounts if held.enabled} <= published
         await world.handle()
-        assert not (await world.entry()).owes
+        assert (await world.entry()).debt is None
 
 
 OVERTAKING = {
@@ -308,9 +308,9 @@ BOUNDARIES = {
         "self._alone": None,
     },
     "Quarantine._alone": {
-        "self.marks.suspect": "suspect",
+        "self.marks.mark_poison": "mark_poison",
         "attempt": None,
-        "self.marks.absolve": "absolve",
+        "self.marks.clear_poison": "clear_poison",
     },
     "Line.carry": {
         "self.reconciler.arm_pending_check": None,

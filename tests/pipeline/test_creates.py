@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from contracts.topology import WORK_QUEUE
-from tests.support.builders import department_created, department_removed
+from tests.support.builders import ISSUED, department_created, department_removed
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Policy, Removal
 from worker.core.model import Department, Status
@@ -242,8 +242,9 @@ async def test_a_subaccount_recorded_for_another_department_is_not_adopted(world
 async def test_a_subaccount_another_worker_recorded_stays_and_ours_is_disabled(world):
     async def record_for_another_worker() -> None:
         theirs = await world.provider.create(world.sent_name("Sales"), "theirs")
-        entry = replace(await world.entry(), status=Status.ACTIVE, claim=None, auth_id=theirs.auth_id)
-        await world.ledger.record(replace(entry, generation=1, owed_to=frozenset()))
+        entry = await world.entry()
+        active = replace(entry, status=Status.ACTIVE, claim=None, auth_id=theirs.auth_id, issued=ISSUED)
+        await world.ledger.record(active)
 
     world.witness.before("record active created", record_for_another_worker)
     await world.handle(CREATED)

@@ -4,9 +4,9 @@ import asyncio
 from dataclasses import replace
 from itertools import count
 
-from tests.support.builders import department_created, department_removed, department_renamed
+from tests.support.builders import NOW, department_created, department_removed, department_renamed
 from tests.support.world import SETTLE_WINDOW, World, do_nothing, fault
-from worker.core.model import Status
+from worker.core.model import Removed, Status
 
 CREATED = department_created("Sales", sequence=1)
 WINDOW = SETTLE_WINDOW.total_seconds()
@@ -46,7 +46,7 @@ async def test_a_correction_is_checked_again_one_settle_window_later(world):
     world.provider.subaccounts[0].name = world.sent_name("Marketing")
     world.clock.advance(WINDOW + 1)
     await world.run_duties()
-    assert (await world.entry()).check_at == world.clock.now() + SETTLE_WINDOW
+    assert (await world.entry()).check.at == world.clock.now() + SETTLE_WINDOW
 
     world.provider.subaccounts[0].name = world.sent_name("Marketing")  # another late change
     world.clock.advance(WINDOW + 1)
@@ -113,7 +113,7 @@ async def test_duties_wait_until_an_unknown_create_is_settled(world):
     await world.handle(CREATED)
     entry = await world.entry()
     assert (entry.status, entry.due_at) == (Status.CLAIMED, None)
-    assert entry.recount_at is not None
+    assert entry.duplicates_check_at is not None
     world.clock.advance(20 * WINDOW)
     world.witness.journal.clear()
     await world.run_duties()
@@ -148,7 +148,7 @@ async def test_an_overtaken_change_that_may_come_late_is_checked(world):
 
     async def overtake() -> None:
         entry = await world.entry()
-        await world.ledger.record(replace(entry, name="Theirs", check_at=None, late_call=False))
+        await world.ledger.record(replace(entry, name="Theirs", check=None))
 
     world.witness.before("update name", overtake)
     world.witness.fail("update name", fault("update"))
@@ -156,7 +156,7 @@ async def test_an_overtaken_change_that_may_come_late_is_checked(world):
     async with world.working():
         await world.send(renamed)
         await world.clock.asleep()
-        assert (await world.entry()).check_at is not None
+        assert (await world.entry()).check is not None
         await world.run_until_done()
     await world.has_one_live_subaccount("Ours")
 
@@ -170,7 +170,7 @@ async def test_a_correction_over_another_workers_change_is_checked_again(world):
     async def remove_by_another_worker() -> None:
         entry = await world.entry()
         world.provider.subaccounts[0].enabled = False
-        await world.ledger.record(replace(entry, status=Status.DISABLED, check_at=None, late_call=False))
+        await world.ledger.record(replace(entry, status=Status.DISABLED, removal=Removed(NOW), check=None))
 
     world.witness.before("update", remove_by_another_worker)
     await world.run_duties()

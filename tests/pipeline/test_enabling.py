@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from contracts.topology import SECRETS_QUEUE, WORK_QUEUE
-from tests.support.builders import SALES, an_entry, department_created, department_removed, department_renamed
+from tests.support.builders import an_entry, department_created, department_removed, department_renamed, owing
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Enable, Policy
-from worker.core.model import EVERYBODY, Status
+from worker.core.duties import suspend_debt
+from worker.core.model import ANY_RECIPIENT, Check, Status
 from worker.operations.departments import credentials_state
 from worker.pipeline.scheduler import OVERDUE
 from worker.provider.scan import Orphans
@@ -55,7 +56,7 @@ async def test_a_subaccount_is_enabled_between_credentials_and_answer(world):
         "ack",
     ]
     entry = await world.entry()
-    assert (entry.enable_owed, entry.owed_at, entry.check_at) == (False, None, None)
+    assert (entry.debt, entry.check) == (None, None)
     await world.has_one_live_subaccount("Sales")
 
 
@@ -71,7 +72,7 @@ async def test_enabling_at_create_needs_no_extra_call():
         "record active created confirmed",
         "ack",
     ]
-    assert not (await world.entry()).enable_owed
+    assert (await world.entry()).debt is None
 
 
 async def test_a_subaccount_is_disabled_until_its_credentials_are_confirmed(world):
@@ -98,7 +99,7 @@ async def test_a_failed_enabling_is_retried_under_the_same_key(world, after_effe
 async def test_an_enabling_without_a_response_is_checked_after_the_window(world):
     world.witness.fail("update", fault("update"))
     await world.handle(CREATED)
-    assert (await world.entry()).check_at is not None
+    assert (await world.entry()).check is not None
     world.provider.subaccounts[0].enabled = False  # by a late change
     await run_duties_later(world, WINDOW + 1)
     assert enabled(world) == [True]
@@ -111,7 +112,7 @@ async def test_the_scheduler_pays_the_debts_of_a_lost_event(world, at):
     await world.has_one_live_subaccount("Sales")
     await world.has_issued_credentials()
     entry = await world.entry()
-    assert (entry.owes, entry.owed_at) == (False, None)
+    assert entry.debt is None
 
 
 async def test_the_scheduler_retries_enabling_without_publishing_twice(world):
@@ -119,8 +120,8 @@ async def test_the_scheduler_retries_enabling_without_publishing_twice(world):
     world.witness.fail("update", fault("update", 503))
     await run_duties_later(world)
     entry = await world.entry()
-    assert (entry.enable_owed, entry.owed_to) == (True, frozenset())
-    assert entry.owed_at > world.clock.now()
+    assert entry.debt == owing(enable=True, retry_at=entry.debt.retry_at)
+    assert entry.debt.retry_at > world.clock.now()
     await run_duties_later(world)
     assert enabled(world) == [True]
     assert len(world.credentials()) == 1
@@ -130,7 +131,7 @@ async def test_the_departments_next_event_enables_the_subaccount(world):
     await crash_owing(world, "update")
     await world.handle(RENAMED)
     await world.has_one_live_subaccount("Marketing")
-    assert not (await world.entry()).owes
+    assert (await world.entry()).debt is None
 
 
 @pytest.mark.parametrize("found", [True, False], ids=["enabled", "disabled"])
@@ -140,7 +141,7 @@ async def test_an_adopted_subaccount_is_not_enabled_before_its_credentials(world
     await crash_owing(world)
     assert enabled(world) == [found]
     assert world.provider.subaccounts[0].name == world.sent_name("Sales")
-    assert (await world.entry()).enable_owed is not found
+    assert (await world.entry()).debt.enable is not found
     await run_duties_later(world)
     assert enabled(world) == [True]
 
@@ -148,7 +149,7 @@ async def test_an_adopted_subaccount_is_not_enabled_before_its_credentials(world
 async def test_the_check_disables_it_while_its_credentials_are_owed(world):
     await crash_owing(world)
     entry = await world.entry()
-    await world.ledger.record(replace(entry, check_at=world.clock.now(), owed_at=None))
+    await world.ledger.record(suspend_debt(replace(entry, check=Check(world.clock.now()))))
     world.provider.subaccounts[0].enabled = True
     await run_duties_later(world)
     assert enabled(world) == [False]
@@ -157,7 +158,7 @@ async def test_the_check_disables_it_while_its_credentials_are_owed(world):
 async def test_a_restore_before_publication_still_waits_for_publication(world):
     await crash_owing(world)
     await world.handle(REMOVED)
-    assert (await world.entry()).owed_at is None
+    assert (await world.entry()).debt.retry_at is None
     await world.crash_before("publish secrets", AGAIN)
     assert (await world.entry()).status is Status.ACTIVE
     assert enabled(world) == [False]
@@ -170,7 +171,7 @@ async def test_a_removal_cancels_the_debts(world):
     await crash_owing(world, "update")
     await world.handle(REMOVED)
     entry = await world.entry()
-    assert (entry.enable_owed, entry.owed_at) == (False, None)
+    assert entry.debt is None
     await world.handle(AGAIN)
     assert enabled(world) == [True]
 
@@ -193,11 +194,11 @@ def _overdue(running):
 
 def test_the_listing_shows_the_debts_by_recipient():
     texts = {
-        "sent (1)": {},
-        "owed (1)": {"owed_to": frozenset({EVERYBODY})},
-        "owed: billing, crm (1)": {"owed_to": frozenset({"crm", "billing"})},
-        "owed: crm, enabling (1)": {"owed_to": frozenset({"crm"}), "enable_owed": True},
-        "owed: enabling (1)": {"enable_owed": True},
+        "sent (1)": None,
+        "owed (1)": owing(ANY_RECIPIENT),
+        "owed: billing, crm (1)": owing("crm", "billing"),
+        "owed: crm, enabling (1)": owing("crm", enable=True),
+        "owed: enabling (1)": owing(enable=True),
     }
-    assert [credentials_state(an_entry(Status.ACTIVE, **fields)) for fields in texts.values()] == list(texts)
-    assert credentials_state(replace(an_entry(), generation=0, department=SALES)) is None
+    assert [credentials_state(an_entry(debt=debt)) for debt in texts.values()] == list(texts)
+    assert credentials_state(an_entry(Status.ABSENT)) is None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
-from tests.support.builders import SALES, department_created, department_removed, department_renamed
+from tests.support.builders import SALES, department_created, department_removed, department_renamed, owing
 from tests.support.world import World, fault
 from worker.core.decide import Policy, Removal
 from worker.core.model import Status
@@ -266,7 +266,7 @@ async def test_confirmed_but_unrecorded_credentials_are_sent_again_under_one_id(
 
 async def test_a_failed_read_of_the_token_is_retried(world):
     await world.handle(CREATED)
-    await world.ledger.record(replace(await world.entry(), owed_to=world.policy.recipients))
+    await world.ledger.record(replace(await world.entry(), debt=owing(*world.policy.recipients)))
     world.witness.fail("get", fault("get", 500))
     await world.handle(RENAMED)
     await world.has_issued_credentials()

@@ -83,7 +83,7 @@ async def test_a_trial_write_that_fails_unexpectedly_is_repeated(world):
 async def test_a_poison_mark_that_cannot_be_cleared_does_not_count_as_a_crash(world, others):
     """Its worker is alive."""
     world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES
-    for what in ("absolve", *others):
+    for what in ("clear_poison", *others):
         world.witness.fail(what, FULL, times=4)
     await world.handle(CREATED)
     await world.has_one_live_subaccount("Sales")

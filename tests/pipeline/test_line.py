@@ -9,7 +9,14 @@ from pydantic import TypeAdapter
 from contracts.departments import payload_digest
 from contracts.envelope import Message, read
 from contracts.topology import DEPARTMENTS
-from tests.support.builders import SALES, department_created, department_removed, department_renamed, event_of
+from tests.support.builders import (
+    SALES,
+    department_created,
+    department_removed,
+    department_renamed,
+    event_of,
+    owing,
+)
 from tests.support.world import World
 from worker.core.decide import Policy, Removal, UnknownRename
 from worker.core.messages import Outgoing
@@ -226,7 +233,7 @@ async def test_owed_credentials_are_published_with_the_next_event(world):
     await world.handle(CREATED)
     (first,) = world.credentials()
     entry = await world.entry()
-    await world.ledger.record(replace(entry, owed_to=world.policy.recipients))
+    await world.ledger.record(replace(entry, debt=owing(*world.policy.recipients)))
 
     assert await steps(world, RENAMED) == [
         "recall",
@@ -247,7 +254,7 @@ async def test_owed_credentials_are_published_with_the_next_event(world):
 
 async def test_owed_credentials_are_published_with_a_replay(world):
     await world.handle(CREATED)
-    await world.ledger.record(replace(await world.entry(), owed_to=world.policy.recipients))
+    await world.ledger.record(replace(await world.entry(), debt=owing(*world.policy.recipients)))
     await world.handle(CREATED)
     assert len(world.credentials()) == 2
     assert len(world.results(CREATED)) == 1
@@ -256,7 +263,7 @@ async def test_owed_credentials_are_published_with_a_replay(world):
 
 async def test_credentials_of_a_disabled_department_are_not_published(world):
     await world.handle(CREATED, department_removed(sequence=2))
-    await world.ledger.record(replace(await world.entry(), owed_to=world.policy.recipients))
+    await world.ledger.record(replace(await world.entry(), debt=owing(*world.policy.recipients)))
     await world.handle(department_removed(sequence=3))
     assert len(world.credentials()) == 1
     again = department_created(sequence=4)

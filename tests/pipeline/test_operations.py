@@ -88,7 +88,7 @@ async def test_a_reissue_is_carried_out_by_the_worker_or_withdrawn(world, new_id
     monkeypatch.setattr("worker.operations.reissue.TIMEOUT_SECONDS", 0.05)
     with pytest.raises(NotCarriedOut, match="is withdrawn"):
         await reissue(SALES, None, "ada", **ports)
-    assert [line.outcome for line in await audit.noted()] == ["asked for", "withdrawn, no worker has done it"]
+    assert [line.outcome for line in await audit.lines()] == ["asked for", "withdrawn, no worker has done it"]
 
 
 class Objects:
@@ -137,5 +137,5 @@ async def test_dead_letters_are_listed_planned_exported_replayed_and_discarded(w
     remover = removal.discarding(session, asyncio.Event(), seen.append)
     await remover.remove(None)
     assert (remover.gone, world.dead_letters()) == (2, [])
-    actions = [line.action for line in await session.audit.noted()]
+    actions = [line.action for line in await session.audit.lines()]
     assert actions == ["show", "show", "export", "replay", "discard", "discard"]

@@ -103,7 +103,7 @@ async def test_under_the_rules_of_rabbitmq_4_no_number_of_looks_loses_a_letter(w
     assert all("--no-delivery-limit" in str(told) for told in refused)
     left = len(world.broker.ready(DEAD_LETTER_QUEUE)) + len(world.broker.ready(WORK_QUEUE))
     assert (left, len(refused)) == (3, 33)
-    rescued = [line for line in await session.audit.noted() if line.action == "rescue"]
+    rescued = [line for line in await session.audit.lines() if line.action == "rescue"]
     assert len(rescued) == len(world.broker.ready(WORK_QUEUE))
 
 
@@ -215,12 +215,12 @@ async def test_in_growing_batches_all_are_answered(world):
     session = session_of(world)
     told = await replaying(world, session)
     assert (told.sent, told.answered, told.is_bad) == (12, 12, False)
-    story = groupby(line.outcome for line in await session.audit.noted())
+    story = groupby(line.outcome for line in await session.audit.lines())
     assert [len(list(lines)) for outcome, lines in story if outcome == "sent to work"] == [1, 2, 5, 4]
     world.has_dead_lettered_nothing()
     for event in events:
         world.answered(event, "failed", "created")
-    outcomes = [line.outcome for line in await session.audit.noted(id_="e-3")]
+    outcomes = [line.outcome for line in await session.audit.lines(id_="e-3")]
     assert outcomes == ["sent to work", "answered created"]
 
 
@@ -363,11 +363,11 @@ async def test_what_the_broker_does_not_take_stays_where_it_is(world):
         await (work := Replay(session)).send(None)
     assert work.report.sent == 3
     assert [letter.message.headers["x-event-id"] for letter in world.dead_letters()] == ["e-3", "e-4"]
-    assert len(world.broker.ready(WORK_QUEUE)) == len(await session.audit.noted()) == 3
+    assert len(world.broker.ready(WORK_QUEUE)) == len(await session.audit.lines()) == 3
 
 
 class NoRecord(MemoryAudit):
-    async def note(self, _lines):
+    async def append(self, _lines):
         raise LedgerFailed("the ledger cannot be written: disk full")
 
 
@@ -427,7 +427,7 @@ async def test_what_was_answered_before_a_stop_is_told(world):
     stopping.set()
     told = await task
     assert (told.sent, told.answered, told.unanswered) == (1, 1, [])
-    assert [line.outcome for line in await session.audit.noted()] == ["sent to work", "answered created"]
+    assert [line.outcome for line in await session.audit.lines()] == ["sent to work", "answered created"]
 
 
 class Going(MemoryDeadLetters):
@@ -450,7 +450,7 @@ async def test_where_the_broker_goes_what_is_known_is_told_and_on_record(world):
         with pytest.raises(BrokerUnavailable):
             await in_time(world, work.send_and_track(None, world.ledger))
     assert (work.report.sent, work.report.answered) == (3, 3)
-    outcomes = Counter(line.outcome for line in await session.audit.noted())
+    outcomes = Counter(line.outcome for line in await session.audit.lines())
     assert outcomes == {"sent to work": 3, "answered created": 3}
     assert len(world.dead_letters()) == 6
 
@@ -463,7 +463,7 @@ async def test_where_the_broker_goes_while_answers_are_awaited_that_is_on_record
     with pytest.raises(BrokerUnavailable):
         await in_time(world, work.send_and_track(None, world.ledger))
     assert (work.report.sent, len(work.report.unanswered)) == (1, 1)
-    assert [line.outcome for line in await session.audit.noted()] == ["sent to work", "no answer yet"]
+    assert [line.outcome for line in await session.audit.lines()] == ["sent to work", "no answer yet"]
 
 
 async def test_cut_off_anywhere_a_letter_is_in_one_queue_or_both(world):
@@ -557,7 +557,7 @@ async def test_a_letter_without_an_event_id_goes_by_its_fingerprint(world):
     session = session_of(world, selection=Selection(id=(hello.fingerprint,)))
     await removal.discarding(session, asyncio.Event(), silent).remove(None)
     assert [letter.fingerprint for letter in (await seen(session_of(world))).letters] == [world_.fingerprint]
-    (line,) = await session.audit.noted(id_=hello.fingerprint)
+    (line,) = await session.audit.lines(id_=hello.fingerprint)
     assert (line.event_id, line.letter, line.outcome) == (None, hello.fingerprint, "discarded")
 
 
@@ -573,7 +573,7 @@ async def test_a_letter_is_followed_through_its_mending(world, tmp_path):
     edited = transfer.read_import([to_json(line)])
     await transfer.send_edited(session, edited, asyncio.Event(), silent)
     await transfer.discard_originals(session, edited)
-    noted = await session.audit.noted(id_=line["letter"])
+    noted = await session.audit.lines(id_=line["letter"])
     assert [one.action for one in noted] == ["export", "import", "discard"]
 
 
@@ -597,7 +597,7 @@ async def test_what_is_discarded_is_on_record(world):
     remover = removal.discarding(session, asyncio.Event(), silent)
     await remover.remove(None)
     assert remover.gone == 1
-    (line,) = await session.audit.noted()
+    (line,) = await session.audit.lines()
     assert (line.by, line.action, line.selection, line.event_id) == ("ada", "discard", "--id e-1", "e-1")
     assert (line.reason, line.department_id, line.outcome) == ("rejected", "d-1", "discarded")
     assert len(world.dead_letters()) == 2

@@ -33,7 +33,7 @@ async def forget_the_claim(world: World) -> None:
 
 async def test_its_replay_starts_without_poison_marks(world):
     for _ in range(MAX_CRASHES + 1):
-        await world.ledger.suspect(fingerprint(inbound(CREATED)))
+        await world.ledger.mark_poison(fingerprint(inbound(CREATED)))
     world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES
     await world.handle(CREATED)
     world.dead_lettered("delivery-limit")
@@ -41,7 +41,7 @@ async def test_its_replay_starts_without_poison_marks(world):
     await world.replay_dead_letters()
     await world.handle()
     await world.has_one_live_subaccount("Sales")
-    assert await world.ledger.suspect(fingerprint(inbound(CREATED))) == 1
+    assert await world.ledger.mark_poison(fingerprint(inbound(CREATED))) == 1
 
 
 async def test_redeliveries_by_lost_connections_leave_no_poison_mark(world):
@@ -49,14 +49,14 @@ async def test_redeliveries_by_lost_connections_leave_no_poison_mark(world):
     for _ in range(3):
         await world.handle(CREATED)
     world.answered(CREATED, "created")
-    assert await world.ledger.suspect(fingerprint(inbound(CREATED))) == 1
+    assert await world.ledger.mark_poison(fingerprint(inbound(CREATED))) == 1
     world.has_dead_lettered_nothing()
 
 
 async def test_fewer_deliveries_leave_no_poison_mark(world):
     world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES - 1
     await world.handle(CREATED)
-    assert "suspect" not in world.witness.journal
+    assert "mark_poison" not in world.witness.journal
 
 
 async def test_a_suspected_message_runs_alone(world):
@@ -82,6 +82,6 @@ async def test_a_suspected_message_runs_alone(world):
         may_end.set()
         await world.run_until_done()
     journal = world.witness.journal
-    assert journal.index("absolve") < [at for at, what in enumerate(journal) if what == "recall"][2]
+    assert journal.index("clear_poison") < [at for at, what in enumerate(journal) if what == "recall"][2]
     for name, department in (("Sales", "sales"), ("Other", "other"), ("Third", "third")):
         await world.has_one_live_subaccount(name, SALES._replace(id=department))

@@ -27,7 +27,7 @@ from worker.core.decide import Enable, Policy
 from worker.core.judge import RetryPolicy
 from worker.core.keyring import public_part
 from worker.core.messages import Outgoing
-from worker.core.model import Status, Wish
+from worker.core.model import Removed, Status, Wish
 from worker.core.reissue import REISSUE_PAUSE, WISH_GOOD_FOR, request_of
 from worker.ports import NotTaken
 
@@ -70,7 +70,7 @@ async def test_a_request_publishes_the_current_token_again(world):
     assert (again.causationid, again.id != issued.id) == (ASKED.id, True)
     world.answered(ASKED, "unchanged")
     assert reason(world) == "credentials issued again"
-    assert (await world.entry()).reissued_at == world.clock.now()
+    assert (await world.entry()).issued.reissued_at == world.clock.now()
 
 
 async def test_a_request_does_not_change_the_department(world):
@@ -78,7 +78,7 @@ async def test_a_request_does_not_change_the_department(world):
     before = await world.entry()
     await world.handle(ASKED)
     after = await world.entry()
-    same = replace(after, revision=before.revision, reissued_at=None)
+    same = replace(after, revision=before.revision, issued=replace(after.issued, reissued_at=None))
     assert same == before
 
 
@@ -177,7 +177,9 @@ async def test_nothing_is_issued_within_the_pause_after_a_reissue(world):
 async def test_a_clock_set_back_does_not_delay_a_request(world):
     await world.handle(CREATED)
     entry = await world.entry()
-    await world.ledger.record(replace(entry, reissued_at=NOW + timedelta(days=1)))
+    await world.ledger.record(
+        replace(entry, issued=replace(entry.issued, reissued_at=NOW + timedelta(days=1)))
+    )
     await world.handle(ASKED)
     assert len(reissued(world)) == 1
 
@@ -196,7 +198,7 @@ async def test_a_request_also_enables_an_owed_subaccount():
     world.broker.purge(WORK_QUEUE)
     await world.handle(ASKED)
     await world.has_one_live_subaccount("Sales")
-    assert not (await world.entry()).owes
+    assert (await world.entry()).debt is None
 
 
 async def test_a_request_waits_for_the_waiting_events_of_its_department(world):
@@ -257,7 +259,8 @@ async def test_a_rotated_main_token_keeps_the_generation(world):
 
 async def test_a_new_incarnation_increments_the_generation_once(world):
     await world.handle(CREATED)
-    await world.ledger.record(replace(await world.entry(), status=Status.REMOVED, auth_id=None))
+    gone = {"status": Status.REMOVED, "auth_id": None, "removal": Removed(NOW)}
+    await world.ledger.record(replace(await world.entry(), **gone))
     world.provider.subaccounts.clear()
     await world.handle(department_created("Sales", sequence=5))
     await world.handle(ASKED)
@@ -268,7 +271,7 @@ async def test_the_ledger_contains_no_token(world):
     await world.handle(CREATED, ASKED)
     token = world.provider.subaccounts[0].auth_token.get_secret_value()
     entry = await world.entry()
-    assert entry.fingerprint is not None
+    assert entry.issued.fingerprint is not None
     assert token not in repr(entry)
     assert "main token" not in repr(entry)
 

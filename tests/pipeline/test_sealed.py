@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from contracts.topology import SECRETS_QUEUE, WORK_QUEUE, secrets_queue
-from tests.support.builders import department_created, department_renamed
+from tests.support.builders import department_created, department_renamed, owing
 from tests.support.secrets_keys import Told, fresh_sealing_key, signing_key, write_keys
 from tests.support.world import World
 from worker.adapters.jose.open import open_message
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys
 from worker.core.decide import Policy
 from worker.core.keyring import public_part
-from worker.core.model import EVERYBODY
+from worker.core.model import ANY_RECIPIENT
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)
@@ -116,7 +116,7 @@ async def test_an_unroutable_recipient_does_not_delay_the_others(world):
 async def test_credentials_owed_to_a_recipient_are_never_sent_unsealed(world):
     """The worker was restarted without the recipients it had."""
     await world.handle(CREATED)
-    await world.ledger.record(replace(await world.entry(), owed_to=frozenset({"crm"})))
+    await world.ledger.record(replace(await world.entry(), debt=owing("crm")))
     plain = World(ledger=world.ledger, provider=world.provider, clock=world.clock)
     async with plain.working():
         await plain.send(RENAMED)
@@ -129,7 +129,7 @@ async def test_credentials_owed_before_recipients_are_owed_to_the_recipients(wor
     """A worker without recipients died before it published."""
     plain = World(ledger=world.ledger, provider=world.provider, clock=world.clock)
     await plain.crash_before("publish secrets", CREATED)
-    assert (await world.entry()).owed_to == {EVERYBODY}
+    assert (await world.entry()).owed_to == {ANY_RECIPIENT}
     await world.handle(CREATED)
     assert (
         world.open_queue("crm", CRM) == world.open_queue("billing", BILLING) == credentials_at_provider(world)

@@ -137,7 +137,7 @@ async def test_a_change_without_an_answer_is_checked_but_its_name_is_let_be(worl
     await world.run_duties()
 
     assert the_one(world) == (world.sent_name("Sales"), False)
-    assert (await world.entry()).check_at is None
+    assert (await world.entry()).check is None
 
 
 async def test_a_create_whose_answer_is_lost_is_adopted_and_its_lost_token_is_told_once(world):
@@ -148,7 +148,7 @@ async def test_a_create_whose_answer_is_lost_is_adopted_and_its_lost_token_is_to
     assert "is lost: the provider showed it once" in letter.message.headers["x-dead-detail"]
     world.answered(CREATED, ResultKind.FAILED)
     entry = await world.entry()
-    assert (entry.status, entry.owed_to, entry.owed_at) == (Status.ACTIVE, frozenset(), None)
+    assert (entry.status, entry.debt) == (Status.ACTIVE, None)
     assert world.credentials() == []
     assert len(world.provider.subaccounts) == 1
 
@@ -207,7 +207,7 @@ async def test_a_token_that_died_with_its_worker_is_told_once(enable):
     world.clock.advance(200)
     await world.run_duties()
     assert the_one(world) == (world.sent_name("Sales"), True)
-    assert (await world.entry()).owed_at is None
+    assert (await world.entry()).debt is None
 
 
 async def test_a_debt_that_only_a_duty_finds_is_written_off_too(world):
@@ -217,7 +217,7 @@ async def test_a_debt_that_only_a_duty_finds_is_written_off_too(world):
     await world.run_duties()
 
     entry = await world.entry()
-    assert (entry.owed_to, entry.owed_at) == (frozenset(), None)
+    assert entry.debt is None
 
 
 async def test_a_kept_token_is_forgotten_once_its_credentials_are_on_record(world):

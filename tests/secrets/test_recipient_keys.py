@@ -24,7 +24,7 @@ from worker.adapters.jose.key_files import KeyFileError, signing_key_made_once
 from worker.adapters.jose.open import open_message
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys, Unsealed
 from worker.core.keyring import public_part
-from worker.core.model import EVERYBODY
+from worker.core.model import ANY_RECIPIENT
 from worker.ports import NoRecipientKey
 
 WORKER = signing_key()
@@ -149,13 +149,13 @@ def test_a_recipient_added_later_is_not_told_of_before_it_is_one(sealer: JoseSea
 
 def test_what_is_owed_to_nobody_in_particular_is_not_sent_unsealed(sealer: JoseSealer, file: Path):
     write_keys(file, fresh_sealing_key("crm.1"))
-    assert "from before PROVISIONER_RECIPIENTS was set" in refusal(sealer, EVERYBODY)
+    assert "from before PROVISIONER_RECIPIENTS was set" in refusal(sealer, ANY_RECIPIENT)
 
 
 def test_what_is_owed_to_one_recipient_is_not_sent_to_everybody():
     with pytest.raises(NoRecipientKey):
         Unsealed().seal(clear("crm"), "crm")
-    assert TOKEN in Unsealed().seal(clear(EVERYBODY), EVERYBODY).body.decode()
+    assert TOKEN in Unsealed().seal(clear(ANY_RECIPIENT), ANY_RECIPIENT).body.decode()
 
 
 def test_neither_keys_nor_tokens_show_in_a_repr(tmp_path: Path):

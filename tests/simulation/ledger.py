@@ -1,47 +1,42 @@
 """A ledger whose writes reach the disk one after the other; a crash decides which of the last ones did."""
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from tests.simulation.chance import Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
+from worker.adapters.memory.ledger import MemoryLedger
 from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish
 from worker.ports import LedgerConflict, LedgerFailed
 
 
-@dataclass
-class Disk:
+class Disk(MemoryLedger):
     """What survives a crash."""
 
-    history: History
-    entries: dict[Department, Entry] = field(default_factory=dict)
-    answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
-    suspects: Counter[str] = field(default_factory=Counter)
-    caught_up: bool = False
+    def __init__(self, history: History) -> None:
+        super().__init__()
+        self.history = history
 
     def lose(self) -> None:
         self.history.note("ledger lost")
-        self.entries.clear()
-        self.answers.clear()
-        self.caught_up = False
+        self._entries.clear()
+        self._answers.clear()
+        self._holders.clear()
+        self._caught_up = False
 
-    def write(self, entry: Entry, answer: Answer | None) -> Entry:
-        on_disk = self.entries.get(entry.department)
-        if (on_disk.revision if on_disk else 0) != entry.revision:
-            raise LedgerConflict("the entry was written by somebody else")
-        if answer is not None:
-            event = (answer.event.source, answer.event.id)
-            if self.answers.get(event, answer).payload_digest != answer.payload_digest:
-                raise LedgerConflict("another payload was answered")
-            self.answers[event] = answer
-        self.entries[entry.department] = written = replace(entry, revision=entry.revision + 1)
+    def write(self, entry: Entry, answer: Answer | None = None) -> Entry:
+        written = super().write(entry, answer)
         self._note(written, answer)
         return written
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no entry has a duty left."""
+        return not any(entry.due_at for entry in self._entries.values())
 
     def _note(self, entry: Entry, answer: Answer | None) -> None:
         self.history.note(
@@ -50,11 +45,11 @@ class Disk:
             status=str(entry.status),
             auth_id=entry.auth_id,
             name=entry.name,
-            check_at=entry.check_at,
-            recount_at=entry.recount_at,
+            check_at=entry.check.at if entry.check else None,
+            duplicates_check_at=entry.duplicates_check_at,
             attempt=entry.claim and entry.claim.attempt,
             key=entry.claim and entry.claim.idempotency_key,
-            enable_owed=entry.enable_owed or None,
+            enable_owed=True if entry.debt and entry.debt.enable else None,
         )
         if answer is not None:
             self.history.note(
@@ -82,8 +77,7 @@ class SimulatedLedger:
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
         self._process.check()
-        entry = self._disk.entries.get(department) or Entry(department)
-        return Recollection(entry, self._disk.answers.get((event.source, event.id)))
+        return await self._disk.recall(department, event)
 
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
         self._process.check()
@@ -97,53 +91,59 @@ class SimulatedLedger:
             raise result
         return result
 
-    async def bind(self, _owner: str, _provider_account: str) -> None:
+    async def bind(self, owner: str, provider_account: str) -> None:
         self._process.check()
         if self._chance.strikes("write failed"):
             raise LedgerFailed("cannot be written")
+        await self._disk.bind(owner, provider_account)
 
-    async def suspect(self, message: str) -> int:
+    async def mark_poison(self, message: str) -> int:
         self._process.check()
-        self._disk.suspects[message] += 1
-        return self._disk.suspects[message]
+        return await self._disk.mark_poison(message)
 
-    async def absolve(self, message: str) -> None:
+    async def clear_poison(self, message: str) -> None:
         self._process.check()
-        del self._disk.suspects[message]
+        await self._disk.clear_poison(message)
 
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
         self._process.check()
-        return {
-            entry.auth_id: entry.department
-            for entry in self._disk.entries.values()
-            if entry.auth_id is not None and entry.auth_id in auth_ids
-        }
+        return await self._disk.holders(auth_ids)
 
     async def caught_up(self) -> bool:
         self._process.check()
-        return self._disk.caught_up
+        return await self._disk.caught_up()
 
     async def note_caught_up(self, *, caught_up: bool) -> None:
         self._process.check()
-        self._disk.caught_up = caught_up
+        await self._disk.note_caught_up(caught_up=caught_up)
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         self._process.check()
-        due = [
-            (entry.due_at, entry.department)
-            for entry in self._disk.entries.values()
-            if entry.due_at is not None and entry.due_at <= now
-        ]
-        return [department for _, department in sorted(due)[:limit]]
-
-    async def wishes(self, _since: datetime) -> Sequence[Wish]:
-        self._process.check()
-        return ()
+        return await self._disk.due(now, limit)
 
     async def overdue(self, since: datetime) -> int:
         self._process.check()
-        owing = [entry for entry in self._disk.entries.values() if entry.owed_at is not None]
-        return sum(entry.created_at is not None and entry.created_at < since for entry in owing)
+        return await self._disk.overdue(since)
+
+    async def wish(self, wish: Wish) -> None:
+        self._process.check()
+        await self._disk.wish(wish)
+
+    async def wishes(self, since: datetime) -> Sequence[Wish]:
+        self._process.check()
+        return await self._disk.wishes(since)
+
+    async def close_wish(self, wish_id: str) -> None:
+        self._process.check()
+        await self._disk.close_wish(wish_id)
+
+    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
+        self._process.check()
+        return await self._disk.entries(tenant)
+
+    async def answers(self, department: Department) -> Sequence[Answer]:
+        self._process.check()
+        return await self._disk.answers(department)
 
     def _turn(self) -> float:
         """When this write's turn is: after all that were asked for before."""
@@ -168,8 +168,8 @@ class SimulatedLedger:
     def _written(self, entry: Entry, answer: Answer | None) -> Entry | Exception:
         try:
             on_disk = self._disk.write(entry, answer)
-        except LedgerConflict as conflict:
-            return conflict
+        except (LedgerConflict, LedgerFailed) as refusal:
+            return refusal
         failed = self._chance.strikes("written but failed")
         return LedgerFailed("no answer to the commit") if failed else on_disk
 

@@ -107,7 +107,7 @@ class DropsClaimsAtRestart(Line):
         entry = (await self.records.recall(event.department)).entry
         seen = self.seen  # type: ignore[attr-defined]
         if event.department not in seen and entry.status is Status.CLAIMED:
-            before = Status.REMOVED if entry.removed_at else Status.ABSENT
+            before = Status.REMOVED if entry.removal else Status.ABSENT
             await self.records.recheck(replace(entry, status=before))
         seen.add(event.department)
         return await super().carry(event, is_overtaken)
@@ -177,20 +177,20 @@ class HidesDuplicates(Line):
 
 
 class NeverChecksForDuplicates(Scheduler):
-    async def _recount(self, entry: Entry) -> None:
+    async def _disable_duplicates(self, entry: Entry) -> None:
         """Skips the duplicate check."""
 
 
 class NeverChecksChanges(Scheduler):
-    async def _checked(self, entry: Entry) -> Entry:
-        return replace(entry, check_at=None, late_call=False)
+    async def _check(self, entry: Entry) -> Entry:
+        return replace(entry, check=None)
 
 
 class ChecksOnce(Scheduler):
     """Does not check a correction again."""
 
-    async def _checked(self, entry: Entry) -> Entry:
-        return replace(await super()._checked(entry), check_at=None, late_call=False)
+    async def _check(self, entry: Entry) -> Entry:
+        return replace(await super()._check(entry), check=None)
 
 
 class ScansOnlyTheFirstPage(Scanner):

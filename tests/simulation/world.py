@@ -295,10 +295,7 @@ class World:
 
     def _at_rest(self) -> bool:
         return (
-            bool(self.processes)
-            and self.broker.at_rest
-            and not self.provider.under_way
-            and not any(entry.due_at for entry in self.disk.entries.values())
+            bool(self.processes) and self.broker.at_rest and not self.provider.under_way and self.disk.at_rest
         )
 
     def _replay_dead_letters(self) -> None:

@@ -18,7 +18,18 @@ from contracts.departments import (
 from contracts.envelope import Message, read
 from contracts.reissues import ReissueRequested
 from contracts.subaccounts import ResultKind
-from worker.core.model import Answer, Claim, Department, Entry, Event, Recollection, Status
+from worker.core.model import (
+    Answer,
+    Claim,
+    Debt,
+    Department,
+    Entry,
+    Event,
+    IssuedCredentials,
+    Recollection,
+    Removed,
+    Status,
+)
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SALES = Department("acme", "sales")
@@ -79,7 +90,12 @@ def event_of(event: AnyDepartmentEvent) -> Event:
 def an_entry(status: Status = Status.ACTIVE, **fields: Any) -> Entry:
     """An entry as the worker's own writes leave it in that status, after an event of sequence 10."""
     whole = {name: value for name, (value, statuses) in _HELD_IN.items() if status in statuses}
-    return replace(Entry(SALES, revision=4, status=status), **whole | fields)
+    return Entry(**{"department": SALES, "revision": 4, "status": status} | whole | fields)
+
+
+def owing(*recipients: str, enable: bool = False, retry_at: datetime | None = None) -> Debt | None:
+    """A debt as entries have it: None if nothing is owed."""
+    return Debt(frozenset(recipients), enable, retry_at) if recipients or enable else None
 
 
 def an_answer(event: Event, outcome: ResultKind = ResultKind.CREATED, **fields: Any) -> Answer:
@@ -100,6 +116,8 @@ def _content(kind: Kind, data: dict[str, Any], attributes: Attributes) -> dict[s
 
 
 _LAST = created(sequence=10)
+ISSUED = IssuedCredentials(_LAST.reference)
+"""Those of every entry with a subaccount, unless a test gives others."""
 _EXISTING = {Status.ACTIVE, Status.DISABLED, Status.DELETING}
 _ONCE_MADE = _EXISTING | {Status.REMOVED}
 
@@ -107,10 +125,9 @@ _HELD_IN: dict[str, tuple[Any, set[Status]]] = {
     "name": ("Sales", _ONCE_MADE | {Status.CLAIMED}),
     "auth_id": (AUTH_ID, _EXISTING),
     "version": (_LAST.version, _ONCE_MADE),
-    "generation": (1, _ONCE_MADE),
-    "issued_for": (_LAST.reference, _ONCE_MADE),
+    "issued": (ISSUED, _ONCE_MADE),
     "created_at": (NOW, _ONCE_MADE),
     "incarnation": (2, {Status.REMOVED}),
-    "removed_at": (NOW, {Status.DISABLED, Status.REMOVED}),
+    "removal": (Removed(NOW), {Status.DISABLED, Status.REMOVED}),
     "claim": (Claim(NOW, IDEMPOTENCY_KEY, created(sequence=11).reference), {Status.CLAIMED}),
 }

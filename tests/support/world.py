@@ -40,7 +40,7 @@ from worker.core.capabilities import Capabilities
 from worker.core.decide import Policy
 from worker.core.judge import CallFault, FaultKind, Operation, RetryPolicy
 from worker.core.messages import Outgoing
-from worker.core.model import EVERYBODY, Answer, Department, Entry, Recollection, Reference, Status, Wish
+from worker.core.model import ANY_RECIPIENT, Answer, Department, Entry, Recollection, Reference, Status, Wish
 from worker.core.naming import Names, NameTemplate
 from worker.operations.emit import inbound
 from worker.ports import (
@@ -170,11 +170,11 @@ class WatchedLedger:
     async def close_wish(self, wish_id: str) -> None:
         await self.witness.see("close wish", lambda: self.ledger.close_wish(wish_id))
 
-    async def suspect(self, message: str) -> int:
-        return await self.witness.see("suspect", lambda: self.ledger.suspect(message))
+    async def mark_poison(self, message: str) -> int:
+        return await self.witness.see("mark_poison", lambda: self.ledger.mark_poison(message))
 
-    async def absolve(self, message: str) -> None:
-        await self.witness.see("absolve", lambda: self.ledger.absolve(message))
+    async def clear_poison(self, message: str) -> None:
+        await self.witness.see("clear_poison", lambda: self.ledger.clear_poison(message))
 
     async def bind(self, owner: str, provider_account: str) -> None:
         await self.witness.see("bind", lambda: self.ledger.bind(owner, provider_account))
@@ -301,7 +301,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock.sleep)
-        recipients = sorted(self.policy.recipients - {EVERYBODY})
+        recipients = sorted(self.policy.recipients - {ANY_RECIPIENT})
         self.broker.declare(topology(BrokerVersion(4, 1), self.patience.delays, recipients))
         self.broker.bind(RESULTS, RESULTS_QUEUE, "#")
 

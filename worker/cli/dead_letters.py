@@ -368,7 +368,7 @@ async def _audit(
     from worker.cli import open_ports
 
     async with open_ports.ledger_to_read(settings) as (_, audit):
-        lines = await audit.noted(since, by, id_)
+        lines = await audit.lines(since, by, id_)
     view.audit(lines, as_json=as_json)
 
 

@@ -11,7 +11,7 @@ from contracts.subaccounts import ResultKind
 from worker.cli import terminal
 from worker.cli.loop import run, run_to_exit
 from worker.cli.options import DepartmentId, Json, Tenant
-from worker.core.model import Answer, Department, Entry
+from worker.core.model import NO_TRACE, Answer, Department, Entry
 from worker.operations import departments as operations
 from worker.operations.departments import History, credentials_state
 from worker.operations.reissue import reissue as ask_for_reissue
@@ -134,10 +134,35 @@ def _answer_row(answer: Answer) -> tuple[object, ...]:
 
 
 def _entry_document(entry: Entry) -> dict[str, Any]:
-    """An entry as scripts read it, without the token's fingerprint: that stays in the ledger."""
-    document: dict[str, Any] = TypeAdapter(Entry).dump_python(entry, mode="json", exclude={"fingerprint"})
-    tenant, department_id = document.pop("department")
-    return {"tenant": tenant, "department_id": department_id} | document
+    """An entry as scripts read it. A token's fingerprint stays in the ledger."""
+    issued, debt, check = entry.issued, entry.debt, entry.check
+    document = {
+        "tenant": entry.department.tenant,
+        "department_id": entry.department.id,
+        "revision": entry.revision,
+        "status": entry.status,
+        "incarnation": entry.incarnation,
+        "generation": entry.generation,
+        "name": entry.name,
+        "auth_id": entry.auth_id,
+        "version": entry.version,
+        "version_type": entry.version_type,
+        "claim": entry.claim,
+        "owed_to": entry.owed_to,
+        "issued_for": issued.cause if issued else None,
+        "issued_trace": issued.trace if issued else NO_TRACE,
+        "owed_at": debt.retry_at if debt else None,
+        "created_at": entry.created_at,
+        "removed_at": entry.removal.removed_at if entry.removal else None,
+        "check_at": check.at if check else None,
+        "late_call": check is not None and check.late_call,
+        "recount_at": entry.duplicates_check_at,
+        "enable_owed": debt is not None and debt.enable,
+        "reissued_at": issued.reissued_at if issued else None,
+        "mends": entry.repairs,
+    }
+    shown: dict[str, Any] = TypeAdapter(dict[str, Any]).dump_python(document, mode="json")
+    return shown
 
 
 def _answer_document(answer: Answer) -> dict[str, Any]:

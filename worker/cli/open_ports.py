@@ -6,8 +6,7 @@ from datetime import datetime
 
 from worker.adapters.amqp.dead_letters import RabbitDeadLetters
 from worker.adapters.brokers import AmqpObjects, ManagedObjects, open_connection, open_publisher
-from worker.adapters.sqlite.audit import SqliteAudit
-from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
+from worker.adapters.ledgers import open_ledger
 from worker.adapters.system import SystemClock, fresh_id, os_user
 from worker.cli import terminal
 from worker.cli.options import Request
@@ -23,15 +22,15 @@ from worker.telemetry.events import Telemetry
 @asynccontextmanager
 async def ledger_to_read(settings: LedgerSettings) -> AsyncIterator[tuple[Ledger, Audit]]:
     """The ledger and its audit, both read-only. Raises `LedgerFailed`."""
-    async with sqlite_ledger_read(settings.ledger) as ledger:
-        yield ledger, SqliteAudit(ledger)
+    async with open_ledger(settings.ledger_url, read_only=True) as opened:
+        yield opened.ledger, opened.audit
 
 
 @asynccontextmanager
 async def ledger_to_write(settings: LedgerSettings) -> AsyncIterator[tuple[Ledger, Audit]]:
     """The ledger and its audit; a missing ledger is not made. Raises `LedgerFailed`."""
-    async with sqlite_ledger(settings.ledger, must_exist=True) as ledger:
-        yield ledger, SqliteAudit(ledger)
+    async with open_ledger(settings.ledger_url, must_exist=True) as opened:
+        yield opened.ledger, opened.audit
 
 
 @asynccontextmanager
@@ -122,19 +121,19 @@ class _OptionalAudit:
         self._audit: Audit | None = None
         self._missing = False
 
-    async def note(self, lines: Sequence[AuditLine]) -> None:
+    async def append(self, lines: Sequence[AuditLine]) -> None:
         if self._missing or not lines:
             return
         try:
             if self._audit is None:
                 opened = ledger_to_write(self._settings)
                 self._audit = (await self._stack.enter_async_context(opened))[1]
-            await self._audit.note(lines)
+            await self._audit.append(lines)
         except LedgerFailed as error:
             self._missing = True
             terminal.complain([f"not on record in the audit: {error}"])
 
-    async def noted(
+    async def lines(
         self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
-        return await self._audit.noted(since, by, id_) if self._audit else []
+        return await self._audit.lines(since, by, id_) if self._audit else []

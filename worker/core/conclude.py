@@ -1,22 +1,54 @@
-"""What has happened: entry, event and outcome make the next entry, and the answer where there is one."""
+"""What has happened: entry, step and outcome make the next entry, and the answer where there is one.
+
+`intend` makes the entry that is durable before a step acts, `conclude` the one after it. Between the two a
+worker may die, a call may be lost, or be carried out much later; so the intended entry always says enough
+for the next worker to find out. Rules for editors:
+
+- A failure that is certain undoes the intent. An `Unknown` one keeps it: a claim stays to be settled, a check
+  stays to be made.
+- An outcome that a step cannot have is a `ValueError`, not a silent no-op.
+- A step needs no event. With a cause the conclusion may carry its answer; without one it is the entry only.
+- Every entry on the way is whole: the constructor in `model` refuses any other.
+"""
 
 import dataclasses
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from pydantic import SecretStr
 
 from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
-from worker.core.adoption import DUPLICATES_CHECK_WINDOWS, ENOUGH_UNKNOWNS, is_lost, seconds_to_next_scan
+from worker.core.adoption import ENOUGH_UNKNOWNS, is_lost, seconds_to_next_scan
 from worker.core.decide import NAME_KEPT, Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
+from worker.core.duties import (
+    DEBT_PAUSE,
+    arm_check,
+    arm_late_check,
+    clear_check,
+    duplicates_check_time,
+    put_off_debt,
+)
 from worker.core.judge import Failure, Permanent, Unknown
-from worker.core.model import EVERYBODY, Answer, Claim, Entry, Event, Fingerprint, Status, replace
+from worker.core.model import (
+    ANY_RECIPIENT,
+    Answer,
+    Cause,
+    Check,
+    Claim,
+    Debt,
+    Entry,
+    Fingerprint,
+    IssuedCredentials,
+    Removed,
+    Status,
+    replace,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the provider shows of one that was adopted: a ledger that is behind knows neither."""
+    """How the provider shows a subaccount that was adopted: a ledger that is behind knows neither."""
 
     incarnation: int
     name: str
@@ -26,19 +58,20 @@ class Found:
 class Made:
     """The subaccount exists, is ours and is as wanted: just created, or found by its tag.
 
-    `doubles` are others of its tag; they have been disabled. One that is not `enabled` is to be so later.
+    `duplicates` are others with its tag; they have been disabled. A subaccount that is not `enabled` is to
+    be enabled later.
     """
 
     auth_id: str
     auth_token: SecretStr | None = field(repr=False)
-    doubles: tuple[str, ...] = ()
+    duplicates: tuple[str, ...] = ()
     found: Found | None = None
     enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class NothingSeen:
-    """A complete scan of the list, begun at this time, saw no subaccount of the department's tag."""
+    """A complete scan of the list, begun at this time, found no subaccount with the department's tag."""
 
     begun: datetime
 
@@ -65,15 +98,12 @@ class Failed:
     failure: Failure
 
 
-OWED_PAUSE = timedelta(minutes=1)
-"""Between two tries of the scheduler to deliver credentials; whoever makes them delivers them at once."""
-
 Outcome = Made | NothingSeen | Changed | Deleted | NothingDone | Failed
 
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """The entry as it now stands. Without answer or failure, the event is decided again on it."""
+    """The entry as it now stands. Without an answer or a failure, an event is decided again on it."""
 
     entry: Entry
     answer: Answer | None = None
@@ -81,106 +111,167 @@ class Conclusion:
 
 
 def intend(
-    step: Step, entry: Entry, event: Event, idempotency_key: str, policy: Policy, now: datetime
+    step: Step, entry: Entry, cause: Cause | None, idempotency_key: str, policy: Policy, now: datetime
 ) -> Entry:
-    """The entry as it must be durable before the step acts."""
+    """The entry as it must be durable before the step acts. Only a create needs a cause."""
     match step:
         case Create(name):
-            attempt = entry.unknown_creates(event.reference) + 1
-            claim = Claim(now, idempotency_key, event.reference, attempt, trace=event.trace)
+            cause = _required(cause)
+            attempt = entry.unknown_creates(cause.reference) + 1
+            claim = Claim(now, idempotency_key, cause.reference, attempt, trace=cause.trace)
             return replace(entry, status=Status.CLAIMED, name=name, claim=claim)
         case Delete():
             return replace(entry, status=Status.DELETING)
         case Rename() | Restore() | Disable():
-            return _to_check(entry, policy, now)
+            return arm_check(entry, policy, now)
         case _:
             return entry
 
 
 def conclude(
-    entry: Entry, event: Event, step: Step, outcome: Outcome, policy: Policy, now: datetime
+    entry: Entry, cause: Cause | None, step: Step, outcome: Outcome, policy: Policy, now: datetime
 ) -> Conclusion:
-    """`entry` is the one `intend` made of it."""
+    """What `outcome` leaves on record; `entry` is the one that `intend` made.
+
+    Without a `cause` there is no answer. Raises `ValueError` for an outcome that the step cannot have.
+    """
     match step, outcome:
         case Create(), Failed(failure):
             return _not_created(entry, failure, policy, now)
         case _, Failed(failure):
             return Conclusion(_not_changed(entry, failure, policy, now), failure=failure)
-        case Create(), Made():
-            return _made(entry, event, outcome, policy, now)
-        case Adopt(), Made():
-            # A worker that died adopting it before us may have sent a change that comes late.
-            checked = to_be_checked(entry, policy, now)
-            if entry.recount_at is not None:  # it may be of a create taken for lost, and the last yet to come
-                checked = replace(checked, recount_at=_recount_at(policy, now))
-            return _made(checked, event, outcome, policy, now)
+        case ((Create(name) | Adopt(name)), Made()):
+            made = _made(entry, _required(cause), step, outcome, policy, now)
+            if name is None:  # adopted only to be removed: decided again
+                return Conclusion(made)
+            return _answered(made, cause, ResultKind.CREATED, now, _duplicates_told(outcome))
         case Adopt(), NothingSeen(begun):
-            return _nothing_seen(entry, event, begun, policy, now)
+            return _nothing_seen(entry, _required(cause), begun, policy, now)
         case Rename(_, name), Changed():
-            return _answered(replace(_sure(entry), name=name), event, ResultKind.RENAMED, now)
+            return _answered(replace(clear_check(entry), name=name), cause, ResultKind.RENAMED, now)
         case Restore(_, name), Changed():
-            restored = replace(_sure(entry), status=Status.ACTIVE, name=name or entry.name, removed_at=None)
-            restored = put_off_owed(replace(restored, enable_owed=entry.held_back), now)
             kept = NAME_KEPT if name and not policy.capabilities.can_rename else None
-            return _answered(restored, event, ResultKind.RESTORED, now, kept)
+            restored = _restored(clear_check(entry), name, now)
+            return _answered(restored, cause, ResultKind.RESTORED, now, kept)
         case Disable(), Changed():
-            disabled = replace(_sure(entry), status=Status.DISABLED, removed_at=now, owed_at=None)
-            disabled = replace(disabled, enable_owed=entry.held_back)
-            return _answered(disabled, event, ResultKind.DISABLED, now)
+            return _answered(_disabled(clear_check(entry), now), cause, ResultKind.DISABLED, now)
         case Delete(auth_id), Deleted():
-            return _deleted(entry, event, auth_id, now)
+            gone = _deleted(entry, now)
+            if cause and cause.version and cause.version.kind is not Kind.REMOVED:
+                return Conclusion(gone)  # the deletion begun before is through: the event is decided again
+            return _answered(gone, cause, ResultKind.REMOVED, now, auth_id=auth_id)
         case Skip(kind, reason, name), NothingDone():
-            named = replace(entry, name=name) if name is not None else entry
-            return _answered(named, event, kind, now, reason)
+            named = replace(entry, name=name) if name else entry
+            return _answered(named, cause, kind, now, reason)
         case _:
             raise ValueError(f"{type(step).__name__} cannot come to {type(outcome).__name__}")
 
 
-def readdressed(entry: Entry, recipients: frozenset[str]) -> Entry:
-    """What was owed to whoever is bound is owed to the recipients, once there are any."""
-    if EVERYBODY not in entry.owed_to - recipients:
+def retarget_debts(entry: Entry, recipients: frozenset[str]) -> Entry:
+    """The entry with credentials owed to any recipient owed to `recipients` instead, once there are some."""
+    debt = entry.debt
+    if debt is None or ANY_RECIPIENT not in debt.recipients - recipients:
         return entry
-    return replace(entry, owed_to=entry.owed_to - {EVERYBODY} | recipients)
+    return replace(entry, debt=replace(debt, recipients=debt.recipients - {ANY_RECIPIENT} | recipients))
 
 
 def confirmed(entry: Entry, recipients: frozenset[str], token: Fingerprint | None = None) -> Entry:
     """The entry once the broker has confirmed the credentials of these recipients, with this token."""
-    left = entry.owed_to - recipients
-    owed_at = entry.owed_at if left or entry.enable_owed else None
-    return replace(entry, owed_to=left, owed_at=owed_at, fingerprint=token or entry.fingerprint)
-
-
-def to_enable(entry: Entry, policy: Policy, now: datetime) -> Entry:
-    """The entry as it must be durable before what was made disabled is enabled: as before any change."""
-    return _to_check(entry, policy, now)
+    debt, issued = entry.debt, entry.issued
+    if debt is not None:
+        debt = _debt(debt.recipients - recipients, enable=debt.enable, retry_at=debt.retry_at)
+    if issued is not None and token is not None:
+        issued = replace(issued, fingerprint=token)
+    return replace(entry, debt=debt, issued=issued)
 
 
 def enabled(entry: Entry) -> Entry:
-    """The entry once the provider has enabled what was made disabled."""
-    return confirmed(replace(_sure(entry), enable_owed=False), frozenset())
+    """The entry once the provider has enabled a subaccount that was created disabled."""
+    debt = entry.debt and _debt(entry.debt.recipients, enable=False, retry_at=entry.debt.retry_at)
+    return replace(clear_check(entry), debt=debt)
 
 
-def to_be_checked(entry: Entry, policy: Policy, now: datetime) -> Entry:
-    """For the scheduler to compare with the provider, where something may have been set over it."""
-    return replace(entry, check_at=now + policy.settle_window, late_call=True)
+def _debt(recipients: frozenset[str], *, enable: bool, retry_at: datetime | None) -> Debt | None:
+    return Debt(recipients, enable, retry_at) if recipients or enable else None
 
 
-def put_off_owed(entry: Entry, now: datetime) -> Entry:
-    """For the scheduler to try again, where something is still owed."""
-    return replace(entry, owed_at=now + OWED_PAUSE if entry.owes else None)
+def _made(
+    entry: Entry, cause: Cause, step: Create | Adopt, made: Made, policy: Policy, now: datetime
+) -> Entry:
+    claim, found = entry.claim, made.found or Found(entry.incarnation, "")
+    adopted = isinstance(step, Adopt)
+    # A create taken for lost may still be carried out: this may have been another one.
+    look_again = made.duplicates or (adopted and entry.duplicates_check_at)
+    return replace(
+        entry,
+        status=Status.ACTIVE,
+        auth_id=made.auth_id,
+        incarnation=found.incarnation,
+        name=step.name or entry.name or found.name,
+        created_at=now,
+        claim=None,
+        issued=IssuedCredentials(
+            cause=claim.event if claim else cause.reference,
+            trace=claim.trace if claim else cause.trace,
+            generation=max(entry.generation + 1, found.incarnation),  # a lost ledger has lost count
+        ),
+        debt=_debt(policy.recipients, enable=not made.enabled, retry_at=now + DEBT_PAUSE),
+        # A worker that died adopting it before us may have sent a change that comes late.
+        check=Check(now + policy.settle_window, late_call=True) if adopted else None,
+        duplicates_check_at=duplicates_check_time(policy, now) if look_again else entry.duplicates_check_at,
+        removal=None,
+    )
 
 
-def _to_check(entry: Entry, policy: Policy, now: datetime) -> Entry:
-    # A check still set is that of a change whose outcome was never recorded: it may come late.
-    unrecorded = entry.check_at is not None
-    return replace(entry, check_at=now + policy.settle_window, late_call=unrecorded)
+def _duplicates_told(made: Made) -> str | None:
+    return f"disabled doubles: {', '.join(made.duplicates)}" if made.duplicates else None
+
+
+def _restored(entry: Entry, name: str | None, now: datetime) -> Entry:
+    active = replace(
+        entry, status=Status.ACTIVE, name=name or entry.name, removal=None, debt=_debt_kept(entry)
+    )
+    return put_off_debt(active, now)
+
+
+def _disabled(entry: Entry, now: datetime) -> Entry:
+    return replace(entry, status=Status.DISABLED, removal=Removed(now), debt=_debt_kept(entry))
+
+
+def _debt_kept(entry: Entry) -> Debt | None:
+    """What is owed after a change of `enabled`: the change itself settled a mere enabling."""
+    return entry.debt and _debt(entry.debt.recipients, enable=entry.debt.holds_back, retry_at=None)
+
+
+def _deleted(entry: Entry, now: datetime) -> Entry:
+    return replace(
+        entry,
+        status=Status.REMOVED,
+        auth_id=None,
+        incarnation=entry.incarnation + 1,
+        debt=None,
+        check=None,
+        removal=Removed(now),
+    )
+
+
+def _not_changed(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Entry:
+    """A change without an answer may be carried out late, over a newer one.
+
+    A deletion is sent again, and an adoption is checked once it succeeds.
+    """
+    if entry.status is Status.DELETING or entry.auth_id is None:
+        return entry
+    return arm_late_check(entry, policy, now) if isinstance(failure, Unknown) else clear_check(entry)
 
 
 def _not_created(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Conclusion:
-    if not isinstance(failure, Unknown):
-        return Conclusion(_withdrawn(entry), failure=failure)
     claim = _claim_of(entry)
-    if failure.outage:  # nobody got an answer: not held against this event
+    if not isinstance(failure, Unknown):
+        # The claim of a create that certainly did not happen leaves only the count before it.
+        before = replace(claim, attempt=claim.attempt - 1) if claim.attempt > 1 else None
+        return Conclusion(_unclaimed(entry, before), failure=failure)
+    if failure.outage:  # no call got an answer: not counted against this event
         claim = replace(claim, attempt=claim.attempt - 1)
     if claim.attempt < ENOUGH_UNKNOWNS:
         seconds = seconds_to_next_scan(now, claim.started_at, policy.settle_window)
@@ -200,123 +291,62 @@ def _given_up(entry: Entry, detail: str) -> Conclusion:
     return Conclusion(replace(entry, claim=replace(claim, attempt=0)), failure=failure)
 
 
-def _nothing_seen(entry: Entry, event: Event, begun: datetime, policy: Policy, now: datetime) -> Conclusion:
+def _nothing_seen(entry: Entry, cause: Cause, begun: datetime, policy: Policy, now: datetime) -> Conclusion:
     if entry.status is not Status.CLAIMED:
-        if entry.unknown_creates(event.reference) < ENOUGH_UNKNOWNS:
+        if entry.unknown_creates(cause.reference) < ENOUGH_UNKNOWNS:
             return Conclusion(entry)
         return _given_up(entry, "it was taken for lost, for the list has not shown it")
     claim = _claim_of(entry)
     looked = replace(claim, clean_scans=claim.clean_scans + 1)
     if is_lost(looked.clean_scans, begun, claim.started_at, policy.settle_window):
         # Whatever becomes of the department: taken for lost, it may still be carried out, only very late.
-        lost = replace(entry, claim=replace(claim, clean_scans=0), recount_at=_recount_at(policy, now))
-        return Conclusion(replace(lost, status=_before_claim(entry)))
+        lost = _unclaimed(entry, replace(claim, clean_scans=0))
+        return Conclusion(replace(lost, duplicates_check_at=duplicates_check_time(policy, now)))
     seconds = seconds_to_next_scan(now, claim.started_at, policy.settle_window)
     undecided = Unknown("whether a create was carried out is not known yet", seconds)
     return Conclusion(replace(entry, claim=looked), failure=undecided)
 
 
-def _made(entry: Entry, event: Event, made: Made, policy: Policy, now: datetime) -> Conclusion:
-    claim, found = entry.claim, made.found or Found(entry.incarnation, event.name or "")
-    active = replace(
-        entry,
-        status=Status.ACTIVE,
-        auth_id=made.auth_id,
-        incarnation=found.incarnation,
-        generation=max(entry.generation + 1, found.incarnation),  # a lost ledger has lost count
-        name=event.name if event.kind is not Kind.REMOVED else entry.name or found.name,
-        owed_to=policy.recipients,
-        issued_for=claim.event if claim else event.reference,
-        issued_trace=claim.trace if claim else event.trace,
-        owed_at=now + OWED_PAUSE,
-        enable_owed=not made.enabled,
-        fingerprint=None,
-        reissued_at=None,
-        claim=None,
-        created_at=now,
-        removed_at=None,
-        recount_at=_recount_at(policy, now) if made.doubles else entry.recount_at,
-    )
-    if event.kind is Kind.REMOVED:  # adopted only to be removed: decided again
-        return Conclusion(active)
-    doubles = f"disabled doubles: {', '.join(made.doubles)}" if made.doubles else None
-    return _answered(active, event, ResultKind.CREATED, now, doubles)
-
-
-def _recount_at(policy: Policy, now: datetime) -> datetime:
-    return now + DUPLICATES_CHECK_WINDOWS * policy.settle_window
-
-
-def _deleted(entry: Entry, event: Event, auth_id: str, now: datetime) -> Conclusion:
-    gone = replace(
-        entry,
-        status=Status.REMOVED,
-        auth_id=None,
-        incarnation=entry.incarnation + 1,
-        owed_to=frozenset(),
-        owed_at=None,
-        enable_owed=False,
-        removed_at=now,
-        check_at=None,
-        late_call=False,
-    )
-    if event.kind is not Kind.REMOVED:  # the deletion begun before is through: the event is decided again
-        return Conclusion(gone)
-    return _answered(gone, event, ResultKind.REMOVED, now, auth_id=auth_id)
-
-
-def _not_changed(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Entry:
-    """A change that was not answered may be carried out late, over a newer one."""
-    if entry.status is Status.DELETING:
-        return entry
-    if isinstance(failure, Unknown):
-        return replace(entry, check_at=now + policy.settle_window, late_call=True)
-    return _sure(entry)
-
-
-def _sure(entry: Entry) -> Entry:
-    """The check set before a change is off once its outcome is known, unless an earlier one may come late."""
-    return entry if entry.late_call else replace(entry, check_at=None)
-
-
-def _withdrawn(entry: Entry) -> Entry:
-    """The claim of a create that certainly did not happen leaves nothing behind but the count before it."""
-    claim = _claim_of(entry)
-    before = replace(claim, attempt=claim.attempt - 1) if claim.attempt > 1 else None
-    return replace(entry, status=_before_claim(entry), claim=before)
-
-
-def _before_claim(entry: Entry) -> Status:
-    return Status.REMOVED if entry.removed_at else Status.ABSENT
+def _unclaimed(entry: Entry, claim: Claim | None) -> Entry:
+    """As before the create, with `claim` for the next one to continue its count."""
+    return replace(entry, status=Status.REMOVED if entry.removal else Status.ABSENT, claim=claim)
 
 
 def _claim_of(entry: Entry) -> Claim:
     if entry.claim is None:
-        raise ValueError(f"a {entry.status} entry has no claim")
+        raise ValueError(f"no create was claimed: the department is {entry.status}")
     return entry.claim
+
+
+def _required(cause: Cause | None) -> Cause:
+    if cause is None:
+        raise ValueError("a create or an adoption needs a cause")
+    return cause
 
 
 def _answered(
     entry: Entry,
-    event: Event,
+    cause: Cause | None,
     outcome: ResultKind,
     now: datetime,
     reason: str | None = None,
     auth_id: str | None = None,
 ) -> Conclusion:
-    overtaken = outcome is ResultKind.SUPERSEDED
+    if cause is None:
+        return Conclusion(entry)
+    superseded = outcome is ResultKind.SUPERSEDED
     answer = Answer(
-        department=event.department,
-        event=event.reference,
-        payload_digest=event.payload_digest,
+        department=entry.department,
+        event=cause.reference,
+        payload_digest=cause.payload_digest,
         outcome=outcome,
         answered_at=now,
-        name=event.name or entry.name,
+        name=cause.name or entry.name,
         auth_id=auth_id or entry.auth_id,
         reason=reason,
-        superseded_by=entry.newest if overtaken else None,
-        trace=event.trace,
+        superseded_by=entry.newest if superseded else None,
+        trace=cause.trace,
     )
-    if overtaken:
+    if superseded or cause.version is None:
         return Conclusion(entry, answer)
-    return Conclusion(replace(entry, version=event.version, version_type=event.reference.type), answer)
+    return Conclusion(replace(entry, version=cause.version, version_type=cause.reference.type), answer)

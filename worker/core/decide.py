@@ -1,6 +1,11 @@
-"""What is to be done about an event: the decision table.
+"""The decision table: what to do about an event, given what the ledger knows of its department.
 
-The same table stands in ARCHITECTURE.md, where a test compares the two.
+An event states what a department is, not what to change, so the newest one wins and order does not matter.
+That is checked first: an event answered before is only published again, an older one is skipped. Whatever is
+unfinished comes next: a claimed department is adopted and a deletion completed before the event is looked at
+again, so a decision never rests on a state that may still change. Only then does the table in `_by_the_table`
+compare states; it takes a policy where the operator has a choice. The same table is in ARCHITECTURE.md, and a
+test compares the two. This module says what should happen; `conclude` says what has happened.
 """
 
 from dataclasses import dataclass
@@ -11,17 +16,17 @@ from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
 from worker.core.adoption import ENOUGH_UNKNOWNS
 from worker.core.capabilities import EVERYTHING, Capabilities
-from worker.core.model import EVERYBODY, Answer, Entry, Event, Recollection, Status
+from worker.core.model import ANY_RECIPIENT, Answer, Entry, Event, Recollection, Status
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
-"""How far ahead of our clock a time may be where it decides what is newer."""
+"""How far ahead of our clock an event's time may be if it decides which event is newer."""
 
 
 NAME_KEPT = "the provider cannot rename a subaccount: it keeps its name there"
 
 
 class Removal(StrEnum):
-    """What a removed department's subaccount comes to."""
+    """What happens to the subaccount of a removed department."""
 
     DISABLE_THEN_DELETE = "disable-then-delete"
     DELETE = "delete"
@@ -30,14 +35,14 @@ class Removal(StrEnum):
 
 
 class UnknownRename(StrEnum):
-    """What the rename of a department nobody told us of comes to."""
+    """What to do about the rename of a department without a `created` event."""
 
     CREATE = "create"
     REJECT = "reject"
 
 
 class Enable(StrEnum):
-    """When a new subaccount is enabled: as it is created, or once its credentials are published."""
+    """When a new subaccount is enabled: when it is created, or once its credentials are published."""
 
     CREATED = "created"
     PUBLISHED = "published"
@@ -45,30 +50,33 @@ class Enable(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The operator's choices that decisions follow, and what the provider can do at all."""
+    """The operator's choices, and what the provider can do."""
 
     removal: Removal = Removal.DISABLE_THEN_DELETE
     unknown_rename: UnknownRename = UnknownRename.CREATE
-    recipients: frozenset[str] = frozenset({EVERYBODY})
+    recipients: frozenset[str] = frozenset({ANY_RECIPIENT})
     settle_window: timedelta = timedelta(seconds=120)
     enable: Enable = Enable.CREATED
     capabilities: Capabilities = EVERYTHING
 
     def rejects_rename_of(self, entry: Entry) -> bool:
-        """Whether nobody told us of that department: one whose create was taken for lost is no stranger."""
+        """Whether its rename is refused. A department whose create was taken for lost is not unknown."""
         return self.unknown_rename is UnknownRename.REJECT and entry.claim is None
 
 
 @dataclass(frozen=True, slots=True)
 class Create:
+    """Create a subaccount."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """A create may have happened: find out. `name` is what it is to be called; None only to be removed.
+    """A create may have happened: look for its subaccount.
 
-    Where nothing is found, and the event has had enough creates, it is given up.
+    `name` is its new name; None if it is adopted only to be removed. If nothing is found and the event has
+    had enough creates, the event is given up.
     """
 
     name: str | None
@@ -76,13 +84,15 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Rename:
+    """Change the subaccount's name."""
+
     auth_id: str
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Restore:
-    """Enable again; `name` only where it differs."""
+    """Enable the subaccount again; `name` only if it differs."""
 
     auth_id: str
     name: str | None
@@ -90,19 +100,23 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class Disable:
+    """Disable the subaccount."""
+
     auth_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
+    """Delete the subaccount."""
+
     auth_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """No call: the event changes nothing at the provider, or a newer one holds.
+    """Make no call: the event changes nothing at the provider, or a newer one was answered.
 
-    `name`: what the department is called from now on, where the provider cannot be told.
+    `name` is the department's new name, if the provider cannot be told.
     """
 
     outcome: ResultKind
@@ -112,7 +126,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Republish:
-    """Answered: what of it the broker has not confirmed goes out (once more)."""
+    """The event was answered: publish what the broker has not confirmed."""
 
     answer: Answer
 
@@ -130,7 +144,7 @@ Decision = Step | Republish | Refuse
 
 
 def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> Decision:
-    """What is to be done about `event`, by what is known of its department at `now`."""
+    """What to do about `event`, given what is known of its department at `now`."""
     if known.answer is not None:
         return answered_before(event.payload_digest, known.answer)
     if _time_decides(event, known.entry) and event.version.time > now + CLOCK_TOLERANCE:
@@ -141,6 +155,7 @@ def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> 
 
 
 def answered_before(payload_digest: str, answer: Answer) -> Republish | Refuse:
+    """What to do about an event, or a request, that has an answer; its payload must be the same."""
     if answer.payload_digest == payload_digest:
         return Republish(answer)
     return Refuse(
@@ -175,7 +190,7 @@ def _by_the_table(event: Event, entry: Entry, policy: Policy) -> Decision:
             return _remove(auth_id, policy)
         case Status.ABSENT | Status.DISABLED | Status.REMOVED, Kind.REMOVED, _, _:
             return Skip(ResultKind.UNCHANGED)
-        case _:  # an entry no write of ours leaves behind
+        case _:  # an event without a name that it must have
             raise ValueError(f"no decision for a {entry.status} entry and a {event.kind} event")
 
 

@@ -1,4 +1,4 @@
-"""What goes out: an answer, credentials or a dead letter as the message the contract wants."""
+"""Outgoing messages: results, credentials, parked messages and dead letters, as the contract has them."""
 
 import hashlib
 from collections.abc import Mapping
@@ -30,22 +30,22 @@ _BROKER_HEADERS = frozenset({"x-death", "x-delivery-count", "x-acquired-count"})
 _BROKER_HEADER_PREFIXES = ("x-first-death-", "x-last-death-")
 
 
-# Ours: what a message takes along while it is parked, and what tells why it is dead.
+# Our headers: the state of a parked message, and the reason of a dead letter.
 ATTEMPTS = "x-attempts"
 ORIGINAL_EXCHANGE = "x-original-exchange"
 ORIGINAL_ROUTING_KEY = "x-original-routing-key"
 DEAD_REASON = "x-dead-reason"
 LEFT_OUT = "x-left-out"
-"""Names what of a message could not be sent on, should there be any such thing."""
+"""Lists the properties and headers of a message that could not be encoded, if any."""
 _NEEDED_PREFIXES = (*ACCEPTED_PREFIXES, "x-")
-_MOST_ATTEMPTS = 1000
+_MAX_ATTEMPTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class SentAs:
-    """How a message was written by whoever sent it: by name the value read, and the bytes it was read of.
+    """The encoding of a received message: by name the decoded value, and the bytes it was decoded from.
 
-    Python's types tell less than AMQP's. Where the value is still the one read, its bytes can go out again.
+    Python's types carry less than AMQP's. While a value is unchanged, its original bytes are sent again.
     """
 
     fields: Mapping[str, tuple[Any, bytes]] = field(default_factory=dict, repr=False)
@@ -57,7 +57,7 @@ NEVER_SENT = SentAs()
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message and where it goes. `properties` are AMQP's besides content type and headers."""
+    """A message and its address. `properties` are those of AMQP, without content type and headers."""
 
     exchange: str
     routing_key: str
@@ -68,7 +68,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is known of the event in a message that is given up."""
+    """The facts about an event that its result needs, as far as they are known."""
 
     reference: Reference
     tenant: str
@@ -78,16 +78,18 @@ class Subject:
 
 
 def source_of(owner: str) -> str:
+    """The CloudEvents `source` of everything that this deployment publishes."""
     return f"/subaccount-provisioner/{owner}"
 
 
 def result(answer: Answer, owner: str, now: datetime) -> Outgoing:
+    """The result that publishes an answer."""
     subject = Subject(answer.event, answer.department.tenant, answer.department.id, answer.name, answer.trace)
     return _result(subject, answer.outcome, owner, now, answer)
 
 
 def failed(subject: Subject, verdict: DeadLetter, owner: str, now: datetime) -> Outgoing:
-    """The result beside a dead letter."""
+    """The result that goes with a dead letter."""
     return _result(subject, ResultKind.FAILED, owner, now, verdict)
 
 
@@ -95,12 +97,11 @@ def credentials(
     entry: Entry, recipient: str, auth_token: SecretStr, owner: str, now: datetime
 ) -> CredentialsMessage:
     """The credentials an active entry owes to one recipient, still to be sealed."""
-    if entry.issued_for is None:
-        raise ValueError(f"no credentials to issue: the entry is {entry.status}")
-    cause = entry.issued_for
+    issued = entry.existing.issued
+    cause = issued.cause
     return CredentialsMessage(
         # One event may cause two generations: created, removed by a newer one, created again by its replay.
-        id=outbound_id((cause.source, cause.id, str(entry.generation)), ISSUED, recipient or None),
+        id=outbound_id((cause.source, cause.id, str(issued.generation)), ISSUED, recipient or None),
         source=source_of(owner),
         type=ISSUED,
         time=now,
@@ -108,14 +109,14 @@ def credentials(
         tenant=entry.department.tenant,
         causationid=cause.id,
         data=_content(entry, auth_token),
-        **entry.issued_trace._asdict(),
+        **issued.trace._asdict(),
     )
 
 
 def credentials_again(
     request: Reissue, entry: Entry, recipient: str, auth_token: SecretStr, owner: str, now: datetime
 ) -> CredentialsMessage:
-    """The credentials of an active entry as a request asked for them, still to be sealed."""
+    """The credentials of an active entry that a request asked for, still to be sealed."""
     return CredentialsMessage(
         id=outbound_id(request.cause, REISSUED, recipient or None),
         source=source_of(owner),
@@ -130,25 +131,27 @@ def credentials_again(
 
 
 def _content(entry: Entry, auth_token: SecretStr) -> Credentials:
-    if entry.auth_id is None or entry.name is None:
-        raise ValueError(f"no credentials to issue: the entry is {entry.status}")
+    auth_id, name, issued = entry.existing
     return Credentials(
         tenant=entry.department.tenant,
         department_id=entry.department.id,
-        name=entry.name,
-        auth_id=entry.auth_id,
+        name=name,
+        auth_id=auth_id,
         auth_token=auth_token,
-        generation=entry.generation,
+        generation=issued.generation,
     )
 
 
 def addressed(clear: CredentialsMessage, recipient: str, message: Message) -> Outgoing:
-    """Credentials on their way: `message` is `clear` as its recipient is to get it."""
+    """A credentials message with its address: `message` is `clear` as the recipient gets it."""
     return Outgoing(topology.SECRETS, routing_key(clear.type, recipient), message)
 
 
 def parked(original: Outgoing, verdict: Park) -> Outgoing:
-    """The original for a while, with what it must not forget. It comes back under another routing key."""
+    """The original on its way to a delay queue, with its address and attempts in headers.
+
+    It comes back under another routing key.
+    """
     headers = without_broker_headers(original.message.headers) | {
         ATTEMPTS: verdict.attempts,
         ORIGINAL_EXCHANGE: original.exchange,
@@ -160,7 +163,7 @@ def parked(original: Outgoing, verdict: Park) -> Outgoing:
 
 
 def unparked(delivered: Outgoing) -> Outgoing:
-    """The message as it was before it was parked; any other as it is, whatever its producer wrote."""
+    """The message as it was before it was parked; any other message unchanged."""
     if delivered.exchange == topology.DEPARTMENTS:
         return delivered
     headers = dict(delivered.message.headers)
@@ -173,21 +176,21 @@ def unparked(delivered: Outgoing) -> Outgoing:
 
 
 def attempts_of(delivered: Outgoing) -> int:
-    """The attempts that ended in parking. A message that comes by another way begins anew."""
+    """The number of attempts that ended in parking; 0 for a message that was not parked."""
     headers = delivered.message.headers
     was_parked = ORIGINAL_ROUTING_KEY in headers and delivered.exchange != topology.DEPARTMENTS
-    told = headers.get(ATTEMPTS) if was_parked else None
-    return max(0, min(told, _MOST_ATTEMPTS)) if isinstance(told, int) else 0
+    attempts = headers.get(ATTEMPTS) if was_parked else None
+    return max(0, min(attempts, _MAX_ATTEMPTS)) if isinstance(attempts, int) else 0
 
 
 def deliveries_of(delivered: Outgoing) -> int:
-    """How often the broker has delivered it before, as the broker counts."""
+    """How often the broker has delivered it before, by `x-delivery-count`."""
     count = delivered.message.headers.get("x-delivery-count")
     return count if isinstance(count, int) else 0
 
 
 def fingerprint(delivered: Outgoing) -> str:
-    """Names a message that may be unreadable: by its body, and by what headers tell of an event."""
+    """Identifies a message that may be unreadable: a digest of its body and its CloudEvents headers."""
     headers = delivered.message.headers
     attributes = sorted((name, repr(headers[name])) for name in headers if name.startswith(ACCEPTED_PREFIXES))
     return hashlib.sha256(repr(attributes).encode() + delivered.message.body).hexdigest()
@@ -196,12 +199,12 @@ def fingerprint(delivered: Outgoing) -> str:
 def dead_letter(
     original: Outgoing, verdict: DeadLetter, subject: Subject | None, attempts: int, now: datetime
 ) -> Outgoing:
-    """The original, byte for byte, with why it is here."""
+    """The original, byte for byte, with the reason in headers."""
     kept = without_broker_headers(original.message.headers)
     for name in (
         ORIGINAL_EXCHANGE,
         ORIGINAL_ROUTING_KEY,
-    ):  # a producer's must not pass for ours
+    ):  # those of a producer must not pass for ours
         kept.pop(name, None)
     why = {
         DEAD_REASON: str(verdict.reason),
@@ -217,6 +220,7 @@ def dead_letter(
 
 
 def without_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The headers without those that the broker keeps for itself."""
     return {
         name: value
         for name, value in headers.items()
@@ -225,14 +229,14 @@ def without_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_needed(header: str) -> bool:
-    """What tells an event, or what became of it: where there is no room for all headers, it goes last."""
+    """Whether a header belongs to the event or to us: if there is no room for all, these are kept longest."""
     return header.startswith(_NEEDED_PREFIXES)
 
 
 def _result(
-    subject: Subject, outcome: ResultKind, owner: str, now: datetime, told: Answer | DeadLetter
+    subject: Subject, outcome: ResultKind, owner: str, now: datetime, answer: Answer | DeadLetter
 ) -> Outgoing:
-    """A `SubaccountResult`, which a test holds it to: made by its model it takes three times as long."""
+    """Equal to a `SubaccountResult`, as a test proves; building the model takes three times as long."""
     type_ = result_type(outcome)
     given = {
         "id": outbound_id((subject.reference.source, subject.reference.id), type_),
@@ -250,18 +254,18 @@ def _result(
         "name": subject.name,
         "outcome": outcome,
         "event": subject.reference._asdict(),
-        **_told(told),
+        **_details(answer),
     }
     event = {"specversion": "1.0", "datacontenttype": JSON, **_without_none(given), "data": data}
     return Outgoing(topology.RESULTS, routing_key(type_), Message(to_json(event), STRUCTURED))
 
 
-def _told(told: Answer | DeadLetter) -> dict[str, Any]:
-    """What is not known is left out."""
-    if isinstance(told, DeadLetter):
-        return {"reason": f"{told.reason}: {told.detail}"}
-    superseded_by = told.superseded_by._asdict() if told.superseded_by else None
-    return _without_none({"reason": told.reason, "auth_id": told.auth_id, "superseded_by": superseded_by})
+def _details(answer: Answer | DeadLetter) -> dict[str, Any]:
+    """The outcome's details; unknown ones are left out."""
+    if isinstance(answer, DeadLetter):
+        return {"reason": f"{answer.reason}: {answer.detail}"}
+    superseded_by = answer.superseded_by._asdict() if answer.superseded_by else None
+    return _without_none({"reason": answer.reason, "auth_id": answer.auth_id, "superseded_by": superseded_by})
 
 
 def _without_none(members: dict[str, Any]) -> dict[str, Any]:

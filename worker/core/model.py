@@ -1,4 +1,11 @@
-"""The nouns every stage shares: event, entry, answer."""
+"""The nouns that every stage shares: event, entry, answer.
+
+An entry is what the ledger knows of one department. It is made of sub-values, one for each thing that is
+either there as a whole or not at all: a claim, the credentials issued, a debt, a check, a removal. Each of
+them, and the entry, checks itself when it is made, so no other module needs to ask whether an active
+department has a subaccount. A combination that breaks a rule is a `ValueError` at the place that builds it,
+and never reaches the ledger. To add a state, add a sub-value or a rule here first.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,34 +25,36 @@ from contracts.subaccounts import ResultKind
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    from dataclasses import replace as replace  # noqa: PLC0414 - for whoever imports it from here
+    from dataclasses import replace as replace  # noqa: PLC0414 - exported under this name
 else:
 
     def replace(value: T, **changes: Any) -> T:
-        """`dataclasses.replace` for what an entry is made of, in a fifth of the time.
+        """`dataclasses.replace` for the values below, checks included, in a fraction of the time.
 
-        One event changes its entry seven times, and that copies it field by field.
+        One event changes its entry seven times, and `dataclasses.replace` copies it field by field.
         """
         if not changes.keys() <= value.__dict__.keys():
             raise TypeError(f"{type(value).__name__} has no {changes.keys() - value.__dict__.keys()}")
         changed = object.__new__(type(value))
         changed.__dict__.update(value.__dict__, **changes)
+        if check := getattr(changed, "__post_init__", None):
+            check()
         return changed
 
 
-EVERYBODY = ""
-"""The one recipient there is while no recipients are named: whoever is bound to the secrets exchange."""
+ANY_RECIPIENT = ""
+"""The only recipient while none is configured: any queue bound to the secrets exchange."""
 
 
 class Department(NamedTuple):
-    """Whom an event is about: an id is unique within its tenant only."""
+    """Identifies a department: an id is unique within its tenant only."""
 
     tenant: str
     id: str
 
 
 class Reference(NamedTuple):
-    """Names one event. `type` is what its producer wrote."""
+    """Identifies one event. `type` is as its producer wrote it."""
 
     source: str
     id: str
@@ -53,7 +62,7 @@ class Reference(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What an event hands on to the messages it causes."""
+    """The tracing attributes that an event passes on to the messages it causes."""
 
     traceparent: str | None = None
     tracestate: str | None = None
@@ -64,15 +73,26 @@ NO_TRACE = Trace()
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """A valid department event, as far as decisions need it."""
+class Cause:
+    """The reason for a step, and what its answer refers to.
+
+    An event is one. A step that falls due later has the cause it was scheduled for, or none. The answer of a
+    cause without a `version` leaves the department's newest event as it is.
+    """
+
+    reference: Reference
+    payload_digest: str
+    version: Version | None = None
+    name: str | None = None
+    trace: Trace = NO_TRACE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event(Cause):
+    """A valid department event, reduced to the fields that decisions need."""
 
     department: Department
     version: Version
-    reference: Reference
-    payload_digest: str
-    name: str | None = None
-    trace: Trace = NO_TRACE
 
     @property
     def kind(self) -> Kind:
@@ -99,7 +119,7 @@ class Event:
 class Reissue:
     """A request to issue a department's credentials again, to one recipient or to all.
 
-    `cause` is what the ids of these credentials are derived from.
+    The ids of these credentials are derived from `cause`.
     """
 
     department: Department
@@ -123,7 +143,7 @@ class Reissue:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a person asks the running worker for: to issue a department's credentials again."""
+    """An operator's request to the running worker: to issue a department's credentials again."""
 
     id: str
     department: Department
@@ -133,21 +153,21 @@ class Wish:
 
 
 class Fingerprint(NamedTuple):
-    """Tells one auth token from another, without telling either. `key_check` names the key it was made by."""
+    """A keyed digest that tells auth tokens apart without revealing them. `key_check` identifies the key."""
 
     key_check: str
     token: str
 
     def differs(self, other: "Fingerprint") -> bool:
-        """Whether the tokens certainly do: of two keys, nobody can tell."""
+        """Whether the tokens certainly differ; False for fingerprints made with different keys."""
         return self.key_check == other.key_check and self.token != other.token
 
 
 class Status(StrEnum):
-    """Where a department stands.
+    """The state of a department's subaccount.
 
-    A claimed one has a create on its way whose outcome is not recorded. Deleting is durable before DELETE is
-    sent, and there is no way back from it.
+    CLAIMED: a create may have been sent, and its outcome is not recorded. DELETING is durable before DELETE
+    is sent, and only REMOVED follows it.
     """
 
     ABSENT = "absent"
@@ -162,9 +182,9 @@ class Status(StrEnum):
 class Claim:
     """The durable intent to create: since when, for which event, under which idempotency key.
 
-    `attempt` counts the creates for this event whose outcome stayed unknown, this one with them;
-    `clean_scans` the complete scans since it began that saw nothing. It is kept when the create came to
-    nothing, for the next one to count on, and goes with success.
+    `attempt` counts the creates for this event with an unknown outcome, including this one; `clean_scans`
+    the complete scans since it began that found nothing. A claim outlives a create that did not happen, so
+    that the next create continues the count, and ends with a successful one.
     """
 
     started_at: datetime
@@ -174,48 +194,130 @@ class Claim:
     clean_scans: int = 0
     trace: Trace = NO_TRACE
 
+    def __post_init__(self) -> None:
+        if self.attempt < 0 or self.clean_scans < 0:
+            raise ValueError("a claim counts attempts and scans from 0")
+
+
+@dataclass(frozen=True)
+class IssuedCredentials:
+    """The credentials of the newest subaccount, without the token itself.
+
+    They are kept after its deletion: the next ones continue the count of generations. `cause` is the event
+    they were issued for, `trace` its trace. `fingerprint` is that of the token last published,
+    `reissued_at` the time of the last reissue on request.
+    """
+
+    cause: Reference
+    trace: Trace = NO_TRACE
+    generation: int = 1
+    fingerprint: Fingerprint | None = None
+    reissued_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.generation < 1:
+            raise ValueError("generations count from 1")
+
+
+@dataclass(frozen=True)
+class Debt:
+    """Work still owed for a subaccount: credentials, enabling it, or both.
+
+    `recipients` are those whose credentials the broker has not confirmed. `enable`: the subaccount was
+    created disabled, and is enabled once its credentials are confirmed. The scheduler tries again at
+    `retry_at`; None while the department is not active.
+    """
+
+    recipients: frozenset[str]
+    enable: bool = False
+    retry_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if not self.enable and not self.recipients:
+            raise ValueError("a debt owes credentials to somebody, or enabling")
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether the subaccount must not be enabled yet: its credentials are not confirmed."""
+        return self.enable and bool(self.recipients)
+
+
+@dataclass(frozen=True)
+class Check:
+    """When to compare the entry with the provider.
+
+    It is set before a change is sent and cleared when the outcome is recorded, unless `late_call` says that
+    a call without an answer may still be carried out.
+    """
+
+    at: datetime
+    late_call: bool = False
+
+
+@dataclass(frozen=True)
+class Removed:
+    """`removed_at` is when the provider confirmed the disable, or else the deletion."""
+
+    removed_at: datetime
+
+
+class Existing(NamedTuple):
+    """The facts about a subaccount that every department with one has."""
+
+    auth_id: str
+    name: str
+    issued: IssuedCredentials
+
 
 @dataclass(frozen=True)
 class Entry:
-    """What the ledger knows of one department. Never a token.
+    """The ledger's record of one department. It never holds a token. Raises `ValueError` if it breaks a rule.
 
-    `revision` counts writes: a write holds only if nobody wrote since the entry was recalled.
-    `incarnation` is that of the subaccount there is, or else of the next one.
+    `revision` counts writes: a write succeeds only if nobody wrote since the entry was recalled.
+    `incarnation` is that of the existing subaccount, or else of the next one.
     `version` is that of the newest event answered, `version_type` its type as its producer wrote it.
-    `owed_to` names the recipients whose credentials the broker has not confirmed.
-    `issued_for` is the event that caused those credentials, `issued_trace` its trace.
-    `check_at` is when entry and provider are to be compared: set before a change is sent, it goes with the
-    change's record, but stays where `late_call` says that an unanswered one may yet be carried out.
-    `owed_at` is when to try again to deliver them, or to enable, should nothing else have done so by then.
-    `enable_owed`: it was made disabled, and is to be enabled once its credentials are confirmed.
-    `fingerprint` is that of the token last published; `reissued_at` is when somebody asked for that.
-    `recount_at` is when to look once more for doubles: a create was taken for lost, or came out twice.
-    `mends` counts how often a check had to set something right.
+    `created_at` is when the newest subaccount was recorded as created.
+    `duplicates_check_at` is when to look for duplicates again: a create was taken for lost, or ran twice.
+    `repairs` counts the checks that had to correct the provider.
     """
 
     department: Department
     revision: int = 0
     status: Status = Status.ABSENT
     incarnation: int = 1
-    generation: int = 0
     name: str | None = None
     auth_id: str | None = None
     version: Version | None = None
     version_type: str | None = None
-    claim: Claim | None = None
-    owed_to: frozenset[str] = frozenset()
-    issued_for: Reference | None = None
-    issued_trace: Trace = NO_TRACE
-    owed_at: datetime | None = None
     created_at: datetime | None = None
-    removed_at: datetime | None = None
-    check_at: datetime | None = None
-    late_call: bool = False
-    recount_at: datetime | None = None
-    enable_owed: bool = False
-    fingerprint: Fingerprint | None = None
-    reissued_at: datetime | None = None
-    mends: int = 0
+    claim: Claim | None = None
+    issued: IssuedCredentials | None = None
+    debt: Debt | None = None
+    check: Check | None = None
+    duplicates_check_at: datetime | None = None
+    removal: Removed | None = None
+    repairs: int = 0
+
+    def __post_init__(self) -> None:
+        status, exists = self.status, self.auth_id is not None
+        claimed, disabled = status is Status.CLAIMED, status is Status.DISABLED
+        active, removed = status is Status.ACTIVE, status is Status.REMOVED
+        if exists != (active or disabled or status is Status.DELETING):
+            raise ValueError("an entry has an auth_id exactly while its subaccount exists")
+        if exists and (self.name is None or self.issued is None):
+            raise ValueError("an existing subaccount has a name, and credentials were issued for it")
+        if self.debt is not None and not exists:
+            raise ValueError("a debt is owed for an existing subaccount")
+        if self.check is not None and not exists:
+            raise ValueError("a check compares an existing subaccount")
+        if (claimed and self.claim is None) or (exists and self.claim is not None):
+            raise ValueError("a claimed department has a claim, and an existing subaccount has none")
+        if (disabled or removed) and self.removal is None:
+            raise ValueError("a disabled or removed department has a removal")
+        if (active or status is Status.ABSENT) and self.removal is not None:
+            raise ValueError("an active or absent department has no removal")
+        if self.revision < 0 or self.incarnation < 1 or self.repairs < 0:
+            raise ValueError("revisions and repairs count from 0, incarnations from 1")
 
     @property
     def newest(self) -> Reference | None:
@@ -226,26 +328,42 @@ class Entry:
         return Reference(self.version.source, self.version.id, type_)
 
     @property
-    def owes(self) -> bool:
-        """Whether anybody waits for credentials, or the subaccount for being enabled."""
-        return self.enable_owed or bool(self.owed_to)
+    def existing(self) -> Existing:
+        """The subaccount on record; raises `ValueError` if there is none."""
+        if self.auth_id is None or self.name is None or self.issued is None:
+            raise ValueError(f"there is no subaccount: the department is {self.status}")
+        return Existing(self.auth_id, self.name, self.issued)
+
+    @property
+    def generation(self) -> int:
+        """That of the credentials last issued; 0 if none were issued yet."""
+        return self.issued.generation if self.issued else 0
+
+    @property
+    def owed_to(self) -> frozenset[str]:
+        """The recipients whose credentials are not confirmed."""
+        return self.debt.recipients if self.debt else frozenset()
 
     @property
     def held_back(self) -> bool:
         """Whether its subaccount must not be enabled yet: its credentials are not confirmed."""
-        return self.enable_owed and bool(self.owed_to)
+        return self.debt is not None and self.debt.holds_back
 
     def unknown_creates(self, event: Reference) -> int:
-        """How many creates for this very event have ended unknown so far."""
+        """The number of creates for exactly this event that have ended unknown so far."""
         return self.claim.attempt if self.claim and self.claim.event == event else 0
 
     @property
     def due_at(self) -> datetime | None:
-        """When the next of its duties is due: never while a create is open, for it only looks then."""
+        """When its next duty is due; None while a create is open, which is settled first."""
         if self.status is Status.CLAIMED:
             return None
-        dues = [at for at in (self.check_at, self.recount_at, self.owed_at) if at is not None]
-        return min(dues) if dues else None
+        moments = (
+            self.check.at if self.check else None,
+            self.duplicates_check_at,
+            self.debt.retry_at if self.debt else None,
+        )
+        return min((at for at in moments if at is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -267,7 +385,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Recollection:
-    """What the ledger knows when a step begins: the department, and whether this very event was answered."""
+    """The ledger's knowledge when a step begins: the department, and the answer to this event, if any."""
 
     entry: Entry
     answer: Answer | None = None

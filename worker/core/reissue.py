@@ -1,14 +1,14 @@
-"""Credentials asked for once more: what is to be done about it, and what it leaves on record."""
+"""Requests to issue credentials again: the decision, and what it leaves on record."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.reissues import REISSUE
 from contracts.subaccounts import DeadReason, ResultKind
 from worker.core.decide import Policy, Refuse, Republish, Skip, answered_before
 from worker.core.model import (
-    EVERYBODY,
+    ANY_RECIPIENT,
     Answer,
     Entry,
     Fingerprint,
@@ -17,13 +17,14 @@ from worker.core.model import (
     Reissue,
     Status,
     Wish,
+    replace,
 )
 
 REISSUE_PAUSE = timedelta(seconds=60)
-"""At least so long after a department's last reissue comes its next."""
+"""The minimum time between two reissues of a department."""
 
 WISH_GOOD_FOR = timedelta(seconds=60)
-"""Nobody is to be surprised by what was asked for while no worker ran."""
+"""A wish older than this is ignored: it was left while no worker ran."""
 
 CANNOT_REISSUE = "the provider shows an auth token only once: credentials cannot be issued again"
 
@@ -32,13 +33,15 @@ WISHES = "/subaccount-provisioner/wishes"
 
 @dataclass(frozen=True, slots=True)
 class Issue:
+    """Issue the credentials again, to these recipients."""
+
     recipients: frozenset[str]
 
 
 def decide_reissue(
     request: Reissue, known: Recollection, policy: Policy, now: datetime
 ) -> Issue | Skip | Republish | Refuse:
-    """What is to be done about a request, by what is known of its department at `now`."""
+    """What to do about a request, given what is known of its department at `now`."""
     if known.answer is not None:
         return answered_before(request.payload_digest, known.answer)
     if not policy.capabilities.can_read_token:
@@ -60,18 +63,27 @@ def decide_reissue(
 
 def with_token(entry: Entry, found: Fingerprint) -> Entry:
     """The entry once its token was read: a changed one begins a new generation."""
-    changed = entry.fingerprint is not None and entry.fingerprint.differs(found)
-    return replace(entry, generation=entry.generation + changed, fingerprint=found)
+    issued = entry.existing.issued
+    changed = issued.fingerprint is not None and issued.fingerprint.differs(found)
+    issued = replace(issued, generation=issued.generation + changed, fingerprint=found)
+    return replace(entry, issued=issued)
+
+
+def reissued(entry: Entry, now: datetime) -> Entry:
+    """The entry once the broker has confirmed the credentials that a request asked for."""
+    return replace(entry, issued=replace(entry.existing.issued, reissued_at=now))
 
 
 def reissued_to(recipients: Iterable[str]) -> str:
-    named = ", ".join(sorted(recipient for recipient in recipients if recipient != EVERYBODY))
+    """The reason in the answer: to whom credentials were issued again."""
+    named = ", ".join(sorted(recipient for recipient in recipients if recipient != ANY_RECIPIENT))
     return f"credentials issued again to {named}" if named else "credentials issued again"
 
 
 def answer_to(
     request: Reissue, entry: Entry, outcome: ResultKind, reason: str | None, now: datetime
 ) -> Answer:
+    """The answer to a request, as it is recorded."""
     return Answer(
         department=request.department,
         event=request.reference,
@@ -86,7 +98,7 @@ def answer_to(
 
 
 def request_of(wish: Wish) -> Reissue:
-    """A wish as a request: its answer, under this reference, is what came of it."""
+    """A wish as a request: its answer is on record under this reference."""
     return Reissue(
         department=wish.department,
         reference=Reference(WISHES, wish.id, REISSUE),
@@ -97,5 +109,6 @@ def request_of(wish: Wish) -> Reissue:
 
 
 def _just_reissued(entry: Entry, now: datetime) -> bool:
-    # A time ahead of the clock is of one that was set back since: nobody is to wait for that.
-    return entry.reissued_at is not None and timedelta(0) <= now - entry.reissued_at < REISSUE_PAUSE
+    # The clock may have been set back since: a time in the future must not block requests.
+    last = entry.issued.reissued_at if entry.issued else None
+    return last is not None and timedelta(0) <= now - last < REISSUE_PAUSE

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worker.core.model import EVERYBODY, Answer, Department, Entry
+from worker.core.model import ANY_RECIPIENT, Answer, Department, Entry
 from worker.ports import ForPeople, Ledger
 
 
@@ -39,8 +39,8 @@ def credentials_state(entry: Entry) -> str | None:
     """`sent (2)`, `owed: crm, enabling (2)`: what and the generation. None before the first credentials."""
     if entry.generation == 0:
         return None
-    if not entry.owes:
+    if entry.debt is None:
         return f"sent ({entry.generation})"
-    owed = [recipient for recipient in sorted(entry.owed_to) if recipient != EVERYBODY]
-    owed += ["enabling"] if entry.enable_owed else []
+    owed = [recipient for recipient in sorted(entry.owed_to) if recipient != ANY_RECIPIENT]
+    owed += ["enabling"] if entry.debt.enable else []
     return f"owed: {', '.join(owed)} ({entry.generation})" if owed else f"owed ({entry.generation})"

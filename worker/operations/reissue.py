@@ -39,14 +39,14 @@ async def reissue(
     wish = Wish(new_id(), which, recipient, asked_by, clock.now())
     if not (await ledger.recall(which, request_of(wish).reference)).entry.revision:
         raise UnknownDepartment(which)
-    await audit.note([_audited(wish, "asked for", clock.now())])
+    await audit.append([_audited(wish, "asked for", clock.now())])
     await ledger.wish(wish)
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             answer = await _answer_to(wish, ledger, clock)
-        await audit.note([_audited(wish, answer.reason or "", clock.now())])
+        await audit.append([_audited(wish, answer.reason or "", clock.now())])
     except TimeoutError:
-        await audit.note([_audited(wish, "withdrawn, no worker has done it", clock.now())])
+        await audit.append([_audited(wish, "withdrawn, no worker has done it", clock.now())])
         raise NotCarriedOut(
             f"no worker has done it within {TIMEOUT_SECONDS:.0f} s, and it is withdrawn:"
             " is `provisioner run` running on this ledger? If so, its log tells what is wrong"

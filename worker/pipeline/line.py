@@ -110,8 +110,8 @@ class Line:
             return conclusion.failure
         self.telemetry.stepped(event, step, recorded)
         made = outcome if isinstance(outcome, Made) else None
-        if made is not None and made.doubles:
-            self.telemetry.doubles_disabled(recorded, made.doubles)
+        if made is not None and made.duplicates:
+            self.telemetry.doubles_disabled(recorded, made.duplicates)
         return _Recorded(Recollection(recorded, conclusion.answer), made.auth_token if made else None)
 
     async def _publish(self, event: Event, entry: Entry, answer: Answer, token: SecretStr | None) -> None:

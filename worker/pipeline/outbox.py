@@ -12,8 +12,9 @@ from pydantic import SecretStr
 
 from contracts.subaccounts import CredentialsMessage
 from worker.core import messages
-from worker.core.conclude import confirmed, enabled, put_off_owed, readdressed, to_enable
+from worker.core.conclude import confirmed, enabled, retarget_debts
 from worker.core.decide import Policy
+from worker.core.duties import arm_check, put_off_debt
 from worker.core.judge import DeadLetter, FaultKind
 from worker.core.messages import Outgoing, Subject
 from worker.core.model import Entry, Status
@@ -74,7 +75,7 @@ class Outbox:
         The token is read from the provider where `token` is None. Raises `CallFailed` or `PublishFailed`;
         what was delivered by then is on record.
         """
-        entry = readdressed(entry, self.policy.recipients)
+        entry = retarget_debts(entry, self.policy.recipients)
         if entry.status is Status.ACTIVE and entry.owed_to:
             before, token = entry, token or await self._token_or_written_off(entry)
             entry, failure = await self._issue(entry, token)
@@ -87,7 +88,7 @@ class Outbox:
 
     async def retry_owed(self, entry: Entry) -> Entry:
         """As `deliver_owed`, without an event; raises `CallFailed`. What cannot be delivered is put off."""
-        entry = readdressed(entry, self.policy.recipients)
+        entry = retarget_debts(entry, self.policy.recipients)
         failure: PublishFailed | CallFailed | None = None
         if entry.owed_to:
             try:
@@ -101,7 +102,7 @@ class Outbox:
             entry, failure = await self._try_to_enable(entry)
         if failure is not None:
             self.telemetry.duty_failed(entry.department, str(failure))
-        return put_off_owed(entry, self.clock.now())
+        return put_off_debt(entry, self.clock.now())
 
     def forget_token(self, entry: Entry) -> None:
         """It is on record that the entry's credentials are delivered."""
@@ -151,7 +152,7 @@ class Outbox:
         """Records that it will, then does: the entry as it stands, and why it is not enabled."""
         try:
             async with self.subaccounts.permit_to_enable() as call:
-                announced = to_enable(entry, self.policy, self.clock.now())
+                announced = arm_check(entry, self.policy, self.clock.now())
                 entry = await self.records.announce(entry, announced)
                 await self.subaccounts.enable_made(call, entry)
         except CallFailed as failed:
@@ -167,9 +168,10 @@ class Outbox:
         served, failed = await self.deliver(entry, entry.owed_to, credentials_for)
         self.undelivered.update(entry.department, served, failed)
         if served:
-            entry = confirmed(entry, served, self.fingerprints.of(entry.auth_id or "", token))
+            entry = confirmed(entry, served, self.fingerprints.of(entry.existing.auth_id, token))
         return entry, next(iter(failed.values()), None)
 
 
 def _to_be_enabled(entry: Entry) -> bool:
-    return entry.status is Status.ACTIVE and entry.enable_owed and not entry.owed_to
+    debt = entry.debt
+    return entry.status is Status.ACTIVE and debt is not None and debt.enable and not debt.holds_back

@@ -44,12 +44,12 @@ class Quarantine:
     async def _alone(self, message: str, work: Work, attempt: Callable[[Work], Awaitable[Result]]) -> Result:
         self.ledger_watch.check()
         if message not in self._crashes:
-            self._crashes[message] = await self.marks.suspect(message)
+            self._crashes[message] = await self.marks.mark_poison(message)
         if self._crashes[message] > MAX_CRASHES:
             why = f"{MAX_CRASHES} workers ended while they worked on it alone"
             result: Result = Permanent(DeadReason.DELIVERY_LIMIT, why)
         else:
             result = await attempt(work)
-        await self.marks.absolve(message)
+        await self.marks.clear_poison(message)
         del self._crashes[message]
         return result

@@ -7,8 +7,9 @@ provider with the entry.
 
 from dataclasses import dataclass, field
 
-from worker.core.conclude import Changed, Failed, Made, Outcome, to_be_checked
+from worker.core.conclude import Changed, Failed, Made, Outcome
 from worker.core.decide import Policy
+from worker.core.duties import arm_late_check
 from worker.core.judge import Unknown
 from worker.core.model import Department, Entry
 from worker.pipeline.records import Records
@@ -45,7 +46,7 @@ class Reconciler:
         """Has the provider compared with the entry: an effect of ours may be over what is on record."""
         on_record = (await self.records.recall(department)).entry
         if on_record.auth_id is not None:
-            await self.records.recheck(to_be_checked(on_record, self.policy, self.clock.now()))
+            await self.records.recheck(arm_late_check(on_record, self.policy, self.clock.now()))
 
     async def _yield_to_other_worker(self, entry: Entry, outcome: Outcome) -> None:
         on_record = (await self.records.recall(entry.department)).entry

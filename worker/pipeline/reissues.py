@@ -4,7 +4,7 @@ Nothing of the department's state changes. Credentials go out before anything is
 the same each time: a crash in between publishes them once more.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.subaccounts import CredentialsMessage, ResultKind
@@ -13,7 +13,15 @@ from worker.core.decide import Policy, Refuse, Republish, Skip
 from worker.core.judge import Done, Failure, Permanent, Transient
 from worker.core.model import Answer, Entry, Reissue, Wish
 from worker.core.naming import Names
-from worker.core.reissue import Issue, answer_to, decide_reissue, reissued_to, request_of, with_token
+from worker.core.reissue import (
+    Issue,
+    answer_to,
+    decide_reissue,
+    reissued,
+    reissued_to,
+    request_of,
+    with_token,
+)
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.records import Records
 from worker.ports import Clock, Fingerprints, NoRecipientKey, NotTaken, Unroutable, Wishes
@@ -86,7 +94,7 @@ class Reissues:
 
     async def _issue_again(self, request: Reissue, entry: Entry, recipients: frozenset[str]) -> Entry:
         token = await self.subaccounts.token(entry)
-        entry = with_token(entry, self.fingerprints.of(entry.auth_id or "", token))
+        entry = with_token(entry, self.fingerprints.of(entry.existing.auth_id, token))
 
         def credentials_for(recipient: str) -> CredentialsMessage:
             return messages.credentials_again(request, entry, recipient, token, self.names.owner, self._now())
@@ -94,7 +102,7 @@ class Reissues:
         _, failed = await self.outbox.deliver(entry, recipients, credentials_for)
         for failure in failed.values():
             raise failure
-        return replace(entry, reissued_at=self._now())
+        return reissued(entry, self._now())
 
     def _now(self) -> datetime:
         return self.clock.now()

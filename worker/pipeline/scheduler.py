@@ -2,12 +2,20 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from worker.core.conclude import put_off_owed
 from worker.core.decide import Policy
+from worker.core.duties import (
+    Duty,
+    check_done,
+    check_repaired,
+    due_duty,
+    duplicates_checked,
+    put_off_due,
+    suspend_debt,
+)
 from worker.core.judge import FaultKind
-from worker.core.model import Department, Entry, Status, Wish, replace
+from worker.core.model import Department, Entry, Wish
 from worker.core.reissue import WISH_GOOD_FOR
 from worker.flow.lanes import LAST, Lanes, Progress
 from worker.flow.ledger_watch import LedgerWatch
@@ -24,8 +32,6 @@ POLL_SECONDS = 1.0
 OVERDUE = timedelta(minutes=5)
 """What is owed for longer is told of."""
 DUE_BATCH = 100
-MOST_MENDS = 5
-"""How often checks set something right before it is left as it is."""
 
 
 @dataclass
@@ -141,65 +147,50 @@ class Scheduler:
         try:
             await self.records.attended(done)
         except LedgerConflict:
-            if done.mends != entry.mends:  # what was set right may be over what the other worker has done
+            if done.repairs != entry.repairs:  # it may have undone what the other worker has recorded
                 await self.reconciler.arm_check(entry.department)
             raise
 
     async def _done(self, entry: Entry) -> Entry:
-        """The entry once its duties that are due are done, or put off where the provider does not let us."""
+        """The entry once its due duties are done, or put off because one of them failed."""
         now = self.clock.now()
-        if entry.status is Status.CLAIMED:
-            return entry  # nothing is due until the create is settled
         try:
-            if entry.check_at is not None and entry.check_at <= now:
-                entry = await self._checked(entry)
-            if entry.recount_at is not None and entry.recount_at <= now:
-                await self._recount(entry)
-                entry = replace(entry, recount_at=None)
-            if entry.owed_at is not None and entry.owed_at <= now:
-                entry = await self._deliver(entry)
+            while duty := due_duty(entry, now):
+                entry = await self._do(duty, entry)
         except (CallFailed, PublishFailed) as failed:
             if not (isinstance(failed, CallFailed) and failed.fault.outage):  # all of them would say the same
                 self.telemetry.duty_failed(entry.department, str(failed))
-            return _put_off(entry, now, now + self.policy.settle_window)
+            return put_off_due(entry, self.policy, now)
         return entry
 
-    async def _deliver(self, entry: Entry) -> Entry:
-        """Credentials whose event could not deliver them: it died, or nobody was bound for them."""
-        if entry.status is not Status.ACTIVE or not entry.owes:
-            self.undelivered.update(entry.department)
-            return replace(entry, owed_at=None)
-        return await self.outbox.retry_owed(entry)
+    async def _do(self, duty: Duty, entry: Entry) -> Entry:
+        match duty:
+            case Duty.CHECK:
+                return await self._check(entry)
+            case Duty.CHECK_DUPLICATES:
+                await self._disable_duplicates(entry)
+                return duplicates_checked(entry)
+            case Duty.PAY_DEBT:
+                return await self.outbox.retry_owed(entry)
+            case Duty.SUSPEND_DEBT:
+                self.undelivered.update(entry.department)
+                return suspend_debt(entry)
 
-    async def _checked(self, entry: Entry) -> Entry:
-        """A change without an answer may have come late, over a newer one; if so, look once more later."""
-        done = replace(entry, check_at=None, late_call=False)
+    async def _check(self, entry: Entry) -> Entry:
+        """A change without an answer may have been carried out late, over a newer one."""
         try:
             if not await self.subaccounts.repair(entry):
-                return done
+                return check_done(entry)
         except CallFailed as failed:
             if failed.fault.kind is not FaultKind.NOT_FOUND:
                 raise
-            self.telemetry.subaccount_missing(entry)  # somebody deleted it: not made anew unasked
-            return done
+            self.telemetry.subaccount_missing(entry)  # deleted by somebody: not created unasked
+            return check_done(entry)
         self.telemetry.drift_mended(entry)
-        mends = entry.mends + 1
-        if mends % MOST_MENDS == 0:  # it shows a name as it likes, say: no late call does that so often
-            return replace(done, mends=mends)
-        again_at = self.clock.now() + self.policy.settle_window
-        return replace(entry, check_at=again_at, late_call=True, mends=mends)
+        return check_repaired(entry, self.policy, self.clock.now())
 
-    async def _recount(self, entry: Entry) -> None:
+    async def _disable_duplicates(self, entry: Entry) -> None:
         """A create that took more than one try may have been carried out twice, the other one very late."""
         duplicates = await self.subaccounts.disable_duplicates(entry)
         if duplicates:
             self.telemetry.doubles_disabled(entry, duplicates)
-
-
-def _put_off(entry: Entry, now: datetime, until: datetime) -> Entry:
-    def later(at: datetime | None) -> datetime | None:
-        return until if at is not None and at <= now else at
-
-    check_at, recount_at = later(entry.check_at), later(entry.recount_at)
-    put_off = replace(entry, check_at=check_at, recount_at=recount_at)
-    return put_off_owed(put_off, now) if entry.owed_at and entry.owed_at <= now else put_off

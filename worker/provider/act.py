@@ -5,14 +5,14 @@ Which subaccount to keep, what to send and what to disable is decided in `core/a
 
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from contracts.subaccounts import ResultKind
 from worker.core.adoption import choose, duplicates_of, plan_adoption
 from worker.core.conclude import Changed, Deleted, Failed, Found, Made, NothingDone, NothingSeen, Outcome
 from worker.core.decide import Adopt, Create, Delete, Disable, Enable, Rename, Restore, Skip, Step
 from worker.core.judge import CallFault, FaultKind, Unavailable, classify
-from worker.core.model import Entry, Status
+from worker.core.model import Entry, Status, replace
 from worker.ports import Call, CallFailed, Clock, Provider
 from worker.provider.scan import Orphans, listed
 from worker.provider.subaccounts import Subaccounts

@@ -34,11 +34,10 @@ class Subaccounts:
 
     async def token(self, entry: Entry) -> SecretStr:
         """The auth token of an active entry: read, or kept since the create if it is shown only once."""
-        if entry.auth_id is None:
-            raise ValueError(f"there is no token: the entry is {entry.status}")
+        auth_id = entry.existing.auth_id
         if not self.provider.capabilities.can_read_token:
-            return self.kept_tokens.of(entry.auth_id)
-        token = (await self._get(entry.auth_id)).auth_token
+            return self.kept_tokens.of(auth_id)
+        token = (await self._get(auth_id)).auth_token
         if token is None:
             raise ValueError("the provider shows no token")
         return token
@@ -65,7 +64,7 @@ class Subaccounts:
             wanted_enabled=entry.status is Status.ACTIVE and not entry.held_back,
         )
         if update:
-            key = self.names.duty_key(f"mend {entry.mends}", entry, entry.auth_id)
+            key = self.names.duty_key(f"mend {entry.repairs}", entry, entry.auth_id)
             await self.update(entry.auth_id, key, update)
         return bool(update)
 
@@ -75,10 +74,9 @@ class Subaccounts:
 
     async def enable_made(self, call: Call, entry: Entry) -> None:
         """Enables a subaccount that was made disabled."""
-        if entry.auth_id is None or entry.issued_for is None:
-            raise ValueError(f"there is nothing to enable: the entry is {entry.status}")
-        key = self.names.enabling_key(entry, entry.auth_id, entry.issued_for)
-        await call.update(entry.auth_id, key, enabled=True)
+        auth_id, _, issued = entry.existing
+        key = self.names.enabling_key(entry, auth_id, issued.cause)
+        await call.update(auth_id, key, enabled=True)
 
     async def disable_duplicates(self, entry: Entry) -> tuple[str, ...]:
         """Disables all subaccounts with a tag of this department that are not on record. Returns their ids.

@@ -85,6 +85,11 @@ class LedgerSettings(Settings):
         Path("provisioner.db"), alias="LEDGER_URL", description="the ledger: what was done for whom"
     )
 
+    @property
+    def ledger_url(self) -> str:
+        """The ledger's URL, as `open_ledger` takes it."""
+        return f"sqlite:///{self.ledger}"
+
 
 class SealingSettings(RecipientSettings, LedgerSettings):
     """The keys that credentials are sealed and signed with."""

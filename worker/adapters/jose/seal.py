@@ -24,7 +24,7 @@ from worker.core.keyring import (
     sealing_algorithm,
     signing_algorithm,
 )
-from worker.core.model import EVERYBODY
+from worker.core.model import ANY_RECIPIENT
 from worker.ports import NoRecipientKey
 
 OnKeyChange = Callable[[str, str | None, str], None]
@@ -35,7 +35,7 @@ class Unsealed:
     """Credentials in the clear, for every queue that is bound: only for a broker nobody else can read."""
 
     def seal(self, clear: CredentialsMessage, recipient: str) -> Message:
-        if recipient != EVERYBODY:
+        if recipient != ANY_RECIPIENT:
             raise NoRecipientKey(
                 f"credentials are owed to {recipient} alone; set PROVISIONER_RECIPIENTS as it was"
             )
@@ -139,7 +139,7 @@ class RecipientKeys:
     def _why(self, recipient: str) -> str:
         if self._fault:
             return f"no key to seal with: {self._fault}"
-        if recipient == EVERYBODY:
+        if recipient == ANY_RECIPIENT:
             return "credentials are owed from before PROVISIONER_RECIPIENTS was set, to nobody in particular"
         problems = [f"{state.kid}: {state.problem}" for state in self._states if state.recipient == recipient]
         found = "; ".join(problems) or "none bears its name"

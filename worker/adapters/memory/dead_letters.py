@@ -22,10 +22,10 @@ class MemoryAudit:
     def __init__(self) -> None:
         self._lines: list[AuditLine] = []
 
-    async def note(self, lines: Sequence[AuditLine]) -> None:
+    async def append(self, lines: Sequence[AuditLine]) -> None:
         self._lines.extend(lines)
 
-    async def noted(
+    async def lines(
         self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
         return [

@@ -1,4 +1,4 @@
-"""The ledger in memory: for tests, simulation and the demo. It passes the ledger's conformance suite."""
+"""The ledger in memory, for tests. It passes the ledger's conformance suite."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,14 @@ from worker.ports import (
 
 
 class MemoryLedger:
+    """The `Ledger` port, without durability."""
+
     def __init__(self) -> None:
         self._entries: dict[Department, Entry] = {}
         self._answers: dict[tuple[str, str], Answer] = {}
         self._holders: dict[str, Department] = {}
         self._bound: tuple[str, str] | None = None
-        self._suspects: Counter[str] = Counter()
+        self._poison_marks: Counter[str] = Counter()
         self._caught_up = False
         self._wishes: dict[str, Wish] = {}
 
@@ -27,6 +29,10 @@ class MemoryLedger:
         return Recollection(entry, self._answers.get((event.source, event.id)))
 
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
+        return self.write(entry, answer)
+
+    def write(self, entry: Entry, answer: Answer | None = None) -> Entry:
+        """`record`, at once."""
         before = self._entries.get(entry.department, Entry(entry.department))
         if before.revision != entry.revision:
             raise LedgerConflict("the department's entry was written by somebody else meanwhile")
@@ -54,12 +60,12 @@ class MemoryLedger:
     async def close_wish(self, wish_id: str) -> None:
         self._wishes.pop(wish_id, None)
 
-    async def suspect(self, message: str) -> int:
-        self._suspects[message] += 1
-        return self._suspects[message]
+    async def mark_poison(self, message: str) -> int:
+        self._poison_marks[message] += 1
+        return self._poison_marks[message]
 
-    async def absolve(self, message: str) -> None:
-        del self._suspects[message]
+    async def clear_poison(self, message: str) -> None:
+        del self._poison_marks[message]
 
     async def bind(self, owner: str, provider_account: str) -> None:
         self._bound = self._bound or (owner, provider_account)
@@ -82,7 +88,7 @@ class MemoryLedger:
         return [key for at, key in sorted(due) if at <= now][:limit]
 
     async def overdue(self, since: datetime) -> int:
-        return sum(1 for entry in self._entries.values() if entry.owed_at and _is_before(entry, since))
+        return sum(is_overdue(entry, since) for entry in self._entries.values())
 
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         return [self._entries[key] for key in sorted(self._entries) if tenant in {None, key.tenant}]
@@ -92,5 +98,7 @@ class MemoryLedger:
         return sorted(found, key=lambda answer: answer.answered_at)
 
 
-def _is_before(entry: Entry, since: datetime) -> bool:
-    return entry.created_at is not None and entry.created_at < since
+def is_overdue(entry: Entry, since: datetime) -> bool:
+    """Whether an entry has owed something since before that time, and a retry is due some time."""
+    retry_at = entry.debt.retry_at if entry.debt else None
+    return retry_at is not None and entry.created_at is not None and entry.created_at < since

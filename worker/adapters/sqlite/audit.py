@@ -1,4 +1,4 @@
-"""The audit, in the ledger's file."""
+"""The audit, in a table of the ledger's file."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,10 +13,12 @@ _LINE = TypeAdapter(AuditLine)
 
 
 class SqliteAudit:
+    """The `Audit` port, beside a ledger."""
+
     def __init__(self, ledger: SqliteLedger) -> None:
         self._ledger = ledger
 
-    async def note(self, lines: Sequence[AuditLine]) -> None:
+    async def append(self, lines: Sequence[AuditLine]) -> None:
         rows = [(_written(line.at), line.by, line.event_id, _LINE.dump_json(line).decode()) for line in lines]
 
         def job(connection: apsw.Connection) -> None:
@@ -24,7 +26,7 @@ class SqliteAudit:
 
         await self._ledger.run(job)
 
-    async def noted(
+    async def lines(
         self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
         with self._ledger.read() as connection:

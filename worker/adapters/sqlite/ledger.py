@@ -1,4 +1,7 @@
-"""The ledger in one SQLite file: WAL, durable, many operations to a commit."""
+"""The ledger in one SQLite file: WAL, durable, many operations to a commit.
+
+https://www.sqlite.org/wal.html and https://www.sqlite.org/pragma.html#pragma_synchronous
+"""
 
 import asyncio
 import hashlib
@@ -11,19 +14,19 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import apsw
-from pydantic import TypeAdapter
-from pydantic_core import ValidationError, to_json
+from pydantic_core import to_json
 
+from worker.adapters.sqlite.rows import answer_json, answer_of, entry_json, entry_of, wish_json, wish_of
 from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish, replace
 from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign, LedgerUnusable
 
 BUSY_SECONDS = 5.0
 BUSY_PAUSE_SECONDS = 0.01
 BUSY_MILLISECONDS = 500
-"""What cannot be waited for on the loop: that somebody opens the file at the same moment, or recovers it."""
+"""SQLite waits that long inside a call while another process opens or recovers the file."""
 MIGRATIONS = resources.files("worker.adapters.sqlite") / "migrations"
 
-RECALL = (  # in one statement, so as of one moment
+RECALL = (  # one statement, so both are of the same moment
     "SELECT (SELECT entry FROM departments WHERE tenant = ? AND department_id = ?),"
     " (SELECT answer FROM answers WHERE source = ? AND event_id = ?)"
 )
@@ -36,10 +39,6 @@ UPDATE_ENTRY = (
     " WHERE tenant = ?7 AND department_id = ?8 AND revision = ?1 - 1"
 )
 
-_ENTRY = TypeAdapter(Entry)
-_ANSWER = TypeAdapter(Answer)
-_WISH = TypeAdapter(Wish)
-
 T = TypeVar("T")
 Job = Callable[[apsw.Connection], Any]
 Waiting = tuple[Job, asyncio.Future[Any]]
@@ -49,7 +48,11 @@ Waiting = tuple[Job, asyncio.Future[Any]]
 async def sqlite_ledger(
     path: Path, on_commit: Callable[[int], None] = lambda _operations: None, *, must_exist: bool = False
 ) -> AsyncIterator["SqliteLedger"]:
-    """Opens the file, makes it if it is not there (0600), and brings its schema up to date."""
+    """Opens the file, creates it if it is missing (mode 0600), and migrates its schema.
+
+    `on_commit` gets the number of operations in each commit. Raises `LedgerFailed`, `LedgerUnusable` or
+    `LedgerForeign`.
+    """
     writing = _open(path, must_exist=must_exist)
     ledger = SqliteLedger(_open_to_read(path), writing, on_commit)
     try:
@@ -61,7 +64,7 @@ async def sqlite_ledger(
 
 @asynccontextmanager
 async def sqlite_ledger_read(path: Path) -> AsyncIterator["SqliteLedger"]:
-    """Opens a ledger that is there, so that nothing can be written to it."""
+    """Opens an existing ledger read-only; raises `LedgerFailed`."""
     reading = _open_to_read(path)
     ledger = SqliteLedger(reading, reading, lambda _operations: None)
     try:
@@ -71,10 +74,10 @@ async def sqlite_ledger_read(path: Path) -> AsyncIterator["SqliteLedger"]:
 
 
 class SqliteLedger:
-    """What is to be written gathers, and shares the next commit. Reads wait for nobody.
+    """The `Ledger` port: writes that arrive during a commit share the next one, and reads never wait.
 
     A statement takes microseconds, so it runs on the event loop. Two things may take longer: a commit waits
-    for the disk, in a thread; and its beginning, now and then, for another process that writes.
+    for the disk, in a thread, and its begin may wait for another process that writes.
     """
 
     def __init__(
@@ -93,8 +96,8 @@ class SqliteLedger:
             row: Any = connection.execute(RECALL, (*department, event.source, event.id)).fetchone()
         entry, answer = row
         return Recollection(
-            Entry(department) if entry is None else _validated(_ENTRY, entry),
-            None if answer is None else _validated(_ANSWER, answer),
+            Entry(department) if entry is None else entry_of(entry),
+            None if answer is None else answer_of(answer),
         )
 
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
@@ -134,7 +137,7 @@ class SqliteLedger:
 
     async def overdue(self, since: datetime) -> int:
         with self.read() as connection:
-            # The few that are due some time have an index; what is read of each is in its entry.
+            # The index finds the few with a duty; the rest is read from the JSON of each.
             found = connection.execute(
                 "SELECT count(*) FROM departments WHERE due_at IS NOT NULL"
                 " AND entry ->> 'owed_at' IS NOT NULL AND unixepoch(entry ->> 'created_at', 'subsec') < ?",
@@ -149,7 +152,7 @@ class SqliteLedger:
                 " ORDER BY tenant, department_id",
                 (tenant,),
             )
-            return [_validated(_ENTRY, row[0]) for row in rows]
+            return [entry_of(row[0]) for row in rows]
 
     async def answers(self, department: Department) -> Sequence[Answer]:
         with self.read() as connection:
@@ -157,10 +160,10 @@ class SqliteLedger:
                 "SELECT answer FROM answers WHERE tenant = ? AND department_id = ? ORDER BY answered_at",
                 department,
             )
-            return [_validated(_ANSWER, row[0]) for row in rows]
+            return [answer_of(row[0]) for row in rows]
 
     async def wish(self, wish: Wish) -> None:
-        values = (wish.id, wish.asked_at.timestamp(), _WISH.dump_json(wish).decode())
+        values = (wish.id, wish.asked_at.timestamp(), wish_json(wish))
         await self.run(
             lambda connection: connection.execute(
                 "INSERT INTO wishes (id, asked_at, wish) VALUES (?, ?, ?)", values
@@ -173,14 +176,14 @@ class SqliteLedger:
                 "SELECT wish FROM wishes WHERE closed = 0 AND asked_at >= ? ORDER BY asked_at",
                 (since.timestamp(),),
             )
-            return [_validated(_WISH, row[0]) for row in rows]
+            return [wish_of(row[0]) for row in rows]
 
     async def close_wish(self, wish_id: str) -> None:
         await self.run(
             lambda connection: connection.execute("UPDATE wishes SET closed = 1 WHERE id = ?", (wish_id,))
         )
 
-    async def suspect(self, message: str) -> int:
+    async def mark_poison(self, message: str) -> int:
         def job(connection: apsw.Connection) -> int:
             marked = connection.execute(
                 "INSERT INTO suspects VALUES (?, 1) ON CONFLICT DO UPDATE SET marks = marks + 1"
@@ -191,7 +194,7 @@ class SqliteLedger:
 
         return await self.run(job)
 
-    async def absolve(self, message: str) -> None:
+    async def clear_poison(self, message: str) -> None:
         def job(connection: apsw.Connection) -> None:
             connection.execute("DELETE FROM suspects WHERE message = ?", (message,))
 
@@ -212,17 +215,17 @@ class SqliteLedger:
 
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
-        """What is durable by now."""
+        """A connection that sees what is durable; its errors become `LedgerFailed`."""
         try:
             yield self._reading
         except apsw.Error as error:
             raise LedgerFailed(f"the ledger cannot be read: {error}") from None
 
     async def run(self, job: Callable[[apsw.Connection], T]) -> T:
-        """Runs a job with what else is to be written; what it wrote is durable on return.
+        """Runs a job in the next commit; its writes are durable on return.
 
-        A job that fails undoes its own writes, not those of the jobs it shares a commit with; then those that
-        did not fail are run once more.
+        A job that fails undoes its own writes, not those of the jobs that share its commit; the others are
+        then run once more.
         """
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._gathered.append((job, done))
@@ -231,6 +234,7 @@ class SqliteLedger:
         return cast(T, await done)
 
     async def close(self) -> None:
+        """Finishes the writes that were begun, and closes the file."""
         if self._committer is not None:
             await self._committer
         self._thread.shutdown()
@@ -254,7 +258,7 @@ class SqliteLedger:
         except apsw.Error as error:
             if self._writing.in_transaction:
                 self._writing.execute("ROLLBACK")
-            if not batch:  # it did not even begin
+            if not batch:  # it could not begin
                 batch, self._gathered = self._gathered, []
             results = [LedgerFailed(f"the ledger cannot be written: {error}")] * len(batch)
         self._on_commit(len(batch))
@@ -262,7 +266,7 @@ class SqliteLedger:
             _settle(done, result)
 
     async def _begin(self) -> None:
-        if _identity(self._writing) != self._file:  # SQLite would go on writing where nobody finds it again
+        if _identity(self._writing) != self._file:  # SQLite would go on writing to an unreachable file
             raise apsw.CantOpenError("its file was deleted or replaced; put it back, or restart the worker")
         deadline = asyncio.get_running_loop().time() + BUSY_SECONDS
         while True:
@@ -279,7 +283,7 @@ class SqliteLedger:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._writing.execute, statement)
 
     def _attempt_all(self, jobs: Sequence[Job]) -> list[Any]:
-        """What each comes to. Hardly ever does one fail: only then each gets a savepoint of its own."""
+        """The result or failure of each job. Only if one fails, each gets its own savepoint."""
         try:
             with self._writing:  # a savepoint
                 return [job(self._writing) for job in jobs]
@@ -289,7 +293,7 @@ class SqliteLedger:
         return [self._attempt(job) for job in jobs]
 
     def _attempt(self, job: Job) -> Any:
-        """What a job comes to, or how it failed; a fault of the file is that of all who share the commit."""
+        """The result or failure of a job; an error of the file is raised, and fails the whole commit."""
         try:
             with self._writing:  # a savepoint
                 return job(self._writing)
@@ -297,12 +301,12 @@ class SqliteLedger:
             return LedgerFailed(f"the ledger refuses a write: {refusal}")
         except apsw.Error:
             raise
-        except Exception as failure:  # noqa: BLE001 - whoever waits for the job gets it
+        except Exception as failure:  # noqa: BLE001 - passed on to the caller of `run`
             return failure
 
 
 def _identity(connection: apsw.Connection) -> tuple[int, int] | None:
-    """Which file is where the connection's was opened; None for none."""
+    """Device and inode of the file at the connection's path; None if there is none."""
     try:
         found = Path(connection.filename).stat()
     except OSError:
@@ -311,7 +315,7 @@ def _identity(connection: apsw.Connection) -> tuple[int, int] | None:
 
 
 def _settle(done: asyncio.Future[Any], result: Any) -> None:
-    with suppress(asyncio.InvalidStateError):  # whoever waited was cancelled
+    with suppress(asyncio.InvalidStateError):  # the caller of `run` was cancelled
         if isinstance(result, Exception):
             done.set_exception(result)
         else:
@@ -327,8 +331,8 @@ def _open(path: Path, *, must_exist: bool) -> apsw.Connection:
         connection.set_busy_timeout(BUSY_MILLISECONDS)
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "full")
-        connection.pragma("temp_store", "memory")  # of savepoints: else each is a file of its own
-        connection.set_busy_timeout(0)  # from now on it is waited for where it begins a transaction
+        connection.pragma("temp_store", "memory")  # savepoint journals in memory, not in files
+        connection.set_busy_timeout(0)  # from now on `_begin` waits instead
     except (OSError, apsw.Error) as error:
         raise _cannot_open(path, error) from None
     return connection
@@ -365,7 +369,7 @@ def _require(path: Path) -> None:
 
 
 def _migrate(connection: apsw.Connection) -> None:
-    """Applies the numbered files not applied yet; one applied that is changed or unknown here is refused."""
+    """Applies the numbered files not applied yet; raises `LedgerForeign` for an unknown or changed one."""
     connection.execute(
         "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, checksum TEXT NOT NULL) STRICT"
     )
@@ -377,29 +381,22 @@ def _migrate(connection: apsw.Connection) -> None:
         script = file.read_text()
         checksum = hashlib.sha256(script.encode()).hexdigest()
         if file.name not in applied:
-            for _ in connection.execute(script):  # exhausted, lest it stops at a statement with rows
+            for _ in connection.execute(script):  # consumed, or it stops at a statement with rows
                 pass
             connection.execute("INSERT INTO migrations VALUES (?, ?)", (file.name, checksum))
         elif applied[file.name] != checksum:
             raise LedgerForeign(f"its schema is not this version's: {file.name} differs")
 
 
-def _validated(adapter: TypeAdapter[T], text: Any) -> T:
-    try:
-        return adapter.validate_json(text)
-    except ValidationError:
-        raise LedgerFailed("a row of the ledger cannot be read: damaged, or of another version") from None
-
-
 def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
-    """Holds only if nobody wrote the entry since it was recalled."""
+    """Raises `LedgerConflict` if somebody wrote the entry since it was recalled."""
     values = (
         entry.revision,
         entry.status.value,
         entry.name,
         entry.auth_id,
         entry.due_at.timestamp() if entry.due_at else None,
-        _ENTRY.dump_json(entry).decode(),
+        entry_json(entry),
         *entry.department,
     )
     statement = INSERT_ENTRY if entry.revision == 1 else UPDATE_ENTRY
@@ -409,7 +406,7 @@ def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
 
 
 def _write_answer(connection: apsw.Connection, answer: Answer) -> None:
-    """An answer never changes, but for its confirm."""
+    """Raises `LedgerConflict` for another payload; otherwise only the confirm of an answer changes."""
     connection.execute(
         "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (source, event_id) DO UPDATE"
         " SET confirmed = excluded.confirmed, answer = excluded.answer"
@@ -421,7 +418,7 @@ def _write_answer(connection: apsw.Connection, answer: Answer) -> None:
             *answer.department,
             answer.answered_at.isoformat(),
             answer.confirmed,
-            _ANSWER.dump_json(answer).decode(),
+            answer_json(answer),
         ),
     )
     if connection.changes() != 1:

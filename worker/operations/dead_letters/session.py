@@ -72,7 +72,7 @@ class Session:
 
     async def record(self, action: str, outcomes: Sequence[tuple[Letter, str]]) -> None:
         """Puts the outcome of each letter into the audit, in one transaction."""
-        await self.audit.note([self._line(action, letter, outcome) for letter, outcome in outcomes])
+        await self.audit.append([self._line(action, letter, outcome) for letter, outcome in outcomes])
 
     def _line(self, action: str, letter: Letter, outcome: str) -> AuditLine:
         return audit_line(

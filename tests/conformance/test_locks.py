@@ -1,0 +1,96 @@
+"""Department locks: one holder at a time for each department, and nothing left behind."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.builders import SALES
+from worker.adapters.ledgers import open_ledger
+from worker.adapters.memory.locks import InProcessLocks
+from worker.core.model import Department
+from worker.ports import DepartmentLocks
+
+OTHER = Department("acme", "other")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def locks(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[DepartmentLocks]:
+    if request.param == "memory":
+        yield InProcessLocks()
+        return
+    async with open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as opened:
+        yield opened.locks
+
+
+async def turns() -> None:
+    """Lets every task that can run do so."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_one_at_a_time_holds_a_department_in_the_order_they_asked(locks):
+    journal: list[str] = []
+    release = asyncio.Event()
+
+    async def work(name: str) -> None:
+        async with locks.hold(SALES):
+            journal.append(f"{name} begins")
+            await release.wait()
+            journal.append(f"{name} ends")
+
+    tasks = [asyncio.create_task(work(name)) for name in ("first", "second", "third")]
+    await turns()
+    assert journal == ["first begins"]
+    release.set()
+    await asyncio.gather(*tasks)
+    assert journal == [
+        f"{name} {what}" for name in ("first", "second", "third") for what in ("begins", "ends")
+    ]
+
+
+async def test_departments_do_not_wait_for_each_other(locks):
+    async with locks.hold(SALES), locks.hold(OTHER), locks.hold(Department("globex", SALES.id)):
+        pass
+
+
+async def test_a_failure_releases_it(locks):
+    with pytest.raises(ZeroDivisionError):
+        async with locks.hold(SALES):
+            _ = 1 / 0
+    async with asyncio.timeout(1), locks.hold(SALES):
+        pass
+
+
+async def test_who_stops_waiting_takes_nobodys_turn(locks):
+    async with locks.hold(SALES):
+        impatient = asyncio.create_task(hold_once(locks))
+        patient = asyncio.create_task(hold_once(locks))
+        await turns()
+        impatient.cancel()
+        await turns()
+        assert not patient.done()
+    await patient
+    assert impatient.cancelled()
+
+
+async def test_a_lock_that_nobody_needs_is_forgotten():
+    locks = InProcessLocks()
+    async with locks.hold(SALES):
+        waiting = asyncio.create_task(hold_once(locks))
+        await turns()
+        assert len(locks) == 1
+    await waiting
+    for number in range(100):
+        async with locks.hold(Department("acme", str(number))):
+            pass
+    del waiting
+    gc.collect()
+    assert len(locks) == 0
+
+
+async def hold_once(locks: DepartmentLocks) -> None:
+    async with locks.hold(SALES):
+        pass

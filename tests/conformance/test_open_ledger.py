@@ -1,0 +1,67 @@
+"""A ledger by its URL: with its audit and its locks, and one clear line for a URL of another kind."""
+
+import pytest
+
+from tests.support.builders import NOW, an_entry
+from worker.adapters.ledgers import open_ledger
+from worker.core.dead_letters import AuditLine
+from worker.ports import LedgerFailed, LedgerUnusable
+
+LINE = AuditLine(
+    at=NOW,
+    by="ada",
+    action="replay",
+    run="run-1",
+    selection="--reason invalid",
+    event_id="hr-1",
+    source="/hr",
+    tenant="acme",
+    department_id="sales",
+    reason="invalid",
+    outcome="sent to work",
+)
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+async def test_ledger_and_audit_are_kept_together(url):
+    commits = []
+    async with open_ledger(url, on_commit=commits.append) as opened:
+        recorded = await opened.ledger.record(an_entry(revision=0))
+        await opened.audit.append([LINE])
+    async with open_ledger(url, must_exist=True) as opened:
+        assert await opened.ledger.entries() == [recorded]
+        assert await opened.audit.lines() == [LINE]
+    assert sum(commits) == 3  # with the migration
+
+
+async def test_one_opened_to_be_read_cannot_be_written(url):
+    async with open_ledger(url) as opened:
+        await opened.ledger.record(an_entry(revision=0))
+    async with open_ledger(url, read_only=True) as opened:
+        (entry,) = await opened.ledger.entries()
+        with pytest.raises(LedgerFailed, match="cannot be written"):
+            await opened.ledger.record(entry)
+
+
+@pytest.mark.parametrize("how", [{"read_only": True}, {"must_exist": True}])
+async def test_where_it_must_exist_it_is_not_made(url, how, tmp_path):
+    with pytest.raises(LedgerFailed, match="there is no ledger at"):
+        async with open_ledger(url, **how):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "unknown", ["postgresql://worker:secret@db/ledger", "ledger.db", "sqlite:ledger.db", ""]
+)
+async def test_a_url_of_another_kind_is_refused_in_one_line_without_its_password(unknown):
+    with pytest.raises(LedgerUnusable, match="set LEDGER_URL to sqlite:///") as refusal:
+        async with open_ledger(unknown):
+            pass
+    assert refusal.value.exit_code == 2
+    assert len(str(refusal.value).splitlines()) == 1
+    assert "secret" not in str(refusal.value)

@@ -1,0 +1,39 @@
+"""Opens the ledger that LEDGER_URL names, whatever keeps it.
+
+To add a kind of ledger, add its scheme here and to the settings, and its adapter to the conformance suites.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from worker.adapters.memory.locks import InProcessLocks
+from worker.adapters.sqlite.audit import SqliteAudit
+from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
+from worker.ports import LedgerUnusable, OpenedLedger
+
+SQLITE = "sqlite:///"
+
+
+@asynccontextmanager
+async def open_ledger(
+    url: str,
+    *,
+    read_only: bool = False,
+    must_exist: bool = False,
+    on_commit: Callable[[int], None] = lambda _operations: None,
+) -> AsyncIterator[OpenedLedger]:
+    """The ledger at `url`, with its audit and its department locks.
+
+    One that is opened `read_only` must exist. `on_commit` gets the number of operations in each commit.
+    Raises `LedgerFailed`, `LedgerForeign`, or `LedgerUnusable` for an unknown scheme.
+    """
+    if not url.startswith(SQLITE):
+        raise LedgerUnusable(
+            "there is no ledger of this kind; set LEDGER_URL to sqlite:///relative/path.db or"
+            " sqlite:////absolute/path.db"
+        )
+    path = Path(url.removeprefix(SQLITE))
+    opened = sqlite_ledger_read(path) if read_only else sqlite_ledger(path, on_commit, must_exist=must_exist)
+    async with opened as ledger:
+        yield OpenedLedger(ledger, SqliteAudit(ledger), InProcessLocks())

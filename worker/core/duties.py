@@ -1,0 +1,115 @@
+"""Duties: the work that an entry schedules for later, and what becomes of it.
+
+An event drives what happens now; the entry drives what happens later. The scheduler asks here which duty is
+due, carries it out, and records the entry that one of these functions makes of the result. So a new kind of
+duty is a sub-value of the entry, a member of `Duty`, and the functions for its results.
+"""
+
+from datetime import datetime, timedelta
+from enum import Enum, auto
+
+from worker.core.adoption import DUPLICATES_CHECK_WINDOWS
+from worker.core.decide import Policy
+from worker.core.model import Check, Entry, Status, replace
+
+DEBT_PAUSE = timedelta(minutes=1)
+"""Between two tries of the scheduler to pay a debt. Whoever incurs it tries at once."""
+
+MAX_REPAIRS = 5
+"""A multiple of this many repairs ends the checks of an entry: a late call does not occur that often, but the
+provider may show, say, another name than it was given."""
+
+
+class Duty(Enum):
+    """What the scheduler has to do for a department."""
+
+    CHECK = auto()
+    """Compare the subaccount with the entry, and correct it."""
+    CHECK_DUPLICATES = auto()
+    """Look for other subaccounts with a tag of the department, and disable them."""
+    PAY_DEBT = auto()
+    """Deliver the credentials owed, and enable the subaccount."""
+    SUSPEND_DEBT = auto()
+    """Stop trying: the department is not active any more."""
+
+
+def due_duty(entry: Entry, now: datetime) -> Duty | None:
+    """The next duty that is due, in the order of `Duty`. None is due until an open create is settled."""
+    if entry.status is Status.CLAIMED:
+        return None
+    if entry.check and entry.check.at <= now:
+        return Duty.CHECK
+    if _is_due(entry.duplicates_check_at, now):
+        return Duty.CHECK_DUPLICATES
+    if entry.debt and _is_due(entry.debt.retry_at, now):
+        return Duty.PAY_DEBT if entry.status is Status.ACTIVE else Duty.SUSPEND_DEBT
+    return None
+
+
+def arm_check(entry: Entry, policy: Policy, now: datetime) -> Entry:
+    """The entry as it must be durable before a change is sent."""
+    # A check that is still set belongs to a change whose outcome was never recorded: it may come late.
+    return replace(entry, check=Check(now + policy.settle_window, late_call=entry.check is not None))
+
+
+def arm_late_check(entry: Entry, policy: Policy, now: datetime) -> Entry:
+    """The entry where a call may still be carried out, over what is on record now."""
+    return replace(entry, check=Check(now + policy.settle_window, late_call=True))
+
+
+def clear_check(entry: Entry) -> Entry:
+    """The entry once the outcome of its change is known; a check for a late call stays."""
+    return entry if entry.check and entry.check.late_call else replace(entry, check=None)
+
+
+def check_done(entry: Entry) -> Entry:
+    """The entry once the subaccount was found as it should be, or found missing."""
+    return replace(entry, check=None)
+
+
+def check_repaired(entry: Entry, policy: Policy, now: datetime) -> Entry:
+    """The entry once a check corrected the subaccount: it is compared again, up to a limit."""
+    repaired = replace(entry, repairs=entry.repairs + 1)
+    if repaired.repairs % MAX_REPAIRS == 0:
+        return check_done(repaired)
+    return arm_late_check(repaired, policy, now)
+
+
+def duplicates_check_time(policy: Policy, now: datetime) -> datetime:
+    """When to look for duplicates again after a create that may still be carried out."""
+    return now + DUPLICATES_CHECK_WINDOWS * policy.settle_window
+
+
+def duplicates_checked(entry: Entry) -> Entry:
+    """The entry once duplicates were looked for and disabled."""
+    return replace(entry, duplicates_check_at=None)
+
+
+def put_off_debt(entry: Entry, now: datetime) -> Entry:
+    """The entry with what it still owes to be tried again later."""
+    return _retry_debt_at(entry, now + DEBT_PAUSE)
+
+
+def suspend_debt(entry: Entry) -> Entry:
+    """The entry with what it still owes not to be tried again until something else resumes it."""
+    return _retry_debt_at(entry, None)
+
+
+def put_off_due(entry: Entry, policy: Policy, now: datetime) -> Entry:
+    """The entry with every duty that is due at `now` put off, because one of them failed."""
+    later = now + policy.settle_window
+    if entry.check and entry.check.at <= now:
+        entry = replace(entry, check=replace(entry.check, at=later))
+    if _is_due(entry.duplicates_check_at, now):
+        entry = replace(entry, duplicates_check_at=later)
+    if entry.debt and _is_due(entry.debt.retry_at, now):
+        entry = put_off_debt(entry, now)
+    return entry
+
+
+def _retry_debt_at(entry: Entry, at: datetime | None) -> Entry:
+    return replace(entry, debt=replace(entry.debt, retry_at=at)) if entry.debt else entry
+
+
+def _is_due(at: datetime | None, now: datetime) -> bool:
+    return at is not None and at <= now
