@@ -18,8 +18,11 @@ from worker.core.messages import Outgoing
 from worker.core.model import Answer, Department, Entry, Fingerprint, Recollection, Reference, Wish
 
 
-class ForPeople(Exception):
-    """Its text tells a person what is wrong and what to do: one line a mistake, no secret in it."""
+class UserError(Exception):
+    """An error that a person can correct: one line for each mistake, and no secret in it.
+
+    `exit_code` is that of a command which it ends.
+    """
 
     exit_code = 1
 
@@ -200,7 +203,7 @@ class LedgerConflict(Exception):
     """The entry was written by somebody else since it was recalled: nothing was written now."""
 
 
-class LedgerFailed(ForPeople):
+class LedgerFailed(UserError):
     """The ledger could not be read or written."""
 
 
@@ -210,7 +213,7 @@ class LedgerUnusable(LedgerFailed):
     exit_code = 2
 
 
-class LedgerForeign(ForPeople):
+class LedgerForeign(UserError):
     """The ledger is not for this deployment: another owner's, another account's, another version's."""
 
     exit_code = 2
@@ -335,11 +338,11 @@ class HeldLetter(Protocol):
         """How often it was given back before, by the broker's count."""
 
 
-class QueueTaken(ForPeople):
+class QueueTaken(UserError):
     """Somebody else holds the dead letters."""
 
 
-class TooManyLooks(ForPeople):
+class TooManyLooks(UserError):
     """Being given back once more might be the end of a dead letter. Raised in a look it ends that at once."""
 
 

@@ -17,7 +17,7 @@ from worker.core.model import Reference
 from worker.operations.dead_letters.session import Found
 from worker.operations.dead_letters.summary import Gathered, Summary
 from worker.operations.dead_letters.tracking import Outcome, ReplayReport
-from worker.ports import ForPeople
+from worker.ports import UserError
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_stopped_replay_tells_a_few_and_its_sum_last(said):
 
 
 def test_a_replay_that_failed_tells_why_and_what_went(said):
-    ending = Ending(stopped=False, failure=ForPeople("RabbitMQ cannot be used: the connection was closed"))
+    ending = Ending(stopped=False, failure=UserError("RabbitMQ cannot be used: the connection was closed"))
     view.replayed(ReplayReport(sent=3, answered=3), "run", ending, tracked=True, as_json=False)
     assert said() == [
         "RabbitMQ cannot be used: the connection was closed",
@@ -126,7 +126,7 @@ def test_a_replay_that_failed_tells_why_and_what_went(said):
 
 
 def test_so_it_does_in_json(said):
-    ending = Ending(stopped=False, failure=ForPeople("gone"))
+    ending = Ending(stopped=False, failure=UserError("gone"))
     view.replayed(ReplayReport(sent=3), "run", ending, tracked=False, as_json=True)
     told = from_json("".join(said()[:-1]))
     assert told == {"run": "run", "stopped": False, "failure": "gone", "replayed": 3, "answered": 0}
@@ -138,7 +138,7 @@ def test_so_it_does_in_json(said):
         (Ending(stopped=False), ["3 discarded"]),
         (Ending(stopped=True), ["3 discarded; stopped, the rest is where it was"]),
         (
-            Ending(stopped=False, failure=ForPeople("gone")),
+            Ending(stopped=False, failure=UserError("gone")),
             ["gone", "3 discarded; the rest is where it was"],
         ),
     ],

@@ -15,7 +15,7 @@ from worker.cli.emit import emit
 from worker.cli.loop import DONE, FAILED, INTERRUPTED, MISUSED, run_to_exit
 from worker.cli.loop import run as run_coroutine
 from worker.cli.open import open_
-from worker.ports import ForPeople
+from worker.ports import UserError
 from worker.settings.load import load
 from worker.settings.model import WorkerSettings
 from worker.settings.show import described
@@ -31,11 +31,11 @@ app = typer.Typer(
 
 
 def main() -> NoReturn:
-    """The whole command line. A `ForPeople` error becomes a line for each mistake, and an exit code."""
+    """The whole command line. A `UserError` error becomes a line for each mistake, and an exit code."""
     try:
         configure_logging("console", "error")
         code = app(prog_name="provisioner", standalone_mode=False)
-    except ForPeople as error:
+    except UserError as error:
         terminal.complain(str(error).splitlines())
         sys.exit(error.exit_code)
     except typer.TyperException as error:

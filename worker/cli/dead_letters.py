@@ -40,7 +40,7 @@ from worker.core.dead_letters import Selection
 from worker.operations.dead_letters import removal, summary, transfer
 from worker.operations.dead_letters.plan import plan as plan_replay
 from worker.operations.dead_letters.replay import Replay
-from worker.ports import ForPeople
+from worker.ports import UserError
 from worker.service.signals import stop_signal
 from worker.settings.load import load
 from worker.settings.model import DeadLetterSettings, LedgerSettings
@@ -414,11 +414,11 @@ def _ask(question: str) -> None:
         raise typer.Abort
 
 
-async def _failure_of(work: Awaitable[object]) -> ForPeople | None:
+async def _failure_of(work: Awaitable[object]) -> UserError | None:
     """The error that ended it, so that what it did until then can still be shown."""
     try:
         await work
-    except ForPeople as error:
+    except UserError as error:
         return error
     return None
 

@@ -15,12 +15,12 @@ from worker.cli import terminal
 from worker.cli.loop import run
 from worker.cli.options import Json, one_of
 from worker.operations import emit as operation
-from worker.ports import ForPeople
+from worker.ports import UserError
 from worker.settings.load import load
 from worker.settings.model import BrokerSettings
 
 
-class FileUnreadable(ForPeople):
+class FileUnreadable(UserError):
     """The file of events cannot be read."""
 
 

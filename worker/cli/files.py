@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from worker.ports import ForPeople
+from worker.ports import UserError
 
 
-class FileUnusable(ForPeople):
+class FileUnusable(UserError):
     """A file that was named in a command cannot be read or written."""
 
 

@@ -15,7 +15,7 @@ from worker.operations.dead_letters.plan import Plan, Prospect
 from worker.operations.dead_letters.session import Found
 from worker.operations.dead_letters.summary import Gathered, OfDepartment, Summary
 from worker.operations.dead_letters.tracking import Outcome, ReplayReport
-from worker.ports import ForPeople
+from worker.ports import UserError
 from worker.settings.model import PolicySettings
 
 SHOWN_ROWS = 20
@@ -177,7 +177,7 @@ class Ending:
     """How a change ended: complete, stopped, or by a failure."""
 
     stopped: bool
-    failure: ForPeople | None = None
+    failure: UserError | None = None
 
     @property
     def is_early(self) -> bool:

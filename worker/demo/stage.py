@@ -23,7 +23,7 @@ from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
 from worker.demo.private_node import NodeUnavailable, private_node
-from worker.ports import Broker, Clock, Consumer, Delivery, ForPeople, Publisher, Receive
+from worker.ports import Broker, Clock, Consumer, Delivery, Publisher, Receive, UserError
 from worker.settings.load import load
 from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings
 from worker.telemetry.events import Telemetry
@@ -34,7 +34,7 @@ PREFETCH = 100
 BrokerFactory = Callable[[WorkerSettings, Clock, Telemetry], AbstractAsyncContextManager[Broker]]
 
 
-class NoStage(ForPeople):
+class NoStage(UserError):
     """The demo cannot run here."""
 
 

@@ -24,7 +24,7 @@ from worker.core.messages import Outgoing
 from worker.core.model import Answer
 from worker.demo.stage import Stage, stage
 from worker.operations.emit import complete_event, inbound
-from worker.ports import ForPeople, PublishFailed
+from worker.ports import PublishFailed, UserError
 from worker.sandbox import Entry as Call
 from worker.sandbox import Sandbox, running_sandbox
 from worker.settings.load import load
@@ -39,7 +39,7 @@ HR = "/demo/hr"
 CONSOLE = Console(highlight=False)
 
 
-class DemoFailed(ForPeople):
+class DemoFailed(UserError):
     """The product did not do what the demo shows."""
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from worker.core.model import ANY_RECIPIENT, Answer, Department, Entry
-from worker.ports import ForPeople, Ledger
+from worker.ports import Ledger, UserError
 
 
-class UnknownDepartment(ForPeople):
+class UnknownDepartment(UserError):
     """The ledger has no entry for the department."""
 
     def __init__(self, which: Department) -> None:

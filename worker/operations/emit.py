@@ -12,18 +12,18 @@ from contracts.departments import Invalid, Kind, UnsupportedType, canonical_type
 from contracts.envelope import CloudEvent, Message, describe
 from contracts.reissues import REISSUE_KEY, asks_for_reissue
 from worker.core.messages import Outgoing
-from worker.ports import ForPeople, Publisher, PublishFailed, Unroutable
+from worker.ports import Publisher, PublishFailed, Unroutable, UserError
 
 EMITTED_FROM = "/subaccount-provisioner/emit"
 
 
-class InvalidEvent(ForPeople):
+class InvalidEvent(UserError):
     """An event to be sent breaks the contract; the text says where and how."""
 
     exit_code = 2
 
 
-class EmitFailed(ForPeople):
+class EmitFailed(UserError):
     """The broker did not take every event; the text says how many it took."""
 
 

@@ -11,13 +11,13 @@ from worker.core.dead_letters import AuditLine
 from worker.core.model import Answer, Department, Wish
 from worker.core.reissue import WISHES, request_of
 from worker.operations.departments import UnknownDepartment
-from worker.ports import Audit, Clock, ForPeople, Ledger
+from worker.ports import Audit, Clock, Ledger, UserError
 
 TIMEOUT_SECONDS = 10.0
 POLL_SECONDS = 0.1
 
 
-class NotCarriedOut(ForPeople):
+class NotCarriedOut(UserError):
     """No worker did what a person asked for; the wish is withdrawn."""
 
 

@@ -18,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from worker.adapters.jose.key_files import KeyFileError, public_jwks
 from worker.bootstrap import RunningWorker
-from worker.ports import ForPeople, LedgerFailed, LedgerForeign
+from worker.ports import LedgerFailed, LedgerForeign, UserError
 from worker.settings.parse import Address
 from worker.telemetry.events import Telemetry
 
@@ -31,7 +31,7 @@ LEDGER_TIMEOUT_SECONDS = 0.7
 READY_TIMEOUT_SECONDS = 0.9
 
 
-class AddressUnusable(ForPeople):
+class AddressUnusable(UserError):
     """The address cannot be listened on: it is in use, or not of this machine."""
 
     exit_code = 2

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from worker.ports import ForPeople
+from worker.ports import UserError
 from worker.settings.model import Settings, WorkerSettings
 from worker.settings.parse import PREFIX
 
 S = TypeVar("S", bound=Settings)
 
 
-class SettingsError(ForPeople):
+class SettingsError(UserError):
     """One line for each mistake."""
 
     exit_code = 2

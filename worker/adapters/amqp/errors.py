@@ -6,7 +6,7 @@ asyncio and aiormq pass OpenSSL's texts on in errors of their own, so the text i
 import errno
 import re
 
-from worker.ports import ForPeople
+from worker.ports import UserError
 
 _OURS_REFUSED = re.compile(r"alert (?:certificate (\w+)|(unknown ca)|(bad certificate))")
 _THEIRS_REFUSED = re.compile(r"certificate verify failed: (.*?)\.? ?\(_ssl")
@@ -14,7 +14,7 @@ _THEIRS_REFUSED = re.compile(r"certificate verify failed: (.*?)\.? ?\(_ssl")
 REFUSED = "connection refused"
 
 
-class BrokerUnavailable(ForPeople):
+class BrokerUnavailable(UserError):
     """No connection at the moment. The text holds no password."""
 
 

@@ -15,7 +15,7 @@ from yarl import URL
 
 from contracts.topology import Binding, Topology
 from worker.adapters.amqp.topology import Finding
-from worker.ports import ForPeople
+from worker.ports import UserError
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ HARMFUL_KEYS = frozenset(
 )
 
 
-class ManagementUnavailable(ForPeople):
+class ManagementUnavailable(UserError):
     """The management API cannot be read."""
 
 

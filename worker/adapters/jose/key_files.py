@@ -21,13 +21,13 @@ from worker.core.keyring import (
     public_set,
     signing_key,
 )
-from worker.ports import ForPeople
+from worker.ports import UserError
 
 RSA_BITS = 3072
 SIGNER = "provisioner"
 
 
-class KeyFileError(ForPeople):
+class KeyFileError(UserError):
     """A file of keys cannot be read or written. The text quotes nothing of a key."""
 
 

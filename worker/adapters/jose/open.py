@@ -20,13 +20,13 @@ from worker.core.keyring import (
     sealing_algorithm,
     signing_algorithm,
 )
-from worker.ports import ForPeople
+from worker.ports import UserError
 
 # joserfc raises these for damaged input, a wrong key, or an algorithm that is not allowed.
 _REFUSALS = (JoseError, ValueError, TypeError, KeyError)
 
 
-class NotOpened(ForPeople):
+class NotOpened(UserError):
     """The message is not genuine, or not for this key. The text quotes nothing of its content."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from worker.flow.waiting import pause
 from worker.operations.dead_letters.batches import LetterRate
 from worker.operations.dead_letters.session import Browse, Found, Session
-from worker.ports import ForPeople
+from worker.ports import UserError
 
 PASS_SECONDS = 10.0
 """How long a rate-limited removal holds the queue before others get their turn."""
@@ -19,7 +19,7 @@ class Batch:
     """The letters of a batch that may go, being on record; `failure` is why the others may not."""
 
     going: Sequence[Found]
-    failure: ForPeople | None = None
+    failure: UserError | None = None
 
 
 @dataclass

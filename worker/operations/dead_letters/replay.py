@@ -12,10 +12,10 @@ from worker.operations.dead_letters.batches import LetterRate, batch_sizes
 from worker.operations.dead_letters.removal import Batch, Remover
 from worker.operations.dead_letters.session import Found, Session
 from worker.operations.dead_letters.tracking import Observer, ReplayReport, ReplayTracker, Sent
-from worker.ports import ForPeople, Ledger, Publisher, PublishFailed, Unroutable
+from worker.ports import Ledger, Publisher, PublishFailed, Unroutable, UserError
 
 
-class ReplayFailed(ForPeople):
+class ReplayFailed(UserError):
     """The broker did not take every message. Those it did not take are where they were."""
 
 

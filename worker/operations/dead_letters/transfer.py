@@ -18,12 +18,12 @@ from worker.operations.dead_letters.batches import BATCH_LETTERS
 from worker.operations.dead_letters.replay import ReplayFailed, publish_all
 from worker.operations.dead_letters.session import Session, read
 from worker.pipeline.reading import Unreadable, subject_of, validate
-from worker.ports import ForPeople
+from worker.ports import UserError
 
 SHOWN_MISTAKES = 20
 
 
-class BadImport(ForPeople):
+class BadImport(UserError):
     """Some lines cannot be sent; the text names each. Nothing was sent."""
 
     exit_code = 2
