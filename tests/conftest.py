@@ -1,20 +1,26 @@
-"""What the test folders share: quiet logs, and a real broker."""
+"""Fixtures of all test folders: quiet logs, a real broker, and a loop that can tell when it is idle."""
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import pytest
 
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
+from tests.support.nodes import running_node, skip_or_fail
+from tests.support.settling_loop import SettlingLoop
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import open_connection
-from worker.demo.private_node import NodeUnavailable, private_node
+from worker.demo.private_node import SERVER_SCRIPT, private_node
 from worker.telemetry.logs import configure_logging
 
-# What a test may leave at the broker, whatever arguments it was made with.
+# What a test may leave at the broker, whatever arguments it was declared with.
 LEFT_BEHIND = topology(BrokerVersion(4, 1))
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"settling": SettlingLoop}
 
 
 @pytest.fixture(autouse=True)
@@ -32,30 +38,27 @@ def broker_url() -> Iterator[str]:
         asyncio.run(_refuse_in_use(url))
         yield url
         return
-    node = private_node()
-    with asyncio.Runner() as runner:
-        try:
-            running = runner.run(node.__aenter__())
-        except NodeUnavailable as error:
-            if "CI" in os.environ:
-                pytest.fail(str(error))
-            pytest.skip(str(error))
-        try:
-            yield running.url
-        finally:
-            runner.run(node.__aexit__(None, None, None))
+    with running_node(private_node()) as (node, _):
+        yield node.url
+
+
+@pytest.fixture
+def rabbitmq_server() -> None:
+    """For tests that run a node of their own, whatever AMQP_URL says: a skip without it, in CI a failure."""
+    if not SERVER_SCRIPT.exists():
+        skip_or_fail("rabbitmq-server is not installed")
 
 
 @pytest.fixture
 async def clean_broker(broker_url: str) -> AsyncIterator[str]:
-    """The broker's URL, with nothing of the project there before the test, and nothing after."""
+    """The broker's URL. Nothing of the project is there before the test, and nothing after it."""
     await _clear(broker_url)
     yield broker_url
     await _clear(broker_url)
 
 
 async def _refuse_in_use(url: str) -> None:
-    """The tests delete the project's queues: never those of somebody who uses them."""
+    """Ends the run if the project's queues are in use there: the tests would delete them."""
     async with open_connection([url]) as there:
         for queue in (names.WORK_QUEUE, names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE):
             state = await state_of(there, queue)

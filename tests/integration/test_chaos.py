@@ -12,7 +12,6 @@ from structlog.testing import capture_logs
 from tests.soak.chaos import Plan, Stop, chaos
 from worker.adapters.amqp import link, publisher
 from worker.bootstrap import running_worker
-from worker.demo.private_node import SERVER_SCRIPT
 from worker.settings.load import load
 from worker.settings.model import WorkerSettings
 from worker.telemetry.events import Telemetry
@@ -21,7 +20,7 @@ from worker.telemetry.logs import configure_logging
 pytestmark = [
     pytest.mark.xdist_group("broker"),
     pytest.mark.timeout(240),
-    pytest.mark.skipif(not SERVER_SCRIPT.exists(), reason="rabbitmq-server is not installed"),
+    pytest.mark.usefixtures("rabbitmq_server"),
 ]
 
 NOTICED = (

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.soak.outages import Plan, outage
-from worker.demo.private_node import SERVER_SCRIPT
 
 pytestmark = [
     pytest.mark.xdist_group("broker"),
     pytest.mark.timeout(120),
-    pytest.mark.skipif(not SERVER_SCRIPT.exists(), reason="rabbitmq-server is not installed"),
+    pytest.mark.usefixtures("rabbitmq_server"),
 ]
 
 HASTY = {

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from tests.support.settling_loop import settled
 from tests.support.world import World, kind_of_fault
 from worker.adapters.memory.provider import MemoryProvider
 from worker.bootstrap import RunningWorker
@@ -59,11 +60,6 @@ class Refusing(MemoryProvider):
         if fault := self.refuses.get(operation):
             self.calls.append((operation, auth_id, key))
             raise CallFailed(fault)
-
-
-async def settled() -> None:
-    for _ in range(300):
-        await asyncio.sleep(0)
 
 
 async def pass_seconds(world: World, seconds: float) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.pipeline.outages import Refusing, a_fault
 from tests.support.builders import NOW
+from tests.support.settling_loop import settled
 from worker.adapters.memory.clock import MemoryClock
 from worker.core.breaker import ENOUGH_IN_A_ROW, State
 from worker.core.judge import CallFault, FaultKind, Operation
@@ -104,11 +105,6 @@ class Bench:
 
     def alerts(self) -> float | None:
         return self.telemetry.registry.get_sample_value("provisioner_circuit_opened_total")
-
-
-async def settled() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 from contracts.topology import WORK_QUEUE
 from tests.support.builders import SALES, department_created, department_removed, department_renamed
+from tests.support.settling_loop import settled
 from tests.support.world import RESULTS_QUEUE, World, fault
 from worker.adapters.memory.clock import MemoryClock
 from worker.adapters.memory.provider import MemoryProvider
@@ -214,8 +215,7 @@ async def test_a_stream_that_overtakes_every_permit_stops_at_the_prefetch(monkey
         for event in events:
             world.provider.granted.clear()
             await world.send(event)
-            for _ in range(50):  # all that can happen without a permit
-                await asyncio.sleep(0)
+            await settled()
             world.provider.granted.set()
             await asyncio.sleep(0)
         await world.run_until_done()

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.builders import NOW
+from tests.support.settling_loop import settled
 from worker.adapters.memory.clock import MemoryClock
 from worker.flow.gate import RELEASE_AFTER_SECONDS, SAME_BLOCK_WITHIN_SECONDS, Gate
 from worker.flow.waiting import WaitingRoom
@@ -54,12 +55,10 @@ class Scene:
         end = self.clock.monotonic() + seconds
         alarm = asyncio.create_task(self.clock.sleep(seconds))
         while self.clock.monotonic() < end:
-            for _ in range(10):
-                await asyncio.sleep(0)
+            await settled()
             self.clock.advance(min(self.clock.seconds_to_next(), end - self.clock.monotonic()))
         await alarm
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await settled()
 
 
 @pytest.fixture

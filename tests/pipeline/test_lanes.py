@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from tests.support.settling_loop import settled
 from worker.flow.lanes import Lanes, Progress, Work, running_lanes
 
 
@@ -30,8 +31,7 @@ class Works:
         """Lets this work end, then runs the event loop until nothing more can happen."""
         for name in names:
             self._may_end[name].set()
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await settled()
 
 
 @pytest.fixture

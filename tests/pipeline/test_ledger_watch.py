@@ -3,8 +3,9 @@
 import pytest
 
 from contracts.topology import SECRETS_QUEUE, WORK_QUEUE
-from tests.pipeline.outages import pass_seconds, settled, working_with_duties
+from tests.pipeline.outages import pass_seconds, working_with_duties
 from tests.support.builders import SALES, department_created, department_renamed
+from tests.support.settling_loop import settled
 from tests.support.world import World
 from worker.core.model import Wish
 from worker.flow.ledger_watch import RETRY_SECONDS

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
-from tests.pipeline.outages import Refusing, a_fault, pass_seconds, settled, working_with_duties
+from tests.pipeline.outages import Refusing, a_fault, pass_seconds, working_with_duties
 from tests.support.builders import SALES, department_created, department_renamed
+from tests.support.settling_loop import settled
 from tests.support.world import World
 from worker.core.model import Department
 

@@ -3,6 +3,7 @@
 import asyncio
 
 from tests.support.builders import SALES, department_created, department_renamed
+from tests.support.settling_loop import settled
 from tests.support.world import World
 from worker.core.messages import fingerprint
 from worker.operations.emit import inbound
@@ -76,8 +77,7 @@ async def test_a_suspected_message_runs_alone(world):
         world.earlier_deliveries = 0
         await asyncio.sleep(0)
         await world.send(third)
-        for _ in range(20):
-            await asyncio.sleep(0)
+        await settled()
         assert world.witness.journal == ["recall", "record claimed"]
         may_end.set()
         await world.run_until_done()

@@ -9,6 +9,7 @@ import pytest
 
 from contracts.topology import retry_queue
 from tests.support.builders import NOW, department_created
+from tests.support.settling_loop import settled
 from tests.support.world import World, fault
 from worker.adapters.memory.clock import MemoryClock
 from worker.core.model import Department
@@ -27,19 +28,14 @@ class Room:
         wait = self.waiting.wait(seconds, lambda: messages, paused=paused)
         self.waits[name] = asyncio.create_task(wait)
         await self.clock.asleep()
-        await _settled()
+        await settled()
 
     def ended(self) -> dict[str, WaitOutcome]:
         return {name: wait.result() for name, wait in self.waits.items() if wait.done()}
 
     async def pass_seconds(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        await _settled()
-
-
-async def _settled() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
+        await settled()
 
 
 @pytest.fixture
@@ -82,7 +78,7 @@ async def test_messages_behind_a_waiting_one_count(room):
 async def test_a_growing_lane_can_be_evicted(room):
     behind = [1]
     waits = asyncio.create_task(room.waiting.wait(60, lambda: behind[0], paused=False))
-    await _settled()
+    await settled()
     behind[0] = 5
     room.waiting.make_room()
     assert await waits is WaitOutcome.EVICTED
@@ -110,7 +106,7 @@ async def test_end_pauses_ends_only_pauses(room):
     await room.enter("stays", 1000, paused=True)
     await room.enter("may leave", 1000)
     room.waiting.end_pauses()
-    await _settled()
+    await settled()
     assert room.ended() == {"stays": WaitOutcome.ELAPSED}
 
 
@@ -118,7 +114,7 @@ async def test_close_ends_all_waits_now_and_later(room):
     await room.enter("stays", 1000, paused=True)
     await room.enter("may leave", 1000)
     room.waiting.close()
-    await _settled()
+    await settled()
     assert set(room.ended().values()) == {WaitOutcome.ELAPSED}
     assert await room.waiting.wait(1000, lambda: 1, paused=False) is WaitOutcome.ELAPSED
     assert len(room.waiting) == 0
@@ -155,7 +151,7 @@ async def test_waits_beyond_half_of_the_prefetch_are_parked_uncounted(small_worl
     async with world.working():
         await world.send(*map(create, DEPARTMENTS))
         await world.clock.asleep(len(DEPARTMENTS))
-        await _settled()
+        await settled()
         parked = world.broker.ready(retry_queue(timedelta(seconds=30)))
         assert [letter.message.headers["x-attempts"] for letter in parked] == [0, 0, 0]
         await world.run_until_done()
@@ -172,8 +168,7 @@ async def test_other_messages_flow_while_half_of_the_prefetch_waits(small_world)
         await world.clock.asleep(len(DEPARTMENTS))
         late = create("late")
         await world.send(late)
-        for _ in range(200):
-            await asyncio.sleep(0)
+        await settled()
         world.answered(late, "created")
         assert world.clock.now() == begun
         await world.run_until_done()

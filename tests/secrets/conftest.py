@@ -1,14 +1,13 @@
 """A broker that trusts nobody: TLS, client certificates, and the users of deploy/rabbitmq."""
 
-import asyncio
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.certificates import Authority, Issued
+from tests.support.nodes import running_node
 from tests.support.secured import DEFINITIONS, Secured
-from worker.demo.private_node import NodeUnavailable, Ports, private_node
+from worker.demo.private_node import Ports, private_node
 
 
 @pytest.fixture(scope="session")
@@ -21,18 +20,9 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         plugins={"rabbitmq_auth_mechanism_ssl"},
         config=_config(authority, port, authority.issue("broker", "localhost")),
     )
-    with asyncio.Runner() as runner:
-        try:
-            running = runner.run(node.__aenter__())
-        except NodeUnavailable as error:
-            if "CI" in os.environ:
-                pytest.fail(str(error))
-            pytest.skip(str(error))
-        try:
-            runner.run(running.rabbitmqctl("import_definitions", str(DEFINITIONS)))
-            yield Secured(running, authority, port, authority.issue("provisioner-worker"))
-        finally:
-            runner.run(node.__aexit__(None, None, None))
+    with running_node(node) as (running, runner):
+        runner.run(running.rabbitmqctl("import_definitions", str(DEFINITIONS)))
+        yield Secured(running, authority, port, authority.issue("provisioner-worker"))
 
 
 def _config(authority: Authority, port: int, broker: Issued) -> dict[str, str]:

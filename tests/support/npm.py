@@ -1,4 +1,4 @@
-"""Packages of npm for tests that need one: installed once, outside the tree."""
+"""npm packages for tests, installed once and outside the tree."""
 
 import os
 import shutil
@@ -6,19 +6,16 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import pytest
+from tests.support.nodes import skip_or_fail
 
 
 def installed(package: str) -> Path:
-    """The `node_modules` with this package (`name@version`) in it. A skip without node, in CI a failure.
+    """Installs the package (`name@version`) and returns its `node_modules`.
 
-    Several test processes may ask at once.
+    Without node the test is skipped, in CI it fails. Several test processes may call this at once.
     """
     if not (shutil.which("node") and shutil.which("npm")):
-        reason = f"node and npm are not installed: {package} cannot be tried"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        skip_or_fail(f"node and npm are not installed: {package} cannot be tried")
     cache = Path(tempfile.gettempdir()) / f"sandbox-{package}-{os.getuid()}"
     if not cache.exists():
         with tempfile.TemporaryDirectory(dir=cache.parent) as fresh:

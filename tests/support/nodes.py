@@ -1,0 +1,34 @@
+"""RabbitMQ nodes for tests. Where one cannot run, its tests are skipped on a laptop and fail in CI."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import NoReturn
+
+import pytest
+
+from worker.demo.private_node import NodeUnavailable, PrivateNode
+
+
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skips the test, or fails it where CI is set: nothing may go missing there."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@contextmanager
+def running_node(
+    node: AbstractAsyncContextManager[PrivateNode],
+) -> Iterator[tuple[PrivateNode, asyncio.Runner]]:
+    """Runs the node for the time of the block, with a runner for what a fixture has to await."""
+    with asyncio.Runner() as runner:
+        try:
+            running = runner.run(node.__aenter__())
+        except NodeUnavailable as error:
+            skip_or_fail(str(error))
+        try:
+            yield running, runner
+        finally:
+            runner.run(node.__aexit__(None, None, None))

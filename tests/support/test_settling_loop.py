@@ -1,0 +1,43 @@
+"""`settled` returns when nothing is ready, and not before."""
+
+import asyncio
+
+import pytest
+
+from tests.support.settling_loop import NeverSettles, settled
+
+
+async def test_it_waits_for_a_chain_of_tasks_of_any_length():
+    told = list[int]()
+
+    async def work(number: int) -> None:
+        told.append(number)
+        if number:
+            await asyncio.create_task(work(number - 1))
+
+    task = asyncio.create_task(work(100))
+    await settled()
+    assert task.done()
+    assert len(told) == 101
+
+
+async def test_it_does_not_wait_for_time():
+    sleeping = asyncio.create_task(asyncio.sleep(3600))
+    await settled()
+    assert not sleeping.done()
+    sleeping.cancel()
+
+
+async def test_several_may_wait_for_it():
+    await asyncio.gather(settled(), settled())
+
+
+async def test_what_never_waits_is_reported():
+    async def spin() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    spinning = asyncio.create_task(spin())
+    with pytest.raises(NeverSettles):
+        await settled()
+    spinning.cancel()
