@@ -9,6 +9,7 @@ import pytest
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
 from tests.support.nodes import running_node, skip_or_fail
+from tests.support.port_tap import checked_taps
 from tests.support.settling_loop import SettlingLoop
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import open_connection
@@ -26,6 +27,12 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 @pytest.fixture(autouse=True)
 def _quiet_logs() -> None:
     configure_logging("json", "error")
+
+
+@pytest.fixture(autouse=True)
+def _injected_faults_strike() -> Iterator[None]:
+    with checked_taps():
+        yield
 
 
 @pytest.fixture(scope="session")

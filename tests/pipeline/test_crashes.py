@@ -6,6 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from itertools import count
 
 import pytest
@@ -18,7 +19,8 @@ from tests.support.builders import (
     department_renamed,
     reissue_requested,
 )
-from tests.support.world import SETTLE_WINDOW, World, do_nothing, fault
+from tests.support.port_tap import do_nothing
+from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Enable, Policy, Removal
 from worker.core.judge import RetryPolicy
 from worker.flow import waiting
@@ -76,9 +78,10 @@ async def fail_once(world: World) -> None:
 
 
 async def add_duplicate(world: World) -> None:
-    """The response is lost, and the provider has a second subaccount of the same tag."""
+    """The response is lost, and another subaccount of the same tag comes into being meanwhile."""
     await lose_response(world)
-    await add_unknown(world)
+    other = partial(world.provider.create, world.sent_name("Sales"), "on its way before the ledger was lost")
+    world.witness.before("create", other)
 
 
 async def add_unknown(world: World) -> None:
@@ -166,6 +169,7 @@ async def every_crash(story: Story) -> AsyncIterator[tuple[World, int]]:
             assert moment > 8, "every story has more than 8 moments"
             return
         yield world, moment
+        world.witness.forget()
 
 
 async def assert_completed(world: World, story: Story) -> None:

@@ -231,7 +231,7 @@ async def test_the_oldest_match_is_adopted_and_the_duplicates_are_disabled(world
 
 async def test_a_subaccount_recorded_for_another_department_is_not_adopted(world):
     await world.handle(CREATED)
-    other = department_created("Other", department_id="other", sequence=1)
+    other = department_created("Other", department_id="other", sequence=1, id="other")
     stolen = world.provider.subaccounts[0]
     stolen.name = world.sent_name("Other", Department("acme", "other"))
     world.witness.fail("create", fault("create"))

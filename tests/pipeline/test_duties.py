@@ -5,7 +5,8 @@ from dataclasses import replace
 from itertools import count
 
 from tests.support.builders import NOW, department_created, department_removed, department_renamed
-from tests.support.world import SETTLE_WINDOW, World, do_nothing, fault
+from tests.support.port_tap import do_nothing
+from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.model import Removed, Status
 
 CREATED = department_created("Sales", sequence=1)

@@ -162,7 +162,7 @@ async def test_a_transiently_failed_change_is_sent_again(world, event, status, a
 async def test_a_missing_subaccount_is_given_up_after_the_settle_window(world):
     await world.handle(CREATED)
     begun = world.clock.now()
-    world.witness.fail("update", fault("update", 404), times=1000)
+    world.witness.fail("update", fault("update", 404), times=None)
     await world.handle(RENAMED)
     world.dead_lettered("rejected")
     waited = (world.clock.now() - begun).total_seconds()
@@ -279,7 +279,7 @@ async def test_a_failed_read_of_the_token_is_retried(world):
 async def test_a_message_that_cannot_wait_or_be_parked_does_not_busy_loop(world, monkeypatch):
     monkeypatch.setattr("tests.support.world.PREFETCH", 2)
     world.witness.fail("create", fault("create"), times=2)
-    world.witness.fail("publish retry", PublishFailed("no connection"), times=1000)
+    world.witness.fail("publish retry", PublishFailed("no connection"), times=None)
     async with world.working():
         await world.send(CREATED, OTHER)
         await settled()

@@ -89,3 +89,4 @@ async def test_departments_converge_to_their_newest_events(story, drawn, steps, 
         final = [result for result in world.results(event) if result.data["outcome"] != "failed"]
         assert len({result.id for result in final}) == 1, event
     world.has_nothing_to_do()
+    world.witness.forget()  # whether a fault that was drawn finds its call is left to chance

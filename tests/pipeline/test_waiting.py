@@ -199,7 +199,7 @@ async def test_repeated_eviction_does_not_use_up_attempts(small_world):
 async def test_with_a_prefetch_of_one_a_message_waits_and_is_finally_given_up(monkeypatch):
     monkeypatch.setattr("tests.support.world.PREFETCH", 1)
     world = World()
-    world.witness.fail("create", fault("create", 403), times=1000)
+    world.witness.fail("create", fault("create", 403), times=None)
     await world.handle(create("d0"))
     world.dead_lettered("exhausted")
 

@@ -5,12 +5,12 @@ call is recorded in `witness.journal`, and a test can make any call fail or bloc
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -28,6 +28,7 @@ from contracts.topology import (
     topology,
 )
 from tests.support.builders import NOW, SALES, AnyDepartmentEvent
+from tests.support.port_tap import PortTap
 from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.jose.seal import Unsealed
 from worker.adapters.memory.broker import MemoryBroker
@@ -63,9 +64,6 @@ PREFETCH = 50
 RESULTS_QUEUE = "test.results"
 TIME_LIMIT = timedelta(days=1)
 
-T = TypeVar("T")
-D = TypeVar("D", "Fault", "Interruption")
-
 
 def fault(operation: Operation, status: int | None = None, *, sent: bool = True, **more: Any) -> CallFailed:
     """The error of a provider call; without a status, the call got no response."""
@@ -81,76 +79,8 @@ def kind_of_fault(status: int | None, *, sent: bool = True) -> FaultKind:
 
 
 @dataclass(frozen=True)
-class Fault:
-    """The next call whose note begins with `what` fails: before, or after it has had its effect."""
-
-    what: str
-    error: Exception
-    after_effect: bool = False
-
-
-@dataclass(frozen=True)
-class Interruption:
-    """Runs once, right before the next call whose note begins with `what`."""
-
-    what: str
-    action: Callable[[], Awaitable[object]]
-
-
-async def do_nothing() -> None:
-    """The default of `around`."""
-
-
-@dataclass
-class Witness:
-    """Stands between the line and its ports.
-
-    `around` is awaited right before and right after each call: what it raises or waits for, happens there.
-    """
-
-    journal: list[str] = field(default_factory=list)
-    around: Callable[[], Awaitable[None]] = do_nothing
-    _due: list[Fault | Interruption] = field(default_factory=list)
-
-    def fail(self, what: str, error: Exception, *, times: int = 1, after_effect: bool = False) -> None:
-        self._due.extend([Fault(what, error, after_effect)] * times)
-
-    def before(self, what: str, action: Callable[[], Awaitable[object]]) -> None:
-        self._due.append(Interruption(what, action))
-
-    async def see(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
-        if interruption := self._take(Interruption, what):
-            await interruption.action()
-        if what != "probe":
-            await self.around()
-        fault = self._take(Fault, what)
-        if fault and not fault.after_effect:
-            self.journal.append(f"{what} failed")
-            raise fault.error
-        if what != "probe":
-            self.journal.append(what)
-        result = await call()
-        if what != "probe":
-            await self.around()
-        if fault:
-            raise fault.error
-        return result
-
-    def forget(self) -> None:
-        """Whatever was still to fail or to happen will not."""
-        self._due.clear()
-
-    def _take(self, kind: type[D], what: str) -> D | None:
-        for due in self._due:
-            if isinstance(due, kind) and what.startswith(due.what):
-                self._due.remove(due)
-                return due
-        return None
-
-
-@dataclass(frozen=True)
 class WatchedLedger:
-    witness: Witness
+    witness: PortTap
     ledger: MemoryLedger
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
@@ -205,7 +135,7 @@ class WatchedLedger:
 class WatchedProvider:
     """Records every call except successful probes."""
 
-    witness: Witness
+    witness: PortTap
     provider: MemoryProvider
 
     @property
@@ -247,7 +177,7 @@ class WatchedProvider:
 
 @dataclass(frozen=True)
 class WatchedPublisher:
-    witness: Witness
+    witness: PortTap
     broker: MemoryBroker
 
     async def publish(self, outgoing: Outgoing) -> None:
@@ -259,7 +189,7 @@ class WatchedPublisher:
 
 @dataclass(frozen=True)
 class WatchedDelivery:
-    witness: Witness
+    witness: PortTap
     delivery: Delivery
 
     @property
@@ -291,7 +221,7 @@ class World:
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     provider: MemoryProvider = field(default_factory=MemoryProvider)
     broker: MemoryBroker = field(init=False)
-    witness: Witness = field(default_factory=Witness)
+    witness: PortTap = field(default_factory=PortTap)
     names: Names = field(default_factory=lambda: Names(OWNER, NameTemplate()))
     orphans: type[Orphans] = NoOrphans
     earlier_deliveries: int = 0

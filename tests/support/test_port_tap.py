@@ -1,0 +1,78 @@
+"""A fault that does not strike fails its test."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.support.port_tap import PortTap, checked_taps
+
+
+async def nothing() -> None:
+    """Stands for a call and for an action."""
+
+
+async def test_a_fault_that_strikes_is_fine():
+    with checked_taps():
+        tap = PortTap()
+        tap.fail("create", ConnectionError())
+        with pytest.raises(ConnectionError):
+            await tap.see("create", nothing)
+
+
+@pytest.mark.parametrize("struck", [0, 1])
+async def test_one_that_does_not_strike_as_often_as_it_should_is_reported(struck):
+    async def make() -> None:
+        tap = PortTap()
+        tap.fail("create", ConnectionError(), times=2)
+        for _ in range(struck):
+            with pytest.raises(ConnectionError):
+                await tap.see("create", nothing)
+
+    await is_reported("create", make)
+
+
+async def test_an_endless_one_strikes_each_call_and_has_to_strike_once():
+    with checked_taps():
+        tap = PortTap()
+        tap.fail("create", ConnectionError(), times=None)
+        for _ in range(3):
+            with pytest.raises(ConnectionError):
+                await tap.see("create", nothing)
+
+    async def make() -> None:
+        PortTap().fail("create", ConnectionError(), times=None)
+
+    await is_reported("create", make)
+
+
+async def test_an_interruption_has_to_happen_too():
+    async def make() -> None:
+        PortTap().before("delete", nothing)
+
+    await is_reported("delete", make)
+
+
+async def test_what_is_forgotten_must_have_struck_somewhere():
+    with checked_taps():
+        for strikes in (True, False):
+            tap = PortTap()
+            tap.before("create", nothing)
+            if strikes:
+                await tap.see("create", nothing)
+            tap.forget()
+
+    async def make() -> None:
+        tap = PortTap()
+        tap.fail("craete", ConnectionError())
+        tap.forget()
+
+    await is_reported("craete", make)
+
+
+async def is_reported(what: str, make: Callable[[], Awaitable[None]]) -> None:
+    async def checked() -> None:
+        with checked_taps():
+            await make()
+
+    with pytest.raises(AssertionError, match=f"never struck: .'{what}'"):
+        await checked()
