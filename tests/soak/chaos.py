@@ -6,12 +6,9 @@ back, in an order drawn from the seed. Then all must be as the newest events say
 queue: if not, the exit code is 1.
 """
 
-import argparse
 import asyncio
 import random
-import secrets
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -19,11 +16,10 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from rich.console import Console
-
 from contracts.topology import delay_label
 from tests.soak import verdict
 from tests.soak.broker_faults import BROKER_FAULTS, BrokerFault, Stage
+from tests.soak.command import CONSOLE, Report, conduct, parser
 from tests.soak.correspondent import Correspondent, correspondent
 from tests.soak.leftovers import left_in_queues, nothing_due, nothing_queued
 from tests.soak.lives import hastened
@@ -31,14 +27,11 @@ from tests.soak.statements import Statement, story
 from tests.soak.verdict import Broken
 from tests.soak.worker_process import worker_process
 from tests.support.fault_proxy import fault_proxy
-from worker.demo.private_node import NodeUnavailable, private_node
+from worker.demo.private_node import private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN, PROFILES, Rule, Sandbox, fault, running_sandbox
 from worker.settings.load import load
 from worker.settings.model import TopologySettings
-from worker.telemetry.logs import configure_logging
 
-CONSOLE = Console()
-ERR = Console(stderr=True)
 REST_SECONDS = 120
 PACE_SECONDS = 0.02
 
@@ -118,7 +111,10 @@ class Chaos:
     async def _judge(self) -> None:
         heard, there = self.correspondent, self.stage.sandbox.subaccounts()
         self.broken += verdict.judge(heard.sent.values(), heard.results, heard.credentials, there)
+        self.broken += verdict.unstruck(self.plan.rules, self.stage.sandbox.requests)
         self.broken += await left_in_queues(self.stage.node.url)
+        self.broken += [Broken("-", f"nothing ran into {fault}") for fault in self.stage.proxy.unspent]
+        self.stage.proxy.unspent.clear()
 
 
 async def chaos(
@@ -160,21 +156,15 @@ async def in_its_own_process(environ: Mapping[str, str]) -> AsyncIterator[Stop]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.chaos", description=__doc__)
-    parser.add_argument("--departments", type=int, default=500)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each fault comes")
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="drawn if not given")
-    asked = parser.parse_args(arguments)
-    configure_logging("console", "critical")
-    CONSOLE.print(f"seed {asked.seed}")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            plan = Plan(asked.departments, asked.rounds, asked.seed)
-            broken = asyncio.run(chaos(plan, Path(folder), in_its_own_process, _say))
-    except NodeUnavailable as error:
-        ERR.print(str(error), style="red")
-        return 1
-    return verdict.told(broken, CONSOLE)
+    options = parser("chaos", __doc__)
+    options.add_argument("--rounds", type=int, default=3, help="how often each fault comes")
+    asked = options.parse_args(arguments)
+    plan = Plan(asked.departments, asked.rounds, asked.seed)
+
+    async def run(folder: Path) -> Report:
+        return Report(await chaos(plan, folder, in_its_own_process, _say))
+
+    return conduct(asked.seed, run)
 
 
 def _say(name: str, seconds: float) -> None:

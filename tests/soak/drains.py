@@ -4,15 +4,14 @@ Like `tests.soak.kills`, but each worker gets a SIGTERM at work, and has to end 
 in the time it is given, and with nothing lost. If a rule was broken, the exit code is 1.
 """
 
-import argparse
-import secrets
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from tests.soak.kills import conduct, median_and_most
+from tests.soak.command import parser
+from tests.soak.kills import conduct_soak, median_and_most
 from tests.soak.lives import Plan, Soak
 from tests.soak.verdict import Broken
 from tests.soak.worker_process import WorkerProcess
@@ -48,12 +47,10 @@ class Drains(Soak):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.drains", description=__doc__)
-    parser.add_argument("--departments", type=int, default=500)
-    parser.add_argument("--times", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="drawn if not given")
-    asked = parser.parse_args(arguments)
-    return conduct(Plan(asked.departments, asked.times, asked.seed), Drains)
+    options = parser("drains", __doc__)
+    options.add_argument("--times", type=int, default=100)
+    asked = options.parse_args(arguments)
+    return conduct_soak(Plan(asked.departments, asked.times, asked.seed), Drains)
 
 
 if __name__ == "__main__":

@@ -6,42 +6,27 @@ are sent again at the end. Then all must be as the newest events say: if a rule 
 is 1. The seed draws what happens; when, the machine has a say in.
 """
 
-import argparse
-import asyncio
 import random
-import secrets
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from contracts.topology import delay_label
 from tests.soak import verdict
+from tests.soak.command import ERR, Report, conduct, parser
 from tests.soak.lives import Plan, Soak
 from tests.soak.statements import story
-from tests.soak.verdict import Broken
 from tests.soak.witness import witness
-from worker.demo.private_node import NodeUnavailable, private_node
+from worker.demo.private_node import private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN, running_sandbox
 from worker.settings.load import load
 from worker.settings.model import TopologySettings
-
-CONSOLE = Console()
-ERR = Console(stderr=True)
-
-
-@dataclass(frozen=True)
-class Report:
-    broken: list[Broken]
-    figures: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -123,37 +108,21 @@ def _faults(run: Soak) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _options(arguments)
-    return conduct(Plan(options.departments, options.kills, options.seed), Soak)
+    options = parser("kills", __doc__)
+    options.add_argument("--kills", type=int, default=50)
+    asked = options.parse_args(arguments)
+    return conduct_soak(Plan(asked.departments, asked.kills, asked.seed), Soak)
 
 
-def conduct(plan: Plan, kind: type[Soak]) -> int:
-    """Runs it, tells what came of it, and returns the exit code."""
-    CONSOLE.print(f"seed {plan.seed}")
-    try:
-        report = asyncio.run(_on_a_node_of_its_own(plan, kind))
-    except NodeUnavailable as error:
-        ERR.print(str(error), style="red")
-        return 1
-    table = Table("figure", "value")
-    for row in report.figures:
-        table.add_row(*row)
-    CONSOLE.print(table)
-    return verdict.told(report.broken, CONSOLE)
+def conduct_soak(plan: Plan, kind: type[Soak]) -> int:
+    """Runs it on a node of its own, prints the report, and returns the exit code."""
 
+    async def run(folder: Path) -> Report:
+        with _progress(plan, kind.ending) as progressing:
+            async with private_node() as node:
+                return await soak(node.url, plan, folder, progressing, kind)
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.kills", description=__doc__)
-    parser.add_argument("--departments", type=int, default=500)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="drawn if not given")
-    return parser.parse_args(arguments)
-
-
-async def _on_a_node_of_its_own(plan: Plan, kind: type[Soak]) -> Report:
-    with tempfile.TemporaryDirectory() as folder, _progress(plan, kind.ending) as progressing:
-        async with private_node() as node:
-            return await soak(node.url, plan, Path(folder), progressing, kind)
+    return conduct(plan.seed, run)
 
 
 @contextmanager

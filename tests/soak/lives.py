@@ -154,6 +154,7 @@ class Soak:
     def _verdict(self, code: int | None, waiting: int) -> list[Broken]:
         heard, there = self.witness, self.sandbox.subaccounts()
         broken = verdict.judge(self.story, heard.results, heard.credentials, there)
+        broken += verdict.unstruck(self.plan.faults, self.sandbox.requests)
         if code is None:
             broken.append(Broken("-", f"not at rest within {REST_SECONDS} s"))
         elif code:

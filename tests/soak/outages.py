@@ -7,35 +7,28 @@ dead-lettered, none charged with an attempt, one alert, and nothing held for as 
 not, the exit code is 1.
 """
 
-import argparse
 import asyncio
 import random
-import secrets
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-
 from tests.soak import verdict
+from tests.soak.command import CONSOLE, Report, conduct, parser
 from tests.soak.correspondent import Correspondent, correspondent
 from tests.soak.leftovers import left_in_queues, nothing_due, nothing_queued, work
 from tests.soak.statements import Statement, story
 from tests.soak.verdict import Broken
 from tests.soak.worker_process import WorkerProcess, worker_process
 from tests.support.fault_proxy import FaultProxy, server_proxy
-from worker.demo.private_node import NodeUnavailable, PrivateNode, private_node
+from worker.demo.private_node import PrivateNode, private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN, Rule, Sandbox, fault, running_sandbox
 from worker.settings.load import load
 from worker.settings.model import TopologySettings
-from worker.telemetry.logs import configure_logging
 
-CONSOLE = Console()
-ERR = Console(stderr=True)
 TROUBLES = ("refused", "reset", "hang", "error", "unauthorized", "no-credit", "forbidden")
 CALM_SHARE = 0.1
 LONGEST_HELD_SECONDS = 11 * 60
@@ -132,6 +125,10 @@ class Outage:
         self.broken += verdict.judge(
             heard.sent.values(), heard.results, heard.credentials, self.sandbox.subaccounts()
         )
+        met = {one.fault for one in self.sandbox.requests if one.fault}
+        self._figure("faults met", ", ".join(sorted(met)))
+        if not met:
+            self._broke("no call met a fault")
         if made := verdict.doubles(self.sandbox.subaccounts()):
             self._broke(f"{made} doubles were made")
         charged = sum(line["counted"] for line in self.worker.log if line["event"] == "message_parked")
@@ -171,22 +168,16 @@ async def outage(plan: Plan, folder: Path) -> Outage:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.outages", description=__doc__)
-    parser.add_argument("--departments", type=int, default=500)
-    parser.add_argument("--minutes", type=float, default=12, help="how long the provider is away")
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="drawn if not given")
-    asked = parser.parse_args(arguments)
-    configure_logging("console", "critical")
-    CONSOLE.print(f"seed {asked.seed}")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            run = asyncio.run(outage(Plan(asked.departments, asked.minutes, asked.seed), Path(folder)))
-    except NodeUnavailable as error:
-        ERR.print(str(error), style="red")
-        return 1
-    for name, value in run.figures:
-        CONSOLE.print(f"{name}: {value}", highlight=False)
-    return verdict.told(run.broken, CONSOLE)
+    options = parser("outages", __doc__)
+    options.add_argument("--minutes", type=float, default=12, help="how long the provider is away")
+    asked = options.parse_args(arguments)
+    plan = Plan(asked.departments, asked.minutes, asked.seed)
+
+    async def run(folder: Path) -> Report:
+        done = await outage(plan, folder)
+        return Report(done.broken, done.figures)
+
+    return conduct(asked.seed, run)
 
 
 if __name__ == "__main__":

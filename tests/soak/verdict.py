@@ -1,16 +1,19 @@
 """Judges a run by what came out of it: messages and subaccounts. Asks neither worker nor ledger."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console
 
 from tests.soak.statements import Statement
-from worker.sandbox import Subaccount
+from worker.sandbox import Entry as Request
+from worker.sandbox import Rule, Subaccount
+from worker.sandbox.faults import ANY_OPERATION
 
 Document = dict[str, Any]
 
+NEVER = 1e-9
 FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded"}
 
 
@@ -41,6 +44,21 @@ def judge(
             for department in newest
             for what in _credentials_broken(issued[department], there[department])
         ),
+    ]
+
+
+def unstruck(rules: Iterable[Rule], requests: Collection[Request]) -> list[Broken]:
+    """The faults that no call met, although the odds of that were next to none."""
+    asked = Counter(one.operation for one in requests)
+    met = {one.fault for one in requests}
+    spared: dict[str, float] = defaultdict(lambda: 1.0)
+    for rule in rules:
+        calls = asked.total() if rule.operation == ANY_OPERATION else asked[rule.operation]
+        spared[rule.fault.name] *= (1 - rule.probability) ** calls
+    return [
+        Broken("-", f"no call met the fault {name}")
+        for name, odds in spared.items()
+        if odds < NEVER and name not in met
     ]
 
 

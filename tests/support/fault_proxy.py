@@ -1,4 +1,8 @@
-"""A network that fails as it is told, between a client and a server: any server, or a RabbitMQ."""
+"""A network that fails on demand, between a client and a server: any server, or a RabbitMQ.
+
+A fault that nothing runs into fails its test at the end of the block; refused connections and resets
+are not counted.
+"""
 
 import asyncio
 import socket
@@ -15,7 +19,10 @@ BASIC_ACK = struct.pack(">HH", 60, 80)
 
 
 class FaultProxy:
-    """Passes everything on, until told otherwise. What it holds up it passes on later, as TCP would."""
+    """Passes everything on until a fault is set. Data that it delays arrives later, as with TCP.
+
+    `unspent` has the names of the faults that have not affected anything yet.
+    """
 
     def __init__(self, target: URL) -> None:
         self._target = target
@@ -25,6 +32,7 @@ class FaultProxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._delay_seconds = 0.0
+        self.unspent: set[str] = set()
         self._accepted = 0
         self._accept = asyncio.Condition()
 
@@ -34,7 +42,7 @@ class FaultProxy:
 
     @asynccontextmanager
     async def connected_anew(self, times: int = 1) -> AsyncIterator[None]:
-        """The block ends once so many connections more were made than there were at its beginning."""
+        """Waits at the end of the block until `times` more connections were made than before it."""
         enough = self._accepted + times
         yield
         async with self._accept:
@@ -45,12 +53,12 @@ class FaultProxy:
         self._port = self._listening.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:
-        """Nobody listens; what is connected stays so."""
+        """Refuses new connections; those that exist stay."""
         if self._listening is not None:
             self._listening.close()
 
     def reset(self) -> None:
-        """Every connection is gone at once, without a word in order."""
+        """Ends every connection with a TCP reset."""
         for writers in list(self._connections.values()):
             for writer in writers:
                 linger = struct.pack("ii", 1, 0)
@@ -58,13 +66,17 @@ class FaultProxy:
                 writer.transport.abort()
 
     def black_hole(self) -> None:
-        """Nothing arrives any more, in either direction, and nobody is told."""
+        """Holds up all data in both directions; the connections stay open."""
+        self.unspent.add("black hole")
         self._flowing.clear()
 
     def delay(self, seconds: float) -> None:
+        """Delays each piece of data."""
+        self.unspent.add("delay")
         self._delay_seconds = seconds
 
     def heal(self) -> None:
+        """Ends all faults but a refusal, which `listen` ends."""
         self._delay_seconds = 0.0
         self._flowing.set()
 
@@ -103,6 +115,10 @@ class FaultProxy:
         await self._pass_on(reader, writer)
 
     async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        if self._delay_seconds:
+            self.unspent.discard("delay")
+        if not self._flowing.is_set():
+            self.unspent.discard("black hole")
         await asyncio.sleep(self._delay_seconds)
         await self._flowing.wait()
         writer.write(data)
@@ -110,7 +126,7 @@ class FaultProxy:
 
 
 class BrokerProxy(FaultProxy):
-    """Knows the broker's frames from each other."""
+    """Tells the frames of the broker apart."""
 
     def __init__(self, target: URL) -> None:
         super().__init__(target)
@@ -118,11 +134,13 @@ class BrokerProxy(FaultProxy):
         self._frames_left: int | None = None
 
     def reset_after(self, frames: int) -> None:
-        """Once, after so many frames of the broker's."""
+        """Resets the connections once, after this many frames from the broker."""
+        self.unspent.add("reset after frames")
         self._frames_left = frames
 
     def withhold_confirms(self) -> None:
-        """All works but publisher confirms, which do not arrive and never will."""
+        """Drops publisher confirms; everything else arrives."""
+        self.unspent.add("withheld confirms")
         self._confirming = False
 
     def heal(self) -> None:
@@ -136,7 +154,9 @@ class BrokerProxy(FaultProxy):
                 kind, _, size = FRAME_HEADER.unpack(header)
                 payload = await reader.readexactly(size + 1)
                 self._count_down()
-                if self._confirming or kind != METHOD_FRAME or not payload.startswith(BASIC_ACK):
+                if not self._confirming and kind == METHOD_FRAME and payload.startswith(BASIC_ACK):
+                    self.unspent.discard("withheld confirms")
+                else:
                     await self._write(writer, header + payload)
         raise ConnectionError
 
@@ -145,6 +165,7 @@ class BrokerProxy(FaultProxy):
             self._frames_left -= 1
             if self._frames_left < 0:
                 self._frames_left = None
+                self.unspent.discard("reset after frames")
                 self.reset()
 
 
@@ -156,6 +177,7 @@ async def _running(proxy: P) -> AsyncIterator[P]:
     await proxy.listen()
     try:
         yield proxy
+        assert not proxy.unspent, f"nothing ran into {sorted(proxy.unspent)}"
     finally:
         await proxy.end()
 
