@@ -17,7 +17,7 @@ class Calls:
     def __init__(self, sandbox: Sandbox) -> None:
         self._add = sandbox.journal.add
         self._calls: list[tuple[float, int | None]] = []
-        sandbox.journal.add = self._note
+        sandbox.journal.add = self._note  # type: ignore[method-assign]  # it keeps too few
 
     def _note(self, entry: Entry) -> None:
         self._calls.append((time.monotonic(), entry.status))

@@ -89,7 +89,7 @@ class Stage:
             "PROVISIONER_RATE_LIMIT": "{}/{}s".format(*load.pace) if load.pace else AS_GOOD_AS_UNLIMITED,
             "PROVISIONER_LOG_FORMAT": "json",
         }
-        command = [Path(sys.executable).with_name("provisioner"), "run"]
+        command: list[str | Path] = [Path(sys.executable).with_name("provisioner"), "run"]
         return consuming(command, self.folder / "worker.log", environ)
 
     def bare(self, load: Load) -> AbstractAsyncContextManager[Consuming]:

@@ -146,13 +146,13 @@ def _answers_broken(known: Known) -> Iterator[str]:
 def _credentials_broken(known: Known, now: Snapshot) -> Iterator[str]:
     for department, messages in known.credentials.items():
         yield from _generations_broken(department, messages)
-    for department, auth_id, _, enabled, token in now.subaccounts:
-        if not enabled or department is None:
+    for owner, auth_id, _, enabled, token in now.subaccounts:
+        if not enabled or owner is None:
             continue
-        confirmed = [one["data"] for one in known.credentials[department] if one["confirmed"]]
+        confirmed = [one["data"] for one in known.credentials[owner] if one["confirmed"]]
         last = confirmed[-1] if confirmed else {}
         if (last.get("auth_id"), last.get("auth_token")) != (auth_id, token):
-            yield f"credentials: the last of {department} are {last}, not those of {auth_id}"
+            yield f"credentials: the last of {owner} are {last}, not those of {auth_id}"
 
 
 def _generations_broken(department: str, messages: list[dict[str, Any]]) -> Iterator[str]:

@@ -1,29 +1,32 @@
-"""An event loop whose time is made up: it never sleeps, but jumps to the next timer.
+"""An event loop with virtual time: it never sleeps, but jumps to the next timer.
 
-What runs in it must not do IO. Callbacks run first in, first out as in asyncio's own loops; what disorder
-there is comes from the delays the simulated world draws.
+Code that runs in it must not do IO. Callbacks run first in, first out, as in asyncio's own loops; disorder
+comes from the delays that the simulated world draws.
 """
 
 import asyncio
 import heapq
 from asyncio import base_events
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Tasks = list["asyncio.Task[Any]"]
 
 OWNER: ContextVar[Tasks | None] = ContextVar("owner", default=None)
-"""Whose task a new one is: tasks begun by a task have its owner."""
+"""The list that a new task is added to; a task inherits it from the task that starts it."""
 
 
 class Stuck(Exception):
-    """Nothing is ready and no timer is set: whoever waits, waits for ever."""
+    """Nothing is ready and no timer is set, so nothing will ever happen again."""
 
 
 class Call:
-    """What asyncio's handles are, and no more: half of a run is the loop's own work."""
+    """A minimal asyncio handle, for speed: half of a run is the loop's own work."""
 
     __slots__ = ("args", "callback", "cancelled", "context")
 
@@ -38,6 +41,10 @@ class Call:
 
 
 class VirtualLoop(base_events.BaseEventLoop):
+    """`unhandled` has what asyncio reported to the loop's exception handler."""
+
+    _ready: deque[Call]  # the base class makes it and declares it nowhere
+
     def __init__(self) -> None:
         super().__init__()
         self._virtual_now = 0.0
@@ -49,24 +56,28 @@ class VirtualLoop(base_events.BaseEventLoop):
     def time(self) -> float:
         return self._virtual_now
 
-    def create_task(self, coro: Coroutine[Any, Any, Any], **named: Any) -> "asyncio.Task[Any]":
+    def create_task(
+        self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], **named: Any
+    ) -> "asyncio.Task[T]":
         task = asyncio.Task(coro, loop=self, **named)
         if (tasks := OWNER.get()) is not None:
             tasks.append(task)
         return task
 
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Any = None) -> Any:
+    def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> Any:
         call = Call(callback, args, context or copy_context())
         self._ready.append(call)
         return call
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> Any:
         return self.call_at(self._virtual_now + delay, callback, *args, context=context)
 
-    def call_at(self, when: float, callback: Callable[..., object], *args: Any, context: Any = None) -> Any:
-        """Of two timers for one moment the first set runs first: what is sent in order arrives in order."""
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> Any:
+        """Timers for the same moment run in the order they were set in, so messages keep their order."""
         call = Call(callback, args, context or copy_context())
         heapq.heappush(self._timers, (when, next(self._numbers), call))
         return call
