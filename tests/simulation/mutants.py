@@ -29,7 +29,7 @@ from worker.core.decide import (
 from worker.core.judge import DeadLetter, Operation, Park, Transient, Unavailable, Unknown, classify
 from worker.core.model import Answer, Entry, Event, Recollection, Status
 from worker.pipeline.handler import Handler
-from worker.pipeline.line import Line, Overtaken, Result
+from worker.pipeline.line import Line, Overtaken, Result, _Recorded
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.scheduler import Scheduler
 from worker.pipeline.work import Work
@@ -400,7 +400,7 @@ class AnswersOlderEventsFirst(Line):
         if isinstance(result, Overtaken):
             entry = (await self.records.recall(event.department)).entry
             recorded = await self._record(event, Skip(ResultKind.SUPERSEDED), entry, NothingDone())
-            if recorded.known.answer is not None:
+            if isinstance(recorded, _Recorded) and recorded.known.answer is not None:
                 await self._publish(event, recorded.known.entry, recorded.known.answer, None)
         return result
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import cast
 
 from pydantic import SecretStr
 
@@ -33,6 +34,7 @@ from worker.core.decide import Enable, Policy, Removal, UnknownRename
 from worker.core.judge import RetryPolicy
 from worker.core.messages import Outgoing
 from worker.core.naming import NameTemplate
+from worker.ports import Ledger
 
 OWNER_NAME = "simulated"
 TEMPLATE = NameTemplate()
@@ -164,7 +166,8 @@ class World:
     async def _run_worker(self, process: Process) -> None:
         clock = SimulatedClock(self.loop, self._wall_clock, self.chance, process)
         ports = Ports(
-            ledger=SimulatedLedger(self.disk, self.loop, self.chance, process),
+            # It has no reports and takes no wishes: nothing in a run asks for them.
+            ledger=cast(Ledger, SimulatedLedger(self.disk, self.loop, self.chance, process)),
             provider=SimulatedProvider(self.provider, process),
             publisher=SimulatedPublisher(self.broker, process, lambda sent: told(sent, self.broker.events)),
             sealer=Unsealed(),
@@ -256,15 +259,15 @@ class World:
         self.history.note("clock set", ahead=round(self.ahead_seconds, 3))
 
     def _drain(self) -> None:
-        staying = [process for process in self.processes if process.leave and not process.leaving]
+        staying = [(one, one.leave) for one in self.processes if one.leave and not one.leaving]
         if not staying:
             return
-        process = self.chance.one_of(staying)
+        process, drain = self.chance.one_of(staying)
         process.leaving = True
         self.history.note("draining")
 
         async def leave() -> None:
-            await process.leave()
+            await drain()
             await asyncio.sleep(1)  # its acks get through
             process.die()
 
