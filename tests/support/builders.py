@@ -90,7 +90,8 @@ def event_of(event: AnyDepartmentEvent) -> Event:
 def an_entry(status: Status = Status.ACTIVE, **fields: Any) -> Entry:
     """An entry as the worker's own writes leave it in that status, after an event of sequence 10."""
     whole = {name: value for name, (value, statuses) in _HELD_IN.items() if status in statuses}
-    return Entry(**{"department": SALES, "revision": 4, "status": status} | whole | fields)
+    given: dict[str, Any] = {"department": SALES, "revision": 4, "status": status} | whole | fields
+    return Entry(**given)
 
 
 def owing(*recipients: str, enable: bool = False, retry_at: datetime | None = None) -> Debt | None:
