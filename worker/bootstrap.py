@@ -35,6 +35,7 @@ from worker.ports import (
     Broker,
     Clock,
     Consumer,
+    DepartmentLocks,
     Fingerprints,
     Ledger,
     NoRecipientKey,
@@ -59,6 +60,7 @@ class Ports:
     """The world as a worker sees it."""
 
     ledger: Ledger
+    locks: DepartmentLocks
     provider: Provider
     publisher: Publisher
     sealer: Sealer
@@ -134,7 +136,7 @@ def assemble(
     scanner = parts.scanner(circuit, rules.template, clock, stopping)
     orphans = parts.orphans(scanner, circuit, rules.template, ports.ledger)
     subaccounts = parts.subaccounts(circuit, ports.ledger, names, scanner)
-    actor = parts.actor(circuit, subaccounts, orphans, clock, policy.enable)
+    actor = parts.actor(circuit, subaccounts, scanner, orphans, names, clock, policy.enable)
     records = Records(ports.ledger)
     reconciler = Reconciler(records, subaccounts, clock, policy, telemetry)
     outbox = parts.outbox(
@@ -176,6 +178,7 @@ def assemble(
         quarantine=Quarantine(ports.ledger, ledger_watch),
         outbox=outbox,
         lanes=lanes,
+        locks=ports.locks,
         waiting=waiting,
         ledger_watch=ledger_watch,
         clock=clock,
@@ -194,6 +197,7 @@ def assemble(
         subaccounts=subaccounts,
         undelivered=undelivered,
         lanes=lanes,
+        locks=ports.locks,
         ledger_watch=ledger_watch,
         clock=clock,
         policy=policy,
@@ -259,15 +263,16 @@ async def running_worker(
     if keyless := list(_keyless(settings)):
         raise SettingsError("\n".join(keyless))
     async with AsyncExitStack() as stack:
-        opened = open_ledger(settings.ledger_url, on_commit=telemetry.committed)
-        ledger = (await stack.enter_async_context(opened)).ledger
-        await ledger.bind(settings.owner, settings.plivo_auth_id)
+        opening = open_ledger(settings.ledger_url, on_commit=telemetry.committed)
+        opened = await stack.enter_async_context(opening)
+        await opened.ledger.bind(settings.owner, settings.plivo_auth_id)
         sealer = _sealer(settings, clock, telemetry)
         plivo = plivo_provider(_account(settings), clock, stopping, telemetry.called)
         provider = await stack.enter_async_context(plivo)
         broker = await stack.enter_async_context(connect(settings, clock, telemetry))
         ports = Ports(
-            ledger=ledger,
+            ledger=opened.ledger,
+            locks=opened.locks,
             provider=provider,
             publisher=broker.publisher,
             sealer=sealer,
@@ -284,7 +289,7 @@ async def running_worker(
         yield RunningWorker(
             worker=worker,
             consumer=consumer,
-            ledger=ledger,
+            ledger=opened.ledger,
             settings=settings,
             telemetry=telemetry,
             publisher_problems=broker.publisher_problems,

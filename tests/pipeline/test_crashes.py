@@ -295,7 +295,7 @@ async def test_owed_credentials_are_published_after_a_second_crash():
 BOUNDARIES = {
     "Handler._handle": {"self._attempt": None, "self._end": None, "self._wait_or_park": None},
     "Handler._attempt": {"self.quarantine.admit": None},
-    "Handler._work_on": {"self.line.carry": None, "self.reissues.answer": None},
+    "Handler._work_on": {"self.locks.hold": None, "self.line.carry": None, "self.reissues.answer": None},
     "Handler._end": {"self._dead_letter": None, "self._park": None, "work.delivery.ack": "ack"},
     "Handler._park": {"self.outbox.publish": "publish retry"},
     "Handler._dead_letter": {
@@ -385,7 +385,7 @@ BOUNDARIES = {
     "Actor._changed": {"call": "update"},
     "Actor._delete": {"call.delete": "delete"},
     "Actor._adopt": {
-        "self.subaccounts.scanner.scan": None,
+        "self.scanner.scan": None,
         "self.subaccounts.matches": None,
         "self.subaccounts.get_if_there": None,
         "self.subaccounts.disable": None,

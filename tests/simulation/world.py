@@ -29,6 +29,7 @@ from tests.simulation.telling import Telling, routing_key_of, told
 from tests.simulation.virtual_time import Stuck, VirtualLoop
 from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.jose.seal import Unsealed
+from worker.adapters.memory.locks import InProcessLocks
 from worker.bootstrap import Parts, Ports, Rules, assemble
 from worker.core.decide import Enable, Policy, Removal, UnknownRename
 from worker.core.judge import RetryPolicy
@@ -168,6 +169,7 @@ class World:
         ports = Ports(
             # It has no reports and takes no wishes: nothing in a run asks for them.
             ledger=cast(Ledger, SimulatedLedger(self.disk, self.loop, self.chance, process)),
+            locks=InProcessLocks(),
             provider=SimulatedProvider(self.provider, process),
             publisher=SimulatedPublisher(self.broker, process, lambda sent: told(sent, self.broker.events)),
             sealer=Unsealed(),

@@ -34,6 +34,7 @@ from worker.adapters.jose.seal import Unsealed
 from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.memory.clock import MemoryClock
 from worker.adapters.memory.ledger import MemoryLedger
+from worker.adapters.memory.locks import InProcessLocks
 from worker.adapters.memory.provider import MemoryProvider, StoredSubaccount
 from worker.adapters.plivo.status import kind_of
 from worker.bootstrap import Parts, Ports, Rules, RunningWorker, assemble
@@ -241,6 +242,7 @@ class World:
         telemetry = Telemetry()
         ports = Ports(
             ledger=WatchedLedger(self.witness, self.ledger),
+            locks=InProcessLocks(),
             provider=WatchedProvider(self.witness, self.provider),
             publisher=WatchedPublisher(self.witness, self.broker),
             sealer=self.sealer,

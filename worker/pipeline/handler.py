@@ -45,7 +45,7 @@ from worker.pipeline.quarantine import Quarantine
 from worker.pipeline.reading import Reading, Unreadable
 from worker.pipeline.reissues import Reissues
 from worker.pipeline.work import Work
-from worker.ports import Clock, Delivery, LedgerFailed
+from worker.ports import Clock, Delivery, DepartmentLocks, LedgerFailed
 from worker.telemetry.events import Telemetry
 
 MAX_HELD_SECONDS = 900.0
@@ -62,6 +62,7 @@ class Handler:
     quarantine: Quarantine
     outbox: Outbox
     lanes: Lanes
+    locks: DepartmentLocks
     waiting: WaitingRoom
     ledger_watch: LedgerWatch
     clock: Clock
@@ -110,18 +111,21 @@ class Handler:
             return self._failure_of(error)
 
     async def _work_on(self, work: Work) -> Result:
+        if isinstance(work.reading, Unreadable):
+            return Permanent(work.reading.verdict.reason, work.reading.verdict.detail)
         try:
-            match work.reading:
-                case Unreadable(verdict):
-                    return Permanent(verdict.reason, verdict.detail)
-                case Reissue() as request:
-                    self.ledger_watch.check()
-                    return await self.reissues.answer(request)
-                case Event() as event:
-                    self.ledger_watch.check()
-                    return await self.line.carry(event, lambda: self.lanes.overtaken(work.lane, work.rank))
+            async with self.locks.hold(work.reading.department):
+                self.ledger_watch.check()
+                match work.reading:
+                    case Reissue() as request:
+                        return await self.reissues.answer(request)
+                    case Event() as event:
+                        return await self.line.carry(event, lambda: self._is_overtaken(work))
         except Exception as error:  # noqa: BLE001 - a fault of ours must not take the neighbours down
             return self._failure_of(error)
+
+    def _is_overtaken(self, work: Work) -> bool:
+        return self.lanes.overtaken(work.lane, work.rank)
 
     def _failure_of(self, error: Exception) -> Failure:
         if isinstance(error, LedgerFailed):

@@ -20,23 +20,36 @@ from worker.core.reissue import WISH_GOOD_FOR
 from worker.flow.lanes import LAST, Lanes, Progress
 from worker.flow.ledger_watch import LedgerWatch
 from worker.flow.undelivered import UndeliveredCredentials
+from worker.pipeline.failures import is_unexpected
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
 from worker.pipeline.reissues import Reissues
-from worker.ports import CallFailed, Clock, Duties, LedgerConflict, LedgerFailed, PublishFailed, Wishes
+from worker.ports import (
+    CallFailed,
+    Clock,
+    DepartmentLocks,
+    Duties,
+    LedgerConflict,
+    LedgerFailed,
+    PublishFailed,
+    Wishes,
+)
 from worker.provider.subaccounts import Subaccounts
 from worker.telemetry.events import Telemetry
 
 POLL_SECONDS = 1.0
 OVERDUE = timedelta(minutes=5)
-"""What is owed for longer is told of."""
+"""Debts that are older are counted as overdue."""
 DUE_BATCH = 100
 
 
 @dataclass
 class Scheduler:
-    """Runs for ever; a duty that fails is due again a little later."""
+    """Files duties and wishes into the lanes, and carries them out there. A duty that fails is put off.
+
+    `policy` has the settle window, by which duties are put off.
+    """
 
     records: Records
     duties: Duties
@@ -47,6 +60,7 @@ class Scheduler:
     subaccounts: Subaccounts
     undelivered: UndeliveredCredentials
     lanes: Lanes
+    locks: DepartmentLocks
     ledger_watch: LedgerWatch
     clock: Clock
     policy: Policy
@@ -56,6 +70,7 @@ class Scheduler:
     _filed_wishes: set[str] = field(default_factory=set)
 
     async def run(self) -> None:
+        """Polls the ledger for ever."""
         while True:
             if self.ledger_watch.trouble is None:
                 await self.file_what_is_due()
@@ -64,6 +79,7 @@ class Scheduler:
             await self.clock.sleep(POLL_SECONDS)
 
     async def file_what_is_due(self) -> None:
+        """Files each department with a due duty into its lane, unless it is filed already."""
         try:
             due = await self.duties.due(self.clock.now(), DUE_BATCH)
         except LedgerFailed as error:
@@ -75,7 +91,7 @@ class Scheduler:
                 self._file(department)
 
     async def file_wishes(self) -> None:
-        """What cannot be granted now is tried again at the next poll, while it is good."""
+        """Files the open wishes. One that cannot be granted now is tried again while it is valid."""
         try:
             wishes = await self.wishes.wishes(self.clock.now() - WISH_GOOD_FOR)
         except LedgerFailed as error:
@@ -99,20 +115,18 @@ class Scheduler:
 
     async def _grant(self, wish: Wish) -> None:
         try:
-            self.ledger_watch.check()
-            await self.reissues.grant(wish)
-        except LedgerFailed as error:
-            self._ledger_failed(wish.department, error)
-        except (CallFailed, PublishFailed, LedgerConflict) as error:
-            self.telemetry.duty_failed(wish.department, str(error))
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not take the lane down
-            self.telemetry.step_crashed(error)
+            async with self.locks.hold(wish.department):
+                self.ledger_watch.check()
+                await self.reissues.grant(wish)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not end the lane
+            self._failed(wish.department, error)
 
     async def measure_debts(self) -> None:
+        """Sets the metric of overdue debts."""
         try:
             overdue = await self.duties.overdue(self.clock.now() - OVERDUE)
         except LedgerFailed:
-            return  # told by whoever needed it
+            return  # whoever needs the ledger reports it
         self.telemetry.debts_overdue(overdue)
 
     def _file(self, department: Department) -> None:
@@ -129,19 +143,21 @@ class Scheduler:
         if self.stopping.is_set():
             return
         try:
-            self.ledger_watch.check()
-            entry = (await self.records.recall(department)).entry
-            await self._record(entry, await self._done(entry))
-        except LedgerConflict as error:
-            self.telemetry.duty_failed(department, str(error))
-        except LedgerFailed as error:
-            self._ledger_failed(department, error)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not take the lane down
-            self.telemetry.step_crashed(error)
+            async with self.locks.hold(department):
+                self.ledger_watch.check()
+                entry = (await self.records.recall(department)).entry
+                await self._record(entry, await self._done(entry))
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not end the lane
+            self._failed(department, error)
 
-    def _ledger_failed(self, department: Department, error: LedgerFailed) -> None:
+    def _failed(self, department: Department, error: Exception) -> None:
+        """Reports it. What failed is still due, or still wished, at a later poll."""
+        if is_unexpected(error):
+            self.telemetry.step_crashed(error)
+            return
         self.telemetry.duty_failed(department, str(error))
-        self.ledger_watch.failed()
+        if isinstance(error, LedgerFailed):
+            self.ledger_watch.failed()
 
     async def _record(self, entry: Entry, done: Entry) -> None:
         try:
@@ -158,7 +174,7 @@ class Scheduler:
             while duty := due_duty(entry, now):
                 entry = await self._do(duty, entry)
         except (CallFailed, PublishFailed) as failed:
-            if not (isinstance(failed, CallFailed) and failed.fault.outage):  # all of them would say the same
+            if not (isinstance(failed, CallFailed) and failed.fault.outage):  # the circuit has reported it
                 self.telemetry.duty_failed(entry.department, str(failed))
             return put_off_due(entry, self.policy, now)
         return entry

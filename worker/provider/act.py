@@ -13,8 +13,9 @@ from worker.core.conclude import Changed, Deleted, Failed, Found, Made, NothingD
 from worker.core.decide import Adopt, Create, Delete, Disable, Enable, Rename, Restore, Skip, Step
 from worker.core.judge import CallFault, FaultKind, Unavailable, classify
 from worker.core.model import Entry, Status, replace
+from worker.core.naming import Names
 from worker.ports import Call, CallFailed, Clock, Provider
-from worker.provider.scan import Orphans, listed
+from worker.provider.scan import Orphans, Scanner, listed
 from worker.provider.subaccounts import Subaccounts
 
 CLAIM_GOOD_FOR_SECONDS = 2.0
@@ -27,7 +28,9 @@ class Actor:
 
     provider: Provider
     subaccounts: Subaccounts
+    scanner: Scanner
     orphans: Orphans
+    names: Names
     clock: Clock
     enable: Enable = Enable.CREATED
 
@@ -88,7 +91,7 @@ class Actor:
         claimed_at: float,
         call: Call,
     ) -> Outcome:
-        sent = self.subaccounts.names.sent
+        sent = self.names.sent
         match step:
             case Create(name):
                 return await self._create(sent(name, entry), key, claimed_at, call)
@@ -126,7 +129,7 @@ class Actor:
 
     async def _adopt(self, name: str | None, entry: Entry, key: str) -> Outcome:
         claim = entry.claim if entry.status is Status.CLAIMED else None
-        result = await self.subaccounts.scanner.scan(claim.started_at if claim else None)
+        result = await self.scanner.scan(claim.started_at if claim else None)
         tags = self.subaccounts.tags(entry)
         matches = await self.subaccounts.matches(result, entry, tags)
         if not matches:
@@ -137,17 +140,17 @@ class Actor:
         if found is None:  # deleted while the list still shows it: the next scan is to tell
             detail = "the list shows a subaccount of the department that is not there"
             raise CallFailed(CallFault("list", FaultKind.UNEXPECTED, detail))
-        names, adopted = self.subaccounts.names, replace(entry, incarnation=kept.incarnation)
+        adopted = replace(entry, incarnation=kept.incarnation)
         duplicates = duplicates_of(others, kept=found.auth_id)
         plan = plan_adoption(
             listed(found),
             duplicates,
-            names.sent(name, adopted) if name is not None else None,
+            self.names.sent(name, adopted) if name is not None else None,
             self.provider.capabilities,
             enables_at_once=self.enable is Enable.CREATED,
         )
         await self.subaccounts.disable(plan.disable, entry)
         if plan.update:
             await self.subaccounts.update(found.auth_id, key, plan.update)
-        shown = Found(kept.incarnation, names.template.name_in(found.name))
+        shown = Found(kept.incarnation, self.names.template.name_in(found.name))
         return Made(found.auth_id, found.auth_token, plan.report, shown, plan.enabled)
