@@ -217,16 +217,16 @@ async def test_the_oldest_match_is_adopted_and_the_duplicates_are_disabled(world
     world.provider.today -= timedelta(days=1)
     oldest = await world.provider.create(world.sent_name("Sales"), "first")
     world.provider.today += timedelta(days=1)
-    double = await world.provider.create(world.sent_name("Sales"), "second")
+    duplicate = await world.provider.create(world.sent_name("Sales"), "second")
     world.witness.fail("create", fault("create"))
     await world.handle(CREATED)
     assert (await world.entry()).auth_id == oldest.auth_id
     assert {held.auth_id: held.enabled for held in world.provider.subaccounts} == {
         oldest.auth_id: True,
-        double.auth_id: False,
+        duplicate.auth_id: False,
     }
     (result,) = world.results(CREATED)
-    assert result.data["reason"] == f"disabled doubles: {double.auth_id}"
+    assert result.data["reason"] == f"disabled doubles: {duplicate.auth_id}"
 
 
 async def test_a_subaccount_recorded_for_another_department_is_not_adopted(world):
