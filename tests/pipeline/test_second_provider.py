@@ -211,7 +211,6 @@ async def test_a_token_that_died_with_its_worker_is_told_once(enable):
 
 
 async def test_a_debt_that_only_a_duty_finds_is_written_off_too(world):
-    world.witness.fail("publish secrets", PublishFailed("the broker is away"), times=1)
     await world.crash_before("publish secrets", CREATED)
     world.clock.advance(200)
     await world.run_duties()
