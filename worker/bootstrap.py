@@ -132,7 +132,7 @@ def assemble(
     gate = Gate(clock, telemetry, waiting)
     undelivered = UndeliveredCredentials(gate)
     ledger_watch = LedgerWatch(partial(ports.ledger.bind, rules.owner, rules.account), gate, clock)
-    circuit = parts.circuit(ports.provider, gate, clock, telemetry)
+    circuit = parts.circuit(ports.provider, gate, waiting, clock, telemetry)
     scanner = parts.scanner(circuit, rules.template, clock, stopping)
     orphans = parts.orphans(scanner, circuit, rules.template, ports.ledger)
     subaccounts = parts.subaccounts(circuit, ports.ledger, names, scanner)

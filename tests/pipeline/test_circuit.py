@@ -41,7 +41,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.gate = Gate(self.clock, self.telemetry, WaitingRoom(self.clock, 10))
-        self.circuit = Circuit(self.provider, self.gate, self.clock, self.telemetry)
+        self.circuit = Circuit(self.provider, self.gate, self.gate.waiting, self.clock, self.telemetry)
         self.made = 0
 
     async def call(self, operation: Operation, subject: str = "") -> Any:

@@ -239,7 +239,7 @@ class MarksANewLedgerCaughtUp(Orphans):
 
     async def _find(self) -> set[str]:
         found = await super()._find()
-        await self._ledger.note_caught_up(caught_up=True)
+        await self._register.note_caught_up(caught_up=True)
         return found
 
 

@@ -31,6 +31,7 @@ from worker.core.breaker import (
 from worker.core.capabilities import Capabilities
 from worker.core.judge import CallFault, FaultKind, Operation, suggests_outage
 from worker.flow.gate import Gate
+from worker.flow.waiting import WaitingRoom
 from worker.ports import Call, CallFailed, Clock, NewSubaccount, ProvidedSubaccount, Provider
 from worker.telemetry.events import Telemetry
 
@@ -95,9 +96,12 @@ class Prober:
 class Circuit:
     """The provider port, with a circuit breaker in front of it."""
 
-    def __init__(self, provider: Provider, gate: Gate, clock: Clock, telemetry: Telemetry) -> None:
+    def __init__(
+        self, provider: Provider, gate: Gate, waiting: WaitingRoom, clock: Clock, telemetry: Telemetry
+    ) -> None:
         self._provider = provider
         self._gate = gate
+        self._waiting = waiting
         self._clock = clock
         self._telemetry = telemetry
         self._prober = Prober(provider, clock, telemetry)
@@ -201,15 +205,15 @@ class Circuit:
                 self._gate.unblock(BLOCKER)
             case Closed():
                 self._telemetry.circuit_closed()
-                self._gate.waiting.end_pauses()  # of many that waited for one call, it was one
+                self._waiting.end_pauses()  # of many that waited for one call, it was one
             case ProbeIn(seconds):
                 self._recovering = asyncio.create_task(self._probe_in(seconds))
 
     def _show(self) -> None:
         if self._breaker.affects_all:
-            self._gate.waiting.global_outages.add(NOT_CLOSED)
+            self._waiting.global_outages.add(NOT_CLOSED)
         else:
-            self._gate.waiting.global_outages.discard(NOT_CLOSED)
+            self._waiting.global_outages.discard(NOT_CLOSED)
         self._telemetry.circuit(self._breaker.state)
 
     async def _probe_in(self, seconds: float) -> None:

@@ -19,7 +19,7 @@ from worker.core.judge import (
 )
 from worker.core.naming import NameTemplate
 from worker.flow.waiting import pause
-from worker.ports import CallFailed, Clock, Ledger, ProvidedSubaccount, Provider
+from worker.ports import CallFailed, Clock, ProvidedSubaccount, Provider, Register
 
 MAX_RESTARTS = 5
 MAX_PAGE_TRIES = 5
@@ -163,11 +163,13 @@ class Scanner:
 class Orphans:
     """Tags at the provider that the ledger does not know: it is new, lost, or was restored."""
 
-    def __init__(self, scanner: Scanner, provider: Provider, template: NameTemplate, ledger: Ledger) -> None:
+    def __init__(
+        self, scanner: Scanner, provider: Provider, template: NameTemplate, register: Register
+    ) -> None:
         self._scanner = scanner
         self._provider = provider
         self._template = template
-        self._ledger = ledger
+        self._register = register
         self._tags: set[str] | None = None
         self._first = asyncio.Lock()
 
@@ -186,11 +188,11 @@ class Orphans:
     async def _find(self) -> set[str]:
         """The whole list is read until it once held no orphan; after that the newest page is enough."""
         newest_first = self._provider.capabilities.lists_newest_first
-        caught_up = newest_first and await self._ledger.caught_up()
+        caught_up = newest_first and await self._register.caught_up()
         if caught_up and not await self._unknown(await self._newest_page()):
             return set()
         unknown = await self._unknown((await self._scanner.scan(None)).seen)
-        await self._ledger.note_caught_up(caught_up=not unknown)
+        await self._register.note_caught_up(caught_up=not unknown)
         return unknown
 
     async def _newest_page(self) -> Mapping[str, list[ListedSubaccount]]:
@@ -200,7 +202,7 @@ class Orphans:
 
     async def _unknown(self, seen: Mapping[str, Sequence[ListedSubaccount]]) -> set[str]:
         ids = [one.auth_id for listed in seen.values() for one in listed]
-        known = await self._ledger.holders(ids) if ids else {}
+        known = await self._register.holders(ids) if ids else {}
         return {tag for tag, ones in seen.items() if not any(one.auth_id in known for one in ones)}
 
 

@@ -17,7 +17,7 @@ from worker.core.adoption import (
 from worker.core.judge import FaultKind
 from worker.core.model import Entry, Status
 from worker.core.naming import Names
-from worker.ports import Call, CallFailed, Ledger, NewSubaccount, ProvidedSubaccount, Provider
+from worker.ports import Call, CallFailed, NewSubaccount, ProvidedSubaccount, Provider, Register
 from worker.provider.scan import Scanner, ScanResult, listed
 from worker.provider.tokens import KeptTokens
 
@@ -27,7 +27,7 @@ class Subaccounts:
     """The calls beside a step's own, each with its own permit. All raise `CallFailed`."""
 
     provider: Provider
-    ledger: Ledger
+    register: Register
     names: Names
     scanner: Scanner
     kept_tokens: KeptTokens = field(default_factory=KeptTokens)
@@ -123,7 +123,7 @@ class Subaccounts:
     async def matches(self, result: ScanResult, entry: Entry, tags: Mapping[str, int]) -> list[Match]:
         """Those with one of these tags; never one on record for another department, whatever its name."""
         seen = [Match(number, one) for tag, number in tags.items() for one in result.seen.get(tag, ())]
-        holders = await self.ledger.holders([one.subaccount.auth_id for one in seen]) if seen else {}
+        holders = await self.register.holders([one.subaccount.auth_id for one in seen]) if seen else {}
         ours = entry.department
         return [one for one in seen if holders.get(one.subaccount.auth_id, ours) == ours]
 
