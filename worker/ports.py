@@ -326,7 +326,7 @@ class OpenedLedger:
     locks: DepartmentLocks
 
 
-class HeldLetter(Protocol):
+class BrowsedLetter(Protocol):
     """A dead letter held by a look, and by nobody else meanwhile."""
 
     @property
@@ -342,27 +342,27 @@ class QueueTaken(UserError):
     """Somebody else holds the dead letters."""
 
 
-class TooManyLooks(UserError):
+class TooManyReturns(UserError):
     """Being given back once more might be the end of a dead letter. Raised in a look it ends that at once."""
 
 
-class Look(Protocol):
+class Browse(Protocol):
     """Dead letters, oldest first. What is not removed goes back to its place when the look ends."""
 
     broker: BrokerVersion
 
-    def batches(self, most: int) -> AsyncIterator[Sequence[HeldLetter]]:
+    def batches(self, most: int) -> AsyncIterator[Sequence[BrowsedLetter]]:
         """The oldest alone, then up to `most` at a time, to the end of the queue.
 
         No more is held than it takes: be done with a batch, removed or kept, before asking for the next.
         """
 
-    async def remove(self, letters: Sequence[HeldLetter]) -> None:
+    async def remove(self, letters: Sequence[BrowsedLetter]) -> None:
         """Of the newest batch."""
 
 
 class DeadLetterQueue(Protocol):
-    def look(self) -> AbstractAsyncContextManager[Look]:
+    def browse(self) -> AbstractAsyncContextManager[Browse]:
         """One at a time; raises `QueueTaken`."""
 
     async def is_unlimited(self) -> bool:

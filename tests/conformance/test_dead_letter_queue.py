@@ -14,12 +14,12 @@ from tests.conformance.silent_socket import Socket
 from worker.adapters.amqp import dead_letters as rabbitmq_dead_letters
 from worker.adapters.amqp import getter
 from worker.adapters.amqp.connect import connect
-from worker.adapters.amqp.dead_letters import WINDOWS, RabbitDeadLetters, RabbitLook
+from worker.adapters.amqp.dead_letters import WINDOWS, RabbitBrowse, RabbitDeadLetters
 from worker.adapters.amqp.errors import BrokerUnavailable
 from worker.adapters.memory.dead_letters import MemoryDeadLetters
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
-from worker.ports import DeadLetterQueue, HeldLetter, QueueTaken
+from worker.ports import BrowsedLetter, DeadLetterQueue, QueueTaken
 
 pytestmark = pytest.mark.xdist_group("broker")
 
@@ -35,25 +35,25 @@ class Place:
             message = Message(str(number).encode(), "text/plain", {"x-dead-reason": "invalid"})
             await self.bench.publisher.publish(Outgoing(DEAD_LETTERS, f"key.{number}", message))
 
-    async def look(self, most: int = 10, stop_after: int | None = None) -> list[int]:
+    async def numbers(self, most: int = 10, stop_after: int | None = None) -> list[int]:
         return [number(held) for held in await self.held(most, stop_after)]
 
-    async def held(self, most: int = 10, stop_after: int | None = None) -> list[HeldLetter]:
-        seen: list[HeldLetter] = []
-        async with self.queue.look() as look:
-            async for batch in look.batches(most):
+    async def held(self, most: int = 10, stop_after: int | None = None) -> list[BrowsedLetter]:
+        seen: list[BrowsedLetter] = []
+        async with self.queue.browse() as browse:
+            async for batch in browse.batches(most):
                 seen += batch
                 if stop_after is not None and len(seen) >= stop_after:
                     break
         return seen
 
     async def remove(self, chosen: Callable[[int], bool]) -> None:
-        async with self.queue.look() as look:
-            async for batch in look.batches(7):
-                await look.remove([held for held in batch if chosen(number(held))])
+        async with self.queue.browse() as browse:
+            async for batch in browse.batches(7):
+                await browse.remove([held for held in batch if chosen(number(held))])
 
 
-def number(held: HeldLetter) -> int:
+def number(held: BrowsedLetter) -> int:
     return int(held.original.message.body)
 
 
@@ -87,17 +87,17 @@ async def place(opened: AbstractAsyncContextManager[Place]) -> AsyncIterator[Pla
 
 
 async def test_an_empty_one_shows_nothing(place):
-    assert await place.look() == []
+    assert await place.numbers() == []
 
 
 async def test_the_oldest_comes_alone_then_all_in_order(place):
     await place.fill(60)
-    async with place.queue.look() as look:
-        sizes = [len(batch) async for batch in look.batches(10)]
+    async with place.queue.browse() as browse:
+        sizes = [len(batch) async for batch in browse.batches(10)]
     assert sizes[0] == 1
     assert sum(sizes) == 60
     assert max(sizes) <= 10
-    assert await place.look() == list(range(60))
+    assert await place.numbers() == list(range(60))
 
 
 async def test_what_is_shown_is_the_whole_message(place):
@@ -110,63 +110,63 @@ async def test_what_is_shown_is_the_whole_message(place):
 async def test_looking_takes_nothing_and_keeps_the_order_however_far_it_went(place):
     await place.fill(60)
     for stop_after in (None, 1, 3, 17, None, 40):
-        await place.look(stop_after=stop_after)
+        await place.numbers(stop_after=stop_after)
     await place.fill(3, start=60)
-    assert await place.look() == list(range(63))
+    assert await place.numbers() == list(range(63))
 
 
 async def test_it_tells_how_often_a_message_was_given_back(place):
     await place.fill(2)
     for _ in range(2):
-        await place.look()
+        await place.numbers()
     assert [held.returns for held in await place.held()] == [2, 2]
 
 
 async def test_what_is_removed_is_gone_and_its_neighbours_are_not(place):
     await place.fill(60)
     await place.remove(lambda one: one % 3 == 0)
-    assert await place.look() == [one for one in range(60) if one % 3]
+    assert await place.numbers() == [one for one in range(60) if one % 3]
     await place.remove(lambda one: one < 30)
-    assert await place.look() == [one for one in range(30, 60) if one % 3]
+    assert await place.numbers() == [one for one in range(30, 60) if one % 3]
     await place.remove(lambda _: True)
-    assert await place.look() == []
+    assert await place.numbers() == []
 
 
-async def test_what_arrives_during_a_look_is_kept(place):
+async def test_what_arrives_during_a_pass_is_kept(place):
     await place.fill(30)
-    async with place.queue.look() as look:
-        async for batch in look.batches(4):
+    async with place.queue.browse() as browse:
+        async for batch in browse.batches(4):
             if any(number(held) == 10 for held in batch):
                 await place.fill(5, start=30)
-    assert await place.look() == list(range(35))
+    assert await place.numbers() == list(range(35))
 
 
-async def test_a_look_that_crashes_leaves_all_in_place(place):
+async def test_a_pass_that_crashes_leaves_all_in_place(place):
     await place.fill(30)
     with pytest.raises(ZeroDivisionError):
         await place.remove(lambda one: 1 // (one - 5) > 1)
-    assert await place.look() == list(range(30))
+    assert await place.numbers() == list(range(30))
 
 
 async def test_a_second_reader_is_told_so_and_not_shown_an_empty_queue(place, monkeypatch):
     monkeypatch.setattr(rabbitmq_dead_letters, "TURN_SECONDS", 0.3)
     await place.fill(5)
-    async with place.queue.look() as look:
-        batches = look.batches(10)
+    async with place.queue.browse() as browse:
+        batches = browse.batches(10)
         await anext(batches)
         with pytest.raises(QueueTaken, match="somebody else is reading"):
-            async with place.other.look():
+            async with place.other.browse():
                 pass
-    async with place.other.look() as look:
-        assert [number(held) async for batch in look.batches(10) for held in batch] == list(range(5))
+    async with place.other.browse() as browse:
+        assert [number(held) async for batch in browse.batches(10) for held in batch] == list(range(5))
 
 
 async def test_a_reader_waits_for_one_who_is_done_soon(clean_broker):
     async with on_rabbitmq(clean_broker) as place:
         await place.fill(3)
-        async with place.queue.look() as look:
-            await anext(look.batches(10))
-            waiting = asyncio.create_task(look_at(place.other))
+        async with place.queue.browse() as browse:
+            await anext(browse.batches(10))
+            waiting = asyncio.create_task(numbers_in(place.other))
             await asyncio.sleep(0.1)
             assert not waiting.done()
         assert await waiting == [0, 1, 2]
@@ -177,13 +177,13 @@ async def test_on_a_broker_of_ours_nothing_is_ever_dropped(clean_broker):
         await place.fill(3)
         assert await place.queue.is_unlimited()
         for _ in range(25):
-            await place.look(stop_after=2)
-        assert await place.look() == [0, 1, 2]
+            await place.numbers(stop_after=2)
+        assert await place.numbers() == [0, 1, 2]
 
 
-async def look_at(queue: DeadLetterQueue) -> list[int]:
-    async with queue.look() as look:
-        return [number(held) async for batch in look.batches(10) for held in batch]
+async def numbers_in(queue: DeadLetterQueue) -> list[int]:
+    async with queue.browse() as browse:
+        return [number(held) async for batch in browse.batches(10) for held in batch]
 
 
 def test_windows_hold_a_hundred_thousand_and_stay_few():
@@ -193,18 +193,18 @@ def test_windows_hold_a_hundred_thousand_and_stay_few():
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), ConnectionResetError("reset"), None])
-async def test_a_look_that_loses_its_channel_as_it_waits_says_so(error):
+async def test_a_pass_that_loses_its_channel_as_it_waits_says_so(error):
     """The client library cancels, of all things, where a broker has fallen silent."""
-    look = RabbitLook(Socket(), Socket(), BrokerVersion(3, 10))
-    waiting = asyncio.create_task(anext(look.batches(1)))
+    browse = RabbitBrowse(Socket(), Socket(), BrokerVersion(3, 10))
+    waiting = asyncio.create_task(anext(browse.batches(1)))
     await asyncio.sleep(0)
-    look.lose(error)
+    browse.lose(error)
     with pytest.raises(BrokerUnavailable, match=r"RabbitMQ cannot be used: (reset|the channel was closed)"):
         await waiting
 
 
-async def test_a_look_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
+async def test_a_pass_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(getter, "ANSWER_SECONDS", 0.01)
-    look = RabbitLook(Socket(), Socket(), BrokerVersion(3, 10))
+    browse = RabbitBrowse(Socket(), Socket(), BrokerVersion(3, 10))
     with pytest.raises(BrokerUnavailable, match="no answer in time"):
-        await anext(look.batches(1))
+        await anext(browse.batches(1))

@@ -135,9 +135,9 @@ async def test_operators_see_it(rabbit, producer):
     await producer.publish(DEAD_LETTERS, b"department.\xff", odd, b"odd")
     async with (
         await connect(rabbit.url, "test") as connection,
-        RabbitDeadLetters(connection, SystemClock()).look() as look,
+        RabbitDeadLetters(connection, SystemClock()).browse() as browse,
     ):
-        seen = [held.original async for batch in look.batches(10) for held in batch]
+        seen = [held.original async for batch in browse.batches(10) for held in batch]
     assert [(one.routing_key, one.message.body) for one in seen] == [("department.?", b"odd")]
 
 

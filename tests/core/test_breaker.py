@@ -162,7 +162,7 @@ def test_one_subject_never_does_and_one_call_that_goes_well_starts_the_count_ane
     assert after(almost, CallAnswered("get"), *again).state is State.OPEN
 
 
-def test_an_outage_of_one_kind_becomes_everybodys_when_probes_fail():
+def test_an_outage_of_one_kind_affects_all_when_probes_fail():
     one_kind = after(replace(CLOSED, failed_in_a_row=MANY), FaultProbed("create", "away", passes=True))
     assert not one_kind.affects_all
     assert after(one_kind, OutageProbed(passes=False)).affects_all

@@ -145,7 +145,7 @@ async def test_a_removal_adopts_without_renaming_or_enabling(world):
 
 @pytest.mark.parametrize("departments", [1, 19, 30])
 async def test_a_list_that_fails_while_the_probe_passes_gives_nothing_up(departments):
-    world = World(provider=Refusing(), orphans=Orphans, patience=IMPATIENT)
+    world = World(provider=Refusing(), orphans=Orphans, retry=IMPATIENT)
     world.provider.refuses = {"list": a_fault("list", 503)}
     async with world.working() as running:
         events = [department_created(id=f"e{n}", department_id=f"d{n}") for n in range(departments)]
@@ -161,7 +161,7 @@ async def test_a_list_that_fails_while_the_probe_passes_gives_nothing_up(departm
 
 
 async def test_creates_wait_for_a_list_that_fails_however_long():
-    world = World(provider=Refusing(), patience=IMPATIENT)
+    world = World(provider=Refusing(), retry=IMPATIENT)
     world.witness.fail("create", fault("create", 500), times=19, after_effect=True)
     world.provider.refuses = {"list": a_fault("list", 500)}
     async with world.working():

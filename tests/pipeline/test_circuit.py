@@ -354,7 +354,7 @@ async def test_nor_are_they_kept_from_making_room_for_each_other(bench):
     assert not bench.gate.waiting.global_outages
 
 
-async def test_what_began_with_one_kind_may_become_everybodys(bench):
+async def test_what_began_with_one_kind_may_come_to_affect_all(bench):
     bench.provider.refuses["create"] = a_fault("create", 503)
     await bench.refused_in_a_row("create")
     bench.provider.refuse_all(503)

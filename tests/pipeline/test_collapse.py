@@ -107,7 +107,7 @@ async def test_ten_renames_of_a_department_cost_at_most_two_calls(monkeypatch, s
 
 
 async def test_the_next_newest_event_is_carried_out_if_the_newest_is_parked():
-    world = World(patience=RetryPolicy(budget=timedelta(0)))
+    world = World(retry=RetryPolicy(budget=timedelta(0)))
     await world.handle(CREATED)
     older, newer, newest = rename(2), rename(3), rename(4)
     world.witness.fail("update", fault("update", 403))

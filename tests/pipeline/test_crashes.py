@@ -51,11 +51,11 @@ class Story:
     outcome: str
     removal: Removal = Removal.DISABLE
     prepare: Callable[[World], Awaitable[None]] = nothing
-    patience: RetryPolicy = RetryPolicy()  # noqa: RUF009 - frozen
+    retry: RetryPolicy = RetryPolicy()  # noqa: RUF009 - frozen
     enable: Enable = Enable.CREATED
 
     async def world(self) -> World:
-        world = World(Policy(self.removal, enable=self.enable), self.patience)
+        world = World(Policy(self.removal, enable=self.enable), self.retry)
         await world.handle(*self.before)
         world.witness.journal.clear()
         await self.prepare(world)
@@ -127,7 +127,7 @@ STORIES = [
     Story("reissued", (CREATED,), ASKED, "unchanged"),
     Story("superseded", (RENAMED,), CREATED, "superseded"),
     Story("quarantined", (), CREATED, "created", prepare=redeliver_often),
-    Story("parked", (), CREATED, "created", prepare=fail_once, patience=RetryPolicy(timedelta(seconds=0.1))),
+    Story("parked", (), CREATED, "created", prepare=fail_once, retry=RetryPolicy(timedelta(seconds=0.1))),
 ]
 
 

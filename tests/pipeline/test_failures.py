@@ -166,8 +166,8 @@ async def test_a_missing_subaccount_is_given_up_after_the_settle_window(world):
     await world.handle(RENAMED)
     world.dead_lettered("rejected")
     waited = (world.clock.now() - begun).total_seconds()
-    assert 0.5 * world.patience.settle_window.total_seconds() < waited
-    assert waited <= world.patience.settle_window.total_seconds()
+    assert 0.5 * world.retry.settle_window.total_seconds() < waited
+    assert waited <= world.retry.settle_window.total_seconds()
     assert world.witness.journal.count("create") == 1
 
 

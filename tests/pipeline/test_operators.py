@@ -25,7 +25,7 @@ from worker.operations.dead_letters.replay import Replay, ReplayFailed
 from worker.operations.dead_letters.session import Session
 from worker.operations.dead_letters.summary import OfDepartment, OfReason, gather, summarize
 from worker.operations.emit import inbound
-from worker.ports import LedgerFailed, PublishFailed, TooManyLooks
+from worker.ports import LedgerFailed, PublishFailed, TooManyReturns
 
 RABBITMQ_4 = BrokerVersion(4, 1)
 
@@ -93,13 +93,13 @@ async def test_whether_there_are_more_than_shown_is_told(world, most, more):
     assert (len(gathered.found), gathered.more) == (min(most, 3), more)
 
 
-async def test_under_the_rules_of_rabbitmq_4_no_number_of_looks_loses_a_letter(world):
-    """Of a queue without x-delivery-limit: looks are refused in time, and the last one saves the letter."""
+async def test_under_the_rules_of_rabbitmq_4_no_number_of_passes_loses_a_letter(world):
+    """Of a queue without x-delivery-limit: passes are refused in time, and the last one saves the letter."""
     await bury_many(world, 3)
     world.broker.limit_deliveries(DEAD_LETTER_QUEUE, 20)
     session = session_of(world, unlimited=False)
-    looks = [await asyncio.gather(seen(session), return_exceptions=True) for _ in range(100)]
-    refused = [told for (told,) in looks if isinstance(told, TooManyLooks)]
+    passes = [await asyncio.gather(seen(session), return_exceptions=True) for _ in range(100)]
+    refused = [told for (told,) in passes if isinstance(told, TooManyReturns)]
     assert all("--no-delivery-limit" in str(told) for told in refused)
     left = len(world.broker.ready(DEAD_LETTER_QUEUE)) + len(world.broker.ready(WORK_QUEUE))
     assert (left, len(refused)) == (3, 33)
@@ -431,15 +431,15 @@ async def test_what_was_answered_before_a_stop_is_told(world):
 
 
 class Going(MemoryDeadLetters):
-    """The broker goes at the look of that number."""
+    """The broker goes away after this number of passes."""
 
-    looks_left = 2
+    passes_left = 2
 
-    def look(self):
-        self.looks_left -= 1
-        if self.looks_left < 0:
+    def browse(self):
+        self.passes_left -= 1
+        if self.passes_left < 0:
             raise BrokerUnavailable("RabbitMQ cannot be used: the connection was closed")
-        return super().look()
+        return super().browse()
 
 
 async def test_where_the_broker_goes_what_is_known_is_told_and_on_record(world):
@@ -458,7 +458,7 @@ async def test_where_the_broker_goes_what_is_known_is_told_and_on_record(world):
 async def test_where_the_broker_goes_while_answers_are_awaited_that_is_on_record(world):
     await bury_many(world, 2)
     queue = Going(world.broker, RABBITMQ_4)
-    queue.looks_left = 1
+    queue.passes_left = 1
     work = Replay(session := session_of(world, queue=queue))
     with pytest.raises(BrokerUnavailable):
         await in_time(world, work.send_and_track(None, world.ledger))

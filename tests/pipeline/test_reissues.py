@@ -129,7 +129,7 @@ async def test_a_request_under_an_event_routing_key_is_dead_lettered(world, forg
 
 
 async def test_a_parked_request_is_carried_out():
-    world = World(patience=RetryPolicy(timedelta(seconds=0.1)))
+    world = World(retry=RetryPolicy(timedelta(seconds=0.1)))
     await world.handle(CREATED)
     world.witness.fail("get", fault("get", 403))
     await world.handle(ASKED)

@@ -178,7 +178,7 @@ async def test_other_messages_flow_while_half_of_the_prefetch_waits(small_world)
 async def test_evicted_pauses_are_parked_without_counting_an_attempt(small_world):
     """Other messages then flow. In an outage none is consumed, and none is parked."""
     world = small_world
-    world.patience = replace(world.patience, attempts=1)
+    world.retry = replace(world.retry, attempts=1)
     world.witness.fail("create", fault("create", 429, retry_after_seconds=30.0), times=3 * len(DEPARTMENTS))
     await world.handle_all(*map(create, DEPARTMENTS))
     await all_well(world)
@@ -188,7 +188,7 @@ async def test_evicted_pauses_are_parked_without_counting_an_attempt(small_world
 async def test_repeated_eviction_does_not_use_up_attempts(small_world):
     """A message parked by eviction keeps its number of attempts."""
     world = small_world
-    world.patience = replace(world.patience, attempts=2)
+    world.retry = replace(world.retry, attempts=2)
     for _ in range(3):
         world.witness.fail("create", fault("create"), times=len(DEPARTMENTS))
         await world.handle_all(*map(create, DEPARTMENTS))

@@ -101,7 +101,7 @@ class World:
     provider: ProviderServer = field(init=False)
     disk: Disk = field(init=False)
     policy: Policy = field(init=False)
-    patience: RetryPolicy = field(init=False)
+    retry: RetryPolicy = field(init=False)
     processes: list[Process] = field(default_factory=list)
     ahead_seconds: float = 0.0
     down_until: float = 0.0
@@ -115,7 +115,7 @@ class World:
         self.policy = self._policy()
         # Some give up soon, most as late as by default
         budget, attempts = self.chance.one_of(((1, 2), (5, 4), (60, 8), (60, 8)))
-        self.patience = RetryPolicy(timedelta(seconds=budget), RETRY_DELAYS, attempts, SETTLE_WINDOW)
+        self.retry = RetryPolicy(timedelta(seconds=budget), RETRY_DELAYS, attempts, SETTLE_WINDOW)
 
     def _policy(self) -> Policy:
         removal = self.chance.one_of(list(Removal))
@@ -129,7 +129,7 @@ class World:
     def terms(self) -> Terms:
         return Terms(
             published_first=self.policy.enable is Enable.PUBLISHED,
-            impatient=self.patience.attempts < RetryPolicy().attempts,
+            impatient=self.retry.attempts < RetryPolicy().attempts,
             removals_ignored=self.policy.removal is Removal.IGNORE,
             unknown_renames_rejected=self.policy.unknown_rename is UnknownRename.REJECT,
             doubles_allowed=self.chance.profile.doubles_allowed,
@@ -181,7 +181,7 @@ class World:
             account="MA1",
             template=TEMPLATE,
             policy=self.policy,
-            retry=self.patience,
+            retry=self.retry,
             prefetch=PREFETCH,
         )
         worker = assemble(ports, rules, Telling(self.history), asyncio.Event(), self.parts)
@@ -291,10 +291,10 @@ class World:
 
     async def _rest(self) -> None:
         """Until nothing is to be done any more, now or later."""
-        patience = self.loop.time() + LONGEST_RUN_SECONDS
+        deadline = self.loop.time() + LONGEST_RUN_SECONDS
         await asyncio.sleep(LOOK_SECONDS)
         while not self._at_rest():
-            if self.loop.time() > patience:
+            if self.loop.time() > deadline:
                 raise Restless
             await asyncio.sleep(LOOK_SECONDS)
 

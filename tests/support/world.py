@@ -217,7 +217,7 @@ class World:
     """The parts that survive a worker: clock, ledger, provider and broker. `working` starts a worker."""
 
     policy: Policy = field(default_factory=Policy)
-    patience: RetryPolicy = field(default_factory=RetryPolicy)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     clock: MemoryClock = field(default_factory=lambda: MemoryClock(NOW))
     ledger: MemoryLedger = field(default_factory=MemoryLedger)
     provider: MemoryProvider = field(default_factory=MemoryProvider)
@@ -233,7 +233,7 @@ class World:
     def __post_init__(self) -> None:
         self.broker = MemoryBroker(self.clock.sleep)
         recipients = sorted(self.policy.recipients - {ANY_RECIPIENT})
-        self.broker.declare(topology(BrokerVersion(4, 1), self.patience.delays, recipients))
+        self.broker.declare(topology(BrokerVersion(4, 1), self.retry.delays, recipients))
         self.broker.bind(RESULTS, RESULTS_QUEUE, "#")
 
     @asynccontextmanager
@@ -254,7 +254,7 @@ class World:
             account="MA1",
             template=self.names.template,
             policy=self.policy,
-            retry=self.patience,
+            retry=self.retry,
             prefetch=PREFETCH,
         )
         worker = assemble(ports, rules, telemetry, asyncio.Event(), Parts(orphans=self.orphans))
@@ -333,7 +333,7 @@ class World:
 
     async def done(self) -> None:
         """Waits until all messages are acked, parked ones too; does not advance the clock."""
-        await self.broker.emptied(WORK_QUEUE, *map(retry_queue, self.patience.delays))
+        await self.broker.emptied(WORK_QUEUE, *map(retry_queue, self.retry.delays))
 
     async def run_until_done(self) -> None:
         """Advances the clock from one sleeper to the next until all messages are acked."""

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from worker.ports import Clock
 
 
-async def pause(clock: Clock, seconds: float, stopping: asyncio.Event) -> None:
+async def sleep_unless_stopping(clock: Clock, seconds: float, stopping: asyncio.Event) -> None:
     """Sleeps for `seconds`, or until `stopping` is set."""
     waits = [asyncio.ensure_future(clock.sleep(seconds)), asyncio.ensure_future(stopping.wait())]
     try:

@@ -137,10 +137,10 @@ class Handler:
     def _judge(self, work: Work, result: Done | Failure) -> Verdict:
         if isinstance(result, Done):
             return result
-        verdict = judge(result, work.stay, self.retry, self.clock.jitter())
+        verdict = judge(result, work.state, self.retry, self.clock.jitter())
         if isinstance(verdict, Wait | Pause) and not self.stopping.is_set():
             now = self.clock.monotonic()
-            self.telemetry.waiting(result, verdict, work.stay.tries, work.subject, now)
+            self.telemetry.waiting(result, verdict, work.state.tries, work.subject, now)
         return verdict
 
     async def _end(self, work: Work, verdict: Verdict) -> Verdict:
@@ -160,14 +160,14 @@ class Handler:
 
     async def _park(self, work: Work, verdict: Park) -> None:
         await self.outbox.publish(messages.parked(work.original, verdict))
-        self.telemetry.parked(verdict, work.subject, counted=verdict.attempts > work.stay.attempts)
+        self.telemetry.parked(verdict, work.subject, counted=verdict.attempts > work.state.attempts)
 
     async def _dead_letter(self, work: Work, verdict: DeadLetter) -> None:
         subject, now = work.subject, self.clock.now()
         # The result first: should the dead letter fail, the next try may end otherwise, as after any failure.
         if subject is not None:
             await self.outbox.publish_failed(subject, verdict, now)
-        attempts = work.stay.attempts + 1
+        attempts = work.state.attempts + 1
         await self.outbox.publish(messages.dead_letter(work.original, verdict, subject, attempts, now))
         self.telemetry.dead_lettered(verdict, subject)
 
@@ -176,7 +176,7 @@ class Handler:
         if not await self._must_leave(work, verdict) or not work.delivery.live:
             return verdict
         delay = parking_delay(verdict.seconds, self.retry.delays)
-        parked = await self._end(work, Park(delay, work.stay.attempts))
+        parked = await self._end(work, Park(delay, work.state.attempts))
         if isinstance(parked, Wait | Pause):  # it could not be parked
             await self._wait(work, parked, evictable=False)
         return parked

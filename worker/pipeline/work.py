@@ -21,7 +21,7 @@ class Work:
     `original` is the message as its producer sent it, without the headers that parking added.
     `lane` is its key among the lanes, `rank` its priority there.
     From `leave_at` on (monotonic seconds) it is parked instead of waiting any longer.
-    `stay` counts its tries since it was delivered.
+    `state` counts its tries since it was delivered.
     """
 
     delivery: Delivery
@@ -30,7 +30,7 @@ class Work:
     lane: Hashable
     rank: Rank
     leave_at: float
-    stay: RetryState
+    state: RetryState
 
     @classmethod
     def of(cls, delivery: Delivery, unknown_rename: UnknownRename, leave_at: float) -> "Work":
@@ -43,7 +43,7 @@ class Work:
             lane=object() if isinstance(reading, Unreadable) else reading.department,
             rank=rank_of(reading, unknown_rename),
             leave_at=leave_at,
-            stay=RetryState(messages.attempts_of(delivery.original)),
+            state=RetryState(messages.attempts_of(delivery.original)),
         )
 
     @property
@@ -53,15 +53,15 @@ class Work:
 
     def tried(self) -> "Work":
         """One more try begins."""
-        return replace(self, stay=self.stay.tried())
+        return replace(self, state=self.state.tried())
 
     def after(self, verdict: Wait | Pause) -> "Work":
         """The try failed. A pause is not counted, a wait costs retry budget."""
         match verdict:
             case Pause():
-                return replace(self, stay=self.stay.paused())
+                return replace(self, state=self.state.paused())
             case Wait(_, cost_seconds):
-                return replace(self, stay=self.stay.spent(cost_seconds))
+                return replace(self, state=self.state.spent(cost_seconds))
 
 
 def rank_of(reading: Reading, unknown_rename: UnknownRename) -> Rank:

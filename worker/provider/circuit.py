@@ -66,8 +66,8 @@ class Prober:
             await self._provider.probe()
         except CallFailed as failed:
             # Where nothing was sent because the worker stops, nothing is known.
-            accuses = suggests_outage(failed.fault) and not failed.fault.outage
-            return failed.fault if accuses else None
+            suspicious = suggests_outage(failed.fault) and not failed.fault.outage
+            return failed.fault if suspicious else None
         except Exception as error:  # noqa: BLE001 - a fault of ours must not leave the circuit open for good
             self._telemetry.step_crashed(error)
             detail = f"unexpected {type(error).__name__} at a probe"

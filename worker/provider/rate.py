@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 
-from worker.flow.waiting import pause
+from worker.flow.waiting import sleep_unless_stopping
 from worker.ports import Clock, RateLimit
 
 LATEST_ARRIVAL = 0.03
@@ -137,6 +137,6 @@ class RateLimiter:
             self._changed_at = now
 
     async def _pass(self, seconds: float) -> None:
-        await pause(self._clock, seconds, self._stopping)
+        await sleep_unless_stopping(self._clock, seconds, self._stopping)
         if self._stopping.is_set():
             raise Stopping

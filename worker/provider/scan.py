@@ -18,7 +18,7 @@ from worker.core.judge import (
     judge,
 )
 from worker.core.naming import NameTemplate
-from worker.flow.waiting import pause
+from worker.flow.waiting import sleep_unless_stopping
 from worker.ports import CallFailed, Clock, ProvidedSubaccount, Provider, Register
 
 MAX_RESTARTS = 5
@@ -157,7 +157,7 @@ class Scanner:
                 enough = failed.fault.outage or tries == MAX_PAGE_TRIES or self._stopping.is_set()
                 if enough or not isinstance(verdict, Wait | Pause):
                     raise
-            await pause(self._clock, verdict.seconds, self._stopping)
+            await sleep_unless_stopping(self._clock, verdict.seconds, self._stopping)
 
 
 class Orphans:

@@ -1,12 +1,14 @@
-"""Reads the dead-letter queue of RabbitMQ without harm.
+"""The dead-letter queue of RabbitMQ, read without loss.
 
-A quorum queue cannot be browsed. Messages that were delivered and not acked when their channel closes return
-to the queue in order, ahead of messages that were never delivered but behind those returned earlier; after
-`basic.nack` they go to the very end. So a look is one channel that consumes the whole queue to its end, and
-closes. It holds every letter until then, hence it is short and exclusive.
+A quorum queue cannot be browsed. What was delivered and not acked when its channel closes goes back in order,
+before what was never delivered, but behind what came back earlier; after `basic.nack` it goes to the end. So
+a scan is one channel that consumes the whole queue, to its end, and closes. It holds all messages until then,
+so it is short, and one at a time.
 
-Measured on 3.10.8. RabbitMQ 4.x (4.0.5, 4.3.6) returns last what `basic.get` holds, so there each look moves
-the oldest letter, which `_get` took, to the end of the queue. Nothing is lost.
+Order: on RabbitMQ 3 (measured on 3.10.8) what `basic.get` holds goes back first, and a complete scan changes
+nothing. On RabbitMQ 4 (4.0.5, 4.3.6) it goes back last, so each scan moves the oldest message to the end.
+Nothing is lost. Consumers alone, tags ascending, the first with prefetch 1, would keep the order on all
+three.
 """
 
 import asyncio
@@ -29,7 +31,7 @@ from worker.adapters.amqp.seam import (
 )
 from worker.adapters.amqp.topology import state_of
 from worker.core.messages import Outgoing
-from worker.ports import Clock, HeldLetter, QueueTaken, TooManyLooks
+from worker.ports import BrowsedLetter, Clock, QueueTaken, TooManyReturns
 
 # The prefetch of one consumer after the other; AMQP allows at most 65,535 each. A window opens once all
 # earlier ones are full of kept letters, so that they return in order. Erlang keeps up to 32 consumers sorted
@@ -43,28 +45,31 @@ TURN_PAUSE_SECONDS = 0.2
 
 
 class RabbitLetter:
-    """A dead letter held by a look."""
+    """A dead letter held while the queue is browsed."""
 
     def __init__(self, message: Delivered) -> None:
         self._message = message
 
     @property
     def tag(self) -> int:
+        """The delivery tag on the channel of this pass."""
         return self._message.tag
 
     @property
     def returns(self) -> int:
+        """See `BrowsedLetter.returns`."""
         headers = self.original.message.headers
         counts = [headers.get(name, 0) for name in ("x-delivery-count", "x-acquired-count")]
         return max([count for count in counts if isinstance(count, int)], default=0)
 
     @cached_property
     def original(self) -> Outgoing:
+        """See `BrowsedLetter.original`."""
         return self._message.original
 
 
-class RabbitLook:
-    """One look: a channel that consumes the whole queue."""
+class RabbitBrowse:
+    """One pass: a channel that consumes the whole queue."""
 
     def __init__(self, connection: Connection, channel: Channel, broker: BrokerVersion) -> None:
         self.broker = broker
@@ -82,7 +87,7 @@ class RabbitLook:
         self._news.set()
         self._getter.lose(error)
 
-    async def batches(self, most: int) -> AsyncIterator[Sequence[HeldLetter]]:
+    async def batches(self, most: int) -> AsyncIterator[Sequence[BrowsedLetter]]:
         """The oldest letter alone, then up to `most` at a time; raises `BrokerUnavailable`."""
         if not self._delivered:
             if (oldest := await self._get()) is None:
@@ -99,7 +104,7 @@ class RabbitLook:
         async for _ in self.batches(BATCH_LETTERS):
             pass
 
-    async def remove(self, letters: Sequence[HeldLetter]) -> None:
+    async def remove(self, letters: Sequence[BrowsedLetter]) -> None:
         """Acks these letters; they must be from the batch yielded last."""
         tags = sorted(letter.tag for letter in letters if isinstance(letter, RabbitLetter))
         self._removed += len(tags)
@@ -116,7 +121,7 @@ class RabbitLook:
     async def _open_next(self) -> None:
         """Earlier windows are full of kept letters, so they receive nothing newer than this one does."""
         if self._opened == len(WINDOWS):
-            raise BrokerUnavailable(f"more than {sum(WINDOWS):,} dead letters cannot be looked at at once")
+            raise BrokerUnavailable(f"more than {sum(WINDOWS):,} dead letters cannot be read at once")
         window, name = WINDOWS[self._opened], f"look-{self._opened:02d}"
         self._opened += 1
         self._allowed = self._delivered - self._removed + window
@@ -182,29 +187,31 @@ class RabbitDeadLetters:
         self._on_wait = on_wait
 
     @asynccontextmanager
-    async def look(self) -> AsyncIterator[RabbitLook]:
-        """One look at a time; raises `QueueTaken`, `BrokerRefuses` or `BrokerUnavailable`."""
+    async def browse(self) -> AsyncIterator[RabbitBrowse]:
+        """One reader at a time; raises `QueueTaken`, `BrokerRefuses` or `BrokerUnavailable`."""
         with _explained():
             await self._take_turn()
             channel = await self._connection.open_channel()
         try:
-            look = RabbitLook(self._connection, channel, BrokerVersion.parse(self._connection.server_version))
-            channel.on_closed(look.lose)
-            channel.on_consumer_cancelled(look.lose)
+            browse = RabbitBrowse(
+                self._connection, channel, BrokerVersion.parse(self._connection.server_version)
+            )
+            channel.on_closed(browse.lose)
+            channel.on_consumer_cancelled(browse.lose)
             try:
-                yield look
-            except (TooManyLooks, BrokerUnavailable):
+                yield browse
+            except (TooManyReturns, BrokerUnavailable):
                 raise
             except Exception:
-                await look.finish()
+                await browse.finish()
                 raise
-            await look.finish()
+            await browse.finish()
         finally:
             with _explained():
                 await channel.close()
 
     async def _take_turn(self) -> None:
-        """Waits for other readers: two looks at once would each see a part, and return it out of order."""
+        """Waits for other readers: two passes at once would each see a part, and return it out of order."""
         deadline = self._clock.monotonic() + TURN_SECONDS
         waiting = False
         while readers := await self._readers():

@@ -11,7 +11,7 @@ from contracts.topology import DEAD_LETTER_QUEUE, BrokerVersion
 from worker.adapters.memory.broker import MemoryBroker
 from worker.core.dead_letters import AuditLine
 from worker.core.messages import Outgoing
-from worker.ports import Delivery, HeldLetter, QueueTaken
+from worker.ports import BrowsedLetter, Delivery, QueueTaken
 
 UNLIMITED = 2**31
 
@@ -39,7 +39,7 @@ class MemoryAudit:
 
 @dataclass(frozen=True)
 class MemoryLetter:
-    """A dead letter held by a look."""
+    """A dead letter held while the queue is browsed."""
 
     delivery: Delivery
 
@@ -52,8 +52,8 @@ class MemoryLetter:
         return int(self.original.message.headers.get("x-delivery-count", 0))
 
 
-class MemoryLook:
-    """One look; it consumes the whole queue."""
+class MemoryBrowse:
+    """One pass; it consumes the whole queue."""
 
     def __init__(self, queue: MemoryBroker, broker: BrokerVersion, stack: AsyncExitStack) -> None:
         self.broker = broker
@@ -61,7 +61,7 @@ class MemoryLook:
         self._stack = stack
         self._arrived: deque[MemoryLetter] = deque()
 
-    async def batches(self, most: int) -> AsyncIterator[Sequence[HeldLetter]]:
+    async def batches(self, most: int) -> AsyncIterator[Sequence[BrowsedLetter]]:
         for prefetch in (1, UNLIMITED):
             consumer = self._queue.consumer(DEAD_LETTER_QUEUE, prefetch, self._file)
             await self._stack.enter_async_context(consumer)
@@ -72,7 +72,7 @@ class MemoryLook:
                 if prefetch == 1:
                     break
 
-    async def remove(self, letters: Sequence[HeldLetter]) -> None:
+    async def remove(self, letters: Sequence[BrowsedLetter]) -> None:
         for letter in letters:
             assert isinstance(letter, MemoryLetter)  # noqa: S101 - a letter of another adapter is a bug
             await letter.delivery.ack()
@@ -94,12 +94,12 @@ class MemoryDeadLetters:
         return self._unlimited
 
     @asynccontextmanager
-    async def look(self) -> AsyncIterator[MemoryLook]:
+    async def browse(self) -> AsyncIterator[MemoryBrowse]:
         if self._taken:
             raise QueueTaken("somebody else is reading the dead letters; try again in a moment")
         self._taken = True
         try:
             async with AsyncExitStack() as stack:
-                yield MemoryLook(self._queue, self._broker, stack)
+                yield MemoryBrowse(self._queue, self._broker, stack)
         finally:
             self._taken = False

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
 
-from worker.flow.waiting import pause
+from worker.flow.waiting import sleep_unless_stopping
 from worker.ports import Clock
 
 BATCH_LETTERS = 500
@@ -49,7 +49,7 @@ class LetterRate:
     async def wait(self, stopping: asyncio.Event) -> None:
         """Waits until the next batch may begin, or for the stop."""
         if self.wait_seconds and not stopping.is_set():
-            await pause(self.clock, self.wait_seconds, stopping)
+            await sleep_unless_stopping(self.clock, self.wait_seconds, stopping)
 
     def begin(self, letters: int) -> None:
         """A batch of so many letters begins now."""

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from worker.flow.waiting import pause
+from worker.flow.waiting import sleep_unless_stopping
 from worker.operations.dead_letters.batches import LetterRate
-from worker.operations.dead_letters.session import Browse, Found, Session
+from worker.operations.dead_letters.session import Found, SelectiveBrowse, Session
 from worker.ports import UserError
 
 PASS_SECONDS = 10.0
@@ -47,7 +47,7 @@ class Remover:
             await self.rate.wait(self.stopping)
             if self.stopping.is_set() or await self._pass(most):
                 return
-            await pause(self.session.clock, OTHERS_TURN_SECONDS, self.stopping)
+            await sleep_unless_stopping(self.session.clock, OTHERS_TURN_SECONDS, self.stopping)
 
     async def _pass(self, most: int | None) -> bool:
         """Whether there is nothing more to do."""
@@ -63,7 +63,7 @@ class Remover:
                     return False
         return True
 
-    async def _remove(self, browse: Browse, letters: Sequence[Found]) -> None:
+    async def _remove(self, browse: SelectiveBrowse, letters: Sequence[Found]) -> None:
         """Waits for the rate, and does nothing if it is stopped meanwhile."""
         await self.rate.wait(self.stopping)
         if self.stopping.is_set():

@@ -18,7 +18,7 @@ from worker.core.dead_letters import (
 )
 from worker.operations.dead_letters.batches import BATCH_LETTERS
 from worker.pipeline.reading import Reading, glimpse, reading_of
-from worker.ports import Audit, Clock, DeadLetterQueue, HeldLetter, Look, Publisher, TooManyLooks
+from worker.ports import Audit, Browse, BrowsedLetter, Clock, DeadLetterQueue, Publisher, TooManyReturns
 
 EVERYTHING = Selection()
 
@@ -27,7 +27,7 @@ EVERYTHING = Selection()
 class Found:
     """A dead letter that the selection takes."""
 
-    held: HeldLetter
+    held: BrowsedLetter
     letter: Letter
 
     @cached_property
@@ -36,7 +36,7 @@ class Found:
         return reading_of(self.held.original)
 
 
-def read(held: HeldLetter) -> Found:
+def read(held: BrowsedLetter) -> Found:
     """A dead letter with what its headers and its body say about it."""
     original = held.original
     return Found(held, letter_of(original, glimpse(original.message)))
@@ -61,10 +61,10 @@ class Session:
     assume_unlimited: bool = False
 
     @asynccontextmanager
-    async def browsing(self) -> AsyncIterator["Browse"]:
+    async def browsing(self) -> AsyncIterator["SelectiveBrowse"]:
         """Holds the queue for the time of the block; raises `QueueTaken`."""
-        async with self.queue.look() as look:
-            yield Browse(self, look)
+        async with self.queue.browse() as browse:
+            yield SelectiveBrowse(self, browse)
 
     def selects(self, letter: Letter) -> bool:
         """Leaves out letters that this same command replayed and that are dead again."""
@@ -87,19 +87,19 @@ class Session:
 
 
 @dataclass
-class Browse:
+class SelectiveBrowse:
     """One pass over the queue, narrowed to the session's selection. `seen` counts every letter passed."""
 
     session: Session
-    look: Look
+    browse: Browse
     seen: int = 0
 
     async def batches(self, most: int = BATCH_LETTERS) -> AsyncIterator[Sequence[Found]]:
         """The selected letters, in the batches of the queue; a batch may be empty.
 
-        Finish with a batch before asking for the next. Raises `TooManyLooks`.
+        Finish with a batch before asking for the next. Raises `TooManyReturns`.
         """
-        async for batch in self.look.batches(most):
+        async for batch in self.browse.batches(most):
             if not self.seen:
                 await self._guard_delivery_limit(batch[0])
             self.seen += len(batch)
@@ -107,30 +107,30 @@ class Browse:
 
     async def remove(self, batch: Sequence[Found]) -> None:
         """Takes letters of the newest batch off the queue."""
-        await self.look.remove([found.held for found in batch])
+        await self.browse.remove([found.held for found in batch])
 
-    async def _guard_delivery_limit(self, oldest: HeldLetter) -> None:
-        """Raises `TooManyLooks` where one more return to the queue could make RabbitMQ drop the letter.
+    async def _guard_delivery_limit(self, oldest: BrowsedLetter) -> None:
+        """Raises `TooManyReturns` where one more return to the queue could make RabbitMQ drop the letter.
 
         The oldest letter is held alone at that moment, so nothing else is returned with it.
         """
         session, returns = self.session, oldest.returns
-        if not may_be_lost(self.look.broker, returns) or session.assume_unlimited:
+        if not may_be_lost(self.browse.broker, returns) or session.assume_unlimited:
             return
         if await session.queue.is_unlimited():
             return
-        if next_return_loses(self.look.broker, returns):
+        if next_return_loses(self.browse.broker, returns):
             await self._requeue(oldest)
-        raise TooManyLooks(
+        raise TooManyReturns(
             f"the oldest dead letter was given back {returns} times, and beyond {DEFAULT_DELIVERY_LIMIT}"
             " RabbitMQ 4 drops it unless the queue has x-delivery-limit -1: have somebody who may configure"
             " it run `provisioner topology check`, and give --no-delivery-limit if it is ok"
         )
 
-    async def _requeue(self, oldest: HeldLetter) -> None:
+    async def _requeue(self, oldest: BrowsedLetter) -> None:
         """Sends the letter to work, since a return would lose it. Unchanged it is dead-lettered anew."""
         letter = read(oldest).letter
         session = self.session
         await session.publisher.publish(replayed(oldest.original, f"{session.run}-0", session.by))
         await session.record("rescue", [(letter, "sent to work, lest it is lost")])
-        await self.look.remove([oldest])
+        await self.browse.remove([oldest])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from worker.core.dead_letters import Letter
 from worker.core.model import Event
-from worker.flow.waiting import pause
+from worker.flow.waiting import sleep_unless_stopping
 from worker.operations.dead_letters.batches import BATCH_LETTERS
 from worker.operations.dead_letters.session import Session, read
 from worker.ports import Ledger, QueueTaken
@@ -99,7 +99,7 @@ class ReplayTracker:
                 return
             else:
                 self.observer.waiting(silent)
-                await pause(self.session.clock, wait, self.stopping)
+                await sleep_unless_stopping(self.session.clock, wait, self.stopping)
                 wait = min(2 * wait, LONGEST_PAUSE_SECONDS)
 
     async def finish(self) -> None:
@@ -141,8 +141,8 @@ class ReplayTracker:
         """By replay id, those that lie in the queue again; none where somebody else reads it."""
         found = {}
         try:
-            async with self.session.queue.look() as look:
-                async for batch in look.batches(BATCH_LETTERS):
+            async with self.session.queue.browse() as browse:
+                async for batch in browse.batches(BATCH_LETTERS):
                     for letter in (read(held).letter for held in batch):
                         if letter.replay_id and letter.replay_id in self.open:
                             found[letter.replay_id] = f"dead-lettered again, {letter.reason}: {letter.detail}"

@@ -170,11 +170,11 @@ async def discard_originals(session: Session, edited: Sequence[Edited]) -> int:
     """Removes the dead letters that the lines were exported from; returns how many were still there."""
     origins = {one.fingerprint for one in edited} - {None}
     gone = 0
-    async with session.queue.look() as look:
-        async for batch in look.batches(BATCH_LETTERS):
+    async with session.queue.browse() as browse:
+        async for batch in browse.batches(BATCH_LETTERS):
             going = [held for held in batch if read(held).letter.fingerprint in origins]
             await session.record("discard", [(read(held).letter, "replaced by an import") for held in going])
-            await look.remove(going)
+            await browse.remove(going)
             gone += len(going)
             if gone == len(origins):
                 break
