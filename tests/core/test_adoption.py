@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.builders import NOW, an_entry
 from worker.core.adoption import (
-    ENOUGH_CLEAN_SCANS,
+    CLEAN_SCANS_WHEN_LOST,
     MARGIN,
     Adoption,
     ListedSubaccount,
@@ -351,7 +351,7 @@ class TestIsLost:
         assert is_lost(clean_scans, NOW + after, NOW, WINDOW) is lost
 
     def test_two_are_enough(self):
-        assert ENOUGH_CLEAN_SCANS == 2
+        assert CLEAN_SCANS_WHEN_LOST == 2
 
 
 windows = st.integers(1, 3600).map(lambda seconds: timedelta(seconds=seconds))

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from worker.core.breaker import (
-    ENOUGH_IN_A_ROW,
+    MAX_FAILED_IN_A_ROW,
     PREFERENCE_SECONDS,
     Admit,
     Alert,
@@ -39,7 +39,7 @@ HALF_OPEN = replace(OPEN, state=State.HALF_OPEN, half_open_at=NOW)
 WAITING_FOR_ANY = replace(HALF_OPEN, half_open_at=NOW - PREFERENCE_SECONDS)
 ON_TRIAL = replace(HALF_OPEN, trial="create")
 BESIDE = replace(HALF_OPEN, one_kind=True)
-MANY = {"create": frozenset(str(number) for number in range(ENOUGH_IN_A_ROW))}
+MANY = {"create": frozenset(str(number) for number in range(MAX_FAILED_IN_A_ROW))}
 WAITS = "waiting for the outcome of one call after an outage: refused"
 
 STATES = {
@@ -143,21 +143,21 @@ def test_an_opened_breaker_knows_why_and_for_whom():
     assert (opened.openings, opened.affects_all) == (1, True)
 
 
-@pytest.mark.parametrize("subjects", [1, ENOUGH_IN_A_ROW - 1, ENOUGH_IN_A_ROW])
+@pytest.mark.parametrize("subjects", [1, MAX_FAILED_IN_A_ROW - 1, MAX_FAILED_IN_A_ROW])
 def test_subjects_in_a_row_open_it_for_one_kind_though_probes_pass(subjects):
     breaker = CLOSED
     for number in range(subjects):
         breaker = after(
             breaker, CallFaulted("create", f"{number}"), FaultProbed("create", "away", passes=True)
         )
-    opens = subjects == ENOUGH_IN_A_ROW
+    opens = subjects == MAX_FAILED_IN_A_ROW
     assert (breaker.state is State.OPEN, breaker.one_kind, breaker.affects_all) == (opens, opens, False)
 
 
 def test_one_subject_never_does_and_one_call_that_goes_well_starts_the_count_anew():
     again = (CallFaulted("create", "a"), FaultProbed("create", "away", passes=True))
-    assert after(CLOSED, *again * 3 * ENOUGH_IN_A_ROW).state is State.CLOSED
-    almost = replace(CLOSED, failed_in_a_row={"create": frozenset(map(str, range(ENOUGH_IN_A_ROW - 1)))})
+    assert after(CLOSED, *again * 3 * MAX_FAILED_IN_A_ROW).state is State.CLOSED
+    almost = replace(CLOSED, failed_in_a_row={"create": frozenset(map(str, range(MAX_FAILED_IN_A_ROW - 1)))})
     assert after(almost, CallAnswered("create"), *again).state is State.CLOSED
     assert after(almost, CallAnswered("get"), *again).state is State.OPEN
 

@@ -136,7 +136,7 @@ class TestStepsAndOutcomes:
         if (step, type(outcome)) in POSSIBLE:
             assert isinstance(concluded(an_entry(status), told, decided, outcome), Conclusion)
         else:
-            refusal = f"{type(decided).__name__} cannot come to {type(outcome).__name__}"
+            refusal = f"{type(decided).__name__} cannot end as {type(outcome).__name__}"
             with pytest.raises(ValueError, match=refusal) as raised:
                 concluded(an_entry(status), told, decided, outcome)
             assert "made-up-token" not in str(raised.value)

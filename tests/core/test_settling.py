@@ -206,7 +206,7 @@ class TestGivingUp:
     def test_the_third_create_of_an_event_without_an_answer_is_given_up_with_evidence(self):
         assert self.GIVEN_UP.failure == Permanent(
             DeadReason.CREATE_UNKNOWN,
-            "3 creates ended without a clear answer, the last begun at 2026-11-21T12:00:00Z"
+            "3 creates ended without a clear response, the last begun at 2026-11-21T12:00:00Z"
             f" with idempotency key {IDEMPOTENCY_KEY}: no answer",
         )
         assert self.GIVEN_UP.answer is None
@@ -248,8 +248,9 @@ class TestCrashes:
     def test_if_that_sees_nothing_it_is_given_up_with_evidence(self):
         assert self.GIVEN_UP.failure == Permanent(
             DeadReason.CREATE_UNKNOWN,
-            "3 creates ended without a clear answer, the last begun at 2026-11-21T12:00:00Z"
-            f" with idempotency key {IDEMPOTENCY_KEY}: it was taken for lost, for the list has not shown it",
+            "3 creates ended without a clear response, the last begun at 2026-11-21T12:00:00Z"
+            f" with idempotency key {IDEMPOTENCY_KEY}:"
+            " the create was taken for lost, because the list has not shown it",
         )
         assert self.GIVEN_UP.answer is None
 
@@ -300,7 +301,7 @@ class TestDuplicatesChecks:
         conclusion = concluded(claimed(), EVENT, Adopt("Sales"), DOUBLED)
 
         assert conclusion.entry.duplicates_check_at == LATER + TEN_WINDOWS
-        told = "disabled doubles: SA000000000000000008, SA000000000000000009"
+        told = "disabled duplicates: SA000000000000000008, SA000000000000000009"
         assert conclusion.answer.reason == told
 
     def test_one_is_due_even_if_it_is_adopted_only_to_be_removed(self):

@@ -11,7 +11,7 @@ from tests.pipeline.outages import Refusing, a_fault
 from tests.support.builders import NOW
 from tests.support.settling_loop import settled
 from worker.adapters.memory.clock import MemoryClock
-from worker.core.breaker import ENOUGH_IN_A_ROW, State
+from worker.core.breaker import MAX_FAILED_IN_A_ROW, State
 from worker.core.judge import CallFault, FaultKind, Operation
 from worker.flow.gate import Gate
 from worker.flow.waiting import WaitingRoom
@@ -83,7 +83,7 @@ class Bench:
 
     async def refused_in_a_row(self, operation: Operation) -> None:
         """So often that it opens, while the probe passes."""
-        for _ in range(ENOUGH_IN_A_ROW):
+        for _ in range(MAX_FAILED_IN_A_ROW):
             await self.fails(operation)
         assert self.circuit.state is State.OPEN
 
@@ -201,21 +201,21 @@ async def test_a_probe_that_could_not_be_sent_as_the_worker_stops_tells_nothing(
 
 async def test_many_departments_in_a_row_open_it_though_the_probe_passes(bench):
     bench.provider.refuses["create"] = a_fault("create", 403)
-    faults = [await bench.fails("create") for _ in range(ENOUGH_IN_A_ROW)]
-    assert [fault.outage for fault in faults] == [False] * (ENOUGH_IN_A_ROW - 1) + [True]
+    faults = [await bench.fails("create") for _ in range(MAX_FAILED_IN_A_ROW)]
+    assert [fault.outage for fault in faults] == [False] * (MAX_FAILED_IN_A_ROW - 1) + [True]
     assert bench.circuit.state is State.OPEN
 
 
 async def test_one_department_never_does_however_often(bench):
     bench.provider.refuses["create"] = a_fault("create", 403)
-    for _ in range(3 * ENOUGH_IN_A_ROW):
+    for _ in range(3 * MAX_FAILED_IN_A_ROW):
         assert not (await bench.fails("create", "the same key")).outage
 
 
 async def test_nor_do_many_with_one_between_them_that_goes_through(bench):
     for _ in range(3):
         bench.provider.refuses["create"] = a_fault("create", 403)
-        for _ in range(ENOUGH_IN_A_ROW - 1):
+        for _ in range(MAX_FAILED_IN_A_ROW - 1):
             assert not (await bench.fails("create")).outage
         bench.provider.refuses.clear()
         await bench.call("create")

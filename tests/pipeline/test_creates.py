@@ -139,7 +139,7 @@ async def test_an_event_is_given_up_after_three_unknown_creates(world):
     world.witness.fail("create", fault("create"), times=3)
     await world.handle(CREATED)
     letter = world.dead_lettered("create-unknown")
-    assert letter.message.headers["x-dead-detail"].startswith("3 creates ended without a clear answer")
+    assert letter.message.headers["x-dead-detail"].startswith("3 creates ended without a clear response")
     assert (await world.entry()).status is Status.CLAIMED
     world.answered(CREATED, "failed")
 
@@ -168,7 +168,7 @@ async def test_an_event_is_given_up_after_three_crashes_in_its_create(world):
         assert (await world.entry()).claim.attempt == attempt
     await world.handle()
     letter = world.dead_lettered("create-unknown")
-    assert "3 creates ended without a clear answer" in letter.message.headers["x-dead-detail"]
+    assert "3 creates ended without a clear response" in letter.message.headers["x-dead-detail"]
     assert "create" not in world.witness.journal
     assert (await world.entry()).status is Status.ABSENT
     await world.handle(CREATED)
@@ -226,7 +226,7 @@ async def test_the_oldest_match_is_adopted_and_the_duplicates_are_disabled(world
         duplicate.auth_id: False,
     }
     (result,) = world.results(CREATED)
-    assert result.data["reason"] == f"disabled doubles: {duplicate.auth_id}"
+    assert result.data["reason"] == f"disabled duplicates: {duplicate.auth_id}"
 
 
 async def test_a_subaccount_recorded_for_another_department_is_not_adopted(world):

@@ -1,10 +1,23 @@
-"""Which subaccounts at the provider are a department's, and what to do with them.
+"""Adoption: finds a department's subaccounts in the provider's list, and chooses the one to keep.
 
-A create without a response is looked for in the provider's list. So is what a new or restored ledger does not
-know. The list comes in pages, with dates instead of times, and it is read while others change it: a scan is
-complete only where each page joins on to the one before. A create is taken for lost after two complete scans,
-the last begun after the settle window. Of several subaccounts with a department's tag every worker keeps the
-same one and disables the others. All that is decided here; `provider/act.py` carries it out.
+Plivo has no idempotency key, so a create that is sent twice makes two subaccounts. It is sent once. If there
+is no clear response, the list is searched for the department's tag, at 1/24, 1/8, 3/8 and the whole of the
+settle window after the claim.
+
+- Found: the subaccount is adopted. Of several, the one on record is kept, else the oldest, ties by auth_id.
+  The choice depends only on the list and the record, so every node chooses the same one. The others are
+  duplicates: disabled, never deleted.
+- Not found: the create is lost only after two complete scans, the last begun after the window. Then it is
+  sent again under the same tag.
+
+The list shows the newest first, by pages, with dates instead of times, and changes while it is read. Creates
+only shift items down, so some come twice. A deletion shifts items up, so one could slip through: therefore
+pages overlap by one, and a scan whose overlap is missing restarts. A scan is complete at the end of the list,
+or at items dated two days before the claim, because dates have no zone and clocks differ.
+
+A ledger that is behind (new, lost, restored) knows less than the list. A department without a subaccount is
+then looked for under the tags of its next 32 incarnations. The newest incarnation is kept. Within it an
+enabled subaccount goes first (a lost ledger had disabled the duplicates), then the oldest.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -19,10 +32,10 @@ SCAN_TIMES = (1 / 24, 1 / 8, 3 / 8, 1.0)
 """When to scan for a lost create, as parts of the settle window."""
 
 MARGIN = timedelta(milliseconds=100)
-"""Scans come that much later than their time, so that the last one begins after the window."""
+"""The delay of each scan after its time, so that the last one begins after the window."""
 
-ENOUGH_CLEAN_SCANS = 2
-ENOUGH_UNKNOWNS = 3
+CLEAN_SCANS_WHEN_LOST = 2
+MAX_UNKNOWN_CREATES = 3
 DUPLICATES_CHECK_WINDOWS = 10
 """Settle windows after which duplicates of a create that took two tries are looked for once more."""
 
@@ -30,15 +43,15 @@ MISSED_INCARNATIONS = 32
 """How many incarnations of a department a ledger that is behind may have missed."""
 
 SAFE_DAYS = timedelta(days=2)
-"""Dates have no time zone, and clocks differ. What was listed two days before a claim is not its create."""
+"""Dates have no zone and clocks differ: an item dated this long before a claim cannot be its create."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListedSubaccount:
     """A subaccount as the list shows it, without its token.
 
-    `created` is `date.max` where the list tells no date: such a subaccount is never too old, and of several
-    the smallest auth_id is kept.
+    `created` is `date.max` if the list gives no date. Such a subaccount is never too old, and of several the
+    smallest auth_id is kept.
     """
 
     auth_id: str
@@ -61,10 +74,10 @@ def in_question(entry: Entry) -> range:
 
 
 def overlaps(last: str | None, page: Sequence[ListedSubaccount]) -> bool:
-    """Whether a page joins on to the one before, which ended with `last`.
+    """Whether a page joins the one before, which ended with `last`.
 
-    The page was asked for from that item on. A create meanwhile only shifts items down, so that some come
-    twice. If the item is missing, something was deleted, and another item may have been skipped.
+    The page was requested from that item on. A create meanwhile only shifts items down, so some come twice.
+    If the item is missing, one was deleted, and another item may have been skipped.
     """
     return last is None or any(one.auth_id == last for one in page)
 
@@ -77,10 +90,11 @@ def far_enough(page: Sequence[ListedSubaccount], since: datetime) -> bool:
 def choose(
     matches: Iterable[Match], on_record: str | None, *, claimed: bool
 ) -> tuple[Match, tuple[Match, ...]]:
-    """The subaccount to keep of all with a tag of a department, and the duplicates: the same on every node.
+    """The match to keep, and the duplicates. The choice is the same on every node.
 
-    Kept is the one on record, or else the oldest of the newest incarnation, ties by auth_id. Without a claim
-    an enabled one goes first: a lost ledger had disabled its duplicates. Raises `ValueError` for no match.
+    The subaccount on record is kept, else the oldest of the newest incarnation, ties by auth_id. Without a
+    claim an enabled one goes first: a lost ledger had disabled its duplicates. Raises `ValueError` without a
+    match.
     """
 
     def rank(match: Match) -> tuple[bool, int, bool, date, str]:
@@ -97,7 +111,7 @@ def choose(
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What to send in one update of a subaccount; None leaves the field as it is."""
+    """The fields to send in one update of a subaccount; None leaves a field as it is."""
 
     name: str | None = None
     enabled: bool | None = None
@@ -108,12 +122,12 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """What to do with a department's subaccounts, in this order, and what is so afterwards.
+    """The changes to a department's subaccounts, in this order, and the state afterwards.
 
     `disable`: the duplicates that are still enabled.
-    `update`: what makes the kept one as wanted, if it is not.
-    `report`: all duplicates; one that is disabled already may be so by a worker that died before its report.
-    `enabled`: whether the kept one is enabled then, or counts as such.
+    `update`: the change that makes the kept subaccount as wanted; empty if it is.
+    `report`: all duplicates. A worker that died before its report may have disabled some already.
+    `enabled`: whether the kept subaccount is enabled afterwards, or counts as enabled.
     """
 
     disable: tuple[str, ...]
@@ -140,11 +154,11 @@ def plan_adoption(
     *,
     enables_at_once: bool,
 ) -> Adoption:
-    """How the kept subaccount, as the provider shows it now, becomes what the department is to have.
+    """Plans the changes that make the kept subaccount, as the provider shows it now, the one wanted.
 
     `wanted_name` is None for a department that is to be removed: its subaccount is neither renamed nor
-    enabled, and counts as enabled, for its credentials are not awaited. Without `enables_at_once` it is
-    enabled once its credentials are published.
+    enabled, and counts as enabled, because no credentials are published for it. Without `enables_at_once` it
+    is enabled once its credentials are published.
     """
     renames = wanted_name is not None and wanted_name != found.name and capabilities.can_rename
     enables = wanted_name is not None and enables_at_once and not found.enabled
@@ -159,7 +173,7 @@ def plan_adoption(
 def plan_repair(
     found: ListedSubaccount, wanted_name: str, capabilities: Capabilities, *, wanted_enabled: bool
 ) -> Update:
-    """What sets a subaccount right that is not as the entry says; empty where it is."""
+    """The update that makes a subaccount match its entry; empty if it matches."""
     renamed = capabilities.can_rename and found.name != wanted_name
     if not renamed and found.enabled == wanted_enabled:
         return Update()
@@ -167,11 +181,11 @@ def plan_repair(
 
 
 def is_lost(clean_scans: int, begun: datetime, started_at: datetime, window: timedelta) -> bool:
-    """Whether a create came to nothing: two complete scans saw none, the last one begun after the window."""
-    return clean_scans >= ENOUGH_CLEAN_SCANS and begun > started_at + window
+    """Whether a create is lost: two complete scans found nothing, and the last began after the window."""
+    return clean_scans >= CLEAN_SCANS_WHEN_LOST and begun > started_at + window
 
 
 def seconds_to_next_scan(now: datetime, started_at: datetime, window: timedelta) -> float:
-    """How long to wait before the next scan. Once the window is over, the last one may come at once."""
+    """Seconds until the next scan. Once the window is over, the scan may begin almost at once."""
     moments = (started_at + part * window + MARGIN for part in SCAN_TIMES)
     return next((at - now for at in moments if at > now), MARGIN).total_seconds()

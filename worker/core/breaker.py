@@ -1,17 +1,26 @@
-"""The circuit breaker's rules, as a pure transition: `(breaker, event, now) -> (breaker, effects)`.
+"""Circuit breaker: decides whether a fault concerns one department or all, and which calls may go out.
 
-Another company's outage is no fault of a message, so nothing is tried in vain and nothing is counted then.
+Pure: state, event and time make the next state and its effects. The shell in `provider/circuit.py` carries
+them out: it sends the probes, waits, blocks the gate and reports.
 
-Closed: calls go through. A fault that suggests an outage asks for a probe, the cheapest call there is. The
-breaker opens if the probe fails too, or if calls for many subjects in a row met such a fault.
-Open: nothing is sent but probes, at growing intervals. A probe that passes makes it half-open.
-Half-open: one call goes through and decides, by preference one of the kind that was refused. If it goes well
-the breaker closes. If it fails it is judged as when closed: one department's trouble keeps nobody waiting.
+Closed, every call goes out. A fault that may concern all departments asks for a probe, shared by all calls
+that ask. If the probe fails too, or 20 departments in a row met such a fault, the circuit opens. Probes
+follow at growing intervals of at most 15 s. After one that passes the circuit is half-open: one call goes out
+and decides; during the first second only one of the kind that was refused. If that call succeeds, the circuit
+closes. If it fails while the probe passes, only one department fails and the circuit closes as well, unless
+20 in a row of that kind have failed.
 
-If probes passed when it opened, calls of one kind alone are refused. Calls of the other kinds then go on
-beside the one that decides, and messages do not all wait for the same.
-
-`provider/circuit.py` carries the effects out: it sends the probes, waits, blocks the gate and reports.
+- Open, a call fails at once, before anything is claimed. Nothing is held inside a call, so a drain or a lost
+  connection finds every message where it can stop. Failures meanwhile count against no message.
+- If probes passed when the circuit opened, only one kind of call is refused. Half-open, the other kinds then
+  go on beside the one call that decides. Otherwise a call of the failing kind would end each half-open
+  moment first and shut the others out: of 50 creates none was made in two minutes while updates were refused.
+- A probe takes no slot and waits for no turn, else it would come too late behind a backlog. It has as long as
+  any call, else a slow provider would look dead. A lost response is no outage: it is tried twice, unless the
+  first took over 5 s.
+- A refusal that does not concern the account is a success here: Plivo has dealt with the call. 429 counts
+  neither way.
+- One alert per kind of call, until such a call succeeds.
 """
 
 from collections.abc import Mapping
@@ -20,8 +29,8 @@ from enum import StrEnum
 
 from worker.core.judge import Operation
 
-ENOUGH_IN_A_ROW = 20
-"""Subjects in a row whose calls of one kind fail while probes pass: that kind is refused to everybody."""
+MAX_FAILED_IN_A_ROW = 20
+"""Subjects in a row whose calls of one kind fail while probes pass; then that kind is refused for all."""
 
 FIRST_INTERVAL_SECONDS = 1.0
 LONGEST_INTERVAL_SECONDS = 15.0
@@ -30,7 +39,7 @@ PREFERENCE_SECONDS = 1.0
 
 
 class State(StrEnum):
-    """What the breaker lets through: every call, one that decides, or none."""
+    """The calls that the breaker lets through: all, one that decides, or none."""
 
     CLOSED = "closed"
     HALF_OPEN = "half-open"
@@ -39,13 +48,15 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """`why` and `refused`: the fault that opened it, and the kind of call that met it.
+    """The state between two events; frozen, so `transition` returns a new one.
 
+    `why` and `refused`: the fault that opened it, and the kind of call that met it.
     `one_kind`: probes passed when it opened, so only calls of that kind are refused.
     `trial`: the kind of the call that decides, while it is under way.
-    `failed_in_a_row`: by kind of call, the subjects that met a fault since one of that kind went well.
-    `alerted`: the kinds reported as refused, until a call of that kind goes well.
-    `openings` counts how often it has opened, `failed_trials` and `failed_probes` what makes intervals grow.
+    `failed_in_a_row`: by kind of call, the subjects that met a fault since one of that kind succeeded.
+    `alerted`: the kinds reported as refused, until a call of that kind succeeds.
+    `openings` counts how often it has opened. `failed_trials` and `failed_probes` make the intervals grow.
+    `half_open_at`: monotonic seconds.
     """
 
     state: State = State.CLOSED
@@ -62,11 +73,11 @@ class Breaker:
 
     @property
     def affects_all(self) -> bool:
-        """Whether every message waits for the same: half-open it lets deliveries in, but no call through."""
+        """Whether every message waits for the same outage, even while half-open."""
         return self.state is not State.CLOSED and not self.one_kind
 
     def decides(self, operation: Operation) -> bool:
-        """Whether the outcome of a call of this kind decides what becomes of a half-open breaker."""
+        """Whether the outcome of a call of this kind opens or closes a half-open breaker."""
         return self.state is State.HALF_OPEN and self.trial == operation
 
 
@@ -75,19 +86,19 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class CallAsked:
-    """A call wants to go through."""
+    """A call asks to go out."""
 
     operation: Operation
 
 
 @dataclass(frozen=True, slots=True)
 class TrialEnded:
-    """The call that was to decide is over, or was not made after all."""
+    """The call that decides is over, or was not made after all."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallAnswered:
-    """The provider has dealt with a call, well or not: the account is in order for calls of this kind."""
+    """The provider has dealt with a call, successfully or not: the account accepts calls of this kind."""
 
     operation: Operation
 
@@ -102,7 +113,7 @@ class CallFaulted:
 
 @dataclass(frozen=True, slots=True)
 class FaultProbed:
-    """The probe that such a call asked for is back; `detail` is the text of the call's fault."""
+    """The probe after a fault has ended; `detail` is the text of that fault."""
 
     operation: Operation
     detail: str
@@ -111,7 +122,7 @@ class FaultProbed:
 
 @dataclass(frozen=True, slots=True)
 class OutageProbed:
-    """A probe of an open breaker is back."""
+    """A probe of an open breaker has ended."""
 
     passes: bool
 
@@ -124,7 +135,7 @@ Event = CallAsked | TrialEnded | CallAnswered | CallFaulted | FaultProbed | Outa
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """The call may be sent. Where it `decides`, `TrialEnded` must follow once it is over."""
+    """The call may be sent. If it `decides`, `TrialEnded` must follow once it is over."""
 
     decides: bool = False
 
@@ -138,24 +149,24 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Find out whether the provider responds at all, and say so by `FaultProbed`."""
+    """Find out whether the provider responds at all, and report it with `FaultProbed`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeIn:
-    """Send a probe after about `seconds`, and report it by `OutageProbed`."""
+    """Send a probe after about `seconds`, and report it with `OutageProbed`."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """The state has changed, or what it means for messages that wait."""
+    """Show the state, and whether it affects all messages: one of them has changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Report that calls of this kind are refused; `again`: it is known already."""
+    """Report that calls of this kind are refused; `again`: it was reported before."""
 
     operation: Operation
     detail: str
@@ -164,7 +175,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Take no more messages."""
+    """Consume no more messages."""
 
     why: str
     affects_all: bool
@@ -172,12 +183,12 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Unblock:
-    """Take messages again."""
+    """Consume messages again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """Report that the outage is over, and have tried what waits for its end."""
+    """Report that the outage is over, and try the messages that wait for its end."""
 
 
 Effect = Admit | Refuse | Probe | ProbeIn | Show | Alert | Block | Unblock | Closed
@@ -185,7 +196,7 @@ Transition = tuple[Breaker, tuple[Effect, ...]]
 
 
 def transition(breaker: Breaker, event: Event, now: float) -> Transition:
-    """The breaker after the event, and what is to be done now, in this order. `now` is monotonic seconds."""
+    """The breaker after the event, and the effects to carry out in this order. `now`: monotonic seconds."""
     match event:
         case CallAsked(operation):
             return _asked(breaker, operation, now)
@@ -240,9 +251,9 @@ def _fault_probed(breaker: Breaker, operation: Operation, detail: str, *, passes
     if breaker.state is State.OPEN:
         return breaker, ()
     in_a_row = breaker.failed_in_a_row.get(operation, frozenset())
-    if not passes or len(in_a_row) >= ENOUGH_IN_A_ROW:
+    if not passes or len(in_a_row) >= MAX_FAILED_IN_A_ROW:
         return _opened(breaker, operation, detail, one_kind=passes)
-    if breaker.state is State.HALF_OPEN:  # it is one department's trouble: the others need not wait for it
+    if breaker.state is State.HALF_OPEN:  # only one department fails: the others need not wait
         return _closed(breaker)
     return breaker, ()
 
@@ -266,7 +277,7 @@ def _opened(breaker: Breaker, operation: Operation, detail: str, *, one_kind: bo
 
 
 def _closed(breaker: Breaker) -> Transition:
-    """Subjects of another kind than the call that went well still count: their calls may fail as before."""
+    """The failures of other kinds of call still count: such calls may fail as before."""
     return replace(breaker, state=State.CLOSED, failed_trials=0), (Show(), Closed())
 
 

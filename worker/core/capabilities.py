@@ -1,7 +1,7 @@
-"""What a provider can do with a subaccount, as its adapter declares it.
+"""The capabilities of a provider, as its adapter declares them.
 
-Decisions depend on these facts and never on which provider it is: a second provider is an adapter and nothing
-else. Every provider can create a subaccount, enable it, disable it, and list what there is.
+Decisions depend on these facts and never on the provider's name: a second provider is one more adapter. Every
+provider can create, enable, disable and list subaccounts.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ class Capabilities:
     `can_rename`: without it a rename changes the department's name on record and in its messages only; the
     subaccount keeps its first name, and the answer is `unchanged` with that reason.
     `can_delete`: without it a removal that would delete disables instead.
-    `can_read_token`: the auth token can be read at any time. Without it only the create's response tells it:
-    credentials are published from that response, a token that is lost is reported once and not waited for,
-    and credentials cannot be issued again.
-    `lists_newest_first`: a scan may end at a page that is old enough, and the first page shows what is new.
+    `can_read_token`: the auth token can be read at any time. Without it only the create's response has it:
+    credentials are published from that response, a lost token is reported once and not waited for, and
+    credentials cannot be issued again.
+    `lists_newest_first`: a scan may end at a page that is old enough, and the first page shows new items.
     Without it every scan reads the whole list.
     """
 

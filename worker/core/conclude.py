@@ -1,14 +1,24 @@
-"""What has happened: entry, step and outcome make the next entry, and the answer where there is one.
+"""Conclude: entry, event, step and outcome make the next entry, and the answer where there is one.
 
-`intend` makes the entry that is durable before a step acts, `conclude` the one after it. Between the two a
-worker may die, a call may be lost, or be carried out much later; so the intended entry always says enough
-for the next worker to find out. Rules for editors:
+`intend` comes before the call, `conclude` after it. The entry that `intend` returns must be durable before
+the call is sent, because after a crash only the ledger can tell that a call may have been made:
 
-- A failure that is certain undoes the intent. An `Unknown` one keeps it: a claim stays to be settled, a check
-  stays to be made.
-- An outcome that a step cannot have is a `ValueError`, not a silent no-op.
-- A step needs no event. With a cause the conclusion may carry its answer; without one it is the entry only.
-- Every entry on the way is whole: the constructor in `model` refuses any other.
+- A create becomes a claim: since when, for which event, under which idempotency key, which attempt. While it
+  is open, nothing else is due for the department.
+- A rename, restore, disable or enable gets a check one settle window ahead. A call without a clear response
+  may be carried out late, over a newer one; the check is one GET then. The record of the outcome clears it,
+  unless an earlier call under it was never recorded.
+- A deletion becomes DELETING: there is no way back, and 404 is success on the next try.
+
+A create ends in one of three ways. Created: the subaccount is on record and credentials are owed. Certainly
+not: the claim is withdrawn, and only the count before it stays. Unknown: the claim stays; scans of the list
+settle it (`adoption.py`). Three unknown creates of one event give it up, and its evidence goes into the dead
+letter. The claim stays then too, with its count at zero, so a replay or a newer event looks first. An outage
+counts no attempt.
+
+A lost create leaves a duplicate check ten windows ahead, and so do duplicates: the check finds a create that
+is carried out after the window. A conclusion without answer or failure means that the event is decided again
+on the new entry.
 """
 
 import dataclasses
@@ -19,7 +29,7 @@ from pydantic import SecretStr
 
 from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
-from worker.core.adoption import ENOUGH_UNKNOWNS, is_lost, seconds_to_next_scan
+from worker.core.adoption import MAX_UNKNOWN_CREATES, is_lost, seconds_to_next_scan
 from worker.core.decide import NAME_KEPT, Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
 from worker.core.duties import (
     DEBT_PAUSE,
@@ -48,7 +58,7 @@ from worker.core.model import (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """How the provider shows a subaccount that was adopted: a ledger that is behind knows neither."""
+    """An adopted subaccount as the provider shows it. A ledger that is behind knows neither field."""
 
     incarnation: int
     name: str
@@ -58,8 +68,8 @@ class Found:
 class Made:
     """The subaccount exists, is ours and is as wanted: just created, or found by its tag.
 
-    `duplicates` are others with its tag; they have been disabled. A subaccount that is not `enabled` is to
-    be enabled later.
+    `duplicates` are others with its tag; they have been disabled. If it is not `enabled`, it must be enabled
+    later.
     """
 
     auth_id: str
@@ -71,7 +81,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class NothingSeen:
-    """A complete scan of the list, begun at this time, found no subaccount with the department's tag."""
+    """A complete scan found no subaccount with the department's tag; it began at `begun`."""
 
     begun: datetime
 
@@ -93,7 +103,7 @@ class NothingDone:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The call did not succeed; `failure` says what is known of its effect."""
+    """The call did not succeed; `failure` says whether it may have had an effect."""
 
     failure: Failure
 
@@ -103,7 +113,7 @@ Outcome = Made | NothingSeen | Changed | Deleted | NothingDone | Failed
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """The entry as it now stands. Without an answer or a failure, an event is decided again on it."""
+    """The next entry. Without an answer or a failure, the event is decided again on it."""
 
     entry: Entry
     answer: Answer | None = None
@@ -113,7 +123,7 @@ class Conclusion:
 def intend(
     step: Step, entry: Entry, cause: Cause | None, idempotency_key: str, policy: Policy, now: datetime
 ) -> Entry:
-    """The entry as it must be durable before the step acts. Only a create needs a cause."""
+    """The entry to record before the step acts. Raises `ValueError` for a create without a cause."""
     match step:
         case Create(name):
             cause = _required(cause)
@@ -131,7 +141,7 @@ def intend(
 def conclude(
     entry: Entry, cause: Cause | None, step: Step, outcome: Outcome, policy: Policy, now: datetime
 ) -> Conclusion:
-    """What `outcome` leaves on record; `entry` is the one that `intend` made.
+    """Records an outcome: `entry`, as `intend` returned it, becomes the next one.
 
     Without a `cause` there is no answer. Raises `ValueError` for an outcome that the step cannot have.
     """
@@ -144,7 +154,7 @@ def conclude(
             made = _made(entry, _required(cause), step, outcome, policy, now)
             if name is None:  # adopted only to be removed: decided again
                 return Conclusion(made)
-            return _answered(made, cause, ResultKind.CREATED, now, _duplicates_told(outcome))
+            return _answered(made, cause, ResultKind.CREATED, now, _duplicates_reason(outcome))
         case Adopt(), NothingSeen(begun):
             return _nothing_seen(entry, _required(cause), begun, policy, now)
         case Rename(_, name), Changed():
@@ -158,17 +168,17 @@ def conclude(
         case Delete(auth_id), Deleted():
             gone = _deleted(entry, now)
             if cause and cause.version and cause.version.kind is not Kind.REMOVED:
-                return Conclusion(gone)  # the deletion begun before is through: the event is decided again
+                return Conclusion(gone)  # an earlier deletion is complete: the event is decided again
             return _answered(gone, cause, ResultKind.REMOVED, now, auth_id=auth_id)
         case Skip(kind, reason, name), NothingDone():
             named = replace(entry, name=name) if name else entry
             return _answered(named, cause, kind, now, reason)
         case _:
-            raise ValueError(f"{type(step).__name__} cannot come to {type(outcome).__name__}")
+            raise ValueError(f"{type(step).__name__} cannot end as {type(outcome).__name__}")
 
 
 def retarget_debts(entry: Entry, recipients: frozenset[str]) -> Entry:
-    """The entry with credentials owed to any recipient owed to `recipients` instead, once there are some."""
+    """Replaces the debt to any recipient by a debt to `recipients`, once some are configured."""
     debt = entry.debt
     if debt is None or ANY_RECIPIENT not in debt.recipients - recipients:
         return entry
@@ -200,7 +210,7 @@ def _made(
 ) -> Entry:
     claim, found = entry.claim, made.found or Found(entry.incarnation, "")
     adopted = isinstance(step, Adopt)
-    # A create taken for lost may still be carried out: this may have been another one.
+    # A create taken for lost may still be carried out: the one found may be another.
     look_again = made.duplicates or (adopted and entry.duplicates_check_at)
     return replace(
         entry,
@@ -216,15 +226,15 @@ def _made(
             generation=max(entry.generation + 1, found.incarnation),  # a lost ledger has lost count
         ),
         debt=_debt(policy.recipients, enable=not made.enabled, retry_at=now + DEBT_PAUSE),
-        # A worker that died adopting it before us may have sent a change that comes late.
+        # A worker that died while adopting it may have sent a change that arrives late.
         check=Check(now + policy.settle_window, late_call=True) if adopted else None,
         duplicates_check_at=duplicates_check_time(policy, now) if look_again else entry.duplicates_check_at,
         removal=None,
     )
 
 
-def _duplicates_told(made: Made) -> str | None:
-    return f"disabled doubles: {', '.join(made.duplicates)}" if made.duplicates else None
+def _duplicates_reason(made: Made) -> str | None:
+    return f"disabled duplicates: {', '.join(made.duplicates)}" if made.duplicates else None
 
 
 def _restored(entry: Entry, name: str | None, now: datetime) -> Entry:
@@ -239,7 +249,7 @@ def _disabled(entry: Entry, now: datetime) -> Entry:
 
 
 def _debt_kept(entry: Entry) -> Debt | None:
-    """What is owed after a change of `enabled`: the change itself settled a mere enabling."""
+    """The debt after a change of `enabled`: that change replaces an enabling that nothing holds back."""
     return entry.debt and _debt(entry.debt.recipients, enable=entry.debt.holds_back, retry_at=None)
 
 
@@ -256,7 +266,7 @@ def _deleted(entry: Entry, now: datetime) -> Entry:
 
 
 def _not_changed(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Entry:
-    """A change without an answer may be carried out late, over a newer one.
+    """A change without a clear response may be carried out late, over a newer one.
 
     A deletion is sent again, and an adoption is checked once it succeeds.
     """
@@ -268,12 +278,12 @@ def _not_changed(entry: Entry, failure: Failure, policy: Policy, now: datetime) 
 def _not_created(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Conclusion:
     claim = _claim_of(entry)
     if not isinstance(failure, Unknown):
-        # The claim of a create that certainly did not happen leaves only the count before it.
+        # The create certainly did not happen: its claim leaves only the count before it.
         before = replace(claim, attempt=claim.attempt - 1) if claim.attempt > 1 else None
         return Conclusion(_unclaimed(entry, before), failure=failure)
-    if failure.outage:  # no call got an answer: not counted against this event
+    if failure.outage:  # no call got a response: not counted against this event
         claim = replace(claim, attempt=claim.attempt - 1)
-    if claim.attempt < ENOUGH_UNKNOWNS:
+    if claim.attempt < MAX_UNKNOWN_CREATES:
         seconds = seconds_to_next_scan(now, claim.started_at, policy.settle_window)
         undecided = dataclasses.replace(failure, scan_in_seconds=seconds)
         return Conclusion(replace(entry, claim=claim), failure=undecided)
@@ -281,10 +291,10 @@ def _not_created(entry: Entry, failure: Failure, policy: Policy, now: datetime) 
 
 
 def _given_up(entry: Entry, detail: str) -> Conclusion:
-    """With the evidence; a replay, or a newer event, counts from zero."""
+    """Gives the event up, with the evidence. A replay, or a newer event, counts from zero."""
     claim = _claim_of(entry)
     evidence = (
-        f"{claim.attempt} creates ended without a clear answer, the last begun at {claim.started_at:%FT%TZ}"
+        f"{claim.attempt} creates ended without a clear response, the last begun at {claim.started_at:%FT%TZ}"
         f" with idempotency key {claim.idempotency_key}: {detail}"
     )
     failure = Permanent(DeadReason.CREATE_UNKNOWN, evidence)
@@ -293,22 +303,22 @@ def _given_up(entry: Entry, detail: str) -> Conclusion:
 
 def _nothing_seen(entry: Entry, cause: Cause, begun: datetime, policy: Policy, now: datetime) -> Conclusion:
     if entry.status is not Status.CLAIMED:
-        if entry.unknown_creates(cause.reference) < ENOUGH_UNKNOWNS:
+        if entry.unknown_creates(cause.reference) < MAX_UNKNOWN_CREATES:
             return Conclusion(entry)
-        return _given_up(entry, "it was taken for lost, for the list has not shown it")
+        return _given_up(entry, "the create was taken for lost, because the list has not shown it")
     claim = _claim_of(entry)
     looked = replace(claim, clean_scans=claim.clean_scans + 1)
     if is_lost(looked.clean_scans, begun, claim.started_at, policy.settle_window):
-        # Whatever becomes of the department: taken for lost, it may still be carried out, only very late.
+        # A create taken for lost may still be carried out very late, whatever the department is then.
         lost = _unclaimed(entry, replace(claim, clean_scans=0))
         return Conclusion(replace(lost, duplicates_check_at=duplicates_check_time(policy, now)))
     seconds = seconds_to_next_scan(now, claim.started_at, policy.settle_window)
-    undecided = Unknown("whether a create was carried out is not known yet", seconds)
+    undecided = Unknown("it is not known yet whether a create was carried out", seconds)
     return Conclusion(replace(entry, claim=looked), failure=undecided)
 
 
 def _unclaimed(entry: Entry, claim: Claim | None) -> Entry:
-    """As before the create, with `claim` for the next one to continue its count."""
+    """The entry as before the create; `claim` keeps the count for the next create."""
     return replace(entry, status=Status.REMOVED if entry.removal else Status.ABSENT, claim=claim)
 
 

@@ -1,4 +1,4 @@
-"""Dead letters: their facts, an operator's selection, what a replay sends, and the lines of the audit."""
+"""Dead letters: their facts, an operator's selection, the replayed message, and the lines of the audit."""
 
 import base64
 import hashlib
@@ -23,9 +23,12 @@ _OURS = frozenset({"x-attempts", "x-event-id", "x-department-id", REPLAY_ID, REP
 _OURS_PREFIX = "x-dead-"
 
 DEFAULT_DELIVERY_LIMIT = 20
-"""Of a quorum queue without x-delivery-limit, from RabbitMQ 4.0 on (https://www.rabbitmq.com/docs/quorum-queues)."""
+"""The limit of a quorum queue without x-delivery-limit, from RabbitMQ 4.0 on.
+
+Source: https://www.rabbitmq.com/docs/quorum-queues
+"""
 FREE_RETURNS = DEFAULT_DELIVERY_LIMIT // 2
-"""So many returns to the queue are harmless in any case."""
+"""Fewer returns to the queue than this are always harmless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +51,26 @@ class Letter:
 
     @property
     def ids(self) -> frozenset[str]:
-        """The ids that a filter finds it by. A malformed message has no event id, only a fingerprint."""
+        """The ids by which a filter finds it. A malformed message has only a fingerprint."""
         return frozenset({self.event_id or self.fingerprint, self.fingerprint})
 
 
 def letter_of(original: Outgoing, subject: Subject | None) -> Letter:
-    """The facts in the headers of a dead letter; `subject` is what could be read from its body."""
-    told, reference = original.message.headers, subject.reference if subject else None
+    """The facts in the headers of a dead letter; `subject` holds those read from its body."""
+    headers, reference = original.message.headers, subject.reference if subject else None
     return Letter(
-        reason=_text(told.get("x-dead-reason")) or "unknown",
-        detail=_detail(told),
-        dead_at=_instant(told.get("x-dead-at")),
-        attempts=attempts if isinstance(attempts := told.get("x-attempts"), int) else None,
+        reason=_text(headers.get("x-dead-reason")) or "unknown",
+        detail=_detail(headers),
+        dead_at=_instant(headers.get("x-dead-at")),
+        attempts=attempts if isinstance(attempts := headers.get("x-attempts"), int) else None,
         source=reference.source if reference else None,
-        event_id=reference.id if reference else _text(told.get("x-event-id")),
+        event_id=reference.id if reference else _text(headers.get("x-event-id")),
         type=reference.type if reference else None,
         tenant=subject.tenant if subject else None,
-        department_id=(subject.department_id if subject else None) or _text(told.get("x-department-id")),
+        department_id=(subject.department_id if subject else None) or _text(headers.get("x-department-id")),
         routing_key=original.routing_key,
         size_bytes=len(original.message.body),
-        replay_id=_text(told.get(REPLAY_ID)),
+        replay_id=_text(headers.get(REPLAY_ID)),
         fingerprint=_fingerprint(original),
     )
 
@@ -100,9 +103,9 @@ def _instant(value: object) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A filter for dead letters: all given criteria must fit, of several values of one criterion any.
+    """A filter for dead letters: every given criterion must match, and any one of its values does.
 
-    `since` and `until` include their moment; letters without a time of death fit neither.
+    `since` and `until` are inclusive; letters without a time of death match neither.
     """
 
     reason: tuple[str, ...] = ()
@@ -115,7 +118,7 @@ class Selection:
     text: str | None = None
 
     def takes(self, letter: Letter) -> bool:
-        """Whether every given filter takes the letter."""
+        """Whether the letter matches every given criterion."""
         return all(takes(letter) for takes in self._filters())
 
     def _filters(self) -> tuple[Callable[[Letter], bool], ...]:
@@ -151,7 +154,7 @@ def _names_of(type_: str | None) -> set[str]:
 
 
 def replayed(original: Outgoing, replay_id: str, by: str, edited_from: str | None = None) -> Outgoing:
-    """The message as it first came, for the work queue, with the headers that identify the replay."""
+    """The original message for the work queue, with headers that identify the replay and its operator."""
     added = {REPLAY_ID: replay_id, REPLAYED_BY: by} | ({EDITED_FROM: edited_from} if edited_from else {})
     headers = first_headers(original.message.headers) | added
     message = Message(original.message.body, original.message.content_type, headers)
@@ -159,7 +162,7 @@ def replayed(original: Outgoing, replay_id: str, by: str, edited_from: str | Non
 
 
 def first_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """The headers the message came with, before it was dead-lettered or replayed."""
+    """The headers of the original message, before it was dead-lettered or replayed."""
     return {
         name: value
         for name, value in without_broker_headers(headers).items()
@@ -168,9 +171,10 @@ def first_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def may_be_lost(broker: topology.BrokerVersion, returns: int) -> bool:
-    """Whether a message returned so often is near the default delivery limit of its queue.
+    """Whether a message with this number of returns is near the default delivery limit of its queue.
 
-    Browsing returns every message, and RabbitMQ counts that. More returns than the limit: there is none.
+    Browsing returns every message, and RabbitMQ counts that. More returns than the limit prove that there is
+    none.
     """
     return broker >= (4, 0) and FREE_RETURNS <= returns <= DEFAULT_DELIVERY_LIMIT
 
@@ -181,14 +185,14 @@ def next_return_loses(broker: topology.BrokerVersion, returns: int) -> bool:
 
 
 def least_calls(decision: Decision, event: Event, entry: Entry) -> int:
-    """The number of provider calls the event takes if each succeeds and finds what the ledger says."""
+    """The number of provider calls that the event takes if each succeeds and matches the ledger."""
     match decision:
         case Refuse():
             return 0
         case Skip() | Republish():
             return 1 if entry.status is Status.ACTIVE and entry.owed_to else 0  # the token is read
         case Adopt(name):
-            return 2 if name else 3  # list and get; a third call where it is adopted only to be removed
+            return 2 if name else 3  # list and get; a third call if it is adopted only to be removed
         case Delete() if event.kind != "removed":
             return 2  # and created anew
         case _:
@@ -197,7 +201,7 @@ def least_calls(decision: Decision, event: Event, entry: Entry) -> int:
 
 @dataclass(frozen=True, slots=True)
 class AuditLine:
-    """What an operator did to one dead letter, or asked for one department.
+    """One action of an operator: on a dead letter, or for a department.
 
     `run` is the same in all lines of one command; `selection` is its filter; `letter` is the fingerprint.
     """
@@ -261,7 +265,7 @@ def _body(body: bytes) -> dict[str, str]:
 
 
 def _json_safe(value: Any) -> Any:
-    """Values that JSON lacks become objects of one member, `$base64` or `$time`; see `from_json_safe`."""
+    """Turns values that JSON lacks into objects of one member, `$base64` or `$time`; see `from_json_safe`."""
     match value:
         case bytes() | bytearray():
             return {"$base64": base64.b64encode(value).decode()}

@@ -1,11 +1,11 @@
-"""The decision table: what to do about an event, given what the ledger knows of its department.
+"""Decide: event, entry and policy make the next step. This is the decision table.
 
 An event states what a department is, not what to change, so the newest one wins and order does not matter.
-That is checked first: an event answered before is only published again, an older one is skipped. Whatever is
-unfinished comes next: a claimed department is adopted and a deletion completed before the event is looked at
-again, so a decision never rests on a state that may still change. Only then does the table in `_by_the_table`
-compare states; it takes a policy where the operator has a choice. The same table is in ARCHITECTURE.md, and a
-test compares the two. This module says what should happen; `conclude` says what has happened.
+Version and answer are compared first: an event answered before is only published again, an older one is
+skipped. Unfinished work comes next: a claimed department is adopted and a deletion completed before the event
+is decided again, so a decision never rests on a state that may still change. Only then does the table in
+`_by_the_table` compare states; a policy fills the cells that the operator chooses. ARCHITECTURE.md has the
+same table, and a test compares the two. `decide` says what should happen; `conclude` says what has happened.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,18 @@ from enum import StrEnum
 
 from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
-from worker.core.adoption import ENOUGH_UNKNOWNS
+from worker.core.adoption import MAX_UNKNOWN_CREATES
 from worker.core.capabilities import EVERYTHING, Capabilities
 from worker.core.model import ANY_RECIPIENT, Answer, Entry, Event, Recollection, Status
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
-"""How far ahead of our clock an event's time may be if it decides which event is newer."""
-
+"""How far an event's time may be ahead of our clock, if the time decides which event is newer."""
 
 NAME_KEPT = "the provider cannot rename a subaccount: it keeps its name there"
 
 
 class Removal(StrEnum):
-    """What happens to the subaccount of a removed department."""
+    """The treatment of a removed department's subaccount."""
 
     DISABLE_THEN_DELETE = "disable-then-delete"
     DELETE = "delete"
@@ -35,14 +34,14 @@ class Removal(StrEnum):
 
 
 class UnknownRename(StrEnum):
-    """What to do about the rename of a department without a `created` event."""
+    """The treatment of a rename without an earlier `created` event."""
 
     CREATE = "create"
     REJECT = "reject"
 
 
 class Enable(StrEnum):
-    """When a new subaccount is enabled: when it is created, or once its credentials are published."""
+    """The moment to enable a new subaccount: with its creation, or once its credentials are published."""
 
     CREATED = "created"
     PUBLISHED = "published"
@@ -50,7 +49,7 @@ class Enable(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The operator's choices, and what the provider can do."""
+    """The operator's choices, and the provider's capabilities."""
 
     removal: Removal = Removal.DISABLE_THEN_DELETE
     unknown_rename: UnknownRename = UnknownRename.CREATE
@@ -60,7 +59,7 @@ class Policy:
     capabilities: Capabilities = EVERYTHING
 
     def rejects_rename_of(self, entry: Entry) -> bool:
-        """Whether its rename is refused. A department whose create was taken for lost is not unknown."""
+        """Whether to refuse a rename. A department whose create was taken for lost is not unknown."""
         return self.unknown_rename is UnknownRename.REJECT and entry.claim is None
 
 
@@ -73,10 +72,10 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """A create may have happened: look for its subaccount.
+    """Look for the subaccount of a create that may have happened.
 
     `name` is its new name; None if it is adopted only to be removed. If nothing is found and the event has
-    had enough creates, the event is given up.
+    had its maximum of creates, the event is given up.
     """
 
     name: str | None
@@ -116,7 +115,7 @@ class Delete:
 class Skip:
     """Make no call: the event changes nothing at the provider, or a newer one was answered.
 
-    `name` is the department's new name, if the provider cannot be told.
+    `name` is the department's new name, if the provider cannot rename its subaccount.
     """
 
     outcome: ResultKind
@@ -126,7 +125,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Republish:
-    """The event was answered: publish what the broker has not confirmed."""
+    """The event was answered: publish again the messages that the broker has not confirmed."""
 
     answer: Answer
 
@@ -144,7 +143,7 @@ Decision = Step | Republish | Refuse
 
 
 def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> Decision:
-    """What to do about `event`, given what is known of its department at `now`."""
+    """The decision on `event`, from its department's entry and an earlier answer, at `now`."""
     if known.answer is not None:
         return answered_before(event.payload_digest, known.answer)
     if _time_decides(event, known.entry) and event.version.time > now + CLOCK_TOLERANCE:
@@ -155,7 +154,7 @@ def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> 
 
 
 def answered_before(payload_digest: str, answer: Answer) -> Republish | Refuse:
-    """What to do about an event, or a request, that has an answer; its payload must be the same."""
+    """The decision on an event, or a request, that has an answer: refused if its payload differs."""
     if answer.payload_digest == payload_digest:
         return Republish(answer)
     return Refuse(
@@ -178,7 +177,7 @@ def _by_the_table(event: Event, entry: Entry, policy: Policy) -> Decision:
         case Status.ABSENT, Kind.RENAMED, _, _ if policy.rejects_rename_of(entry):
             return Refuse(DeadReason.INVALID, "data.department_id: rename of an unknown department")
         case Status.ABSENT | Status.REMOVED, Kind.CREATED | Kind.RENAMED, _, str(name):
-            enough = entry.unknown_creates(event.reference) >= ENOUGH_UNKNOWNS
+            enough = entry.unknown_creates(event.reference) >= MAX_UNKNOWN_CREATES
             return Adopt(name) if enough else Create(name)
         case Status.ACTIVE, Kind.CREATED | Kind.RENAMED, _, str(name) if name == entry.name:
             return Skip(ResultKind.UNCHANGED)

@@ -1,6 +1,6 @@
-"""Duties: the work that an entry schedules for later, and what becomes of it.
+"""Duties: the work that an entry schedules for later, and the entry after each result.
 
-An event drives what happens now; the entry drives what happens later. The scheduler asks here which duty is
+Events drive the steps now; the entry drives the duties later. The scheduler asks here which duty is
 due, carries it out, and records the entry that one of these functions makes of the result. So a new kind of
 duty is a sub-value of the entry, a member of `Duty`, and the functions for its results.
 """
@@ -13,15 +13,15 @@ from worker.core.decide import Policy
 from worker.core.model import Check, Entry, Status, replace
 
 DEBT_PAUSE = timedelta(minutes=1)
-"""Between two tries of the scheduler to pay a debt. Whoever incurs it tries at once."""
+"""The time between two tries of the scheduler to pay a debt. The line itself tries at once."""
 
 MAX_REPAIRS = 5
-"""A multiple of this many repairs ends the checks of an entry: a late call does not occur that often, but the
-provider may show, say, another name than it was given."""
+"""Each multiple of this number of repairs ends the checks of an entry. Late calls are rarer, but a provider
+may, for example, always show another name than the one it was sent."""
 
 
 class Duty(Enum):
-    """What the scheduler has to do for a department."""
+    """The kinds of work that the scheduler does for a department."""
 
     CHECK = auto()
     """Compare the subaccount with the entry, and correct it."""
@@ -34,7 +34,7 @@ class Duty(Enum):
 
 
 def due_duty(entry: Entry, now: datetime) -> Duty | None:
-    """The next duty that is due, in the order of `Duty`. None is due until an open create is settled."""
+    """The next duty that is due, in the order of `Duty`. While a create is open, none is due."""
     if entry.status is Status.CLAIMED:
         return None
     if entry.check and entry.check.at <= now:
@@ -47,13 +47,13 @@ def due_duty(entry: Entry, now: datetime) -> Duty | None:
 
 
 def arm_check(entry: Entry, policy: Policy, now: datetime) -> Entry:
-    """The entry as it must be durable before a change is sent."""
-    # A check that is still set belongs to a change whose outcome was never recorded: it may come late.
+    """The entry that must be durable before a change is sent: with a check one settle window ahead."""
+    # A check that is still set belongs to a change whose outcome was never recorded; it may arrive late.
     return replace(entry, check=Check(now + policy.settle_window, late_call=entry.check is not None))
 
 
 def arm_late_check(entry: Entry, policy: Policy, now: datetime) -> Entry:
-    """The entry where a call may still be carried out, over what is on record now."""
+    """The entry if a call may still be carried out and undo the state on record."""
     return replace(entry, check=Check(now + policy.settle_window, late_call=True))
 
 
@@ -63,7 +63,7 @@ def clear_check(entry: Entry) -> Entry:
 
 
 def check_done(entry: Entry) -> Entry:
-    """The entry once the subaccount was found as it should be, or found missing."""
+    """The entry once a check found the subaccount to match it, or found it missing."""
     return replace(entry, check=None)
 
 
@@ -76,7 +76,7 @@ def check_repaired(entry: Entry, policy: Policy, now: datetime) -> Entry:
 
 
 def duplicates_check_time(policy: Policy, now: datetime) -> datetime:
-    """When to look for duplicates again after a create that may still be carried out."""
+    """The time of the next duplicate check, after a create that may still be carried out."""
     return now + DUPLICATES_CHECK_WINDOWS * policy.settle_window
 
 
@@ -86,12 +86,12 @@ def duplicates_checked(entry: Entry) -> Entry:
 
 
 def put_off_debt(entry: Entry, now: datetime) -> Entry:
-    """The entry with what it still owes to be tried again later."""
+    """The entry with its debt put off by `DEBT_PAUSE`."""
     return _retry_debt_at(entry, now + DEBT_PAUSE)
 
 
 def suspend_debt(entry: Entry) -> Entry:
-    """The entry with what it still owes not to be tried again until something else resumes it."""
+    """The entry with its debt suspended until the department is active again."""
     return _retry_debt_at(entry, None)
 
 

@@ -1,10 +1,27 @@
-"""What becomes of a step that failed: fault -> failure -> verdict.
+"""Judge: decides what follows a failure. Fault -> failure -> verdict.
 
-An adapter reports a *fault*: the call, and why it did not succeed, as a kind. `classify` turns it into a
-*failure*: what is known of the call's effect, and so whether it may be repeated. `judge` turns a failure into
-a *verdict*: wait, pause, park or dead-letter. Two rules decide most of it. What may have happened is never
-taken for what did not. And what is no fault of a message costs it nothing: an outage may last for days and
-gives up no event.
+An adapter reports a *fault*: the call, and the kind of error. `classify` makes a *failure* of it: what is
+known of the call's effect. `judge` makes a *verdict* of failure, retry state, retry policy and jitter:
+
+    Permanent     the same request gets the same response      dead letter
+    Transient     nothing happened, or repeating is safe       wait in the lane, park, dead-letter `exhausted`
+    Unknown       it may have happened, or may happen yet      a change: as Transient. A create: wait, no cost
+    Missing       404 for a subaccount on record               wait one settle window, dead-letter `rejected`
+    Unavailable   account, Plivo, broker or ledger fails       pause, no cost, however long
+
+The rule behind the table: a message pays only for failures of its own. Waits spend the retry budget; when the
+budget is spent the message is parked, and one attempt is counted. So an attempt is a stay in the lane, not a
+try, and the number of attempts tells how long the department failed. An outage spends nothing and
+dead-letters nothing.
+
+A create differs from every other call: it is the only one that is not safe to repeat. A response counts as a
+refusal only if Plivo surely read the request and did nothing; everything else leaves the create unknown. All
+other calls set a state. Repeating one is harmless, but one without a clear response may be carried out late
+(see `conclude.py`).
+
+401 and 402 concern the account, never one department. 403 may concern one call: the circuit breaker's probe
+decides. Backoff has full jitter, so that messages that failed together do not come back together, and is
+never 0.
 """
 
 from collections.abc import Sequence
@@ -30,16 +47,16 @@ class FaultKind(StrEnum):
     NO_ANSWER = "no-answer"
     """The request may have arrived; there is no response, or none that can be read."""
     REJECTED = "rejected"
-    """The request itself is wrong: sending it again gets the same response."""
+    """The request itself is wrong: the same request gets the same response."""
     LOGIN_REFUSED = "login-refused"
     NO_CREDIT = "no-credit"
     FORBIDDEN = "forbidden"
-    """Refused to the account, or to this one call: the response does not tell which."""
+    """Refused to the account, or to this one call; the response does not say which."""
     NOT_FOUND = "not-found"
     TIMED_OUT = "timed-out"
     """The provider says that it took too long: the call may be carried out."""
     CONFLICT = "conflict"
-    """The provider is busy with a call like this one, which may be this one."""
+    """The provider is busy with such a call, perhaps with this one."""
     RATE_LIMITED = "rate-limited"
     SERVER_ERROR = "server-error"
     REDIRECTED = "redirected"
@@ -47,7 +64,7 @@ class FaultKind(StrEnum):
     UNEXPECTED = "unexpected"
     """A response that the provider's documentation does not mention."""
     TOKEN_LOST = "token-lost"  # noqa: S105 - a kind, not a token
-    """The auth token was shown once, and nobody has it any more."""
+    """The auth token was shown once, and no worker has it any more."""
 
 
 # A create that met one of these did not happen.
@@ -63,7 +80,7 @@ _NOT_CREATED = frozenset(
 )
 # A change that met one of these may be carried out, now or later.
 _IN_DOUBT = frozenset({FaultKind.NO_ANSWER, FaultKind.TIMED_OUT, FaultKind.CONFLICT, FaultKind.SERVER_ERROR})
-# The account is refused, whatever is asked for. FORBIDDEN may be about one department's call.
+# The account is refused every call. FORBIDDEN may concern one department's call.
 _LOGIN_OR_CREDIT = frozenset({FaultKind.LOGIN_REFUSED, FaultKind.NO_CREDIT})
 _SUGGESTS_OUTAGE = _LOGIN_OR_CREDIT | {
     FaultKind.NOT_SENT,
@@ -101,7 +118,7 @@ class Transient:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Nothing happened, and it is no fault of the message: a service it needs is away, or asks for time."""
+    """Nothing happened, and the message is not at fault: a service is unavailable or asks for time."""
 
     detail: str
     retry_after_seconds: float | None = None
@@ -111,8 +128,8 @@ class Unavailable:
 class Unknown:
     """It may have happened, or may still happen: there was no response, or none that can be read.
 
-    `scan_in_seconds`: when to look for the effect; None where the call may simply be repeated.
-    `outage`: no department got a response, so the message is not charged for it.
+    `scan_in_seconds`: when to look for the effect; None if the call may simply be repeated.
+    `outage`: no department got a response, so it costs the message nothing.
     """
 
     detail: str
@@ -123,7 +140,7 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """The provider does not find a subaccount that is on record. Its reads may lag: it is asked again."""
+    """The provider does not find a subaccount on record. Its reads may lag, so the call is repeated."""
 
     detail: str
     took_seconds: float = 0.0
@@ -131,7 +148,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Permanent:
-    """Trying again gets the same response."""
+    """Another try gets the same response."""
 
     reason: DeadReason
     detail: str
@@ -142,7 +159,12 @@ Failure = Transient | Unavailable | Unknown | Missing | Permanent
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long a failing message may wait in its lane, how long it is parked after that, and how often."""
+    """Limits for a failing message.
+
+    `budget`: the time it may wait in its lane before it is parked.
+    `delays`: how long it is parked, by attempt; `attempts`: the maximum number of stays in the lane.
+    `settle_window`: how long a subaccount on record may be missing.
+    """
 
     budget: timedelta = timedelta(seconds=60)
     delays: Sequence[timedelta] = DEFAULT_RETRY_DELAYS
@@ -152,7 +174,10 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RetryState:
-    """How often a message was tried in its lane. `attempts` counts the times it was parked before."""
+    """A message's tries in its lane since it was delivered.
+
+    `attempts` counts the times it was parked before, `pauses` the tries that cost nothing.
+    """
 
     attempts: int = 0
     tries: int = 0
@@ -160,24 +185,26 @@ class RetryState:
     pauses: int = 0
 
     def tried(self) -> "RetryState":
+        """The state once one more try begins."""
         return replace(self, tries=self.tries + 1)
 
     def paused(self) -> "RetryState":
-        """The last try is not counted: its failure was no fault of the message."""
+        """The state after a pause: the last try is not counted, since the message was not at fault."""
         return replace(self, tries=self.tries - 1, pauses=self.pauses + 1)
 
     def spent(self, seconds: float) -> "RetryState":
+        """The state after a wait that cost `seconds` of the budget."""
         return replace(self, spent_seconds=self.spent_seconds + seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Answered, and the broker has confirmed it."""
+    """The event is answered, and the broker has confirmed the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Try again in the department's lane after `seconds`, which cost that much of the budget."""
+    """Try again in the department's lane after `seconds`. `cost_seconds` are taken off the budget."""
 
     seconds: float
     cost_seconds: float = 0.0
@@ -185,14 +212,14 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Try again after `seconds`, or once the outage is over. It costs nothing, however long it takes."""
+    """Try again after `seconds`, or once the outage is over. A pause costs nothing."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Back to the broker for `delay`; `attempts` is the count that goes with the message."""
+    """Park the message in the broker for `delay`; `attempts` is the count that it carries."""
 
     delay: timedelta
     attempts: int
@@ -200,7 +227,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """To the dead-letter queue, for this reason."""
+    """Move the message to the dead-letter queue, for this reason."""
 
     reason: DeadReason
     detail: str
@@ -210,10 +237,10 @@ Verdict = Done | Wait | Pause | Park | DeadLetter
 
 
 def classify(fault: CallFault) -> Failure:
-    """What a failed call leaves behind. All calls but a create set a state: repeating them is safe.
+    """The failure that a fault stands for. All calls but a create set a state, so repeating them is safe.
 
-    A call without an answer may still be carried out late, over a newer call. Listing is no department's own
-    call: its failure is never held against a message.
+    A call without a clear response may still be carried out late, over a newer call. A list call belongs to
+    no department, so its failure costs no message anything.
     """
     shared = fault.outage or fault.operation == "list" or fault.kind in _LOGIN_OR_CREDIT
     if _may_have_happened(fault):
@@ -228,9 +255,9 @@ def classify(fault: CallFault) -> Failure:
 
 
 def suggests_outage(fault: CallFault) -> bool:
-    """Whether every department may meet this fault: it may lie with the account, the provider or the network.
+    """Whether every department may meet this fault: the account, the provider or the network may be at fault.
 
-    Where a create or a listing is not found, the account is not: neither names a subaccount.
+    404 for a create or a list means that the account is not found: neither names a subaccount.
     """
     if fault.kind is FaultKind.NOT_FOUND:
         return fault.operation in {"create", "list"}
@@ -240,7 +267,7 @@ def suggests_outage(fault: CallFault) -> bool:
 def judge(
     failure: Failure, state: RetryState, policy: RetryPolicy, jitter: float
 ) -> Wait | Pause | Park | DeadLetter:
-    """What becomes of the message. `state` counts the try that failed; `jitter` lies in [0, 1)."""
+    """The verdict on the message. `state` counts the failed try; `jitter` lies in [0, 1)."""
     backoff = _backoff_seconds(state.tries, jitter)
     pause = _backoff_seconds(state.pauses + 1, jitter)
     match failure:
@@ -263,7 +290,7 @@ def judge(
 
 
 def parking_delay(seconds: float, delays: Sequence[timedelta]) -> timedelta:
-    """How long to park a message instead of its wait: the longest delay within `seconds`, or the shortest."""
+    """The delay to park a message instead of a wait: the longest within `seconds`, or the shortest."""
     ordered = sorted(delays)
     return max((delay for delay in ordered if delay.total_seconds() <= seconds), default=ordered[0])
 
@@ -289,7 +316,7 @@ def _may_have_happened(fault: CallFault) -> bool:
 
 
 def _final(operation: Operation) -> frozenset[FaultKind]:
-    """The kinds that end an event for good: NOT_FOUND of a delete is success, and handled as that."""
+    """The kinds that end an event. A delete that finds nothing never gets here: it is a success."""
     match operation:
         case "get" | "list":
             return frozenset()
@@ -300,6 +327,6 @@ def _final(operation: Operation) -> frozenset[FaultKind]:
 
 
 def _backoff_seconds(tries: int, jitter: float) -> float:
-    """Full jitter, so that what failed together does not come back together; never 0: it must not spin."""
+    """Full jitter spreads messages that failed together. Never 0, so as not to spin."""
     longest = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(tries - 1, 10))
     return longest * (0.1 + 0.9 * jitter)

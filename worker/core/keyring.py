@@ -1,4 +1,4 @@
-"""What a file of keys says: whose the keys are, which of them are used, and what is wrong with the others.
+"""Reads a file of keys: the owner of each key, the keys in use, and the problems of the others.
 
 Keys are JWK (RFC 7517) as they were read; there is no cryptography here. A recipient's key is named
 `<recipient>` or `<recipient>.<anything>` by its `kid`; of several usable ones the greatest `kid`, compared as
@@ -46,7 +46,7 @@ class BadKeys(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class KeyState:
-    """One key of a file; `problem` is why it is not used, None where it could be."""
+    """One key of a file. `problem` says why it is not used; None if it can be."""
 
     kid: str
     recipient: str
@@ -56,7 +56,7 @@ class KeyState:
 
 
 def keys_in(text: str) -> tuple[Jwk, ...]:
-    """The keys of a JWKS, or the one of a JWK; raises `BadKeys`."""
+    """The keys of a JWKS, or the only one of a JWK; raises `BadKeys`."""
     try:
         document = from_json(text)
     except ValueError:
@@ -91,7 +91,7 @@ def key_in_use(states: Iterable[KeyState], recipient: str) -> KeyState | None:
 
 
 def signing_key(text: str) -> Jwk:
-    """The private key that signs: of several that with the greatest `kid`. Raises `BadKeys`."""
+    """The private key that signs; of several, the one with the greatest `kid`. Raises `BadKeys`."""
     private = [jwk for jwk in keys_in(text) if is_private(jwk)]
     if not private:
         raise BadKeys("holds no private key")
@@ -129,7 +129,7 @@ def kind_of(jwk: Jwk) -> str:
 
 
 def sealing_algorithm(jwk: Jwk) -> str | None:
-    """The key management algorithm for this key (RFC 7518, section 4); None: it is not used."""
+    """The key management algorithm for this key (RFC 7518, section 4); None if we do not use such keys."""
     match jwk.get("kty"), jwk.get("crv"):
         case ("OKP", "X25519") | ("EC", "P-256"):
             return "ECDH-ES+A256KW"
@@ -140,7 +140,7 @@ def sealing_algorithm(jwk: Jwk) -> str | None:
 
 
 def signing_algorithm(jwk: Jwk) -> str | None:
-    """The signature algorithm of this key (RFC 7518 and RFC 9864); None: it is not used."""
+    """The signature algorithm of this key (RFC 7518 and RFC 9864); None if we do not use such keys."""
     match jwk.get("kty"), jwk.get("crv"):
         case ("OKP", "Ed25519"):
             return "Ed25519"

@@ -1,4 +1,4 @@
-"""Outgoing messages: results, credentials, parked messages and dead letters, as the contract has them."""
+"""Outgoing messages, as the contract defines them: results, credentials, parked messages and dead letters."""
 
 import hashlib
 from collections.abc import Mapping
@@ -25,10 +25,9 @@ from worker.core.model import NO_TRACE, Answer, Entry, Reference, Reissue, Trace
 ISSUED: Final = "subaccount.credentials.issued.v1"
 REISSUED: Final = "subaccount.credentials.reissued.v1"
 
-# The broker's own bookkeeping. Sent back to it, x-death loses messages before RabbitMQ 4.0.
+# Headers that the broker maintains. Before RabbitMQ 4.0, a message sent back with x-death may be lost.
 _BROKER_HEADERS = frozenset({"x-death", "x-delivery-count", "x-acquired-count"})
 _BROKER_HEADER_PREFIXES = ("x-first-death-", "x-last-death-")
-
 
 # Our headers: the state of a parked message, and the reason of a dead letter.
 ATTEMPTS = "x-attempts"
@@ -43,9 +42,9 @@ _MAX_ATTEMPTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class SentAs:
-    """The encoding of a received message: by name the decoded value, and the bytes it was decoded from.
+    """The encoding of a received message: each value by name, with the bytes it was decoded from.
 
-    Python's types carry less than AMQP's. While a value is unchanged, its original bytes are sent again.
+    Python's types carry less than AMQP's, so the original bytes of an unchanged value are sent again.
     """
 
     fields: Mapping[str, tuple[Any, bytes]] = field(default_factory=dict, repr=False)
@@ -57,7 +56,7 @@ NEVER_SENT = SentAs()
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message and its address. `properties` are those of AMQP, without content type and headers."""
+    """A message and its address. `properties`: those of AMQP 0-9-1, without content type and headers."""
 
     exchange: str
     routing_key: str
@@ -89,14 +88,14 @@ def result(answer: Answer, owner: str, now: datetime) -> Outgoing:
 
 
 def failed(subject: Subject, verdict: DeadLetter, owner: str, now: datetime) -> Outgoing:
-    """The result that goes with a dead letter."""
+    """The result that accompanies a dead letter."""
     return _result(subject, ResultKind.FAILED, owner, now, verdict)
 
 
 def credentials(
     entry: Entry, recipient: str, auth_token: SecretStr, owner: str, now: datetime
 ) -> CredentialsMessage:
-    """The credentials an active entry owes to one recipient, still to be sealed."""
+    """The credentials message that an active entry owes to one recipient, not sealed yet."""
     issued = entry.existing.issued
     cause = issued.cause
     return CredentialsMessage(
@@ -116,7 +115,7 @@ def credentials(
 def credentials_again(
     request: Reissue, entry: Entry, recipient: str, auth_token: SecretStr, owner: str, now: datetime
 ) -> CredentialsMessage:
-    """The credentials of an active entry that a request asked for, still to be sealed."""
+    """The credentials message of an active entry that a request asked for, not sealed yet."""
     return CredentialsMessage(
         id=outbound_id(request.cause, REISSUED, recipient or None),
         source=source_of(owner),
@@ -148,9 +147,9 @@ def addressed(clear: CredentialsMessage, recipient: str, message: Message) -> Ou
 
 
 def parked(original: Outgoing, verdict: Park) -> Outgoing:
-    """The original on its way to a delay queue, with its address and attempts in headers.
+    """The original, addressed to a delay queue, with its own address and attempts in headers.
 
-    It comes back under another routing key.
+    It comes back under another routing key, so the address is restored from the headers.
     """
     headers = without_broker_headers(original.message.headers) | {
         ATTEMPTS: verdict.attempts,
@@ -184,7 +183,7 @@ def attempts_of(delivered: Outgoing) -> int:
 
 
 def deliveries_of(delivered: Outgoing) -> int:
-    """How often the broker has delivered it before, by `x-delivery-count`."""
+    """The number of earlier deliveries, by the broker's `x-delivery-count`."""
     count = delivered.message.headers.get("x-delivery-count")
     return count if isinstance(count, int) else 0
 
@@ -201,10 +200,7 @@ def dead_letter(
 ) -> Outgoing:
     """The original, byte for byte, with the reason in headers."""
     kept = without_broker_headers(original.message.headers)
-    for name in (
-        ORIGINAL_EXCHANGE,
-        ORIGINAL_ROUTING_KEY,
-    ):  # those of a producer must not pass for ours
+    for name in (ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY):  # a producer's must not pass for ours
         kept.pop(name, None)
     why = {
         DEAD_REASON: str(verdict.reason),
@@ -220,7 +216,7 @@ def dead_letter(
 
 
 def without_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """The headers without those that the broker keeps for itself."""
+    """The headers without those that the broker maintains."""
     return {
         name: value
         for name, value in headers.items()
@@ -229,14 +225,14 @@ def without_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_needed(header: str) -> bool:
-    """Whether a header belongs to the event or to us: if there is no room for all, these are kept longest."""
+    """Whether a header belongs to the event or to us. If there is no room for all, these are dropped last."""
     return header.startswith(_NEEDED_PREFIXES)
 
 
 def _result(
     subject: Subject, outcome: ResultKind, owner: str, now: datetime, answer: Answer | DeadLetter
 ) -> Outgoing:
-    """Equal to a `SubaccountResult`, as a test proves; building the model takes three times as long."""
+    """Equal to a `SubaccountResult`, as a test proves. Building the model would take three times as long."""
     type_ = result_type(outcome)
     given = {
         "id": outbound_id((subject.reference.source, subject.reference.id), type_),

@@ -1,10 +1,10 @@
-"""The nouns that every stage shares: event, entry, answer.
+"""The values that every stage shares: event, entry, answer.
 
-An entry is what the ledger knows of one department. It is made of sub-values, one for each thing that is
-either there as a whole or not at all: a claim, the credentials issued, a debt, a check, a removal. Each of
-them, and the entry, checks itself when it is made, so no other module needs to ask whether an active
-department has a subaccount. A combination that breaks a rule is a `ValueError` at the place that builds it,
-and never reaches the ledger. To add a state, add a sub-value or a rule here first.
+An entry is the ledger's knowledge of one department. It is made of sub-values, one for each fact that is
+present as a whole or not at all: a claim, the credentials issued, a debt, a check, a removal. Each of them,
+and the entry, checks itself when it is made, so no other module needs to ask whether an active department has
+a subaccount. A combination that breaks a rule raises `ValueError` where it is built, and never reaches the
+ledger. To add a state, add a sub-value or a rule here first.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ else:
 
 
 ANY_RECIPIENT = ""
-"""The only recipient while none is configured: any queue bound to the secrets exchange."""
+"""The recipient while none is configured: any queue bound to the secrets exchange."""
 
 
 class Department(NamedTuple):
@@ -74,10 +74,10 @@ NO_TRACE = Trace()
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The reason for a step, and what its answer refers to.
+    """The reason for a step; its answer refers to it.
 
-    An event is one. A step that falls due later has the cause it was scheduled for, or none. The answer of a
-    cause without a `version` leaves the department's newest event as it is.
+    An event is a cause. A step that is due later has the cause it was scheduled for, or none. The answer to a
+    cause without a `version` does not change the department's newest event.
     """
 
     reference: Reference
@@ -96,6 +96,7 @@ class Event(Cause):
 
     @property
     def kind(self) -> Kind:
+        """The kind of event: created, renamed or removed."""
         return self.version.kind
 
     @classmethod
@@ -105,6 +106,7 @@ class Event(Cause):
         sent_type: str,
         payload_digest: str,
     ) -> "Event":
+        """Reduces a valid event; `sent_type` is its type as its producer wrote it."""
         return cls(
             department=Department(event.tenant, event.data.department_id),
             version=event.version,
@@ -131,6 +133,7 @@ class Reissue:
 
     @classmethod
     def of(cls, request: ReissueRequested, sent_type: str, payload_digest: str) -> "Reissue":
+        """Reduces a valid request; `sent_type` is its type as its producer wrote it."""
         return cls(
             department=Department(request.tenant, request.data.department_id),
             reference=Reference(request.source, request.id, sent_type),
@@ -166,8 +169,8 @@ class Fingerprint(NamedTuple):
 class Status(StrEnum):
     """The state of a department's subaccount.
 
-    CLAIMED: a create may have been sent, and its outcome is not recorded. DELETING is durable before DELETE
-    is sent, and only REMOVED follows it.
+    CLAIMED: a create may have been sent, and its outcome is not on record. DELETING is durable before the
+    delete is sent, and only REMOVED follows it.
     """
 
     ABSENT = "absent"
@@ -223,7 +226,7 @@ class IssuedCredentials:
 class Debt:
     """Work still owed for a subaccount: credentials, enabling it, or both.
 
-    `recipients` are those whose credentials the broker has not confirmed. `enable`: the subaccount was
+    `recipients`: those whose credentials the broker has not confirmed. `enable`: the subaccount was
     created disabled, and is enabled once its credentials are confirmed. The scheduler tries again at
     `retry_at`; None while the department is not active.
     """
@@ -234,11 +237,11 @@ class Debt:
 
     def __post_init__(self) -> None:
         if not self.enable and not self.recipients:
-            raise ValueError("a debt owes credentials to somebody, or enabling")
+            raise ValueError("a debt owes credentials, or enabling, or both")
 
     @property
     def holds_back(self) -> bool:
-        """Whether the subaccount must not be enabled yet: its credentials are not confirmed."""
+        """Whether the subaccount must stay disabled because its credentials are not confirmed."""
         return self.enable and bool(self.recipients)
 
 
@@ -247,7 +250,7 @@ class Check:
     """When to compare the entry with the provider.
 
     It is set before a change is sent and cleared when the outcome is recorded, unless `late_call` says that
-    a call without an answer may still be carried out.
+    a call without a clear response may still be carried out.
     """
 
     at: datetime
@@ -256,13 +259,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Removed:
-    """`removed_at` is when the provider confirmed the disable, or else the deletion."""
+    """The removal of a department. `removed_at`: when the provider confirmed the disable or the delete."""
 
     removed_at: datetime
 
 
 class Existing(NamedTuple):
-    """The facts about a subaccount that every department with one has."""
+    """The facts of an existing subaccount."""
 
     auth_id: str
     name: str
@@ -273,11 +276,11 @@ class Existing(NamedTuple):
 class Entry:
     """The ledger's record of one department. It never holds a token. Raises `ValueError` if it breaks a rule.
 
-    `revision` counts writes: a write succeeds only if nobody wrote since the entry was recalled.
-    `incarnation` is that of the existing subaccount, or else of the next one.
-    `version` is that of the newest event answered, `version_type` its type as its producer wrote it.
-    `created_at` is when the newest subaccount was recorded as created.
-    `duplicates_check_at` is when to look for duplicates again: a create was taken for lost, or ran twice.
+    `revision` counts writes: a write succeeds only if there was no other since the entry was recalled.
+    `incarnation`: the number of the existing subaccount, or else of the next one.
+    `version`: that of the newest event answered; `version_type`: its type as its producer wrote it.
+    `created_at`: when the newest subaccount was recorded as created.
+    `duplicates_check_at`: when to look for duplicates again; a create was taken for lost, or ran twice.
     `repairs` counts the checks that had to correct the provider.
     """
 
@@ -336,7 +339,7 @@ class Entry:
 
     @property
     def generation(self) -> int:
-        """That of the credentials last issued; 0 if none were issued yet."""
+        """The generation of the credentials last issued; 0 if none were issued yet."""
         return self.issued.generation if self.issued else 0
 
     @property
@@ -346,7 +349,7 @@ class Entry:
 
     @property
     def held_back(self) -> bool:
-        """Whether its subaccount must not be enabled yet: its credentials are not confirmed."""
+        """Whether the subaccount must stay disabled because its credentials are not confirmed."""
         return self.debt is not None and self.debt.holds_back
 
     def unknown_creates(self, event: Reference) -> int:
@@ -355,7 +358,7 @@ class Entry:
 
     @property
     def due_at(self) -> datetime | None:
-        """When its next duty is due; None while a create is open, which is settled first."""
+        """When the next duty is due; None while a create is open, since that is settled first."""
         if self.status is Status.CLAIMED:
             return None
         moments = (

@@ -16,13 +16,13 @@ from worker.core.model import Department, Entry, Event, Reference
 
 TAG_LENGTH = 10
 NO_EVENT = Reference("", "", "")
-"""Stands for the event where none is meant: to recall an entry alone, and as the cause of no event's call."""
+"""The reference if there is no event: for a recall of the entry alone, and for the key of a duty's call."""
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _CROCKFORD.encode())
 
 
 def department_tag(owner: str, department: Department, incarnation: int) -> str:
-    """The tag in a subaccount's name by which it is found again: 10 characters of Crockford's base32.
+    """The tag in a subaccount's name that identifies it: 10 characters of Crockford's base32.
 
     Source: https://www.crockford.com/base32.html
     """
@@ -38,20 +38,23 @@ def idempotency_key(
     auth_id: str | None,
     event: Reference,
 ) -> str:
-    """A UUIDv5 (RFC 9562, 5.5): the same over retries, restarts and replays of one event's call."""
+    """A UUIDv5 (RFC 9562, 5.5); the same for all retries, restarts and replays of one event's call."""
     parts = [owner, department.tenant, department.id, incarnation, operation, auth_id, event.source, event.id]
     return str(uuid.uuid5(NAMESPACE, to_json(parts).decode()))
 
 
 @dataclass(frozen=True, slots=True)
 class NameTemplate:
-    """How a name is sent, within the provider's limit in characters. `ValueError` if that cannot work."""
+    """The form of a subaccount's name; `longest` is the provider's limit in characters.
+
+    Raises `ValueError` for a text without {tag}, or without room for a name.
+    """
 
     text: str = "{name} [{tag}]"
     longest: int = 60
 
     def __post_init__(self) -> None:
-        # Whole, not by format's grammar: what `{name!r}` or `{tag:12}` add would not be found again.
+        # Only plain fields: the additions of `{name!r}` or `{tag:12}` could not be parsed back.
         if sorted(re.findall(r"\{[^{}]*\}|[{}]", self.text)) not in (["{name}", "{tag}"], ["{tag}"]):
             raise ValueError("must hold {tag} once, {name} once or not at all, and no other braces")
         if not self.text.isprintable():
@@ -63,21 +66,21 @@ class NameTemplate:
         return self.longest - len(self.text.format(name="", tag="")) - TAG_LENGTH
 
     def render(self, name: str, tag: str) -> str:
-        """The name to send. A name that is too long is cut, the tag never."""
+        """The name to send. A long name is cut, the tag never."""
         return self.text.format(name=name[: self._room()].rstrip(), tag=tag)
 
     def tag_in(self, sent_name: str) -> str | None:
-        """The tag in a name read back from the provider, of any deployment; None without one."""
+        """The tag of any deployment in a name from the provider; None without one."""
         match = _pattern(self.text).fullmatch(sent_name)
         return match["tag"] if match else None
 
     def name_in(self, sent_name: str) -> str:
-        """A name read back from the provider, without its tag if it bears one."""
+        """A name from the provider without its tag, if it has one."""
         match = _pattern(self.text).fullmatch(sent_name)
         return match.groupdict().get("name", "") if match else sent_name
 
     def bears(self, sent_name: str, tag: str) -> bool:
-        """Whether a name read back from the provider bears this tag."""
+        """Whether a name from the provider has this tag."""
         return self.tag_in(sent_name) == tag
 
 
@@ -89,15 +92,15 @@ class Names:
     template: NameTemplate
 
     def sent(self, name: str, entry: Entry) -> str:
-        """The department's name as the provider is to show it."""
+        """The department's name as it is sent to the provider."""
         return self.template.render(name, self.tag(entry))
 
     def tag(self, entry: Entry) -> str:
-        """The tag of the entry's subaccount, of its incarnation."""
+        """The tag of the entry's subaccount, in its incarnation."""
         return department_tag(self.owner, entry.department, entry.incarnation)
 
     def tags(self, department: Department, incarnations: range) -> Mapping[str, int]:
-        """The department's tags, each with the incarnation it stands for."""
+        """The department's tags, each with its incarnation."""
         return {department_tag(self.owner, department, number): number for number in incarnations}
 
     def key(self, step: Step, entry: Entry, event: Event) -> str:
@@ -109,7 +112,7 @@ class Names:
         return self._key("enable", entry, auth_id, cause)
 
     def duty_key(self, duty: str, entry: Entry, auth_id: str) -> str:
-        """The key of a call that no event asks for, the same at each try. Its cause: the event served."""
+        """The key of a call that no event asks for, the same at each try. Its cause is the event served."""
         claiming = entry.claim.event if entry.claim else None
         return self._key(duty, entry, auth_id, claiming or entry.newest or NO_EVENT)
 

@@ -1,4 +1,4 @@
-"""Requests to issue credentials again: the decision, and what it leaves on record."""
+"""Requests to issue credentials again: the decision, and the entry and the answer after it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ REISSUE_PAUSE = timedelta(seconds=60)
 """The minimum time between two reissues of a department."""
 
 WISH_GOOD_FOR = timedelta(seconds=60)
-"""A wish older than this is ignored: it was left while no worker ran."""
+"""A wish older than this is ignored: no worker ran when it was left."""
 
 CANNOT_REISSUE = "the provider shows an auth token only once: credentials cannot be issued again"
 
@@ -33,7 +33,7 @@ WISHES = "/subaccount-provisioner/wishes"
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """Issue the credentials again, to these recipients."""
+    """Issue the credentials again to these recipients."""
 
     recipients: frozenset[str]
 
@@ -41,7 +41,7 @@ class Issue:
 def decide_reissue(
     request: Reissue, known: Recollection, policy: Policy, now: datetime
 ) -> Issue | Skip | Republish | Refuse:
-    """What to do about a request, given what is known of its department at `now`."""
+    """Decides a request on the entry of its department and an earlier answer, at `now`."""
     if known.answer is not None:
         return answered_before(request.payload_digest, known.answer)
     if not policy.capabilities.can_read_token:
@@ -75,7 +75,7 @@ def reissued(entry: Entry, now: datetime) -> Entry:
 
 
 def reissued_to(recipients: Iterable[str]) -> str:
-    """The reason in the answer: to whom credentials were issued again."""
+    """The reason in the answer; it names the recipients."""
     named = ", ".join(sorted(recipient for recipient in recipients if recipient != ANY_RECIPIENT))
     return f"credentials issued again to {named}" if named else "credentials issued again"
 
@@ -98,7 +98,7 @@ def answer_to(
 
 
 def request_of(wish: Wish) -> Reissue:
-    """A wish as a request: its answer is on record under this reference."""
+    """A wish as a request; its reference identifies its answer in the ledger."""
     return Reissue(
         department=wish.department,
         reference=Reference(WISHES, wish.id, REISSUE),
@@ -109,6 +109,6 @@ def request_of(wish: Wish) -> Reissue:
 
 
 def _just_reissued(entry: Entry, now: datetime) -> bool:
-    # The clock may have been set back since: a time in the future must not block requests.
+    # The clock may have been set back: a time in the future must not block requests.
     last = entry.issued.reissued_at if entry.issued else None
     return last is not None and timedelta(0) <= now - last < REISSUE_PAUSE
