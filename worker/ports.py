@@ -1,4 +1,4 @@
-"""What the line needs of the world. Declared here by their user, implemented in `adapters/`."""
+"""The ports: interfaces that the pipeline declares for the outside world. `adapters/` implements them."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -19,39 +19,39 @@ from worker.core.model import Answer, Department, Entry, Fingerprint, Recollecti
 
 
 class UserError(Exception):
-    """An error that a person can correct: one line for each mistake, and no secret in it.
+    """An error that a person can correct. Its text has one line per mistake, and no secret.
 
-    `exit_code` is that of a command which it ends.
+    `exit_code`: the exit code of a command that ends with it.
     """
 
     exit_code = 1
 
 
 class Delivery(Protocol):
-    """One message, delivered once. Nothing but the pipeline's end of a delivery acks."""
+    """One delivery of one message. Only `Handler` acks it, at the end of the pipeline."""
 
     @property
     def original(self) -> Outgoing:
-        """The message as it came: exchange, routing key, body, headers, properties."""
+        """The message as it was delivered: exchange, routing key, body, headers, properties."""
 
     @property
     def live(self) -> bool:
-        """False once the connection it came on is gone: the broker will deliver the message again."""
+        """False once its connection is gone: the broker will deliver the message again."""
 
     async def ack(self) -> None:
-        """Takes the message off the queue; on a delivery no longer live, does nothing."""
+        """Removes the message from the queue; does nothing for a delivery that is no longer live."""
 
 
 class PublishFailed(Exception):
-    """The broker has not confirmed: refused, no answer in time, or the connection is gone."""
+    """The broker has not confirmed the message: refused, no confirm in time, or the connection is gone."""
 
 
 class Unroutable(PublishFailed):
-    """The broker has returned the message: nobody is bound for it."""
+    """The broker has returned the message (`basic.return`): no queue is bound for it."""
 
 
 class NotTaken(PublishFailed):
-    """The broker has refused the message: a queue that it goes to is full, say."""
+    """The broker has refused the message (`basic.nack`), because a queue is full, for example."""
 
 
 class NoRecipientKey(PublishFailed):
@@ -59,27 +59,31 @@ class NoRecipientKey(PublishFailed):
 
 
 class Sealer(Protocol):
+    """Encrypts credentials for one recipient."""
+
     def seal(self, clear: CredentialsMessage, recipient: str) -> Message:
-        """The credentials as this recipient is to get them; raises `NoRecipientKey`."""
+        """The message to send to this recipient; raises `NoRecipientKey`."""
 
 
 class Publisher(Protocol):
+    """Publishes messages with publisher confirms: https://www.rabbitmq.com/docs/confirms."""
+
     async def publish(self, outgoing: Outgoing) -> None:
         """Returns once the broker has confirmed; raises `PublishFailed`, `Unroutable` or `NotTaken`."""
 
 
 class Consumer(Protocol):
-    """Feeds deliveries to the worker. It begins when its block is entered."""
+    """Feeds deliveries to the worker, from the start of its `async with` block on."""
 
     @property
     def consuming(self) -> bool:
-        """Whether deliveries come; False while paused, stopped, or without a connection."""
+        """Whether deliveries arrive; False while paused, stopped, or without a connection."""
 
     async def pause(self) -> None:
-        """No more deliveries come once it returns; those taken can still be acked. Lasts over reconnects."""
+        """Stops deliveries, also over reconnects. Earlier ones can still be acked."""
 
     async def resume(self) -> None:
-        """Takes deliveries again; after `stop`, does nothing."""
+        """Starts deliveries again; does nothing after `stop`."""
 
     async def release(self) -> None:
         """While paused: returns the unacked messages to the queue. Their deliveries are no longer live."""
@@ -88,22 +92,22 @@ class Consumer(Protocol):
         """Pauses for good."""
 
     async def problems(self) -> list[str]:
-        """Why no deliveries come, a line for each reason; empty while they do."""
+        """One line for each reason why no deliveries arrive. Empty when healthy."""
 
 
 Receive = Callable[[Delivery], None]
 Problems = Callable[[], Awaitable[list[str]]]
-"""A line for each reason why something does not work; empty while it does."""
+"""One line for each reason why something does not work. Empty when healthy."""
 
 
 async def healthy() -> list[str]:
-    """The problems of something that cannot fail."""
+    """The problems of a part that cannot fail: none."""
     return []
 
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """The broker as the worker needs it: where results go, and how deliveries come."""
+    """The worker's broker: it publishes, and `consumer(receive)` passes each delivery to `receive`."""
 
     publisher: Publisher
     consumer: Callable[[Receive], AbstractAsyncContextManager[Consumer]]
@@ -111,15 +115,17 @@ class Broker:
 
 
 class Fingerprints(Protocol):
+    """Fingerprints of auth tokens, to notice a changed token without storing one."""
+
     def of(self, auth_id: str, auth_token: SecretStr) -> Fingerprint:
-        """By a key of its own: whoever has the ledger can neither read nor try out a token."""
+        """The fingerprint of a token, keyed so that a reader of the ledger cannot test guesses."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProvidedSubaccount:
     """A subaccount as the provider shows it; in a list perhaps without its token.
 
-    `created` is `date.max` where the provider tells no date.
+    `created` is `date.max` if the provider gives no date.
     """
 
     auth_id: str
@@ -131,7 +137,7 @@ class ProvidedSubaccount:
 
 @dataclass(frozen=True, slots=True)
 class NewSubaccount:
-    """A subaccount that was just created. A token that is missing may be read later, if the provider can."""
+    """A subaccount that was just created. A missing token may be read later, if the provider can show it."""
 
     auth_id: str
     auth_token: SecretStr | None = field(repr=False)
@@ -145,7 +151,7 @@ class RateLimit(NamedTuple):
 
 
 class CallFailed(Exception):
-    """A provider call did not succeed; `fault` says why, and what is known of its effect."""
+    """A provider call did not succeed; `fault` has the kind of error and its text."""
 
     def __init__(self, fault: CallFault) -> None:
         super().__init__(fault.detail)
@@ -153,13 +159,13 @@ class CallFailed(Exception):
 
 
 class Call(Protocol):
-    """A permitted call to the provider: one of these methods, once. Nothing is retried in it.
+    """A permitted call to the provider: one of these methods, once. It never retries.
 
-    All raise `CallFailed`. What changes something carries an idempotency key.
+    All raise `CallFailed`. Calls that change something carry an idempotency key.
     """
 
     async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
-        """Makes a subaccount of this name."""
+        """Creates a subaccount with this name."""
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
@@ -167,40 +173,37 @@ class Call(Protocol):
         """Sends the given fields and nothing else."""
 
     async def delete(self, auth_id: str, idempotency_key: str) -> None:
-        """Deletes it; numbers, applications and endpoints go to the main account."""
+        """Deletes the subaccount. Its numbers, applications and endpoints go to the main account."""
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
-        """Shows it as it is now, with its token where the provider's capabilities say so."""
+        """Reads the subaccount, with its token if the provider's capabilities say so."""
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         """A page of the list, from `offset` on, in the order the capabilities name; empty past the end."""
 
 
 class Provider(Protocol):
-    """Where subaccounts are. Calls are made with a permit and in no other way.
+    """The provider of subaccounts. Every call needs a permit.
 
     `async with provider.permit("create") as call: await call.create(...)`
     """
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this provider can do; the same for as long as it lives."""
+        """The capabilities of this provider; they never change."""
 
     def permit(self, operation: Operation) -> AbstractAsyncContextManager[Call]:
-        """Entered once concurrency, rate limit and circuit allow one more call: it may begin at once then.
+        """Waits until concurrency, rate limit and circuit allow one more call, which may then begin at once.
 
-        It is for one call of that kind, and kept until its end. Raises `CallFailed`.
+        A permit is for one call of that kind, and held until its end. Raises `CallFailed`.
         """
 
     async def probe(self) -> None:
-        """Returns if the provider responds to us in time: its cheapest call, ahead of all that wait.
-
-        Raises `CallFailed`.
-        """
+        """Makes the cheapest call, ahead of all that wait. Raises `CallFailed` without a response in time."""
 
 
 class LedgerConflict(Exception):
-    """The entry was written by somebody else since it was recalled: nothing was written now."""
+    """Another worker wrote the entry since it was recalled; nothing was written."""
 
 
 class LedgerFailed(UserError):
@@ -208,13 +211,13 @@ class LedgerFailed(UserError):
 
 
 class LedgerUnusable(LedgerFailed):
-    """Where LEDGER_URL says there is no ledger, and none can be made."""
+    """There is no ledger at LEDGER_URL, and none can be created."""
 
     exit_code = 2
 
 
 class LedgerForeign(UserError):
-    """The ledger is not for this deployment: another owner's, another account's, another version's."""
+    """The ledger belongs to another owner, provider account or version."""
 
     exit_code = 2
 
@@ -226,77 +229,77 @@ class Entries(Protocol):
     """
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
-        """The department's entry (absent, if none is on record) and the answer to this event, if any."""
+        """The department's entry (`absent` if none is on record) and the answer to this event, if any."""
 
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
-        """Writes both or neither, and returns the entry with its new revision; raises `LedgerConflict`."""
+        """Writes both or neither, and returns the entry with its new revision. Raises `LedgerConflict`."""
 
 
 class Duties(Protocol):
-    """Which departments have something due. All raise `LedgerFailed`."""
+    """Departments with due duties. All raise `LedgerFailed`."""
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         """At most `limit` departments with a duty that is due, the longest due first."""
 
     async def overdue(self, since: datetime) -> int:
-        """How many departments have owed credentials, or enabling, since before that time."""
+        """The number of departments whose debt (credentials or enabling) is older than `since`."""
 
 
 class Wishes(Protocol):
     """Requests that a person left for the running worker. All raise `LedgerFailed`."""
 
     async def wish(self, wish: Wish) -> None:
-        """Leaves it for the running worker."""
+        """Leaves a wish for the running worker."""
 
     async def wishes(self, since: datetime) -> Sequence[Wish]:
-        """Those asked since then and not closed, oldest first."""
+        """The open wishes asked since then, oldest first."""
 
     async def close_wish(self, wish_id: str) -> None:
-        """It was answered or withdrawn; the record that it was asked stays."""
+        """Closes a wish that was answered or withdrawn; its record stays."""
 
 
 class PoisonMarks(Protocol):
     """Marks of messages that may have killed their workers. All raise `LedgerFailed`."""
 
     async def mark_poison(self, message: str) -> int:
-        """Marks a message, by its fingerprint, before it is worked on; returns its number of marks now."""
+        """Marks a message, by its fingerprint, before it is worked on. Returns its number of marks."""
 
     async def clear_poison(self, message: str) -> None:
         """Removes all marks of a message."""
 
 
 class Register(Protocol):
-    """Whose the ledger is, and which subaccounts it knows. All raise `LedgerFailed`."""
+    """The owner of the ledger, and the subaccounts it knows. All raise `LedgerFailed`."""
 
     async def bind(self, owner: str, provider_account: str) -> None:
-        """At its first start a ledger belongs to these two for good; raises `LedgerForeign` for others."""
+        """Binds a new ledger to this owner and account for good. Raises `LedgerForeign` for any others."""
 
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
-        """Whose these subaccounts are, as far as they are on record."""
+        """The department of each of these subaccounts that is on record, by auth id."""
 
     async def caught_up(self) -> bool:
-        """Whether it knew all there was at the provider when the whole list was last read; at first not."""
+        """Whether the ledger knew every subaccount when the whole list was last read; False at first."""
 
     async def note_caught_up(self, *, caught_up: bool) -> None:
-        """Records the outcome of reading the whole list."""
+        """Records whether the ledger knew every subaccount of the whole list."""
 
 
 class Reports(Protocol):
-    """What people and commands read. All raise `LedgerFailed`."""
+    """Queries of the operator's commands. All raise `LedgerFailed`."""
 
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
-        """All departments on record, by tenant and id."""
+        """All entries on record, of one tenant if given, sorted by tenant and id."""
 
     async def answers(self, department: Department) -> Sequence[Answer]:
         """The answers to the department's events, oldest first."""
 
 
 class Ledger(Entries, Duties, Wishes, PoisonMarks, Register, Reports, Protocol):
-    """All roles of a ledger, as an adapter implements them."""
+    """All roles of a ledger; an adapter implements them together."""
 
 
 class Audit(Protocol):
-    """What operators did. Append-only. Raises `LedgerFailed`."""
+    """The append-only log of operators' actions. All raise `LedgerFailed`."""
 
     async def append(self, lines: Sequence[AuditLine]) -> None:
         """Appends all lines or none; durable when it returns."""
@@ -304,7 +307,7 @@ class Audit(Protocol):
     async def lines(
         self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
-        """The lines, oldest first; `id_` is that of an event, or a dead letter's fingerprint."""
+        """The lines that match, oldest first. `id_`: an event id, or a dead letter's fingerprint."""
 
 
 class DepartmentLocks(Protocol):
@@ -314,12 +317,12 @@ class DepartmentLocks(Protocol):
     """
 
     def hold(self, department: Department) -> AbstractAsyncContextManager[None]:
-        """Waits until nobody else holds the department. Not reentrant."""
+        """Waits until no other task or worker holds the department. Not reentrant."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedLedger:
-    """A ledger with what belongs to it."""
+    """An open ledger with the audit and the locks of the same database."""
 
     ledger: Ledger
     audit: Audit
@@ -327,56 +330,61 @@ class OpenedLedger:
 
 
 class BrowsedLetter(Protocol):
-    """A dead letter held by a look, and by nobody else meanwhile."""
+    """A dead letter, held while the queue is browsed. No other consumer has it meanwhile."""
 
     @property
     def original(self) -> Outgoing:
-        """The message as it lies there."""
+        """The message as it lies in the queue."""
 
     @property
     def returns(self) -> int:
-        """How often it was given back before, by the broker's count."""
+        """The number of earlier returns to the queue, by the broker's count."""
 
 
 class QueueTaken(UserError):
-    """Somebody else holds the dead letters."""
+    """Another reader holds the dead letters."""
 
 
 class TooManyReturns(UserError):
-    """Being given back once more might be the end of a dead letter. Raised in a look it ends that at once."""
+    """One more return to the queue might lose a dead letter. Ends the browsing at once."""
 
 
 class Browse(Protocol):
-    """Dead letters, oldest first. What is not removed goes back to its place when the look ends."""
+    """One pass over the dead letters, oldest first. Letters not removed return to their places at its end."""
 
     broker: BrokerVersion
 
     def batches(self, most: int) -> AsyncIterator[Sequence[BrowsedLetter]]:
-        """The oldest alone, then up to `most` at a time, to the end of the queue.
+        """The oldest letter alone, then up to `most` at a time, to the end of the queue.
 
-        No more is held than it takes: be done with a batch, removed or kept, before asking for the next.
+        No more are held than necessary: finish with a batch before asking for the next.
         """
 
     async def remove(self, letters: Sequence[BrowsedLetter]) -> None:
-        """Of the newest batch."""
+        """Removes letters of the newest batch from the queue."""
 
 
 class DeadLetterQueue(Protocol):
+    """The dead-letter queue, as operators browse it."""
+
     def browse(self) -> AbstractAsyncContextManager[Browse]:
-        """One at a time; raises `QueueTaken`."""
+        """Begins a pass; there is one at a time. Raises `QueueTaken`."""
 
     async def is_unlimited(self) -> bool:
-        """Whether the queue certainly gives back without limit; False where that cannot be told."""
+        """Whether the queue certainly has no delivery limit; False if that is unknown."""
 
 
 class Clock(Protocol):
+    """Time and randomness."""
+
     def now(self) -> datetime:
-        """Wall-clock time, with zone."""
+        """The wall-clock time, with its zone."""
 
     def monotonic(self) -> float:
-        """Seconds that nobody can set back."""
+        """Seconds of a clock that never goes back. Its zero is arbitrary."""
 
     def jitter(self) -> float:
         """A random number in [0, 1)."""
 
-    async def sleep(self, seconds: float) -> None: ...
+    async def sleep(self, seconds: float) -> None:
+        """Suspends the task for this long."""

@@ -1,4 +1,4 @@
-"""A readers-writer lock, so that a suspected poison message is worked on while nothing else runs.
+"""A readers-writer lock: a suspected poison message is worked on while nothing else runs.
 
 A message that crashes its worker interrupts all messages in progress. If it runs alone, the cause is clear.
 """

@@ -1,7 +1,7 @@
 """The gate decides whether messages are consumed. While it is blocked, they stay in the queue.
 
-A message that cannot succeed now is cheaper to leave in the queue than to consume, retry and park: a parked
-message loses its place, and a retry costs a call.
+It is cheaper to leave a message that cannot succeed now in the queue than to consume, retry and park it: a
+parked message loses its place, and a retry costs a call.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ RELEASE_AFTER_SECONDS = 600.0
 that does not ack for 30 minutes by default: https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout"""
 
 SAME_BLOCK_WITHIN_SECONDS = 60.0
-"""A gate that opens for no longer than this, as by a half-open circuit, is still within the same block: the
-messages already consumed wait all the while, so the time until their release runs on."""
+"""A gate that opens for no longer than this (for a half-open circuit) is still within the same block. The
+messages already consumed have waited all along, so the time until their release runs on."""
 
 
 class Pausable(Protocol):
     """The part of a consumer that the gate controls."""
 
     async def pause(self) -> None:
-        """Stops deliveries, also over reconnects. Unacked ones stay valid; none comes after it returns."""
+        """See `Consumer.pause` in `worker/ports.py`."""
 
     async def resume(self) -> None:
-        """Starts deliveries again; does nothing after `stop`."""
+        """See `Consumer.resume`."""
 
     async def release(self) -> None:
-        """While paused: returns the unacked messages to the queue. Their deliveries are no longer live."""
+        """See `Consumer.release`."""
 
 
 @dataclass
@@ -53,8 +53,8 @@ class Gate:
     def block(self, blocker: str, reason: str, *, affects_all: bool = True) -> None:
         """Adds a block; does nothing if the blocker already has one.
 
-        `affects_all`: all consumed messages wait for the end of the same outage. Parking some of them would
-        not help, so none is evicted from the waiting room meanwhile.
+        `affects_all`: all consumed messages wait for the end of the same outage. Parking some would not help,
+        so none is evicted from the waiting room meanwhile.
         """
         if blocker in self._blocks:
             return

@@ -14,13 +14,13 @@ from typing import Any
 
 
 class Progress(Enum):
-    """The result of work."""
+    """The result of running work once."""
 
     ENDED = auto()
     """It is finished and leaves the lane."""
 
     YIELDED = auto()
-    """It did nothing, because newer work has come. It runs again after that."""
+    """It did nothing, because newer work has been filed. It runs again after that work."""
 
 
 Work = Callable[[], Awaitable[Progress]]
@@ -70,7 +70,7 @@ def _priority(item: _Item) -> tuple[bool, Rank]:
 
 @asynccontextmanager
 async def running_lanes() -> AsyncIterator["Lanes"]:
-    """Lanes for the length of the block. Work that still runs at its end is cancelled, not waited for."""
+    """Lanes for the length of the block. Work that still runs at its end is cancelled."""
     lanes = Lanes()
     try:
         yield lanes
@@ -81,8 +81,8 @@ async def running_lanes() -> AsyncIterator["Lanes"]:
 class Lanes:
     """Runs the work filed under one key one at a time; different keys do not wait for each other.
 
-    Of the work that waits under one key, the highest rank goes first. The consumer's prefetch bounds how much
-    waits. Work handles its own errors: an exception would end its lane.
+    Of the work that waits under one key, the highest rank goes first. The consumer's prefetch limits the
+    waiting work. Work handles its own errors: an exception would end its lane.
     """
 
     def __init__(self) -> None:
@@ -92,11 +92,11 @@ class Lanes:
         self._idle.set()
 
     def __len__(self) -> int:
-        """How many run or wait under all keys."""
+        """The number of items that run or wait, under all keys."""
         return sum(lane.size for lane in self._lanes.values())
 
     def filed(self, key: Hashable) -> int:
-        """How many run or wait under this key."""
+        """The number of items that run or wait under this key."""
         lane = self._lanes.get(key)
         return lane.size if lane else 0
 
@@ -117,11 +117,11 @@ class Lanes:
         return lane is not None and any(item.rank > rank for item in lane.waiting)
 
     async def idle(self) -> None:
-        """Returns once nothing runs and nothing waits."""
+        """Returns once nothing runs or waits."""
         await self._idle.wait()
 
     async def cut_off(self) -> None:
-        """Cancels the work that runs, wherever it is, and drops the work that waits."""
+        """Cancels running work at any point, and drops waiting work."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

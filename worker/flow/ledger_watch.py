@@ -1,6 +1,6 @@
 """Watches whether the ledger accepts writes. While it does not, the gate is blocked and no step begins.
 
-The outcome of a step could not be recorded: each retry would repeat the call and publish again.
+Without the ledger no outcome can be recorded: each retry would repeat the call and publish again.
 """
 
 import asyncio
@@ -14,9 +14,9 @@ RETRY_SECONDS = 1.0
 
 
 class LedgerWatch:
-    """Tries a write after a failure, and each second until one succeeds.
+    """Makes a trial write after a failure, and one each second until one succeeds.
 
-    The trial write tells an outage from the trouble of one department, such as a damaged row.
+    The trial write distinguishes an outage from a fault of one department, such as a damaged row.
     """
 
     def __init__(self, write: Callable[[], Awaitable[None]], gate: Gate, clock: Clock) -> None:

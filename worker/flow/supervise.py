@@ -1,4 +1,4 @@
-"""Keeps a background loop of the worker running."""
+"""Supervision: keeps a background loop of the worker running."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +14,7 @@ RESTART_SECONDS = 1.0
 async def supervised(
     forever: Callable[[], Awaitable[None]], clock: Clock, telemetry: Telemetry
 ) -> AsyncIterator[None]:
-    """Runs `forever` beside the block, starts it again after an error, and cancels it at the block's end."""
+    """Runs `forever` during the block. An error is logged, and the loop restarted after one second."""
     running = asyncio.create_task(_restarted(forever, clock, telemetry))
     try:
         yield
@@ -24,7 +24,7 @@ async def supervised(
 
 
 async def _restarted(forever: Callable[[], Awaitable[None]], clock: Clock, telemetry: Telemetry) -> None:
-    """A fault of ours must not leave the worker deaf, or its duties undone, without a word."""
+    """A bug of ours must not silently stop the consumer or the scheduler."""
     while True:
         try:
             await forever()

@@ -1,6 +1,6 @@
-"""Blocks the gate while a recipient cannot be given its credentials.
+"""Blocks the gate while credentials cannot be delivered to a recipient.
 
-Each further create would add credentials that nobody receives.
+Each further create would only add credentials that wait.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,13 +22,13 @@ class UndeliveredCredentials:
         served: Iterable[str] = (),
         failed: Mapping[str, Exception] | None = None,
     ) -> None:
-        """Notes a department's state of delivery, and blocks or unblocks the gate by recipient.
+        """Updates a department's state of delivery, and blocks or unblocks the gate for each recipient.
 
-        `served` are the recipients that got their credentials; `failed` gives the error of each that did not.
-        The department owes nothing to any other recipient.
+        `served`: the recipients that got their credentials; `failed`: the error of each that did not. The
+        department owes nothing to any other recipient.
         """
         failed = failed or {}
-        for recipient in served:  # a recipient that receives one department's credentials receives them all
+        for recipient in served:  # a recipient that gets one department's credentials can get all
             self._departments.get(recipient, set()).clear()
         for recipient, departments in list(self._departments.items()):
             if recipient not in failed:

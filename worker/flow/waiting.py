@@ -1,7 +1,7 @@
-"""The waiting room: deliveries wait here for their next try, without holding up the others.
+"""The waiting room: deliveries wait here for their next try without delaying others.
 
-Each waiting delivery takes a place in the prefetch. Were all places taken, nothing would flow, so the longest
-waits are evicted and their messages parked in the broker.
+Each waiting delivery takes a place in the prefetch. If all places were taken, nothing would be delivered. So
+the longest waits are evicted, and their messages parked in the broker.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ class WaitOutcome(Enum):
     """How a wait ended."""
 
     ELAPSED = auto()
-    """Its time is over, or was cut short because the cause may be over or the worker stops."""
+    """Its time is over. It is cut short if the cause may be over, or if the worker stops."""
 
     EVICTED = auto()
     """The room was full and this wait had the longest to go."""
@@ -43,16 +43,16 @@ class _Waiter:
 
 @dataclass
 class WaitingRoom:
-    """Has room for a number of messages.
+    """Holds the waits of a limited number of messages.
 
     A waiter counts as all the messages in its lane, since those behind it wait too. A pause is a wait for the
-    end of a fault that is not the message's own. During a global outage all pauses wait for the same event,
-    and parking some of them would not help: pauses then take no room and are not evicted.
+    end of a fault that is not the message's own. During a global outage all pauses wait for the same event
+    and parking some would not help, so pauses take no room then and are not evicted.
     """
 
     clock: Clock
     room: int
-    """In messages."""
+    """The limit, in messages."""
     global_outages: set[str] = field(default_factory=set)
     """The names of the outages that affect all messages."""
     _waiters: set[_Waiter] = field(default_factory=set)
@@ -60,9 +60,9 @@ class WaitingRoom:
 
     @classmethod
     def for_half_of(cls, prefetch: int, clock: Clock) -> "WaitingRoom":
-        """A room for half of the prefetch, so that the other half flows.
+        """A room for half of the prefetch, so that the other half keeps flowing.
 
-        It has room for at least one: with none, each message would be parked uncounted for ever.
+        It has room for at least one message: else each would be parked uncounted for ever.
         """
         return cls(clock, max(1, prefetch // 2))
 
@@ -75,7 +75,7 @@ class WaitingRoom:
     ) -> WaitOutcome:
         """Waits for `seconds`; returns at once after `close`.
 
-        `messages` gives the number of messages in the lane. One that is not `evictable` takes no room.
+        `messages` returns the number of messages in the lane. A wait that is not `evictable` takes no room.
         """
         if self._closed:
             return WaitOutcome.ELAPSED
@@ -92,7 +92,7 @@ class WaitingRoom:
             self._waiters.discard(waiter)
 
     def make_room(self) -> None:
-        """Evicts the longest waits until the others fit. To be called when a lane has grown."""
+        """Evicts the longest waits until the others fit. Call it when a lane has grown."""
         evictable = sorted((one for one in self._waiters if self._may_evict(one)), key=lambda one: one.until)
         waiting = sum(one.messages() for one in evictable)
         while evictable and waiting > self.room:
