@@ -194,7 +194,7 @@ async def test_so_do_those_that_the_scheduler_delivers(world):
     world.witness.forget()
     world.clock.advance(61)
     async with world.working() as running:
-        await running.worker.scheduler.file_what_is_due()
+        await running.worker.scheduler.file_due()
         await running.worker.lanes.idle()
         await world.run_until_done()
     assert {(one.causationid, one.correlationid) for one in world.events_in("provisioner.secrets")} == {

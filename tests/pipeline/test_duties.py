@@ -76,7 +76,7 @@ async def crash_at(world: World, moment: int) -> bool:
 
     async with world.working() as running:
         world.witness.around = around
-        await running.worker.scheduler.file_what_is_due()
+        await running.worker.scheduler.file_due()
         ends = [asyncio.ensure_future(end) for end in (running.worker.lanes.idle(), died.wait())]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:

@@ -279,7 +279,7 @@ class World:
     async def run_duties(self) -> None:
         """A worker carries out the duties that are due."""
         async with self.working() as running:
-            await running.worker.scheduler.file_what_is_due()
+            await running.worker.scheduler.file_due()
             await running.worker.lanes.idle()
 
     async def handle(self, *events: AnyDepartmentEvent) -> None:

@@ -1,11 +1,11 @@
-"""Exceptions of the ports become failures: values that `judge` can turn into a verdict."""
+"""Turns exceptions of the ports into failures, the values that `judge` makes a verdict of."""
 
 from worker.core.judge import Failure, Transient, Unavailable, classify
 from worker.ports import CallFailed, LedgerConflict, LedgerFailed, PublishFailed
 
 
 def failure_of(error: Exception) -> Failure:
-    """The failure an exception stands for. One of an unknown type is a fault of ours, and worth a retry."""
+    """The failure that an exception stands for. An unknown type is a bug of ours; a retry may help."""
     match error:
         case CallFailed():
             return classify(error.fault)
@@ -18,5 +18,5 @@ def failure_of(error: Exception) -> Failure:
 
 
 def is_unexpected(error: Exception) -> bool:
-    """Whether no port raises it."""
+    """Whether the exception is none that a port raises."""
     return not isinstance(error, CallFailed | PublishFailed | LedgerFailed | LedgerConflict)

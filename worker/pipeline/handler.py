@@ -1,16 +1,16 @@
-"""The way of one delivery, from its lane to its ack.
+"""Handles one delivery, from its lane to its ack.
 
     validate   the bytes are a department event            else: dead letter, with the reason
-    recall     what the ledger knows of the department
-    decide     what is to be done
+    recall     the department's entry in the ledger
+    decide     the step to take
     claim      the intent is durable before the effect
     act        the provider call
     record     the outcome is durable, the answer with it
     publish    credentials owed and the answer, confirmed by the broker
     ack        the one place that ends a delivery
 
-`Line` carries an event from recall to publish. `Handler` runs it until the delivery has ended: a try comes to
-a result, `judge` makes a verdict of it, and `_end` carries the verdict out. Nobody else acks.
+`Line` carries an event from recall to publish. `Handler` runs it until the delivery has ended: a try gives a
+result, `judge` makes a verdict of it, and `_end` carries the verdict out. Only `_end` acks.
 """
 
 import asyncio
@@ -49,8 +49,8 @@ from worker.ports import Clock, Delivery, DepartmentLocks, LedgerFailed
 from worker.telemetry.events import Telemetry
 
 MAX_HELD_SECONDS = 900.0
-"""A delivery that still waits then is parked, uncounted. After 30 minutes, by default, the broker would close
-the channel and deliver all of it again."""
+"""After this long, a waiting delivery is parked, uncounted. RabbitMQ closes the channel of a consumer that
+does not ack for 30 minutes by default: https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout"""
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Handler:
     """Messages that a drain left unacked, for the broker to deliver again."""
 
     def receive(self, delivery: Delivery) -> None:
-        """Files a delivery into its department's lane. Called by the consumer; returns at once."""
+        """Files a delivery into its department's lane. The consumer calls it; it returns at once."""
         leave_at = self.clock.monotonic() + MAX_HELD_SECONDS
         work = Work.of(delivery, self.policy.unknown_rename, leave_at)
         self.telemetry.received(_kind_of(work.reading))
@@ -82,13 +82,13 @@ class Handler:
         self.waiting.make_room()
 
     async def drain(self) -> None:
-        """Finishes what runs; what waits or has not begun is left for the broker to deliver again."""
+        """Finishes running work. Work that waits is left for the broker to deliver again."""
         self.stopping.set()
         self.waiting.close()
         await self.lanes.idle()
 
     async def _handle(self, work: Work) -> Progress:
-        """Takes a delivery to its end, however many tries that takes."""
+        """Takes a delivery to its end, in as many tries as it needs."""
         while work.delivery.live and not self.stopping.is_set():
             work = work.tried()
             result = await self._attempt(work)
@@ -104,7 +104,7 @@ class Handler:
         return Progress.ENDED
 
     async def _attempt(self, work: Work) -> Result:
-        """One try. Every failure comes back as a value: it must not take the neighbours down."""
+        """One try. Returns every failure as a value: it must not affect other lanes."""
         try:
             return await self.quarantine.admit(work, self._work_on)
         except LedgerFailed as error:
@@ -121,7 +121,7 @@ class Handler:
                         return await self.reissues.answer(request)
                     case Event() as event:
                         return await self.line.carry(event, lambda: self._is_overtaken(work))
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not take the neighbours down
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not affect other lanes
             return self._failure_of(error)
 
     def _is_overtaken(self, work: Work) -> bool:
@@ -144,7 +144,7 @@ class Handler:
         return verdict
 
     async def _end(self, work: Work, verdict: Verdict) -> Verdict:
-        """The one place that ends a delivery. `Done`, or else why it goes on."""
+        """Carries the verdict out; only this ends a delivery. Returns `Done`, or the reason to go on."""
         try:
             match verdict:
                 case Wait() | Pause():
@@ -164,7 +164,7 @@ class Handler:
 
     async def _dead_letter(self, work: Work, verdict: DeadLetter) -> None:
         subject, now = work.subject, self.clock.now()
-        # The result first: should the dead letter fail, the next try may end otherwise, as after any failure.
+        # The result goes first. If the dead letter fails, the next try may end otherwise.
         if subject is not None:
             await self.outbox.publish_failed(subject, verdict, now)
         attempts = work.state.attempts + 1
@@ -172,7 +172,7 @@ class Handler:
         self.telemetry.dead_lettered(verdict, subject)
 
     async def _wait_or_park(self, work: Work, verdict: Wait | Pause) -> Verdict:
-        """Waits for the next try. A message held too long, or that must make room, is parked uncounted."""
+        """Waits for the next try. A message that is held too long, or evicted, is parked uncounted."""
         if not await self._must_leave(work, verdict) or not work.delivery.live:
             return verdict
         delay = parking_delay(verdict.seconds, self.retry.delays)

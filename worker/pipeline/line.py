@@ -1,15 +1,15 @@
-"""The line of an event, from recall to publish, each stage a function.
+"""Carries an event from recall to publish; each stage is a function.
 
     recall     read the department's entry, and the answer to this event if there is one
-    decide     the step that the event asks for, its recorded answer, or a refusal
+    decide     choose the next step, the recorded answer, or a refusal
     claim      make the intent durable before the effect
     act        call the provider
     record     make the outcome durable, and the answer with it
     publish    send the credentials owed and the answer; the broker confirms
 
-`carry` takes an event along while all goes well. It returns failures as values; those that a port raises pass
-through to the handler. Decide to record is a loop: what was adopted only to be removed, or deleted only to be
-created again, is decided again on the new entry.
+`carry` runs the stages while they succeed. It returns failures as values; exceptions of ports pass through to
+the handler. Decide to record is a loop: after an adoption for a removal, or a deletion for a create, the
+event is decided again on the new entry.
 """
 
 from collections.abc import Callable
@@ -33,19 +33,19 @@ from worker.telemetry.events import Telemetry
 
 @dataclass(frozen=True, slots=True)
 class Overtaken:
-    """A newer event of the department has come: that one is the step, and this one waits for its outcome."""
+    """A newer event of the department has arrived: it goes first, and this one waits for its outcome."""
 
 
 Overtaking = Callable[[], bool]
-"""Whether a newer event of the department has come since."""
+"""Whether a newer event of the department has arrived since."""
 
 Result = Done | Overtaken | Failure
-"""How a try to carry an event ended."""
+"""The result of one try to carry an event."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """A step whose outcome is on record; the token where the step made or adopted a subaccount."""
+    """A step whose outcome is on record. `token`: that of a subaccount that it made or adopted."""
 
     known: Recollection
     token: SecretStr | None
@@ -65,7 +65,7 @@ class Line:
     telemetry: Telemetry
 
     async def carry(self, event: Event, is_overtaken: Overtaking) -> Result:
-        """One try. Raises what ports raise."""
+        """Makes one try. Raises the exceptions of the ports."""
         await self.reconciler.arm_pending_check(event.department)
         known = await self.records.recall(event.department, event.reference)
         token = None
@@ -115,7 +115,7 @@ class Line:
         return _Recorded(Recollection(recorded, conclusion.answer), made.auth_token if made else None)
 
     async def _publish(self, event: Event, entry: Entry, answer: Answer, token: SecretStr | None) -> None:
-        """Sends what the broker has not confirmed yet, and records its confirm."""
+        """Publishes all that the broker has not confirmed yet, and records its confirm."""
         delivered = await self.outbox.deliver_owed(entry, token)
         if not answer.confirmed:
             await self.outbox.publish_result(messages.result(answer, self.names.owner, self.clock.now()))

@@ -1,7 +1,19 @@
-"""Publishes results, the credentials an entry owes, and enables what waits for these.
+"""Outbox: publishes results and owed credentials, and enables the subaccounts that wait for them.
 
-A debt is on record before it is delivered. A worker that dies on the way leaves it to the department's next
-event, or to the scheduler.
+There is no outbox table. The entry says what it owes, and that is on record before anything is sent. A worker
+that dies in between leaves the debt to the department's next event or to the scheduler. The ledger holds no
+token; a missing one is read with GET. So there is no secret at rest to guard.
+
+- Credentials are owed by the department, not by an event. Each recipient has its own message, sealed and
+  confirmed separately, and is struck off the debt alone. If one cannot be served, the others still are.
+- Credentials that cannot be delivered (no queue, no key, a full queue) block the gate: the credentials of new
+  subaccounts would only wait too. Nothing is parked or counted for it.
+- Enabling (`PROVISIONER_ENABLE=published`) comes last, after the broker has confirmed every recipient's
+  credentials. It is a change like any other: its check is on record before the call.
+- A result that no queue is bound for counts as answered: one warning, metered. Results hold no secret, and a
+  producer that does not listen must not stop the others.
+- Ids of outbound messages are derived, so a message that is published twice has the same id. The id of
+  credentials includes the generation, because one event may cause two.
 """
 
 from collections.abc import Callable
@@ -41,7 +53,7 @@ CredentialsFor = Callable[[str], CredentialsMessage]
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """Publishes results, and delivers what an entry owes. Confirmed by the broker when its methods return."""
+    """Publishes results and delivers debts. The broker has confirmed each message when a method returns."""
 
     records: Records
     subaccounts: Subaccounts
@@ -59,21 +71,21 @@ class Outbox:
         await self.publisher.publish(outgoing)
 
     async def publish_result(self, outgoing: Outgoing) -> None:
-        """As `publish`; a result that no queue is bound for counts as published."""
+        """Publishes a result; one that no queue is bound for counts as published. Raises `PublishFailed`."""
         try:
             await self.publisher.publish(outgoing)
         except Unroutable:
             self.telemetry.result_unroutable(outgoing.routing_key)
 
     async def publish_failed(self, subject: Subject, verdict: DeadLetter, now: datetime) -> None:
-        """The result beside a dead letter."""
+        """Publishes the result that accompanies a dead letter; raises `PublishFailed`."""
         await self.publish_result(messages.failed(subject, verdict, self.names.owner, now))
 
     async def deliver_owed(self, entry: Entry, token: SecretStr | None) -> Entry:
-        """The entry, still to be recorded, once what it owes is delivered.
+        """Delivers the debt, and returns the entry to record.
 
-        The token is read from the provider where `token` is None. Raises `CallFailed` or `PublishFailed`;
-        what was delivered by then is on record.
+        Without `token` it is read from the provider. Raises `CallFailed` or `PublishFailed`; credentials
+        confirmed before that are on record.
         """
         entry = retarget_debts(entry, self.policy.recipients)
         if entry.status is Status.ACTIVE and entry.owed_to:
@@ -87,7 +99,7 @@ class Outbox:
         return await self._enable(entry)
 
     async def retry_owed(self, entry: Entry) -> Entry:
-        """As `deliver_owed`, without an event; raises `CallFailed`. What cannot be delivered is put off."""
+        """Delivers the debt without an event, and puts off the rest. Raises `CallFailed`."""
         entry = retarget_debts(entry, self.policy.recipients)
         failure: PublishFailed | CallFailed | None = None
         if entry.owed_to:
@@ -105,12 +117,12 @@ class Outbox:
         return put_off_debt(entry, self.clock.now())
 
     def forget_token(self, entry: Entry) -> None:
-        """It is on record that the entry's credentials are delivered."""
+        """Drops a kept token once the record says that the credentials are delivered."""
         if not entry.owed_to:
             self.subaccounts.forget_token(entry)
 
     async def _token_or_written_off(self, entry: Entry) -> SecretStr:
-        """Raises `CallFailed`. Where the token is lost the debt is off the record then: it cannot be paid."""
+        """Reads the token; raises `CallFailed`. If it is lost, the debt cannot be paid and is written off."""
         try:
             return await self.subaccounts.token(entry)
         except CallFailed as failed:
@@ -126,7 +138,7 @@ class Outbox:
     async def deliver(
         self, entry: Entry, recipients: frozenset[str], credentials_for: CredentialsFor
     ) -> tuple[frozenset[str], dict[str, PublishFailed]]:
-        """Sends credentials to every recipient that can be served: who was, and why others were not."""
+        """Sends credentials to each recipient. Returns those served, and the error of each other one."""
         failed: dict[str, PublishFailed] = {}
         for recipient in sorted(recipients):
             clear = credentials_for(recipient)
@@ -140,7 +152,7 @@ class Outbox:
         return recipients - failed.keys(), failed
 
     async def _enable(self, entry: Entry) -> Entry:
-        """The entry once its subaccount is enabled, where that is owed and due; raises `CallFailed`."""
+        """Enables the subaccount if that is due, and returns the entry; raises `CallFailed`."""
         if not _to_be_enabled(entry):
             return entry
         entry, failure = await self._try_to_enable(entry)
@@ -149,7 +161,7 @@ class Outbox:
         return entry
 
     async def _try_to_enable(self, entry: Entry) -> tuple[Entry, CallFailed | None]:
-        """Records that it will, then does: the entry as it stands, and why it is not enabled."""
+        """Records the intent, then enables. Returns the entry, and the error if it is not enabled."""
         try:
             async with self.subaccounts.permit_to_enable() as call:
                 announced = arm_check(entry, self.policy, self.clock.now())
@@ -160,7 +172,7 @@ class Outbox:
         return enabled(entry), None
 
     async def _issue(self, entry: Entry, token: SecretStr) -> tuple[Entry, PublishFailed | None]:
-        """Sends what is owed; the gate stays shut while some of it cannot be delivered."""
+        """Sends the owed credentials. The gate is blocked while some cannot be delivered."""
 
         def credentials_for(recipient: str) -> CredentialsMessage:
             return messages.credentials(entry, recipient, token, self.names.owner, self.clock.now())

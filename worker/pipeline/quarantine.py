@@ -1,8 +1,8 @@
 """Poison-message quarantine: a message that may have killed its workers is worked on alone.
 
-A worker that dies leaves no trace but the broker's delivery count, which grows for every message that was
-prefetched with the poisonous one. So a message delivered often is marked in the ledger, worked on while
-nothing else is, and unmarked. A mark that was never cleared is a worker that died working on it.
+A worker that dies leaves only the broker's delivery count, and that grows for every message prefetched with
+the poison message. So a message that was delivered often is marked in the ledger, worked on alone, and
+unmarked. A mark that was never cleared means that a worker died while it worked on the message.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,23 +18,23 @@ from worker.pipeline.work import Work
 from worker.ports import PoisonMarks
 
 QUARANTINE_AFTER_DELIVERIES = 20
-"""Lost connections count too, and are not the message's fault: so it is not given up at that count."""
+"""The message is not given up at this count: lost connections count too, and are not its fault."""
 
 MAX_CRASHES = 3
 
 
 @dataclass
 class Quarantine:
-    """Runs tries side by side, and those of a suspicious message alone."""
+    """Runs tries in parallel, and those of a suspected message alone."""
 
     marks: PoisonMarks
     ledger_watch: LedgerWatch
     lock: SharedExclusiveLock = field(default_factory=SharedExclusiveLock)
     _crashes: dict[str, int] = field(default_factory=dict)
-    """By fingerprint, until the mark is cleared: one that could not be cleared is of a worker that lives."""
+    """Marks by fingerprint, until they are cleared: while this worker lives, it marks a message once."""
 
     async def admit(self, work: Work, attempt: Callable[[Work], Awaitable[Result]]) -> Result:
-        """What `attempt` comes to, or a dead letter `delivery-limit`. Raises `LedgerFailed`."""
+        """The result of `attempt`, or a dead letter `delivery-limit`. Raises `LedgerFailed`."""
         if messages.deliveries_of(work.delivery.original) < QUARANTINE_AFTER_DELIVERIES:
             async with self.lock.shared():
                 return await attempt(work)

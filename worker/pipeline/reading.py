@@ -1,4 +1,4 @@
-"""What a message says: a department event, a request, or why it is neither."""
+"""Reads a message: a department event, a request to reissue, or an unreadable message."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from worker.core.model import Event, Reference, Reissue, Trace
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A message that is no valid event; `subject` is what could be read of it all the same."""
+    """A message that is no valid event; `subject` has the facts that could be read."""
 
     verdict: DeadLetter
     subject: Subject | None = None
@@ -46,7 +46,7 @@ Reading = Event | Reissue | Unreadable
 
 
 def reading_of(delivered: Outgoing) -> Reading:
-    """What a message carries, or why it carries nothing. Rights at the broker go by routing keys."""
+    """Reads a delivered message. A request must have its own routing key: the broker's rights go by keys."""
     reading = validate(delivered.message)
     if isinstance(reading, Reissue) and not is_reissue_key(unparked(delivered).routing_key):
         why = f"routing key: a request comes under {REISSUE_KEY}"
@@ -55,7 +55,7 @@ def reading_of(delivered: Outgoing) -> Reading:
 
 
 def validate(message: Message) -> Reading:
-    """The same, whatever it came under."""
+    """Reads a message without regard to its routing key."""
     try:
         envelope = read(message)
     except Malformed as error:
@@ -71,14 +71,15 @@ def validate(message: Message) -> Reading:
 
 
 def glimpse(message: Message) -> Subject | None:
-    """What an event tells of itself, valid or not: for those who need not know which."""
+    """The facts about an event that can be read, valid or not; None if there are none."""
     try:
-        return _legible(attributes_in(message))
+        return _partial_subject(attributes_in(message))
     except Malformed:
         return None
 
 
 def subject_of(reading: Reading) -> Subject | None:
+    """The facts about a message for results and logs; None if nothing could be read."""
     match reading:
         case Unreadable():
             return reading.subject
@@ -94,12 +95,12 @@ def _refusal(reason: DeadReason, error: ValueError) -> DeadLetter:
 
 
 def _readable_part(envelope: CloudEvent) -> Subject | None:
-    """What an envelope tells although its data breaks the contract."""
-    return _legible(dict(envelope))
+    """The facts in an envelope whose data breaks the contract."""
+    return _partial_subject(dict(envelope))
 
 
-def _legible(attributes: Mapping[str, Any]) -> Subject | None:
-    """What can be made out; nothing of what does not even tell which event it is."""
+def _partial_subject(attributes: Mapping[str, Any]) -> Subject | None:
+    """The valid attributes; None unless they identify the event."""
     source, id_, type_ = (_attribute(attributes.get(name)) for name in ("source", "id", "type"))
     if source is None or id_ is None or type_ is None:
         return None
@@ -115,12 +116,12 @@ def _legible(attributes: Mapping[str, Any]) -> Subject | None:
 
 
 def _attribute(value: object) -> str | None:
-    """A value that should be an attribute, if it can stand for one."""
+    """The value if it is a valid CloudEvents attribute, else None."""
     fits = isinstance(value, str) and 1 <= len(value) <= ATTRIBUTE_LENGTH and is_free_of_control(value)
     return str(value) if fits else None
 
 
 def _text(value: object) -> str | None:
-    """A value that should be an identifier, if it can stand for one at all."""
+    """The value if it is a valid identifier, else None."""
     fits = isinstance(value, str) and 1 <= len(value) <= IDENTIFIER_LENGTH and value.isprintable()
     return str(value) if fits else None

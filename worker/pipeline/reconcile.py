@@ -1,8 +1,8 @@
 """Effects at the provider that could not be recorded.
 
-The ledger failed after the call, or another worker wrote the entry meanwhile. Our effect may then stand over,
-or beside, what is on record. So a subaccount that we made is disabled, and a check is armed that compares the
-provider with the entry.
+The ledger failed after the call, or another worker wrote the entry meanwhile. The provider may then differ
+from the record. So a subaccount that we made is disabled, and a check is armed that compares the provider
+with the entry.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from worker.telemetry.events import Telemetry
 
 @dataclass
 class Reconciler:
-    """Remembers the departments whose last effect is not on record, and has them checked."""
+    """Remembers the departments whose last effect is not on record, and arms their checks."""
 
     records: Records
     subaccounts: Subaccounts
@@ -30,20 +30,20 @@ class Reconciler:
     _unrecorded: set[Department] = field(default_factory=set)
 
     async def not_recorded(self, entry: Entry, outcome: Outcome, error: Exception) -> None:
-        """The outcome of a step could not be recorded, because of `error`. Raises what ports raise."""
+        """Handles an outcome that could not be recorded because of `error`. Raises the ports' exceptions."""
         if _may_have_changed(outcome):
             self._unrecorded.add(entry.department)
         if isinstance(error, LedgerConflict):
             await self._yield_to_other_worker(entry, outcome)
 
     async def arm_pending_check(self, department: Department) -> None:
-        """Before the next step of a department whose last effect is not on record."""
+        """Arms the check of a department whose last effect is not on record. Called before its next step."""
         if department in self._unrecorded:
             await self.arm_check(department)
             self._unrecorded.discard(department)
 
     async def arm_check(self, department: Department) -> None:
-        """Has the provider compared with the entry: an effect of ours may be over what is on record."""
+        """Arms a check: an effect of ours may have overwritten the state on record."""
         on_record = (await self.records.recall(department)).entry
         if on_record.auth_id is not None:
             await self.records.recheck(arm_late_check(on_record, self.policy, self.clock.now()))

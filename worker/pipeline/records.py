@@ -1,14 +1,14 @@
-"""The gateway to the entries: every read and every write of one goes through here.
+"""The gateway to the entries: every read and write goes through here.
 
-A write is conditional on the revision that was recalled, so of two writers of one department the second
-learns of it (`LedgerConflict`). Who may write what:
+A write is conditional on the revision that was recalled, so the second of two writers gets a
+`LedgerConflict`. The writers:
 
     announce   the line and the outbox, before a call: the claim, the deletion, the check of a change
     conclude   the line, after a step: the next entry, with the answer where there is one
-    confirm    the line and the reissues, after the broker's confirm: what is owed no more, the answer
+    confirm    the line and the reissues, after the broker's confirm: the debt that is left, the answer
     delivered  the outbox: credentials that were confirmed before the next one failed
     attended   the scheduler: duties that are done or put off
-    recheck    the reconciler: a check, over whatever another worker has recorded
+    recheck    the reconciler: a check, on the entry that another worker has recorded
 """
 
 from dataclasses import dataclass, replace
@@ -30,11 +30,11 @@ class Records:
         return await self.entries.recall(department, event)
 
     async def announce(self, before: Entry, announced: Entry) -> Entry:
-        """Makes durable what a call is about to do. Writes nothing where nothing has to be."""
+        """Records the intent of a call. Writes nothing if the entry is unchanged."""
         return before if announced == before else await self.entries.record(announced)
 
     async def conclude(self, before: Entry, conclusion: Conclusion) -> Entry:
-        """Records the outcome of a step. Writes nothing where nothing changed and nothing is answered."""
+        """Records the outcome of a step. Writes nothing without a change or an answer."""
         if conclusion.answer is None and conclusion.entry == before:
             return before
         return await self.entries.record(conclusion.entry, conclusion.answer)
@@ -48,12 +48,12 @@ class Records:
         return await self.entries.record(entry, replace(answer, confirmed=True))
 
     async def delivered(self, before: Entry, entry: Entry) -> None:
-        """Records which credentials were confirmed; a failure of the others follows."""
+        """Records the confirmed credentials before a failure of the others is raised."""
         if entry != before:
             await self.entries.record(entry)
 
     async def attended(self, entry: Entry) -> None:
-        """Records what has become of the duties that were due."""
+        """Records the entry after its due duties."""
         await self.entries.record(entry)
 
     async def recheck(self, entry: Entry) -> None:

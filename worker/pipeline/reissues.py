@@ -1,7 +1,7 @@
-"""Credentials issued again: for a request (a message), or for a wish (left in the ledger by a person).
+"""Issues credentials again: for a request (a message), or for a wish (left in the ledger by an operator).
 
-Nothing of the department's state changes. Credentials go out before anything is recorded, under ids that are
-the same each time: a crash in between publishes them once more.
+The department's state does not change. Credentials are published before anything is recorded. A crash in
+between publishes them once more, under the same ids.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Reissues:
     telemetry: Telemetry
 
     async def answer(self, request: Reissue) -> Done | Failure:
-        """Takes a request up to its published answer. Raises what ports raise."""
+        """Takes a request up to its published answer. Raises the exceptions of the ports."""
         known = await self.records.recall(request.department, request.reference)
         match decision := decide_reissue(request, known, self.policy, self._now()):
             case Refuse(reason, detail):
@@ -55,7 +55,7 @@ class Reissues:
                 try:
                     entry, answer = await self._carry_out(request, known.entry, decision)
                 except (NoRecipientKey, NotTaken, Unroutable) as error:
-                    # A request does not hold up the others: it is parked, and given up in the end.
+                    # A request must not delay the others: it is parked, and given up in the end.
                     return Transient(str(error))
                 entry = await self.records.answered(entry, answer)
         if not answer.confirmed:
@@ -65,7 +65,7 @@ class Reissues:
         return Done()
 
     async def grant(self, wish: Wish) -> None:
-        """Leaves the answer in the ledger: `failed` where nothing was issued. Raises what ports raise."""
+        """Records the answer to a wish: `failed` if nothing was issued. Raises the ports' exceptions."""
         request = request_of(wish)
         known = await self.records.recall(request.department, request.reference)
         match decision := decide_reissue(request, known, self.policy, self._now()):
@@ -84,7 +84,7 @@ class Reissues:
     async def _carry_out(
         self, request: Reissue, entry: Entry, decision: Issue | Skip
     ) -> tuple[Entry, Answer]:
-        """Entry and answer, still to be recorded."""
+        """The entry and the answer, not recorded yet."""
         if isinstance(decision, Skip):
             return entry, answer_to(request, entry, ResultKind.UNCHANGED, decision.reason, self._now())
         entry = await self.outbox.deliver_owed(entry, None)

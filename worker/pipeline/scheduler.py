@@ -1,4 +1,4 @@
-"""Duties: what an entry has due later. One scheduler takes them through the department's lane."""
+"""The scheduler: carries out due duties and wishes in the department's lane."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -40,15 +40,15 @@ from worker.telemetry.events import Telemetry
 
 POLL_SECONDS = 1.0
 OVERDUE = timedelta(minutes=5)
-"""Debts that are older are counted as overdue."""
+"""Older debts count as overdue."""
 DUE_BATCH = 100
 
 
 @dataclass
 class Scheduler:
-    """Files duties and wishes into the lanes, and carries them out there. A duty that fails is put off.
+    """Files duties and wishes into the lanes, and carries them out there.
 
-    `policy` has the settle window, by which duties are put off.
+    A duty that fails is put off by the policy's settle window.
     """
 
     records: Records
@@ -70,15 +70,15 @@ class Scheduler:
     _filed_wishes: set[str] = field(default_factory=set)
 
     async def run(self) -> None:
-        """Polls the ledger for ever."""
+        """Polls the ledger each `POLL_SECONDS`. Never returns."""
         while True:
             if self.ledger_watch.trouble is None:
-                await self.file_what_is_due()
+                await self.file_due()
                 await self.file_wishes()
             await self.measure_debts()
             await self.clock.sleep(POLL_SECONDS)
 
-    async def file_what_is_due(self) -> None:
+    async def file_due(self) -> None:
         """Files each department with a due duty into its lane, unless it is filed already."""
         try:
             due = await self.duties.due(self.clock.now(), DUE_BATCH)
@@ -122,11 +122,11 @@ class Scheduler:
             self._failed(wish.department, error)
 
     async def measure_debts(self) -> None:
-        """Sets the metric of overdue debts."""
+        """Sets the gauge of overdue debts."""
         try:
             overdue = await self.duties.overdue(self.clock.now() - OVERDUE)
         except LedgerFailed:
-            return  # whoever needs the ledger reports it
+            return  # the next use of the ledger reports it
         self.telemetry.debts_overdue(overdue)
 
     def _file(self, department: Department) -> None:
@@ -151,7 +151,7 @@ class Scheduler:
             self._failed(department, error)
 
     def _failed(self, department: Department, error: Exception) -> None:
-        """Reports it. What failed is still due, or still wished, at a later poll."""
+        """Reports the error. The duty or wish is still due at a later poll."""
         if is_unexpected(error):
             self.telemetry.step_crashed(error)
             return
@@ -163,12 +163,12 @@ class Scheduler:
         try:
             await self.records.attended(done)
         except LedgerConflict:
-            if done.repairs != entry.repairs:  # it may have undone what the other worker has recorded
+            if done.repairs != entry.repairs:  # it may have undone what is on record now
                 await self.reconciler.arm_check(entry.department)
             raise
 
     async def _done(self, entry: Entry) -> Entry:
-        """The entry once its due duties are done, or put off because one of them failed."""
+        """Does the due duties, and puts all off if one fails. Returns the entry."""
         now = self.clock.now()
         try:
             while duty := due_duty(entry, now):
@@ -193,20 +193,20 @@ class Scheduler:
                 return suspend_debt(entry)
 
     async def _check(self, entry: Entry) -> Entry:
-        """A change without an answer may have been carried out late, over a newer one."""
+        """Repairs the subaccount: a change without a response may have been carried out late."""
         try:
             if not await self.subaccounts.repair(entry):
                 return check_done(entry)
         except CallFailed as failed:
             if failed.fault.kind is not FaultKind.NOT_FOUND:
                 raise
-            self.telemetry.subaccount_missing(entry)  # deleted by somebody: not created unasked
+            self.telemetry.subaccount_missing(entry)  # deleted by others: not created unasked
             return check_done(entry)
         self.telemetry.drift_mended(entry)
         return check_repaired(entry, self.policy, self.clock.now())
 
     async def _disable_duplicates(self, entry: Entry) -> None:
-        """A create that took more than one try may have been carried out twice, the other one very late."""
+        """A create that took several tries may have been carried out twice, once very late."""
         duplicates = await self.subaccounts.disable_duplicates(entry)
         if duplicates:
             self.telemetry.doubles_disabled(entry, duplicates)

@@ -16,12 +16,12 @@ from worker.ports import Delivery
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One delivery and all that is known of it.
+    """One delivery and the facts about it.
 
-    `original` is the message as its producer sent it, without the headers that parking added.
-    `lane` is its key among the lanes, `rank` its priority there.
-    From `leave_at` on (monotonic seconds) it is parked instead of waiting any longer.
-    `state` counts its tries since it was delivered.
+    `original`: the message as its producer sent it, without the headers that parking added.
+    `lane`: its key among the lanes; `rank`: its priority there.
+    `leave_at`: monotonic seconds; from then on it is parked instead of waiting any longer.
+    `state`: its tries since it was delivered.
     """
 
     delivery: Delivery
@@ -34,7 +34,7 @@ class Work:
 
     @classmethod
     def of(cls, delivery: Delivery, unknown_rename: UnknownRename, leave_at: float) -> "Work":
-        """Reads the message; one that is no valid event gets a lane for itself."""
+        """Reads the message. An unreadable one gets a lane for itself."""
         reading = reading_of(delivery.original)
         return cls(
             delivery=delivery,
@@ -48,15 +48,15 @@ class Work:
 
     @property
     def subject(self) -> Subject | None:
-        """What is known of the event, for results and logs."""
+        """The facts about the event, for results and logs."""
         return subject_of(self.reading)
 
     def tried(self) -> "Work":
-        """One more try begins."""
+        """The work once one more try begins."""
         return replace(self, state=self.state.tried())
 
     def after(self, verdict: Wait | Pause) -> "Work":
-        """The try failed. A pause is not counted, a wait costs retry budget."""
+        """The work after a failed try. A pause is not counted; a wait costs retry budget."""
         match verdict:
             case Pause():
                 return replace(self, state=self.state.paused())
