@@ -1,4 +1,4 @@
-"""The composition root: `assemble` wires a worker, `running_worker` makes one of the settings and runs it."""
+"""The composition root: `assemble` wires a worker, `running_worker` runs one from the settings."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -57,7 +57,7 @@ from worker.telemetry.events import Telemetry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """The world as a worker sees it."""
+    """The adapters that a worker uses, one for each port."""
 
     ledger: Ledger
     locks: DepartmentLocks
@@ -70,7 +70,7 @@ class Ports:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """How a worker behaves. `prefetch`: messages in flight."""
+    """The settings of a worker's behaviour. `prefetch`: the maximum number of unacked messages."""
 
     owner: str
     account: str
@@ -82,7 +82,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The classes a worker is made of. The simulation replaces one by a faulty one, which must be noticed."""
+    """The classes of a worker. The simulation replaces one by a faulty one, and must notice it."""
 
     handler: type[Handler] = Handler
     line: type[Line] = Line
@@ -97,7 +97,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """A worker, wired. It consumes once its `handler.receive` gets deliveries."""
+    """A wired worker. Deliveries enter by its `handler.receive`."""
 
     handler: Handler
     scheduler: Scheduler
@@ -109,7 +109,7 @@ class Worker:
     waiting: WaitingRoom
 
     async def close(self) -> None:
-        """Cancels what still runs, wherever it is: drain first."""
+        """Cancels all running work. Drain first."""
         await self.lanes.cut_off()
         await self.scanner.close()
         await self.circuit.close()
@@ -119,9 +119,9 @@ class Worker:
 def assemble(
     ports: Ports, rules: Rules, telemetry: Telemetry, stopping: asyncio.Event, parts: Parts | None = None
 ) -> Worker:
-    """The one wiring: production, the tests' world and the simulation build the worker here.
+    """Wires a worker: for production, the tests' world and the simulation alike.
 
-    `stopping` is set when a drain begins; the provider's adapter shares it.
+    `stopping` is set when a drain begins; the provider's adapter has the same event.
     """
     parts = parts or Parts()
     clock = ports.clock
@@ -218,7 +218,7 @@ def assemble(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningWorker:
-    """A worker that consumes, as probes and the drain see it."""
+    """A consuming worker, with its state for probes and its drain."""
 
     worker: Worker
     consumer: Consumer
@@ -229,19 +229,19 @@ class RunningWorker:
 
     @property
     def unfinished(self) -> int:
-        """Messages that are left to the broker to deliver again."""
+        """The number of messages that the broker must deliver again."""
         return self.worker.handler.left + len(self.worker.lanes)
 
     def blocks(self) -> list[str]:
-        """Why consuming is paused, a line for each reason."""
+        """One line for each reason why the consumer is paused."""
         return list(self.worker.gate.blocks.values())
 
     async def drain(self) -> bool:
-        """Stops consuming and finishes what runs; False if that took longer than allowed."""
+        """Stops consuming and finishes running work; False if that exceeds `PROVISIONER_DRAIN`."""
         self.telemetry.stopping(len(self.worker.lanes))
         try:
             async with asyncio.timeout(self.settings.drain.total_seconds()):
-                # Both at once: a broker that does not answer must not keep calls beginning.
+                # Both at once: while a broker does not respond, no more calls may begin.
                 await asyncio.gather(self.worker.handler.drain(), self.consumer.stop())
         except TimeoutError:
             return False
@@ -255,13 +255,13 @@ Connect = Callable[[WorkerSettings, Clock, Telemetry], AbstractAsyncContextManag
 async def running_worker(
     settings: WorkerSettings, telemetry: Telemetry, connect: Connect = rabbit_broker
 ) -> AsyncIterator[RunningWorker]:
-    """A worker that consumes for the time of the block. What is under way at its end is cut off: drain first.
+    """Runs a consuming worker during the block. Running work is cancelled at its end, so drain first.
 
     Raises `SettingsError`, `KeyFileError`, `LedgerFailed`, `LedgerForeign` or `BrokerUnavailable`.
     """
     clock, stopping = SystemClock(), asyncio.Event()
-    if keyless := list(_keyless(settings)):
-        raise SettingsError("\n".join(keyless))
+    if missing := list(_missing_keys(settings)):
+        raise SettingsError("\n".join(missing))
     async with AsyncExitStack() as stack:
         opening = open_ledger(settings.ledger_url, on_commit=telemetry.committed)
         opened = await stack.enter_async_context(opening)
@@ -296,8 +296,8 @@ async def running_worker(
         )
 
 
-def _keyless(settings: WorkerSettings) -> Iterator[str]:
-    """A line for each recipient without a usable key: an error at the start, later it is waited for."""
+def _missing_keys(settings: WorkerSettings) -> Iterator[str]:
+    """A line for each recipient without a usable key. It is an error only at the start."""
     if settings.recipients is None:
         return
     keys = RecipientKeys(*settings.recipients, on_change=lambda *_: None)
@@ -309,7 +309,7 @@ def _keyless(settings: WorkerSettings) -> Iterator[str]:
 
 
 def _sealer(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> Sealer:
-    """Raises `KeyFileError`."""
+    """The sealer that the settings ask for; raises `KeyFileError`."""
     if settings.recipients is None:
         return Unsealed()
     path = settings.signing_key_path

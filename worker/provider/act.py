@@ -1,6 +1,6 @@
-"""A decided step becomes provider calls, and what the provider reports becomes an outcome.
+"""Act: turns a step into provider calls, and their results into an outcome.
 
-Which subaccount to keep, what to send and what to disable is decided in `core/adoption.py`.
+For an adoption, `core/adoption.py` decides which subaccount to keep, update or disable.
 """
 
 from collections.abc import Awaitable
@@ -35,9 +35,10 @@ class Actor:
     enable: Enable = Enable.CREATED
 
     def permit(self, step: Step) -> AbstractAsyncContextManager[Call | None]:
-        """What the step's own call is made on. Held from before the claim: what is claimed need not wait.
+        """The permit for the step's own call. It comes before the claim: a claimed call must not wait.
 
-        A step that only skips makes no call, and an adoption gets a permit for each of its calls: None.
+        It yields None for a skip, which makes no call, and for an adoption, whose calls have their own
+        permits.
         """
         match step:
             case Create():
@@ -50,7 +51,7 @@ class Actor:
                 return nullcontext()
 
     async def foresee(self, step: Step, entry: Entry) -> Step:
-        """The step, or an adoption instead: of a department that a ledger that is behind does not know.
+        """Returns the step, or an adoption if the provider lists a subaccount that the ledger does not know.
 
         Raises `CallFailed`.
         """
@@ -65,10 +66,10 @@ class Actor:
         return adoption if unknown and unknown & self.subaccounts.tags(entry).keys() else step
 
     async def act(self, step: Step, entry: Entry, key: str, claimed_at: float, call: Call | None) -> Outcome:
-        """Carries the step out; whatever the provider reports comes back as a value.
+        """Carries the step out. A failed call is an outcome, not an exception.
 
-        `key` is the step's idempotency key, `claimed_at` the monotonic time at which the claim was begun, and
-        `call` what the step's permit yields.
+        `key`: the step's idempotency key; `claimed_at`: when the claim began, in monotonic seconds; `call`:
+        the value of the step's permit.
         """
         try:
             match step:
@@ -137,7 +138,7 @@ class Actor:
             return NothingSeen(result.begun)
         kept, others = choose(matches, entry.auth_id, claimed=claim is not None)
         found = await self.subaccounts.get_if_there(kept.subaccount.auth_id)
-        if found is None:  # deleted while the list still shows it: the next scan is to tell
+        if found is None:  # deleted, but still listed: the next scan decides
             detail = "the list shows a subaccount of the department that is not there"
             raise CallFailed(CallFault("list", FaultKind.UNEXPECTED, detail))
         adopted = replace(entry, incarnation=kept.incarnation)

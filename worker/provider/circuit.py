@@ -1,4 +1,4 @@
-"""The circuit breaker around the provider. Its rules are in `core/breaker.py`; here they are carried out."""
+"""The circuit breaker around the provider. It carries out the rules of `core/breaker.py`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
@@ -37,7 +37,7 @@ from worker.telemetry.events import Telemetry
 
 PROBE_AGAIN_SECONDS = 0.2
 PROBE_AGAIN_WITHIN_SECONDS = 5.0
-"""A probe that got no response for longer is convincing."""
+"""After a probe that took longer there is no second one."""
 BLOCKER = "circuit"
 NOT_CLOSED = "circuit not closed"
 
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class Prober:
-    """Sends probes: one at a time for all calls that ask, and a second one for a fault that may pass."""
+    """Sends probes: one at a time for all calls that ask, and a second one after a transient fault."""
 
     def __init__(self, provider: Provider, clock: Clock, telemetry: Telemetry) -> None:
         self._provider = provider
@@ -61,11 +61,11 @@ class Prober:
         return await asyncio.shield(self._probing)
 
     async def fault(self) -> CallFault | None:
-        """Why one probe failed. Being told to slow down is a response, too."""
+        """Sends one probe. The fault if it failed; None for a response, even for 429."""
         try:
             await self._provider.probe()
         except CallFailed as failed:
-            # Where nothing was sent because the worker stops, nothing is known.
+            # If nothing was sent because the worker stops, nothing is known.
             suspicious = suggests_outage(failed.fault) and not failed.fault.outage
             return failed.fault if suspicious else None
         except Exception as error:  # noqa: BLE001 - a fault of ours must not leave the circuit open for good
@@ -79,7 +79,7 @@ class Prober:
         await _ended(self._probing)
 
     async def _probe_twice(self) -> bool:
-        """One lost response is no outage; a response that refuses is given a second time, too."""
+        """One lost response is no outage, so that probe is repeated. A refusal would only be repeated."""
         fault = await self.fault()
         if fault is None:
             return True
@@ -94,7 +94,7 @@ class Prober:
 
 
 class Circuit:
-    """The provider port, with a circuit breaker in front of it."""
+    """Implements the provider port with a circuit breaker."""
 
     def __init__(
         self, provider: Provider, gate: Gate, waiting: WaitingRoom, clock: Clock, telemetry: Telemetry
@@ -112,12 +112,12 @@ class Circuit:
 
     @property
     def capabilities(self) -> Capabilities:
-        """The provider's own."""
+        """See `Provider.capabilities`."""
         return self._provider.capabilities
 
     @property
     def state(self) -> State:
-        """Whether calls go through."""
+        """The state of the breaker."""
         return self._breaker.state
 
     async def close(self) -> None:
@@ -127,18 +127,21 @@ class Circuit:
 
     @asynccontextmanager
     async def permit(self, operation: Operation) -> AsyncIterator[Call]:
-        """A permit of the provider's, where the breaker lets a call of this kind through now."""
+        """See `Provider.permit`. Raises `CallFailed` at once if the breaker refuses a call of this kind."""
         self._check_not_open(operation)
         async with self._provider.permit(operation) as call:
             with self._let_through(operation):
                 yield WatchedCall(self, call)
 
     async def probe(self) -> None:
-        """Goes around the breaker."""
+        """See `Provider.probe`. The breaker does not watch it."""
         await self._provider.probe()
 
     async def watched(self, operation: Operation, subject: str, call: Awaitable[T]) -> T:
-        """The call's result; `subject` tells the calls of one department from those of another."""
+        """Awaits the call, and reports its outcome to the breaker. Raises `CallFailed`.
+
+        `subject` distinguishes the departments: auth id, idempotency key or page.
+        """
         openings = self._breaker.openings
         try:
             result = await call
@@ -156,7 +159,7 @@ class Circuit:
 
     @contextmanager
     def _let_through(self, operation: Operation) -> Iterator[None]:
-        """Raises `CallFailed` where the breaker does not let a call of this kind through now."""
+        """Raises `CallFailed` if the breaker refuses a call of this kind now."""
         match self._take(CallAsked(operation)):
             case Refuse(why):
                 raise _refused(operation, why)
@@ -169,7 +172,7 @@ class Circuit:
                 yield
 
     async def _assessed(self, fault: CallFault, subject: str) -> CallFault:
-        """The fault, marked as an outage where it is one."""
+        """The fault, marked as an outage if it is one."""
         if fault.outage:
             return fault
         if not suggests_outage(fault):
@@ -182,7 +185,7 @@ class Circuit:
         return replace(fault, outage=self._breaker.state is not State.CLOSED)
 
     def _take(self, event: breaker.Event) -> Effect | None:
-        """The breaker takes the event. Returns the effect that answers it, if any: admit, refuse or probe."""
+        """Passes the event to the breaker and carries out its effects. Returns an Admit, Refuse or Probe."""
         self._breaker, effects = breaker.transition(self._breaker, event, self._clock.monotonic())
         answer: Effect | None = None
         for effect in effects:
@@ -205,7 +208,7 @@ class Circuit:
                 self._gate.unblock(BLOCKER)
             case Closed():
                 self._telemetry.circuit_closed()
-                self._waiting.end_pauses()  # of many that waited for one call, it was one
+                self._waiting.end_pauses()  # the messages that waited for the one call that decided
             case ProbeIn(seconds):
                 self._recovering = asyncio.create_task(self._probe_in(seconds))
 
@@ -223,7 +226,7 @@ class Circuit:
 
 @dataclass(frozen=True, slots=True)
 class WatchedCall:
-    """A permitted call whose outcome the breaker is told."""
+    """A permitted call that reports its outcome to the breaker."""
 
     circuit: Circuit
     call: Call
@@ -250,7 +253,9 @@ class WatchedCall:
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         """See `Call.page`."""
-        subject = f"page {next(self.circuit.page_numbers)}"  # a page is no department's: each one counts
+        subject = (
+            f"page {next(self.circuit.page_numbers)}"  # a page belongs to no department: each one counts
+        )
         return await self.circuit.watched("list", subject, self.call.page(offset))
 
 

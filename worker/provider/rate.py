@@ -1,4 +1,4 @@
-"""Limits how fast calls go out: as many as allowed in any window, fewer after a response "too fast"."""
+"""Limits the rate of calls in any window of time, and lowers the limit after a 429 response."""
 
 import asyncio
 from collections import deque
@@ -9,19 +9,19 @@ from worker.flow.waiting import sleep_unless_stopping
 from worker.ports import Clock, RateLimit
 
 LATEST_ARRIVAL = 0.03
-"""Part of the window after which a call that was sent has arrived, so that the provider counts it."""
+"""The part of the window after which a sent call has surely arrived at the provider and counts there."""
 
 GROWTH = 0.1
-"""Part of the limit regained in each window that passes without complaint."""
+"""The part of the limit regained in each window without a 429."""
 
 BURST_CALLS = 50
-"""A limit up to this is used as soon as it allows; of a higher one, calls that had to wait go out evenly.
+"""Up to this limit, calls go out as soon as it allows. Under a higher one, waiting calls go out evenly.
 
-What waits meanwhile collapses: a department whose events come in a storm costs one call then, not one each.
+Waiting events collapse meanwhile: a department with many events at once then costs one call, not one each.
 """
 
 EVENLY = 0.9
-"""Their distance, as a part of what the limit comes to: the window is full again before it is over."""
+"""The distance of such calls, as a part of window / limit: below 1, so that each window can be used up."""
 
 
 class Stopping(Exception):
@@ -30,7 +30,7 @@ class Stopping(Exception):
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """One call's place under the limit: kept until it is used or given back, however long that takes."""
+    """One call's place under the limit. It is held until it is used or given back, without a time limit."""
 
     clock: Clock
     given_at: float
@@ -39,23 +39,23 @@ class Slot:
     _counted_by: float = 0.0
 
     def begin(self) -> None:
-        """The call is sent now. Raises `ValueError` for a second one: each needs a slot."""
+        """Marks the call as sent now. Raises `ValueError` for a second call: each needs a slot."""
         if self.sent:
             raise ValueError("a permit is for one call")
         self.sent = True
         self._counted_by = self.clock.monotonic() + self.latest_arrival_seconds
 
     def arrived(self) -> None:
-        """The provider has counted the call: it had arrived before its response."""
+        """Marks the call as counted by the provider: it arrived before its response."""
         self._counted_by = min(self._counted_by, self.clock.monotonic())
 
     def counted_by(self, now: float) -> float:
-        """When the provider has counted it at the latest; if it is not sent yet, it may be any moment."""
+        """The latest time at which the provider counts the call; one that is not sent may be sent now."""
         return self._counted_by if self.sent else now + self.latest_arrival_seconds
 
 
 class RateLimiter:
-    """A log of calls. Unlike a bucket it never lets two windows' worth through in one."""
+    """A sliding-window log of calls. Unlike a token bucket it never allows two limits in one window."""
 
     def __init__(self, limit: RateLimit, clock: Clock, stopping: asyncio.Event) -> None:
         self._clock = clock
@@ -71,16 +71,16 @@ class RateLimiter:
 
     @property
     def allowed(self) -> int:
-        """Calls in a window, at present."""
+        """The present limit, in calls per window."""
         return int(self._allowed)
 
     async def slot(self) -> Slot:
-        """Returns when one more call may be sent, in the order asked; raises `Stopping`."""
+        """Waits in order until one more call may be sent; raises `Stopping`."""
         async with self._first:
             return await self.priority_slot()
 
     async def priority_slot(self) -> Slot:
-        """As `slot`, ahead of all that wait."""
+        """Gets a slot ahead of all that wait; raises `Stopping`."""
         while (seconds := self._seconds_to_wait()) > 0:
             await self._pass(seconds)
         if self._stopping.is_set():
@@ -90,11 +90,11 @@ class RateLimiter:
         return slot
 
     def give_back(self, slot: Slot) -> None:
-        """A slot that was not used: the next call gets it."""
+        """Returns an unused slot for the next call."""
         self._slots.remove(slot)
 
     def slow_down(self, retry_after_seconds: float | None) -> None:
-        """After a response that calls come too fast. Of many to calls of one window only the first counts."""
+        """Halves the limit after a 429 response. In one window only the first one counts."""
         now = self._clock.monotonic()
         self._closed_until = max(self._closed_until, now + (retry_after_seconds or 0.0))
         if self._allowed == self._limit or now >= self._changed_at + self._window:
@@ -104,27 +104,27 @@ class RateLimiter:
     def _seconds_to_wait(self) -> float:
         now = self._clock.monotonic()
         self._grow_back(now)
-        self._forget_what_counts_no_more(now)
+        self._forget_expired(now)
         free_at = self._closed_until
         too_many = len(self._slots) - self.allowed + 1
         if too_many > 0:
-            leaving = islice(self._slots, too_many)  # not quite in the order they are counted in
+            leaving = islice(self._slots, too_many)  # roughly in the order of their counting
             free_at = max(free_at, max(slot.counted_by(now) for slot in leaving) + self._window)
             self._crowded_until = free_at + self._window
         return max(free_at, self._evenly(now)) - now
 
-    def _forget_what_counts_no_more(self, now: float) -> None:
+    def _forget_expired(self, now: float) -> None:
         for _ in range(len(self._slots)):
             oldest = self._slots[0]
             if oldest.counted_by(now) + self._window <= now:
                 self._slots.popleft()
             elif not oldest.sent and oldest.given_at + self._window <= now:
-                self._slots.rotate(-1)  # long held by somebody: not in the way of those behind it
+                self._slots.rotate(-1)  # held for long: it must not keep the slots behind it
             else:
                 return
 
     def _evenly(self, now: float) -> float:
-        """When the next call may go, so that a crowd does not use up a window at its very beginning."""
+        """When the next call may go, so that many calls do not use up a window at its beginning."""
         if now >= self._crowded_until or self.allowed <= BURST_CALLS or not self._slots:
             return now
         latest = max(slot.given_at for slot in self._slots)

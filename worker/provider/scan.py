@@ -1,4 +1,4 @@
-"""Reads the provider's list: one scan at a time, shared by all that wait for one."""
+"""Scans the provider's list: one scan at a time, shared by all that wait for it."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,12 +24,12 @@ from worker.ports import CallFailed, Clock, ProvidedSubaccount, Provider, Regist
 MAX_RESTARTS = 5
 MAX_PAGE_TRIES = 5
 MAX_STALE_PAGES = 50
-"""Pages in a row that show nothing new: creates alone do not shift a list that far while it is read."""
+"""Pages in a row without a new item. Creates alone do not shift a list that far while it is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """What a complete scan saw: the subaccounts that bear a tag, by tag. `begun` is before its first page."""
+    """The result of a complete scan: tagged subaccounts, by tag. `begun` is before its first page."""
 
     begun: datetime
     seen: dict[str, list[ListedSubaccount]]
@@ -37,7 +37,7 @@ class ScanResult:
 
 @dataclass(slots=True)
 class Cursor:
-    """How far one reading of the list has come. `last` ends the page before; None before the first."""
+    """The position of one scan. `last`: the last auth id of the page before; None before the first page."""
 
     offset: int = 0
     last: str | None = None
@@ -45,32 +45,32 @@ class Cursor:
     _stale_pages: int = 0
 
     def joins(self, page: Sequence[ListedSubaccount]) -> bool:
-        """Whether the page goes on where the one before ended, in a list that still shows something new."""
+        """Whether the page overlaps the one before, in a list that still shows new items."""
         fresh = {one.auth_id for one in page} - self._known
         self._stale_pages = 0 if fresh else self._stale_pages + 1
         self._known |= fresh
         return overlaps(self.last, page) and self._stale_pages < MAX_STALE_PAGES
 
     def at_end(self, page: Sequence[ListedSubaccount]) -> bool:
-        """Whether the page shows the last item once more, and nothing after it."""
+        """Whether the page has only the last item again, and nothing after it."""
         return [one.auth_id for one in page] == [self.last]
 
     def advance(self, page: Sequence[ListedSubaccount]) -> None:
-        """The next page begins with this page's last item."""
+        """Moves on, so that the next page begins with this page's last item."""
         self.offset += len(page) - 1
         self.last = page[-1].auth_id
 
 
 @dataclass
 class _Batch:
-    """Those that wait for the next scan: how far back it must go, and what came of it."""
+    """The callers that wait for the next scan: how far back it must go, and its result."""
 
     since: datetime | None
     done: "asyncio.Future[ScanResult | CallFailed]" = field(default_factory=asyncio.Future)
 
 
 class Scanner:
-    """Scans the list for subaccounts with a tag. Once `stopping` is set it waits for no page any more."""
+    """Scans the list for tagged subaccounts. Once `stopping` is set, it does not retry a page any more."""
 
     def __init__(
         self, provider: Provider, template: NameTemplate, clock: Clock, stopping: asyncio.Event
@@ -83,10 +83,10 @@ class Scanner:
         self._scanning: asyncio.Task[None] | None = None
 
     async def scan(self, since: datetime | None) -> ScanResult:
-        """A scan that begins after this call and goes back beyond `since`; raises `CallFailed`.
+        """Makes a scan that begins after this call and goes back beyond `since`; raises `CallFailed`.
 
-        Without `since`, and for a provider that does not list the newest first, it reads the whole list.
-        A scan under way has begun too early: all that ask meanwhile share the one after it.
+        Without `since`, or if the provider does not list the newest first, it reads the whole list. A scan
+        under way began too early, so all callers meanwhile share the next one.
         """
         if not self._provider.capabilities.lists_newest_first:
             since = None
@@ -102,7 +102,7 @@ class Scanner:
         return result
 
     async def close(self) -> None:
-        """Ends a scan that is under way."""
+        """Cancels a scan that is under way."""
         if self._scanning is not None:
             self._scanning.cancel()
             await asyncio.wait([self._scanning])
@@ -113,7 +113,7 @@ class Scanner:
                 self._next = None
                 try:
                     batch.done.set_result(await self._complete_scan(batch.since))
-                except Exception as error:  # noqa: BLE001 - or those that wait would wait for ever
+                except Exception as error:  # noqa: BLE001 - else the callers would wait for ever
                     batch.done.set_exception(error)
         finally:
             self._scanning = None
@@ -130,9 +130,9 @@ class Scanner:
         return CallFailed(CallFault("list", FaultKind.UNEXPECTED, detail))
 
     async def _read(self, since: datetime | None) -> ScanResult | None:
-        """None where an item was deleted meanwhile: another may have been skipped.
+        """Reads the list once. None if an item was deleted: another may have been skipped.
 
-        The same for a list that shows the same page again and again.
+        None also for a list that repeats the same pages.
         """
         result, cursor = ScanResult(self._clock.now(), {}), Cursor()
         while page := await self._page(cursor.offset):
@@ -145,7 +145,7 @@ class Scanner:
         return result if cursor.last is None else None
 
     async def _page(self, offset: int) -> list[ListedSubaccount]:
-        """Tried again here: if each failure cost the whole scan, a long list could hardly be read."""
+        """Reads a page, with retries: else a long list could hardly be read."""
         tries = 0
         while True:
             tries += 1
@@ -161,7 +161,7 @@ class Scanner:
 
 
 class Orphans:
-    """Tags at the provider that the ledger does not know: it is new, lost, or was restored."""
+    """Tags of subaccounts that the ledger does not know because it is new, lost, or restored."""
 
     def __init__(
         self, scanner: Scanner, provider: Provider, template: NameTemplate, register: Register
@@ -174,19 +174,19 @@ class Orphans:
         self._first = asyncio.Lock()
 
     async def tags(self) -> AbstractSet[str]:
-        """The tags; the first call finds them. Raises `CallFailed`."""
+        """The tags of orphans. The first call finds them; raises `CallFailed`."""
         async with self._first:
             if self._tags is None:
                 self._tags = await self._find()
         return self._tags
 
     def strike_off(self, tags: Iterable[str]) -> None:
-        """They were looked for and are gone. Not before: else a failed adoption would end in a create."""
+        """Removes tags that a scan did not find. Any earlier, a failed adoption would become a create."""
         if self._tags is not None:
             self._tags.difference_update(tags)
 
     async def _find(self) -> set[str]:
-        """The whole list is read until it once held no orphan; after that the newest page is enough."""
+        """Reads the whole list until it has no orphan; after that the newest page is enough."""
         newest_first = self._provider.capabilities.lists_newest_first
         caught_up = newest_first and await self._register.caught_up()
         if caught_up and not await self._unknown(await self._newest_page()):
@@ -215,7 +215,7 @@ async def page_of(provider: Provider, offset: int) -> list[ListedSubaccount]:
 def note(
     page: Iterable[ListedSubaccount], template: NameTemplate, seen: dict[str, list[ListedSubaccount]]
 ) -> None:
-    """Adds to `seen` what bears a tag, by tag: each once, however often it is listed."""
+    """Adds the tagged subaccounts of a page to `seen`, by tag, each once."""
     for one in page:
         tag = template.tag_in(one.name)
         if tag is not None and one not in seen.setdefault(tag, []):

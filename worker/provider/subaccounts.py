@@ -1,4 +1,4 @@
-"""A department's subaccounts at the provider: found by their tags, compared, enabled, disabled, read."""
+"""A department's subaccounts at the provider: finds them by their tags, and reads and changes them."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -24,7 +24,7 @@ from worker.provider.tokens import KeptTokens
 
 @dataclass(frozen=True, slots=True)
 class Subaccounts:
-    """The calls beside a step's own, each with its own permit. All raise `CallFailed`."""
+    """The calls other than a step's own, each with its own permit. All raise `CallFailed`."""
 
     provider: Provider
     register: Register
@@ -43,17 +43,17 @@ class Subaccounts:
         return token
 
     def keep_token(self, made: NewSubaccount) -> None:
-        """Until its credentials are published, where the provider does not show it again."""
+        """Keeps the token until its credentials are published, if the provider does not show it again."""
         if not self.provider.capabilities.can_read_token:
             self.kept_tokens.keep(made)
 
     def forget_token(self, entry: Entry) -> None:
-        """Its credentials are published."""
+        """Drops a kept token: its credentials are published."""
         if entry.auth_id is not None:
             self.kept_tokens.drop(entry.auth_id)
 
     async def repair(self, entry: Entry) -> bool:
-        """Compares the subaccount with its entry and sets it right; True if they differed."""
+        """Compares the subaccount with its entry and repairs it; True if they differed."""
         if entry.auth_id is None or entry.name is None:
             return False
         found = listed(await self._get(entry.auth_id))
@@ -69,11 +69,11 @@ class Subaccounts:
         return bool(update)
 
     def permit_to_enable(self) -> AbstractAsyncContextManager[Call]:
-        """Held from before the record that announces the call, as a step's permit is."""
+        """The permit for `enable_made`, acquired before the record that announces the call."""
         return self.provider.permit("update")
 
     async def enable_made(self, call: Call, entry: Entry) -> None:
-        """Enables a subaccount that was made disabled."""
+        """Enables a subaccount that was created disabled."""
         auth_id, _, issued = entry.existing
         key = self.names.enabling_key(entry, auth_id, issued.cause)
         await call.update(auth_id, key, enabled=True)
@@ -81,7 +81,8 @@ class Subaccounts:
     async def disable_duplicates(self, entry: Entry) -> tuple[str, ...]:
         """Disables all subaccounts with a tag of this department that are not on record. Returns their ids.
 
-        Of all its incarnations: a create taken for lost may be carried out after its successor was deleted.
+        It covers all incarnations: a create taken for lost may be carried out after its successor was
+        deleted.
         """
         result = await self.scanner.scan(entry.created_at)
         tags = self.names.tags(entry.department, range(1, entry.incarnation + 1))
@@ -90,7 +91,7 @@ class Subaccounts:
         return tuple(one.auth_id for one in duplicates)
 
     async def disable(self, auth_ids: Iterable[str], entry: Entry) -> None:
-        """Disables the department's duplicates; one that is gone meanwhile is no hindrance."""
+        """Disables the department's duplicates. One that was deleted meanwhile is skipped."""
         for auth_id in auth_ids:
             try:
                 await self.disable_made(entry, auth_id)
@@ -99,16 +100,16 @@ class Subaccounts:
                     raise
 
     async def disable_made(self, entry: Entry, auth_id: str) -> None:
-        """Disables what a create made although another subaccount is on record."""
+        """Disables a subaccount that a create made while another is on record."""
         await self.update(auth_id, self.names.duty_key("disable", entry, auth_id), Update(enabled=False))
 
     async def update(self, auth_id: str, key: str, update: Update) -> None:
-        """Sends the update."""
+        """Sends the update under this idempotency key."""
         async with self.provider.permit("update") as call:
             await call.update(auth_id, key, name=update.name, enabled=update.enabled)
 
     async def get_if_there(self, auth_id: str) -> ProvidedSubaccount | None:
-        """The subaccount as it is now; None where it is gone."""
+        """The subaccount as it is now; None if it is gone."""
         try:
             return await self._get(auth_id)
         except CallFailed as failed:
@@ -121,7 +122,7 @@ class Subaccounts:
         return self.names.tags(entry.department, in_question(entry))
 
     async def matches(self, result: ScanResult, entry: Entry, tags: Mapping[str, int]) -> list[Match]:
-        """Those with one of these tags; never one on record for another department, whatever its name."""
+        """The subaccounts with one of these tags, without those on record for another department."""
         seen = [Match(number, one) for tag, number in tags.items() for one in result.seen.get(tag, ())]
         holders = await self.register.holders([one.subaccount.auth_id for one in seen]) if seen else {}
         ours = entry.department

@@ -10,17 +10,17 @@ from worker.ports import CallFailed, NewSubaccount
 
 @dataclass(frozen=True, slots=True)
 class KeptTokens:
-    """Tokens by auth id. Never written anywhere: a worker that dies takes them with it."""
+    """Tokens by auth id, in memory only: they are lost if the worker dies."""
 
     _tokens: dict[str, SecretStr] = field(default_factory=dict, repr=False)
 
     def keep(self, made: NewSubaccount) -> None:
-        """Keeps the token of a subaccount that was just created, if the provider told one."""
+        """Keeps the token of a subaccount that was just created, if the response had one."""
         if made.auth_token is not None:
             self._tokens[made.auth_id] = made.auth_token
 
     def of(self, auth_id: str) -> SecretStr:
-        """The token; raises `CallFailed` with the kind TOKEN_LOST where nobody has it any more."""
+        """The token; raises `CallFailed` of the kind TOKEN_LOST if no worker has it any more."""
         token = self._tokens.get(auth_id)
         if token is None:
             detail = (
@@ -31,5 +31,5 @@ class KeptTokens:
         return token
 
     def drop(self, auth_id: str) -> None:
-        """Its credentials are published."""
+        """Drops a token: its credentials are published."""
         self._tokens.pop(auth_id, None)
