@@ -11,7 +11,19 @@ from contracts import topology
 from contracts.departments import UnsupportedType, canonical_type
 from contracts.envelope import Message
 from worker.core.decide import Adopt, Decision, Delete, Refuse, Republish, Skip
-from worker.core.messages import LEFT_OUT, Outgoing, Subject, without_broker_headers
+from worker.core.messages import (
+    ATTEMPTS,
+    DEAD_AT,
+    DEAD_DETAIL,
+    DEAD_PREFIX,
+    DEAD_REASON,
+    DEPARTMENT_ID,
+    EVENT_ID,
+    LEFT_OUT,
+    Outgoing,
+    Subject,
+    without_broker_headers,
+)
 from worker.core.model import Entry, Event, Status
 
 REPLAY_ID = "x-replay-id"
@@ -19,8 +31,7 @@ REPLAYED_BY = "x-replayed-by"
 EDITED_FROM = "x-edited-from"
 
 # Headers that the worker has added to the original. A replay removes them: it is a first attempt again.
-_OURS = frozenset({"x-attempts", "x-event-id", "x-department-id", REPLAY_ID, REPLAYED_BY, EDITED_FROM})
-_OURS_PREFIX = "x-dead-"
+_OURS = frozenset({ATTEMPTS, EVENT_ID, DEPARTMENT_ID, REPLAY_ID, REPLAYED_BY, EDITED_FROM})
 
 DEFAULT_DELIVERY_LIMIT = 20
 """The limit of a quorum queue without x-delivery-limit, from RabbitMQ 4.0 on.
@@ -59,15 +70,15 @@ def letter_of(original: Outgoing, subject: Subject | None) -> Letter:
     """The facts in the headers of a dead letter; `subject` holds those read from its body."""
     headers, reference = original.message.headers, subject.reference if subject else None
     return Letter(
-        reason=_text(headers.get("x-dead-reason")) or "unknown",
+        reason=_text(headers.get(DEAD_REASON)) or "unknown",
         detail=_detail(headers),
-        dead_at=_instant(headers.get("x-dead-at")),
-        attempts=attempts if isinstance(attempts := headers.get("x-attempts"), int) else None,
+        dead_at=_instant(headers.get(DEAD_AT)),
+        attempts=attempts if isinstance(attempts := headers.get(ATTEMPTS), int) else None,
         source=reference.source if reference else None,
-        event_id=reference.id if reference else _text(headers.get("x-event-id")),
+        event_id=reference.id if reference else _text(headers.get(EVENT_ID)),
         type=reference.type if reference else None,
         tenant=subject.tenant if subject else None,
-        department_id=(subject.department_id if subject else None) or _text(headers.get("x-department-id")),
+        department_id=(subject.department_id if subject else None) or _text(headers.get(DEPARTMENT_ID)),
         routing_key=original.routing_key,
         size_bytes=len(original.message.body),
         replay_id=_text(headers.get(REPLAY_ID)),
@@ -76,12 +87,12 @@ def letter_of(original: Outgoing, subject: Subject | None) -> Letter:
 
 
 def _detail(headers: Mapping[str, Any]) -> str:
-    detail, left_out = _text(headers.get("x-dead-detail")) or "", _text(headers.get(LEFT_OUT))
+    detail, left_out = _text(headers.get(DEAD_DETAIL)) or "", _text(headers.get(LEFT_OUT))
     return f"{detail}; left out of its properties: {left_out}" if left_out else detail
 
 
 def _fingerprint(original: Outgoing) -> str:
-    dead_at = _text(original.message.headers.get("x-dead-at")) or ""
+    dead_at = _text(original.message.headers.get(DEAD_AT)) or ""
     digest = hashlib.sha256(f"{original.routing_key}\n{dead_at}\n".encode())
     digest.update(original.message.body)
     return digest.hexdigest()[:24]
@@ -166,7 +177,7 @@ def first_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in without_broker_headers(headers).items()
-        if name not in _OURS and not name.startswith(_OURS_PREFIX)
+        if name not in _OURS and not name.startswith(DEAD_PREFIX)
     }
 
 

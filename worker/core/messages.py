@@ -33,7 +33,12 @@ _BROKER_HEADER_PREFIXES = ("x-first-death-", "x-last-death-")
 ATTEMPTS = "x-attempts"
 ORIGINAL_EXCHANGE = "x-original-exchange"
 ORIGINAL_ROUTING_KEY = "x-original-routing-key"
+DEAD_PREFIX = "x-dead-"
 DEAD_REASON = "x-dead-reason"
+DEAD_DETAIL = "x-dead-detail"
+DEAD_AT = "x-dead-at"
+EVENT_ID = "x-event-id"
+DEPARTMENT_ID = "x-department-id"
 LEFT_OUT = "x-left-out"
 """Lists the properties and headers of a message that could not be encoded, if any."""
 _NEEDED_PREFIXES = (*ACCEPTED_PREFIXES, "x-")
@@ -204,11 +209,11 @@ def dead_letter(
         kept.pop(name, None)
     why = {
         DEAD_REASON: str(verdict.reason),
-        "x-dead-detail": verdict.detail,
-        "x-dead-at": now.isoformat(),
+        DEAD_DETAIL: verdict.detail,
+        DEAD_AT: now.isoformat(),
         ATTEMPTS: attempts,
-        "x-event-id": subject.reference.id if subject else None,
-        "x-department-id": subject.department_id if subject else None,
+        EVENT_ID: subject.reference.id if subject else None,
+        DEPARTMENT_ID: subject.department_id if subject else None,
     }
     headers = kept | {name: value for name, value in why.items() if value is not None}
     message = replace(original.message, headers=headers)
