@@ -28,7 +28,7 @@ from worker.core.judge import RetryPolicy
 from worker.core.keyring import public_part
 from worker.core.messages import Outgoing
 from worker.core.model import Removed, Status, Wish
-from worker.core.reissue import REISSUE_PAUSE, WISH_GOOD_FOR, request_of
+from worker.core.reissue import REISSUE_PAUSE, WISH_VALID_FOR, request_of
 from worker.ports import NotTaken
 
 CREATED = department_created("Sales", sequence=1)
@@ -354,7 +354,7 @@ async def test_a_rejected_wish_is_answered_with_its_reason(world):
 async def test_an_old_wish_is_not_granted(world):
     await world.handle(CREATED)
     await add_wish(world)
-    world.clock.advance(WISH_GOOD_FOR.total_seconds() + 1)
+    world.clock.advance(WISH_VALID_FOR.total_seconds() + 1)
     await grant_wishes(world)
     assert reissued(world) == []
 

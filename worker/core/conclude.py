@@ -1,4 +1,4 @@
-"""Conclude: entry, event, step and outcome make the next entry, and the answer where there is one.
+"""Conclude: entry, event, step and outcome make the next entry, and the answer if there is one.
 
 `intend` comes before the call, `conclude` after it. The entry that `intend` returns must be durable before
 the call is sent, because after a crash only the ledger can tell that a call may have been made:

@@ -23,7 +23,7 @@ from worker.core.model import (
 REISSUE_PAUSE = timedelta(seconds=60)
 """The minimum time between two reissues of a department."""
 
-WISH_GOOD_FOR = timedelta(seconds=60)
+WISH_VALID_FOR = timedelta(seconds=60)
 """A wish older than this is ignored: no worker ran when it was left."""
 
 CANNOT_REISSUE = "the provider shows an auth token only once: credentials cannot be issued again"

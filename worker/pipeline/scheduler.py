@@ -16,7 +16,7 @@ from worker.core.duties import (
 )
 from worker.core.judge import FaultKind
 from worker.core.model import Department, Entry, Wish
-from worker.core.reissue import WISH_GOOD_FOR
+from worker.core.reissue import WISH_VALID_FOR
 from worker.flow.lanes import LAST, Lanes, Progress
 from worker.flow.ledger_watch import LedgerWatch
 from worker.flow.undelivered import UndeliveredCredentials
@@ -93,7 +93,7 @@ class Scheduler:
     async def file_wishes(self) -> None:
         """Files the open wishes. One that cannot be granted now is tried again while it is valid."""
         try:
-            wishes = await self.wishes.wishes(self.clock.now() - WISH_GOOD_FOR)
+            wishes = await self.wishes.wishes(self.clock.now() - WISH_VALID_FOR)
         except LedgerFailed as error:
             self.telemetry.duty_failed(None, str(error))
             return

@@ -67,7 +67,7 @@ class Work:
 def rank_of(reading: Reading, unknown_rename: UnknownRename) -> Rank:
     """The newest event has the highest rank; unreadable messages go first, requests to reissue last.
 
-    Where a rename must not create, a create that waits with it goes before it.
+    If a rename must not create (`UnknownRename.REJECT`), a waiting create goes before it.
     """
     if isinstance(reading, Unreadable):
         return FIRST

@@ -18,7 +18,7 @@ from worker.ports import Call, CallFailed, Clock, Provider
 from worker.provider.scan import Orphans, Scanner, listed
 from worker.provider.subaccounts import Subaccounts
 
-CLAIM_GOOD_FOR_SECONDS = 2.0
+CLAIM_VALID_SECONDS = 2.0
 """The settle window counts from the claim, so the call must begin right after it."""
 
 
@@ -109,7 +109,7 @@ class Actor:
                 return await self._delete(auth_id, key, call)
 
     async def _create(self, name: str, key: str, claimed_at: float, call: Call) -> Outcome:
-        if self.clock.monotonic() - claimed_at > CLAIM_GOOD_FOR_SECONDS:
+        if self.clock.monotonic() - claimed_at > CLAIM_VALID_SECONDS:
             return Failed(Unavailable("the claim took too long to become durable; nothing was sent"))
         enabled = self.enable is Enable.CREATED
         made = await call.create(name, key, enabled=enabled)

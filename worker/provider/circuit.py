@@ -79,7 +79,7 @@ class Prober:
         await _ended(self._probing)
 
     async def _probe_twice(self) -> bool:
-        """One lost response is no outage, so that probe is repeated. A refusal would only be repeated."""
+        """Repeats a probe once if its response was lost: that alone is no outage. A refusal is final."""
         fault = await self.fault()
         if fault is None:
             return True
@@ -253,9 +253,7 @@ class WatchedCall:
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         """See `Call.page`."""
-        subject = (
-            f"page {next(self.circuit.page_numbers)}"  # a page belongs to no department: each one counts
-        )
+        subject = f"page {next(self.circuit.page_numbers)}"  # it belongs to no department: each counts
         return await self.circuit.watched("list", subject, self.call.page(offset))
 
 

@@ -20,7 +20,7 @@ BURST_CALLS = 50
 Waiting events collapse meanwhile: a department with many events at once then costs one call, not one each.
 """
 
-EVENLY = 0.9
+EVEN_SPACING = 0.9
 """The distance of such calls, as a part of window / limit: below 1, so that each window can be used up."""
 
 
@@ -128,7 +128,7 @@ class RateLimiter:
         if now >= self._crowded_until or self.allowed <= BURST_CALLS or not self._slots:
             return now
         latest = max(slot.given_at for slot in self._slots)
-        return latest + EVENLY * self._window / self.allowed
+        return latest + EVEN_SPACING * self._window / self.allowed
 
     def _grow_back(self, now: float) -> None:
         windows = (now - max(self._changed_at, self._closed_until)) // self._window
