@@ -1,7 +1,7 @@
 """`python -m worker` is `provisioner`.
 
-The command line takes half a second to import. Told to stop meanwhile it has begun nothing: it ends without a
-word.
+Importing the command line takes half a second. A stop signal during that time ends the process silently:
+nothing has begun yet.
 """
 
 import os
@@ -12,23 +12,29 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> None:
-    """`run` ends like this until it listens for itself, every other command as long as it is imported."""
-    consuming = sys.argv[1:2] == ["run"]
-    before = {number: signal.signal(number, _end_well if consuming else _end) for number in SIGNALS}
+    """Runs the command line; a stop signal during its import ends the process at once.
 
-    from worker.cli import app as cli  # noqa: PLC0415 - now that a signal can come
+    `run` then exits with 0, until it installs its own handlers. Other commands exit with 128 plus the number
+    of the signal, and get the previous handlers back after the import.
+    """
+    consuming = sys.argv[1:2] == ["run"]
+    previous = {
+        number: signal.signal(number, _exit_done if consuming else _exit_by_signal) for number in SIGNALS
+    }
+
+    from worker.cli import app as cli  # noqa: PLC0415 - after the handlers are set
 
     if not consuming:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
     cli.main()
 
 
-def _end_well(_number: int, _frame: object) -> None:
+def _exit_done(_number: int, _frame: object) -> None:
     os._exit(0)
 
 
-def _end(number: int, _frame: object) -> None:
+def _exit_by_signal(number: int, _frame: object) -> None:
     os._exit(128 + number)
 
 

@@ -154,7 +154,7 @@ async def test_a_second_reader_is_told_so_and_not_shown_an_empty_queue(place, mo
     async with place.queue.browse() as browse:
         batches = browse.batches(10)
         await anext(batches)
-        with pytest.raises(QueueTaken, match="somebody else is reading"):
+        with pytest.raises(QueueTaken, match="another consumer is reading"):
             async with place.other.browse():
                 pass
     async with place.other.browse() as browse:

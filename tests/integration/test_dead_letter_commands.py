@@ -277,7 +277,7 @@ async def test_what_is_not_meant_is_said_with_how_many_there_are(place: Place):
         await bury(place.channel, *(event(n, "Sales") for n in range(2)))
         for command in (("list",), ("show",), ("plan",), ("replay", "--yes"), ("discard", "--yes")):
             told = await cli(environ, *command, "--reason", "exhausted")
-            assert (told.code, told.out, told.err) == (0, "no dead letter of 2 is meant\n", ""), command
+            assert (told.code, told.out, told.err) == (0, "none of 2 dead letters is selected\n", ""), command
 
 
 async def test_an_export_that_cannot_be_written_is_found_out_before_it_is_on_record(
@@ -319,8 +319,8 @@ async def test_a_second_operator_is_told_that_somebody_reads(place: Place):
         told = await cli(environ, "list")
         assert told.code == 1
         waiting, gave_up = told.err.splitlines()
-        assert waiting == "somebody else is reading the dead letters; waiting for them"
-        assert gave_up.startswith("somebody else is reading provisioner.dead-letters (1 consumers)")
+        assert waiting == "another consumer is reading the dead letters; waiting for it"
+        assert gave_up.startswith("another consumer is reading provisioner.dead-letters (1 consumers)")
 
 
 async def ignore(_message: object) -> None:

@@ -1,7 +1,7 @@
-"""`provisioner`: the commands and their groups, and how an error becomes a line and an exit code.
+"""`provisioner`: registers the commands and turns errors into stderr lines and exit codes.
 
-The modules of `cli` are light to import: a command imports what it alone needs when it runs, so that `--help`
-and a start are quick.
+The modules of `cli` are light to import. A command imports its own dependencies when it runs, so that
+`--help` and the start are quick.
 """
 
 import os
@@ -31,7 +31,7 @@ app = typer.Typer(
 
 
 def main() -> NoReturn:
-    """The whole command line. A `UserError` error becomes a line for each mistake, and an exit code."""
+    """Runs the command line and exits. A `UserError` becomes its lines on stderr, and its exit code."""
     try:
         configure_logging("console", "error")
         code = app(prog_name="provisioner", standalone_mode=False)
@@ -50,7 +50,7 @@ def main() -> NoReturn:
 
 
 def _misuse(error: typer.TyperException) -> list[str]:
-    """One line; none where a command without arguments has printed its help."""
+    """One line; none for a command without arguments, which has printed its help."""
     context: typer.Context | None = getattr(error, "ctx", None)
     if not (message := error.format_message()):
         return []
@@ -63,14 +63,15 @@ def _settings_help() -> str:
         f"[bold]{name}[/] [dim]{default}[/]  {meaning}"
         for name, default, meaning in described(WorkerSettings)
     ]
-    return "Settings, from the environment; each NAME may come as NAME_FILE:\n\n" + "\n\n".join(
-        line.replace("{name} [{tag}]", r"{name} \[{tag}]") for line in lines
+    return (
+        "Settings are environment variables. NAME_FILE names a file that holds the value of NAME:\n\n"
+        + "\n\n".join(line.replace("{name} [{tag}]", r"{name} \[{tag}]") for line in lines)
     )
 
 
 @app.command(epilog=_settings_help())
 def run() -> None:
-    """Consume department events until SIGTERM, then finish what runs and end."""
+    """Consume department events until SIGTERM, then finish the work in flight and exit."""
     from worker.service.consume import consume
 
     settings = load(WorkerSettings, os.environ)
@@ -83,12 +84,12 @@ def run() -> None:
 def demo(
     *,
     memory: Annotated[
-        bool, typer.Option("--memory", help="No RabbitMQ: an imitation in memory. Proves less.")
+        bool, typer.Option("--memory", help="Use an imitation in memory instead of RabbitMQ. Proves less.")
     ] = False,
 ) -> None:
-    """Tell the whole story on this machine: a broker, a sandbox, the worker, events in, credentials out.
+    """Run everything on this machine: a broker, a sandbox, the worker, events in, credentials out.
 
-    Uses the broker in AMQP_URL where it is set, else a RabbitMQ node of its own. Leaves nothing behind.
+    Uses the broker in AMQP_URL if it is set, else its own RabbitMQ node. Leaves nothing behind.
     """
     from worker.demo.story import tell
 

@@ -1,7 +1,7 @@
 """`provisioner dead-letters`.
 
-Each command has a typer function, which reads options and asks, and a coroutine of the same name, which opens
-ports, runs the operation and shows the result.
+Each command has a typer function, which reads options and asks for consent, and a coroutine of the same name,
+which opens ports, runs the operation and shows the result.
 """
 
 import os
@@ -48,7 +48,7 @@ from worker.settings.model import DeadLetterSettings, LedgerSettings
 MAX_PER_SECOND = 1_000_000
 SPOOL_BYTES = 8 * 1024 * 1024
 
-app = typer.Typer(no_args_is_help=True, help="Look at what could not be carried out, and replay it.")
+app = typer.Typer(no_args_is_help=True, help="Inspect dead letters and replay them.")
 
 
 def _settings() -> DeadLetterSettings:
@@ -70,7 +70,7 @@ def list_(
     unlimited: Unlimited = False,
     as_json: Json = False,
 ) -> None:
-    """How many there are, by reason and department, and what each is."""
+    """List dead letters, with their numbers by reason and by department."""
     selection = selected(reason, department, tenant, type_, id_, since, until, text)
     run(_list(_settings(), Request(selection, assume_unlimited=unlimited), limit, as_json=as_json))
 
@@ -84,7 +84,7 @@ async def _summary(settings: DeadLetterSettings, request: Request, keep: int) ->
     from worker.cli.progress import progress
 
     async with open_ports.reading_session(settings, request) as session:
-        with progress("looking") as display:
+        with progress("reading") as display:
             return await summary.summarize(session, keep, display.at)
 
 
@@ -104,7 +104,7 @@ def show(
     unlimited: Unlimited = False,
     as_json: Json = False,
 ) -> None:
-    """Everything about them, bodies too."""
+    """Show dead letters in full, with their bodies."""
     selection = selected(reason, department, tenant, type_, id_, since, until, text)
     request = Request(selection, by=by, assume_unlimited=unlimited)
     run(_show(_settings(), request, limit, as_json=as_json))
@@ -133,7 +133,7 @@ def plan(
     unlimited: Unlimited = False,
     as_json: Json = False,
 ) -> None:
-    """What a replay of each would come to right now. Changes nothing."""
+    """Show the outcome a replay of each letter would have now. Changes nothing."""
     selection = selected(reason, department, tenant, type_, id_, since, until, text)
     run(_plan(_settings(), Request(selection, assume_unlimited=unlimited), limit, as_json=as_json))
 
@@ -146,7 +146,7 @@ async def _plan(settings: DeadLetterSettings, request: Request, limit: int, *, a
         open_ports.ledger_to_read(settings) as (ledger, _),
         open_ports.reading_session(settings, request) as session,
     ):
-        with progress("looking") as display:
+        with progress("reading") as display:
             made = await plan_replay(session, ledger, settings.policy, limit, display.at)
     view.plan(made, settings, as_json=as_json)
 
@@ -164,19 +164,21 @@ def replay(
     text: Words = None,
     rate: Annotated[
         float | None,
-        typer.Option(min=0.01, max=MAX_PER_SECOND, metavar="N", help="No more than so many a second."),
+        typer.Option(min=0.01, max=MAX_PER_SECOND, metavar="N", help="At most this many per second."),
     ] = None,
     limit: Limit = None,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Send all, and do not see what comes.")] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Send all at once and do not track them.")
+    ] = False,
     yes: Yes = False,
     by: By = None,
     unlimited: Unlimited = False,
     as_json: Json = False,
 ) -> None:
-    """Send them to work again, in growing batches while all goes well."""
+    """Send dead letters to the work queue again, in growing batches while all goes well."""
     selection = selected(reason, department, tenant, type_, id_, since, until, text)
     request = Request(selection, by=by, assume_unlimited=unlimited)
-    most = _agreed("Replay", request, limit, yes=yes)
+    most = _confirmed_limit("Replay", request, limit, yes=yes)
     run_to_exit(_replay(_settings(), request, most, rate, track=not no_wait, as_json=as_json))
 
 
@@ -189,7 +191,7 @@ async def _replay(
     track: bool,
     as_json: bool,
 ) -> bool:
-    """Whether all went well, as far as it was tracked."""
+    """Returns whether all went well, as far as it was tracked."""
     from worker.cli import open_ports
     from worker.cli.progress import progress
 
@@ -216,26 +218,26 @@ def discard(
     since: Since = None,
     until: Until = None,
     text: Words = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them, without a filter.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Discard all of them, without a filter.")] = False,
     limit: Limit = None,
     yes: Yes = False,
     by: By = None,
     unlimited: Unlimited = False,
     as_json: Json = False,
 ) -> None:
-    """Throw them away; the audit keeps what they were."""
+    """Discard dead letters; the audit records each of them."""
     selection = selected(reason, department, tenant, type_, id_, since, until, text)
     if (selection == Selection()) is not everything:
         raise typer.BadParameter("give a filter, or --all for all of them")
     request = Request(selection, by=by, assume_unlimited=unlimited)
-    most = _agreed("Discard", request, limit, yes=yes)
+    most = _confirmed_limit("Discard", request, limit, yes=yes)
     run_to_exit(_discard(_settings(), request, most, as_json=as_json))
 
 
 async def _discard(
     settings: DeadLetterSettings, request: Request, most: int | None, *, as_json: bool
 ) -> bool:
-    """Whether it was neither stopped nor failed."""
+    """Returns False if it was stopped or failed."""
     from worker.cli import open_ports
     from worker.cli.progress import progress
 
@@ -262,13 +264,13 @@ def export(
     since: Since = None,
     until: Until = None,
     text: Words = None,
-    output: Annotated[Path | None, typer.Option(help="A file instead of stdout.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
     limit: Limit = None,
     by: By = None,
     unlimited: Unlimited = False,
     as_json: Json = False,
 ) -> None:
-    """Write them as JSON, one a line, to be edited and imported."""
+    """Write dead letters as JSON, one per line, to be edited and imported."""
     selection = selected(reason, department, tenant, type_, id_, since, until, text)
     request = Request(selection, by=by, assume_unlimited=unlimited)
     run(_export(_settings(), request, limit, output, as_json=as_json))
@@ -277,13 +279,13 @@ def export(
 async def _export(
     settings: DeadLetterSettings, request: Request, most: int | None, path: Path | None, *, as_json: bool
 ) -> None:
-    """Writes to a spool first, so that a slow reader of the output does not hold the queue meanwhile."""
+    """Writes to a spool first, so that a slow reader of the output does not keep the queue from others."""
     from worker.cli import open_ports
     from worker.cli.progress import progress
 
     with output_file(path) as file, tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
         async with open_ports.reading_session(settings, request) as session:
-            with progress("looking") as display:
+            with progress("reading") as display:
                 written = await transfer.export(session, most, spool, display.at)  # type: ignore[arg-type]
         spool.seek(0)
         with writing_to(path):
@@ -297,17 +299,17 @@ async def _export(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="What export wrote, edited; - for stdin.", allow_dash=True)],
+    file: Annotated[Path, typer.Argument(help="The edited output of export; - for stdin.", allow_dash=True)],
     *,
     discard_originals: Annotated[
-        bool, typer.Option("--discard-originals", help="Then discard the dead letters they were.")
+        bool, typer.Option("--discard-originals", help="Afterwards, discard the original dead letters.")
     ] = False,
     yes: Yes = False,
     by: By = None,
     unlimited: Unlimited = False,
     as_json: Json = False,
 ) -> None:
-    """Send edited ones to work as new attempts of the same events: all, or none if one is not valid."""
+    """Send edited letters to the work queue as new attempts of their events; none if one is invalid."""
     settings, edited = _settings(), _read_import(file)
     if not edited:
         view.nothing_to_send(as_json=as_json)
@@ -327,7 +329,7 @@ async def _import(
     discard_originals: bool,
     as_json: bool,
 ) -> bool:
-    """Whether it was not stopped."""
+    """Returns False if it was stopped."""
     from worker.cli import open_ports
     from worker.cli.progress import progress
 
@@ -342,7 +344,7 @@ async def _import(
 
 
 def _read_import(file: Path) -> list[transfer.Edited]:
-    """Raises `BadImport`, or `FileUnusable`."""
+    """Raises `BadImport` for invalid lines, `FileUnusable` for an unreadable file."""
     try:
         with file.open("rb") if str(file) != "-" else open(0, "rb", closefd=False) as lines:
             return transfer.read_import(lines)
@@ -352,13 +354,13 @@ def _read_import(file: Path) -> list[transfer.Edited]:
 
 @app.command()
 def audit(
-    since: Annotated[datetime | None, time_option("Done since then; 2h: since two hours ago.")] = None,
-    by: Annotated[str | None, typer.Option(help="Who did it.")] = None,
-    id_: Annotated[str | None, typer.Option("--id", help="To which event, or to which letter.")] = None,
+    since: Annotated[datetime | None, time_option("Actions since then; 2h: two hours ago.")] = None,
+    by: Annotated[str | None, typer.Option(help="Actions of this operator.")] = None,
+    id_: Annotated[str | None, typer.Option("--id", help="Actions on this event or letter.")] = None,
     *,
     as_json: Json = False,
 ) -> None:
-    """Who did what to which dead letter, and what came of it."""
+    """Show who did what to which dead letter, and the outcome."""
     run(_audit(load(LedgerSettings, os.environ), since, by, id_, as_json=as_json))
 
 
@@ -372,13 +374,13 @@ async def _audit(
     view.audit(lines, as_json=as_json)
 
 
-def _agreed(verb: str, request: Request, limit: int | None, *, yes: bool) -> int | None:
-    """How many letters to take. Somebody who is asked, or watches, gets no more than there are now."""
+def _confirmed_limit(verb: str, request: Request, limit: int | None, *, yes: bool) -> int | None:
+    """Asks for consent and returns how many letters to take; on a terminal, no more than there are now."""
     asks = _is_interactive() and not yes
     if not (asks or sys.stderr.isatty()):
         return limit
-    there = run(_count(_settings(), request))
-    most = there if limit is None else min(there, limit)
+    present = run(_count(_settings(), request))
+    most = present if limit is None else min(present, limit)
     if most and asks:
         chosen = view.filter_text(request.selection)
         _ask(f"{verb} {most:,} dead letter{'s' * (most != 1)} ({chosen})?")
@@ -386,7 +388,7 @@ def _agreed(verb: str, request: Request, limit: int | None, *, yes: bool) -> int
 
 
 async def _count(settings: DeadLetterSettings, request: Request) -> int:
-    """Refuses without a ledger, before anybody is asked: the change could not go on record."""
+    """Raises `LedgerFailed` without a ledger, before the question: the change could not be recorded."""
     await _require_ledger(settings)
     return (await _summary(settings, request, 0)).selected
 
@@ -399,12 +401,12 @@ async def _require_ledger(settings: LedgerSettings) -> None:
 
 
 def _is_interactive() -> bool:
-    """Whether a person is at the terminal; scripts are not asked."""
+    """Whether stdin is a terminal; scripts are not asked."""
     return sys.stdin.isatty()
 
 
 def _ask(question: str) -> None:
-    """Returns only after a yes."""
+    """Returns after a yes; raises `typer.Abort` otherwise."""
     try:
         agreed = typer.confirm(question, err=True)
     except typer.Abort:  # by Ctrl-C or Ctrl-D, which end no line
@@ -415,7 +417,7 @@ def _ask(question: str) -> None:
 
 
 async def _failure_of(work: Awaitable[object]) -> UserError | None:
-    """The error that ended it, so that what it did until then can still be shown."""
+    """Returns the error that ended the work, so that its partial result can still be shown."""
     try:
         await work
     except UserError as error:

@@ -18,14 +18,16 @@ from worker.operations.reissue import reissue as ask_for_reissue
 from worker.settings.load import load
 from worker.settings.model import LedgerSettings
 
-app = typer.Typer(no_args_is_help=True, help="What the ledger knows of departments.")
+app = typer.Typer(no_args_is_help=True, help="Show departments as the ledger has them.")
 
 
 @app.command("list")
 def list_(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None, *, as_json: Json = False
+    tenant: Annotated[str | None, typer.Option(help="Only departments of this tenant.")] = None,
+    *,
+    as_json: Json = False,
 ) -> None:
-    """Every department ever heard of, and where it stands."""
+    """List all departments with their state."""
     run(_list(load(LedgerSettings, os.environ), tenant, as_json=as_json))
 
 
@@ -39,7 +41,7 @@ async def _list(settings: LedgerSettings, tenant: str | None, *, as_json: bool) 
 
 @app.command()
 def show(department_id: DepartmentId, tenant: Tenant = "default", *, as_json: Json = False) -> None:
-    """One department: its subaccount, what is owed, and what each of its events was answered."""
+    """Show one department: its subaccount, its debts, and the answer to each of its events."""
     run(_show(load(LedgerSettings, os.environ), Department(tenant, department_id), as_json=as_json))
 
 
@@ -55,13 +57,13 @@ def reissue(
     department_id: DepartmentId,
     tenant: Tenant = "default",
     *,
-    recipient: Annotated[str | None, typer.Option(help="For this one alone; for all by default.")] = None,
+    recipient: Annotated[str | None, typer.Option(help="Only for this recipient; all by default.")] = None,
     by: Annotated[
-        str | None, typer.Option("--as", metavar="NAME", help="Who asks; the OS user by default.")
+        str | None, typer.Option("--as", metavar="NAME", help="The operator; the OS user by default.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Have the running worker publish a department's credentials once more; exit 1 where it did not."""
+    """Have the running worker publish a department's credentials again; exit 1 if it did not."""
     settings = load(LedgerSettings, os.environ)
     which = Department(tenant, department_id)
     run_to_exit(_reissue(settings, which, recipient or None, by, as_json=as_json))
@@ -70,7 +72,7 @@ def reissue(
 async def _reissue(
     settings: LedgerSettings, which: Department, recipient: str | None, by: str | None, *, as_json: bool
 ) -> bool:
-    """Whether credentials were issued again."""
+    """Returns whether credentials were issued again."""
     from worker.adapters.system import SystemClock, fresh_id, os_user
     from worker.cli import open_ports
 
@@ -134,7 +136,7 @@ def _answer_row(answer: Answer) -> tuple[object, ...]:
 
 
 def _entry_document(entry: Entry) -> dict[str, Any]:
-    """An entry as scripts read it. A token's fingerprint stays in the ledger."""
+    """An entry as JSON for scripts, without the token's fingerprint."""
     issued, debt, check = entry.issued, entry.debt, entry.check
     document = {
         "tenant": entry.department.tenant,

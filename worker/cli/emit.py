@@ -32,25 +32,26 @@ def emit(
     *,
     department_id: Annotated[str | None, typer.Option("--id", help="The department's id.")] = None,
     name: Annotated[str | None, typer.Option(help="The department's name.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Whose department it is.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="The department's tenant.")] = None,
     cause: Annotated[str | None, typer.Option(help="removed: deleted, merged or deactivated")] = None,
     merged_into: Annotated[
-        str | None, typer.Option(help="removed: the id of the department it became part of.")
+        str | None, typer.Option(help="removed: the id of the department it was merged into.")
     ] = None,
     sequence: Annotated[
-        int | None, typer.Option(help="Which statement about the department this is.")
+        int | None,
+        typer.Option(help="The event's place among those of the department; the highest is newest."),
     ] = None,
     event_id: Annotated[str | None, typer.Option(help="The event's id; a new one by default.")] = None,
-    source: Annotated[str | None, typer.Option(help="Who says so.")] = None,
-    time: Annotated[str | None, typer.Option(help="When it was so, RFC 3339; now by default.")] = None,
+    source: Annotated[str | None, typer.Option(help="The event's source, a URI reference.")] = None,
+    time: Annotated[str | None, typer.Option(help="The event's time, RFC 3339; now by default.")] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help="Send many: a file of one JSON event a line, - for stdin.", allow_dash=True),
+        typer.Option(help="Send many: a file with one JSON event per line, - for stdin.", allow_dash=True),
     ] = None,
     binary: Annotated[bool, typer.Option("--binary", help="CloudEvents binary mode.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Publish department events, each checked against the contract first."""
+    """Check department events against the contract, then publish them."""
     attributes = {
         "id": event_id,
         "source": source,

@@ -1,4 +1,4 @@
-"""Files that a command writes to, and the error lines where that fails."""
+"""Output files of commands, and the error for a file that cannot be written."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from worker.ports import UserError
 
 
 class FileUnusable(UserError):
-    """A file that was named in a command cannot be read or written."""
+    """A file named on the command line cannot be read or written."""
 
 
 @contextmanager

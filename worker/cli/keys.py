@@ -1,4 +1,4 @@
-"""`provisioner keys`: makes key pairs, shows public keys, checks what is there. It prints nothing private."""
+"""`provisioner keys`: makes key pairs, prints public keys, checks key files. Prints no private key."""
 
 import os
 import stat
@@ -33,16 +33,16 @@ app = typer.Typer(no_args_is_help=True, help="The keys that credentials are seal
 
 @app.command()
 def new(
-    recipient: Annotated[str | None, typer.Argument(help="Whom the pair is for.")] = None,
+    recipient: Annotated[str | None, typer.Argument(help="The recipient the pair is for.")] = None,
     *,
-    signing: Annotated[bool, typer.Option("--signing", help="A key for the worker to sign with.")] = False,
+    signing: Annotated[bool, typer.Option("--signing", help="Make the worker's signing key.")] = False,
     kind: Annotated[
         str | None, typer.Option("--type", help="x25519, p-256 or rsa; to sign: ed25519 or p-256.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The file for the private key.")] = None,
     add_to: Annotated[Path | None, typer.Option(help="A JWKS to add the public key to.")] = None,
 ) -> None:
-    """Make a recipient's pair, or the worker's signing key. What is private goes to a file alone."""
+    """Make a recipient's key pair or the worker's signing key. Private keys go to files only."""
     if (recipient is None) is not signing:
         raise typer.BadParameter("give either a recipient or --signing")
     try:
@@ -58,7 +58,7 @@ def new(
 
 @app.command()
 def public() -> None:
-    """Print the worker's public keys (JWKS), for recipients to check its signature with."""
+    """Print the worker's public keys (JWKS), with which recipients verify its signatures."""
     from worker.adapters.jose.key_files import KeyFileError, public_jwks
 
     path = load(SealingSettings, os.environ).signing_key_path
@@ -69,7 +69,7 @@ def public() -> None:
 
 @app.command()
 def check(*, as_json: Json = False) -> None:
-    """Tell which key is used for whom; exit 1 where one is missing or unusable."""
+    """List the keys in use for recipients and for signing; exit 1 if one is missing or unusable."""
     settings = load(SealingSettings, os.environ)
     rows = [*_recipient_rows(settings), _signing_row(settings.signing_key_path)]
     if as_json:
@@ -82,7 +82,7 @@ def check(*, as_json: Json = False) -> None:
 
 
 def _new_recipient_key(recipient: str, kind: KeyType, out: Path | None, add_to: Path | None) -> None:
-    """The private key goes to a file (0600), the public one to stdout and, if asked for, into a JWKS."""
+    """Writes the private key to a file (0600), and prints the public one or also adds it to a JWKS."""
     from worker.adapters.jose.key_files import KeyFileError, add_public, new_sealing_key, write_new
 
     if kind not in SEALING_TYPES:
@@ -107,7 +107,7 @@ def _new_recipient_key(recipient: str, kind: KeyType, out: Path | None, add_to: 
 
 
 def _new_signing_key(path: Path, kind: KeyType) -> None:
-    """A new key in the worker's file. The older public keys stay there, to verify older signatures with."""
+    """Puts a new key into the worker's file. Older public keys stay, to verify older signatures."""
     from worker.adapters.jose.key_files import rotate_signing_key
 
     if kind not in SIGNING_TYPES:

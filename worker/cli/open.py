@@ -1,4 +1,4 @@
-"""`provisioner open`, for recipients: opens sealed credentials and says whether they are genuine."""
+"""`provisioner open`, for recipients: opens sealed credentials and verifies them."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from worker.adapters.jose.open import Opened
 
 COLUMNS = ("tenant", "department", "name", "auth id", "generation", "opened with", "signed by")
-WARNING = "what follows holds auth tokens in the clear: do not leave it on the screen or in a scrollback"
+WARNING = "the output holds auth tokens in the clear: do not leave it on the screen or in a scrollback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +53,21 @@ def open_(
     worker_keys: Annotated[Path, typer.Option(help="The worker's public keys: `provisioner keys public`.")],
     *,
     queue: Annotated[
-        bool, typer.Option("--queue", help="What waits in the recipient's queue, instead of stdin.")
+        bool, typer.Option("--queue", help="Read the recipient's queue instead of stdin.")
     ] = False,
     take: Annotated[
-        bool, typer.Option("--take", help="With --queue: take off the queue what was printed as JSON.")
+        bool, typer.Option("--take", help="With --queue: remove the printed messages from the queue.")
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the credentials, tokens included: a JSON object a line.")
+        bool,
+        typer.Option("--json", help="Print the credentials with their tokens, one JSON object per line."),
     ] = False,
 ) -> None:
-    """Open sealed credentials, as their recipient; check that they are the worker's and meant for us."""
+    """Open sealed credentials as their recipient, and verify that the worker made them for us."""
     if take and not (queue and as_json):
-        raise typer.BadParameter("--take goes with --queue and --json: what is taken must be printed")
+        raise typer.BadParameter(
+            "--take goes with --queue and --json: a message that is taken must be printed"
+        )
     keys = Keys.read(key, worker_keys)
     if queue:
         run_to_exit(open_queue(load(BrokerSettings, os.environ), keys, take=take, as_json=as_json))
@@ -72,7 +75,7 @@ def open_(
 
 
 def _open_stdin(keys: Keys, *, as_json: bool) -> None:
-    """One message, or one a line. Raises `NotOpened` for the first that cannot be opened."""
+    """Opens one message, or one per line. Raises `NotOpened` for the first that cannot be opened."""
     from worker.adapters.jose.open import open_message
 
     _show([open_message(body, keys.private, keys.worker) for body in _bodies()], as_json=as_json)

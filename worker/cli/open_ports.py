@@ -1,4 +1,4 @@
-"""Opens the ports that operations need, from settings. Imported by a command when it runs: it takes long."""
+"""Opens the ports that operations need, from settings. Slow to import, so a command does it when it runs."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,27 +28,27 @@ async def ledger_to_read(settings: LedgerSettings) -> AsyncIterator[tuple[Ledger
 
 @asynccontextmanager
 async def ledger_to_write(settings: LedgerSettings) -> AsyncIterator[tuple[Ledger, Audit]]:
-    """The ledger and its audit; a missing ledger is not made. Raises `LedgerFailed`."""
+    """The ledger and its audit; raises `LedgerFailed`, also for a missing ledger, which is not created."""
     async with open_ledger(settings.ledger_url, must_exist=True) as opened:
         yield opened.ledger, opened.audit
 
 
 @asynccontextmanager
 async def publisher(settings: BrokerSettings) -> AsyncIterator[Publisher]:
-    """Raises `BrokerUnavailable`."""
+    """A connected publisher; raises `BrokerUnavailable`."""
     async with open_publisher(settings.amqp_url, Telemetry()) as opened:
         yield opened
 
 
 @asynccontextmanager
 async def broker_objects(settings: BrokerSettings) -> AsyncIterator[AmqpObjects]:
-    """Raises `BrokerUnavailable`."""
+    """The broker's objects over AMQP; raises `BrokerUnavailable`."""
     async with open_connection(settings.amqp_url) as connection:
         yield AmqpObjects(connection)
 
 
 def objects_in_effect(settings: TopologySettings) -> ManagedObjects | None:
-    """None where the settings name no management API."""
+    """The broker's objects over its management API; None if the settings name none."""
     if settings.management_url is None:
         return None
     return ManagedObjects(settings.management_url, settings.vhost)
@@ -56,7 +56,7 @@ def objects_in_effect(settings: TopologySettings) -> ManagedObjects | None:
 
 @asynccontextmanager
 async def reading_session(settings: DeadLetterSettings, request: Request) -> AsyncIterator[Session]:
-    """For commands that change nothing: they go on without a ledger, and connect a publisher only at need."""
+    """For commands that change nothing: works without a ledger, and connects a publisher only if needed."""
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(_dead_letters(settings))
         yield _session(request, queue, _LazyPublisher(settings, stack), _OptionalAudit(settings, stack))
@@ -66,7 +66,7 @@ async def reading_session(settings: DeadLetterSettings, request: Request) -> Asy
 async def changing_session(
     settings: DeadLetterSettings, request: Request
 ) -> AsyncIterator[tuple[Session, Ledger]]:
-    """For commands that change something, which must be on record: raises `LedgerFailed` without a ledger."""
+    """For commands whose changes must be recorded: raises `LedgerFailed` without a ledger."""
     async with AsyncExitStack() as stack:
         ledger, audit = await stack.enter_async_context(ledger_to_write(settings))
         queue = await stack.enter_async_context(_dead_letters(settings))
@@ -95,11 +95,11 @@ def _session(request: Request, queue: DeadLetterQueue, publisher: Publisher, aud
 
 
 def _say_waiting() -> None:
-    terminal.ERR.print("somebody else is reading the dead letters; waiting for them", style="yellow")
+    terminal.ERR.print("another consumer is reading the dead letters; waiting for it", style="yellow")
 
 
 class _LazyPublisher:
-    """Connects at the first message, which most commands never send."""
+    """Connects at the first message; most commands send none."""
 
     def __init__(self, settings: BrokerSettings, stack: AsyncExitStack) -> None:
         self._settings = settings
@@ -113,7 +113,7 @@ class _LazyPublisher:
 
 
 class _OptionalAudit:
-    """Opens the ledger at the first line. Without a ledger it warns once and goes on."""
+    """Opens the ledger at the first line. Without a ledger it warns once and drops the lines."""
 
     def __init__(self, settings: LedgerSettings, stack: AsyncExitStack) -> None:
         self._settings = settings

@@ -20,7 +20,7 @@ E = TypeVar("E", bound=StrEnum)
 
 
 def one_of(choices: type[E]) -> Callable[[str], E]:
-    """A parser for the values of an enum. Typer's own error message would quote Python's."""
+    """A parser for the values of an enum. Typer's own error message would show Python names."""
 
     def parse(text: str) -> E:
         try:
@@ -32,13 +32,13 @@ def one_of(choices: type[E]) -> Callable[[str], E]:
 
 
 def moment(text: str) -> datetime:
-    """`2026-11-01T08:30:00Z`, `2026-11-01`, or `2h`: so long ago."""
+    """Parses `2026-11-01T08:30:00Z`, `2026-11-01` (UTC), or `2h`, two hours before now."""
     with suppress(ValidationError, OverflowError):
         return SystemClock().now() - TypeAdapter(Duration).validate_python(text)
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter("write a time like 2026-11-01T08:30:00Z, or 2h for so long ago") from None
+        raise typer.BadParameter("write a time like 2026-11-01T08:30:00Z, or 2h for two hours ago") from None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
@@ -50,36 +50,36 @@ def time_option(help_: str) -> Any:
 # For several groups of commands
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
 DepartmentId = Annotated[str, typer.Argument(metavar="DEPARTMENT")]
-Tenant = Annotated[str, typer.Option(help="Whose department it is.")]
+Tenant = Annotated[str, typer.Option(help="The department's tenant.")]
 
-# For dead letters: how
+# For dead-letter commands
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; scripts are not asked anyway.")]
-By = Annotated[str | None, typer.Option("--as", metavar="NAME", help="Who does it; the OS user by default.")]
+By = Annotated[str | None, typer.Option("--as", metavar="NAME", help="The operator; the OS user by default.")]
 Unlimited = Annotated[
-    bool, typer.Option("--no-delivery-limit", help="You know that the queue has none (RabbitMQ 4).")
+    bool,
+    typer.Option("--no-delivery-limit", help="Assume that the queue has no delivery limit (RabbitMQ 4)."),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="No more than so many.")]
-Shown = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How many to show one by one.")]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="At most this many.")]
+Shown = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How many to show individually.")]
 
-# For dead letters: which. Every command that selects letters takes all eight, and passes them to `selected`.
+# Filters of dead letters. Typer reads options from a command's own signature and cannot group them, so each
+# command that selects letters lists all eight and passes them to `selected`.
 Reasons = Annotated[
     list[DeadReason] | None,
-    typer.Option(
-        parser=one_of(DeadReason), metavar="REASON", help=f"Why it is dead: {', '.join(DeadReason)}."
-    ),
+    typer.Option(parser=one_of(DeadReason), metavar="REASON", help=f"The reason: {', '.join(DeadReason)}."),
 ]
 Departments = Annotated[list[str] | None, typer.Option(metavar="ID", help="The department's id.")]
-Tenants = Annotated[list[str] | None, typer.Option(metavar="NAME", help="Whose department.")]
+Tenants = Annotated[list[str] | None, typer.Option(metavar="NAME", help="The department's tenant.")]
 Types = Annotated[
-    list[str] | None, typer.Option("--type", metavar="TYPE", help="created, or the whole type.")
+    list[str] | None, typer.Option("--type", metavar="TYPE", help="The event's type, as created or in full.")
 ]
 Ids = Annotated[
     list[str] | None,
-    typer.Option("--id", metavar="ID", help="The event's id; or the letter's, as list and show tell it."),
+    typer.Option("--id", metavar="ID", help="The event's id, or the letter's id from list and show."),
 ]
-Since = Annotated[datetime | None, time_option("Dead since then; 2h: since two hours ago.")]
-Until = Annotated[datetime | None, time_option("Dead by then; 2h: by two hours ago.")]
-Words = Annotated[str | None, typer.Option(metavar="WORDS", help="Words in the detail.")]
+Since = Annotated[datetime | None, time_option("Dead-lettered since then; 2h: two hours ago.")]
+Until = Annotated[datetime | None, time_option("Dead-lettered by then; 2h: two hours ago.")]
+Words = Annotated[str | None, typer.Option(metavar="WORDS", help="Text in the detail.")]
 
 
 def selected(
@@ -92,7 +92,7 @@ def selected(
     until: datetime | None,
     text: str | None,
 ) -> Selection:
-    """The selection that the eight filter options describe."""
+    """The selection that the filter options describe."""
     return Selection(
         tuple(str(one) for one in reason or ()),
         tuple(department or ()),
@@ -110,7 +110,7 @@ EVERYTHING = Selection()
 
 @dataclass(frozen=True)
 class Request:
-    """What every command about dead letters is given: which letters, and by whom.
+    """The input of every dead-letter command: the selection and the operator (`by`; None: the OS user).
 
     `file` is that of an import. `assume_unlimited`: the operator says that the queue has no delivery limit.
     """

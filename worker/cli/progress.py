@@ -1,4 +1,4 @@
-"""The progress of long work: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of long work: a bar on a terminal, else a line from time to time."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -23,9 +23,10 @@ SLOW_PER_SECOND = 10
 
 @dataclass
 class Meter:
-    """How much is done, and how fast in the last half minute.
+    """Counts finished letters and measures the speed of the last half minute.
 
-    `per_second` is the limit that was asked for; `sent` is None unless letters are tracked once sent.
+    `per_second` is the rate limit, `total` the number of letters, each None if unknown. `sent` counts letters
+    that are tracked after they were sent; None if they are not tracked.
     """
 
     clock: Clock
@@ -39,7 +40,7 @@ class Meter:
         self._samples.append((self.clock.monotonic(), 0))
 
     def add(self, more: int) -> None:
-        """So many more are done."""
+        """Counts `more` finished letters."""
         self.done += more
         now = self.clock.monotonic()
         if now - self._samples[-1][0] >= SAMPLE_SECONDS:
@@ -49,15 +50,15 @@ class Meter:
 
     @property
     def speed(self) -> float:
-        """Per second, in the last half minute; 0 while it is not known yet."""
+        """Letters per second in the last half minute; 0 while unknown."""
         now = self.clock.monotonic()
-        samples = list(self._samples)  # a bar is drawn by a thread of its own
+        samples = list(self._samples)  # rich draws the bar in another thread
         older = [sample for sample in samples if sample[0] <= now - WINDOW_SECONDS]
-        begun, before = older[-1] if older else samples[0]
+        begun, done_before = older[-1] if older else samples[0]
         seconds = min(now - begun, WINDOW_SECONDS)
         if seconds < SAMPLE_SECONDS:
             return 0.0
-        return min((self.done - before) / seconds, self.per_second or float("inf"))
+        return min((self.done - done_before) / seconds, self.per_second or float("inf"))
 
     @property
     def words(self) -> list[str]:
@@ -71,7 +72,7 @@ class Meter:
 
 
 def _speed_text(speed: float) -> str:
-    """Rounded down, so that it never exceeds the limit that was asked for."""
+    """Rounded down, so that it never exceeds the rate limit."""
     return f"{int(speed * 10 + 1e-6) / 10:.1f}" if speed < SLOW_PER_SECOND else f"{int(speed + 1e-6):,}"
 
 
@@ -102,15 +103,16 @@ class Display(Observer):
         self._warned = False
 
     def at(self, done: int) -> None:
-        """So many are done in all."""
+        """Sets the total of finished letters."""
         self.more(done - self.meter.done)
 
     def more(self, number: int) -> None:
-        """So many more are done."""
+        """Counts `number` finished letters."""
         self.meter.add(number)
         self._show()
 
     def sent(self, more: int) -> None:
+        """Counts sent letters, which are finished unless they are tracked."""
         if self.meter.sent is None:
             self.more(more)
         else:
@@ -118,9 +120,11 @@ class Display(Observer):
             self._show()
 
     def settled(self, more: int) -> None:
+        """Counts tracked letters as finished."""
         self.more(more)
 
     def waiting(self, seconds: float) -> None:
+        """Warns once after `SILENT_SECONDS` without an outcome."""
         self._show()
         if seconds >= SILENT_SECONDS and not self._warned:
             self._warned = True
@@ -141,7 +145,7 @@ class Display(Observer):
 def progress(
     what: str, total: int | None = None, per_second: float | None = None, *, tracked: bool = False
 ) -> Iterator[Display]:
-    """A display for the time of the block; `total` None: unknown, `per_second`: the limit that was asked for.
+    """A display for the time of the block. `total` None: unknown; `per_second`: the rate limit.
 
     `tracked`: letters count as done when their outcome is known, and the number sent is shown beside it.
     """

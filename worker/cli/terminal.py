@@ -1,4 +1,4 @@
-"""Output: tables on a terminal, JSON for scripts, complaints and advice on stderr."""
+"""Output: tables on a terminal, JSON for scripts, errors and hints on stderr."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 WIDE = 10_000
-"""The width of output that is no terminal: scripts get each row in one line."""
+"""The width of output that is not a terminal: scripts get each row in one line."""
 
-ROOM, GAP = 20, 3
-"""The least width of a column that is folded, and the space between two columns."""
+FOLDED_WIDTH, GAP = 20, 3
+"""The minimum width of a folded column, and the space between two columns."""
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -45,34 +45,34 @@ _STYLES = {
 
 
 def complain(lines: Iterable[str]) -> None:
-    """What is wrong, on stderr."""
+    """Prints errors on stderr, in red."""
     for line in lines:
         ERR.print(visible(line), style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def advise(*lines: str) -> None:
-    """What to do next, on stderr."""
+    """Prints hints on stderr."""
     for line in lines:
         ERR.print(visible(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def visible(text: str) -> str:
-    """The text with its control characters as escapes: text of others must not control the terminal."""
+    """Escapes control characters: text from outside must not control the terminal."""
     return text.translate(_ESCAPES)
 
 
 def visible_json(document: bytes) -> bytes:
-    """The same JSON with U+007F to U+009F as escapes; JSON (RFC 8259) allows them as they are."""
+    """Escapes U+007F to U+009F in JSON, which RFC 8259 allows unescaped."""
     return _RAW_IN_JSON.sub(lambda found: b"\\u00%02x" % found[0][-1], document)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
+    """Prints one JSON document on stdout."""
     OUT.file.write(visible_json(to_json(value, indent=2)).decode() + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """A table, or the line `empty` where there are no rows. Words that are states get their colour.
+    """Prints a table, or the line `empty` if there are no rows. States are coloured.
 
     Long values are folded, never cut: an id must be whole.
     """
@@ -92,13 +92,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
 
 
 def _unfolded(rows: Sequence[Sequence[Text]]) -> set[int]:
-    """The numbers of the columns of single words, if they leave enough room for the others."""
+    """The indices of the columns of single words, if they leave enough width for the others."""
     columns = dict(enumerate(zip(*rows, strict=True)))
     words = {
         number for number, (_, *cells) in columns.items() if not any(" " in cell.plain for cell in cells)
     }
     taken = sum(max(cell.cell_len for cell in columns[number]) for number in words) + GAP * len(columns)
-    return words if OUT.width - taken >= ROOM * (len(columns) - len(words)) else set()
+    return words if OUT.width - taken >= FOLDED_WIDTH * (len(columns) - len(words)) else set()
 
 
 def _print_unpadded(table: Table) -> None:

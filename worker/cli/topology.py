@@ -27,7 +27,7 @@ app = typer.Typer(no_args_is_help=True, help="The broker's exchanges, queues and
 
 @app.command()
 def apply(*, as_json: Json = False) -> None:
-    """Make every exchange, queue and binding that is not there yet."""
+    """Declare every exchange, queue and binding that is missing."""
     run(_apply(load(TopologySettings, os.environ), as_json=as_json))
 
 
@@ -41,7 +41,7 @@ async def _apply(settings: TopologySettings, *, as_json: bool) -> None:
 
 @app.command()
 def check(*, as_json: Json = False) -> None:
-    """Read back what is there and compare; exit 1 where something is missing or differs."""
+    """Compare the broker's objects with the expected ones; exit 1 if any is missing or differs."""
     run_to_exit(_check(load(TopologySettings, os.environ), as_json=as_json))
 
 
@@ -60,7 +60,7 @@ def export(
     broker: Annotated[str, typer.Option(help="The version of RabbitMQ to write for.")] = "4.1",
     vhost: Annotated[str, typer.Option(help="The virtual host.")] = "/",
 ) -> None:
-    """Print the topology as RabbitMQ definitions, for rabbitmqctl import_definitions."""
+    """Print the topology as RabbitMQ definitions for rabbitmqctl import_definitions."""
     settings = load(TopologySettings, os.environ)
     try:
         version = BrokerVersion.parse(broker)

@@ -1,4 +1,4 @@
-"""How `provisioner dead-letters` shows its results."""
+"""Shows the results of `provisioner dead-letters`: as tables, or with `as_json` as one JSON document."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -24,7 +24,7 @@ STOPPED = "; stopped, the rest is where it was"
 
 
 def summary(found: Summary, *, as_json: bool) -> None:
-    """The numbers by reason and by department, then the letters."""
+    """Shows the numbers by reason and by department, then the letters."""
     if as_json:
         groups = {"reasons": map(asdict, found.reasons), "departments": map(asdict, found.departments)}
         letters = [asdict(letter) for letter in found.letters]
@@ -80,7 +80,7 @@ def _id(letter: Letter) -> str:
 
 
 def _kind(letter: Letter) -> str | None:
-    """`created`, or the whole type where it is none of ours. `--type` takes either."""
+    """`created`, or the full type of an event that is not ours. `--type` takes either."""
     try:
         return canonical_type(letter.type).split(".")[1] if letter.type else None
     except UnsupportedType:
@@ -102,12 +102,12 @@ def _say_more(more: int, what: str = "", hint: str = "") -> None:
 
 
 def none_selected(seen: int) -> None:
-    """That the filter selects no letter of those read."""
-    terminal.OUT.print(f"no dead letter of {seen:,} is meant" if seen else "no dead letter")
+    """Says that the filter selects none of the letters read."""
+    terminal.OUT.print(f"none of {seen:,} dead letters is selected" if seen else "no dead letter")
 
 
 def letters(gathered: Gathered, *, as_json: bool) -> None:
-    """Letters in full, with their bodies."""
+    """Shows letters in full, with their bodies."""
     found = gathered.found
     if as_json:
         print_json([asdict(one.letter) | exported(one.letter, one.held.original) for one in found])
@@ -142,7 +142,7 @@ def _body(body: bytes) -> str:
 
 
 def plan(made: Plan, settings: PolicySettings, *, as_json: bool) -> None:
-    """What a replay would come to."""
+    """Shows the outcomes that a replay would have."""
     if as_json:
         prospects = [asdict(each.letter) | _prospect(each) for each in made.prospects]
         counts = {"seen": made.seen, "selected": made.selected, "least_calls": made.least_calls}
@@ -174,26 +174,29 @@ def _prospect(each: Prospect) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a change ended: complete, stopped, or by a failure."""
+    """How a change ended: complete, stopped, or with a failure."""
 
     stopped: bool
     failure: UserError | None = None
 
     @property
     def is_early(self) -> bool:
+        """Whether the change ended before it was complete."""
         return self.stopped or self.failure is not None
 
     @property
     def document(self) -> dict[str, Any]:
+        """The ending as JSON keys."""
         return {"stopped": self.stopped, "failure": str(self.failure) if self.failure else None}
 
     def complain(self) -> None:
+        """Prints the failure on stderr, if there is one."""
         if self.failure:
             terminal.complain(str(self.failure).splitlines())
 
 
 def replayed(report: ReplayReport, run: str, ending: Ending, *, tracked: bool, as_json: bool) -> None:
-    """The letters that went badly first, the numbers last."""
+    """Shows the letters that failed, then the numbers."""
     if as_json:
         print_json(_replay_document(report, run, ending, tracked=tracked))
         ending.complain()
@@ -222,7 +225,7 @@ def _bad(outcomes: Sequence[Outcome]) -> None:
     if not outcomes:
         return
     rows = [(_id(one.letter), one.letter.department_id, one.outcome) for one in outcomes[:SHOWN_ROWS]]
-    print_table((ID, "department", "what came of it"), rows, "")
+    print_table((ID, "department", "outcome"), rows, "")
     _say_more(len(outcomes) - SHOWN_ROWS)
 
 
@@ -238,7 +241,7 @@ def _outcome(one: Outcome) -> dict[str, Any]:
 
 
 def discarded(gone: int, seen: int, ending: Ending, *, as_json: bool) -> None:
-    """How many were discarded."""
+    """Shows how many letters were discarded."""
     ending.complain()
     if as_json:
         print_json({"discarded": gone, **ending.document})
@@ -250,7 +253,7 @@ def discarded(gone: int, seen: int, ending: Ending, *, as_json: bool) -> None:
 
 
 def exported_to(output: str, number: int, *, as_json: bool) -> None:
-    """How many letters an export wrote to a file."""
+    """Shows how many letters an export wrote to a file."""
     if as_json:
         print_json({"exported": number})
     else:
@@ -260,7 +263,7 @@ def exported_to(output: str, number: int, *, as_json: bool) -> None:
 
 
 def nothing_to_send(*, as_json: bool) -> None:
-    """That an import holds no message."""
+    """Says that an import holds no message."""
     if as_json:
         print_json({"sent": 0, "originals_discarded": None, "stopped": False})
     else:
@@ -268,7 +271,7 @@ def nothing_to_send(*, as_json: bool) -> None:
 
 
 def imported(sent: int, gone: int | None, *, stopped: bool, as_json: bool) -> None:
-    """How many messages an import sent; `gone`: how many originals it discarded, None if not asked to."""
+    """Shows how many messages an import sent; `gone`: how many originals it discarded, None: kept."""
     if as_json:
         print_json({"sent": sent, "originals_discarded": gone, "stopped": stopped})
         return
@@ -279,11 +282,11 @@ def imported(sent: int, gone: int | None, *, stopped: bool, as_json: bool) -> No
 
 
 def audit(lines: Sequence[AuditLine], *, as_json: bool) -> None:
-    """Lines of the audit, oldest first."""
+    """Shows lines of the audit, oldest first."""
     if as_json:
         print_json([asdict(line) for line in lines])
         return
-    columns = ("at", "by", "action", "filter", ID, "department", "was", "what came of it")
+    columns = ("at", "by", "action", "filter", ID, "department", "reason", "outcome")
     rows = [
         (
             f"{line.at:%Y-%m-%d %H:%M:%S}",

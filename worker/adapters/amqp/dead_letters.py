@@ -217,8 +217,8 @@ class RabbitDeadLetters:
         while readers := await self._readers():
             if self._clock.monotonic() > deadline:
                 raise QueueTaken(
-                    f"somebody else is reading {DEAD_LETTER_QUEUE} ({readers} consumers), so it is in part or"
-                    " all out of sight; try again when they are done"
+                    f"another consumer is reading {DEAD_LETTER_QUEUE} ({readers} consumers) and hides letters"
+                    " in it; try again when it is done"
                 )
             if not waiting and self._clock.monotonic() > deadline - TURN_SECONDS + 5 * TURN_PAUSE_SECONDS:
                 waiting = True

@@ -96,7 +96,7 @@ class MemoryDeadLetters:
     @asynccontextmanager
     async def browse(self) -> AsyncIterator[MemoryBrowse]:
         if self._taken:
-            raise QueueTaken("somebody else is reading the dead letters; try again in a moment")
+            raise QueueTaken("another consumer is reading the dead letters; try again in a moment")
         self._taken = True
         try:
             async with AsyncExitStack() as stack:
