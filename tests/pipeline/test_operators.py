@@ -23,7 +23,7 @@ from worker.operations.dead_letters import removal, tracking, transfer
 from worker.operations.dead_letters.plan import plan
 from worker.operations.dead_letters.replay import Replay, ReplayFailed
 from worker.operations.dead_letters.session import Session
-from worker.operations.dead_letters.summary import OfDepartment, OfReason, gather, summarize
+from worker.operations.dead_letters.summary import DepartmentCount, ReasonCount, gather, summarize
 from worker.operations.emit import inbound
 from worker.ports import LedgerFailed, PublishFailed, TooManyReturns
 
@@ -67,10 +67,10 @@ async def test_a_list_groups_by_reason_and_department(world):
     await world.send_raw(b"hello")
     await world.handle()
     summary = await seen(session_of(world))
-    assert summary.reasons == [OfReason("rejected", 2, 1), OfReason("malformed", 1, 0)]
+    assert summary.reasons == [ReasonCount("rejected", 2, 1), ReasonCount("malformed", 1, 0)]
     assert summary.departments == [
-        OfDepartment(SALES.tenant, "sales", 2, {"rejected": 2}),
-        OfDepartment(None, None, 1, {"malformed": 1}),
+        DepartmentCount(SALES.tenant, "sales", 2, {"rejected": 2}),
+        DepartmentCount(None, None, 1, {"malformed": 1}),
     ]
     assert [letter.event_id for letter in summary.letters] == ["e-1", "e-2", None]
     assert (await seen(session_of(world, selection=Selection(reason=("malformed",))))).selected == 1
@@ -81,7 +81,7 @@ async def test_a_department_with_several_reasons_is_one(world):
     await world.send_raw(to_json(document(department_created(id="e-3")) | {"type": "department.moved"}))
     await world.handle()
     summary = await seen(session_of(world))
-    assert summary.reasons == [OfReason("rejected", 2, 2), OfReason("unsupported-type", 1, 1)]
+    assert summary.reasons == [ReasonCount("rejected", 2, 2), ReasonCount("unsupported-type", 1, 1)]
     assert [(one.department_id, one.count) for one in summary.departments] == [("sales", 2), ("hr", 1)]
     assert summary.departments[0].reasons == {"rejected": 1, "unsupported-type": 1}
 
@@ -494,7 +494,7 @@ async def test_a_mended_export_is_carried_out_and_its_original_goes(world, tmp_p
     path = tmp_path / "dead.jsonl"
     with path.open("wb") as file:
         assert await transfer.export(session, None, file, silent) == 1
-    with pytest.raises(transfer.BadImport, match=r"line 1: still invalid: data\.name"):
+    with pytest.raises(transfer.InvalidImport, match=r"line 1: still invalid: data\.name"):
         transfer.read_import(path.read_bytes().splitlines())
 
     edited = transfer.read_import(
@@ -526,7 +526,7 @@ def test_every_mistake_of_an_import_is_told_with_its_line():
         b'{"body_base64": "?"}',
         b'{"body": "", "headers": 1}',
     ]
-    with pytest.raises(transfer.BadImport) as told:
+    with pytest.raises(transfer.InvalidImport) as told:
         transfer.read_import(lines)
     mistakes = str(told.value).splitlines()
     assert [line.partition(":")[0] for line in mistakes] == [f"line {n}" for n in range(2, 8)]
@@ -539,12 +539,12 @@ def test_every_mistake_of_an_import_is_told_with_its_line():
         (b'{"body": "x"\n', "not JSON (EOF while parsing an object at column 12)"),
         (
             b'{"body": {"$time": "soon"}}',
-            "what stands for bytes or a time in it is none (Invalid isoformat string: 'soon')",
+            "a value tagged as bytes or as a time is invalid (Invalid isoformat string: 'soon')",
         ),
     ],
 )
 def test_a_mistake_of_an_import_names_no_line_but_that_of_the_file(line, mistake):
-    with pytest.raises(transfer.BadImport) as told:
+    with pytest.raises(transfer.InvalidImport) as told:
         transfer.read_import([b"", line])
     assert str(told.value) == f"line 2: {mistake}"
 

@@ -1,4 +1,4 @@
-"""Opens the ledger that LEDGER_URL names, whatever keeps it.
+"""Opens the ledger at a URL, with the adapter of its scheme.
 
 To add a kind of ledger, add its scheme here and to the settings, and its adapter to the conformance suites.
 """
@@ -11,8 +11,7 @@ from worker.adapters.memory.locks import InProcessLocks
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
 from worker.ports import LedgerUnusable, OpenedLedger
-
-SQLITE = "sqlite:///"
+from worker.settings.parse import SQLITE
 
 
 @asynccontextmanager
@@ -23,10 +22,10 @@ async def open_ledger(
     must_exist: bool = False,
     on_commit: Callable[[int], None] = lambda _operations: None,
 ) -> AsyncIterator[OpenedLedger]:
-    """The ledger at `url`, with its audit and its department locks.
+    """Opens the ledger at `url`, with its audit and its department locks.
 
-    One that is opened `read_only` must exist. `on_commit` gets the number of operations in each commit.
-    Raises `LedgerFailed`, `LedgerForeign`, or `LedgerUnusable` for an unknown scheme.
+    With `read_only` or `must_exist` a missing ledger is not created. `on_commit` gets the number of
+    operations in each commit. Raises `LedgerFailed`, `LedgerForeign`; `LedgerUnusable` for an unknown scheme.
     """
     if not url.startswith(SQLITE):
         raise LedgerUnusable(

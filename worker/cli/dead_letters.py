@@ -344,7 +344,7 @@ async def _import(
 
 
 def _read_import(file: Path) -> list[transfer.Edited]:
-    """Raises `BadImport` for invalid lines, `FileUnusable` for an unreadable file."""
+    """Raises `InvalidImport` for invalid lines, `FileUnusable` for an unreadable file."""
     try:
         with file.open("rb") if str(file) != "-" else open(0, "rb", closefd=False) as lines:
             return transfer.read_import(lines)

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from contracts.subaccounts import DeadReason
 from worker.adapters.system import SystemClock
 from worker.core.dead_letters import Selection
+from worker.operations.dead_letters.session import EVERYTHING
 from worker.settings.model import Duration
 
 E = TypeVar("E", bound=StrEnum)
@@ -103,9 +104,6 @@ def selected(
         until,
         text,
     )
-
-
-EVERYTHING = Selection()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from worker.cli.terminal import print_json, print_table, visible, visible_json
 from worker.core.dead_letters import AuditLine, Letter, Selection, exported
 from worker.operations.dead_letters.plan import Plan, Prospect
 from worker.operations.dead_letters.session import Found
-from worker.operations.dead_letters.summary import Gathered, OfDepartment, Summary
+from worker.operations.dead_letters.summary import DepartmentCount, Gathered, Summary
 from worker.operations.dead_letters.tracking import Outcome, ReplayReport
 from worker.ports import UserError
 from worker.settings.model import PolicySettings
@@ -49,7 +49,7 @@ def summary(found: Summary, *, as_json: bool) -> None:
     _say_more(found.selected - len(found.letters), "dead letter", ": --limit shows more, a filter fewer")
 
 
-def _departments(groups: Sequence[OfDepartment]) -> None:
+def _departments(groups: Sequence[DepartmentCount]) -> None:
     of_tenants = any(one.tenant not in {None, DEFAULT_TENANT} for one in groups)
     rows = [
         (

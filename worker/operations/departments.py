@@ -1,4 +1,4 @@
-"""What the ledger knows about departments."""
+"""Reads departments from the ledger."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ async def departments(ledger: Ledger, tenant: str | None = None) -> Sequence[Ent
 
 
 async def history(ledger: Ledger, which: Department) -> History:
-    """One department; raises `UnknownDepartment`."""
+    """The entry and the answers of one department; raises `UnknownDepartment`."""
     for entry in await ledger.entries(which.tenant):
         if entry.department == which:
             return History(entry, await ledger.answers(which))
@@ -36,7 +36,7 @@ async def history(ledger: Ledger, which: Department) -> History:
 
 
 def credentials_state(entry: Entry) -> str | None:
-    """`sent (2)`, `owed: crm, enabling (2)`: what and the generation. None before the first credentials."""
+    """`sent (2)` or `owed: crm, enabling (2)`, with the generation. None before the first credentials."""
     if entry.generation == 0:
         return None
     if entry.debt is None:

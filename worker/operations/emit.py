@@ -1,4 +1,4 @@
-"""Publishing department events, each checked against the contract first."""
+"""Checks department events against the contract and publishes them."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -24,11 +24,11 @@ class InvalidEvent(UserError):
 
 
 class EmitFailed(UserError):
-    """The broker did not take every event; the text says how many it took."""
+    """The broker did not accept every event; the text says how many it accepted."""
 
 
 def complete_event(given: Mapping[str, Any], now: datetime, new_id: Callable[[], str]) -> CloudEvent:
-    """An event true to the contract; id, source and time are filled in where they are not given.
+    """Builds a valid event; `id`, `source` and `time` have defaults.
 
     Raises `InvalidEvent`.
     """
@@ -42,7 +42,7 @@ def complete_event(given: Mapping[str, Any], now: datetime, new_id: Callable[[],
 
 
 def events_in(lines: Iterable[str], now: datetime, new_id: Callable[[], str]) -> list[CloudEvent]:
-    """One JSON event a line; raises `InvalidEvent`, with the line's number, for the first that is wrong."""
+    """Reads one JSON event per line; raises `InvalidEvent` with its line number for the first invalid one."""
     events = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

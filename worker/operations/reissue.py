@@ -1,6 +1,6 @@
-"""Asking the running worker to issue a department's credentials again.
+"""Asks the running worker to issue a department's credentials again.
 
-Only the worker acts. A person's request is a wish in the ledger: the worker takes it, and answers it there.
+Only the worker acts. A person's request is a wish in the ledger, where the worker finds and answers it.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.1
 
 
 class NotCarriedOut(UserError):
-    """No worker did what a person asked for; the wish is withdrawn."""
+    """No worker carried the wish out in time; it is withdrawn."""
 
 
 async def reissue(
@@ -31,7 +31,7 @@ async def reissue(
     clock: Clock,
     new_id: Callable[[], str],
 ) -> Answer:
-    """Leaves a wish and waits for its answer, whose outcome is `failed` where nothing was issued.
+    """Records a wish and waits for its answer; outcome `failed` means that nothing was issued.
 
     `recipient` None means all recipients. Raises `UnknownDepartment`, or `NotCarriedOut` after
     `TIMEOUT_SECONDS`.

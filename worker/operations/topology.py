@@ -1,4 +1,4 @@
-"""The broker's exchanges, queues and bindings: making them, comparing them, exporting them."""
+"""Declares, compares and exports the broker's exchanges, queues and bindings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,23 @@ from contracts.topology import BrokerVersion, Topology, definitions, topology
 
 
 class Finding(Protocol):
-    """One object as it is at the broker: `state` is ok, missing, differs or refused."""
+    """How one object at the broker compares with the expected one."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> str:
+        """exchange, queue, binding or policy."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The object's name; of a binding, its two ends and its routing key."""
+
     @property
-    def state(self) -> str: ...
+    def state(self) -> str:
+        """ok, missing, differs or refused."""
+
     @property
-    def detail(self) -> str: ...
+    def detail(self) -> str:
+        """The difference or the remedy, in one line; empty if ok."""
 
 
 class BrokerObjects(Protocol):
@@ -27,33 +34,34 @@ class BrokerObjects(Protocol):
     version: str
 
     async def apply(self, wanted: Topology) -> None:
-        """Declares and binds everything; raises `BrokerRefuses` where something is there and differs."""
+        """Declares and binds everything; raises `BrokerRefuses` if an existing object differs."""
 
     async def check(self, wanted: Topology) -> Sequence[Finding]:
-        """How each exchange and queue compares. Changes nothing."""
+        """Compares each exchange and queue. Changes nothing."""
 
 
 class InEffect(Protocol):
     """The broker over its management API, which shows bindings and policies; AMQP does not."""
 
     async def check(self, wanted: Topology) -> Sequence[Finding]:
-        """How each binding compares, and which policy changes a queue. Changes nothing."""
+        """Compares each binding, and finds policies that change a queue. Changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopologyOptions:
-    """What the topology depends on besides the broker's version."""
+    """The inputs of the topology besides the broker's version."""
 
     retry_delays: Sequence[timedelta]
     recipients: Sequence[str]
 
     def at(self, version: BrokerVersion) -> Topology:
+        """The topology for a version of RabbitMQ."""
         return topology(version, tuple(self.retry_delays), tuple(self.recipients))
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What is in place now, by number, on this version of RabbitMQ."""
+    """The version of RabbitMQ, and the numbers of objects in place now."""
 
     broker: str
     exchanges: int
@@ -63,18 +71,19 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`complete` is False where nobody looked at bindings and policies."""
+    """The result of a check; `complete` is False if bindings and policies were not checked."""
 
     findings: Sequence[Finding]
     complete: bool
 
     @property
     def fits(self) -> bool:
+        """Whether every object is as expected."""
         return all(found.state == "ok" for found in self.findings)
 
 
 async def apply_topology(broker: BrokerObjects, options: TopologyOptions) -> Applied:
-    """Makes every object that is not there yet."""
+    """Declares every object that is missing. Raises as `BrokerObjects.apply` does."""
     wanted = options.at(BrokerVersion.parse(broker.version))
     await broker.apply(wanted)
     return Applied(broker.version, len(wanted.exchanges), len(wanted.queues), len(wanted.bindings))
@@ -83,7 +92,7 @@ async def apply_topology(broker: BrokerObjects, options: TopologyOptions) -> App
 async def check_topology(
     broker: BrokerObjects, in_effect: InEffect | None, options: TopologyOptions
 ) -> Comparison:
-    """Compares what is at the broker with what should be; without `in_effect` no bindings and policies."""
+    """Compares the broker's objects with the expected ones; bindings and policies only with `in_effect`."""
     wanted = options.at(BrokerVersion.parse(broker.version))
     findings = [*await broker.check(wanted)]
     if in_effect is not None:

@@ -27,7 +27,7 @@ PlivoAuthId = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
 
 
 class Settings(BaseModel):
-    """What all settings share: frozen, and no value is quoted in an error."""
+    """Base of all settings: frozen, and errors quote no value."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True)
 
@@ -46,7 +46,7 @@ class BrokerSettings(Settings):
 
 
 class RecipientSettings(Settings):
-    """Who credentials are sealed for."""
+    """The recipients that credentials are sealed for."""
 
     recipients: Annotated[Recipients | None, BeforeValidator(recipients_file), Printed(show.path_of)] = Field(
         None,
@@ -56,11 +56,12 @@ class RecipientSettings(Settings):
 
     @property
     def recipient_names(self) -> tuple[str, ...]:
+        """The recipients; empty if credentials are not sealed."""
         return self.recipients.names if self.recipients else ()
 
 
 class TopologySettings(BrokerSettings, RecipientSettings):
-    """What the broker's exchanges, queues and bindings depend on."""
+    """The inputs of the broker's exchanges, queues and bindings."""
 
     retry_delays: Durations = Field(
         DEFAULT_RETRY_DELAYS,
@@ -75,6 +76,7 @@ class TopologySettings(BrokerSettings, RecipientSettings):
 
     @property
     def vhost(self) -> str:
+        """The virtual host in the first AMQP URL."""
         return URL(self.amqp_url[0]).path.removeprefix("/") or "/"
 
 
@@ -82,13 +84,15 @@ class LedgerSettings(Settings):
     """Where the ledger is."""
 
     ledger: Annotated[Path, BeforeValidator(parse.sqlite_path), Printed(show.sqlite_url)] = Field(
-        Path("provisioner.db"), alias="LEDGER_URL", description="the ledger: what was done for whom"
+        Path("provisioner.db"),
+        alias="LEDGER_URL",
+        description="the ledger of departments and their subaccounts",
     )
 
     @property
     def ledger_url(self) -> str:
         """The ledger's URL, as `open_ledger` takes it."""
-        return f"sqlite:///{self.ledger}"
+        return show.sqlite_url(self.ledger)
 
 
 class SealingSettings(RecipientSettings, LedgerSettings):
@@ -102,11 +106,12 @@ class SealingSettings(RecipientSettings, LedgerSettings):
 
     @property
     def signing_key_path(self) -> Path:
+        """The file of the signing key, by default beside the ledger."""
         return self.signing_key or self.ledger.with_name(f"{self.ledger.name}.signing-key.json")
 
 
 class PolicySettings(LedgerSettings):
-    """What decisions about departments depend on."""
+    """The policy of decisions about departments."""
 
     settle_window: Duration = Field(
         timedelta(seconds=120),
@@ -126,15 +131,16 @@ class PolicySettings(LedgerSettings):
 
     @property
     def policy(self) -> Policy:
+        """The policy for `decide`."""
         return Policy(self.removal, self.unknown_rename, settle_window=self.settle_window)
 
 
 class DeadLetterSettings(BrokerSettings, PolicySettings):
-    """For the commands about dead letters, which need no account at the provider."""
+    """For the dead-letter commands, which need no account at the provider."""
 
 
 class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
-    """All of them: what `provisioner run` needs."""
+    """All settings, for `provisioner run`."""
 
     conflicts = WORKER_CONFLICTS
 
@@ -164,7 +170,7 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
         alias=f"{PREFIX}PREFETCH",
         ge=1,
         le=2000,
-        description="messages in flight; a department's waiting ones among them collapse",
+        description="messages in flight; waiting messages of one department collapse",
     )
     concurrency: int = Field(
         50, alias=f"{PREFIX}CONCURRENCY", ge=1, le=1000, description="calls to Plivo in flight"
@@ -187,7 +193,7 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
         alias=f"{PREFIX}MAX_ATTEMPTS",
         ge=1,
         le=1000,
-        description="parkings and one: then it is dead-lettered",
+        description="failed attempts after which a message is dead-lettered",
     )
     enable: Enable = Field(
         Enable.CREATED,
@@ -207,7 +213,7 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
     http: Annotated[Address, BeforeValidator(parse.address), Printed(show.address)] = Field(
         Address("127.0.0.1", 8080),
         alias=f"{PREFIX}HTTP",
-        description="where /livez, /readyz and /metrics are",
+        description="address of /livez, /readyz and /metrics",
     )
     drain: Duration = Field(
         timedelta(seconds=25), alias=f"{PREFIX}DRAIN", description="time to finish after SIGTERM"
@@ -221,4 +227,5 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
 
     @property
     def names(self) -> NameTemplate:
+        """The template of the names sent to Plivo."""
         return NameTemplate(self.name_template, self.name_max)

@@ -1,4 +1,4 @@
-"""What an operator may do about dead letters: list, show, plan, replay, discard, export, import.
+"""Operations on dead letters: list, show, plan, replay, discard, export, import.
 
 The pure part is in `worker/core/dead_letters.py`.
 """

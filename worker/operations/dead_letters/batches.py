@@ -1,4 +1,4 @@
-"""How many dead letters go at once, and how many in a second."""
+"""Sizes and rates of the batches in which dead letters are read, replayed and removed."""
 
 import asyncio
 from collections.abc import Iterator
@@ -9,18 +9,18 @@ from worker.flow.waiting import sleep_unless_stopping
 from worker.ports import Clock
 
 BATCH_LETTERS = 500
-"""The most that is read or removed at once."""
+"""The most letters read or removed at once."""
 
 GROWING = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 LARGEST_BATCH = 1_000
 
 BATCHES_PER_SECOND = 50
 LONG_SECOND = 1.05
-"""What leaves evenly arrives less so: some fifty milliseconds sooner or later."""
+"""A second with a margin: letters that are sent evenly arrive some fifty milliseconds early or late."""
 
 
 def batch_sizes() -> Iterator[int]:
-    """How many to replay before looking at what came of them: a few first, then more."""
+    """The sizes of replay batches whose outcomes are awaited: a few letters first, then more."""
     return chain(GROWING, repeat(LARGEST_BATCH))
 
 
@@ -43,16 +43,16 @@ class LetterRate:
 
     @property
     def wait_seconds(self) -> float:
-        """How long until the next batch may begin."""
+        """Seconds until the next batch may begin."""
         return 0.0 if self._next_at is None else max(0.0, self._next_at - self.clock.monotonic())
 
     async def wait(self, stopping: asyncio.Event) -> None:
-        """Waits until the next batch may begin, or for the stop."""
+        """Waits until the next batch may begin, or until `stopping` is set."""
         if self.wait_seconds and not stopping.is_set():
             await sleep_unless_stopping(self.clock, self.wait_seconds, stopping)
 
     def begin(self, letters: int) -> None:
-        """A batch of so many letters begins now."""
+        """Records that a batch of `letters` letters begins now."""
         if self.per_second is not None and letters:
             whole = int(self.per_second) or self.per_second
             self._next_at = self.clock.monotonic() + LONG_SECOND * letters / whole

@@ -1,4 +1,4 @@
-"""What a replay would come to right now. Reads the queue and the ledger, and changes neither."""
+"""Predicts the outcome of a replay. Reads the queue and the ledger, and changes neither."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from worker.ports import Ledger
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """What one dead letter would come to, replayed alone; `calls` is the least number of provider calls."""
+    """The outcome of one dead letter if it were replayed alone; `calls`: the minimum of provider calls."""
 
     letter: Letter
     outcome: str
@@ -27,7 +27,7 @@ class Prospect:
 
 @dataclass
 class Plan:
-    """`least_calls` counts the newest event of each department: the others may end superseded by it."""
+    """The prospects of all selected letters, counted by outcome; the first `keep` prospects are kept."""
 
     keep: int
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -38,6 +38,7 @@ class Plan:
 
     @property
     def least_calls(self) -> int:
+        """The minimum of provider calls: of each department only the newest event is certain to need any."""
         return sum(calls for _, calls in self._newest.values())
 
     def add(self, reading: Reading, prospect: Prospect) -> None:
@@ -47,15 +48,15 @@ class Plan:
         if len(self.prospects) < self.keep:
             self.prospects.append(prospect)
         if isinstance(reading, Event):
-            before = self._newest.get(reading.department)
-            if before is None or reading.version.newer_than(before[0]):
+            known = self._newest.get(reading.department)
+            if known is None or reading.version.newer_than(known[0]):
                 self._newest[reading.department] = (reading.version, prospect.calls)
 
 
 async def plan(
     session: Session, ledger: Ledger, policy: Policy, keep: int, on_progress: Callable[[int], None]
 ) -> Plan:
-    """Decides about each selected letter as a worker would; the plan keeps the first `keep` prospects."""
+    """Decides each selected letter as a worker would. `on_progress` gets the number of letters read."""
     made = Plan(keep)
     async with session.browsing() as browse:
         async for batch in browse.batches():
@@ -95,6 +96,7 @@ def outcome_of(decision: Decision | Issue) -> str:
 
 
 def detail_of(decision: Decision | Issue) -> str:
+    """The reason for a decision as a short text; empty where the outcome says it all."""
     match decision:
         case Refuse(_, detail):
             return detail

@@ -1,4 +1,4 @@
-"""Taking dead letters off their queue, once what becomes of them is settled and on record."""
+"""Removes dead letters from their queue, after their outcome was recorded in the audit."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,13 +10,14 @@ from worker.operations.dead_letters.session import Found, SelectiveBrowse, Sessi
 from worker.ports import UserError
 
 PASS_SECONDS = 10.0
-"""How long a rate-limited removal holds the queue before others get their turn."""
+"""How long a rate-limited removal holds the queue in one pass."""
 OTHERS_TURN_SECONDS = 0.5
+"""How long a rate-limited removal leaves the queue to others between two passes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The letters of a batch that may go, being on record; `failure` is why the others may not."""
+    """The recorded letters of a batch, which may go; `failure` is the reason the others may not."""
 
     going: Sequence[Found]
     failure: UserError | None = None
@@ -24,10 +25,10 @@ class Batch:
 
 @dataclass
 class Remover:
-    """Removes the selected letters, batch by batch. `prepare` says of each batch which letters may go.
+    """Removes the selected letters, batch by batch. `prepare` returns the letters of a batch that may go.
 
-    `stopping` ends it between two batches; `on_progress` is called with how many went in each. `gone` counts
-    those removed, `seen` the letters read in the newest pass.
+    `stopping` ends it between two batches; `on_progress` gets the number removed from each. `gone` counts the
+    letters removed, `seen` those read in the latest pass.
     """
 
     session: Session
@@ -39,7 +40,7 @@ class Remover:
     seen: int = 0
 
     async def remove(self, most: int | None) -> None:
-        """Removes up to `most`: fewer where there are no more, or where it was stopped.
+        """Removes up to `most` letters: fewer if there are no more, or if it was stopped.
 
         Raises the failure of a batch, once the other letters of the batch are gone.
         """
@@ -50,8 +51,8 @@ class Remover:
             await sleep_unless_stopping(self.session.clock, OTHERS_TURN_SECONDS, self.stopping)
 
     async def _pass(self, most: int | None) -> bool:
-        """Whether there is nothing more to do."""
-        begun = self.session.clock.monotonic()
+        """Reads the queue once; returns whether nothing is left to do."""
+        begun_at = self.session.clock.monotonic()
         async with self.session.browsing() as browse:
             async for batch in browse.batches(self.rate.batch_letters):
                 self.seen = browse.seen
@@ -59,12 +60,12 @@ class Remover:
                     await self._remove(browse, going)
                 if self.stopping.is_set() or 0 < self.gone == most:
                     return True
-                if going and self._is_over(begun):
+                if going and self._is_over(begun_at):
                     return False
         return True
 
     async def _remove(self, browse: SelectiveBrowse, letters: Sequence[Found]) -> None:
-        """Waits for the rate, and does nothing if it is stopped meanwhile."""
+        """Removes one batch as soon as the rate allows, unless it is stopped meanwhile."""
         await self.rate.wait(self.stopping)
         if self.stopping.is_set():
             return
@@ -76,15 +77,15 @@ class Remover:
         if batch.failure is not None:
             raise batch.failure
 
-    def _is_over(self, begun: float) -> bool:
-        """Whether the pass has taken its time, or would have before the next batch may begin."""
+    def _is_over(self, begun_at: float) -> bool:
+        """Whether the pass has used up `PASS_SECONDS`, or will have when the next batch may begin."""
         if self.rate.per_second is None:
             return False
-        return self.session.clock.monotonic() + self.rate.wait_seconds - begun > PASS_SECONDS
+        return self.session.clock.monotonic() + self.rate.wait_seconds - begun_at > PASS_SECONDS
 
 
 def discarding(session: Session, stopping: asyncio.Event, on_progress: Callable[[int], None]) -> Remover:
-    """A remover that throws the selected letters away; the audit keeps what they were."""
+    """A remover that discards the selected letters and records each in the audit."""
 
     async def prepare(letters: Sequence[Found]) -> Batch:
         await session.record("discard", [(found.letter, "discarded") for found in letters])

@@ -1,4 +1,4 @@
-"""Sending dead letters through the work queue again: a few first, more while all goes well."""
+"""Sends dead letters to the work queue again: a few first, more while all goes well."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from worker.ports import Ledger, Publisher, PublishFailed, Unroutable, UserError
 
 
 class ReplayFailed(UserError):
-    """The broker did not take every message. Those it did not take are where they were."""
+    """The broker did not accept every message. The others stay in the dead-letter queue."""
 
 
 @dataclass
 class Replay:
     """A replay of the selected letters. `per_second` limits its rate; `stopping` ends it between two batches.
 
-    `report` holds what has come of it so far, whatever ended it.
+    `report` holds the outcomes so far, also after a failure.
     """
 
     session: Session
@@ -38,14 +38,14 @@ class Replay:
         self._rate = LetterRate(self.session.clock, self.per_second)
 
     async def send(self, most: int | None) -> ReplayReport:
-        """Sends up to `most` letters and does not follow them; raises `ReplayFailed`."""
+        """Sends up to `most` letters and does not track them; raises `ReplayFailed`."""
         remover = Remover(self.session, self._publish, self._rate, self.stopping)
         await remover.remove(most)
         self.report.seen = self.report.seen or remover.seen
         return self.report
 
     async def send_and_track(self, most: int | None, ledger: Ledger) -> ReplayReport:
-        """Sends in growing batches and follows each. The first batch that goes badly is the last.
+        """Sends in growing batches and tracks each. The first batch with a bad outcome is the last.
 
         Raises `ReplayFailed`.
         """
@@ -53,15 +53,15 @@ class Replay:
             self.session, ledger, self.stopping, self.report, self.observer
         )
         for size in batch_sizes():
-            before = self.report.sent
-            wanted = size if most is None else min(size, most - before)
+            sent_before = self.report.sent
+            wanted = size if most is None else min(size, most - sent_before)
             await self._send_and_track(wanted, tracker)
-            if self.report.is_bad or self.report.sent - before < wanted or self.report.sent == most:
+            if self.report.is_bad or self.report.sent - sent_before < wanted or self.report.sent == most:
                 break
         return self.report
 
     async def _send_and_track(self, wanted: int, tracker: ReplayTracker) -> None:
-        """Whatever ends it, the outcomes known by then are reported and on record."""
+        """Sends one batch and waits for its outcomes; records those it knows even after a failure."""
         try:
             await self.send(wanted)
             await tracker.wait()
@@ -69,7 +69,7 @@ class Replay:
             await tracker.finish()
 
     async def _publish(self, letters: Sequence[Found]) -> Batch:
-        """Published and confirmed, then on record, then removed: a crash may leave it in both queues."""
+        """Publishes with confirms, then records; removal follows. A crash may leave one in both queues."""
         ids = [f"{self.session.run}-{next(self._numbers)}" for _ in letters]
         outgoing = [
             replayed(found.held.original, replay_id, self.session.by)
@@ -91,7 +91,7 @@ class Replay:
 
 
 async def publish_all(publisher: Publisher, outgoing: Sequence[Outgoing]) -> list[ReplayFailed | None]:
-    """Publishes all at once, each with its own confirm. Returns, in their order, why one was not taken."""
+    """Publishes all at once, each with its own confirm. Returns a failure or None for each, in order."""
     results = await asyncio.gather(*map(publisher.publish, outgoing), return_exceptions=True)
     return [_failure(result) for result in results]
 

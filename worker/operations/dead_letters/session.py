@@ -1,4 +1,4 @@
-"""One operator's command at the dead letters: its ports, its selection, and its browsing of the queue."""
+"""One command of an operator about dead letters: its ports, its selection, and how it reads the queue."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -25,19 +25,19 @@ EVERYTHING = Selection()
 
 @dataclass(frozen=True)
 class Found:
-    """A dead letter that the selection takes."""
+    """A dead letter with its summary, `letter`."""
 
     held: BrowsedLetter
     letter: Letter
 
     @cached_property
     def reading(self) -> Reading:
-        """The message as a worker reads it. It is cached, since reading takes long."""
+        """The message as a worker reads it. Cached, since reading takes long."""
         return reading_of(self.held.original)
 
 
 def read(held: BrowsedLetter) -> Found:
-    """A dead letter with what its headers and its body say about it."""
+    """Summarizes a dead letter from its headers and its body."""
     original = held.original
     return Found(held, letter_of(original, glimpse(original.message)))
 
@@ -67,11 +67,11 @@ class Session:
             yield SelectiveBrowse(self, browse)
 
     def selects(self, letter: Letter) -> bool:
-        """Leaves out letters that this same command replayed and that are dead again."""
+        """Whether the selection takes a letter. Letters that this command replayed are left out."""
         return self.selection.takes(letter) and not (letter.replay_id or "").startswith(f"{self.run}-")
 
     async def record(self, action: str, outcomes: Sequence[tuple[Letter, str]]) -> None:
-        """Puts the outcome of each letter into the audit, in one transaction."""
+        """Appends the outcome of each letter to the audit, in one transaction."""
         await self.audit.append([self._line(action, letter, outcome) for letter, outcome in outcomes])
 
     def _line(self, action: str, letter: Letter, outcome: str) -> AuditLine:
@@ -87,17 +87,17 @@ class Session:
 
 
 @dataclass
-class SelectiveBrowse:
-    """One pass over the queue, narrowed to the session's selection. `seen` counts every letter passed."""
+class Browse:
+    """One pass over the queue, filtered by the session's selection. `seen` counts every letter read."""
 
     session: Session
     browse: Browse
     seen: int = 0
 
     async def batches(self, most: int = BATCH_LETTERS) -> AsyncIterator[Sequence[Found]]:
-        """The selected letters, in the batches of the queue; a batch may be empty.
+        """Yields the selected letters in the batches of the queue; a batch may be empty.
 
-        Finish with a batch before asking for the next. Raises `TooManyReturns`.
+        Finish with a batch before you ask for the next. Raises `TooManyReturns`.
         """
         async for batch in self.browse.batches(most):
             if not self.seen:
@@ -106,11 +106,11 @@ class SelectiveBrowse:
             yield [found for found in map(read, batch) if self.session.selects(found.letter)]
 
     async def remove(self, batch: Sequence[Found]) -> None:
-        """Takes letters of the newest batch off the queue."""
-        await self.browse.remove([found.held for found in batch])
+        """Removes letters of the latest batch from the queue."""
+        await self.look.remove([found.held for found in batch])
 
     async def _guard_delivery_limit(self, oldest: BrowsedLetter) -> None:
-        """Raises `TooManyReturns` where one more return to the queue could make RabbitMQ drop the letter.
+        """Raises `TooManyReturns` if one more return to the queue could make RabbitMQ drop the letter.
 
         The oldest letter is held alone at that moment, so nothing else is returned with it.
         """
@@ -123,12 +123,12 @@ class SelectiveBrowse:
             await self._requeue(oldest)
         raise TooManyReturns(
             f"the oldest dead letter was given back {returns} times, and beyond {DEFAULT_DELIVERY_LIMIT}"
-            " RabbitMQ 4 drops it unless the queue has x-delivery-limit -1: have somebody who may configure"
-            " it run `provisioner topology check`, and give --no-delivery-limit if it is ok"
+            " RabbitMQ 4 drops it unless the queue has x-delivery-limit -1: run `provisioner topology check`"
+            " as a user who may configure it, and give --no-delivery-limit if it is ok"
         )
 
     async def _requeue(self, oldest: BrowsedLetter) -> None:
-        """Sends the letter to work, since a return would lose it. Unchanged it is dead-lettered anew."""
+        """Sends the letter to work, since a return would lose it. The worker dead-letters it again."""
         letter = read(oldest).letter
         session = self.session
         await session.publisher.publish(replayed(oldest.original, f"{session.run}-0", session.by))

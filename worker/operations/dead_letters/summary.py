@@ -1,4 +1,4 @@
-"""Listing dead letters: how many there are, by reason and department, and the first of them."""
+"""Lists dead letters: their numbers by reason and by department, and the first of them."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +9,8 @@ from worker.operations.dead_letters.session import Found, Session
 
 
 @dataclass(frozen=True, slots=True)
-class OfReason:
-    """`departments` counts the departments among them, as far as they could be read."""
+class ReasonCount:
+    """The letters of one reason; `departments` counts the readable departments among them."""
 
     reason: str
     count: int
@@ -18,8 +18,8 @@ class OfReason:
 
 
 @dataclass(frozen=True, slots=True)
-class OfDepartment:
-    """Without ids: the letters whose department could not be read. `reasons` counts them by reason."""
+class DepartmentCount:
+    """The letters of one department by reason. Both ids are None for unreadable departments."""
 
     tenant: str | None
     department_id: str | None
@@ -48,7 +48,7 @@ class Summary:
             self.letters.append(letter)
 
     @property
-    def reasons(self) -> Sequence[OfReason]:
+    def reasons(self) -> Sequence[ReasonCount]:
         """Most frequent first."""
         known = Counter(
             reason
@@ -56,12 +56,12 @@ class Summary:
             if department_id is not None
             for reason in reasons
         )
-        return [OfReason(reason, count, known[reason]) for reason, count in self._reasons.most_common()]
+        return [ReasonCount(reason, count, known[reason]) for reason, count in self._reasons.most_common()]
 
     @property
-    def departments(self) -> Sequence[OfDepartment]:
+    def departments(self) -> Sequence[DepartmentCount]:
         """Those with most letters first."""
-        groups = [OfDepartment(*ids, of.total(), dict(of)) for ids, of in self._departments.items()]
+        groups = [DepartmentCount(*ids, of.total(), dict(of)) for ids, of in self._departments.items()]
         return sorted(groups, key=lambda one: one.count, reverse=True)
 
 
@@ -79,7 +79,7 @@ async def summarize(session: Session, keep: int, on_progress: Callable[[int], No
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """The first selected letters, with their bodies; whether there are more; how many letters were read."""
+    """The first selected letters with their bodies. `more`: there are others; `seen`: letters read."""
 
     found: Sequence[Found]
     more: bool
@@ -87,7 +87,7 @@ class Gathered:
 
 
 async def gather(session: Session, most: int) -> Gathered:
-    """The first `most` selected letters, on record in the audit as shown."""
+    """Returns the first `most` selected letters, and records in the audit that they were shown."""
     gathered: list[Found] = []
     async with session.browsing() as browse:
         async for batch in browse.batches():

@@ -1,4 +1,4 @@
-"""What became of replayed letters: answered, by the ledger, or among the dead letters again."""
+"""Tracks replayed letters: the ledger has their answer, or the queue has them as dead letters again."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from worker.operations.dead_letters.session import Session, read
 from worker.ports import Ledger, QueueTaken
 
 GIVE_UP_SECONDS = 300.0
-"""How long to wait for the next news: longer than it takes to settle a create, by default."""
+"""How long to wait for the next outcome: longer than the default time to settle a create."""
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 POLL_SECONDS = 1.0
 BROWSE_FROM_PAUSE_SECONDS = 0.4
-"""The ledger is asked often; the queue, which others want to read too, only when that was to no avail."""
+"""The ledger is polled often. The queue is read only after longer silence: others want to read it too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A dead letter on its way through the work queue. Without an event nothing can answer it."""
+    """A dead letter on its way through the work queue. Without an event it cannot be answered."""
 
     letter: Letter
     event: Event | None
@@ -30,7 +30,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a replayed letter, in words."""
+    """The outcome of a replayed letter, as text."""
 
     letter: Letter
     outcome: str
@@ -38,9 +38,9 @@ class Outcome:
 
 @dataclass
 class ReplayReport:
-    """What a replay has come to so far.
+    """The outcomes of a replay so far.
 
-    `sent` counts the letters sent to work, `seen` those read where none was selected. The other fields are
+    `sent` counts the letters sent to work, `seen` those read if none was selected. The other fields are
     filled if the replay is tracked.
     """
 
@@ -52,25 +52,26 @@ class ReplayReport:
 
     @property
     def is_bad(self) -> bool:
+        """Whether a letter is dead again, or has no answer."""
         return bool(self.dead_again or self.unanswered)
 
 
 class Observer:
-    """Is told how a replay goes. This one ignores it."""
+    """Receives the progress of a replay. This base class ignores it."""
 
     def sent(self, more: int) -> None:
-        """So many more letters went to work."""
+        """`more` further letters were sent to work."""
 
     def settled(self, more: int) -> None:
-        """The outcome of so many more letters is known."""
+        """The outcome of `more` further letters is known."""
 
     def waiting(self, seconds: float) -> None:
-        """No outcome became known for so long. Called repeatedly."""
+        """No outcome became known for `seconds`. Called repeatedly."""
 
 
 @dataclass
 class ReplayTracker:
-    """Follows what is sent until its outcome is known, and adds that to `report`. `open`: not known yet."""
+    """Tracks sent letters and adds their outcomes to `report`. `open`: letters without one, by replay id."""
 
     session: Session
     ledger: Ledger
@@ -81,12 +82,12 @@ class ReplayTracker:
     _asked_at: float = 0.0
 
     async def poll(self) -> None:
-        """Between two batches: asks the ledger for answers, at most once in `POLL_SECONDS`."""
+        """Looks up answers in the ledger between two batches, at most once in `POLL_SECONDS`."""
         if self.session.clock.monotonic() - self._asked_at >= POLL_SECONDS:
             await self._settle(await self._answered(), {})
 
     async def wait(self) -> None:
-        """Returns once every outcome is known, or none became known for long, or at a stop."""
+        """Returns once every outcome is known, after `GIVE_UP_SECONDS` of silence, or at a stop."""
         wait, news_at = FIRST_PAUSE_SECONDS, self.session.clock.monotonic()
         while self.open and not self.stopping.is_set():
             answered = await self._answered()
@@ -103,7 +104,7 @@ class ReplayTracker:
                 wait = min(2 * wait, LONGEST_PAUSE_SECONDS)
 
     async def finish(self) -> None:
-        """Reports what is still open as unanswered, after asking the ledger a last time."""
+        """Looks up answers a last time and reports the letters still open as unanswered."""
         try:
             await self._settle(await self._answered(), {})
         finally:
@@ -128,7 +129,7 @@ class ReplayTracker:
             await self.session.record("replay", [(one.letter, one.outcome) for one in outcomes])
 
     async def _answered(self) -> dict[str, str]:
-        """By replay id, those whose event has an answer of this very payload."""
+        """The letters whose event has an answer for this payload, by replay id."""
         self._asked_at, found = self.session.clock.monotonic(), {}
         for replay_id, sent in self.open.items():
             if sent.event is not None:
@@ -138,7 +139,7 @@ class ReplayTracker:
         return found
 
     async def _dead_again(self) -> dict[str, str]:
-        """By replay id, those that lie in the queue again; none where somebody else reads it."""
+        """The letters that are in the queue again, by replay id; empty while another consumer reads it."""
         found = {}
         try:
             async with self.session.queue.browse() as browse:

@@ -1,4 +1,4 @@
-"""Dead letters to a file, one JSON object a line, and back from it once they are edited."""
+"""Exports dead letters to a file, one JSON object per line, and imports the edited file."""
 
 import asyncio
 import base64
@@ -23,15 +23,15 @@ from worker.ports import UserError
 SHOWN_MISTAKES = 20
 
 
-class BadImport(UserError):
-    """Some lines cannot be sent; the text names each. Nothing was sent."""
+class InvalidImport(UserError):
+    """Some lines are invalid; the text names each. Nothing was sent."""
 
     exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """A line of an import: the message as edited, and the dead letter it was, with its `fingerprint`."""
+    """A line of an import: the edited message, and the dead letter it was, with its `fingerprint`."""
 
     letter: Letter
     message: Outgoing
@@ -40,14 +40,14 @@ class Edited:
 
     @property
     def origin(self) -> str | None:
-        """The event's id before the edit; the letter's fingerprint where no id could be read."""
+        """The event's id before the edit; the letter's fingerprint if no id could be read."""
         return self.event_id or self.fingerprint
 
 
 async def export(
     session: Session, most: int | None, file: BinaryIO, on_progress: Callable[[int], None]
 ) -> int:
-    """Writes the first `most` selected letters, and returns how many it wrote.
+    """Writes the first `most` selected letters and returns their number.
 
     The queue is held meanwhile, so `file` should not block. `on_progress` is called with the number of
     letters read so far.
@@ -66,7 +66,7 @@ async def export(
 
 
 def read_import(lines: Iterable[bytes]) -> list[Edited]:
-    """Reads every line and checks it against the contract; raises `BadImport` with every mistake."""
+    """Reads every line and checks it against the contract; raises `InvalidImport` with every mistake."""
     edited, mistakes = [], []
     for number, line in enumerate(lines, start=1):
         try:
@@ -75,8 +75,8 @@ def read_import(lines: Iterable[bytes]) -> list[Edited]:
             mistakes.append(f"line {number}: {error}")
     if mistakes:
         more = len(mistakes) - SHOWN_MISTAKES
-        shown = mistakes[:SHOWN_MISTAKES] + ([f"and {more} lines more"] if more > 0 else [])
-        raise BadImport("\n".join(shown))
+        shown = mistakes[:SHOWN_MISTAKES] + ([f"and {more} more lines"] if more > 0 else [])
+        raise InvalidImport("\n".join(shown))
     return edited
 
 
@@ -109,7 +109,7 @@ def _json(line: bytes) -> Any:
     try:
         return from_json_safe(given)
     except ValueError as error:
-        raise ValueError(f"what stands for bytes or a time in it is none ({error})") from None
+        raise ValueError(f"a value tagged as bytes or as a time is invalid ({error})") from None
 
 
 def _routing_key(reading: Event | Reissue) -> str:
@@ -143,7 +143,7 @@ def _mapping(given: Mapping[str, Any], name: str) -> dict[str, Any]:
 async def send_edited(
     session: Session, edited: Sequence[Edited], stopping: asyncio.Event, on_progress: Callable[[int], None]
 ) -> int:
-    """Publishes the messages as new attempts and records each; returns how many, fewer where it was stopped.
+    """Publishes the messages as new attempts and records each; returns their number, less if it was stopped.
 
     Raises `ReplayFailed` at the first that is refused.
     """
@@ -167,7 +167,7 @@ async def send_edited(
 
 
 async def discard_originals(session: Session, edited: Sequence[Edited]) -> int:
-    """Removes the dead letters that the lines were exported from; returns how many were still there."""
+    """Removes the dead letters that the lines were exported from; returns how many it found."""
     origins = {one.fingerprint for one in edited} - {None}
     gone = 0
     async with session.queue.browse() as browse:
