@@ -400,8 +400,8 @@ def test_what_is_needed_and_missing_is_told_with_where_to_look():
     with pytest.raises(SettingsError) as refusal:
         load(WorkerSettings, {})
     assert str(refusal.value).splitlines() == [
-        "PLIVO_AUTH_ID is not set; `provisioner run --help` tells what it is",
-        "PLIVO_AUTH_TOKEN is not set; `provisioner run --help` tells what it is",
+        "PLIVO_AUTH_ID is not set; `provisioner run --help` describes it",
+        "PLIVO_AUTH_TOKEN is not set; `provisioner run --help` describes it",
     ]
 
 

@@ -1,6 +1,6 @@
-"""Settings that are valid by themselves and do not fit together.
+"""Conflicts between settings that are valid one by one.
 
-Each check takes the values of its fields and returns one line, or None where they fit.
+Each check takes the values of its fields and returns one line, or None if they fit together.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ Conflict = tuple[tuple[str, ...], Callable[..., str | None]]
 """The names of the fields, and the check that takes their values in this order."""
 
 
-def _name_too_short(template: str, longest: int) -> str | None:
+def _name_template_too_long(template: str, longest: int) -> str | None:
     try:
         NameTemplate(template, longest)
     except ValueError as error:
@@ -44,7 +44,7 @@ def _unsealed(recipients: Recipients | None, allowed: bool, urls: Sequence[str])
 
 
 WORKER_CONFLICTS: tuple[Conflict, ...] = (
-    (("name_template", "name_max"), _name_too_short),
+    (("name_template", "name_max"), _name_template_too_long),
     (("settle_window", "api_timeout"), _settled_too_soon),
     (("api_timeout", "drain"), _drained_too_soon),
     (("recipients", "plaintext_secrets", "amqp_url"), _unsealed),

@@ -1,6 +1,6 @@
-"""Settings that name files. They are read with the settings, so that a mistake is reported at the start.
+"""Parsers of settings that name files. The files are read at once, so a mistake is reported at the start.
 
-All raise `ValueError`, whose text follows the name of the setting and quotes nothing of a key.
+All raise `ValueError`; the text follows the name of the setting and quotes nothing of a key.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ TLS_FILES = ("cafile", "certfile", "keyfile")
 
 
 class Recipients(NamedTuple):
-    """The file of the recipients' public keys, and the recipients in it when the settings were read."""
+    """The file of the recipients' public keys, and its recipients when the settings were read."""
 
     path: Path
     names: tuple[str, ...]
@@ -42,7 +42,7 @@ def check_tls(query: Mapping[str, str]) -> None:
     """Checks the query of an AMQP URL: its files must be readable, and the broker must be verified."""
     if query.get("no_verify_ssl", "0") != "0":
         raise ValueError(
-            "says no_verify_ssl: anybody could pose as the broker; give its authority as cafile instead"
+            "says no_verify_ssl: anyone could pose as the broker; give its authority as cafile instead"
         )
     if query.get("keyfile") and not query.get("certfile"):
         raise ValueError("has a keyfile without a certfile")
@@ -59,7 +59,7 @@ def _readable(name: str, path: Path) -> None:
 
 
 def _keys_of(path: str, read: Callable[[str], T]) -> T:
-    """The result of `read` on the file's text. A value that is no path may be a key: it is not quoted."""
+    """Applies `read` to the file's text. A value that is not a path may be a key, so it is not quoted."""
     if "{" in path:
         raise ValueError("is the path of a file, not the key itself")
     try:

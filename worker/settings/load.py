@@ -1,7 +1,7 @@
-"""The only reader of the environment.
+"""Loads settings from the environment; no other module reads it.
 
-Every setting is a variable of its own; each `NAME` may come as `NAME_FILE`, the path of a file that holds the
-value. Every mistake is one line, without the value where that may be a secret.
+Each setting is one variable `NAME`, or `NAME_FILE`, the path of a file that holds the value. Each mistake is
+one line, without the value if that may be a secret.
 """
 
 from collections.abc import Container, Iterator, Mapping
@@ -19,13 +19,13 @@ S = TypeVar("S", bound=Settings)
 
 
 class SettingsError(UserError):
-    """One line for each mistake."""
+    """The settings are invalid; the text has one line for each mistake."""
 
     exit_code = 2
 
 
 def load(model: type[S], environ: Mapping[str, str]) -> S:
-    """The settings of one model from the environment; raises `SettingsError` with every mistake."""
+    """Loads the settings of one model; raises `SettingsError` with every mistake."""
     values, unread = _values_of(model, environ)
     mistakes = list(unread.values())
     settings = None
@@ -42,7 +42,7 @@ def load(model: type[S], environ: Mapping[str, str]) -> S:
 
 
 def unknown_names(environ: Mapping[str, str]) -> list[str]:
-    """Variables under our prefix that this version does not know: misspelt, or of another version."""
+    """Variables with our prefix that this version does not know: misspelt, or of another version."""
     known = {name for alias in _aliases(WorkerSettings) for name in (alias, f"{alias}_FILE")}
     return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
 
@@ -52,7 +52,7 @@ def _aliases(model: type[BaseModel]) -> list[str]:
 
 
 def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The variables that are set; and for each that cannot be read, by name, a line that says why."""
+    """Returns the values that are set by name, and a line for each that cannot be read."""
     values: dict[str, Any] = {}
     unread: dict[str, str] = {}
     for name in _aliases(model):
@@ -62,7 +62,7 @@ def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict
         elif path:
             try:
                 values[name] = Path(path).read_text(encoding="utf-8").strip()
-            except OSError as error:  # without its path, which may be the secret itself by mistake
+            except OSError as error:  # the path is left out: it may be the secret itself
                 unread[name] = f"{name}_FILE cannot be read: {error.strerror}"
             except ValueError:
                 unread[name] = f"{name}_FILE cannot be read: it is not UTF-8 text"
@@ -78,7 +78,7 @@ def _mistakes_in(error: ValidationError, values: Mapping[str, Any], unread: Cont
         if name in values:
             yield f"{name} {message[0].lower()}{message[1:]}"
         elif name not in unread:
-            yield f"{name} is not set; `provisioner run --help` tells what it is"
+            yield f"{name} is not set; `provisioner run --help` describes it"
 
 
 def _names_in(error: ValidationError) -> set[str]:
@@ -86,7 +86,7 @@ def _names_in(error: ValidationError) -> set[str]:
 
 
 def _valid_alone(model: type[Settings], values: Mapping[str, Any], wrong: Container[str]) -> dict[str, Any]:
-    """Of settings that fail as a whole, the values of the fields that are valid by themselves."""
+    """The values of the valid fields, for settings that are invalid as a whole."""
     return {
         name: _value_of(field, values)
         for name, field in model.model_fields.items()
@@ -101,7 +101,7 @@ def _value_of(field: FieldInfo, values: Mapping[str, Any]) -> Any:
 
 
 def _conflicts_among(valid: Mapping[str, Any], model: type[Settings]) -> Iterator[str]:
-    """A line for each conflict; one of its fields being wrong already is enough to leave it out."""
+    """Yields a line for each conflict whose fields are all valid."""
     for names, conflict in model.conflicts:
         if valid.keys() >= set(names) and (line := conflict(*(valid[name] for name in names))):
             yield line

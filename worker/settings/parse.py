@@ -1,6 +1,6 @@
 """Parsers: from the text of an environment variable to a value.
 
-Each raises `ValueError`, whose text follows the name of the setting and never quotes a secret.
+Each raises `ValueError`; the text follows the name of the setting and never quotes a secret.
 """
 
 import re
@@ -44,7 +44,7 @@ def duration(text: object) -> object:
 
 
 def durations(text: object) -> object:
-    """Durations with commas between them."""
+    """Durations, separated by commas."""
     return [duration(part.strip()) for part in text.split(",")] if isinstance(text, str) else text
 
 
@@ -57,7 +57,7 @@ def rate_limit(text: object) -> object:
 
 
 def address(text: object) -> object:
-    """`host:port`, the host of IPv6 in brackets."""
+    """`host:port`; an IPv6 address is in brackets."""
     host, _, port = str(text).rpartition(":")
     if not host or not port.isdecimal() or int(port) > _LARGEST_PORT:
         raise ValueError("is not an address; write host:port, such as 127.0.0.1:8080")
@@ -65,7 +65,7 @@ def address(text: object) -> object:
 
 
 def amqp_urls(text: object) -> object:
-    """AMQP URLs with commas between them; the files that their queries name must be readable."""
+    """AMQP URLs, separated by commas; the files that their queries name must be readable."""
     otherwise = "is not an AMQP URL; write amqp://user:password@host:5672/vhost"
     urls = tuple(url.strip() for url in str(text).split(","))
     for url in urls:
@@ -100,7 +100,7 @@ def api_url(text: str) -> str:
 
 
 def token(secret: SecretStr) -> SecretStr:
-    """A token without white space and control characters, which come in by a careless copy."""
+    """Rejects white space and control characters, which a careless copy adds to a token."""
     if re.search(r"[\s\x00-\x1f\x7f]", secret.get_secret_value()):
         raise ValueError("has white space or control characters in it; see how it was copied")
     return secret
@@ -117,7 +117,7 @@ def _url(text: str, schemes: Container[str], otherwise: str) -> URL:
     """Raises `ValueError(otherwise)`: the parser's own error text may quote the login in the URL."""
     with suppress(ValueError):
         parsed = URL(text)
-        # With a / or # in its password a URL has no user but an @, and the rest would be shown.
+        # After an unquoted / or # in the password a URL has an @ but no user; errors would show the rest.
         misplaced = "@" in text and parsed.user is None
         if parsed.scheme in schemes and parsed.host and not misplaced and not re.search(r"\s", text):
             return parsed
@@ -125,7 +125,7 @@ def _url(text: str, schemes: Container[str], otherwise: str) -> URL:
 
 
 def _is_loopback(host: str) -> bool:
-    """A name other than localhost may mean any address, and another one tomorrow."""
+    """Trusts no host name but localhost: a name may mean another address tomorrow."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

@@ -1,6 +1,6 @@
-"""Settings as a person writes them in the environment: for `run --help` and for the table in the README.
+"""Writes settings as in the environment: for `run --help` and for the table in the README.
 
-A field whose text is not `str(value)` says so beside its parser, with `Printed`.
+A field whose text is not `str(value)` has a writer, `Printed`, beside its parser.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,13 +20,13 @@ from worker.settings.parse import SQLITE, Address
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """How a field's value is written; goes into the field's `Annotated`."""
+    """The writer of a field's values, in the field's `Annotated`."""
 
     write: Callable[[Any], str]
 
 
 def described(model: type[BaseModel]) -> list[tuple[str, str, str]]:
-    """Name, default as one would write it, and meaning of each setting of a model."""
+    """Name, default as in the environment, and meaning of each setting of a model."""
     return [
         (
             field.alias or "",
@@ -38,7 +38,7 @@ def described(model: type[BaseModel]) -> list[tuple[str, str, str]]:
 
 
 def written(field: FieldInfo, value: object) -> str:
-    """The value of a field as it is written in the environment; empty for None."""
+    """A field's value as text of the environment; empty for None."""
     match value:
         case None:
             return ""
@@ -50,20 +50,25 @@ def written(field: FieldInfo, value: object) -> str:
 
 
 def durations(values: Iterable[timedelta]) -> str:
+    """`30s,5m`."""
     return ",".join(map(delay_label, values))
 
 
 def rate_limit(limit: RateLimit) -> str:
+    """`300/5s`."""
     return f"{limit.calls}/{delay_label(limit.window)}"
 
 
 def address(value: Address) -> str:
+    """`127.0.0.1:8080`."""
     return f"{value.host}:{value.port}"
 
 
 def path_of(recipients: Recipients) -> str:
+    """The path of the recipients' file."""
     return str(recipients.path)
 
 
 def sqlite_url(path: Path) -> str:
+    """`sqlite:///provisioner.db`."""
     return f"{SQLITE}{path}"

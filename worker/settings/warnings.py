@@ -1,4 +1,4 @@
-"""Warnings about insecure settings and file modes: nothing that is wrong, but not safe either."""
+"""Warnings about valid settings and file modes that are insecure."""
 
 import stat
 from collections.abc import Iterator, Mapping
@@ -13,12 +13,12 @@ SECRET_SETTINGS = ("AMQP_URL", "PLIVO_AUTH_TOKEN", f"{PREFIX}MANAGEMENT_URL")
 
 
 def warnings_about(settings: WorkerSettings, environ: Mapping[str, str]) -> list[str]:
-    """One line for each, with the command that helps."""
+    """One line for each risk, with the command that removes it."""
     return [*_about_files(settings, environ), *_about_recipients(settings), *_about_ledger(settings.ledger)]
 
 
 def others_may(path: Path, permission: int) -> bool:
-    """Whether the mode of a file allows this to everybody; False where the mode cannot be read.
+    """Whether a file's mode grants a permission to all users; False if the mode cannot be read.
 
     `permission` is `stat.S_IROTH` or `stat.S_IWOTH`.
     """
