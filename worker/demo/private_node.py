@@ -20,7 +20,7 @@ from typing import Self
 
 # Not /usr/sbin/rabbitmq-server: that wrapper insists on the rabbitmq user and on /var/lib/rabbitmq.
 SERVER_SCRIPT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-# Seen from the folder of the node. The scripts do not quote this path, and the folder's may hold spaces.
+# Relative to the folder of the node: the scripts do not quote this path, and an absolute one may have spaces.
 SCRIPTS = Path("installation/sbin")
 
 MANAGEMENT_PLUGINS = frozenset({"rabbitmq_management", "rabbitmq_management_agent", "rabbitmq_web_dispatch"})
@@ -45,7 +45,7 @@ rm -rf "$1"
 
 
 class NodeUnavailable(Exception):
-    """No node can be started. The text is one line for people and says what to do."""
+    """No node can be started. The text is one line for people, with the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +55,11 @@ class Ports:
     amqp: int
     distribution: int
     management: int
-    epmd: int  # where none listens
+    epmd: int  # a free port: no epmd runs
 
     @classmethod
     def free(cls) -> Self:
+        """Four different ports that are free now."""
         chosen: set[int] = set()
         while len(chosen) < 4:  # noqa: PLR2004 - one for each field
             port = PORTS[secrets.randbelow(len(PORTS))]
@@ -94,7 +95,7 @@ class PrivateNode:
         on_progress(f"RabbitMQ {self.version} is ready on port {self._ports.amqp}")
 
     async def stop(self) -> None:
-        """Shut the broker down in an orderly way. Connections are closed by it, its data stays."""
+        """Shut the broker down in an orderly way. It closes its connections and keeps its data."""
         if self._process is None:
             return
         self._process.terminate()
@@ -114,7 +115,7 @@ class PrivateNode:
         await self.rabbitmqctl("stop_app")
 
     async def rabbitmqctl(self, *arguments: str) -> str:
-        """Run rabbitmqctl against this node and return what it prints. Raises NodeUnavailable if it fails."""
+        """Run rabbitmqctl against this node and return its output. Raises NodeUnavailable if it fails."""
         process = await asyncio.create_subprocess_exec(
             self._folder / SCRIPTS / "rabbitmqctl",
             "--quiet",
@@ -125,11 +126,11 @@ class PrivateNode:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        printed, complaint = await process.communicate()
+        output, errors = await process.communicate()
         if process.returncode != 0:
-            reason = " ".join(complaint.decode(errors="replace").split())
+            reason = " ".join(errors.decode(errors="replace").split())
             raise NodeUnavailable(f"rabbitmqctl {arguments[0]} failed: {reason}")
-        return printed.decode()
+        return output.decode()
 
     async def _announce_version(
         self, process: subprocess.Popen[bytes], on_progress: Callable[[str], None]
@@ -166,7 +167,7 @@ async def private_node(
     config: Mapping[str, str] | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[PrivateNode]:
-    """Run a node for the time of the block. Nothing of it is left afterwards, even if the owner is killed.
+    """Run a node for the time of the block. It leaves nothing behind, even if the owner is killed.
 
     `plugins` are enabled too; `config` holds further lines of rabbitmq.conf.
     `on_progress` gets one short line per stage of the start.
@@ -213,7 +214,7 @@ def _furnish(folder: Path, settings: Mapping[str, str], enabled: Collection[str]
 
 
 def _link_installation(home: Path, enabled: Collection[str]) -> None:
-    """Link what is installed, without the plugins this node has no use for.
+    """Link the installation, without the plugins that this node does not need.
 
     Erlang looks for every module in every plugin: with all of them, starting takes twice as long.
     """
@@ -277,15 +278,15 @@ def _environment(folder: Path, ports: Ports) -> dict[str, str]:
         "RABBITMQ_NODENAME": name,
         "RABBITMQ_USE_LONGNAME": "true",
         "RABBITMQ_DIST_PORT": str(ports.distribution),
-        # For every Erlang: RabbitMQ runs another one each minute for no other end than to have epmd started.
+        # For every Erlang VM: RabbitMQ starts one each minute only to start epmd.
         "ERL_FLAGS": "-start_epmd false",
         "ERL_EPMD_PORT": str(ports.epmd),
-        # With its name given here Erlang is distributed before RabbitMQ looks, and RabbitMQ starts no epmd.
+        # With a name given here Erlang is distributed before RabbitMQ checks, so RabbitMQ starts no epmd.
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
             f"{fixed_port} -name {name} -kernel inet_dist_use_interface {{127,0,0,1}}"
         ),
         "RABBITMQ_CTL_ERL_ARGS": f"{fixed_port} -dist_listen false",
-        # The script then becomes Erlang instead of waiting for it, so that our signals reach Erlang.
+        # The script then execs Erlang instead of waiting for it, so that our signals reach Erlang.
         "RUNNING_UNDER_SYSTEMD": "true",
         "ERL_CRASH_DUMP_SECONDS": "0",
     }

@@ -1,7 +1,7 @@
-"""The broker of the demo: a RabbitMQ node of its own, the one in AMQP_URL, or an imitation in memory.
+"""The broker of the demo: a private RabbitMQ node, the one in AMQP_URL, or an imitation in memory.
 
-Others may use the broker in AMQP_URL. The demo refuses one where a worker consumes or events wait, and
-deletes afterwards what it made.
+Others may use the broker in AMQP_URL. The demo refuses a broker that is in use, and afterwards deletes the
+objects it made.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class NoStage(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A broker to play on. `heard` gets every result, credentials message and dead letter published."""
+    """A broker for the demo. `heard` gets every published result, credentials message and dead letter."""
 
     where: str
     amqp_url: str
@@ -53,6 +53,7 @@ class Stage:
 async def stage(
     environ: Mapping[str, str], say: Callable[[str], None], *, memory: bool
 ) -> AsyncIterator[Stage]:
+    """A broker for the time of the block; `say` gets a line per stage of its start. Raises `NoStage`."""
     async with AsyncExitStack() as stack:
         if memory:
             yield await stack.enter_async_context(_memory_stage())
@@ -122,7 +123,7 @@ def _into(heard: "asyncio.Queue[Outgoing]") -> Receive:
 
 @asynccontextmanager
 async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
-    """Makes the topology for the time of the block, and deletes afterwards what was not there before."""
+    """Makes the topology for the time of the block, and afterwards deletes the objects it made."""
     async with open_connection(settings.amqp_url) as connection:
         wanted = wanted_topology(connection, settings)
         with unavailable_if_lost():
@@ -139,7 +140,7 @@ async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
 
 
 async def _refuse_in_use(connection: Connection) -> None:
-    """Events of others must not go to the sandbox, nor ours to another worker's account."""
+    """Raises `NoStage`: events of others must not reach the sandbox, nor ours another worker."""
     for queue in (names.WORK_QUEUE, names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE):
         state = await rabbitmq_topology.state_of(connection, queue)
         if state is not None and (state.messages or state.consumers):

@@ -1,4 +1,4 @@
-"""`provisioner demo`: every kind of event on one machine, shown while it happens."""
+"""`provisioner demo`: plays every kind of event on one machine and shows it live."""
 
 import asyncio
 import tempfile
@@ -40,11 +40,11 @@ CONSOLE = Console(highlight=False)
 
 
 class DemoFailed(UserError):
-    """The product did not do what the demo shows."""
+    """The product behaved otherwise than the demo expects."""
 
 
 class Timeline:
-    """Prints what happens, with the seconds since the start."""
+    """Prints the course of the demo, with the seconds since its start."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -52,18 +52,21 @@ class Timeline:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the start."""
         return self._loop.time() - self._begun
 
     def chapter(self, title: str) -> None:
+        """Prints a title."""
         CONSOLE.print(f"\n[bold]{title}[/]")
 
-    def tell(self, who: str, what: str, style: str = "") -> None:
-        line = Table.grid(padding=(0, 2, 0, 0))
-        line.add_column(width=7, justify="right", style="dim")
-        line.add_column(width=7, style="cyan")
-        line.add_column(style=style or None)
-        line.add_row(f"{self.seconds:.2f}s", who, what)
-        CONSOLE.print(line)
+    def line(self, part: str, text: str, style: str = "") -> None:
+        """Prints the time, the part of the system that acts, and its action."""
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_column(width=7, justify="right", style="dim")
+        row.add_column(width=7, style="cyan")
+        row.add_column(style=style or None)
+        row.add_row(f"{self.seconds:.2f}s", part, text)
+        CONSOLE.print(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Row:
 
 @dataclass
 class Story:
-    """What the scenes share: the parts that run, and what has been seen so far."""
+    """State of the scenes: the running parts, and the credentials and results so far."""
 
     stage: Stage
     sandbox: Sandbox
@@ -90,7 +93,7 @@ class Story:
 
 
 async def tell(environ: Mapping[str, str], *, memory: bool) -> None:
-    """Plays every scene; raises `DemoFailed` at the first that does not come out as it should."""
+    """Plays every scene; raises `DemoFailed` at the first unexpected outcome."""
     timeline = Timeline()
     if memory:
         CONSOLE.print(
@@ -116,21 +119,21 @@ async def _set_up(environ: Mapping[str, str], timeline: Timeline, *, memory: boo
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="provisioner-demo-"))
         place = await stack.enter_async_context(
-            stage(environ, lambda line: timeline.tell("broker", line), memory=memory)
+            stage(environ, lambda line: timeline.line("broker", line), memory=memory)
         )
-        timeline.tell("broker", f"{place.where}, with {names.WORK_QUEUE} and its like in place")
+        timeline.line("broker", f"{place.where}, with {names.WORK_QUEUE} and its like in place")
         sandbox = await stack.enter_async_context(running_sandbox())
-        timeline.tell("sandbox", f"{sandbox.url} imitates Plivo; this is NOT Plivo")
+        timeline.line("sandbox", f"{sandbox.url} imitates Plivo; this is NOT Plivo")
         answers = asyncio.Queue[Answer]()
         telemetry = Telemetry(on_answered=lambda _, answer: answers.put_nowait(answer))
         await stack.enter_async_context(
             running_worker(_settings(folder, place, sandbox), telemetry, place.broker)
         )
-        timeline.tell("worker", "consuming")
+        timeline.line("worker", "consuming")
         http = await stack.enter_async_context(aiohttp.ClientSession())
         yield Story(place, sandbox, answers, http, timeline)
         timeline.chapter("Clearing away")
-    timeline.tell("demo", "worker, sandbox and broker stopped; nothing left behind")
+    timeline.line("demo", "worker, sandbox and broker stopped; nothing left behind")
 
 
 def _settings(folder: str, place: Stage, sandbox: Sandbox) -> WorkerSettings:
@@ -161,7 +164,7 @@ async def _renamed(story: Story) -> None:
     await _show_token(story, "support", works=True)
 
 
-async def _told_again(story: Story) -> None:
+async def _duplicate(story: Story) -> None:
     story.timeline.chapter("The same message is delivered twice")
     event = _event("created", "legal", "Legal")
     await _play(story, event, ResultKind.CREATED, credentials=True)
@@ -174,12 +177,12 @@ async def _late(story: Story) -> None:
     await _play(story, late, ResultKind.SUPERSEDED)
 
 
-async def _bad(story: Story) -> None:
+async def _invalid(story: Story) -> None:
     story.timeline.chapter("Two messages are bad; their neighbours do not notice")
-    await _play_bad(story, "not JSON", b'{"specversion": "1.0", "id":', DeadReason.MALFORMED)
+    await _play_invalid(story, "not JSON", b'{"specversion": "1.0", "id":', DeadReason.MALFORMED)
     nameless = _event("created", "nameless", "x").model_dump(mode="json", exclude_none=True)
     nameless["data"]["name"] = "  "
-    await _play_bad(story, "created nameless, no name", to_json(nameless), DeadReason.INVALID)
+    await _play_invalid(story, "created nameless, no name", to_json(nameless), DeadReason.INVALID)
 
 
 async def _removed(story: Story) -> None:
@@ -188,11 +191,11 @@ async def _removed(story: Story) -> None:
     await _show_token(story, "field-ops", works=False)
 
 
-SCENES = (_created, _renamed, _told_again, _late, _bad, _removed)
+SCENES = (_created, _renamed, _duplicate, _late, _invalid, _removed)
 
 
 def _event(kind: str, department: str, name: str | None) -> CloudEvent:
-    """A contract-true event; its sequence is the moment, so that later ones are newer."""
+    """A valid event; its sequence is the time, so that later events are newer."""
     now = SystemClock().now()
     data = {"department_id": department} | ({"name": name} if name else {})
     sequence = int(now.timestamp() * 1_000)
@@ -204,17 +207,17 @@ def _event(kind: str, department: str, name: str | None) -> CloudEvent:
 async def _play(
     story: Story, event: CloudEvent, expected: ResultKind | None, *, credentials: bool = False
 ) -> None:
-    """Sends an event, shows what comes of it and checks that it is `expected`; None: no second answer."""
+    """Sends an event, shows its outcome and checks that it is `expected`; None: no second answer."""
     label = _label(event)
-    story.timeline.tell("event", label, "bold")
+    story.timeline.line("event", label, "bold")
     begun, calls_before = story.timeline.seconds, len(story.sandbox.requests)
     await story.stage.publisher.publish(inbound(event))
     if credentials:
         await _receive_credentials(story, event.data.department_id)
     result = await _final(story, event, expected)
     calls = _calls_since(story, calls_before)
-    story.timeline.tell("call", ", ".join(map(_in_full, calls)) or "none")
-    story.timeline.tell("result", result, "green")
+    story.timeline.line("call", ", ".join(map(_in_full, calls)) or "none")
+    story.timeline.line("result", result, "green")
     milliseconds = (story.timeline.seconds - begun) * 1_000
     story.rows.append(Row(label, ", ".join(map(_in_short, calls)) or "none", result, milliseconds))
 
@@ -230,8 +233,8 @@ async def _final(story: Story, event: CloudEvent, expected: ResultKind | None) -
     return f"subaccount.{expected}" if expected else "known, and answered before"
 
 
-async def _play_bad(story: Story, label: str, body: bytes, reason: DeadReason) -> None:
-    story.timeline.tell("event", label, "bold")
+async def _play_invalid(story: Story, label: str, body: bytes, reason: DeadReason) -> None:
+    story.timeline.line("event", label, "bold")
     begun = story.timeline.seconds
     await story.stage.publisher.publish(
         Outgoing(names.DEPARTMENTS, "department.created", Message(body, STRUCTURED))
@@ -239,25 +242,25 @@ async def _play_bad(story: Story, label: str, body: bytes, reason: DeadReason) -
     if reason is not DeadReason.MALFORMED:
         _must((await _hear(story, names.RESULTS))["type"] == "subaccount.failed.v1", "no failed result")
     dead = await _next(story, names.DEAD_LETTERS)
-    told = dead.message.headers
+    headers = dead.message.headers
     _must(dead.message.body == body, "the dead letter is not what was sent, byte for byte")
-    _must(told["x-dead-reason"] == reason, f"dead-lettered as {told['x-dead-reason']}")
-    story.timeline.tell("result", f"dead letter, {reason}: {told['x-dead-detail']}", "yellow")
+    _must(headers["x-dead-reason"] == reason, f"dead-lettered as {headers['x-dead-reason']}")
+    story.timeline.line("result", f"dead letter, {reason}: {headers['x-dead-detail']}", "yellow")
     milliseconds = (story.timeline.seconds - begun) * 1_000
     story.rows.append(Row(label, "none", f"dead letter: {reason}", milliseconds))
 
 
 async def _receive_credentials(story: Story, department: str) -> None:
-    """Keeps the token for later and shows everything of the message but that."""
+    """Keeps the token for later and shows the message without it."""
     data = (await _hear(story, names.SECRETS))["data"]
     _must(data["department_id"] == department, f"credentials of {data['department_id']} came")
     story.tokens[department] = (data["auth_id"], SecretStr(data["auth_token"]))
     hidden = "•" * 12
-    story.timeline.tell("secret", f"auth_id {data['auth_id']}, auth_token {hidden}", "magenta")
+    story.timeline.line("secret", f"auth_id {data['auth_id']}, auth_token {hidden}", "magenta")
 
 
 async def _show_token(story: Story, department: str, *, works: bool) -> None:
-    """Sends a message at the sandbox as the department would, with its own credentials."""
+    """Sends a message through the sandbox with the department's own credentials."""
     auth_id, token = story.tokens[department]
     authorization = aiohttp.encode_basic_auth(auth_id, token.get_secret_value())
     async with story.http.post(
@@ -267,7 +270,7 @@ async def _show_token(story: Story, department: str, *, works: bool) -> None:
     ) as response:
         _must(response.ok is works, f"the sandbox answered {response.status} to {department}'s token")
         verdict = "takes" if works else "refuses"
-        story.timeline.tell("token", f"the sandbox {verdict} a message sent with it ({response.status})")
+        story.timeline.line("token", f"the sandbox {verdict} a message sent with it ({response.status})")
 
 
 def _calls_since(story: Story, before: int) -> list[Call]:
@@ -317,5 +320,5 @@ def _close(story: Story) -> None:
     for row in story.rows:
         table.add_row(row.event, row.calls, row.result, f"{row.milliseconds:.0f} ms")
     CONSOLE.print(table)
-    told = f"{len(story.rows)} messages, {len(story.tokens)} departments with a subaccount each"
-    CONSOLE.print(f"{told}, {story.timeline.seconds:.1f} s in all")
+    totals = f"{len(story.rows)} messages, {len(story.tokens)} departments with a subaccount each"
+    CONSOLE.print(f"{totals}, {story.timeline.seconds:.1f} s in all")

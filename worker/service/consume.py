@@ -1,4 +1,4 @@
-"""`provisioner run`: consume until told to stop, then drain."""
+"""`provisioner run`: consumes until a stop signal, then drains."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ CUT_OFF = 1
 
 
 async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
-    """Runs a worker until a signal. True if everything it had begun was finished."""
+    """Runs a worker until a stop signal. Returns True if it finished all the work it had begun."""
     telemetry = Telemetry()
     stop = Stop(settings.drain.total_seconds(), lambda: _exit_at_once(telemetry))
     _leave_no_core()
@@ -27,13 +27,13 @@ async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
         telemetry.settings_unused(unknown)
     probes = Probes(telemetry, settings.signing_key_path)
     try:
-        # Every mistake is found before a message is taken. Otherwise each start would be one more delivery of
-        # all of them.
+        # Every mistake is found before a message is taken. Otherwise each start would count as a delivery of
+        # all messages in flight.
         async with serving(probes, settings.http) as http, running_worker(settings, telemetry) as worker:
             if unsafe := warnings_about(settings, environ):
                 telemetry.settings_unsafe(unsafe)
-            told = _shown(settings) | {"http": f"{http.host}:{http.port}"}
-            telemetry.started(version("subaccount-provisioner"), told)
+            facts = _shown(settings) | {"http": f"{http.host}:{http.port}"}
+            telemetry.started(version("subaccount-provisioner"), facts)
             with probes.watching(worker):
                 await stop.asked()
                 return await _drained(worker)
@@ -50,14 +50,14 @@ async def _drained(worker: RunningWorker) -> bool:
 
 
 def _leave_no_core() -> None:
-    """No core file: it would hold every token that is in memory."""
+    """Forbids core files: one would hold every token that is in memory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 class Stop:
-    """The first SIGTERM or SIGINT ends the start or begins the drain.
+    """Handles SIGTERM and SIGINT: the first one cancels the start or begins the drain.
 
-    A second one, or `deadline_seconds` after the first, ends the process at once.
+    A second one ends the process at once, as does the end of `deadline_seconds` after the first.
     """
 
     def __init__(self, deadline_seconds: float, end_at_once: Callable[[], None]) -> None:
@@ -70,7 +70,7 @@ class Stop:
         self._on_signal(self._first)
 
     async def asked(self) -> None:
-        """Called once the start is complete; returns at the first signal."""
+        """Marks the start as complete, and returns at the first signal."""
         self._starting = None
         await self._stopping.wait()
 

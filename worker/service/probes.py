@@ -1,6 +1,6 @@
-"""`/livez`, `/readyz`, `/metrics` and the worker's public keys, answered by a thread of their own.
+"""Serves `/livez`, `/readyz`, `/metrics` and the worker's public keys, in a thread.
 
-A server on the event loop would hang with it; a thread can still report that.
+A server on the event loop would hang with it; a thread can report that.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ READY_TIMEOUT_SECONDS = 0.9
 
 
 class AddressUnusable(UserError):
-    """The address cannot be listened on: it is in use, or not of this machine."""
+    """The server cannot listen on the address: it is in use, or not of this machine."""
 
     exit_code = 2
 
@@ -46,7 +46,7 @@ class Response(NamedTuple):
 
 
 class Readiness:
-    """Why the worker cannot do its job now. Being connected is not enough: it must consume."""
+    """Checks whether the worker can do its job now: consume, publish and write to the ledger."""
 
     def __init__(self, worker: RunningWorker) -> None:
         self._worker = worker
@@ -55,7 +55,7 @@ class Readiness:
         self._ledger_problems: list[str] = []
 
     async def problems(self) -> list[str]:
-        """One line for each problem; empty when ready."""
+        """One line for each problem. Empty when ready."""
         worker = self._worker
         problems = [
             *worker.blocks(),
@@ -87,7 +87,7 @@ class Readiness:
 
 
 class Probes:
-    """The responses, given on any thread. `beat` runs on the worker's loop, to notice if that hangs."""
+    """Makes the responses, on any thread. `beat` runs on the worker's loop and shows whether it hangs."""
 
     def __init__(self, telemetry: Telemetry, signing_key: Path) -> None:
         self._readiness: Readiness | None = None
@@ -99,7 +99,7 @@ class Probes:
 
     @contextmanager
     def watching(self, worker: RunningWorker) -> Iterator[None]:
-        """The worker can be ready for the time of the block."""
+        """Reports on the worker for the time of the block; outside it nothing is ready."""
         self._readiness = Readiness(worker)
         try:
             yield
@@ -108,12 +108,13 @@ class Probes:
             self._without_worker = "the worker is ending"
 
     async def beat(self) -> None:
-        """Notes the time, twice a second, until it is cancelled."""
+        """Stores the time every `BEAT_SECONDS`, until it is cancelled."""
         while True:
             self._beaten_at = self._loop.time()
             await asyncio.sleep(BEAT_SECONDS)
 
     def respond(self, path: str) -> Response | None:
+        """The response to a GET of a path; None for an unknown path."""
         match path.partition("?")[0]:
             case "/livez":
                 return _status("alive", "not alive", self._stuck())
@@ -149,8 +150,8 @@ class Probes:
             return ["the worker is too busy to answer in time"]
 
 
-def _status(well: str, ill: str, problems: list[str]) -> Response:
-    body = json.dumps({"status": ill if problems else well, "wrong": problems}).encode()
+def _status(healthy: str, unhealthy: str, problems: list[str]) -> Response:
+    body = json.dumps({"status": unhealthy if problems else healthy, "wrong": problems}).encode()
     return Response(503 if problems else 200, "application/json", body)
 
 
@@ -163,7 +164,7 @@ class _Server(ThreadingTCPServer):
         super().__init__(address, handler)
 
     def handle_error(self, _request: Any, _client_address: Any) -> None:
-        """Ignored: the client has gone."""
+        """Ignores the error: the client is gone."""
 
 
 def _handler(respond: Callable[[str], Response | None]) -> type[BaseHTTPRequestHandler]:
@@ -181,18 +182,18 @@ def _handler(respond: Callable[[str], Response | None]) -> type[BaseHTTPRequestH
             self.wfile.write(response.body)
 
         def log_message(self, *_: Any) -> None:
-            """Not logged: probes come every few seconds."""
+            """Logs nothing: probes come every few seconds."""
 
     return Handler
 
 
 @asynccontextmanager
 async def serving(probes: Probes, address: Address) -> AsyncIterator[Address]:
-    """Yields the address it listens on. Raises `AddressUnusable`."""
+    """Serves the probes for the time of the block; yields the actual address. Raises `AddressUnusable`."""
     try:
         server = _Server(address, _handler(probes.respond))
-    except (OSError, ValueError) as error:  # ValueError: it cannot be a host's name
-        why = getattr(error, "strerror", None) or "no name of a host"
+    except (OSError, ValueError) as error:  # ValueError: not a valid host name
+        why = getattr(error, "strerror", None) or "not a host name"
         raise AddressUnusable(
             f"cannot listen on {address.host}:{address.port} ({why}); set PROVISIONER_HTTP to another address"
         ) from None

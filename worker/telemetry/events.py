@@ -1,4 +1,4 @@
-"""Every log event, by topic. Nothing else in the project logs, and log events are named in the past tense.
+"""Every log event, by topic. No other module logs. Log events are named in the past tense.
 
 A method of `Telemetry` reports one thing: a line in the log, a metric, or both. Names of log events are an
 interface: alerts and dashboards read them. Metrics are declared in `telemetry/metrics.py`.
@@ -21,7 +21,7 @@ from worker.telemetry.logs import LINES
 from worker.telemetry.metrics import Metrics
 
 REPEAT_SECONDS = 60.0
-"""A failure that affects every message is a warning once in this time."""
+"""A failure that affects every message is logged as a warning once per period."""
 
 CIRCUIT_STATES = ("closed", "half-open", "open")
 
@@ -29,7 +29,7 @@ OnAnswered = Callable[[Event, Answer], None]
 
 
 class _Reports:
-    """What the topics share: the log and the metrics."""
+    """The log and the metrics that all topics share."""
 
     def __init__(
         self, registry: CollectorRegistry | None = None, on_answered: OnAnswered | None = None
@@ -43,7 +43,7 @@ class _Reports:
 
 
 class _ProcessEvents(_Reports):
-    """The process: its start and its end, its settings and keys."""
+    """The process: start and end, settings and keys."""
 
     def started(self, version: str, settings: dict[str, Any]) -> None:
         self._log.info("worker_started", version=version, **settings)
@@ -55,7 +55,7 @@ class _ProcessEvents(_Reports):
         self._log.warning("settings_unsafe", details=details)
 
     def recipient_key(self, recipient: str, kid: str | None, why: str) -> None:
-        """Which key seals for a recipient, at the start and at each change; None: no key is usable."""
+        """The key in use for a recipient, at the start and at each change; None: no key is usable."""
         name = recipient or "nobody in particular"
         self._metrics.set("recipient_key_usable", 0 if kid is None else 1, name)
         if kid is None:
@@ -70,12 +70,12 @@ class _ProcessEvents(_Reports):
         self._log.info("worker_stopped", left_for_redelivery=left)
 
     def cut_off(self) -> None:
-        """Called just before the process is ended at once, so it writes what is buffered."""
-        self._log.warning("worker_cut_off", detail="told to stop again, or the drain took too long")
+        """Called just before the process exits at once, so it flushes the log."""
+        self._log.warning("worker_cut_off", detail="second stop signal, or the drain took too long")
         LINES.flush_all()
 
     def step_crashed(self, error: Exception) -> None:
-        """An exception nobody expected. Frames only: its text may hold anything, a token too."""
+        """An unexpected exception. Logs frames only: its text may hold anything, even a token."""
         frames = [
             f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-5:]
         ]
@@ -83,7 +83,7 @@ class _ProcessEvents(_Reports):
 
 
 class _MessageEvents(_Reports):
-    """A message on its way through the worker, and how it ends."""
+    """Messages on their way through the worker."""
 
     def received(self, kind: Kind | Literal["reissue", "unreadable"]) -> None:
         self._metrics.count("events_received", kind)
@@ -98,7 +98,7 @@ class _MessageEvents(_Reports):
         )
 
     def answered(self, event: Event, answer: Answer) -> None:
-        """Each event the worker is done with, answered now or, if `answer.confirmed`, before."""
+        """An event is finished: answered now or, if `answer.confirmed`, before."""
         self._metrics.count("events_answered", event.kind, answer.outcome)
         self._log.info(
             "department_event_answered",
@@ -112,7 +112,7 @@ class _MessageEvents(_Reports):
             self._on_answered(event, answer)
 
     def reissue_answered(self, answer: Answer, asked_by: str | None = None) -> None:
-        """`asked_by` is the person who asked by a command; None for a message."""
+        """`asked_by` is the operator of the command; None for a message."""
         self._metrics.count("events_answered", "reissue", answer.outcome)
         self._log.info(
             "reissue_answered",
@@ -129,7 +129,7 @@ class _MessageEvents(_Reports):
         self._log.warning("message_dead_lettered", reason=verdict.reason, detail=verdict.detail, **about)
 
     def parked(self, verdict: Park, subject: Subject | None, *, counted: bool) -> None:
-        """`counted`: as one of the message's attempts."""
+        """`counted`: the parking counts as one of the message's attempts."""
         self._metrics.count("parked", delay_label(verdict.delay), str(counted).lower())
         self._log.info(
             "message_parked",
@@ -142,9 +142,9 @@ class _MessageEvents(_Reports):
     def waiting(
         self, failure: Failure, verdict: Wait | Pause, tries: int, subject: Subject | None, now_seconds: float
     ) -> None:
-        """A step that failed and is tried again.
+        """A step failed and is tried again.
 
-        A failure that affects every message is a warning once a minute, not once for each message.
+        A failure that affects every message is a warning once per `REPEAT_SECONDS`, not for each message.
         """
         kind = type(failure).__name__.lower()
         self._metrics.count("waits", kind)
@@ -174,12 +174,12 @@ class _MessageEvents(_Reports):
             self._log.warning(
                 "result_unroutable",
                 routing_key=routing_key,
-                detail="no queue is bound for it on provisioner.results; said once, metered each time",
+                detail="no queue is bound for it on provisioner.results; logged once, counted each time",
             )
 
 
 class _DepartmentEvents(_Reports):
-    """Credentials, duties, and subaccounts that were not as expected."""
+    """Credentials, duties, and unexpected subaccounts."""
 
     def credentials_published(self, entry: Entry) -> None:
         self._metrics.count("credentials_published")
@@ -202,7 +202,7 @@ class _DepartmentEvents(_Reports):
         self._log.error("subaccount_missing", auth_id=entry.auth_id, **_of(entry.department))
 
     def credentials_lost(self, entry: Entry, detail: str) -> None:
-        """Nobody can publish them any more: the provider showed the token once."""
+        """The credentials cannot be published any more: the provider shows a token only once."""
         about = _of(entry.department)
         self._log.error("credentials_lost", auth_id=entry.auth_id, detail=detail, **about)
 
@@ -218,7 +218,7 @@ class _ProviderEvents(_Reports):
     """Calls to the provider, and the circuit around it."""
 
     def called(self, operation: Operation, status: int | None, seconds: float) -> None:
-        """`status` is that of the HTTP response; None: there was none."""
+        """`status` is the HTTP status; None: no response."""
         self._metrics.observe("call_seconds", seconds, operation, str(status or 0))
 
     def circuit(self, state: str) -> None:
@@ -238,7 +238,7 @@ class _ProviderEvents(_Reports):
 
 
 class _FlowEvents(_Reports):
-    """When messages are taken, and how many the worker holds."""
+    """The intake of messages, and the number that the worker has taken."""
 
     def intake_held(self, holder: str, why: str) -> None:
         self._metrics.set("intake_held", 1, holder)
@@ -249,16 +249,16 @@ class _FlowEvents(_Reports):
         self._log.info("intake_lifted", holder=holder)
 
     def gauge_waiting(self, lanes: Callable[[], float], waiting: Callable[[], float]) -> None:
-        """Called once: how to read the number of messages taken, and of those that wait for a next try."""
+        """Called once, with readers of the numbers of messages taken and of messages that wait for a try."""
         self._metrics.read(messages_held=lanes, messages_waiting=waiting)
 
     def committed(self, operations: int) -> None:
-        """A commit of the ledger, of so many operations."""
+        """A commit of the ledger, with its number of operations."""
         self._metrics.observe("ledger_batch_size", operations)
 
 
 class _BrokerEvents(_Reports):
-    """Connections to the broker; `link` is what a connection is for."""
+    """Connections to the broker; `link` is the purpose of a connection."""
 
     def broker_connected(self, link: str, host: str, version: str) -> None:
         self._metrics.count("broker_connections", link)
@@ -286,7 +286,7 @@ class _BrokerEvents(_Reports):
 class Telemetry(
     _ProcessEvents, _MessageEvents, _DepartmentEvents, _ProviderEvents, _FlowEvents, _BrokerEvents
 ):
-    """All topics in one object. `on_answered` is called with every event the worker is done with."""
+    """All topics in one object. `on_answered` is called with every finished event."""
 
 
 def _about(event: Event) -> dict[str, Any]:

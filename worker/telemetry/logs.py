@@ -1,4 +1,4 @@
-"""How log lines are formatted and written; which events there are is in `telemetry/events.py`."""
+"""Formats and writes log lines. The events are in `telemetry/events.py`."""
 
 import asyncio
 import atexit
@@ -15,9 +15,9 @@ from pydantic_core import to_json
 LogFormat = Literal["json", "console"]
 
 # These loggers write message bodies and headers, which hold tokens: an uncorrelated return at ERROR, frames
-# at DEBUG. The adapters report through `Telemetry` what matters.
+# at DEBUG. The adapters report through `Telemetry` instead.
 LEAKY_LOGGERS = ("aiormq", "aio_pika")
-# For a child logger with a level of its own: Python prints to stderr the records that find no handler.
+# For child loggers with their own level: Python prints records without a handler to stderr.
 _SILENCE = logging.NullHandler()
 
 
@@ -48,7 +48,7 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
 
 
 class GatheredLines:
-    """A buffer before stderr. Lines logged in one turn of the event loop are one write, so one system call.
+    """A buffer for stderr. The lines of one turn of the event loop are one write, so one system call.
 
     Without a running loop each line is written at once.
     """
@@ -69,10 +69,10 @@ class GatheredLines:
             loop.call_soon(self.flush_all)
 
     def flush(self) -> None:
-        """Called by structlog after each line. Does nothing: the flush of this turn is scheduled already."""
+        """Does nothing: structlog calls it after each line, but the turn has its flush already."""
 
     def flush_all(self) -> None:
-        """Writes what is buffered; also at exit, and before the process is ended at once."""
+        """Writes the buffer; also at exit, and before the process is ended at once."""
         lines, self._lines = self._lines, []
         if lines:
             with suppress(OSError, ValueError):  # the reader has gone

@@ -1,6 +1,6 @@
-"""Every metric, as data. Names, labels and buckets are read by dashboards and alerts: they are an interface.
+"""Every metric, as data. Names, labels and buckets are an interface for dashboards and alerts.
 
-No label ever holds a department or a token: labels are closed sets.
+Labels have closed sets of values: never a department or a token.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,10 +35,10 @@ COUNTERS = (
     Metric("provisioner_events_received", "Messages taken from the work queue.", ("kind",)),
     Metric("provisioner_events_answered", "Events answered, by outcome.", ("kind", "outcome")),
     Metric("provisioner_dead_letters", "Messages dead-lettered, by reason.", ("reason",)),
-    Metric("provisioner_credentials_published", "Credentials the broker has confirmed."),
+    Metric("provisioner_credentials_published", "Credentials published and confirmed by the broker."),
     Metric("provisioner_waits", "Steps that failed and are tried again.", ("failure",)),
-    Metric("provisioner_results_unroutable", "Results that nobody is bound for."),
-    Metric("provisioner_doubles_disabled", "Second subaccounts of a department that were disabled."),
+    Metric("provisioner_results_unroutable", "Results published without a bound queue."),
+    Metric("provisioner_doubles_disabled", "Duplicate subaccounts of a department that were disabled."),
     Metric("provisioner_broker_connections", "Connections made to the broker.", ("link",)),
     Metric(
         "provisioner_broker_disconnections",
@@ -47,30 +47,32 @@ COUNTERS = (
     ),
     Metric(
         "provisioner_parked",
-        "Messages put back for a while, by delay; counted as an attempt or not.",
+        "Messages parked in a delay queue, by delay and by whether that counts as an attempt.",
         ("delay", "counted"),
     ),
-    Metric("provisioner_circuit_opened", "How often the circuit around the provider opened."),
+    Metric("provisioner_circuit_opened", "Times that the circuit around the provider opened."),
 )
 
 GAUGES = (
     Metric(
         "provisioner_recipient_key_usable",
-        "1 while there is a usable key to seal for the recipient; at 0 its credentials wait.",
+        "1 while the recipient has a usable key; at 0 its credentials wait.",
         ("recipient",),
     ),
     Metric(
         "provisioner_debts_overdue",
-        "Departments whose credentials, or whose enabling, have been owed for more than 5 minutes.",
+        "Departments with credentials or enabling owed for more than 5 minutes.",
     ),
     Metric("provisioner_broker_connected", "1 while the link has a connection to the broker.", ("link",)),
-    Metric("provisioner_circuit_state", "1 for the state the circuit around the provider is in.", ("state",)),
-    Metric("provisioner_intake_held", "1 while no messages are taken, by who holds.", ("holder",)),
+    Metric(
+        "provisioner_circuit_state", "1 for the current state of the circuit around the provider.", ("state",)
+    ),
+    Metric("provisioner_intake_held", "1 while the intake of messages is blocked, by blocker.", ("holder",)),
     Metric("provisioner_consuming", "1 while a consumer is registered at the broker."),
 )
 
 READ_GAUGES = (
-    Metric("provisioner_messages_held", "Messages taken and not ended."),
+    Metric("provisioner_messages_held", "Messages taken and not finished."),
     Metric("provisioner_messages_waiting", "Messages that wait for a next try."),
 )
 """Read at each scrape; they exist from `Metrics.read` on."""
@@ -78,7 +80,7 @@ READ_GAUGES = (
 HISTOGRAMS = (
     Distribution(
         "provisioner_call_seconds",
-        "Provider calls, by operation and status (0: no answer).",
+        "Duration of provider calls, by operation and HTTP status (0: no response).",
         (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0),
         ("operation", "status"),
     ),
@@ -91,7 +93,7 @@ HISTOGRAMS = (
 
 
 class Metrics:
-    """The metrics in one registry. They are named without their prefix: `count("waits", "transient")`.
+    """The metrics in one registry, named without their prefix: `count("waits", "transient")`.
 
     An unknown name is a `KeyError`, a wrong number of labels a `ValueError`.
     """
@@ -124,7 +126,7 @@ class Metrics:
         _labelled(self._histograms, name, labels).observe(value)
 
     def read(self, **readers: Callable[[], float]) -> None:
-        """How `READ_GAUGES` get their values at a scrape, by name: `read(messages_held=lanes.__len__)`."""
+        """Registers `READ_GAUGES` with their readers, by name: `read(messages_held=lanes.__len__)`."""
         for gauge in READ_GAUGES:
             made = Gauge(gauge.name, gauge.help, registry=self.registry)
             made.set_function(readers[_short(gauge.name)])
