@@ -72,7 +72,7 @@ async def test_a_confirmed_message_is_in_its_queue(bench):
 
 async def test_where_nobody_is_bound_it_says_so(bench):
     with pytest.raises(
-        Unroutable, match=r"nobody is bound for subaccount\.created on .*provisioner\.results"
+        Unroutable, match=r"no queue is bound for subaccount\.created on .*provisioner\.results"
     ):
         await bench.publisher.publish(Outgoing(RESULTS, "subaccount.created", Message(b"{}", None)))
 

@@ -1,4 +1,4 @@
-"""What a command opens at a broker. It fails at once without one; a worker would wait and try again."""
+"""Connections for commands. They fail at once without a broker, where a worker would retry."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ from worker.telemetry.events import Telemetry
 
 @asynccontextmanager
 async def open_connection(urls: Sequence[str]) -> AsyncIterator[Connection]:
-    """A connection to the first broker that accepts one; raises `BrokerUnavailable`."""
+    """Connects to the first broker that accepts a connection; raises `BrokerUnavailable`."""
     found = await _first_that_connects(urls)
     try:
         yield found
@@ -59,9 +59,11 @@ class AmqpObjects:
         self.version = connection.server_version
 
     async def apply(self, wanted: Topology) -> None:
+        """Declares and binds everything; raises `BrokerRefuses` or `BrokerUnavailable`."""
         await rabbitmq_topology.apply(self._connection, wanted)
 
     async def check(self, wanted: Topology) -> Sequence[Finding]:
+        """Compares each exchange and queue, without changes; raises `BrokerUnavailable`."""
         return await rabbitmq_topology.check(self._connection, wanted)
 
 
@@ -73,6 +75,7 @@ class ManagedObjects:
         self._vhost = vhost
 
     async def check(self, wanted: Topology) -> Sequence[Finding]:
+        """Compares bindings and policies, without changes; raises `ManagementUnavailable`."""
         return await check_in_effect(self._url, self._vhost, wanted)
 
 
@@ -81,9 +84,9 @@ Waiting = AsyncIterator[tuple[bytes, Callable[[], None]]]
 
 @asynccontextmanager
 async def waiting_messages(urls: Sequence[str], queue: str) -> AsyncIterator[Waiting]:
-    """The messages ready in a queue now: the body of each, and how to ack it.
+    """The messages ready in a queue now: the body and an ack function of each.
 
-    Messages that are not acked return to the queue at the end of the block. Raises `BrokerUnavailable`.
+    Unacked messages return to the queue at the end of the block. Raises `BrokerUnavailable`.
     """
     async with open_connection(urls) as connection, connection.channel() as channel:
         getter = Getter(connection, channel, queue)

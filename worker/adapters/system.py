@@ -1,4 +1,4 @@
-"""Clock, randomness, fresh ids and the name of the user: the only place that reads them."""
+"""The system's clock, randomness, fresh ids and user name. No other module reads them."""
 
 import asyncio
 import getpass
@@ -11,18 +11,22 @@ from itertools import count
 
 
 class SystemClock:
-    """The clock port on the machine's own clock and randomness."""
+    """The `Clock` port on the machine's clock and randomness."""
 
     def now(self) -> datetime:
+        """See `Clock.now`."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
+        """See `Clock.monotonic`."""
         return time.monotonic()
 
     def jitter(self) -> float:
+        """See `Clock.jitter`."""
         return random.random()
 
     async def sleep(self, seconds: float) -> None:
+        """See `Clock.sleep`."""
         await asyncio.sleep(seconds)
 
 

@@ -1,1 +1,1 @@
-"""RabbitMQ over AMQP 0-9-1. README.md says which part is the client library's and what is assumed of it."""
+"""RabbitMQ over AMQP 0-9-1. README.md lists the parts of the client library and our assumptions about it."""

@@ -1,4 +1,4 @@
-"""The broker of a running worker: its two connections, and the topology they find or declare."""
+"""The broker of a running worker: two connections, and the topology that they check or declare."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,9 +24,9 @@ STARTUP_PAUSE_SECONDS = 0.5
 async def rabbit_broker(
     settings: WorkerSettings, clock: Clock, telemetry: Telemetry
 ) -> AsyncIterator[Broker]:
-    """One connection publishes, another consumes: a blocked publisher does not hold up acks.
+    """Connects a publisher. Consumers get a second connection: a blocked publisher must not delay acks.
 
-    Raises `BrokerUnavailable` for a broker that cannot be reached within the grace, or that refuses us.
+    Raises `BrokerUnavailable` if the broker refuses us or cannot be reached in `STARTUP_GRACE_SECONDS`.
     """
     await _first_contact(settings, clock, telemetry)
 
@@ -52,7 +52,7 @@ def wanted_topology(connection: Connection, settings: TopologySettings) -> Topol
 
 
 async def _first_contact(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> None:
-    """Reports at the start an error that the links would only retry."""
+    """Raises errors at the start that the links would only retry."""
     deadline = asyncio.get_running_loop().time() + STARTUP_GRACE_SECONDS
     reported = ""
     while True:

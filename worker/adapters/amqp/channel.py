@@ -1,4 +1,4 @@
-"""A channel that consumes, and the deliveries that arrive on it."""
+"""A consuming channel, and the deliveries that arrive on it."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +12,7 @@ from worker.ports import Delivery
 
 
 class ConsumingChannel:
-    """A channel with its consumer. Deliveries that arrived on it are void once it is closed."""
+    """A channel with its consumer. Its deliveries are void once it is closed."""
 
     def __init__(
         self, connection: Connection, channel: Channel, prefetch: int, lose: Callable[[str], None]
@@ -28,7 +28,7 @@ class ConsumingChannel:
     async def open(
         cls, connection: Connection, prefetch: int, lose: Callable[[str], None]
     ) -> "ConsumingChannel":
-        """Calls `lose` with the reason once the channel or its consumer has become useless."""
+        """Opens a channel; it calls `lose` with the reason once the channel or its consumer is lost."""
         channel = await connection.open_channel()
         opened = cls(connection, channel, prefetch, lose)
         channel.on_consumer_cancelled(opened._cancelled)
@@ -43,10 +43,11 @@ class ConsumingChannel:
 
     @property
     def consuming(self) -> bool:
+        """Whether the broker has our consumer on this channel."""
         return self.live and self._tag is not None
 
     async def subscribe(self, queue: str, receive: Callable[[Delivery], None]) -> None:
-        """Consumes the queue, unless this channel does already. `receive` must not raise."""
+        """Consumes the queue, unless the channel already does. `receive` must not raise."""
 
         def deliver(arguments: bytes, properties: bytes, body: bytes) -> None:
             receive(RabbitDelivery(delivered(arguments, properties, body), self))
@@ -60,20 +61,20 @@ class ConsumingChannel:
         tag, self._tag = self._tag, None
         if tag is not None:
             await self._channel.cancel(tag)
-            await self.round_trip()  # deliveries that were on their way have been received by then
+            await self.round_trip()  # the deliveries in flight have arrived by then
 
     def ack(self, delivery_tag: int) -> None:
-        """Sent in this turn of the loop, before anything the channel sends later."""
+        """Acks a delivery, in this turn of the loop and before anything the channel sends later."""
         self._connection.send(ack(delivery_tag, self._channel.number))
 
     async def round_trip(self) -> None:
-        """On return the broker has read everything sent on the channel before."""
+        """Returns once the broker has read everything sent on the channel before."""
         await self._channel.set_prefetch(self._prefetch)
 
     async def close(self) -> None:
-        """Unacked messages go back to the queue, in order."""
+        """Closes the channel; unacked messages go back to the queue, in order."""
         self._fenced = True
-        await self.round_trip()  # an ack that crosses the close would cost the connection
+        await self.round_trip()  # an ack that crosses the close would end the connection
         await self._channel.close()
 
     def _cancelled(self) -> None:
@@ -86,7 +87,7 @@ class ConsumingChannel:
 
 
 class RabbitDelivery:
-    """The delivery port. Belongs to the channel it arrived on, and is void once that is closed."""
+    """The `Delivery` port. A delivery is void once its channel is closed."""
 
     def __init__(self, message: Delivered, channel: ConsumingChannel) -> None:
         self._message = message
@@ -94,13 +95,16 @@ class RabbitDelivery:
 
     @property
     def live(self) -> bool:
+        """See `Delivery.live`."""
         return self._channel.live
 
     @cached_property
     def original(self) -> Outgoing:
+        """See `Delivery.original`."""
         return self._message.original
 
     async def ack(self) -> None:
+        """See `Delivery.ack`."""
         if self.live:
             with suppress(ConnectionError):  # lost at this moment: the redelivery finds the work done
                 self._channel.ack(self._message.tag)

@@ -25,7 +25,7 @@ from worker.adapters.amqp.seam import Channel, Connection
 from worker.core.messages import Outgoing
 
 UNLIMITED = 2**24
-"""Bytes of a frame's payload, where the broker sets no limit."""
+"""Bytes of a frame's payload if the broker sets no limit."""
 
 
 class Returned(Exception):
@@ -37,14 +37,14 @@ class Refused(Exception):
 
 
 class _InFlight(NamedTuple):
-    """`name` identifies it if it is returned: exchange, routing key, message id."""
+    """A publish without confirm. `name` identifies it in a return: exchange, routing key, message id."""
 
     name: tuple[str, bytes, bytes]
     confirmed: "asyncio.Future[None]"
 
 
 class ConfirmingChannel:
-    """Publishes on a channel opened with confirms, which nothing else may publish on."""
+    """Publishes on a channel with confirms. Nothing else may publish on that channel."""
 
     def __init__(self, connection: Connection, channel: Channel, timeout_seconds: float) -> None:
         self._connection = connection
@@ -69,7 +69,7 @@ class ConfirmingChannel:
     async def publish(self, outgoing: Outgoing, fresh_id: str) -> None:
         """Returns once the broker has confirmed; raises `Returned` or `Refused` if it does not.
 
-        Raises `TimeoutError` without an answer in time, `ConnectionError` if the channel is lost. `fresh_id`
+        Raises `TimeoutError` without a confirm in time, `ConnectionError` if the channel is lost. `fresh_id`
         becomes the message id, unless the message arrived with one.
         """
         self._check_usable()
@@ -77,11 +77,11 @@ class ConfirmingChannel:
         properties = codec.encode(outgoing, fresh_id, self._max_payload - CONTENT_HEAD.size)
         self._send(outgoing, key, properties)
         self._last_tag += 1
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        confirm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         name = outgoing.exchange, key, message_id(properties)
-        self._in_flight[self._last_tag] = _InFlight(name, answer)
-        self._timeouts.start(answer)
-        await answer
+        self._in_flight[self._last_tag] = _InFlight(name, confirm)
+        self._timeouts.start(confirm)
+        await confirm
 
     async def unblocked(self, seconds: float) -> None:
         """Returns once the broker unblocks the connection; raises as `publish` does."""
@@ -110,7 +110,7 @@ class ConfirmingChannel:
         self._in_flight.clear()
 
     def _send(self, outgoing: Outgoing, key: bytes, properties: bytes) -> None:
-        """Splits the body: a frame that is too long would cost the connection and all publishes on it."""
+        """Splits the body: a frame that is too long would end the connection and all publishes on it."""
         method = publish(outgoing.exchange, key, self._channel.number)
         body = content(properties, outgoing.message.body, self._channel.number, self._max_payload)
         self._connection.send(method + body)
@@ -142,7 +142,7 @@ def _end(future: "asyncio.Future[None]", failure: Exception | None) -> None:
 
 
 class ConfirmTimeouts:
-    """Sets `TimeoutError` in futures that are not done in time. One timer serves all of them."""
+    """Sets `TimeoutError` in futures that are not done in time. All share one timer."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

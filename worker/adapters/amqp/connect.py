@@ -1,4 +1,4 @@
-"""Makes connections to RabbitMQ, and says in words why one cannot be made."""
+"""Connects to RabbitMQ, and explains failures in words."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -8,9 +8,9 @@ from yarl import URL
 
 from worker.adapters.amqp.errors import (
     REFUSED,
+    BrokerAbsent,
     BrokerRefuses,
     BrokerUnavailable,
-    NobodyThere,
     explain,
     explain_tls,
     hint,
@@ -30,7 +30,7 @@ CLOSE_SECONDS = 3.0
 
 
 async def connect(url: str, name: str) -> Connection:
-    """Raises `BrokerUnavailable`, or `BrokerRefuses` where retrying cannot help."""
+    """Connects and logs in. Raises `BrokerUnavailable`, or `BrokerRefuses` if retrying cannot help."""
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
             return await open_connection(url, name, HEARTBEAT_SECONDS)
@@ -42,7 +42,7 @@ async def connect(url: str, name: str) -> Connection:
         if refused := explain_tls(error):
             raise BrokerRefuses(f"RabbitMQ at {address(url)} cannot be used: {refused}") from None
         silent = isinstance(error, ClosedSilently) or explain(error) == REFUSED
-        failure = NobodyThere if silent else BrokerUnavailable
+        failure = BrokerAbsent if silent else BrokerUnavailable
         why = f"{explain(error)}{hint(url, error)}"
         raise failure(f"RabbitMQ at {address(url)} cannot be used: {why}") from None
 
@@ -58,7 +58,7 @@ async def connected(url: str, name: str) -> AsyncIterator[Connection]:
 
 
 async def close(connection: Connection) -> None:
-    """With a handshake if that is quick, else without. Closes a lost connection too."""
+    """Closes a connection, even a lost one: with a handshake if that takes no more than `CLOSE_SECONDS`."""
     closing = asyncio.ensure_future(connection.close())
     try:
         await asyncio.wait([closing], timeout=CLOSE_SECONDS)

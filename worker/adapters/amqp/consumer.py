@@ -1,4 +1,4 @@
-"""Consumes one queue, on a connection of its own."""
+"""Consumes one queue, on a separate connection."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +17,7 @@ PREPARE_AGAIN_SECONDS = 30.0
 
 
 class RabbitConsumer:
-    """Passes the deliveries of one queue to `receive`, which must only file them: it runs in the reader.
+    """The `Consumer` port: passes deliveries to `receive`, which runs in the reader and must only file them.
 
     Pausing keeps the channel, so that held deliveries can still be acked; `release` closes it.
     """
@@ -46,6 +46,7 @@ class RabbitConsumer:
 
     @property
     def consuming(self) -> bool:
+        """See `Consumer.consuming`."""
         return self._channel is not None and self._channel.consuming
 
     @asynccontextmanager
@@ -98,14 +99,14 @@ class RabbitConsumer:
                 self._begun.set()
             raise ConnectionError(await self._until_lost(connection))
         except asyncio.CancelledError:
-            await self.release()  # the last acks reach the broker before the connection is closed
+            await self.release()  # so that the last acks reach the broker first
             raise
         finally:
             self._connection = self._channel = None
             self._telemetry.consuming_ended()
 
     async def _until_lost(self, connection: Connection) -> str:
-        """The reason the channel was lost. Until then declares the topology again, now and then."""
+        """Returns why the channel was lost. Prepares the topology again every `PREPARE_AGAIN_SECONDS`."""
         while not self._lost.done():
             await asyncio.wait([self._lost], timeout=PREPARE_AGAIN_SECONDS)
             if not self._lost.done():
@@ -115,7 +116,7 @@ class RabbitConsumer:
     async def _prepared_again(self, connection: Connection) -> None:
         try:
             await self._prepare(connection)
-        except BrokerRefuses as error:  # what works goes on
+        except BrokerRefuses as error:  # the consumer goes on
             self._telemetry.topology_refused(str(error))
 
     async def _subscribe(self) -> None:
@@ -135,7 +136,7 @@ class RabbitConsumer:
 
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
-        """One change at a time. A failed one costs the connection; the next starts in the wanted state."""
+        """One change at a time. A failed one ends the connection; the next starts in the wanted state."""
         async with self._changing:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):

@@ -1,14 +1,12 @@
-"""The dead-letter queue of RabbitMQ, read without loss.
+"""Reads the dead-letter queue of RabbitMQ without loss or disorder.
 
-A quorum queue cannot be browsed. What was delivered and not acked when its channel closes goes back in order,
-before what was never delivered, but behind what came back earlier; after `basic.nack` it goes to the end. So
-a scan is one channel that consumes the whole queue, to its end, and closes. It holds all messages until then,
-so it is short, and one at a time.
+A quorum queue cannot be browsed. Messages that were delivered and not acked when their channel closes return
+to the queue in order, ahead of messages that were never delivered but behind those returned earlier; after
+`basic.nack` they go to the very end. So a look is one channel that consumes the whole queue and then closes.
+It holds every letter until then, so it is short and exclusive.
 
-Order: on RabbitMQ 3 (measured on 3.10.8) what `basic.get` holds goes back first, and a complete scan changes
-nothing. On RabbitMQ 4 (4.0.5, 4.3.6) it goes back last, so each scan moves the oldest message to the end.
-Nothing is lost. Consumers alone, tags ascending, the first with prefetch 1, would keep the order on all
-three.
+Measured on 3.10.8. RabbitMQ 4.x (4.0.5, 4.3.6) returns messages of `basic.get` last, so each look moves the
+oldest letter, which `_get` took, to the end of the queue. Nothing is lost.
 """
 
 import asyncio
@@ -33,8 +31,8 @@ from worker.adapters.amqp.topology import state_of
 from worker.core.messages import Outgoing
 from worker.ports import BrowsedLetter, Clock, QueueTaken, TooManyReturns
 
-# The prefetch of one consumer after the other; AMQP allows at most 65,535 each. A window opens once all
-# earlier ones are full of kept letters, so that they return in order. Erlang keeps up to 32 consumers sorted
+# The prefetch of each consumer in turn; AMQP allows at most 65,535. A window opens once all earlier ones are
+# full of kept letters, so that letters return in order. Erlang keeps up to 32 consumers sorted
 # by name, and more in any order.
 WINDOWS = (1_000, *[4_000] * 22, *[65_535] * 8)
 BATCH_LETTERS = 1_000
@@ -52,7 +50,7 @@ class RabbitLetter:
 
     @property
     def tag(self) -> int:
-        """The delivery tag on the channel of this pass."""
+        """The delivery tag, to ack it."""
         return self._message.tag
 
     @property
@@ -68,8 +66,8 @@ class RabbitLetter:
         return self._message.original
 
 
-class RabbitBrowse:
-    """One pass: a channel that consumes the whole queue."""
+class RabbitLook:
+    """The `Look` port: a channel that consumes the whole queue."""
 
     def __init__(self, connection: Connection, channel: Channel, broker: BrokerVersion) -> None:
         self.broker = broker
@@ -79,16 +77,16 @@ class RabbitBrowse:
         self._news = asyncio.Event()
         self._expected = self._delivered = self._removed = self._allowed = self._opened = 0
         self._lost = self._ended = False
-        self._short = False  # of deliveries: the broker sends less than a window holds
+        self._short = False  # the broker delivers less than a window holds
 
     def lose(self, error: BaseException | None = None) -> None:
-        """The broker has closed the channel or cancelled the consumer."""
+        """Called when the broker closes the channel or cancels the consumer."""
         self._lost = True
         self._news.set()
         self._getter.lose(error)
 
     async def batches(self, most: int) -> AsyncIterator[Sequence[BrowsedLetter]]:
-        """The oldest letter alone, then up to `most` at a time; raises `BrokerUnavailable`."""
+        """Yields the oldest letter alone, then up to `most` at a time; raises `BrokerUnavailable`."""
         if not self._delivered:
             if (oldest := await self._get()) is None:
                 return
@@ -100,26 +98,26 @@ class RabbitBrowse:
                 yield batch
 
     async def finish(self) -> None:
-        """Takes the rest too; otherwise returned letters would be put behind it."""
+        """Consumes the rest of the queue too; otherwise returned letters would end up behind it."""
         async for _ in self.batches(BATCH_LETTERS):
             pass
 
     async def remove(self, letters: Sequence[BrowsedLetter]) -> None:
-        """Acks these letters; they must be from the batch yielded last."""
+        """Acks letters of the batch yielded last."""
         tags = sorted(letter.tag for letter in letters if isinstance(letter, RabbitLetter))
         self._removed += len(tags)
-        # Tags count from 1: if no letter before the last of these is kept, one ack covers all.
-        together = tags[-1:] if tags and self._removed == tags[-1] else []
+        # Tags count from 1. If no letter before the last of these is kept, one ack covers all.
+        last = tags[-1:] if tags and self._removed == tags[-1] else []
         with _explained():
-            number, multiple = self._channel.number, bool(together)
-            self._getter.send(b"".join([ack(tag, number, multiple=multiple) for tag in together or tags]))
+            number, multiple = self._channel.number, bool(last)
+            self._getter.send(b"".join([ack(tag, number, multiple=multiple) for tag in last or tags]))
 
     @property
     def _is_full(self) -> bool:
         return self._delivered - self._removed >= self._allowed
 
     async def _open_next(self) -> None:
-        """Earlier windows are full of kept letters, so they receive nothing newer than this one does."""
+        """Starts the next consumer. The earlier ones are full of kept letters and receive nothing newer."""
         if self._opened == len(WINDOWS):
             raise BrokerUnavailable(f"more than {sum(WINDOWS):,} dead letters cannot be read at once")
         window, name = WINDOWS[self._opened], f"look-{self._opened:02d}"
@@ -131,7 +129,7 @@ class RabbitBrowse:
             await self._channel.consume(DEAD_LETTER_QUEUE, name)
 
     async def _get(self) -> RabbitLetter | None:
-        """The next letter, while no delivery is on its way here."""
+        """Gets the next letter; None if the queue is empty. Call it only while no delivery is in flight."""
         with _explained():
             message = await self._getter.get()
         if message is None:
@@ -147,7 +145,7 @@ class RabbitBrowse:
         self._news.set()
 
     async def _next(self, most: int) -> Sequence[RabbitLetter]:
-        """Fewer than `most` if the windows are full, and at the end of the queue."""
+        """The next letters: fewer than `most` if the windows are full or the queue ends."""
         while len(self._arrived) < most and not (self._is_full or self._short or self._ended):
             if self._lost:
                 raise BrokerUnavailable("RabbitMQ has closed the channel; nothing is lost, try again")
@@ -155,9 +153,9 @@ class RabbitBrowse:
         return [self._arrived.popleft() for _ in range(min(most, len(self._arrived)))]
 
     async def _at_the_end(self) -> bool:
-        """Whether all letters have arrived, no more do, and there is none to get.
+        """Waits for a delivery; returns whether the queue has ended.
 
-        Deliveries on their way here cannot be got, so an empty answer alone proves nothing.
+        Deliveries in flight cannot be got, so an empty queue alone proves nothing.
         """
         self._news.clear()
         due = self._delivered < self._expected
@@ -174,7 +172,7 @@ class RabbitBrowse:
 
 
 class RabbitDeadLetters:
-    """The dead-letter queue port. Needs only the right to read the queue."""
+    """The `DeadLetterQueue` port. Needs only the right to read the queue."""
 
     def __init__(
         self,
@@ -187,8 +185,8 @@ class RabbitDeadLetters:
         self._on_wait = on_wait
 
     @asynccontextmanager
-    async def browse(self) -> AsyncIterator[RabbitBrowse]:
-        """One reader at a time; raises `QueueTaken`, `BrokerRefuses` or `BrokerUnavailable`."""
+    async def look(self) -> AsyncIterator[RabbitLook]:
+        """Opens the only look; raises `QueueTaken`, `BrokerRefuses` or `BrokerUnavailable`."""
         with _explained():
             await self._take_turn()
             channel = await self._connection.open_channel()
@@ -211,7 +209,7 @@ class RabbitDeadLetters:
                 await channel.close()
 
     async def _take_turn(self) -> None:
-        """Waits for other readers: two passes at once would each see a part, and return it out of order."""
+        """Waits for other consumers: two looks at once would each see a part, and return it out of order."""
         deadline = self._clock.monotonic() + TURN_SECONDS
         waiting = False
         while readers := await self._readers():
@@ -226,7 +224,7 @@ class RabbitDeadLetters:
             await self._clock.sleep(TURN_PAUSE_SECONDS)
 
     async def _readers(self) -> int:
-        """0 if the broker does not say: 4.2.6 to 4.3.0 tell only users who may configure the queue."""
+        """The number of consumers; 0 if unknown: 4.2.6 to 4.3.0 show it only with the right to configure."""
         try:
             state = await state_of(self._connection, DEAD_LETTER_QUEUE)
         except ChannelAccessRefused:
@@ -236,7 +234,7 @@ class RabbitDeadLetters:
         return state.consumers
 
     async def is_unlimited(self) -> bool:
-        """Declares the queue again with this project's arguments, which takes the right to configure it."""
+        """Redeclares the queue with this project's arguments, which needs the right to configure it."""
         wanted = topology(BrokerVersion.parse(self._connection.server_version)).queue(DEAD_LETTER_QUEUE)
         async with self._connection.channel() as channel:
             try:

@@ -1,6 +1,6 @@
-"""Why the broker cannot be used, in words for the person who set AMQP_URL.
+"""Explains to the person who set AMQP_URL why the broker cannot be used.
 
-asyncio and aiormq pass OpenSSL's texts on in errors of their own, so the text is all there is to match.
+asyncio and aiormq wrap OpenSSL's errors, so only the texts can be matched.
 """
 
 import errno
@@ -15,15 +15,15 @@ REFUSED = "connection refused"
 
 
 class BrokerUnavailable(UserError):
-    """No connection at the moment. The text holds no password."""
+    """There is no connection at the moment. The text holds no password."""
 
 
 class BrokerRefuses(BrokerUnavailable):
     """The broker refuses a login, an operation, or an object that differs. Retrying does not help."""
 
 
-class NobodyThere(BrokerUnavailable):
-    """The connect was refused, or closed without a word, as by a proxy whose broker is away."""
+class BrokerAbsent(BrokerUnavailable):
+    """The connect was refused, or closed silently, as by a proxy whose broker is down."""
 
 
 def explain(error: BaseException) -> str:
@@ -46,12 +46,12 @@ def explain_tls(error: BaseException) -> str | None:
         why = next(part for part in found.groups() if part)
         return f"it refuses the certificate in certfile of AMQP_URL ({why})"
     if "WRONG_VERSION_NUMBER" in text:
-        return "nobody speaks TLS at that port; write amqp:// or the port of amqps"
+        return "that port does not speak TLS; write amqp:// or the port of amqps"
     return None
 
 
 def hint(url: str, error: BaseException) -> str:
-    """Added to a reset connection: a broker that misses a client certificate often says nothing."""
+    """A suffix for a reset connection: a broker that misses a client certificate often sends no reason."""
     if url.startswith("amqps:") and "reset" in str(error):
         return "; does it want another client certificate (certfile and keyfile in AMQP_URL)?"
     return ""

@@ -1,4 +1,4 @@
-"""Takes messages from a queue one at a time, with `basic.get`."""
+"""Gets messages from a queue one at a time, with `basic.get`."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ NO_LISTENERS: Mapping[bytes, Listener] = MappingProxyType({})
 
 
 class Getter:
-    """Gets messages of one queue on a channel. `listeners` hear other methods of that channel."""
+    """Gets messages of one queue on a channel. `listeners` are for other methods of that channel."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Getter:
         connection.listen(channel.number, {**listeners, GET_OK: self._get_ok, GET_EMPTY: self._get_empty})
 
     async def get(self) -> Delivered | None:
-        """The next message, to be acked; None if the queue is empty. Raises `BROKER_ERRORS`."""
+        """Gets the next message, to be acked; None if the queue is empty. Raises `BROKER_ERRORS`."""
         self._answer = asyncio.get_running_loop().create_future()
         self.send(get(self._queue, self._number))
         async with asyncio.timeout(ANSWER_SECONDS):
@@ -53,7 +53,7 @@ class Getter:
         if not self._answer.done():
             why = error if isinstance(error, Exception) else ConnectionError(CHANNEL_CLOSED)
             self._answer.set_exception(why)
-            self._answer.exception()  # often nobody waits
+            self._answer.exception()  # marks it as retrieved: often no `get` waits
 
     def _get_ok(self, arguments: bytes, properties: bytes, body: bytes) -> None:
         self._finish(got(arguments, properties, body))

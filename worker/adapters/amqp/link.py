@@ -1,4 +1,4 @@
-"""Keeps a connection to RabbitMQ up: connects, watches, drops a silent peer, and reconnects."""
+"""Supervises a connection to RabbitMQ: connects, watches, drops a silent peer, reconnects."""
 
 import asyncio
 from collections import deque
@@ -7,17 +7,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from worker.adapters.amqp.connect import CONNECT_SECONDS, address, close, connect
-from worker.adapters.amqp.errors import BrokerUnavailable, NobodyThere, explain
+from worker.adapters.amqp.errors import BrokerAbsent, BrokerUnavailable, explain
 from worker.adapters.amqp.seam import Connection
 from worker.ports import Clock
 from worker.telemetry.events import Telemetry
 
-# aiormq gives a silent peer three heartbeats. A round trip this often, with this long to answer, is sooner.
+# aiormq waits three heartbeats for a silent peer. A round trip with these times notices it sooner.
 PULSE_SECONDS = 5.0
 PULSE_ANSWER_SECONDS = 8.0
 
-# A refused connect costs next to nothing, so it is retried soon: that decides how soon the worker consumes
-# after a restart of the broker. Anything that gets further costs a login, and is retried ever more slowly.
+# A refused connect is cheap, so it is retried soon: then the worker consumes soon after a restart of the
+# broker. A connect that gets further costs a login, so it is retried with backoff.
 FIRST_PAUSE_SECONDS = 0.2
 REFUSED_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0
@@ -27,21 +27,21 @@ SAME_AGAIN_SECONDS = 30.0
 
 @dataclass
 class Retries:
-    """The longest wait before the next connect, in seconds. The caller draws the actual one (full jitter)."""
+    """Computes the longest wait before the next connect. The caller draws the actual one (full jitter)."""
 
     hosts: int
     _failures: int = 0
     _in_a_row: int = 0
 
     def longest_pause(self, *, refused: bool, served_seconds: float) -> float:
-        """After a connect that was `refused` or failed later, or a connection that served for some time."""
+        """Seconds to wait after a failed connect (`refused`, or failed later) or a lost connection."""
         if served_seconds > STEADY_SECONDS:
             self._failures = self._in_a_row = 0
         self._in_a_row += 1
         if not refused:
             self._failures += 1
         if self._in_a_row % self.hosts:
-            return FIRST_PAUSE_SECONDS  # there are hosts not tried yet
+            return FIRST_PAUSE_SECONDS  # some hosts have not been tried yet
         if refused:
             return REFUSED_PAUSE_SECONDS
         return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self._failures - 1, 10))
@@ -51,7 +51,7 @@ Serve = Callable[[Connection], Awaitable[None]]
 
 
 class Link:
-    """A supervised connection: whenever it is lost, the next host is tried, after a jittered wait.
+    """A supervised connection: when it is lost, the next host is tried after a jittered wait.
 
     aio-pika's robust connections try one host, at a fixed interval. `failure` says why there is no
     connection; None while there is one.
@@ -68,9 +68,9 @@ class Link:
 
     @asynccontextmanager
     async def kept(self, serve: Serve, begun: asyncio.Event) -> AsyncIterator[None]:
-        """Runs `serve` on one connection after the other for the time of the block.
+        """Runs `serve` on one connection after another for the time of the block.
 
-        `serve` sets `begun` once it is ready, and raises when its connection has become useless. Raises
+        `serve` sets `begun` once it is ready, and raises when its connection is lost. Raises
         `BrokerUnavailable` if no connection can be made in time.
         """
         keeping = asyncio.create_task(self._keep(serve))
@@ -94,10 +94,10 @@ class Link:
             self._connected_at = None
             try:
                 await self._live(serve, self._urls[0])
-            except Exception as error:  # noqa: BLE001 - to give up would leave the worker deaf
+            except Exception as error:  # noqa: BLE001 - giving up would leave the worker without a connection
                 self.failure = explain(error)
                 longest = retries.longest_pause(
-                    refused=isinstance(error, NobodyThere), served_seconds=self._served_seconds()
+                    refused=isinstance(error, BrokerAbsent), served_seconds=self._served_seconds()
                 )
             self._urls.rotate(-1)
             await self._pause(longest * self._clock.jitter())
@@ -120,7 +120,7 @@ class Link:
         return 0.0 if self._connected_at is None else self._clock.monotonic() - self._connected_at
 
     async def _pause(self, seconds: float) -> None:
-        """Waits. Logs the failure when it changes, and now and then: connects are tried far more often."""
+        """Waits. Logs a new failure at once, and the same one every `SAME_AGAIN_SECONDS`."""
         now, failure = self._clock.monotonic(), str(self.failure)
         if self._logged is None or self._logged[0] != failure or now - self._logged[1] > SAME_AGAIN_SECONDS:
             self._logged = (failure, now)
@@ -131,7 +131,7 @@ class Link:
 async def _first_to_fail(*coroutines: Awaitable[None]) -> None:
     """Raises the exception of the coroutine that ends first.
 
-    aiormq cancels tasks on a lost connection, so a task that this worker did not cancel has lost its own.
+    aiormq cancels tasks on a lost connection, so a cancelled task here has lost its connection.
     """
     tasks = [asyncio.ensure_future(one) for one in coroutines]
     try:
@@ -145,7 +145,7 @@ async def _first_to_fail(*coroutines: Awaitable[None]) -> None:
             raise ConnectionError("the connection is gone")
         if error := task.exception():
             raise error
-    raise ConnectionError("the connection is of no more use")
+    raise ConnectionError("the connection was given up")
 
 
 async def _watch(connection: Connection) -> None:

@@ -1,6 +1,6 @@
-"""Checks what AMQP does not show: bindings, and policies that override the arguments of a queue.
+"""Checks bindings, and policies that override the arguments of a queue; AMQP shows neither.
 
-Reads RabbitMQ's management API, if its plugin is enabled; writes nothing. See
+Reads RabbitMQ's management API, which is a plugin, and writes nothing. See
 https://www.rabbitmq.com/docs/management#http-api
 """
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 TIMEOUT_SECONDS = 10
 DEFAULT_EXCHANGE = ""
 
-# Policy keys that could make our messages vanish, expire, or go somewhere else.
+# Policy keys that could drop, expire or redirect our messages.
 HARMFUL_KEYS = frozenset(
     {
         "dead-letter-exchange",
@@ -114,7 +114,7 @@ def _compare_bindings(found: Sequence[_Binding], topology: Topology) -> list[Fin
 
 
 def _harm(policies: Sequence[_Policy], queue: str) -> list[Finding]:
-    """Of the policies that match a queue the one with the highest priority applies."""
+    """Checks the policy in effect: of those that match a queue, the one with the highest priority."""
     fitting = [policy for policy in policies if policy.fits(queue)]
     if not fitting:
         return []

@@ -1,4 +1,4 @@
-"""Publishes with confirms, on a connection of its own: a blocked publisher must not hold up acks."""
+"""Publishes with confirms, on a separate connection: a blocked publisher must not delay acks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,11 +21,11 @@ Prepare = Callable[[Connection], Awaitable[None]]
 
 
 async def no_preparation(_connection: Connection) -> None:
-    """For a topology that others make."""
+    """A `Prepare` that does nothing, for a topology that exists."""
 
 
 class RabbitPublisher:
-    """The publisher port. Many publishes may be in flight; each waits for its own confirm."""
+    """The `Publisher` port. Many publishes may be in flight; each waits for its own confirm."""
 
     def __init__(self, link: Link, prepare: Prepare) -> None:
         self._link = link
@@ -43,6 +43,7 @@ class RabbitPublisher:
             yield publisher
 
     async def publish(self, outgoing: Outgoing) -> None:
+        """See `Publisher.publish`. Raises `Unroutable`, `NotTaken`, or `PublishFailed`."""
         if self._connection is None or self._channel is None:
             raise PublishFailed(f"there is no connection to publish on: {self._link.failure}")
         connection, channel = self._connection, self._channel
@@ -52,7 +53,7 @@ class RabbitPublisher:
             await channel.publish(outgoing, fresh_message_id())
         except Returned:
             raise Unroutable(
-                f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}"
+                f"no queue is bound for {outgoing.routing_key} on exchange {outgoing.exchange}"
             ) from None
         except Refused:
             raise NotTaken(f"RabbitMQ did not take a message for {outgoing.exchange}") from None
@@ -69,7 +70,7 @@ class RabbitPublisher:
         return [BLOCKED] if self._connection.blocked else []
 
     def _unconfirmed(self, connection: Connection) -> str:
-        """Hangs up: a connection without confirms may be stuck for good, and the link makes another."""
+        """Hangs up unless blocked: a connection without confirms may be stuck, and the link makes another."""
         if connection.blocked:
             return BLOCKED
         connection.hang_up()

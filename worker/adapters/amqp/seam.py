@@ -1,4 +1,4 @@
-"""The cut to the client library, aiormq. No other module here imports it.
+"""The interface to the client library, aiormq. No other module here imports it.
 
 aiormq has the control plane: handshake, channels, declarations, subscriptions, closing. The data plane is
 ours: messages, confirms and acks pass through `FrameTap` and `CoalescingWriter`. README.md lists every
@@ -64,7 +64,7 @@ class ClosedSilently(ConnectionError):
 
 
 class QueueState(NamedTuple):
-    """As the broker reports a queue: messages ready in it, and consumers."""
+    """The state of a queue at the broker: messages ready, and consumers."""
 
     messages: int
     consumers: int
@@ -79,6 +79,7 @@ class Channel:
 
     @property
     def is_closed(self) -> bool:
+        """Whether the channel or its connection is closed."""
         return self._library.is_closed
 
     @property
@@ -86,30 +87,30 @@ class Channel:
         """Bytes that a frame may carry; 0 or less if the broker sets no limit."""
         return cast(LibraryChannel, self._library).max_content_size
 
-    def on_closed(self, tell: Callable[[BaseException | None], None]) -> None:
-        """Calls `tell` once, with the reason if there is one, when the channel or its connection closes."""
+    def on_closed(self, notify: Callable[[BaseException | None], None]) -> None:
+        """Calls `notify` once, with the reason if known, when the channel or its connection closes."""
         done = False
 
         def closed(closing: "asyncio.Future[Any]") -> None:
             nonlocal done
             if not done:
                 done = True
-                tell(asyncio.CancelledError() if closing.cancelled() else closing.exception())
+                notify(asyncio.CancelledError() if closing.cancelled() else closing.exception())
 
         self._library.closing.add_done_callback(closed)
         self._library.connection.closing.add_done_callback(closed)
 
-    def on_consumer_cancelled(self, tell: Callable[[], None]) -> None:
-        """Calls `tell` when the broker cancels a consumer: its queue was deleted or moved."""
-        self._library.on_consumer_cancel_callbacks.add(lambda _frame: tell())
+    def on_consumer_cancelled(self, notify: Callable[[], None]) -> None:
+        """Calls `notify` when the broker cancels a consumer: its queue was deleted or moved."""
+        self._library.on_consumer_cancel_callbacks.add(lambda _frame: notify())
 
     async def set_prefetch(self, count: int) -> None:
-        """On return the broker has read everything sent on the channel before."""
+        """Sets the prefetch. On return the broker has read everything sent on the channel before."""
         with _library_call():
             await self._library.basic_qos(prefetch_count=count)
 
     async def consume(self, queue: str, tag: str | None = None) -> str:
-        """Starts a consumer, whose deliveries go to whoever listens for them; returns its tag."""
+        """Starts a consumer, whose deliveries go to the listener for `DELIVER`; returns its tag."""
         with _library_call():
             started = await self._library.basic_consume(queue, ignore_message, consumer_tag=tag)
             return started.consumer_tag or ""
@@ -120,19 +121,19 @@ class Channel:
             await self._library.basic_cancel(tag)
 
     async def declare_exchange(self, name: str, type_: str) -> None:
-        """A durable one. Raises `ChannelPreconditionFailed` if it exists and differs."""
+        """Declares a durable exchange. Raises `ChannelPreconditionFailed` if it exists and differs."""
         with _library_call():
             await self._library.exchange_declare(name, exchange_type=type_, durable=True)
 
     async def check_exchange(self, name: str) -> None:
-        """Raises `ChannelNotFoundEntity` if it does not exist."""
+        """Checks that an exchange exists. Raises `ChannelNotFoundEntity` if it does not exist."""
         with _library_call():
             await self._library.exchange_declare(name, passive=True)
 
     async def declare_queue(
         self, name: str, arguments: Mapping[str, Any] | None = None, *, temporary: bool = False
     ) -> None:
-        """A durable queue, or one deleted with this connection. Raises as `declare_exchange` does."""
+        """Declares a queue, durable or for this connection only. Raises as `declare_exchange` does."""
         with _library_call():
             await self._library.queue_declare(
                 name,
@@ -143,29 +144,33 @@ class Channel:
             )
 
     async def queue_state(self, name: str) -> QueueState:
-        """Raises `ChannelNotFoundEntity` if it does not exist."""
+        """The state of a queue. Raises `ChannelNotFoundEntity` if it does not exist."""
         with _library_call():
             found = await self._library.queue_declare(name, passive=True)
             return QueueState(found.message_count or 0, found.consumer_count or 0)
 
     async def bind(self, queue: str, exchange: str, routing_key: str) -> None:
+        """Binds a queue to an exchange; the key may be a topic pattern."""
         with _library_call():
             await self._library.queue_bind(queue, exchange, routing_key)
 
     async def queue_delete(self, name: str) -> None:
+        """Deletes a queue with its messages."""
         with _library_call():
             await self._library.queue_delete(name)
 
     async def queue_purge(self, name: str) -> None:
+        """Drops the ready messages of a queue."""
         with _library_call():
             await self._library.queue_purge(name)
 
     async def exchange_delete(self, name: str) -> None:
+        """Deletes an exchange with its bindings."""
         with _library_call():
             await self._library.exchange_delete(name)
 
     async def close(self) -> None:
-        """Unacked messages go back to their queue. Does nothing on a closed channel."""
+        """Closes the channel, unless it is closed; unacked messages go back to their queue."""
         with _library_call():
             await self._library.close(ConnectionError(CHANNEL_CLOSED))
 
@@ -189,7 +194,7 @@ class Connection:
 
     @property
     def server_version(self) -> str:
-        """RabbitMQ's version, as "3.10.8"."""
+        """RabbitMQ's version, such as "3.10.8"."""
         return str(self._library.server_properties["version"])
 
     @property
@@ -202,7 +207,7 @@ class Connection:
         await self._unblocked.wait()
 
     def hang_up(self) -> None:
-        """Drops the socket; whoever waits for an answer gets `BROKER_ERRORS`."""
+        """Drops the socket; pending calls raise `BROKER_ERRORS`."""
         self._writer.transport.abort()
 
     def send(self, frames: bytes) -> None:
@@ -214,7 +219,7 @@ class Connection:
         self._tap.listen(channel, listeners)
 
     async def open_channel(self, *, confirms: bool = False) -> Channel:
-        """A channel to be closed by the caller, or with the connection."""
+        """Opens a channel, which the caller closes or which ends with the connection."""
         with _library_call():
             return Channel(await self._library.channel(publisher_confirms=confirms))
 
@@ -228,7 +233,7 @@ class Connection:
             await channel.close()
 
     async def close(self) -> None:
-        """Closes with a handshake, which may take long; does nothing on a closed connection."""
+        """Closes the connection, unless it is closed, with a handshake that may take long."""
         with _library_call():
             await self._library.close(ConnectionError(CONNECTION_CLOSED))
 
@@ -240,7 +245,7 @@ class Connection:
 
 
 class _Transport(TransportFactory):
-    """Opens aiormq's socket and keeps hold of it: aiormq cannot drop a peer that does not answer."""
+    """Opens aiormq's socket and keeps it: aiormq cannot drop a peer that does not answer."""
 
     tap: FrameTap
     writer: CoalescingWriter
@@ -292,10 +297,10 @@ def _login_refusal(error: AuthenticationError | ProbableAuthenticationError) -> 
 
 @contextmanager
 def _library_call() -> Iterator[None]:
-    """Raises `ConnectionError` where aiormq raises something less fitting because a peer is gone.
+    """Turns other errors of aiormq about a lost peer into `ConnectionError`.
 
-    It raises `RuntimeError` on a closed channel or connection. If it gives up on a silent peer it cancels the
-    tasks that wait for an answer: only a cancellation that somebody asked for goes through.
+    aiormq raises `RuntimeError` on a closed channel or connection. When it gives up on a silent peer, it
+    cancels the tasks that wait for an answer. A cancellation that our code requested goes through.
     """
     try:
         yield

@@ -10,11 +10,12 @@ from worker.adapters.amqp.codec.frames import FRAME_END, FRAME_OVERHEAD, HEAD, H
 READ_BYTES = 2**16
 
 HEARTBEAT_EVERY_SECONDS = 1.0
-"""While only frames with listeners arrive: aiormq counts a broker as dead if it sees no frame."""
+"""Interval of made-up heartbeats while only frames with listeners arrive: aiormq takes a broker without
+frames for dead."""
 
 
 class UnexpectedRead(AssertionError):
-    """aiormq reads differently than `FrameTap` supports: see README.md, "Frame by frame"."""
+    """aiormq reads in a pattern that `FrameTap` does not support: see README.md, "Frame by frame"."""
 
 
 class FrameTap:
@@ -30,16 +31,16 @@ class FrameTap:
         self._dispatcher = Dispatcher()
         self._buffer = b""
         self._parsed = 0  # bytes of the buffer
-        self._frame = b""  # the one aiormq is reading
+        self._frame = b""  # aiormq reads this one
         self._served = 0  # bytes of that frame
         self._served_at = self._received_at = self._loop.time()
 
     def listen(self, channel: int, listeners: Mapping[bytes, Listener]) -> None:
-        """Consumes these methods from now on, until the channel closes. A listener must not raise."""
+        """Consumes these methods until the channel closes. A listener must not raise."""
         self._dispatcher.listen(channel, listeners)
 
     def at_eof(self) -> bool:
-        """Whether everything was read, by us and by aiormq."""
+        """Whether the stream has ended and aiormq has read all of its frames."""
         return (
             self._reader.at_eof() and self._parsed == len(self._buffer) and self._served == len(self._frame)
         )
@@ -55,7 +56,7 @@ class FrameTap:
         return self._frame[start : self._served]
 
     async def read(self, _size: int = -1) -> bytes:
-        """Never called: aiormq means to, for bytes that are no frame, but does not get there."""
+        """Raises: aiormq has a call for bytes that are no frame, but never reaches it."""
         raise UnexpectedRead("aiormq reads without a size")
 
     async def _next(self) -> bytes:
@@ -64,7 +65,7 @@ class FrameTap:
             while len(self._buffer) < (end := self._end_of_frame()):
                 await self._receive(end - len(self._buffer))
             frame, self._parsed = self._buffer[self._parsed : end], end
-            if frame[-1:] != FRAME_END or not self._dispatcher.take(frame):  # no frame: aiormq reports that
+            if frame[-1:] != FRAME_END or not self._dispatcher.take(frame):  # no frame: aiormq raises
                 self._served_at = self._received_at
                 return frame
             if self._received_at - self._served_at > HEARTBEAT_EVERY_SECONDS:
@@ -72,9 +73,9 @@ class FrameTap:
                 return HEARTBEAT
 
     def _end_of_frame(self) -> int:
-        """Where the frame ends in the buffer, or its head while that has not arrived."""
+        """The end of the frame in the buffer; of its head, while that is incomplete."""
         head = self._buffer[self._parsed : self._parsed + HEAD.size]
-        if len(head) < HEAD.size or head.startswith(b"AMQP"):  # the broker speaks another version
+        if len(head) < HEAD.size or head.startswith(b"AMQP"):  # "AMQP": the broker speaks another version
             return self._parsed + HEAD.size
         return self._parsed + int.from_bytes(head[3:]) + FRAME_OVERHEAD
 

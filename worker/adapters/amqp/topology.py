@@ -1,4 +1,4 @@
-"""Declares exchanges, queues and bindings, and compares those that exist."""
+"""Declares exchanges, queues and bindings, and compares existing ones."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from worker.adapters.amqp.seam import (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How one object compares with the wanted one: `state` is ok, missing, differs or refused."""
+    """How one object compares with the expected one: `state` is ok, missing, differs or refused."""
 
     kind: str
     name: str
@@ -28,9 +28,9 @@ class Finding:
 
 
 async def apply(connection: Connection, topology: Topology) -> None:
-    """Declares and binds everything; objects that exist and are the same stay as they are.
+    """Declares and binds everything; equal objects stay as they are.
 
-    Raises `BrokerRefuses`, naming the object, if it differs or may not be made, and `BrokerUnavailable`.
+    Raises `BrokerRefuses` with the name of an object that differs or may not be made, or `BrokerUnavailable`.
     """
     with unavailable_if_lost():
         await _apply(connection, topology)
@@ -118,7 +118,7 @@ async def _or_refuse(what: str, declaration: Awaitable[Any]) -> None:
 
 
 async def state_of(connection: Connection, queue: str) -> QueueState | None:
-    """None for a queue that does not exist."""
+    """The state of a queue; None if it does not exist."""
     async with connection.channel() as channel:
         try:
             return await channel.queue_state(queue)

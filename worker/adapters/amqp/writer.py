@@ -1,6 +1,6 @@
-"""Writes to the socket: frames written in one turn of the event loop are sent together.
+"""Writes to the socket: sends the frames of one turn of the event loop together.
 
-Otherwise each frame is a system call, which under load is a tenth of the worker's CPU.
+One system call per frame would cost a tenth of the worker's CPU under load.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ class CoalescingWriter:
 
     @property
     def transport(self) -> asyncio.WriteTransport:
+        """The transport of the socket."""
         return self._writer.transport
 
     def write(self, data: bytes) -> None:
@@ -29,22 +30,28 @@ class CoalescingWriter:
             self._writer.write(b"".join(pending))
 
     async def drain(self) -> None:
+        """Sends pending bytes at once, and waits while the socket's buffer is full."""
         self._flush()
         await self._writer.drain()
 
     def can_write_eof(self) -> bool:
+        """Whether the transport supports `write_eof`; TLS does not."""
         return self._writer.can_write_eof()
 
     def write_eof(self) -> None:
+        """Sends pending bytes and closes the sending side."""
         self._flush()
         self._writer.write_eof()
 
     def close(self) -> None:
+        """Sends pending bytes and closes the socket."""
         self._flush()
         self._writer.close()
 
     def is_closing(self) -> bool:
+        """Whether the socket is closed or closing."""
         return self._writer.is_closing()
 
     async def wait_closed(self) -> None:
+        """Returns once the socket is closed."""
         await self._writer.wait_closed()

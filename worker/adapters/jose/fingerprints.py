@@ -1,6 +1,6 @@
 """The fingerprints port: HMAC-SHA256 (RFC 2104) keyed by the main account's auth token.
 
-The ledger never holds that token, so whoever has the ledger can neither read nor try out a fingerprint.
+The ledger never holds that token, so a thief of the ledger can neither read nor test a fingerprint.
 """
 
 import hmac
@@ -21,7 +21,7 @@ class KeyedFingerprints:
         self._key_check = self._mac("", "")[:KEY_CHECK_DIGITS]
 
     def of(self, auth_id: str, auth_token: SecretStr) -> Fingerprint:
-        """Two fingerprints compare only if the check of their keys is the same."""
+        """The fingerprint of a subaccount's token. Fingerprints are comparable if their key checks match."""
         return Fingerprint(self._key_check, self._mac(auth_id, auth_token.get_secret_value())[:TOKEN_DIGITS])
 
     def _mac(self, auth_id: str, auth_token: str) -> str:

@@ -1,4 +1,4 @@
-"""Files of keys (JWK and JWKS, RFC 7517): makes pairs and keeps private keys readable by their owner only."""
+"""Key files (JWK and JWKS, RFC 7517): makes pairs, and writes private keys with mode 0600."""
 
 import os
 import secrets
@@ -28,11 +28,11 @@ SIGNER = "provisioner"
 
 
 class KeyFileError(UserError):
-    """A file of keys cannot be read or written. The text quotes nothing of a key."""
+    """A key file cannot be read or written. The text quotes nothing of a key."""
 
 
 def new_sealing_key(recipient: str, kind: KeyType, now: datetime) -> dict[str, Any]:
-    """A recipient's private key; `kind` is one of `SEALING_TYPES`."""
+    """Makes a recipient's private key; `kind` is one of `SEALING_TYPES`, else `ValueError`."""
     named = KeyParameters(kid=_kid(recipient, now), use="enc")
     made: Key
     match kind:
@@ -48,7 +48,7 @@ def new_sealing_key(recipient: str, kind: KeyType, now: datetime) -> dict[str, A
 
 
 def new_signing_key(kind: KeyType, now: datetime) -> dict[str, Any]:
-    """The worker's private key; `kind` is one of `SIGNING_TYPES`."""
+    """Makes the worker's private key; `kind` is one of `SIGNING_TYPES`, else `ValueError`."""
     named = KeyParameters(kid=_kid(SIGNER, now), use="sig")
     made: Key
     match kind:
@@ -74,7 +74,7 @@ def read_keys(path: Path) -> tuple[Jwk, ...]:
 
 
 def read_signing_key(path: Path) -> Jwk:
-    """The private key that signs: of several that with the greatest `kid`. Raises `KeyFileError`."""
+    """The signing key: of several private keys the one with the greatest `kid`. Raises `KeyFileError`."""
     keys = read_keys(path)
     try:
         return signing_key(to_json({"keys": keys}).decode())
@@ -83,7 +83,7 @@ def read_signing_key(path: Path) -> Jwk:
 
 
 def signing_key_made_once(path: Path, now: datetime) -> Jwk:
-    """The private key in the file, which is made if it does not exist. Raises `KeyFileError`."""
+    """The signing key in the file, which is created if it is missing. Raises `KeyFileError`."""
     if not path.exists():
         with suppress(FileExistsError):  # another process was faster
             write_new(path, [new_signing_key(KeyType.ED25519, now)])
@@ -99,7 +99,7 @@ def rotate_signing_key(path: Path, kind: KeyType, now: datetime) -> dict[str, An
 
 
 def public_jwks(path: Path) -> dict[str, list[Jwk]]:
-    """The public parts of all keys in the file, for those who verify; none if the file does not exist.
+    """The public parts of all keys in the file, to verify signatures; empty without a file.
 
     Raises `KeyFileError`.
     """
@@ -107,12 +107,12 @@ def public_jwks(path: Path) -> dict[str, list[Jwk]]:
 
 
 def add_public(path: Path, jwk: Jwk) -> None:
-    """Adds a public key to a JWKS that others may read, which is made if needed. Raises `KeyFileError`."""
+    """Adds a public key to a world-readable JWKS, which is created if needed. Raises `KeyFileError`."""
     _replace(path, [*(read_keys(path) if path.exists() else ()), public_part(jwk)])
 
 
 def write_new(path: Path, keys: Iterable[Jwk]) -> None:
-    """Makes a file, whole or not at all; raises `FileExistsError` where there is one, or `KeyFileError`."""
+    """Creates a file atomically; raises `FileExistsError` if it exists, or `KeyFileError`."""
     fresh = _written_beside(path, list(keys))
     try:
         os.link(fresh, path)

@@ -32,7 +32,7 @@ class NotOpened(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The content, the key that opened it, and the key whose signature it bears."""
+    """The content, its recipient, and the `kid` of the key that opened it and of the key that signed it."""
 
     content: SealedContent
     recipient: str
@@ -41,7 +41,7 @@ class Opened:
 
 
 def open_message(body: bytes, private_keys: Sequence[Jwk], worker_keys: Sequence[Jwk]) -> Opened:
-    """Opens a sealed message; checks that it is intact, from the worker, and for us. Raises `NotOpened`."""
+    """Opens a sealed message and checks that the worker made it for us. Raises `NotOpened`."""
     message = _sealed_message(body)
     kid, signed = _unsealed(message.data, private_keys)
     signed_by, payload = _verified(signed, worker_keys)
@@ -50,7 +50,7 @@ def open_message(body: bytes, private_keys: Sequence[Jwk], worker_keys: Sequence
     except ValidationError as error:
         raise NotOpened(f"its inside breaks the contract: {describe(error)}") from None
     recipient = recipient_of(kid)
-    _check_that_it_belongs(message, content, recipient)
+    _check_addressee(message, content, recipient)
     return Opened(content, recipient, kid, signed_by)
 
 
@@ -105,8 +105,8 @@ def _kid_in(compact: bytes) -> str:
         raise NotOpened("its header names no key") from None
 
 
-def _check_that_it_belongs(message: SealedCredentialsMessage, content: SealedContent, recipient: str) -> None:
-    """Refuses a seal that was moved to another message, or made for another recipient."""
+def _check_addressee(message: SealedCredentialsMessage, content: SealedContent, recipient: str) -> None:
+    """Rejects a seal that was moved to another message or made for another recipient."""
     expected = {
         "aud": (content.aud, recipient),
         "iss": (content.iss, message.source),

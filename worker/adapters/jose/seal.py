@@ -1,6 +1,6 @@
-"""The sealer port: a JWE (RFC 7516) for one recipient, and in it a JWS (RFC 7515) by the worker's key.
+"""The `Sealer` port: a JWE (RFC 7516) for one recipient with a JWS (RFC 7515) by the worker's key in it.
 
-The algorithms are those of `core/keyring.py` and no other.
+The algorithms are those of `core/keyring.py` only.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,13 +28,14 @@ from worker.core.model import ANY_RECIPIENT
 from worker.ports import NoRecipientKey
 
 OnKeyChange = Callable[[str, str | None, str], None]
-"""Called at a change with a recipient, the `kid` in use from now on (None: none is usable), and why."""
+"""Called at a change with a recipient, the `kid` now in use (None: no usable key), and the reason."""
 
 
 class Unsealed:
-    """Credentials in the clear, for every queue that is bound: only for a broker nobody else can read."""
+    """Credentials in the clear, for every bound queue: only for a broker that no one else can read."""
 
     def seal(self, clear: CredentialsMessage, recipient: str) -> Message:
+        """See `Sealer.seal`. Raises `NoRecipientKey` for a named recipient."""
         if recipient != ANY_RECIPIENT:
             raise NoRecipientKey(
                 f"credentials are owed to {recipient} alone; set PROVISIONER_RECIPIENTS as it was"
@@ -43,7 +44,7 @@ class Unsealed:
 
 
 class JoseSealer:
-    """Seals for recipients, and signs with the worker's key; what is signed is typed `JWT` (RFC 7519)."""
+    """Seals for recipients, and signs with the worker's key; the signed content is a JWT (RFC 7519)."""
 
     def __init__(self, recipients: "RecipientKeys", signing_key: Jwk) -> None:
         self._recipients = recipients
@@ -51,6 +52,7 @@ class JoseSealer:
         self._protected = {"alg": str(signing_algorithm(signing_key)), "kid": signing_key["kid"]}
 
     def seal(self, clear: CredentialsMessage, recipient: str) -> Message:
+        """See `Sealer.seal`. Raises `NoRecipientKey` without a usable key."""
         key = self._recipients.key_of(recipient)
         signed = jws.serialize_compact(
             self._protected | {"typ": "JWT"},
@@ -89,9 +91,9 @@ def _sealed(content: str | bytes, state: KeyState) -> str:
 
 
 class RecipientKeys:
-    """The recipients' public keys, read again whenever their file has changed.
+    """The recipients' public keys, reloaded when their file changes.
 
-    A file that cannot be read holds no usable key: it may have withdrawn the keys that were read before.
+    An unreadable file counts as empty: it may have withdrawn the keys that were read before.
     """
 
     def __init__(self, path: Path, recipients: Sequence[str], on_change: OnKeyChange) -> None:
@@ -104,7 +106,7 @@ class RecipientKeys:
         self._reported: dict[str, str | None] = {}
 
     def refresh(self) -> None:
-        """Reads the file if it has changed, and reports the recipients whose key is another one now."""
+        """Reads the file if it has changed, and reports the recipients whose key has changed."""
         stamp = self._stamp_of_file()
         if stamp is not None and stamp == self._stamp:
             return
@@ -128,7 +130,7 @@ class RecipientKeys:
         return state
 
     def _current(self, recipient: str) -> KeyState | None:
-        """The recipient's key in use; a change since the last call is reported."""
+        """The recipient's key in use; reports a change since the last call."""
         state = key_in_use(self._states, recipient)
         kid = state.kid if state else None
         if self._reported.get(recipient, "") != kid:

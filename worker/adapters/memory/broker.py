@@ -1,4 +1,4 @@
-"""A broker in memory: topic exchanges, queues and unacked messages, as far as this project uses RabbitMQ."""
+"""A broker in memory, with the features of RabbitMQ that this project uses."""
 
 import asyncio
 from collections import deque
@@ -18,7 +18,7 @@ class _Message:
     returns: int = 0
 
     def shown(self) -> Outgoing:
-        """The message as delivered: a header of RabbitMQ's counts how often it was returned."""
+        """The message as delivered, with RabbitMQ's header that counts its returns."""
         if not self.returns:
             return self.outgoing
         message = self.outgoing.message
@@ -53,20 +53,20 @@ class _Queue:
         self._unacked -= 1
         message.returns += 1
         if self.delivery_limit is not None and message.returns > self.delivery_limit:
-            self._tell_if_empty()
+            self._signal_if_empty()
             return
         self.ready.appendleft(message)
         self._arrived.set()
 
     def remove(self) -> None:
         self._unacked -= 1
-        self._tell_if_empty()
+        self._signal_if_empty()
 
     def purge(self) -> None:
         self.ready.clear()
-        self._tell_if_empty()
+        self._signal_if_empty()
 
-    def _tell_if_empty(self) -> None:
+    def _signal_if_empty(self) -> None:
         if self.empty:
             self._on_emptied()
 
@@ -78,12 +78,14 @@ class Routes:
         self._bindings: dict[str, list[tuple[list[str], str]]] = {}
 
     def declare(self, topology: Topology) -> None:
+        """Declares the exchanges and binds their queues."""
         for exchange in topology.exchanges:
             self._bindings.setdefault(exchange.name, [])
         for binding in topology.bindings:
             self.bind(binding.exchange, binding.queue, binding.routing_key)
 
     def bind(self, exchange: str, queue: str, routing_key: str) -> None:
+        """Binds a queue; raises `KeyError` for an unknown exchange."""
         self.unbind(exchange, queue, routing_key)
         self._bindings[exchange].append((_words(routing_key), queue))
 
@@ -99,12 +101,12 @@ class Routes:
         key = _words(outgoing.routing_key)
         bound = [queue for pattern, queue in self._bindings[outgoing.exchange] if _matches(pattern, key)]
         if not bound:
-            raise Unroutable(f"nobody is bound for {outgoing.routing_key} on exchange {outgoing.exchange}")
+            raise Unroutable(f"no queue is bound for {outgoing.routing_key} on exchange {outgoing.exchange}")
         return list(dict.fromkeys(bound))
 
 
 def delays_of(topology: Topology) -> dict[str, tuple[float, str]]:
-    """The delay queues: their TTL in seconds, and the exchange that messages go to after it."""
+    """The delay queues by name: TTL in seconds, and the exchange that expired messages go to."""
     return {
         queue.name: (queue.arguments["x-message-ttl"] / 1000, queue.arguments["x-dead-letter-exchange"])
         for queue in topology.queues
@@ -113,7 +115,7 @@ def delays_of(topology: Topology) -> dict[str, tuple[float, str]]:
 
 
 class MemoryBroker:
-    """The publisher port, and consumers. `sleep` makes the messages of a delay queue wait."""
+    """The `Publisher` port, and consumers. `sleep` delays the messages of a delay queue."""
 
     def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._queues: dict[str, _Queue] = {}
@@ -125,12 +127,14 @@ class MemoryBroker:
         self.unbind = self._routes.unbind
 
     def declare(self, topology: Topology) -> None:
+        """Declares the exchanges, queues and bindings."""
         for queue in topology.queues:
             self._queue(queue.name)
         self._delayed |= delays_of(topology)
         self._routes.declare(topology)
 
     def bind(self, exchange: str, queue: str, routing_key: str) -> None:
+        """Declares a queue and binds it; raises `KeyError` for an unknown exchange."""
         self._queue(queue)
         self._routes.bind(exchange, queue, routing_key)
 
@@ -138,7 +142,7 @@ class MemoryBroker:
         return self._queues.setdefault(name, _Queue(self._emptied.set))
 
     def limit_deliveries(self, queue: str, limit: int) -> None:
-        """Drops messages returned more often. RabbitMQ 4 does so after 20 returns by default."""
+        """Drops messages that return more than `limit` times. The default of RabbitMQ 4 is 20."""
         self._queues[queue].delivery_limit = limit
 
     def ready(self, queue: str) -> list[Outgoing]:
@@ -166,7 +170,7 @@ class MemoryBroker:
                 returning.add_done_callback(self._returning.discard)
 
     async def _return_later(self, queue: str, message: _Message) -> None:
-        """Dead-letters the message, with its routing key, if it is still there after the queue's TTL."""
+        """Dead-letters the message, with its routing key, if the queue still has it after the TTL."""
         seconds, exchange = self._delayed[queue]
         await self._sleep(seconds)
         ready = self._queues[queue].ready
@@ -189,13 +193,13 @@ class MemoryBroker:
 
 
 class _Channel:
-    """Deliveries belong to a channel, and are void once it is closed."""
+    """The deliveries of a channel are void once it is closed."""
 
     live = True
 
 
 class MemoryConsumer:
-    """The consumer port. It has at most `prefetch` unacked deliveries."""
+    """The `Consumer` port, with at most `prefetch` unacked deliveries."""
 
     def __init__(self, queue: _Queue, prefetch: int, receive: Callable[[Delivery], None]) -> None:
         self._queue = queue
@@ -208,6 +212,7 @@ class MemoryConsumer:
         self.consuming = True
 
     async def stop(self) -> None:
+        """See `Consumer.stop`."""
         self._stopped = True
         await self.pause()
 
@@ -216,16 +221,19 @@ class MemoryConsumer:
         return [] if self.consuming else ["consuming is paused"]
 
     async def pause(self) -> None:
+        """See `Consumer.pause`."""
         self.consuming = False
         self._feeding.cancel()
         await asyncio.wait([self._feeding])
 
     async def resume(self) -> None:
+        """See `Consumer.resume`."""
         if not self.consuming and not self._stopped:
             self.consuming = True
             self._feeding = asyncio.create_task(self._feed())
 
     async def release(self) -> None:
+        """See `Consumer.release`."""
         self._return_unacked()
 
     def disconnect(self) -> None:
@@ -243,6 +251,7 @@ class MemoryConsumer:
         self._unacked.clear()
 
     def remove(self, delivery: "MemoryDelivery") -> None:
+        """Acks a delivery; does nothing for a void one."""
         if delivery in self._unacked:
             self._unacked.remove(delivery)
             self._queue.remove()
@@ -262,7 +271,7 @@ class MemoryConsumer:
 
 
 class MemoryDelivery:
-    """The delivery port."""
+    """The `Delivery` port."""
 
     def __init__(self, message: _Message, consumer: MemoryConsumer, channel: _Channel) -> None:
         self.message = message
@@ -272,9 +281,11 @@ class MemoryDelivery:
 
     @property
     def live(self) -> bool:
+        """See `Delivery.live`."""
         return self._channel.live
 
     async def ack(self) -> None:
+        """See `Delivery.ack`."""
         self._consumer.remove(self)
 
 
@@ -283,7 +294,7 @@ def _words(routing_key: str) -> list[str]:
 
 
 def _matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """`department.#` and `department.created`: `*` is one word, `#` any number of them."""
+    """Matches a topic pattern such as `department.#`: `*` is one word, `#` any number of words."""
     if not pattern:
         return not words
     first, *rest = pattern

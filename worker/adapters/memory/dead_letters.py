@@ -17,17 +17,19 @@ UNLIMITED = 2**31
 
 
 class MemoryAudit:
-    """The audit port."""
+    """The `Audit` port."""
 
     def __init__(self) -> None:
         self._lines: list[AuditLine] = []
 
     async def append(self, lines: Sequence[AuditLine]) -> None:
+        """See `Audit.append`."""
         self._lines.extend(lines)
 
     async def lines(
         self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
+        """See `Audit.lines`."""
         return [
             line
             for line in self._lines
@@ -45,15 +47,17 @@ class MemoryLetter:
 
     @property
     def original(self) -> Outgoing:
+        """See `HeldLetter.original`."""
         return self.delivery.original
 
     @property
     def returns(self) -> int:
+        """See `HeldLetter.returns`."""
         return int(self.original.message.headers.get("x-delivery-count", 0))
 
 
-class MemoryBrowse:
-    """One pass; it consumes the whole queue."""
+class MemoryLook:
+    """The `Look` port; it consumes the whole queue."""
 
     def __init__(self, queue: MemoryBroker, broker: BrokerVersion, stack: AsyncExitStack) -> None:
         self.broker = broker
@@ -62,6 +66,7 @@ class MemoryBrowse:
         self._arrived: deque[MemoryLetter] = deque()
 
     async def batches(self, most: int) -> AsyncIterator[Sequence[BrowsedLetter]]:
+        """See `Look.batches`."""
         for prefetch in (1, UNLIMITED):
             consumer = self._queue.consumer(DEAD_LETTER_QUEUE, prefetch, self._file)
             await self._stack.enter_async_context(consumer)
@@ -73,6 +78,7 @@ class MemoryBrowse:
                     break
 
     async def remove(self, letters: Sequence[BrowsedLetter]) -> None:
+        """See `Look.remove`."""
         for letter in letters:
             assert isinstance(letter, MemoryLetter)  # noqa: S101 - a letter of another adapter is a bug
             await letter.delivery.ack()
@@ -82,7 +88,7 @@ class MemoryBrowse:
 
 
 class MemoryDeadLetters:
-    """The dead-letter queue of a `MemoryBroker` that claims to be of a given version."""
+    """The `DeadLetterQueue` port on a `MemoryBroker`, which claims to be the version `broker` of RabbitMQ."""
 
     def __init__(self, queue: MemoryBroker, broker: BrokerVersion, *, unlimited: bool = True) -> None:
         self._queue = queue
@@ -91,10 +97,12 @@ class MemoryDeadLetters:
         self._taken = False
 
     async def is_unlimited(self) -> bool:
+        """See `DeadLetterQueue.is_unlimited`."""
         return self._unlimited
 
     @asynccontextmanager
-    async def browse(self) -> AsyncIterator[MemoryBrowse]:
+    async def look(self) -> AsyncIterator[MemoryLook]:
+        """See `DeadLetterQueue.look`."""
         if self._taken:
             raise QueueTaken("another consumer is reading the dead letters; try again in a moment")
         self._taken = True

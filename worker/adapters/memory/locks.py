@@ -1,4 +1,4 @@
-"""Department locks within one process, for ledgers that only one worker uses."""
+"""Department locks within one process, for a ledger with a single worker."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,14 +9,14 @@ from worker.core.model import Department
 
 
 class InProcessLocks:
-    """The `DepartmentLocks` port. A lock lives as long as somebody holds it or waits for it."""
+    """The `DepartmentLocks` port. A lock exists only while a task holds it or waits for it."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[Department, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
     async def hold(self, department: Department) -> AsyncIterator[None]:
-        """Waits until nobody else holds the department. Not reentrant."""
+        """Holds the department for the time of the block, after other holders. Not reentrant."""
         lock = self._locks.setdefault(department, asyncio.Lock())
         async with lock:
             yield

@@ -27,7 +27,7 @@ class StoredSubaccount:
 
 
 class MemoryProvider:
-    """Subaccounts in a list, newest first; provider and permitted call in one, for it permits everything.
+    """The `Provider` and `Call` ports on a list of subaccounts, newest first. It permits every call.
 
     `calls`: operation, auth_id and idempotency key of each call, in order.
     """
@@ -42,7 +42,7 @@ class MemoryProvider:
 
     @asynccontextmanager
     async def permit(self, _operation: Operation) -> AsyncIterator[Call]:
-        """At once."""
+        """See `Provider.permit`. Never waits."""
         yield self
 
     async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
@@ -80,7 +80,7 @@ class MemoryProvider:
         return [dataclasses.replace(_shown(stored), auth_token=None) for stored in page]
 
     async def probe(self) -> None:
-        """It is always there."""
+        """See `Provider.probe`. Never fails."""
 
     def _stored(self, auth_id: str, operation: Operation) -> StoredSubaccount:
         for stored in self.subaccounts:

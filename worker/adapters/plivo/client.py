@@ -1,4 +1,4 @@
-"""The provider port on Plivo's Subaccount API, over aiohttp.
+"""The `Provider` port on Plivo's Subaccount API, over aiohttp.
 
 Each call is sent once: no retry, no redirect.
 """
@@ -35,20 +35,20 @@ from worker.provider.rate import RateLimiter, Slot, Stopping
 PAGE = 20
 T = TypeVar("T", bound="_Response")
 NOTHING_MORE = b"{}"
-"""What a 204 amounts to."""
+"""The body that a 204 stands for."""
 LONGEST_RESPONSE_BYTES = 2**20
-"""Twenty subaccounts of a list page come to 20 kB."""
+"""A list page of twenty subaccounts has 20 kB."""
 LONGEST_ERROR_TEXT = 200
 LONGEST_RETRY_AFTER_SECONDS = 300.0
-"""The longest wait that is heeded: messages must not stay unacked until the broker takes them back."""
+"""The longest wait accepted: messages must not stay unacked until the broker takes them back."""
 
-# Anything this long without a space could be a credential: it stays out of error texts.
+# Words of this length could be credentials, so error texts omit them.
 _COULD_BE_SECRET = re.compile(r"[\w+/=.-]{24,}")
 
 
 @dataclass(frozen=True, slots=True)
 class PlivoAccount:
-    """Where the API is and who we are there. `timeout` is for a whole call, connecting included."""
+    """The API's URL, our login and the limits of calls. `timeout` is for a whole call with its connect."""
 
     url: str
     auth_id: str
@@ -68,11 +68,11 @@ AuthToken = Annotated[SecretStr, Field(min_length=1)]
 
 
 class _Done(_Response):
-    """A JSON object: Plivo has responded. A proxy's page would say nothing of what was carried out."""
+    """Any JSON object proves a response by Plivo. A page of a proxy would prove nothing."""
 
 
 class _Created(_Response):
-    """The auth id alone shows that it was created; a token that is missing can be read."""
+    """The auth id alone proves the create; a missing token can be read later."""
 
     auth_id: AuthId
     auth_token: Annotated[SecretStr | None, BeforeValidator(lambda value: value or None)] = None
@@ -83,13 +83,11 @@ class _Shown(_Response):
     auth_token: AuthToken
     name: str
     enabled: bool
-    created: Annotated[
-        date, BeforeValidator(lambda value: str(value)[:10])
-    ]  # should it ever come with a time
+    created: Annotated[date, BeforeValidator(lambda value: str(value)[:10])]  # tolerates a time
 
 
-def _else(default: Any) -> WrapValidator:
-    """A value that cannot be read counts as this one."""
+def _or(default: Any) -> WrapValidator:
+    """Replaces an invalid value by a default."""
 
     def read(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -101,16 +99,16 @@ def _else(default: Any) -> WrapValidator:
 
 
 class _Listed(_Response):
-    """As much of a list item as a scan needs: one odd item must not hide the others."""
+    """The fields of a list item that a scan needs: one odd item must not hide the others."""
 
-    auth_id: Annotated[str, _else("")] = ""
-    name: Annotated[str, _else("")] = ""
-    enabled: Annotated[bool, _else(default=True)] = True
-    created: Annotated[date, BeforeValidator(lambda value: str(value)[:10]), _else(date.max)] = date.max
+    auth_id: Annotated[str, _or("")] = ""
+    name: Annotated[str, _or("")] = ""
+    enabled: Annotated[bool, _or(default=True)] = True
+    created: Annotated[date, BeforeValidator(lambda value: str(value)[:10]), _or(date.max)] = date.max
 
 
 class _Page(_Response):
-    objects: list[Annotated[_Listed, _else(_Listed())]]
+    objects: list[Annotated[_Listed, _or(_Listed())]]
 
 
 @asynccontextmanager
@@ -120,11 +118,11 @@ async def plivo_provider(
     stopping: asyncio.Event,
     on_call: Callable[[Operation, int | None, float], None] = lambda _operation, _status, _seconds: None,
 ) -> AsyncIterator["PlivoProvider"]:
-    """Once `stopping` is set, calls under way are finished and no further one begins.
+    """Opens a session. Once `stopping` is set, calls in flight are finished and no further one begins.
 
-    `on_call` is told each request: its operation, HTTP status (None without a response), and seconds.
+    `on_call` gets the operation, HTTP status (None without a response) and seconds of each request.
     """
-    # Half of it for the connection: one that is not made by then has sent nothing.
+    # Half of the time is for the connect, which sends nothing.
     seconds = account.timeout.total_seconds()
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=account.concurrency + 1),  # one for a probe
@@ -138,14 +136,14 @@ async def plivo_provider(
             ),
         },
     )
-    # aiohttp would send GET and DELETE a second time, unseen, when a kept connection breaks.
+    # aiohttp would silently repeat GET and DELETE when a kept connection breaks.
     session._retry_connection = False  # noqa: SLF001 - there is no public switch
     async with session:
         yield PlivoProvider(account, session, clock, stopping, on_call)
 
 
 class PlivoProvider:
-    """The provider port on one account: hands out permits, within its concurrency and rate limit."""
+    """The `Provider` port on one account: gives permits within its concurrency and rate limit."""
 
     capabilities = EVERYTHING
 
@@ -171,7 +169,7 @@ class PlivoProvider:
             yield call
 
     async def probe(self) -> None:
-        """It has as long as any other call: a response that takes long is one."""
+        """See `Provider.probe`. It has the timeout of any other call: a slow response is a response."""
         async with self._using("list", self._limiter.priority_slot()) as call:
             await call.page(0, limit=1)
 
@@ -191,7 +189,7 @@ class PlivoProvider:
                 self._limiter.give_back(slot)
 
     async def send(self, slot: Slot, request: "_Request") -> bytes:
-        """One request; the body of a 2xx response, or `CallFailed`."""
+        """Sends one request and returns the body of a 2xx response; raises `CallFailed`."""
         headers = {"Idempotency-Key": request.key} if request.key else {}
         data = None if request.body is None else to_json(request.body)
         slot.begin()
@@ -206,7 +204,7 @@ class PlivoProvider:
             fault = _fault_of(request.operation, error, self._clock.monotonic() - begun)
         finally:
             self._on_call(request.operation, status, self._clock.monotonic() - begun)
-        raise CallFailed(fault)  # not as the error's consequence: that holds our login, and Plivo's text
+        raise CallFailed(fault)  # outside `except`: the error as cause would hold our login and Plivo's text
 
     async def _body(self, operation: Operation, response: aiohttp.ClientResponse) -> bytes:
         body = await _received(response)
@@ -233,7 +231,7 @@ class _Request:
 
 @dataclass(frozen=True, slots=True)
 class PlivoCall:
-    """One permitted call. Its slot under the rate limit is good for one request."""
+    """The `Call` port: one permitted call. Its slot under the rate limit is for one request."""
 
     provider: PlivoProvider
     slot: Slot
@@ -270,7 +268,7 @@ class PlivoCall:
 
 
 def _retry_after(value: str | None, now: datetime) -> float | None:
-    """Seconds, from either form of the header (RFC 9110, 10.2.3); None from one that is neither."""
+    """Seconds, from either form of the header (RFC 9110, 10.2.3); None if it has neither."""
     if value is None:
         return None
     if value.strip().isdecimal():
@@ -288,22 +286,22 @@ def _provided(shown: _Shown) -> ProvidedSubaccount:
 
 
 def _listed(item: _Listed) -> ProvidedSubaccount:
-    """Without a name, and so without a tag, where its auth id is none."""
+    """An item with an invalid auth id gets no name, and so has no tag."""
     name = item.name if _AUTH_ID.fullmatch(item.auth_id) else ""
     return ProvidedSubaccount(item.auth_id, name, item.enabled, item.created, None)
 
 
 def _parsed(operation: Operation, model: type[T], body: bytes) -> T:
-    with suppress(ValidationError):  # it holds the response, tokens and all
+    with suppress(ValidationError):  # the error holds the response with its tokens
         return model.model_validate_json(body)
     detail = f"Plivo's answer to {operation} cannot be read"
     raise CallFailed(CallFault(operation, FaultKind.NO_ANSWER, detail))
 
 
 def _fault_of(operation: Operation, error: Exception, took_seconds: float) -> CallFault:
-    """What an exception of aiohttp tells: a connection that was never made has sent nothing.
+    """The fault behind an exception of aiohttp: a failed connect has sent nothing.
 
-    A `ClientResponseError` with status 400 is aiohttp's own (for a 204 with a body, say), not Plivo's.
+    A `ClientResponseError` with status 400 comes from aiohttp (as for a 204 with a body), not from Plivo.
     """
     unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
     kind = FaultKind.NOT_SENT if unsent else FaultKind.NO_ANSWER
@@ -313,7 +311,7 @@ def _fault_of(operation: Operation, error: Exception, took_seconds: float) -> Ca
 
 
 async def _received(response: aiohttp.ClientResponse) -> bytes:
-    """The body. One that is too long is cut off, and its connection with it; a success is unreadable then."""
+    """The body, cut off after `LONGEST_RESPONSE_BYTES`; a body that is cut off cannot be parsed."""
     content, body = response.content, b""
     while len(body) < LONGEST_RESPONSE_BYTES and not content.at_eof():
         body += await content.read(LONGEST_RESPONSE_BYTES - len(body))
@@ -321,7 +319,7 @@ async def _received(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _error_text(body: bytes) -> str:
-    """Plivo's own error text, if any: for people, never to branch on."""
+    """Plivo's error text, if any: for people only, never to branch on."""
     try:
         error = from_json(body)["error"]
     except (ValueError, TypeError, KeyError):

@@ -1,4 +1,4 @@
-"""What Plivo's HTTP statuses mean to the worker. No status is known anywhere else."""
+"""Maps Plivo's HTTP statuses to kinds of faults. No other module knows a status."""
 
 from worker.core.judge import FaultKind
 
@@ -19,7 +19,7 @@ _FIRST_SERVER_ERROR = 500
 
 
 def kind_of(status: int) -> FaultKind:
-    """The kind of a response that is no success. Sources: Plivo's API errors and RFC 9110, section 15."""
+    """The kind of fault of an error response. Sources: Plivo's API errors and RFC 9110, section 15."""
     if status in _REDIRECTS:
         return FaultKind.REDIRECTED
     if status >= _FIRST_SERVER_ERROR:

@@ -1,4 +1,4 @@
-"""The audit, in a table of the ledger's file."""
+"""The audit in a table of the ledger's file."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,12 +13,13 @@ _LINE = TypeAdapter(AuditLine)
 
 
 class SqliteAudit:
-    """The `Audit` port, beside a ledger."""
+    """The `Audit` port on the file of a ledger."""
 
     def __init__(self, ledger: SqliteLedger) -> None:
         self._ledger = ledger
 
     async def append(self, lines: Sequence[AuditLine]) -> None:
+        """See `Audit.append`."""
         rows = [(_written(line.at), line.by, line.event_id, _LINE.dump_json(line).decode()) for line in lines]
 
         def job(connection: apsw.Connection) -> None:
@@ -29,6 +30,7 @@ class SqliteAudit:
     async def lines(
         self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
+        """See `Audit.lines`."""
         with self._ledger.read() as connection:
             rows = connection.execute(
                 "SELECT audit FROM audit WHERE (?1 IS NULL OR at >= ?1) AND (?2 IS NULL OR by = ?2)"

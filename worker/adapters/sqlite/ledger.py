@@ -1,4 +1,4 @@
-"""The ledger in one SQLite file: WAL, durable, many operations to a commit.
+"""The ledger in one SQLite file: WAL, durable, group commit.
 
 https://www.sqlite.org/wal.html and https://www.sqlite.org/pragma.html#pragma_synchronous
 """
@@ -23,10 +23,10 @@ from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign, LedgerUnus
 BUSY_SECONDS = 5.0
 BUSY_PAUSE_SECONDS = 0.01
 BUSY_MILLISECONDS = 500
-"""SQLite waits that long inside a call while another process opens or recovers the file."""
+"""The longest wait of SQLite inside a call while another process opens or recovers the file."""
 MIGRATIONS = resources.files("worker.adapters.sqlite") / "migrations"
 
-RECALL = (  # one statement, so both are of the same moment
+RECALL = (  # one statement, so both parts are consistent
     "SELECT (SELECT entry FROM departments WHERE tenant = ? AND department_id = ?),"
     " (SELECT answer FROM answers WHERE source = ? AND event_id = ?)"
 )
@@ -77,7 +77,7 @@ class SqliteLedger:
     """The `Ledger` port: writes that arrive during a commit share the next one, and reads never wait.
 
     A statement takes microseconds, so it runs on the event loop. Two things may take longer: a commit waits
-    for the disk, in a thread, and its begin may wait for another process that writes.
+    for the disk, in a thread, and its BEGIN may wait for another process that writes.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class SqliteLedger:
         self._committer: asyncio.Task[None] | None = None
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
+        """See `Ledger.recall`."""
         with self.read() as connection:
             row: Any = connection.execute(RECALL, (*department, event.source, event.id)).fetchone()
         entry, answer = row
@@ -101,6 +102,7 @@ class SqliteLedger:
         )
 
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
+        """See `Ledger.record`."""
         written = replace(entry, revision=entry.revision + 1)
 
         def job(connection: apsw.Connection) -> Entry:
@@ -112,6 +114,7 @@ class SqliteLedger:
         return await self.run(job)
 
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
+        """See `Ledger.holders`."""
         with self.read() as connection:
             rows = connection.execute(
                 "SELECT auth_id, tenant, department_id FROM departments"
@@ -121,13 +124,16 @@ class SqliteLedger:
             return {str(auth_id): Department(str(tenant), str(id_)) for auth_id, tenant, id_ in rows}
 
     async def caught_up(self) -> bool:
+        """See `Ledger.caught_up`."""
         with self.read() as connection:
             return connection.execute("SELECT caught_up FROM ledger").fetchone() == (1,)
 
     async def note_caught_up(self, *, caught_up: bool) -> None:
+        """See `Ledger.note_caught_up`."""
         await self.run(lambda connection: connection.execute("UPDATE ledger SET caught_up = ?", (caught_up,)))
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+        """See `Ledger.due`."""
         with self.read() as connection:
             rows = connection.execute(
                 "SELECT tenant, department_id FROM departments WHERE due_at <= ? ORDER BY due_at LIMIT ?",
@@ -136,8 +142,9 @@ class SqliteLedger:
             return [Department(str(tenant), str(id_)) for tenant, id_ in rows]
 
     async def overdue(self, since: datetime) -> int:
+        """See `Ledger.overdue`."""
         with self.read() as connection:
-            # The index finds the few with a duty; the rest is read from the JSON of each.
+            # The index finds the few entries with a duty; the JSON of each has the rest.
             found = connection.execute(
                 "SELECT count(*) FROM departments WHERE due_at IS NOT NULL"
                 " AND entry ->> 'owed_at' IS NOT NULL AND unixepoch(entry ->> 'created_at', 'subsec') < ?",
@@ -146,6 +153,7 @@ class SqliteLedger:
             return cast(int, found.fetchall()[0][0])
 
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
+        """See `Ledger.entries`."""
         with self.read() as connection:
             rows = connection.execute(
                 "SELECT entry FROM departments WHERE tenant = ?1 OR ?1 IS NULL"
@@ -155,6 +163,7 @@ class SqliteLedger:
             return [entry_of(row[0]) for row in rows]
 
     async def answers(self, department: Department) -> Sequence[Answer]:
+        """See `Ledger.answers`."""
         with self.read() as connection:
             rows = connection.execute(
                 "SELECT answer FROM answers WHERE tenant = ? AND department_id = ? ORDER BY answered_at",
@@ -163,6 +172,7 @@ class SqliteLedger:
             return [answer_of(row[0]) for row in rows]
 
     async def wish(self, wish: Wish) -> None:
+        """See `Ledger.wish`."""
         values = (wish.id, wish.asked_at.timestamp(), wish_json(wish))
         await self.run(
             lambda connection: connection.execute(
@@ -171,6 +181,7 @@ class SqliteLedger:
         )
 
     async def wishes(self, since: datetime) -> Sequence[Wish]:
+        """See `Ledger.wishes`."""
         with self.read() as connection:
             rows = connection.execute(
                 "SELECT wish FROM wishes WHERE closed = 0 AND asked_at >= ? ORDER BY asked_at",
@@ -179,11 +190,14 @@ class SqliteLedger:
             return [wish_of(row[0]) for row in rows]
 
     async def close_wish(self, wish_id: str) -> None:
+        """See `Ledger.close_wish`."""
         await self.run(
             lambda connection: connection.execute("UPDATE wishes SET closed = 1 WHERE id = ?", (wish_id,))
         )
 
     async def mark_poison(self, message: str) -> int:
+        """See `Ledger.mark_poison`."""
+
         def job(connection: apsw.Connection) -> int:
             marked = connection.execute(
                 "INSERT INTO suspects VALUES (?, 1) ON CONFLICT DO UPDATE SET marks = marks + 1"
@@ -195,12 +209,16 @@ class SqliteLedger:
         return await self.run(job)
 
     async def clear_poison(self, message: str) -> None:
+        """See `Ledger.clear_poison`."""
+
         def job(connection: apsw.Connection) -> None:
             connection.execute("DELETE FROM suspects WHERE message = ?", (message,))
 
         await self.run(job)
 
     async def bind(self, owner: str, provider_account: str) -> None:
+        """See `Ledger.bind`."""
+
         def job(connection: apsw.Connection) -> None:
             connection.execute(
                 "INSERT INTO ledger (only_row, owner, provider_account) VALUES (1, ?, ?)"
@@ -215,7 +233,7 @@ class SqliteLedger:
 
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
-        """A connection that sees what is durable; its errors become `LedgerFailed`."""
+        """A connection that sees durable data only; its errors become `LedgerFailed`."""
         try:
             yield self._reading
         except apsw.Error as error:
@@ -224,8 +242,7 @@ class SqliteLedger:
     async def run(self, job: Callable[[apsw.Connection], T]) -> T:
         """Runs a job in the next commit; its writes are durable on return.
 
-        A job that fails undoes its own writes, not those of the jobs that share its commit; the others are
-        then run once more.
+        A failed job undoes its own writes only. The other jobs of its commit are then run a second time.
         """
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._gathered.append((job, done))
@@ -234,7 +251,7 @@ class SqliteLedger:
         return cast(T, await done)
 
     async def close(self) -> None:
-        """Finishes the writes that were begun, and closes the file."""
+        """Finishes pending writes and closes the file."""
         if self._committer is not None:
             await self._committer
         self._thread.shutdown()
@@ -258,7 +275,7 @@ class SqliteLedger:
         except apsw.Error as error:
             if self._writing.in_transaction:
                 self._writing.execute("ROLLBACK")
-            if not batch:  # it could not begin
+            if not batch:  # BEGIN failed
                 batch, self._gathered = self._gathered, []
             results = [LedgerFailed(f"the ledger cannot be written: {error}")] * len(batch)
         self._on_commit(len(batch))
@@ -266,7 +283,7 @@ class SqliteLedger:
             _settle(done, result)
 
     async def _begin(self) -> None:
-        if _identity(self._writing) != self._file:  # SQLite would go on writing to an unreachable file
+        if _identity(self._writing) != self._file:  # SQLite would write to an unreachable file
             raise apsw.CantOpenError("its file was deleted or replaced; put it back, or restart the worker")
         deadline = asyncio.get_running_loop().time() + BUSY_SECONDS
         while True:
@@ -283,7 +300,7 @@ class SqliteLedger:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._writing.execute, statement)
 
     def _attempt_all(self, jobs: Sequence[Job]) -> list[Any]:
-        """The result or failure of each job. Only if one fails, each gets its own savepoint."""
+        """The result or failure of each job. They share a savepoint; if one fails, each gets its own."""
         try:
             with self._writing:  # a savepoint
                 return [job(self._writing) for job in jobs]
@@ -293,7 +310,7 @@ class SqliteLedger:
         return [self._attempt(job) for job in jobs]
 
     def _attempt(self, job: Job) -> Any:
-        """The result or failure of a job; an error of the file is raised, and fails the whole commit."""
+        """The result or failure of a job. Raises an error of the file, which fails the whole commit."""
         try:
             with self._writing:  # a savepoint
                 return job(self._writing)
@@ -369,7 +386,7 @@ def _require(path: Path) -> None:
 
 
 def _migrate(connection: apsw.Connection) -> None:
-    """Applies the numbered files not applied yet; raises `LedgerForeign` for an unknown or changed one."""
+    """Applies pending migrations in order; raises `LedgerForeign` for an unknown or changed one."""
     connection.execute(
         "CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, checksum TEXT NOT NULL) STRICT"
     )
@@ -381,7 +398,7 @@ def _migrate(connection: apsw.Connection) -> None:
         script = file.read_text()
         checksum = hashlib.sha256(script.encode()).hexdigest()
         if file.name not in applied:
-            for _ in connection.execute(script):  # consumed, or it stops at a statement with rows
+            for _ in connection.execute(script):  # fetch all: apsw stops at a statement with rows
                 pass
             connection.execute("INSERT INTO migrations VALUES (?, ?)", (file.name, checksum))
         elif applied[file.name] != checksum:
@@ -389,7 +406,7 @@ def _migrate(connection: apsw.Connection) -> None:
 
 
 def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
-    """Raises `LedgerConflict` if somebody wrote the entry since it was recalled."""
+    """Raises `LedgerConflict` if the entry was changed since it was recalled."""
     values = (
         entry.revision,
         entry.status.value,
@@ -402,7 +419,7 @@ def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
     statement = INSERT_ENTRY if entry.revision == 1 else UPDATE_ENTRY
     connection.execute(statement, values)
     if connection.changes() != 1:
-        raise LedgerConflict("the department's entry was written by somebody else meanwhile")
+        raise LedgerConflict("the department's entry was changed by another writer meanwhile")
 
 
 def _write_answer(connection: apsw.Connection, answer: Answer) -> None:

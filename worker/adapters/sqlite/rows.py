@@ -1,8 +1,8 @@
-"""How entries, answers and wishes are written in the tables: as JSON, beside the columns used in queries.
+"""Entries, answers and wishes as JSON in the tables, beside the columns for queries.
 
 An entry's sub-values are flattened: the JSON has the keys of the first version, so ledgers of every version
-can be read, and SQL can look at one field (`entry ->> 'owed_at'`). This is the only place that knows both
-forms. To add a field, add a key here; rows without it were written before.
+can be read, and SQL can read one field (`entry ->> 'owed_at'`). No other module knows both forms. A new field
+needs a key with a default here, for rows that were written before.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class EntryRow:
-    """An entry as its JSON has it."""
+    """The JSON of an entry."""
 
     department: Department
     revision: int
@@ -69,7 +69,7 @@ _WISH = TypeAdapter(Wish)
 
 
 def entry_json(entry: Entry) -> str:
-    """The entry's JSON."""
+    """Encodes an entry."""
     issued, debt, check = entry.issued, entry.debt, entry.check
     row = EntryRow(
         department=entry.department,
@@ -100,7 +100,7 @@ def entry_json(entry: Entry) -> str:
 
 
 def entry_of(text: Any) -> Entry:
-    """Raises `LedgerFailed` for JSON that is no entry, or breaks a rule of one."""
+    """Decodes an entry; raises `LedgerFailed` for invalid JSON and for an inconsistent entry."""
     row = _validated(_ENTRY, text)
     try:
         return Entry(
@@ -126,22 +126,22 @@ def entry_of(text: Any) -> Entry:
 
 
 def answer_json(answer: Answer) -> str:
-    """The answer's JSON."""
+    """Encodes an answer."""
     return _ANSWER.dump_json(answer).decode()
 
 
 def answer_of(text: Any) -> Answer:
-    """Raises `LedgerFailed` for JSON that is no answer."""
+    """Decodes an answer; raises `LedgerFailed` for invalid JSON."""
     return _validated(_ANSWER, text)
 
 
 def wish_json(wish: Wish) -> str:
-    """The wish's JSON."""
+    """Encodes a wish."""
     return _WISH.dump_json(wish).decode()
 
 
 def wish_of(text: Any) -> Wish:
-    """Raises `LedgerFailed` for JSON that is no wish."""
+    """Decodes a wish; raises `LedgerFailed` for invalid JSON."""
     return _validated(_WISH, text)
 
 
@@ -164,7 +164,7 @@ def _debt_of(row: EntryRow) -> Debt | None:
 
 
 def _check_of(row: EntryRow) -> Check | None:
-    """Earlier versions also set one for an adoption without an answer. It meant nothing, and is dropped."""
+    """Drops the meaningless check that earlier versions set for an adoption without an answer."""
     at = row.check_at
     if at is None or row.auth_id is None:
         return None

@@ -1,4 +1,4 @@
-"""Sorts incoming frames: those with a listener are handled here, all others are for the client library."""
+"""Sorts incoming frames: those with a listener are handled here, all others go to the client library."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ _WITHOUT_CONTENT = {GET_EMPTY, ACK, NACK, BLOCKED, UNBLOCKED}
 _CHANNEL_ENDS = {CHANNEL_CLOSE, CHANNEL_CLOSE_OK}
 
 Listener = Callable[[bytes, bytes, bytes], None]
-"""Receives a method's arguments, and for methods with content the message's properties and body."""
+"""Called with a method's arguments and, for methods with content, the message's properties and body."""
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class _Incoming:
 
 
 class Dispatcher:
-    """Passes whole methods to their listeners, with the message they announce."""
+    """Passes whole methods, with their messages, to the listeners."""
 
     def __init__(self) -> None:
         self._listeners: dict[int, Mapping[bytes, Listener]] = {}

@@ -1,4 +1,4 @@
-"""Encodes and decodes AMQP field tables: reads everything the broker accepts, and writes it without loss.
+"""Encodes and decodes AMQP field tables: reads every table that the broker accepts, and writes without loss.
 
 The client library's codec raises on values that other producers send, and loses some on the way out. Types
 and their letters: https://www.rabbitmq.com/amqp-0-9-1-errata#section_3
@@ -24,11 +24,11 @@ _LENGTH = struct.Struct(">I")
 
 
 class EncodeError(ValueError):
-    """AMQP cannot carry the value, or RabbitMQ would close the connection for it."""
+    """AMQP cannot carry the value, or RabbitMQ would close the connection because of it."""
 
 
 class Field(NamedTuple):
-    """One entry of a table: name, value, and where both stand in the bytes."""
+    """One entry of a table: name, value, and the position of both in the bytes."""
 
     name: str
     value: Any
@@ -159,7 +159,7 @@ def seconds(value: object) -> bytes:
             return struct.pack(">Q", int(since.timestamp()))
         if isinstance(value, int):
             return struct.pack(">Q", value)
-    raise EncodeError("no timestamp")
+    raise EncodeError("not a timestamp")
 
 
 def _encode(value: Any) -> bytes:
@@ -172,7 +172,7 @@ def _encode(value: Any) -> bytes:
 
 def _finite(value: float) -> bytes:
     if not math.isfinite(value):
-        raise EncodeError("RabbitMQ takes no such number")
+        raise EncodeError("RabbitMQ accepts finite numbers only")
     return struct.pack(">d", value)
 
 

@@ -2,7 +2,7 @@
 
 The client library raises on properties that RabbitMQ accepts: text that is not UTF-8, times beyond the year
 9999, deeply nested tables. That ends the connection, and the message is redelivered on the next one. The
-library also passes every frame from task to task, which cost a fifth of the worker's CPU under load.
+library also passes every frame from task to task, which would cost a fifth of the worker's CPU under load.
 """
 
 import struct
@@ -20,7 +20,7 @@ HEAD = struct.Struct(">BHI")
 FRAME_END = b"\xce"
 FRAME_OVERHEAD = HEAD.size + len(FRAME_END)
 CONTENT_HEAD = struct.Struct(">HHQ")
-"""Class, weight and body size: what precedes the properties in a content header."""
+"""Class, weight and body size, which precede the properties in a content header."""
 HEARTBEAT = HEAD.pack(8, 0, 0) + FRAME_END
 
 _BASIC = 60
@@ -78,7 +78,7 @@ def confirmed(arguments: bytes) -> tuple[int, bool]:
 
 
 def _address(arguments: bytes, at: int) -> tuple[str, bytes, int]:
-    """Exchange and routing key, and where they end."""
+    """Exchange, routing key, and the position behind them."""
     middle = at + 1 + arguments[at]
     end = middle + 1 + arguments[middle]
     return decode_lossy(arguments[at + 1 : middle]), arguments[middle + 1 : end], end

@@ -1,6 +1,6 @@
 """Encodes and decodes the properties of a message, including its headers.
 
-A property that was not changed is sent in the bytes it arrived in (`SentAs`). Only that keeps the widths of
+An unchanged property is sent in the bytes it arrived in (`SentAs`). Only that preserves the widths of
 numbers, milliseconds, and text that is not UTF-8.
 """
 
@@ -43,8 +43,8 @@ _NAMES = (
 _BITS = {name: 1 << (15 - place) for place, name in enumerate(_NAMES)}
 _SIZES = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
 
-# Properties that a forwarded message keeps. Not `expiration` (a dead letter must not expire), nor `user_id`
-# (the broker closes the channel on another user's name).
+# Properties that a forwarded message keeps. Not `expiration` (a dead letter must not expire), and not
+# `user_id` (the broker closes the channel for another user's name).
 KEPT_PROPERTIES = frozenset(
     {"content_encoding", "priority", "correlation_id", "reply_to", "timestamp", "type", "app_id"}
 )
@@ -55,10 +55,10 @@ _TEXTS = _READ - _SIZES.keys()
 
 _PERSISTENT = b"\2"
 _PLAIN_FLAGS = sum(_BITS[name] for name in ("content_type", "delivery_mode", MESSAGE_ID)).to_bytes(2)
-_OVERHEAD = 6  # flags, and how long the headers are
+_OVERHEAD = 6  # flags, and the length of the headers
 _MAX_NEEDED = 5_000
-_MAX_NOTE = 900
-_ROOM_FOR_NOTE = 1_000
+_MAX_LEFT_OUT = 900
+_RESERVED_FOR_LEFT_OUT = 1_000
 
 _Parts = dict[str, tuple[Any, bytes]]
 _UNREAD = (object(), b"")
@@ -68,7 +68,7 @@ def read(exchange: str, routing_key: bytes, properties: bytes, body: bytes) -> O
     """Decodes a message. Never raises: unreadable properties are left out."""
     fields: _Parts = {"routing_key": (decode_lossy(routing_key), routing_key)}
     headers: _Parts = {}
-    with suppress(*NO_TABLE):  # RabbitMQ parses a table before it accepts it, so none of these arrives
+    with suppress(*NO_TABLE):  # RabbitMQ parses tables, so no such bytes arrive
         for name, start, end in parts_of(properties):
             if name == "headers":
                 _read_headers(properties, start + 4, end, headers)
@@ -81,7 +81,7 @@ def read(exchange: str, routing_key: bytes, properties: bytes, body: bytes) -> O
 
 
 def parts_of(properties: bytes) -> Iterator[tuple[str, int, int]]:
-    """The properties that are present, with start and end in the bytes."""
+    """Yields the properties that are present, with start and end in the bytes."""
     at = 2
     for name in _present(properties[:2]):
         if size := _SIZES.get(name):
@@ -101,7 +101,7 @@ def _present(flags: bytes) -> tuple[str, ...]:
 
 
 def _read_headers(table: bytes, start: int, end: int, headers: _Parts) -> None:
-    """If a name occurs several times the last value counts, and all bytes are kept."""
+    """Adds to `headers`. If a name occurs several times, the last value counts and all bytes are kept."""
     for name, value, first, last in fields_in(table, start, end):
         before = headers[name][1] if name in headers else b""
         headers[name] = (value, before + table[first:last])
@@ -118,17 +118,17 @@ def _read_property(name: str, encoded: bytes) -> Any:
 
 
 def encode(outgoing: Outgoing, message_id: str, max_bytes: int) -> bytes:
-    """Encodes flags and properties. Those that cannot be sent, or do not fit, are named in a header instead.
+    """Encodes flags and properties. A header names those that cannot be sent or do not fit.
 
     `message_id` is used if the message arrived without one.
     """
-    # Most messages are our own, with only a content type: this takes a tenth of the time.
+    # Fast path, in a tenth of the time: most messages are our own and have only a content type.
     ours = outgoing.sent_as is NEVER_SENT and not (outgoing.message.headers or outgoing.properties)
     if ours and (content_type := _encode_content_type(outgoing.message.content_type)):
         return _PLAIN_FLAGS + content_type + _PERSISTENT + short(message_id)
     fields, headers = _fields(outgoing), _headers(outgoing)
-    _, its_own = outgoing.sent_as.fields.get(MESSAGE_ID, _UNREAD)
-    fields |= {"delivery_mode": _PERSISTENT, MESSAGE_ID: its_own or short(message_id)}
+    _, received_id = outgoing.sent_as.fields.get(MESSAGE_ID, _UNREAD)
+    fields |= {"delivery_mode": _PERSISTENT, MESSAGE_ID: received_id or short(message_id)}
     left_out = [name for parts in (fields, headers) for name in parts if parts[name] is None]
     parts, table = _sendable(fields), _sendable(headers)
     excess = _OVERHEAD + sum(map(len, parts.values())) + sum(map(len, table.values())) - max_bytes
@@ -171,7 +171,7 @@ def _headers(outgoing: Outgoing) -> dict[str, bytes | None]:
 
 
 def _as_sent(sent: Mapping[str, tuple[Any, bytes]], name: str, value: Any) -> bytes | None:
-    """The bytes a value was decoded from, if it is that very value."""
+    """The bytes that a value was decoded from; None if the value was replaced."""
     read_value, encoded = sent.get(name, _UNREAD)
     return encoded if read_value is value else None
 
@@ -205,17 +205,17 @@ def _sendable(parts: Mapping[str, bytes | None]) -> dict[str, bytes]:
 def _reduced(
     table: Mapping[str, bytes], left_out: Sequence[str], excess: int, left_out_before: Any
 ) -> dict[str, bytes]:
-    """Headers shortened by the excess, with one that names the missing ones."""
+    """Drops the heaviest headers until the excess is gone, and adds one that names the missing ones."""
     kept = dict(table)
     earlier = [left_out_before] if kept.pop(LEFT_OUT, None) and isinstance(left_out_before, str) else []
-    heaviest = _heaviest(kept, excess + _ROOM_FOR_NOTE) if excess > 0 else []
-    note = ", ".join([*earlier, *left_out, *heaviest]).encode(errors="replace")
-    kept[LEFT_OUT] = field(LEFT_OUT, decode_lossy(note[:_MAX_NOTE]))
+    heaviest = _heaviest(kept, excess + _RESERVED_FOR_LEFT_OUT) if excess > 0 else []
+    names = ", ".join([*earlier, *left_out, *heaviest]).encode(errors="replace")
+    kept[LEFT_OUT] = field(LEFT_OUT, decode_lossy(names[:_MAX_LEFT_OUT]))
     return {name: part for name, part in kept.items() if name not in heaviest}
 
 
 def _heaviest(table: Mapping[str, bytes], excess: int) -> Sequence[str]:
-    """Names of headers that together are that long; small ones that the worker needs come last."""
+    """Names of headers that together have `excess` bytes; small ones that the worker needs come last."""
 
     def order(name: str) -> tuple[bool, int]:
         size = len(table[name])
