@@ -121,7 +121,7 @@ def test_a_replay_that_failed_tells_why_and_what_went(said):
     view.replayed(ReplayReport(sent=3, answered=3), "run", ending, tracked=True, as_json=False)
     assert said() == [
         "RabbitMQ cannot be used: the connection was closed",
-        "3 replayed, 3 answered; what was not sent is where it was",
+        "3 replayed, 3 answered; the rest is where it was",
     ]
 
 

@@ -147,7 +147,7 @@ def _signing_row(path: Path) -> dict[str, str]:
         return _cells(SIGNING, "", "", "unusable", str(error))
     kid, kind = str(key["kid"]), kind_of(key)
     if others_may(path, stat.S_IROTH):
-        return _cells(SIGNING, kid, kind, "unsafe", f"everybody here can read it: chmod 600 {path}")
+        return _cells(SIGNING, kid, kind, "unsafe", f"every user here can read it: chmod 600 {path}")
     older = len(read_keys(path)) - 1
     return _cells(SIGNING, kid, kind, "in use", f"and {older} older to verify with" if older else "")
 

@@ -20,7 +20,6 @@ from worker.settings.model import PolicySettings
 
 SHOWN_ROWS = 20
 ID = "event or letter"
-STOPPED = "; stopped, the rest is where it was"
 
 
 def summary(found: Summary, *, as_json: bool) -> None:
@@ -185,6 +184,13 @@ class Ending:
         return self.stopped or self.failure is not None
 
     @property
+    def rest(self) -> str:
+        """The end of the last line: the letters that an early ending left in place. Empty if complete."""
+        if self.failure is not None:
+            return "; the rest is where it was"
+        return "; stopped, the rest is where it was" if self.stopped else ""
+
+    @property
     def document(self) -> dict[str, Any]:
         """The ending as JSON keys."""
         return {"stopped": self.stopped, "failure": str(self.failure) if self.failure else None}
@@ -208,8 +214,7 @@ def replayed(report: ReplayReport, run: str, ending: Ending, *, tracked: bool, a
     _warn(report, ending)
     ending.complain()
     answered = f", {report.answered:,} answered" if tracked else ""
-    rest = "; what was not sent is where it was" if ending.failure else STOPPED if ending.stopped else ""
-    terminal.OUT.print(f"{report.sent:,} replayed{answered}{rest}")
+    terminal.OUT.print(f"{report.sent:,} replayed{answered}{ending.rest}")
 
 
 def _replay_document(report: ReplayReport, run: str, ending: Ending, *, tracked: bool) -> dict[str, Any]:
@@ -246,8 +251,7 @@ def discarded(gone: int, seen: int, ending: Ending, *, as_json: bool) -> None:
     if as_json:
         print_json({"discarded": gone, **ending.document})
     elif gone or ending.is_early:
-        rest = "; the rest is where it was" if ending.failure else STOPPED if ending.stopped else ""
-        terminal.OUT.print(f"{gone:,} discarded{rest}")
+        terminal.OUT.print(f"{gone:,} discarded{ending.rest}")
     else:
         none_selected(seen)
 

@@ -49,7 +49,7 @@ async def reissue(
         await audit.append([_audited(wish, "withdrawn, no worker has done it", clock.now())])
         raise NotCarriedOut(
             f"no worker has done it within {TIMEOUT_SECONDS:.0f} s, and it is withdrawn:"
-            " is `provisioner run` running on this ledger? If so, its log tells what is wrong"
+            " is `provisioner run` running on this ledger? If so, see its log"
         ) from None
     else:
         return answer

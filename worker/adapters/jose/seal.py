@@ -142,7 +142,7 @@ class RecipientKeys:
         if self._fault:
             return f"no key to seal with: {self._fault}"
         if recipient == ANY_RECIPIENT:
-            return "credentials are owed from before PROVISIONER_RECIPIENTS was set, to nobody in particular"
+            return "credentials are owed from before PROVISIONER_RECIPIENTS was set, and name no recipient"
         problems = [f"{state.kid}: {state.problem}" for state in self._states if state.recipient == recipient]
         found = "; ".join(problems) or "none bears its name"
         return f"no usable key for {recipient} in {self._path} ({found})"
