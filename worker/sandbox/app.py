@@ -55,6 +55,7 @@ class App:
         self._closing.set()
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Handle one request to the provider's API or to the control API."""
         path, _, query = request.raw_path.partition("?")
         exchange = _Exchange(request, path, query)
         try:

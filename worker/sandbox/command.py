@@ -44,7 +44,7 @@ CashCredits = Annotated[str, typer.Option(help="Balance in USD.")]
 Assume = Annotated[list[str] | None, typer.Option(help="NAME=VALUE of an assumption above; repeatable.")]
 
 
-def sandbox(
+def sandbox(  # noqa: D103 - its help text, `__doc__`, is assigned below
     *,
     host: Host = LOOPBACK,
     port: Port = 8090,

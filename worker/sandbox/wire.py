@@ -74,6 +74,7 @@ class Reset(_RawResponse):
     """Reset the TCP connection, or close it after the given bytes."""
 
     async def write_to(self, request: web.BaseRequest) -> None:
+        """Cut the connection."""
         transport = request.transport
         if transport is None:
             return
@@ -96,6 +97,7 @@ class BodyAfter204(_RawResponse):
         return True
 
     async def write_to(self, request: web.BaseRequest) -> None:
+        """Write the prepared bytes."""
         if request.transport is not None:
             request.transport.write(self.head() + self._sent)
 

@@ -2,10 +2,10 @@
 
 A quorum queue cannot be browsed. Messages that were delivered and not acked when their channel closes return
 to the queue in order, ahead of messages that were never delivered but behind those returned earlier; after
-`basic.nack` they go to the very end. So a look is one channel that consumes the whole queue and then closes.
+`basic.nack` they go to the very end. So a pass is one channel that consumes the whole queue and then closes.
 It holds every letter until then, so it is short and exclusive.
 
-Measured on 3.10.8. RabbitMQ 4.x (4.0.5, 4.3.6) returns messages of `basic.get` last, so each look moves the
+Measured on 3.10.8. RabbitMQ 4.x (4.0.5, 4.3.6) returns messages of `basic.get` last, so each pass moves the
 oldest letter, which `_get` took, to the end of the queue. Nothing is lost.
 """
 
@@ -66,8 +66,8 @@ class RabbitLetter:
         return self._message.original
 
 
-class RabbitLook:
-    """The `Look` port: a channel that consumes the whole queue."""
+class RabbitBrowse:
+    """The `Browse` port: a channel that consumes the whole queue."""
 
     def __init__(self, connection: Connection, channel: Channel, broker: BrokerVersion) -> None:
         self.broker = broker
@@ -185,8 +185,8 @@ class RabbitDeadLetters:
         self._on_wait = on_wait
 
     @asynccontextmanager
-    async def look(self) -> AsyncIterator[RabbitLook]:
-        """Opens the only look; raises `QueueTaken`, `BrokerRefuses` or `BrokerUnavailable`."""
+    async def browse(self) -> AsyncIterator[RabbitBrowse]:
+        """Begins the only pass; raises `QueueTaken`, `BrokerRefuses` or `BrokerUnavailable`."""
         with _explained():
             await self._take_turn()
             channel = await self._connection.open_channel()

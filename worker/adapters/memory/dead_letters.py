@@ -47,17 +47,17 @@ class MemoryLetter:
 
     @property
     def original(self) -> Outgoing:
-        """See `HeldLetter.original`."""
+        """See `BrowsedLetter.original`."""
         return self.delivery.original
 
     @property
     def returns(self) -> int:
-        """See `HeldLetter.returns`."""
+        """See `BrowsedLetter.returns`."""
         return int(self.original.message.headers.get("x-delivery-count", 0))
 
 
-class MemoryLook:
-    """The `Look` port; it consumes the whole queue."""
+class MemoryBrowse:
+    """The `Browse` port; it consumes the whole queue."""
 
     def __init__(self, queue: MemoryBroker, broker: BrokerVersion, stack: AsyncExitStack) -> None:
         self.broker = broker
@@ -66,7 +66,7 @@ class MemoryLook:
         self._arrived: deque[MemoryLetter] = deque()
 
     async def batches(self, most: int) -> AsyncIterator[Sequence[BrowsedLetter]]:
-        """See `Look.batches`."""
+        """See `Browse.batches`."""
         for prefetch in (1, UNLIMITED):
             consumer = self._queue.consumer(DEAD_LETTER_QUEUE, prefetch, self._file)
             await self._stack.enter_async_context(consumer)
@@ -78,7 +78,7 @@ class MemoryLook:
                     break
 
     async def remove(self, letters: Sequence[BrowsedLetter]) -> None:
-        """See `Look.remove`."""
+        """See `Browse.remove`."""
         for letter in letters:
             assert isinstance(letter, MemoryLetter)  # noqa: S101 - a letter of another adapter is a bug
             await letter.delivery.ack()
@@ -101,8 +101,8 @@ class MemoryDeadLetters:
         return self._unlimited
 
     @asynccontextmanager
-    async def look(self) -> AsyncIterator[MemoryLook]:
-        """See `DeadLetterQueue.look`."""
+    async def browse(self) -> AsyncIterator[MemoryBrowse]:
+        """See `DeadLetterQueue.browse`."""
         if self._taken:
             raise QueueTaken("another consumer is reading the dead letters; try again in a moment")
         self._taken = True

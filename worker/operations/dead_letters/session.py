@@ -87,7 +87,7 @@ class Session:
 
 
 @dataclass
-class Browse:
+class SelectiveBrowse:
     """One pass over the queue, filtered by the session's selection. `seen` counts every letter read."""
 
     session: Session
@@ -107,7 +107,7 @@ class Browse:
 
     async def remove(self, batch: Sequence[Found]) -> None:
         """Removes letters of the latest batch from the queue."""
-        await self.look.remove([found.held for found in batch])
+        await self.browse.remove([found.held for found in batch])
 
     async def _guard_delivery_limit(self, oldest: BrowsedLetter) -> None:
         """Raises `TooManyReturns` if one more return to the queue could make RabbitMQ drop the letter.
