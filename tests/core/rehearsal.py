@@ -1,7 +1,7 @@
-"""One department and its provider, rehearsed without IO: the core's functions in the pipeline's order.
+"""A model of one department and its provider, without IO: it calls the core in the pipeline's order.
 
-The provider here carries a call out at once, never, or late, but within the settle window. Time passes with
-every wait, and when what is due is attended to.
+The model provider executes a call immediately, never, or late but within the settle window. Time advances on
+every wait, and up to each duty that falls due.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -57,36 +57,36 @@ from worker.core.model import Answer, Entry, Event, Recollection, Status
 
 
 class Fate(Enum):
-    """What becomes of one provider call."""
+    """The fate of one provider call."""
 
     SUCCEEDS = auto()
     NOT_SENT = auto()
     REFUSED = auto()
-    LOST = auto()  # no answer, and not carried out
-    UNHEARD = auto()  # carried out, but no answer
-    LATE = auto()  # no answer, and carried out later
-    CRASH_BEFORE = auto()  # the worker dies, the call not sent
-    CRASH_AFTER = auto()  # the worker dies, the call carried out
-    CRASH_LATE = auto()  # the worker dies, the call is carried out later
+    LOST = auto()  # no response, and not executed
+    UNHEARD = auto()  # executed, but the response is lost
+    LATE = auto()  # no response, and executed later
+    CRASH_BEFORE = auto()  # the worker crashes before it sends the call
+    CRASH_AFTER = auto()  # the worker crashes after the call was executed
+    CRASH_LATE = auto()  # the worker crashes, and the call is executed later
 
 
-CARRIED_OUT = {Fate.SUCCEEDS, Fate.UNHEARD, Fate.CRASH_AFTER}
-CARRIED_OUT_LATE = {Fate.LATE, Fate.CRASH_LATE}
+EXECUTED = {Fate.SUCCEEDS, Fate.UNHEARD, Fate.CRASH_AFTER}
+EXECUTED_LATE = {Fate.LATE, Fate.CRASH_LATE}
 CRASHES = {Fate.CRASH_BEFORE, Fate.CRASH_AFTER, Fate.CRASH_LATE}
 
 
 @dataclass
 class Subaccount:
-    incarnation: int  # what its tag tells
+    incarnation: int  # taken from its tag
     name: str
     enabled: bool = True
 
 
 @dataclass
 class Rehearsal:
-    """`creates` are the fates of creates, `fates` those of all other calls; when they run out, all succeed.
+    """`creates` are the fates of creates, `fates` those of all other calls. Once they run out, all succeed.
 
-    `lateness` is the part of the settle window after which a late call is carried out, in (0, 1].
+    `lateness` is the fraction of the settle window after which a late call is executed, in (0, 1].
     """
 
     policy: Policy = field(default_factory=Policy)
@@ -105,8 +105,8 @@ class Rehearsal:
         self._late: list[tuple[datetime, Callable[[], object]]] = []
 
     def deliver(self, event: Event) -> Republish | Refuse | None:
-        """One try. None where it did not come to its end: a call failed, or the worker died."""
-        self._attend()
+        """Makes one try. Returns None if it did not finish: a call failed, or the worker crashed."""
+        self._do_due_duties()
         while isinstance(decision := self._decide(event), Step):
             self.entry = intend(decision, self.entry, event, IDEMPOTENCY_KEY, self.policy, self.now)
             fate = self._fate(decision)
@@ -118,21 +118,21 @@ class Rehearsal:
             if conclusion.answer is not None:
                 self.answers.setdefault(event.reference[:2], []).append(conclusion.answer)
             if conclusion.failure is not None:
-                self._wait_for(conclusion.failure)
+                self._wait_after(conclusion.failure)
                 return None
         return decision
 
     def deliver_until_ended(self, event: Event) -> Republish | Refuse:
-        """As a lane does: tried, or delivered again, or replayed, before what comes after it."""
+        """Repeats the event until it ends, as a lane does before it takes the next event."""
         while (end := self.deliver(event)) is None:
             pass
         return end
 
     def settle(self) -> None:
-        """Time passes until nothing is due any more, and nothing under way."""
+        """Advances time until no duty is due and no late call is pending."""
         while coming := [*filter(None, [self.entry.due_at]), *(at for at, _ in self._late)]:
-            self._pass_until(min(coming))
-            self._attend()
+            self._advance_to(min(coming))
+            self._do_due_duties()
 
     def _decide(self, event: Event) -> Decision:
         answer = next(iter(self.answers.get(event.reference[:2], ())), None)
@@ -147,20 +147,20 @@ class Rehearsal:
             case _:
                 return next(self._fates)
 
-    def _wait_for(self, failure: Failure) -> None:
+    def _wait_after(self, failure: Failure) -> None:
         verdict = judge(failure, RetryState(tries=1), RetryPolicy(), 0.5)
         if isinstance(verdict, Wait | Pause):
-            self._pass_until(self.now + timedelta(seconds=verdict.seconds))
+            self._advance_to(self.now + timedelta(seconds=verdict.seconds))
 
-    def _pass_until(self, moment: datetime) -> None:
+    def _advance_to(self, moment: datetime) -> None:
         self.now = max(self.now, moment)
-        due = [carry_out for at, carry_out in self._late if at <= self.now]
-        self._late = [(at, carry_out) for at, carry_out in self._late if at > self.now]
-        for carry_out in due:
-            carry_out()
+        due = [execute for at, execute in self._late if at <= self.now]
+        self._late = [(at, execute) for at, execute in self._late if at > self.now]
+        for execute in due:
+            execute()
 
-    def _attend(self) -> None:
-        """Does the duties that are due, as the scheduler does."""
+    def _do_due_duties(self) -> None:
+        """Performs the duties that are due, as the scheduler does."""
         while duty := due_duty(self.entry, self.now):
             self.entry = self._done(duty)
 
@@ -178,7 +178,7 @@ class Rehearsal:
                 return suspend_debt(self.entry)
 
     def _repaired(self) -> bool:
-        """Whether it was not what the entry says, and is now."""
+        """Makes the subaccount match the entry. Returns whether that changed anything."""
         held = self.subaccounts.get(self.entry.auth_id or "")
         if held is None:
             return False
@@ -188,24 +188,24 @@ class Rehearsal:
 
     def _call(self, step: Step, fate: Fate) -> Outcome:
         match = self._match() if isinstance(step, Adopt) else None
-        if isinstance(step, Adopt) and match is None:  # nothing but looking is done
+        if isinstance(step, Adopt) and match is None:  # the step ends after its scan
             return NothingSeen(self.now) if fate is Fate.SUCCEEDS else _failed("list", fate)
-        if fate in CARRIED_OUT_LATE:
+        if fate in EXECUTED_LATE:
             incarnation = self.entry.incarnation
             late_by = self.lateness * self.policy.settle_window
-            self._late.append((self.now + late_by, lambda: self._carry_out(step, match, incarnation)))
-        elif fate in CARRIED_OUT:
-            outcome = self._carry_out(step, match, self.entry.incarnation)
+            self._late.append((self.now + late_by, lambda: self._execute(step, match, incarnation)))
+        elif fate in EXECUTED:
+            outcome = self._execute(step, match, self.entry.incarnation)
             if fate is Fate.SUCCEEDS:
                 return outcome
         return _failed(_operation(step), fate)
 
     def _match(self) -> str | None:
-        """The subaccount that bears the tag, if there is one by now."""
+        """The subaccount that carries the tag, if it exists yet."""
         of_tag = (id_ for id_, held in self.subaccounts.items() if held.incarnation == self.entry.incarnation)
         return next(of_tag, None)
 
-    def _carry_out(self, step: Step, match: str | None, incarnation: int) -> Outcome:
+    def _execute(self, step: Step, match: str | None, incarnation: int) -> Outcome:
         match step:
             case Create(name):
                 return self._create(name, incarnation)

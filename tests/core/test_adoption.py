@@ -1,4 +1,4 @@
-"""What looks at the provider's list tell of a create nobody heard of, however the list changes meanwhile."""
+"""Scans of the provider's list after an unknown create, while the list changes between pages."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -32,7 +32,7 @@ from worker.core.adoption import (
 from worker.core.capabilities import EVERYTHING, Capabilities
 from worker.core.model import Status
 
-# A failure is printed with a line that replays it; --hypothesis-seed takes a whole run again.
+# A failure prints a line that replays it; --hypothesis-seed repeats a whole run.
 thoroughly = settings(max_examples=500, deadline=None, print_blob=True)
 
 TODAY = NOW.date()
@@ -51,11 +51,11 @@ class TestOverlaps:
     @pytest.mark.parametrize(
         ("last", "joins"), [(None, True), ("SA3", True), ("SA2", True), ("SA1", True), ("SA4", False)]
     )
-    def test_a_page_joins_on_where_it_holds_the_last_of_the_one_before(self, last, joins):
+    def test_a_page_overlaps_if_it_holds_the_last_item_of_the_previous(self, last, joins):
         assert overlaps(last, self.PAGE) is joins
 
     @pytest.mark.parametrize(("last", "joins"), [(None, True), ("SA1", False)])
-    def test_an_empty_page_joins_on_to_nothing(self, last, joins):
+    def test_an_empty_page_overlaps_nothing(self, last, joins):
         assert overlaps(last, ()) is joins
 
 
@@ -64,17 +64,17 @@ class TestFarEnough:
         ("days_ago", "enough"), [(0, False), (1, False), (2, False), (3, True), (9, True)]
     )
     @pytest.mark.parametrize("time", [NOW.replace(hour=0), NOW, NOW.replace(hour=23, minute=59)])
-    def test_it_is_once_the_oldest_is_of_more_than_two_days_before_the_claim(self, days_ago, enough, time):
+    def test_a_scan_ends_more_than_two_days_before_the_claim(self, days_ago, enough, time):
         assert far_enough((seen("SA2"), seen("SA1", days_ago)), time) is enough
 
-    def test_the_oldest_is_the_last(self):
+    def test_the_last_item_counts_as_the_oldest(self):
         assert not far_enough((seen("SA1", 9), seen("SA2")), NOW)
 
-    def test_a_page_without_anything_tells_nothing(self):
+    def test_an_empty_page_is_not_far_enough(self):
         assert not far_enough((), NOW)
 
     @given(st.integers(-14 * 60, 14 * 60), st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1)))  # noqa: DTZ001
-    def test_wherever_the_provider_takes_its_dates_from_the_create_itself_is_never_too_old(self, minutes, at):
+    def test_no_time_zone_of_the_provider_makes_the_create_too_old(self, minutes, at):
         started_at = at.replace(tzinfo=NOW.tzinfo)
         shown = (started_at + timedelta(minutes=minutes)).date()
 
@@ -83,7 +83,7 @@ class TestFarEnough:
 
 @dataclass
 class Shifting:
-    """A list of subaccounts, the newest first, that others change before each page is read."""
+    """A list of subaccounts, newest first, that changes before each page is read."""
 
     held: list[ListedSubaccount]
     changes: list[list[int | None]]
@@ -109,7 +109,7 @@ class Shifting:
 
 
 def scan(listed: Shifting, size: int, since: datetime | None = None) -> set[str] | None:
-    """The ids a complete scan saw; None for one that must begin again. Mirrors `worker/provider/scan.py`."""
+    """The ids a complete scan saw; None if it must restart. Mirrors `worker/provider/scan.py`."""
     noticed: set[str] = set()
     offset, last = 0, None
     while page := listed.page(offset, size):
@@ -134,11 +134,11 @@ sizes = st.integers(2, 6)
 
 
 class TestScans:
-    """`None` is a create, a number the place of a deletion; what happens before a page stands together."""
+    """Each inner list holds the changes before one page: `None` is a create, a number a deleted position."""
 
     @thoroughly
     @given(lists(), st.lists(st.lists(creates | deletions, max_size=7), max_size=12), sizes)
-    def test_a_complete_one_misses_nothing_that_was_there_throughout(self, held, changes, size):
+    def test_a_complete_scan_sees_all_that_existed_throughout(self, held, changes, size):
         listed = Shifting(held, changes)
 
         noticed = scan(listed, size)
@@ -148,7 +148,7 @@ class TestScans:
 
     @thoroughly
     @given(lists(), st.lists(st.lists(creates | deletions, max_size=7), max_size=12), sizes)
-    def test_nor_does_one_that_ends_before_the_claim(self, held, changes, size):
+    def test_a_scan_that_stops_before_the_claim_sees_all_recent_ones(self, held, changes, size):
         recent = {one.auth_id for one in held if one.created >= TODAY - 3 * DAY}
         listed = Shifting(held, changes)
 
@@ -159,7 +159,7 @@ class TestScans:
 
     @thoroughly
     @given(lists(), sizes, st.data())
-    def test_creates_alone_never_make_it_begin_again(self, held, size, data):
+    def test_creates_alone_never_restart_a_scan(self, held, size, data):
         fewer_than_a_page = st.lists(creates, max_size=size - 1)
         listed = Shifting(held, data.draw(st.lists(fewer_than_a_page, max_size=12)))
 
@@ -170,23 +170,23 @@ class TestScans:
 
     @pytest.mark.parametrize("length", range(13))
     @pytest.mark.parametrize("size", [2, 3, 4])
-    def test_a_list_at_rest_is_seen_whole(self, length, size):
+    def test_an_unchanged_list_is_seen_completely(self, length, size):
         held = [seen(f"SA{number}") for number in range(length)]
 
         assert scan(Shifting(held, []), size) == {one.auth_id for one in held}
 
-    def test_it_does_not_read_on_beyond_two_days_before_the_claim(self):
+    def test_a_scan_stops_two_days_before_the_claim(self):
         held = [seen(f"SA{days_ago}", days_ago) for days_ago in range(9)]
 
         assert scan(Shifting(held, []), 2, since=NOW) == {"SA0", "SA1", "SA2", "SA3"}
 
     @pytest.mark.parametrize("changed_before", [1, 2])
-    def test_what_a_deletion_lets_slip_through_is_noticed(self, changed_before):
+    def test_a_gap_caused_by_a_deletion_is_detected(self, changed_before):
         held = [seen(f"SA{number}") for number in range(9)]
 
         assert scan(Shifting(held, [[]] * changed_before + [[0]]), 3) is None
 
-    def test_a_list_that_is_emptied_meanwhile_is_not_complete(self):
+    def test_a_list_emptied_during_a_scan_is_incomplete(self):
         held = [seen(f"SA{number}") for number in range(3)]
 
         assert scan(Shifting(held, [[], [0, 0, 0]]), 3) is None
@@ -204,7 +204,7 @@ class TestChoose:
     @pytest.mark.parametrize(
         ("on_record", "kept"), [(None, "SA5"), ("SA9", "SA9"), ("SA2", "SA2"), ("SA0", "SA5"), ("SA5", "SA5")]
     )
-    def test_the_one_on_record_else_the_oldest_ties_by_auth_id(self, on_record, kept):
+    def test_the_recorded_one_is_kept_else_the_oldest_then_by_auth_id(self, on_record, kept):
         matches = [match("SA9", 1), match("SA7", 2), match("SA2", 0), match("SA5", 2)]
 
         chosen, duplicates = choose(matches, on_record, claimed=True)
@@ -222,20 +222,18 @@ class TestChoose:
             ([match("SA3"), match("SA1", 9, 2, enabled=False), match("SA2", 1, 2)], "SA2"),
         ],
     )
-    def test_of_a_lost_ledgers_the_newest_incarnation_and_what_was_disabled_as_a_duplicate_last(
-        self, matches, kept
-    ):
+    def test_without_a_claim_newest_incarnation_then_enabled_is_kept(self, matches, kept):
         assert ids([choose(matches, None, claimed=False)[0]]) == [kept]
 
-    def test_of_a_claims_the_oldest_is_kept_whether_it_is_enabled_or_not(self):
+    def test_with_a_claim_the_oldest_is_kept_even_if_disabled(self):
         matches = [match("SA1", 2, enabled=False), match("SA2", 1)]
 
         assert ids([choose(matches, None, claimed=True)[0]]) == ["SA1"]
 
-    def test_one_alone_has_no_duplicates(self):
+    def test_a_single_match_has_no_duplicates(self):
         assert choose([match("SA1"), match("SA1")], None, claimed=True) == (match("SA1"), ())
 
-    def test_of_none_there_is_none_to_choose(self):
+    def test_an_empty_list_of_matches_is_an_error(self):
         with pytest.raises(ValueError, match="no match to choose from"):
             choose([], "SA1", claimed=True)
 
@@ -245,7 +243,7 @@ class TestChoose:
         st.none() | st.sampled_from([f"SA{n}" for n in range(9)]),
         st.integers(0, 2**32),
     )
-    def test_it_is_the_same_in_whatever_order_and_how_often_they_are_seen(self, ages, on_record, seed):
+    def test_the_choice_ignores_order_and_repetition(self, ages, on_record, seed):
         matches = [match(auth_id, days_ago) for auth_id, days_ago in ages.items()]
         again = matches + Random(seed).choices(matches, k=4)
         Random(seed).shuffle(again)
@@ -279,25 +277,27 @@ class TestPlanAdoption:
             (shown(enabled=False), None, False, Update(), False),
         ],
     )
-    def test_the_kept_one_becomes_as_wanted(self, found, wanted, at_once, update, enabled):
+    def test_the_kept_subaccount_is_updated_to_the_wanted_state(
+        self, found, wanted, at_once, update, enabled
+    ):
         plan = plan_adoption(found, (), wanted, EVERYTHING, enables_at_once=at_once)
 
         assert plan == Adoption((), update, (), enabled)
         assert bool(plan.update) is (update != Update())
 
-    def test_it_keeps_its_name_where_the_provider_cannot_rename(self):
+    def test_the_name_is_kept_if_the_provider_cannot_rename(self):
         plan = plan_adoption(shown(enabled=False), (), "Marketing", WITHOUT_RENAME, enables_at_once=True)
 
         assert plan.update == Update(enabled=True)
 
-    def test_all_duplicates_are_reported_and_those_still_enabled_are_disabled(self):
+    def test_all_duplicates_are_reported_and_enabled_ones_are_disabled(self):
         duplicates = [replace(seen("SA2"), enabled=False), seen("SA3")]
 
         plan = plan_adoption(shown(), duplicates, "Sales", EVERYTHING, enables_at_once=True)
 
         assert (plan.disable, plan.report) == (("SA3",), ("SA2", "SA3"))
 
-    def test_the_one_on_record_is_no_duplicate(self):
+    def test_the_recorded_subaccount_is_no_duplicate(self):
         matches = [match("SA1"), match("SA2")]
 
         assert [one.auth_id for one in duplicates_of(matches, "SA1")] == ["SA2"]
@@ -315,20 +315,18 @@ class TestPlanRepair:
             (shown("late", enabled=False), WITHOUT_RENAME, Update(enabled=True)),
         ],
     )
-    def test_what_is_not_as_on_record_is_set_right_as_far_as_the_provider_can(
-        self, found, capabilities, update
-    ):
+    def test_differences_are_repaired_within_the_providers_capabilities(self, found, capabilities, update):
         assert plan_repair(found, "Sales", capabilities, wanted_enabled=True) == update
 
 
 class TestInQuestion:
     @pytest.mark.parametrize(("status", "incarnation"), [(Status.ABSENT, 1), (Status.REMOVED, 5)])
-    def test_a_ledger_that_is_behind_may_have_missed_thirty_two(self, status, incarnation):
+    def test_an_outdated_ledger_may_have_missed_32_incarnations(self, status, incarnation):
         entry = an_entry(status, incarnation=incarnation)
 
         assert list(in_question(entry)) == list(range(incarnation, incarnation + 32))
 
-    def test_a_claim_is_of_one(self):
+    def test_a_claim_is_about_one_incarnation(self):
         assert list(in_question(an_entry(Status.CLAIMED, incarnation=3))) == [3]
 
 
@@ -347,10 +345,10 @@ class TestIsLost:
             (100, timedelta(0), False),
         ],
     )
-    def test_two_complete_scans_the_last_begun_after_the_window(self, clean_scans, after, lost):
+    def test_lost_after_two_clean_scans_the_last_begun_after_the_window(self, clean_scans, after, lost):
         assert is_lost(clean_scans, NOW + after, NOW, WINDOW) is lost
 
-    def test_two_are_enough(self):
+    def test_two_clean_scans_are_enough(self):
         assert CLEAN_SCANS_WHEN_LOST == 2
 
 
@@ -358,18 +356,18 @@ windows = st.integers(1, 3600).map(lambda seconds: timedelta(seconds=seconds))
 
 
 def schedule(window: timedelta, took: timedelta = timedelta(0)) -> list[datetime]:
-    """When each look begins until one may be the last; `took` is what each takes."""
-    now, looks = NOW, []
-    while not looks or looks[-1] <= NOW + window:
+    """The start of each scan, until one may be the last; `took` is the duration of a scan."""
+    now, scans = NOW, []
+    while not scans or scans[-1] <= NOW + window:
         now += timedelta(seconds=seconds_to_next_scan(now, NOW, window))
-        looks.append(now)
+        scans.append(now)
         now += took
-    return looks
+    return scans
 
 
-class TestLooks:
-    def test_by_default_they_come_after_5_15_45_and_120_seconds(self):
-        begun = [(look - NOW).total_seconds() for look in schedule(WINDOW)]
+class TestScanSchedule:
+    def test_default_scans_start_after_5_15_45_and_120_seconds(self):
+        begun = [(begun_at - NOW).total_seconds() for begun_at in schedule(WINDOW)]
 
         assert begun == pytest.approx([5.1, 15.1, 45.1, 120.1])
 
@@ -377,31 +375,31 @@ class TestLooks:
         ("now", "seconds"),
         [(0, 5.1), (5, 0.1), (5.1, 10), (20, 25.1), (60, 60.1), (120, 0.1), (120.1, 0.1), (9999, 0.1)],
     )
-    def test_the_next_one_is_that_of_the_schedule_and_after_the_window_at_once(self, now, seconds):
-        next_look = seconds_to_next_scan(NOW + timedelta(seconds=now), NOW, WINDOW)
+    def test_next_scan_is_scheduled_or_immediate_after_the_window(self, now, seconds):
+        seconds_left = seconds_to_next_scan(NOW + timedelta(seconds=now), NOW, WINDOW)
 
-        assert next_look == pytest.approx(seconds)
+        assert seconds_left == pytest.approx(seconds)
 
     @given(st.timedeltas(timedelta(0), timedelta(days=30)), windows)
-    def test_there_is_always_a_wait_but_never_one_beyond_the_window(self, passed, window):
+    def test_a_wait_is_positive_and_ends_with_the_window(self, passed, window):
         seconds = seconds_to_next_scan(NOW + passed, NOW, window)
 
         assert seconds > 0
         assert timedelta(seconds=seconds) <= max(window - passed, timedelta(0)) + MARGIN
 
     @given(windows)
-    def test_each_is_later_than_its_moment_and_the_last_than_the_window(self, window):
-        looks = schedule(window)
+    def test_scans_start_after_their_moments_the_last_after_the_window(self, window):
+        scans = schedule(window)
         moments = [NOW + part * window for part in (1 / 24, 1 / 8, 3 / 8, 1)]
 
-        assert len(looks) == 4 or window < timedelta(seconds=3)
-        assert looks[-1] > NOW + window
+        assert len(scans) == 4 or window < timedelta(seconds=3)
+        assert scans[-1] > NOW + window
         for moment in moments:
-            assert any(moment < look <= moment + MARGIN + TICK for look in looks)
+            assert any(moment < begun_at <= moment + MARGIN + TICK for begun_at in scans)
 
     @given(windows, st.timedeltas(timedelta(0), timedelta(hours=2)))
-    def test_however_long_each_takes_they_move_on(self, window, took):
-        looks = schedule(window, took)
+    def test_slow_scans_still_advance(self, window, took):
+        scans = schedule(window, took)
 
-        assert all(later > earlier for earlier, later in pairwise(looks))
-        assert looks[-1] > NOW + window
+        assert all(later > earlier for earlier, later in pairwise(scans))
+        assert scans[-1] > NOW + window

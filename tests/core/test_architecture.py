@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md and the files beside it, compared with the code."""
+"""Compares ARCHITECTURE.md and the documents beside it with the code."""
 
 import re
 from itertools import product
@@ -18,7 +18,7 @@ DOCUMENTS = {
     name: (PROJECT / "worker" / name).read_text(encoding="utf-8") for name in ("ARCHITECTURE.md", *BESIDE)
 }
 LONGEST_MAP = 250
-"""Lines. Reasons and explanations belong in the files beside the map."""
+"""In lines. Reasons and explanations belong in the documents beside the map."""
 
 NAME, OTHER_NAME = "Marketing", "Sales"
 EVENTS = {
@@ -33,7 +33,7 @@ def section(title):
 
 
 def rows_under(title, header):
-    """The body of the table that begins with this header: a list of cells for each row."""
+    """The body of the table with this header: one list of cells per row."""
     table = section(title).partition(f"| {header} |")[2].partition("\n\n")[0]
     lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
     assert lines, f"no table {header} under {title}"
@@ -49,7 +49,7 @@ def decision_name(decision):
 
 
 def entry_of(label):
-    """`active, other name` -> such an entry, as it is before the event comes."""
+    """Builds the entry of a label such as `active, other name`, as it is before the event."""
     status, _, name = label.partition(", ")
     return an_entry(Status(status), name=OTHER_NAME if name == "other name" else NAME)
 
@@ -65,18 +65,18 @@ BEFORE = rows_under(DECISIONS, "Event | Decision")
 
 
 @pytest.mark.parametrize(("entry", "kind"), list(product([row[0] for row in TABLE], EVENTS)))
-def test_each_cell_of_the_table(entry, kind):
+def test_each_cell_of_the_decision_table(entry, kind):
     cell = dict(zip(EVENTS, next(row for row in TABLE if row[0] == entry)[1:], strict=True))[kind]
 
     assert decided(EVENTS[kind], a_recollection(entry_of(entry))) == cell
 
 
-def test_the_table_has_every_status():
+def test_the_decision_table_has_every_status():
     assert {row[0].partition(",")[0] for row in TABLE} == set(Status)
 
 
 @pytest.mark.parametrize(("setting", "place", "cell"), SETTINGS)
-def test_each_setting_that_changes_a_cell(setting, place, cell):
+def test_each_setting_changes_its_cell(setting, place, cell):
     name, _, value = setting.strip("`").partition("=")
     policies = {
         "PROVISIONER_REMOVAL": lambda: Policy(removal=Removal(value)),
@@ -87,13 +87,13 @@ def test_each_setting_that_changes_a_cell(setting, place, cell):
     assert decided(EVENTS[kind], a_recollection(entry_of(entry)), policies[name]()) == cell
 
 
-def test_the_settings_have_every_choice():
+def test_the_settings_table_has_every_choice():
     choices = {setting.strip("`").partition("=")[2] for setting, _, _ in SETTINGS}
 
     assert choices == set(Removal) | set(UnknownRename)
 
 
-def test_what_comes_before_the_table():
+def test_the_rules_applied_before_the_table():
     event = renamed(sequence=None, time=NOW.replace(year=2027))
     entry = an_entry(version=event.version)
     other = an_answer(created(id=event.reference.id))
@@ -107,7 +107,7 @@ def test_what_comes_before_the_table():
     assert [row[1] for row in BEFORE] == [decided(event, each) for each in known]
 
 
-def test_the_line_is_that_of_the_pipeline():
+def test_the_drawn_stages_match_the_handlers_docstring():
     def stages(text):
         return re.findall(r"^ *(\w+) {2,}\S", text, re.MULTILINE)
 
@@ -116,7 +116,7 @@ def test_the_line_is_that_of_the_pipeline():
     assert len(stages(drawn)) == 8
 
 
-def test_it_is_short():
+def test_the_map_is_short():
     assert len(DOCUMENT.splitlines()) <= LONGEST_MAP
 
 
@@ -131,12 +131,12 @@ def test_the_files_of_a_create_are_listed_by_stage():
     assert stages == ["deliver", *drawn]
 
 
-def test_the_code_map_names_what_is_there():
+def test_every_path_of_the_code_map_exists():
     assert [path for path in MAPPED if not (PROJECT / path).exists()] == []
     assert len(set(MAPPED)) == len(MAPPED)
 
 
-def test_the_files_of_a_folder_in_the_code_map_are_in_it():
+def test_files_named_in_the_code_map_exist_in_their_folder():
     named = [(row[0].strip("`"), file) for row in CODE_MAP for file in re.findall(r"`(\w+\.py)`", row[1])]
 
     assert named
@@ -151,7 +151,7 @@ def test_the_code_map_has_every_folder():
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_path_they_name_is_there(document):
+def test_every_path_named_in_a_document_exists(document):
     named = set(re.findall(r"`((?:worker|contracts|tests|deploy)/[\w./-]*)`", DOCUMENTS[document]))
 
     assert named
@@ -166,7 +166,7 @@ def headings(text):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_their_links_lead_somewhere(document):
+def test_every_link_has_a_target(document):
     for link in re.findall(r"\]\(([^)]+)\)", DOCUMENTS[document]):
         name, _, anchor = link.partition("#")
         target = PROJECT / "worker" / name if name else PROJECT / "worker" / document
@@ -174,11 +174,11 @@ def test_their_links_lead_somewhere(document):
         assert not anchor or anchor in headings(target.read_text(encoding="utf-8")), link
 
 
-def test_it_links_to_the_files_beside_it():
+def test_the_map_links_to_the_documents_beside_it():
     assert set(BESIDE) <= set(re.findall(r"\]\((\w+\.md)\)", DOCUMENT))
 
 
-def test_every_test_they_name_is_there():
+def test_every_test_named_in_a_document_exists():
     tests = "".join(path.read_text(encoding="utf-8") for path in (PROJECT / "tests").rglob("test_*.py"))
     named = {name for text in DOCUMENTS.values() for name in re.findall(r"`(test_\w+)`", text)}
 
@@ -186,7 +186,7 @@ def test_every_test_they_name_is_there():
     assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
 
 
-def test_every_invariant_names_the_file_that_keeps_it():
+def test_every_invariant_names_the_file_that_enforces_it():
     invariants = rows_under("Invariants", "# | Invariant | Kept by")
 
     assert [row[0] for row in invariants] == [str(n + 1) for n in range(len(invariants))]

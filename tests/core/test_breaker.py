@@ -1,4 +1,4 @@
-"""The circuit breaker as a table: every state met by every event, and what it does then."""
+"""The circuit breaker as a table: the effects of every event in every state."""
 
 from dataclasses import replace
 from typing import get_args
@@ -38,7 +38,7 @@ OPEN = Breaker(State.OPEN, why="refused", refused="create", alerted=frozenset({"
 HALF_OPEN = replace(OPEN, state=State.HALF_OPEN, half_open_at=NOW)
 WAITING_FOR_ANY = replace(HALF_OPEN, half_open_at=NOW - PREFERENCE_SECONDS)
 ON_TRIAL = replace(HALF_OPEN, trial="create")
-BESIDE = replace(HALF_OPEN, one_kind=True)
+ONE_OPERATION = replace(HALF_OPEN, one_kind=True)
 MANY = {"create": frozenset(str(number) for number in range(MAX_FAILED_IN_A_ROW))}
 WAITS = "waiting for the outcome of one call after an outage: refused"
 
@@ -46,9 +46,9 @@ STATES = {
     "closed": CLOSED,
     "open": OPEN,
     "half-open": HALF_OPEN,
-    "half-open, nobody of that kind came": WAITING_FOR_ANY,
-    "half-open, one decides": ON_TRIAL,
-    "half-open, one kind refused": BESIDE,
+    "half-open, any operation": WAITING_FOR_ANY,
+    "half-open, on trial": ON_TRIAL,
+    "half-open, one operation": ONE_OPERATION,
 }
 OPENED = (Show(), Block("circuit open: away", affects_all=True), ProbeIn(2.0))
 IN_ONE_STEP = {
@@ -56,39 +56,39 @@ IN_ONE_STEP = {
     ("closed", CallAsked("create")): (Admit(),),
     ("open", CallAsked("create")): (Refuse("refused"),),
     ("half-open", CallAsked("create")): (Admit(decides=True),),
-    ("half-open, nobody of that kind came", CallAsked("create")): (Admit(decides=True),),
-    ("half-open, one decides", CallAsked("create")): (Refuse(WAITS),),
-    ("half-open, one kind refused", CallAsked("create")): (Admit(decides=True),),
+    ("half-open, any operation", CallAsked("create")): (Admit(decides=True),),
+    ("half-open, on trial", CallAsked("create")): (Refuse(WAITS),),
+    ("half-open, one operation", CallAsked("create")): (Admit(decides=True),),
     ("closed", CallAsked("get")): (Admit(),),
     ("open", CallAsked("get")): (Refuse("refused"),),
     ("half-open", CallAsked("get")): (Refuse(WAITS),),
-    ("half-open, nobody of that kind came", CallAsked("get")): (Admit(decides=True),),
-    ("half-open, one decides", CallAsked("get")): (Refuse(WAITS),),
-    ("half-open, one kind refused", CallAsked("get")): (Admit(),),
+    ("half-open, any operation", CallAsked("get")): (Admit(decides=True),),
+    ("half-open, on trial", CallAsked("get")): (Refuse(WAITS),),
+    ("half-open, one operation", CallAsked("get")): (Admit(),),
     ("closed", TrialEnded()): (),
     ("open", TrialEnded()): (),
     ("half-open", TrialEnded()): (),
-    ("half-open, nobody of that kind came", TrialEnded()): (),
-    ("half-open, one decides", TrialEnded()): (),
-    ("half-open, one kind refused", TrialEnded()): (),
+    ("half-open, any operation", TrialEnded()): (),
+    ("half-open, on trial", TrialEnded()): (),
+    ("half-open, one operation", TrialEnded()): (),
     ("closed", CallAnswered("create")): (),
     ("open", CallAnswered("create")): (),
     ("half-open", CallAnswered("create")): (),
-    ("half-open, nobody of that kind came", CallAnswered("create")): (),
-    ("half-open, one decides", CallAnswered("create")): (Show(), Closed()),
-    ("half-open, one kind refused", CallAnswered("create")): (),
+    ("half-open, any operation", CallAnswered("create")): (),
+    ("half-open, on trial", CallAnswered("create")): (Show(), Closed()),
+    ("half-open, one operation", CallAnswered("create")): (),
     ("closed", CallFaulted("create", "a")): (Probe(),),
     ("open", CallFaulted("create", "a")): (),
     ("half-open", CallFaulted("create", "a")): (),
-    ("half-open, nobody of that kind came", CallFaulted("create", "a")): (),
-    ("half-open, one decides", CallFaulted("create", "a")): (Probe(),),
-    ("half-open, one kind refused", CallFaulted("create", "a")): (),
+    ("half-open, any operation", CallFaulted("create", "a")): (),
+    ("half-open, on trial", CallFaulted("create", "a")): (Probe(),),
+    ("half-open, one operation", CallFaulted("create", "a")): (),
     ("closed", FaultProbed("create", "away", passes=True)): (),
     ("open", FaultProbed("create", "away", passes=True)): (),
     ("half-open", FaultProbed("create", "away", passes=True)): (Show(), Closed()),
-    ("half-open, nobody of that kind came", FaultProbed("create", "away", passes=True)): (Show(), Closed()),
-    ("half-open, one decides", FaultProbed("create", "away", passes=True)): (Show(), Closed()),
-    ("half-open, one kind refused", FaultProbed("create", "away", passes=True)): (Show(), Closed()),
+    ("half-open, any operation", FaultProbed("create", "away", passes=True)): (Show(), Closed()),
+    ("half-open, on trial", FaultProbed("create", "away", passes=True)): (Show(), Closed()),
+    ("half-open, one operation", FaultProbed("create", "away", passes=True)): (Show(), Closed()),
     ("closed", FaultProbed("create", "away", passes=False)): (
         Show(),
         Alert("create", "away", again=False),
@@ -97,26 +97,26 @@ IN_ONE_STEP = {
     ),
     ("open", FaultProbed("create", "away", passes=False)): (),
     ("half-open", FaultProbed("create", "away", passes=False)): OPENED,
-    ("half-open, nobody of that kind came", FaultProbed("create", "away", passes=False)): OPENED,
-    ("half-open, one decides", FaultProbed("create", "away", passes=False)): OPENED,
-    ("half-open, one kind refused", FaultProbed("create", "away", passes=False)): OPENED,
+    ("half-open, any operation", FaultProbed("create", "away", passes=False)): OPENED,
+    ("half-open, on trial", FaultProbed("create", "away", passes=False)): OPENED,
+    ("half-open, one operation", FaultProbed("create", "away", passes=False)): OPENED,
     ("closed", OutageProbed(passes=True)): (),
     ("open", OutageProbed(passes=True)): (Show(), Unblock()),
     ("half-open", OutageProbed(passes=True)): (),
-    ("half-open, nobody of that kind came", OutageProbed(passes=True)): (),
-    ("half-open, one decides", OutageProbed(passes=True)): (),
-    ("half-open, one kind refused", OutageProbed(passes=True)): (),
+    ("half-open, any operation", OutageProbed(passes=True)): (),
+    ("half-open, on trial", OutageProbed(passes=True)): (),
+    ("half-open, one operation", OutageProbed(passes=True)): (),
     ("closed", OutageProbed(passes=False)): (),
     ("open", OutageProbed(passes=False)): (Show(), ProbeIn(2.0)),
     ("half-open", OutageProbed(passes=False)): (),
-    ("half-open, nobody of that kind came", OutageProbed(passes=False)): (),
-    ("half-open, one decides", OutageProbed(passes=False)): (),
-    ("half-open, one kind refused", OutageProbed(passes=False)): (),
+    ("half-open, any operation", OutageProbed(passes=False)): (),
+    ("half-open, on trial", OutageProbed(passes=False)): (),
+    ("half-open, one operation", OutageProbed(passes=False)): (),
 }
 
 
 @pytest.mark.parametrize(("state", "event"), IN_ONE_STEP, ids=str)
-def test_what_each_event_does_in_each_state(state, event):
+def test_effects_of_each_event_in_each_state(state, event):
     _, effects = transition(STATES[state], event, NOW)
     assert effects == IN_ONE_STEP[state, event]
 
@@ -132,7 +132,7 @@ def after(breaker, *events, now=NOW):
     return breaker
 
 
-def test_an_opened_breaker_knows_why_and_for_whom():
+def test_an_open_breaker_records_reason_and_operation():
     opened = after(CLOSED, CallFaulted("update", "a"), FaultProbed("update", "away", passes=False))
     assert (opened.state, opened.why, opened.refused, opened.one_kind) == (
         State.OPEN,
@@ -144,7 +144,7 @@ def test_an_opened_breaker_knows_why_and_for_whom():
 
 
 @pytest.mark.parametrize("subjects", [1, MAX_FAILED_IN_A_ROW - 1, MAX_FAILED_IN_A_ROW])
-def test_subjects_in_a_row_open_it_for_one_kind_though_probes_pass(subjects):
+def test_faults_of_many_subjects_open_it_for_one_operation(subjects):
     breaker = CLOSED
     for number in range(subjects):
         breaker = after(
@@ -154,7 +154,7 @@ def test_subjects_in_a_row_open_it_for_one_kind_though_probes_pass(subjects):
     assert (breaker.state is State.OPEN, breaker.one_kind, breaker.affects_all) == (opens, opens, False)
 
 
-def test_one_subject_never_does_and_one_call_that_goes_well_starts_the_count_anew():
+def test_one_subject_never_opens_it_and_a_success_resets_the_count():
     again = (CallFaulted("create", "a"), FaultProbed("create", "away", passes=True))
     assert after(CLOSED, *again * 3 * MAX_FAILED_IN_A_ROW).state is State.CLOSED
     almost = replace(CLOSED, failed_in_a_row={"create": frozenset(map(str, range(MAX_FAILED_IN_A_ROW - 1)))})
@@ -162,24 +162,24 @@ def test_one_subject_never_does_and_one_call_that_goes_well_starts_the_count_ane
     assert after(almost, CallAnswered("get"), *again).state is State.OPEN
 
 
-def test_an_outage_of_one_kind_affects_all_when_probes_fail():
+def test_a_failed_probe_extends_an_outage_to_all_operations():
     one_kind = after(replace(CLOSED, failed_in_a_row=MANY), FaultProbed("create", "away", passes=True))
     assert not one_kind.affects_all
     assert after(one_kind, OutageProbed(passes=False)).affects_all
 
 
 @pytest.mark.parametrize("operation", OTHERS)
-def test_beside_a_slow_trial_calls_of_other_kinds_go_on_where_one_kind_is_refused(operation):
-    on_trial = after(BESIDE, CallAsked("create"))
+def test_other_operations_are_admitted_during_a_slow_trial(operation):
+    on_trial = after(ONE_OPERATION, CallAsked("create"))
     assert transition(on_trial, CallAsked(operation), NOW + 100)[1] == (Admit(),)
     assert transition(on_trial, CallAsked("create"), NOW + 100)[1] == (Refuse(WAITS),)
 
 
-def test_the_next_trial_follows_one_that_ended_without_an_outcome():
+def test_a_trial_without_an_outcome_allows_the_next_trial():
     assert after(ON_TRIAL, TrialEnded()) == HALF_OPEN
 
 
-def test_intervals_between_probes_grow_with_each_and_with_each_trial_that_fails():
+def test_probe_intervals_grow_with_failed_probes_and_failed_trials():
     breaker, seconds = OPEN, []
     for _ in range(6):
         breaker, (_, probe) = transition(breaker, OutageProbed(passes=False), NOW)
@@ -195,7 +195,7 @@ def test_intervals_between_probes_grow_with_each_and_with_each_trial_that_fails(
     assert (breaker.state, breaker.failed_trials) == (State.CLOSED, 0)
 
 
-def test_a_kind_is_alerted_once_until_a_call_of_it_goes_well():
+def test_an_operation_alerts_once_until_a_call_of_it_succeeds():
     opened = after(CLOSED, FaultProbed("create", "away", passes=False), OutageProbed(passes=True))
     closed_by_another = after(opened, CallAsked("get"), CallAsked("list"), now=NOW + 2)
     closed_by_another = after(closed_by_another, CallAnswered("get"))

@@ -1,4 +1,4 @@
-"""What is claimed before a step, and what entry and answer its outcome leaves."""
+"""The claim before a step, and the entry and the answer after its outcome."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -91,13 +91,13 @@ def concluded(entry, event, step, outcome, now=LATER):
 
 
 def changes(before, after):
-    """What differs, field by field."""
+    """The new values of the fields that differ."""
     old, new = vars(before), vars(after)
     return {name: new[name] for name in new if new[name] != old[name]}
 
 
 class TestIntend:
-    def test_a_create_is_claimed_for_its_event_under_its_key(self):
+    def test_a_create_is_claimed_with_its_event_and_idempotency_key(self):
         event = created("Marketing", sequence=11)
         entry = Entry(event.department)
 
@@ -106,20 +106,20 @@ class TestIntend:
         claim = Claim(NOW, IDEMPOTENCY_KEY, event.reference)
         assert claimed == replace(entry, status=Status.CLAIMED, name="Marketing", claim=claim)
 
-    def test_a_delete_has_no_way_back(self):
+    def test_a_delete_is_recorded_as_deleting(self):
         entry = an_entry()
 
         deleting = intend(Delete(AUTH_ID), entry, removed(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW)
 
         assert deleting == replace(entry, status=Status.DELETING)
 
-    def test_a_delete_begun_before_is_claimed_already(self):
+    def test_a_delete_already_begun_changes_nothing(self):
         entry = an_entry(Status.DELETING)
 
         assert intend(Delete(AUTH_ID), entry, removed(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW) == entry
 
     @pytest.mark.parametrize("step", ["adopt", "skip"])
-    def test_what_only_looks_or_does_nothing_claims_nothing(self, step):
+    def test_adopt_and_skip_claim_nothing(self, step):
         decided, status = STEPS[step]
         entry = an_entry(status)
 
@@ -129,7 +129,7 @@ class TestIntend:
 class TestStepsAndOutcomes:
     @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda o: type(o).__name__)
     @of_every_step
-    def test_only_these_go_together(self, step, outcome):
+    def test_only_possible_outcomes_of_a_step_are_accepted(self, step, outcome):
         decided, status = STEPS[step]
         told = renamed(sequence=11)
 
@@ -143,7 +143,7 @@ class TestStepsAndOutcomes:
 
     @with_every_failure
     @of_every_step
-    def test_any_of_them_may_fail_and_answers_nothing_then(self, step, failure):
+    def test_a_failed_step_has_a_failure_and_no_answer(self, step, failure):
         decided, status = STEPS[step]
 
         conclusion = concluded(an_entry(status), renamed(sequence=11), decided, Failed(failure))
@@ -154,7 +154,7 @@ class TestStepsAndOutcomes:
 
     @pytest.mark.parametrize("failure", [TRANSIENT, UNAVAILABLE, PERMANENT])
     @pytest.mark.parametrize("step", sorted(set(STEPS) - {"create"}))
-    def test_a_failure_that_is_sure_leaves_the_entry_as_it_is(self, step, failure):
+    def test_a_definite_failure_leaves_the_entry_unchanged(self, step, failure):
         decided, status = STEPS[step]
         entry = an_entry(status)
 
@@ -196,7 +196,7 @@ class TestMade:
         assert conclusion.answer is not None
         assert (conclusion.answer.outcome, conclusion.answer.auth_id) == (ResultKind.CREATED, NEW_AUTH_ID)
 
-    def test_the_first_credentials_are_of_generation_1_and_for_everybody(self):
+    def test_first_credentials_are_generation_1_for_any_recipient(self):
         absent = Entry(created().department)
         claimed = intend(Create("Sales"), absent, created(), IDEMPOTENCY_KEY, POLICY, NOW)
 
@@ -204,7 +204,7 @@ class TestMade:
 
         assert (entry.generation, entry.incarnation, entry.owed_to) == (1, 1, {ANY_RECIPIENT})
 
-    def test_what_another_event_claimed_is_issued_for_that_event(self):
+    def test_credentials_of_a_claim_are_issued_for_the_claiming_event(self):
         claiming, adopting = created("Sales", sequence=11), renamed("Marketing", sequence=12)
         entry = an_entry(Status.CLAIMED, claim=Claim(NOW, IDEMPOTENCY_KEY, claiming.reference))
 
@@ -212,14 +212,14 @@ class TestMade:
 
         assert (adopted.issued.cause, adopted.version) == (claiming.reference, adopting.version)
 
-    def test_a_stray_that_nobody_claimed_is_issued_for_the_event_itself(self):
+    def test_credentials_of_an_unclaimed_subaccount_name_the_event(self):
         adopted = concluded(an_entry(Status.ABSENT), created(), Adopt("Sales"), MADE).entry
 
         assert (adopted.status, adopted.auth_id) == (Status.ACTIVE, NEW_AUTH_ID)
         assert adopted.issued.cause == created().reference
 
     @pytest.mark.parametrize(("generation", "incarnation"), [(0, 1), (0, 3), (5, 6), (6, 3)])
-    def test_what_a_ledger_missed_goes_on_as_the_incarnation_it_is(self, generation, incarnation):
+    def test_an_outdated_ledger_takes_over_the_found_incarnation(self, generation, incarnation):
         behind = an_entry(
             Status.ABSENT, issued=(generation and replace(ISSUED, generation=generation)) or None
         )
@@ -230,14 +230,14 @@ class TestMade:
         assert (adopted.incarnation, adopted.generation) == (incarnation, max(generation + 1, incarnation))
 
     @pytest.mark.parametrize(("known", "name"), [(None, "As found"), ("As claimed", "As claimed")])
-    def test_what_is_found_for_a_removal_without_a_name_has_one_all_the_same(self, known, name):
+    def test_a_removal_without_a_name_adopts_a_known_or_found_name(self, known, name):
         found = replace(MADE, found=Found(1, "As found"))
 
         adopted = concluded(an_entry(Status.ABSENT, name=known), removed(), Adopt(None), found).entry
 
         assert adopted.name == name
 
-    def test_what_is_adopted_only_to_be_removed_is_decided_again(self):
+    def test_an_adoption_for_a_removal_is_decided_again(self):
         entry = an_entry(Status.CLAIMED)
 
         conclusion = concluded(entry, removed(sequence=12), Adopt(None), MADE)
@@ -253,14 +253,14 @@ class TestMade:
             "check": Check(LATER + WINDOW, late_call=True),
         }
 
-    def test_no_token_gets_into_entry_answer_or_repr(self):
+    def test_no_token_is_in_entry_answer_or_repr(self):
         conclusion = concluded(an_entry(Status.CLAIMED), created(), Create("Sales"), MADE)
 
         assert "made-up-token" not in f"{conclusion!r}{MADE!r}{MADE}"
 
 
 class TestChanged:
-    def test_a_rename(self):
+    def test_a_rename_records_name_and_version(self):
         entry, event = an_entry(), renamed("Marketing", sequence=11)
 
         conclusion = concluded(entry, event, Rename(AUTH_ID, "Marketing"), Changed())
@@ -271,7 +271,7 @@ class TestChanged:
         assert conclusion.answer.outcome is ResultKind.RENAMED
 
     @pytest.mark.parametrize(("sent", "name"), [("Marketing", "Marketing"), (None, "Sales")])
-    def test_a_restore_with_and_without_a_name(self, sent, name):
+    def test_a_restore_with_and_without_a_new_name(self, sent, name):
         entry, event = an_entry(Status.DISABLED), renamed(name, sequence=11)
 
         conclusion = concluded(entry, event, Restore(AUTH_ID, sent), Changed())
@@ -286,7 +286,7 @@ class TestChanged:
         )
         assert conclusion.answer.outcome is ResultKind.RESTORED
 
-    def test_a_disable(self):
+    def test_a_disable_records_the_removal(self):
         entry, event = an_entry(), removed(sequence=11)
 
         conclusion = concluded(entry, event, Disable(AUTH_ID), Changed())
@@ -308,7 +308,7 @@ class TestChanged:
             (removed(sequence=11), Disable(AUTH_ID), Status.ACTIVE),
         ],
     )
-    def test_the_same_subaccount_keeps_its_credentials_and_what_it_owes(self, event, step, status):
+    def test_a_changed_subaccount_keeps_credentials_and_debt(self, event, step, status):
         before = an_entry(status, debt=owing("crm"), issued=replace(ISSUED, generation=2), incarnation=3)
 
         entry = concluded(before, event, step, Changed()).entry
@@ -325,7 +325,7 @@ class TestChanged:
             (Restore(AUTH_ID, None), Status.DISABLED, frozenset(), None),
         ],
     )
-    def test_what_is_owed_is_due_only_while_it_is_active(self, step, status, owed_to, retry_at):
+    def test_a_debt_is_due_only_while_the_department_is_active(self, step, status, owed_to, retry_at):
         before = NOW if status is Status.ACTIVE else None
         entry = an_entry(status, debt=owing(*owed_to, retry_at=before))
 
@@ -335,7 +335,7 @@ class TestChanged:
 
 
 class TestDeleted:
-    def test_a_removal_is_answered_and_the_next_subaccount_is_another_incarnation(self):
+    def test_a_removal_is_answered_and_increments_the_incarnation(self):
         entry = an_entry(Status.DELETING, debt=owing(*RECIPIENTS, retry_at=NOW), incarnation=2)
         event = removed(sequence=11)
 
@@ -354,7 +354,7 @@ class TestDeleted:
         assert (conclusion.answer.outcome, conclusion.answer.auth_id) == (ResultKind.REMOVED, AUTH_ID)
 
     @pytest.mark.parametrize("event", [created(sequence=12), renamed(sequence=12)])
-    def test_an_event_that_finds_a_deletion_begun_is_decided_again_after_it(self, event):
+    def test_an_event_during_a_deletion_is_decided_again_after_it(self, event):
         entry = an_entry(Status.DELETING)
 
         conclusion = concluded(entry, event, Delete(AUTH_ID), Deleted())
@@ -368,7 +368,7 @@ class TestAnswers:
         renamed("Marketing", sequence=11), trace=Trace("00-trace-parent-01", "vendor=1", "order-7")
     )
 
-    def test_an_answer_tells_of_its_event(self):
+    def test_an_answer_describes_its_event(self):
         answer = concluded(an_entry(), self.EVENT, Rename(AUTH_ID, "Marketing"), Changed()).answer
 
         assert answer.department == self.EVENT.department
@@ -381,18 +381,18 @@ class TestAnswers:
         assert (answer.reason, answer.superseded_by, answer.confirmed) == (None, None, False)
 
     @pytest.mark.parametrize(("told", "name"), [("Sales (old)", "Sales (old)"), (None, "Sales")])
-    def test_the_name_is_the_events_own_or_else_the_last_one_known(self, told, name):
+    def test_the_name_is_the_events_or_else_the_last_known(self, told, name):
         answer = concluded(an_entry(), removed(told, sequence=11), Disable(AUTH_ID), Changed()).answer
 
         assert answer.name == name
 
-    def test_the_name_of_a_department_never_heard_of_is_not_known(self):
+    def test_the_name_of_an_unknown_department_is_none(self):
         entry = Entry(removed().department)
 
         assert concluded(entry, removed(), Skip(ResultKind.UNCHANGED), NothingDone()).answer.name is None
 
     @pytest.mark.parametrize("status", Status)
-    def test_unchanged_remembers_the_version_and_nothing_else(self, status):
+    def test_unchanged_records_only_the_version(self, status):
         entry, event = an_entry(status), removed(sequence=11)
 
         conclusion = concluded(entry, event, Skip(ResultKind.UNCHANGED, "why"), NothingDone())
@@ -401,7 +401,7 @@ class TestAnswers:
         assert (conclusion.answer.outcome, conclusion.answer.reason) == (ResultKind.UNCHANGED, "why")
 
     @pytest.mark.parametrize("status", Status)
-    def test_superseded_leaves_the_entry_alone_and_names_the_newer_event(self, status):
+    def test_superseded_keeps_the_entry_and_names_the_newer_event(self, status):
         newer = removed(sequence=12)
         entry = an_entry(status, version=newer.version)
 
@@ -417,7 +417,7 @@ class TestConfirmed:
     OWED = (frozenset(), frozenset({"crm"}), RECIPIENTS)
 
     @pytest.mark.parametrize(("owed", "recipients"), list(product(OWED, OWED)))
-    def test_who_was_served_is_owed_no_more(self, owed, recipients):
+    def test_a_confirmed_recipient_is_no_longer_owed(self, owed, recipients):
         entry = an_entry(debt=owing(*owed, retry_at=LATER))
 
         left = confirmed(entry, recipients)
@@ -426,7 +426,7 @@ class TestConfirmed:
 
 
 class TestWithoutAnEvent:
-    """A step that falls due is intended and concluded as any other."""
+    """A step that falls due is intended and concluded like any other."""
 
     DISABLED = an_entry(Status.DISABLED, check=Check(NOW))
 
@@ -435,7 +435,7 @@ class TestWithoutAnEvent:
         assert deleting == replace(self.DISABLED, status=Status.DELETING)
         return conclude(deleting, cause, Delete(AUTH_ID), Deleted(), POLICY, LATER)
 
-    def test_a_deletion_gives_an_entry_and_no_answer(self):
+    def test_a_deletion_returns_an_entry_and_no_answer(self):
         gone = replace(
             self.DISABLED,
             status=Status.REMOVED,
@@ -447,14 +447,14 @@ class TestWithoutAnEvent:
         assert self.deleted(None) == Conclusion(gone)
 
     @with_every_failure
-    def test_one_that_fails_is_begun_and_has_a_failure(self, failure):
+    def test_a_failed_deletion_stays_deleting_and_has_a_failure(self, failure):
         deleting = intend(Delete(AUTH_ID), self.DISABLED, None, IDEMPOTENCY_KEY, POLICY, NOW)
 
         failed = conclude(deleting, None, Delete(AUTH_ID), Failed(failure), POLICY, LATER)
 
         assert failed == Conclusion(deleting, failure=failure)
 
-    def test_a_cause_is_answered_and_leaves_the_newest_event_as_it_is(self):
+    def test_a_cause_is_answered_and_keeps_the_newest_event(self):
         removal = removed(sequence=10)
         cause = Cause(removal.reference, removal.payload_digest, name="Sales", trace=TestAnswers.EVENT.trace)
 
@@ -473,7 +473,7 @@ class TestWithoutAnEvent:
             (Disable(AUTH_ID), Status.ACTIVE),
         ],
     )
-    def test_so_is_each_change(self, step, status):
+    def test_a_change_without_an_event_keeps_the_version(self, step, status):
         entry, event = an_entry(status), renamed(sequence=11)
 
         alone, with_event = (

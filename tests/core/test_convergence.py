@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order: the core knows what to do, one subaccount, the newest event holds."""
+"""For any events, order and faults: the core can decide, keeps one subaccount, and the newest event wins."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -14,7 +14,7 @@ from tests.support.builders import NOW, a_recollection, created, removed, rename
 from worker.core.decide import Policy, Removal, Republish, UnknownRename, decide
 from worker.core.model import Event, Status
 
-# A failure is printed with a line that replays it; --hypothesis-seed takes a whole run again.
+# A failure prints a line that replays it; --hypothesis-seed repeats a whole run.
 thoroughly = settings(max_examples=300, deadline=None, print_blob=True)
 
 FINAL = set(ResultKind) - {ResultKind.HELD, ResultKind.FAILED}
@@ -34,13 +34,13 @@ lateness = st.sampled_from([0.01, 0.1, 0.3, 0.9, 1.0])
 
 
 def fates(of):
-    """Those of creates, and those of all other calls."""
+    """The fates of creates, and the fates of all other calls."""
     return st.tuples(st.lists(st.sampled_from(of), max_size=7), st.lists(st.sampled_from(of), max_size=25))
 
 
 @st.composite
 def event_sets(draw):
-    """Up to six events of one department, each of its own id; some with a sequence, ties included."""
+    """Up to six events of one department, each with its own id; some with a sequence, ties included."""
     facts = st.tuples(st.sampled_from(Kind), names, st.none() | st.integers(1, 4), ages)
     return [
         {Kind.CREATED: created, Kind.RENAMED: renamed, Kind.REMOVED: removed}[kind](
@@ -52,14 +52,14 @@ def event_sets(draw):
 
 @st.composite
 def deliveries(draw):
-    """A set of events, and the order they come in: each at least once, some again, a few many times."""
+    """A set of events and their order of delivery: each at least once, some several times."""
     events = draw(event_sets())
     again = draw(st.lists(st.sampled_from(events), max_size=6))
     return events, draw(st.permutations(events + again))
 
 
 def newest_of(events: list[Event]) -> Event:
-    """By the words of the contract: sequence before none, then time, kind, source, id."""
+    """The newest by the contract: a sequence before none, then time, kind, source, id."""
     kinds = [Kind.CREATED, Kind.RENAMED, Kind.REMOVED]
 
     def rank(event):
@@ -94,8 +94,8 @@ def assert_each_answered_once(rehearsal, events):
 
 @thoroughly
 @given(deliveries(), fates(list(Fate)), lateness, policies)
-def test_no_story_leads_to_an_entry_without_a_decision(story, drawn, late_by, policy):
-    _, order = story
+def test_every_reachable_entry_has_a_decision_for_every_event(history, drawn, late_by, policy):
+    _, order = history
     rehearsal = Rehearsal(policy, *drawn, late_by)
     for event in order:
         rehearsal.deliver(event)
@@ -104,8 +104,8 @@ def test_no_story_leads_to_an_entry_without_a_decision(story, drawn, late_by, po
 
 @thoroughly
 @given(deliveries(), fates(list(Fate)), lateness, policies)
-def test_no_story_makes_two_subaccounts_or_loses_sight_of_one(story, drawn, late_by, policy):
-    _, order = story
+def test_no_history_creates_two_subaccounts_or_loses_one(history, drawn, late_by, policy):
+    _, order = history
     rehearsal = Rehearsal(policy, *drawn, late_by)
     for event in order:
         rehearsal.deliver(event)
@@ -116,8 +116,8 @@ def test_no_story_makes_two_subaccounts_or_loses_sight_of_one(story, drawn, late
 
 @thoroughly
 @given(deliveries(), removing_policies)
-def test_any_order_with_any_duplicates_ends_as_the_newest_event_says(story, policy):
-    events, order = story
+def test_any_order_with_duplicates_converges_to_the_newest_event(history, policy):
+    events, order = history
     rehearsal = Rehearsal(policy)
     for event in order:
         assert isinstance(rehearsal.deliver(event), Republish)
@@ -130,8 +130,8 @@ def test_any_order_with_any_duplicates_ends_as_the_newest_event_says(story, poli
 
 @thoroughly
 @given(deliveries(), fates(PASSING), lateness, removing_policies)
-def test_lost_and_late_calls_and_crashes_change_nothing_of_that(story, drawn, late_by, policy):
-    events, order = story
+def test_lost_and_late_calls_and_crashes_do_not_break_convergence(history, drawn, late_by, policy):
+    events, order = history
     rehearsal = Rehearsal(policy, *drawn, late_by)
     causes = {}
     for event in order:
@@ -142,7 +142,7 @@ def test_lost_and_late_calls_and_crashes_change_nothing_of_that(story, drawn, la
 
     assert_agrees_with_the_newest(rehearsal, newest_of(events))
     assert_each_answered_once(rehearsal, events)
-    # Ids of credentials derive from their cause: no two generations may share one.
+    # The id of a credentials message derives from its cause: no two generations may share one.
     assert len(set(causes.values())) == len(causes)
 
 
@@ -153,9 +153,9 @@ def test_lost_and_late_calls_and_crashes_change_nothing_of_that(story, drawn, la
     lateness,
     removing_policies,
 )
-def test_what_is_carried_out_over_a_newer_change_is_set_right(told, drawn, late_by, policy):
-    """Each event is tried once, then the newest comes first."""
-    events = [of(name, id=f"event-{number}", sequence=number) for number, (of, name) in enumerate(told)]
+def test_late_calls_over_newer_changes_are_repaired(facts, drawn, late_by, policy):
+    """Tries each event once, then again with the newest first."""
+    events = [of(name, id=f"event-{number}", sequence=number) for number, (of, name) in enumerate(facts)]
     rehearsal = Rehearsal(policy, *drawn, late_by)
     for event in events:
         rehearsal.deliver(event)
@@ -168,8 +168,8 @@ def test_what_is_carried_out_over_a_newer_change_is_set_right(told, drawn, late_
 
 @thoroughly
 @given(deliveries(), removing_policies)
-def test_once_answered_nothing_changes_the_entry_any_more(story, policy):
-    events, order = story
+def test_answered_events_never_change_the_entry_again(history, policy):
+    events, order = history
     rehearsal = Rehearsal(policy)
     for event in order:
         rehearsal.deliver(event)

@@ -1,4 +1,4 @@
-"""What a dead letter tells, whom a filter takes, and what goes out when one is replayed."""
+"""The facts of a dead letter, the filters that select it, and the message of its replay."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -51,14 +51,14 @@ def dead(reason="invalid", detail="data.name: missing", subject=SUBJECT, at=NOW)
 LETTER = letter_of(dead(), SUBJECT)
 
 
-def test_it_tells_why_when_and_whose():
+def test_a_letter_has_reason_time_and_subject():
     assert (LETTER.reason, LETTER.detail, LETTER.dead_at) == ("invalid", "data.name: missing", NOW)
     assert (LETTER.source, LETTER.event_id, LETTER.tenant) == ("/hr", "hr-1", "acme")
     assert (LETTER.department_id, LETTER.attempts, LETTER.size_bytes) == ("sales", 3, 2)
 
 
 @pytest.mark.parametrize("headers", [{}, {"x-dead-at": "soon", "x-attempts": "x", "x-dead-reason": b"\xff"}])
-def test_a_message_that_is_no_dead_letter_of_ours_is_told_of_too(headers):
+def test_a_foreign_message_in_the_queue_is_read_too(headers):
     letter = letter_of(Outgoing(DEAD_LETTERS, "any", Message(b"\xff", None, headers)), None)
     assert (letter.dead_at, letter.attempts, letter.event_id) == (None, None, None)
     assert not Selection(since=NOW).takes(letter)
@@ -70,7 +70,7 @@ def test_each_death_of_a_message_has_its_own_fingerprint():
     assert LETTER.fingerprint == letter_of(dead(), None).fingerprint != again.fingerprint
 
 
-TAKEN = [
+MATCHING = [
     Selection(),
     Selection(reason=("invalid", "rejected")),
     Selection(id=(LETTER.fingerprint,)),
@@ -81,7 +81,7 @@ TAKEN = [
     Selection(since=NOW, until=NOW),
     Selection(text="NAME"),
 ]
-LEFT = [
+NOT_MATCHING = [
     Selection(reason=("rejected",)),
     Selection(department=("hr",)),
     Selection(tenant=("default",)),
@@ -94,42 +94,47 @@ LEFT = [
 ]
 
 
-@pytest.mark.parametrize("selection", TAKEN, ids=filter_text)
-def test_a_filter_takes_what_it_says(selection):
+@pytest.mark.parametrize("selection", MATCHING, ids=filter_text)
+def test_a_filter_takes_matching_letters(selection):
     assert selection.takes(LETTER)
 
 
-@pytest.mark.parametrize("selection", LEFT, ids=filter_text)
-def test_and_leaves_the_others(selection):
+@pytest.mark.parametrize("selection", NOT_MATCHING, ids=filter_text)
+def test_a_filter_skips_other_letters(selection):
     assert not selection.takes(LETTER)
 
 
-def test_a_filter_is_told_as_it_was_given():
+def test_a_filter_is_printed_as_its_options():
     asked = Selection(reason=("invalid",), since=datetime(2026, 11, 1, tzinfo=UTC), text="no name")
     assert filter_text(asked) == "--reason invalid --since 2026-11-01T00:00:00+00:00 --text 'no name'"
     assert filter_text(Selection()) == "all"
 
 
-def test_a_replay_is_the_message_as_it_came_and_says_who_sent_it():
-    lying = dead()
-    told = {**lying.message.headers, "x-death": [], "x-first-death-queue": "q", "x-delivery-count": 7}
+def test_a_replay_restores_the_message_and_names_its_operator():
+    with_foreign_headers = dead()
+    told = {
+        **with_foreign_headers.message.headers,
+        "x-death": [],
+        "x-first-death-queue": "q",
+        "x-delivery-count": 7,
+    }
     told |= {"x-replay-id": "older-1", "x-replayed-by": "mo", "x-edited-from": "hr-0"}
-    lying = replace(lying, message=Message(b"{}", STRUCTURED, told))
-    sent = replayed(lying, "run-1", "ada")
+    with_foreign_headers = replace(with_foreign_headers, message=Message(b"{}", STRUCTURED, told))
+    sent = replayed(with_foreign_headers, "run-1", "ada")
     assert (sent.exchange, sent.routing_key) == (REPLAY, "department.created.eu")
     assert sent.message.headers == OWN_HEADERS | {"x-replay-id": "run-1", "x-replayed-by": "ada"}
     assert (sent.message.body, sent.message.content_type) == (b"{}", STRUCTURED)
     assert sent.properties == {"priority": 2}
 
 
-def test_batches_grow_to_a_size_and_stay_there():
+def test_batches_grow_to_a_maximum_size():
     sizes = list(islice(batch_sizes(), 12))
     assert sizes[:7] == [1, 2, 5, 10, 20, 50, 100]
     assert sizes == sorted(sizes)
     assert sizes[-2:] == [1000, 1000]
 
 
-def test_an_export_holds_all_an_import_needs():
+def test_an_export_holds_body_and_headers_for_an_import():
     body = {"body": "{}"}
     line = exported(LETTER, dead())
     assert line.items() >= body.items()
@@ -147,7 +152,7 @@ def test_an_export_holds_all_an_import_needs():
         ((4, 1), 21, False, False),
     ],
 )
-def test_what_was_given_back_often_is_in_danger_on_rabbitmq_4(version, returns, wary, last):
+def test_many_returns_risk_the_delivery_limit_of_rabbitmq_4(version, returns, wary, last):
     broker = BrokerVersion(*version)
     assert (may_be_lost(broker, returns), next_return_loses(broker, returns)) == (wary, last)
 
@@ -172,13 +177,13 @@ PLANNED = [
 
 
 @pytest.mark.parametrize(("entry", "event", "word", "calls"), PLANNED)
-def test_a_decision_in_one_word_and_its_calls(entry, event, word, calls):
+def test_a_plan_shows_a_decision_in_one_word_and_its_calls(entry, event, word, calls):
     known = a_recollection(entry)
     decision = decide(event, known, Policy(), NOW)
     assert (outcome_of(decision), least_calls(decision, event, known.entry)) == (word, calls)
 
 
-def test_what_was_answered_is_not_done_again():
+def test_an_answered_event_needs_no_call():
     known = a_recollection(an_entry(), an_answer(created()))
     decision = decide(created(), known, Policy(), NOW)
     assert (outcome_of(decision), least_calls(decision, created(), known.entry)) == ("already answered", 0)

@@ -1,4 +1,4 @@
-"""The decision table, cell by cell, and what comes before it."""
+"""The decision table, cell by cell, and the rules applied before it."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -42,7 +42,7 @@ CREATED, RENAMED, REMOVED = Kind.CREATED, Kind.RENAMED, Kind.REMOVED
 ABSENT, CLAIMED, ACTIVE = Status.ABSENT, Status.CLAIMED, Status.ACTIVE
 DISABLED, DELETING, GONE = Status.DISABLED, Status.DELETING, Status.REMOVED
 
-NAME = "Marketing"  # in every event here, but for removals
+NAME = "Marketing"  # in every event here except removals
 SAME, OTHER = NAME, "Sales"  # in the entry
 
 UNCHANGED = Skip(ResultKind.UNCHANGED)
@@ -65,7 +65,7 @@ BY_RENAME: dict[Removal | UnknownRename, Decision] = {
     UnknownRename.REJECT: UNKNOWN_DEPARTMENT,
 }
 
-# What a newer event comes to. A dict tells by policy.
+# The decision for a newer event. A dict gives it by policy.
 TABLE = {
     # entry            created                 renamed                 removed
     (ABSENT, OTHER): (Create(NAME), BY_RENAME, UNCHANGED),
@@ -122,13 +122,13 @@ def test_a_newer_event_follows_the_table(status, name, kind, cell):
 
 
 @in_every_cell
-def test_so_does_the_first_event_answered(status, name, kind, cell):
+def test_the_first_answered_event_follows_the_table(status, name, kind, cell):
     known = a_recollection(an_entry(status, name=name, version=None))
 
     assert under_every_policy(event_of_kind(kind), known) == in_cell(cell)
 
 
-def test_a_department_whose_create_was_taken_for_lost_is_no_stranger():
+def test_a_department_with_a_lost_create_counts_as_known():
     entry = an_entry(ABSENT, claim=Claim(NOW, IDEMPOTENCY_KEY, created(sequence=10).reference))
 
     decisions = under_every_policy(renamed(NAME, sequence=11), a_recollection(entry))
@@ -146,7 +146,7 @@ def test_an_older_event_is_superseded(status, name, kind):
 
 @to_every_entry
 @of_every_kind
-def test_an_event_whose_answer_is_forgotten_is_superseded_by_itself(status, name, kind):
+def test_an_event_without_its_answer_is_superseded_by_itself(status, name, kind):
     event = event_of_kind(kind, sequence=10)
     known = a_recollection(entry_after(event, status, name))
 
@@ -156,7 +156,7 @@ def test_an_event_whose_answer_is_forgotten_is_superseded_by_itself(status, name
 @to_every_entry
 @of_every_kind
 @older_equal_or_newer
-def test_an_answered_event_gets_its_answer_again(status, name, kind, sequence):
+def test_an_answered_event_republishes_its_answer(status, name, kind, sequence):
     event = event_of_kind(kind, sequence=sequence)
     answer = an_answer(event, ResultKind.RENAMED, auth_id=AUTH_ID)
     known = a_recollection(entry_after(created(sequence=10), status, name), answer)
@@ -167,7 +167,7 @@ def test_an_answered_event_gets_its_answer_again(status, name, kind, sequence):
 @to_every_entry
 @of_every_kind
 @older_equal_or_newer
-def test_another_payload_under_an_answered_id_is_refused(status, name, kind, sequence):
+def test_another_payload_with_an_answered_id_is_refused(status, name, kind, sequence):
     event = event_of_kind(kind, sequence=sequence)
     answer = an_answer(replace(event, payload_digest="another"))
     known = a_recollection(entry_after(created(sequence=10), status, name), answer)
@@ -176,7 +176,7 @@ def test_another_payload_under_an_answered_id_is_refused(status, name, kind, seq
 
 
 @pytest.mark.parametrize("confirmed", [False, True])
-def test_whether_an_answer_was_confirmed_is_not_for_the_decision(confirmed):
+def test_the_decision_ignores_whether_an_answer_was_confirmed(confirmed):
     answer = an_answer(created(), confirmed=confirmed)
 
     assert decide(created(), a_recollection(answer=answer), Policy(), NOW) == Republish(answer)
@@ -202,7 +202,7 @@ def test_whether_an_answer_was_confirmed_is_not_for_the_decision(confirmed):
         "the same sequence",
     ],
 )
-def test_a_time_ahead_of_our_clock_is_refused_where_time_decides(kind, newest, sequence, decides):
+def test_a_future_time_is_refused_if_the_time_decides(kind, newest, sequence, decides):
     known = a_recollection(an_entry(version=newest and newest.version))
     in_time = event_of_kind(kind, sequence=sequence, time=NOW + CLOCK_TOLERANCE)
     too_far = event_of_kind(kind, sequence=sequence, time=NOW + CLOCK_TOLERANCE + timedelta(seconds=1))
@@ -216,13 +216,13 @@ def test_the_tolerance_is_ten_minutes():
 
 
 @pytest.mark.parametrize("sequence", [None, 9])
-def test_a_time_ahead_does_not_save_an_event_whose_sequence_is_behind(sequence):
+def test_a_future_time_does_not_override_an_older_sequence(sequence):
     event = created(sequence=sequence, time=NOW + timedelta(days=1))
 
     assert decide(event, a_recollection(an_entry()), Policy(), NOW) == SUPERSEDED
 
 
-def test_an_answered_event_stays_answered_whatever_its_time():
+def test_an_answered_event_stays_answered_with_any_time():
     event = created(sequence=None, time=NOW + timedelta(days=1))
     answer = an_answer(event)
 
@@ -254,13 +254,13 @@ def test_an_answered_event_stays_answered_whatever_its_time():
         "then id",
     ],
 )
-def test_of_two_events_one_order_tells_the_newer(newer, older):
+def test_the_newer_of_two_events_is_unambiguous(newer, older):
     assert decide(older, a_recollection(an_entry(version=newer.version)), Policy(), NOW) == SUPERSEDED
     assert decide(newer, a_recollection(an_entry(version=older.version)), Policy(), NOW) != SUPERSEDED
 
 
 @pytest.mark.parametrize("status", [ABSENT, ACTIVE, DISABLED, REMOVED])
-def test_an_event_without_the_name_it_must_have_is_an_error(status):
+def test_a_created_event_without_a_name_is_an_error(status):
     known = a_recollection(an_entry(status))
     with pytest.raises(ValueError, match=f"no decision for a {status} entry and a created event"):
         decide(replace(created(sequence=11), name=None), known, Policy(), NOW)

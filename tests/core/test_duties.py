@@ -1,4 +1,4 @@
-"""Which duty of an entry is due, and what its result makes of the entry."""
+"""The duty of an entry that is due, and the entry after its result."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -57,7 +57,7 @@ DEBT = owing("crm", retry_at=NOW)
         (Status.ACTIVE, {"duplicates_check_at": NOW, "debt": DEBT}, Duty.CHECK_DUPLICATES),
     ],
 )
-def test_the_duty_that_is_due(status, fields, duty):
+def test_the_most_urgent_due_duty_is_chosen(status, fields, duty):
     assert due_duty(an_entry(status, **fields), NOW) is duty
 
 
@@ -74,7 +74,7 @@ def test_the_duty_that_is_due(status, fields, duty):
         (suspend_debt, {}, {}),
     ],
 )
-def test_what_is_done(done, before, after):
+def test_a_completed_duty_clears_its_field(done, before, after):
     assert done(an_entry(**before)) == an_entry(**after)
 
 
@@ -82,7 +82,7 @@ def test_what_is_done(done, before, after):
     ("before", "armed"),
     [(None, Check(NEXT)), (CHECK, Check(NEXT, late_call=True)), (LATE_CHECK, Check(NEXT, late_call=True))],
 )
-def test_a_check_is_armed_before_a_change_and_one_still_set_may_be_of_a_late_call(before, armed):
+def test_arming_a_check_over_a_pending_one_marks_a_late_call(before, armed):
     entry = an_entry(check=before)
 
     assert arm_check(entry, POLICY, NOW) == replace(entry, check=armed)
@@ -90,7 +90,7 @@ def test_a_check_is_armed_before_a_change_and_one_still_set_may_be_of_a_late_cal
 
 
 @pytest.mark.parametrize("repairs", range(2 * MAX_REPAIRS + 1))
-def test_what_was_repaired_is_checked_again_up_to_a_limit(repairs):
+def test_a_repair_is_checked_again_up_to_a_limit(repairs):
     entry = an_entry(check=CHECK, repairs=repairs)
 
     repaired = check_repaired(entry, POLICY, NOW)
@@ -100,12 +100,12 @@ def test_what_was_repaired_is_checked_again_up_to_a_limit(repairs):
     assert repaired == replace(entry, repairs=repairs + 1, check=again)
 
 
-def test_duplicates_are_looked_for_after_ten_windows():
+def test_duplicates_are_checked_after_ten_settle_windows():
     assert duplicates_check_time(POLICY, NOW) == NOW + timedelta(minutes=20)
 
 
 @pytest.mark.parametrize("debt", [DEBT, owing("crm"), owing(enable=True, retry_at=BEFORE)])
-def test_a_debt_is_put_off(debt):
+def test_a_debt_is_postponed(debt):
     entry = an_entry(debt=debt)
 
     assert put_off_debt(entry, NOW) == replace(entry, debt=replace(debt, retry_at=NOW + DEBT_PAUSE))
@@ -134,7 +134,7 @@ def test_a_debt_is_put_off(debt):
         ),
     ],
 )
-def test_if_one_fails_all_that_are_due_are_put_off(before, after):
+def test_a_failed_duty_postpones_all_due_duties(before, after):
     put_off = put_off_due(an_entry(**before), POLICY, NOW)
 
     assert put_off == an_entry(**after)

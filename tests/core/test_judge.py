@@ -1,4 +1,4 @@
-"""What a failed call leaves behind, and what becomes of the delivery."""
+"""The class of a failed call, and the verdict on its delivery."""
 
 from datetime import timedelta
 from itertools import pairwise
@@ -42,7 +42,7 @@ TRANSIENT, UNKNOWN, PERMANENT = "transient", "unknown", "permanent"
 UNAVAILABLE, MISSING = "unavailable", "missing"
 
 KINDS = set(FaultKind)
-# A create certainly did not happen where the provider has read and refused it; else it may have.
+# A create certainly did not happen if the provider read and refused it. Otherwise it may have happened.
 REFUSED_CREATES = {
     FaultKind.NOT_SENT: TRANSIENT,
     FaultKind.REJECTED: PERMANENT,
@@ -51,8 +51,8 @@ REFUSED_CREATES = {
     FaultKind.NOT_FOUND: TRANSIENT,
     FaultKind.RATE_LIMITED: UNAVAILABLE,
 }
-# On a subaccount that should be there. All calls may be repeated, for they set a state; but one without a
-# response that decides it may be carried out late.
+# Calls on a subaccount that should exist. All are safe to repeat because they set a state, but one without a
+# definite response may be executed late.
 NOT_OURS = dict.fromkeys([FaultKind.LOGIN_REFUSED, FaultKind.NO_CREDIT, FaultKind.RATE_LIMITED], UNAVAILABLE)
 LOST = {FaultKind.TOKEN_LOST: PERMANENT}
 REFUSED_CHANGES = NOT_OURS | LOST | {FaultKind.REJECTED: PERMANENT}
@@ -69,12 +69,12 @@ REFUSED = {
 }
 
 
-def stay(tries: int = 1, spent_seconds: float = 0.0, attempts: int = 0) -> RetryState:
+def retry_state(tries: int = 1, spent_seconds: float = 0.0, attempts: int = 0) -> RetryState:
     return RetryState(attempts, tries, spent_seconds)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_what_each_kind_of_fault_leaves_behind(operation):
+def test_classes_of_failure_by_kind_of_fault(operation):
     refused, all_else = REFUSED[operation]
 
     left = {kind: type(classify(CallFault(operation, kind, "told"))).__name__.lower() for kind in KINDS}
@@ -82,7 +82,7 @@ def test_what_each_kind_of_fault_leaves_behind(operation):
     assert left == dict.fromkeys(KINDS, all_else) | refused
 
 
-# The same told by Plivo's statuses, which the adapter maps to kinds.
+# The same for Plivo's HTTP statuses, which the adapter maps to kinds.
 BY_STATUS = {
     "create": {
         400: PERMANENT,
@@ -103,7 +103,7 @@ IN_DOUBT_BY_STATUS = dict.fromkeys([408, 409, *range(500, 600)], UNKNOWN)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_what_each_status_of_plivo_leaves_behind(operation):
+def test_classes_of_failure_by_plivo_status(operation):
     refused = BY_STATUS[operation]
     if operation in {"update", "delete", "get"}:
         refused |= NOT_OURS_BY_STATUS
@@ -119,54 +119,54 @@ def test_what_each_status_of_plivo_leaves_behind(operation):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_what_was_never_sent_can_be_tried_again(operation):
+def test_a_call_that_was_not_sent_is_retried(operation):
     again = Unavailable if operation == "list" else Transient
     assert classify(CallFault(operation, FaultKind.NOT_SENT, "told")) == again("told")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("kind", FaultKind)
-def test_the_detail_is_kept(operation, kind):
+def test_a_failure_keeps_the_detail(operation, kind):
     assert classify(CallFault(operation, kind, "Plivo said so")).detail == "Plivo said so"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("kind", [FaultKind.LOGIN_REFUSED, FaultKind.NO_CREDIT])
-def test_a_login_or_credit_that_is_refused_is_never_held_against_a_message(operation, kind):
-    """Whether it is an outage or not: a probe may pass where the call does not."""
-    verdict = judge(classify(CallFault(operation, kind, "refused")), stay(50, 1e6, 7), POLICY, 0.5)
+def test_a_refused_login_or_credit_never_costs_an_attempt(operation, kind):
+    """Even without an outage: a probe may pass while the call fails."""
+    verdict = judge(classify(CallFault(operation, kind, "refused")), retry_state(50, 1e6, 7), POLICY, 0.5)
 
     assert isinstance(verdict, Pause)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_how_long_the_provider_asks_to_wait_is_kept(operation):
+def test_a_failure_keeps_the_retry_after_time(operation):
     fault = CallFault(operation, FaultKind.RATE_LIMITED, "too fast", retry_after_seconds=7.5)
 
     assert classify(fault) == Unavailable("too fast", 7.5)
 
 
 @pytest.mark.parametrize("operation", ["create", "update", "delete"])
-def test_a_wrong_request_is_rejected(operation):
+def test_a_rejected_request_is_permanent(operation):
     fault = CallFault(operation, FaultKind.REJECTED, "wrong")
     assert classify(fault) == Permanent(DeadReason.REJECTED, "wrong")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("kind", KINDS - {FaultKind.TOKEN_LOST})
-def test_in_an_outage_nothing_is_held_against_a_message(operation, kind):
+def test_faults_in_an_outage_never_cost_an_attempt(operation, kind):
     fault = CallFault(operation, kind, "away", took_seconds=20.0, outage=True)
 
-    verdict = judge(classify(fault), stay(50, 1e6, 7), POLICY, 0.5)
+    verdict = judge(classify(fault), retry_state(50, 1e6, 7), POLICY, 0.5)
 
     assert isinstance(verdict, Pause)
 
 
-# Whose fault it may be
+# Faults that suggest an outage
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_which_kinds_suggest_an_outage(operation):
+def test_kinds_of_fault_that_suggest_an_outage(operation):
     suggesting = {kind for kind in KINDS if suggests_outage(CallFault(operation, kind, "told"))}
 
     missing = {FaultKind.NOT_FOUND} if operation in {"create", "list"} else set()
@@ -183,7 +183,7 @@ def test_which_kinds_suggest_an_outage(operation):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_which_statuses_of_plivo_suggest_an_outage(operation):
+def test_plivo_statuses_that_suggest_an_outage(operation):
     suggesting = {
         status for status in range(200, 600) if suggests_outage(CallFault(operation, kind_of(status), "told"))
     }
@@ -197,37 +197,37 @@ def test_which_statuses_of_plivo_suggest_an_outage(operation):
 
 @pytest.mark.parametrize("reason", DeadReason)
 @pytest.mark.parametrize("tries", [1, 2, 50])
-def test_a_permanent_failure_is_a_dead_letter_whenever_it_comes(reason, tries):
-    assert judge(Permanent(reason, "why"), stay(tries), POLICY, 0.5) == DeadLetter(reason, "why")
+def test_a_permanent_failure_is_a_dead_letter_on_any_try(reason, tries):
+    assert judge(Permanent(reason, "why"), retry_state(tries), POLICY, 0.5) == DeadLetter(reason, "why")
 
 
 @pytest.mark.parametrize("seconds", [119.9, 5.1, 0.1])
 @pytest.mark.parametrize("spent", [0.0, 1e6])
 @pytest.mark.parametrize("jitter", [0.0, BELOW_ONE])
-def test_an_unknown_create_is_looked_into_when_it_is_worth_it_at_no_cost(seconds, spent, jitter):
+def test_an_unknown_create_waits_for_its_scan_at_no_cost(seconds, spent, jitter):
     unknown = Unknown("no answer", seconds, took_seconds=20.0)
 
-    assert judge(unknown, stay(50, spent, 7), POLICY, jitter) == Wait(seconds)
+    assert judge(unknown, retry_state(50, spent, 7), POLICY, jitter) == Wait(seconds)
 
 
 @pytest.mark.parametrize("tries", [1, 7, 50])
 @pytest.mark.parametrize("spent", [0.0, 59.0, 61.0])
-def test_an_unknown_that_may_be_repeated_is_tried_again_like_a_transient(tries, spent):
+def test_an_unknown_that_may_be_repeated_is_retried_as_transient(tries, spent):
     verdicts = [
-        judge(failure, stay(tries, spent), POLICY, 0.5)
+        judge(failure, retry_state(tries, spent), POLICY, 0.5)
         for failure in (Unknown("no answer", took_seconds=2.0), Transient("no answer", took_seconds=2.0))
     ]
 
     assert verdicts[0] == verdicts[1]
 
 
-# Waits grow from the first to the longest; jitter spreads each over its last nine tenths.
+# Waits grow from the first to the longest. Jitter takes off up to nine tenths of each.
 @pytest.mark.parametrize(
     ("tries", "longest"), [(1, 0.5), (2, 1), (3, 2), (4, 4), (5, 8), (6, 16), (7, 30), (8, 30), (1000, 30)]
 )
 def test_a_transient_failure_waits_longer_each_time(tries, longest):
     shortest, middling, greatest = (
-        judge(Transient("again"), stay(tries), POLICY, jitter) for jitter in (0.0, 0.5, BELOW_ONE)
+        judge(Transient("again"), retry_state(tries), POLICY, jitter) for jitter in (0.0, 0.5, BELOW_ONE)
     )
 
     for verdict, part in ((shortest, 0.1), (middling, 0.55), (greatest, 1.0)):
@@ -236,7 +236,7 @@ def test_a_transient_failure_waits_longer_each_time(tries, longest):
         )
 
 
-def test_the_bounds_of_a_wait():
+def test_the_first_and_the_longest_wait():
     assert (FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS) == (0.5, 30.0)
 
 
@@ -245,17 +245,17 @@ def test_the_bounds_of_a_wait():
     jitter=st.floats(0, 1, exclude_max=True),
     asked=st.none() | st.floats(0, 10_000),
 )
-def test_a_failure_never_spins_and_never_comes_early(tries, jitter, asked):
+def test_a_wait_is_never_zero_nor_shorter_than_asked(tries, jitter, asked):
     policy = RetryPolicy(budget=timedelta(days=1))
     for failure in (Transient("again", asked), Unavailable("later", asked)):
-        seconds = judge(failure, stay(tries), policy, jitter).seconds
+        seconds = judge(failure, retry_state(tries), policy, jitter).seconds
 
         assert FIRST_WAIT_SECONDS / 10 <= seconds <= max(LONGEST_WAIT_SECONDS, asked or 0)
         assert seconds >= (asked or 0)
 
 
-def test_a_call_that_took_long_costs_as_much():
-    assert judge(Transient("no answer", took_seconds=20.0), stay(), POLICY, BELOW_ONE) == Wait(
+def test_the_duration_of_a_call_is_part_of_its_cost():
+    assert judge(Transient("no answer", took_seconds=20.0), retry_state(), POLICY, BELOW_ONE) == Wait(
         pytest.approx(0.5, rel=1e-6), pytest.approx(20.5, rel=1e-6)
     )
 
@@ -272,8 +272,8 @@ def test_a_call_that_took_long_costs_as_much():
         (1000, DeadLetter(DeadReason.EXHAUSTED, "given up after 1001 attempts: again")),
     ],
 )
-def test_beyond_the_budget_it_is_parked_longer_each_time_and_given_up_in_the_end(attempts, verdict):
-    assert judge(Transient("again"), stay(9, 59.9, attempts), POLICY, 0.5) == verdict
+def test_over_budget_is_parked_ever_longer_then_given_up(attempts, verdict):
+    assert judge(Transient("again"), retry_state(9, 59.9, attempts), POLICY, 0.5) == verdict
 
 
 @pytest.mark.parametrize("failure", [Unavailable("the broker is away"), Unknown("away", outage=True)])
@@ -283,17 +283,17 @@ def test_beyond_the_budget_it_is_parked_longer_each_time_and_given_up_in_the_end
     attempts=st.integers(0, 1000),
     jitter=st.floats(0, 0.99),
 )
-def test_what_is_nobodys_fault_costs_nothing_for_ever(failure, tries, spent, attempts, jitter):
-    verdict = judge(failure, stay(tries, spent, attempts), POLICY, jitter)
+def test_an_outage_pauses_without_cost_forever(failure, tries, spent, attempts, jitter):
+    verdict = judge(failure, retry_state(tries, spent, attempts), POLICY, jitter)
 
     assert isinstance(verdict, Pause)
 
 
-def test_what_is_missing_is_asked_for_through_a_settle_window_and_rejected_then():
+def test_a_missing_subaccount_is_retried_for_one_settle_window():
     missing = Missing("Plivo answered 404", 1.0)
 
-    assert judge(missing, stay(3, 100.0), POLICY, 0.5) == Wait(pytest.approx(1.1), pytest.approx(2.1))
-    assert judge(missing, stay(9, 119.0), POLICY, 0.5) == DeadLetter(
+    assert judge(missing, retry_state(3, 100.0), POLICY, 0.5) == Wait(pytest.approx(1.1), pytest.approx(2.1))
+    assert judge(missing, retry_state(9, 119.0), POLICY, 0.5) == DeadLetter(
         DeadReason.REJECTED, "Plivo answered 404"
     )
 
@@ -306,10 +306,8 @@ def test_what_is_missing_is_asked_for_through_a_settle_window_and_rejected_then(
         st.tuples(st.floats(0, 30), st.floats(0, 0.99), st.none() | st.floats(0, 60)), min_size=1
     ),
 )
-def test_a_message_is_never_given_more_than_its_attempts_nor_more_than_its_budget(
-    budget, delays, most, failures
-):
-    """Whatever fails how often, however long it takes: followed to its dead letter."""
+def test_a_message_never_exceeds_its_attempts_or_its_budget(budget, delays, most, failures):
+    """Follows any sequence of failures to the dead letter."""
     policy = RetryPolicy(timedelta(seconds=budget), [delay * SECOND for delay in delays], most)
     parked: list[Park] = []
     now = RetryState()
@@ -334,16 +332,16 @@ def test_a_message_is_never_given_more_than_its_attempts_nor_more_than_its_budge
 @pytest.mark.parametrize(
     ("seconds", "delay"), [(0.0, 30), (29.0, 30), (31.0, 30), (300.0, 300), (3599.0, 300), (9999.0, 3600)]
 )
-def test_what_makes_room_is_parked_for_about_as_long_as_it_would_wait(seconds, delay):
+def test_an_evicted_message_is_parked_for_about_its_wait(seconds, delay):
     assert parking_delay(seconds, POLICY.delays) == delay * SECOND
     assert parking_delay(seconds, tuple(reversed(POLICY.delays))) == delay * SECOND
 
 
-def test_by_default_delays_grow():
+def test_the_default_delays_grow():
     assert all(first < second for first, second in pairwise(POLICY.delays))
 
 
-def test_after_a_long_outage_the_first_failure_is_the_first():
+def test_pauses_of_an_outage_do_not_count_as_tries():
     now = RetryState()
     for _ in range(50):
         now = now.tried().paused()

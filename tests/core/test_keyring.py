@@ -1,4 +1,4 @@
-"""Which key of a file is used, and why another is not."""
+"""The choice of a key from a key file, and the reasons against a key."""
 
 import base64
 import json
@@ -52,8 +52,8 @@ def problem(jwk):
     return state.problem
 
 
-class TestWhichKeyIsUsed:
-    def test_each_recipient_has_its_own(self):
+class TestChoiceOfAKey:
+    def test_each_recipient_has_its_own_key(self):
         states = recipient_keys(jwks(named("crm"), named("billing.1", P256)))
 
         assert recipients_of(states) == ("billing", "crm")
@@ -61,26 +61,26 @@ class TestWhichKeyIsUsed:
         assert key_in_use(states, "billing").jwk["crv"] == "P-256"
         assert key_in_use(states, "hr") is None
 
-    def test_the_greatest_kid_is_the_newest_wherever_it_stands(self):
+    def test_the_greatest_kid_is_used_in_any_order_of_the_file(self):
         old, newer, newest = named("crm"), named("crm.2025-01-01"), named("crm.2026-01-01")
 
         assert in_use("crm", newest, old, newer) == "crm.2026-01-01"
         assert in_use("crm", old, newer, newest) == "crm.2026-01-01"
 
-    def test_one_that_is_not_usable_does_not_take_the_place_of_one_that_is(self):
+    def test_an_unusable_key_does_not_replace_a_usable_one(self):
         assert in_use("crm", named("crm.1"), named("crm.2", use="sig")) == "crm.1"
         assert in_use("crm", named("crm.2", use="sig")) is None
 
-    def test_a_recipient_is_not_another_whose_name_begins_the_same(self):
+    def test_a_common_prefix_does_not_make_the_same_recipient(self):
         assert in_use("crm", named("crm2.1"), named("crm-eu")) is None
 
-    def test_a_single_jwk_is_a_set_of_one(self):
+    def test_a_single_jwk_is_accepted_as_a_set(self):
         assert recipients_of(recipient_keys(json.dumps(named("crm")))) == ("crm",)
 
 
-class TestWhyAKeyIsNotUsed:
+class TestUnusableKeys:
     @pytest.mark.parametrize("jwk", [X25519, P256, rsa(2048), rsa(3072), X25519 | {"alg": "ECDH-ES+A256KW"}])
-    def test_these_are(self, jwk):
+    def test_supported_keys_have_no_problem(self, jwk):
         assert problem(named("crm", jwk)) is None
 
     @pytest.mark.parametrize(
@@ -95,47 +95,47 @@ class TestWhyAKeyIsNotUsed:
             rsa(2048) | {"n": "%%%"},
         ],
     )
-    def test_another_type(self, jwk):
+    def test_an_unsupported_type_is_a_problem(self, jwk):
         assert problem(named("crm", jwk)) == "it is not X25519, P-256, or RSA of at least 2048 bits"
 
     @pytest.mark.parametrize("jwk", [X25519, P256, rsa(2048)])
-    def test_the_use_may_be_left_out(self, jwk):
+    def test_the_use_is_optional(self, jwk):
         assert problem({name: value for name, value in named("crm", jwk).items() if name != "use"}) is None
 
     @pytest.mark.parametrize("use", ["sig", "", None, "ENC"])
-    def test_another_use(self, use):
+    def test_another_use_is_a_problem(self, use):
         assert problem(named("crm", use=use)) == 'its "use" is not "enc"'
 
     @pytest.mark.parametrize(
         ("jwk", "alg"), [(X25519, "ECDH-ES"), (rsa(2048), "RSA-OAEP"), (rsa(2048), "RSA1_5")]
     )
-    def test_another_algorithm(self, jwk, alg):
+    def test_another_algorithm_is_a_problem(self, jwk, alg):
         assert problem(named("crm", jwk, alg=alg)).startswith('its "alg" is not ')
 
     @pytest.mark.parametrize("member", ["d", "p", "k"])
-    def test_a_private_key(self, member):
+    def test_a_private_key_is_a_problem(self, member):
         assert "private" in problem(named("crm", **{member: SECRET}))
 
 
-class TestWhatIsNoFileOfKeys:
+class TestInvalidKeyFiles:
     @pytest.mark.parametrize(
         "text",
         ["", "{", "[]", "7", '"x"', '{"keys": 7}', '{"keys": [7]}', '{"keys": []}', "{}", '{"keys": {}}'],
     )
-    def test_it_is_said(self, text):
+    def test_an_invalid_key_file_is_refused(self, text):
         with pytest.raises(BadKeys):
             keys_in(text)
 
     @pytest.mark.parametrize("kid", ["", ".1", "*", "#.1", "a b.1", "x" * 101, None, 7])
-    def test_every_key_names_its_recipient(self, kid):
+    def test_a_kid_without_a_recipient_is_refused(self, kid):
         with pytest.raises(BadKeys, match="does not begin with its recipient"):
             recipient_keys(jwks(named(kid)))
 
-    def test_two_keys_of_one_name_are_one_too_many(self):
+    def test_two_keys_with_one_kid_are_refused(self):
         with pytest.raises(BadKeys, match="two keys of one"):
             recipient_keys(jwks(named("crm"), named("crm", P256)))
 
-    def test_no_key_is_quoted(self):
+    def test_an_error_never_quotes_a_key(self):
         for keys in ([named(None, d=SECRET)], [named("crm", d=SECRET), named("crm", d=SECRET)]):
             with pytest.raises(BadKeys) as refusal:
                 recipient_keys(jwks(*keys))
@@ -143,7 +143,7 @@ class TestWhatIsNoFileOfKeys:
 
 
 class TestSigning:
-    def test_of_several_the_newest_private_key_signs(self):
+    def test_the_newest_private_key_signs(self):
         old = named("provisioner.1", ED25519, d=SECRET)
         new = named("provisioner.2", P256, d=SECRET)
         newer_but_public = named("provisioner.3", ED25519)
@@ -153,12 +153,12 @@ class TestSigning:
     @pytest.mark.parametrize(
         "key", [named("w", ED25519), named("", ED25519, d=SECRET), named("w", X25519, d=SECRET)]
     )
-    def test_what_cannot_sign_is_refused_without_being_quoted(self, key):
+    def test_a_key_that_cannot_sign_is_refused_without_being_quoted(self, key):
         with pytest.raises(BadKeys) as refusal:
             signing_key(jwks(key))
         assert SECRET not in str(refusal.value)
 
-    def test_algorithms(self):
+    def test_algorithms_by_type_of_key(self):
         assert [signing_algorithm(key) for key in (ED25519, P256, X25519, rsa(2048))] == [
             "Ed25519",
             "ES256",
@@ -173,13 +173,13 @@ class TestSigning:
         ]
 
 
-def test_the_public_part_has_nothing_private():
+def test_the_public_part_has_no_private_members():
     private = dict.fromkeys(("d", "p", "q", "dp", "dq", "qi", "oth", "k", "anything else"), SECRET)
     for jwk in (X25519, P256, ED25519, rsa(2048)):
         assert public_part(jwk | private) == jwk
 
 
-def test_the_kind_of_a_key_in_a_word():
+def test_the_kind_of_a_key_as_a_short_text():
     assert [kind_of(jwk) for jwk in (X25519, P256, rsa(2048), {"kty": "oct"})] == [
         "X25519",
         "P-256",

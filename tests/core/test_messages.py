@@ -1,4 +1,4 @@
-"""What goes out: ids, addresses, contents, and where a token may be."""
+"""Outgoing messages: ids, addresses, contents, and the only place of a token."""
 
 import json
 from dataclasses import replace
@@ -71,7 +71,7 @@ class TestResults:
         assert body_of(outgoing)["type"] == f"subaccount.{outcome}.v1"
         assert body_of(outgoing)["data"]["outcome"] == outcome
 
-    def test_a_whole_one(self):
+    def test_a_complete_result(self):
         answer = an_answer(
             replace(EVENT, trace=TRACE), ResultKind.CREATED, auth_id=AUTH_ID, reason="why", trace=TRACE
         )
@@ -101,8 +101,8 @@ class TestResults:
         }
 
     @pytest.mark.parametrize("outcome", ResultKind)
-    @pytest.mark.parametrize("known", [True, False], ids=["all is known", "what may be missing is"])
-    def test_it_is_what_the_contracts_model_says(self, outcome, known):
+    @pytest.mark.parametrize("known", [True, False], ids=["all known", "optional missing"])
+    def test_a_result_matches_the_contract_model(self, outcome, known):
         newer = Reference("/crm", "7", "department.removed.v1") if known else None
         answer = an_answer(EVENT, outcome, auth_id=AUTH_ID, reason="why", superseded_by=newer, trace=TRACE)
         if not known:
@@ -111,19 +111,19 @@ class TestResults:
 
         assert document(SubaccountResult.model_validate_json(body)) == json.loads(body)
 
-    def test_superseded_names_what_is_newer(self):
+    def test_superseded_names_the_newer_event(self):
         newer = Reference("/crm", "7", "department.removed.v1")
 
         body = body_of(result_of(an_answer(EVENT, ResultKind.SUPERSEDED, superseded_by=newer)))
 
         assert body["data"]["superseded_by"] == newer._asdict()
 
-    def test_it_quotes_the_type_as_the_producer_wrote_it(self):
+    def test_a_result_quotes_the_type_as_the_producer_wrote_it(self):
         event = replace(EVENT, reference=EVENT.reference._replace(type="com.example.hr.department.created"))
 
         assert body_of(result_of(an_answer(event)))["data"]["event"]["type"] == event.reference.type
 
-    def test_what_is_not_known_is_left_out(self):
+    def test_unknown_fields_are_left_out(self):
         body = body_of(result_of(an_answer(removed(), ResultKind.UNCHANGED)))
 
         assert not {"traceparent", "tracestate", "correlationid"} & set(body)
@@ -132,7 +132,7 @@ class TestResults:
 
 
 class TestFailed:
-    def test_it_tells_why_beside_the_dead_letter(self):
+    def test_a_failed_result_gives_the_reason_of_the_dead_letter(self):
         body = body_of(failed_of())
 
         assert (body["type"], body["causationid"]) == ("subaccount.failed.v1", "created-1")
@@ -147,7 +147,7 @@ class TestFailed:
         assert [body[name] for name in TRACE._fields] == list(TRACE)
         assert failed_of().routing_key == "subaccount.failed"
 
-    def test_it_can_be_told_of_an_event_whose_department_cannot_be_read(self):
+    def test_a_failed_result_may_lack_the_department(self):
         subject = Subject(Reference("/hr", "1", "department.created.v1"), "default")
 
         body = body_of(failed_of(subject))
@@ -157,7 +157,7 @@ class TestFailed:
 
 
 class TestCredentials:
-    def test_a_whole_message(self):
+    def test_a_complete_credentials_message(self):
         outgoing = credentials_for(
             entry=an_entry(issued=IssuedCredentials(EVENT.reference, TRACE, generation=3))
         )
@@ -185,7 +185,7 @@ class TestCredentials:
             },
         }
 
-    def test_it_keeps_the_contract(self):
+    def test_a_credentials_message_matches_the_contract_model(self):
         CredentialsMessage.model_validate_json(credentials_for().message.body)
 
     @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ class TestCredentials:
             ("crm", "subaccount.credentials.issued.crm"),
         ],
     )
-    def test_it_is_addressed_to_its_recipient(self, recipient, routing_key):
+    def test_the_routing_key_names_the_recipient(self, recipient, routing_key):
         outgoing = credentials_for(recipient)
 
         assert (outgoing.exchange, outgoing.routing_key) == ("provisioner.secrets", routing_key)
@@ -203,23 +203,23 @@ class TestCredentials:
     @pytest.mark.parametrize(
         "entry", [Entry(EVENT.department), an_entry(Status.CLAIMED), an_entry(Status.REMOVED)]
     )
-    def test_an_entry_without_a_subaccount_has_none(self, entry):
+    def test_an_entry_without_a_subaccount_has_no_credentials(self, entry):
         with pytest.raises(ValueError, match=f"no subaccount: the department is {entry.status}") as raised:
             credentials_for(entry=entry)
         assert TOKEN not in str(raised.value)
 
 
 class TestIds:
-    """Consumers tell duplicates by them: the same over retries and replays, for good, and no two alike."""
+    """Consumers detect duplicates by id: it is stable over retries and replays, and unique."""
 
-    def test_they_never_change(self):
+    def test_ids_are_fixed_forever(self):
         assert body_of(result_of(an_answer(EVENT)))["id"] == "d782321f-ba5f-533b-822c-e7f83412d355"
         assert body_of(failed_of())["id"] == "68bc2f8b-28f0-58cf-9fcc-4975a4b92e2e"
         issued = an_entry(issued=IssuedCredentials(EVENT.reference))
         assert body_of(credentials_for("", issued))["id"] == "e165cf54-ec28-51af-9c54-4acd7d9ce05b"
         assert body_of(credentials_for("crm", issued))["id"] == "6eaeef6a-f81b-55a4-baba-fd575c5819c6"
 
-    def test_when_and_with_what_they_are_sent_again_does_not_matter(self):
+    def test_ids_ignore_the_time_and_content_of_a_repetition(self):
         later = NOW.replace(year=2027)
         answer = an_answer(EVENT)
         again = replace(answer, auth_id=AUTH_ID, reason="told again", trace=TRACE, confirmed=True)
@@ -228,7 +228,7 @@ class TestIds:
         restored = an_entry(name="Marketing", revision=12, issued=replace(ISSUED, trace=TRACE))
         assert body_of(credentials_for())["id"] == body_of(credentials_for("", restored, later))["id"]
 
-    def test_each_cause_type_and_recipient_has_its_own(self):
+    def test_each_cause_type_and_recipient_has_its_own_id(self):
         causes = [created(), renamed(), created(source="/crm"), created(id="other")]
         results = [result_of(an_answer(*each)) for each in product(causes, ResultKind)]
         issued = [
@@ -245,42 +245,42 @@ class TestIds:
 
 
 class TestTheToken:
-    def test_it_is_in_the_body_of_its_message(self):
+    def test_the_token_is_in_the_body_of_its_message(self):
         assert credentials_for().message.body.count(TOKEN.encode()) == 1
 
-    def test_and_nowhere_else_in_it(self):
+    def test_the_token_is_nowhere_else_in_its_message(self):
         outgoing = credentials_for("crm", an_entry(issued=replace(ISSUED, trace=TRACE)))
 
         beside = f"{outgoing}{outgoing!r}{outgoing.message}{outgoing.message!r}"
         assert TOKEN not in beside + str(outgoing.message.headers) + str(outgoing.properties)
         assert TOKEN not in outgoing.routing_key + outgoing.exchange
 
-    def test_no_other_message_tells_what_it_was_made_of(self):
-        """Nor would a dead letter: whatever a body holds stays out of logs."""
+    def test_the_repr_of_a_dead_letter_shows_no_content(self):
+        """The content of a message must never reach a log."""
         outgoing = buried(body=TOKEN.encode(), headers={"from": TOKEN}, properties={"app_id": TOKEN})
 
         assert TOKEN not in f"{outgoing}{outgoing!r}"
 
 
 class TestDeadLetters:
-    def test_they_go_where_dead_letters_go_by_their_own_routing_key(self):
+    def test_a_dead_letter_keeps_its_routing_key(self):
         outgoing = buried()
 
         assert (outgoing.exchange, outgoing.routing_key) == ("provisioner.dead-letters", "department.created")
 
     @given(st.binary())
-    def test_the_body_is_kept_byte_for_byte(self, body):
+    def test_a_dead_letter_keeps_the_body_byte_for_byte(self, body):
         assert buried(body=body).message.body == body
 
     @pytest.mark.parametrize("content_type", [None, "", "application/json; charset=utf-8", "text/plain"])
-    def test_so_are_content_type_and_properties(self, content_type):
+    def test_a_dead_letter_keeps_content_type_and_properties(self, content_type):
         properties = {"correlation_id": "7", "priority": 3, "app_id": "hr"}
 
         outgoing = buried(content_type=content_type, properties=properties)
 
         assert (outgoing.message.content_type, outgoing.properties) == (content_type, properties)
 
-    def test_it_says_why(self):
+    def test_headers_give_the_reason_of_a_dead_letter(self):
         assert buried().message.headers == {
             "x-dead-reason": "rejected",
             "x-dead-detail": "Plivo answered 400 to create",
@@ -290,15 +290,15 @@ class TestDeadLetters:
             "x-department-id": "sales",
         }
 
-    def test_of_a_message_that_cannot_be_read_only_that(self):
+    def test_an_unreadable_message_has_no_subject_headers(self):
         assert set(buried(subject=None).message.headers) == OURS - {"x-event-id", "x-department-id"}
 
-    def test_of_an_event_whose_department_cannot_be_read_its_id(self):
+    def test_an_event_without_a_readable_department_has_its_id(self):
         subject = Subject(Reference("/hr", "1", "x"), "default")
 
         assert set(buried(subject=subject).message.headers) == OURS - {"x-department-id"}
 
-    def test_headers_are_kept_but_for_the_brokers_own(self):
+    def test_headers_are_kept_except_those_of_the_broker(self):
         kept = {
             "cloudEvents_id": "1",
             "cloudEvents_sequence": 3,
@@ -325,14 +325,14 @@ class TestDeadLetters:
 
         assert {name: value for name, value in headers.items() if name not in OURS} == kept
 
-    def test_one_that_dies_again_tells_of_its_last_death(self):
+    def test_a_second_death_replaces_the_headers_of_the_first(self):
         first = buried(verdict=DeadLetter(DeadReason.INVALID, "data.name: missing"))
 
         again = messages.dead_letter(first, REJECTED, SUBJECT, 1, NOW)
 
         assert again.message.headers == buried().message.headers | {"x-attempts": 1}
 
-    def test_the_original_is_left_alone(self):
+    def test_the_original_message_is_unchanged(self):
         original = Outgoing("departments", "department.created", Message(b"{", None, {"x-death": 1}))
 
         messages.dead_letter(original, REJECTED, SUBJECT, 1, NOW)
@@ -340,12 +340,12 @@ class TestDeadLetters:
         assert original.message.headers == {"x-death": 1}
 
     @pytest.mark.parametrize("reason", DeadReason)
-    def test_the_reason_is_plain_text(self, reason):
+    def test_the_reason_header_is_a_plain_string(self, reason):
         header = buried(verdict=DeadLetter(reason, "why")).message.headers["x-dead-reason"]
 
         assert (type(header), header) == (str, reason.value)
 
-    def test_reasons_are_a_closed_set(self):
+    def test_the_set_of_reasons_is_closed(self):
         assert {str(reason) for reason in DeadReason} == {
             "malformed",
             "invalid",
@@ -358,13 +358,13 @@ class TestDeadLetters:
         }
 
 
-def test_two_deployments_are_two_sources():
+def test_each_deployment_is_its_own_source():
     ours = messages.result(an_answer(EVENT), "hr", NOW)
 
     assert body_of(ours)["source"] == "/subaccount-provisioner/hr"
 
 
-def test_a_department_is_one_of_its_tenant():
+def test_a_result_names_the_tenant_of_the_department():
     answer = an_answer(replace(EVENT, department=Department("other", "sales")))
 
     body = body_of(result_of(answer))

@@ -1,4 +1,4 @@
-"""The nouns: an event as decisions see it, what names it, and when an entry's duties are due."""
+"""The model: events as decisions see them, their references, and the due times and rules of an entry."""
 
 import dataclasses
 from datetime import timedelta
@@ -25,7 +25,7 @@ from worker.core.model import NO_TRACE, Check, Debt, Event, Reference, Removed, 
 SENT_TYPE = "com.example.hr.department.created"
 
 
-def test_an_event_holds_what_decisions_need():
+def test_an_event_holds_the_facts_for_a_decision():
     told = department_created(
         "Sales", sequence=7, traceparent="00-parent-01", tracestate="vendor=1", correlationid="order-7"
     )
@@ -49,35 +49,35 @@ def test_an_event_holds_what_decisions_need():
         (department_removed(), Kind.REMOVED, None),
     ],
 )
-def test_of_each_kind(told, kind, name):
+def test_an_event_of_each_kind(told, kind, name):
     event = Event.of(told, told.type, "digest")
 
     assert (event.kind, event.name, event.trace) == (kind, name, NO_TRACE)
 
 
-def test_a_department_is_one_of_its_tenant():
+def test_tenant_and_id_identify_a_department():
     assert created(tenant="other").department != created().department
     assert created(department_id="other").department != created().department
 
 
 @pytest.mark.parametrize("event", [created(), renamed(), removed()], ids=lambda event: event.kind)
 @pytest.mark.parametrize("sent", [None, SENT_TYPE])
-def test_an_entry_names_the_newest_event_as_its_producer_did(event, sent):
+def test_the_newest_event_is_named_as_its_producer_wrote_it(event, sent):
     entry = an_entry(version=event.version, version_type=sent)
 
     assert entry.newest == Reference("/hr", event.reference.id, sent or f"department.{event.kind}.v1")
 
 
-def test_an_entry_that_nothing_was_answered_for_has_none():
+def test_an_entry_without_answers_has_no_newest_event():
     assert an_entry(version=None).newest is None
 
 
 @pytest.mark.parametrize("status", Status)
-def test_an_entry_has_no_room_for_a_token(status):
+def test_an_entry_has_no_field_for_a_token(status):
     assert not [name for name in vars(an_entry(status)) if "token" in name]
 
 
-def test_an_entry_with_something_replaced_is_another_that_is_as_it_was_else():
+def test_replace_copies_an_entry_with_the_given_changes():
     entry = an_entry(name="Sales")
     renamed = replace(entry, name="Marketing", revision=7)
     assert renamed == dataclasses.replace(entry, name="Marketing", revision=7)
@@ -90,7 +90,7 @@ def test_an_entry_with_something_replaced_is_another_that_is_as_it_was_else():
     ("due_in", "minutes"),
     [(None, (None, None, None)), *((2, order) for order in permutations((2, 20, None))), (2, (2, 5, 20))],
 )
-def test_an_entry_is_due_when_the_first_of_its_duties_is(due_in, minutes):
+def test_an_entry_is_due_at_the_time_of_its_first_duty(due_in, minutes):
     due_at, check_at, duplicates_check_at, retry_at = (
         None if each is None else NOW + timedelta(minutes=each) for each in (due_in, *minutes)
     )
@@ -103,7 +103,7 @@ def test_an_entry_is_due_when_the_first_of_its_duties_is(due_in, minutes):
     assert entry.due_at == due_at
 
 
-def test_nothing_is_due_while_a_create_is_open():
+def test_nothing_is_due_while_a_create_is_unsettled():
     assert an_entry(Status.CLAIMED, duplicates_check_at=NOW).due_at is None
 
 
@@ -145,7 +145,7 @@ BROKEN = {
     ("rule", "status", "fields"),
     [(rule, *case) for rule, cases in BROKEN.items() for case in cases],
 )
-def test_an_entry_that_breaks_a_rule_cannot_be_made(rule, status, fields):
+def test_an_entry_that_breaks_a_rule_is_an_error(rule, status, fields):
     with pytest.raises(ValueError, match=rule):
         an_entry(status, **fields)
     with pytest.raises(ValueError, match=rule):
@@ -153,8 +153,8 @@ def test_an_entry_that_breaks_a_rule_cannot_be_made(rule, status, fields):
 
 
 @pytest.mark.parametrize("status", Status)
-def test_the_rules_allow_what_the_workers_own_writes_leave(status):
-    """A claim outlives its create, a removal the claim of the next one, and anything may have duplicates."""
+def test_the_rules_allow_every_entry_that_the_worker_writes(status):
+    """A claim may outlive its create, a removal the next claim, and any entry may have duplicates."""
     an_entry(status, duplicates_check_at=NOW, repairs=7)
     an_entry(Status.CLAIMED, removal=Removed(NOW))
     an_entry(Status.DELETING, removal=Removed(NOW), check=Check(NOW), debt=owing("crm", retry_at=NOW))
@@ -171,13 +171,13 @@ def test_the_rules_allow_what_the_workers_own_writes_leave(status):
         (lambda: replace(ISSUED, generation=0), "generations count from 1"),
     ],
 )
-def test_a_sub_value_that_breaks_a_rule_cannot_be_made(broken, rule):
+def test_a_nested_value_that_breaks_a_rule_is_an_error(broken, rule):
     with pytest.raises(ValueError, match=rule):
         broken()
 
 
 @pytest.mark.parametrize("status", Status)
-def test_its_subaccount_is_there_exactly_while_one_exists(status):
+def test_existing_is_an_error_without_a_subaccount(status):
     entry = an_entry(status)
     if status in {Status.ACTIVE, Status.DISABLED, Status.DELETING}:
         assert entry.existing == (entry.auth_id, "Sales", ISSUED)

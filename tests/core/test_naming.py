@@ -1,4 +1,4 @@
-"""Tags, keys and names: what a subaccount is found again by."""
+"""Tags, idempotency keys and names, by which a subaccount is found again."""
 
 import uuid
 
@@ -29,7 +29,7 @@ templates = st.sampled_from(
 
 
 class TestTag:
-    # Worked out apart from the code, bit by bit. They mark subaccounts that exist: never change them.
+    # Computed independently of the code. Existing subaccounts carry these tags: never change them.
     @pytest.mark.parametrize(
         ("owner", "department", "incarnation", "tag"),
         [
@@ -40,17 +40,17 @@ class TestTag:
             ("default", Department("acme", 'Zürich "1"\\部門'), 1, "HDQQ9K2KT0"),
         ],
     )
-    def test_it_never_changes(self, owner, department, incarnation, tag):
+    def test_values_are_fixed_forever(self, owner, department, incarnation, tag):
         assert department_tag(owner, department, incarnation) == tag
 
     @given(st.text(), departments, st.integers(1, 10**6))
-    def test_it_is_ten_characters_that_nobody_misreads(self, owner, department, incarnation):
+    def test_a_tag_is_ten_unambiguous_characters(self, owner, department, incarnation):
         tag = department_tag(owner, department, incarnation)
 
         assert len(tag) == TAG_LENGTH == 10
         assert set(tag) <= CROCKFORD
 
-    def test_each_part_counts_and_where_one_ends(self):
+    def test_a_tag_depends_on_each_part_and_its_boundary(self):
         parts = [
             ("default", SALES, 1),
             ("default2", SALES, 1),
@@ -68,7 +68,7 @@ class TestTag:
 
 
 class TestIdempotencyKey:
-    def test_it_never_changes(self):
+    def test_values_are_fixed_forever(self):
         create = idempotency_key("default", SALES, 1, "create", None, created().reference)
         rename = idempotency_key("default", SALES, 1, "rename", AUTH_ID, Reference("/hr", "renamed-2", "any"))
 
@@ -76,7 +76,7 @@ class TestIdempotencyKey:
         assert rename == "7df14a0d-1ff8-5562-9811-a9ea36eafb1c"
         assert uuid.UUID(create).version == 5
 
-    def test_each_part_counts(self):
+    def test_a_key_depends_on_each_part(self):
         parts = [
             ("default", SALES, 1, "create", None, EVENT),
             ("hr", SALES, 1, "create", None, EVENT),
@@ -92,7 +92,7 @@ class TestIdempotencyKey:
 
         assert len({idempotency_key(*each) for each in parts}) == len(parts)
 
-    def test_how_a_producer_spells_the_type_does_not(self):
+    def test_a_key_ignores_the_spelling_of_the_type(self):
         spelled = EVENT._replace(type="com.example.hr.department.created")
 
         assert idempotency_key("default", SALES, 1, "create", None, spelled) == idempotency_key(
@@ -101,31 +101,31 @@ class TestIdempotencyKey:
 
 
 class TestTemplate:
-    def test_the_ordinary_name(self):
+    def test_the_default_template(self):
         assert NameTemplate().render("Sales", TAG) == "Sales [DD9K4N194E]"
 
     @pytest.mark.parametrize(
         ("length", "sent"),
         [(46, "x" * 46 + f" [{TAG}]"), (47, "x" * 47 + f" [{TAG}]"), (48, "x" * 47 + f" [{TAG}]")],
     )
-    def test_a_long_name_is_cut_to_fit_exactly(self, length, sent):
+    def test_a_long_name_is_cut_to_the_exact_length(self, length, sent):
         assert NameTemplate().render("x" * length, TAG) == sent
 
-    def test_no_blank_is_left_where_it_is_cut(self):
+    def test_a_cut_name_has_no_trailing_blank(self):
         assert NameTemplate("{name} [{tag}]", 20).render("Sales & Marketing", TAG) == f"Sales & [{TAG}]"
         assert NameTemplate("{name} [{tag}]", 19).render("Sales & Marketing", TAG) == f"Sales [{TAG}]"
 
     @pytest.mark.parametrize("name", ["部" * 100, "🏢" * 100, "é" * 100])
-    def test_length_counts_characters_not_bytes(self, name):
+    def test_length_is_counted_in_characters_not_bytes(self, name):
         assert NameTemplate().render(name, TAG) == f"{name[:47]} [{TAG}]"
         assert len(NameTemplate().render(name, TAG)) == 60
 
     @pytest.mark.parametrize("name", ["{tag}", "{name}", "{0}", "{", "%s"])
-    def test_a_name_is_no_template(self, name):
+    def test_braces_in_a_name_are_literal(self, name):
         assert NameTemplate().render(name, TAG) == f"{name} [{TAG}]"
 
     @given(templates, names)
-    def test_no_name_is_sent_longer_than_allowed_or_without_its_tag(self, template, name):
+    def test_every_rendered_name_fits_and_has_its_tag(self, template, name):
         sent = template.render(name, TAG)
 
         assert len(sent) <= template.longest
@@ -154,12 +154,12 @@ class TestTemplate:
             "}name{ {tag}",
         ],
     )
-    def test_a_template_that_cannot_work_is_refused(self, text):
+    def test_an_invalid_template_is_refused(self, text):
         with pytest.raises(ValueError, match=r"must hold \{tag\} once"):
             NameTemplate(text, 200)
 
     @pytest.mark.parametrize(("text", "least"), [("{name} [{tag}]", 14), ("{name}{tag}", 11)])
-    def test_one_that_leaves_no_room_is_refused(self, text, least):
+    def test_a_template_without_room_for_a_name_is_refused(self, text, least):
         assert NameTemplate(text, least).render("Sales", TAG) in {f"S [{TAG}]", f"S{TAG}"}
         with pytest.raises(ValueError, match=f"leaves no room for a name within {least - 1} characters"):
             NameTemplate(text, least - 1)
@@ -167,15 +167,15 @@ class TestTemplate:
 
 class TestBears:
     @given(templates, names)
-    def test_every_name_sent_bears_its_tag(self, template, name):
+    def test_every_rendered_name_bears_its_tag(self, template, name):
         assert template.bears(template.render(name, TAG), TAG)
 
     @given(templates, names)
-    def test_and_no_other(self, template, name):
+    def test_no_rendered_name_bears_another_tag(self, template, name):
         assert not template.bears(template.render(name, TAG), OTHER_TAG)
 
     @pytest.mark.parametrize("name", [f"Sales [{TAG}]", f"[{TAG}]", TAG, f"{TAG} Sales", f"Sales [{TAG}] "])
-    def test_a_department_cannot_pass_for_another_by_its_name(self, name):
+    def test_a_name_cannot_fake_the_tag_of_another_department(self, name):
         assert not NameTemplate().bears(NameTemplate().render(name, OTHER_TAG), TAG)
 
     @pytest.mark.parametrize(
@@ -197,16 +197,16 @@ class TestBears:
             f"Sales [0{TAG}]",
         ],
     )
-    def test_a_tag_out_of_place_does_not_count(self, shown):
+    def test_a_misplaced_tag_does_not_count(self, shown):
         assert not NameTemplate().bears(shown, TAG)
 
     @pytest.mark.parametrize(
         "name", ["", " ", "Sales\nand more", "Sales\x00", "[", "x" * 300, f"[{OTHER_TAG}]"]
     )
-    def test_whatever_stands_before_it_does_not_matter(self, name):
+    def test_any_text_may_precede_the_tag(self, name):
         assert NameTemplate().bears(f"{name} [{TAG}]", TAG)
 
-    def test_what_is_special_in_a_pattern_is_not_in_a_template(self):
+    def test_regex_characters_in_a_template_are_literal(self):
         template = NameTemplate(".* {name} ({tag})?")
 
         assert template.bears(f".* Sales ({TAG})?", TAG)
@@ -215,14 +215,14 @@ class TestBears:
 
 class TestTagIn:
     @given(templates, names)
-    def test_every_name_sent_tells_its_tag(self, template, name):
+    def test_the_tag_of_every_rendered_name_is_found(self, template, name):
         assert template.tag_in(template.render(name, TAG)) == TAG
 
     @pytest.mark.parametrize("tag", [TAG, OTHER_TAG, "0" * 10, "Z" * 10])
-    def test_it_is_told_whoever_it_belongs_to(self, tag):
+    def test_any_valid_tag_is_found(self, tag):
         assert NameTemplate().tag_in(f"Sales [{tag}]") == tag
 
-    def test_of_two_the_one_in_its_place_counts(self):
+    def test_of_two_tags_the_correctly_placed_one_counts(self):
         assert NameTemplate().tag_in(f"Sales [{OTHER_TAG}] [{TAG}]") == TAG
         assert NameTemplate("[{tag}] {name}").tag_in(f"[{TAG}] [{OTHER_TAG}]") == TAG
 
@@ -240,17 +240,17 @@ class TestTagIn:
             *(f"Sales [{TAG[1:]}{strange}]" for strange in "ILOUé٣ ]"),
         ],
     )
-    def test_what_is_none_or_out_of_place_tells_nothing(self, shown):
+    def test_an_invalid_or_misplaced_tag_is_not_found(self, shown):
         assert NameTemplate().tag_in(shown) is None
 
 
 class TestNameIn:
     @given(templates, names)
-    def test_a_name_sent_comes_back_without_its_tag(self, template, name):
+    def test_the_name_of_a_rendered_name_has_no_tag(self, template, name):
         back = template.name_in(template.render(name, TAG))
 
         assert name.startswith(back)
         assert template.render(back, TAG) == template.render(name, TAG)
 
-    def test_one_without_a_tag_comes_back_whole(self):
+    def test_a_name_without_a_tag_is_returned_unchanged(self):
         assert NameTemplate().name_in("Sales (by hand)") == "Sales (by hand)"

@@ -1,4 +1,4 @@
-"""Round the retry queue: a message comes back by another exchange and routing key, and is as before."""
+"""Parking: a message returns from the retry queue by another exchange and is restored to its original."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def an_original(headers=()):
 
 
 def returned(parked):
-    """A parked message as the broker delivers it once its time is up."""
+    """A parked message as the broker delivers it after its delay."""
     death = {"x-death": [{"queue": "provisioner.retry.30s", "count": 1}], "x-first-death-reason": "expired"}
     headers = parked.message.headers | death | {"x-last-death-queue": "provisioner.retry.30s"}
     return replace(
@@ -34,7 +34,7 @@ def returned(parked):
     )
 
 
-def without_the_brokers_own(outgoing):
+def without_broker_headers(outgoing):
     headers = {name: value for name, value in outgoing.message.headers.items() if "-death" not in name}
     return replace(outgoing, message=replace(outgoing.message, headers=headers))
 
@@ -47,7 +47,7 @@ def without_the_brokers_own(outgoing):
     routing_key=st.text(),
     delays=st.lists(st.sampled_from(DEFAULT_RETRY_DELAYS), min_size=1, max_size=8),
 )
-def test_what_comes_back_is_the_original_however_often(
+def test_the_original_is_restored_after_any_number_of_parkings(
     body, content_type, headers, exchange, routing_key, delays
 ):
     original = Outgoing(exchange, routing_key, Message(body, content_type, headers), {"correlation_id": "7"})
@@ -57,19 +57,19 @@ def test_what_comes_back_is_the_original_however_often(
         comes = returned(messages.parked(messages.unparked(comes), Park(delay, attempts)))
 
         assert messages.attempts_of(comes) == attempts
-        assert without_the_brokers_own(messages.unparked(comes)) == original
+        assert without_broker_headers(messages.unparked(comes)) == original
 
 
 @pytest.mark.parametrize(
     ("delay", "label"), list(zip(DEFAULT_RETRY_DELAYS, ["30s", "5m", "1h"], strict=True))
 )
-def test_it_goes_to_the_queue_of_its_delay(delay, label):
+def test_a_parked_message_goes_to_the_queue_of_its_delay(delay, label):
     parked = messages.parked(an_original(), Park(delay, 1))
 
     assert (parked.exchange, parked.routing_key) == ("provisioner.retry", label)
 
 
-def test_it_takes_along_where_it_came_from_and_how_often():
+def test_a_parked_message_carries_its_origin_and_attempts():
     parked = messages.parked(an_original(KEPT), Park(FIRST, 3))
 
     assert parked.message.headers == KEPT | {
@@ -80,8 +80,8 @@ def test_it_takes_along_where_it_came_from_and_how_often():
     assert (parked.message.body, parked.properties) == (b"{", {"priority": 3})
 
 
-def test_the_brokers_own_headers_are_left_behind():
-    """Sent back to it, x-death would lose the message there."""
+def test_headers_of_the_broker_are_removed():
+    """The broker would drop the message as a cycle if x-death were sent back to it."""
     comes = returned(messages.parked(an_original(), Park(FIRST, 1)))
     assert "x-death" in comes.message.headers
 
@@ -90,7 +90,7 @@ def test_the_brokers_own_headers_are_left_behind():
     assert set(again.message.headers) == {"x-attempts", "x-original-exchange", "x-original-routing-key"}
 
 
-def test_the_original_is_left_alone():
+def test_the_original_message_is_unchanged():
     original = an_original(KEPT)
 
     messages.unparked(messages.parked(original, Park(FIRST, 1)))
@@ -98,16 +98,16 @@ def test_the_original_is_left_alone():
     assert original.message.headers == KEPT
 
 
-@pytest.mark.parametrize("told", ["abc", "7", b"7", -5, 10**9, 3, 2.5, True, None, [1], {"a": 1}])
-def test_a_message_that_never_was_parked_begins_with_none_whatever_it_says(told):
-    original = an_original({"x-attempts": told})
+@pytest.mark.parametrize("header", ["abc", "7", b"7", -5, 10**9, 3, 2.5, True, None, [1], {"a": 1}])
+def test_headers_of_a_never_parked_message_count_no_attempts(header):
+    original = an_original({"x-attempts": header})
 
     assert messages.attempts_of(original) == 0
     assert messages.unparked(original) == original
 
 
 @pytest.mark.parametrize(
-    ("told", "attempts"),
+    ("header", "attempts"),
     [
         (3, 3),
         (-5, 0),
@@ -120,18 +120,18 @@ def test_a_message_that_never_was_parked_begins_with_none_whatever_it_says(told)
         ([1], 0),
     ],
 )
-def test_hostile_counts_are_harmless(told, attempts):
-    headers = {"x-attempts": told, "x-original-exchange": "a", "x-original-routing-key": "b"}
+def test_invalid_attempt_counts_are_harmless(header, attempts):
+    headers = {"x-attempts": header, "x-original-exchange": "a", "x-original-routing-key": "b"}
     comes = replace(an_original(headers), exchange="provisioner.replay")
 
     assert messages.attempts_of(comes) == attempts
     assert messages.unparked(comes).message.headers == {}
 
 
-def test_from_a_producer_nothing_was_ever_parked():
-    """Whoever may publish department events must not pass for one who may publish something else."""
-    parking_s = {"x-attempts": 7, "x-original-exchange": "a", "x-original-routing-key": "b"}
-    comes = an_original(parking_s)
+def test_parking_headers_of_a_producer_are_ignored():
+    """A producer of department events must not reach another exchange by these headers."""
+    parking_headers = {"x-attempts": 7, "x-original-exchange": "a", "x-original-routing-key": "b"}
+    comes = an_original(parking_headers)
 
     assert messages.attempts_of(comes) == 0
     assert messages.unparked(comes) == comes
@@ -141,14 +141,14 @@ def test_from_a_producer_nothing_was_ever_parked():
 
 @pytest.mark.parametrize("exchange", [None, 3, b"departments", ["departments"]])
 @pytest.mark.parametrize("key", [None, 3, b"department.created"])
-def test_hostile_addresses_are_not_followed(exchange, key):
-    parking_s = {"x-original-exchange": exchange, "x-original-routing-key": key}
-    comes = replace(an_original(parking_s), exchange="provisioner.replay")
+def test_invalid_original_addresses_are_ignored(exchange, key):
+    parking_headers = {"x-original-exchange": exchange, "x-original-routing-key": key}
+    comes = replace(an_original(parking_headers), exchange="provisioner.replay")
 
     assert messages.unparked(comes) == comes
 
 
-def test_a_dead_letter_looks_as_if_it_never_was_parked_but_for_its_attempts():
+def test_parking_changes_only_the_attempts_of_a_dead_letter():
     original = an_original(KEPT)
     comes = returned(messages.parked(original, Park(FIRST, 7)))
 
@@ -161,13 +161,13 @@ def test_a_dead_letter_looks_as_if_it_never_was_parked_but_for_its_attempts():
     assert often == replace(never, message=replace(never.message, headers=headers))
 
 
-def test_the_replay_of_a_dead_letter_begins_anew():
+def test_a_replayed_dead_letter_starts_with_no_attempts():
     letter = messages.dead_letter(an_original(), REJECTED, SUBJECT, 8, NOW)
 
     assert messages.attempts_of(replace(letter, exchange="provisioner.replay")) == 0
 
 
-def test_what_a_producer_writes_into_our_headers_counts_for_nothing():
+def test_our_headers_written_by_a_producer_have_no_effect():
     headers = {"x-attempts": 7, "x-original-exchange": "a", "x-original-routing-key": "b"}
     comes = an_original(headers)
 

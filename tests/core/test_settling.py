@@ -1,4 +1,4 @@
-"""What may be carried out late: creates nobody heard of, and changes over newer ones."""
+"""Calls that may be executed late: unknown creates, and changes after newer ones."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -30,7 +30,7 @@ TICK = timedelta(microseconds=1)
 
 EVENT = created("Sales", sequence=11)
 MADE = Made("SA000000000000000002", SecretStr("made-up-token"))
-DOUBLED = replace(MADE, duplicates=("SA000000000000000008", "SA000000000000000009"))
+MADE_WITH_DUPLICATES = replace(MADE, duplicates=("SA000000000000000008", "SA000000000000000009"))
 TRANSIENT = Transient("Plivo answered 429 to create")
 UNKNOWN = Unknown("no answer")
 PERMANENT = Permanent(DeadReason.REJECTED, "Plivo answered 400 to create")
@@ -55,31 +55,31 @@ def claimed(attempt=1, clean_scans=0, **fields):
 
 
 def claimed_again(entry, event=EVENT):
-    """As it is before the next create for `event`."""
+    """The entry before the next create for `event`."""
     return intend(Create("Sales"), entry, event, IDEMPOTENCY_KEY, POLICY, LATER)
 
 
-def looked(entry, begun):
+def after_empty_scan(entry, begun):
     return concluded(entry, EVENT, Adopt("Sales"), NothingSeen(begun), begun)
 
 
 def changes(before, after):
-    """What differs, field by field."""
+    """The new values of the fields that differ."""
     old, new = vars(before), vars(after)
     return {name: new[name] for name in new if new[name] != old[name]}
 
 
 class TestClaims:
-    def test_one_is_kept_while_the_create_may_have_happened(self):
+    def test_a_claim_is_kept_while_the_create_may_have_happened(self):
         entry = claimed()
 
         conclusion = concluded(entry, EVENT, Create("Sales"), Failed(UNKNOWN))
 
         assert (conclusion.entry, conclusion.answer) == (entry, None)
-        assert conclusion.failure == Unknown("no answer", 4.1)  # the first look comes 5 s after the claim
+        assert conclusion.failure == Unknown("no answer", 4.1)  # the first scan starts 5 s after the claim
 
     @of_a_create_that_did_not_happen
-    def test_it_is_withdrawn_where_the_create_certainly_did_not_happen(self, failure):
+    def test_a_claim_is_withdrawn_if_the_create_did_not_happen(self, failure):
         conclusion = concluded(claimed(), EVENT, Create("Sales"), Failed(failure))
 
         assert changes(claimed(), conclusion.entry) == {"status": Status.ABSENT, "claim": None}
@@ -87,7 +87,7 @@ class TestClaims:
 
     @of_a_create_that_did_not_happen
     @pytest.mark.parametrize("attempt", [2, 3])
-    def test_what_did_not_happen_does_not_count(self, failure, attempt):
+    def test_a_create_that_did_not_happen_is_not_counted(self, failure, attempt):
         left = concluded(claimed(attempt), EVENT, Create("Sales"), Failed(failure)).entry
 
         assert left.status is Status.ABSENT
@@ -95,24 +95,24 @@ class TestClaims:
         assert claimed_again(left).claim.attempt == attempt
 
     @pytest.mark.parametrize("attempt", [1, 2, 3])
-    def test_what_ends_unknown_in_an_outage_is_looked_for_but_does_not_count(self, attempt):
-        nobody_heard = Failed(replace(UNKNOWN, outage=True))
+    def test_an_unknown_create_in_an_outage_is_scanned_for_not_counted(self, attempt):
+        unknown_in_outage = Failed(replace(UNKNOWN, outage=True))
 
-        conclusion = concluded(claimed(attempt), EVENT, Create("Sales"), nobody_heard)
+        conclusion = concluded(claimed(attempt), EVENT, Create("Sales"), unknown_in_outage)
 
         assert conclusion.entry == claimed(attempt - 1)
         assert conclusion.failure == Unknown("no answer", 4.1, outage=True)
         assert claimed_again(replace(conclusion.entry, status=Status.ABSENT)).claim.attempt == attempt
 
     @pytest.mark.parametrize("outcome", [Failed(TRANSIENT), Failed(PERMANENT)])
-    def test_a_department_once_removed_is_removed_again_then(self, outcome):
+    def test_a_withdrawn_claim_restores_the_removed_status(self, outcome):
         entry = claimed(removal=Removed(NOW), incarnation=3)
 
         left = concluded(entry, EVENT, Create("Sales"), outcome).entry
 
         assert changes(entry, left) == {"status": Status.REMOVED, "claim": None}
 
-    def test_each_create_is_a_claim_of_its_own(self):
+    def test_each_create_makes_a_new_claim(self):
         lost = replace(claimed(2, removal=Removed(NOW)), status=Status.REMOVED)
 
         claim = claimed_again(lost).claim
@@ -125,15 +125,15 @@ class TestClaims:
         assert claimed_again(lost, created(sequence=12)).claim.attempt == 1
 
 
-class TestLooks:
+class TestScans:
     @pytest.mark.parametrize(
         ("clean_scans", "begun", "next_in"),
         [(0, 5.1, 10.0), (1, 15.1, 30.0), (2, 45.1, 75.0), (0, 120.1, 0.1), (0, 500.0, 0.1), (9, 120.0, 0.1)],
     )
-    def test_one_that_saw_nothing_counts_and_the_next_is_on_schedule(self, clean_scans, begun, next_in):
+    def test_a_clean_scan_is_counted_and_the_next_is_on_schedule(self, clean_scans, begun, next_in):
         entry = claimed(2, clean_scans)
 
-        conclusion = looked(entry, NOW + timedelta(seconds=begun))
+        conclusion = after_empty_scan(entry, NOW + timedelta(seconds=begun))
 
         assert conclusion.entry == claimed(2, clean_scans + 1)
         assert conclusion.answer is None
@@ -152,10 +152,10 @@ class TestLooks:
             (3, WINDOW + TICK, True),
         ],
     )
-    def test_lost_is_what_two_did_not_see_the_last_begun_after_the_window(self, clean_scans, begun, lost):
+    def test_lost_after_two_clean_scans_the_last_begun_after_the_window(self, clean_scans, begun, lost):
         entry = claimed(2, clean_scans)
 
-        conclusion = looked(entry, NOW + begun)
+        conclusion = after_empty_scan(entry, NOW + begun)
 
         assert (conclusion.failure is None) is lost
         assert (conclusion.entry.status is Status.CLAIMED) is not lost
@@ -164,18 +164,18 @@ class TestLooks:
         ("fields", "status"),
         [({}, Status.ABSENT), ({"removal": Removed(NOW), "incarnation": 2}, Status.REMOVED)],
     )
-    def test_then_the_event_is_decided_again_and_the_next_create_counts_on(self, fields, status):
+    def test_after_a_lost_create_the_event_is_decided_again(self, fields, status):
         entry = claimed(2, 3, **fields)
         begun = NOW + WINDOW + TICK
 
-        conclusion = looked(entry, begun)
+        conclusion = after_empty_scan(entry, begun)
 
         assert (conclusion.answer, conclusion.failure) == (None, None)
         lost = replace(claimed(2, 0, **fields), status=status, duplicates_check_at=begun + TEN_WINDOWS)
         assert conclusion.entry == lost
         assert claimed_again(lost).claim == Claim(LATER, IDEMPOTENCY_KEY, EVENT.reference, attempt=3)
 
-    def test_it_is_the_begin_of_the_look_that_counts_not_its_end(self):
+    def test_the_start_of_a_scan_counts_not_its_end(self):
         late = NOW + 2 * WINDOW
 
         conclusion = concluded(claimed(1, 5), EVENT, Adopt("Sales"), NothingSeen(NOW + WINDOW), late)
@@ -187,14 +187,14 @@ class TestLooks:
         [
             an_entry(Status.ABSENT),
             an_entry(Status.REMOVED),
-            replace(claimed(2, 1), status=Status.ABSENT),  # the claim of a create taken for lost, counted on
+            replace(claimed(2, 1), status=Status.ABSENT),  # keeps the claim of a lost create for its count
         ],
     )
-    def test_a_look_for_what_is_not_claimed_decides_at_once(self, entry):
-        assert looked(entry, NOW + 2 * WINDOW) == Conclusion(entry)
+    def test_a_scan_without_a_claim_is_decided_immediately(self, entry):
+        assert after_empty_scan(entry, NOW + 2 * WINDOW) == Conclusion(entry)
 
     @with_every_failure
-    def test_one_that_failed_does_not_count(self, failure):
+    def test_a_failed_scan_is_not_counted(self, failure):
         left = concluded(claimed(2, 1), EVENT, Adopt("Sales"), Failed(failure)).entry
 
         assert left.claim == claimed(2, 1).claim
@@ -203,7 +203,7 @@ class TestLooks:
 class TestGivingUp:
     GIVEN_UP = concluded(claimed(3), EVENT, Create("Sales"), Failed(UNKNOWN))
 
-    def test_the_third_create_of_an_event_without_an_answer_is_given_up_with_evidence(self):
+    def test_the_third_unknown_create_is_given_up_with_evidence(self):
         assert self.GIVEN_UP.failure == Permanent(
             DeadReason.CREATE_UNKNOWN,
             "3 creates ended without a clear response, the last begun at 2026-11-21T12:00:00Z"
@@ -211,11 +211,11 @@ class TestGivingUp:
         )
         assert self.GIVEN_UP.answer is None
 
-    def test_the_claim_stays_and_counts_from_zero(self):
+    def test_giving_up_keeps_the_claim_and_resets_its_count(self):
         assert self.GIVEN_UP.entry == claimed(0)
 
     @pytest.mark.parametrize("event", [EVENT, created(sequence=12)], ids=["replay", "newer"])
-    def test_whoever_comes_next_settles_it_first_and_has_three_again(self, event):
+    def test_the_next_event_settles_the_claim_and_has_three_creates(self, event):
         entry = self.GIVEN_UP.entry
         for begun in (NOW + WINDOW, NOW + WINDOW + TICK):
             entry = concluded(entry, event, Adopt("Sales"), NothingSeen(begun), begun).entry
@@ -228,7 +228,7 @@ class TestGivingUp:
             assert isinstance(failure, Permanent) is (attempt == 3)
             entry = replace(again, status=Status.ABSENT)
 
-    def test_or_adopts_it(self):
+    def test_the_next_event_may_adopt_the_subaccount(self):
         conclusion = concluded(self.GIVEN_UP.entry, EVENT, Adopt("Sales"), MADE)
 
         assert (conclusion.entry.status, conclusion.entry.claim) == (Status.ACTIVE, None)
@@ -239,13 +239,13 @@ class TestCrashes:
     """A claim whose outcome was never recorded counts as an unknown create."""
 
     BEGUN = NOW + WINDOW + TICK
-    LOST = looked(claimed(3, 1), BEGUN).entry
-    GIVEN_UP = looked(LOST, BEGUN)
+    LOST = after_empty_scan(claimed(3, 1), BEGUN).entry
+    GIVEN_UP = after_empty_scan(LOST, BEGUN)
 
-    def test_after_the_third_create_taken_for_lost_the_event_only_looks(self):
+    def test_after_the_third_lost_create_the_event_only_scans(self):
         assert decide(EVENT, Recollection(self.LOST), POLICY, self.BEGUN) == Adopt(EVENT.name)
 
-    def test_if_that_sees_nothing_it_is_given_up_with_evidence(self):
+    def test_an_empty_last_scan_is_given_up_with_evidence(self):
         assert self.GIVEN_UP.failure == Permanent(
             DeadReason.CREATE_UNKNOWN,
             "3 creates ended without a clear response, the last begun at 2026-11-21T12:00:00Z"
@@ -254,7 +254,7 @@ class TestCrashes:
         )
         assert self.GIVEN_UP.answer is None
 
-    def test_a_replay_counts_from_one(self):
+    def test_a_replay_counts_its_creates_from_one(self):
         left = self.GIVEN_UP.entry
 
         assert left == replace(claimed(0), status=Status.ABSENT, duplicates_check_at=self.BEGUN + TEN_WINDOWS)
@@ -262,12 +262,12 @@ class TestCrashes:
         assert claimed_again(left).claim.attempt == 1
 
     @pytest.mark.parametrize("by", [EVENT, created(sequence=12), removed(sequence=12)])
-    def test_whoever_settles_it(self, by):
+    def test_any_event_may_settle_a_lost_create(self, by):
         lost = concluded(claimed(3, 1), by, Adopt(by.name), NothingSeen(self.BEGUN), self.BEGUN)
 
         assert (lost.entry, lost.failure) == (self.LOST, None)
 
-    def test_another_event_is_not_the_one_to_be_given_up(self):
+    def test_another_event_is_not_given_up(self):
         other = created(sequence=12)
 
         assert decide(other, Recollection(self.LOST), POLICY, self.BEGUN) == Create(other.name)
@@ -275,43 +275,43 @@ class TestCrashes:
 
 
 class TestDuplicatesChecks:
-    """A create taken for lost may still be carried out: later the scheduler looks for duplicates."""
+    """A create taken for lost may still be executed, so the scheduler checks for duplicates later."""
 
     @pytest.mark.parametrize("step", [Create("Sales"), Adopt("Sales")])
-    def test_none_is_due_after_one_try(self, step):
+    def test_no_check_is_due_after_a_single_create(self, step):
         assert concluded(claimed(), EVENT, step, MADE).entry.duplicates_check_at is None
 
     @pytest.mark.parametrize("event", [EVENT, created(sequence=12)], ids=["same", "newer"])
-    def test_one_is_due_after_two_whatever_event_the_second_is_for(self, event):
+    def test_a_check_is_due_after_a_second_create_for_any_event(self, event):
         begun = NOW + WINDOW + TICK
-        lost = looked(claimed(1, 1), begun).entry
+        lost = after_empty_scan(claimed(1, 1), begun).entry
 
         made = concluded(claimed_again(lost, event), event, Create("Sales"), MADE).entry
 
         assert (made.status, made.duplicates_check_at) == (Status.ACTIVE, begun + TEN_WINDOWS)
 
-    def test_an_adoption_puts_it_off_for_the_last_create_may_be_the_one_to_come(self):
+    def test_an_adoption_postpones_the_check(self):
         entry = claimed(2, duplicates_check_at=LATER)
 
         adopted = concluded(entry, EVENT, Adopt("Sales"), MADE).entry
 
         assert adopted.duplicates_check_at == LATER + TEN_WINDOWS
 
-    def test_one_is_due_where_duplicates_were_found(self):
-        conclusion = concluded(claimed(), EVENT, Adopt("Sales"), DOUBLED)
+    def test_a_check_is_due_after_duplicates_were_found(self):
+        conclusion = concluded(claimed(), EVENT, Adopt("Sales"), MADE_WITH_DUPLICATES)
 
         assert conclusion.entry.duplicates_check_at == LATER + TEN_WINDOWS
         told = "disabled duplicates: SA000000000000000008, SA000000000000000009"
         assert conclusion.answer.reason == told
 
-    def test_one_is_due_even_if_it_is_adopted_only_to_be_removed(self):
+    def test_a_check_is_due_after_an_adoption_for_a_removal(self):
         event = removed(sequence=12)
 
-        conclusion = concluded(claimed(), event, Adopt(None), DOUBLED)
+        conclusion = concluded(claimed(), event, Adopt(None), MADE_WITH_DUPLICATES)
 
         assert (conclusion.entry.duplicates_check_at, conclusion.answer) == (LATER + TEN_WINDOWS, None)
 
-    def test_it_outlives_a_deletion(self):
+    def test_a_due_duplicate_check_survives_a_deletion(self):
         entry = an_entry(Status.DELETING, duplicates_check_at=NOW + TEN_WINDOWS)
 
         left = concluded(entry, removed(sequence=11), Delete(AUTH_ID), Deleted()).entry
@@ -320,10 +320,10 @@ class TestDuplicatesChecks:
 
 
 class TestChecks:
-    """A change may be carried out late, over a newer one: entry and provider are compared then."""
+    """A change may be executed after a newer one, so entry and provider are compared later."""
 
     CHANGES = pytest.mark.parametrize("step", ["rename", "restore", "disable"])
-    SURE = pytest.mark.parametrize("outcome", [Changed(), Failed(TRANSIENT), Failed(PERMANENT)])
+    DEFINITE = pytest.mark.parametrize("outcome", [Changed(), Failed(TRANSIENT), Failed(PERMANENT)])
 
     def intended(self, step, **fields):
         decided, status = STEPS[step]
@@ -331,16 +331,16 @@ class TestChecks:
         return decided, intend(decided, entry, renamed(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW)
 
     @CHANGES
-    def test_one_is_on_record_before_the_change_is_sent(self, step):
+    def test_a_check_is_recorded_before_the_change_is_sent(self, step):
         decided, intended = self.intended(step)
 
         assert changes(an_entry(STEPS[step][1]), intended) == {"check": Check(NOW + WINDOW)}
         assert intended.due_at == NOW + WINDOW
         assert isinstance(decided, Rename | Restore | Disable)
 
-    @SURE
+    @DEFINITE
     @CHANGES
-    def test_it_is_off_once_the_outcome_is_known(self, step, outcome):
+    def test_a_definite_outcome_clears_the_check(self, step, outcome):
         decided, intended = self.intended(step)
 
         left = concluded(intended, renamed(sequence=11), decided, outcome).entry
@@ -348,26 +348,26 @@ class TestChecks:
         assert (left.check, left.due_at) == (None, None)
 
     @CHANGES
-    def test_without_an_answer_it_is_kept_and_counts_from_now(self, step):
+    def test_an_unknown_outcome_moves_the_check_to_a_full_window(self, step):
         decided, intended = self.intended(step)
 
         left = concluded(intended, renamed(sequence=11), decided, Failed(UNKNOWN)).entry
 
         assert left.check == Check(LATER + WINDOW, late_call=True)
 
-    @SURE
+    @DEFINITE
     @CHANGES
-    def test_what_may_come_late_is_checked_whatever_comes_of_the_next_change(self, step, outcome):
+    def test_a_check_of_a_late_call_survives_the_next_change(self, step, outcome):
         decided, intended = self.intended(step, check=Check(NOW + WINDOW / 2, late_call=True))
 
         left = concluded(intended, renamed(sequence=11), decided, outcome).entry
 
         assert left.check == Check(NOW + WINDOW, late_call=True)
 
-    @SURE
+    @DEFINITE
     @CHANGES
-    def test_so_is_a_change_whose_outcome_was_never_recorded(self, step, outcome):
-        """The worker died after it: nobody knows whether it was sent."""
+    def test_a_check_of_an_unrecorded_outcome_survives_the_next_change(self, step, outcome):
+        """The worker crashed after the first change, which may have been sent or not."""
         decided, intended = self.intended(step, check=Check(NOW + WINDOW / 2))
 
         left = concluded(intended, renamed(sequence=11), decided, outcome).entry
@@ -375,21 +375,21 @@ class TestChecks:
         assert left.check == Check(NOW + WINDOW, late_call=True)
 
     @pytest.mark.parametrize("entry", [claimed(), an_entry(Status.ABSENT), an_entry(Status.REMOVED)])
-    def test_an_adoption_without_an_answer_has_nothing_to_check_yet(self, entry):
+    def test_an_unknown_adoption_needs_no_check(self, entry):
         assert concluded(entry, EVENT, Adopt("Sales"), Failed(UNKNOWN)).entry == entry
 
-    def test_an_adoption_is_checked_for_those_before_it_that_nobody_recorded(self):
+    def test_an_adoption_is_checked_for_unrecorded_earlier_calls(self):
         left = concluded(claimed(), EVENT, Adopt("Sales"), MADE).entry
 
         assert left.check == Check(LATER + WINDOW, late_call=True)
 
-    def test_a_create_needs_none(self):
+    def test_a_create_needs_no_check(self):
         left = concluded(claimed(), EVENT, Create("Sales"), MADE).entry
 
         assert left.check is None
 
     @pytest.mark.parametrize("event", [removed(sequence=11), created(sequence=12)])
-    def test_none_survives_a_deletion(self, event):
+    def test_no_check_survives_a_deletion(self, event):
         entry = an_entry(Status.ACTIVE, check=Check(NOW + WINDOW, late_call=True))
         deleting = intend(Delete(AUTH_ID), entry, event, IDEMPOTENCY_KEY, POLICY, NOW)
 
@@ -398,7 +398,7 @@ class TestChecks:
         assert left.check is None
 
     @with_every_failure
-    def test_a_deletion_that_fails_sets_none_for_it_is_sent_again(self, failure):
+    def test_a_failed_deletion_sets_no_check(self, failure):
         entry = an_entry(Status.DELETING)
 
         assert concluded(entry, removed(sequence=11), Delete(AUTH_ID), Failed(failure)).entry is entry
