@@ -31,7 +31,7 @@ Receive = Callable[[Delivery], None]
 
 
 class Bench(Protocol):
-    """A broker with the project's topology, to publish to and consume from."""
+    """A broker with the project's topology: publish to it and consume from it."""
 
     publisher: Publisher
 
@@ -40,13 +40,13 @@ class Bench(Protocol):
     ) -> AbstractAsyncContextManager[Consumer]: ...
 
     async def bind(self, exchange: str, queue: str, routing_key: str) -> None:
-        """Binds a queue of the test's own, and makes it before that where needed."""
+        """Binds a queue that belongs to the test, and declares it first if needed."""
 
     async def ready(self, queue: str) -> int:
-        """How many messages wait in it, taken by nobody."""
+        """The number of ready messages, not delivered to any consumer."""
 
     async def bodies(self, queue: str) -> list[bytes]:
-        """What waits in a queue of the test's own."""
+        """The bodies of the ready messages of a queue that belongs to the test."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class RabbitBench:
     connection: Connection
     own: Channel
     channel: AbstractChannel
-    """Of aio-pika, as any other client uses."""
+    """A channel of aio-pika, as any other client would use."""
 
     @asynccontextmanager
     async def consumer(self, queue: str, prefetch: int, receive: Receive) -> AsyncIterator[Consumer]:
@@ -101,9 +101,9 @@ def link(name: str, url: str) -> Link:
 
 
 def memory_bench() -> MemoryBench:
-    imitation = MemoryBroker()
-    imitation.declare(topology(BrokerVersion(4, 1)))
-    return MemoryBench(imitation)
+    broker = MemoryBroker()
+    broker.declare(topology(BrokerVersion(4, 1)))
+    return MemoryBench(broker)
 
 
 @asynccontextmanager
@@ -121,7 +121,7 @@ async def rabbit_bench(url: str) -> AsyncIterator[RabbitBench]:
 
 @dataclass(frozen=True)
 class SimulatedBench:
-    """The broker the simulation plays in, without its faults."""
+    """The broker of the simulation, without its faults."""
 
     publisher: SimulatedPublisher
     broker: SimulatedBroker
@@ -154,7 +154,7 @@ def simulated_bench(*, returns_to_front: bool) -> SimulatedBench:
 
 
 class Inbox:
-    """Takes deliveries and acks nothing by itself."""
+    """Collects deliveries and acks none of them."""
 
     def __init__(self) -> None:
         self.deliveries: list[Delivery] = []

@@ -1,4 +1,4 @@
-"""An HTTP server that does what it is told, however wrong: bytes on a connection, and its end."""
+"""A scripted HTTP server that can send any bytes and close its connection at any point."""
 
 import asyncio
 import socket
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 Reply = Callable[[asyncio.StreamWriter], Awaitable[bool]]
-"""Writes what it likes; True to keep the connection."""
+"""Writes a response. Returns True to keep the connection open."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Asked:
 
 @dataclass
 class Server:
-    """Answers the n-th request with the n-th reply, and all that follow with the last."""
+    """Answers the n-th request with the n-th reply, and all later requests with the last reply."""
 
     replies: list[Reply]
     url: str = ""
@@ -32,7 +32,7 @@ class Server:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def waiting(self, requests: int) -> None:
-        """Returns once so many wait for their answer."""
+        """Returns once this number of requests waits for a response."""
         while self.open_requests < requests:
             self.arrived.clear()
             await self.arrived.wait()
@@ -79,7 +79,7 @@ async def misbehaving(*replies: Reply) -> AsyncIterator[Server]:
 
 
 def raw(*lines: str, body: bytes = b"") -> Reply:
-    """These lines and this body, and nothing added."""
+    """A reply of exactly these lines and this body."""
 
     async def reply(writer: asyncio.StreamWriter) -> bool:
         writer.write("".join(f"{line}\r\n" for line in (*lines, "")).encode() + body)
@@ -90,7 +90,7 @@ def raw(*lines: str, body: bytes = b"") -> Reply:
 
 
 def answer(status: str, body: bytes = b"", *headers: str) -> Reply:
-    """A whole answer: `201 Created` and its body."""
+    """A complete response: a status such as `201 Created`, a body and headers."""
     length = () if status.startswith("204") else (f"Content-Length: {len(body)}",)
     return raw(f"HTTP/1.1 {status}", "Content-Type: application/json", *length, *headers, body=body)
 

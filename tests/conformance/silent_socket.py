@@ -1,4 +1,4 @@
-"""A connection with one channel that sends only what a test tells it to."""
+"""A connection with one channel that delivers only the frames a test asks for."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from worker.adapters.amqp.codec.frames import RETURN
 
 
 class Socket:
-    """Connection and channel in one: records what was sent, and who listens."""
+    """Connection and channel in one: records the sent frames and the listeners."""
 
     number, max_payload, is_closed = 1, 0, False
 
@@ -20,19 +20,19 @@ class Socket:
         self.listeners = listeners
 
     def on_closed(self, _tell: object) -> None:
-        """Never."""
+        """Never calls back."""
 
     def send(self, frames: bytes) -> None:
         self.sent.append(frames)
 
     async def unblocked(self) -> None:
-        """Never."""
+        """Never returns."""
         await asyncio.get_running_loop().create_future()
 
     def confirms(self, method: bytes, tag: int, *, multiple: bool = False) -> None:
         self.listeners[method](tag.to_bytes(8) + bytes([multiple]), b"", b"")
 
     def returns(self, message_id: bytes) -> None:
-        """What was sent to `x` under `k`."""
+        """Returns a message that was published to exchange `x` with routing key `k`."""
         flags, why = (1 << 7).to_bytes(2), b"\1\x38\x08NO_ROUTE"
         self.listeners[RETURN](why + b"\1x\1k", flags + bytes([len(message_id)]) + message_id, b"")

@@ -1,4 +1,4 @@
-"""What every audit promises; and of the one in SQLite, that nobody takes back what it says."""
+"""The conformance suite of every audit, and the append-only guarantee of the one in SQLite."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -50,7 +50,7 @@ async def audit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield opened
 
 
-async def test_what_was_noted_is_told_in_order(audit):
+async def test_lines_are_returned_in_order(audit):
     later = replace(LINE, at=NOW + timedelta(microseconds=1), outcome="answered created")
     await audit.append([LINE, NAMELESS])
     await audit.append([])
@@ -58,7 +58,7 @@ async def test_what_was_noted_is_told_in_order(audit):
     assert await audit.lines() == [LINE, NAMELESS, later]
 
 
-async def test_it_is_told_by_time_person_and_event(audit):
+async def test_lines_are_filtered_by_time_operator_and_event(audit):
     others = [
         replace(LINE, at=NOW + timedelta(seconds=1)),
         replace(LINE, by="mo"),
@@ -72,13 +72,13 @@ async def test_it_is_told_by_time_person_and_event(audit):
     assert await audit.lines(by="mo", id_="hr-2") == []
 
 
-async def test_it_is_told_by_the_letter_where_that_had_no_event(audit):
+async def test_lines_without_an_event_are_found_by_their_letter(audit):
     nameless = replace(NAMELESS, letter="5c0ffee")
     await audit.append([LINE, nameless])
     assert await audit.lines(id_="5c0ffee") == [nameless]
 
 
-async def test_a_line_of_before_letters_were_noted_is_still_told(tmp_path):
+async def test_a_line_of_an_older_version_without_a_letter_is_read(tmp_path):
     async with sqlite_ledger(tmp_path / "ledger.db") as ledger:
         older = TypeAdapter(AuditLine).dump_json(LINE, exclude={"letter"}).decode()
         row = (LINE.at.isoformat(), LINE.by, LINE.event_id, older)
@@ -88,7 +88,7 @@ async def test_a_line_of_before_letters_were_noted_is_still_told(tmp_path):
 
 
 @pytest.fixture
-async def noted(tmp_path: Path) -> Path:
+async def ledger_file(tmp_path: Path) -> Path:
     async with in_sqlite(tmp_path) as audit:
         await audit.append([LINE])
     return tmp_path / "ledger.db"
@@ -102,33 +102,33 @@ async def noted(tmp_path: Path) -> Path:
         "INSERT OR REPLACE INTO audit SELECT number, at, 'nobody', event_id, audit FROM audit",
     ],
 )
-async def test_the_file_refuses_to_forget(noted, change):
-    connection = apsw.Connection(str(noted))
+async def test_the_file_is_append_only(ledger_file, change):
+    connection = apsw.Connection(str(ledger_file))
     with pytest.raises(apsw.ConstraintError, match="append-only"):
         connection.execute(change)
     connection.close()
-    async with in_sqlite(noted.parent) as audit:
+    async with in_sqlite(ledger_file.parent) as audit:
         assert await audit.lines() == [LINE]
 
 
-async def test_all_of_a_batch_is_noted_or_none(noted):
-    async with in_sqlite(noted.parent) as audit:
+async def test_a_batch_is_appended_completely_or_not_at_all(ledger_file):
+    async with in_sqlite(ledger_file.parent) as audit:
         with pytest.raises(LedgerFailed):
             await audit.append([replace(LINE, by="mo"), replace(LINE, by=None)])
         assert await audit.lines() == [LINE]
 
 
-async def test_a_ledger_opened_to_be_read_can_not_be_written(noted):
-    before = noted.read_bytes()
-    async with sqlite_ledger_read(noted) as ledger:
+async def test_a_ledger_opened_read_only_cannot_be_written(ledger_file):
+    before = ledger_file.read_bytes()
+    async with sqlite_ledger_read(ledger_file) as ledger:
         with pytest.raises(LedgerFailed, match="cannot be written"):
             await SqliteAudit(ledger).append([LINE])
         assert await SqliteAudit(ledger).lines() == [LINE]
-    assert noted.read_bytes() == before
+    assert ledger_file.read_bytes() == before
 
 
-async def test_a_ledger_of_a_version_without_an_audit_can_still_be_read(tmp_path):
-    """And is given one by the first that writes."""
+async def test_a_ledger_of_an_older_version_without_an_audit_is_read(tmp_path):
+    """The first writer adds the audit table."""
     path = tmp_path / "ledger.db"
     async with sqlite_ledger(path) as ledger:
         await ledger.run(lambda db: db.execute("DROP TABLE audit"))
@@ -139,7 +139,7 @@ async def test_a_ledger_of_a_version_without_an_audit_can_still_be_read(tmp_path
         await audit.append([LINE])
 
 
-async def test_without_a_ledger_it_says_how_to_find_it(tmp_path):
+async def test_a_missing_ledger_names_the_setting_to_change(tmp_path):
     with pytest.raises(LedgerFailed, match="set LEDGER_URL"):
         async with sqlite_ledger_read(tmp_path / "ledger.db"):
             pass

@@ -1,4 +1,4 @@
-"""What every broker promises, publishing and consuming: in memory, simulated, and RabbitMQ."""
+"""The conformance suite of every broker, publishing and consuming: memory, simulated and RabbitMQ."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -28,7 +28,7 @@ on_rabbitmq = pytest.mark.xdist_group("broker")
 
 
 BROKERS = ["memory", "simulated-to-tail", "simulated-to-front", pytest.param("rabbitmq", marks=on_rabbitmq)]
-"""The simulated one puts back what was not acked at the tail, as 3.10 may, or at the front."""
+"""The simulated broker requeues unacked messages at the tail, as RabbitMQ 3.10 may, or at the front."""
 
 
 @pytest.fixture(params=BROKERS)
@@ -70,21 +70,21 @@ async def test_a_confirmed_message_is_in_its_queue(bench):
     assert await bench.ready(DEAD_LETTER_QUEUE) == 0
 
 
-async def test_where_nobody_is_bound_it_says_so(bench):
+async def test_an_unroutable_message_raises_unroutable(bench):
     with pytest.raises(
         Unroutable, match=r"no queue is bound for subaccount\.created on .*provisioner\.results"
     ):
         await bench.publisher.publish(Outgoing(RESULTS, "subaccount.created", Message(b"{}", None)))
 
 
-async def test_an_exchange_that_is_not_there_is_a_failure_of_another_kind(bench):
+async def test_a_missing_exchange_is_not_reported_as_unroutable(bench):
     with pytest.raises(PublishFailed) as failure:
         await bench.publisher.publish(Outgoing("nowhere", "key", Message(b"{}", None)))
     assert not isinstance(failure.value, Unroutable)
     assert len(str(failure.value).splitlines()) == 1
 
 
-async def test_of_many_on_their_way_each_gets_its_own_outcome(bench):
+async def test_concurrent_publishes_each_get_their_own_outcome(bench):
     nowhere = Outgoing(RESULTS, "subaccount.created", Message(b"{}", None))
     outgoing = [nowhere if number % 7 == 3 else department() for number in range(100)]
     outcomes = await asyncio.gather(
@@ -94,7 +94,7 @@ async def test_of_many_on_their_way_each_gets_its_own_outcome(bench):
     assert await bench.ready(WORK_QUEUE) == outgoing.count(department())
 
 
-async def test_every_queue_that_is_bound_gets_one_copy(bench):
+async def test_every_bound_queue_gets_one_copy(bench):
     await bench.bind(DEPARTMENTS, "test.one", "department.created")
     await bench.bind(DEPARTMENTS, "test.one", "#")
     await bench.bind(DEPARTMENTS, "test.other", "department.*")
@@ -129,7 +129,7 @@ async def test_topics_match_word_by_word(bench):
         assert await bench.bodies(queue) == sorted(key.encode() for key in TOPICS[pattern]), pattern
 
 
-async def test_deliveries_come_in_order(bench):
+async def test_deliveries_arrive_in_order(bench):
     bodies, inbox = await publish(bench, 20), Inbox()
     async with bench.consumer(WORK_QUEUE, 50, inbox) as consumer:
         assert consumer.consuming
@@ -137,7 +137,7 @@ async def test_deliveries_come_in_order(bench):
     assert inbox.bodies == bodies
 
 
-async def test_no_more_are_taken_than_prefetch_allows(bench):
+async def test_unacked_deliveries_never_exceed_the_prefetch(bench):
     await publish(bench, 5)
     inbox = Inbox()
     async with bench.consumer(WORK_QUEUE, 2, inbox):
@@ -150,7 +150,7 @@ async def test_no_more_are_taken_than_prefetch_allows(bench):
         assert inbox.bodies == [b"0", b"1", b"2"]
 
 
-async def test_what_is_acked_is_gone_and_the_rest_comes_back_in_order_counted(bench):
+async def test_unacked_messages_are_redelivered_in_order_and_counted(bench):
     await publish(bench, 5)
     first, again = Inbox(), Inbox()
     async with bench.consumer(WORK_QUEUE, 10, first):
@@ -158,7 +158,7 @@ async def test_what_is_acked_is_gone_and_the_rest_comes_back_in_order_counted(be
             await delivery.ack()
     async with bench.consumer(WORK_QUEUE, 10, again):
         await again.holds(2)
-        await publish(bench, 1)  # had more come back, this would be later
+        await publish(bench, 1)  # would arrive later if more had been requeued
         await again.holds(3)
     assert again.bodies == [b"1", b"3", b"0"]
     returns = [delivery.original.message.headers.get("x-delivery-count") for delivery in again.deliveries]
@@ -166,7 +166,7 @@ async def test_what_is_acked_is_gone_and_the_rest_comes_back_in_order_counted(be
     assert [delivery.original.message.headers for delivery in first.deliveries] == [{}] * 5
 
 
-async def test_after_the_connection_a_delivery_is_dead_and_its_ack_does_nothing(bench):
+async def test_an_ack_after_the_connection_closed_has_no_effect(bench):
     await publish(bench, 1)
     inbox, again = Inbox(), Inbox()
     async with bench.consumer(WORK_QUEUE, 10, inbox):
@@ -182,7 +182,7 @@ async def test_after_the_connection_a_delivery_is_dead_and_its_ack_does_nothing(
         await again.holds(2)
 
 
-async def test_a_second_ack_does_nothing(bench):
+async def test_a_second_ack_has_no_effect(bench):
     bodies, inbox = await publish(bench, 2), Inbox()
     async with bench.consumer(WORK_QUEUE, 1, inbox):
         (delivery,) = await inbox.holds(1)
@@ -191,7 +191,7 @@ async def test_a_second_ack_does_nothing(bench):
     assert inbox.bodies == bodies
 
 
-async def test_a_stopped_consumer_takes_no_more_and_can_still_ack(bench):
+async def test_a_stopped_consumer_takes_no_deliveries_but_can_ack(bench):
     await publish(bench, 3)
     inbox, again = Inbox(), Inbox()
     async with bench.consumer(WORK_QUEUE, 2, inbox) as consumer:
@@ -207,7 +207,7 @@ async def test_a_stopped_consumer_takes_no_more_and_can_still_ack(bench):
     assert again.bodies == [b"2"]
 
 
-async def test_a_paused_consumer_takes_no_more_and_can_still_ack(bench):
+async def test_a_paused_consumer_takes_no_deliveries_but_can_ack(bench):
     await publish(bench, 3)
     inbox = Inbox()
     async with bench.consumer(WORK_QUEUE, 2, inbox) as consumer:
@@ -227,7 +227,7 @@ async def test_a_paused_consumer_takes_no_more_and_can_still_ack(bench):
     assert inbox.bodies == [b"0", b"1", b"2", b"0"]
 
 
-async def test_what_a_paused_consumer_releases_goes_back_in_order_and_is_no_longer_live(bench):
+async def test_released_deliveries_are_requeued_in_order_and_not_live(bench):
     await publish(bench, 4)
     inbox, again = Inbox(), Inbox()
     async with bench.consumer(WORK_QUEUE, 3, inbox) as consumer:
@@ -237,7 +237,7 @@ async def test_what_a_paused_consumer_releases_goes_back_in_order_and_is_no_long
         await consumer.release()
         assert not any(delivery.live for delivery in inbox.deliveries)
         await held[0].ack()
-        await waits_in(bench, WORK_QUEUE, 3)
+        await wait_until_ready(bench, WORK_QUEUE, 3)
         await consumer.release()
         await consumer.resume()
         await inbox.holds(6)
@@ -250,7 +250,7 @@ async def test_what_a_paused_consumer_releases_goes_back_in_order_and_is_no_long
     assert (again.bodies, left.original.message.headers) == ([b"1"], {"x-delivery-count": 2})
 
 
-async def test_nothing_comes_after_a_pause(bench):
+async def test_no_delivery_arrives_after_a_pause(bench):
     await publish(bench, 300)
     inbox = Inbox()
     async with bench.consumer(WORK_QUEUE, 300, inbox) as consumer:
@@ -261,7 +261,7 @@ async def test_nothing_comes_after_a_pause(bench):
         assert len(inbox.deliveries) == taken
 
 
-async def test_pausing_loses_no_room_for_deliveries(bench):
+async def test_pausing_keeps_the_prefetch_available(bench):
     inbox = Inbox()
     async with bench.consumer(WORK_QUEUE, 2, inbox) as consumer:
         for _ in range(3):
@@ -307,7 +307,7 @@ async def test_a_message_arrives_byte_for_byte(bench, body, content_type):
     assert await arrived(bench, sent) == sent
 
 
-async def test_properties_arrive_too(bench):
+async def test_properties_are_preserved(bench):
     properties = {
         "content_encoding": "gzip",
         "priority": 3,
@@ -321,13 +321,13 @@ async def test_properties_arrive_too(bench):
     assert await arrived(bench, sent) == sent
 
 
-async def test_a_dead_letter_arrives_with_the_key_of_the_original(bench):
+async def test_a_dead_letter_keeps_the_routing_key_of_the_original(bench):
     sent = replace(department(), exchange=DEAD_LETTERS)
     assert await arrived(bench, sent, DEAD_LETTER_QUEUE) == sent
 
 
 @on_rabbitmq
-async def test_each_attempt_has_a_message_id_of_its_own_and_survives_a_restart(rabbit):
+async def test_each_publish_has_its_own_message_id_and_is_persistent(rabbit):
     await rabbit.publisher.publish(department())
     await rabbit.publisher.publish(department())
     async with await aio_pika.connect(rabbit.url) as plain:
@@ -340,7 +340,7 @@ async def test_each_attempt_has_a_message_id_of_its_own_and_survives_a_restart(r
 
 
 @on_rabbitmq
-async def test_what_could_lose_a_message_or_its_channel_is_not_handed_on(rabbit):
+async def test_properties_that_endanger_a_message_are_not_passed_on(rabbit):
     exchange = await rabbit.channel.get_exchange(DEPARTMENTS, ensure=False)
     foreign = aio_pika.Message(b"{}", expiration=3600, user_id="guest", message_id="theirs")
     await exchange.publish(foreign, "department.created")
@@ -351,8 +351,8 @@ async def test_what_could_lose_a_message_or_its_channel_is_not_handed_on(rabbit)
 
 
 @on_rabbitmq
-async def test_a_message_keeps_the_message_id_it_came_with(rabbit):
-    """Two copies may be on their way at once: either is told what became of it."""
+async def test_a_message_keeps_its_original_message_id(rabbit):
+    """Two copies may be in flight at once: each publish gets its own outcome."""
     exchange = await rabbit.channel.get_exchange(DEPARTMENTS, ensure=False)
     await exchange.publish(aio_pika.Message(b"{}", message_id="theirs"), "department.created")
     inbox = Inbox()
@@ -372,7 +372,7 @@ async def test_a_message_keeps_the_message_id_it_came_with(rabbit):
 
 
 @on_rabbitmq
-async def test_without_a_connection_publishing_fails_at_once(rabbit):
+async def test_publishing_without_a_connection_fails_immediately(rabbit):
     async with RabbitPublisher.running(link("publisher", rabbit.url)) as publisher:
         await publisher.publish(department())
     with pytest.raises(PublishFailed, match="no connection"):
@@ -380,7 +380,7 @@ async def test_without_a_connection_publishing_fails_at_once(rabbit):
 
 
 @on_rabbitmq
-async def test_a_closed_channel_that_it_has_not_noticed_yet_is_a_failure_to_publish(rabbit):
+async def test_an_unnoticed_closed_channel_fails_the_publish(rabbit):
     async with RabbitPublisher.running(link("publisher", rabbit.url)) as publisher:
         channel = publisher._channel
         await channel._channel.close()
@@ -395,13 +395,13 @@ async def arrived(bench: Bench, sent: Outgoing, queue: str = WORK_QUEUE) -> Outg
     async with bench.consumer(queue, 1, inbox):
         (delivery,) = await inbox.holds(1)
     properties = dict(delivery.original.properties)
-    if properties.get("priority") == 0:  # aio-pika writes 0 where there is none
+    if properties.get("priority") == 0:  # aio-pika writes 0 if there is none
         del properties["priority"]
     return replace(delivery.original, properties=properties)
 
 
-async def waits_in(bench: Bench, queue: str, count: int) -> None:
-    """A quorum queue has back what a channel held a moment after that is closed."""
+async def wait_until_ready(bench: Bench, queue: str, count: int) -> None:
+    """Waits until a queue has this many ready messages: a quorum queue requeues after a short delay."""
     async with asyncio.timeout(30):
-        while await bench.ready(queue) != count:  # noqa: ASYNC110 - the broker tells nobody
+        while await bench.ready(queue) != count:  # noqa: ASYNC110 - the broker sends no event
             await asyncio.sleep(0.01)

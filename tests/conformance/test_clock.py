@@ -1,4 +1,4 @@
-"""What every clock promises: the one in memory, whose time is told to pass, and the machine's."""
+"""The conformance suite of every clock: the memory clock, advanced by hand, and the system clock."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,12 +18,12 @@ async def clock(request: pytest.FixtureRequest) -> AsyncIterator[Clock]:
         yield SystemClock()
         return
     running = MemoryClock(NOW)
-    passing = asyncio.create_task(let_time_pass(running))
+    passing = asyncio.create_task(advance_time(running))
     yield running
     passing.cancel()
 
 
-async def let_time_pass(clock: MemoryClock) -> None:
+async def advance_time(clock: MemoryClock) -> None:
     while True:
         await clock.asleep()
         clock.advance(clock.seconds_to_next())
@@ -34,22 +34,22 @@ async def test_now_is_in_utc(clock):
     assert clock.now().utcoffset() == timedelta(0)
 
 
-async def test_jitter_lies_between_0_and_1(clock):
+async def test_jitter_is_between_0_and_1(clock):
     assert all(0 <= clock.jitter() < 1 for _ in range(1000))
 
 
-async def test_sleeping_takes_its_time(clock):
+async def test_a_sleep_lasts_as_long_as_asked(clock):
     begun = clock.now()
     await clock.sleep(0.05)
-    assert clock.now() > begun + timedelta(seconds=0.04)  # a machine's two clocks may disagree a little
+    assert clock.now() > begun + timedelta(seconds=0.04)  # wall clock and monotonic clock may differ slightly
 
 
 @pytest.mark.parametrize("seconds", [0, 0.0, -1.0])
-async def test_sleeping_no_time_returns(clock, seconds):
+async def test_a_sleep_of_zero_or_less_returns(clock, seconds):
     await clock.sleep(seconds)
 
 
-async def test_who_sleeps_less_wakes_first(clock):
+async def test_shorter_sleeps_wake_first(clock):
     woken: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -60,18 +60,18 @@ async def test_who_sleeps_less_wakes_first(clock):
     assert woken == [0.02, 0.04, 0.06]
 
 
-async def test_a_sleep_can_be_cut_short(clock):
+async def test_a_sleep_can_be_cancelled(clock):
     sleeping = asyncio.create_task(clock.sleep(3600))
     await asyncio.sleep(0)
     sleeping.cancel()
     assert isinstance((await asyncio.gather(sleeping, return_exceptions=True))[0], asyncio.CancelledError)
 
 
-def test_the_machines_jitter_varies():
+def test_the_jitter_of_the_system_clock_varies():
     assert len({SystemClock().jitter() for _ in range(100)}) > 90
 
 
-async def test_in_memory_time_passes_only_when_told():
+async def test_memory_time_passes_only_when_advanced():
     clock = MemoryClock(NOW, jitter=0.25)
     sleeping = asyncio.create_task(clock.sleep(10))
     await clock.asleep()
@@ -85,7 +85,7 @@ async def test_in_memory_time_passes_only_when_told():
     assert (clock.naps, clock.jitter()) == ([10], 0.25)
 
 
-async def test_in_memory_it_can_be_awaited_that_so_many_sleep():
+async def test_a_test_can_wait_until_a_number_of_tasks_sleep():
     clock = MemoryClock(NOW)
     both = asyncio.create_task(clock.asleep(2))
     sleeping = [asyncio.create_task(clock.sleep(10))]

@@ -1,4 +1,4 @@
-"""A wait for a confirm ends in time, and one timer serves all. In virtual time."""
+"""Publisher confirms: every wait has a timeout, and one timer serves all waits. In virtual time."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from worker.adapters.amqp.confirms import ConfirmingChannel, ConfirmTimeouts, Re
 from worker.core.messages import Outgoing
 
 
-async def until_given_up(timeouts: ConfirmTimeouts, loop: VirtualLoop) -> float:
-    """When one that begins now is."""
+async def time_of_timeout(timeouts: ConfirmTimeouts, loop: VirtualLoop) -> float:
+    """The time at which a wait that starts now is given up."""
     silent = loop.create_future()
     timeouts.start(silent)
     with pytest.raises(TimeoutError):
@@ -29,19 +29,19 @@ def loop() -> Iterator[VirtualLoop]:
     running.close()
 
 
-def test_what_is_not_done_in_time_is_given_up_and_what_is_done_is_not(loop):
-    async def story() -> None:
+def test_only_an_unconfirmed_publish_times_out(loop):
+    async def scenario() -> None:
         timeouts, answered = ConfirmTimeouts(15), loop.create_future()
         timeouts.start(answered)
         answered.set_result("confirmed")
-        assert await until_given_up(timeouts, loop) == 15
+        assert await time_of_timeout(timeouts, loop) == 15
         assert await answered == "confirmed"
 
-    loop.run_until_complete(story())
+    loop.run_until_complete(scenario())
 
 
-def test_what_begins_later_has_as_long_and_so_has_what_begins_after_a_pause(loop):
-    async def story() -> None:
+def test_every_wait_has_the_full_timeout(loop):
+    async def scenario() -> None:
         timeouts, first = ConfirmTimeouts(15), loop.create_future()
         timeouts.start(first)
         later = loop.create_future()
@@ -52,13 +52,13 @@ def test_what_begins_later_has_as_long_and_so_has_what_begins_after_a_pause(loop
         with pytest.raises(TimeoutError):
             await later
         assert loop.time() == 20
-        assert await until_given_up(timeouts, loop) == 35
+        assert await time_of_timeout(timeouts, loop) == 35
 
-    loop.run_until_complete(story())
+    loop.run_until_complete(scenario())
 
 
-def test_what_is_done_is_not_kept(loop):
-    async def story() -> None:
+def test_completed_waits_are_dropped(loop):
+    async def scenario() -> None:
         timeouts = ConfirmTimeouts(15)
         for _ in range(100):
             future = loop.create_future()
@@ -66,7 +66,7 @@ def test_what_is_done_is_not_kept(loop):
             future.set_result(None)
         assert len(timeouts._pending) == 1
 
-    loop.run_until_complete(story())
+    loop.run_until_complete(scenario())
 
 
 OUTGOING = Outgoing("x", "k", Message(b"{}", "application/json"))
@@ -79,17 +79,17 @@ async def publishing(socket: Socket, count: int) -> tuple[ConfirmingChannel, lis
     return channel, tasks
 
 
-async def test_each_publish_is_told_what_became_of_it():
+async def test_each_publish_gets_its_own_outcome():
     channel, tasks = await publishing(socket := Socket(), 6)
     socket.returns(b"m-2")
     socket.returns(b"m-5")
     socket.confirms(ACK, 3, multiple=True)
     socket.confirms(NACK, 4)
     socket.confirms(ACK, 5)
-    socket.confirms(ACK, 5)  # once more: nobody is there
+    socket.confirms(ACK, 5)  # a second time: no publish waits for it
     channel.lose("gone")
-    told = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(one) for one in told] == [
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in outcomes] == [
         type(None),
         Returned,
         type(None),
@@ -100,7 +100,7 @@ async def test_each_publish_is_told_what_became_of_it():
     assert len(socket.sent) == 6
 
 
-async def test_one_who_waits_no_more_costs_the_others_nothing():
+async def test_a_cancelled_publish_does_not_affect_the_others():
     _, tasks = await publishing(socket := Socket(), 2)
     tasks[0].cancel()
     await asyncio.sleep(0)
@@ -108,7 +108,7 @@ async def test_one_who_waits_no_more_costs_the_others_nothing():
     await tasks[1]
 
 
-async def test_after_a_loss_nothing_is_sent():
+async def test_nothing_is_sent_on_a_lost_channel():
     channel, _ = await publishing(socket := Socket(), 0)
     channel.lose("gone")
     with pytest.raises(ConnectionError, match="gone"):
@@ -116,7 +116,7 @@ async def test_after_a_loss_nothing_is_sent():
     assert socket.sent == []
 
 
-async def test_a_loss_ends_the_wait_for_a_broker_that_blocks():
+async def test_a_lost_channel_ends_the_wait_for_an_unblocked_broker():
     channel, _ = await publishing(Socket(), 0)
     waiting = asyncio.create_task(channel.unblocked(15))
     await asyncio.sleep(0)
@@ -125,11 +125,11 @@ async def test_a_loss_ends_the_wait_for_a_broker_that_blocks():
         await waiting
 
 
-def test_a_broker_that_blocks_for_too_long_is_given_up(loop):
-    async def story() -> float:
+def test_the_wait_for_an_unblocked_broker_times_out(loop):
+    async def scenario() -> float:
         channel, _ = await publishing(Socket(), 0)
         with pytest.raises(TimeoutError):
             await channel.unblocked(15)
         return loop.time()
 
-    assert loop.run_until_complete(story()) == 15
+    assert loop.run_until_complete(scenario()) == 15

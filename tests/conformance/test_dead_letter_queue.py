@@ -1,4 +1,4 @@
-"""What every dead-letter queue promises to those who look: the one in memory, and RabbitMQ's."""
+"""The conformance suite for browsing every dead-letter queue: memory and RabbitMQ."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -86,11 +86,11 @@ async def place(opened: AbstractAsyncContextManager[Place]) -> AsyncIterator[Pla
         yield made
 
 
-async def test_an_empty_one_shows_nothing(place):
-    assert await place.numbers() == []
+async def test_an_empty_queue_shows_no_letters(place):
+    assert await place.browse() == []
 
 
-async def test_the_oldest_comes_alone_then_all_in_order(place):
+async def test_the_first_batch_is_the_oldest_letter_then_all_in_order(place):
     await place.fill(60)
     async with place.queue.browse() as browse:
         sizes = [len(batch) async for batch in browse.batches(10)]
@@ -100,14 +100,14 @@ async def test_the_oldest_comes_alone_then_all_in_order(place):
     assert await place.numbers() == list(range(60))
 
 
-async def test_what_is_shown_is_the_whole_message(place):
+async def test_a_letter_shows_the_complete_message(place):
     await place.fill(1)
     (held,) = await place.held()
     assert (held.original.routing_key, held.original.message.content_type) == ("key.0", "text/plain")
     assert held.original.message.headers["x-dead-reason"] == "invalid"
 
 
-async def test_looking_takes_nothing_and_keeps_the_order_however_far_it_went(place):
+async def test_browsing_removes_nothing_and_keeps_the_order(place):
     await place.fill(60)
     for stop_after in (None, 1, 3, 17, None, 40):
         await place.numbers(stop_after=stop_after)
@@ -115,14 +115,14 @@ async def test_looking_takes_nothing_and_keeps_the_order_however_far_it_went(pla
     assert await place.numbers() == list(range(63))
 
 
-async def test_it_tells_how_often_a_message_was_given_back(place):
+async def test_a_letter_counts_its_returns(place):
     await place.fill(2)
     for _ in range(2):
         await place.numbers()
     assert [held.returns for held in await place.held()] == [2, 2]
 
 
-async def test_what_is_removed_is_gone_and_its_neighbours_are_not(place):
+async def test_only_the_removed_letters_are_gone(place):
     await place.fill(60)
     await place.remove(lambda one: one % 3 == 0)
     assert await place.numbers() == [one for one in range(60) if one % 3]
@@ -132,7 +132,7 @@ async def test_what_is_removed_is_gone_and_its_neighbours_are_not(place):
     assert await place.numbers() == []
 
 
-async def test_what_arrives_during_a_pass_is_kept(place):
+async def test_letters_that_arrive_while_browsing_are_kept(place):
     await place.fill(30)
     async with place.queue.browse() as browse:
         async for batch in browse.batches(4):
@@ -141,14 +141,14 @@ async def test_what_arrives_during_a_pass_is_kept(place):
     assert await place.numbers() == list(range(35))
 
 
-async def test_a_pass_that_crashes_leaves_all_in_place(place):
+async def test_a_crash_while_browsing_keeps_all_letters(place):
     await place.fill(30)
     with pytest.raises(ZeroDivisionError):
         await place.remove(lambda one: 1 // (one - 5) > 1)
     assert await place.numbers() == list(range(30))
 
 
-async def test_a_second_reader_is_told_so_and_not_shown_an_empty_queue(place, monkeypatch):
+async def test_a_second_reader_gets_an_error_not_an_empty_queue(place, monkeypatch):
     monkeypatch.setattr(rabbitmq_dead_letters, "TURN_SECONDS", 0.3)
     await place.fill(5)
     async with place.queue.browse() as browse:
@@ -161,7 +161,7 @@ async def test_a_second_reader_is_told_so_and_not_shown_an_empty_queue(place, mo
         assert [number(held) async for batch in browse.batches(10) for held in batch] == list(range(5))
 
 
-async def test_a_reader_waits_for_one_who_is_done_soon(clean_broker):
+async def test_a_reader_waits_for_a_reader_that_finishes_soon(clean_broker):
     async with on_rabbitmq(clean_broker) as place:
         await place.fill(3)
         async with place.queue.browse() as browse:
@@ -172,7 +172,7 @@ async def test_a_reader_waits_for_one_who_is_done_soon(clean_broker):
         assert await waiting == [0, 1, 2]
 
 
-async def test_on_a_broker_of_ours_nothing_is_ever_dropped(clean_broker):
+async def test_our_queue_has_no_delivery_limit(clean_broker):
     async with on_rabbitmq(clean_broker) as place:
         await place.fill(3)
         assert await place.queue.is_unlimited()
@@ -186,24 +186,24 @@ async def numbers_in(queue: DeadLetterQueue) -> list[int]:
         return [number(held) async for batch in browse.batches(10) for held in batch]
 
 
-def test_windows_hold_a_hundred_thousand_and_stay_few():
-    """More than 32 consumers Erlang gives back in any order."""
+def test_windows_hold_100000_letters_with_few_consumers():
+    """Erlang requeues the messages of more than 32 consumers in arbitrary order."""
     assert sum(WINDOWS) > 100_000
     assert len(WINDOWS) <= 32
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), ConnectionResetError("reset"), None])
-async def test_a_pass_that_loses_its_channel_as_it_waits_says_so(error):
-    """The client library cancels, of all things, where a broker has fallen silent."""
-    browse = RabbitBrowse(Socket(), Socket(), BrokerVersion(3, 10))
-    waiting = asyncio.create_task(anext(browse.batches(1)))
+async def test_a_channel_lost_while_browsing_is_an_error(error):
+    """The client library cancels its waiters when the broker falls silent."""
+    look = RabbitLook(Socket(), Socket(), BrokerVersion(3, 10))
+    waiting = asyncio.create_task(anext(look.batches(1)))
     await asyncio.sleep(0)
     browse.lose(error)
     with pytest.raises(BrokerUnavailable, match=r"RabbitMQ cannot be used: (reset|the channel was closed)"):
         await waiting
 
 
-async def test_a_pass_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch):
+async def test_browsing_has_a_timeout(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(getter, "ANSWER_SECONDS", 0.01)
     browse = RabbitBrowse(Socket(), Socket(), BrokerVersion(3, 10))
     with pytest.raises(BrokerUnavailable, match="no answer in time"):

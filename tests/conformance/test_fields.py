@@ -1,4 +1,4 @@
-"""Field tables: what the client library writes we read alike, and what we write it reads alike."""
+"""Field tables: our decoder and encoder agree with those of the client library."""
 
 import math
 import re
@@ -33,7 +33,7 @@ SCALARS = (
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text()
     | st.binary().map(bytearray)
-    | st.datetimes(datetime(1970, 1, 1), datetime(2105, 1, 1)).map(  # noqa: DTZ001 - hypothesis wants it so
+    | st.datetimes(datetime(1970, 1, 1), datetime(2105, 1, 1)).map(  # noqa: DTZ001 - hypothesis requires naive bounds
         lambda at: at.replace(microsecond=0, tzinfo=UTC)
     )
     | st.integers(-(2**31), 2**31 - 1).map(lambda digits: Decimal(digits).scaleb(-2))
@@ -55,29 +55,29 @@ def written(table: dict[str, Any]) -> bytes:
 
 
 @given(TABLES)
-def test_what_the_library_writes_is_read_as_it_reads_it(table):
+def test_tables_of_the_library_are_decoded_as_it_decodes_them(table):
     try:
         encoded = pamqp.encode.field_table(table)
-    except OverflowError:  # a double that is no float: the library can read it and not write it
+    except OverflowError:  # a double that is no float: the library can decode it but not encode it
         return
     assert read(encoded[4:]) == pamqp.decode.field_table(encoded)[1]
 
 
 @given(TABLES)
-def test_what_is_written_is_read_as_it_was_by_us_and_by_the_library(table):
+def test_our_tables_are_decoded_by_us_and_by_the_library(table):
     encoded = written(table)
     assert read(encoded) == table
     assert pamqp.decode.field_table(long(encoded))[1] == table
 
 
 @given(st.binary(max_size=40))
-def test_of_any_bytes_only_these_errors_come(table):
+def test_arbitrary_bytes_raise_only_known_errors(table):
     with suppress(*NO_TABLE):
         read(table)
 
 
 @given(st.binary(max_size=255))
-def test_what_is_made_decode_lossy_is_text_and_no_longer(text):
+def test_lossy_decoding_gives_text_that_is_not_longer(text):
     assert len(short(decode_lossy(text))) <= len(text) + 1
 
 
@@ -104,7 +104,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_type_there_is(kind):
+def test_every_field_type(kind):
     encoded, value = KINDS[kind]
     assert read(entry("one", kind, encoded) + entry("other", "t", b"\0")) == {"one": value, "other": False}
 
@@ -122,12 +122,12 @@ def test_every_type_there_is(kind):
     ],
     ids=["milliseconds", "microseconds", "far", "octets", "name", "long-name", "twice"],
 )
-def test_what_is_out_of_the_ordinary(fields, values):
+def test_unusual_fields(fields, values):
     assert read(fields) == values
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 1_000, 9_000])
-def test_what_is_nested_too_deep_stays_bytes(depth):
+def test_tables_nested_too_deep_stay_bytes(depth):
     value = read(entry("a", "F", nested(depth)))["a"]
     while isinstance(value, dict):
         (value,) = value.values()
@@ -150,12 +150,12 @@ def test_what_is_nested_too_deep_stays_bytes(depth):
     ],
     ids=lambda value: re.sub(r" at 0x\w+", "", ascii(value))[:40],
 )
-def test_what_cannot_be_written_is_refused(value):
+def test_values_that_cannot_be_encoded_are_refused(value):
     with pytest.raises(EncodeError):
         field("name", value)
 
 
-def test_a_name_has_255_bytes():
+def test_a_name_has_at_most_255_bytes():
     assert read(field("ä" * 127, 1)) == {"ä" * 127: 1}
     with pytest.raises(EncodeError):
         field("ä" * 128, 1)

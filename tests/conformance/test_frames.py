@@ -1,4 +1,4 @@
-"""Frames: what is said of messages comes to whoever listens, whole; the client library gets all else."""
+"""Frames: listeners get complete messages and confirms; the client library gets all other frames."""
 
 import asyncio
 import struct
@@ -62,35 +62,35 @@ def basic_return(routing_key: bytes) -> bytes:
     return frame(1, 1, struct.pack(">HHH", 60, 50, 312) + strings)
 
 
-class Heard:
-    """What whoever listens to everything on some channels is told, and what the library gets to decode."""
+class Received:
+    """The frames that listeners get on some channels, and the frames that the library gets to decode."""
 
     def __init__(self) -> None:
-        self.said: list[tuple[int, bytes, bytes, bytes, bytes]] = []
+        self.listened: list[tuple[int, bytes, bytes, bytes, bytes]] = []
         self.shown: list[pamqp.frame.FrameTypes] = []
 
     @property
     def messages(self) -> list[Delivered]:
         return [
-            (got if method == GET_OK else delivered)(*told)
-            for _, method, *told in self.said
+            (got if method == GET_OK else delivered)(*args)
+            for _, method, *args in self.listened
             if method in {DELIVER, GET_OK}
         ]
 
     def listen(self, reader: FrameTap, channels: Iterable[int]) -> None:
-        def hears(channel: int, method: bytes) -> Listener:
-            return lambda *told: self.said.append((channel, method, *told))
+        def listener_for(channel: int, method: bytes) -> Listener:
+            return lambda *args: self.listened.append((channel, method, *args))
 
         for channel in channels:
             methods = (DELIVER, GET_OK, GET_EMPTY, RETURN, ACK, NACK)
-            reader.listen(channel, {method: hears(channel, method) for method in methods})
+            reader.listen(channel, {method: listener_for(channel, method) for method in methods})
 
 
-async def heard(stream: bytes, at_once: int = 2**20, channels: Iterable[int] = (1, 2)) -> Heard:
-    """Arriving in pieces."""
-    source, all_of_it = asyncio.StreamReader(), Heard()
+async def receive(stream: bytes, at_once: int = 2**20, channels: Iterable[int] = (1, 2)) -> Received:
+    """Feeds the stream in pieces of `at_once` bytes."""
+    source, received = asyncio.StreamReader(), Received()
     reader = FrameTap(source)
-    all_of_it.listen(reader, channels)
+    received.listen(reader, channels)
 
     async def arrive() -> None:
         for first in range(0, len(stream), at_once):
@@ -101,12 +101,12 @@ async def heard(stream: bytes, at_once: int = 2**20, channels: Iterable[int] = (
     arriving = asyncio.create_task(arrive())
     try:
         async for _, _, one in FrameReceiver(reader):
-            all_of_it.shown.append(one)
+            received.shown.append(one)
     except AMQPConnectionError as lost:
         if not isinstance(lost.__cause__, asyncio.IncompleteReadError) or lost.__cause__.partial:
             raise
     await arriving
-    return all_of_it
+    return received
 
 
 def message(header: bytes = b"\0\0", body: bytes = BODY, channel: int = 1) -> bytes:
@@ -114,13 +114,13 @@ def message(header: bytes = b"\0\0", body: bytes = BODY, channel: int = 1) -> by
 
 
 @pytest.mark.parametrize("kind", POISON)
-async def test_what_the_library_cannot_decode_comes_whole(kind):
-    with pytest.raises(Exception):  # noqa: B017, PT011 - were it none, the library would need no help any more
+async def test_messages_that_the_library_cannot_decode_are_complete(kind):
+    with pytest.raises(Exception):  # noqa: B017, PT011 - without an error the library would need no help
         pamqp.frame.unmarshal(content_header(POISON[kind], BODY))
 
-    told = await heard(deliver() + message(POISON[kind]))
-    assert told.shown == []
-    (arrived,) = told.messages
+    received = await receive(deliver() + message(POISON[kind]))
+    assert received.shown == []
+    (arrived,) = received.messages
     assert (arrived.tag, arrived.properties) == (200, POISON[kind])
     original = arrived.original
     assert (original.exchange, original.routing_key) == ("departments", "department.created")
@@ -129,21 +129,21 @@ async def test_what_the_library_cannot_decode_comes_whole(kind):
 
 
 @pytest.mark.parametrize("method", [deliver, got_ok])
-async def test_a_routing_key_that_is_not_text_comes_whole(method):
+async def test_a_routing_key_that_is_not_text_is_kept(method):
     with pytest.raises(pamqp.exceptions.UnmarshalingException):
         pamqp.frame.unmarshal(method(b"department.\xff"))
 
-    told = await heard(method(b"department.\xff") + message() + method(b"a") + message())
-    odd, plain = told.messages
+    received = await receive(method(b"department.\xff") + message() + method(b"a") + message())
+    odd, plain = received.messages
     assert odd.routing_key == b"department.\xff"
     assert odd.original.routing_key == "department.?"
     assert (plain.routing_key, plain.original.routing_key) == (b"a", "a")
-    assert {one.left for one in told.messages} == {255 if method is got_ok else 0}
+    assert {one.left for one in received.messages} == {255 if method is got_ok else 0}
 
 
-async def test_channels_do_not_mix():
+async def test_channels_are_kept_apart():
     stream = deliver(b"x", 1) + deliver(b"y", 2) + message(body=b"of y", channel=2) + message(body=b"of x")
-    assert [(one.routing_key, one.body) for one in (await heard(stream)).messages] == [
+    assert [(one.routing_key, one.body) for one in (await receive(stream)).messages] == [
         (b"y", b"of y"),
         (b"x", b"of x"),
     ]
@@ -151,49 +151,54 @@ async def test_channels_do_not_mix():
 
 @pytest.mark.parametrize("longest", [1, 7, 1_000, 200_000])
 @pytest.mark.parametrize("size", [0, 1, 7, 1_000])
-async def test_a_message_is_told_of_once_all_of_it_has_come(size, longest):
+async def test_a_message_is_delivered_once_it_is_complete(size, longest):
     body = bytes(range(250)) * 4
     one = deliver() + content(b"\0\0", body[:size], 1, longest)
-    (first, second) = (await heard(one + one, at_once=11)).messages
+    (first, second) = (await receive(one + one, at_once=11)).messages
     assert first == second
     assert first.body == body[:size]
 
 
-async def test_what_comes_back_is_told_by_its_message_id():
+async def test_a_returned_message_is_identified_by_its_message_id():
     sent = struct.pack(">H", 1 << 13 | 1 << 7) + b"\0\0\0\0" + short("m-1")
-    told = await heard(basic_return(b"a") + message(sent) + basic_return(b"\xff") + message())
-    assert [returned(arguments, header) for _, _, arguments, header, _ in told.said] == [
+    received = await receive(basic_return(b"a") + message(sent) + basic_return(b"\xff") + message())
+    assert [returned(arguments, header) for _, _, arguments, header, _ in received.listened] == [
         ("departments", b"a", b"m-1"),
         ("departments", b"\xff", b""),
     ]
 
 
-async def test_confirms_are_told_as_they_are():
+async def test_confirms_are_passed_to_listeners():
     sent = [Basic.Ack(7), Basic.Ack(2**40, multiple=True), Basic.Nack(9, multiple=True, requeue=False)]
-    told = await heard(b"".join(pamqp.frame.marshal(one, 1) for one in [*sent, Basic.GetEmpty()]))
-    assert [(method, confirmed(arguments)) for _, method, arguments, _, _ in told.said[:-1]] == [
+    received = await receive(b"".join(pamqp.frame.marshal(one, 1) for one in [*sent, Basic.GetEmpty()]))
+    assert [(method, confirmed(arguments)) for _, method, arguments, _, _ in received.listened[:-1]] == [
         (ACK, (7, False)),
         (ACK, (2**40, True)),
         (NACK, (9, True)),
     ]
-    assert told.said[-1][1] == GET_EMPTY
-    assert told.shown == []
+    assert received.listened[-1][1] == GET_EMPTY
+    assert received.shown == []
 
 
-async def test_on_a_channel_nobody_listens_to_all_is_the_librarys():
-    told = await heard(deliver(channel=7) + message(channel=7) + pamqp.frame.marshal(Basic.Ack(7), 7))
-    assert [type(one).__name__ for one in told.shown] == ["Deliver", "ContentHeader", "ContentBody", "Ack"]
-    assert told.said == []
+async def test_the_library_gets_all_frames_of_other_channels():
+    received = await receive(deliver(channel=7) + message(channel=7) + pamqp.frame.marshal(Basic.Ack(7), 7))
+    assert [type(one).__name__ for one in received.shown] == [
+        "Deliver",
+        "ContentHeader",
+        "ContentBody",
+        "Ack",
+    ]
+    assert received.listened == []
 
 
 @pytest.mark.parametrize(
     "end", [pamqp.commands.Channel.CloseOk(), pamqp.commands.Channel.Close(406, "", 0, 0)]
 )
-async def test_after_a_channel_its_number_is_free(end):
+async def test_a_closed_channel_drops_its_listeners(end):
     stream = deliver() + message() + deliver() + pamqp.frame.marshal(end, 1) + deliver() + message()
-    told = await heard(stream)
-    assert len(told.messages) == 1
-    assert [type(one).__name__ for one in told.shown[1:]] == ["Deliver", "ContentHeader", "ContentBody"]
+    received = await receive(stream)
+    assert len(received.messages) == 1
+    assert [type(one).__name__ for one in received.shown[1:]] == ["Deliver", "ContentHeader", "ContentBody"]
 
 
 METHODS = st.sampled_from(
@@ -207,24 +212,24 @@ METHODS = st.sampled_from(
 
 
 @given(st.lists(METHODS | st.binary(min_size=1, max_size=200)), st.integers(1, 50))
-def test_everything_else_is_the_librarys_between_messages_too(sent, at_once):
+def test_the_library_gets_all_other_frames_between_messages(sent, at_once):
     def encoded(one):
         return frame(3, 1, one) if isinstance(one, bytes) else pamqp.frame.marshal(one, 1)
 
     between = deliver(channel=2) + message(channel=2)
-    told = asyncio.run(heard(between + b"".join(encoded(one) + between for one in sent), at_once, (2,)))
-    assert b"".join(pamqp.frame.marshal(one, 1) for one in told.shown) == b"".join(map(encoded, sent))
-    assert len(told.messages) == len(sent) + 1
+    received = asyncio.run(receive(between + b"".join(encoded(one) + between for one in sent), at_once, (2,)))
+    assert b"".join(pamqp.frame.marshal(one, 1) for one in received.shown) == b"".join(map(encoded, sent))
+    assert len(received.messages) == len(sent) + 1
 
 
-def test_a_broker_that_says_nothing_but_messages_is_not_silent_to_the_library():
-    """It would be given up else: the library counts but the frames that it gets."""
+def test_messages_alone_keep_the_librarys_heartbeat_alive():
+    """The library counts only the frames that it gets, and would give up the connection otherwise."""
     loop = VirtualLoop()
 
-    async def story() -> list[float]:
-        source, all_of_it = asyncio.StreamReader(), Heard()
+    async def scenario() -> list[float]:
+        source, received = asyncio.StreamReader(), Received()
         reader, shown = FrameTap(source), []
-        all_of_it.listen(reader, [1])
+        received.listen(reader, [1])
 
         async def arrive() -> None:
             for _ in range(100):
@@ -238,21 +243,21 @@ def test_a_broker_that_says_nothing_but_messages_is_not_silent_to_the_library():
                 assert (channel, type(one).__name__) == (0, "Heartbeat")
                 shown.append(loop.time())
         await arriving
-        assert len(all_of_it.messages) == 100
+        assert len(received.messages) == 100
         return shown
 
-    shown = loop.run_until_complete(story())
+    shown = loop.run_until_complete(scenario())
     loop.close()
     gaps = [later - earlier for earlier, later in zip([0.0, *shown], shown, strict=False)]
     assert len(shown) > 10
     assert max(gaps) < 2 * HEARTBEAT_EVERY_SECONDS
 
 
-def test_a_broker_that_takes_its_time_is_shown_as_it_is():
-    """An answer is waited for during a login: a heartbeat that nobody sent would be taken for it."""
+def test_a_slow_broker_gets_no_made_up_heartbeats():
+    """During a login the library would take a made-up heartbeat for the awaited response."""
     loop = VirtualLoop()
 
-    async def story() -> list[str]:
+    async def scenario() -> list[str]:
         source = asyncio.StreamReader()
         reader, shown = FrameTap(source), []
 
@@ -269,34 +274,34 @@ def test_a_broker_that_takes_its_time_is_shown_as_it_is():
         await arriving
         return shown
 
-    assert loop.run_until_complete(story()) == ["QosOk"] * 5
+    assert loop.run_until_complete(scenario()) == ["QosOk"] * 5
     loop.close()
 
 
-async def test_a_frame_that_is_longer_than_any_buffer():
-    (body,) = (await heard(frame(3, 1, b"x" * 1_000_000), at_once=1_000)).shown
+async def test_a_frame_longer_than_any_buffer():
+    (body,) = (await receive(frame(3, 1, b"x" * 1_000_000), at_once=1_000)).shown
     assert body.value == b"x" * 1_000_000
 
 
 @pytest.mark.parametrize("cut", [1, 6, 7, 9])
-async def test_a_stream_that_ends_within_a_frame_is_a_lost_connection(cut):
+async def test_a_stream_that_ends_inside_a_frame_is_a_lost_connection(cut):
     with pytest.raises(AMQPConnectionError) as lost:
-        await heard(frame(3, 1, b"body")[:cut])
+        await receive(frame(3, 1, b"body")[:cut])
     assert isinstance(lost.value.__cause__, asyncio.IncompleteReadError)
 
 
 @pytest.mark.parametrize("whole", [deliver(b"\xff"), content_header(properties(), BODY), frame(3, 1, BODY)])
-async def test_bytes_that_are_no_frame_are_not_made_one(whole):
+async def test_an_invalid_frame_is_an_error(whole):
     with pytest.raises(InvalidFrameError):
-        await heard(whole[:-1] + b"?")
+        await receive(whole[:-1] + b"?")
 
 
-async def test_a_broker_of_another_version_is_told_as_ever():
+async def test_a_broker_of_another_version_is_an_error():
     with pytest.raises(ProtocolSyntaxError):
-        await heard(b"AMQP\0\0\x09\1")
+        await receive(b"AMQP\0\0\x09\1")
 
 
-def test_frames_we_write_are_the_librarys():
+def test_our_frames_equal_those_of_the_library():
     wanted = pamqp.commands.Basic.Publish(exchange="x", routing_key="a.b", mandatory=True)
     assert publish("x", b"a.b", 7) == pamqp.frame.marshal(wanted, 7)
     assert get("q", 7) == pamqp.frame.marshal(Basic.Get(queue="q"), 7)

@@ -1,4 +1,4 @@
-"""What every ledger promises: in memory, SQLite, and the simulated one while no fault strikes."""
+"""The conformance suite of every ledger: memory, SQLite and the simulated one without faults."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -82,7 +82,7 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 
 def fresh(department: Department = SALES, **fields: object) -> Entry:
-    """An active entry that nobody has written yet."""
+    """An active entry that is not written yet."""
     auth_id = f"SA-{department.tenant}-{department.id}"
     return an_entry(Status.ACTIVE, **{"revision": 0, "department": department, "auth_id": auth_id} | fields)
 
@@ -91,7 +91,7 @@ async def entry_of(ledger: Ledger, department: Department = SALES) -> Entry:
     return (await ledger.recall(department, created().reference)).entry
 
 
-async def test_wishes_wait_until_they_are_closed(ledger):
+async def test_wishes_are_listed_until_they_are_closed(ledger):
     early, late = (
         Wish(f"wish-{minute}", SALES, "crm", "anna", NOW + timedelta(minutes=minute)) for minute in (1, 2)
     )
@@ -106,7 +106,7 @@ async def test_wishes_wait_until_they_are_closed(ledger):
     assert await ledger.wishes(NOW) == [late]
 
 
-async def test_overdue_is_what_has_been_owed_for_long(ledger):
+async def test_overdue_counts_old_debts(ledger):
     long_ago, now = NOW - timedelta(hours=1), NOW
     for number, (made_at, retry_at) in enumerate(
         [(long_ago, now), (long_ago, now + timedelta(hours=9)), (long_ago, None), (now, now)]
@@ -120,27 +120,27 @@ async def test_overdue_is_what_has_been_owed_for_long(ledger):
     assert await ledger.overdue(NOW + timedelta(seconds=1)) == 3
 
 
-async def test_what_it_never_heard_of_is_absent_and_unanswered(ledger):
+async def test_an_unknown_department_is_absent_without_answers(ledger):
     assert await ledger.recall(SALES, created().reference) == Recollection(Entry(SALES))
     assert await ledger.entries() == []
     assert await ledger.answers(SALES) == []
 
 
-async def test_a_record_comes_back_with_a_revision_of_its_own(ledger):
+async def test_a_record_returns_with_its_own_revision(ledger):
     event = created()
     recorded = await ledger.record(fresh(), an_answer(event))
     assert recorded == fresh(revision=1)
     assert await ledger.recall(SALES, event.reference) == Recollection(recorded, an_answer(event))
 
 
-async def test_each_write_is_a_revision(ledger):
+async def test_each_write_increments_the_revision(ledger):
     entry = fresh()
     for revision in (1, 2, 3):
         entry = await ledger.record(entry)
         assert (await entry_of(ledger)).revision == entry.revision == revision
 
 
-async def test_of_two_who_recalled_the_same_one_may_write(ledger):
+async def test_of_two_writers_of_one_revision_one_succeeds(ledger):
     recalled = await ledger.record(fresh())
     written = await ledger.record(replace(recalled, name="First"))
     with pytest.raises(LedgerConflict):
@@ -148,20 +148,20 @@ async def test_of_two_who_recalled_the_same_one_may_write(ledger):
     assert await entry_of(ledger) == written
 
 
-async def test_of_two_first_writers_one_may_write(ledger):
+async def test_of_two_first_writers_one_succeeds(ledger):
     first = await ledger.record(fresh(name="First"))
     with pytest.raises(LedgerConflict):
         await ledger.record(fresh(name="Second"))
     assert await entry_of(ledger) == first
 
 
-async def test_a_revision_that_never_was_is_a_conflict(ledger):
+async def test_an_unknown_revision_is_a_conflict(ledger):
     with pytest.raises(LedgerConflict):
         await ledger.record(fresh(revision=7))
     assert await ledger.entries() == []
 
 
-async def test_a_refused_entry_takes_its_answer_with_it(ledger):
+async def test_the_answer_of_a_refused_entry_is_not_written(ledger):
     event = created()
     await ledger.record(fresh())
     with pytest.raises(LedgerConflict):
@@ -178,7 +178,7 @@ async def test_an_answer_is_confirmed_later(ledger):
     assert await ledger.answers(SALES) == [replace(answer, confirmed=True)]
 
 
-async def test_another_payload_of_an_answered_event_leaves_nothing_behind(ledger):
+async def test_another_payload_of_an_answered_event_writes_nothing(ledger):
     answer = an_answer(created())
     entry = await ledger.record(fresh(), answer)
     with pytest.raises(LedgerConflict):
@@ -186,7 +186,7 @@ async def test_another_payload_of_an_answered_event_leaves_nothing_behind(ledger
     assert await ledger.recall(SALES, answer.event) == Recollection(entry, answer)
 
 
-async def test_an_event_is_known_by_source_and_id_and_not_by_its_type(ledger):
+async def test_source_and_id_identify_an_event(ledger):
     answer = an_answer(created(source="/hr"))
     await ledger.record(fresh(), answer)
     same = answer.event._replace(type="com.example.department.created")
@@ -194,8 +194,8 @@ async def test_an_event_is_known_by_source_and_id_and_not_by_its_type(ledger):
     assert (await ledger.recall(SALES, same._replace(source="/crm"))).answer is None
 
 
-async def test_an_answer_is_found_whatever_department_is_asked_for(ledger):
-    """A producer that reuses an id for another department contradicts itself."""
+async def test_an_answer_is_found_for_any_department(ledger):
+    """A producer that reuses an event id for another department contradicts itself."""
     answer = an_answer(created())
     await ledger.record(fresh(), answer)
     other = Department("acme", "other")
@@ -211,7 +211,7 @@ async def test_a_subaccount_belongs_to_one_department(ledger):
     assert (await ledger.record(fresh(other, auth_id=AUTH_ID))).auth_id == AUTH_ID
 
 
-async def test_entries_come_by_tenant_and_id(ledger):
+async def test_entries_are_ordered_by_tenant_and_id(ledger):
     departments = [Department("b", "1"), Department("a", "2"), Department("a", "10"), Department("B", "1")]
     for department in departments:
         await ledger.record(fresh(department))
@@ -220,7 +220,7 @@ async def test_entries_come_by_tenant_and_id(ledger):
     assert await ledger.entries("nobody") == []
 
 
-async def test_answers_come_oldest_first_and_of_one_department_only(ledger):
+async def test_answers_of_one_department_are_listed_oldest_first(ledger):
     minutes = [3, 1, 2]
     answers = [
         an_answer(renamed(sequence=minute), answered_at=NOW + timedelta(minutes=minute)) for minute in minutes
@@ -234,14 +234,14 @@ async def test_answers_come_oldest_first_and_of_one_department_only(ledger):
     assert await ledger.answers(SALES) == oldest_first
 
 
-async def test_fractions_of_a_second_count_in_the_order_of_answers(ledger):
+async def test_answers_are_ordered_by_fractions_of_a_second(ledger):
     whole = an_answer(created(sequence=1), answered_at=NOW)
     later = an_answer(created(sequence=2), answered_at=NOW + timedelta(microseconds=1))
     await ledger.record(await ledger.record(fresh(), later), whole)
     assert await ledger.answers(SALES) == [whole, later]
 
 
-async def test_it_belongs_to_the_first_owner_and_account_for_good(ledger):
+async def test_a_ledger_stays_bound_to_its_first_owner_and_account(ledger):
     await ledger.bind("default", "MA1")
     await ledger.bind("default", "MA1")
     for owner, account in (("other", "MA1"), ("default", "MA2")):
@@ -249,13 +249,13 @@ async def test_it_belongs_to_the_first_owner_and_account_for_good(ledger):
             await ledger.bind(owner, account)
 
 
-async def test_many_may_write_at_once(ledger):
+async def test_concurrent_writes_of_many_departments_succeed(ledger):
     departments = [Department("acme", str(number)) for number in range(200)]
     await asyncio.gather(*(ledger.record(fresh(department)) for department in departments))
     assert [entry.department for entry in await ledger.entries()] == sorted(departments)
 
 
-async def test_of_many_writers_of_one_department_one_wins(ledger):
+async def test_of_many_writers_of_one_department_one_succeeds(ledger):
     written = await asyncio.gather(
         *(ledger.record(fresh(name=str(number))) for number in range(20)), return_exceptions=True
     )
@@ -264,7 +264,7 @@ async def test_of_many_writers_of_one_department_one_wins(ledger):
     assert {type(other) for other in written} == {Entry, LedgerConflict}
 
 
-# Values as the contracts let them in: printable identifiers, any text that UTF-8 can write.
+# Values that the contracts accept: printable identifiers and any text that UTF-8 can encode.
 identifiers = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=128).filter(
     str.isprintable
 )
@@ -293,7 +293,7 @@ none = st.none()
 
 @st.composite
 def entries(draw):
-    """Any entry that keeps the rules of its status."""
+    """Any entry that satisfies the rules of its status."""
     status = draw(st.sampled_from(Status))
     exists = status in {Status.ACTIVE, Status.DISABLED, Status.DELETING}
     claimed = status is Status.CLAIMED
@@ -341,7 +341,7 @@ answers = st.builds(
 @settings(max_examples=40, deadline=None, print_blob=True)
 @given(entry=entries(), answer=answers)
 @pytest.mark.parametrize("opened", LEDGERS)
-async def test_every_field_survives(opened, entry, answer):
+async def test_every_field_is_stored(opened, entry, answer):
     with TemporaryDirectory() as folder:
         async with opened(Path(folder)) as ledger:
             written = await ledger.record(replace(entry, revision=0), answer)
@@ -351,14 +351,14 @@ async def test_every_field_survives(opened, entry, answer):
             assert await ledger.answers(answer.department) == [answer]
 
 
-async def test_it_tells_whose_a_subaccount_is(ledger):
+async def test_holders_gives_the_department_of_a_subaccount(ledger):
     await ledger.record(an_entry(Status.ACTIVE, revision=0, auth_id="SA1"))
     await ledger.record(replace(an_entry(Status.CLAIMED, revision=0), department=Department("acme", "hr")))
     assert await ledger.holders(["SA1", "SA2"]) == {"SA1": SALES}
     assert await ledger.holders([]) == {}
 
 
-async def test_what_is_due_comes_longest_due_first_and_not_before_its_time(ledger):
+async def test_due_departments_are_listed_oldest_first(ledger):
     hours = timedelta(hours=1)
     duties = {
         "later": {"check": Check(NOW + 3 * hours)},
@@ -374,13 +374,13 @@ async def test_what_is_due_comes_longest_due_first_and_not_before_its_time(ledge
     assert len(await ledger.due(NOW + timedelta(hours=3), 2)) == 2
 
 
-async def test_a_duty_done_is_due_no_more(ledger):
+async def test_a_completed_duty_is_no_longer_due(ledger):
     entry = await ledger.record(an_entry(revision=0, check=Check(NOW)))
     await ledger.record(replace(entry, check=None))
     assert await ledger.due(NOW, 10) == []
 
 
-async def test_marks_are_counted_by_message_until_they_are_cleared(ledger):
+async def test_poison_marks_are_counted_per_message_until_cleared(ledger):
     assert [await ledger.mark_poison("a"), await ledger.mark_poison("a"), await ledger.mark_poison("b")] == [
         1,
         2,
@@ -391,7 +391,7 @@ async def test_marks_are_counted_by_message_until_they_are_cleared(ledger):
     assert [await ledger.mark_poison(message) for message in ("a", "b")] == [1, 2]
 
 
-async def test_it_has_caught_up_once_that_was_noted_and_until_it_is_noted_otherwise(ledger):
+async def test_caught_up_is_stored_until_it_is_changed(ledger):
     await ledger.bind("default", "MA1")
     assert not await ledger.caught_up()
     await ledger.note_caught_up(caught_up=True)

@@ -1,4 +1,4 @@
-"""Department locks: one holder at a time for each department, and nothing left behind."""
+"""The conformance suite of department locks: one holder per department, and no leaked locks."""
 
 import asyncio
 import gc
@@ -25,13 +25,13 @@ async def locks(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield opened.locks
 
 
-async def turns() -> None:
-    """Lets every task that can run do so."""
+async def run_ready_tasks() -> None:
+    """Runs every task that is ready."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-async def test_one_at_a_time_holds_a_department_in_the_order_they_asked(locks):
+async def test_a_department_has_one_holder_at_a_time_in_fifo_order(locks):
     journal: list[str] = []
     release = asyncio.Event()
 
@@ -42,7 +42,7 @@ async def test_one_at_a_time_holds_a_department_in_the_order_they_asked(locks):
             journal.append(f"{name} ends")
 
     tasks = [asyncio.create_task(work(name)) for name in ("first", "second", "third")]
-    await turns()
+    await run_ready_tasks()
     assert journal == ["first begins"]
     release.set()
     await asyncio.gather(*tasks)
@@ -56,7 +56,7 @@ async def test_departments_do_not_wait_for_each_other(locks):
         pass
 
 
-async def test_a_failure_releases_it(locks):
+async def test_an_exception_releases_the_lock(locks):
     with pytest.raises(ZeroDivisionError):
         async with locks.hold(SALES):
             _ = 1 / 0
@@ -64,23 +64,23 @@ async def test_a_failure_releases_it(locks):
         pass
 
 
-async def test_who_stops_waiting_takes_nobodys_turn(locks):
+async def test_a_cancelled_waiter_does_not_take_the_lock(locks):
     async with locks.hold(SALES):
         impatient = asyncio.create_task(hold_once(locks))
         patient = asyncio.create_task(hold_once(locks))
-        await turns()
+        await run_ready_tasks()
         impatient.cancel()
-        await turns()
+        await run_ready_tasks()
         assert not patient.done()
     await patient
     assert impatient.cancelled()
 
 
-async def test_a_lock_that_nobody_needs_is_forgotten():
+async def test_an_unused_lock_is_dropped():
     locks = InProcessLocks()
     async with locks.hold(SALES):
         waiting = asyncio.create_task(hold_once(locks))
-        await turns()
+        await run_ready_tasks()
         assert len(locks) == 1
     await waiting
     for number in range(100):

@@ -1,4 +1,4 @@
-"""What RabbitMQ lets through and no client library sends: it is read, stops nobody, and goes on whole."""
+"""Odd messages that RabbitMQ accepts but no client library sends: they are read and passed on unchanged."""
 
 from collections.abc import AsyncIterator
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.xdist_group("broker")
 
 KEY = b"department.created"
 MALFORMED = DeadLetter(DeadReason.MALFORMED, "no")
-LONGEST = 131_064  # of a payload, by default
+LONGEST = 131_064  # bytes of a payload, by default
 HEADERS = ODD_HEADERS | {
     "widths": b"".join(entry(kind, kind, b"\1" * 8) for kind in "lL")
     + entry("I", "I", b"\1" * 4)
@@ -63,13 +63,13 @@ def buried(delivery: Delivery) -> Outgoing:
 
 
 def bytes_of(outgoing: Outgoing) -> dict[str, bytes]:
-    """Headers and properties as they were on the wire, without those of the broker's or ours."""
+    """Headers and properties as on the wire, without those of the broker and ours."""
     told = {**outgoing.sent_as.fields, **outgoing.sent_as.headers}
     return {name: encoded for name, (_, encoded) in told.items() if not name.startswith("x-")}
 
 
 @pytest.mark.parametrize("kind", PROPERTIES)
-async def test_it_arrives_goes_on_byte_for_byte_and_so_do_its_neighbours(rabbit, producer, kind):
+async def test_odd_messages_are_dead_lettered_byte_for_byte(rabbit, producer, kind):
     bodies = [b"before", b"odd \xff", b"after"]
     for body, sent in zip(bodies, (properties(), PROPERTIES[kind], properties()), strict=True):
         await producer.publish(DEPARTMENTS, KEY, sent, body)
@@ -85,7 +85,7 @@ async def test_it_arrives_goes_on_byte_for_byte_and_so_do_its_neighbours(rabbit,
     assert [one.message.headers["x-dead-reason"] for one in originals[1]] == ["malformed"] * 3
 
 
-async def test_a_routing_key_that_is_not_text_is_one_too(rabbit, producer):
+async def test_a_routing_key_that_is_not_text_is_kept(rabbit, producer):
     await producer.publish(DEPARTMENTS, b"department.\xff", properties(), b"odd")
     await producer.publish(DEPARTMENTS, KEY, properties(), b"after")
     inbox, dead = Inbox(), Inbox()
@@ -98,7 +98,7 @@ async def test_a_routing_key_that_is_not_text_is_one_too(rabbit, producer):
         assert box.deliveries[0].original.sent_as.fields["routing_key"][1] == b"department.\xff"
 
 
-async def test_nobody_bound_for_it_is_told_as_ever(rabbit, producer):
+async def test_an_odd_unroutable_message_raises_unroutable(rabbit, producer):
     await producer.publish(DEPARTMENTS, b"department.\xff", properties(HEADERS["deep"]), b"odd")
     inbox = Inbox()
     async with rabbit.consumer(WORK_QUEUE, 10, inbox):
@@ -111,8 +111,8 @@ async def test_nobody_bound_for_it_is_told_as_ever(rabbit, producer):
 
 
 @pytest.mark.parametrize("room", [0, 50, 300])
-async def test_headers_that_fill_a_frame_cost_no_connection(rabbit, producer, room):
-    """With what a dead letter adds they have no room; neighbours are confirmed on the same connection."""
+async def test_headers_that_fill_a_frame_keep_the_connection(rabbit, producer, room):
+    """The headers of a dead letter do not fit too; other messages are confirmed on the same connection."""
     filler = LONGEST - 12 - len(properties(entry("big", "S", long(b"")))) - room
     sent = properties(entry("big", "S", long(b"z" * filler)))
     await producer.publish(DEPARTMENTS, KEY, sent, b"odd \xff")
@@ -130,7 +130,7 @@ async def test_headers_that_fill_a_frame_cost_no_connection(rabbit, producer, ro
     assert ("big" in told, told.get("x-left-out")) == ((True, None) if room == 300 else (False, "big"))
 
 
-async def test_operators_see_it(rabbit, producer):
+async def test_operators_see_odd_messages(rabbit, producer):
     odd = properties(HEADERS["name"] + HEADERS["deep"], correlation_id=short(b"\xff"))
     await producer.publish(DEAD_LETTERS, b"department.\xff", odd, b"odd")
     async with (
@@ -141,14 +141,14 @@ async def test_operators_see_it(rabbit, producer):
     assert [(one.routing_key, one.message.body) for one in seen] == [("department.?", b"odd")]
 
 
-async def test_one_that_rabbitmq_does_not_take_is_not_sent(rabbit):
-    """A number that is none would cost the connection."""
+async def test_a_header_that_rabbitmq_refuses_is_left_out(rabbit):
+    """RabbitMQ closes the connection on NaN."""
     odd = Message(b"{}", None, {"good": 1, "none": float("nan")})
     inbox = Inbox()
     async with rabbit.consumer(WORK_QUEUE, 10, inbox):
         try:
             await rabbit.publisher.publish(Outgoing(DEPARTMENTS, "department.created", odd))
         except PublishFailed:
-            pytest.fail("it cost the connection")
+            pytest.fail("the connection was closed")
         (delivery,) = await inbox.holds(1)
     assert delivery.original.message.headers == {"good": 1, "x-left-out": "none"}

@@ -1,4 +1,4 @@
-"""A ledger by its URL: with its audit and its locks, and one clear line for a URL of another kind."""
+"""Opening a ledger by URL, with its audit and locks, and a one-line error for an unsupported URL."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def url(tmp_path):
     return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
-async def test_ledger_and_audit_are_kept_together(url):
+async def test_ledger_and_audit_share_one_file(url):
     commits = []
     async with open_ledger(url, on_commit=commits.append) as opened:
         recorded = await opened.ledger.record(an_entry(revision=0))
@@ -35,10 +35,10 @@ async def test_ledger_and_audit_are_kept_together(url):
     async with open_ledger(url, must_exist=True) as opened:
         assert await opened.ledger.entries() == [recorded]
         assert await opened.audit.lines() == [LINE]
-    assert sum(commits) == 3  # with the migration
+    assert sum(commits) == 3  # including the migration
 
 
-async def test_one_opened_to_be_read_cannot_be_written(url):
+async def test_a_ledger_opened_read_only_cannot_be_written(url):
     async with open_ledger(url) as opened:
         await opened.ledger.record(an_entry(revision=0))
     async with open_ledger(url, read_only=True) as opened:
@@ -48,7 +48,7 @@ async def test_one_opened_to_be_read_cannot_be_written(url):
 
 
 @pytest.mark.parametrize("how", [{"read_only": True}, {"must_exist": True}])
-async def test_where_it_must_exist_it_is_not_made(url, how, tmp_path):
+async def test_a_ledger_that_must_exist_is_not_created(url, how, tmp_path):
     with pytest.raises(LedgerFailed, match="there is no ledger at"):
         async with open_ledger(url, **how):
             pass
@@ -58,7 +58,7 @@ async def test_where_it_must_exist_it_is_not_made(url, how, tmp_path):
 @pytest.mark.parametrize(
     "unknown", ["postgresql://worker:secret@db/ledger", "ledger.db", "sqlite:ledger.db", ""]
 )
-async def test_a_url_of_another_kind_is_refused_in_one_line_without_its_password(unknown):
+async def test_an_unsupported_url_is_refused_without_its_password(unknown):
     with pytest.raises(LedgerUnusable, match="set LEDGER_URL to sqlite:///") as refusal:
         async with open_ledger(unknown):
             pass

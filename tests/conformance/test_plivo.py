@@ -1,4 +1,4 @@
-"""What the Plivo adapter makes of an API that misbehaves: how far a call came, told without a secret."""
+"""The Plivo adapter with a misbehaving API: how far a call got, reported without a secret."""
 
 import asyncio
 import base64
@@ -48,7 +48,7 @@ every_call = pytest.mark.parametrize("operation", CALLS)
 
 
 class FixedDate(SystemClock):
-    """Seconds pass as they do; the date stays."""
+    """Monotonic time passes as usual; the wall clock stands still."""
 
     def now(self) -> datetime:
         return NOW
@@ -71,7 +71,7 @@ async def provider_at(
 
 
 async def fault_of(call: Awaitable[Any]) -> CallFault:
-    """How the call failed; that it shows no token is checked for every one of them."""
+    """The fault of a failed call. Also checks that the failure shows no token."""
     with pytest.raises(CallFailed) as failure:
         await call
     told = "".join(traceback.format_exception(failure.value)) + repr(failure.value.fault)
@@ -89,7 +89,7 @@ async def fault_from(operation: str, *replies: Any, **options: Any) -> CallFault
         return fault
 
 
-async def test_it_says_who_it_is_and_where_it_goes():
+async def test_requests_have_login_and_path_of_the_account():
     async with misbehaving(answer("201 Created", MADE)) as server, provider_at(server.url + "/") as provider:
         made = await one_call.create(provider, "Sales", "key-1")
         await one_call.update(provider, AUTH_ID, "key-2", enabled=False)
@@ -103,7 +103,7 @@ async def test_it_says_who_it_is_and_where_it_goes():
     assert {asked.headers["content-type"] for asked in server.asked} == {"application/json"}
 
 
-async def test_it_keeps_no_cookies():
+async def test_cookies_are_not_stored():
     replies = [answer("204 No Content", b"", "Set-Cookie: session=1; Path=/"), answer("204 No Content")]
     async with misbehaving(*replies) as server, provider_at(server.url) as provider:
         await one_call.update(provider, AUTH_ID, "key", name="Sales")
@@ -112,14 +112,14 @@ async def test_it_keeps_no_cookies():
 
 
 @every_call
-async def test_a_refused_connection_has_sent_nothing(operation):
+async def test_a_refused_connection_is_not_sent(operation):
     with closed_port() as port:
         async with provider_at(f"http://127.0.0.1:{port}") as provider:
             fault = await fault_of(CALLS[operation](provider))
     assert (fault.operation, fault.kind) == (operation, FaultKind.NOT_SENT)
 
 
-async def test_a_connection_that_does_not_come_about_in_time_has_sent_nothing():
+async def test_a_connect_timeout_is_not_sent():
     with full_backlog() as port:
         async with provider_at(f"http://127.0.0.1:{port}", timeout_seconds=0.4) as provider:
             fault = await fault_of(CALLS["create"](provider))
@@ -127,21 +127,21 @@ async def test_a_connection_that_does_not_come_about_in_time_has_sent_nothing():
 
 
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["nothing", "plain-http"])
-async def test_a_tls_handshake_that_fails_has_sent_nothing(says):
+async def test_a_failed_tls_handshake_is_not_sent(says):
     async with talking_no_tls(says) as url, provider_at(url, timeout_seconds=0.4) as provider:
         fault = await fault_of(CALLS["create"](provider))
     assert fault.kind is FaultKind.NOT_SENT
 
 
 @every_call
-async def test_no_answer_in_time_leaves_the_outcome_open(operation):
+async def test_a_response_timeout_is_an_unknown_outcome(operation):
     fault = await fault_from(operation, silence, timeout_seconds=0.2)
     assert fault.kind is FaultKind.NO_ANSWER
 
 
 @every_call
 @pytest.mark.parametrize("reply", [reset, hang_up], ids=["reset", "hang-up"])
-async def test_a_connection_that_breaks_after_the_request_leaves_the_outcome_open(operation, reply):
+async def test_a_connection_lost_after_the_request_is_an_unknown_outcome(operation, reply):
     fault = await fault_from(operation, reply)
     assert fault.kind is FaultKind.NO_ANSWER
 
@@ -155,7 +155,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
-async def test_an_answer_that_breaks_http_leaves_the_outcome_open(reply):
+async def test_an_invalid_http_response_is_an_unknown_outcome(reply):
     async def then_hang_up(writer: asyncio.StreamWriter) -> bool:
         await reply(writer)
         return False
@@ -166,10 +166,10 @@ async def test_an_answer_that_breaks_http_leaves_the_outcome_open(reply):
 
 
 @pytest.mark.parametrize("operation", ["create", "delete"])
-async def test_a_204_with_a_body_is_never_a_400(operation):
+async def test_a_204_with_a_body_is_never_reported_as_a_400(operation):
     reply = raw("HTTP/1.1 204 No Content", "Content-Length: 5", body=b"hello")
     async with misbehaving(reply) as server, provider_at(server.url) as provider:
-        for _ in range(3):  # what was too much may only show on the next call
+        for _ in range(3):  # the surplus bytes may only show on the next call
             (outcome,) = await asyncio.gather(CALLS[operation](provider), return_exceptions=True)
             if operation == "create" or outcome is not None:
                 assert isinstance(outcome, CallFailed)
@@ -192,7 +192,7 @@ UNREADABLE = {
 @pytest.mark.parametrize(
     "token", [{}, {"auth_token": ""}, {"auth_token": None}], ids=["none", "empty", "null"]
 )
-async def test_a_create_that_tells_no_token_is_a_create_all_the_same(token):
+async def test_a_create_without_a_token_in_the_response_succeeds(token):
     body = to_json({"auth_id": AUTH_ID} | token)
     async with misbehaving(answer("201 Created", body)) as server, provider_at(server.url) as provider:
         made = await CALLS["create"](provider)
@@ -200,7 +200,7 @@ async def test_a_create_that_tells_no_token_is_a_create_all_the_same(token):
 
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
-async def test_a_success_that_cannot_be_read_leaves_the_outcome_open(body):
+async def test_an_unreadable_success_is_an_unknown_outcome(body):
     fault = await fault_from("create", answer("201 Created", body))
     assert fault.kind is FaultKind.NO_ANSWER
     assert isinstance(classify(fault), Unknown)
@@ -214,7 +214,7 @@ async def test_a_success_that_cannot_be_read_leaves_the_outcome_open(body):
         ("503 Service Unavailable", FaultKind.SERVER_ERROR),
     ],
 )
-async def test_an_answer_without_end_is_cut_off(status, told):
+async def test_an_endless_response_is_cut_off(status, told):
     sent = 0
 
     async def endless(writer: asyncio.StreamWriter) -> bool:
@@ -234,8 +234,8 @@ async def test_an_answer_without_end_is_cut_off(status, told):
 @pytest.mark.parametrize(
     "body", [b"", b" ", b"<html>Sign in</html>", b"[]", b'"changed"', b'{"message": "chan']
 )
-async def test_only_who_answers_in_json_or_with_nothing_at_all_has_changed_something(operation, body):
-    """A proxy's page, say, with a 200: nobody knows what was carried out."""
+async def test_a_change_succeeds_only_with_json_or_an_empty_204(operation, body):
+    """With a 200 and the page of a proxy, for example, the outcome is unknown."""
     fault = await fault_from(operation, answer("200 OK", body))
     assert fault.kind is FaultKind.NO_ANSWER
     assert isinstance(classify(fault), Unknown)
@@ -244,7 +244,7 @@ async def test_only_who_answers_in_json_or_with_nothing_at_all_has_changed_somet
             await CALLS[operation](provider)
 
 
-async def test_what_is_shown_must_be_whole():
+async def test_an_incomplete_subaccount_is_an_unknown_outcome():
     partly = {name: value for name, value in SHOWN.items() if name != "enabled"}
     fault = await fault_from("get", answer("200 OK", to_json(partly)))
     assert fault.kind is FaultKind.NO_ANSWER
@@ -261,8 +261,8 @@ ODD = {
 
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
-async def test_one_odd_item_of_a_list_does_not_hide_the_others(odd):
-    """They are counted all the same: the next page begins by their number."""
+async def test_one_invalid_item_of_a_list_does_not_hide_the_others(odd):
+    """Invalid items count too, because the offset of the next page depends on their number."""
     body = to_json({"objects": [odd, SHOWN]})
     async with misbehaving(answer("200 OK", body)) as server, provider_at(server.url) as provider:
         first, second = await one_call.page(provider, 0)
@@ -271,7 +271,7 @@ async def test_one_odd_item_of_a_list_does_not_hide_the_others(odd):
     assert first.name in {"", SHOWN["name"]}
 
 
-async def test_what_has_no_auth_id_of_plivos_shows_no_name_to_be_adopted_by():
+async def test_an_invalid_auth_id_hides_the_name_from_adoption():
     body = to_json({"objects": [SHOWN | {"auth_id": "../SA00000000000000001"}]})
     async with misbehaving(answer("200 OK", body)) as server, provider_at(server.url) as provider:
         (shown,) = await one_call.page(provider, 0)
@@ -286,7 +286,7 @@ async def test_a_redirect_is_not_followed(operation, status):
 
 
 @every_call
-async def test_an_error_is_told_in_plivos_words(operation):
+async def test_an_error_quotes_the_text_of_plivo(operation):
     fault = await fault_from(operation, answer("400 Bad Request", to_json({"error": "name is taken"})))
     assert (fault.kind, fault.retry_after_seconds) == (FaultKind.REJECTED, None)
     assert fault.detail == f"Plivo answered 400 to {operation}: name is taken"
@@ -304,12 +304,12 @@ NO_WORDS = {
 
 
 @pytest.mark.parametrize("body", NO_WORDS.values(), ids=NO_WORDS)
-async def test_an_error_without_words_is_told_by_its_status(body):
+async def test_an_error_without_a_text_gives_its_status(body):
     fault = await fault_from("update", answer("502 Bad Gateway", body))
     assert (fault.kind, fault.detail) == (FaultKind.SERVER_ERROR, "Plivo answered 502 to update")
 
 
-async def test_an_error_text_is_kept_short_on_one_line_and_without_what_could_be_a_token():
+async def test_an_error_text_is_one_short_line_without_tokens():
     error = f"bad\r\nrequest\x00 {TOKEN} Bearer={TOKEN} {'word ' * 200}"
     fault = await fault_from("update", answer("400 Bad Request", to_json({"error": error})))
     assert fault.detail.startswith("Plivo answered 400 to update: badrequest *** *** word word")
@@ -319,7 +319,7 @@ async def test_an_error_text_is_kept_short_on_one_line_and_without_what_could_be
 RETRY_AFTER = {
     "7": 7.0,
     "0": 0.0,
-    "86400": 300.0,  # asked again sooner: messages must not stay unacked that long
+    "86400": 300.0,  # capped: messages must not stay unacked for so long
     format_datetime(NOW + timedelta(seconds=30), usegmt=True): 30.0,
     format_datetime(NOW + timedelta(days=1), usegmt=True): 300.0,
     format_datetime(NOW - timedelta(seconds=30), usegmt=True): 0.0,
@@ -348,7 +348,7 @@ async def test_no_call_is_sent_twice_when_a_kept_connection_breaks(operation):
     assert len(server.asked) == 2
 
 
-async def test_each_call_is_told_with_its_status_or_none():
+async def test_each_call_is_reported_with_its_status_or_none():
     told: list[tuple[str, int | None, float]] = []
     replies = [answer("204 No Content"), answer("500 Oh"), hang_up]
     async with (
@@ -366,7 +366,7 @@ async def test_each_call_is_told_with_its_status_or_none():
     assert all(seconds >= 0 for _, _, seconds in told)
 
 
-def test_an_account_shows_no_token():
+def test_the_repr_of_an_account_shows_no_token():
     account = PlivoAccount(
         "http://x", "MA1", SecretStr(MAIN_TOKEN), timedelta(1), 1, RateLimit(1, timedelta(1))
     )
@@ -375,7 +375,7 @@ def test_an_account_shows_no_token():
 
 @contextmanager
 def closed_port() -> Iterator[int]:
-    """A port that is taken, so that nobody listens there."""
+    """A bound port without a listener."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
@@ -383,7 +383,7 @@ def closed_port() -> Iterator[int]:
 
 @contextmanager
 def full_backlog() -> Iterator[int]:
-    """A port whose listener accepts nobody, with others waiting already: a further connect hangs."""
+    """A port whose listener never accepts and whose backlog is full, so a further connect hangs."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)

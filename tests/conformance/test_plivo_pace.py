@@ -1,4 +1,4 @@
-"""How many calls the Plivo adapter makes at a time and in a window, and when it makes no more."""
+"""The limits of the Plivo adapter on concurrent calls and calls per window, and its shutdown."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from worker.ports import CallFailed, RateLimit
 from worker.sandbox import running_sandbox
 
 
-async def test_no_more_calls_are_open_at_once_than_allowed():
+async def test_concurrent_calls_are_limited():
     go_on = asyncio.Event()
 
     async def gated(writer: asyncio.StreamWriter) -> bool:
@@ -34,7 +34,7 @@ async def test_no_more_calls_are_open_at_once_than_allowed():
     assert (server.most_open_requests, len(server.asked)) == (3, 10)
 
 
-async def test_a_cancelled_call_gives_its_place_to_the_next():
+async def test_a_cancelled_call_frees_its_permit():
     replies = [silence, answer("204 No Content")]
     async with misbehaving(*replies) as server, provider_at(server.url, concurrency=1) as provider:
         first = asyncio.create_task(one_call.delete(provider, AUTH_ID, "key"))
@@ -44,7 +44,7 @@ async def test_a_cancelled_call_gives_its_place_to_the_next():
         await one_call.delete(provider, AUTH_ID, "key")
 
 
-async def test_reads_take_a_permit_too():
+async def test_reads_need_a_permit_too():
     go_on = asyncio.Event()
 
     async def gated(writer: asyncio.StreamWriter) -> bool:
@@ -59,7 +59,7 @@ async def test_reads_take_a_permit_too():
     assert (server.most_open_requests, len(server.asked)) == (2, 6)
 
 
-async def test_once_the_worker_stops_what_is_under_way_ends_and_nothing_more_is_sent():
+async def test_shutdown_completes_open_calls_and_sends_no_more():
     stopping, go_on = asyncio.Event(), asyncio.Event()
 
     async def gated(writer: asyncio.StreamWriter) -> bool:
@@ -82,7 +82,7 @@ async def test_once_the_worker_stops_what_is_under_way_ends_and_nothing_more_is_
     assert {(fault.kind, fault.outage) for fault in faults} == {(FaultKind.NOT_SENT, True)}
 
 
-async def test_the_server_sees_no_more_calls_in_any_window_than_allowed():
+async def test_calls_in_any_window_are_limited():
     window, calls = 0.4, 5
     async with (
         misbehaving(answer("204 No Content")) as server,
@@ -92,12 +92,12 @@ async def test_the_server_sees_no_more_calls_in_any_window_than_allowed():
     seen = [asked.at for asked in server.asked]
     gaps = [later - earlier for earlier, later in zip(seen, seen[calls:], strict=False)]
     assert len(gaps) == 2 * calls
-    assert min(gaps) > window / 2, gaps  # the way to the server takes its own time
+    assert min(gaps) > window / 2, gaps  # the network delay varies
 
 
 @asynccontextmanager
 async def at_a_strict_server(client_limit: RateLimit, sent: list[float]) -> AsyncIterator[PlivoProvider]:
-    """A client of that pace, at a server that refuses the 21st call in any second."""
+    """A client with this rate limit, and a server that refuses the 21st call in any second."""
 
     def told(_operation: str, _status: int | None, seconds: float) -> None:
         sent.append(asyncio.get_running_loop().time() - seconds)
@@ -118,8 +118,8 @@ async def refused(provider: PlivoProvider, calls: int) -> int:
     return len(kinds)
 
 
-async def test_a_strict_server_refuses_nothing_and_gets_all_it_allows():
-    """Counted: three windows' worth of calls, none of them refused, with two pauses and no more."""
+async def test_a_strict_server_refuses_nothing_and_is_used_fully():
+    """Sends the calls of three windows: none is refused, and there are exactly two pauses."""
     sent: list[float] = []
     async with at_a_strict_server(RateLimit(20, timedelta(seconds=1)), sent) as provider:
         assert await refused(provider, 60) == 0
@@ -127,15 +127,15 @@ async def test_a_strict_server_refuses_nothing_and_gets_all_it_allows():
     assert len(pauses) == 2
 
 
-async def test_a_client_that_thinks_it_may_do_more_is_told_and_slows_down():
+async def test_a_client_with_a_too_high_limit_slows_down():
     sent: list[float] = []
     async with at_a_strict_server(RateLimit(100, timedelta(seconds=1)), sent) as provider:
         assert await refused(provider, 100) > 0
         assert provider._limiter.allowed < 100
 
 
-async def test_a_probe_that_waits_for_its_turn_is_not_late():
-    """The time for its answer counts from when it is sent: being paced is no sign of an outage."""
+async def test_the_wait_of_a_probe_for_its_slot_is_no_timeout():
+    """The timeout starts when the probe is sent: a wait of the rate limiter is no sign of an outage."""
     page = answer("200 OK", to_json({"objects": []}))
     rate = RateLimit(1, timedelta(seconds=1))
     async with (
@@ -147,14 +147,14 @@ async def test_a_probe_that_waits_for_its_turn_is_not_late():
     assert len(server.asked) == 2
 
 
-async def test_a_probe_has_as_long_as_any_call():
+async def test_a_probe_has_the_timeout_of_any_call():
     async with misbehaving(silence) as server, provider_at(server.url, timeout_seconds=0.2) as provider:
         fault = await fault_of(provider.probe())
     assert (fault.operation, fault.kind) == ("list", FaultKind.NO_ANSWER)
     assert fault.took_seconds >= 0.2
 
 
-async def test_a_permit_is_for_one_call():
+async def test_a_permit_allows_one_call():
     async with (
         misbehaving(answer("204 No Content")) as server,
         provider_at(server.url) as provider,

@@ -1,4 +1,4 @@
-"""Every HTTP status, as the Plivo adapter maps it to a kind of fault."""
+"""The kind of fault that the Plivo adapter gives to every HTTP status."""
 
 import pytest
 
@@ -24,6 +24,6 @@ def test_each_kind_has_its_statuses(kind):
     assert {status for status in range(1000) if kind_of(status) is kind} == NAMED[kind]
 
 
-def test_all_others_are_unexpected():
+def test_all_other_statuses_are_unexpected():
     named = set().union(*NAMED.values())
     assert {kind_of(status) for status in set(range(1000)) - named} == {FaultKind.UNEXPECTED}

@@ -1,4 +1,4 @@
-"""What every provider promises: the one in memory, for tests, and Plivo's API as the sandbox imitates it."""
+"""The conformance suite of every provider: memory, simulated, and Plivo's API as served by the sandbox."""
 
 import asyncio
 import re
@@ -27,15 +27,15 @@ UNKNOWN = "SAZZZZZZZZZZZZZZZZZZ"
 
 
 class Bench(Protocol):
-    """A provider, and what its far side has seen of it."""
+    """A provider, and the calls that its server received."""
 
     provider: Provider
 
     def keys(self) -> list[tuple[str, str | None]]:
-        """Operation and idempotency key of each call so far."""
+        """The operation and the idempotency key of each call so far."""
 
     def shown(self) -> Sequence[ProvidedSubaccount]:
-        """What there is, newest first."""
+        """The existing subaccounts, newest first."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ async def plivo_bench() -> AsyncIterator[PlivoBench]:
 
 @dataclass(frozen=True)
 class SimulatedBench:
-    """The provider the simulation judges the worker by, without its faults."""
+    """The provider of the simulation, without its faults."""
 
     provider: Provider
     server: ProviderServer
@@ -110,7 +110,7 @@ def simulated_bench() -> SimulatedBench:
     clock = SystemClock()
     chance = Chance(PROFILES["calm"], 0)
     server = ProviderServer(loop, chance, History(loop.time), clock.now, page_size=20)
-    server.subaccounts.clear()  # strangers
+    server.subaccounts.clear()  # subaccounts of others
     return SimulatedBench(SimulatedProvider(server, Process(loop)), server)
 
 
@@ -125,7 +125,7 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
             yield running
 
 
-async def test_what_it_creates_is_enabled_and_has_credentials(bench):
+async def test_a_created_subaccount_is_enabled_and_has_credentials(bench):
     made = await one_call.create(bench.provider, "Sales [TAG]", "key-1")
     assert re.fullmatch(r"SA[A-Z0-9]{18}", made.auth_id)
     assert made.auth_token.get_secret_value()
@@ -134,53 +134,53 @@ async def test_what_it_creates_is_enabled_and_has_credentials(bench):
     assert shown.auth_token == made.auth_token
 
 
-async def test_what_it_is_told_to_create_disabled_is_disabled(bench):
+async def test_a_subaccount_can_be_created_disabled(bench):
     made = await one_call.create(bench.provider, "Sales [TAG]", "key-1", enabled=False)
     assert [(shown.auth_id, shown.enabled) for shown in bench.shown()] == [(made.auth_id, False)]
 
 
-async def test_each_one_has_an_id_and_a_token_of_its_own(bench):
+async def test_each_subaccount_has_its_own_id_and_token(bench):
     made = [await one_call.create(bench.provider, "Sales", f"key-{number}") for number in range(3)]
     assert len({one.auth_id for one in made}) == 3
     assert len({one.auth_token.get_secret_value() for one in made}) == 3
 
 
-async def test_any_name_survives(bench):
+async def test_any_name_is_stored(bench):
     name = 'Ärzte & Söhne "🏥" \\ 日本 [0123456789]'
     made = await one_call.create(bench.provider, name, "key-1")
     assert (await one_call.get(bench.provider, made.auth_id)).name == name
 
 
-async def test_get_shows_it_whole(bench):
+async def test_get_returns_the_complete_subaccount(bench):
     made = await one_call.create(bench.provider, "Sales", "key-1")
     assert await one_call.get(bench.provider, made.auth_id) == bench.shown()[0]
 
 
-async def test_a_new_name_alone_changes_the_name_alone(bench):
+async def test_name_and_enabled_can_change_separately(bench):
     made = await one_call.create(bench.provider, "Sales", "key-1")
     await one_call.update(bench.provider, made.auth_id, "key-2", name="Marketing")
-    assert told(bench) == [("Marketing", True)]
+    assert names_and_states(bench) == [("Marketing", True)]
     await one_call.update(bench.provider, made.auth_id, "key-3", enabled=False)
-    assert told(bench) == [("Marketing", False)]
+    assert names_and_states(bench) == [("Marketing", False)]
     await one_call.update(bench.provider, made.auth_id, "key-4", name="Sales")
-    assert told(bench) == [("Sales", False)]
+    assert names_and_states(bench) == [("Sales", False)]
 
 
 async def test_name_and_enabled_can_change_in_one_call(bench):
     made = await one_call.create(bench.provider, "Sales", "key-1")
     await one_call.update(bench.provider, made.auth_id, "key-2", enabled=False)
     await one_call.update(bench.provider, made.auth_id, "key-3", name="Marketing", enabled=True)
-    assert told(bench) == [("Marketing", True)]
+    assert names_and_states(bench) == [("Marketing", True)]
 
 
-async def test_changing_it_keeps_id_and_token(bench):
+async def test_a_change_keeps_id_and_token(bench):
     made = await one_call.create(bench.provider, "Sales", "key-1")
     await one_call.update(bench.provider, made.auth_id, "key-2", name="Marketing", enabled=False)
     seen = await one_call.get(bench.provider, made.auth_id)
     assert (seen.auth_id, seen.auth_token) == (made.auth_id, made.auth_token)
 
 
-async def test_what_is_deleted_is_gone(bench):
+async def test_a_deleted_subaccount_is_gone(bench):
     made = await one_call.create(bench.provider, "Sales", "key-1")
     await one_call.delete(bench.provider, made.auth_id, "key-2")
     assert bench.shown() == []
@@ -190,7 +190,7 @@ async def test_what_is_deleted_is_gone(bench):
 
 
 @pytest.mark.parametrize("operation", ["update", "delete", "get"])
-async def test_a_subaccount_that_is_not_there_is_not_found(bench, operation):
+async def test_an_unknown_subaccount_is_not_found(bench, operation):
     calls = {
         "update": lambda: one_call.update(bench.provider, UNKNOWN, "key-1", name="Sales"),
         "delete": lambda: one_call.delete(bench.provider, UNKNOWN, "key-1"),
@@ -203,7 +203,7 @@ async def test_a_subaccount_that_is_not_there_is_not_found(bench, operation):
     assert fault.detail.splitlines() == [str(failure.value)]
 
 
-async def test_pages_show_the_newest_first_twenty_at_a_time(bench):
+async def test_pages_hold_twenty_subaccounts_newest_first(bench):
     made = [
         await one_call.create(bench.provider, f"Department {number}", f"key-{number}") for number in range(45)
     ]
@@ -216,14 +216,14 @@ async def test_pages_show_the_newest_first_twenty_at_a_time(bench):
     ]
 
 
-async def test_past_the_end_there_is_nothing(bench):
+async def test_a_page_past_the_end_is_empty(bench):
     assert list(await one_call.page(bench.provider, 0)) == []
     await one_call.create(bench.provider, "Sales", "key-1")
     assert list(await one_call.page(bench.provider, 1)) == []
     assert list(await one_call.page(bench.provider, 1000)) == []
 
 
-async def test_a_key_goes_with_each_change_and_with_nothing_else(bench):
+async def test_only_changes_have_an_idempotency_key(bench):
     made = await one_call.create(bench.provider, "Sales", "key-1")
     await one_call.update(bench.provider, made.auth_id, "key-2", name="Marketing")
     await one_call.get(bench.provider, made.auth_id)
@@ -246,8 +246,8 @@ async def test_no_repr_shows_a_token(bench):
     assert token not in f"{made!r} {seen!r} {page!r} {made} {seen}"
 
 
-async def test_plivo_is_sent_what_changes_and_nothing_else():
-    """A disabled subaccount that is renamed must not come back enabled, nor the other way round."""
+async def test_plivo_gets_only_the_changed_fields():
+    """A rename must not enable a disabled subaccount, and enabling must not rename."""
     async with plivo_bench() as bench:
         made = await one_call.create(bench.provider, "Sales", "key-1")
         await one_call.update(bench.provider, made.auth_id, "key-2", name="Marketing")
@@ -263,5 +263,5 @@ async def test_plivo_is_sent_what_changes_and_nothing_else():
         ]
 
 
-def told(bench: Bench) -> list[tuple[str, bool]]:
+def names_and_states(bench: Bench) -> list[tuple[str, bool]]:
     return [(one.name, one.enabled) for one in bench.shown()]

@@ -1,4 +1,4 @@
-"""The limiter of calls, in simulated time: as many as allowed in any window, and hardly fewer than that."""
+"""The rate limiter, in simulated time: it never exceeds the limit of a window and nearly uses it up."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ BEGIN = 1000.0
 
 
 class SimulatedTime(asyncio.SelectorEventLoop):
-    """A loop that never waits: when nobody is ready it is the time of the next to be."""
+    """An event loop that never waits: without a ready task it advances to the next timer."""
 
     simulated = BEGIN
 
@@ -35,7 +35,7 @@ class SimulatedTime(asyncio.SelectorEventLoop):
 
 
 class LoopClock(SystemClock):
-    """Its seconds are those of the running loop."""
+    """A clock whose monotonic time is that of the running loop."""
 
     def monotonic(self) -> float:
         return now()
@@ -55,7 +55,7 @@ def a_limiter(calls: int, window: float = 5.0) -> RateLimiter:
 
 
 async def call(limiter: RateLimiter) -> float:
-    """One call, answered at once; returns when it went out."""
+    """Makes one call, answered immediately. Returns the time at which it was sent."""
     slot = await limiter.slot()
     slot.begin()
     slot.arrived()
@@ -72,7 +72,7 @@ async def sent_in(limiter: RateLimiter, calls: int) -> list[float]:
     window=st.sampled_from([0.5, 5.0, 60.0]),
     gaps=st.lists(st.sampled_from([0.0, 0.0, 0.0, 0.1, 0.4, 3.0, 70.0]), max_size=40),
 )
-def test_the_pace_is_as_fast_as_allowed_and_never_faster(calls, window, gaps):
+def test_calls_are_sent_as_early_as_the_limit_allows(calls, window, gaps):
     asked: list[float] = []
     sent: list[float] = []
 
@@ -86,7 +86,7 @@ def test_the_pace_is_as_fast_as_allowed_and_never_faster(calls, window, gaps):
             for gap in gaps:
                 await asyncio.sleep(gap)
                 group.create_task(one(limiter))
-                await asyncio.sleep(0)  # it has asked
+                await asyncio.sleep(0)  # let it ask for its slot
 
     in_simulated_time(run)
     for number, at in enumerate(asked):
@@ -94,10 +94,10 @@ def test_the_pace_is_as_fast_as_allowed_and_never_faster(calls, window, gaps):
         assert sent[number] == pytest.approx(max(at, free_at), abs=1e-6)
 
 
-def test_a_crowd_goes_out_evenly_and_no_later_than_the_next_window():
+def test_a_burst_is_spread_evenly_over_the_next_windows():
     async def run() -> None:
         sent = await sent_in(a_limiter(100), 301)
-        assert sent[:100] == [BEGIN] * 100  # nobody had to wait
+        assert sent[:100] == [BEGIN] * 100  # none had to wait
         assert sent[100:301:100] == pytest.approx([BEGIN + 5, BEGIN + 10, BEGIN + 15])
         gaps = [later - earlier for earlier, later in pairwise(sent[100:200])]
         assert gaps == pytest.approx([0.9 * 5 / 100] * 99)
@@ -105,7 +105,7 @@ def test_a_crowd_goes_out_evenly_and_no_later_than_the_next_window():
     in_simulated_time(run)
 
 
-def test_a_turn_given_back_is_had_at_once_by_the_next_of_a_crowd():
+def test_a_returned_slot_is_used_immediately():
     async def run() -> None:
         limiter = a_limiter(100)
         await sent_in(limiter, 101)
@@ -119,8 +119,8 @@ def test_a_turn_given_back_is_had_at_once_by_the_next_of_a_crowd():
 
 
 @pytest.mark.parametrize("calls", [3, 100])
-def test_turns_that_are_held_for_long_let_no_more_through_once_they_are_used(calls):
-    """As while the ledger is slow: a permit comes before the claim, the call after it."""
+def test_slots_held_for_long_do_not_exceed_the_limit_later(calls):
+    """As while the ledger is slow: the permit is taken before the claim, the call follows it."""
 
     async def run() -> None:
         limiter = a_limiter(calls, 1.0)
@@ -139,7 +139,7 @@ def test_turns_that_are_held_for_long_let_no_more_through_once_they_are_used(cal
     in_simulated_time(run)
 
 
-def test_one_turn_that_is_held_keeps_one_place_and_no_more():
+def test_a_held_slot_blocks_only_one_place():
     async def run() -> None:
         limiter = a_limiter(3, 1.0)
         held = await limiter.slot()
@@ -151,20 +151,20 @@ def test_one_turn_that_is_held_keeps_one_place_and_no_more():
     in_simulated_time(run)
 
 
-def test_a_complaint_halves_it_once_however_many_come_of_the_same_window():
+def test_429_responses_of_one_window_halve_the_rate_once():
     async def run() -> None:
         limiter = a_limiter(100)
         await sent_in(limiter, 100)
         for _ in range(30):
             limiter.slow_down(None)
         assert limiter.allowed == 50
-        (at,) = await sent_in(limiter, 1)  # the last fifty of the window before count
+        (at,) = await sent_in(limiter, 1)  # the last fifty of the previous window count
         assert at == pytest.approx(BEGIN + 5.0)
 
     in_simulated_time(run)
 
 
-def test_a_complaint_of_a_later_window_halves_it_again_but_never_to_nothing():
+def test_a_429_of_a_later_window_halves_the_rate_down_to_one():
     async def run() -> None:
         limiter = a_limiter(5)
         allowed = []
@@ -178,7 +178,7 @@ def test_a_complaint_of_a_later_window_halves_it_again_but_never_to_nothing():
     in_simulated_time(run)
 
 
-def test_it_waits_as_long_as_it_was_told_to():
+def test_the_longest_retry_after_is_obeyed():
     async def run() -> None:
         limiter = a_limiter(100)
         limiter.slow_down(30.0)
@@ -188,7 +188,7 @@ def test_it_waits_as_long_as_it_was_told_to():
     in_simulated_time(run)
 
 
-def test_who_waits_already_waits_longer_then():
+def test_retry_after_extends_the_wait_of_waiting_calls():
     async def run() -> None:
         limiter = a_limiter(1)
         await call(limiter)
@@ -201,7 +201,7 @@ def test_who_waits_already_waits_longer_then():
     in_simulated_time(run)
 
 
-def test_it_grows_back_a_tenth_of_the_limit_in_each_window_without_complaint():
+def test_the_rate_recovers_by_a_tenth_per_window_without_a_429():
     async def run() -> None:
         limiter = a_limiter(100)
         limiter.slow_down(None)
@@ -217,7 +217,7 @@ def test_it_grows_back_a_tenth_of_the_limit_in_each_window_without_complaint():
 
 
 @pytest.mark.parametrize("retry_after", [None, 3600.0])
-def test_the_end_of_the_worker_ends_every_wait(retry_after):
+def test_shutdown_ends_every_wait(retry_after):
     async def run() -> None:
         stopping = asyncio.Event()
         limiter = RateLimiter(RateLimit(1, timedelta(hours=1)), LoopClock(), stopping)
@@ -233,7 +233,7 @@ def test_the_end_of_the_worker_ends_every_wait(retry_after):
     in_simulated_time(run)
 
 
-def test_once_it_ends_nothing_more_goes_out_even_where_there_is_room():
+def test_after_shutdown_no_slot_is_given_even_if_free():
     async def run() -> None:
         stopping = asyncio.Event()
         stopping.set()
@@ -243,7 +243,7 @@ def test_once_it_ends_nothing_more_goes_out_even_where_there_is_room():
     in_simulated_time(run)
 
 
-def test_who_gives_up_waiting_takes_nobodys_place():
+def test_a_cancelled_wait_takes_no_slot():
     async def run() -> None:
         limiter = a_limiter(1)
         await call(limiter)
@@ -255,7 +255,7 @@ def test_who_gives_up_waiting_takes_nobodys_place():
     in_simulated_time(run)
 
 
-def test_a_turn_that_was_not_used_is_the_next_ones():
+def test_an_unused_slot_goes_to_the_next_call():
     async def run() -> None:
         limiter = a_limiter(1)
         unused = await limiter.slot()
@@ -268,7 +268,7 @@ def test_a_turn_that_was_not_used_is_the_next_ones():
 @pytest.mark.parametrize(
     ("answered_after", "next_at"), [(0.01, 5.01), (0.1, 5.1), (0.15, 5.15), (3.0, 5.15), (7.0, 7.0)]
 )
-def test_a_call_counts_from_when_it_has_arrived_at_the_latest(answered_after, next_at):
+def test_a_call_counts_from_its_latest_possible_arrival(answered_after, next_at):
     async def run() -> None:
         limiter = a_limiter(1)
         slot = await limiter.slot()
@@ -280,14 +280,14 @@ def test_a_call_counts_from_when_it_has_arrived_at_the_latest(answered_after, ne
     in_simulated_time(run)
 
 
-def test_a_probe_goes_ahead_of_all_who_wait():
+def test_a_probe_precedes_all_waiting_calls():
     async def run() -> None:
         limiter = a_limiter(1)
         await call(limiter)
         waiting = [asyncio.create_task(call(limiter)) for _ in range(3)]
         await asyncio.sleep(1)
         (await limiter.priority_slot()).begin()
-        assert not any(one.done() for one in waiting[1:])  # the first had its slot in hand almost
+        assert not any(one.done() for one in waiting[1:])  # the first was about to get its slot
         await asyncio.gather(*waiting)
 
     in_simulated_time(run)
@@ -295,7 +295,7 @@ def test_a_probe_goes_ahead_of_all_who_wait():
 
 @dataclass
 class StrictServer:
-    """Refuses what comes too fast, counted in a window that slides; what it refuses does not count."""
+    """Refuses calls over the limit of a sliding window; refused calls do not count."""
 
     calls: int
     window: float
@@ -321,19 +321,19 @@ class StrictServer:
     spread=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     seed=st.integers(0, 10**6),
 )
-def test_a_strict_server_hardly_ever_refuses_and_is_hardly_ever_idle(limit, back_seconds, spread, seed):
-    """Calls overtake each other on their way, but arrive within what is allowed for that."""
+def test_a_strict_server_rarely_refuses_and_is_rarely_idle(limit, back_seconds, spread, seed):
+    """Calls overtake each other in the network, but arrive within the allowed delay."""
     chance = random.Random(seed)
     calls, window = limit
     windows = 40
     server = StrictServer(calls, window)
-    longest_way = LATEST_ARRIVAL * window
+    longest_delay = LATEST_ARRIVAL * window
 
     async def work(limiter: RateLimiter) -> None:
         while now() < BEGIN + windows * window:
             slot = await limiter.slot()
             slot.begin()
-            await asyncio.sleep(chance.uniform(0, spread * longest_way))
+            await asyncio.sleep(chance.uniform(0, spread * longest_delay))
             if not server.admits():
                 limiter.slow_down(None)
             await asyncio.sleep(back_seconds)

@@ -1,4 +1,4 @@
-"""What SQLite promises beyond the suite: files, durability, group commit, clear words when it fails."""
+"""The SQLite ledger beyond the conformance suite: files, durability, group commit and clear errors."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ def one_line(error: pytest.ExceptionInfo[Exception]) -> str:
     return text
 
 
-async def test_what_is_recorded_is_there_after_reopening(path):
+async def test_records_are_kept_after_reopening(path):
     answer = an_answer(created())
     async with sqlite_ledger(path) as ledger:
         await ledger.bind("default", "MA1")
@@ -51,15 +51,15 @@ async def test_what_is_recorded_is_there_after_reopening(path):
         assert await ledger.recall(SALES, answer.event) == Recollection(recorded, answer)
 
 
-async def test_a_write_is_in_the_file_when_it_returns(path):
-    """Another process sees it at once: it needs no closing, and no luck."""
+async def test_a_write_is_in_the_file_once_it_returns(path):
+    """Another process sees the write immediately, before the ledger is closed."""
     async with sqlite_ledger(path) as ledger:
         await ledger.record(fresh())
         with reading(path) as other:
             assert other.execute("SELECT count(*) FROM departments").get == 1
 
 
-async def test_its_files_are_for_their_owner_only(path):
+async def test_files_are_accessible_only_to_their_owner(path):
     async with sqlite_ledger(path) as ledger:
         await ledger.record(fresh())
         made = list(path.parent.iterdir())
@@ -73,7 +73,7 @@ async def test_wal_and_full_sync_are_in_effect(path):
     assert modes == ("wal", 2)
 
 
-async def test_what_gathers_during_a_commit_shares_the_next(path):
+async def test_writes_during_a_commit_share_the_next_commit(path):
     commits: list[int] = []
     async with sqlite_ledger(path, commits.append) as ledger:
         commits.clear()
@@ -83,7 +83,7 @@ async def test_what_gathers_during_a_commit_shares_the_next(path):
     assert len(commits) <= 2
 
 
-async def test_a_job_that_fails_undoes_itself_and_not_its_neighbours(path):
+async def test_a_failed_job_is_rolled_back_without_the_others(path):
     commits: list[int] = []
     answer = an_answer(created())
     async with sqlite_ledger(path, commits.append) as ledger:
@@ -101,11 +101,11 @@ async def test_a_job_that_fails_undoes_itself_and_not_its_neighbours(path):
         assert (await ledger.recall(SALES, answer.event)).answer is None
 
 
-async def test_whoever_stops_waiting_harms_nobody(path):
+async def test_a_cancelled_write_does_not_affect_the_others(path):
     async with sqlite_ledger(path) as ledger:
         impatient = asyncio.create_task(ledger.record(fresh(1)))
         patient = asyncio.create_task(ledger.record(fresh(2)))
-        await asyncio.sleep(0)  # both have begun
+        await asyncio.sleep(0)  # both have started
         impatient.cancel()
         assert await patient
         assert (await asyncio.gather(impatient, return_exceptions=True))[
@@ -114,7 +114,7 @@ async def test_whoever_stops_waiting_harms_nobody(path):
         assert await ledger.record(fresh(3))
 
 
-async def test_closing_waits_for_what_was_begun(path):
+async def test_closing_waits_for_pending_writes(path):
     async with sqlite_ledger(path) as ledger:
         begun = [asyncio.create_task(ledger.record(fresh(number))) for number in range(5)]
         await asyncio.sleep(0)
@@ -142,8 +142,8 @@ async def test_migrations_are_applied_once(path):
     ],
     ids=["changed afterwards", "of a newer version"],
 )
-async def test_a_ledger_with_a_migration_that_is_not_ours_is_refused(path, change, told):
-    """What a newer version keeps there, this one would overlook and write over."""
+async def test_a_ledger_with_an_unknown_migration_is_refused(path, change, told):
+    """An older worker would ignore and overwrite the data of a newer version."""
     async with sqlite_ledger(path) as ledger:
         await ledger.run(lambda db: db.execute(change))
     with pytest.raises(LedgerForeign, match=told) as refusal:
@@ -153,7 +153,7 @@ async def test_a_ledger_with_a_migration_that_is_not_ours_is_refused(path, chang
     assert refusal.value.exit_code == 2
 
 
-async def test_a_migration_counts_as_a_whole_or_not_at_all(path, monkeypatch, tmp_path):
+async def test_a_migration_is_applied_completely_or_not_at_all(path, monkeypatch, tmp_path):
     broken = tmp_path / "migrations"
     broken.mkdir()
     (broken / "0001_broken.sql").write_text("CREATE TABLE half (id INTEGER) STRICT; NONSENSE;")
@@ -166,7 +166,7 @@ async def test_a_migration_counts_as_a_whole_or_not_at_all(path, monkeypatch, tm
         assert db.execute("SELECT count(*) FROM sqlite_schema").get == 0
 
 
-async def test_where_it_must_exist_it_is_not_made(path):
+async def test_a_ledger_that_must_exist_is_not_created(path):
     with pytest.raises(LedgerFailed, match=r"there is no ledger at .*; set LEDGER_URL") as failure:
         async with sqlite_ledger(path, must_exist=True):
             pass
@@ -175,7 +175,7 @@ async def test_where_it_must_exist_it_is_not_made(path):
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to be one" * 40, b"short"])
-async def test_a_file_of_something_else_is_left_alone(path, content):
+async def test_a_file_that_is_no_database_is_not_changed(path, content):
     path.write_bytes(content)
     with pytest.raises(LedgerUnusable, match=r"is not a database; set LEDGER_URL to ") as failure:
         async with sqlite_ledger(path):
@@ -194,7 +194,7 @@ async def test_a_file_of_something_else_is_left_alone(path, content):
         ("x" * 300, "File name too long; set LEDGER_URL to another file"),
     ],
 )
-async def test_a_place_where_no_file_can_be_is_told(tmp_path, place, what_to_do):
+async def test_an_impossible_path_is_a_clear_error(tmp_path, place, what_to_do):
     (tmp_path / "a-file").touch()
     with pytest.raises(LedgerUnusable, match=f"cannot be opened: {what_to_do}$") as failure:
         async with sqlite_ledger(tmp_path / place):
@@ -203,7 +203,7 @@ async def test_a_place_where_no_file_can_be_is_told(tmp_path, place, what_to_do)
     one_line(failure)
 
 
-async def test_a_file_that_may_only_be_read_can_be_read_and_says_so_on_a_write(monkeypatch):
+async def test_a_read_only_file_can_be_read_and_fails_on_a_write(monkeypatch):
     with (
         TemporaryDirectory() as ours,
         unprivileged_reading(ours, monkeypatch),
@@ -218,14 +218,14 @@ async def test_a_file_that_may_only_be_read_can_be_read_and_says_so_on_a_write(m
             for write in (
                 ledger.bind("default", "MA1"),
                 ledger.record(recorded),
-            ):  # bind is every start's first
+            ):  # every start begins with bind
                 with pytest.raises(LedgerFailed, match=r"cannot be written: .*readonly") as failure:
                     await write
                 one_line(failure)
 
 
-async def test_binding_it_again_writes_all_the_same(path):
-    """Readiness asks by it whether the ledger can be written: a full disk can be read."""
+async def test_binding_again_writes_to_the_file(path):
+    """Readiness uses it to check that the ledger is writable: a full disk is still readable."""
     async with sqlite_ledger(path) as ledger:
         await ledger.bind("default", "MA1")
         log = path.with_name(f"{path.name}-wal")
@@ -234,7 +234,7 @@ async def test_binding_it_again_writes_all_the_same(path):
         assert log.stat().st_size > before
 
 
-async def test_a_ledger_that_becomes_read_only_says_so_and_recovers(path):
+async def test_a_ledger_that_becomes_read_only_fails_and_recovers(path):
     async with sqlite_ledger(path) as ledger:
         ledger._writing.pragma("query_only", 1)
         with pytest.raises(LedgerFailed, match="cannot be written") as failure:
@@ -244,8 +244,8 @@ async def test_a_ledger_that_becomes_read_only_says_so_and_recovers(path):
         assert await ledger.record(fresh())
 
 
-async def test_a_file_that_is_deleted_while_it_is_used_is_not_written_to(path):
-    """SQLite would go on in a file that has no name any more, and each ack would rest on it."""
+async def test_a_file_deleted_or_replaced_in_use_fails_the_write(path):
+    """SQLite would write on to the unlinked file, and messages would be acked without a durable record."""
     async with sqlite_ledger(path) as ledger:
         aside = path.rename(path.with_name("aside.db"))
         with pytest.raises(LedgerFailed, match=r"cannot be written: its file was deleted") as failure:
@@ -258,7 +258,7 @@ async def test_a_file_that_is_deleted_while_it_is_used_is_not_written_to(path):
         assert await ledger.record(fresh())
 
 
-async def test_a_ledger_that_another_process_holds_says_so_and_recovers(path, monkeypatch):
+async def test_a_ledger_locked_by_another_process_fails_and_recovers(path, monkeypatch):
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.02)
     async with sqlite_ledger(path) as ledger:
         with reading(path) as other:
@@ -269,17 +269,17 @@ async def test_a_ledger_that_another_process_holds_says_so_and_recovers(path, mo
         assert await ledger.record(fresh())
 
 
-async def test_an_entry_nobody_can_read_harms_its_own_department_only(path):
+async def test_an_unreadable_entry_affects_only_its_department(path):
     async with sqlite_ledger(path) as ledger:
         await ledger.record(fresh(1))
         await ledger.run(lambda db: db.execute("UPDATE departments SET entry = '{}'"))
-        spoilt, whole = await asyncio.gather(
+        damaged, whole = await asyncio.gather(
             ledger.recall(fresh(1).department, created().reference),
             ledger.record(fresh(2)),
             return_exceptions=True,
         )
-        assert isinstance(spoilt, LedgerFailed)
-        assert len(str(spoilt).splitlines()) == 1
+        assert isinstance(damaged, LedgerFailed)
+        assert len(str(damaged).splitlines()) == 1
         assert whole == replace(fresh(2), revision=1)
 
 
@@ -288,7 +288,7 @@ OLDEST = (
     '"auth_id":%s,"version":null,"claim":null,"owed_to":[%s],"issued_for":["/hr","e1","department.created.v1"],'
     '"created_at":"2026-11-21T12:00:00Z","owed_at":"2026-11-21T12:01:00Z",%s}'
 )
-"""An entry as the first version wrote it, without the keys added since."""
+"""An entry as the first version wrote it, without the keys added later."""
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ OLDEST = (
             {"status": Status.ABSENT, "auth_id": None, "name": "Sales", "created_at": NOW},
         ),
     ],
-    ids=["owing", "owing nothing any more", "a check of what is not there"],
+    ids=["owing", "owing nothing", "check without a subaccount"],
 )
 async def test_entries_of_earlier_versions_can_be_read(path, row, fields):
     issued = IssuedCredentials(Reference("/hr", "e1", "department.created.v1"))
@@ -325,7 +325,7 @@ async def test_an_entry_that_breaks_a_rule_is_damaged(path):
 
 @contextmanager
 def reading(path: Path) -> Iterator[apsw.Connection]:
-    """Another process's connection."""
+    """A connection like that of another process."""
     connection = apsw.Connection(str(path))
     try:
         yield connection
@@ -335,7 +335,7 @@ def reading(path: Path) -> Iterator[apsw.Connection]:
 
 @contextmanager
 def unprivileged_reading(folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The project may be for its owner only, so the migrations are copied to where all can read."""
+    """Copies the migrations to a folder readable by all, because the project may be private to its owner."""
     copied = Path(folder) / "migrations"
     shutil.copytree(str(sqlite.MIGRATIONS), copied)
     Path(folder).chmod(0o755)
@@ -346,7 +346,7 @@ def unprivileged_reading(folder: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """File permissions mean nothing to root, so be somebody else meanwhile."""
+    """Becomes an unprivileged user, because root ignores file permissions."""
     if os.geteuid() != 0:
         yield
         return
@@ -357,7 +357,7 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(0)
 
 
-async def test_whoever_only_reads_does_not_wait_for_who_writes(path):
+async def test_a_reader_does_not_wait_for_a_writer(path):
     async with sqlite_ledger(path) as ledger:
         await ledger.record(fresh())
         writer = apsw.Connection(str(path))

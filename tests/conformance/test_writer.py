@@ -1,4 +1,4 @@
-"""Frames written in one turn of the event loop are sent together, and none is lost."""
+"""Frames written in one iteration of the event loop are sent together, and none is lost."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -8,38 +8,38 @@ from worker.adapters.amqp.writer import CoalescingWriter
 
 @dataclass
 class Socket:
-    """What a `StreamWriter` was told."""
+    """Records the calls of a `StreamWriter`."""
 
-    told: list[bytes | str] = field(default_factory=list)
+    calls: list[bytes | str] = field(default_factory=list)
     closed: bool = False
 
     def write(self, data: bytes) -> None:
-        self.told.append(data)
+        self.calls.append(data)
 
     def is_closing(self) -> bool:
         return self.closed
 
     def close(self) -> None:
         self.closed = True
-        self.told.append("closed")
+        self.calls.append("closed")
 
     async def drain(self) -> None:
-        self.told.append("drained")
+        self.calls.append("drained")
 
 
-async def test_what_is_written_in_one_turn_is_one_write():
+async def test_writes_of_one_loop_iteration_become_one_write():
     socket = Socket()
     writer = CoalescingWriter(socket)
     writer.write(b"a")
     writer.write(b"b")
-    assert socket.told == []
+    assert socket.calls == []
     await asyncio.sleep(0)
     writer.write(b"c")
     await asyncio.sleep(0)
-    assert socket.told == [b"ab", b"c"]
+    assert socket.calls == [b"ab", b"c"]
 
 
-async def test_a_drain_and_a_close_send_what_was_written_before_them():
+async def test_drain_and_close_flush_earlier_writes():
     socket = Socket()
     writer = CoalescingWriter(socket)
     writer.write(b"a")
@@ -47,13 +47,13 @@ async def test_a_drain_and_a_close_send_what_was_written_before_them():
     writer.write(b"b")
     writer.close()
     await asyncio.sleep(0)
-    assert socket.told == [b"a", "drained", b"b", "closed"]
+    assert socket.calls == [b"a", "drained", b"b", "closed"]
 
 
-async def test_what_can_no_longer_be_sent_disturbs_nobody():
+async def test_writes_to_a_closed_socket_are_dropped():
     socket = Socket()
     writer = CoalescingWriter(socket)
     writer.write(b"a")
     socket.closed = True
     await asyncio.sleep(0)
-    assert socket.told == []
+    assert socket.calls == []

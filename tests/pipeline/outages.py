@@ -1,4 +1,4 @@
-"""A provider that refuses calls of some kinds, and the broker's word for it that nothing was counted."""
+"""A provider that refuses calls of chosen kinds, and helpers that let time pass during an outage."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ def a_fault(operation: Operation, status: int | None = None, **more: Any) -> Cal
 
 
 class Refusing(MemoryProvider):
-    """`refuses`: the fault each kind of call meets for the time being; "probe" is a kind, too."""
+    """`refuses` holds the current fault of each kind of call; "probe" is a kind too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ class Refusing(MemoryProvider):
 
 
 async def pass_seconds(world: World, seconds: float) -> None:
-    """From one sleeper's waking to the next."""
+    """Advances the clock in steps, from one wake-up to the next."""
     end = world.clock.monotonic() + seconds
-    alarm = asyncio.create_task(world.clock.sleep(seconds))  # so that there is always somebody to wake
+    alarm = asyncio.create_task(world.clock.sleep(seconds))  # so that there is always a sleeping task
     await settled()
     while world.clock.monotonic() + world.clock.seconds_to_next() < end:
         world.clock.advance(world.clock.seconds_to_next())

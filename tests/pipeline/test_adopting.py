@@ -1,4 +1,4 @@
-"""Adoption where the provider shows less, or more, than there is, and what it leaves behind."""
+"""Adoption when the list of the provider is incomplete or outdated, and the state afterwards."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -21,23 +21,23 @@ CREATED = department_created("Sales", sequence=1)
 IMPATIENT = RetryPolicy(timedelta(seconds=5), (timedelta(seconds=30),), 3)
 
 
-class Haunted(Refusing):
-    """`ghosts` are shown in the list although they are gone; `noted` is what is changed under what key."""
+class OutdatedList(Refusing):
+    """`ghosts` are listed although they are deleted; `updates` holds each change with its idempotency key."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ghosts: list[ProvidedSubaccount] = []
-        self.noted: list[tuple[str, str, dict[str, Any]]] = []
-        self.lost_answers = 0
+        self.updates: list[tuple[str, str, dict[str, Any]]] = []
+        self.lost_responses = 0
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         there = list(await super().page(0)) + self.ghosts
         return there[offset : offset + 20]
 
     async def update(self, auth_id: str, idempotency_key: str, **changes: Any) -> None:
-        self.noted.append((auth_id, idempotency_key, changes))
-        if self.lost_answers:
-            self.lost_answers -= 1
+        self.updates.append((auth_id, idempotency_key, changes))
+        if self.lost_responses:
+            self.lost_responses -= 1
             raise CallFailed(a_fault("update"))
         await super().update(auth_id, idempotency_key, **changes)
 
@@ -47,14 +47,14 @@ class Haunted(Refusing):
         del self.subaccounts[0]
 
 
-async def test_a_double_that_is_gone_already_is_no_hindrance():
-    world = World(provider=Haunted())
+async def test_a_listed_but_deleted_duplicate_is_ignored():
+    world = World(provider=OutdatedList())
     await world.provider.make_ghost(world.sent_name("Sales"))
     world.witness.fail("create", fault("create"), after_effect=True)
     async with world.working():
         await world.send(CREATED)
         await world.clock.asleep()
-        for held in world.provider.subaccounts:  # ours is the older one
+        for held in world.provider.subaccounts:  # our own is the older one
             held.created = date(2026, 11, 1)
         await world.run_until_done()
     await world.has_one_live_subaccount("Sales")
@@ -62,8 +62,8 @@ async def test_a_double_that_is_gone_already_is_no_hindrance():
     world.has_dead_lettered_nothing()
 
 
-async def test_one_that_would_be_kept_and_is_gone_is_looked_for_until_the_list_tells_so():
-    world = World(provider=Haunted())
+async def test_a_listed_but_deleted_match_is_retried_until_the_list_is_right():
+    world = World(provider=OutdatedList())
     await world.provider.make_ghost(world.sent_name("Sales"))
     world.witness.fail("create", fault("create"), after_effect=True)
     async with world.working():
@@ -79,40 +79,40 @@ async def test_one_that_would_be_kept_and_is_gone_is_looked_for_until_the_list_t
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
-async def test_a_double_is_disabled_under_one_key_however_often_that_is_tried(lost):
-    world = World(provider=Haunted())
+async def test_a_duplicate_is_disabled_with_one_key_over_all_tries(lost):
+    world = World(provider=OutdatedList())
     world.witness.fail("create", fault("create"), after_effect=True)
     await world.provider.create(world.sent_name("Sales"), "by hand")
-    world.provider.lost_answers = lost
+    world.provider.lost_responses = lost
     await world.handle(CREATED)
     disabling = [
-        (auth_id, key) for auth_id, key, changes in world.provider.noted if changes["enabled"] is False
+        (auth_id, key) for auth_id, key, changes in world.provider.updates if changes["enabled"] is False
     ]
     assert len(disabling) == lost + 1
     assert len(set(disabling)) == 1
 
 
-async def test_what_a_check_sets_right_has_one_key_until_it_is_right():
-    world = World(provider=Haunted())
+async def test_a_repair_uses_one_key_until_it_succeeds():
+    world = World(provider=OutdatedList())
     await world.handle(CREATED)
-    world.provider.lost_answers = 1
+    world.provider.lost_responses = 1
     await world.handle(department_renamed("Marketing", sequence=2))
-    world.provider.noted.clear()
+    world.provider.updates.clear()
     keys = []
-    for _ in range(2):  # what comes late comes late twice
+    for _ in range(2):  # the late call is executed twice
         world.provider.subaccounts[0].name = "late"
-        world.provider.lost_answers = 2
+        world.provider.lost_responses = 2
         for _ in range(3):
             world.clock.advance(200)
             await world.run_duties()
-        keys.append({key for _, key, _ in world.provider.noted})
-        world.provider.noted.clear()
+        keys.append({key for _, key, _ in world.provider.updates})
+        world.provider.updates.clear()
     assert [len(each) for each in keys] == [1, 1]
     assert keys[0] != keys[1]
     await world.has_one_live_subaccount("Marketing")
 
 
-async def test_a_provider_that_shows_names_as_it_likes_is_not_set_right_for_ever(world):
+async def test_repairs_of_a_provider_that_alters_names_are_limited(world):
     await world.handle(CREATED)
     world.witness.fail("update name", fault("update"), after_effect=True)
     await world.handle(department_renamed("Marketing", sequence=2))
@@ -140,12 +140,12 @@ async def test_a_removal_adopts_without_renaming_or_enabling(world):
     assert (await world.entry()).name == "Sales"
 
 
-# The list
+# Failures of the list
 
 
 @pytest.mark.parametrize("departments", [1, 19, 30])
-async def test_a_list_that_fails_while_the_probe_passes_gives_nothing_up(departments):
-    world = World(provider=Refusing(), orphans=Orphans, retry=IMPATIENT)
+async def test_a_failing_list_with_a_passing_probe_gives_up_nothing(departments):
+    world = World(provider=Refusing(), orphans=Orphans, patience=IMPATIENT)
     world.provider.refuses = {"list": a_fault("list", 503)}
     async with world.working() as running:
         events = [department_created(id=f"e{n}", department_id=f"d{n}") for n in range(departments)]
@@ -160,8 +160,8 @@ async def test_a_list_that_fails_while_the_probe_passes_gives_nothing_up(departm
     world.has_dead_lettered_nothing()
 
 
-async def test_creates_wait_for_a_list_that_fails_however_long():
-    world = World(provider=Refusing(), retry=IMPATIENT)
+async def test_creates_wait_for_a_failing_list_without_limit():
+    world = World(provider=Refusing(), patience=IMPATIENT)
     world.witness.fail("create", fault("create", 500), times=19, after_effect=True)
     world.provider.refuses = {"list": a_fault("list", 500)}
     async with world.working():
@@ -173,10 +173,10 @@ async def test_creates_wait_for_a_list_that_fails_however_long():
     world.has_dead_lettered_nothing()
 
 
-# What is told of it
+# Published messages
 
 
-async def test_credentials_bear_the_trace_of_the_event_they_are_issued_for(world):
+async def test_credentials_carry_the_trace_of_their_event(world):
     world.witness.fail("create", fault("create"), after_effect=True)
     async with world.working():
         await world.send(department_created("Sales", sequence=1, id="a", correlationid="of-a"))
@@ -187,7 +187,7 @@ async def test_credentials_bear_the_trace_of_the_event_they_are_issued_for(world
     assert (issued.causationid, issued.correlationid) == ("a", "of-a")
 
 
-async def test_so_do_those_that_the_scheduler_delivers(world):
+async def test_credentials_from_the_scheduler_carry_the_trace_of_their_event(world):
     world.witness.fail("publish secrets", PublishFailed("for a test"))
     event = department_created("Sales", sequence=1, id="a", correlationid="of-a")
     await world.crash_before("publish secrets", event)
@@ -202,7 +202,7 @@ async def test_so_do_those_that_the_scheduler_delivers(world):
     }
 
 
-async def test_superseded_names_the_newer_event_as_its_producer_did(world):
+async def test_superseded_names_the_newer_event_as_its_producer_wrote_it(world):
     sent = document(department_created("Sales", sequence=2, id="newer"))
     sent["type"] = "com.example.hr.department.created.v1"
     older = department_created("Old", sequence=1, id="older")
@@ -215,7 +215,7 @@ async def test_superseded_names_the_newer_event_as_its_producer_did(world):
     assert told.data["superseded_by"]["type"] == "com.example.hr.department.created.v1"
 
 
-async def test_a_removed_department_that_had_no_subaccount_yet_still_has_none():
+async def test_a_removal_during_an_unknown_create_leaves_no_subaccount():
     world = World(Policy(Removal.DELETE))
     world.witness.fail("create", fault("create"), after_effect=True)
     async with world.working():

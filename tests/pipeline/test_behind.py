@@ -1,4 +1,4 @@
-"""A ledger that is new, lost or restored: what the provider has is adopted, not made again."""
+"""A ledger that is new, lost or restored: existing subaccounts are adopted, not created again."""
 
 import pytest
 
@@ -22,13 +22,13 @@ CREATED = department_created("Sales", sequence=1)
 OTHER = Department("acme", "other")
 
 
-def begun_anew(world: World, **changed: object) -> World:
-    """With an empty ledger; time and the provider are as they were."""
+def with_empty_ledger(world: World, **changed: object) -> World:
+    """A world with an empty ledger, and the clock and provider of the given one."""
     as_before = {"clock": world.clock, "provider": world.provider, "policy": world.policy}
     return World(**{**as_before, "orphans": Orphans, **changed})
 
 
-async def strangers(provider: MemoryProvider, count: int) -> None:
+async def create_foreign(provider: MemoryProvider, count: int) -> None:
     for number in range(count):
         await provider.create(f"Stranger {number}", "by hand")
 
@@ -38,29 +38,29 @@ def world() -> World:
     return World(Policy(Removal.DELETE), orphans=Orphans)
 
 
-@pytest.mark.parametrize("founded", [1, 2, 4, 32])
-async def test_it_is_adopted_however_often_the_department_was_founded(world, founded):
-    for number in range(1, founded):
+@pytest.mark.parametrize("creations", [1, 2, 4, 32])
+async def test_a_subaccount_is_adopted_in_any_incarnation(world, creations):
+    for number in range(1, creations):
         await world.handle(department_created("Sales", sequence=2 * number))
         await world.handle(department_removed(sequence=2 * number + 1))
-    await world.handle(department_created("Sales", sequence=2 * founded))
+    await world.handle(department_created("Sales", sequence=2 * creations))
     there = world.provider.subaccounts[0].auth_id
 
-    anew = begun_anew(world)
+    anew = with_empty_ledger(world)
     await anew.handle(department_created("Sales", sequence=1000))
 
     entry = await anew.entry()
     assert [one.auth_id for one in world.provider.subaccounts] == [there]
-    assert (entry.auth_id, entry.incarnation, entry.generation) == (there, founded, founded)
+    assert (entry.auth_id, entry.incarnation, entry.generation) == (there, creations, creations)
     await anew.has_one_live_subaccount("Sales")
     await anew.has_issued_credentials()
     await anew.handle(department_removed(sequence=1001))
     await anew.handle(department_created("Sales", sequence=1002))
-    assert (await anew.entry()).incarnation == founded + 1
+    assert (await anew.entry()).incarnation == creations + 1
     await anew.has_one_live_subaccount("Sales")
 
 
-async def test_of_several_the_enabled_one_of_the_newest_incarnation_is_kept(world):
+async def test_the_enabled_match_of_the_newest_incarnation_is_kept(world):
     for incarnation, enabled in ((1, True), (3, False), (3, True), (2, True)):
         made = await world.provider.create(world.sent_name("Sales", incarnation=incarnation), "by hand")
         await world.provider.update(made.auth_id, "by hand", enabled=enabled)
@@ -69,27 +69,27 @@ async def test_of_several_the_enabled_one_of_the_newest_incarnation_is_kept(worl
     assert (await world.entry()).auth_id == "SA000000000000000003"
     assert [one.auth_id for one in world.provider.subaccounts if one.enabled] == ["SA000000000000000003"]
     (told,) = world.results(CREATED)
-    for double in ("SA000000000000000001", "SA000000000000000002", "SA000000000000000004"):
-        assert double in told.data["reason"]
+    for duplicate in ("SA000000000000000001", "SA000000000000000002", "SA000000000000000004"):
+        assert duplicate in told.data["reason"]
     assert (await world.entry()).duplicates_check_at is not None
 
 
 async def test_a_new_ledger_reads_the_whole_list_before_its_first_create(world):
     await world.handle(CREATED)
-    await strangers(world.provider, 45)
+    await create_foreign(world.provider, 45)
 
-    anew = begun_anew(world)
+    anew = with_empty_ledger(world)
     await anew.handle(department_created("Sales", sequence=2))
 
     assert len(world.provider.subaccounts) == 46
     await anew.has_one_live_subaccount("Sales")
 
 
-async def test_it_does_so_at_each_start_until_nothing_is_unknown(world):
-    """Else what was there before would be forgotten with the first worker that stops."""
+async def test_every_start_reads_the_whole_list_until_caught_up(world):
+    """Otherwise existing subaccounts would be forgotten when the first worker stops."""
     await world.handle(CREATED, department_created("Other", department_id="other", id="other-1", sequence=1))
-    await strangers(world.provider, 45)
-    anew = begun_anew(world)
+    await create_foreign(world.provider, 45)
+    anew = with_empty_ledger(world)
     await anew.handle(department_created("Sales", sequence=2))
     anew.witness.journal.clear()
 
@@ -99,8 +99,8 @@ async def test_it_does_so_at_each_start_until_nothing_is_unknown(world):
     await anew.has_one_live_subaccount("Other", OTHER)
 
 
-async def test_one_that_has_caught_up_reads_the_newest_page_only(world):
-    await strangers(world.provider, 45)
+async def test_a_ledger_that_caught_up_reads_only_the_newest_page(world):
+    await create_foreign(world.provider, 45)
     await world.handle(CREATED)
     assert world.witness.journal.count("list") > 2
     world.witness.journal.clear()
@@ -110,15 +110,15 @@ async def test_one_that_has_caught_up_reads_the_newest_page_only(world):
     assert world.witness.journal.count("list") == 1
 
 
-async def test_a_restored_one_is_noticed_by_the_newest_page_and_catches_up(world):
+async def test_a_restored_ledger_is_detected_by_the_newest_page(world):
     await world.handle(CREATED)
     await world.handle(department_removed(sequence=2), department_created("Sales", sequence=3))
     there = world.provider.subaccounts[0].auth_id
-    await strangers(world.provider, 5)
+    await create_foreign(world.provider, 5)
     backup = MemoryLedger()
     await backup.note_caught_up(caught_up=True)
     await backup.record(Entry(SALES, status=Status.REMOVED, incarnation=2, removal=Removed(NOW)))
-    restored = begun_anew(world, ledger=backup)
+    restored = with_empty_ledger(world, ledger=backup)
 
     await restored.handle(department_created("Other", department_id="other", id="other-1", sequence=1))
     assert not await backup.caught_up()
@@ -128,9 +128,9 @@ async def test_a_restored_one_is_noticed_by_the_newest_page_and_catches_up(world
 
 
 @pytest.mark.parametrize("removal", Removal)
-async def test_a_removal_of_what_it_does_not_know_finds_it_too(world, removal):
+async def test_a_removal_of_an_unknown_department_finds_its_subaccount(world, removal):
     await world.handle(CREATED)
-    anew = begun_anew(world, policy=Policy(removal))
+    anew = with_empty_ledger(world, policy=Policy(removal))
     gone = department_removed(sequence=2)
     await anew.handle(gone)
 
@@ -143,7 +143,7 @@ async def test_a_removal_of_what_it_does_not_know_finds_it_too(world, removal):
     anew.has_nothing_to_do()
 
 
-async def test_what_has_gone_since_the_list_was_read_is_made_again(world):
+async def test_a_subaccount_deleted_after_the_scan_is_created_again(world):
     await world.provider.create(world.sent_name("Sales", incarnation=2), "before the ledger was lost")
 
     async def deleted() -> None:
@@ -156,7 +156,7 @@ async def test_what_has_gone_since_the_list_was_read_is_made_again(world):
     assert "create" in world.witness.journal
 
 
-async def test_a_list_that_cannot_be_read_keeps_creates_waiting(world):
+async def test_creates_wait_until_the_list_can_be_read(world):
     await world.provider.create(world.sent_name("Sales"), "before the ledger was lost")
     world.witness.fail("list", fault("list", 503), times=7)
     await world.handle(CREATED)
@@ -165,11 +165,11 @@ async def test_a_list_that_cannot_be_read_keeps_creates_waiting(world):
     await world.has_one_live_subaccount("Sales")
 
 
-async def test_what_a_ledger_missed_is_found_however_old_it_is(world):
-    """A scan for a claim ends two days before it. That of a create taken for lost does not count here."""
+async def test_a_subaccount_of_any_age_that_the_ledger_missed_is_found(world):
+    """A scan for a claim ends two days before the claim, but the claim of a lost create does not count."""
     world.provider.today = NOW.date().replace(day=1)
     there = await world.provider.create(world.sent_name("Sales"), "long ago")
-    await strangers(world.provider, 30)
+    await create_foreign(world.provider, 30)
     claim = Claim(NOW, IDEMPOTENCY_KEY, created().reference)
     await world.ledger.record(Entry(SALES, claim=claim))
 

@@ -1,4 +1,4 @@
-"""The circuit breaker: what opens it, what is let through meanwhile, and what closes it again."""
+"""The circuit breaker: the faults that open it, the calls it admits, and the calls that close it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +21,7 @@ from worker.telemetry.events import Telemetry
 
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 REFUSED = {"sent": False}
-ACCUSING = [
+SUGGESTS_OUTAGE = [
     *[(operation, {"status": status}) for operation in OPERATIONS for status in (401, 402, 403, 500, 503)],
     *[(operation, more) for operation in OPERATIONS for more in ({}, REFUSED)],
     ("create", {"status": 404}),
@@ -65,7 +65,7 @@ class Bench:
         return failure.value.fault
 
     async def in_time(self, work: Any) -> Any:
-        """Time passes until it is done: the pause before a second probe, say."""
+        """Advances time until the work is done, for example over the pause before a second probe."""
         task = asyncio.ensure_future(work)
         while not task.done():
             asleep = asyncio.ensure_future(self.clock.asleep())
@@ -76,19 +76,19 @@ class Bench:
         return task.result()
 
     async def opened(self, operation: Operation = "create", **refusal: Any) -> None:
-        """By one call that is refused, and a probe that is."""
+        """Opens the circuit by one refused call and one refused probe."""
         self.provider.refuse_all(**(refusal or {"status": 401}))
         assert (await self.fails(operation)).outage
         assert self.circuit.state is State.OPEN
 
     async def refused_in_a_row(self, operation: Operation) -> None:
-        """So often that it opens, while the probe passes."""
+        """Refuses calls until the circuit opens, while the probe passes."""
         for _ in range(MAX_FAILED_IN_A_ROW):
             await self.fails(operation)
         assert self.circuit.state is State.OPEN
 
     async def half_opened(self, operation: Operation = "create") -> None:
-        """The probe passes again; calls are refused as before."""
+        """Lets the probe pass again; calls are refused as before."""
         if self.circuit.state is State.CLOSED:
             await self.opened(operation)
         self.provider.refuses.pop("probe")
@@ -114,11 +114,11 @@ async def bench() -> AsyncIterator[Bench]:
     await bench.circuit.close()
 
 
-# What opens it
+# Opening
 
 
-@pytest.mark.parametrize(("operation", "refusal"), ACCUSING, ids=str)
-async def test_it_opens_where_a_call_and_the_probe_fail(bench, operation, refusal):
+@pytest.mark.parametrize(("operation", "refusal"), SUGGESTS_OUTAGE, ids=str)
+async def test_a_failed_call_and_a_failed_probe_open_the_circuit(bench, operation, refusal):
     bench.provider.refuse_all(**refusal)
     fault = await bench.fails(operation)
     assert (fault.outage, bench.circuit.state) == (True, State.OPEN)
@@ -126,8 +126,8 @@ async def test_it_opens_where_a_call_and_the_probe_fail(bench, operation, refusa
     assert bench.alerts() == 1
 
 
-@pytest.mark.parametrize(("operation", "refusal"), ACCUSING, ids=str)
-async def test_while_the_probe_passes_it_is_one_departments_trouble(bench, operation, refusal):
+@pytest.mark.parametrize(("operation", "refusal"), SUGGESTS_OUTAGE, ids=str)
+async def test_a_failed_call_with_a_passing_probe_keeps_it_closed(bench, operation, refusal):
     bench.provider.refuses[operation] = a_fault(operation, **refusal)
     fault = await bench.fails(operation)
     assert (fault.outage, bench.circuit.state, bench.provider.probes) == (False, State.CLOSED, 1)
@@ -135,7 +135,7 @@ async def test_while_the_probe_passes_it_is_one_departments_trouble(bench, opera
 
 
 @pytest.mark.parametrize(("operation", "status"), HARMLESS)
-async def test_what_plivo_has_dealt_with_asks_no_probe(bench, operation, status):
+async def test_faults_that_suggest_no_outage_need_no_probe(bench, operation, status):
     bench.provider.refuse_all(401)
     bench.provider.refuses[operation] = a_fault(operation, status)
     assert not (await bench.fails(operation)).outage
@@ -143,18 +143,18 @@ async def test_what_plivo_has_dealt_with_asks_no_probe(bench, operation, status)
 
 
 @pytest.mark.parametrize("refusal", [{"status": 503}, {}, REFUSED], ids=str)
-async def test_what_may_pass_by_itself_is_probed_twice(bench, refusal):
+async def test_a_possibly_transient_fault_is_probed_twice(bench, refusal):
     bench.provider.refuse_all(**refusal)
     await bench.fails("create")
     assert (bench.provider.probes, bench.circuit.state) == (2, State.OPEN)
 
 
-async def test_an_account_that_is_refused_is_probed_once(bench):
+async def test_a_refused_login_is_probed_once(bench):
     await bench.opened(status=401)
     assert bench.provider.probes == 1
 
 
-async def test_a_call_during_which_it_opened_is_part_of_the_outage_whatever_it_is_now(bench, monkeypatch):
+async def test_a_call_that_spans_an_outage_fails_as_part_of_it(bench, monkeypatch):
     hangs = asyncio.Event()
 
     async def create(*_: Any, **__: Any) -> None:
@@ -177,7 +177,7 @@ async def test_a_call_during_which_it_opened_is_part_of_the_outage_whatever_it_i
 
 
 @pytest.mark.parametrize("slow", [False, True])
-async def test_a_probe_that_got_no_answer_for_long_is_not_made_again(bench, slow):
+async def test_a_probe_that_timed_out_is_not_repeated(bench, slow):
     bench.provider.refuse_all()
     bench.provider.refuses["probe"] = a_fault("list", took_seconds=20.0 if slow else 0.1)
     await bench.fails("create")
@@ -185,34 +185,34 @@ async def test_a_probe_that_got_no_answer_for_long_is_not_made_again(bench, slow
 
 
 @pytest.mark.parametrize("status", [429, 400])
-async def test_a_probe_that_is_told_to_slow_down_is_answered(bench, status):
+async def test_a_probe_answered_429_or_400_passes(bench, status):
     bench.provider.refuse_all(503)
     bench.provider.refuses["probe"] = a_fault("list", status)
     assert not (await bench.fails("create")).outage
     assert bench.circuit.state is State.CLOSED
 
 
-async def test_a_probe_that_could_not_be_sent_as_the_worker_stops_tells_nothing(bench):
+async def test_a_probe_not_sent_during_shutdown_is_ignored(bench):
     bench.provider.refuse_all(503)
     bench.provider.refuses["probe"] = a_fault("list", sent=False, outage=True)
     assert not (await bench.fails("create")).outage
     assert (bench.circuit.state, bench.alerts()) == (State.CLOSED, 0)
 
 
-async def test_many_departments_in_a_row_open_it_though_the_probe_passes(bench):
+async def test_many_departments_in_a_row_open_it_despite_the_probe(bench):
     bench.provider.refuses["create"] = a_fault("create", 403)
     faults = [await bench.fails("create") for _ in range(MAX_FAILED_IN_A_ROW)]
     assert [fault.outage for fault in faults] == [False] * (MAX_FAILED_IN_A_ROW - 1) + [True]
     assert bench.circuit.state is State.OPEN
 
 
-async def test_one_department_never_does_however_often(bench):
+async def test_one_department_alone_never_opens_it(bench):
     bench.provider.refuses["create"] = a_fault("create", 403)
     for _ in range(3 * MAX_FAILED_IN_A_ROW):
         assert not (await bench.fails("create", "the same key")).outage
 
 
-async def test_nor_do_many_with_one_between_them_that_goes_through(bench):
+async def test_a_success_between_failures_keeps_it_closed(bench):
     for _ in range(3):
         bench.provider.refuses["create"] = a_fault("create", 403)
         for _ in range(MAX_FAILED_IN_A_ROW - 1):
@@ -221,17 +221,17 @@ async def test_nor_do_many_with_one_between_them_that_goes_through(bench):
         await bench.call("create")
 
 
-async def test_all_who_fail_at_once_share_one_probe(bench):
+async def test_concurrent_failures_share_one_probe(bench):
     bench.provider.refuse_all(401)
     faults = await asyncio.gather(*(bench.fails("create") for _ in range(15)))
     assert {fault.outage for fault in faults} == {True}
     assert (bench.provider.probes, bench.alerts()) == (1, 1)
 
 
-# While it is open
+# Open
 
 
-async def test_nothing_is_sent_while_it_is_open(bench):
+async def test_no_call_is_sent_while_it_is_open(bench):
     await bench.opened()
     sent = bench.sent()
     for operation in OPERATIONS:
@@ -241,7 +241,7 @@ async def test_nothing_is_sent_while_it_is_open(bench):
     assert bench.sent() == sent
 
 
-async def test_probes_come_at_growing_intervals(bench):
+async def test_probe_intervals_grow(bench):
     await bench.opened()
     bench.clock.naps.clear()
     for _ in range(7):
@@ -252,7 +252,7 @@ async def test_probes_come_at_growing_intervals(bench):
     assert bench.circuit.state is State.OPEN
 
 
-async def test_a_probe_that_fails_in_an_unexpected_way_is_made_again(bench, monkeypatch):
+async def test_a_crashed_probe_is_repeated(bench, monkeypatch):
     await bench.opened()
 
     async def crash() -> None:
@@ -271,7 +271,7 @@ async def test_a_probe_that_fails_in_an_unexpected_way_is_made_again(bench, monk
 # Half-open
 
 
-async def test_one_call_goes_through_at_a_time(bench):
+async def test_one_call_at_a_time_is_admitted(bench):
     await bench.half_opened()
     sent = bench.sent()
     async with bench.circuit.permit("create"):
@@ -282,17 +282,17 @@ async def test_one_call_goes_through_at_a_time(bench):
     assert bench.circuit.state is State.HALF_OPEN
 
 
-async def test_by_preference_it_is_of_the_kind_that_was_refused(bench):
+async def test_the_refused_operation_is_preferred_as_trial(bench):
     await bench.half_opened("update")
     bench.provider.refuses.clear()
     for operation in ("create", "delete", "get", "list"):
         assert (await bench.fails(operation)).outage
-    bench.clock.advance(1.1)  # nobody came with such a call
+    bench.clock.advance(1.1)  # no such call came in time
     await bench.call("create")
     assert bench.circuit.state is State.CLOSED
 
 
-async def test_a_call_that_goes_well_closes_it(bench):
+async def test_a_successful_trial_closes_it(bench):
     await bench.half_opened()
     bench.provider.refuses.clear()
     await bench.call("create")
@@ -301,22 +301,22 @@ async def test_a_call_that_goes_well_closes_it(bench):
     assert bench.alerts() == 1
 
 
-async def test_a_call_that_plivo_refuses_for_its_own_sake_closes_it_too(bench):
+async def test_a_trial_that_plivo_rejects_closes_it(bench):
     await bench.half_opened()
     bench.provider.refuses = {"create": a_fault("create", 400)}
     assert not (await bench.fails("create")).outage
     assert bench.circuit.state is State.CLOSED
 
 
-async def test_one_departments_trouble_does_not_keep_it_open(bench):
-    """The one let through may be one that fails for good, while the probe passes."""
+async def test_a_trial_of_a_failing_department_does_not_keep_it_open(bench):
+    """The admitted call may belong to a department that always fails, while the probe passes."""
     await bench.half_opened()
     bench.provider.refuses = {"create": a_fault("create", 403)}
     assert not (await bench.fails("create")).outage
     assert bench.circuit.state is State.CLOSED
 
 
-async def test_where_many_in_a_row_opened_it_the_next_that_fails_opens_it_again(bench):
+async def test_after_many_failures_in_a_row_a_failed_trial_reopens_it(bench):
     bench.provider.refuses["create"] = a_fault("create", 403)
     await bench.refused_in_a_row("create")
     for _ in range(3):
@@ -325,7 +325,7 @@ async def test_where_many_in_a_row_opened_it_the_next_that_fails_opens_it_again(
         assert bench.circuit.state is State.OPEN
 
 
-async def test_where_one_kind_alone_is_refused_the_others_go_on_beside_the_one_that_decides(bench):
+async def test_other_operations_are_admitted_beside_the_trial(bench):
     made = await bench.provider.create("Sales", "key")
     bench.provider.refuses["create"] = a_fault("create", 503)
     await bench.refused_in_a_row("create")
@@ -333,7 +333,7 @@ async def test_where_one_kind_alone_is_refused_the_others_go_on_beside_the_one_t
     async with bench.circuit.permit("create") as deciding:
         for operation in ("update", "get", "list", "delete"):
             await bench.call(operation, made.auth_id)
-        bench.clock.advance(1.1)  # it is a slow one
+        bench.clock.advance(1.1)  # the trial is slow
         await bench.call("list")
         assert (await bench.fails("create")).outage
         bench.provider.refuses["update"] = a_fault("update", 403)
@@ -344,8 +344,8 @@ async def test_where_one_kind_alone_is_refused_the_others_go_on_beside_the_one_t
     assert bench.circuit.state is State.CLOSED
 
 
-async def test_nor_are_they_kept_from_making_room_for_each_other(bench):
-    """All wait for the same only where all are refused."""
+async def test_an_outage_of_one_operation_is_not_global(bench):
+    """Messages may still be evicted: all wait for the same outage only if all operations are refused."""
     bench.provider.refuses["create"] = a_fault("create", 503)
     await bench.refused_in_a_row("create")
     assert bench.gate.blocks
@@ -354,7 +354,7 @@ async def test_nor_are_they_kept_from_making_room_for_each_other(bench):
     assert not bench.gate.waiting.global_outages
 
 
-async def test_what_began_with_one_kind_may_come_to_affect_all(bench):
+async def test_an_outage_of_one_operation_may_become_global(bench):
     bench.provider.refuses["create"] = a_fault("create", 503)
     await bench.refused_in_a_row("create")
     bench.provider.refuse_all(503)
@@ -369,7 +369,7 @@ async def test_what_began_with_one_kind_may_come_to_affect_all(bench):
     assert not bench.gate.waiting.global_outages
 
 
-async def test_one_that_is_told_to_slow_down_decides_nothing(bench):
+async def test_a_trial_answered_429_decides_nothing(bench):
     await bench.half_opened()
     bench.provider.refuses = {"create": a_fault("create", 429)}
     await bench.fails("create")
@@ -379,7 +379,7 @@ async def test_one_that_is_told_to_slow_down_decides_nothing(bench):
     assert bench.circuit.state is State.CLOSED
 
 
-async def test_one_that_fails_opens_it_again_for_longer_with_no_further_alert(bench):
+async def test_failed_trials_reopen_it_for_longer_without_an_alert(bench):
     intervals = []
     for _ in range(5):
         await bench.half_opened()
@@ -393,7 +393,7 @@ async def test_one_that_fails_opens_it_again_for_longer_with_no_further_alert(be
     assert bench.alerts() == 1
 
 
-async def test_the_next_outage_is_another_alert_and_begins_with_short_intervals(bench):
+async def test_the_next_outage_alerts_and_starts_with_short_intervals(bench):
     for _ in range(2):
         await bench.half_opened()
         bench.provider.refuses.clear()
@@ -405,8 +405,8 @@ async def test_the_next_outage_is_another_alert_and_begins_with_short_intervals(
     assert bench.alerts() == 3
 
 
-async def test_closed_by_a_call_of_another_kind_the_refused_kind_is_counted_on(bench):
-    """Reads go on, creates do not: each of them would count anew, until some had been given up."""
+async def test_a_success_of_another_operation_keeps_the_count(bench):
+    """If reads succeed and creates fail, a reset count would let some creates be given up."""
     bench.provider.refuses["create"] = a_fault("create", 503)
     await bench.refused_in_a_row("create")
     for _ in range(3):
@@ -420,7 +420,7 @@ async def test_closed_by_a_call_of_another_kind_the_refused_kind_is_counted_on(b
 
 
 @pytest.mark.parametrize("gone", ["unused", "cancelled", "crashed"])
-async def test_a_permit_that_comes_to_no_call_lets_the_next_one_through(bench, gone):
+async def test_a_permit_without_a_call_admits_the_next_call(bench, gone):
     await bench.half_opened()
     bench.provider.refuses.clear()
     if gone == "cancelled":
@@ -445,8 +445,8 @@ async def test_a_permit_that_comes_to_no_call_lets_the_next_one_through(bench, g
     assert bench.circuit.state is State.CLOSED
 
 
-async def test_a_failure_of_before_that_comes_in_now_decides_nothing(bench):
-    """A call that was under way when it opened, and times out when it is half-open."""
+async def test_a_late_failure_from_before_decides_nothing(bench):
+    """The call was in flight when the circuit opened, and times out when it is half-open."""
     slow, answered = asyncio.Event(), bench.provider.create
 
     async def create_slowly(*call: Any, **more: Any) -> Any:
@@ -463,7 +463,7 @@ async def test_a_failure_of_before_that_comes_in_now_decides_nothing(bench):
     assert bench.circuit.state is State.HALF_OPEN
 
 
-async def test_its_end_ends_its_probes():
+async def test_closing_the_circuit_ends_its_probes():
     bench = Bench()
     await bench.opened()
     await bench.circuit.close()

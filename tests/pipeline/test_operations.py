@@ -1,4 +1,4 @@
-"""Every operation on ports in memory, as another front end than the command line would call it."""
+"""Every operation on memory ports, as a front end other than the CLI would call it."""
 
 import asyncio
 import io
@@ -60,7 +60,7 @@ async def test_events_are_published_one_by_one(world, new_id):
         (PublishFailed("away"), "^0 of 1 sent; away"),
     ],
 )
-async def test_an_event_that_is_not_taken_is_an_error_for_a_person(failure, text):
+async def test_an_event_that_cannot_be_sent_is_a_user_error(failure, text):
     class Refusing:
         async def publish(self, _outgoing):
             raise failure
@@ -69,7 +69,7 @@ async def test_an_event_that_is_not_taken_is_an_error_for_a_person(failure, text
         _ = [sent async for sent in emit(Refusing(), [department_created()])]
 
 
-async def test_a_department_and_its_history(world):
+async def test_a_department_is_listed_with_its_history(world):
     await world.handle(department_created())
     found = await history(world.ledger, SALES)
     assert credentials_state(found.entry) == "sent (1)"
@@ -92,7 +92,7 @@ async def test_a_reissue_is_carried_out_by_the_worker_or_withdrawn(world, new_id
 
 
 class Objects:
-    """A broker whose objects are those last applied."""
+    """A broker whose objects are those of the last apply."""
 
     version = "4.1.3"
 
@@ -112,7 +112,7 @@ class Found:
         self.kind, self.name, self.state, self.detail = fields
 
 
-async def test_the_topology_is_made_compared_and_exported():
+async def test_the_topology_is_applied_checked_and_exported():
     broker = Objects()
     assert not (await check_topology(broker, None, OPTIONS)).fits
     applied = await apply_topology(broker, OPTIONS)

@@ -1,4 +1,4 @@
-"""Operators at the dead letters of a worker: what a plan says comes true, and a replay harms nothing."""
+"""Dead-letter operations with a worker: plans are accurate, and replays lose and repeat nothing."""
 
 import asyncio
 from collections import Counter
@@ -43,7 +43,7 @@ def session_of(world, run="run", *, unlimited=True, **fields):
 
 
 async def bury(world, *events, status=400):
-    """Refused by the provider, so dead-lettered `rejected`."""
+    """Lets the provider refuse the events, so that they are dead-lettered as `rejected`."""
     for event in events:
         world.witness.fail("create", fault("create", status))
         await world.handle(event)
@@ -59,7 +59,7 @@ async def seen(session):
     return await summarize(session, 1000, silent)
 
 
-# Looking
+# Listing
 
 
 async def test_a_list_groups_by_reason_and_department(world):
@@ -76,7 +76,7 @@ async def test_a_list_groups_by_reason_and_department(world):
     assert (await seen(session_of(world, selection=Selection(reason=("malformed",))))).selected == 1
 
 
-async def test_a_department_with_several_reasons_is_one(world):
+async def test_a_department_with_several_reasons_is_listed_once(world):
     await bury(world, department_created(id="e-1"), department_created(id="e-2", department_id="hr"))
     await world.send_raw(to_json(document(department_created(id="e-3")) | {"type": "department.moved"}))
     await world.handle()
@@ -87,14 +87,14 @@ async def test_a_department_with_several_reasons_is_one(world):
 
 
 @pytest.mark.parametrize(("most", "more"), [(2, True), (3, False), (4, False), (0, True)])
-async def test_whether_there_are_more_than_shown_is_told(world, most, more):
+async def test_a_list_reports_whether_there_are_more_letters(world, most, more):
     await bury_many(world, 3)
     gathered = await gather(session_of(world), most)
     assert (len(gathered.found), gathered.more) == (min(most, 3), more)
 
 
-async def test_under_the_rules_of_rabbitmq_4_no_number_of_passes_loses_a_letter(world):
-    """Of a queue without x-delivery-limit: passes are refused in time, and the last one saves the letter."""
+async def test_browsing_never_reaches_the_delivery_limit_of_rabbitmq_4(world):
+    """Without x-delivery-limit: browsing is refused in time, and the last browse rescues the letter."""
     await bury_many(world, 3)
     world.broker.limit_deliveries(DEAD_LETTER_QUEUE, 20)
     session = session_of(world, unlimited=False)
@@ -108,7 +108,7 @@ async def test_under_the_rules_of_rabbitmq_4_no_number_of_passes_loses_a_letter(
 
 
 @pytest.mark.parametrize("known", [{"unlimited": True}, {"unlimited": False, "assume_unlimited": True}])
-async def test_where_the_queue_has_no_limit_nobody_is_held_up(world, known):
+async def test_browsing_an_unlimited_queue_is_never_refused(world, known):
     await bury_many(world, 2)
     for _ in range(30):
         assert (await seen(session_of(world, **known))).selected == 2
@@ -147,8 +147,8 @@ DEAD = [
 
 @pytest.mark.parametrize("dead", DEAD, ids=lambda event: event.kind)
 @pytest.mark.parametrize("before", BEFORE.values(), ids=BEFORE)
-async def test_what_a_plan_says_is_what_a_replay_comes_to(world, before, dead):
-    """The letter lies there from the start; whatever happened to its department since is what counts."""
+async def test_a_replay_has_the_planned_outcome(world, before, dead):
+    """The letter is older than the events of its department, and the current state counts."""
     await world.handle(*before)
     await world.broker.publish(dead_letter(inbound(dead), DeadLetter("exhausted", "old"), None, 8, NOW))
     queue_before, calls_before = world.dead_letters(), len(world.provider.calls)
@@ -173,7 +173,7 @@ async def test_what_a_plan_says_is_what_a_replay_comes_to(world, before, dead):
     assert len(world.provider.calls) - calls_before == prospect.calls == made.least_calls
 
 
-async def test_a_plan_counts_the_newest_of_each_department_only(world):
+async def test_a_plan_counts_calls_of_the_newest_letter_per_department(world):
     events = [department_created(f"Name {n}", id=f"e-{n}", sequence=n) for n in (1, 3, 2)]
     await bury(world, *events)
     made = await plan(session_of(world), world.ledger, Policy(), 1, silent)
@@ -181,7 +181,7 @@ async def test_a_plan_counts_the_newest_of_each_department_only(world):
     assert made.outcomes == {"create": 3}
 
 
-async def test_a_plan_of_what_cannot_be_read_says_so(world):
+async def test_a_plan_of_an_unreadable_letter_is_still_malformed(world):
     await world.send_raw(b"hello")
     await world.handle()
     (prospect,) = (await plan(session_of(world), world.ledger, Policy(), 10, silent)).prospects
@@ -192,14 +192,14 @@ async def test_a_plan_of_what_cannot_be_read_says_so(world):
 
 
 async def replaying(world, session, most=None, **fields):
-    """With a worker at work; time passes while they wait for each other."""
+    """Replays with a running worker; time advances while both wait."""
     work = Replay(session, **fields)
     async with world.working():
         return await in_time(world, work.send_and_track(most, world.ledger))
 
 
 async def in_time(world, work):
-    """Time passes, from one sleeper's waking to the next, until the work is done."""
+    """Advances time from one wake-up to the next until the work is done."""
     task = asyncio.ensure_future(work)
     while not task.done():
         asleep = asyncio.create_task(world.clock.asleep())
@@ -210,7 +210,7 @@ async def in_time(world, work):
     return await task
 
 
-async def test_in_growing_batches_all_are_answered(world):
+async def test_letters_are_replayed_in_growing_batches(world):
     events = await bury_many(world, 12)
     session = session_of(world)
     told = await replaying(world, session)
@@ -224,7 +224,7 @@ async def test_in_growing_batches_all_are_answered(world):
     assert outcomes == ["sent to work", "answered created"]
 
 
-async def test_the_first_batch_that_fails_is_the_last(world):
+async def test_a_failed_batch_ends_the_replay(world):
     await bury_many(world, 9)
     world.witness.fail("create", fault("create", 400))
     session = session_of(world)
@@ -237,7 +237,7 @@ async def test_the_first_batch_that_fails_is_the_last(world):
     ]
 
 
-async def test_what_it_sent_and_is_dead_again_it_does_not_take_up_again(world):
+async def test_a_letter_dead_again_is_not_replayed_twice_in_one_run(world):
     await world.send_raw(b"hello")
     await world.handle()
     session = session_of(world)
@@ -246,7 +246,7 @@ async def test_what_it_sent_and_is_dead_again_it_does_not_take_up_again(world):
     assert (await seen(session_of(world, "another"))).selected == 1
 
 
-async def test_without_a_worker_it_gives_up_waiting_after_a_while(world):
+async def test_without_a_worker_a_replay_times_out(world):
     await bury_many(world, 2)
     log = Log(world.clock)
     told = await in_time(world, Replay(session_of(world), observer=log).send_and_track(None, world.ledger))
@@ -256,7 +256,7 @@ async def test_without_a_worker_it_gives_up_waiting_after_a_while(world):
     assert log.waited[-1] > tracking.GIVE_UP_SECONDS - tracking.LONGEST_PAUSE_SECONDS - 1
 
 
-async def test_it_tells_what_was_sent_and_of_what_it_is_known_what_came(world):
+async def test_the_observer_gets_sent_and_settled_letters(world):
     await bury_many(world, 4)
     await world.send_raw(b"hello")
     await world.handle()
@@ -267,7 +267,7 @@ async def test_it_tells_what_was_sent_and_of_what_it_is_known_what_came(world):
     assert log.sent_at[-1] < log.settled_at[-1]
 
 
-async def test_answers_are_seen_while_more_is_sent(world):
+async def test_answers_are_tracked_while_a_batch_is_sent(world):
     """A batch may take long at a low rate."""
     await bury_many(world, 28)
     log = Log(world.clock)
@@ -277,7 +277,7 @@ async def test_answers_are_seen_while_more_is_sent(world):
     assert max(late) <= 3
 
 
-async def test_where_none_is_meant_it_tells_how_many_were_looked_at(world):
+async def test_an_empty_selection_reports_the_number_of_letters_seen(world):
     await bury_many(world, 3)
     none = session_of(world, selection=Selection(reason=("exhausted",)))
     told = [
@@ -291,14 +291,14 @@ async def test_where_none_is_meant_it_tells_how_many_were_looked_at(world):
     assert (remover.gone, remover.seen) == (0, 3)
 
 
-async def test_no_more_than_asked(world):
+async def test_a_replay_sends_at_most_the_given_number(world):
     await bury_many(world, 9)
     assert (await Replay(session_of(world)).send(6)).sent == 6
     assert len(world.dead_letters()) == 3
 
 
 class Log(tracking.Observer):
-    """What a replay tells, and when."""
+    """Records the reports of a replay with their times."""
 
     def __init__(self, clock):
         self.clock, self.begun = clock, clock.monotonic()
@@ -320,8 +320,8 @@ def most_in_a_second(times):
 
 @pytest.mark.parametrize("tracked", [True, False])
 @pytest.mark.parametrize("rate", [0.5, 1, 2.5, 7, 60, 130])
-async def test_in_no_second_more_go_than_asked(world, rate, tracked):
-    """Neither in the growing batches nor from one of them to the next."""
+async def test_the_rate_holds_in_every_second(world, rate, tracked):
+    """The rate holds within the growing batches and between them."""
     await bury_many(world, 30 if rate < 10 else 300)
     log = Log(world.clock)
     work = Replay(session_of(world), rate, observer=log)
@@ -333,7 +333,7 @@ async def test_in_no_second_more_go_than_asked(world, rate, tracked):
     assert log.sent_at[-1] < len(log.sent_at) / rate * 1.3 + waiting_for_answers
 
 
-async def test_a_slow_replay_lets_others_look_while_it_waits(world):
+async def test_a_slow_replay_lets_others_browse_between_letters(world):
     await bury_many(world, 3)
     task = asyncio.create_task(Replay(session := session_of(world), 0.05).send(None))
     await world.clock.asleep()
@@ -344,7 +344,7 @@ async def test_a_slow_replay_lets_others_look_while_it_waits(world):
 
 
 class Refusing:
-    """Takes so many, and no more."""
+    """Accepts a number of messages and refuses all later ones."""
 
     def __init__(self, broker, taken):
         self.broker, self.left = broker, taken
@@ -356,7 +356,7 @@ class Refusing:
         await self.broker.publish(outgoing)
 
 
-async def test_what_the_broker_does_not_take_stays_where_it_is(world):
+async def test_letters_refused_by_the_broker_stay_in_the_queue(world):
     await bury_many(world, 5)
     session = session_of(world, publisher=Refusing(world.broker, 3))
     with pytest.raises(ReplayFailed, match="ACCESS_REFUSED"):
@@ -371,7 +371,7 @@ class NoRecord(MemoryAudit):
         raise LedgerFailed("the ledger cannot be written: disk full")
 
 
-async def test_what_is_not_on_record_does_not_go(world):
+async def test_no_letter_leaves_without_an_audit_line(world):
     await bury_many(world, 2)
     session = session_of(world, audit=NoRecord())
     with pytest.raises(LedgerFailed):
@@ -382,7 +382,7 @@ async def test_what_is_not_on_record_does_not_go(world):
 
 
 class Stopping(tracking.Observer):
-    """Stops it as soon as something was sent."""
+    """Stops the replay as soon as a letter was sent."""
 
     def __init__(self, stopping):
         self.stopping = stopping
@@ -391,7 +391,7 @@ class Stopping(tracking.Observer):
         self.stopping.set()
 
 
-async def test_a_stop_ends_it_between_two_batches(world):
+async def test_a_stop_ends_a_replay_between_batches(world):
     await bury_many(world, 3)
     stopping = asyncio.Event()
     work = Replay(session_of(world), stopping=stopping, observer=Stopping(stopping))
@@ -399,8 +399,8 @@ async def test_a_stop_ends_it_between_two_batches(world):
     assert len(world.dead_letters()) + len(world.broker.ready(WORK_QUEUE)) == 3
 
 
-async def test_a_stop_cuts_every_wait_short(world):
-    """For an answer, for its turn by the rate, for the turn of others."""
+async def test_a_stop_ends_every_wait(world):
+    """The waits are for an answer, for the rate limit and for other readers."""
     await bury_many(world, 100)
     for naps in range(20):
         stopping = asyncio.Event()
@@ -416,8 +416,8 @@ async def test_a_stop_cuts_every_wait_short(world):
         assert world.clock.now() == stopped_at
 
 
-async def test_what_was_answered_before_a_stop_is_told(world):
-    """Though nobody had looked since."""
+async def test_answers_before_a_stop_are_reported(world):
+    """The answer arrived after the last poll."""
     await bury_many(world, 1)
     stopping, session = asyncio.Event(), session_of(world)
     task = asyncio.create_task(Replay(session, stopping=stopping).send_and_track(None, world.ledger))
@@ -430,8 +430,8 @@ async def test_what_was_answered_before_a_stop_is_told(world):
     assert [line.outcome for line in await session.audit.lines()] == ["sent to work", "answered created"]
 
 
-class Going(MemoryDeadLetters):
-    """The broker goes away after this number of passes."""
+class Disconnecting(MemoryDeadLetters):
+    """The broker becomes unavailable after `looks_left` browses."""
 
     passes_left = 2
 
@@ -442,9 +442,9 @@ class Going(MemoryDeadLetters):
         return super().browse()
 
 
-async def test_where_the_broker_goes_what_is_known_is_told_and_on_record(world):
+async def test_a_lost_broker_keeps_known_outcomes_in_report_and_audit(world):
     await bury_many(world, 9)
-    queue = Going(world.broker, RABBITMQ_4)
+    queue = Disconnecting(world.broker, RABBITMQ_4)
     work = Replay(session := session_of(world, queue=queue))
     async with world.working():
         with pytest.raises(BrokerUnavailable):
@@ -455,10 +455,10 @@ async def test_where_the_broker_goes_what_is_known_is_told_and_on_record(world):
     assert len(world.dead_letters()) == 6
 
 
-async def test_where_the_broker_goes_while_answers_are_awaited_that_is_on_record(world):
+async def test_a_broker_lost_while_tracking_is_recorded_as_no_answer_yet(world):
     await bury_many(world, 2)
-    queue = Going(world.broker, RABBITMQ_4)
-    queue.passes_left = 1
+    queue = Disconnecting(world.broker, RABBITMQ_4)
+    queue.looks_left = 1
     work = Replay(session := session_of(world, queue=queue))
     with pytest.raises(BrokerUnavailable):
         await in_time(world, work.send_and_track(None, world.ledger))
@@ -466,7 +466,7 @@ async def test_where_the_broker_goes_while_answers_are_awaited_that_is_on_record
     assert [line.outcome for line in await session.audit.lines()] == ["sent to work", "no answer yet"]
 
 
-async def test_cut_off_anywhere_a_letter_is_in_one_queue_or_both(world):
+async def test_a_replay_cancelled_at_any_point_loses_no_letter(world):
     events = await bury_many(world, 4)
     for steps in range(40):
         task = asyncio.create_task(Replay(session_of(world, f"run-{steps}")).send(None))
@@ -482,12 +482,12 @@ async def test_cut_off_anywhere_a_letter_is_in_one_queue_or_both(world):
         await world.has_issued_credentials(Department(event.tenant, event.data.department_id))
 
 
-# Mending
+# Export, edit and import
 
 
-async def test_a_mended_export_is_carried_out_and_its_original_goes(world, tmp_path):
-    spoilt = document(department_created()) | {"data": {"department_id": "sales", "name": " "}}
-    await world.send_raw(to_json(spoilt), raw=b"\xff", number=5)
+async def test_an_edited_export_is_imported_and_its_original_discarded(world, tmp_path):
+    invalid = document(department_created()) | {"data": {"department_id": "sales", "name": " "}}
+    await world.send_raw(to_json(invalid), raw=b"\xff", number=5)
     await world.send_raw(b"hello")
     await world.handle()
     session = session_of(world, selection=Selection(reason=("invalid",)))
@@ -516,7 +516,7 @@ async def test_a_mended_export_is_carried_out_and_its_original_goes(world, tmp_p
     assert world.dead_lettered("malformed")
 
 
-def test_every_mistake_of_an_import_is_told_with_its_line():
+def test_every_error_of_an_import_names_its_line():
     lines = [
         b"",
         b"hello",
@@ -543,13 +543,13 @@ def test_every_mistake_of_an_import_is_told_with_its_line():
         ),
     ],
 )
-def test_a_mistake_of_an_import_names_no_line_but_that_of_the_file(line, mistake):
-    with pytest.raises(transfer.InvalidImport) as told:
+def test_an_import_error_names_only_the_line_of_the_file(line, mistake):
+    with pytest.raises(transfer.BadImport) as told:
         transfer.read_import([b"", line])
     assert str(told.value) == f"line 2: {mistake}"
 
 
-async def test_a_letter_without_an_event_id_goes_by_its_fingerprint(world):
+async def test_a_letter_without_an_event_id_is_found_by_fingerprint(world):
     for body in (b"hello", b"world"):
         await world.send_raw(body)
     await world.handle()
@@ -561,8 +561,8 @@ async def test_a_letter_without_an_event_id_goes_by_its_fingerprint(world):
     assert (line.event_id, line.letter, line.outcome) == (None, hello.fingerprint, "discarded")
 
 
-async def test_a_letter_is_followed_through_its_mending(world, tmp_path):
-    """What goes out is another message, but on record under the letter it was."""
+async def test_the_audit_follows_a_letter_through_export_and_import(world, tmp_path):
+    """The imported message is another one, but its audit lines name the original letter."""
     await world.send_raw(b"hello")
     await world.handle()
     session, path = session_of(world), tmp_path / "dead.jsonl"
@@ -573,11 +573,11 @@ async def test_a_letter_is_followed_through_its_mending(world, tmp_path):
     edited = transfer.read_import([to_json(line)])
     await transfer.send_edited(session, edited, asyncio.Event(), silent)
     await transfer.discard_originals(session, edited)
-    noted = await session.audit.lines(id_=line["letter"])
-    assert [one.action for one in noted] == ["export", "import", "discard"]
+    lines = await session.audit.lines(id_=line["letter"])
+    assert [one.action for one in lines] == ["export", "import", "discard"]
 
 
-async def test_an_import_that_is_stopped_or_refused_tells_how_many_went(world, monkeypatch):
+async def test_a_stopped_or_refused_import_reports_how_many_were_sent(world, monkeypatch):
     monkeypatch.setattr(transfer, "BATCH_LETTERS", 2)
     lines = [
         to_json({"body": to_json(document(department_created(id=f"e-{n}"))).decode()} | TYPED)
@@ -591,7 +591,7 @@ async def test_an_import_that_is_stopped_or_refused_tells_how_many_went(world, m
     assert len(world.broker.ready(WORK_QUEUE)) == 2 + 3
 
 
-async def test_what_is_discarded_is_on_record(world):
+async def test_discarded_letters_are_recorded_in_the_audit(world):
     await bury_many(world, 3)
     session = session_of(world, selection=Selection(id=("e-1",)), asked="--id e-1")
     remover = removal.discarding(session, asyncio.Event(), silent)

@@ -1,4 +1,4 @@
-"""Somebody else's outage: the work pauses, messages stay queued, and nothing is counted or given up."""
+"""Outages of provider and broker: work pauses, messages stay queued, no attempt is parked_or_dead."""
 
 from collections import Counter
 from typing import Any
@@ -14,7 +14,7 @@ from worker.core.model import Department
 
 CREATED = department_created("Sales", sequence=1)
 LONG = 12 * 60.0
-"""Longer than messages are held."""
+"""In seconds; longer than messages stay unacked."""
 
 
 def create(number: int) -> Any:
@@ -30,14 +30,14 @@ def world() -> World:
     return World(provider=Refusing())
 
 
-def counted(world: World) -> list[str]:
-    """Whatever was parked or given up."""
-    return [noted for noted in world.witness.journal if "publish retry" in noted or "dead-letters" in noted]
+def parked_or_dead(world: World) -> list[str]:
+    """The journal of parked and dead-lettered messages."""
+    return [call for call in world.witness.journal if "publish retry" in call or "dead-letters" in call]
 
 
 @pytest.mark.parametrize("refusal", [{"status": 401}, {"status": 402}, {"status": 503}, {}, {"sent": False}])
-async def test_an_outage_under_load_costs_nothing_but_time(world, refusal):
-    """Twelve minutes of it, with messages held, given back, and coming all the while."""
+async def test_an_outage_under_load_only_delays_messages(world, refusal):
+    """Twelve minutes of outage, in which messages wait, are requeued and keep arriving."""
     async with world.working() as running:
         await world.send(*map(create, range(10)))
         await settled()
@@ -56,31 +56,31 @@ async def test_an_outage_under_load_costs_nothing_but_time(world, refusal):
         await world.has_one_live_subaccount("Newer", Department(SALES.tenant, f"d{number}"))
         assert len(world.results(create(number))) == len(world.results(rename(number))) == 1
     assert len(world.provider.subaccounts) == 40
-    assert counted(world) == []
+    assert parked_or_dead(world) == []
     world.has_dead_lettered_nothing()
     world.has_nothing_to_do()
 
 
-async def test_messages_stay_in_the_queue_and_what_is_held_goes_back(world):
+async def test_messages_stay_queued_and_unacked_ones_are_requeued(world):
     world.provider.refuse_all(401)
     async with world.working():
         await world.send(CREATED)
         await pass_seconds(world, 60)
         await world.send(create(1))
         await pass_seconds(world, 60)
-        assert len(world.broker.ready(WORK_QUEUE)) == 1  # the other one is held
+        assert len(world.broker.ready(WORK_QUEUE)) == 1  # the other one is unacked
         await pass_seconds(world, 500)
         assert len(world.broker.ready(WORK_QUEUE)) == 2
         world.provider.refuses.clear()
         await world.run_until_done()
     await world.has_one_live_subaccount("Sales")
-    assert counted(world) == []
+    assert parked_or_dead(world) == []
 
 
 @pytest.mark.parametrize("departments", [1, 25])
 @pytest.mark.parametrize("refusal", [{"status": 402}, {"status": 401}, {"status": 403}, {}], ids=str)
-async def test_no_message_is_held_for_as_long_as_the_broker_lets_it_be(world, departments, refusal):
-    """The probe passes, so every trial lifts the hold for a moment; the messages are held all the while."""
+async def test_no_message_is_unacked_until_the_consumer_timeout(world, departments, refusal):
+    """The probe passes, so every trial unblocks the gate briefly, while the messages stay unacked."""
     world.provider.refuses["create"] = a_fault("create", **refusal)
     taken: dict[Any, float] = {}
     async with world.working() as running:
@@ -94,8 +94,8 @@ async def test_no_message_is_held_for_as_long_as_the_broker_lets_it_be(world, de
 
 @pytest.mark.parametrize("departments", [1, 19])
 @pytest.mark.parametrize("status", [401, 402])
-async def test_without_login_or_credit_for_creates_alone_nothing_is_given_up(world, departments, status):
-    """Too few for the circuit to open by them, and the probe passes."""
+async def test_creates_refused_for_login_or_credit_are_not_given_up(world, departments, status):
+    """The creates are too few to open the circuit, and the probe passes."""
     world.provider.refuses["create"] = a_fault("create", status)
     async with world.working():
         await world.send(*map(create, range(departments)))
@@ -107,7 +107,7 @@ async def test_without_login_or_credit_for_creates_alone_nothing_is_given_up(wor
     world.has_dead_lettered_nothing()
 
 
-async def test_few_calls_are_sent_while_it_lasts(world):
+async def test_few_calls_are_sent_during_an_outage(world):
     world.provider.refuse_all(401)
     async with world.working():
         await world.send(*map(create, range(30)))
@@ -117,8 +117,8 @@ async def test_few_calls_are_sent_while_it_lasts(world):
 
 
 @pytest.mark.parametrize("refusal", [{"status": 503}, {}, {"status": 403}], ids=str)
-async def test_where_reads_go_on_but_no_create_does_nobodys_create_is_given_up(world, refusal):
-    """The probe passes, and so does every look. Three unknowns of one event would be enough otherwise."""
+async def test_failing_creates_with_working_reads_are_not_given_up(world, refusal):
+    """The probe and every scan pass. Otherwise three unknown creates of one event would be given up."""
     world.provider.refuses["create"] = a_fault("create", **refusal)
     async with world.working():
         await world.send(*map(create, range(40)))
@@ -134,7 +134,7 @@ async def test_where_reads_go_on_but_no_create_does_nobodys_create_is_given_up(w
     world.has_dead_lettered_nothing()
 
 
-async def test_a_worker_that_ends_within_it_leaves_the_messages(world):
+async def test_a_worker_that_stops_during_an_outage_keeps_the_messages(world):
     world.provider.refuse_all(503)
     async with world.working() as running:
         await world.send(*map(create, range(5)))
@@ -150,7 +150,7 @@ async def test_a_worker_that_ends_within_it_leaves_the_messages(world):
 
 
 @pytest.mark.parametrize("minutes", [2, 15, 60])
-async def test_while_nobody_takes_credentials_nothing_more_is_taken_and_then_all_is_done(world, minutes):
+async def test_unroutable_credentials_pause_consuming_until_bound_again(world, minutes):
     world.broker.unbind(SECRETS, SECRETS_QUEUE, "#")
     async with working_with_duties(world) as running:
         await world.send(CREATED)
@@ -168,12 +168,12 @@ async def test_while_nobody_takes_credentials_nothing_more_is_taken_and_then_all
     for number in range(5):
         await world.has_issued_credentials(Department(SALES.tenant, f"d{number}"))
     world.answered(CREATED, "created")
-    assert counted(world) == []
+    assert parked_or_dead(world) == []
     world.has_dead_lettered_nothing()
     world.has_nothing_to_do()
 
 
-async def test_credentials_that_were_held_back_are_delivered_by_the_next_worker(world):
+async def test_undelivered_credentials_are_delivered_by_the_next_worker(world):
     world.broker.unbind(SECRETS, SECRETS_QUEUE, "#")
     async with world.working() as running:
         await world.send(CREATED)
@@ -186,8 +186,8 @@ async def test_credentials_that_were_held_back_are_delivered_by_the_next_worker(
 
 
 @pytest.mark.parametrize("refusal", [{"status": 403}, {"status": 500}, {}], ids=str)
-async def test_one_department_that_is_refused_for_good_does_not_keep_the_circuit_open(world, refusal):
-    """After an outage it may be the one that is let through to find out, and again, and again."""
+async def test_one_always_refused_department_does_not_keep_it_open(world, refusal):
+    """After an outage this department may be chosen for every trial."""
     await world.handle(*map(create, range(3)))
     async with world.working() as running:
         world.provider.refuse_all(401)
@@ -202,8 +202,8 @@ async def test_one_department_that_is_refused_for_good_does_not_keep_the_circuit
     world.answered(create(99), "failed")
 
 
-async def test_where_renames_alone_are_refused_creates_go_on(monkeypatch):
-    """Also those that come behind more renames than are taken at a time."""
+async def test_refused_renames_do_not_stop_creates(monkeypatch):
+    """Creates behind more renames than the prefetch are carried out too."""
     monkeypatch.setattr("tests.support.world.PREFETCH", 40)
     world = World(provider=Refusing())
     everyone = range(60)

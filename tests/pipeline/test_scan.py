@@ -1,4 +1,4 @@
-"""A page of the list that cannot be read is asked for again by itself, within reason."""
+"""A scan retries a single page of the list that cannot be read, up to a limit."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from worker.provider.scan import MAX_PAGE_TRIES, Scanner, ScanResult
 TAG = "0123456789"
 
 
-class Moody(MemoryProvider):
-    """Answers what is due for an offset before it shows the page; `asked`: the offsets, in order."""
+class FailingPages(MemoryProvider):
+    """Raises the failures due for an offset before it returns the page; `asked` lists the offsets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,20 +33,20 @@ class Moody(MemoryProvider):
 
 class Bench:
     def __init__(self) -> None:
-        self.provider, self.clock = Moody(), MemoryClock(NOW)
+        self.provider, self.clock = FailingPages(), MemoryClock(NOW)
         self.stopping = asyncio.Event()
         self.scanner = Scanner(self.provider, NameTemplate(), self.clock, self.stopping)
 
     async def scan(self) -> ScanResult:
-        """As time passes."""
-        looking = asyncio.ensure_future(self.scanner.scan(None))
+        """Scans while time advances."""
+        scanning = asyncio.ensure_future(self.scanner.scan(None))
         while True:
             asleep = asyncio.ensure_future(self.clock.asleep())
-            await asyncio.wait({looking, asleep}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({scanning, asleep}, return_when=asyncio.FIRST_COMPLETED)
             asleep.cancel()
-            if looking.done():
+            if scanning.done():
                 await self.scanner.close()
-                return looking.result()
+                return scanning.result()
             self.clock.advance(self.clock.seconds_to_next())
 
 
@@ -61,16 +61,16 @@ async def bench() -> Bench:
 @pytest.mark.parametrize(
     "refusal", [fault("list"), fault("list", 503), fault("list", 429), fault("list", sent=False)]
 )
-async def test_a_page_that_fails_does_not_cost_the_scan(bench, refusal):
+async def test_a_failed_page_does_not_fail_the_scan(bench, refusal):
     bench.provider.due = {0: [refusal], 19: [refusal] * (MAX_PAGE_TRIES - 1)}
 
-    look = await bench.scan()
+    result = await bench.scan()
 
-    assert len(look.seen[TAG]) == 30
+    assert len(result.seen[TAG]) == 30
     assert bench.provider.asked == [0, 0, *[19] * MAX_PAGE_TRIES, 29]
 
 
-async def test_after_five_tries_of_one_page_those_who_wait_are_told(bench):
+async def test_five_failures_of_one_page_fail_the_scan(bench):
     bench.provider.due = {19: [fault("list", 503)] * MAX_PAGE_TRIES}
 
     with pytest.raises(CallFailed, match="503"):
@@ -80,7 +80,7 @@ async def test_after_five_tries_of_one_page_those_who_wait_are_told(bench):
     assert len((await bench.scan()).seen[TAG]) == 30
 
 
-async def test_the_waits_between_grow_and_heed_retry_after(bench):
+async def test_waits_between_tries_grow_and_obey_retry_after(bench):
     bench.provider.due = {0: [fault("list", 503), fault("list", 429, retry_after_seconds=7.0), fault("list")]}
 
     await bench.scan()
@@ -90,28 +90,28 @@ async def test_the_waits_between_grow_and_heed_retry_after(bench):
     assert 0 < first < third < 7
 
 
-async def test_told_to_stop_it_waits_no_more(bench):
+async def test_shutdown_ends_the_wait_of_a_scan(bench):
     bench.provider.due = {0: [fault("list", 429, retry_after_seconds=60.0)] * 2}
-    looking = asyncio.ensure_future(bench.scanner.scan(None))
+    scanning = asyncio.ensure_future(bench.scanner.scan(None))
     await bench.clock.asleep()
     bench.stopping.set()
 
     with pytest.raises(CallFailed, match="429"):
-        await looking
+        await scanning
 
     assert bench.clock.naps == [60.0]
 
 
-class Stubborn(Moody):
-    """Shows the same page whatever it is asked for."""
+class RepeatsFirstPage(FailingPages):
+    """Returns the first page for every offset."""
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         await super().page(offset)
         return await super().page(0)
 
 
-async def test_a_list_that_shows_the_same_page_for_ever_is_given_up(bench):
-    bench.provider.__class__ = Stubborn
+async def test_a_list_that_repeats_one_page_forever_is_given_up(bench):
+    bench.provider.__class__ = RepeatsFirstPage
 
     with pytest.raises(CallFailed, match="changed whenever it was read"):
         await bench.scan()

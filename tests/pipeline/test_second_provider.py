@@ -1,6 +1,6 @@
-"""The worker on a provider that renames and deletes nothing, shows a token once, and lists the oldest first.
+"""A provider that cannot rename or delete, shows a token once, and lists the oldest subaccount first.
 
-Every story ends as far as that provider can take it, and says where it cannot.
+Every scenario goes as far as this provider can, and reports what it cannot do.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ RESTORED = department_created("Marketing", id="again", sequence=4)
 
 
 class SecondProvider(MemoryProvider):
-    """As far as it goes, it is an adapter and nothing else."""
+    """Needs no code outside its adapter: the worker reads its capabilities."""
 
     capabilities = Capabilities(
         can_rename=False, can_delete=False, can_read_token=False, lists_newest_first=False
@@ -84,26 +84,26 @@ async def test_a_duplicate_is_answered_again_and_creates_nothing(world):
     assert len(world.credentials()) == 1
 
 
-async def test_a_rename_changes_the_department_and_says_that_the_subaccount_keeps_its_name(world):
+async def test_a_rename_reports_that_the_subaccount_keeps_its_name(world):
     await world.handle(CREATED, RENAMED)
 
-    (told,) = world.results(RENAMED)
-    assert (told.data["outcome"], told.data["reason"]) == (ResultKind.UNCHANGED, NAME_KEPT)
-    assert told.data["name"] == "Marketing"
+    (result,) = world.results(RENAMED)
+    assert (result.data["outcome"], result.data["reason"]) == (ResultKind.UNCHANGED, NAME_KEPT)
+    assert result.data["name"] == "Marketing"
     assert (await world.entry()).name == "Marketing"
     assert the_one(world) == (world.sent_name("Sales"), True)
 
 
-async def test_the_same_name_again_is_plainly_unchanged(world):
+async def test_a_rename_to_the_same_name_is_unchanged_without_a_reason(world):
     again = department_renamed("Marketing", id="again", sequence=3)
     await world.handle(CREATED, RENAMED, again)
 
-    (told,) = world.results(again)
-    assert (told.data["outcome"], told.data.get("reason")) == (ResultKind.UNCHANGED, None)
+    (result,) = world.results(again)
+    assert (result.data["outcome"], result.data.get("reason")) == (ResultKind.UNCHANGED, None)
 
 
 @pytest.mark.parametrize("removal", [Removal.DELETE, Removal.DISABLE, Removal.DISABLE_THEN_DELETE])
-async def test_a_removal_disables_whatever_the_operator_chose(removal):
+async def test_a_removal_disables_under_every_removal_setting(removal):
     world = World(provider=SecondProvider(), policy=Policy(removal))
     await world.handle(CREATED, REMOVED)
 
@@ -112,24 +112,24 @@ async def test_a_removal_disables_whatever_the_operator_chose(removal):
     assert (await world.entry()).status is Status.DISABLED
 
 
-async def test_a_restore_enables_it_again_under_its_old_name(world):
+async def test_a_restore_enables_the_subaccount_with_its_old_name(world):
     await world.handle(CREATED, REMOVED, RESTORED)
 
-    (told,) = world.results(RESTORED)
-    assert (told.data["outcome"], told.data["reason"]) == (ResultKind.RESTORED, NAME_KEPT)
+    (result,) = world.results(RESTORED)
+    assert (result.data["outcome"], result.data["reason"]) == (ResultKind.RESTORED, NAME_KEPT)
     assert the_one(world) == (world.sent_name("Sales"), True)
     assert (await world.entry()).name == "Marketing"
 
 
-async def test_a_restore_under_the_same_name_has_nothing_to_explain(world):
+async def test_a_restore_with_the_same_name_needs_no_reason(world):
     same = department_created("Sales", id="again", sequence=4)
     await world.handle(CREATED, REMOVED, same)
 
-    (told,) = world.results(same)
-    assert (told.data["outcome"], told.data.get("reason")) == (ResultKind.RESTORED, None)
+    (result,) = world.results(same)
+    assert (result.data["outcome"], result.data.get("reason")) == (ResultKind.RESTORED, None)
 
 
-async def test_a_change_without_an_answer_is_checked_but_its_name_is_let_be(world):
+async def test_the_check_of_a_late_change_keeps_the_name(world):
     await world.handle(CREATED, RENAMED)
     world.witness.fail("update", fault("update"))
     await world.handle(REMOVED)
@@ -140,7 +140,7 @@ async def test_a_change_without_an_answer_is_checked_but_its_name_is_let_be(worl
     assert (await world.entry()).check is None
 
 
-async def test_a_create_whose_answer_is_lost_is_adopted_and_its_lost_token_is_told_once(world):
+async def test_an_adopted_create_reports_its_lost_token_once(world):
     world.witness.fail("create", fault("create"), after_effect=True)
     await world.handle(CREATED)
 
@@ -153,7 +153,7 @@ async def test_a_create_whose_answer_is_lost_is_adopted_and_its_lost_token_is_to
     assert len(world.provider.subaccounts) == 1
 
 
-async def test_after_a_lost_token_the_department_goes_on(world):
+async def test_later_events_are_handled_after_a_lost_token(world):
     world.witness.fail("create", fault("create"), after_effect=True)
     await world.handle(CREATED)
     world.clock.advance(200)
@@ -165,7 +165,7 @@ async def test_after_a_lost_token_the_department_goes_on(world):
     assert (await world.entry()).due_at is None
 
 
-async def test_a_dead_letter_of_a_lost_token_that_is_replayed_is_answered(world):
+async def test_a_replayed_dead_letter_of_a_lost_token_is_answered(world):
     world.witness.fail("create", fault("create"), after_effect=True)
     await world.handle(CREATED)
     await world.replay_dead_letters()
@@ -175,8 +175,8 @@ async def test_a_dead_letter_of_a_lost_token_that_is_replayed_is_answered(world)
     world.has_dead_lettered_nothing()
 
 
-async def test_credentials_that_the_broker_did_not_take_at_first_are_published_from_the_create(world):
-    """The token is kept in memory for as long as it is owed."""
+async def test_failed_credentials_are_retried_with_the_token_of_the_create(world):
+    """The token is kept in memory while the credentials are owed."""
     world.witness.fail("publish secrets", PublishFailed("the broker is away"), times=5)
     await world.handle(CREATED)
 
@@ -185,7 +185,7 @@ async def test_credentials_that_the_broker_did_not_take_at_first_are_published_f
     world.has_dead_lettered_nothing()
 
 
-async def test_credentials_that_nobody_was_bound_for_are_published_from_the_create(world):
+async def test_unroutable_credentials_are_sent_with_the_token_of_the_create(world):
     world.broker.unbind(SECRETS, SECRETS_QUEUE, "#")
     async with working_with_duties(world):
         await world.send(CREATED)
@@ -197,7 +197,7 @@ async def test_credentials_that_nobody_was_bound_for_are_published_from_the_crea
 
 
 @pytest.mark.parametrize("enable", Enable)
-async def test_a_token_that_died_with_its_worker_is_told_once(enable):
+async def test_a_token_lost_in_a_crash_is_reported_once(enable):
     world = World(provider=SecondProvider(), policy=Policy(enable=enable))
     await world.crash_before("publish secrets", CREATED)
     await world.handle()
@@ -210,7 +210,7 @@ async def test_a_token_that_died_with_its_worker_is_told_once(enable):
     assert (await world.entry()).debt is None
 
 
-async def test_a_debt_that_only_a_duty_finds_is_written_off_too(world):
+async def test_a_debt_with_a_lost_token_is_written_off_by_its_duty(world):
     await world.crash_before("publish secrets", CREATED)
     world.clock.advance(200)
     await world.run_duties()
@@ -219,14 +219,14 @@ async def test_a_debt_that_only_a_duty_finds_is_written_off_too(world):
     assert entry.debt is None
 
 
-async def test_a_kept_token_is_forgotten_once_its_credentials_are_on_record(world):
+async def test_a_kept_token_is_dropped_once_its_credentials_are_recorded(world):
     async with world.working() as worker:
         await world.send(CREATED)
         await world.run_until_done()
         assert worker.worker.scheduler.subaccounts.kept_tokens._tokens == {}
 
 
-async def test_a_reissue_is_refused_with_the_reason(world):
+async def test_a_reissue_is_refused_with_its_reason(world):
     await world.handle(CREATED)
     request = reissue_requested()
     await world.handle(request)
@@ -236,7 +236,7 @@ async def test_a_reissue_is_refused_with_the_reason(world):
     assert len(world.credentials()) == 1
 
 
-async def test_a_new_ledger_reads_the_whole_list_at_each_start_and_adopts_without_renaming(world):
+async def test_a_new_ledger_adopts_from_the_whole_list_without_renaming(world):
     for number in range(30):
         await world.provider.create(f"Stranger {number}", "by hand")
     await world.handle(CREATED)
@@ -251,7 +251,7 @@ async def test_a_new_ledger_reads_the_whole_list_at_each_start_and_adopts_withou
     world.dead_lettered("rejected")  # its token is lost with the ledger
 
 
-async def test_of_two_the_older_is_kept_and_the_other_disabled(world):
+async def test_of_two_matches_the_older_is_kept_and_the_other_disabled(world):
     world.witness.fail("create", fault("create"), after_effect=True)
     await world.provider.create(world.sent_name("Sales"), "by hand")
     await world.handle(CREATED)

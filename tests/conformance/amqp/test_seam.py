@@ -1,7 +1,7 @@
-"""What the seam assumes of aiormq: one test for each row of worker/adapters/amqp/README.md.
+"""The assumptions of the seam about aiormq: one test per row of worker/adapters/amqp/README.md.
 
-If an upgrade of aiormq fails here, the name of the test says which assumption no longer holds, and the row
-says what breaks in production and where to change the seam.
+If an upgrade of aiormq fails here, the name of the test states the broken assumption. Its row in the README
+names the consequence in production and the place to change in the seam.
 """
 
 import ast
@@ -103,7 +103,7 @@ async def test_aiormq_reads_a_frame_as_1_then_6_then_the_rest():
 
 
 def attributes_used_of(name: str, source: str) -> set[str]:
-    """Of a variable, an argument or an attribute by that name."""
+    """The attributes read from any variable, argument or attribute of this name."""
     return {
         node.attr
         for node in ast.walk(ast.parse(textwrap.dedent(source)))
@@ -137,7 +137,7 @@ async def test_a_read_across_the_end_of_a_frame_is_a_loud_error():
         await tap.read()
 
 
-# ---- a broker made of a script, to see what aiormq does
+# ---- a scripted broker, to observe aiormq
 
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
@@ -153,7 +153,7 @@ TUNE = spec.Connection.Tune(channel_max=2047, frame_max=131072, heartbeat=60)
 
 
 class Broker:
-    """Answers the handshake, and then only what a test tells it to."""
+    """Answers the handshake, and then sends only the frames of a test."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -219,7 +219,7 @@ async def broker(serve: Callable[[Broker], object]) -> AsyncIterator[Broker]:
 
 
 async def accept(made: Broker) -> None:
-    """A broker that accepts a connection and a channel, and then is silent."""
+    """Accepts a connection and a channel, and then stays silent."""
     await made.handshake()
     await made.accept_channel()
     await asyncio.Event().wait()
@@ -260,7 +260,7 @@ async def test_aiormq_takes_the_heartbeat_from_the_url():
         await connection.close()
 
 
-# ---- blocked connections, read by ourselves
+# ---- blocked connections, decoded without the library
 
 
 async def test_blocked_and_unblocked_are_read_without_the_library():
@@ -404,7 +404,7 @@ async def test_aiormq_cancels_those_who_wait_when_it_gives_up_on_a_silent_broker
         await connection.close()
 
 
-async def test_a_cancellation_that_was_asked_for_goes_through():
+async def test_a_requested_cancellation_is_not_swallowed():
     async with broker(accept) as made:
         connection, channel = await opened(made)
         waiting = asyncio.create_task(channel.set_prefetch(1))
@@ -417,7 +417,7 @@ async def test_a_cancellation_that_was_asked_for_goes_through():
 
 
 def test_aiormq_counts_any_frame_as_a_sign_of_life():
-    """So the heartbeat that the tap makes up is enough, as often as it does."""
+    """So the heartbeats that the tap generates are enough at their interval."""
     source = textwrap.dedent(inspect.getsource(library.Connection._Connection__reader))
     loop_of = next(node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.AsyncFor))
     assert "__last_frame_time = self.loop.time()" in ast.unparse(loop_of.body[0])
@@ -426,7 +426,7 @@ def test_aiormq_counts_any_frame_as_a_sign_of_life():
     assert grace > 10 * HEARTBEAT_EVERY_SECONDS
 
 
-# ---- words and shapes
+# ---- error texts and types
 
 
 async def test_aiormq_says_which_mechanisms_the_broker_offers():
