@@ -244,7 +244,7 @@ async def test_aiormq_opens_plain_and_tls_sockets_through_its_two_factories():
     assert {"transport_factory", "client_properties"} <= named.keys()
 
 
-async def test_aiormq_tells_the_version_of_the_broker():
+async def test_aiormq_reports_the_version_of_the_broker():
     async with broker(accept) as made:
         connection = await open_connection(made.url, "seam", HEARTBEAT_SECONDS)
         assert connection.server_version == "3.13.7"
@@ -311,7 +311,7 @@ async def test_aiormq_names_a_channel_and_its_limits_as_the_seam_does():
         await connection.close()
 
 
-async def test_aiormq_tells_that_the_broker_closed_a_channel_and_why():
+async def test_aiormq_reports_a_channel_closed_by_the_broker_with_a_reason():
     async def serve(made: Broker) -> None:
         await made.handshake()
         await made.accept_channel()
@@ -333,7 +333,7 @@ async def test_aiormq_tells_that_the_broker_closed_a_channel_and_why():
         assert reasons.empty()
 
 
-async def test_aiormq_tells_that_a_channel_is_lost_with_its_connection():
+async def test_aiormq_reports_a_channel_lost_with_its_connection():
     async with broker(accept) as made:
         connection, channel = await opened(made)
         reasons: asyncio.Queue[BaseException | None] = asyncio.Queue()
@@ -344,7 +344,7 @@ async def test_aiormq_tells_that_a_channel_is_lost_with_its_connection():
         assert channel.is_closed
 
 
-async def test_aiormq_tells_that_the_broker_cancelled_a_consumer():
+async def test_aiormq_reports_a_consumer_cancelled_by_the_broker():
     async def serve(made: Broker) -> None:
         await made.handshake()
         await made.accept_channel()
@@ -393,7 +393,7 @@ async def test_aiormq_raises_runtime_error_on_closed_objects():
             await connection.open_channel()
 
 
-async def test_aiormq_cancels_those_who_wait_when_it_gives_up_on_a_silent_broker():
+async def test_aiormq_cancels_waiting_tasks_when_the_broker_falls_silent():
     async with broker(accept) as made:
         connection, channel = await opened(made)
         waiting = asyncio.create_task(channel.set_prefetch(1))
@@ -429,13 +429,13 @@ def test_aiormq_counts_any_frame_as_a_sign_of_life():
 # ---- error texts and types
 
 
-async def test_aiormq_says_which_mechanisms_the_broker_offers():
+async def test_aiormq_reports_the_login_mechanisms_of_the_broker():
     async with broker(accept) as made:
         with pytest.raises(LoginRefused, match=r"^it offers PLAIN, AMQPLAIN, and not what auth in AMQP_URL"):
             await open_connection(f"{made.url}?auth=external", "seam", HEARTBEAT_SECONDS)
 
 
-async def test_aiormq_says_that_a_login_was_refused():
+async def test_aiormq_reports_a_refused_login():
     async def serve(made: Broker) -> None:
         await made.handshake(until=spec.Connection.StartOk)
         made.send(spec.Connection.Close(403, "ACCESS_REFUSED - Login was refused", 0, 0))
@@ -446,7 +446,7 @@ async def test_aiormq_says_that_a_login_was_refused():
             await open_connection(made.url, "seam", HEARTBEAT_SECONDS)
 
 
-async def test_aiormq_says_that_it_expected_open_ok_for_a_refused_virtual_host():
+async def test_aiormq_reports_the_expected_open_ok_for_a_refused_vhost():
     async def serve(made: Broker) -> None:
         await made.handshake(until=spec.Connection.Open)
         made.send(spec.Connection.Close(530, "NOT_ALLOWED - vhost nowhere not found", 10, 40))
