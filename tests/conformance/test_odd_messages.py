@@ -64,8 +64,8 @@ def buried(delivery: Delivery) -> Outgoing:
 
 def bytes_of(outgoing: Outgoing) -> dict[str, bytes]:
     """Headers and properties as on the wire, without those of the broker and ours."""
-    told = {**outgoing.sent_as.fields, **outgoing.sent_as.headers}
-    return {name: encoded for name, (_, encoded) in told.items() if not name.startswith("x-")}
+    parts = {**outgoing.sent_as.fields, **outgoing.sent_as.headers}
+    return {name: encoded for name, (_, encoded) in parts.items() if not name.startswith("x-")}
 
 
 @pytest.mark.parametrize("kind", PROPERTIES)
@@ -125,9 +125,9 @@ async def test_headers_that_fill_a_frame_keep_the_connection(rabbit, producer, r
         (letter, after) = await dead.holds(2)
         assert rabbit.publisher._connection is connection
     assert (letter.original.message.body, after.original.message.body) == (b"odd \xff", b"after")
-    told = letter.original.message.headers
-    assert told["x-dead-reason"] == "malformed"
-    assert ("big" in told, told.get("x-left-out")) == ((True, None) if room == 300 else (False, "big"))
+    headers = letter.original.message.headers
+    assert headers["x-dead-reason"] == "malformed"
+    assert ("big" in headers, headers.get("x-left-out")) == ((True, None) if room == 300 else (False, "big"))
 
 
 async def test_operators_see_odd_messages(rabbit, producer):

@@ -74,9 +74,9 @@ async def fault_of(call: Awaitable[Any]) -> CallFault:
     """The fault of a failed call. Also checks that the failure shows no token."""
     with pytest.raises(CallFailed) as failure:
         await call
-    told = "".join(traceback.format_exception(failure.value)) + repr(failure.value.fault)
-    assert TOKEN not in told
-    assert MAIN_TOKEN not in told
+    shown = "".join(traceback.format_exception(failure.value)) + repr(failure.value.fault)
+    assert TOKEN not in shown
+    assert MAIN_TOKEN not in shown
     assert len(str(failure.value).splitlines()) == 1
     return failure.value.fault
 
@@ -207,14 +207,14 @@ async def test_an_unreadable_success_is_an_unknown_outcome(body):
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "kind"),
     [
         ("201 Created", FaultKind.NO_ANSWER),
         ("400 Bad Request", FaultKind.REJECTED),
         ("503 Service Unavailable", FaultKind.SERVER_ERROR),
     ],
 )
-async def test_an_endless_response_is_cut_off(status, told):
+async def test_an_endless_response_is_cut_off(status, kind):
     sent = 0
 
     async def endless(writer: asyncio.StreamWriter) -> bool:
@@ -226,7 +226,7 @@ async def test_an_endless_response_is_cut_off(status, told):
             sent += 2**16
 
     fault = await fault_from("create", endless)
-    assert fault.kind is told
+    assert fault.kind is kind
     assert sent < 2**24
 
 
@@ -349,21 +349,21 @@ async def test_no_call_is_sent_twice_when_a_kept_connection_breaks(operation):
 
 
 async def test_each_call_is_reported_with_its_status_or_none():
-    told: list[tuple[str, int | None, float]] = []
+    reported: list[tuple[str, int | None, float]] = []
     replies = [answer("204 No Content"), answer("500 Oh"), hang_up]
     async with (
         misbehaving(*replies) as server,
-        provider_at(server.url, on_call=lambda *call: told.append(call)) as provider,
+        provider_at(server.url, on_call=lambda *call: reported.append(call)) as provider,
     ):
         await one_call.delete(provider, AUTH_ID, "key")
         await fault_of(one_call.delete(provider, AUTH_ID, "key"))
         await fault_of(one_call.delete(provider, AUTH_ID, "key"))
-    assert [(operation, status) for operation, status, _ in told] == [
+    assert [(operation, status) for operation, status, _ in reported] == [
         ("delete", 204),
         ("delete", 500),
         ("delete", None),
     ]
-    assert all(seconds >= 0 for _, _, seconds in told)
+    assert all(seconds >= 0 for _, _, seconds in reported)
 
 
 def test_the_repr_of_an_account_shows_no_token():

@@ -99,13 +99,13 @@ async def test_calls_in_any_window_are_limited():
 async def at_a_strict_server(client_limit: RateLimit, sent: list[float]) -> AsyncIterator[PlivoProvider]:
     """A client with this rate limit, and a server that refuses the 21st call in any second."""
 
-    def told(_operation: str, _status: int | None, seconds: float) -> None:
+    def on_call(_operation: str, _status: int | None, seconds: float) -> None:
         sent.append(asyncio.get_running_loop().time() - seconds)
 
     async with running_sandbox(rate_limit="20/1s") as sandbox:
         token = SecretStr(sandbox.auth_token)
         account = PlivoAccount(sandbox.url, sandbox.auth_id, token, timedelta(seconds=30), 4, client_limit)
-        async with plivo_provider(account, FixedDate(), asyncio.Event(), told) as provider:
+        async with plivo_provider(account, FixedDate(), asyncio.Event(), on_call) as provider:
             yield provider
 
 

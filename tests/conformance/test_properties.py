@@ -107,9 +107,13 @@ def test_the_library_decodes_our_properties():
     header = ContentHeader()
     sent = Outgoing("x", "y", Message(b"{}", STRUCTURED, {"a": 1, "b": "c"}), {"priority": 3, "type": "t"})
     header.unmarshal(struct.pack(">HHQ", 60, 0, 2) + encode(sent, ID, LONGEST))
-    told = header.properties
-    assert (told.content_type, told.headers, told.message_id) == (STRUCTURED, {"a": 1, "b": "c"}, ID)
-    assert (told.priority, told.message_type, told.delivery_mode) == (3, "t", 2)
+    read_back = header.properties
+    assert (read_back.content_type, read_back.headers, read_back.message_id) == (
+        STRUCTURED,
+        {"a": 1, "b": "c"},
+        ID,
+    )
+    assert (read_back.priority, read_back.message_type, read_back.delivery_mode) == (3, "t", 2)
 
 
 def tables():
@@ -146,13 +150,13 @@ def test_headers_that_do_not_fit_are_left_out_longest_first():
     original = decoded(properties(headers))
     for longest, left_out in ((131_120, "big"), (61_000, "big, bigger"), (4_096, "big, bigger")):
         sent = encode(buried(original), ID, longest)
-        told = decoded(sent).message.headers
+        headers = decoded(sent).message.headers
         assert len(sent) <= longest
-        assert told["x-left-out"] == left_out
-        assert told["x-dead-reason"] == "malformed"
-        assert told["cloudEvents_id"] == "z" * 1_024
-        assert ("bigger" in told) == ("bigger" not in left_out)
-        assert told["small"] == "z" * 100
+        assert headers["x-left-out"] == left_out
+        assert headers["x-dead-reason"] == "malformed"
+        assert headers["cloudEvents_id"] == "z" * 1_024
+        assert ("bigger" in headers) == ("bigger" not in left_out)
+        assert headers["small"] == "z" * 100
 
 
 def test_the_detail_of_a_letter_names_left_out_headers():

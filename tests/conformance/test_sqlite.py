@@ -132,7 +132,7 @@ async def test_migrations_are_applied_once(path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         ("UPDATE migrations SET checksum = 'another'", r"0001_ledger\.sql"),
         (
@@ -142,11 +142,11 @@ async def test_migrations_are_applied_once(path):
     ],
     ids=["changed afterwards", "of a newer version"],
 )
-async def test_a_ledger_with_an_unknown_migration_is_refused(path, change, told):
+async def test_a_ledger_with_an_unknown_migration_is_refused(path, change, reason):
     """An older worker would ignore and overwrite the data of a newer version."""
     async with sqlite_ledger(path) as ledger:
         await ledger.run(lambda db: db.execute(change))
-    with pytest.raises(LedgerForeign, match=told) as refusal:
+    with pytest.raises(LedgerForeign, match=reason) as refusal:
         async with sqlite_ledger(path):
             pass
     one_line(refusal)
@@ -364,7 +364,7 @@ async def test_a_reader_does_not_wait_for_a_writer(path):
         writer.execute("BEGIN IMMEDIATE")
         async with sqlite_ledger_read(path) as reading:
             (listed,) = await departments(reading)
-            told = await history(reading, listed.department)
+            found = await history(reading, listed.department)
             assert await SqliteAudit(reading).lines() == []
         writer.execute("ROLLBACK")
-    assert told.entry == listed
+    assert found.entry == listed

@@ -7,7 +7,7 @@ from itertools import chain, pairwise, repeat
 from random import Random
 
 import pytest
-from hypothesis import event as noted
+from hypothesis import event as note_event
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,16 +110,16 @@ class Shifting:
 
 def scan(listed: Shifting, size: int, since: datetime | None = None) -> set[str] | None:
     """The ids a complete scan saw; None if it must restart. Mirrors `worker/provider/scan.py`."""
-    noticed: set[str] = set()
+    seen_ids: set[str] = set()
     offset, last = 0, None
     while page := listed.page(offset, size):
         if not overlaps(last, page):
             return None
-        noticed |= {one.auth_id for one in page}
+        seen_ids |= {one.auth_id for one in page}
         if [one.auth_id for one in page] == [last] or (since and far_enough(page, since)):
-            return noticed
+            return seen_ids
         offset, last = offset + len(page) - 1, page[-1].auth_id
-    return noticed if last is None else None
+    return seen_ids if last is None else None
 
 
 @st.composite
@@ -141,10 +141,10 @@ class TestScans:
     def test_a_complete_scan_sees_all_that_existed_throughout(self, held, changes, size):
         listed = Shifting(held, changes)
 
-        noticed = scan(listed, size)
+        seen_ids = scan(listed, size)
 
-        noted("begins again" if noticed is None else "complete")
-        assert noticed is None or noticed >= listed.throughout
+        note_event("begins again" if seen_ids is None else "complete")
+        assert seen_ids is None or seen_ids >= listed.throughout
 
     @thoroughly
     @given(lists(), st.lists(st.lists(creates | deletions, max_size=7), max_size=12), sizes)
@@ -152,10 +152,10 @@ class TestScans:
         recent = {one.auth_id for one in held if one.created >= TODAY - 3 * DAY}
         listed = Shifting(held, changes)
 
-        noticed = scan(listed, size, since=NOW - DAY)
+        seen_ids = scan(listed, size, since=NOW - DAY)
 
-        noted("begins again" if noticed is None else "complete")
-        assert noticed is None or noticed >= listed.throughout & recent
+        note_event("begins again" if seen_ids is None else "complete")
+        assert seen_ids is None or seen_ids >= listed.throughout & recent
 
     @thoroughly
     @given(lists(), sizes, st.data())
@@ -163,10 +163,10 @@ class TestScans:
         fewer_than_a_page = st.lists(creates, max_size=size - 1)
         listed = Shifting(held, data.draw(st.lists(fewer_than_a_page, max_size=12)))
 
-        noticed = scan(listed, size)
+        seen_ids = scan(listed, size)
 
-        assert noticed is not None
-        assert noticed >= listed.throughout
+        assert seen_ids is not None
+        assert seen_ids >= listed.throughout
 
     @pytest.mark.parametrize("length", range(13))
     @pytest.mark.parametrize("size", [2, 3, 4])

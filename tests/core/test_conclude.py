@@ -131,14 +131,14 @@ class TestStepsAndOutcomes:
     @of_every_step
     def test_only_possible_outcomes_of_a_step_are_accepted(self, step, outcome):
         decided, status = STEPS[step]
-        told = renamed(sequence=11)
+        event = renamed(sequence=11)
 
         if (step, type(outcome)) in POSSIBLE:
-            assert isinstance(concluded(an_entry(status), told, decided, outcome), Conclusion)
+            assert isinstance(concluded(an_entry(status), event, decided, outcome), Conclusion)
         else:
             refusal = f"{type(decided).__name__} cannot end as {type(outcome).__name__}"
             with pytest.raises(ValueError, match=refusal) as raised:
-                concluded(an_entry(status), told, decided, outcome)
+                concluded(an_entry(status), event, decided, outcome)
             assert "made-up-token" not in str(raised.value)
 
     @with_every_failure
@@ -380,9 +380,9 @@ class TestAnswers:
         assert answer.answered_at == LATER
         assert (answer.reason, answer.superseded_by, answer.confirmed) == (None, None, False)
 
-    @pytest.mark.parametrize(("told", "name"), [("Sales (old)", "Sales (old)"), (None, "Sales")])
-    def test_the_name_is_the_events_or_else_the_last_known(self, told, name):
-        answer = concluded(an_entry(), removed(told, sequence=11), Disable(AUTH_ID), Changed()).answer
+    @pytest.mark.parametrize(("event_name", "name"), [("Sales (old)", "Sales (old)"), (None, "Sales")])
+    def test_the_name_is_the_events_or_else_the_last_known(self, event_name, name):
+        answer = concluded(an_entry(), removed(event_name, sequence=11), Disable(AUTH_ID), Changed()).answer
 
         assert answer.name == name
 

@@ -112,14 +112,14 @@ def test_a_filter_is_printed_as_its_options():
 
 def test_a_replay_restores_the_message_and_names_its_operator():
     with_foreign_headers = dead()
-    told = {
+    headers = {
         **with_foreign_headers.message.headers,
         "x-death": [],
         "x-first-death-queue": "q",
         "x-delivery-count": 7,
     }
-    told |= {"x-replay-id": "older-1", "x-replayed-by": "mo", "x-edited-from": "hr-0"}
-    with_foreign_headers = replace(with_foreign_headers, message=Message(b"{}", STRUCTURED, told))
+    headers |= {"x-replay-id": "older-1", "x-replayed-by": "mo", "x-edited-from": "hr-0"}
+    with_foreign_headers = replace(with_foreign_headers, message=Message(b"{}", STRUCTURED, headers))
     sent = replayed(with_foreign_headers, "run-1", "ada")
     assert (sent.exchange, sent.routing_key) == (REPLAY, "department.created.eu")
     assert sent.message.headers == OWN_HEADERS | {"x-replay-id": "run-1", "x-replayed-by": "ada"}

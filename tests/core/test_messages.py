@@ -222,7 +222,7 @@ class TestIds:
     def test_ids_ignore_the_time_and_content_of_a_repetition(self):
         later = NOW.replace(year=2027)
         answer = an_answer(EVENT)
-        again = replace(answer, auth_id=AUTH_ID, reason="told again", trace=TRACE, confirmed=True)
+        again = replace(answer, auth_id=AUTH_ID, reason="sent again", trace=TRACE, confirmed=True)
 
         assert body_of(result_of(answer))["id"] == body_of(result_of(again, later))["id"]
         restored = an_entry(name="Marketing", revision=12, issued=replace(ISSUED, trace=TRACE))

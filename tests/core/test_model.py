@@ -26,11 +26,11 @@ SENT_TYPE = "com.example.hr.department.created"
 
 
 def test_an_event_holds_the_facts_for_a_decision():
-    told = department_created(
+    contract_event = department_created(
         "Sales", sequence=7, traceparent="00-parent-01", tracestate="vendor=1", correlationid="order-7"
     )
 
-    assert Event.of(told, SENT_TYPE, "digest") == Event(
+    assert Event.of(contract_event, SENT_TYPE, "digest") == Event(
         department=SALES,
         version=Version(7, NOW, Kind.CREATED, "/hr", "created-7"),
         reference=Reference("/hr", "created-7", SENT_TYPE),
@@ -41,7 +41,7 @@ def test_an_event_holds_the_facts_for_a_decision():
 
 
 @pytest.mark.parametrize(
-    ("told", "kind", "name"),
+    ("contract_event", "kind", "name"),
     [
         (department_created("Sales"), Kind.CREATED, "Sales"),
         (department_renamed("Marketing"), Kind.RENAMED, "Marketing"),
@@ -49,8 +49,8 @@ def test_an_event_holds_the_facts_for_a_decision():
         (department_removed(), Kind.REMOVED, None),
     ],
 )
-def test_an_event_of_each_kind(told, kind, name):
-    event = Event.of(told, told.type, "digest")
+def test_an_event_of_each_kind(contract_event, kind, name):
+    event = Event.of(contract_event, contract_event.type, "digest")
 
     assert (event.kind, event.name, event.trace) == (kind, name, NO_TRACE)
 

@@ -211,8 +211,8 @@ async def test_superseded_names_the_newer_event_as_its_producer_wrote_it(world):
         await world.run_until_done()
         await world.send(older)
         await world.run_until_done()
-    (told,) = world.results(older)
-    assert told.data["superseded_by"]["type"] == "com.example.hr.department.created.v1"
+    (result,) = world.results(older)
+    assert result.data["superseded_by"]["type"] == "com.example.hr.department.created.v1"
 
 
 async def test_a_removal_during_an_unknown_create_leaves_no_subaccount():

@@ -68,9 +68,9 @@ async def test_the_enabled_match_of_the_newest_incarnation_is_kept(world):
 
     assert (await world.entry()).auth_id == "SA000000000000000003"
     assert [one.auth_id for one in world.provider.subaccounts if one.enabled] == ["SA000000000000000003"]
-    (told,) = world.results(CREATED)
+    (result,) = world.results(CREATED)
     for duplicate in ("SA000000000000000001", "SA000000000000000002", "SA000000000000000004"):
-        assert duplicate in told.data["reason"]
+        assert duplicate in result.data["reason"]
     assert (await world.entry()).duplicates_check_at is not None
 
 

@@ -98,9 +98,9 @@ async def test_browsing_never_reaches_the_delivery_limit_of_rabbitmq_4(world):
     await bury_many(world, 3)
     world.broker.limit_deliveries(DEAD_LETTER_QUEUE, 20)
     session = session_of(world, unlimited=False)
-    passes = [await asyncio.gather(seen(session), return_exceptions=True) for _ in range(100)]
-    refused = [told for (told,) in passes if isinstance(told, TooManyReturns)]
-    assert all("--no-delivery-limit" in str(told) for told in refused)
+    looks = [await asyncio.gather(seen(session), return_exceptions=True) for _ in range(100)]
+    refused = [error for (error,) in looks if isinstance(error, TooManyReturns)]
+    assert all("--no-delivery-limit" in str(error) for error in refused)
     left = len(world.broker.ready(DEAD_LETTER_QUEUE)) + len(world.broker.ready(WORK_QUEUE))
     assert (left, len(refused)) == (3, 33)
     rescued = [line for line in await session.audit.lines() if line.action == "rescue"]
@@ -160,7 +160,7 @@ async def test_a_replay_has_the_planned_outcome(world, before, dead):
 
     await world.replay_dead_letters()
     await world.handle()
-    (told,) = world.results(dead)
+    (result,) = world.results(dead)
     done = {
         "create": "created",
         "rename": "renamed",
@@ -169,7 +169,7 @@ async def test_a_replay_has_the_planned_outcome(world, before, dead):
         "unchanged": "unchanged",
         "superseded": "superseded",
     }
-    assert told.data["outcome"] == done[prospect.outcome]
+    assert result.data["outcome"] == done[prospect.outcome]
     assert len(world.provider.calls) - calls_before == prospect.calls == made.least_calls
 
 
@@ -213,10 +213,10 @@ async def in_time(world, work):
 async def test_letters_are_replayed_in_growing_batches(world):
     events = await bury_many(world, 12)
     session = session_of(world)
-    told = await replaying(world, session)
-    assert (told.sent, told.answered, told.is_bad) == (12, 12, False)
-    story = groupby(line.outcome for line in await session.audit.lines())
-    assert [len(list(lines)) for outcome, lines in story if outcome == "sent to work"] == [1, 2, 5, 4]
+    report = await replaying(world, session)
+    assert (report.sent, report.answered, report.is_bad) == (12, 12, False)
+    groups = groupby(line.outcome for line in await session.audit.lines())
+    assert [len(list(lines)) for outcome, lines in groups if outcome == "sent to work"] == [1, 2, 5, 4]
     world.has_dead_lettered_nothing()
     for event in events:
         world.answered(event, "failed", "created")
@@ -228,9 +228,9 @@ async def test_a_failed_batch_ends_the_replay(world):
     await bury_many(world, 9)
     world.witness.fail("create", fault("create", 400))
     session = session_of(world)
-    told = await replaying(world, session)
-    assert (told.sent, told.answered, len(told.dead_again)) == (1, 0, 1)
-    assert told.dead_again[0].outcome.startswith("dead-lettered again, rejected")
+    report = await replaying(world, session)
+    assert (report.sent, report.answered, len(report.dead_again)) == (1, 0, 1)
+    assert report.dead_again[0].outcome.startswith("dead-lettered again, rejected")
     assert [letter.message.headers["x-event-id"] for letter in world.dead_letters()] == [
         *(f"e-{n}" for n in range(1, 9)),
         "e-0",
@@ -249,8 +249,8 @@ async def test_a_letter_dead_again_is_not_replayed_twice_in_one_run(world):
 async def test_without_a_worker_a_replay_times_out(world):
     await bury_many(world, 2)
     log = Log(world.clock)
-    told = await in_time(world, Replay(session_of(world), observer=log).send_and_track(None, world.ledger))
-    assert (told.sent, len(told.unanswered)) == (1, 1)
+    report = await in_time(world, Replay(session_of(world), observer=log).send_and_track(None, world.ledger))
+    assert (report.sent, len(report.unanswered)) == (1, 1)
     assert (world.clock.now() - NOW).total_seconds() > tracking.GIVE_UP_SECONDS
     assert log.waited == sorted(log.waited)
     assert log.waited[-1] > tracking.GIVE_UP_SECONDS - tracking.LONGEST_PAUSE_SECONDS - 1
@@ -261,8 +261,8 @@ async def test_the_observer_gets_sent_and_settled_letters(world):
     await world.send_raw(b"hello")
     await world.handle()
     log = Log(world.clock)
-    told = await replaying(world, session_of(world), observer=log)
-    assert (told.answered, len(told.dead_again)) == (4, 1)
+    report = await replaying(world, session_of(world), observer=log)
+    assert (report.answered, len(report.dead_again)) == (4, 1)
     assert (len(log.sent_at), len(log.settled_at)) == (5, 5)
     assert log.sent_at[-1] < log.settled_at[-1]
 
@@ -271,8 +271,8 @@ async def test_answers_are_tracked_while_a_batch_is_sent(world):
     """A batch may take long at a low rate."""
     await bury_many(world, 28)
     log = Log(world.clock)
-    told = await replaying(world, session_of(world), per_second=1, observer=log)
-    assert told.answered == 28
+    report = await replaying(world, session_of(world), per_second=1, observer=log)
+    assert report.answered == 28
     late = [settled - sent for sent, settled in zip(log.sent_at, log.settled_at, strict=True)]
     assert max(late) <= 3
 
@@ -280,12 +280,12 @@ async def test_answers_are_tracked_while_a_batch_is_sent(world):
 async def test_an_empty_selection_reports_the_number_of_letters_seen(world):
     await bury_many(world, 3)
     none = session_of(world, selection=Selection(reason=("exhausted",)))
-    told = [
+    reports = [
         await Replay(none).send(None),
         await Replay(none).send_and_track(None, world.ledger),
         await Replay(session_of(world)).send_and_track(0, world.ledger),
     ]
-    assert [(one.sent, one.seen) for one in told] == [(0, 3)] * 3
+    assert [(one.sent, one.seen) for one in reports] == [(0, 3)] * 3
     remover = removal.discarding(none, asyncio.Event(), silent)
     await remover.remove(None)
     assert (remover.gone, remover.seen) == (0, 3)
@@ -425,8 +425,8 @@ async def test_answers_before_a_stop_are_reported(world):
     async with world.working():
         await world.done()
     stopping.set()
-    told = await task
-    assert (told.sent, told.answered, told.unanswered) == (1, 1, [])
+    report = await task
+    assert (report.sent, report.answered, report.unanswered) == (1, 1, [])
     assert [line.outcome for line in await session.audit.lines()] == ["sent to work", "answered created"]
 
 
@@ -526,11 +526,11 @@ def test_every_error_of_an_import_names_its_line():
         b'{"body_base64": "?"}',
         b'{"body": "", "headers": 1}',
     ]
-    with pytest.raises(transfer.InvalidImport) as told:
+    with pytest.raises(transfer.BadImport) as error:
         transfer.read_import(lines)
-    mistakes = str(told.value).splitlines()
-    assert [line.partition(":")[0] for line in mistakes] == [f"line {n}" for n in range(2, 8)]
-    assert told.value.exit_code == 2
+    errors = str(error.value).splitlines()
+    assert [line.partition(":")[0] for line in errors] == [f"line {n}" for n in range(2, 8)]
+    assert error.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -544,9 +544,9 @@ def test_every_error_of_an_import_names_its_line():
     ],
 )
 def test_an_import_error_names_only_the_line_of_the_file(line, mistake):
-    with pytest.raises(transfer.BadImport) as told:
+    with pytest.raises(transfer.BadImport) as error:
         transfer.read_import([b"", line])
-    assert str(told.value) == f"line 2: {mistake}"
+    assert str(error.value) == f"line 2: {mistake}"
 
 
 async def test_a_letter_without_an_event_id_is_found_by_fingerprint(world):
