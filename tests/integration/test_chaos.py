@@ -50,7 +50,7 @@ async def in_this_process(environ: Mapping[str, str]) -> AsyncIterator[Stop]:
         yield stop
 
 
-async def test_through_all_faults_of_the_broker_nothing_is_lost(tmp_path: Path):
+async def test_no_message_is_lost_through_all_broker_faults(tmp_path: Path):
     seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     configure_logging("json", "warning")

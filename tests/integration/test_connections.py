@@ -103,7 +103,7 @@ async def black_hole(proxy: BrokerProxy) -> None:
 
 
 @pytest.mark.parametrize("fault", [reset, refuse, black_hole])
-async def test_a_consumer_is_back_by_itself(
+async def test_a_consumer_reconnects_after_a_network_fault(
     proxy, clean_broker, fault: Callable[[BrokerProxy], Awaitable[None]]
 ):
     inbox = Inbox()
@@ -119,7 +119,7 @@ async def test_a_consumer_is_back_by_itself(
     assert inbox.bodies == [b"before", b"before", b"after"]
 
 
-async def test_a_message_that_cannot_be_filed_costs_its_neighbours_nothing(proxy, clean_broker):
+async def test_a_failing_receive_callback_does_not_affect_other_messages(proxy, clean_broker):
     """It is read where all that the broker says is read: nothing may be raised there."""
     inbox = Inbox()
 
@@ -146,7 +146,7 @@ async def settled(consumer: RabbitConsumer) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_paused_it_stays_so_on_the_next_connection(proxy, clean_broker):
+async def test_a_paused_consumer_stays_paused_after_reconnecting(proxy, clean_broker):
     inbox = Inbox()
     async with consuming(proxy.url, inbox) as consumer, rabbit_bench(clean_broker) as bench:
         await consumer.pause()
@@ -159,7 +159,7 @@ async def test_paused_it_stays_so_on_the_next_connection(proxy, clean_broker):
         await inbox.holds(1)
 
 
-async def test_an_ack_that_meets_a_release_costs_no_connection(proxy, clean_broker):
+async def test_an_ack_during_a_release_keeps_the_connection(proxy, clean_broker):
     inbox = Inbox()
     async with consuming(proxy.url, inbox) as consumer, publishing(clean_broker) as publisher:
         for number in range(1, 6):
@@ -176,7 +176,7 @@ async def test_an_ack_that_meets_a_release_costs_no_connection(proxy, clean_brok
             assert consumer._connection is connection
 
 
-async def test_a_pause_while_there_is_no_connection_holds(proxy, clean_broker):
+async def test_a_pause_without_a_connection_takes_effect_after_connecting(proxy, clean_broker):
     inbox = Inbox()
     async with consuming(proxy.url, inbox) as consumer, publishing(clean_broker) as publisher:
         proxy.refuse()
@@ -191,7 +191,7 @@ async def test_a_pause_while_there_is_no_connection_holds(proxy, clean_broker):
         await inbox.holds(1)
 
 
-async def test_a_broker_that_answers_slowly_is_one_to_connect_to(proxy):
+async def test_a_consumer_connects_to_a_slow_broker(proxy):
     """Each round trip takes longer than the library is left without a frame."""
     proxy.delay(0.6)
     async with publishing(proxy.url) as publisher:
@@ -199,7 +199,7 @@ async def test_a_broker_that_answers_slowly_is_one_to_connect_to(proxy):
         await publish(publisher, b"one")
 
 
-async def test_a_confirm_that_never_comes_costs_the_connection(proxy):
+async def test_a_missing_confirm_closes_the_connection(proxy):
     async with publishing(proxy.url) as publisher:
         proxy.withhold_confirms()
         async with proxy.connected_anew():
@@ -211,7 +211,7 @@ async def test_a_confirm_that_never_comes_costs_the_connection(proxy):
         assert await publisher.problems() == []
 
 
-async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection(proxy):
+async def test_an_unrequested_cancellation_counts_as_a_lost_connection(proxy):
     served, begun, over = 0, asyncio.Event(), asyncio.Event()
 
     async def serve(_connection: Connection) -> None:
@@ -227,7 +227,7 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection(proxy):
         await over.wait()
 
 
-async def test_nobody_is_deaf_or_dumb_after_the_client_library_has_cancelled_all_who_wait(proxy):
+async def test_links_recover_after_the_client_library_cancels_all_waiters(proxy):
     inbox = Inbox()
     async with consuming(proxy.url, inbox) as consumer, publishing(proxy.url) as publisher:
         await publish(publisher, b"one")
@@ -249,7 +249,7 @@ async def test_nobody_is_deaf_or_dumb_after_the_client_library_has_cancelled_all
         await inbox.holds(2)
 
 
-async def test_the_next_host_is_tried(proxy, clean_broker):
+async def test_an_unreachable_host_makes_the_link_try_the_next_host(proxy, clean_broker):
     inbox = Inbox()
     async with fault_proxy(clean_broker) as other:
         consumer = RabbitConsumer(WORK_QUEUE, 10, inbox, no_preparation, Telemetry())
@@ -265,7 +265,7 @@ async def test_the_next_host_is_tried(proxy, clean_broker):
             await inbox.holds(1)
 
 
-async def test_a_deleted_queue_is_made_again_with_all_that_leads_to_it(proxy, clean_broker):
+async def test_a_deleted_queue_is_declared_again_with_its_bindings(proxy, clean_broker):
     inbox = Inbox()
     async with consuming(proxy.url, inbox, declare), publishing(clean_broker) as publisher:
         async with await connect(clean_broker, "test") as connection, proxy.connected_anew():
@@ -274,7 +274,7 @@ async def test_a_deleted_queue_is_made_again_with_all_that_leads_to_it(proxy, cl
         await inbox.holds(1)
 
 
-async def test_whose_topology_is_made_by_others_waits_for_the_queue_and_says_so(proxy, clean_broker):
+async def test_with_an_assumed_topology_a_missing_queue_is_awaited_and_logged(proxy, clean_broker):
     inbox = Inbox()
     async with (
         consuming(proxy.url, inbox) as consumer,
@@ -290,14 +290,14 @@ async def test_whose_topology_is_made_by_others_waits_for_the_queue_and_says_so(
         await inbox.holds(1)
 
 
-async def test_an_exchange_that_was_deleted_comes_back(proxy, clean_broker):
+async def test_a_deleted_exchange_is_declared_again_on_publish(proxy, clean_broker):
     async with RabbitPublisher.running(link(proxy.url), declare) as publisher:
         async with await connect(clean_broker, "test") as connection:
             await (await connection.open_channel()).exchange_delete(DEPARTMENTS)
         await publish(publisher, b"one")
 
 
-async def test_an_exchange_that_nobody_misses_is_made_again_all_the_same(proxy, clean_broker, monkeypatch):
+async def test_a_deleted_inbound_exchange_is_declared_again(proxy, clean_broker, monkeypatch):
     """The consumer goes on without it, ready and deaf: its producers are refused."""
     monkeypatch.setattr(rabbitmq_consumer, "PREPARE_AGAIN_SECONDS", 0.1)
     inbox = Inbox()
@@ -312,7 +312,7 @@ async def test_an_exchange_that_nobody_misses_is_made_again_all_the_same(proxy, 
         assert await consumer.problems() == []
 
 
-async def test_a_topology_that_is_refused_later_stops_nothing(proxy, clean_broker, monkeypatch):
+async def test_a_topology_refused_after_the_start_stops_nothing(proxy, clean_broker, monkeypatch):
     monkeypatch.setattr(rabbitmq_consumer, "PREPARE_AGAIN_SECONDS", 0.05)
     inbox, refused = Inbox(), asyncio.Event()
 
@@ -330,7 +330,7 @@ async def test_a_topology_that_is_refused_later_stops_nothing(proxy, clean_broke
         assert await consumer.problems() == []
 
 
-async def test_a_channel_closed_by_the_broker_is_replaced(proxy, clean_broker):
+async def test_a_channel_closed_by_the_broker_is_reopened(proxy, clean_broker):
     inbox = Inbox()
     async with consuming(proxy.url, inbox), publishing(clean_broker) as publisher:
         await publish(publisher, b"one")
@@ -343,7 +343,7 @@ async def test_a_channel_closed_by_the_broker_is_replaced(proxy, clean_broker):
     assert set(inbox.bodies[1:]) == {b"one", b"two"}
 
 
-async def test_whoever_ends_it_as_it_connects_is_heard(clean_broker, monkeypatch):
+async def test_a_link_cancelled_while_connecting_ends(clean_broker, monkeypatch):
     """A link that went on all the same kept a worker from ending."""
     made, real = [], aiormq.connect
 
@@ -364,7 +364,7 @@ async def test_whoever_ends_it_as_it_connects_is_heard(clean_broker, monkeypatch
     await made[0].close()
 
 
-async def test_a_refused_virtual_host_and_closed_objects_are_explained_in_words(clean_broker):
+async def test_a_refused_virtual_host_and_forbidden_objects_are_explained(clean_broker):
     with pytest.raises(BrokerUnavailable, match="/nowhere cannot be used: there is no virtual host of that"):
         await connect(str(URL(clean_broker).with_path("/nowhere")), "test")
     connection = await connect(clean_broker, "test")
@@ -380,13 +380,13 @@ async def test_a_refused_virtual_host_and_closed_objects_are_explained_in_words(
 
 
 @pytest.mark.parametrize("hosts", [1, 3])
-def test_a_refused_connect_is_tried_again_soon_however_often(hosts):
+def test_a_refused_connect_is_retried_at_short_intervals(hosts):
     retries = Retries(hosts)
     pauses = [retries.longest_pause(refused=True, served_seconds=0) for _ in range(30)]
     assert max(pauses) <= 0.5
 
 
-def test_what_gets_further_is_tried_at_growing_intervals_until_it_is_steady():
+def test_a_connection_lost_early_is_retried_at_growing_intervals():
     retries = Retries(1)
 
     def pause(served_seconds: float = 0.0) -> float:

@@ -106,7 +106,7 @@ async def drained(place: Place, queue: str) -> list[aio_pika.abc.AbstractIncomin
     return messages
 
 
-async def test_from_a_bad_message_to_a_department(place: Place, tmp_path: Path):
+async def test_an_operator_repairs_a_dead_letter_and_replays_it(place: Place, tmp_path: Path):
     """List, show, plan, export, mend, import, replay, discard, audit: as an operator does."""
     async with place.worker():
         dead = await place.ears(names.DEAD_LETTERS)
@@ -163,7 +163,7 @@ async def test_from_a_bad_message_to_a_department(place: Place, tmp_path: Path):
         assert (await cli(environ, "audit", "--since", "1h", "--by", "ada", "--json")).json == audited[2:4]
 
 
-async def test_a_replay_that_goes_well(place: Place):
+async def test_a_successful_replay_reports_each_outcome(place: Place):
     async with idle(place) as environ:
         await bury(place.channel, *(event(n, f"Name {n}") for n in range(12)))
         async with place.worker():
@@ -174,7 +174,7 @@ async def test_a_replay_that_goes_well(place: Place):
         assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
-async def test_it_arrives_as_it_was_first_sent(place: Place):
+async def test_a_replayed_message_equals_the_original(place: Place):
     async with idle(place) as environ:
         await bury(place.channel, event(1, "Sales"))
         assert (await cli(environ, "replay", "--yes", "--no-wait", "--as", "ada")).out == "1 replayed\n"
@@ -189,7 +189,7 @@ async def test_it_arrives_as_it_was_first_sent(place: Place):
 
 
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
-async def test_cut_off_it_loses_nothing_and_another_replay_ends_it(place: Place, way: signal.Signals):
+async def test_an_interrupted_replay_loses_nothing_and_can_be_completed(place: Place, way: signal.Signals):
     async with idle(place) as environ:
         numbers = range(3_000)
         await bury(place.channel, *(event(n, f"Name {n}") for n in numbers))
@@ -215,7 +215,7 @@ async def test_cut_off_it_loses_nothing_and_another_replay_ends_it(place: Place,
         assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
-async def test_a_replay_waiting_for_an_answer_stops_at_once_and_tells_all(place: Place):
+async def test_a_replay_waiting_for_an_answer_stops_at_once_with_a_report(place: Place):
     async with idle(place) as environ:
         await bury(place.channel, *(event(n, "Sales") for n in range(2)))
         process = await started(environ, "replay", "--yes")
@@ -253,7 +253,7 @@ async def at_a_terminal(environ: dict[str, str], keys: bytes, *arguments: str) -
     return Told(process.returncode or 0, out.decode(), asked.decode())
 
 
-async def test_somebody_at_a_terminal_is_asked(place: Place, tmp_path: Path):
+async def test_a_person_at_a_terminal_is_asked_to_confirm(place: Place, tmp_path: Path):
     async with idle(place) as environ:
         await bury(place.channel, event(1, "Sales"))
         end_of_input = await at_a_terminal(environ, b"\x04", "replay")
@@ -272,7 +272,7 @@ async def test_somebody_at_a_terminal_is_asked(place: Place, tmp_path: Path):
         assert (sent.code, sent.out.strip()) == (0, "1 replayed")
 
 
-async def test_what_is_not_meant_is_said_with_how_many_there_are(place: Place):
+async def test_a_refused_confirmation_reports_the_number_of_dead_letters(place: Place):
     async with idle(place) as environ:
         await bury(place.channel, *(event(n, "Sales") for n in range(2)))
         for command in (("list",), ("show",), ("plan",), ("replay", "--yes"), ("discard", "--yes")):
@@ -280,9 +280,7 @@ async def test_what_is_not_meant_is_said_with_how_many_there_are(place: Place):
             assert (told.code, told.out, told.err) == (0, "none of 2 dead letters is selected\n", ""), command
 
 
-async def test_an_export_that_cannot_be_written_is_found_out_before_it_is_on_record(
-    place: Place, tmp_path: Path
-):
+async def test_an_unwritable_export_fails_before_it_is_recorded(place: Place, tmp_path: Path):
     async with idle(place) as environ:
         await bury(place.channel, event(1, "a\x9bb"))
         told = await cli(environ, "export", "--output", str(tmp_path / "none" / "dead.jsonl"))
@@ -306,12 +304,12 @@ async def test_an_export_that_cannot_be_written_is_found_out_before_it_is_on_rec
         assert json.loads(json.loads(printed)["body"])["data"]["name"] == "a\x9bb"
 
 
-async def test_an_empty_import_sends_nothing_and_asks_nobody():
+async def test_an_empty_import_sends_nothing_without_confirmation():
     told = await cli({"AMQP_URL": "amqp://127.0.0.1:1/"}, "import", "-", given=b"\n")
     assert (told.code, told.out, told.err) == (0, "nothing to send\n", "")
 
 
-async def test_a_second_operator_is_told_that_somebody_reads(place: Place):
+async def test_a_second_operator_learns_that_the_queue_is_in_use(place: Place):
     async with idle(place) as environ:
         await bury(place.channel, event(1))
         other = await place.channel.get_queue(names.DEAD_LETTER_QUEUE, ensure=False)
@@ -327,7 +325,7 @@ async def ignore(_message: object) -> None:
     return None
 
 
-async def test_without_a_ledger_nothing_is_changed_and_looking_goes_on(place: Place, tmp_path: Path):
+async def test_without_a_ledger_only_read_commands_work(place: Place, tmp_path: Path):
     async with idle(place) as environ:
         await bury(place.channel, event(1, "Sales"))
         exported = await cli(environ, "export")
@@ -357,7 +355,7 @@ async def test_without_a_ledger_nothing_is_changed_and_looking_goes_on(place: Pl
         ("import", "missing.jsonl"),
     ],
 )
-async def test_what_is_asked_wrongly_is_refused(arguments):
+async def test_invalid_arguments_are_refused(arguments):
     told = await cli({"AMQP_URL": "amqp://127.0.0.1:1/"}, *arguments)
     assert told.code == (1 if "missing.jsonl" in arguments else 2)
     assert told.out == ""
@@ -367,7 +365,7 @@ async def test_what_is_asked_wrongly_is_refused(arguments):
 @pytest.mark.skipif(
     not SERVER_SCRIPT.exists() and "CI" not in os.environ, reason="rabbitmq-server is not installed"
 )
-async def test_a_user_who_may_read_the_queue_and_write_to_the_replay_exchange_needs_no_more(tmp_path: Path):
+async def test_a_replay_needs_only_read_on_the_queue_and_write_on_the_exchange(tmp_path: Path):
     ledger = tmp_path / "ledger.db"
     async with (
         private_node() as node,

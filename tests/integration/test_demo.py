@@ -69,18 +69,18 @@ def processes_of(folder: Path) -> list[str]:
 @pytest.mark.skipif(
     not SERVER_SCRIPT.exists() and "CI" not in os.environ, reason="rabbitmq-server is not installed"
 )
-def test_on_a_node_of_its_own(tmp_path: Path):
+def test_the_demo_runs_on_a_private_node(tmp_path: Path):
     check(run(tmp_path), tmp_path)
     assert processes_of(tmp_path) == []
 
 
-async def test_on_the_broker_in_amqp_url(clean_broker: str, tmp_path: Path):
+async def test_the_demo_runs_on_the_broker_in_amqp_url(clean_broker: str, tmp_path: Path):
     check(await asyncio.to_thread(run, tmp_path, AMQP_URL=clean_broker), tmp_path)
     async with open_connection([clean_broker]) as there:
         assert await state_of(there, names.WORK_QUEUE) is None
 
 
-async def test_on_a_broker_in_use_it_keeps_out(clean_broker: str, tmp_path: Path):
+async def test_the_demo_refuses_a_broker_in_use(clean_broker: str, tmp_path: Path):
     async with (
         open_connection([clean_broker]) as there,
         there.channel() as channel,
@@ -92,7 +92,7 @@ async def test_on_a_broker_in_use_it_keeps_out(clean_broker: str, tmp_path: Path
     assert told.stderr.startswith("the queue provisioner.departments at this broker is in use")
 
 
-def test_in_memory_it_says_so(tmp_path: Path):
+def test_the_demo_in_memory_says_so(tmp_path: Path):
     told = run(tmp_path, "--memory")
     check(told, tmp_path)
     assert "IN MEMORY" in told.stdout

@@ -119,7 +119,7 @@ async def scene(
         ("noted", "disable", 1, 1),
     ],
 )
-async def test_what_one_worker_began_the_next_one_ends(
+async def test_the_next_worker_completes_what_a_killed_worker_began(
     place: Place, tmp_path: Path, stage: str, removal: str, results: int, credentials: int
 ):
     armed = tmp_path / "armed"
@@ -138,7 +138,7 @@ async def test_what_one_worker_began_the_next_one_ends(
 
 
 @pytest.mark.parametrize("removal", ["disable", "delete"])
-async def test_killed_while_the_answers_are_withheld(place: Place, removal: str):
+async def test_a_worker_killed_while_confirms_are_withheld_loses_nothing(place: Place, removal: str):
     async with scene(place, removal) as (there, worker):
         await there.set_up(worker)
         before, silent = dict(place.sandbox.journal.answered), fault("no-answer")
@@ -153,7 +153,7 @@ async def test_killed_while_the_answers_are_withheld(place: Place, removal: str)
     assert place.sandbox.journal.answered["create_subaccount"] == creates
 
 
-async def test_a_create_carried_out_after_its_worker_was_killed_is_found(place: Place):
+async def test_a_create_carried_out_after_the_kill_is_adopted(place: Place):
     created = Statement("new", "created", 1, "new north")
     async with scene(place) as (there, worker):
         place.sandbox.set_rules(Rule("create_subaccount", CARRIED_OUT_LATE))
@@ -168,7 +168,7 @@ async def test_a_create_carried_out_after_its_worker_was_killed_is_found(place: 
     assert len(place.sandbox.subaccounts()) == place.sandbox.journal.answered["create_subaccount"] == 1
 
 
-async def test_a_change_carried_out_after_its_worker_was_killed_does_not_hold_over_a_newer_one(place: Place):
+async def test_a_change_carried_out_after_the_kill_does_not_override_a_newer_one(place: Place):
     told = [
         Statement("sales", kind, number, f"sales {number}")
         for number, kind in enumerate(("created", "renamed", "renamed"), start=1)
@@ -201,7 +201,7 @@ async def assert_ended_well(there: Scene, removal: str) -> None:
     assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
-async def test_a_small_soak(clean_broker: str, tmp_path: Path):
+async def test_a_short_soak_of_kills_keeps_all_rules(clean_broker: str, tmp_path: Path):
     """Forty departments and five kills, with all times a fifth of those of the whole soak."""
     seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
@@ -213,7 +213,7 @@ async def test_a_small_soak(clean_broker: str, tmp_path: Path):
     assert report.broken == []
 
 
-async def test_a_few_drains_under_load(clean_broker: str, tmp_path: Path):
+async def test_a_short_soak_of_drains_keeps_all_rules(clean_broker: str, tmp_path: Path):
     seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     second = timedelta(seconds=1)

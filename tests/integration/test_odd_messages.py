@@ -61,7 +61,7 @@ VALID = {
 
 
 @pytest.mark.parametrize("kind", VALID)
-async def test_an_event_is_answered_whatever_else_its_message_holds(place: Place, kind):
+async def test_an_event_with_odd_headers_is_answered(place: Place, kind):
     async with place.worker(), raw_producer(place.url) as producer:
         results = await place.ears(names.RESULTS)
         await producer.publish(names.DEPARTMENTS, KEY, VALID[kind], event("odd"))
@@ -80,7 +80,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
-async def test_what_is_no_event_is_dead_lettered_at_once_with_its_body(place: Place, kind):
+async def test_an_invalid_message_is_dead_lettered_with_its_body(place: Place, kind):
     encoded, body = MALFORMED[kind]
     inbox = Inbox()
     dead = RabbitConsumer(names.DEAD_LETTER_QUEUE, 10, inbox, no_preparation, Telemetry())

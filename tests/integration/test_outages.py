@@ -22,7 +22,7 @@ HASTY = {
 }
 
 
-async def test_an_outage_of_every_kind_costs_nothing_but_time(tmp_path: Path):
+async def test_every_kind_of_outage_only_delays_events(tmp_path: Path):
     seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     run = await outage(Plan(40, 0.2, seed, HASTY, rest_seconds=60), tmp_path)

@@ -48,7 +48,7 @@ asyncio.run(own())
 """
 
 
-async def test_it_serves_quorum_queues_with_at_least_once_dead_lettering():
+async def test_a_node_serves_quorum_queues_with_at_least_once_dead_lettering():
     async with private_node() as node, channel_of(node) as channel:
         back = await channel.declare_exchange("back", aio_pika.ExchangeType.FANOUT, durable=True)
         home = await channel.declare_queue("home", durable=True, arguments=QUORUM)
@@ -62,7 +62,7 @@ async def test_it_serves_quorum_queues_with_at_least_once_dead_lettering():
         assert (await asyncio.wait_for(arrived.get(), 30)).body == b"patience"
 
 
-async def test_its_start_is_told_stage_by_stage():
+async def test_a_start_reports_each_stage():
     told: list[str] = []
     async with private_node(on_progress=told.append) as node:
         assert re.fullmatch(r"\d+\.\d+\.\d+\S*", node.version)
@@ -73,7 +73,7 @@ async def test_its_start_is_told_stage_by_stage():
     ]
 
 
-async def test_it_comes_back_at_the_same_place_with_the_same_messages():
+async def test_a_restarted_node_keeps_its_address_and_messages():
     async with private_node() as node:
         async with channel_of(node) as channel:
             await channel.declare_queue("kept", durable=True, arguments=QUORUM)
@@ -90,7 +90,7 @@ async def test_it_comes_back_at_the_same_place_with_the_same_messages():
             assert message.body == b"still here"
 
 
-async def test_its_application_stops_and_starts_alone():
+async def test_the_rabbit_application_stops_and_starts_alone():
     async with private_node() as node:
         await node.stop_app()
         with pytest.raises(NodeUnavailable, match="rabbitmqctl list_queues failed"):
@@ -99,7 +99,7 @@ async def test_its_application_stops_and_starts_alone():
         assert "/" in await node.rabbitmqctl("list_vhosts")
 
 
-async def test_two_nodes_live_side_by_side():
+async def test_two_nodes_run_side_by_side():
     async with AsyncExitStack() as stack:
         one, other = await asyncio.gather(*(stack.enter_async_context(private_node()) for _ in range(2)))
         await one.rabbitmqctl("add_vhost", "mine")
@@ -107,7 +107,7 @@ async def test_two_nodes_live_side_by_side():
         assert "mine" not in await other.rabbitmqctl("list_vhosts")
 
 
-async def test_management_answers_where_it_was_asked_for():
+async def test_the_management_api_is_enabled_on_request():
     async with (
         private_node(management=True) as node,
         aiohttp.ClientSession() as session,
@@ -116,7 +116,7 @@ async def test_management_answers_where_it_was_asked_for():
         assert (await answer.json())["rabbitmq_version"] == node.version
 
 
-async def test_nothing_is_left_behind():
+async def test_a_stopped_node_leaves_no_process_and_no_folder():
     async with private_node() as node:
         folder = node._folder
         await node.rabbitmqctl("eval", LOOK_AFTER_EPMD)
@@ -126,7 +126,7 @@ async def test_nothing_is_left_behind():
     assert not folder.exists()
 
 
-async def test_nothing_is_left_behind_when_the_owner_is_killed():
+async def test_a_node_of_a_killed_owner_leaves_no_process_and_no_folder():
     owner = await asyncio.create_subprocess_exec(sys.executable, "-c", OWNER, stdout=PIPE, cwd=PROJECT)
     assert owner.stdout is not None
     await asyncio.wait_for(owner.stdout.readline(), 60)
@@ -144,7 +144,7 @@ async def test_nothing_is_left_behind_when_the_owner_is_killed():
     assert not folder.exists()
 
 
-async def test_a_node_that_cannot_start_says_why_and_is_gone(monkeypatch, tmp_path):
+async def test_a_failed_start_reports_the_reason_and_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(NodeUnavailable, match=r"RabbitMQ does not start \(.*configuration.*AMQP_URL"):
         async with private_node(config={"no.such.key": "1"}):
@@ -152,7 +152,7 @@ async def test_a_node_that_cannot_start_says_why_and_is_gone(monkeypatch, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path):
+async def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("worker.demo.private_node.SERVER_SCRIPT", tmp_path / "rabbitmq-server")
     with pytest.raises(NodeUnavailable, match=r"apt-get install rabbitmq-server, or set AMQP_URL"):
         async with private_node():

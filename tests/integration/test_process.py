@@ -79,7 +79,7 @@ async def refused(environ: Mapping[str, str]) -> tuple[int | None, list[str]]:
     return process.returncode, told.decode().splitlines()
 
 
-async def test_it_does_its_job_says_that_it_is_ready_and_ends_on_sigterm(place: Place):
+async def test_a_worker_handles_events_reports_ready_and_ends_on_sigterm(place: Place):
     async with running(place) as process, aiohttp.ClientSession() as http:
         started = (await log_until(process, "worker_started"))[-1]
         secrets = await place.ears(names.SECRETS)
@@ -98,7 +98,7 @@ async def test_it_does_its_job_says_that_it_is_ready_and_ends_on_sigterm(place: 
     assert await place.depth(names.WORK_QUEUE) == 0
 
 
-async def test_killed_at_work_it_leaves_the_message_for_the_next_worker(place: Place):
+async def test_a_killed_worker_leaves_its_message_to_the_next_worker(place: Place):
     """SIGKILL while the provider is being asked: the next worker finds the create and does not repeat it."""
     asked = asyncio.ensure_future(place.sandbox.called("create_subaccount"))
     async with running(place) as process:
@@ -117,7 +117,7 @@ async def test_killed_at_work_it_leaves_the_message_for_the_next_worker(place: P
     assert len(place.sandbox.calls("create_subaccount")) == 1
 
 
-async def test_a_second_signal_ends_it_at_once(place: Place):
+async def test_a_second_signal_ends_the_worker_at_once(place: Place):
     place.sandbox.set_rules(Rule("create_subaccount", fault("no-answer")))
     async with running(place) as process:
         await log_until(process, "worker_started")
@@ -153,7 +153,7 @@ async def finished_by_the_next(place: Place) -> None:
     assert await place.depth(names.WORK_QUEUE) == 0
 
 
-async def test_told_to_stop_before_it_has_begun_it_ends_well(place: Place):
+async def test_a_sigterm_during_the_start_ends_the_worker_cleanly(place: Place):
     nowhere = {"AMQP_URL": f"amqp://127.0.0.1:{free_port()}/", "PROVISIONER_NO_SUCH": "1"}
     process = await start(place.environ | nowhere)
     await log_until(process, "settings_unused")
@@ -171,7 +171,7 @@ async def test_told_to_stop_before_it_has_begun_it_ends_well(place: Place):
         ("demo", signal.SIGINT, 128 + signal.SIGINT),
     ],
 )
-async def test_told_to_stop_while_it_is_imported_it_ends_without_a_word(
+async def test_a_sigterm_during_imports_ends_the_worker_silently(
     tmp_path: Path, command: str, number: signal.Signals, code: int
 ):
     """What it imports here says so, and never ends."""
@@ -187,12 +187,12 @@ async def test_told_to_stop_while_it_is_imported_it_ends_without_a_word(
     assert process.returncode == code
 
 
-def test_the_command_begins_as_the_module_does():
+def test_the_command_and_the_module_have_the_same_entry_point():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["scripts"] == {"provisioner": "worker.__main__:main"}
 
 
-async def test_wrong_settings_are_one_line_each_and_exit_2():
+async def test_invalid_settings_print_one_line_each_and_exit_2():
     code, lines = await refused(
         {
             "PLIVO_AUTH_ID": "MASANDBOX00000000000",
@@ -211,7 +211,7 @@ async def test_wrong_settings_are_one_line_each_and_exit_2():
     assert "very-secret" not in "".join(lines)
 
 
-async def test_unsealed_credentials_beyond_loopback_are_refused_before_anything_is_asked():
+async def test_unsealed_credentials_to_a_remote_broker_are_refused_at_once():
     """The broker does not exist: to look for it would take the start's grace, and end with 1."""
     code, lines = await refused(
         {
@@ -231,9 +231,7 @@ async def test_unsealed_credentials_beyond_loopback_are_refused_before_anything_
 @pytest.mark.parametrize(
     ("change", "why"), [({"use": "sig"}, 'its "use" is not "enc"'), ({"x": "AAAA"}, "it is damaged")]
 )
-async def test_a_recipient_without_a_key_is_refused_before_anything_is_asked(
-    tmp_path: Path, change: dict[str, str], why: str
-):
+async def test_a_recipient_without_a_key_is_refused_at_once(tmp_path: Path, change: dict[str, str], why: str):
     """The broker does not exist: to look for it would take the start's grace, and end with 1."""
     keys = {
         "keys": [public_part(fresh_sealing_key("crm.1")) | change, public_part(fresh_sealing_key("hr.1"))]
@@ -254,7 +252,7 @@ async def test_a_recipient_without_a_key_is_refused_before_anything_is_asked(
     assert line.endswith(f"(crm.1: {why})")
 
 
-async def test_another_accounts_ledger_is_refused(place: Place):
+async def test_the_ledger_of_another_account_is_refused(place: Place):
     async with running(place) as process:
         await log_until(process, "worker_started")
         process.send_signal(signal.SIGTERM)
@@ -264,7 +262,7 @@ async def test_another_accounts_ledger_is_refused(place: Place):
     assert lines == ["the ledger belongs to owner default of provider account MASANDBOX00000000000"]
 
 
-async def test_a_login_the_broker_refuses_is_one_line_and_exit_1(place: Place):
+async def test_a_refused_broker_login_prints_one_line_and_exits_1(place: Place):
     wrong = place.url.replace("guest:guest", "guest:very-secret")
     code, lines = await refused(place.environ | {"AMQP_URL": wrong})
     assert code == 1
@@ -274,7 +272,7 @@ async def test_a_login_the_broker_refuses_is_one_line_and_exit_1(place: Place):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "192.0.2.1", ".."])
-async def test_where_nobody_can_listen_it_is_refused_before_a_message_is_taken(place: Place, host: str):
+async def test_an_unusable_http_address_is_refused_before_consuming(place: Place, host: str):
     async with place.worker():
         """Makes the topology."""
     await place.send(json.dumps(EVENT).encode())
@@ -290,7 +288,7 @@ async def test_where_nobody_can_listen_it_is_refused_before_a_message_is_taken(p
     await message.ack()
 
 
-async def test_while_it_starts_it_is_alive_and_not_ready(place: Place):
+async def test_a_starting_worker_is_alive_but_not_ready(place: Place):
     asked = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -317,7 +315,7 @@ async def test_while_it_starts_it_is_alive_and_not_ready(place: Place):
 
 
 @pytest.mark.parametrize("place_of_ledger", ["", "missing/ledger.db", "token"])
-async def test_where_no_ledger_can_be_it_is_one_line_and_exit_2(
+async def test_an_unusable_ledger_path_prints_one_line_and_exits_2(
     place: Place, tmp_path: Path, place_of_ledger: str
 ):
     (tmp_path / "token").write_text("no database")

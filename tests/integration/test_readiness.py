@@ -128,7 +128,7 @@ async def it_is_paused(there: Scene) -> None:
         (it_is_paused, ["consuming is paused"]),
     ],
 )
-async def test_it_is_not_ready_and_says_why(
+async def test_each_fault_makes_the_worker_not_ready_with_a_reason(
     scene: Scene, fault: Callable[[Scene], Awaitable[None]], told: list[str]
 ):
     assert await scene.told(200) == []
@@ -138,7 +138,7 @@ async def test_it_is_not_ready_and_says_why(
         assert "\n" not in line
 
 
-async def test_it_is_ready_again_when_it_consumes_again(scene: Scene):
+async def test_a_worker_is_ready_again_once_it_consumes_again(scene: Scene):
     await nobody_listens(scene)
     await scene.told(503)
     await scene.proxy.listen()
@@ -149,7 +149,7 @@ async def test_it_is_ready_again_when_it_consumes_again(scene: Scene):
     assert await scene.told(200) == []
 
 
-async def test_a_ledger_that_is_slow_makes_it_not_ready_in_time_to_say_so(scene: Scene):
+async def test_a_slow_ledger_makes_the_worker_not_ready_within_the_timeout(scene: Scene):
     another = apsw.Connection(str(scene.running.settings.ledger))
     another.execute("BEGIN IMMEDIATE")
     assert await scene.told(503) == [
@@ -159,7 +159,7 @@ async def test_a_ledger_that_is_slow_makes_it_not_ready_in_time_to_say_so(scene:
     assert await scene.told(200) == []
 
 
-async def test_a_loop_that_hangs_is_told_by_every_probe(scene: Scene, monkeypatch):
+async def test_a_blocked_event_loop_fails_every_probe(scene: Scene, monkeypatch):
     monkeypatch.setattr(probes, "STUCK_SECONDS", 0.3)
     assert await scene.asked("/livez") == (200, {"status": "alive", "wrong": []})
     answers: dict[str, bytes] = {}
@@ -183,7 +183,7 @@ async def test_a_loop_that_hangs_is_told_by_every_probe(scene: Scene, monkeypatc
     assert await scene.told(200) == []
 
 
-async def test_the_metrics_tell_of_connections(scene: Scene):
+async def test_the_metrics_count_connections(scene: Scene):
     async with scene.proxy.connected_anew(2):
         scene.proxy.reset()
     await scene.told(200)

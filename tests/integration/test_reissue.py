@@ -56,7 +56,7 @@ def tokens(secrets: Ears) -> list[tuple[str, Any]]:
     return [(one["type"], one["data"]["auth_token"]) for one in secrets.documents]
 
 
-async def test_a_message_asks_for_them(place: Place):
+async def test_a_reissue_message_publishes_credentials_again(place: Place):
     async with place.worker():
         secrets, results = await with_credentials_issued(place)
         await place.send(json.dumps(ASKED).encode(), "subaccount.credentials.reissue.requested")
@@ -69,7 +69,7 @@ async def test_a_message_asks_for_them(place: Place):
     assert await place.depth(names.WORK_QUEUE) == await place.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
-async def test_a_person_asks_for_them(place: Place):
+async def test_the_reissue_command_publishes_credentials_again(place: Place):
     async with place.worker():
         secrets, results = await with_credentials_issued(place)
         code, told, _ = await reissue(place, "sales", "--as", "anna", "--json")
@@ -84,7 +84,7 @@ async def test_a_person_asks_for_them(place: Place):
     assert (soon[0], "less than 60 s ago" in soon[2]) == (1, True)
 
 
-async def test_without_a_worker_the_person_is_told_so(place: Place):
+async def test_the_reissue_command_reports_a_missing_worker(place: Place):
     async with place.worker():
         await with_credentials_issued(place)
     code, _, complained = await reissue(place, "sales", "--as", "anna", "--recipient", "crm")

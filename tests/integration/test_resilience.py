@@ -114,7 +114,7 @@ async def test_an_outage_leaves_messages_queued_and_dead_letters_nothing(place: 
     assert all(one.name.startswith("After [") for one in place.sandbox.subaccounts())
 
 
-async def test_many_renames_cost_at_most_two_calls_a_department(place: Place):
+async def test_many_renames_need_at_most_two_calls_per_department(place: Place):
     departments = [f"dept-{number}" for number in range(100)]
     place.sandbox.set_rules(
         Rule("update_subaccount", fault("slow", delay_seconds=0.5))

@@ -44,7 +44,7 @@ async def channel(clean_broker: str) -> AsyncIterator[AbstractChannel]:
         yield await connection.channel()
 
 
-async def test_apply_makes_it_check_finds_it_and_both_may_be_repeated(clean_broker: str):
+async def test_apply_and_check_can_be_repeated(clean_broker: str):
     assert set((await states(AMQP_URL=clean_broker)).values()) == {"missing"}
     for _ in range(2):
         applied = await provisioner("apply", AMQP_URL=clean_broker)
@@ -53,7 +53,7 @@ async def test_apply_makes_it_check_finds_it_and_both_may_be_repeated(clean_brok
         assert set((await states(AMQP_URL=clean_broker)).values()) == {"ok"}
 
 
-async def test_with_recipients_each_has_a_queue_and_there_is_no_common_one(
+async def test_each_recipient_has_a_queue_and_the_common_queue_is_absent(
     clean_broker: str, channel: AbstractChannel, tmp_path: Path
 ):
     keys = write_keys(tmp_path / "keys.json", fresh_sealing_key("crm.1"), fresh_sealing_key("hr.1"))
@@ -72,12 +72,12 @@ async def test_with_recipients_each_has_a_queue_and_there_is_no_common_one(
             await channel.queue_delete(queue)
 
 
-async def test_check_makes_nothing(clean_broker: str):
+async def test_check_declares_nothing(clean_broker: str):
     await states(AMQP_URL=clean_broker)
     assert set((await states(AMQP_URL=clean_broker)).values()) == {"missing"}
 
 
-async def test_a_queue_of_other_arguments_is_named_and_left_alone(
+async def test_a_queue_with_other_arguments_is_reported_and_unchanged(
     clean_broker: str, channel: AbstractChannel
 ):
     await channel.declare_queue(names.WORK_QUEUE, durable=True, arguments=QUORUM | {"x-message-ttl": 1000})
@@ -89,7 +89,7 @@ async def test_a_queue_of_other_arguments_is_named_and_left_alone(
     await channel.declare_queue(names.WORK_QUEUE, durable=True, arguments=QUORUM | {"x-message-ttl": 1000})
 
 
-async def test_a_parked_message_comes_back_to_the_work_queue(clean_broker: str, channel: AbstractChannel):
+async def test_a_parked_message_returns_to_the_work_queue(clean_broker: str, channel: AbstractChannel):
     """Through a retry queue of a delay short enough to wait for, as declared by us."""
     delays = {"AMQP_URL": clean_broker, "PROVISIONER_RETRY_DELAYS": "50ms"}
     assert (await provisioner("apply", **delays)).returncode == 0
@@ -108,13 +108,13 @@ async def _pass_on(arrived: "asyncio.Queue[bytes]", message: aio_pika.abc.Abstra
     arrived.put_nowait(message.body)
 
 
-async def test_no_broker_is_one_line_and_exit_1():
+async def test_an_unreachable_broker_prints_one_line_and_exits_1():
     told = await provisioner("check", AMQP_URL="amqp://hr:very-secret@127.0.0.1:1/")
     assert told.returncode == 1
     assert told.stderr == "RabbitMQ at amqp://127.0.0.1:1/ cannot be used: connection refused\n"
 
 
-async def test_export_is_what_a_broker_imports():
+async def test_a_broker_imports_the_export():
     told = await provisioner("export", "--broker", "4.1")
     document = json.loads(told.stdout)
     assert {queue["arguments"]["x-delivery-limit"] for queue in document["queues"]} == {-1}
@@ -129,9 +129,7 @@ async def managed_node() -> AsyncIterator[PrivateNode]:
         yield node
 
 
-async def test_with_the_management_api_it_sees_bindings_and_policies_and_imports_its_own_export(
-    managed_node: PrivateNode, tmp_path: Any
-):
+async def test_the_management_api_shows_bindings_and_policies(managed_node: PrivateNode, tmp_path: Any):
     environ = {"AMQP_URL": managed_node.url, "PROVISIONER_MANAGEMENT_URL": managed_node.management_url or ""}
     definitions = tmp_path / "definitions.json"
     definitions.write_text((await provisioner("export", "--broker", managed_node.version)).stdout)
