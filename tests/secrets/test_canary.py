@@ -215,7 +215,7 @@ async def running(environ: dict[str, str]) -> AsyncIterator[Running]:
 
 
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "plain"])
-async def test_what_a_worker_writes_holds_no_secret(scene: Scene, *, sealed: bool):
+async def test_nothing_the_worker_writes_contains_a_secret(scene: Scene, *, sealed: bool):
     """Without seals the token is in its message, so at the broker too: there the search must find it."""
     found: dict[str, set[str]] = {}
     environ = scene.environ(sealed=sealed)

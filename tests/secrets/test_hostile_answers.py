@@ -110,7 +110,7 @@ def everything_logged() -> Iterator[StringIO]:
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_an_answer_leaves_no_token_behind(
+async def test_no_token_of_a_hostile_response_is_exposed(
     canaries: Canaries, everything_logged: StringIO, capfd: pytest.CaptureFixture[str], call: str
 ):
     telemetry, raised, found = Telemetry(), Raised(), dict[str, set[str]]()
@@ -150,7 +150,7 @@ async def told_of(call: str, reply: Reply, telemetry: Telemetry) -> str:
             return f"{result!r} {result} {account!r}"
 
 
-async def test_the_search_finds_what_is_there(canaries: Canaries):
+async def test_the_search_finds_a_token_that_is_exposed(canaries: Canaries):
     for written in (TOKEN, f"x{TOKEN}", json.dumps([TOKEN]), TOKEN.encode().hex()):
         assert canaries.found_in(written.encode()) == {"subaccount"}
     login = aiohttp.encode_basic_auth("MA1", MAIN)
@@ -171,7 +171,7 @@ class CallFailedBecauseOf(Exception):
         self.__suppress_context__ = True
 
 
-async def test_our_exceptions_are_seen_wherever_they_are_raised():
+async def test_every_exception_of_the_product_is_recorded():
     raised = Raised()
     with raised.recorded():
         await told_of("get", answer("200 OK", b"{"), Telemetry())

@@ -74,7 +74,7 @@ def mode(path: Path) -> int:
 
 class TestNew:
     @pytest.mark.parametrize("kind", ["x25519", "p-256", "rsa"])
-    def test_a_recipients_pair(self, shell: Shell, kind: str):
+    def test_a_key_pair_for_a_recipient_is_created(self, shell: Shell, kind: str):
         told = shell("keys", "new", "crm", "--type", kind, "--add-to", "recipients.json")
         public = json.loads(told.stdout)
         (kept,) = read_keys(shell.private_key())
@@ -88,7 +88,7 @@ class TestNew:
         shell.environ("PROVISIONER_RECIPIENTS", "recipients.json")
         assert shell.check()[public["kid"]] == ("in use", "")
 
-    def test_it_says_where_they_go(self, shell: Shell):
+    def test_the_output_says_where_the_keys_belong(self, shell: Shell):
         told = shell("keys", "new", "crm")
         assert str(shell.private_key().name) in told.stderr
         assert "PROVISIONER_RECIPIENTS" in told.stderr
@@ -100,7 +100,7 @@ class TestNew:
         assert told.stderr == "key.json is there already; a key is never overwritten\n"
         assert (shell.folder / "key.json").read_bytes() == before
 
-    def test_the_signing_key_and_its_successor(self, shell: Shell):
+    def test_a_new_signing_key_keeps_the_public_key_of_the_old_one(self, shell: Shell):
         shell("keys", "new", "--signing")
         first = json.loads(shell("keys", "public").stdout)["keys"]
         shell("keys", "new", "--signing", "--type", "p-256")
@@ -124,17 +124,17 @@ class TestNew:
             ("*",),
         ],
     )
-    def test_what_means_nothing_makes_nothing(self, shell: Shell, arguments: tuple[str, ...]):
+    def test_invalid_arguments_create_no_key(self, shell: Shell, arguments: tuple[str, ...]):
         assert shell("keys", "new", *arguments, expect=2).stdout == ""
         assert list(shell.folder.iterdir()) == []
 
-    def test_where_nothing_can_be_written_it_is_a_line(self, shell: Shell):
+    def test_an_unwritable_folder_prints_one_line(self, shell: Shell):
         told = shell("keys", "new", "crm", "--out", "nowhere/key.json", expect=1)
         assert told.stderr == "nowhere/key.json cannot be written: No such file or directory\n"
 
 
 class TestCheck:
-    def test_each_key_and_why_it_is_not_used(self, shell: Shell):
+    def test_each_key_is_listed_with_the_reason_if_unused(self, shell: Shell):
         for _ in range(2):
             shell("keys", "new", "crm", "--add-to", "recipients.json")
         keys = read_keys(shell.folder / "recipients.json")
@@ -149,21 +149,21 @@ class TestCheck:
         (shell.folder / "recipients.json").write_text(json.dumps(unusable))
         assert shell.check(expect=1)[new] == ("unusable", 'its "use" is not "enc"')
 
-    def test_a_damaged_key_is_found(self, shell: Shell):
+    def test_a_damaged_key_is_reported(self, shell: Shell):
         shell("keys", "new", "crm", "--add-to", "recipients.json")
         (key,) = read_keys(shell.folder / "recipients.json")
         (shell.folder / "recipients.json").write_text(json.dumps({"keys": [key | {"x": "AAAA"}]}))
         shell.environ("PROVISIONER_RECIPIENTS", "recipients.json")
         assert shell.check(expect=1)[key["kid"]] == ("unusable", "it is damaged")
 
-    def test_a_signing_key_others_can_read_is_unsafe(self, shell: Shell):
+    def test_a_signing_key_readable_by_others_is_reported(self, shell: Shell):
         shell("keys", "new", "--signing")
         path = shell.folder / "provisioner.db.signing-key.json"
         path.chmod(0o644)
         ((state, detail),) = shell.check(expect=1).values()
         assert (state, "chmod 600" in detail) == ("unsafe", True)
 
-    def test_public_needs_a_key(self, shell: Shell):
+    def test_the_public_option_needs_a_key(self, shell: Shell):
         assert "keys new --signing" in shell("keys", "public", expect=1).stderr
 
 
@@ -180,7 +180,7 @@ class TestOpen:
         key = str(shell.private_key())
         return shell("open", "--key", key, "--worker-keys", "worker.json", *more, stdin=stdin, expect=expect)
 
-    def test_it_prints_the_token_only_when_asked(self, shell: Shell, message: str):
+    def test_the_token_is_printed_only_on_request(self, shell: Shell, message: str):
         told = self.open(shell, message)
         assert AUTH_ID in told.stdout
         assert TOKEN not in told.stdout + told.stderr
@@ -194,29 +194,31 @@ class TestOpen:
             "generation": 1,
         }
 
-    def test_many_are_a_message_a_line(self, shell: Shell, message: str):
+    def test_several_messages_are_given_one_per_line(self, shell: Shell, message: str):
         told = self.open(shell, f"{message}\n\n{message}\n", "--json")
         assert len(told.stdout.splitlines()) == 2
 
-    def test_one_message_may_be_written_over_many_lines(self, shell: Shell, message: str):
+    def test_a_single_message_may_span_lines(self, shell: Shell, message: str):
         assert AUTH_ID in self.open(shell, json.dumps(json.loads(message), indent=2)).stdout
 
-    def test_what_is_not_genuine_is_one_line_and_exit_1(self, shell: Shell, message: str):
+    def test_a_forged_message_prints_one_line_and_exits_1(self, shell: Shell, message: str):
         told = self.open(shell, message.replace("sales", "legal"), "--json", expect=1)
         assert told.stdout == ""
         assert told.stderr.startswith("sub inside the seal is not that of the message")
         assert told.stderr.count("\n") == 1
 
-    def test_the_wrong_files_are_one_line_each(self, shell: Shell, message: str):
+    def test_wrong_files_print_one_line_each(self, shell: Shell, message: str):
         for key in ("recipients.json", "missing.json"):
             told = shell("open", "--key", key, "--worker-keys", "worker.json", stdin=message, expect=1)
             assert told.stderr.startswith(f"{key} ")
             assert told.stderr.count("\n") == 1
 
-    def test_to_take_what_is_not_printed_is_refused(self, shell: Shell, message: str):
+    def test_the_token_cannot_be_taken_without_being_printed(self, shell: Shell, message: str):
         assert "--take goes with" in self.open(shell, message, "--take", expect=2).stderr
 
-    def test_on_a_terminal_it_warns(self, shell: Shell, message: str, monkeypatch: pytest.MonkeyPatch):
+    def test_printing_a_token_on_a_terminal_warns(
+        self, shell: Shell, message: str, monkeypatch: pytest.MonkeyPatch
+    ):
         monkeypatch.setattr(terminal, "OUT", Console(force_terminal=True, width=300))
         told = self.open(shell, message, "--json")
         assert "do not leave it on the screen" in told.stderr

@@ -139,7 +139,7 @@ async def uncorrelated_return(secured: Secured) -> None:
     await connection.close()
 
 
-def test_nor_as_a_last_resort():
+def test_the_last_resort_handler_prints_no_token():
     """In a process of its own: pytest has a handler on every logger."""
     script = (
         "import logging\n"
@@ -153,7 +153,7 @@ def test_nor_as_a_last_resort():
     assert (told.stdout, told.stderr) == ("", "")
 
 
-async def test_without_our_set_up_it_would(secured: Secured, canaries: Canaries):
+async def test_the_client_library_logs_tokens_without_the_set_up(secured: Secured, canaries: Canaries):
     """If this fails, the library has mended its ways."""
     written = StringIO()
     handler = logging.StreamHandler(written)

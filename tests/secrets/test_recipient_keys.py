@@ -56,7 +56,7 @@ def refusal(sealer: JoseSealer, recipient: str = "crm") -> str:
     return str(refused.value)
 
 
-def test_a_new_key_is_used_from_the_next_message_on(sealer: JoseSealer, file: Path, told: Told):
+def test_a_new_key_is_used_from_the_next_message(sealer: JoseSealer, file: Path, told: Told):
     old, new = fresh_sealing_key("crm.1"), fresh_sealing_key("crm.2")
     write_keys(file, old)
     assert opened_with(sealer.seal(clear(), "crm"), old, new) == "crm.1"
@@ -65,7 +65,7 @@ def test_a_new_key_is_used_from_the_next_message_on(sealer: JoseSealer, file: Pa
     assert [line[:2] for line in told.lines if line[0] == "crm"] == [("crm", "crm.1"), ("crm", "crm.2")]
 
 
-def test_a_file_put_in_its_place_is_noticed_whatever_its_time(sealer: JoseSealer, file: Path):
+def test_a_replaced_file_is_noticed_even_with_the_same_timestamp(sealer: JoseSealer, file: Path):
     """Kubernetes and `mv` bring another file under the same name, of the same size and time perhaps."""
     old, new = fresh_sealing_key("crm.1"), fresh_sealing_key("crm.2")
     write_keys(file, old)
@@ -78,7 +78,7 @@ def test_a_file_put_in_its_place_is_noticed_whatever_its_time(sealer: JoseSealer
     assert opened_with(sealer.seal(clear(), "crm"), old, new) == "crm.2"
 
 
-def test_without_a_key_nothing_is_sealed_until_one_comes(sealer: JoseSealer, file: Path, told: Told):
+def test_without_a_key_nothing_is_sealed_until_one_is_added(sealer: JoseSealer, file: Path, told: Told):
     crm, billing = fresh_sealing_key("crm.1"), fresh_sealing_key("billing.1")
     write_keys(file, crm | {"use": "sig"}, billing)
     for _ in range(3):
@@ -89,22 +89,20 @@ def test_without_a_key_nothing_is_sealed_until_one_comes(sealer: JoseSealer, fil
     assert [line[:2] for line in told.lines if line[0] == "crm"] == [("crm", None), ("crm", "crm.1")]
 
 
-def test_a_key_may_leave_its_use_out(sealer: JoseSealer, file: Path):
+def test_the_use_member_of_a_key_is_optional(sealer: JoseSealer, file: Path):
     key = fresh_sealing_key("crm.1")
     public = {name: value for name, value in public_part(key).items() if name != "use"}
     file.write_text(json.dumps({"keys": [public]}))
     assert opened_with(sealer.seal(clear(), "crm"), key) == "crm.1"
 
 
-def test_a_recipient_nobody_has_heard_of_has_no_key(sealer: JoseSealer, file: Path):
+def test_an_unknown_recipient_has_no_key(sealer: JoseSealer, file: Path):
     write_keys(file, fresh_sealing_key("crm.1"))
     assert "none bears its name" in refusal(sealer, "hr")
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"keys": []}', None])
-def test_a_file_that_cannot_be_read_holds_no_key_any_more(
-    sealer: JoseSealer, file: Path, told: Told, text: str | None
-):
+def test_an_unreadable_file_disables_all_keys(sealer: JoseSealer, file: Path, told: Told, text: str | None):
     """What it was to say may be that the old key is not to be used."""
     key = fresh_sealing_key("crm.1")
     write_keys(file, key)
@@ -129,7 +127,7 @@ def test_a_file_that_cannot_be_read_holds_no_key_any_more(
         {"key_ops": ["verify"]},
     ],
 )
-def test_one_that_looks_right_and_is_not_does_not_take_the_place_of_one_that_is(
+def test_an_invalid_key_does_not_replace_a_valid_one(
     sealer: JoseSealer, file: Path, told: Told, damage: dict[str, object]
 ):
     older = fresh_sealing_key("crm.1")
@@ -141,24 +139,24 @@ def test_one_that_looks_right_and_is_not_does_not_take_the_place_of_one_that_is(
     assert told.last == ("crm", None)
 
 
-def test_a_recipient_added_later_is_not_told_of_before_it_is_one(sealer: JoseSealer, file: Path, told: Told):
+def test_a_recipient_added_later_is_not_reported_yet(sealer: JoseSealer, file: Path, told: Told):
     write_keys(file, fresh_sealing_key("crm.1"), fresh_sealing_key("hr.1"))
     sealer.seal(clear(), "crm")
     assert {line[:2] for line in told.lines} == {("crm", "crm.1"), ("billing", None)}
 
 
-def test_what_is_owed_to_nobody_in_particular_is_not_sent_unsealed(sealer: JoseSealer, file: Path):
+def test_credentials_owed_to_any_recipient_are_not_sent_unsealed(sealer: JoseSealer, file: Path):
     write_keys(file, fresh_sealing_key("crm.1"))
     assert "from before PROVISIONER_RECIPIENTS was set" in refusal(sealer, ANY_RECIPIENT)
 
 
-def test_what_is_owed_to_one_recipient_is_not_sent_to_everybody():
+def test_credentials_owed_to_one_recipient_are_not_sent_unsealed():
     with pytest.raises(NoRecipientKey):
         Unsealed().seal(clear("crm"), "crm")
     assert TOKEN in Unsealed().seal(clear(ANY_RECIPIENT), ANY_RECIPIENT).body.decode()
 
 
-def test_neither_keys_nor_tokens_show_in_a_repr(tmp_path: Path):
+def test_a_repr_shows_neither_keys_nor_tokens(tmp_path: Path):
     sealer = sealer_for(tmp_path, fresh_sealing_key(), signing=WORKER)
     message = sealer.seal(clear(), "crm")
     for thing in (sealer, message, sealer._recipients, sealer._signer):
@@ -168,26 +166,26 @@ def test_neither_keys_nor_tokens_show_in_a_repr(tmp_path: Path):
 
 
 class TestTheSigningKey:
-    def test_it_is_made_once(self, tmp_path: Path):
+    def test_the_signing_key_is_created_once(self, tmp_path: Path):
         path = tmp_path / "signing.json"
         first = signing_key_made_once(path, NOW)
         assert signing_key_made_once(path, a_day_later()) == first
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_of_two_that_start_at_once_both_use_the_one_that_was_first(self, tmp_path: Path):
+    def test_two_workers_starting_at_once_use_the_same_signing_key(self, tmp_path: Path):
         path = tmp_path / "signing.json"
         with ThreadPoolExecutor(8) as starts:
             made = list(starts.map(lambda _: signing_key_made_once(path, NOW), range(8)))
         assert made == [made[0]] * 8
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_where_it_cannot_be_made_it_is_a_line(self, tmp_path: Path):
+    def test_a_failure_to_create_the_signing_key_is_one_line(self, tmp_path: Path):
         with pytest.raises(KeyFileError, match=r"cannot be written: No such file or directory$"):
             signing_key_made_once(tmp_path / "nowhere" / "signing.json", NOW)
 
     @pytest.mark.parametrize("text", ["", "{}", '{"keys": []}'])
-    def test_one_that_is_none_is_not_replaced(self, tmp_path: Path, text: str):
+    def test_an_invalid_signing_key_is_not_replaced(self, tmp_path: Path, text: str):
         path = tmp_path / "signing.json"
         path.write_text(text)
         with pytest.raises(KeyFileError, match=r"signing.json (is|holds)"):

@@ -67,14 +67,16 @@ def given(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, ...]:
     return body, {"keys": [older, ours]}, jwks(signing_key() | {"kid": "older"}, worker)
 
 
-def test_they_open_it(given: tuple[Any, ...], tmp_path: Path):
+def test_both_examples_open_a_sealed_message(given: tuple[Any, ...], tmp_path: Path):
     assert in_python(*given, "crm") == [AUTH_ID, TOKEN]
     assert in_javascript(tmp_path, *given, "crm") == [AUTH_ID, TOKEN]
 
 
 @pytest.mark.parametrize("given", PAIRS[:1], indirect=True)
 @pytest.mark.parametrize("attribute", ["id", "subject", "source", "me"])
-def test_they_refuse_what_is_for_another(given: tuple[Any, ...], tmp_path: Path, attribute: str):
+def test_both_examples_refuse_a_message_for_another_recipient(
+    given: tuple[Any, ...], tmp_path: Path, attribute: str
+):
     body, ours, workers = given
     me = "billing" if attribute == "me" else "crm"
     moved = json.dumps(json.loads(body) | {attribute: "another"}) if attribute != "me" else body
@@ -82,13 +84,13 @@ def test_they_refuse_what_is_for_another(given: tuple[Any, ...], tmp_path: Path,
         assert told[0] == "refused"
 
 
-def test_the_claims_it_names_are_those_inside():
+def test_the_documented_claims_are_those_of_a_seal():
     table = README.partition("| Claim | Equal to |")[2].partition("\n\n")[0]
     named = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
     assert named == SealedContent.model_fields.keys() - Credentials.model_fields.keys()
 
 
-def test_python_is_fifteen_lines():
+def test_the_python_example_has_fifteen_lines():
     lines = [line for line in code("python").splitlines() if line.strip()]
     assert len(lines) <= 15
     assert clear().datacontenttype == "application/json"

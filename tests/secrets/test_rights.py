@@ -168,7 +168,7 @@ async def users(secured: Secured, tmp_path: Path) -> AsyncIterator[Callable[[str
                 await channel.queue_delete(queue.name)
 
 
-def test_the_file_names_only_these_users():
+def test_the_definitions_contain_only_the_known_users():
     document = json.loads(DEFINITIONS.read_text())
     users = {user["name"] for user in document["users"]}
     assert users == {TOPOLOGY, *ALLOWED}
@@ -176,7 +176,7 @@ def test_the_file_names_only_these_users():
     assert all(user["password_hash"] == "" and user["tags"] == [] for user in document["users"])
 
 
-async def test_without_a_password_nobody_can_log_in_by_one(secured: Secured):
+async def test_a_user_without_a_password_cannot_log_in_with_one(secured: Secured):
     await secured.node.rabbitmqctl("clear_password", PRODUCER)
     for password in ("", "guest", PASSWORD):
         url = secured.url_of(PRODUCER).replace(PASSWORD, password)
@@ -185,7 +185,7 @@ async def test_without_a_password_nobody_can_log_in_by_one(secured: Secured):
 
 
 @pytest.mark.parametrize("user", ALLOWED)
-async def test_each_may_do_its_part_and_is_refused_all_else(users: Callable[[str], str], user: str):
+async def test_each_user_can_do_its_part_and_nothing_else(users: Callable[[str], str], user: str):
     done, odd = set(), {}
     async with await aio_pika.connect(users(user)) as there:
         for name, act in acts().items():
@@ -202,7 +202,7 @@ async def test_each_may_do_its_part_and_is_refused_all_else(users: Callable[[str
     assert done == ALLOWED[user]
 
 
-async def test_who_makes_the_topology_publishes_no_credentials(users: Callable[[str], str]):
+async def test_the_topology_user_cannot_publish_credentials(users: Callable[[str], str]):
     async with await aio_pika.connect(users(TOPOLOGY)) as there:
         channel = await there.channel(on_return_raises=True)
         with pytest.raises(ChannelClosed, match="ACCESS_REFUSED"):
@@ -210,7 +210,7 @@ async def test_who_makes_the_topology_publishes_no_credentials(users: Callable[[
 
 
 @pytest.mark.parametrize("recipient", ["billing", "nobody"])
-async def test_to_open_what_is_not_ours_or_not_there_is_one_line(users: Callable[[str], str], recipient: str):
+async def test_opening_a_forbidden_or_missing_object_is_one_line(users: Callable[[str], str], recipient: str):
     keys = Keys(recipient, [], [])
     broker = load(BrokerSettings, {"AMQP_URL": users(CRM)})
     with pytest.raises(BrokerRefuses, match=f"^the queue provisioner.secrets.{recipient} cannot be read: "):
@@ -240,7 +240,7 @@ class TestTheMainJob:
             "PROVISIONER_TOPOLOGY": "assume",
         }
 
-    async def test_events_become_sealed_credentials_and_dead_letters(
+    async def test_events_end_in_sealed_credentials_and_dead_letters(
         self,
         secured: Secured,
         users: Callable[[str], str],

@@ -56,13 +56,13 @@ def header_of(compact: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("sealing", "signing"), PAIRS)
 class TestEveryKindOfKey:
-    def test_we_open_it(self, sealing: KeyType, signing: KeyType, tmp_path: Path):
+    def test_the_product_opens_the_seal(self, sealing: KeyType, signing: KeyType, tmp_path: Path):
         private, worker = sealing_key(sealing), signing_key(signing)
         opened = open_message(sealed(tmp_path, private, worker).body, [private], [public_part(worker)])
         assert opened.content.auth_token.get_secret_value() == TOKEN
         assert (opened.recipient, opened.opened_with, opened.signed_by) == ("crm", "crm.1", worker["kid"])
 
-    def test_jwcrypto_opens_it(self, sealing: KeyType, signing: KeyType, tmp_path: Path):
+    def test_jwcrypto_opens_the_seal(self, sealing: KeyType, signing: KeyType, tmp_path: Path):
         private, worker = sealing_key(sealing), signing_key(signing)
         message = document(sealed(tmp_path, private, worker))
         seal = jwcrypto.jwe.JWE(algs=["ECDH-ES+A256KW", "RSA-OAEP-256", "A256GCM"])
@@ -72,7 +72,7 @@ class TestEveryKindOfKey:
         signature.deserialize(seal.payload.decode(), jwcrypto.jwk.JWK(**public_part(worker)))
         assert json.loads(signature.payload) == CONTENT | {"jti": message["id"]}
 
-    def test_jose_for_javascript_opens_it(self, sealing: KeyType, signing: KeyType, tmp_path: Path):
+    def test_jose_for_javascript_opens_the_seal(self, sealing: KeyType, signing: KeyType, tmp_path: Path):
         private, worker = sealing_key(sealing), signing_key(signing)
         message = document(sealed(tmp_path, private, worker))
         given = {"message": message, "private": private, "worker": jwks(worker)}
@@ -103,7 +103,7 @@ def opened_by_node(given: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 class TestTheMessage:
-    def test_it_keeps_the_contract_and_is_the_same_event(self, tmp_path: Path):
+    def test_a_sealed_message_meets_the_contract_with_the_same_id(self, tmp_path: Path):
         message = sealed(tmp_path, sealing_key(), signing_key())
         event = SealedCredentialsMessage.model_validate_json(message.body)
         plain = clear()
@@ -111,19 +111,19 @@ class TestTheMessage:
         assert event.datacontenttype == "application/jose"
         assert (event.id, event.subject, event.time) == (plain.id, plain.subject, plain.time)
 
-    def test_what_is_readable_is_the_envelope_and_which_key_opens_it(self, tmp_path: Path):
+    def test_only_the_envelope_and_the_key_id_are_readable(self, tmp_path: Path):
         message = document(sealed(tmp_path, sealing_key(), signing_key()))
         assert header_of(message["data"]).keys() == {"alg", "enc", "kid", "cty", "epk"}
         for secret in (TOKEN, AUTH_ID, base64.b64encode(TOKEN.encode()).decode()[:-2]):
             assert secret not in json.dumps(message)
 
-    def test_no_two_seals_are_alike(self, tmp_path: Path):
+    def test_no_two_seals_are_equal(self, tmp_path: Path):
         sealer = sealer_for(tmp_path, sealing_key())
         first, second = (document(sealer.seal(clear(), "crm")) for _ in range(2))
         assert first["data"] != second["data"]
         assert first | {"data": ""} == second | {"data": ""}
 
-    def test_the_longest_there_can_be(self, tmp_path: Path):
+    def test_the_longest_message_can_be_sealed(self, tmp_path: Path):
         private, worker = sealing_key(kid="crm." + "x" * 100), signing_key()
         longest = clear(name="部" * 200)
         opened = open_message(
@@ -162,10 +162,12 @@ class TestWhatIsNotOpened:
             ("tenant", "x", "tenant"),
         ],
     )
-    def test_a_seal_moved_to_another_message(self, message, private, worker, attribute, value, claim):
+    def test_a_seal_moved_to_another_message_is_refused(
+        self, message, private, worker, attribute, value, claim
+    ):
         assert f"{claim} inside the seal" in self.refused(message | {attribute: value}, private, worker)
 
-    def test_one_made_for_another_recipient_with_our_key(self, tmp_path, worker, private):
+    def test_a_seal_re_encrypted_for_another_recipient_is_refused(self, tmp_path, worker, private):
         """Who holds our public key can seal for us what the worker signed for somebody else."""
         crm_key_under_billing = private | {"kid": "billing.1"}
         sealer = sealer_for(tmp_path, crm_key_under_billing, signing=worker)
@@ -175,26 +177,26 @@ class TestWhatIsNotOpened:
         resealed = resealed_for(private, message, crm_key_under_billing)
         assert "aud inside the seal" in self.refused(message | {"data": resealed}, private, worker)
 
-    def test_another_signature(self, tmp_path, private, worker):
+    def test_a_signature_of_another_message_is_refused(self, tmp_path, private, worker):
         forger = signing_key() | {"kid": worker["kid"]}
         message = document(sealed(tmp_path, private, forger))
         assert self.refused(message, private, worker) == "its signature is not the worker's"
 
-    def test_a_signature_of_nobody_we_know(self, tmp_path, private, worker):
+    def test_a_signature_by_an_unknown_key_is_refused(self, tmp_path, private, worker):
         message = document(sealed(tmp_path, private, signing_key() | {"kid": "stranger"}))
         assert "stranger, which is not among the worker's" in self.refused(message, private, worker)
 
-    def test_another_key_of_the_same_name(self, message, worker):
+    def test_another_key_with_the_same_key_id_is_refused(self, message, worker):
         assert "does not open it" in self.refused(message, fresh_sealing_key(), worker)
 
     @pytest.mark.parametrize("part", range(5))
-    def test_any_part_of_it_changed(self, message, private, worker, part):
+    def test_a_change_to_any_part_is_refused(self, message, private, worker, part):
         parts = message["data"].split(".")
         flipped = "B" if parts[part][5:6] != "B" else "C"
         parts[part] = parts[part][:5] + flipped + parts[part][6:]
         self.refused(message | {"data": ".".join(parts)}, private, worker)
 
-    def test_no_signature_at_all(self, message, private, worker):
+    def test_a_missing_signature_is_refused(self, message, private, worker):
         self.refused(
             message | {"data": resealed(private, json.dumps(CONTENT | {"jti": message["id"]}))},
             private,
@@ -202,18 +204,18 @@ class TestWhatIsNotOpened:
         )
 
     @pytest.mark.parametrize("alg", ["none", "HS256"])
-    def test_a_signature_of_an_algorithm_we_do_not_allow(self, message, private, worker, alg):
+    def test_a_signature_with_a_forbidden_algorithm_is_refused(self, message, private, worker, alg):
         """The worker's public key as the secret of an HMAC is the classic."""
         content = encoded(json.dumps(CONTENT | {"jti": message["id"]}))
         head = encoded(json.dumps({"alg": alg, "kid": worker["kid"]}))
         self.refused(message | {"data": resealed(private, f"{head}.{content}.")}, private, worker)
 
-    def test_credentials_in_the_clear(self, private, worker):
+    def test_plaintext_credentials_are_refused(self, private, worker):
         plain = json.loads(clear().model_dump_json()) | {"data": CONTENT}
         assert "are not sealed" in self.refused(plain, private, worker)
 
     @pytest.mark.parametrize("body", [b"", b"{}", b"\xff", b'{"data": 7}'])
-    def test_what_is_no_message(self, private, body):
+    def test_an_invalid_message_is_refused(self, private, body):
         with pytest.raises(NotOpened, match="no sealed credentials message"):
             open_message(body, [private], [])
 
@@ -237,5 +239,5 @@ def resealed_for(private: Jwk, message: dict[str, Any], opened_with: Jwk) -> str
     return resealed(private, seal.payload.decode())
 
 
-def test_the_contract_names_what_is_inside():
+def test_the_contract_documents_the_sealed_content():
     assert SealedContent.model_fields.keys() == {*CONTENT, "jti"}

@@ -29,37 +29,37 @@ async def refusal(url: str) -> str:
     return str(refused.value)
 
 
-async def test_with_a_certificate_of_the_authority_we_are_its_common_name(secured: Secured):
+async def test_a_client_certificate_logs_in_as_its_common_name(secured: Secured):
     async with await connect(secured.tls_url(secured.worker), "by certificate") as connection:
         assert connection.server_version
         users = await secured.node.rabbitmqctl("list_connections", "user", "auth_mechanism", "ssl")
     assert ["provisioner-worker", "EXTERNAL", "true"] in [line.split() for line in users.splitlines()]
 
 
-async def test_a_login_by_password_goes_through_tls_too(secured: Secured):
+async def test_a_password_login_works_over_tls(secured: Secured):
     url = secured.tls_url(secured.worker, more="").replace("localhost", "guest:guest@localhost")
     async with await connect(url, "by password") as connection:
         assert connection.server_version
 
 
-async def test_a_broker_of_another_authority_is_not_trusted(secured: Secured, tmp_path: Path):
+async def test_a_broker_certificate_of_another_authority_is_refused(secured: Secured, tmp_path: Path):
     other = Authority(tmp_path, "Other CA")
     told = await refusal(secured.tls_url(secured.worker, cafile=other.certificate))
     assert "its certificate is not trusted (self-signed certificate in certificate chain)" in told
     assert "set cafile in AMQP_URL" in told
 
 
-async def test_nor_without_a_cafile_for_it_is_none_the_system_knows(secured: Secured):
+async def test_without_a_cafile_only_system_authorities_are_trusted(secured: Secured):
     url = secured.tls_url(secured.worker).replace(f"cafile={secured.authority.certificate}&", "")
     assert "its certificate is not trusted" in await refusal(url)
 
 
-async def test_a_broker_of_another_name_is_not_trusted(secured: Secured):
+async def test_a_broker_certificate_for_another_name_is_refused(secured: Secured):
     told = await refusal(secured.tls_url(secured.worker, host="127.0.0.1"))
     assert "its certificate is for another name (IP address mismatch" in told
 
 
-async def test_a_broker_whose_certificate_has_expired_is_not_trusted(tmp_path: Path):
+async def test_an_expired_broker_certificate_is_refused(tmp_path: Path):
     authority = Authority(tmp_path)
     expired = authority.issue("late", "localhost", valid_until=YESTERDAY)
     async with tls_listener(expired) as port:
@@ -78,9 +78,7 @@ async def tls_listener(certificate: Issued) -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("kind", ["none", "expired", "of another authority"])
-async def test_a_client_the_broker_does_not_trust_is_told_where_to_look(
-    secured: Secured, tmp_path: Path, kind: str
-):
+async def test_an_untrusted_client_certificate_is_explained(secured: Secured, tmp_path: Path, kind: str):
     clients = {
         "none": None,
         "expired": secured.authority.issue("late", valid_until=YESTERDAY),
@@ -90,24 +88,24 @@ async def test_a_client_the_broker_does_not_trust_is_told_where_to_look(
     assert "certfile" in told
 
 
-async def test_a_certificate_of_nobody_known_is_a_refused_login(secured: Secured):
+async def test_a_certificate_of_an_unknown_user_is_a_refused_login(secured: Secured):
     stranger = secured.authority.issue("stranger")
     with pytest.raises(BrokerRefuses, match="refuses the login"):
         await connect(secured.tls_url(stranger), "test")
 
 
-async def test_a_way_to_log_in_that_is_not_offered(secured: Secured):
+async def test_an_unsupported_login_mechanism_is_explained(secured: Secured):
     with pytest.raises(BrokerRefuses, match=r"it offers .*, and not what auth in AMQP_URL asks for"):
         await connect(f"{secured.node.url}?auth=KERBEROS", "test")
 
 
-async def test_tls_to_a_port_without(secured: Secured):
+async def test_tls_to_a_plaintext_port_is_explained(secured: Secured):
     url = secured.node.url.replace("amqp:", "amqps:")
     assert "that port does not speak TLS" in await refusal(url)
 
 
 @pytest.mark.parametrize("name", ["cafile", "certfile", "keyfile"])
-def test_a_file_that_is_not_there_is_a_settings_error(tmp_path: Path, name: str):
+def test_a_missing_file_is_a_settings_error(tmp_path: Path, name: str):
     query = {"certfile": __file__} | {name: str(tmp_path / "missing")}
     url = "amqps://u:secret@h/?" + "&".join(f"{key}={value}" for key, value in query.items())
     with pytest.raises(SettingsError) as refused:
@@ -117,6 +115,6 @@ def test_a_file_that_is_not_there_is_a_settings_error(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("query", ["no_verify_ssl=1", "no_verify_ssl=true", "keyfile=/etc/hosts"])
-def test_what_would_weaken_tls_is_a_settings_error(query: str):
+def test_an_option_that_weakens_tls_is_a_settings_error(query: str):
     with pytest.raises(SettingsError):
         load(BrokerSettings, {"AMQP_URL": f"amqps://u:p@h/?{query}"})
