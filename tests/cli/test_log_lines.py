@@ -20,7 +20,7 @@ class Written:
         """Nothing is held back."""
 
 
-async def test_what_is_logged_in_one_turn_is_one_write(monkeypatch):
+async def test_lines_of_one_loop_iteration_are_one_write(monkeypatch):
     monkeypatch.setattr(sys, "stderr", written := Written())
     lines = GatheredLines()
     lines.write("a\n")
@@ -32,7 +32,7 @@ async def test_what_is_logged_in_one_turn_is_one_write(monkeypatch):
     assert written.writes == ["a\nb\n", "c\n"]
 
 
-def test_without_a_loop_each_is_written_at_once(monkeypatch):
+def test_without_a_loop_each_line_is_written_at_once(monkeypatch):
     monkeypatch.setattr(sys, "stderr", written := Written())
     lines = GatheredLines()
     lines.write("a\n")
@@ -40,7 +40,7 @@ def test_without_a_loop_each_is_written_at_once(monkeypatch):
     assert written.writes == ["a\n", "b\n"]
 
 
-async def test_so_is_that_of_another_thread_with_what_has_gathered(monkeypatch):
+async def test_a_line_of_another_thread_is_written_at_once_with_pending_ones(monkeypatch):
     monkeypatch.setattr(sys, "stderr", written := Written())
     lines = GatheredLines()
     lines.write("a\n")
@@ -52,7 +52,7 @@ async def test_so_is_that_of_another_thread_with_what_has_gathered(monkeypatch):
     assert written.writes == ["a\nb\n"]
 
 
-async def test_at_an_end_without_another_turn_it_is_flushed(monkeypatch):
+async def test_pending_lines_are_flushed_at_exit(monkeypatch):
     monkeypatch.setattr(sys, "stderr", written := Written())
     lines = GatheredLines()
     lines.write("a\n")

@@ -21,7 +21,7 @@ from worker.cli.app import main
         ),
     ],
 )
-def test_it_is_said_in_one_line(arguments, told, monkeypatch, capsys):
+def test_a_misused_command_prints_one_line(arguments, told, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["provisioner", *arguments.split()])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -26,7 +26,7 @@ def said(monkeypatch):
     return lambda: err.file.getvalue().splitlines()
 
 
-def test_a_meter_tells_what_is_done_and_the_speed_of_late(clock):
+def test_a_meter_reports_progress_and_recent_speed(clock):
     meter = Meter(clock, 1_000, sent=0)
     assert meter.words == ["0/1,000", "0 sent"]
     meter.sent = 20
@@ -40,7 +40,7 @@ def test_a_meter_tells_what_is_done_and_the_speed_of_late(clock):
     assert meter.words == ["400/1,000", "20 sent"], "nothing came of anything for half a minute"
 
 
-def test_no_more_than_the_rate_asked_for_is_told(clock):
+def test_a_reported_rate_never_exceeds_the_requested_rate(clock):
     meter = Meter(clock, 1_000, per_second=5)
     clock.advance(1)
     meter.add(50)
@@ -53,11 +53,11 @@ def test_a_speed_is_rounded_down(speed, told):
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.2, "0:00"), (61, "1:01"), (7_322, "2:02:02")])
-def test_a_time(seconds, told):
+def test_a_duration_is_formatted(seconds, told):
     assert _time_text(seconds) == told
 
 
-def test_where_there_is_no_terminal_a_line_is_said_now_and_then(clock, said):
+def test_without_a_terminal_progress_lines_are_printed_at_intervals(clock, said):
     with progress.progress("looking") as display:
         for number in range(1, 36):
             clock.advance(1)
@@ -69,7 +69,7 @@ def test_where_there_is_no_terminal_a_line_is_said_now_and_then(clock, said):
     ]
 
 
-def test_what_work_took_no_time_is_not_told_of(clock, said):
+def test_short_work_reports_no_progress(clock, said):
     with progress.progress("looking") as display:
         clock.advance(9)
         display.at(500)
@@ -77,7 +77,7 @@ def test_what_work_took_no_time_is_not_told_of(clock, said):
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_silence_is_explained_once(said):
+def test_a_wait_is_explained_once(said):
     with progress.progress("replaying", 8, tracked=True) as display:
         display.sent(3)
         display.settled(2)
@@ -89,13 +89,13 @@ def test_a_silence_is_explained_once(said):
 
 
 @pytest.mark.usefixtures("clock")
-def test_untracked_what_was_sent_is_done():
+def test_without_tracking_sent_messages_count_as_done():
     with progress.progress("replaying", 8) as display:
         display.sent(3)
     assert display.meter.words == ["3/8"]
 
 
-def test_on_a_terminal_it_is_a_bar(clock, monkeypatch):
+def test_on_a_terminal_progress_is_a_bar(clock, monkeypatch):
     err = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     monkeypatch.setattr(terminal, "ERR", err)
     with progress.progress("replaying", 3_000, 5, tracked=True) as display:

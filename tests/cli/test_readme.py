@@ -16,32 +16,32 @@ README = (ROOT / "README.md").read_text()
 RUNBOOK = (ROOT / "deploy/RUNBOOK.md").read_text()
 
 
-def test_its_first_two_code_blocks_are_the_two_commands():
+def test_the_first_two_code_blocks_are_the_two_commands():
     first, second, *_ = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     assert first == "deploy/quickstart\n"
     assert second == "tests/run\n"
     assert all((ROOT / command.strip()).stat().st_mode & 0o111 for command in (first, second))
 
 
-def test_its_settings_are_the_settings():
+def test_the_readme_documents_every_setting():
     rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
     told = [(name, default.strip("`"), meaning) for name, default, meaning in rows]
     assert told == described(WorkerSettings)
 
 
-def test_the_commands_it_names_are_there():
+def test_the_documented_commands_exist():
     named = set(re.findall(r"provisioner ([a-z-]+)", README)) | {"departments", "topology"}
     assert named <= set(get_command(app).commands)  # type: ignore[attr-defined]
 
 
-def test_what_it_links_to_is_there():
+def test_linked_files_exist():
     links = re.findall(r"\]\((?!https:)([^)#]+)[^)]*\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 @pytest.mark.parametrize("text", [README, RUNBOOK], ids=["README", "RUNBOOK"])
-def test_their_own_anchors_are_headings(text: str):
+def test_linked_anchors_are_headings(text: str):
     headings = {
         re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
         for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
@@ -68,7 +68,7 @@ def test_log_events_and_metrics_of_the_runbook_are_those_of_the_code():
     assert metrics == set(re.findall(r'"(provisioner_[a-z_]+)"', code))
 
 
-def test_lines_of_readyz_in_the_runbook_are_those_of_the_code():
+def test_readyz_lines_of_the_runbook_are_those_of_the_code():
     code = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py"))
     table = RUNBOOK.partition("| `/readyz` says |")[2].partition("\n\n")[0]
     told = re.findall(r"^\| `(.*?)`", table, re.MULTILINE)
@@ -77,6 +77,6 @@ def test_lines_of_readyz_in_the_runbook_are_those_of_the_code():
     assert [part for part in sorted(parts) if part not in code] == []
 
 
-def test_the_runbook_starts_with_commands_that_are_there():
+def test_the_first_commands_of_the_runbook_exist():
     named = set(re.findall(r"provisioner ([a-z-]+)", RUNBOOK))
     assert named <= set(get_command(app).commands)  # type: ignore[attr-defined]

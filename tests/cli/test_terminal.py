@@ -25,7 +25,7 @@ def out(monkeypatch):
     return opened
 
 
-def test_what_is_too_wide_is_folded_and_whole(out):
+def test_wide_text_is_wrapped_without_loss(out):
     shown = out(is_terminal=True)
     terminal.print_table(("event id", "detail"), [(UUID, "word " * 20)], "")
     lines = shown.getvalue().splitlines()
@@ -35,14 +35,14 @@ def test_what_is_too_wide_is_folded_and_whole(out):
     assert "…" not in shown.getvalue()
 
 
-def test_an_id_is_in_one_line_where_others_have_room(out):
+def test_an_id_stays_on_one_line_if_other_columns_can_shrink(out):
     shown = out(is_terminal=True, width=80)
     terminal.print_table(("event id", "detail"), [(UUID, "word " * 20)], "")
     assert UUID in shown.getvalue()
     assert max(map(len, shown.getvalue().splitlines())) <= 80
 
 
-def test_in_a_pipe_a_row_is_a_line_without_padding(out):
+def test_in_a_pipe_each_row_is_one_line_without_padding(out):
     shown = out(is_terminal=False)
     terminal.print_table(("event id", "detail"), [(UUID, "word " * 100), ("e", "short")], "")
     lines = shown.getvalue().splitlines()
@@ -60,7 +60,7 @@ def test_control_characters_are_shown_as_their_escapes(out, is_terminal):
     assert "[bold]:smile: \\[x]" in said or terminal
 
 
-def test_json_holds_them_as_escapes_too(out):
+def test_json_output_escapes_control_characters(out):
     shown = out(is_terminal=False)
     terminal.print_json({"detail": STEERING, "name": "Ä\xa0Â\u009b"})
     said = shown.getvalue()
@@ -68,7 +68,7 @@ def test_json_holds_them_as_escapes_too(out):
     assert json.loads(said) == {"detail": STEERING, "name": "Ä\xa0Â\u009b"}
 
 
-def test_so_do_complaints(monkeypatch):
+def test_error_lines_escape_control_characters(monkeypatch):
     shown = Console(file=io.StringIO(), width=40, color_system=None)
     monkeypatch.setattr(terminal, "ERR", shown)
     terminal.complain([STEERING])

@@ -51,7 +51,7 @@ def summary_of(*letters, keep=50):
     return summary
 
 
-def test_a_list_tells_the_reasons_then_departments_then_letters(said):
+def test_a_list_shows_reasons_then_departments_then_dead_letters(said):
     view.summary(summary_of(letter(1), letter(1), NAMELESS), as_json=False)
     assert said() == [
         "3 dead letters",
@@ -67,7 +67,7 @@ def test_a_list_tells_the_reasons_then_departments_then_letters(said):
     ]
 
 
-def test_of_many_departments_a_list_tells_some_and_of_tenants_which(said):
+def test_a_long_list_shows_some_departments_and_their_tenants(said):
     view.summary(summary_of(*(letter(n, "acme") for n in range(30)), keep=1), as_json=False)
     lines = said()
     assert lines[3] == "tenant department messages reasons"
@@ -76,7 +76,7 @@ def test_of_many_departments_a_list_tells_some_and_of_tenants_which(said):
     assert lines[-1] == "and 29 more dead letters: --limit shows more, a filter fewer"
 
 
-def test_in_json_it_is_all_there(said):
+def test_a_json_list_is_complete(said):
     view.summary(summary_of(*(letter(n) for n in range(30))), as_json=True)
     told = from_json("".join(said()))
     assert told["reasons"] == [{"reason": "rejected", "count": 30, "departments": 30}]
@@ -96,7 +96,7 @@ class Held:
         self.original = outgoing
 
 
-def test_a_letter_is_shown_with_its_properties(said):
+def test_a_dead_letter_is_shown_with_its_properties(said):
     outgoing, subject = original(7)
     found = Found(Held(outgoing), letter_of(outgoing, subject))
     view.letters(Gathered([found], more=True, seen=9), as_json=False)
@@ -106,7 +106,7 @@ def test_a_letter_is_shown_with_its_properties(said):
     assert lines[-1] == "the first 1; --limit shows more"
 
 
-def test_a_stopped_replay_tells_a_few_and_its_sum_last(said):
+def test_a_stopped_replay_shows_a_few_letters_and_its_summary_last(said):
     fates = ReplayReport(sent=500, answered=440)
     fates.unanswered = [Outcome(letter(number), "no answer yet") for number in range(60)]
     view.replayed(fates, "run", Ending(stopped=True), tracked=True, as_json=False)
@@ -116,7 +116,7 @@ def test_a_stopped_replay_tells_a_few_and_its_sum_last(said):
     assert lines[-2:] == ["and 40 more", "500 replayed, 440 answered; stopped, the rest is where it was"]
 
 
-def test_a_replay_that_failed_tells_why_and_what_went(said):
+def test_a_failed_replay_reports_the_reason_and_the_sent_letters(said):
     ending = Ending(stopped=False, failure=UserError("RabbitMQ cannot be used: the connection was closed"))
     view.replayed(ReplayReport(sent=3, answered=3), "run", ending, tracked=True, as_json=False)
     assert said() == [
@@ -125,7 +125,7 @@ def test_a_replay_that_failed_tells_why_and_what_went(said):
     ]
 
 
-def test_so_it_does_in_json(said):
+def test_a_failed_replay_in_json_reports_the_same(said):
     ending = Ending(stopped=False, failure=UserError("gone"))
     view.replayed(ReplayReport(sent=3), "run", ending, tracked=False, as_json=True)
     told = from_json("".join(said()[:-1]))
@@ -143,6 +143,6 @@ def test_so_it_does_in_json(said):
         ),
     ],
 )
-def test_a_discard_tells_how_it_ended(said, ending, told):
+def test_a_discard_reports_its_outcome(said, ending, told):
     view.discarded(3, 9, ending, as_json=False)
     assert said() == told
