@@ -34,7 +34,7 @@ def mistakes(**environ: str) -> list[str]:
     return str(refusal.value).splitlines()
 
 
-def test_by_default_they_are_what_is_documented():
+def test_the_defaults_are_as_documented():
     defaults = {name: default for name, default, _ in described(WorkerSettings)}
     assert defaults == {
         "AMQP_URL": "amqp://guest:guest@127.0.0.1:5672/",
@@ -101,7 +101,7 @@ DURATIONS = ["PROVISIONER_API_TIMEOUT", "PROVISIONER_SETTLE_WINDOW", "PROVISIONE
 @pytest.mark.parametrize(
     "text", ["20", "s", "1.5s", "-1s", "1w", "1 s", "1S", "1s1s", "0s", "0ms", "9" * 20 + "d", "soon"]
 )
-def test_what_is_no_duration_is_refused(name, text):
+def test_an_invalid_duration_is_refused(name, text):
     (line,) = mistakes(**{name: text})
     assert line == f"{name} is not a duration above zero; write 500ms, 3s, 5m, 1h or 30d"
 
@@ -113,19 +113,19 @@ def test_rates_are_calls_per_duration():
 @pytest.mark.parametrize(
     "text", ["300", "0/5s", "-1/5s", "x/5s", "1.5/5s", "/5s", "300/", "300/0s", "300/5", "3/5s/6s"]
 )
-def test_what_is_no_rate_is_refused(text):
+def test_an_invalid_rate_is_refused(text):
     (line,) = mistakes(PROVISIONER_RATE_LIMIT=text)
     assert line.startswith("PROVISIONER_RATE_LIMIT is not a ")
 
 
-def test_delays_are_durations_with_commas_between_them():
+def test_delays_are_comma_separated_durations():
     delays = loaded(PROVISIONER_RETRY_DELAYS="1s, 2m,3h").retry_delays
     assert delays == (timedelta(seconds=1), timedelta(minutes=2), timedelta(hours=3))
     assert written(TopologySettings.model_fields["retry_delays"], delays) == "1s,2m,3h"
 
 
 @pytest.mark.parametrize("text", ["30s,", ",", "30s;5m", "0s", "30s,x"])
-def test_what_are_no_delays_is_refused(text):
+def test_invalid_delays_are_refused(text):
     (line,) = mistakes(PROVISIONER_RETRY_DELAYS=text)
     assert line.startswith("PROVISIONER_RETRY_DELAYS is not a duration")
 
@@ -141,12 +141,12 @@ def test_addresses_are_host_and_port(text, address):
 @pytest.mark.parametrize(
     "text", ["8080", ":8080", "host", "host:", "host:x", "host:65536", "host:-1", "host:²"]
 )
-def test_what_is_no_address_is_refused(text):
+def test_an_invalid_address_is_refused(text):
     (line,) = mistakes(PROVISIONER_HTTP=text)
     assert line == "PROVISIONER_HTTP is not an address; write host:port, such as 127.0.0.1:8080"
 
 
-def test_several_brokers_can_be_named():
+def test_several_broker_urls_are_accepted():
     urls = loaded(AMQP_URL="amqp://u:p@127.0.0.1:1/v, amqps://localhost").amqp_url
     assert urls == ("amqp://u:p@127.0.0.1:1/v", "amqps://localhost")
 
@@ -171,7 +171,7 @@ def test_several_brokers_can_be_named():
     ],
 )
 @pytest.mark.parametrize("model", [BrokerSettings, TopologySettings, WorkerSettings])
-def test_what_is_no_broker_is_refused_without_telling_it(url, model):
+def test_an_invalid_broker_url_is_refused_without_showing_it(url, model):
     with pytest.raises(SettingsError) as refusal:
         load(model, NEEDED | {"AMQP_URL": url})
     (line,) = str(refusal.value).splitlines()
@@ -191,7 +191,7 @@ def test_what_is_no_broker_is_refused_without_telling_it(url, model):
         "amqp://[::2]/",
     ],
 )
-def test_credentials_go_unsealed_beyond_loopback_only_where_that_is_allowed(url):
+def test_plaintext_credentials_to_a_remote_broker_need_permission(url):
     (line,) = mistakes(AMQP_URL=url)
     assert line.startswith("PROVISIONER_PLAINTEXT_SECRETS is not true: ")
     assert loaded(AMQP_URL=url, PROVISIONER_PLAINTEXT_SECRETS="true").plaintext_secrets
@@ -208,7 +208,7 @@ def test_credentials_go_unsealed_beyond_loopback_only_where_that_is_allowed(url)
         "amqp://127.255.255.254/,amqp://127.0.0.1/",
     ],
 )
-def test_on_loopback_they_may(url):
+def test_plaintext_credentials_on_loopback_are_allowed(url):
     assert not loaded(AMQP_URL=url).plaintext_secrets
 
 
@@ -220,7 +220,7 @@ def test_the_virtual_host_is_the_path(url, vhost):
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8090", "https://api.plivo.com/", "https://proxy/plivo"])
-def test_the_api_is_at_a_web_address(url):
+def test_the_api_url_is_a_web_address(url):
     assert loaded(PLIVO_API_URL=url).plivo_api_url == url
 
 
@@ -244,13 +244,13 @@ def test_the_api_is_at_a_web_address(url):
         f"https://x/?token={SECRET}",
     ],
 )
-def test_what_is_no_web_address_is_refused(url):
+def test_an_invalid_api_url_is_refused(url):
     (line,) = mistakes(PLIVO_API_URL=url)
     assert line.startswith("PLIVO_API_URL is not an http(s) URL")
 
 
 @pytest.mark.parametrize("url", ["http://localhost:15672", f"https://u:{SECRET}@rabbit.example/api-of/"])
-def test_the_management_api_is_at_a_web_address_that_may_have_a_login(url):
+def test_the_management_url_may_contain_a_login(url):
     chosen = loaded(PROVISIONER_MANAGEMENT_URL=url).management_url
     assert chosen is not None
     assert chosen.get_secret_value() == url
@@ -267,7 +267,7 @@ def test_the_management_api_is_at_a_web_address_that_may_have_a_login(url):
         f"http://guest:5/{SECRET}@localhost/",
     ],
 )
-def test_what_is_no_management_api_is_refused_without_telling_it(url):
+def test_an_invalid_management_url_is_refused_without_showing_it(url):
     (line,) = mistakes(PROVISIONER_MANAGEMENT_URL=url)
     assert line == "PROVISIONER_MANAGEMENT_URL is not an http(s) URL; write http://user:password@host:15672"
 
@@ -277,13 +277,13 @@ def test_the_ledger_is_a_file():
     assert loaded(LEDGER_URL="sqlite:////var/a.db").ledger == Path("/var/a.db")
 
 
-def test_a_ledger_in_memory_is_refused():
+def test_an_in_memory_ledger_is_refused():
     (line,) = mistakes(LEDGER_URL="sqlite:///:memory:")
     assert line.startswith("LEDGER_URL is a ledger in memory, which a restart would lose")
 
 
 @pytest.mark.parametrize("url", ["a.db", "sqlite:///", "sqlite://a", f"postgresql://u:{SECRET}@h/db"])
-def test_what_is_no_ledger_is_refused(url):
+def test_an_invalid_ledger_url_is_refused(url):
     (line,) = mistakes(LEDGER_URL=url)
     assert line.startswith("LEDGER_URL is not a ledger URL; write sqlite:///relative/path.db")
 
@@ -312,18 +312,18 @@ REFUSED = {
 @pytest.mark.parametrize(
     ("name", "text"), [(name, text) for name, texts in REFUSED.items() for text in texts]
 )
-def test_what_means_nothing_is_refused_by_its_name(name, text):
+def test_an_invalid_value_is_refused_with_the_name_of_its_setting(name, text):
     (line,) = mistakes(**{name: text})
     assert line.startswith(f"{name} ")
 
 
 @pytest.mark.parametrize("longest", ["13", "0", "-60"])
-def test_a_name_needs_room(longest):
+def test_a_name_template_must_leave_room_for_the_name(longest):
     (line,) = mistakes(PROVISIONER_NAME_MAX=longest)
     assert line == f"PROVISIONER_NAME_TEMPLATE leaves no room for a name within {longest} characters"
 
 
-def test_words_become_what_they_mean():
+def test_words_are_converted_to_their_values():
     chosen = loaded(
         PROVISIONER_REMOVAL="delete",
         PROVISIONER_UNKNOWN_RENAME="reject",
@@ -340,7 +340,7 @@ def test_words_become_what_they_mean():
     assert (chosen.names.longest, chosen.owner) == (80, "eu-west.1")
 
 
-def test_settings_that_do_not_fit_together_are_refused():
+def test_contradicting_settings_are_refused():
     (line,) = mistakes(PROVISIONER_SETTLE_WINDOW="19s")
     assert line.startswith("PROVISIONER_SETTLE_WINDOW must not be below PROVISIONER_API_TIMEOUT: ")
     (line,) = mistakes(PROVISIONER_DRAIN="20s")
@@ -349,7 +349,7 @@ def test_settings_that_do_not_fit_together_are_refused():
     assert fitting.settle_window == fitting.api_timeout
 
 
-def test_every_mistake_is_told_at_once():
+def test_all_mistakes_are_reported_together():
     wrong = {
         "AMQP_URL": f"http://u:{SECRET}@h",
         "PLIVO_AUTH_ID": "",
@@ -364,7 +364,7 @@ def test_every_mistake_is_told_at_once():
     assert sorted(named) == sorted(wrong)
 
 
-def test_all_that_does_not_fit_is_told_at_once():
+def test_all_contradictions_are_reported_together():
     lines = mistakes(PROVISIONER_API_TIMEOUT="3m", PROVISIONER_NAME_MAX="1", AMQP_URL="amqp://u:p@far/")
     assert len(lines) == 4
 
@@ -373,7 +373,7 @@ def test_all_that_does_not_fit_is_told_at_once():
     "wrong",
     [{"PLIVO_AUTH_ID": ""}, {"PROVISIONER_PREFETCH": "x"}, {"PROVISIONER_OWNER_FILE": "no such file"}],
 )
-def test_what_does_not_fit_is_told_beside_what_is_wrong_by_itself(wrong):
+def test_contradictions_are_reported_beside_invalid_values(wrong):
     lines = mistakes(**wrong, PROVISIONER_API_TIMEOUT="30s", AMQP_URL="amqp://u:p@far/")
     assert [line.split()[0] for line in lines] == [
         next(iter(wrong)),
@@ -392,11 +392,11 @@ def test_what_does_not_fit_is_told_beside_what_is_wrong_by_itself(wrong):
         {"PROVISIONER_NAME_TEMPLATE": "", "PROVISIONER_NAME_MAX": "x"},
     ],
 )
-def test_what_is_wrong_by_itself_is_not_told_not_to_fit_as_well(wrong):
+def test_an_invalid_value_is_not_reported_as_a_contradiction_too(wrong):
     assert len(mistakes(**wrong)) == 1
 
 
-def test_what_is_needed_and_missing_is_told_with_where_to_look():
+def test_a_missing_setting_is_reported_with_a_hint():
     with pytest.raises(SettingsError) as refusal:
         load(WorkerSettings, {})
     assert str(refusal.value).splitlines() == [
@@ -406,7 +406,7 @@ def test_what_is_needed_and_missing_is_told_with_where_to_look():
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\n"])
-def test_blank_is_not_set(blank):
+def test_a_blank_setting_counts_as_unset(blank):
     assert loaded(PROVISIONER_OWNER=blank).owner == "default"
 
 
@@ -434,7 +434,7 @@ OTHER_VALUES = {
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_each_may_come_from_a_file(name, tmp_path):
+def test_every_secret_may_come_from_a_file(name, tmp_path):
     keys = {"PROVISIONER_RECIPIENTS": CRM, "PROVISIONER_SIGNING_KEY": SIGNER}
     value = keys_file(tmp_path, keys[name]) if name in keys else OTHER_VALUES.get(name, "77")
     file = tmp_path / "value"
@@ -445,7 +445,7 @@ def test_each_may_come_from_a_file(name, tmp_path):
     assert load(WorkerSettings, environ) != loaded()
 
 
-def test_both_at_once_are_refused_and_a_blank_one_does_not_count(tmp_path):
+def test_a_value_and_a_file_together_are_refused_unless_one_is_blank(tmp_path):
     file = tmp_path / "token"
     file.write_text(SECRET)
     (line,) = mistakes(PLIVO_AUTH_TOKEN_FILE=str(file))
@@ -454,7 +454,7 @@ def test_both_at_once_are_refused_and_a_blank_one_does_not_count(tmp_path):
     assert chosen.plivo_auth_token.get_secret_value() == SECRET
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path):
+def test_an_unreadable_secret_file_is_reported(tmp_path):
     unreadable = tmp_path / "bytes"
     unreadable.write_bytes(b"\xff" + SECRET.encode())
     for path in (tmp_path / "missing", tmp_path, unreadable):
@@ -463,7 +463,7 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path):
             assert line.startswith(f"{name}_FILE cannot be read: ")
 
 
-def test_an_empty_file_is_no_token(tmp_path):
+def test_an_empty_secret_file_is_refused(tmp_path):
     (tmp_path / "token").touch()
     with pytest.raises(SettingsError, match=r"^PLIVO_AUTH_TOKEN "):
         load(WorkerSettings, {"PLIVO_AUTH_ID": "MA1", "PLIVO_AUTH_TOKEN_FILE": str(tmp_path / "token")})
@@ -478,13 +478,13 @@ def keys_file(folder, *keys):
     return str(path)
 
 
-def test_recipients_are_whom_the_file_has_keys_for(tmp_path):
+def test_the_recipients_are_those_with_keys_in_the_file(tmp_path):
     path = keys_file(tmp_path, CRM, CRM | {"kid": "crm.2"}, CRM | {"kid": "billing"})
     assert loaded(PROVISIONER_RECIPIENTS=path).recipient_names == ("billing", "crm")
     assert loaded().recipient_names == ()
 
 
-def test_a_key_that_cannot_be_used_does_not_keep_the_worker_from_the_others(tmp_path):
+def test_an_unusable_key_does_not_disable_the_other_keys(tmp_path):
     path = keys_file(tmp_path, CRM | {"use": "sig"}, CRM | {"kid": "billing"})
     assert loaded(PROVISIONER_RECIPIENTS=path).recipient_names == ("billing", "crm")
 
@@ -492,14 +492,14 @@ def test_a_key_that_cannot_be_used_does_not_keep_the_worker_from_the_others(tmp_
 @pytest.mark.parametrize(
     "keys", [[], [CRM | {"d": SECRET}], [CRM, CRM], [CRM | {"kid": "*"}], [{"kid": None, "d": SECRET}], [7]]
 )
-def test_what_is_no_file_of_recipients_is_one_line(tmp_path, keys):
+def test_an_invalid_recipients_file_is_one_line(tmp_path, keys):
     path = keys_file(tmp_path, *keys)
     (line,) = mistakes(PROVISIONER_RECIPIENTS=path)
     assert line.startswith(f"PROVISIONER_RECIPIENTS {path} holds ") or "is neither" in line
 
 
 @pytest.mark.parametrize("keys", [[], [SIGNER | {"d": None}], [CRM | {"d": SECRET}], [SIGNER | {"kid": ""}]])
-def test_what_cannot_sign_is_one_line(tmp_path, keys):
+def test_an_invalid_signing_key_is_one_line(tmp_path, keys):
     keys = [{name: value for name, value in key.items() if value is not None} for key in keys]
     path = keys_file(tmp_path, *keys)
     (line,) = mistakes(PROVISIONER_SIGNING_KEY=path)
@@ -507,7 +507,7 @@ def test_what_cannot_sign_is_one_line(tmp_path, keys):
 
 
 @pytest.mark.parametrize("name", ["PROVISIONER_RECIPIENTS", "PROVISIONER_SIGNING_KEY"])
-def test_a_key_in_place_of_its_path_is_refused_without_telling_it(tmp_path, name):
+def test_a_key_instead_of_its_path_is_refused_without_showing_it(tmp_path, name):
     (line,) = mistakes(**{name: json.dumps(SIGNER | {"d": SECRET})})
     assert line == f"{name} is the path of a file, not the key itself"
     (line,) = mistakes(**{name: str(tmp_path / "missing")})
@@ -516,25 +516,25 @@ def test_a_key_in_place_of_its_path_is_refused_without_telling_it(tmp_path, name
     assert line.startswith(f"{name} cannot be read: ")
 
 
-def test_a_token_in_place_of_its_path_is_refused_without_telling_it():
+def test_a_token_instead_of_its_path_is_refused_without_showing_it():
     (line,) = mistakes(PLIVO_AUTH_TOKEN="", PLIVO_AUTH_TOKEN_FILE=SECRET)
     assert line == "PLIVO_AUTH_TOKEN_FILE cannot be read: No such file or directory"
 
 
-def test_the_signing_key_is_beside_the_ledger(tmp_path):
+def test_the_default_signing_key_is_beside_the_ledger(tmp_path):
     chosen = loaded(LEDGER_URL="sqlite:////var/lib/a.db")
     assert chosen.signing_key_path == Path("/var/lib/a.db.signing-key.json")
     path = keys_file(tmp_path, SIGNER)
     assert loaded(PROVISIONER_SIGNING_KEY=path).signing_key_path == Path(path)
 
 
-def test_with_recipients_the_broker_may_be_anywhere(tmp_path):
+def test_with_recipients_a_remote_broker_is_allowed(tmp_path):
     path = keys_file(tmp_path, CRM)
     assert loaded(AMQP_URL="amqps://u:p@rabbit.example/", PROVISIONER_RECIPIENTS=path).recipients
     assert load(TopologySettings, {"PROVISIONER_RECIPIENTS": path}).recipient_names == ("crm",)
 
 
-def test_names_that_mean_nothing_are_found():
+def test_unknown_setting_names_are_reported():
     environ = dict.fromkeys(EVERY, "x") | {f"{name}_FILE": "x" for name in EVERY}
     assert unknown_names(environ | {"PATH": "x", "PLIVO_OTHER": "x"}) == []
     assert unknown_names(environ | {"PROVISIONER_PREFECH": "1", "PROVISIONER_A_FILE": "1"}) == [
@@ -543,14 +543,14 @@ def test_names_that_mean_nothing_are_found():
     ]
 
 
-def test_no_secret_shows_in_a_repr():
+def test_a_repr_shows_no_secret():
     url = f"amqp://u:{SECRET}@localhost/"
     chosen = loaded(AMQP_URL=url, PROVISIONER_MANAGEMENT_URL=f"http://u:{SECRET}@localhost/")
     assert SECRET not in f"{chosen!r} {chosen}"
     assert chosen.amqp_url == (url,)
 
 
-def test_a_command_needs_no_more_than_its_own():
+def test_a_command_needs_only_its_own_settings():
     assert load(BrokerSettings, {}).amqp_url == ("amqp://guest:guest@127.0.0.1:5672/",)
     assert load(LedgerSettings, {"AMQP_URL": "nonsense"}).ledger == Path("provisioner.db")
     assert load(BrokerSettings, {"AMQP_URL": "amqp://u:p@rabbit.example/"}).amqp_url
@@ -573,5 +573,5 @@ def test_a_command_needs_no_more_than_its_own():
         ("PROVISIONER_NAME_TEMPLATE", "{name}\n[{tag}]", "must consist of printable characters"),
     ],
 )
-def test_what_can_never_work_is_refused(name, value, line):
+def test_settings_that_can_never_work_are_refused(name, value, line):
     assert mistakes(**{name: value}) == [f"{name} {line}"]

@@ -36,19 +36,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True), (0o604, True)])
-def test_a_secret_in_a_file_everybody_can_read(folder: Path, mode: int, warned: bool):  # noqa: FBT001
+def test_a_secret_file_warns_only_if_everybody_can_read_it(folder: Path, mode: int, warned: bool):  # noqa: FBT001
     path = file(folder / "token", mode)
     lines = told(folder, PLIVO_AUTH_TOKEN="", PLIVO_AUTH_TOKEN_FILE=str(path))
     expected = f"PLIVO_AUTH_TOKEN_FILE can be read by everybody on this machine: chmod 600 {path}"
     assert lines == ([expected] if warned else [])
 
 
-def test_what_is_no_secret_may_be_read(folder: Path):
+def test_a_readable_file_without_secrets_does_not_warn(folder: Path):
     path = file(folder / "owner", 0o644, "default")
     assert told(folder, PROVISIONER_OWNER_FILE=str(path)) == []
 
 
-def test_private_keys(folder: Path):
+def test_private_keys_readable_by_others_warn(folder: Path):
     signing = file(folder / "signing.json", 0o644, json.dumps(SIGNER))
     certificate, key = file(folder / "worker.pem", 0o644), file(folder / "worker.key", 0o644)
     url = f"amqps://localhost/?certfile={certificate}&keyfile={key}"
@@ -59,7 +59,7 @@ def test_private_keys(folder: Path):
     ]
 
 
-def test_who_may_change_the_recipients_keys_is_told_of(folder: Path):
+def test_recipient_keys_writable_by_others_warn(folder: Path):
     own = folder / "keys"
     own.mkdir(mode=0o755)
     recipients = file(own / "recipients.json", 0o644, json.dumps({"keys": [CRM]}))
@@ -72,7 +72,7 @@ def test_who_may_change_the_recipients_keys_is_told_of(folder: Path):
     ]
 
 
-def test_the_ledger_and_its_folder(folder: Path):
+def test_a_ledger_or_folder_readable_by_others_warns(folder: Path):
     assert told(folder) == []
     ledger = file(folder / "ledger.db", 0o644)
     folder.chmod(0o777)
