@@ -10,7 +10,7 @@ ENOUGH_SEEDS = 1500
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.mistake)
-def test_a_mistake_is_found(mutant):
+def test_each_mutant_is_detected(mutant):
     profile = PROFILES[mutant.profile]
     seeds = (seed for seed in range(ENOUGH_SEEDS) if simulate(profile, seed, mutant.parts).broken)
     found = next(seeds, None)

@@ -32,7 +32,7 @@ RUNS = {
     ("profile", "first"),
     [(profile, chunk * CHUNK) for profile, chunks in RUNS.items() for chunk in range(chunks)],
 )
-def test_the_promises_hold(profile, first):
+def test_all_promises_hold_under_faults(profile, first):
     struck: Counter[str] = Counter()
     for seed in range(first, first + CHUNK):
         run = simulate(PROFILES[profile], seed)
