@@ -20,7 +20,7 @@ async def test_a_fault_that_strikes_is_fine():
 
 
 @pytest.mark.parametrize("struck", [0, 1])
-async def test_one_that_does_not_strike_as_often_as_it_should_is_reported(struck):
+async def test_a_fault_that_strikes_too_seldom_is_reported(struck):
     async def make() -> None:
         tap = PortTap()
         tap.fail("create", ConnectionError(), times=2)
@@ -31,7 +31,7 @@ async def test_one_that_does_not_strike_as_often_as_it_should_is_reported(struck
     await is_reported("create", make)
 
 
-async def test_an_endless_one_strikes_each_call_and_has_to_strike_once():
+async def test_an_endless_fault_must_strike_at_least_once():
     with checked_taps():
         tap = PortTap()
         tap.fail("create", ConnectionError(), times=None)
@@ -45,14 +45,14 @@ async def test_an_endless_one_strikes_each_call_and_has_to_strike_once():
     await is_reported("create", make)
 
 
-async def test_an_interruption_has_to_happen_too():
+async def test_an_interruption_that_does_not_happen_is_reported():
     async def make() -> None:
         PortTap().before("delete", nothing)
 
     await is_reported("delete", make)
 
 
-async def test_what_is_forgotten_must_have_struck_somewhere():
+async def test_a_forgotten_fault_must_have_struck_in_some_tap():
     with checked_taps():
         for strikes in (True, False):
             tap = PortTap()

@@ -7,7 +7,7 @@ import pytest
 from tests.support.settling_loop import NeverSettles, settled
 
 
-async def test_it_waits_for_a_chain_of_tasks_of_any_length():
+async def test_settled_waits_for_a_chain_of_tasks_of_any_length():
     told = list[int]()
 
     async def work(number: int) -> None:
@@ -21,18 +21,18 @@ async def test_it_waits_for_a_chain_of_tasks_of_any_length():
     assert len(told) == 101
 
 
-async def test_it_does_not_wait_for_time():
+async def test_settled_does_not_wait_for_timers():
     sleeping = asyncio.create_task(asyncio.sleep(3600))
     await settled()
     assert not sleeping.done()
     sleeping.cancel()
 
 
-async def test_several_may_wait_for_it():
+async def test_several_tasks_may_wait_for_settled():
     await asyncio.gather(settled(), settled())
 
 
-async def test_what_never_waits_is_reported():
+async def test_a_task_that_never_waits_is_reported():
     loop, over = asyncio.get_running_loop(), asyncio.Event()
 
     def spin() -> None:
