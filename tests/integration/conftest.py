@@ -7,12 +7,12 @@ from pathlib import Path
 import aio_pika
 import pytest
 
-from tests.support.real import Place
+from tests.support.real import RealSystem
 from worker.sandbox import running_sandbox
 
 
 @pytest.fixture
-async def place(clean_broker: str, tmp_path: Path) -> AsyncIterator[Place]:
+async def system(clean_broker: str, tmp_path: Path) -> AsyncIterator[RealSystem]:
     async with AsyncExitStack() as stack:
         sandbox = await stack.enter_async_context(running_sandbox(rate_limit="off"))
         connection = await stack.enter_async_context(await aio_pika.connect(clean_broker))
@@ -26,4 +26,4 @@ async def place(clean_broker: str, tmp_path: Path) -> AsyncIterator[Place]:
             "PROVISIONER_RATE_LIMIT": "100000/1s",
         }
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        yield Place(clean_broker, sandbox, environ, channel)
+        yield RealSystem(clean_broker, sandbox, environ, channel)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.soak.chaos import Plan, Stop, chaos
+from tests.soak.chaos import ChaosPlan, Stop, chaos
 from worker.adapters.amqp import link, publisher
 from worker.bootstrap import running_worker
 from worker.settings.load import load
@@ -55,7 +55,7 @@ async def test_no_message_is_lost_through_all_broker_faults(tmp_path: Path):
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     configure_logging("json", "warning")
     with capture_logs() as log:
-        broken = await chaos(Plan(80, 1, seed, timedelta(seconds=1)), tmp_path, in_this_process)
+        broken = await chaos(ChaosPlan(80, 1, seed, timedelta(seconds=1)), tmp_path, in_this_process)
     assert broken == []
     told = " ".join(line["detail"] for line in log if line["event"] == "broker_lost")
     assert [reason for reason in NOTICED if reason not in told] == []

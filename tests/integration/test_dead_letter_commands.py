@@ -18,7 +18,7 @@ import aio_pika
 import pytest
 
 from contracts import topology as names
-from tests.support.real import Place
+from tests.support.real import RealSystem
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.connect import connect
 from worker.adapters.sqlite.ledger import sqlite_ledger
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(180)]
 
 
 @dataclass(frozen=True)
-class Told:
+class CommandOutput:
     code: int
     out: str
     err: str
@@ -38,11 +38,11 @@ class Told:
         return json.loads(self.out)
 
 
-async def cli(environ: dict[str, str], *arguments: str, given: bytes = b"") -> Told:
+async def cli(environ: dict[str, str], *arguments: str, given: bytes = b"") -> CommandOutput:
     process = await started(environ, *arguments)
     out, err = await process.communicate(given)
     assert b"Traceback" not in err
-    return Told(process.returncode or 0, out.decode(), err.decode())
+    return CommandOutput(process.returncode or 0, out.decode(), err.decode())
 
 
 async def started(environ: dict[str, str], *arguments: str) -> asyncio.subprocess.Process:
@@ -90,30 +90,30 @@ async def bury(
 
 
 @asynccontextmanager
-async def idle(place: Place) -> AsyncIterator[dict[str, str]]:
+async def idle(system: RealSystem) -> AsyncIterator[dict[str, str]]:
     """Broker objects and a ledger, but no worker."""
-    async with sqlite_ledger(place.settings.ledger), await connect(place.url, "test") as connection:
+    async with sqlite_ledger(system.settings.ledger), await connect(system.url, "test") as connection:
         await rabbitmq_topology.apply(connection, names.topology(names.BrokerVersion(3, 10)))
-        yield place.environ
+        yield system.environ
 
 
-async def drained(place: Place, queue: str) -> list[aio_pika.abc.AbstractIncomingMessage]:
+async def drained(system: RealSystem, queue: str) -> list[aio_pika.abc.AbstractIncomingMessage]:
     """What lies in a queue, taken out."""
-    taken = await place.channel.get_queue(queue, ensure=False)
+    taken = await system.channel.get_queue(queue, ensure=False)
     messages = []
     while message := await taken.get(no_ack=True, fail=False):
         messages.append(message)
     return messages
 
 
-async def test_an_operator_repairs_a_dead_letter_and_replays_it(place: Place, tmp_path: Path):
+async def test_an_operator_repairs_a_dead_letter_and_replays_it(system: RealSystem, tmp_path: Path):
     """List, show, plan, export, mend, import, replay, discard, audit: as an operator does."""
-    async with place.worker():
-        dead = await place.ears(names.DEAD_LETTERS)
-        await place.send(b"hello")
-        await place.send(json.dumps(event(1)).encode())
+    async with system.worker():
+        dead = await system.listen(names.DEAD_LETTERS)
+        await system.send(b"hello")
+        await system.send(json.dumps(event(1)).encode())
         await dead.count(2)
-        environ = place.environ
+        environ = system.environ
         listed = await cli(environ, "list")
         assert "2 dead letters" in listed.out
         assert listed.out.index("messages") < listed.out.index("event or letter"), "the summary comes first"
@@ -141,7 +141,7 @@ async def test_an_operator_repairs_a_dead_letter_and_replays_it(place: Place, tm
         refused = await cli(environ, "import", str(file))
         assert (refused.code, refused.err.startswith("line 1: still invalid: data.name")) == (2, True)
         mended = file.read_text().replace('\\"name\\": \\" \\"', '\\"name\\": \\"Sales\\"')
-        results = await place.ears(names.RESULTS)
+        results = await system.listen(names.RESULTS)
         sent = await cli(environ, "import", "-", "--discard-originals", "--yes", given=mended.encode())
         assert sent.out == "1 sent, 1 original discarded\n"
         await results.until(lambda all_: any(one["data"]["outcome"] == "created" for one in all_.documents))
@@ -163,22 +163,22 @@ async def test_an_operator_repairs_a_dead_letter_and_replays_it(place: Place, tm
         assert (await cli(environ, "audit", "--since", "1h", "--by", "ada", "--json")).json == audited[2:4]
 
 
-async def test_a_successful_replay_reports_each_outcome(place: Place):
-    async with idle(place) as environ:
-        await bury(place.channel, *(event(n, f"Name {n}") for n in range(12)))
-        async with place.worker():
+async def test_a_successful_replay_reports_each_outcome(system: RealSystem):
+    async with idle(system) as environ:
+        await bury(system.channel, *(event(n, f"Name {n}") for n in range(12)))
+        async with system.worker():
             told = await cli(environ, "replay", "--yes", "--json")
         assert told.code == 0
         assert (told.json["replayed"], told.json["answered"]) == (12, 12)
-        assert len(place.sandbox.subaccounts()) == 12
-        assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
+        assert len(system.sandbox.subaccounts()) == 12
+        assert await system.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
-async def test_a_replayed_message_equals_the_original(place: Place):
-    async with idle(place) as environ:
-        await bury(place.channel, event(1, "Sales"))
+async def test_a_replayed_message_equals_the_original(system: RealSystem):
+    async with idle(system) as environ:
+        await bury(system.channel, event(1, "Sales"))
         assert (await cli(environ, "replay", "--yes", "--no-wait", "--as", "ada")).out == "1 replayed\n"
-        (message,) = await drained(place, names.WORK_QUEUE)
+        (message,) = await drained(system, names.WORK_QUEUE)
         assert json.loads(message.body) == event(1, "Sales")
         assert (message.routing_key, message.content_type) == (
             "department.created",
@@ -189,13 +189,15 @@ async def test_a_replayed_message_equals_the_original(place: Place):
 
 
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
-async def test_an_interrupted_replay_loses_nothing_and_can_be_completed(place: Place, way: signal.Signals):
-    async with idle(place) as environ:
+async def test_an_interrupted_replay_loses_nothing_and_can_be_completed(
+    system: RealSystem, way: signal.Signals
+):
+    async with idle(system) as environ:
         numbers = range(3_000)
-        await bury(place.channel, *(event(n, f"Name {n}") for n in numbers))
+        await bury(system.channel, *(event(n, f"Name {n}") for n in numbers))
         process = await started(environ, "replay", "--yes", "--no-wait")
         async with asyncio.timeout(60):
-            while await place.depth(names.WORK_QUEUE) < 600:  # noqa: ASYNC110 - only the broker knows
+            while await system.depth(names.WORK_QUEUE) < 600:  # noqa: ASYNC110 - only the broker knows
                 await asyncio.sleep(0.005)
         process.send_signal(way)
         out, err = await process.communicate()
@@ -203,24 +205,24 @@ async def test_an_interrupted_replay_loses_nothing_and_can_be_completed(place: P
         async with asyncio.timeout(30):
             while (await cli(environ, "list", "--json")).code:  # until the broker has noticed
                 pass
-        moved, left = await place.depth(names.WORK_QUEUE), await place.depth(names.DEAD_LETTER_QUEUE)
+        moved, left = await system.depth(names.WORK_QUEUE), await system.depth(names.DEAD_LETTER_QUEUE)
         assert 0 < left < len(numbers)
         if way == signal.SIGINT:
             assert moved + left == len(numbers)
             assert out.decode() == f"{moved:,} replayed; stopped, the rest is where it was\n"
             assert err.decode() == "stopping…\n"
         assert (await cli(environ, "replay", "--yes", "--no-wait")).code == 0
-        there = Counter(json.loads(message.body)["id"] for message in await drained(place, names.WORK_QUEUE))
+        there = Counter(json.loads(message.body)["id"] for message in await drained(system, names.WORK_QUEUE))
         assert set(there) == {f"e-{n}" for n in numbers}
-        assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
+        assert await system.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
-async def test_a_replay_waiting_for_an_answer_stops_at_once_with_a_report(place: Place):
-    async with idle(place) as environ:
-        await bury(place.channel, *(event(n, "Sales") for n in range(2)))
+async def test_a_replay_waiting_for_an_answer_stops_at_once_with_a_report(system: RealSystem):
+    async with idle(system) as environ:
+        await bury(system.channel, *(event(n, "Sales") for n in range(2)))
         process = await started(environ, "replay", "--yes")
         async with asyncio.timeout(30):
-            while await place.depth(names.WORK_QUEUE) < 1:  # noqa: ASYNC110 - only the broker knows
+            while await system.depth(names.WORK_QUEUE) < 1:  # noqa: ASYNC110 - only the broker knows
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.5)  # it waits for the answer
         for _ in range(3):
@@ -232,7 +234,7 @@ async def test_a_replay_waiting_for_an_answer_stops_at_once_with_a_report(place:
         assert [line["outcome"] for line in audited] == ["sent to work", "no answer yet"]
 
 
-async def at_a_terminal(environ: dict[str, str], keys: bytes, *arguments: str) -> Told:
+async def at_a_terminal(environ: dict[str, str], keys: bytes, *arguments: str) -> CommandOutput:
     """What is typed comes from a terminal, and what is asked goes to it."""
     terminal, its_end = os.openpty()
     os.write(terminal, keys)
@@ -250,12 +252,12 @@ async def at_a_terminal(environ: dict[str, str], keys: bytes, *arguments: str) -
         while part := os.read(terminal, 65_536):
             asked += part
     os.close(terminal)
-    return Told(process.returncode or 0, out.decode(), asked.decode())
+    return CommandOutput(process.returncode or 0, out.decode(), asked.decode())
 
 
-async def test_a_person_at_a_terminal_is_asked_to_confirm(place: Place, tmp_path: Path):
-    async with idle(place) as environ:
-        await bury(place.channel, event(1, "Sales"))
+async def test_a_person_at_a_terminal_is_asked_to_confirm(system: RealSystem, tmp_path: Path):
+    async with idle(system) as environ:
+        await bury(system.channel, event(1, "Sales"))
         end_of_input = await at_a_terminal(environ, b"\x04", "replay")
         asked, last = end_of_input.err.splitlines()[-2:]
         assert "Replay 1 dead letter (all)? [y/N]:" in asked
@@ -267,22 +269,22 @@ async def test_a_person_at_a_terminal_is_asked_to_confirm(place: Place, tmp_path
         for command in (("replay",), ("discard", "--id", "e-1"), ("import", str(file))):
             told = await at_a_terminal(nowhere, b"y\n", *command)
             assert (told.code, "y/N" in told.err, "there is no ledger" in told.err) == (1, False, True)
-        assert await place.depth(names.DEAD_LETTER_QUEUE) == 1
+        assert await system.depth(names.DEAD_LETTER_QUEUE) == 1
         sent = await at_a_terminal(environ, b"y\n", "replay", "--no-wait")
         assert (sent.code, sent.out.strip()) == (0, "1 replayed")
 
 
-async def test_a_refused_confirmation_reports_the_number_of_dead_letters(place: Place):
-    async with idle(place) as environ:
-        await bury(place.channel, *(event(n, "Sales") for n in range(2)))
+async def test_a_refused_confirmation_reports_the_number_of_dead_letters(system: RealSystem):
+    async with idle(system) as environ:
+        await bury(system.channel, *(event(n, "Sales") for n in range(2)))
         for command in (("list",), ("show",), ("plan",), ("replay", "--yes"), ("discard", "--yes")):
             told = await cli(environ, *command, "--reason", "exhausted")
             assert (told.code, told.out, told.err) == (0, "none of 2 dead letters is selected\n", ""), command
 
 
-async def test_an_unwritable_export_fails_before_it_is_recorded(place: Place, tmp_path: Path):
-    async with idle(place) as environ:
-        await bury(place.channel, event(1, "a\x9bb"))
+async def test_an_unwritable_export_fails_before_it_is_recorded(system: RealSystem, tmp_path: Path):
+    async with idle(system) as environ:
+        await bury(system.channel, event(1, "a\x9bb"))
         told = await cli(environ, "export", "--output", str(tmp_path / "none" / "dead.jsonl"))
         assert (told.code, one_line(told)) == (
             1,
@@ -309,10 +311,10 @@ async def test_an_empty_import_sends_nothing_without_confirmation():
     assert (told.code, told.out, told.err) == (0, "nothing to send\n", "")
 
 
-async def test_a_second_operator_learns_that_the_queue_is_in_use(place: Place):
-    async with idle(place) as environ:
-        await bury(place.channel, event(1))
-        other = await place.channel.get_queue(names.DEAD_LETTER_QUEUE, ensure=False)
+async def test_a_second_operator_learns_that_the_queue_is_in_use(system: RealSystem):
+    async with idle(system) as environ:
+        await bury(system.channel, event(1))
+        other = await system.channel.get_queue(names.DEAD_LETTER_QUEUE, ensure=False)
         await other.consume(ignore)
         told = await cli(environ, "list")
         assert told.code == 1
@@ -325,9 +327,9 @@ async def ignore(_message: object) -> None:
     return None
 
 
-async def test_without_a_ledger_only_read_commands_work(place: Place, tmp_path: Path):
-    async with idle(place) as environ:
-        await bury(place.channel, event(1, "Sales"))
+async def test_without_a_ledger_only_read_commands_work(system: RealSystem, tmp_path: Path):
+    async with idle(system) as environ:
+        await bury(system.channel, event(1, "Sales"))
         exported = await cli(environ, "export")
         nowhere = environ | {"LEDGER_URL": f"sqlite:///{tmp_path}/none.db"}
         changes = (("replay", "--yes"), ("discard", "--all", "--yes"), ("import", "-", "--yes"))
@@ -340,7 +342,7 @@ async def test_without_a_ledger_only_read_commands_work(place: Place, tmp_path: 
         assert shown.code == 0
         assert shown.err.startswith("not on record in the audit: there is no ledger")
         assert (await cli(nowhere, "list")).err == ""
-        assert await place.depth(names.DEAD_LETTER_QUEUE) == 1
+        assert await system.depth(names.DEAD_LETTER_QUEUE) == 1
 
 
 @pytest.mark.parametrize(
@@ -404,6 +406,6 @@ async def test_a_replay_needs_only_read_on_the_queue_and_write_on_the_exchange(t
         assert (await cli(environ, "discard", "--all")).out == "1 discarded\n"
 
 
-def one_line(told: Told) -> str:
+def one_line(told: CommandOutput) -> str:
     (line,) = told.err.splitlines()
     return line

@@ -16,11 +16,11 @@ import pytest
 from contracts import topology as names
 from tests.soak.drains import Drains
 from tests.soak.kills import soak
-from tests.soak.lives import Plan, hastened
+from tests.soak.lives import SoakPlan, sped_up
 from tests.soak.statements import Statement
 from tests.soak.verdict import judge
 from tests.soak.worker_process import WORKER, WorkerProcess, worker_process
-from tests.support.real import Ears, Place
+from tests.support.real import Listener, RealSystem
 from worker.sandbox import PROFILES, Effect, Fault, Rule, Sight, fault
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
@@ -50,15 +50,15 @@ CARRIED_OUT_LATE = Fault("late and silent", Effect.LATER, Sight.SILENCE, delay_s
 
 
 @dataclass(frozen=True)
-class Scene:
-    place: Place
+class Takeover:
+    system: RealSystem
     environ: dict[str, str]
-    results: Ears
-    secrets: Ears
+    results: Listener
+    secrets: Listener
 
     async def send(self, *statements: Statement) -> None:
         for one in statements:
-            await self.place.send(one.body, one.routing_key)
+            await self.system.send(one.body, one.routing_key)
 
     async def set_up(self, worker: WorkerProcess) -> None:
         for number, one in enumerate(BEFORE, start=1):
@@ -74,11 +74,11 @@ class Scene:
 
     async def heard(self, exchange: str) -> list[dict[str, Any]]:
         """All that was published there: what was confirmed before arrives before our own last word."""
-        ears = self.results if exchange == names.RESULTS else self.secrets
-        target = await self.place.channel.get_exchange(exchange, ensure=False)
+        listener = self.results if exchange == names.RESULTS else self.secrets
+        target = await self.system.channel.get_exchange(exchange, ensure=False)
         await target.publish(aio_pika.Message(b'{"last": "word"}'), "last.word")
-        await ears.until(lambda all_: any("last" in one for one in all_.documents))
-        return [one for one in ears.documents if "last" not in one]
+        await listener.until(lambda all_: any("last" in one for one in all_.documents))
+        return [one for one in listener.documents if "last" not in one]
 
     async def answered_moves(self) -> list[tuple[str, str]]:
         """Event and outcome of each answer published, copies included."""
@@ -88,21 +88,24 @@ class Scene:
 
     async def broken(self, *sent: Statement) -> list[Any]:
         results, credentials = await self.heard(names.RESULTS), await self.heard(names.SECRETS)
-        return judge(sent, results, credentials, self.place.sandbox.subaccounts())
+        return judge(sent, results, credentials, self.system.sandbox.subaccounts())
 
 
 @asynccontextmanager
-async def scene(
-    place: Place, removal: str = "disable", module: Sequence[str] = WORKER, settle_window: str = "2s"
-) -> AsyncIterator[tuple[Scene, WorkerProcess]]:
+async def takeover(
+    system: RealSystem, removal: str = "disable", module: Sequence[str] = WORKER, settle_window: str = "2s"
+) -> AsyncIterator[tuple[Takeover, WorkerProcess]]:
     """With a first worker, there to be killed."""
-    environ = place.environ | {
+    environ = system.environ | {
         "PROVISIONER_SETTLE_WINDOW": settle_window,
         "PROVISIONER_API_TIMEOUT": "1s",
         "PROVISIONER_REMOVAL": removal,
     }
     async with worker_process(environ, module) as worker:
-        yield Scene(place, environ, await place.ears(names.RESULTS), await place.ears(names.SECRETS)), worker
+        yield (
+            Takeover(system, environ, await system.listen(names.RESULTS), await system.listen(names.SECRETS)),
+            worker,
+        )
 
 
 @pytest.mark.parametrize(
@@ -120,11 +123,11 @@ async def scene(
     ],
 )
 async def test_the_next_worker_completes_what_a_killed_worker_began(
-    place: Place, tmp_path: Path, stage: str, removal: str, results: int, credentials: int
+    system: RealSystem, tmp_path: Path, stage: str, removal: str, results: int, credentials: int
 ):
     armed = tmp_path / "armed"
     halting = ("tests.soak.halting_worker", stage, str(armed))
-    async with scene(place, removal, halting) as (there, worker):
+    async with takeover(system, removal, halting) as (there, worker):
         await there.set_up(worker)
         armed.touch()
         await there.send(*MOVES)
@@ -138,67 +141,67 @@ async def test_the_next_worker_completes_what_a_killed_worker_began(
 
 
 @pytest.mark.parametrize("removal", ["disable", "delete"])
-async def test_a_worker_killed_while_confirms_are_withheld_loses_nothing(place: Place, removal: str):
-    async with scene(place, removal) as (there, worker):
+async def test_a_worker_killed_while_confirms_are_withheld_loses_nothing(system: RealSystem, removal: str):
+    async with takeover(system, removal) as (there, worker):
         await there.set_up(worker)
-        before, silent = dict(place.sandbox.journal.answered), fault("no-answer")
-        place.sandbox.set_rules(*(Rule(call, silent, times) for call, times in CALLS[removal].items()))
+        before, silent = dict(system.sandbox.journal.answered), fault("no-answer")
+        system.sandbox.set_rules(*(Rule(call, silent, times) for call, times in CALLS[removal].items()))
         await there.send(*MOVES)
         for call, times in CALLS[removal].items():
-            await place.sandbox.called(call, before.get(call, 0) + times)
+            await system.sandbox.called(call, before.get(call, 0) + times)
         await worker.kill()
     await there.take_over()
     await assert_ended_well(there, removal)
     creates = before["create_subaccount"] + CALLS[removal]["create_subaccount"]
-    assert place.sandbox.journal.answered["create_subaccount"] == creates
+    assert system.sandbox.journal.answered["create_subaccount"] == creates
 
 
-async def test_a_create_carried_out_after_the_kill_is_adopted(place: Place):
+async def test_a_create_carried_out_after_the_kill_is_adopted(system: RealSystem):
     created = Statement("new", "created", 1, "new north")
-    async with scene(place) as (there, worker):
-        place.sandbox.set_rules(Rule("create_subaccount", CARRIED_OUT_LATE))
+    async with takeover(system) as (there, worker):
+        system.sandbox.set_rules(Rule("create_subaccount", CARRIED_OUT_LATE))
         await there.send(created)
-        await place.sandbox.called("create_subaccount")
+        await system.sandbox.called("create_subaccount")
         await worker.kill()
-    looked = place.sandbox.journal.answered["list_subaccounts"] + 1
-    late = asyncio.ensure_future(place.sandbox.called("list_subaccounts", looked))
-    late.add_done_callback(lambda _: place.sandbox.commit_late_calls())
+    looked = system.sandbox.journal.answered["list_subaccounts"] + 1
+    late = asyncio.ensure_future(system.sandbox.called("list_subaccounts", looked))
+    late.add_done_callback(lambda _: system.sandbox.commit_late_calls())
     await there.take_over(events=1)
     assert await there.broken(created) == []
-    assert len(place.sandbox.subaccounts()) == place.sandbox.journal.answered["create_subaccount"] == 1
+    assert len(system.sandbox.subaccounts()) == system.sandbox.journal.answered["create_subaccount"] == 1
 
 
-async def test_a_change_carried_out_after_the_kill_does_not_override_a_newer_one(place: Place):
+async def test_a_change_carried_out_after_the_kill_does_not_override_a_newer_one(system: RealSystem):
     told = [
         Statement("sales", kind, number, f"sales {number}")
         for number, kind in enumerate(("created", "renamed", "renamed"), start=1)
     ]
     # The next worker has that long to start and to be overtaken.
-    async with scene(place, settle_window="10s") as (there, worker):
+    async with takeover(system, settle_window="10s") as (there, worker):
         await there.send(told[0])
         await worker.logged("department_event_answered")
-        place.sandbox.set_rules(Rule("update_subaccount", CARRIED_OUT_LATE, times=1))
+        system.sandbox.set_rules(Rule("update_subaccount", CARRIED_OUT_LATE, times=1))
         await there.send(told[1])
-        await place.sandbox.called("update_subaccount")
+        await system.sandbox.called("update_subaccount")
         await worker.kill()
     async with worker_process(there.environ) as worker:
         await worker.logged("department_event_answered")
         await there.send(told[2])
         await worker.logged("department_event_answered", 2)
-        assert place.sandbox.commit_late_calls() == 1
+        assert system.sandbox.commit_late_calls() == 1
         assert await there.broken(*told) != []
         await worker.logged("drift_mended")
     assert await there.broken(*told) == []
 
 
-async def assert_ended_well(there: Scene, removal: str) -> None:
+async def assert_ended_well(there: Takeover, removal: str) -> None:
     """One live subaccount each, one answer of one id each, true credentials, and nothing left in a queue."""
-    place = there.place
+    system = there.system
     assert await there.broken(*BEFORE, *MOVES) == []
-    assert sorted(one.name.split()[0] for one in place.sandbox.subaccounts()) == LEFT[removal]
+    assert sorted(one.name.split()[0] for one in system.sandbox.subaccounts()) == LEFT[removal]
     assert dict(await there.answered_moves()) == OUTCOMES[removal]
-    assert await place.depth(names.WORK_QUEUE) == 0
-    assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
+    assert await system.depth(names.WORK_QUEUE) == 0
+    assert await system.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
 async def test_a_short_soak_of_kills_keeps_all_rules(clean_broker: str, tmp_path: Path):
@@ -206,8 +209,8 @@ async def test_a_short_soak_of_kills_keeps_all_rules(clean_broker: str, tmp_path
     seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     second = timedelta(seconds=1)
-    plan = Plan(
-        40, 5, seed, settle_window=second, api_timeout=second, faults=hastened(PROFILES["harsh"], 0.2)
+    plan = SoakPlan(
+        40, 5, seed, settle_window=second, api_timeout=second, faults=sped_up(PROFILES["harsh"], 0.2)
     )
     report = await soak(clean_broker, plan, tmp_path)
     assert report.broken == []
@@ -217,6 +220,6 @@ async def test_a_short_soak_of_drains_keeps_all_rules(clean_broker: str, tmp_pat
     seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     second = timedelta(seconds=1)
-    plan = Plan(40, 4, seed, second, second, faults=hastened(PROFILES["mild"], 0.2))
+    plan = SoakPlan(40, 4, seed, second, second, faults=sped_up(PROFILES["mild"], 0.2))
     report = await soak(clean_broker, plan, tmp_path, kind=Drains)
     assert report.broken == []

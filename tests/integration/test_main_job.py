@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from contracts import topology as names
-from tests.support.real import Place
+from tests.support.real import RealSystem
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(180)]
 
@@ -63,35 +63,35 @@ def events(rng: random.Random) -> Iterator[Sent]:
         yield Sent(department, sequence, kind, name, document)
 
 
-async def publish(place: Place, sent: Sent, *, binary: bool) -> None:
+async def publish(system: RealSystem, sent: Sent, *, binary: bool) -> None:
     if not binary:
-        await place.send(json.dumps(sent.document).encode(), f"department.{sent.kind}")
+        await system.send(json.dumps(sent.document).encode(), f"department.{sent.kind}")
         return
     attributes = {name: value for name, value in sent.document.items() if name != "data"}
     content_type = attributes.pop("datacontenttype", "application/json")
     headers = {f"cloudEvents_{name}": value for name, value in attributes.items()}
-    await place.send(
+    await system.send(
         json.dumps(sent.document["data"]).encode(), f"department.{sent.kind}", content_type, headers
     )
 
 
-async def test_a_thousand_mixed_events_end_in_the_newest_state(place: Place, rng: random.Random):
+async def test_a_thousand_mixed_events_end_in_the_newest_state(system: RealSystem, rng: random.Random):
     sent_events = list(events(rng))
     shuffled = sent_events + rng.sample(sent_events, 50)
     rng.shuffle(shuffled)
-    async with place.worker() as running:
-        results, secrets = await place.ears(names.RESULTS), await place.ears(names.SECRETS)
+    async with system.worker() as running:
+        results, secrets = await system.listen(names.RESULTS), await system.listen(names.SECRETS)
         for sent in shuffled:
-            await publish(place, sent, binary=rng.random() < 0.5)
+            await publish(system, sent, binary=rng.random() < 0.5)
         await results.count(EVENTS)
         await running.worker.lanes.idle()
         assert len(results.messages) == EVENTS, "a duplicate was answered twice"
     newest = {sent.department: sent for sent in sorted(sent_events, key=lambda sent: sent.sequence)}
     check_answers(results.documents, sent_events)
-    check_subaccounts(place, newest, results.documents)
-    check_credentials(place, secrets.documents)
-    assert await place.depth(names.WORK_QUEUE) == 0
-    assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
+    check_subaccounts(system, newest, results.documents)
+    check_credentials(system, secrets.documents)
+    assert await system.depth(names.WORK_QUEUE) == 0
+    assert await system.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
 def check_answers(results: list[dict[str, Any]], sent_events: list[Sent]) -> None:
@@ -111,14 +111,14 @@ def check_answers(results: list[dict[str, Any]], sent_events: list[Sent]) -> Non
         assert "auth_token" not in json.dumps(result)
 
 
-def check_subaccounts(place: Place, newest: dict[str, Sent], results: list[dict[str, Any]]) -> None:
+def check_subaccounts(system: RealSystem, newest: dict[str, Sent], results: list[dict[str, Any]]) -> None:
     """The subaccounts of the sandbox agree with the newest event of each department."""
     auth_ids = {
         result["data"]["department_id"]: result["data"]["auth_id"]
         for result in results
         if result["data"]["outcome"] == "created"
     }
-    live = {subaccount.auth_id: subaccount for subaccount in place.sandbox.subaccounts()}
+    live = {subaccount.auth_id: subaccount for subaccount in system.sandbox.subaccounts()}
     assert sorted(live) == sorted(auth_ids.values()), (
         "a subaccount without a result, or two for one department"
     )
@@ -132,23 +132,23 @@ def check_subaccounts(place: Place, newest: dict[str, Sent], results: list[dict[
             assert subaccount.name.startswith(f"{sent.name} [")
 
 
-def check_credentials(place: Place, secrets: list[dict[str, Any]]) -> None:
+def check_credentials(system: RealSystem, secrets: list[dict[str, Any]]) -> None:
     """There is exactly one credentials message for each subaccount, and it is correct."""
-    tokens = {subaccount.auth_id: subaccount.auth_token for subaccount in place.sandbox.subaccounts()}
+    tokens = {subaccount.auth_id: subaccount.auth_token for subaccount in system.sandbox.subaccounts()}
     issued = {secret["data"]["auth_id"]: secret["data"]["auth_token"] for secret in secrets}
     assert issued == tokens
     assert len(secrets) == len(tokens)
     assert {secret["data"]["generation"] for secret in secrets} == {1}
 
 
-async def test_malformed_messages_are_kept_unchanged_and_others_proceed(place: Place):
+async def test_malformed_messages_are_kept_unchanged_and_others_proceed(system: RealSystem):
     bad = [b"", b"\xff\xfe not text", b"[1, 2", b'{"specversion": "1.0"}', b'"just text"']
-    async with place.worker():
-        results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
+    async with system.worker():
+        results, dead = await system.listen(names.RESULTS), await system.listen(names.DEAD_LETTERS)
         for number, body in enumerate(bad):
             headers = {"x-producer": "hr", "number": number, "raw": NOT_TEXT, "nested": {"raw": [NOT_TEXT]}}
-            await place.send(body, headers=headers)
-            await place.send(json.dumps(valid_event(number)).encode())
+            await system.send(body, headers=headers)
+            await system.send(json.dumps(valid_event(number)).encode())
         await results.count(len(bad))
         await dead.count(len(bad))
     by_number = {message.headers["number"]: message for message in dead.messages}
@@ -159,16 +159,16 @@ async def test_malformed_messages_are_kept_unchanged_and_others_proceed(place: P
     assert all(message.headers["nested"] == {"raw": [NOT_TEXT]} for message in dead.messages)
     assert all(message.headers["x-dead-detail"] for message in dead.messages)
     assert {result["data"]["outcome"] for result in results.documents} == {"created"}
-    assert await place.depth(names.DEAD_LETTER_QUEUE) == len(bad)
+    assert await system.depth(names.DEAD_LETTER_QUEUE) == len(bad)
 
 
-async def test_a_readable_dead_letter_has_a_failed_result(place: Place):
+async def test_a_readable_dead_letter_has_a_failed_result(system: RealSystem):
     unknown = valid_event(1) | {"type": "department.merged.v1"}
     nameless = valid_event(2) | {"data": {"department_id": "dept-2", "name": "\t "}}
-    async with place.worker():
-        results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
+    async with system.worker():
+        results, dead = await system.listen(names.RESULTS), await system.listen(names.DEAD_LETTERS)
         for document in (unknown, nameless):
-            await place.send(json.dumps(document).encode())
+            await system.send(json.dumps(document).encode())
         await results.count(2)
         await dead.count(2)
     reasons = {message.headers["x-event-id"]: message.headers["x-dead-reason"] for message in dead.messages}

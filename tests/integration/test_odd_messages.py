@@ -10,7 +10,7 @@ import pytest
 from contracts import topology as names
 from tests.conformance.brokers import Inbox, link
 from tests.support.raw_amqp import entry, long, nested, properties, raw_producer, short, timestamp
-from tests.support.real import Place
+from tests.support.real import RealSystem
 from worker.adapters.amqp.consumer import RabbitConsumer
 from worker.adapters.amqp.publisher import no_preparation
 from worker.telemetry.events import Telemetry
@@ -61,9 +61,9 @@ VALID = {
 
 
 @pytest.mark.parametrize("kind", VALID)
-async def test_an_event_with_odd_headers_is_answered(place: Place, kind):
-    async with place.worker(), raw_producer(place.url) as producer:
-        results = await place.ears(names.RESULTS)
+async def test_an_event_with_odd_headers_is_answered(system: RealSystem, kind):
+    async with system.worker(), raw_producer(system.url) as producer:
+        results = await system.listen(names.RESULTS)
         await producer.publish(names.DEPARTMENTS, KEY, VALID[kind], event("odd"))
         await producer.publish(names.DEPARTMENTS, KEY, properties(), event("neighbour"))
         await results.count(2)
@@ -80,15 +80,15 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
-async def test_an_invalid_message_is_dead_lettered_with_its_body(place: Place, kind):
+async def test_an_invalid_message_is_dead_lettered_with_its_body(system: RealSystem, kind):
     encoded, body = MALFORMED[kind]
     inbox = Inbox()
     dead = RabbitConsumer(names.DEAD_LETTER_QUEUE, 10, inbox, no_preparation, Telemetry())
-    async with place.worker(), raw_producer(place.url) as producer, dead.running(link("dead", place.url)):
-        results = await place.ears(names.RESULTS)
+    async with system.worker(), raw_producer(system.url) as producer, dead.running(link("dead", system.url)):
+        results = await system.listen(names.RESULTS)
         await producer.publish(names.DEPARTMENTS, KEY, encoded, body)
         await producer.publish(names.DEPARTMENTS, KEY, properties(), event("neighbour"))
-        await results.until(lambda ears: "neighbour" in outcomes(ears.documents))
+        await results.until(lambda listener: "neighbour" in outcomes(listener.documents))
         async with asyncio.timeout(10):
             (letter,) = await inbox.holds(1)
     assert letter.original.message.body == body

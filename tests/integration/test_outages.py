@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.outages import Plan, outage
+from tests.soak.outages import OutagePlan, outage
 
 pytestmark = [
     pytest.mark.xdist_group("broker"),
@@ -25,5 +25,5 @@ HASTY = {
 async def test_every_kind_of_outage_only_delays_events(tmp_path: Path):
     seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
-    run = await outage(Plan(40, 0.2, seed, HASTY, rest_seconds=60), tmp_path)
+    run = await outage(OutagePlan(40, 0.2, seed, HASTY, rest_seconds=60), tmp_path)
     assert run.broken == []

@@ -18,7 +18,7 @@ import pytest
 
 from contracts import topology as names
 from tests.soak.worker_process import worker_process
-from tests.support.real import Place
+from tests.support.real import RealSystem
 from tests.support.secrets_keys import fresh_sealing_key
 from worker.core.keyring import public_part
 from worker.sandbox import Rule, fault
@@ -56,8 +56,8 @@ async def log_until(process: Process, event: str) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def running(place: Place) -> AsyncIterator[Process]:
-    process = await start(place.environ | {"PROVISIONER_HTTP": f"127.0.0.1:{free_port()}"})
+async def running(system: RealSystem) -> AsyncIterator[Process]:
+    process = await start(system.environ | {"PROVISIONER_HTTP": f"127.0.0.1:{free_port()}"})
     try:
         yield process
     finally:
@@ -79,11 +79,11 @@ async def refused(environ: Mapping[str, str]) -> tuple[int | None, list[str]]:
     return process.returncode, told.decode().splitlines()
 
 
-async def test_a_worker_handles_events_reports_ready_and_ends_on_sigterm(place: Place):
-    async with running(place) as process, aiohttp.ClientSession() as http:
+async def test_a_worker_handles_events_reports_ready_and_ends_on_sigterm(system: RealSystem):
+    async with running(system) as process, aiohttp.ClientSession() as http:
         started = (await log_until(process, "worker_started"))[-1]
-        secrets = await place.ears(names.SECRETS)
-        await place.send(json.dumps(EVENT).encode())
+        secrets = await system.listen(names.SECRETS)
+        await system.send(json.dumps(EVENT).encode())
         await secrets.count(1)
         async with http.get(f"http://{started['http']}/readyz") as ready:
             assert ready.status == 200
@@ -94,68 +94,68 @@ async def test_a_worker_handles_events_reports_ready_and_ends_on_sigterm(place: 
             assert live.status == 200
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
-    assert [one.name.startswith("Sales [") for one in place.sandbox.subaccounts()] == [True]
-    assert await place.depth(names.WORK_QUEUE) == 0
+    assert [one.name.startswith("Sales [") for one in system.sandbox.subaccounts()] == [True]
+    assert await system.depth(names.WORK_QUEUE) == 0
 
 
-async def test_a_killed_worker_leaves_its_message_to_the_next_worker(place: Place):
+async def test_a_killed_worker_leaves_its_message_to_the_next_worker(system: RealSystem):
     """SIGKILL while the provider is being asked: the next worker finds the create and does not repeat it."""
-    asked = asyncio.ensure_future(place.sandbox.called("create_subaccount"))
-    async with running(place) as process:
+    asked = asyncio.ensure_future(system.sandbox.called("create_subaccount"))
+    async with running(system) as process:
         await log_until(process, "worker_started")
-        await place.send(json.dumps(EVENT).encode())
+        await system.send(json.dumps(EVENT).encode())
         await asked
         process.kill()
         await process.wait()
-    async with running(place) as process:
-        results = await place.ears(names.RESULTS)
+    async with running(system) as process:
+        results = await system.listen(names.RESULTS)
         await log_until(process, "department_event_answered")
         await results.count(0)
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
-    assert len(place.sandbox.subaccounts()) == 1
-    assert len(place.sandbox.calls("create_subaccount")) == 1
+    assert len(system.sandbox.subaccounts()) == 1
+    assert len(system.sandbox.calls("create_subaccount")) == 1
 
 
-async def test_a_second_signal_ends_the_worker_at_once(place: Place):
-    place.sandbox.set_rules(Rule("create_subaccount", fault("no-answer")))
-    async with running(place) as process:
+async def test_a_second_signal_ends_the_worker_at_once(system: RealSystem):
+    system.sandbox.set_rules(Rule("create_subaccount", fault("no-answer")))
+    async with running(system) as process:
         await log_until(process, "worker_started")
-        await place.send(json.dumps(EVENT).encode())
-        await place.sandbox.called("create_subaccount")
+        await system.send(json.dumps(EVENT).encode())
+        await system.sandbox.called("create_subaccount")
         process.send_signal(signal.SIGTERM)
         await log_until(process, "worker_stopping")
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 1
-    place.sandbox.set_rules()
-    await finished_by_the_next(place)
+    system.sandbox.set_rules()
+    await finished_by_the_next(system)
 
 
-async def test_a_drain_that_takes_too_long_is_cut_off(place: Place, tmp_path: Path):
+async def test_a_drain_that_takes_too_long_is_cut_off(system: RealSystem, tmp_path: Path):
     armed = tmp_path / "armed"
     armed.touch()
     short = {"PROVISIONER_DRAIN": "1s", "PROVISIONER_API_TIMEOUT": "500ms", "PROVISIONER_SETTLE_WINDOW": "2s"}
     halting = ("tests.soak.halting_worker", "done", str(armed))
-    async with worker_process(place.environ | short, halting) as worker:
-        await place.send(json.dumps(EVENT).encode())
+    async with worker_process(system.environ | short, halting) as worker:
+        await system.send(json.dumps(EVENT).encode())
         await worker.logged("halted")
         assert await worker.stop() == 1
-    place.environ |= short
-    await finished_by_the_next(place)
+    system.environ |= short
+    await finished_by_the_next(system)
 
 
-async def finished_by_the_next(place: Place) -> None:
-    async with running(place) as process:
+async def finished_by_the_next(system: RealSystem) -> None:
+    async with running(system) as process:
         await log_until(process, "department_event_answered")
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
-    assert len(place.sandbox.subaccounts()) == 1
-    assert await place.depth(names.WORK_QUEUE) == 0
+    assert len(system.sandbox.subaccounts()) == 1
+    assert await system.depth(names.WORK_QUEUE) == 0
 
 
-async def test_a_sigterm_during_the_start_ends_the_worker_cleanly(place: Place):
+async def test_a_sigterm_during_the_start_ends_the_worker_cleanly(system: RealSystem):
     nowhere = {"AMQP_URL": f"amqp://127.0.0.1:{free_port()}/", "PROVISIONER_NO_SUCH": "1"}
-    process = await start(place.environ | nowhere)
+    process = await start(system.environ | nowhere)
     await log_until(process, "settings_unused")
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0
@@ -252,19 +252,19 @@ async def test_a_recipient_without_a_key_is_refused_at_once(tmp_path: Path, chan
     assert line.endswith(f"(crm.1: {why})")
 
 
-async def test_the_ledger_of_another_account_is_refused(place: Place):
-    async with running(place) as process:
+async def test_the_ledger_of_another_account_is_refused(system: RealSystem):
+    async with running(system) as process:
         await log_until(process, "worker_started")
         process.send_signal(signal.SIGTERM)
         await process.wait()
-    code, lines = await refused(place.environ | {"PROVISIONER_OWNER": "somebody-else"})
+    code, lines = await refused(system.environ | {"PROVISIONER_OWNER": "somebody-else"})
     assert code == 2
     assert lines == ["the ledger belongs to owner default of provider account MASANDBOX00000000000"]
 
 
-async def test_a_refused_broker_login_prints_one_line_and_exits_1(place: Place):
-    wrong = place.url.replace("guest:guest", "guest:very-secret")
-    code, lines = await refused(place.environ | {"AMQP_URL": wrong})
+async def test_a_refused_broker_login_prints_one_line_and_exits_1(system: RealSystem):
+    wrong = system.url.replace("guest:guest", "guest:very-secret")
+    code, lines = await refused(system.environ | {"AMQP_URL": wrong})
     assert code == 1
     assert len(lines) == 1
     assert "refuses the login in AMQP_URL" in lines[0]
@@ -272,23 +272,23 @@ async def test_a_refused_broker_login_prints_one_line_and_exits_1(place: Place):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "192.0.2.1", ".."])
-async def test_an_unusable_http_address_is_refused_before_consuming(place: Place, host: str):
-    async with place.worker():
+async def test_an_unusable_http_address_is_refused_before_consuming(system: RealSystem, host: str):
+    async with system.worker():
         """Makes the topology."""
-    await place.send(json.dumps(EVENT).encode())
+    await system.send(json.dumps(EVENT).encode())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"{host}:{taken.getsockname()[1]}"
-        code, lines = await refused(place.environ | {"PROVISIONER_HTTP": address})
+        code, lines = await refused(system.environ | {"PROVISIONER_HTTP": address})
     assert code == 2
     (line,) = lines
     assert line.startswith(f"cannot listen on {address} (")
     assert line.endswith("); set PROVISIONER_HTTP to another address")
-    message = await (await place.channel.get_queue(names.WORK_QUEUE)).get()
+    message = await (await system.channel.get_queue(names.WORK_QUEUE)).get()
     assert not message.redelivered
     await message.ack()
 
 
-async def test_a_starting_worker_is_alive_but_not_ready(place: Place):
+async def test_a_starting_worker_is_alive_but_not_ready(system: RealSystem):
     asked = asyncio.Event()
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -299,7 +299,7 @@ async def test_a_starting_worker_is_alive_but_not_ready(place: Place):
     http_port = free_port()
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as broker:
         silent = {"AMQP_URL": f"amqp://127.0.0.1:{broker.sockets[0].getsockname()[1]}/"}
-        process = await start(place.environ | silent | {"PROVISIONER_HTTP": f"127.0.0.1:{http_port}"})
+        process = await start(system.environ | silent | {"PROVISIONER_HTTP": f"127.0.0.1:{http_port}"})
         await asked.wait()
         async with aiohttp.ClientSession(f"http://127.0.0.1:{http_port}") as http:
             async with http.get("/livez") as live:
@@ -316,11 +316,11 @@ async def test_a_starting_worker_is_alive_but_not_ready(place: Place):
 
 @pytest.mark.parametrize("place_of_ledger", ["", "missing/ledger.db", "token"])
 async def test_an_unusable_ledger_path_prints_one_line_and_exits_2(
-    place: Place, tmp_path: Path, place_of_ledger: str
+    system: RealSystem, tmp_path: Path, place_of_ledger: str
 ):
     (tmp_path / "token").write_text("no database")
     (tmp_path / "token").chmod(0o644)
-    code, lines = await refused(place.environ | {"LEDGER_URL": f"sqlite:///{tmp_path / place_of_ledger}"})
+    code, lines = await refused(system.environ | {"LEDGER_URL": f"sqlite:///{tmp_path / place_of_ledger}"})
     assert code == 2
     (line,) = lines
     assert line.startswith(f"the ledger {tmp_path / place_of_ledger} cannot be opened: ")

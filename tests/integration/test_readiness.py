@@ -16,7 +16,7 @@ import pytest
 from contracts.topology import SECRETS, WORK_QUEUE
 from tests.support.builders import department_created
 from tests.support.fault_proxy import BrokerProxy, fault_proxy
-from tests.support.real import Place
+from tests.support.real import RealSystem
 from worker.bootstrap import RunningWorker, running_worker
 from worker.service import probes
 from worker.service.probes import serving
@@ -30,85 +30,85 @@ DEAF, MUTE = "no consumer is registered at the broker: ", "no connection to publ
 
 
 @dataclass(frozen=True)
-class Scene:
+class ProbedWorker:
     """A worker with its probes, behind a network that can be made to fail. It makes no topology by itself."""
 
-    place: Place
+    system: RealSystem
     running: RunningWorker
     proxy: BrokerProxy
     url: str
     http: aiohttp.ClientSession
 
-    async def asked(self, path: str) -> tuple[int, Any]:
+    async def get(self, path: str) -> tuple[int, Any]:
         async with self.http.get(f"{self.url}{path}") as answer:
             return answer.status, await answer.json()
 
-    async def told(self, status: int, lines: int | None = None) -> list[str]:
+    async def problems(self, status: int, lines: int | None = None) -> list[str]:
         """What is wrong, once the answer has this status, and so many lines with a reason."""
         while True:
-            answered, told = await self.asked("/readyz")
-            reasons = [line for line in told["wrong"] if "it is being made" not in line]
+            answered, problems = await self.get("/readyz")
+            reasons = [line for line in problems["wrong"] if "it is being made" not in line]
             if answered == status and lines in {None, len(reasons)}:
-                assert (told["status"] == "ready") == (status == 200)
-                return list(told["wrong"])
+                assert (problems["status"] == "ready") == (status == 200)
+                return list(problems["wrong"])
             await asyncio.sleep(0.02)
 
 
 @pytest.fixture
-async def scene(place: Place, monkeypatch) -> AsyncIterator[Scene]:
+async def probed_worker(system: RealSystem, monkeypatch) -> AsyncIterator[ProbedWorker]:
     monkeypatch.setattr(probes, "LEDGER_CHECK_SECONDS", 0.0)
-    async with place.worker():
+    async with system.worker():
         """Makes the topology."""
-    async with fault_proxy(place.url) as proxy:
-        place.environ |= {"AMQP_URL": proxy.url, "PROVISIONER_TOPOLOGY": "assume"}
+    async with fault_proxy(system.url) as proxy:
+        system.environ |= {"AMQP_URL": proxy.url, "PROVISIONER_TOPOLOGY": "assume"}
         telemetry = Telemetry()
-        answers = probes.Probes(telemetry, place.settings.signing_key_path)
+        answers = probes.Probes(telemetry, system.settings.signing_key_path)
         async with (
             serving(answers, Address("127.0.0.1", 0)) as address,
-            running_worker(place.settings, telemetry) as running,
+            running_worker(system.settings, telemetry) as running,
             aiohttp.ClientSession() as http,
         ):
             with answers.watching(running):
-                yield Scene(place, running, proxy, f"http://127.0.0.1:{address.port}", http)
+                yield ProbedWorker(system, running, proxy, f"http://127.0.0.1:{address.port}", http)
 
 
-async def nobody_listens(there: Scene) -> None:
+async def nobody_listens(there: ProbedWorker) -> None:
     there.proxy.refuse()
     there.proxy.reset()
 
 
-async def the_queue_is_deleted(there: Scene) -> None:
-    await there.place.channel.queue_delete(WORK_QUEUE)
+async def the_queue_is_deleted(there: ProbedWorker) -> None:
+    await there.system.channel.queue_delete(WORK_QUEUE)
 
 
-async def the_channel_is_closed(there: Scene) -> None:
+async def the_channel_is_closed(there: ProbedWorker) -> None:
     """By the broker, with 406, as when a consumer takes too long."""
     there.proxy.refuse()
     there.running.consumer._channel.ack(4711)
 
 
-async def the_publisher_is_gone(there: Scene) -> None:
+async def the_publisher_is_gone(there: ProbedWorker) -> None:
     there.proxy.refuse()
     there.running.worker.handler.outbox.publisher._connection.hang_up()
 
 
-async def the_ledger_is_read_only(there: Scene) -> None:
+async def the_ledger_is_read_only(there: ProbedWorker) -> None:
     there.running.ledger._writing.pragma("query_only", 1)
 
 
-async def the_ledger_is_deleted(there: Scene) -> None:
+async def the_ledger_is_deleted(there: ProbedWorker) -> None:
     there.running.settings.ledger.unlink()
 
 
-async def the_secrets_are_not_taken(there: Scene) -> None:
+async def the_secrets_are_not_taken(there: ProbedWorker) -> None:
     """One of the queues is full."""
     full = {"x-max-length": 0, "x-overflow": "reject-publish"}
-    queue = await there.place.channel.declare_queue(exclusive=True, arguments=full)
+    queue = await there.system.channel.declare_queue(exclusive=True, arguments=full)
     await queue.bind(SECRETS, "#")
-    await there.place.send(department_created().model_dump_json().encode())
+    await there.system.send(department_created().model_dump_json().encode())
 
 
-async def it_is_paused(there: Scene) -> None:
+async def it_is_paused(there: ProbedWorker) -> None:
     await there.running.consumer.pause()
 
 
@@ -129,39 +129,39 @@ async def it_is_paused(there: Scene) -> None:
     ],
 )
 async def test_each_fault_makes_the_worker_not_ready_with_a_reason(
-    scene: Scene, fault: Callable[[Scene], Awaitable[None]], told: list[str]
+    probed_worker: ProbedWorker, fault: Callable[[ProbedWorker], Awaitable[None]], problems: list[str]
 ):
-    assert await scene.told(200) == []
-    await fault(scene)
-    for line, pattern in zip(await scene.told(503, len(told)), told, strict=True):
+    assert await probed_worker.problems(200) == []
+    await fault(probed_worker)
+    for line, pattern in zip(await probed_worker.problems(503, len(problems)), problems, strict=True):
         assert re.search(pattern, line)
         assert "\n" not in line
 
 
-async def test_a_worker_is_ready_again_once_it_consumes_again(scene: Scene):
-    await nobody_listens(scene)
-    await scene.told(503)
-    await scene.proxy.listen()
-    assert await scene.told(200) == []
-    await it_is_paused(scene)
-    await scene.told(503)
-    await scene.running.consumer.resume()
-    assert await scene.told(200) == []
+async def test_a_worker_is_ready_again_once_it_consumes_again(probed_worker: ProbedWorker):
+    await nobody_listens(probed_worker)
+    await probed_worker.problems(503)
+    await probed_worker.proxy.listen()
+    assert await probed_worker.problems(200) == []
+    await it_is_paused(probed_worker)
+    await probed_worker.problems(503)
+    await probed_worker.running.consumer.resume()
+    assert await probed_worker.problems(200) == []
 
 
-async def test_a_slow_ledger_makes_the_worker_not_ready_within_the_timeout(scene: Scene):
-    another = apsw.Connection(str(scene.running.settings.ledger))
+async def test_a_slow_ledger_makes_the_worker_not_ready_within_the_timeout(probed_worker: ProbedWorker):
+    another = apsw.Connection(str(probed_worker.running.settings.ledger))
     another.execute("BEGIN IMMEDIATE")
-    assert await scene.told(503) == [
+    assert await probed_worker.problems(503) == [
         "the ledger takes no write in time: the disk is slow, or another process holds the file"
     ]
     another.close()
-    assert await scene.told(200) == []
+    assert await probed_worker.problems(200) == []
 
 
-async def test_a_blocked_event_loop_fails_every_probe(scene: Scene, monkeypatch):
+async def test_a_blocked_event_loop_fails_every_probe(probed_worker: ProbedWorker, monkeypatch):
     monkeypatch.setattr(probes, "STUCK_SECONDS", 0.3)
-    assert await scene.asked("/livez") == (200, {"status": "alive", "wrong": []})
+    assert await probed_worker.get("/livez") == (200, {"status": "alive", "wrong": []})
     answers: dict[str, bytes] = {}
     all_told = threading.Event()
 
@@ -169,7 +169,7 @@ async def test_a_blocked_event_loop_fails_every_probe(scene: Scene, monkeypatch)
         for path in ("/livez", "/readyz"):
             while path not in answers:
                 try:
-                    urlopen(scene.url + path, timeout=10).close()  # noqa: S310 - ours
+                    urlopen(probed_worker.url + path, timeout=10).close()  # noqa: S310 - ours
                 except HTTPError as refusal:
                     answers[path] = refusal.read()
         all_told.set()
@@ -180,14 +180,14 @@ async def test_a_blocked_event_loop_fails_every_probe(scene: Scene, monkeypatch)
     asking.join()
     assert all(b"the event loop has hung for" in answer for answer in answers.values())
     monkeypatch.undo()
-    assert await scene.told(200) == []
+    assert await probed_worker.problems(200) == []
 
 
-async def test_the_metrics_count_connections(scene: Scene):
-    async with scene.proxy.connected_anew(2):
-        scene.proxy.reset()
-    await scene.told(200)
-    async with scene.http.get(f"{scene.url}/metrics") as answer:
+async def test_the_metrics_count_connections(probed_worker: ProbedWorker):
+    async with probed_worker.proxy.connected_anew(2):
+        probed_worker.proxy.reset()
+    await probed_worker.problems(200)
+    async with probed_worker.http.get(f"{probed_worker.url}/metrics") as answer:
         lines = set((await answer.text()).splitlines())
     assert {
         'provisioner_broker_connections_total{link="consumer"} 2.0',
@@ -196,14 +196,14 @@ async def test_the_metrics_count_connections(scene: Scene):
         'provisioner_broker_connected{link="publisher"} 1.0',
         "provisioner_consuming 1.0",
     } <= lines
-    await nobody_listens(scene)
-    await scene.told(503)
-    async with scene.http.get(f"{scene.url}/metrics") as answer:
+    await nobody_listens(probed_worker)
+    await probed_worker.problems(503)
+    async with probed_worker.http.get(f"{probed_worker.url}/metrics") as answer:
         lines = set((await answer.text()).splitlines())
     assert {'provisioner_broker_connected{link="consumer"} 0.0', "provisioner_consuming 0.0"} <= lines
 
 
-async def test_another_path_is_not_found(scene: Scene):
-    async with scene.http.get(f"{scene.url}/") as answer:
+async def test_another_path_is_not_found(probed_worker: ProbedWorker):
+    async with probed_worker.http.get(f"{probed_worker.url}/") as answer:
         assert answer.status == 404
         assert "/readyz" in await answer.text()

@@ -11,7 +11,7 @@ import pytest
 
 from contracts import topology as names
 from tests.support.builders import NOW
-from tests.support.real import Ears, Place
+from tests.support.real import Listener, RealSystem
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger
 
@@ -34,62 +34,62 @@ ASKED = CREATED | {
 AGAIN = "subaccount.credentials.reissued.v1"
 
 
-async def reissue(place: Place, *arguments: str) -> tuple[int | None, str, str]:
+async def reissue(system: RealSystem, *arguments: str) -> tuple[int | None, str, str]:
     """Exit code, what was printed, and what was complained of."""
-    environ = {"LEDGER_URL": place.environ["LEDGER_URL"], "PATH": os.environ["PATH"]}
+    environ = {"LEDGER_URL": system.environ["LEDGER_URL"], "PATH": os.environ["PATH"]}
     command = (sys.executable, "-m", "worker", "reissue", *arguments)
     process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=PIPE, stderr=PIPE)
     told, complained = await process.communicate()
     return process.returncode, told.decode(), " ".join(complained.decode().split())
 
 
-async def with_credentials_issued(place: Place) -> tuple[Ears, Ears]:
+async def with_credentials_issued(system: RealSystem) -> tuple[Listener, Listener]:
     """What is heard on secrets and results once a department has its subaccount."""
-    secrets, results = await place.ears(names.SECRETS), await place.ears(names.RESULTS)
-    await place.send(json.dumps(CREATED).encode())
+    secrets, results = await system.listen(names.SECRETS), await system.listen(names.RESULTS)
+    await system.send(json.dumps(CREATED).encode())
     await secrets.count(1)
     await results.count(1)
     return secrets, results
 
 
-def tokens(secrets: Ears) -> list[tuple[str, Any]]:
+def tokens(secrets: Listener) -> list[tuple[str, Any]]:
     return [(one["type"], one["data"]["auth_token"]) for one in secrets.documents]
 
 
-async def test_a_reissue_message_publishes_credentials_again(place: Place):
-    async with place.worker():
-        secrets, results = await with_credentials_issued(place)
-        await place.send(json.dumps(ASKED).encode(), "subaccount.credentials.reissue.requested")
+async def test_a_reissue_message_publishes_credentials_again(system: RealSystem):
+    async with system.worker():
+        secrets, results = await with_credentials_issued(system)
+        await system.send(json.dumps(ASKED).encode(), "subaccount.credentials.reissue.requested")
         await secrets.count(2)
         await results.count(2)
-    (held,) = place.sandbox.subaccounts()
+    (held,) = system.sandbox.subaccounts()
     assert tokens(secrets)[1:] == [(AGAIN, held.auth_token)]
     assert secrets.messages[1].routing_key == "subaccount.credentials.reissued"
     assert results.documents[1]["data"]["reason"] == "credentials issued again"
-    assert await place.depth(names.WORK_QUEUE) == await place.depth(names.DEAD_LETTER_QUEUE) == 0
+    assert await system.depth(names.WORK_QUEUE) == await system.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
-async def test_the_reissue_command_publishes_credentials_again(place: Place):
-    async with place.worker():
-        secrets, results = await with_credentials_issued(place)
-        code, told, _ = await reissue(place, "sales", "--as", "anna", "--json")
+async def test_the_reissue_command_publishes_credentials_again(system: RealSystem):
+    async with system.worker():
+        secrets, results = await with_credentials_issued(system)
+        code, told, _ = await reissue(system, "sales", "--as", "anna", "--json")
         await secrets.count(2)
-        soon = await reissue(place, "sales")
+        soon = await reissue(system, "sales")
     told_json = json.loads(told)
     assert (code, told_json["issued"], told_json["reason"]) == (0, True, "credentials issued again")
-    assert tokens(secrets)[1] == (AGAIN, place.sandbox.subaccounts()[0].auth_token)
+    assert tokens(secrets)[1] == (AGAIN, system.sandbox.subaccounts()[0].auth_token)
     assert secrets.documents[1]["causationid"] == told_json["id"]
-    assert place.sandbox.subaccounts()[0].auth_token not in told
+    assert system.sandbox.subaccounts()[0].auth_token not in told
     assert len(results.messages) == 1
     assert (soon[0], "less than 60 s ago" in soon[2]) == (1, True)
 
 
-async def test_the_reissue_command_reports_a_missing_worker(place: Place):
-    async with place.worker():
-        await with_credentials_issued(place)
-    code, _, complained = await reissue(place, "sales", "--as", "anna", "--recipient", "crm")
+async def test_the_reissue_command_reports_a_missing_worker(system: RealSystem):
+    async with system.worker():
+        await with_credentials_issued(system)
+    code, _, complained = await reissue(system, "sales", "--as", "anna", "--recipient", "crm")
     assert code == 1
-    async with sqlite_ledger(place.settings.ledger) as ledger:
+    async with sqlite_ledger(system.settings.ledger) as ledger:
         noted = await SqliteAudit(ledger).lines(by="anna")
         assert await ledger.wishes(NOW) == []
     assert [(line.action, line.selection, line.department_id) for line in noted] == [
@@ -97,7 +97,7 @@ async def test_the_reissue_command_reports_a_missing_worker(place: Place):
     ] * 2
     assert [line.outcome for line in noted] == ["asked for", "withdrawn, no worker has done it"]
     assert "is `provisioner run` running on this ledger?" in complained
-    code, _, complained = await reissue(place, "marketing")
+    code, _, complained = await reissue(system, "marketing")
     assert (code, complained) == (
         1,
         "the ledger has never heard of department marketing of tenant default",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contracts import topology as names
-from tests.support.real import Place
+from tests.support.real import RealSystem
 from worker.sandbox.faults import Rule, fault
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
@@ -45,23 +45,23 @@ async def wait_until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def create_departments(place: Place, results: Any, *departments: str) -> None:
+async def create_departments(system: RealSystem, results: Any, *departments: str) -> None:
     for department in departments:
-        await place.send(event("created", department, 1, "Before"))
+        await system.send(event("created", department, 1, "Before"))
     await results.count(len(departments))
 
 
-async def test_a_failing_event_is_parked_and_finally_dead_lettered(place: Place):
-    place.environ |= SHORT_RETRIES
-    async with place.worker():
-        results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
-        parked = await place.ears(names.RETRY)
-        await create_departments(place, results, "sales")
-        place.sandbox.set_rules(Rule("update_subaccount", fault("error", status=503)))
+async def test_a_failing_event_is_parked_and_finally_dead_lettered(system: RealSystem):
+    system.environ |= SHORT_RETRIES
+    async with system.worker():
+        results, dead = await system.listen(names.RESULTS), await system.listen(names.DEAD_LETTERS)
+        parked = await system.listen(names.RETRY)
+        await create_departments(system, results, "sales")
+        system.sandbox.set_rules(Rule("update_subaccount", fault("error", status=503)))
         headers = {"x-producer": "hr", "x-death": [{"count": 1}]}
-        await place.send(event("renamed", "sales", 2, "After"), "department.renamed.north", headers=headers)
+        await system.send(event("renamed", "sales", 2, "After"), "department.renamed.north", headers=headers)
         await dead.count(1)
-        place.sandbox.set_rules()
+        system.sandbox.set_rules()
         letter = dead.messages[0]
     assert [one.routing_key for one in parked.messages] == ["500ms", "1s"]
     assert [one.headers["x-attempts"] for one in parked.messages] == [1, 2]
@@ -74,59 +74,59 @@ async def test_a_failing_event_is_parked_and_finally_dead_lettered(place: Place)
     assert outcomes(results.documents)["sales-2"] == "failed"
 
 
-async def test_a_parked_event_returns_and_succeeds(place: Place):
-    place.environ |= SHORT_RETRIES | {"PROVISIONER_MAX_ATTEMPTS": "8"}
-    async with place.worker():
-        results, parked = await place.ears(names.RESULTS), await place.ears(names.RETRY)
-        await create_departments(place, results, "sales")
-        place.sandbox.set_rules(Rule("update_subaccount", fault("error", status=503)))
-        await place.send(event("renamed", "sales", 2, "After"))
+async def test_a_parked_event_returns_and_succeeds(system: RealSystem):
+    system.environ |= SHORT_RETRIES | {"PROVISIONER_MAX_ATTEMPTS": "8"}
+    async with system.worker():
+        results, parked = await system.listen(names.RESULTS), await system.listen(names.RETRY)
+        await create_departments(system, results, "sales")
+        system.sandbox.set_rules(Rule("update_subaccount", fault("error", status=503)))
+        await system.send(event("renamed", "sales", 2, "After"))
         await parked.count(1)
-        place.sandbox.set_rules()
+        system.sandbox.set_rules()
         await results.count(2)
     assert outcomes(results.documents)["sales-2"] == "renamed"
-    assert place.sandbox.subaccounts()[0].name.startswith("After [")
-    assert await place.depth(names.DEAD_LETTER_QUEUE) == 0
+    assert system.sandbox.subaccounts()[0].name.startswith("After [")
+    assert await system.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
 @pytest.mark.parametrize("name", ["unauthorized", "no-credit", "error", "reset"])
-async def test_an_outage_leaves_messages_queued_and_dead_letters_nothing(place: Place, name: str):
-    place.environ |= SHORT_RETRIES | {"PROVISIONER_PREFETCH": "10", "PROVISIONER_SETTLE_WINDOW": "20s"}
-    place.environ |= {"PROVISIONER_API_TIMEOUT": "5s"}
+async def test_an_outage_leaves_messages_queued_and_dead_letters_nothing(system: RealSystem, name: str):
+    system.environ |= SHORT_RETRIES | {"PROVISIONER_PREFETCH": "10", "PROVISIONER_SETTLE_WINDOW": "20s"}
+    system.environ |= {"PROVISIONER_API_TIMEOUT": "5s"}
     departments = [f"dept-{number}" for number in range(40)]
-    async with place.worker() as running:
-        results, dead = await place.ears(names.RESULTS), await place.ears(names.DEAD_LETTERS)
-        parked = await place.ears(names.RETRY)
-        await create_departments(place, results, *departments)
-        place.sandbox.set_rules(Rule("*", fault(name)))
+    async with system.worker() as running:
+        results, dead = await system.listen(names.RESULTS), await system.listen(names.DEAD_LETTERS)
+        parked = await system.listen(names.RETRY)
+        await create_departments(system, results, *departments)
+        system.sandbox.set_rules(Rule("*", fault(name)))
         for department in departments:
-            await place.send(event("renamed", department, 2, "After"))
+            await system.send(event("renamed", department, 2, "After"))
         await wait_until(lambda: bool(running.worker.gate.blocks))
         await wait_until(lambda: not running.consumer.consuming)
-        calls_before = len(place.sandbox.calls("update_subaccount"))
+        calls_before = len(system.sandbox.calls("update_subaccount"))
         await asyncio.sleep(2)  # time for calls that must not happen
-        assert len(place.sandbox.calls("update_subaccount")) == calls_before
-        place.sandbox.set_rules()
+        assert len(system.sandbox.calls("update_subaccount")) == calls_before
+        system.sandbox.set_rules()
         await results.count(2 * len(departments))
     assert list(outcomes(results.documents).values()).count("renamed") == len(departments)
     assert not parked.messages
     assert not dead.messages
-    assert all(one.name.startswith("After [") for one in place.sandbox.subaccounts())
+    assert all(one.name.startswith("After [") for one in system.sandbox.subaccounts())
 
 
-async def test_many_renames_need_at_most_two_calls_per_department(place: Place):
+async def test_many_renames_need_at_most_two_calls_per_department(system: RealSystem):
     departments = [f"dept-{number}" for number in range(100)]
-    place.sandbox.set_rules(
+    system.sandbox.set_rules(
         Rule("update_subaccount", fault("slow", delay_seconds=0.5))
     )  # so that the other renames arrive during the call
-    async with place.worker():
-        results = await place.ears(names.RESULTS)
-        await create_departments(place, results, *departments)
+    async with system.worker():
+        results = await system.listen(names.RESULTS)
+        await create_departments(system, results, *departments)
         for department in departments:
             for sequence in range(2, 12):
-                await place.send(event("renamed", department, sequence, f"Name {sequence}"))
+                await system.send(event("renamed", department, sequence, f"Name {sequence}"))
         await results.count(11 * len(departments))
-    renames = [entry.path for entry in place.sandbox.calls("update_subaccount")]
+    renames = [entry.path for entry in system.sandbox.calls("update_subaccount")]
     assert max(renames.count(path) for path in set(renames)) <= 2
-    assert all(one.name.startswith("Name 11 [") for one in place.sandbox.subaccounts())
+    assert all(one.name.startswith("Name 11 [") for one in system.sandbox.subaccounts())
     assert len(outcomes(results.documents)) == 11 * len(departments)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.fault_proxy import BrokerProxy, fault_proxy
-from tests.support.real import Place
+from tests.support.real import RealSystem
 from worker.adapters.amqp import broker as amqp_broker
 from worker.adapters.amqp.errors import BrokerUnavailable
 from worker.adapters.memory.broker import MemoryBroker
@@ -29,25 +29,25 @@ DECLARING = [HANDSHAKE, HANDSHAKE + 1, HANDSHAKE + 2, 12, 20, DECLARED]
 
 
 @pytest.fixture
-async def proxy(place: Place) -> AsyncIterator[BrokerProxy]:
-    async with fault_proxy(place.url) as proxy:
-        place.environ["AMQP_URL"] = proxy.url
+async def proxy(system: RealSystem) -> AsyncIterator[BrokerProxy]:
+    async with fault_proxy(system.url) as proxy:
+        system.environ["AMQP_URL"] = proxy.url
         yield proxy
 
 
 @pytest.mark.parametrize("frames", [1, *DECLARING, DECLARED + 1, DECLARED + 2])
-async def test_a_start_that_loses_the_broker_is_retried(place: Place, proxy: BrokerProxy, frames: int):
+async def test_a_start_that_loses_the_broker_is_retried(system: RealSystem, proxy: BrokerProxy, frames: int):
     proxy.reset_after(frames)
-    async with running_worker(place.settings, Telemetry()) as running:
+    async with running_worker(system.settings, Telemetry()) as running:
         assert running.consumer.consuming
 
 
 async def test_a_retried_start_logs_why_it_waits(
-    place: Place, proxy: BrokerProxy, capsys: pytest.CaptureFixture[str]
+    system: RealSystem, proxy: BrokerProxy, capsys: pytest.CaptureFixture[str]
 ):
     proxy.reset_after(HANDSHAKE)
     configure_logging("json", "warning")
-    async with running_worker(place.settings, Telemetry()):
+    async with running_worker(system.settings, Telemetry()):
         (line,) = capsys.readouterr().err.splitlines()
     configure_logging("json", "error")
     logged = json.loads(line)
@@ -57,12 +57,12 @@ async def test_a_retried_start_logs_why_it_waits(
 
 @pytest.mark.parametrize("frames", DECLARING)
 async def test_a_start_fails_with_one_line_after_the_grace_period(
-    place: Place, proxy: BrokerProxy, frames: int, monkeypatch: pytest.MonkeyPatch
+    system: RealSystem, proxy: BrokerProxy, frames: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(amqp_broker, "STARTUP_GRACE_SECONDS", 0.0)
     proxy.reset_after(frames)
     with pytest.raises(BrokerUnavailable, match=r"^RabbitMQ cannot be used: .*reset") as lost:
-        async with running_worker(place.settings, Telemetry()):
+        async with running_worker(system.settings, Telemetry()):
             pytest.fail("the start succeeded without a broker")
     assert "\n" not in str(lost.value)
     assert lost.value.exit_code == 1

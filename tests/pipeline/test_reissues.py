@@ -18,7 +18,7 @@ from tests.support.builders import (
     department_renamed,
     reissue_requested,
 )
-from tests.support.secrets_keys import Told, fresh_sealing_key, signing_key, write_keys
+from tests.support.secrets_keys import KeyReports, fresh_sealing_key, signing_key, write_keys
 from tests.support.world import World, fault
 from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.jose.open import open_message
@@ -287,7 +287,7 @@ def keys():
 @pytest.fixture
 def sealing(tmp_path, keys):
     worker = signing_key()
-    recipients = RecipientKeys(write_keys(tmp_path / "keys.json", *keys.values()), tuple(keys), Told())
+    recipients = RecipientKeys(write_keys(tmp_path / "keys.json", *keys.values()), tuple(keys), KeyReports())
     return World(RECIPIENTS, sealer=JoseSealer(recipients, worker)), public_part(worker)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from contracts.topology import SECRETS_QUEUE, WORK_QUEUE, secrets_queue
 from tests.support.builders import department_created, department_renamed, owing
-from tests.support.secrets_keys import Told, fresh_sealing_key, signing_key, write_keys
+from tests.support.secrets_keys import KeyReports, fresh_sealing_key, signing_key, write_keys
 from tests.support.world import World
 from worker.adapters.jose.open import open_message
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys
@@ -39,7 +39,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def key_log():
-    return Told()
+    return KeyReports()
 
 
 @pytest.fixture

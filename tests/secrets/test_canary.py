@@ -19,7 +19,7 @@ import pytest
 
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
-from tests.support.canaries import Canaries, nowhere
+from tests.support.canaries import Canaries, assert_absent
 from tests.support.secrets_keys import fresh_sealing_key, write_keys
 from tests.support.secured import Secured
 from worker.adapters.jose.key_files import read_signing_key
@@ -59,7 +59,7 @@ def event(number: int, kind: str, department: str, **data: Any) -> bytes:
 
 
 @dataclass
-class Heard:
+class PublishedMessages:
     """All that was published on an exchange, as bytes: body, headers, properties, routing key."""
 
     messages: list[bytes] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Heard:
 
 
 @dataclass
-class Scene:
+class CanarySystem:
     """A worker with secrets in files, a broker on disk, and a sandbox whose answers go wrong."""
 
     secured: Secured
@@ -85,7 +85,7 @@ class Scene:
     folder: Path
     canaries: Canaries
     channel: aio_pika.abc.AbstractChannel
-    heard: dict[str, Heard]
+    heard: dict[str, PublishedMessages]
     http: int = field(default_factory=lambda: Ports.free().management)
 
     def environ(self, *, sealed: bool) -> dict[str, str]:
@@ -142,7 +142,7 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(secured: Secured, tmp_path: Path) -> AsyncIterator[Scene]:
+async def canary_system(secured: Secured, tmp_path: Path) -> AsyncIterator[CanarySystem]:
     canaries = Canaries()
     canaries.add("main account", token_hex(20))
     canaries.add("broker password", token_hex(20))
@@ -159,8 +159,11 @@ async def scene(secured: Secured, tmp_path: Path) -> AsyncIterator[Scene]:
             await aio_pika.connect(secured.node.url) as connection,
         ):
             channel = await connection.channel(on_return_raises=True)
-            heard = {exchange: Heard() for exchange in (names.SECRETS, names.RESULTS, names.DEAD_LETTERS)}
-            yield Scene(secured, sandbox, tmp_path, canaries, channel, heard)
+            heard = {
+                exchange: PublishedMessages()
+                for exchange in (names.SECRETS, names.RESULTS, names.DEAD_LETTERS)
+            }
+            yield CanarySystem(secured, sandbox, tmp_path, canaries, channel, heard)
             for queue in topology(BrokerVersion(4, 1), recipients=["crm"]).queues:
                 await channel.queue_delete(queue.name)
             await channel.queue_delete(names.SECRETS_QUEUE)
@@ -215,19 +218,23 @@ async def running(environ: dict[str, str]) -> AsyncIterator[Running]:
 
 
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "plain"])
-async def test_nothing_the_worker_writes_contains_a_secret(scene: Scene, *, sealed: bool):
+async def test_nothing_the_worker_writes_contains_a_secret(canary_system: CanarySystem, *, sealed: bool):
     """Without seals the token is in its message, so at the broker too: there the search must find it."""
     found: dict[str, set[str]] = {}
-    environ = scene.environ(sealed=sealed)
+    environ = canary_system.environ(sealed=sealed)
     async with running(environ) as worker:
-        await listen(scene)
-        await scene.play()
-        signing = read_signing_key(Path(scene.folder / "ledger/ledger.db.signing-key.json")) if sealed else {}
-        scene.canaries.add("signing key", signing.get("d", "x" * 43))
-        for held in scene.sandbox.subaccounts():
-            scene.canaries.add(f"token of {held.name}", held.auth_token)
-        search = scene.canaries.found_in
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{scene.http}") as http:
+        await listen(canary_system)
+        await canary_system.play()
+        signing = (
+            read_signing_key(Path(canary_system.folder / "ledger/ledger.db.signing-key.json"))
+            if sealed
+            else {}
+        )
+        canary_system.canaries.add("signing key", signing.get("d", "x" * 43))
+        for held in canary_system.sandbox.subaccounts():
+            canary_system.canaries.add(f"token of {held.name}", held.auth_token)
+        search = canary_system.canaries.found_in
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{canary_system.http}") as http:
             for page in PAGES:
                 async with http.get(page) as answer:
                     found[page] = search(await answer.read() + repr(answer.headers).encode())
@@ -239,30 +246,30 @@ async def test_nothing_the_worker_writes_contains_a_secret(scene: Scene, *, seal
         assert b"Max core file size        0                    0" in worker.proc("limits")
         found |= {
             f"ledger while it is open: {path}": hits
-            for path, hits in scene.canaries.found_in_folder(scene.made("ledger")).items()
+            for path, hits in canary_system.canaries.found_in_folder(canary_system.made("ledger")).items()
         }
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.process.wait() == 0, worker.printed.decode()
-    assert len(scene.sandbox.subaccounts()) >= len(DEPARTMENTS)
+    assert len(canary_system.sandbox.subaccounts()) >= len(DEPARTMENTS)
     found["logs"] = search(bytes(worker.printed))
-    found["results"] = search(b"".join(scene.heard[names.RESULTS].messages))
-    found["dead letters"] = search(b"".join(scene.heard[names.DEAD_LETTERS].messages))
-    found |= scene.canaries.found_in_folder(scene.made("tmp"))
+    found["results"] = search(b"".join(canary_system.heard[names.RESULTS].messages))
+    found["dead letters"] = search(b"".join(canary_system.heard[names.DEAD_LETTERS].messages))
+    found |= canary_system.canaries.found_in_folder(canary_system.made("tmp"))
     own = found.pop("ledger while it is open: ledger.db.signing-key.json", set())
     assert own == ({"signing key"} if sealed else set())
-    at_the_broker = scene.canaries.found_in_folder(scene.secured.node._folder)
-    in_credentials = search(b"".join(scene.heard[names.SECRETS].messages))
-    nowhere(found)
+    at_the_broker = canary_system.canaries.found_in_folder(canary_system.secured.node._folder)
+    in_credentials = search(b"".join(canary_system.heard[names.SECRETS].messages))
+    assert_absent(found)
     assert b'"step_recorded"' in worker.printed, "nothing was logged at debug"
     if sealed:
-        nowhere(at_the_broker | {"credentials": in_credentials})
+        assert_absent(at_the_broker | {"credentials": in_credentials})
     else:
         assert len(in_credentials) == len(DEPARTMENTS)
         assert at_the_broker, "the search finds nothing, not even what is there"
 
 
-async def listen(scene: Scene) -> None:
-    for exchange, heard in scene.heard.items():
-        queue = await scene.channel.declare_queue(exclusive=True)
+async def listen(canary_system: CanarySystem) -> None:
+    for exchange, heard in canary_system.heard.items():
+        queue = await canary_system.channel.declare_queue(exclusive=True)
         await queue.bind(exchange, "#")
         await queue.consume(heard.hear, no_ack=True)

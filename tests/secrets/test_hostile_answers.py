@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from tests.conformance.misbehaving import Reply, answer, misbehaving, raw
 from tests.support import one_call
-from tests.support.canaries import Canaries, Raised, chain_of, nowhere
+from tests.support.canaries import Canaries, RecordedExceptions, assert_absent, chain_of
 from worker.adapters.plivo.client import PlivoAccount, PlivoProvider, plivo_provider
 from worker.adapters.system import SystemClock
 from worker.core.judge import Wait, classify
@@ -113,7 +113,7 @@ def everything_logged() -> Iterator[StringIO]:
 async def test_no_token_of_a_hostile_response_is_exposed(
     canaries: Canaries, everything_logged: StringIO, capfd: pytest.CaptureFixture[str], call: str
 ):
-    telemetry, raised, found = Telemetry(), Raised(), dict[str, set[str]]()
+    telemetry, raised, found = Telemetry(), RecordedExceptions(), dict[str, set[str]]()
     asyncio.get_running_loop().set_debug(True)
     for name, reply in REPLIES.items():
         with raised.recorded():
@@ -123,7 +123,7 @@ async def test_no_token_of_a_hostile_response_is_exposed(
         raised.texts.clear()
     found["logs"] = canaries.found_in((everything_logged.getvalue() + "".join(capfd.readouterr())).encode())
     found["metrics"] = canaries.found_in(generate_latest(telemetry.registry))
-    nowhere(found)
+    assert_absent(found)
 
 
 async def told_of(call: str, reply: Reply, telemetry: Telemetry) -> str:
@@ -172,7 +172,7 @@ class CallFailedBecauseOf(Exception):
 
 
 async def test_every_exception_of_the_product_is_recorded():
-    raised = Raised()
+    raised = RecordedExceptions()
     with raised.recorded():
         await told_of("get", answer("200 OK", b"{"), Telemetry())
     assert any(text.startswith("CallFailed ") for text in raised.texts)

@@ -20,7 +20,7 @@ from worker.cli.app import main
 from worker.core.keyring import is_private
 
 
-class Told(NamedTuple):
+class CommandOutput(NamedTuple):
     stdout: str
     stderr: str
 
@@ -37,12 +37,12 @@ class Shell:
         self._capsys = capsys
         monkeypatch.chdir(folder)
 
-    def __call__(self, *arguments: str, expect: int = 0, stdin: str = "") -> Told:
+    def __call__(self, *arguments: str, expect: int = 0, stdin: str = "") -> CommandOutput:
         self._patch.setattr(sys, "argv", ["provisioner", *arguments])
         self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         with pytest.raises(SystemExit) as ended:
             main()
-        told = Told(*self._capsys.readouterr())
+        told = CommandOutput(*self._capsys.readouterr())
         assert ended.value.code == expect, told.stderr
         self.never_prints_what_is_private(told.stdout + told.stderr)
         return told

@@ -14,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from contracts.subaccounts import CredentialsMessage, plain_message
-from tests.support.canaries import Canaries, nowhere
+from tests.support.canaries import Canaries, assert_absent
 from tests.support.secrets_keys import clear
 from tests.support.secured import Secured
 from worker.adapters.amqp.consumer import RabbitConsumer
@@ -104,7 +104,7 @@ async def test_publishing_consuming_and_failing_log_no_token(
                 await secured.node.rabbitmqctl("close_all_connections", "test")
     told = [*map(str, (unroutable.value, gone.value)), *map(repr, (unroutable.value, gone.value, delivery))]
     printed = "".join(capfd.readouterr())
-    nowhere(
+    assert_absent(
         {
             "logs": canaries.found_in(logged.getvalue().encode()),
             "stderr": canaries.found_in(printed.encode()),

@@ -12,7 +12,7 @@ from contracts.envelope import Message
 from tests.support.builders import NOW
 from tests.support.secrets_keys import (
     TOKEN,
-    Told,
+    KeyReports,
     a_day_later,
     clear,
     fresh_sealing_key,
@@ -31,8 +31,8 @@ WORKER = signing_key()
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def told() -> KeyReports:
+    return KeyReports()
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sealer(file: Path, told: Told) -> JoseSealer:
+def sealer(file: Path, told: KeyReports) -> JoseSealer:
     return JoseSealer(RecipientKeys(file, ("crm", "billing"), told), WORKER)
 
 
@@ -56,7 +56,7 @@ def refusal(sealer: JoseSealer, recipient: str = "crm") -> str:
     return str(refused.value)
 
 
-def test_a_new_key_is_used_from_the_next_message(sealer: JoseSealer, file: Path, told: Told):
+def test_a_new_key_is_used_from_the_next_message(sealer: JoseSealer, file: Path, told: KeyReports):
     old, new = fresh_sealing_key("crm.1"), fresh_sealing_key("crm.2")
     write_keys(file, old)
     assert opened_with(sealer.seal(clear(), "crm"), old, new) == "crm.1"
@@ -78,7 +78,7 @@ def test_a_replaced_file_is_noticed_even_with_the_same_timestamp(sealer: JoseSea
     assert opened_with(sealer.seal(clear(), "crm"), old, new) == "crm.2"
 
 
-def test_without_a_key_nothing_is_sealed_until_one_is_added(sealer: JoseSealer, file: Path, told: Told):
+def test_without_a_key_nothing_is_sealed_until_one_is_added(sealer: JoseSealer, file: Path, told: KeyReports):
     crm, billing = fresh_sealing_key("crm.1"), fresh_sealing_key("billing.1")
     write_keys(file, crm | {"use": "sig"}, billing)
     for _ in range(3):
@@ -102,7 +102,9 @@ def test_an_unknown_recipient_has_no_key(sealer: JoseSealer, file: Path):
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"keys": []}', None])
-def test_an_unreadable_file_disables_all_keys(sealer: JoseSealer, file: Path, told: Told, text: str | None):
+def test_an_unreadable_file_disables_all_keys(
+    sealer: JoseSealer, file: Path, told: KeyReports, text: str | None
+):
     """What it was to say may be that the old key is not to be used."""
     key = fresh_sealing_key("crm.1")
     write_keys(file, key)
@@ -128,7 +130,7 @@ def test_an_unreadable_file_disables_all_keys(sealer: JoseSealer, file: Path, to
     ],
 )
 def test_an_invalid_key_does_not_replace_a_valid_one(
-    sealer: JoseSealer, file: Path, told: Told, damage: dict[str, object]
+    sealer: JoseSealer, file: Path, told: KeyReports, damage: dict[str, object]
 ):
     older = fresh_sealing_key("crm.1")
     public = [public_part(older), public_part(fresh_sealing_key("crm.2")) | damage]
@@ -139,7 +141,7 @@ def test_an_invalid_key_does_not_replace_a_valid_one(
     assert told.last == ("crm", None)
 
 
-def test_a_recipient_added_later_is_not_reported_yet(sealer: JoseSealer, file: Path, told: Told):
+def test_a_recipient_added_later_is_not_reported_yet(sealer: JoseSealer, file: Path, told: KeyReports):
     write_keys(file, fresh_sealing_key("crm.1"), fresh_sealing_key("hr.1"))
     sealer.seal(clear(), "crm")
     assert {line[:2] for line in told.lines} == {("crm", "crm.1"), ("billing", None)}

@@ -53,7 +53,7 @@ def _written(secret: str) -> Iterator[bytes]:
 
 
 @dataclass
-class Raised:
+class RecordedExceptions:
     """Every exception of ours raised within the block, caught or not, with all that hangs on it."""
 
     texts: list[str] = field(default_factory=list)
@@ -84,7 +84,7 @@ def chain_of(error: BaseException | None) -> Iterator[str]:
         error = error.__cause__ or error.__context__
 
 
-def nowhere(found: Mapping[str, set[str]]) -> None:
+def assert_absent(found: Mapping[str, set[str]]) -> None:
     """One hit fails."""
     hits = [f"{where}: {', '.join(sorted(names))}" for where, names in found.items() if names]
     assert not hits, "secrets were found\n" + "\n".join(hits)

@@ -17,11 +17,11 @@ from worker.settings.load import load
 from worker.settings.model import WorkerSettings
 from worker.telemetry.events import Telemetry
 
-PATIENCE_SECONDS = 30
+TIMEOUT_SECONDS = 30
 
 
 @dataclass
-class Ears:
+class Listener:
     """Everything published on one exchange. `until` waits for what is to come."""
 
     messages: list[AbstractIncomingMessage] = field(default_factory=list)
@@ -36,16 +36,16 @@ class Ears:
             self.messages.append(message)
             self._arrived.notify_all()
 
-    async def until(self, enough: Callable[["Ears"], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS), self._arrived:
+    async def until(self, enough: Callable[["Listener"], bool]) -> None:
+        async with asyncio.timeout(TIMEOUT_SECONDS), self._arrived:
             await self._arrived.wait_for(lambda: enough(self))
 
     async def count(self, number: int) -> None:
-        await self.until(lambda ears: len(ears.messages) >= number)
+        await self.until(lambda listener: len(listener.messages) >= number)
 
 
 @dataclass
-class Place:
+class RealSystem:
     """Broker, sandbox and settings; producer and consumers speak plain aio-pika."""
 
     url: str
@@ -63,13 +63,13 @@ class Place:
             yield running
             assert await running.drain()
 
-    async def ears(self, exchange: str) -> Ears:
+    async def listen(self, exchange: str) -> Listener:
         """Listens from now on to an exchange that is there already."""
-        ears = Ears()
+        listener = Listener()
         queue = await self.channel.declare_queue(exclusive=True)
         await queue.bind(exchange, "#")
-        await queue.consume(ears.hear, no_ack=True)
-        return ears
+        await queue.consume(listener.hear, no_ack=True)
+        return listener
 
     async def send(
         self,

@@ -44,7 +44,7 @@ def clear(recipient: str = "crm", **fields: Any) -> CredentialsMessage:
 
 
 @dataclass
-class Told:
+class KeyReports:
     """What a `RecipientKeys` has told of its recipients."""
 
     lines: list[tuple[str, str | None, str]] = field(default_factory=list)
@@ -65,7 +65,7 @@ def write_keys(path: Path, *keys: Jwk) -> Path:
 
 def sealer_for(folder: Path, *private: Jwk, signing: Jwk | None = None) -> JoseSealer:
     path = write_keys(folder / "recipients.json", *private)
-    return JoseSealer(RecipientKeys(path, ("crm",), Told()), signing or signing_key())
+    return JoseSealer(RecipientKeys(path, ("crm",), KeyReports()), signing or signing_key())
 
 
 def sealed(folder: Path, private: Jwk, signing: Jwk, message: CredentialsMessage | None = None) -> Message:
