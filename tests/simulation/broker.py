@@ -14,7 +14,7 @@ from contracts.envelope import Message
 from tests.simulation.chance import Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
-from tests.simulation.story import StoryEvent
+from tests.simulation.producer_events import ProducerEvent
 from worker.adapters.memory.broker import Routes, delays_of
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed, Unroutable
@@ -48,7 +48,7 @@ class Queue:
         self.channels: list[Channel] = []
 
     @property
-    def at_rest(self) -> bool:
+    def idle(self) -> bool:
         return not self.ready and not any(channel.taken for channel in self.channels)
 
     def put(self, queued: Queued) -> None:
@@ -78,14 +78,14 @@ class Broker:
     returns_to_front: bool  # as 4.x with a delivery limit; 3.10 without one puts back at the tail
     routes: Routes = field(default_factory=Routes)
     queues: defaultdict[str, Queue] = field(default_factory=lambda: defaultdict(Queue))
-    events: dict[bytes, StoryEvent] = field(default_factory=dict)  # those it knows the story of, by body
+    events: dict[bytes, ProducerEvent] = field(default_factory=dict)  # those it knows the story of, by body
     delays: dict[str, tuple[float, str]] = field(default_factory=dict)
     on_their_way: int = 0
     tags: int = 0
 
     @property
-    def at_rest(self) -> bool:
-        return not self.on_their_way and self.queues[names.WORK_QUEUE].at_rest
+    def idle(self) -> bool:
+        return not self.on_their_way and self.queues[names.WORK_QUEUE].idle
 
     def declare(self, topology: names.Topology) -> None:
         self.routes.declare(topology)

@@ -12,7 +12,7 @@ T = TypeVar("T")
 SETTLE_WINDOW = timedelta(seconds=12)
 """A tenth of the default, as all times here: what counts is how they compare."""
 WINDOW_SECONDS = SETTLE_WINDOW.total_seconds()
-FURTHEST_SECONDS = 54.0
+MAX_CLOCK_OFFSET_SECONDS = 54.0
 """How far off the wall clock is ever set: nine minutes by this scale; the contract allows for ten."""
 TIMEOUT_SECONDS = 3.0
 CLAIM_SECONDS = 2.0
@@ -36,7 +36,7 @@ class Profile:
     always: frozenset[str] = frozenset()
 
     @property
-    def doubles_allowed(self) -> bool:
+    def duplicates_allowed(self) -> bool:
         """For a while: where a create may be taken for lost too early, they are found later."""
         return self.latest_create_seconds > WINDOW_SECONDS or "clock set" in self.rates
 

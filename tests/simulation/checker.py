@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tests.simulation.history import Note
-from tests.simulation.known import FINAL, Known, Terms, read
-from tests.simulation.story import REMOVED, RENAMED, StoryEvent
+from tests.simulation.history_state import FINAL, HistoryState, RunConditions, read
+from tests.simulation.producer_events import REMOVED, RENAMED, ProducerEvent
 
 
 class Snapshot(NamedTuple):
@@ -15,22 +15,22 @@ class Snapshot(NamedTuple):
     subaccounts: list[tuple[str | None, str, str, bool, str]]
 
 
-def judge_calm(notes: Sequence[Note], terms: Terms) -> list[str]:
+def judge_before_replay(notes: Sequence[Note], conditions: RunConditions) -> list[str]:
     """All is at rest, dead letters still lie: what was answered holds. Not where a create is undecided."""
-    known = read(notes, terms)
-    return list(_states_broken(known, _newest_answered(known), but=known.undecided))
+    state = read(notes, conditions)
+    return list(_states_broken(state, _newest_answered(state), but=state.undecided))
 
 
-def judge_history(notes: Sequence[Note], now: Snapshot, terms: Terms) -> list[str]:
+def judge_history(notes: Sequence[Note], now: Snapshot, conditions: RunConditions) -> list[str]:
     """All is at rest and all dead letters were replayed: everything promised holds."""
-    known = read(notes, terms)
+    state = read(notes, conditions)
     return [
-        *known.broken,
-        *_lost(known),
-        *_states_broken(known, _newest(known)),
-        *_answers_broken(known),
-        *_credentials_broken(known, now),
-        *_doubles_broken(known),
+        *state.broken,
+        *_lost(state),
+        *_states_broken(state, _newest(state)),
+        *_answers_broken(state),
+        *_credentials_broken(state, now),
+        *_duplicates_broken(state),
     ]
 
 
@@ -41,115 +41,117 @@ def judge_replay(notes: Sequence[Note], before: Snapshot, after: Snapshot) -> li
     return changed + [f"G6: a replay made the worker call: {call}" for call in calls]
 
 
-def judge_after_a_loss(notes: Sequence[Note], terms: Terms) -> list[str]:
+def judge_after_ledger_loss(notes: Sequence[Note], conditions: RunConditions) -> list[str]:
     """A lost ledger may answer again what was answered before; still there is one, as the newest says."""
-    known = read(notes, terms)
-    doubles = [one for one in known.broken if one.startswith("G2")]
-    return doubles + list(_states_broken(known, _newest(known)))
+    state = read(notes, conditions)
+    duplicates = [one for one in state.broken if one.startswith("G2")]
+    return duplicates + list(_states_broken(state, _newest(state)))
 
 
-def _by_department(known: Known) -> Iterator[tuple[str, list[StoryEvent]]]:
-    by: dict[str, list[StoryEvent]] = defaultdict(list)
-    for events in known.sent.values():
+def _by_department(state: HistoryState) -> Iterator[tuple[str, list[ProducerEvent]]]:
+    by: dict[str, list[ProducerEvent]] = defaultdict(list)
+    for events in state.sent.values():
         for event in events:
             if event.department:
                 by[event.department].append(event)
     yield from by.items()
 
 
-def _newest(known: Known) -> dict[str, StoryEvent | None]:
+def _newest(state: HistoryState) -> dict[str, ProducerEvent | None]:
     """What holds once everything that can be answered is."""
-    if known.terms.removals_ignored:
-        return _newest_answered(known)
-    rejected = _rejected(known)
+    if state.conditions.removals_ignored:
+        return _newest_answered(state)
+    rejected = _rejected(state)
     return {
-        department: max((one for one in events if one.id not in rejected), key=StoryEvent.rank, default=None)
-        for department, events in _by_department(known)
+        department: max(
+            (one for one in events if one.id not in rejected), key=ProducerEvent.rank, default=None
+        )
+        for department, events in _by_department(state)
     }
 
 
-def _newest_answered(known: Known) -> dict[str, StoryEvent | None]:
+def _newest_answered(state: HistoryState) -> dict[str, ProducerEvent | None]:
     """Where removals are ignored, what they would have removed is still as it was before."""
-    counted = {id_ for id_, answer in known.answered.items() if answer.outcome != "superseded"}
-    newest: dict[str, StoryEvent | None] = {}
-    for department, events in _by_department(known):
+    counted = {id_ for id_, answer in state.answered.items() if answer.outcome != "superseded"}
+    newest: dict[str, ProducerEvent | None] = {}
+    for department, events in _by_department(state):
         answered = [event for event in events if event.id in counted]
-        if known.terms.removals_ignored:
+        if state.conditions.removals_ignored:
             answered = [event for event in answered if event.kind != REMOVED]
-        if answered or known.terms.removals_ignored:
-            newest[department] = max(answered, key=StoryEvent.rank, default=None)
+        if answered or state.conditions.removals_ignored:
+            newest[department] = max(answered, key=ProducerEvent.rank, default=None)
     return newest
 
 
-def _rejected(known: Known) -> set[str]:
+def _rejected(state: HistoryState) -> set[str]:
     """Renames of departments that never were: dead-lettered for good, where the operator wants it so."""
     return {
         id_
-        for id_, events in known.sent.items()
+        for id_, events in state.sent.items()
         if events[0].kind == RENAMED
-        and known.terms.unknown_renames_rejected
-        and id_ not in known.answered
-        and events[0].department not in known.ever_there
-        and "invalid" in known.dead[events[0].body]
+        and state.conditions.unknown_renames_rejected
+        and id_ not in state.answered
+        and events[0].department not in state.ever_there
+        and "invalid" in state.dead[events[0].body]
     }
 
 
 def _states_broken(
-    known: Known, newest: dict[str, StoryEvent | None], but: Iterable[str] = ()
+    state: HistoryState, newest: dict[str, ProducerEvent | None], but: Iterable[str] = ()
 ) -> Iterator[str]:
     """G2 and G3: the newest event says what there is, and what it is called."""
     for department, event in newest.items():
-        enabled = [one for one in known.subaccounts[department].values() if one["enabled"]]
+        enabled = [one for one in state.subaccounts[department].values() if one["enabled"]]
         if department in but:
             continue
         wanted = 0 if event is None or event.kind == REMOVED else 1
-        if event is None and known.terms.removals_ignored and len(enabled) == 1:
+        if event is None and state.conditions.removals_ignored and len(enabled) == 1:
             continue  # a removal found it, and let it be
         if len(enabled) != wanted:
             ids = [one["auth_id"] for one in enabled]
             told = f"{event.id} ({event.kind})" if event else "none that makes it"
             yield f"G2: {department} has {ids} enabled, but {told} is the newest"
-        elif event and wanted and not enabled[0]["name"].startswith(f"{_name(known, event)} ["):
-            called, said = enabled[0]["name"], _name(known, event)
+        elif event and wanted and not enabled[0]["name"].startswith(f"{_name(state, event)} ["):
+            called, said = enabled[0]["name"], _name(state, event)
             yield f"G3: {department} is called {called!r}, but {event.id} says {said!r}"
 
 
-def _name(known: Known, event: StoryEvent) -> str | None:
+def _name(state: HistoryState, event: ProducerEvent) -> str | None:
     """Of two payloads under one id the one that was answered counts."""
-    answer = known.answered.get(event.id)
+    answer = state.answered.get(event.id)
     return answer.name if answer else event.name
 
 
-def _lost(known: Known) -> Iterator[str]:
-    for id_, events in known.sent.items():
+def _lost(state: HistoryState) -> Iterator[str]:
+    for id_, events in state.sent.items():
         for event in events:
-            if not known.dead[event.body] and id_ not in known.answered:
+            if not state.dead[event.body] and id_ not in state.answered:
                 yield f"G1: {id_} was neither answered nor dead-lettered"
 
 
-def _answers_broken(known: Known) -> Iterator[str]:
+def _answers_broken(state: HistoryState) -> Iterator[str]:
     """G4: one final outcome for each event, under one id; `failed` beside each dead letter (see `_ack`)."""
-    rejected = _rejected(known)
-    for id_, events in known.sent.items():
+    rejected = _rejected(state)
+    for id_, events in state.sent.items():
         if events[0].department is None or id_ in rejected:
             continue
-        final = set(known.attempted[id_]) & FINAL
-        if final != {known.answered[id_].outcome if id_ in known.answered else None}:
+        final = set(state.attempted[id_]) & FINAL
+        if final != {state.answered[id_].outcome if id_ in state.answered else None}:
             yield f"G4: {id_} has the final outcomes {sorted(final)}"
-        if not set(known.results[id_]) & FINAL:
+        if not set(state.results[id_]) & FINAL:
             yield f"G4: no final outcome of {id_} was confirmed"
-        for outcome, ids in known.attempted[id_].items():
+        for outcome, ids in state.attempted[id_].items():
             if len(ids) > 1:
                 yield f"G4: {id_} was answered {outcome} under {len(ids)} ids"
 
 
-def _credentials_broken(known: Known, now: Snapshot) -> Iterator[str]:
-    for department, messages in known.credentials.items():
+def _credentials_broken(state: HistoryState, now: Snapshot) -> Iterator[str]:
+    for department, messages in state.credentials.items():
         yield from _generations_broken(department, messages)
     for owner, auth_id, _, enabled, token in now.subaccounts:
         if not enabled or owner is None:
             continue
-        confirmed = [one["data"] for one in known.credentials[owner] if one["confirmed"]]
+        confirmed = [one["data"] for one in state.credentials[owner] if one["confirmed"]]
         last = confirmed[-1] if confirmed else {}
         if (last.get("auth_id"), last.get("auth_token")) != (auth_id, token):
             yield f"credentials: the last of {owner} are {last}, not those of {auth_id}"
@@ -167,9 +169,9 @@ def _generations_broken(department: str, messages: list[dict[str, Any]]) -> Iter
         yield f"credentials: generations of {department} were told in the order {numbers}"
 
 
-def _doubles_broken(known: Known) -> Iterator[str]:
+def _duplicates_broken(state: HistoryState) -> Iterator[str]:
     """Of several subaccounts all but one were reported."""
-    for department, there in known.subaccounts.items():
-        unreported = [auth_id for auth_id in there if auth_id not in known.reported]
+    for department, there in state.subaccounts.items():
+        unreported = [auth_id for auth_id in there if auth_id not in state.reported]
         if len(unreported) > 1:
             yield f"G2: {department} has {unreported}, and none was reported as a double"

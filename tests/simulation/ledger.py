@@ -34,7 +34,7 @@ class Disk(MemoryLedger):
         return written
 
     @property
-    def at_rest(self) -> bool:
+    def idle(self) -> bool:
         """Whether no entry has a duty left."""
         return not any(entry.due_at for entry in self._entries.values())
 
@@ -73,7 +73,7 @@ class SimulatedLedger:
         self._process = process
         self._free_at = 0.0
         self._queued: deque[Callable[[], None]] = deque()
-        process.at_death.append(self._part_of_it_is_durable)
+        process.at_death.append(self._write_some_at_death)
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
         self._process.check()
@@ -83,7 +83,7 @@ class SimulatedLedger:
         self._process.check()
         written: asyncio.Future[Any] = self._loop.create_future()
         self._queued.append(lambda: self._write(written, entry, answer))
-        self._loop.call_at(self._turn(), self._work_off)
+        self._loop.call_at(self._write_time(), self._write_next)
         self._process.endanger("crash at a write", self._chance)
         result = await written
         self._process.check()
@@ -145,7 +145,7 @@ class SimulatedLedger:
         self._process.check()
         return await self._disk.answers(department)
 
-    def _turn(self) -> float:
+    def _write_time(self) -> float:
         """When this write's turn is: after all that were asked for before."""
         seconds = (
             self._chance.seconds(0.5, 4) if self._chance.strikes("write slow") else self._chance.latency()
@@ -153,7 +153,7 @@ class SimulatedLedger:
         self._free_at = max(self._free_at, self._loop.time()) + seconds
         return self._free_at
 
-    def _work_off(self) -> None:
+    def _write_next(self) -> None:
         if self._queued:
             self._queued.popleft()()
 
@@ -173,8 +173,8 @@ class SimulatedLedger:
         failed = self._chance.strikes("written but failed")
         return LedgerFailed("no answer to the commit") if failed else on_disk
 
-    def _part_of_it_is_durable(self) -> None:
+    def _write_some_at_death(self) -> None:
         """Of what had not returned, some got to the disk: never a later one without those before it."""
         for _ in range(self._chance.number(0, len(self._queued))):
-            self._work_off()
+            self._write_next()
         self._queued.clear()

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from tests.simulation.chance import LATEST_SECONDS, TIMEOUT_SECONDS, Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
-from tests.simulation.story import REFUSED
+from tests.simulation.producer_events import REFUSED
 from worker.adapters.plivo.status import kind_of
 from worker.adapters.system import SystemClock
 from worker.core.capabilities import EVERYTHING
@@ -47,7 +47,7 @@ class Subaccount:
     department: str | None = None
 
 
-class Fate(NamedTuple):
+class CallPlan(NamedTuple):
     """What becomes of one call: after how long it is carried out, if at all, and answered, and with what."""
 
     answered_after: float
@@ -74,12 +74,12 @@ class ProviderServer:
         for age in range(self.chance.number(0, 14)):
             self.subaccounts.append(self._new(self._strange_name(), self.now() - timedelta(days=age // 3)))
 
-    def begin(self, fate: Fate, effect: Callable[[], Any]) -> "asyncio.Future[Any]":
+    def begin(self, plan: CallPlan, effect: Callable[[], Any]) -> "asyncio.Future[Any]":
         """Carries the effect out in its time; the future holds what came of it."""
         carried_out: asyncio.Future[Any] = self.loop.create_future()
-        if fate.carried_out_after is not None:
+        if plan.carried_out_after is not None:
             self.under_way += 1
-            self.loop.call_later(fate.carried_out_after, self._carry_out, carried_out, effect)
+            self.loop.call_later(plan.carried_out_after, self._carry_out, carried_out, effect)
         return carried_out
 
     def _carry_out(self, carried_out: "asyncio.Future[Any]", effect: Callable[[], Any]) -> None:
@@ -240,13 +240,13 @@ class SimulatedProvider:
     ) -> Any:
         self._process.check()
         note = self._server.history.note
-        fate = fate_of(operation, self._chance, self._server.refuses)
+        plan = plan_call(operation, self._chance, self._server.refuses)
         note(f"> {operation}", department, **told)
-        carried_out = self._server.begin(fate, effect)
+        carried_out = self._server.begin(plan, effect)
         self._process.endanger("crash at a call", self._chance)
-        await asyncio.sleep(fate.answered_after)
+        await asyncio.sleep(plan.answered_after)
         self._process.check()
-        answer = fate.fault and CallFailed(fate.fault)
+        answer = plan.fault and CallFailed(plan.fault)
         answer = answer or carried_out.result()
         if isinstance(answer, CallFailed):
             certain = answer.fault.kind in CERTAIN
@@ -261,54 +261,54 @@ class SimulatedProvider:
         return None
 
 
-def fate_of(operation: Operation, chance: Chance, refused_with: int | None) -> Fate:
+def plan_call(operation: Operation, chance: Chance, refused_with: int | None) -> CallPlan:
     quick = chance.latency()
     if refused_with is not None:
-        return Fate(quick, fault=_fault(operation, refused_with))
+        return CallPlan(quick, fault=_fault(operation, refused_with))
     if chance.strikes("not connected"):
-        return Fate(quick, fault=CallFault(operation, FaultKind.NOT_SENT, "not connected"))
+        return CallPlan(quick, fault=CallFault(operation, FaultKind.NOT_SENT, "not connected"))
     if chance.strikes("too many requests"):
-        return Fate(quick, fault=_fault(operation, 429))
+        return CallPlan(quick, fault=_fault(operation, 429))
     if chance.strikes("too many requests, retry after"):
-        return Fate(quick, fault=_fault(operation, 429, chance.seconds(0.5, 5)))
+        return CallPlan(quick, fault=_fault(operation, 429, chance.seconds(0.5, 5)))
     if chance.strikes("server error"):
-        return Fate(quick, fault=_fault(operation, chance.one_of((500, 502, 503))))
+        return CallPlan(quick, fault=_fault(operation, chance.one_of((500, 502, 503))))
     if chance.strikes("unreadable answer"):
-        return Fate(2 * quick, quick, CallFault(operation, FaultKind.NO_ANSWER, "unreadable 2xx"))
+        return CallPlan(2 * quick, quick, CallFault(operation, FaultKind.NO_ANSWER, "unreadable 2xx"))
     if chance.strikes("request lost"):
-        return Fate(TIMEOUT_SECONDS, fault=_no_answer(operation))
+        return CallPlan(TIMEOUT_SECONDS, fault=_no_response(operation))
     if chance.strikes("answers slowly"):
         slow = chance.seconds(0.3, TIMEOUT_SECONDS)
-        return Fate(slow, slow * 0.99)
-    if operation in CHANGING and (in_doubt := _fate_in_doubt(operation, chance)):
+        return CallPlan(slow, slow * 0.99)
+    if operation in CHANGING and (in_doubt := _plan_unknown_outcome(operation, chance)):
         return in_doubt
-    return Fate(2 * quick, quick)
+    return CallPlan(2 * quick, quick)
 
 
-def _fate_in_doubt(operation: Operation, chance: Chance) -> Fate | None:
+def _plan_unknown_outcome(operation: Operation, chance: Chance) -> CallPlan | None:
     quick = chance.latency()
     if chance.strikes("server error, carried out"):
-        return Fate(2 * quick, quick, _fault(operation, 500))
+        return CallPlan(2 * quick, quick, _fault(operation, 500))
     if chance.strikes("in doubt"):
-        return Fate(quick, fault=_fault(operation, chance.one_of((408, 409))))
+        return CallPlan(quick, fault=_fault(operation, chance.one_of((408, 409))))
     if chance.strikes("in doubt, carried out"):
-        return Fate(2 * quick, quick, _fault(operation, chance.one_of((408, 409))))
+        return CallPlan(2 * quick, quick, _fault(operation, chance.one_of((408, 409))))
     if chance.strikes("answer lost"):
-        return Fate(
+        return CallPlan(
             TIMEOUT_SECONDS,
             chance.seconds(0, TIMEOUT_SECONDS),
-            _no_answer(operation),
+            _no_response(operation),
         )
     if chance.strikes("carried out late"):
         latest = chance.profile.latest_create_seconds if operation == "create" else LATEST_SECONDS
         late = chance.seconds(0.0, latest * 0.999)
-        fault = chance.one_of((_no_answer(operation), _fault(operation, 503)))
+        fault = chance.one_of((_no_response(operation), _fault(operation, 503)))
         no_answer = fault.kind is FaultKind.NO_ANSWER
-        return Fate(TIMEOUT_SECONDS if no_answer else quick, late, fault)
+        return CallPlan(TIMEOUT_SECONDS if no_answer else quick, late, fault)
     return None
 
 
-def _no_answer(operation: Operation) -> CallFault:
+def _no_response(operation: Operation) -> CallFault:
     return CallFault(operation, FaultKind.NO_ANSWER, "no answer")
 
 

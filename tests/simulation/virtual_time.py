@@ -21,7 +21,7 @@ OWNER: ContextVar[Tasks | None] = ContextVar("owner", default=None)
 """The list that a new task is added to; a task inherits it from the task that starts it."""
 
 
-class Stuck(Exception):
+class NothingScheduled(Exception):
     """Nothing is ready and no timer is set, so nothing will ever happen again."""
 
 
@@ -106,7 +106,7 @@ class VirtualLoop(base_events.BaseEventLoop):
                 if not call.cancelled:
                     ready.append(call)
         if not ready:
-            raise Stuck
+            raise NothingScheduled
 
     def _process_events(self, event_list: Any) -> None:
         """There are none: nothing does IO."""

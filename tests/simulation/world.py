@@ -11,22 +11,22 @@ from pydantic import SecretStr
 from contracts import topology as names
 from contracts.envelope import STRUCTURED, Message
 from tests.simulation.broker import Broker, SimulatedConsumer, SimulatedPublisher
-from tests.simulation.chance import FURTHEST_SECONDS, SETTLE_WINDOW, WINDOW_SECONDS, Chance, Profile
+from tests.simulation.chance import MAX_CLOCK_OFFSET_SECONDS, SETTLE_WINDOW, WINDOW_SECONDS, Chance, Profile
 from tests.simulation.checker import (
     Snapshot,
-    judge_after_a_loss,
-    judge_calm,
+    judge_after_ledger_loss,
+    judge_before_replay,
     judge_history,
     judge_replay,
 )
 from tests.simulation.history import History
-from tests.simulation.known import Terms
+from tests.simulation.history_state import RunConditions
+from tests.simulation.history_telemetry import HistoryTelemetry, message_facts, routing_key_of
 from tests.simulation.ledger import Disk, SimulatedLedger
 from tests.simulation.process import Process
+from tests.simulation.producer_events import EventSchedule, ProducerEvent, draw_schedule
 from tests.simulation.provider import ProviderServer, SimulatedProvider
-from tests.simulation.story import Story, StoryEvent, tell
-from tests.simulation.telling import Telling, routing_key_of, told
-from tests.simulation.virtual_time import Stuck, VirtualLoop
+from tests.simulation.virtual_time import NothingScheduled, VirtualLoop
 from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.jose.seal import Unsealed
 from worker.adapters.memory.locks import InProcessLocks
@@ -39,7 +39,7 @@ from worker.ports import Ledger
 
 OWNER_NAME = "simulated"
 TEMPLATE = NameTemplate()
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 LONGEST_RUN_SECONDS = 4000.0
 DOWN_SECONDS = WINDOW_SECONDS + 1.0
 """After its ledger was lost a worker is started no sooner: what was under way has arrived by then."""
@@ -49,7 +49,7 @@ RETRY_DELAYS = (timedelta(seconds=2), timedelta(seconds=20), timedelta(seconds=6
 TOPOLOGY = names.topology(names.BrokerVersion(4, 1), RETRY_DELAYS)
 
 
-class Restless(Exception):
+class NeverIdle(Exception):
     """Long after all faults were healed there was still something to do."""
 
 
@@ -91,19 +91,19 @@ class SimulatedClock:
 
 
 @dataclass
-class World:
+class SimulatedWorld:
     loop: VirtualLoop
     chance: Chance
     parts: Parts
     history: History
-    story: Story
+    schedule: EventSchedule
     broker: Broker = field(init=False)
     provider: ProviderServer = field(init=False)
     disk: Disk = field(init=False)
     policy: Policy = field(init=False)
     retry: RetryPolicy = field(init=False)
     processes: list[Process] = field(default_factory=list)
-    ahead_seconds: float = 0.0
+    clock_offset_seconds: float = 0.0
     down_until: float = 0.0
 
     def __post_init__(self) -> None:
@@ -126,32 +126,32 @@ class World:
         return Policy(removal, rename, settle_window=SETTLE_WINDOW, enable=enable)
 
     @property
-    def terms(self) -> Terms:
-        return Terms(
+    def conditions(self) -> RunConditions:
+        return RunConditions(
             published_first=self.policy.enable is Enable.PUBLISHED,
-            impatient=self.retry.attempts < RetryPolicy().attempts,
+            gives_up_early=self.retry.attempts < RetryPolicy().attempts,
             removals_ignored=self.policy.removal is Removal.IGNORE,
             unknown_renames_rejected=self.policy.unknown_rename is UnknownRename.REJECT,
-            doubles_allowed=self.chance.profile.doubles_allowed,
+            duplicates_allowed=self.chance.profile.duplicates_allowed,
             outages_only=self.chance.profile.outages_only,
             two_workers=self.chance.profile.two_workers,
         )
 
-    async def play(self) -> list[str]:
+    async def run(self) -> list[str]:
         self.start_worker()
-        await self._suffer()
-        await self._rest()
-        broken = judge_calm(self.history.notes, self.terms)
+        await self._inject_faults()
+        await self._wait_until_idle()
+        broken = judge_before_replay(self.history.notes, self.conditions)
         for _ in range(ROUNDS):
             self._replay_dead_letters()
-            await self._rest()
+            await self._wait_until_idle()
         before = self._snapshot()
-        broken += judge_history(self.history.notes, before, self.terms)
+        broken += judge_history(self.history.notes, before, self.conditions)
         begun = len(self.history.notes)
-        self._replay([sent.event for sent in self.story.sent])
-        await self._rest()
+        self._replay([sent.event for sent in self.schedule.sent])
+        await self._wait_until_idle()
         if self.chance.profile.loses_the_ledger:
-            return judge_after_a_loss(self.history.notes, self.terms)
+            return judge_after_ledger_loss(self.history.notes, self.conditions)
         return broken + judge_replay(self.history.notes[begun:], before, self._snapshot())
 
     def start_worker(self) -> None:
@@ -171,7 +171,9 @@ class World:
             ledger=cast(Ledger, SimulatedLedger(self.disk, self.loop, self.chance, process)),
             locks=InProcessLocks(),
             provider=SimulatedProvider(self.provider, process),
-            publisher=SimulatedPublisher(self.broker, process, lambda sent: told(sent, self.broker.events)),
+            publisher=SimulatedPublisher(
+                self.broker, process, lambda sent: message_facts(sent, self.broker.events)
+            ),
             sealer=Unsealed(),
             fingerprints=KeyedFingerprints(SecretStr("simulated")),
             clock=clock,
@@ -184,7 +186,7 @@ class World:
             retry=self.retry,
             prefetch=PREFETCH,
         )
-        worker = assemble(ports, rules, Telling(self.history), asyncio.Event(), self.parts)
+        worker = assemble(ports, rules, HistoryTelemetry(self.history), asyncio.Event(), self.parts)
         receive = worker.handler.receive
         consumer = SimulatedConsumer(self.broker, names.WORK_QUEUE, PREFETCH, receive, process)
 
@@ -201,13 +203,13 @@ class World:
         self.processes.remove(process)
         self.loop.call_later(self.chance.seconds(0.1, 5), self.start_worker)
 
-    async def _suffer(self) -> None:
+    async def _inject_faults(self) -> None:
         """Events come and faults strike; then all is healed."""
-        last = self.story.sent[-1].after_seconds
+        last = self.schedule.sent[-1].after_seconds
         end = last + self.chance.seconds(1, self.chance.one_of((20, 40, 80)))
-        for after, event in self.story.sent:
+        for after, event in self.schedule.sent:
             self.loop.call_later(after, self._send, event)
-        for fault, strike in self._blows():
+        for fault, strike in self._timed_faults():
             self._schedule(fault, strike, end)
         await asyncio.sleep(end)
         self.chance.healed = True
@@ -215,7 +217,7 @@ class World:
         self._bind_secrets()
         self.history.note("healed")
 
-    def _send(self, event: StoryEvent) -> None:
+    def _send(self, event: ProducerEvent) -> None:
         self.broker.events[event.body] = event
         self.history.note(
             "sent",
@@ -224,7 +226,7 @@ class World:
             kind=event.kind,
             sequence=event.sequence,
             name=event.name,
-            story=event,
+            producer_event=event,
         )
         self.broker.put(inbound(event))
 
@@ -232,7 +234,7 @@ class World:
         while self.chance.strikes(fault):
             self.loop.call_later(self.chance.seconds(0, end), strike)
 
-    def _blows(self) -> Sequence[tuple[str, Callable[[], None]]]:
+    def _timed_faults(self) -> Sequence[tuple[str, Callable[[], None]]]:
         """What strikes at a moment rather than at a call."""
         return (
             ("crash", self._crash),
@@ -257,8 +259,8 @@ class World:
         self.down_until = self.loop.time() + DOWN_SECONDS
 
     def _set_clock(self) -> None:
-        self.ahead_seconds = self.chance.seconds(-FURTHEST_SECONDS, FURTHEST_SECONDS)
-        self.history.note("clock set", ahead=round(self.ahead_seconds, 3))
+        self.clock_offset_seconds = self.chance.seconds(-MAX_CLOCK_OFFSET_SECONDS, MAX_CLOCK_OFFSET_SECONDS)
+        self.history.note("clock set", ahead=round(self.clock_offset_seconds, 3))
 
     def _drain(self) -> None:
         staying = [(one, one.leave) for one in self.processes if one.leave and not one.leaving]
@@ -289,19 +291,17 @@ class World:
         self.provider.refuses = self.chance.one_of((401, 403, 503))
         self.loop.call_later(self.chance.seconds(0.5, self.chance.profile.longest_outage_seconds), take_again)
 
-    async def _rest(self) -> None:
+    async def _wait_until_idle(self) -> None:
         """Until nothing is to be done any more, now or later."""
         deadline = self.loop.time() + LONGEST_RUN_SECONDS
-        await asyncio.sleep(LOOK_SECONDS)
-        while not self._at_rest():
+        await asyncio.sleep(POLL_SECONDS)
+        while not self._idle():
             if self.loop.time() > deadline:
-                raise Restless
-            await asyncio.sleep(LOOK_SECONDS)
+                raise NeverIdle
+            await asyncio.sleep(POLL_SECONDS)
 
-    def _at_rest(self) -> bool:
-        return (
-            bool(self.processes) and self.broker.at_rest and not self.provider.under_way and self.disk.at_rest
-        )
+    def _idle(self) -> bool:
+        return bool(self.processes) and self.broker.idle and not self.provider.under_way and self.disk.idle
 
     def _replay_dead_letters(self) -> None:
         dead = [
@@ -309,7 +309,7 @@ class World:
         ]
         self._replay([event for event in dead if event.department])
 
-    def _replay(self, events: Sequence[StoryEvent]) -> None:
+    def _replay(self, events: Sequence[ProducerEvent]) -> None:
         self.history.note("replayed", count=len(events))
         for event in self.chance.shuffled(events):
             self.broker.put(replace(inbound(event), exchange=names.REPLAY))
@@ -323,13 +323,13 @@ class World:
         return Snapshot(sorted(shown))
 
     def _now(self) -> datetime:
-        return self.story.start + timedelta(seconds=self.loop.time())
+        return self.schedule.start + timedelta(seconds=self.loop.time())
 
     def _wall_clock(self) -> datetime:
-        return self.story.start + timedelta(seconds=self.loop.time() + self.ahead_seconds)
+        return self.schedule.start + timedelta(seconds=self.loop.time() + self.clock_offset_seconds)
 
 
-def inbound(event: StoryEvent) -> Outgoing:
+def inbound(event: ProducerEvent) -> Outgoing:
     return Outgoing(names.DEPARTMENTS, routing_key_of(event), Message(event.body, STRUCTURED))
 
 
@@ -338,12 +338,12 @@ def simulate(profile: Profile, seed: int, parts: Parts | None = None, without: S
     chance = Chance(profile, seed, without)
     loop = VirtualLoop()
     history = History(loop.time)
-    world = World(loop, chance, parts or Parts(), history, tell(chance))
+    world = SimulatedWorld(loop, chance, parts or Parts(), history, draw_schedule(chance))
     try:
-        broken = loop.run_until_complete(world.play())
-    except Restless:
+        broken = loop.run_until_complete(world.run())
+    except NeverIdle:
         broken = ["G1: does not come to rest"]
-    except Stuck:
+    except NothingScheduled:
         broken = ["nothing to wait for, and not at rest"]
     finally:
         for process in list(world.processes):

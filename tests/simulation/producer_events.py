@@ -12,7 +12,7 @@ REFUSED = "refused"
 """A name with this word is one the provider does not take, until it is healed."""
 
 
-class StoryEvent(NamedTuple):
+class ProducerEvent(NamedTuple):
     """One message of a producer. A readable one has a department; `time` is RFC 3339."""
 
     department: str | None
@@ -30,10 +30,10 @@ class StoryEvent(NamedTuple):
 
 class Sent(NamedTuple):
     after_seconds: float
-    event: StoryEvent
+    event: ProducerEvent
 
 
-class Story(NamedTuple):
+class EventSchedule(NamedTuple):
     start: datetime
     sent: list[Sent]
 
@@ -41,16 +41,16 @@ class Story(NamedTuple):
 SOURCE = "/hr"
 
 
-def tell(chance: Chance) -> Story:
+def draw_schedule(chance: Chance) -> EventSchedule:
     start = datetime(2026, 11, 21, chance.one_of((12, 12, 23)), 59, tzinfo=UTC)
     events = []
     for number in range(1, chance.number(1, 3) + 1):
         events += _department(chance, f"d{number}", start)
     order = chance.shuffled(events) if chance.strikes("events out of order") else _interleaved(chance, events)
-    return Story(start, _sent(chance, _with_duplicates(chance, order)))
+    return EventSchedule(start, _sent(chance, _with_duplicates(chance, order)))
 
 
-def _department(chance: Chance, department: str, start: datetime) -> list[StoryEvent]:
+def _department(chance: Chance, department: str, start: datetime) -> list[ProducerEvent]:
     sequenced = chance.one_of((1.0, 0.0, 0.5))
     same_time = chance.coin(0.2)
     last = start - timedelta(minutes=chance.one_of((0, 50)))
@@ -60,7 +60,7 @@ def _department(chance: Chance, department: str, start: datetime) -> list[StoryE
     for index in range(chance.number(1, 5)):
         kind = "created" if index == 0 and chance.coin(0.9) else chance.one_of(KINDS)
         events.append(
-            made(
+            producer_event(
                 department,
                 kind,
                 f"{department}-{index}",
@@ -72,9 +72,9 @@ def _department(chance: Chance, department: str, start: datetime) -> list[StoryE
     return events
 
 
-def made(
+def producer_event(
     department: str, kind: str, id_: str, sequence: int | None, time: datetime, name: str | None
-) -> StoryEvent:
+) -> ProducerEvent:
     data: dict[str, Any] = {"department_id": department} | ({"name": name} if name else {})
     event = {
         "specversion": "1.0",
@@ -85,19 +85,19 @@ def made(
         "tenant": "acme",
         "data": data,
     } | ({"sequence": sequence} if sequence is not None else {})
-    return StoryEvent(department, kind, id_, sequence, time, name, json.dumps(event).encode())
+    return ProducerEvent(department, kind, id_, sequence, time, name, json.dumps(event).encode())
 
 
-def _interleaved(chance: Chance, events: list[StoryEvent]) -> list[StoryEvent]:
+def _interleaved(chance: Chance, events: list[ProducerEvent]) -> list[ProducerEvent]:
     """Those of one department in their order, departments mixed."""
-    lanes: dict[str | None, list[StoryEvent]] = {}
+    lanes: dict[str | None, list[ProducerEvent]] = {}
     for event in events:
         lanes.setdefault(event.department, []).append(event)
     turns = chance.shuffled([event.department for event in events])
     return [lanes[department].pop(0) for department in turns]
 
 
-def _with_duplicates(chance: Chance, events: list[StoryEvent]) -> list[StoryEvent]:
+def _with_duplicates(chance: Chance, events: list[ProducerEvent]) -> list[ProducerEvent]:
     told = []
     for event in events:
         told.append(event)
@@ -107,19 +107,19 @@ def _with_duplicates(chance: Chance, events: list[StoryEvent]) -> list[StoryEven
             told.insert(chance.number(0, len(told)), _twin(event))
         if chance.strikes("unreadable message"):
             told.append(
-                StoryEvent(None, "created", "unreadable", None, event.time, None, b'{"not": "an event"')
+                ProducerEvent(None, "created", "unreadable", None, event.time, None, b'{"not": "an event"')
             )
     return told
 
 
-def _twin(event: StoryEvent) -> StoryEvent:
+def _twin(event: ProducerEvent) -> ProducerEvent:
     """Another payload under the same id."""
     department, kind, id_, sequence, time, _, _ = event
     assert department is not None
-    return made(department, kind, id_, sequence, time, f"{department} twin")
+    return producer_event(department, kind, id_, sequence, time, f"{department} twin")
 
 
-def _sent(chance: Chance, events: list[StoryEvent]) -> list[Sent]:
+def _sent(chance: Chance, events: list[ProducerEvent]) -> list[Sent]:
     at, longest_gap = 0.0, chance.one_of((0.01, 1.0, 6.0, 12.0))
     sent = []
     for event in events:

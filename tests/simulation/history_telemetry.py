@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from contracts import topology as names
 from tests.simulation.history import History
-from tests.simulation.story import StoryEvent
+from tests.simulation.producer_events import ProducerEvent
 from worker.core.judge import Failure, Operation, Park, Pause, Wait
 from worker.core.messages import Outgoing, Subject
 from worker.core.model import Entry
@@ -22,7 +22,7 @@ def _nothing(*_: Any, **__: Any) -> None:
     """Not worth telling here."""
 
 
-class Telling(Telemetry):
+class HistoryTelemetry(Telemetry):
     def __init__(self, history: History) -> None:
         self._history = history
 
@@ -31,10 +31,12 @@ class Telling(Telemetry):
     intake_held = intake_lifted = _nothing
 
     def doubles_disabled(self, entry: Entry, auth_ids: tuple[str, ...]) -> None:
-        self._history.note("doubles reported", entry.department.id, kept=entry.auth_id, doubles=auth_ids)
+        self._history.note(
+            "duplicates reported", entry.department.id, kept=entry.auth_id, duplicates=auth_ids
+        )
 
     def drift_mended(self, entry: Entry) -> None:
-        self._history.note("mended", entry.department.id, auth_id=entry.auth_id)
+        self._history.note("repaired", entry.department.id, auth_id=entry.auth_id)
 
     def duty_failed(self, department: Any, detail: str) -> None:
         self._history.note("duty failed", department and department.id, detail=detail)
@@ -71,11 +73,11 @@ class Telling(Telemetry):
         self._history.note("step crashed", None, error=repr(error), at=f"{last.filename}:{last.lineno}")
 
 
-def routing_key_of(event: StoryEvent) -> str:
+def routing_key_of(event: ProducerEvent) -> str:
     return f"department.{event.kind}"
 
 
-def told(outgoing: Outgoing, events: Mapping[bytes, StoryEvent]) -> dict[str, Any]:
+def message_facts(outgoing: Outgoing, events: Mapping[bytes, ProducerEvent]) -> dict[str, Any]:
     """What a message of the worker's says, for the history."""
     if outgoing.exchange == names.DEAD_LETTERS:
         event = events[outgoing.message.body]

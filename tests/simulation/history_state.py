@@ -1,0 +1,374 @@
+"""What a history tells, read note by note; what is wrong at its very moment is noted as broken.
+
+It believes nobody: what is answered is what reached the disk, what is published is what the broker confirmed,
+what there is is what the provider shows.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tests.simulation.history import Note
+from tests.simulation.producer_events import CREATED, RENAMED, ProducerEvent
+
+FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded"}
+MAX_CREATES = 3
+QUARANTINE_AFTER_DELIVERIES = 20
+"""Deliveries after which a message may be taken for what kills its workers."""
+UNDECIDED = {"create-unknown", "rejected", "exhausted", "delivery-limit"}
+"""Given up, perhaps with something begun: a deletion has no way back."""
+
+
+class RunConditions(NamedTuple):
+    """What this run's operator has chosen, and whether two of a department may be there for a while."""
+
+    gives_up_early: bool = False
+    published_first: bool = False
+    removals_ignored: bool = False
+    unknown_renames_rejected: bool = False
+    duplicates_allowed: bool = False
+    outages_only: bool = False
+    two_workers: bool = False
+
+
+@dataclass
+class AnsweredEvent:
+    outcome: str
+    name: str | None
+    auth_id: str | None
+
+
+class RecordedEntry(NamedTuple):
+    """A department as the ledger has it."""
+
+    status: str = "absent"
+    auth_id: str | None = None
+
+
+class ConfirmedBefore(NamedTuple):
+    """What had been confirmed of a message when it was delivered."""
+
+    dead: int
+    failed: int
+    parked: int
+
+
+@dataclass
+class HistoryState:
+    """A history, read note by note: what stands at the moment read."""
+
+    conditions: RunConditions
+    sent: dict[str, list[ProducerEvent]] = field(default_factory=lambda: defaultdict(list))
+    answered: dict[str, AnsweredEvent] = field(default_factory=dict)
+    results: dict[str, dict[str, set[str]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(set))
+    )
+    attempted: dict[str, dict[str, set[str]]] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(set))
+    )
+    dead: dict[bytes, list[str]] = field(default_factory=lambda: defaultdict(list))
+    undecided: set[str] = field(default_factory=set)
+    failed: Counter[str] = field(default_factory=Counter)
+    parked: Counter[bytes] = field(default_factory=Counter)
+    deliveries: Counter[bytes] = field(default_factory=Counter)
+    confirmed_before: dict[int, ConfirmedBefore] = field(default_factory=dict)  # by delivery
+    credentials: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    subaccounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
+    ever_there: set[str] = field(default_factory=set)
+    on_record: dict[str, RecordedEntry] = field(default_factory=lambda: defaultdict(RecordedEntry))
+    open_creates: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by key
+    repaired: set[str] = field(default_factory=set)
+    outages: int = 0
+    reported: set[str] = field(default_factory=set)
+    tried_half_open: int | None = None  # calls begun since the circuit is half-open; None while it is not
+    broken: list[str] = field(default_factory=list)
+
+
+def read(notes: Iterable[Note], conditions: RunConditions) -> HistoryState:
+    state = HistoryState(conditions)
+    for note in notes:
+        if (reader := _READERS.get(note.what)) is not None:
+            reader(state, note)
+        if note.what in {"exists", "changed"} and not conditions.duplicates_allowed:
+            _at_most_one(state, note)
+        if note.what in {"exists", "changed"} and conditions.published_first:
+            _inert_before_published(state, note)
+    return state
+
+
+def _sent(state: HistoryState, note: Note) -> None:
+    event = note.detail["producer_event"]
+    state.sent[event.id if event.department else event.body].append(event)
+
+
+def _answered(state: HistoryState, note: Note) -> None:
+    answered = AnsweredEvent(note.detail["outcome"], note.detail["name"], note.detail["auth_id"])
+    if answered.outcome == "superseded" and note.detail["event"] not in state.answered:
+        _superseded(state, note)
+    state.answered.setdefault(note.detail["event"], answered)
+    state.reported.update((note.detail["reason"] or "").replace(",", " ").split())
+    if note.department and answered.outcome != "superseded":  # which says nothing of its create
+        state.undecided.discard(note.department)
+
+
+def _superseded(state: HistoryState, note: Note) -> None:
+    """G3: by what is on record already, not by what may yet fail. Two payloads may share an id."""
+    id_ = note.detail["event"]
+    rank = min(event.rank() for event in state.sent[id_])
+    newer = (
+        event
+        for other in state.answered
+        if other != id_
+        for event in state.sent[other]
+        if event.department == note.department and event.rank() > rank
+    )
+    if not any(newer):
+        state.broken.append(f"G3: {id_} was superseded by nothing on record, at {note.at:.3f}")
+
+
+def _delivered(state: HistoryState, note: Note) -> None:
+    event, body = note.detail["event"], note.detail["body"]
+    confirmed_before = ConfirmedBefore(len(state.dead[body]), state.failed[event], state.parked[body])
+    state.confirmed_before[note.detail["tag"]] = confirmed_before
+    state.deliveries[body] += 1
+
+
+def _attempted(state: HistoryState, note: Note) -> None:
+    if note.detail["to"] == "results":
+        message = note.detail["message"]
+        id_, outcome = message["data"]["event"]["id"], message["data"]["outcome"]
+        state.attempted[id_][outcome].add(message["id"])
+        if outcome in FINAL and id_ not in state.answered:
+            state.broken.append(f"G1: {id_} was told {outcome} before that was durable, at {note.at:.3f}")
+    elif note.detail["to"] == "secrets" and note.department:
+        state.credentials[note.department].append(note.detail["message"] | {"confirmed": False})
+
+
+def _confirmed(state: HistoryState, note: Note) -> None:
+    if note.detail["to"] == "results":
+        message = note.detail["message"]
+        id_, outcome = message["data"]["event"]["id"], message["data"]["outcome"]
+        state.results[id_][outcome].add(message["id"])
+        state.failed[id_] += outcome == "failed"
+    elif note.detail["to"] == "secrets" and note.department:
+        state.credentials[note.department].append(note.detail["message"] | {"confirmed": True})
+    elif note.detail["to"] == "retry":
+        state.parked[note.detail["body"]] += 1
+        if state.conditions.outages_only and not state.conditions.gives_up_early and note.detail["attempts"]:
+            state.broken.append(f"G7: an outage was counted against {note.detail['event']}, at {note.at:.3f}")
+    elif note.detail["to"] == "dead letters":
+        state.dead[note.detail["body"]].append(note.detail["reason"])
+        if note.detail["routing_key"] != note.detail["sent_with"]:
+            state.broken.append(
+                f"a dead letter of {note.detail['event']} came by {note.detail['routing_key']},"
+                f" but was sent with {note.detail['sent_with']}"
+            )
+        if note.department:
+            _dead(state, note, note.department)
+
+
+def _dead(state: HistoryState, note: Note, department: str) -> None:
+    reason, id_ = note.detail["reason"], note.detail["event"]
+    if reason in UNDECIDED:
+        state.undecided.add(department)
+    exhausted = reason == "exhausted" and not state.conditions.gives_up_early
+    limited = (
+        reason == "delivery-limit" and state.deliveries[note.detail["body"]] <= QUARANTINE_AFTER_DELIVERIES
+    )
+    if exhausted or limited or reason in {"malformed", "unsupported-type"}:
+        state.broken.append(f"G7: {id_} is whole and was dead-lettered {reason}, at {note.at:.3f}")
+    rejected = state.conditions.unknown_renames_rejected and state.sent[id_][0].kind == RENAMED
+    # By this worker, at least: the other one may just have made it.
+    unknown_department = state.conditions.two_workers or state.on_record[department].status in {
+        "absent",
+        "claimed",
+    }
+    if reason == "invalid" and not (rejected and unknown_department):
+        state.broken.append(f"G7: {id_} is valid and was dead-lettered, at {note.at:.3f}")
+
+
+def _unroutable(state: HistoryState, note: Note) -> None:
+    if note.detail["to"] == "results":
+        _confirmed(state, note)
+
+
+def _ack(state: HistoryState, note: Note) -> None:
+    """G1: durable and confirmed, the one way or the other, before the ack is sent."""
+    event, body = note.detail["event"], note.detail["body"]
+    confirmed_before = state.confirmed_before[note.detail["tag"]]
+    answer = state.answered.get(event)
+    if state.parked[body] > confirmed_before.parked:
+        return
+    reasons = state.dead[body][confirmed_before.dead :]
+    confirmed = answer is not None and state.results[event].get(answer.outcome)
+    # Those of a second copy, where this one was answered; but a conflicting duplicate shares the event's id.
+    of_this_one = reasons and not (confirmed and "conflicting-duplicate" not in reasons)
+    if of_this_one:
+        if note.department and state.failed[event] <= confirmed_before.failed:
+            state.broken.append(
+                f"G4: {event} was dead-lettered without a result that says so, at {note.at:.3f}"
+            )
+    elif answer is None:
+        state.broken.append(f"G1: {event} acked before its outcome was durable, at {note.at:.3f}")
+    elif not confirmed:
+        state.broken.append(f"G1: {event} acked before its answer was confirmed, at {note.at:.3f}")
+    elif answer.outcome == "created" and note.department:
+        _owes_nothing(state, note, note.department, answer.auth_id)
+
+
+def _owes_nothing(state: HistoryState, note: Note, department: str, auth_id: str | None) -> None:
+    """Whoever made a subaccount has handed on its credentials, unless it is on record no more."""
+    told = (one["data"]["auth_id"] for one in state.credentials.get(department, ()) if one["confirmed"])
+    if state.on_record[department] == ("active", auth_id) and auth_id not in told:
+        state.broken.append(
+            f"credentials: those of {auth_id} were not confirmed when {note.detail['event']} was acked,"
+            f" at {note.at:.3f}"
+        )
+
+
+def _recorded(state: HistoryState, note: Note) -> None:
+    if note.department is None:
+        return
+    status = note.detail["status"]
+    state.on_record[note.department] = RecordedEntry(status, note.detail["auth_id"])
+    creates, key = state.open_creates[note.department], note.detail["key"]
+    # Whoever comes after it was given up, or after another event's create, counts from zero.
+    kept = 0 if note.detail["attempt"] == 0 else creates[key]
+    creates.clear()
+    creates[key] = kept
+    if note.department in state.repaired and status in {"active", "disabled"} and not note.detail["check_at"]:
+        if (
+            state.conditions.two_workers
+        ):  # by the other one: whoever set it right finds that out, and then records
+            return
+        state.broken.append(
+            f"G3: {note.department} was set right and is not looked at again, at {note.at:.3f}"
+        )
+    state.repaired.discard(note.department)
+
+
+def _repaired(state: HistoryState, note: Note) -> None:
+    if note.department:
+        state.repaired.add(note.department)
+
+
+def _repair_not_recorded(state: HistoryState, note: Note) -> None:
+    """That something was set right did not get to the ledger."""
+    state.repaired = state.repaired - {note.department} if note.department else set()
+
+
+def _circuit(state: HistoryState, note: Note) -> None:
+    state.tried_half_open = 0 if note.detail["state"] == "half-open" else None
+    state.outages += note.detail["state"] == "open"
+
+
+def _called(state: HistoryState, note: Note) -> None:
+    """G7: one call finds out for all. Two workers have a circuit each; a 429 finds out nothing."""
+    probe = note.what == "> list" and "offset" not in note.detail
+    if state.tried_half_open is None or probe or not state.conditions.outages_only:
+        return
+    state.tried_half_open += 1
+    if state.tried_half_open > 1:
+        state.broken.append(
+            f"G7: {state.tried_half_open} calls while the circuit was half-open, at {note.at:.3f}"
+        )
+
+
+def _ledger_lost(state: HistoryState, _note: Note) -> None:
+    state.answered.clear()
+    state.on_record.clear()
+    state.open_creates.clear()
+
+
+def _create(state: HistoryState, note: Note) -> None:
+    _called(state, note)
+    if note.department is None:
+        return
+    of_department, key = state.open_creates[note.department], note.detail["key"]
+    of_department[key] += 1
+    if of_department[key] > MAX_CREATES + state.outages:  # what ended unknown in an outage is not counted
+        state.broken.append(f"G2: {note.department} was created {of_department[key]} times under {key}")
+
+
+def _not_created(state: HistoryState, note: Note) -> None:
+    if note.department and note.detail["certain"]:
+        state.open_creates[note.department][note.detail["key"]] -= 1
+
+
+def _exists(state: HistoryState, note: Note) -> None:
+    if note.department is None:
+        return
+    events = (event for events in state.sent.values() for event in events)
+    if state.conditions.unknown_renames_rejected and not any(
+        event.kind == CREATED and event.department == note.department for event in events
+    ):
+        state.broken.append(f"rename: {note.department} was created by one, at {note.at:.3f}")
+    state.ever_there.add(note.department)
+    state.subaccounts[note.department][note.detail["auth_id"]] = note.detail
+
+
+def _changed(state: HistoryState, note: Note) -> None:
+    if note.department is None:
+        return
+    there, auth_id = state.subaccounts[note.department], note.detail["auth_id"]
+    if _tag(there[auth_id]["name"]) != _tag(note.detail["name"]):
+        state.broken.append(f"G2: {auth_id} bears another tag than it was made with, at {note.at:.3f}")
+    there[auth_id] = note.detail
+
+
+def _tag(name: str) -> str:
+    return name.rpartition(" ")[2]
+
+
+def _gone(state: HistoryState, note: Note) -> None:
+    if note.department:
+        state.subaccounts[note.department].pop(note.detail["auth_id"], None)
+
+
+def _duplicates(state: HistoryState, note: Note) -> None:
+    state.reported.update(note.detail["duplicates"])
+
+
+_READERS = {
+    "sent": _sent,
+    "answered": _answered,
+    "delivered": _delivered,
+    "> publish": _attempted,
+    "confirmed": _confirmed,
+    "unroutable": _unroutable,
+    "> ack": _ack,
+    "recorded": _recorded,
+    "repaired": _repaired,
+    "duty failed": _repair_not_recorded,
+    "worker dead": _repair_not_recorded,
+    "ledger lost": _ledger_lost,
+    "circuit": _circuit,
+    "> update": _called,
+    "> delete": _called,
+    "> get": _called,
+    "> list": _called,
+    "> create": _create,
+    "< create": _not_created,
+    "exists": _exists,
+    "changed": _changed,
+    "gone": _gone,
+    "duplicates reported": _duplicates,
+}
+
+
+def _at_most_one(state: HistoryState, note: Note) -> None:
+    if note.department and len(there := state.subaccounts[note.department]) > 1:
+        state.broken.append(f"G2: {note.department} has {sorted(there)} at {note.at:.3f}")
+
+
+def _inert_before_published(state: HistoryState, note: Note) -> None:
+    """One made disabled is enabled after its credentials are confirmed, and never two at once."""
+    if note.department is None:
+        return
+    enabled = [id_ for id_, one in state.subaccounts[note.department].items() if one["enabled"]]
+    if len(enabled) > 1:
+        state.broken.append(f"G2: {note.department} has {sorted(enabled)} enabled at {note.at:.3f}")
+    told = {one["data"]["auth_id"] for one in state.credentials.get(note.department, ()) if one["confirmed"]}
+    for early in set(enabled) - told:
+        state.broken.append(f"enabled: {early} before its credentials were confirmed, at {note.at:.3f}")
