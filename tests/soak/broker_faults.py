@@ -19,7 +19,7 @@ SLOW_SECONDS, SLOW_FOR_SECONDS = 0.05, 1.0
 
 
 @dataclass(frozen=True)
-class Stage:
+class FaultTargets:
     """What the faults are done to, and who sends; `send_again` is the answer to a queue that was lost."""
 
     node: PrivateNode
@@ -30,78 +30,78 @@ class Stage:
     send_again: Callable[[], Awaitable[None]]
 
 
-BrokerFault = Callable[[Stage], Awaitable[None]]
+BrokerFault = Callable[[FaultTargets], Awaitable[None]]
 
 
-async def restart(stage: Stage) -> None:
-    await stage.node.stop()
-    await stage.node.start()
+async def restart(targets: FaultTargets) -> None:
+    await targets.node.stop()
+    await targets.node.start()
 
 
-async def forced_close(stage: Stage) -> None:
-    async with stage.proxy.connected_anew(2):
-        await stage.node.rabbitmqctl("close_all_connections", "to see who comes back")
+async def forced_close(targets: FaultTargets) -> None:
+    async with targets.proxy.connected_anew(2):
+        await targets.node.rabbitmqctl("close_all_connections", "to see who comes back")
 
 
-async def queue_deleted(stage: Stage) -> None:
+async def queue_deleted(targets: FaultTargets) -> None:
     """With all that waits in it, and the consumer is cancelled."""
-    async with stage.proxy.connected_anew():
-        await stage.node.rabbitmqctl("delete_queue", names.WORK_QUEUE)
-    await stage.send(_newcomer())  # once it is confirmed, the queue is there again
-    await stage.send_again()
+    async with targets.proxy.connected_anew():
+        await targets.node.rabbitmqctl("delete_queue", names.WORK_QUEUE)
+    await targets.send(_new_department())  # once it is confirmed, the queue is there again
+    await targets.send_again()
 
 
-async def consumer_timeout(stage: Stage) -> None:
+async def consumer_timeout(targets: FaultTargets) -> None:
     """The broker closes the channel of a consumer that holds a message for too long.
 
     A channel knows the time allowed from its beginning: hence the resets, before and after.
     """
-    await _allow(stage.node, TIMEOUT_MILLISECONDS, TICK_MILLISECONDS)
-    await reset(stage)
-    async with stage.proxy.connected_anew():
-        stage.sandbox.set_rules(Rule("create_subaccount", fault("no-answer"), times=1), *stage.rules)
-        await stage.send(_newcomer())
-    stage.sandbox.set_rules(*stage.rules)
-    await _allow(stage.node, USUAL_TIMEOUT_MILLISECONDS, USUAL_TICK_MILLISECONDS)
-    await reset(stage)
+    await _allow(targets.node, TIMEOUT_MILLISECONDS, TICK_MILLISECONDS)
+    await reset(targets)
+    async with targets.proxy.connected_anew():
+        targets.sandbox.set_rules(Rule("create_subaccount", fault("no-answer"), times=1), *targets.rules)
+        await targets.send(_new_department())
+    targets.sandbox.set_rules(*targets.rules)
+    await _allow(targets.node, USUAL_TIMEOUT_MILLISECONDS, USUAL_TICK_MILLISECONDS)
+    await reset(targets)
 
 
-async def memory_alarm(stage: Stage) -> None:
+async def memory_alarm(targets: FaultTargets) -> None:
     """Publishes are blocked, acks go on."""
-    await stage.node.rabbitmqctl("set_vm_memory_high_watermark", NO_MEMORY)
+    await targets.node.rabbitmqctl("set_vm_memory_high_watermark", NO_MEMORY)
     await asyncio.sleep(ALARM_SECONDS)
-    await stage.node.rabbitmqctl("set_vm_memory_high_watermark", WATERMARK)
+    await targets.node.rabbitmqctl("set_vm_memory_high_watermark", WATERMARK)
 
 
-async def reset(stage: Stage) -> None:
-    async with stage.proxy.connected_anew(2):
-        stage.proxy.reset()
+async def reset(targets: FaultTargets) -> None:
+    async with targets.proxy.connected_anew(2):
+        targets.proxy.reset()
 
 
-async def black_hole(stage: Stage) -> None:
-    async with stage.proxy.connected_anew(2):
-        stage.proxy.black_hole()
-    stage.proxy.heal()
+async def black_hole(targets: FaultTargets) -> None:
+    async with targets.proxy.connected_anew(2):
+        targets.proxy.black_hole()
+    targets.proxy.heal()
 
 
-async def refusal(stage: Stage) -> None:
-    stage.proxy.refuse()
-    stage.proxy.reset()
+async def refusal(targets: FaultTargets) -> None:
+    targets.proxy.refuse()
+    targets.proxy.reset()
     await asyncio.sleep(SLOW_FOR_SECONDS)
-    async with stage.proxy.connected_anew(2):
-        await stage.proxy.listen()
+    async with targets.proxy.connected_anew(2):
+        await targets.proxy.listen()
 
 
-async def confirms_withheld(stage: Stage) -> None:
-    async with stage.proxy.connected_anew():
-        stage.proxy.withhold_confirms()
-    stage.proxy.heal()
+async def confirms_withheld(targets: FaultTargets) -> None:
+    async with targets.proxy.connected_anew():
+        targets.proxy.withhold_confirms()
+    targets.proxy.heal()
 
 
-async def slow_network(stage: Stage) -> None:
-    stage.proxy.delay(SLOW_SECONDS)
+async def slow_network(targets: FaultTargets) -> None:
+    targets.proxy.delay(SLOW_SECONDS)
     await asyncio.sleep(SLOW_FOR_SECONDS)
-    stage.proxy.heal()
+    targets.proxy.heal()
 
 
 BROKER_FAULTS: tuple[BrokerFault, ...] = (
@@ -118,7 +118,7 @@ BROKER_FAULTS: tuple[BrokerFault, ...] = (
 )
 
 
-def _newcomer() -> Statement:
+def _new_department() -> Statement:
     department = f"new-{secrets.token_hex(4)}"
     return Statement(department, "created", 1, f"{department} north")
 

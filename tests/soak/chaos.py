@@ -18,13 +18,13 @@ from pathlib import Path
 
 from contracts.topology import delay_label
 from tests.soak import verdict
-from tests.soak.broker_faults import BROKER_FAULTS, BrokerFault, Stage
-from tests.soak.command import CONSOLE, Report, conduct, parser
-from tests.soak.correspondent import Correspondent, correspondent
+from tests.soak.broker_faults import BROKER_FAULTS, BrokerFault, FaultTargets
+from tests.soak.client import SoakClient, soak_client
+from tests.soak.command import CONSOLE, Report, parser, run_and_report
 from tests.soak.leftovers import left_in_queues, nothing_due, nothing_queued
-from tests.soak.lives import hastened
-from tests.soak.statements import Statement, story
-from tests.soak.verdict import Broken
+from tests.soak.lives import sped_up
+from tests.soak.statements import Statement, draw_statements
+from tests.soak.verdict import Violation
 from tests.soak.worker_process import worker_process
 from tests.support.fault_proxy import fault_proxy
 from worker.demo.private_node import private_node
@@ -36,90 +36,93 @@ REST_SECONDS = 120
 PACE_SECONDS = 0.02
 
 Stop = Callable[[], Awaitable[int]]
-Working = Callable[[Mapping[str, str]], AbstractAsyncContextManager[Stop]]
+RunWorker = Callable[[Mapping[str, str]], AbstractAsyncContextManager[Stop]]
 """Runs a worker for the time of the block; yields what drains it and tells its exit code."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChaosPlan:
     departments: int
     rounds: int
     seed: int
     settle_window: timedelta = timedelta(seconds=2)
     api_timeout: timedelta = timedelta(seconds=1)
     rules: tuple[Rule, ...] = (
-        *hastened(PROFILES["mild"], 0.3),
+        *sped_up(PROFILES["mild"], 0.3),
         Rule("*", fault("slow", delay_seconds=0.1), probability=0.3),
     )
 
 
 @dataclass
 class Chaos:
-    plan: Plan
+    plan: ChaosPlan
     environ: dict[str, str]
-    stage: Stage
-    correspondent: Correspondent
+    targets: FaultTargets
+    client: SoakClient
     on_fault: Callable[[str, float], None]
-    broken: list[Broken] = field(default_factory=list)
+    broken: list[Violation] = field(default_factory=list)
 
-    async def run(self, stop: Stop) -> list[Broken]:
-        dice = random.Random(self.plan.seed)
-        told = story(self.plan.departments, dice)
+    async def run(self, stop: Stop) -> list[Violation]:
+        rng = random.Random(self.plan.seed)
+        statements = draw_statements(self.plan.departments, rng)
         faults = [
-            fault for _ in range(self.plan.rounds) for fault in dice.sample(BROKER_FAULTS, len(BROKER_FAULTS))
+            fault for _ in range(self.plan.rounds) for fault in rng.sample(BROKER_FAULTS, len(BROKER_FAULTS))
         ]
-        share = len(told) // len(faults) + 1
+        share = len(statements) // len(faults) + 1
         for number, one in enumerate(faults):
-            await self._go_through(one, told[number * share : (number + 1) * share])
-        await self._rest()
+            await self._run_fault(one, statements[number * share : (number + 1) * share])
+        await self._wait_until_idle()
         if code := await stop():
-            self.broken.append(Broken("-", f"the worker ended with {code}"))
+            self.broken.append(Violation("-", f"the worker ended with {code}"))
         await self._judge()
         return self.broken
 
-    async def _go_through(self, one: BrokerFault, statements: Sequence[Statement]) -> None:
+    async def _run_fault(self, one: BrokerFault, statements: Sequence[Statement]) -> None:
         """The fault comes while these events are carried out; after it half of them must be answered."""
         began = time.monotonic()
         feeding = asyncio.create_task(self._feed(statements))
-        heard = self.correspondent
+        received = self.client
         try:
             async with asyncio.timeout(REST_SECONDS):
-                await heard.hears(lambda: len(heard.unanswered(statements)) < len(statements))
-                await one(self.stage)
+                await received.wait_until(lambda: len(received.unanswered(statements)) < len(statements))
+                await one(self.targets)
                 await feeding
-                await heard.hears(lambda: len(heard.unanswered(statements)) <= len(statements) / 2)
+                await received.wait_until(lambda: len(received.unanswered(statements)) <= len(statements) / 2)
         except TimeoutError:
-            self.broken.append(Broken("-", f"after {one.__name__} nothing is answered any more"))
+            self.broken.append(Violation("-", f"after {one.__name__} nothing is answered any more"))
         self.on_fault(one.__name__, time.monotonic() - began)
 
     async def _feed(self, statements: Sequence[Statement]) -> None:
         for statement in statements:
-            await self.correspondent.send(statement)
+            await self.client.send(statement)
             await asyncio.sleep(PACE_SECONDS)
 
-    async def _rest(self) -> None:
+    async def _wait_until_idle(self) -> None:
         """Until everything is answered, and no department is owed anything."""
-        heard = self.correspondent
+        received = self.client
         try:
             async with asyncio.timeout(REST_SECONDS):
-                await heard.hears(lambda: heard.sent.keys() <= heard.answered)
+                await received.wait_until(lambda: received.sent.keys() <= received.answered)
                 await nothing_due(self.environ)
-                await nothing_queued(self.stage.node)
+                await nothing_queued(self.targets.node)
         except TimeoutError:
-            self.broken.append(Broken("-", f"not at rest within {REST_SECONDS} s"))
+            self.broken.append(Violation("-", f"not at rest within {REST_SECONDS} s"))
 
     async def _judge(self) -> None:
-        heard, there = self.correspondent, self.stage.sandbox.subaccounts()
-        self.broken += verdict.judge(heard.sent.values(), heard.results, heard.credentials, there)
-        self.broken += verdict.unstruck(self.plan.rules, self.stage.sandbox.requests)
-        self.broken += await left_in_queues(self.stage.node.url)
-        self.broken += [Broken("-", f"nothing ran into {fault}") for fault in self.stage.proxy.unspent]
-        self.stage.proxy.unspent.clear()
+        received, there = self.client, self.targets.sandbox.subaccounts()
+        self.broken += verdict.judge(received.sent.values(), received.results, received.credentials, there)
+        self.broken += verdict.unmet_faults(self.plan.rules, self.targets.sandbox.requests)
+        self.broken += await left_in_queues(self.targets.node.url)
+        self.broken += [Violation("-", f"nothing ran into {fault}") for fault in self.targets.proxy.unspent]
+        self.targets.proxy.unspent.clear()
 
 
 async def chaos(
-    plan: Plan, folder: Path, working: Working, on_fault: Callable[[str, float], None] = lambda *_: None
-) -> list[Broken]:
+    plan: ChaosPlan,
+    folder: Path,
+    run_worker: RunWorker,
+    on_fault: Callable[[str, float], None] = lambda *_: None,
+) -> list[Violation]:
     """One whole run on a node of its own; the ledger is kept in `folder`."""
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(private_node())
@@ -128,14 +131,14 @@ async def chaos(
             running_sandbox(faults=plan.rules, seed=plan.seed, rate_limit="off")
         )
         direct = load(TopologySettings, {"AMQP_URL": node.url})
-        heard = await stack.enter_async_context(correspondent(direct))
+        received = await stack.enter_async_context(soak_client(direct))
         environ = _environ(plan, proxy.url, sandbox, folder)
-        stop = await stack.enter_async_context(working(environ))
-        stage = Stage(node, proxy, sandbox, plan.rules, heard.send, heard.send_again)
-        return await Chaos(plan, environ, stage, heard, on_fault).run(stop)
+        stop = await stack.enter_async_context(run_worker(environ))
+        targets = FaultTargets(node, proxy, sandbox, plan.rules, received.send, received.send_again)
+        return await Chaos(plan, environ, targets, received, on_fault).run(stop)
 
 
-def _environ(plan: Plan, url: str, sandbox: Sandbox, folder: Path) -> dict[str, str]:
+def _environ(plan: ChaosPlan, url: str, sandbox: Sandbox, folder: Path) -> dict[str, str]:
     return {
         "AMQP_URL": url,
         "PLIVO_AUTH_ID": AUTH_ID,
@@ -159,12 +162,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("chaos", __doc__)
     options.add_argument("--rounds", type=int, default=3, help="how often each fault comes")
     asked = options.parse_args(arguments)
-    plan = Plan(asked.departments, asked.rounds, asked.seed)
+    plan = ChaosPlan(asked.departments, asked.rounds, asked.seed)
 
     async def run(folder: Path) -> Report:
         return Report(await chaos(plan, folder, in_its_own_process, _say))
 
-    return conduct(asked.seed, run)
+    return run_and_report(asked.seed, run)
 
 
 def _say(name: str, seconds: float) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.soak import verdict
-from tests.soak.verdict import Broken
+from tests.soak.verdict import Violation
 from worker.demo.private_node import NodeUnavailable
 from worker.telemetry.logs import configure_logging
 
@@ -24,7 +24,7 @@ ERR = Console(stderr=True)
 class Report:
     """The rules a run has broken, and its figures by name."""
 
-    broken: list[Broken]
+    broken: list[Violation]
     figures: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -36,7 +36,7 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def conduct(seed: int, run: Callable[[Path], Awaitable[Report]]) -> int:
+def run_and_report(seed: int, run: Callable[[Path], Awaitable[Report]]) -> int:
     """Runs the soak in a temporary folder, prints its report, and returns the exit code."""
     configure_logging("console", "critical")
     CONSOLE.print(f"seed {seed}")
@@ -51,7 +51,7 @@ def conduct(seed: int, run: Callable[[Path], Awaitable[Report]]) -> int:
         for row in report.figures:
             table.add_row(*row)
         CONSOLE.print(table)
-    return verdict.told(report.broken, CONSOLE)
+    return verdict.print_violations(report.broken, CONSOLE)
 
 
 async def _awaited(report: Awaitable[Report]) -> Report:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tests.soak.command import parser
-from tests.soak.kills import conduct_soak, median_and_most
-from tests.soak.lives import Plan, Soak
-from tests.soak.verdict import Broken
+from tests.soak.kills import median_and_most, run_soak
+from tests.soak.lives import Soak, SoakPlan
+from tests.soak.verdict import Violation
 from tests.soak.worker_process import WorkerProcess
 
 DRAIN_SECONDS = 25  # the default of PROVISIONER_DRAIN
@@ -22,13 +22,17 @@ DRAIN_SECONDS = 25  # the default of PROVISIONER_DRAIN
 @dataclass
 class Drains(Soak):
     ending: ClassVar[str] = "drains"
-    moments: ClassVar[Sequence[int]] = (0, 8, 2)  # before it listens to signals a process just dies of one
+    moment_weights: ClassVar[Sequence[int]] = (
+        0,
+        8,
+        2,
+    )  # before it listens to signals a process just dies of one
     took_seconds: list[float] = field(default_factory=list)
     in_flight: list[int] = field(default_factory=list)
-    ill: list[Broken] = field(default_factory=list)
+    failures: list[Violation] = field(default_factory=list)
 
-    async def run(self) -> list[Broken]:
-        return [*await super().run(), *self.ill]
+    async def run(self) -> list[Violation]:
+        return [*await super().run(), *self.failures]
 
     def more_figures(self) -> list[tuple[str, str]]:
         return [
@@ -43,14 +47,16 @@ class Drains(Soak):
         self.in_flight += [line["in_flight"] for line in worker.log if line["event"] == "worker_stopping"]
         if code != 0 or self.took_seconds[-1] > DRAIN_SECONDS:
             end = [line["event"] for line in worker.log[-3:]]
-            self.ill.append(Broken("-", f"ended with {code} after {self.took_seconds[-1]:.1f} s: {end}"))
+            self.failures.append(
+                Violation("-", f"ended with {code} after {self.took_seconds[-1]:.1f} s: {end}")
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("drains", __doc__)
     options.add_argument("--times", type=int, default=100)
     asked = options.parse_args(arguments)
-    return conduct_soak(Plan(asked.departments, asked.times, asked.seed), Drains)
+    return run_soak(SoakPlan(asked.departments, asked.times, asked.seed), Drains)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def _confirms(_entry: Entry, answer: Answer | None = None) -> bool:
     return answer is not None and answer.confirmed
 
 
-def _tells_a_result(outgoing: Outgoing) -> bool:
+def _is_result(outgoing: Outgoing) -> bool:
     return outgoing.exchange == names.RESULTS
 
 
@@ -55,7 +55,7 @@ STAGES: Mapping[str, Halt] = MappingProxyType(
         "claimed": Halt(PlivoCall, ("create", "update", "delete")),
         "done": Halt(SqliteLedger, ("record",), _answers),
         "recorded": Halt(RabbitPublisher, ("publish",)),
-        "credentials published": Halt(RabbitPublisher, ("publish",), _tells_a_result),
+        "credentials published": Halt(RabbitPublisher, ("publish",), _is_result),
         "published": Halt(SqliteLedger, ("record",), _confirms),
         "noted": Halt(RabbitDelivery, ("ack",)),
     }

@@ -19,10 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from contracts.topology import delay_label
 from tests.soak import verdict
-from tests.soak.command import ERR, Report, conduct, parser
-from tests.soak.lives import Plan, Soak
-from tests.soak.statements import story
-from tests.soak.witness import witness
+from tests.soak.command import ERR, Report, parser, run_and_report
+from tests.soak.lives import Soak, SoakPlan
+from tests.soak.result_log import result_log
+from tests.soak.statements import draw_statements
 from worker.demo.private_node import private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN, running_sandbox
 from worker.settings.load import load
@@ -30,7 +30,7 @@ from worker.settings.model import TopologySettings
 
 
 @dataclass(frozen=True)
-class Progressing:
+class ProgressCallbacks:
     """Told how many kills there were, and how many events are answered."""
 
     killed: Callable[[int], None] = lambda _: None
@@ -38,24 +38,30 @@ class Progressing:
 
 
 async def soak(
-    url: str, plan: Plan, folder: Path, progressing: Progressing | None = None, kind: type[Soak] = Soak
+    url: str,
+    plan: SoakPlan,
+    folder: Path,
+    callbacks: ProgressCallbacks | None = None,
+    kind: type[Soak] = Soak,
 ) -> Report:
     """One whole run against the broker at `url`; the ledger is kept in `folder`."""
-    told = progressing or Progressing()
+    notify = callbacks or ProgressCallbacks()
     began = time.monotonic()
     async with AsyncExitStack() as stack:
         sandbox = await stack.enter_async_context(
             running_sandbox(faults=plan.faults, seed=plan.seed, rate_limit="off")
         )
         environ = _environ(plan, url, sandbox.url, folder)
-        heard = await stack.enter_async_context(witness(load(TopologySettings, environ), told.answered))
-        events = story(plan.departments, random.Random(plan.seed))
-        run = kind(plan, environ, sandbox, heard, events, told.killed)
+        received = await stack.enter_async_context(
+            result_log(load(TopologySettings, environ), notify.answered)
+        )
+        events = draw_statements(plan.departments, random.Random(plan.seed))
+        run = kind(plan, environ, sandbox, received, events, notify.killed)
         broken = await run.run()
     return Report(broken, _figures(run, time.monotonic() - began))
 
 
-def _environ(plan: Plan, url: str, sandbox_url: str, folder: Path) -> dict[str, str]:
+def _environ(plan: SoakPlan, url: str, sandbox_url: str, folder: Path) -> dict[str, str]:
     return {
         "AMQP_URL": url,
         "PLIVO_AUTH_ID": AUTH_ID,
@@ -70,20 +76,23 @@ def _environ(plan: Plan, url: str, sandbox_url: str, folder: Path) -> dict[str, 
 
 
 def _figures(run: Soak, seconds: float) -> list[tuple[str, str]]:
-    heard, there = run.witness, run.sandbox.subaccounts()
-    made = verdict.doubles(there)
-    dead = ", ".join(f"{reason} {count}" for reason, count in heard.reasons.items())
+    received, there = run.result_log, run.sandbox.subaccounts()
+    made = verdict.duplicates(there)
+    dead = ", ".join(f"{reason} {count}" for reason, count in received.reasons.items())
     return [
         ("departments", str(run.plan.departments)),
-        ("events sent, copies included", f"{len(run.story)} ({len(run.sent)} different)"),
-        ("events answered", str(len(heard.answered & run.sent))),
+        ("events sent, copies included", f"{len(run.statements)} ({len(run.sent)} different)"),
+        ("events answered", str(len(received.answered & run.sent))),
         (run.ending, str(len(run.killed_at))),
         ("events unanswered then, median and most", median_and_most(run.unanswered_at_kill, "{:.0f}")),
         ("from there to the next answer, median and worst", median_and_most(_silences(run), "{:.2f} s")),
-        ("answers published again", f"{verdict.copies(heard.results)} of {len(heard.results)}"),
-        ("credentials published again", f"{verdict.copies(heard.credentials)} of {len(heard.credentials)}"),
-        ("doubles made, still enabled", f"{made}, {verdict.enabled_doubles(there)}"),
-        ("changes carried out late and mended", str(run.logged["drift_mended"])),
+        ("answers published again", f"{verdict.republished(received.results)} of {len(received.results)}"),
+        (
+            "credentials published again",
+            f"{verdict.republished(received.credentials)} of {len(received.credentials)}",
+        ),
+        ("duplicates made, still enabled", f"{made}, {verdict.enabled_duplicates(there)}"),
+        ("changes carried out late and repaired", str(run.logged["drift_mended"])),
         ("dead letters sent again", dead or "0"),
         ("calls that met a fault", _faults(run)),
         *run.more_figures(),
@@ -92,7 +101,7 @@ def _figures(run: Soak, seconds: float) -> list[tuple[str, str]]:
 
 
 def _silences(run: Soak) -> list[float]:
-    ends = [(at, run.witness.first_answer_after(at)) for at in run.killed_at]
+    ends = [(at, run.result_log.first_answer_after(at)) for at in run.killed_at]
     return [(end - at).total_seconds() for at, end in ends if end is not None]
 
 
@@ -111,22 +120,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("kills", __doc__)
     options.add_argument("--kills", type=int, default=50)
     asked = options.parse_args(arguments)
-    return conduct_soak(Plan(asked.departments, asked.kills, asked.seed), Soak)
+    return run_soak(SoakPlan(asked.departments, asked.kills, asked.seed), Soak)
 
 
-def conduct_soak(plan: Plan, kind: type[Soak]) -> int:
+def run_soak(plan: SoakPlan, kind: type[Soak]) -> int:
     """Runs it on a node of its own, prints the report, and returns the exit code."""
 
     async def run(folder: Path) -> Report:
-        with _progress(plan, kind.ending) as progressing:
+        with _progress(plan, kind.ending) as callbacks:
             async with private_node() as node:
-                return await soak(node.url, plan, folder, progressing, kind)
+                return await soak(node.url, plan, folder, callbacks, kind)
 
-    return conduct(plan.seed, run)
+    return run_and_report(plan.seed, run)
 
 
 @contextmanager
-def _progress(plan: Plan, ending: str) -> Iterator[Progressing]:
+def _progress(plan: SoakPlan, ending: str) -> Iterator[ProgressCallbacks]:
     """A bar on a terminal, a line for every tenth end elsewhere."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bars:
@@ -138,7 +147,7 @@ def _progress(plan: Plan, ending: str) -> Iterator[Progressing]:
             if bars.disable and number % 10 == 0:
                 ERR.print(f"{number} of {plan.kills} {ending}")
 
-        yield Progressing(killed, lambda number: bars.update(answers, completed=number))
+        yield ProgressCallbacks(killed, lambda number: bars.update(answers, completed=number))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from contracts import topology as names
-from tests.soak.verdict import Broken
+from tests.soak.verdict import Violation
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import open_connection
 from worker.cli.open_ports import ledger_to_read
@@ -39,12 +39,12 @@ async def work(node: PrivateNode, column: str) -> int:
     return int(dict(line.split("\t") for line in listed.splitlines())[names.WORK_QUEUE])
 
 
-async def left_in_queues(url: str) -> list[Broken]:
+async def left_in_queues(url: str) -> list[Violation]:
     """Work and dead letters, by the broker's word."""
     left = []
     async with open_connection([url]) as broker:
         for queue in (names.WORK_QUEUE, names.DEAD_LETTER_QUEUE):
             state = await state_of(broker, queue)
             if state is None or state.messages:
-                left.append(Broken("-", f"left in {queue}: {state}"))
+                left.append(Violation("-", f"left in {queue}: {state}"))
     return left

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 from tests.soak import verdict
+from tests.soak.result_log import ResultLog
 from tests.soak.statements import Statement
-from tests.soak.verdict import Broken
-from tests.soak.witness import Witness
+from tests.soak.verdict import Violation
 from tests.soak.worker_process import WorkerProcess, start
 from worker.cli.open_ports import ledger_to_read
 from worker.sandbox import PROFILES, Rule, Sandbox
@@ -20,13 +20,13 @@ from worker.settings.load import load
 from worker.settings.model import LedgerSettings
 
 CALLS = ("create_subaccount", "update_subaccount", "list_subaccounts")
-MOST_CALLS = 10
+MAX_CALLS = 10
 MOMENT_SECONDS = 0.05
 REST_SECONDS = 600
 POLL_SECONDS = 0.5
 
 
-def hastened(rules: Sequence[Rule], factor: float) -> list[Rule]:
+def sped_up(rules: Sequence[Rule], factor: float) -> list[Rule]:
     """The same rules, with what comes late coming sooner."""
     return [
         replace(
@@ -42,7 +42,7 @@ def hastened(rules: Sequence[Rule], factor: float) -> list[Rule]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SoakPlan:
     """`longest_life` is how long a worker may work before it is killed."""
 
     departments: int
@@ -56,42 +56,42 @@ class Plan:
 
 @dataclass
 class Soak:
-    plan: Plan
+    plan: SoakPlan
     environ: dict[str, str]
     sandbox: Sandbox
-    witness: Witness
-    story: list[Statement]
+    result_log: ResultLog
+    statements: list[Statement]
     on_kill: Callable[[int], None]
     sent: set[str] = field(default_factory=set)
     killed_at: list[datetime] = field(default_factory=list)
     unanswered_at_kill: list[int] = field(default_factory=list)
     logged: Counter[str] = field(default_factory=Counter)
     ending: ClassVar[str] = "kills"
-    moments: ClassVar[Sequence[int]] = (1, 7, 2)
+    moment_weights: ClassVar[Sequence[int]] = (1, 7, 2)
 
-    async def run(self) -> list[Broken]:
-        dice = random.Random(self.plan.seed)
-        share = len(self.story) // (self.plan.kills + 1) + 1
+    async def run(self) -> list[Violation]:
+        rng = random.Random(self.plan.seed)
+        share = len(self.statements) // (self.plan.kills + 1) + 1
         for number in range(self.plan.kills):
-            await self._send(self.story[number * share : (number + 1) * share])
-            await self._live_and_die(dice)
+            await self._send(self.statements[number * share : (number + 1) * share])
+            await self._run_and_end_worker(rng)
             self.on_kill(number + 1)
-        await self._send(self.story[self.plan.kills * share :])
-        return await self._last_life()
+        await self._send(self.statements[self.plan.kills * share :])
+        return await self._final_run()
 
     def more_figures(self) -> list[tuple[str, str]]:
         return []
 
     async def _send(self, statements: Sequence[Statement]) -> None:
         for statement in statements:
-            await self.witness.send(statement)
+            await self.result_log.send(statement)
             self.sent.add(statement.id)
 
-    async def _live_and_die(self, dice: random.Random) -> None:
+    async def _run_and_end_worker(self, rng: random.Random) -> None:
         worker = await start(self.environ)
         try:
-            await self._live(worker, dice)
-            self.unanswered_at_kill.append(len(self.sent - self.witness.answered))
+            await self._wait_for_moment(worker, rng)
+            self.unanswered_at_kill.append(len(self.sent - self.result_log.answered))
             await self._end(worker)
         finally:
             await worker.kill()
@@ -101,66 +101,68 @@ class Soak:
     async def _end(self, worker: WorkerProcess) -> None:
         await worker.kill()
 
-    async def _live(self, worker: WorkerProcess, dice: random.Random) -> None:
+    async def _wait_for_moment(self, worker: WorkerProcess, rng: random.Random) -> None:
         longest = self.plan.longest_life.total_seconds()
-        asked = dice.choice(CALLS)
-        at_count = self.sandbox.journal.answered[asked] + dice.randint(1, MOST_CALLS)
-        match dice.choices(("starting", "working", "any"), self.moments)[0]:
+        asked = rng.choice(CALLS)
+        at_count = self.sandbox.journal.answered[asked] + rng.randint(1, MAX_CALLS)
+        match rng.choices(("starting", "working", "any"), self.moment_weights)[0]:
             case "starting":
-                await asyncio.sleep(dice.uniform(0, longest / 2))
+                await asyncio.sleep(rng.uniform(0, longest / 2))
             case "working":
                 await worker.logged("consuming")
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self.sandbox.called(asked, at_count), longest)
-                await asyncio.sleep(dice.uniform(0, MOMENT_SECONDS))
+                await asyncio.sleep(rng.uniform(0, MOMENT_SECONDS))
             case _:
                 await worker.logged("consuming")
-                await asyncio.sleep(dice.uniform(0, longest))
+                await asyncio.sleep(rng.uniform(0, longest))
 
-    async def _last_life(self) -> list[Broken]:
+    async def _final_run(self) -> list[Violation]:
         """A worker that is left alone, until nothing is owed any more."""
         worker = await start(self.environ)
         try:
             async with asyncio.timeout(REST_SECONDS):
-                await self._rest()
+                await self._wait_until_idle()
             code = await worker.stop()
         except TimeoutError:
             code = None
         finally:
             await worker.kill()
         self._read(worker)
-        return list(self._verdict(code, await self.witness.waiting()))
+        return list(self._verdict(code, await self.result_log.waiting()))
 
-    async def _rest(self) -> None:
+    async def _wait_until_idle(self) -> None:
         while True:
-            if self.sent <= self.witness.answered | self._dead_ids():
-                await self.witness.replay()
-            if self.sent <= self.witness.answered and not self.witness.dead and not await self._owed():
+            if self.sent <= self.result_log.answered | self._dead_ids():
+                await self.result_log.replay()
+            if self.sent <= self.result_log.answered and not self.result_log.dead and not await self._owed():
                 return
             await asyncio.sleep(POLL_SECONDS)
 
     def _dead_ids(self) -> set[str]:
-        return {str(letter.headers.get("x-event-id")) for letter in self.witness.dead}
+        return {str(letter.headers.get("x-event-id")) for letter in self.result_log.dead}
 
     async def _owed(self) -> bool:
         """Whether a department has a duty for later, or a message waits."""
         async with ledger_to_read(load(LedgerSettings, self.environ)) as (ledger, _):
             entries = await ledger.entries()
-        return any(entry.due_at for entry in entries) or await self.witness.waiting() > 0
+        return any(entry.due_at for entry in entries) or await self.result_log.waiting() > 0
 
     def _read(self, worker: WorkerProcess) -> None:
         self.logged.update(line["event"] for line in worker.log)
 
-    def _verdict(self, code: int | None, waiting: int) -> list[Broken]:
-        heard, there = self.witness, self.sandbox.subaccounts()
-        broken = verdict.judge(self.story, heard.results, heard.credentials, there)
-        broken += verdict.unstruck(self.plan.faults, self.sandbox.requests)
+    def _verdict(self, code: int | None, waiting: int) -> list[Violation]:
+        received, there = self.result_log, self.sandbox.subaccounts()
+        broken = verdict.judge(self.statements, received.results, received.credentials, there)
+        broken += verdict.unmet_faults(self.plan.faults, self.sandbox.requests)
         if code is None:
-            broken.append(Broken("-", f"not at rest within {REST_SECONDS} s"))
+            broken.append(Violation("-", f"not at rest within {REST_SECONDS} s"))
         elif code:
-            broken.append(Broken("-", f"the last worker ended with {code}"))
-        if waiting or heard.dead:
-            broken.append(Broken("-", f"{waiting} messages and {len(heard.dead)} dead letters were left"))
+            broken.append(Violation("-", f"the last worker ended with {code}"))
+        if waiting or received.dead:
+            broken.append(
+                Violation("-", f"{waiting} messages and {len(received.dead)} dead letters were left")
+            )
         if crashes := self.logged["step_crashed"]:
-            broken.append(Broken("-", f"{crashes} steps failed by a fault of the worker's own"))
+            broken.append(Violation("-", f"{crashes} steps failed by a fault of the worker's own"))
         return broken

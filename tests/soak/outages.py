@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.soak import verdict
-from tests.soak.command import CONSOLE, Report, conduct, parser
-from tests.soak.correspondent import Correspondent, correspondent
+from tests.soak.client import SoakClient, soak_client
+from tests.soak.command import CONSOLE, Report, parser, run_and_report
 from tests.soak.leftovers import left_in_queues, nothing_due, nothing_queued, work
-from tests.soak.statements import Statement, story
-from tests.soak.verdict import Broken
+from tests.soak.statements import Statement, draw_statements
+from tests.soak.verdict import Violation
 from tests.soak.worker_process import WorkerProcess, worker_process
 from tests.support.fault_proxy import FaultProxy, server_proxy
 from worker.demo.private_node import PrivateNode, private_node
@@ -29,14 +29,14 @@ from worker.sandbox import AUTH_ID, AUTH_TOKEN, Rule, Sandbox, fault, running_sa
 from worker.settings.load import load
 from worker.settings.model import TopologySettings
 
-TROUBLES = ("refused", "reset", "hang", "error", "unauthorized", "no-credit", "forbidden")
+OUTAGE_KINDS = ("refused", "reset", "hang", "error", "unauthorized", "no-credit", "forbidden")
 CALM_SHARE = 0.1
 LONGEST_HELD_SECONDS = 11 * 60
 POLL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class OutagePlan:
     departments: int
     minutes: float
     seed: int
@@ -46,45 +46,45 @@ class Plan:
 
 @dataclass
 class Outage:
-    plan: Plan
+    plan: OutagePlan
     environ: dict[str, str]
     node: PrivateNode
     proxy: FaultProxy
     sandbox: Sandbox
-    correspondent: Correspondent
+    client: SoakClient
     worker: WorkerProcess
     over_at: float = 0.0
-    broken: list[Broken] = field(default_factory=list)
+    broken: list[Violation] = field(default_factory=list)
     figures: list[tuple[str, str]] = field(default_factory=list)
 
     async def run(self) -> None:
-        dice = random.Random(self.plan.seed)
-        told = story(self.plan.departments, dice)
-        calm = int(len(told) * CALM_SHARE)
-        await self._feed(told[:calm], 0.0)
-        await self.correspondent.hears(lambda: len(self.correspondent.answered) >= calm / 2)
+        rng = random.Random(self.plan.seed)
+        statements = draw_statements(self.plan.departments, rng)
+        calm = int(len(statements) * CALM_SHARE)
+        await self._feed(statements[:calm], 0.0)
+        await self.client.wait_until(lambda: len(self.client.answered) >= calm / 2)
         async with asyncio.TaskGroup() as during:
-            during.create_task(self._feed(told[calm:], self.plan.minutes * 60 / len(told[calm:])))
-            during.create_task(self._be_away(dice.sample(TROUBLES, len(TROUBLES))))
-        await self._rest()
+            during.create_task(self._feed(statements[calm:], self.plan.minutes * 60 / len(statements[calm:])))
+            during.create_task(self._inject_outages(rng.sample(OUTAGE_KINDS, len(OUTAGE_KINDS))))
+        await self._wait_until_idle()
         if code := await self.worker.stop():
             self._broke(f"the worker ended with {code}")
         await self._judge()
 
     async def _feed(self, statements: Sequence[Statement], pace_seconds: float) -> None:
         for statement in statements:
-            await self.correspondent.send(statement)
+            await self.client.send(statement)
             await asyncio.sleep(pace_seconds)
 
-    async def _be_away(self, troubles: Sequence[str]) -> None:
+    async def _inject_outages(self, outage_kinds: Sequence[str]) -> None:
         """Never well in between: what takes over is there before what it follows ends."""
         began = time.monotonic()
-        for number, trouble in enumerate(troubles, start=1):
-            refused = trouble == "refused"
-            self.sandbox.set_rules(Rule("*", fault("error" if refused else trouble)))
-            CONSOLE.print(f"{trouble} after {time.monotonic() - began:.0f} s", highlight=False)
+        for number, outage_kind in enumerate(outage_kinds, start=1):
+            refused = outage_kind == "refused"
+            self.sandbox.set_rules(Rule("*", fault("error" if refused else outage_kind)))
+            CONSOLE.print(f"{outage_kind} after {time.monotonic() - began:.0f} s", highlight=False)
             async with self._nobody_listening() if refused else nullcontext():
-                await self._watch(began, began + self.plan.minutes * 60 * number / len(troubles))
+                await self._watch(began, began + self.plan.minutes * 60 * number / len(outage_kinds))
         self.sandbox.set_rules()
         self.over_at = time.monotonic()
         self._figure("events without an answer when it was over", str(len(self._unanswered())))
@@ -106,12 +106,12 @@ class Outage:
             await asyncio.sleep(min(POLL_SECONDS, until - now))
 
     def _unanswered(self) -> list[Statement]:
-        return self.correspondent.unanswered(list(self.correspondent.sent.values()))
+        return self.client.unanswered(list(self.client.sent.values()))
 
-    async def _rest(self) -> None:
+    async def _wait_until_idle(self) -> None:
         try:
             async with asyncio.timeout(self.plan.rest_seconds):
-                await self.correspondent.hears(lambda: not self._unanswered())
+                await self.client.wait_until(lambda: not self._unanswered())
                 self._figure("from then to the last answer", f"{time.monotonic() - self.over_at:.0f} s")
                 await nothing_due(self.environ)
                 await nothing_queued(self.node)
@@ -120,16 +120,16 @@ class Outage:
             self._broke(f"not at rest in time: {len(self._unanswered())} events unanswered")
 
     async def _judge(self) -> None:
-        heard = self.correspondent
-        self._figure("events", str(len(heard.sent)))
+        received = self.client
+        self._figure("events", str(len(received.sent)))
         self.broken += verdict.judge(
-            heard.sent.values(), heard.results, heard.credentials, self.sandbox.subaccounts()
+            received.sent.values(), received.results, received.credentials, self.sandbox.subaccounts()
         )
         met = {one.fault for one in self.sandbox.requests if one.fault}
         self._figure("faults met", ", ".join(sorted(met)))
         if not met:
             self._broke("no call met a fault")
-        if made := verdict.doubles(self.sandbox.subaccounts()):
+        if made := verdict.duplicates(self.sandbox.subaccounts()):
             self._broke(f"{made} doubles were made")
         charged = sum(line["counted"] for line in self.worker.log if line["event"] == "message_parked")
         self._figure("messages parked, charged", f"{self.worker.count('message_parked')}, {charged}")
@@ -140,19 +140,21 @@ class Outage:
         self.broken += await left_in_queues(self.node.url)
 
     def _broke(self, what: str) -> None:
-        self.broken.append(Broken("-", what))
+        self.broken.append(Violation("-", what))
 
     def _figure(self, name: str, value: str) -> None:
         self.figures.append((name, value))
 
 
-async def outage(plan: Plan, folder: Path) -> Outage:
+async def outage(plan: OutagePlan, folder: Path) -> Outage:
     """One whole run on a node of its own; the ledger is kept in `folder`."""
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(private_node())
         sandbox = await stack.enter_async_context(running_sandbox(seed=plan.seed))
         proxy = await stack.enter_async_context(server_proxy(sandbox.url))
-        heard = await stack.enter_async_context(correspondent(load(TopologySettings, {"AMQP_URL": node.url})))
+        received = await stack.enter_async_context(
+            soak_client(load(TopologySettings, {"AMQP_URL": node.url}))
+        )
         environ = {
             "AMQP_URL": node.url,
             "PLIVO_AUTH_ID": AUTH_ID,
@@ -162,7 +164,7 @@ async def outage(plan: Plan, folder: Path) -> Outage:
             **plan.settings,
         }
         worker = await stack.enter_async_context(worker_process(environ))
-        run = Outage(plan, environ, node, proxy, sandbox, heard, worker)
+        run = Outage(plan, environ, node, proxy, sandbox, received, worker)
         await run.run()
         return run
 
@@ -171,13 +173,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser("outages", __doc__)
     options.add_argument("--minutes", type=float, default=12, help="how long the provider is away")
     asked = options.parse_args(arguments)
-    plan = Plan(asked.departments, asked.minutes, asked.seed)
+    plan = OutagePlan(asked.departments, asked.minutes, asked.seed)
 
     async def run(folder: Path) -> Report:
         done = await outage(plan, folder)
         return Report(done.broken, done.figures)
 
-    return conduct(asked.seed, run)
+    return run_and_report(asked.seed, run)
 
 
 if __name__ == "__main__":

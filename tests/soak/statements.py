@@ -41,26 +41,28 @@ class Statement:
         return json.dumps(event).encode()
 
 
-def story(departments: int, dice: random.Random) -> list[Statement]:
+def draw_statements(departments: int, rng: random.Random) -> list[Statement]:
     """Departments mixed; of one in five the statements come in any order, and one in ten comes twice."""
     timed = []
     for number in range(departments):
-        told = _about(f"d{number:04}", dice)
-        moments = sorted(dice.random() for _ in told)
-        if dice.random() < 0.2:
-            dice.shuffle(moments)
-        timed += list(zip(moments, told, strict=True))
+        of_department = _about(f"d{number:04}", rng)
+        moments = sorted(rng.random() for _ in of_department)
+        if rng.random() < 0.2:
+            rng.shuffle(moments)
+        timed += list(zip(moments, of_department, strict=True))
         timed += [
-            (dice.uniform(at, 1.0), one) for at, one in zip(moments, told, strict=True) if dice.random() < 0.1
+            (rng.uniform(at, 1.0), one)
+            for at, one in zip(moments, of_department, strict=True)
+            if rng.random() < 0.1
         ]
     return [statement for _, statement in sorted(timed, key=lambda pair: pair[0])]
 
 
-def _about(department: str, dice: random.Random) -> list[Statement]:
-    kinds = ["created", *dice.choices(LATER_KINDS, k=dice.randint(1, 3))]
+def _about(department: str, rng: random.Random) -> list[Statement]:
+    kinds = ["created", *rng.choices(LATER_KINDS, k=rng.randint(1, 3))]
     return [
         Statement(
-            department, kind, sequence, None if kind == "removed" else f"{department} {dice.choice(WORDS)}"
+            department, kind, sequence, None if kind == "removed" else f"{department} {rng.choice(WORDS)}"
         )
         for sequence, kind in enumerate(kinds, start=1)
     ]

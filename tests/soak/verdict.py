@@ -17,7 +17,7 @@ NEVER = 1e-9
 FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded"}
 
 
-class Broken(NamedTuple):
+class Violation(NamedTuple):
     """A rule broken, and whose department it concerns."""
 
     department: str
@@ -29,7 +29,7 @@ def judge(
     results: Sequence[Document],
     credentials: Sequence[Document],
     subaccounts: Iterable[Subaccount],
-) -> list[Broken]:
+) -> list[Violation]:
     """All is at rest: what was sent against what is there. The subaccounts are all there are."""
     there = _by_department(subaccounts)
     issued = defaultdict(list)
@@ -40,14 +40,14 @@ def judge(
         *_unanswered(sent, results),
         *(broken for one in newest.values() for broken in _state_broken(one, there[one.department])),
         *(
-            Broken(department, what)
+            Violation(department, what)
             for department in newest
             for what in _credentials_broken(issued[department], there[department])
         ),
     ]
 
 
-def unstruck(rules: Iterable[Rule], requests: Collection[Request]) -> list[Broken]:
+def unmet_faults(rules: Iterable[Rule], requests: Collection[Request]) -> list[Violation]:
     """The faults that no call met, although the odds of that were next to none."""
     asked = Counter(one.operation for one in requests)
     met = {one.fault for one in requests}
@@ -56,13 +56,13 @@ def unstruck(rules: Iterable[Rule], requests: Collection[Request]) -> list[Broke
         calls = asked.total() if rule.operation == ANY_OPERATION else asked[rule.operation]
         spared[rule.fault.name] *= (1 - rule.probability) ** calls
     return [
-        Broken("-", f"no call met the fault {name}")
+        Violation("-", f"no call met the fault {name}")
         for name, odds in spared.items()
         if odds < NEVER and name not in met
     ]
 
 
-def told(broken: Sequence[Broken], console: Console) -> int:
+def print_violations(broken: Sequence[Violation], console: Console) -> int:
     """Says which rules were broken; the exit code."""
     for one in broken:
         console.print(f"broken: {one.department}: {one.what}", markup=False, style="red")
@@ -70,16 +70,16 @@ def told(broken: Sequence[Broken], console: Console) -> int:
     return int(bool(broken))
 
 
-def copies(messages: Collection[Document]) -> int:
+def republished(messages: Collection[Document]) -> int:
     """How many were published again, under the id they had before."""
     return len(messages) - len({message["id"] for message in messages})
 
 
-def doubles(subaccounts: Iterable[Subaccount]) -> int:
+def duplicates(subaccounts: Iterable[Subaccount]) -> int:
     return sum(len(there) - 1 for there in _by_department(subaccounts).values())
 
 
-def enabled_doubles(subaccounts: Iterable[Subaccount]) -> int:
+def enabled_duplicates(subaccounts: Iterable[Subaccount]) -> int:
     live = (sum(one.enabled for one in there) for there in _by_department(subaccounts).values())
     return sum(max(count - 1, 0) for count in live)
 
@@ -92,24 +92,26 @@ def _by_department(subaccounts: Iterable[Subaccount]) -> dict[str, list[Subaccou
     return there
 
 
-def _unanswered(sent: Iterable[Statement], results: Iterable[Document]) -> Iterator[Broken]:
+def _unanswered(sent: Iterable[Statement], results: Iterable[Document]) -> Iterator[Violation]:
     ids = defaultdict(set)
     for result in results:
         if result["data"]["outcome"] in FINAL:
             ids[result["data"]["event"]["id"]].add(result["id"])
     for one in set(sent):
         if len(ids[one.id]) != 1:
-            yield Broken(one.department, f"{one.id} has {len(ids[one.id])} final answers, not one")
+            yield Violation(one.department, f"{one.id} has {len(ids[one.id])} final answers, not one")
 
 
-def _state_broken(newest: Statement, there: Sequence[Subaccount]) -> Iterator[Broken]:
+def _state_broken(newest: Statement, there: Sequence[Subaccount]) -> Iterator[Violation]:
     enabled = [one for one in there if one.enabled]
     wanted = 0 if newest.kind == "removed" else 1
     if len(enabled) != wanted:
         ids = [one.auth_id for one in enabled]
-        yield Broken(newest.department, f"{len(enabled)} enabled {ids} after {newest.id} ({newest.kind})")
+        yield Violation(newest.department, f"{len(enabled)} enabled {ids} after {newest.id} ({newest.kind})")
     elif wanted and not enabled[0].name.startswith(f"{newest.name} ["):
-        yield Broken(newest.department, f"called {enabled[0].name!r}, but {newest.id} says {newest.name!r}")
+        yield Violation(
+            newest.department, f"called {enabled[0].name!r}, but {newest.id} says {newest.name!r}"
+        )
 
 
 def _credentials_broken(issued: Iterable[Document], there: Iterable[Subaccount]) -> Iterator[str]:

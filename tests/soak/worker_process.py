@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-PATIENCE_SECONDS = 60
+LOG_TIMEOUT_SECONDS = 60
 WORKER = ("worker", "run")
 OUR_SETTINGS = ("PROVISIONER_", "PLIVO_", "AMQP_", "LEDGER_")
 
@@ -28,7 +28,7 @@ class WorkerProcess:
 
     async def logged(self, event: str, times: int = 1) -> None:
         """Returns once the log has that many lines of the event."""
-        async with asyncio.timeout(PATIENCE_SECONDS), self._grown:
+        async with asyncio.timeout(LOG_TIMEOUT_SECONDS), self._grown:
             await self._grown.wait_for(lambda: self.count(event) >= times or self._log_ended)
         if self.count(event) < times:
             raise WorkerEnded(f"the worker ended before {event}: {self.log[-5:]}")
@@ -54,19 +54,19 @@ class WorkerProcess:
         assert self._process.stderr is not None
         async for line in self._process.stderr:
             async with self._grown:
-                self.log.append(_told(line))
+                self.log.append(_parsed(line))
                 self._grown.notify_all()
         async with self._grown:
             self._log_ended = True
             self._grown.notify_all()
 
 
-def _told(line: bytes) -> dict[str, Any]:
+def _parsed(line: bytes) -> dict[str, Any]:
     try:
-        told: dict[str, Any] = json.loads(line)
+        parsed: dict[str, Any] = json.loads(line)
     except ValueError:
         return {"event": "not a log line", "text": line.decode(errors="replace").rstrip()}
-    return told
+    return parsed
 
 
 async def start(environ: Mapping[str, str], module: Sequence[str] = WORKER) -> WorkerProcess:

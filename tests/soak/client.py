@@ -29,7 +29,7 @@ PAUSE_SECONDS = 0.1
 
 
 @dataclass
-class Correspondent:
+class SoakClient:
     """`sent` has an event from before its first try; an answer may be heard twice, and none is missed."""
 
     publisher: RabbitPublisher
@@ -60,7 +60,7 @@ class Correspondent:
     def unanswered(self, statements: Collection[Statement]) -> list[Statement]:
         return [one for one in statements if one.id not in self.answered]
 
-    async def hears(self, enough: Callable[[], bool]) -> None:
+    async def wait_until(self, enough: Callable[[], bool]) -> None:
         async with self._heard:
             await self._heard.wait_for(enough)
 
@@ -70,20 +70,20 @@ class Correspondent:
         ack.add_done_callback(self._acks.discard)
 
     async def _take(self, delivery: Delivery) -> None:
-        told: Document = from_json(delivery.original.message.body)
+        document: Document = from_json(delivery.original.message.body)
         async with self._heard:
             if delivery.original.exchange == names.SECRETS:
-                self.credentials.append(told)
+                self.credentials.append(document)
             else:
-                self.results.append(told)
-                if told["data"]["outcome"] in FINAL:
-                    self.answered.add(told["data"]["event"]["id"])
+                self.results.append(document)
+                if document["data"]["outcome"] in FINAL:
+                    self.answered.add(document["data"]["event"]["id"])
             self._heard.notify_all()
         await delivery.ack()
 
 
 @asynccontextmanager
-async def correspondent(settings: TopologySettings) -> AsyncIterator[Correspondent]:
+async def soak_client(settings: TopologySettings) -> AsyncIterator[SoakClient]:
     """The topology is there when the block begins."""
 
     async def prepare(connection: Connection) -> None:
@@ -98,7 +98,7 @@ async def correspondent(settings: TopologySettings) -> AsyncIterator[Corresponde
 
     async with AsyncExitStack() as stack:
         publisher = await stack.enter_async_context(RabbitPublisher.running(link("producer"), prepare))
-        sending = Correspondent(publisher)
+        sending = SoakClient(publisher)
         consumer = RabbitConsumer(QUEUE, PREFETCH, sending.receive, prepare, Telemetry())
         await stack.enter_async_context(consumer.running(link("witness")))
         yield sending

@@ -21,7 +21,7 @@ from worker.settings.model import TopologySettings
 
 
 @dataclass
-class Witness:
+class ResultLog:
     """`answered` are the events with a final answer, `dead` the dead letters that lie there now."""
 
     channel: AbstractChannel
@@ -69,10 +69,10 @@ class Witness:
         await target.publish(message, routing_key)
 
     async def _result(self, message: AbstractIncomingMessage) -> None:
-        told: dict[str, Any] = from_json(message.body)
-        self.results.append(told)
-        if told["data"]["outcome"] in FINAL:
-            self.answered.add(told["data"]["event"]["id"])
+        document: dict[str, Any] = from_json(message.body)
+        self.results.append(document)
+        if document["data"]["outcome"] in FINAL:
+            self.answered.add(document["data"]["event"]["id"])
             self.on_answer(len(self.answered))
 
     async def _credentials(self, message: AbstractIncomingMessage) -> None:
@@ -84,12 +84,14 @@ class Witness:
 
 
 @asynccontextmanager
-async def witness(settings: TopologySettings, on_answer: Callable[[int], None]) -> AsyncIterator[Witness]:
+async def result_log(
+    settings: TopologySettings, on_answer: Callable[[int], None]
+) -> AsyncIterator[ResultLog]:
     """Makes the topology first, so that nothing sent before the first worker is lost."""
     urls = settings.amqp_url
     async with open_connection(urls) as there, await aio_pika.connect(urls[0]) as plain:
         await apply(there, wanted_topology(there, settings))
         channel = await plain.channel(publisher_confirms=True, on_return_raises=True)
-        listening = Witness(channel, on_answer)
+        listening = ResultLog(channel, on_answer)
         await listening.listen()
         yield listening
