@@ -21,7 +21,7 @@ from contracts import topology as names
 from tests.benchmarks.processes import CONSUMING, run_on_the_fastest_loop, say
 
 
-class Pace(AbstractAsyncContextManager[None]):
+class CallLimiter(AbstractAsyncContextManager[None]):
     """At most `calls` in every window; the answer's time counts, so the provider never counts more."""
 
     def __init__(self, calls: int, window_seconds: float) -> None:
@@ -36,7 +36,7 @@ class Pace(AbstractAsyncContextManager[None]):
 
 
 @dataclass
-class Bare:
+class BareWorker:
     session: aiohttp.ClientSession
     url: str
     secrets: AbstractExchange
@@ -85,12 +85,12 @@ async def main(asked: dict[str, Any]) -> None:
         connector = aiohttp.TCPConnector(limit=asked["concurrency"])
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, auth=login))
         publishing = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        bare = Bare(
+        bare = BareWorker(
             session,
             f"{asked['provider_url']}/v1/Account/{asked['auth_id']}/Subaccount/",
             await publishing.get_exchange(names.SECRETS, ensure=False),
             await publishing.get_exchange(names.RESULTS, ensure=False),
-            Pace(*asked["pace"]) if asked["pace"] else nullcontext(),
+            CallLimiter(*asked["pace"]) if asked["pace"] else nullcontext(),
         )
         channel = await connection.channel(publisher_confirms=False)
         await channel.set_qos(asked["prefetch"])

@@ -10,14 +10,14 @@ from contracts import topology as names
 from tests.benchmarks.events import one_each
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.processes import provider
-from tests.benchmarks.stage import Load, Side, Stage
+from tests.benchmarks.stage import BenchmarkSetup, Load, Side
 from worker.sandbox import AUTH_ID, AUTH_TOKEN
 
 EVENTS = 50
 MOST_MILLISECONDS = 10
 
 
-async def measure(stage: Stage, _scale: Scale) -> list[Figure]:
+async def measure(stage: BenchmarkSetup, _scale: Scale) -> list[Figure]:
     """Less the provider's own part: a create sent to it straight, once for each event."""
     figures = []
     for name, side, goal in (("worker", stage.worker, MOST_MILLISECONDS), ("bare loop", stage.bare, None)):
@@ -26,7 +26,7 @@ async def measure(stage: Stage, _scale: Scale) -> list[Figure]:
     return figures
 
 
-async def _beyond_the_provider(stage: Stage, side: Side) -> list[float]:
+async def _beyond_the_provider(stage: BenchmarkSetup, side: Side) -> list[float]:
     await stage.set([])
     async with provider() as there, side(Load(there.url)), _caller() as session:
         heard = await _credentials(stage)
@@ -50,7 +50,7 @@ async def _straight_create(session: aiohttp.ClientSession, url: str) -> float:
     return time.monotonic() - begun
 
 
-async def _credentials(stage: Stage) -> "asyncio.Queue[float]":
+async def _credentials(stage: BenchmarkSetup) -> "asyncio.Queue[float]":
     """When each came."""
     heard: asyncio.Queue[float] = asyncio.Queue()
 

@@ -3,12 +3,12 @@
 from tests.benchmarks.events import one_each
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.processes import provider
-from tests.benchmarks.stage import Load, Stage
+from tests.benchmarks.stage import BenchmarkSetup, Load
 
 EVENTS = 10_000
 
 
-async def measure(stage: Stage, _scale: Scale) -> list[Figure]:
+async def measure(stage: BenchmarkSetup, _scale: Scale) -> list[Figure]:
     sides = {"worker": stage.worker, "bare loop": stage.bare}
     figures = []
     for name, side in sides.items():

@@ -46,7 +46,7 @@ async def main() -> None:
         async with sqlite_ledger(ledger), private_node(plugins=frozenset({"rabbitmq_shovel"})) as node:
             settings = load(DeadLetterSettings, {"AMQP_URL": node.url, "LEDGER_URL": f"sqlite:///{ledger}"})
             async with await connect(node.url, "benchmark") as connection:
-                place = Place(node, settings, connection)
+                place = ReplayBench(node, settings, connection)
                 turns = [await place.turn(asked.messages) for _ in range(asked.turns)]
     table = Table("turn", "shovel", "replay, with its audit", "replay / shovel")
     for number, (shovel, replay) in enumerate(turns, start=1):
@@ -55,7 +55,7 @@ async def main() -> None:
     CONSOLE.print(f"median ratio {statistics.median(replay / shovel for shovel, replay in turns):.2f}")
 
 
-class Place:
+class ReplayBench:
     def __init__(self, node: PrivateNode, settings: DeadLetterSettings, connection: Connection) -> None:
         self.node = node
         self.settings = settings

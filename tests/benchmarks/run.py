@@ -18,10 +18,10 @@ from rich.table import Table
 
 from tests.benchmarks import idle, memory, start, storm, throughput
 from tests.benchmarks.figures import Figure, Scale
-from tests.benchmarks.stage import Stage, stage
+from tests.benchmarks.stage import BenchmarkSetup, stage
 from worker.cli import terminal as console
 
-Benchmark = Callable[[Stage, Scale], Coroutine[Any, Any, list[Figure]]]
+Benchmark = Callable[[BenchmarkSetup, Scale], Coroutine[Any, Any, list[Figure]]]
 
 EVENTS = 8_000
 """Many times the largest prefetch: with two prefetches' worth the first bunch is most of what is measured."""

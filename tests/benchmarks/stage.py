@@ -50,7 +50,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Stage:
+class BenchmarkSetup:
     amqp_url: str
     folder: Path
     connection: Connection
@@ -121,7 +121,7 @@ Side = Callable[[Load], AbstractAsyncContextManager[Consuming]]
 
 
 @asynccontextmanager
-async def stage() -> AsyncIterator[Stage]:
+async def stage() -> AsyncIterator[BenchmarkSetup]:
     with tempfile.TemporaryDirectory() as folder:
         async with (
             private_node() as node,
@@ -129,4 +129,4 @@ async def stage() -> AsyncIterator[Stage]:
             await aio_pika.connect(node.url) as plain,
         ):
             channel = await plain.channel(publisher_confirms=True, on_return_raises=True)
-            yield Stage(node.url, Path(folder) / "run", connection, channel)
+            yield BenchmarkSetup(node.url, Path(folder) / "run", connection, channel)

@@ -2,10 +2,10 @@
 
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.processes import provider
-from tests.benchmarks.stage import Load, Stage
+from tests.benchmarks.stage import BenchmarkSetup, Load
 
 
-async def measure(stage: Stage, scale: Scale) -> list[Figure]:
+async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
     seconds = []
     async with provider() as there:
         for _ in range(scale.rounds):

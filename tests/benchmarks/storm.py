@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tests.benchmarks.events import Event, close_together, interleaved
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.processes import provider
-from tests.benchmarks.stage import Load, Side, Stage
+from tests.benchmarks.stage import BenchmarkSetup, Load, Side
 
 CALLS, WINDOW_SECONDS = 300, 5
 EVENTS_EACH = 10
@@ -23,7 +23,7 @@ TOO_MANY_REQUESTS = 429
 
 
 @dataclass(frozen=True)
-class Course:
+class StormRun:
     seconds: float
     calls: int
     too_many_percent: float
@@ -31,7 +31,7 @@ class Course:
     """Of the allowed rate. None where there was nothing to wait for."""
 
 
-async def measure(stage: Stage, scale: Scale) -> list[Figure]:
+async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
     fewer = max(1, scale.departments // 5)
     close = close_together(scale.departments, EVENTS_EACH, scale.seed)
     storms = [await _run(stage, stage.worker, close) for _ in range(scale.rounds)]
@@ -46,7 +46,7 @@ async def measure(stage: Stage, scale: Scale) -> list[Figure]:
     ]
 
 
-def _figures(name: str, runs: list[Course], events: int, sooner: float | None) -> list[Figure]:
+def _figures(name: str, runs: list[StormRun], events: int, sooner: float | None) -> list[Figure]:
     least = (events - 1) // CALLS * WINDOW_SECONDS
     used = [run.used_percent for run in runs if run.used_percent is not None]
     refused = [run.too_many_percent for run in runs]
@@ -61,7 +61,7 @@ def _figures(name: str, runs: list[Course], events: int, sooner: float | None) -
     return figures
 
 
-async def _run(stage: Stage, side: Side, events: list[Event], prefetch: int = PREFETCH) -> Course:
+async def _run(stage: BenchmarkSetup, side: Side, events: list[Event], prefetch: int = PREFETCH) -> StormRun:
     await stage.set(events)
     rate = f"{CALLS}/{WINDOW_SECONDS}s"
     async with provider(rate) as there:
@@ -70,7 +70,7 @@ async def _run(stage: Stage, side: Side, events: list[Event], prefetch: int = PR
         calls = await there.calls()
     times = sorted(at for at, status in calls if status != TOO_MANY_REQUESTS)
     refused = len(calls) - len(times)
-    return Course(course[-1].at - times[0], len(calls), 100 * refused / len(calls), _used(times))
+    return StormRun(course[-1].at - times[0], len(calls), 100 * refused / len(calls), _used(times))
 
 
 def _used(times: list[float]) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from tests.benchmarks.events import one_each
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.processes import provider
-from tests.benchmarks.stage import Load, Side, Stage
+from tests.benchmarks.stage import BenchmarkSetup, Load, Side
 
 LATENCIES = (0.0, 0.05)
 PREFETCHES = (200, 1000)
@@ -15,7 +15,7 @@ WARM = 0.2
 """The part of the events that does not count: connections are made and code is met for the first time."""
 
 
-async def measure(stage: Stage, scale: Scale) -> list[Figure]:
+async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
     figures = []
     for latency in LATENCIES:
         for prefetch in PREFETCHES:
@@ -23,7 +23,7 @@ async def measure(stage: Stage, scale: Scale) -> list[Figure]:
     return figures
 
 
-async def _compared(stage: Stage, scale: Scale, latency: float, prefetch: int) -> list[Figure]:
+async def _compared(stage: BenchmarkSetup, scale: Scale, latency: float, prefetch: int) -> list[Figure]:
     rates: defaultdict[str, list[float]] = defaultdict(list)
     costs: defaultdict[str, list[float]] = defaultdict(list)
     sides = {"worker": stage.worker, "bare loop": stage.bare}
@@ -46,7 +46,9 @@ def _ratios(values: Mapping[str, Sequence[float]]) -> list[float]:
     return [ours / bare for ours, bare in zip(values["worker"], values["bare loop"], strict=True)]
 
 
-async def _run(stage: Stage, side: Side, events: int, latency: float, prefetch: int) -> tuple[float, float]:
+async def _run(
+    stage: BenchmarkSetup, side: Side, events: int, latency: float, prefetch: int
+) -> tuple[float, float]:
     """Events per second, and CPU seconds per 1,000 events, once it is warm."""
     await stage.set(one_each(events))
     async with provider(latency_seconds=latency) as there, side(Load(there.url, prefetch)) as running:
