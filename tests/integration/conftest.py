@@ -1,4 +1,4 @@
-"""A place to run the product on real parts."""
+"""The product with a real broker, the sandbox over HTTP and a ledger file."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack

@@ -1,4 +1,4 @@
-"""Everything that can happen to the broker, in one run under load, and all is well in the end."""
+"""All broker faults in one run under load; the final state must be correct."""
 
 import random
 from collections.abc import AsyncIterator, Mapping
@@ -34,7 +34,7 @@ NOTICED = (
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch):
-    """The same rules with shorter times."""
+    """Shortens the connection's timeouts."""
     monkeypatch.setattr(publisher, "CONFIRM_SECONDS", 2.0)
     monkeypatch.setattr(link, "PULSE_SECONDS", 0.5)
     monkeypatch.setattr(link, "PULSE_ANSWER_SECONDS", 2.0)
@@ -51,7 +51,7 @@ async def in_this_process(environ: Mapping[str, str]) -> AsyncIterator[Stop]:
 
 
 async def test_no_message_is_lost_through_all_broker_faults(tmp_path: Path):
-    seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
+    seed = random.getrandbits(32)  # derived from --randomly-seed of pytest
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     configure_logging("json", "warning")
     with capture_logs() as log:

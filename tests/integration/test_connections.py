@@ -1,4 +1,4 @@
-"""Consuming and publishing over a network that fails: nothing is lost, and nobody stays deaf."""
+"""Consuming and publishing over a failing network: no message is lost, and each link recovers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.xdist_group("broker")
 
 @pytest.fixture(autouse=True)
 def _hasty(monkeypatch):
-    """The same rules with shorter times."""
+    """Shortens the connection's timeouts."""
     monkeypatch.setattr(rabbitmq_publisher, "CONFIRM_SECONDS", 1.0)
     monkeypatch.setattr(rabbitmq_link, "PULSE_SECONDS", 0.1)
     monkeypatch.setattr(rabbitmq_link, "PULSE_ANSWER_SECONDS", 1.0)
@@ -76,7 +76,7 @@ def event(body: bytes) -> Outgoing:
 
 
 async def publish(publisher: RabbitPublisher, body: bytes) -> None:
-    """As the line does it: again, until it is confirmed."""
+    """Publishes until the broker confirms, as the pipeline does."""
     while True:
         try:
             return await publisher.publish(event(body))
@@ -96,7 +96,7 @@ async def refuse(proxy: BrokerProxy) -> None:
 
 
 async def black_hole(proxy: BrokerProxy) -> None:
-    """Both while connected and while connecting."""
+    """Affects existing connections and new ones."""
     async with proxy.connected_anew():
         proxy.black_hole()
     proxy.heal()
@@ -120,7 +120,7 @@ async def test_a_consumer_reconnects_after_a_network_fault(
 
 
 async def test_a_failing_receive_callback_does_not_affect_other_messages(proxy, clean_broker):
-    """It is read where all that the broker says is read: nothing may be raised there."""
+    """The callback runs in the task that reads all frames, so it must not raise there."""
     inbox = Inbox()
 
     class Choosy(Inbox):
@@ -138,7 +138,7 @@ async def test_a_failing_receive_callback_does_not_affect_other_messages(proxy, 
 
 
 async def settled(consumer: RabbitConsumer) -> None:
-    """It has a connection, and has done there what it wants to."""
+    """Returns once the consumer is connected and has prepared its channel."""
     while True:
         async with consumer._changing:
             if consumer._connection is not None:
@@ -192,7 +192,7 @@ async def test_a_pause_without_a_connection_takes_effect_after_connecting(proxy,
 
 
 async def test_a_consumer_connects_to_a_slow_broker(proxy):
-    """Each round trip takes longer than the library is left without a frame."""
+    """Each round trip takes longer than the pulse interval of the link."""
     proxy.delay(0.6)
     async with publishing(proxy.url) as publisher:
         proxy.heal()
@@ -298,7 +298,7 @@ async def test_a_deleted_exchange_is_declared_again_on_publish(proxy, clean_brok
 
 
 async def test_a_deleted_inbound_exchange_is_declared_again(proxy, clean_broker, monkeypatch):
-    """The consumer goes on without it, ready and deaf: its producers are refused."""
+    """Without the exchange the consumer stays connected, but producers are refused."""
     monkeypatch.setattr(rabbitmq_consumer, "PREPARE_AGAIN_SECONDS", 0.1)
     inbox = Inbox()
     async with (
@@ -336,7 +336,7 @@ async def test_a_channel_closed_by_the_broker_is_reopened(proxy, clean_broker):
         await publish(publisher, b"one")
         (first,) = await inbox.holds(1)
         async with proxy.connected_anew():
-            first._channel.ack(4711)  # of no delivery: 406, as for a consumer that takes too long
+            first._channel.ack(4711)  # an unknown delivery tag: 406, as after a consumer timeout
         await publish(publisher, b"two")
         await inbox.holds(3)
         assert not first.live
@@ -344,7 +344,7 @@ async def test_a_channel_closed_by_the_broker_is_reopened(proxy, clean_broker):
 
 
 async def test_a_link_cancelled_while_connecting_ends(clean_broker, monkeypatch):
-    """A link that went on all the same kept a worker from ending."""
+    """A link that ignored the cancellation kept a worker from ending."""
     made, real = [], aiormq.connect
 
     async def connect_and_be_cancelled(*given, **named):

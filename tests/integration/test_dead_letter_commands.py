@@ -1,4 +1,4 @@
-"""`provisioner dead-letters` on real parts: every command, killed in the middle, with few rights."""
+"""`provisioner dead-letters` against a real broker: every command, interrupted, and with few rights."""
 
 import asyncio
 import json
@@ -69,7 +69,7 @@ def event(number: int, name: Any = " ") -> dict[str, Any]:
 async def bury(
     channel: aio_pika.abc.AbstractChannel, *events: dict[str, Any], reason: str = "rejected"
 ) -> None:
-    """As a worker would have dead-lettered them."""
+    """Publishes the events as dead letters of a worker."""
     exchange = await channel.get_exchange(names.DEAD_LETTERS, ensure=False)
     for one in events:
         headers = {
@@ -91,14 +91,14 @@ async def bury(
 
 @asynccontextmanager
 async def idle(system: RealSystem) -> AsyncIterator[dict[str, str]]:
-    """Broker objects and a ledger, but no worker."""
+    """Yields the environment once broker objects and a ledger exist; no worker runs."""
     async with sqlite_ledger(system.settings.ledger), await connect(system.url, "test") as connection:
         await rabbitmq_topology.apply(connection, names.topology(names.BrokerVersion(3, 10)))
         yield system.environ
 
 
 async def drained(system: RealSystem, queue: str) -> list[aio_pika.abc.AbstractIncomingMessage]:
-    """What lies in a queue, taken out."""
+    """Consumes and returns all messages of the queue."""
     taken = await system.channel.get_queue(queue, ensure=False)
     messages = []
     while message := await taken.get(no_ack=True, fail=False):
@@ -107,7 +107,7 @@ async def drained(system: RealSystem, queue: str) -> list[aio_pika.abc.AbstractI
 
 
 async def test_an_operator_repairs_a_dead_letter_and_replays_it(system: RealSystem, tmp_path: Path):
-    """List, show, plan, export, mend, import, replay, discard, audit: as an operator does."""
+    """Runs list, show, plan, export, repair, import, replay, discard and audit, as an operator does."""
     async with system.worker():
         dead = await system.listen(names.DEAD_LETTERS)
         await system.send(b"hello")
@@ -203,7 +203,7 @@ async def test_an_interrupted_replay_loses_nothing_and_can_be_completed(
         out, err = await process.communicate()
         assert process.returncode == (1 if way == signal.SIGINT else -signal.SIGKILL)
         async with asyncio.timeout(30):
-            while (await cli(environ, "list", "--json")).code:  # until the broker has noticed
+            while (await cli(environ, "list", "--json")).code:  # until the broker notices
                 pass
         moved, left = await system.depth(names.WORK_QUEUE), await system.depth(names.DEAD_LETTER_QUEUE)
         assert 0 < left < len(numbers)
@@ -224,7 +224,7 @@ async def test_a_replay_waiting_for_an_answer_stops_at_once_with_a_report(system
         async with asyncio.timeout(30):
             while await system.depth(names.WORK_QUEUE) < 1:  # noqa: ASYNC110 - only the broker knows
                 await asyncio.sleep(0.01)
-        await asyncio.sleep(0.5)  # it waits for the answer
+        await asyncio.sleep(0.5)  # the replay waits for the answer
         for _ in range(3):
             process.send_signal(signal.SIGINT)
         out, err = await process.communicate()
@@ -235,7 +235,7 @@ async def test_a_replay_waiting_for_an_answer_stops_at_once_with_a_report(system
 
 
 async def at_a_terminal(environ: dict[str, str], keys: bytes, *arguments: str) -> CommandOutput:
-    """What is typed comes from a terminal, and what is asked goes to it."""
+    """Runs the command with a pseudo-terminal as its standard input and output."""
     terminal, its_end = os.openpty()
     os.write(terminal, keys)
     process = await asyncio.create_subprocess_exec(
@@ -248,7 +248,7 @@ async def at_a_terminal(environ: dict[str, str], keys: bytes, *arguments: str) -
     out, _ = await process.communicate()
     os.close(its_end)
     asked = b""
-    with suppress(OSError):  # Linux tells so that nobody has the other end open
+    with suppress(OSError):  # Linux raises this once the other end is closed
         while part := os.read(terminal, 65_536):
             asked += part
     os.close(terminal)

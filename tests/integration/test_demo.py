@@ -1,4 +1,4 @@
-"""`provisioner demo` in its three places: it tells the story, shows no token and leaves nothing behind."""
+"""`provisioner demo` on each kind of broker: it prints every step, shows no token, leaves nothing behind."""
 
 import asyncio
 import os
@@ -29,12 +29,12 @@ STORY = (
     "the sandbox refuses a message sent with it (401)",
     "10 messages, 4 departments with a subaccount each",
 )
-# What tokens of the sandbox look like: 40 characters of base64.
+# Tokens of the sandbox are 40 characters of base64.
 TOKEN = re.compile(r"[A-Za-z0-9+/]{40}")
 
 
 def run(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """On a wide terminal that is none; its temporary files go to `folder`."""
+    """Runs the demo with wide output and with its temporary files in `folder`."""
     clean = {name: value for name, value in os.environ.items() if name != "AMQP_URL"}
     return subprocess.run(
         (sys.executable, "-m", "worker", "demo", *arguments),
@@ -54,7 +54,7 @@ def check(told: subprocess.CompletedProcess[str], folder: Path) -> None:
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Whatever still runs with the folder in its command line or environment."""
+    """The live processes with the folder in their command line or environment."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,4 +1,4 @@
-"""A worker killed at each stage of the line, on real parts: the next one ends what it had begun."""
+"""A worker is killed at each stage of the pipeline, and the next one completes its work."""
 
 import asyncio
 import random
@@ -66,14 +66,14 @@ class Takeover:
             await worker.logged("department_event_answered", number)
 
     async def take_over(self, events: int = len(MOVES)) -> None:
-        """Another worker carries out what there is, and ends."""
+        """Another worker handles the waiting events and stops."""
         async with worker_process(self.environ) as worker:
             await worker.logged("department_event_answered", events)
             assert await worker.stop() == 0
             assert worker.count("step_crashed") == 0
 
     async def heard(self, exchange: str) -> list[dict[str, Any]]:
-        """All that was published there: what was confirmed before arrives before our own last word."""
+        """All messages published so far. Waits for a marker, which arrives after all of them."""
         listener = self.results if exchange == names.RESULTS else self.secrets
         target = await self.system.channel.get_exchange(exchange, ensure=False)
         await target.publish(aio_pika.Message(b'{"last": "word"}'), "last.word")
@@ -81,7 +81,7 @@ class Takeover:
         return [one for one in listener.documents if "last" not in one]
 
     async def answered_moves(self) -> list[tuple[str, str]]:
-        """Event and outcome of each answer published, copies included."""
+        """Event id and outcome of each published answer, including copies."""
         told = [one["data"] for one in await self.heard(names.RESULTS)]
         moves = {one.id for one in MOVES}
         return [(one["event"]["id"], one["outcome"]) for one in told if one["event"]["id"] in moves]
@@ -95,7 +95,7 @@ class Takeover:
 async def takeover(
     system: RealSystem, removal: str = "disable", module: Sequence[str] = WORKER, settle_window: str = "2s"
 ) -> AsyncIterator[tuple[Takeover, WorkerProcess]]:
-    """With a first worker, there to be killed."""
+    """Yields the scenario and the first worker, which the test kills."""
     environ = system.environ | {
         "PROVISIONER_SETTLE_WINDOW": settle_window,
         "PROVISIONER_API_TIMEOUT": "1s",
@@ -176,7 +176,7 @@ async def test_a_change_carried_out_after_the_kill_does_not_override_a_newer_one
         Statement("sales", kind, number, f"sales {number}")
         for number, kind in enumerate(("created", "renamed", "renamed"), start=1)
     ]
-    # The next worker has that long to start and to be overtaken.
+    # The next worker must start and be overtaken within this time.
     async with takeover(system, settle_window="10s") as (there, worker):
         await there.send(told[0])
         await worker.logged("department_event_answered")
@@ -195,7 +195,7 @@ async def test_a_change_carried_out_after_the_kill_does_not_override_a_newer_one
 
 
 async def assert_ended_well(there: Takeover, removal: str) -> None:
-    """One live subaccount each, one answer of one id each, true credentials, and nothing left in a queue."""
+    """One live subaccount, one answer under one id and valid credentials each; all queues are empty."""
     system = there.system
     assert await there.broken(*BEFORE, *MOVES) == []
     assert sorted(one.name.split()[0] for one in system.sandbox.subaccounts()) == LEFT[removal]
@@ -205,8 +205,8 @@ async def assert_ended_well(there: Takeover, removal: str) -> None:
 
 
 async def test_a_short_soak_of_kills_keeps_all_rules(clean_broker: str, tmp_path: Path):
-    """Forty departments and five kills, with all times a fifth of those of the whole soak."""
-    seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
+    """Forty departments and five kills, with a fifth of the delays of the full soak."""
+    seed = random.getrandbits(32)  # derived from --randomly-seed of pytest
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     second = timedelta(seconds=1)
     plan = SoakPlan(
@@ -217,7 +217,7 @@ async def test_a_short_soak_of_kills_keeps_all_rules(clean_broker: str, tmp_path
 
 
 async def test_a_short_soak_of_drains_keeps_all_rules(clean_broker: str, tmp_path: Path):
-    seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
+    seed = random.getrandbits(32)  # derived from --randomly-seed of pytest
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     second = timedelta(seconds=1)
     plan = SoakPlan(40, 4, seed, second, second, faults=sped_up(PROFILES["mild"], 0.2))

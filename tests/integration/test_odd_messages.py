@@ -1,4 +1,4 @@
-"""A message that no client library would send, among others, and a worker: nobody waits for anybody."""
+"""Messages that no client library would send do not delay others."""
 
 import asyncio
 import json

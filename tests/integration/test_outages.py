@@ -1,4 +1,4 @@
-"""A provider that fails everybody in every way, one after the other, while events keep coming."""
+"""The provider fails in every way, one after the other, while events keep arriving."""
 
 import random
 from pathlib import Path
@@ -23,7 +23,7 @@ HASTY = {
 
 
 async def test_every_kind_of_outage_only_delays_events(tmp_path: Path):
-    seed = random.getrandbits(32)  # follows from pytest's own --randomly-seed
+    seed = random.getrandbits(32)  # derived from --randomly-seed of pytest
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
     run = await outage(OutagePlan(40, 0.2, seed, HASTY, rest_seconds=60), tmp_path)
     assert run.broken == []

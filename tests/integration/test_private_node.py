@@ -1,4 +1,4 @@
-"""The private node: it serves, comes back, and leaves nothing behind, however its owner ends."""
+"""The private node serves, restarts, and leaves nothing behind, even if its owner is killed."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ WAITING_ROOM = QUORUM | {
     "x-message-ttl": 100,
 }
 
-# What RabbitMQ does once a minute.
+# RabbitMQ does this once a minute.
 LOOK_AFTER_EPMD = "rabbit_epmd_monitor ! check, sys:get_state(rabbit_epmd_monitor)."
 
 OWNER = """
@@ -175,7 +175,7 @@ def port_of(node: PrivateNode) -> int:
 
 
 def processes_of(folder: Path) -> list[str]:
-    """The names of the live processes that have the folder of a node as their home."""
+    """The names of the live processes whose home is the folder of a node."""
     home = f"HOME={folder}".encode()
     return [name_of(process) for process in processes() if home in read(process, "environ")]
 
@@ -193,7 +193,7 @@ def processes() -> Iterator[Path]:
 
 
 def read(process: Path, file: str) -> list[bytes]:
-    """The NUL-terminated items of a file of /proc, none if the process is gone or another user's."""
+    """The NUL-terminated items of a file in /proc; empty if the process is gone or of another user."""
     try:
         return (process / file).read_bytes().split(b"\0")
     except OSError:
@@ -209,6 +209,6 @@ def parent_of(process: Path) -> int:
 
 
 def status_of(process: Path) -> tuple[str, str]:
-    """Name and parent of a process."""
+    """Name and parent pid of a process."""
     found = re.search(rb"\((.*)\) \S (\d+)", b"".join(read(process, "stat")), re.DOTALL)
     return (found[1].decode(), found[2].decode()) if found else ("", "0")

@@ -1,4 +1,4 @@
-"""`provisioner run` as an operator runs it: a process with an environment, signals and an exit code."""
+"""`provisioner run` as a process: environment, signals and exit code."""
 
 import asyncio
 import json
@@ -40,12 +40,12 @@ async def start(environ: Mapping[str, str]) -> Process:
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith(("PROVISIONER_", "PLIVO_"))
     }
-    clean["PROVISIONER_HTTP"] = "127.0.0.1:0"  # not the default, which others on this machine may use
+    clean["PROVISIONER_HTTP"] = "127.0.0.1:0"  # not the default port, which other processes may use
     return await asyncio.create_subprocess_exec(*RUN, env=clean | dict(environ), stdout=PIPE, stderr=PIPE)
 
 
 async def log_until(process: Process, event: str) -> list[dict[str, Any]]:
-    """The log so far, as far as the first line of this event."""
+    """Reads the log up to the first line of this event."""
     assert process.stderr is not None
     lines = []
     async for line in process.stderr:
@@ -99,7 +99,7 @@ async def test_a_worker_handles_events_reports_ready_and_ends_on_sigterm(system:
 
 
 async def test_a_killed_worker_leaves_its_message_to_the_next_worker(system: RealSystem):
-    """SIGKILL while the provider is being asked: the next worker finds the create and does not repeat it."""
+    """SIGKILL during a provider call: the next worker finds the subaccount and does not create it again."""
     asked = asyncio.ensure_future(system.sandbox.called("create_subaccount"))
     async with running(system) as process:
         await log_until(process, "worker_started")
@@ -174,7 +174,7 @@ async def test_a_sigterm_during_the_start_ends_the_worker_cleanly(system: RealSy
 async def test_a_sigterm_during_imports_ends_the_worker_silently(
     tmp_path: Path, command: str, number: signal.Signals, code: int
 ):
-    """What it imports here says so, and never ends."""
+    """A module that the worker imports reports its import and blocks forever."""
     (tmp_path / "typer.py").write_text(
         "import threading\nprint('importing', flush=True)\nthreading.Event().wait()"
     )
@@ -212,7 +212,7 @@ async def test_invalid_settings_print_one_line_each_and_exit_2():
 
 
 async def test_unsealed_credentials_to_a_remote_broker_are_refused_at_once():
-    """The broker does not exist: to look for it would take the start's grace, and end with 1."""
+    """The broker does not exist: connecting would last the grace period of the start and exit with 1."""
     code, lines = await refused(
         {
             "PLIVO_AUTH_ID": "MASANDBOX00000000000",
@@ -232,7 +232,7 @@ async def test_unsealed_credentials_to_a_remote_broker_are_refused_at_once():
     ("change", "why"), [({"use": "sig"}, 'its "use" is not "enc"'), ({"x": "AAAA"}, "it is damaged")]
 )
 async def test_a_recipient_without_a_key_is_refused_at_once(tmp_path: Path, change: dict[str, str], why: str):
-    """The broker does not exist: to look for it would take the start's grace, and end with 1."""
+    """The broker does not exist: connecting would last the grace period of the start and exit with 1."""
     keys = {
         "keys": [public_part(fresh_sealing_key("crm.1")) | change, public_part(fresh_sealing_key("hr.1"))]
     }

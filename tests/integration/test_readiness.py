@@ -1,4 +1,4 @@
-"""Ready is who consumes, publishes and can write: each way to look ready and be deaf is told, and why."""
+"""A ready worker consumes, publishes and can write to its ledger; each fault is reported with a reason."""
 
 import asyncio
 import re
@@ -31,7 +31,7 @@ DEAF, MUTE = "no consumer is registered at the broker: ", "no connection to publ
 
 @dataclass(frozen=True)
 class ProbedWorker:
-    """A worker with its probes, behind a network that can be made to fail. It makes no topology by itself."""
+    """A worker and its probes behind a fault proxy. The worker does not declare the topology."""
 
     system: RealSystem
     running: RunningWorker
@@ -44,7 +44,7 @@ class ProbedWorker:
             return answer.status, await answer.json()
 
     async def problems(self, status: int, lines: int | None = None) -> list[str]:
-        """What is wrong, once the answer has this status, and so many lines with a reason."""
+        """Polls /readyz until it has this status and number of reasons; returns the problems."""
         while True:
             answered, problems = await self.get("/readyz")
             reasons = [line for line in problems["wrong"] if "it is being made" not in line]
@@ -58,7 +58,7 @@ class ProbedWorker:
 async def probed_worker(system: RealSystem, monkeypatch) -> AsyncIterator[ProbedWorker]:
     monkeypatch.setattr(probes, "LEDGER_CHECK_SECONDS", 0.0)
     async with system.worker():
-        """Makes the topology."""
+        """Declares the topology."""
     async with fault_proxy(system.url) as proxy:
         system.environ |= {"AMQP_URL": proxy.url, "PROVISIONER_TOPOLOGY": "assume"}
         telemetry = Telemetry()
@@ -82,7 +82,7 @@ async def the_queue_is_deleted(there: ProbedWorker) -> None:
 
 
 async def the_channel_is_closed(there: ProbedWorker) -> None:
-    """By the broker, with 406, as when a consumer takes too long."""
+    """The broker closes it with 406, as after a consumer timeout."""
     there.proxy.refuse()
     there.running.consumer._channel.ack(4711)
 
@@ -113,7 +113,7 @@ async def it_is_paused(there: ProbedWorker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "problems"),
     [
         (nobody_listens, [f"{DEAF}.*(reset|refused)", f"{MUTE}.*(reset|refused)"]),
         (the_queue_is_deleted, [f"{DEAF}.*(the queue was deleted|no queue)"]),
@@ -176,7 +176,7 @@ async def test_a_blocked_event_loop_fails_every_probe(probed_worker: ProbedWorke
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert all_told.wait(30)  # the event loop hangs here
+    assert all_told.wait(30)  # blocks the event loop
     asking.join()
     assert all(b"the event loop has hung for" in answer for answer in answers.values())
     monkeypatch.undo()

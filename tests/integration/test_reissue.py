@@ -1,4 +1,4 @@
-"""Credentials once more, on real parts: asked for by a message, and by a person at the command line."""
+"""Reissued credentials with a real broker, requested by a message and by the command."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ AGAIN = "subaccount.credentials.reissued.v1"
 
 
 async def reissue(system: RealSystem, *arguments: str) -> tuple[int | None, str, str]:
-    """Exit code, what was printed, and what was complained of."""
+    """Exit code, standard output and standard error of the command."""
     environ = {"LEDGER_URL": system.environ["LEDGER_URL"], "PATH": os.environ["PATH"]}
     command = (sys.executable, "-m", "worker", "reissue", *arguments)
     process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=PIPE, stderr=PIPE)
@@ -44,7 +44,7 @@ async def reissue(system: RealSystem, *arguments: str) -> tuple[int | None, str,
 
 
 async def with_credentials_issued(system: RealSystem) -> tuple[Listener, Listener]:
-    """What is heard on secrets and results once a department has its subaccount."""
+    """Listeners on secrets and results, once a department has its subaccount."""
     secrets, results = await system.listen(names.SECRETS), await system.listen(names.RESULTS)
     await system.send(json.dumps(CREATED).encode())
     await secrets.count(1)

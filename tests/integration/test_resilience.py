@@ -1,4 +1,4 @@
-"""Parking, the circuit and collapsing events, on a real broker and against the sandbox over HTTP."""
+"""Parking, the circuit and collapsing, with a real broker and the sandbox over HTTP."""
 
 import asyncio
 import json
@@ -104,7 +104,7 @@ async def test_an_outage_leaves_messages_queued_and_dead_letters_nothing(system:
         await wait_until(lambda: bool(running.worker.gate.blocks))
         await wait_until(lambda: not running.consumer.consuming)
         calls_before = len(system.sandbox.calls("update_subaccount"))
-        await asyncio.sleep(2)  # time for calls that must not happen
+        await asyncio.sleep(2)  # leaves time for calls that must not happen
         assert len(system.sandbox.calls("update_subaccount")) == calls_before
         system.sandbox.set_rules()
         await results.count(2 * len(departments))

@@ -90,7 +90,7 @@ async def test_a_queue_with_other_arguments_is_reported_and_unchanged(
 
 
 async def test_a_parked_message_returns_to_the_work_queue(clean_broker: str, channel: AbstractChannel):
-    """Through a retry queue of a delay short enough to wait for, as declared by us."""
+    """Uses a retry queue that the product declares, with a short delay."""
     delays = {"AMQP_URL": clean_broker, "PROVISIONER_RETRY_DELAYS": "50ms"}
     assert (await provisioner("apply", **delays)).returncode == 0
     try:
