@@ -1,4 +1,4 @@
-"""A broker that trusts nobody: TLS, client certificates, and the users of deploy/rabbitmq."""
+"""A broker with TLS, client certificates and the users of deploy/rabbitmq."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from worker.demo.private_node import Ports, private_node
 
 @pytest.fixture(scope="session")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """A node of our own, whatever AMQP_URL says. Where there is none: a skip, in CI a failure."""
+    """A private node, independent of AMQP_URL. If it cannot run, the test is skipped, or fails in CI."""
     folder = tmp_path_factory.mktemp("certificates")
     authority = Authority(folder)
     port = Ports.free().amqp

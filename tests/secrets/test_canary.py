@@ -1,4 +1,4 @@
-"""Tokens, passwords and private keys are searched for in everything the product writes. One hit fails."""
+"""Searches everything the product writes for tokens, passwords and private keys. One hit fails the test."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(180)]
 
 USER = "canary"
 DEPARTMENTS = ("sales", "legal", "field-ops", "support", "finance", "people")
-# One create after the other meets these; what comes after them goes well.
+# Consecutive creates meet these faults; later calls succeed.
 FAULTS = ("half-json", "cut-off", "error-after-commit", "lost-answer", "html-after-commit")
 OTHER_FAULTS = (
     Rule("list_subaccounts", fault("half-json"), times=1),
@@ -60,7 +60,7 @@ def event(number: int, kind: str, department: str, **data: Any) -> bytes:
 
 @dataclass
 class PublishedMessages:
-    """All that was published on an exchange, as bytes: body, headers, properties, routing key."""
+    """All messages published on an exchange, as bytes: body, headers, properties, routing key."""
 
     messages: list[bytes] = field(default_factory=list)
     arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -78,7 +78,7 @@ class PublishedMessages:
 
 @dataclass
 class CanarySystem:
-    """A worker with secrets in files, a broker on disk, and a sandbox whose answers go wrong."""
+    """A worker with secrets in files, a broker on disk, and a sandbox with faulty responses."""
 
     secured: Secured
     sandbox: Sandbox
@@ -127,7 +127,7 @@ class CanarySystem:
         await exchange.publish(message, "department.created")
 
     async def play(self) -> None:
-        """Departments come while creates fail in every way that leaves a token somewhere, then change."""
+        """Creates departments while creates fail in every way that may expose a token; then changes them."""
         for number, department in enumerate(DEPARTMENTS):
             await self.send(event(number, "created", department, name=department))
         await self.heard[names.SECRETS].count(len(DEPARTMENTS))
@@ -185,7 +185,7 @@ class Running:
                 self.seen.set()
 
     def proc(self, name: str) -> bytes:
-        """Of the worker and of whatever it has started."""
+        """Command lines and environments of the worker and its child processes."""
         pids = [self.process.pid, *_children(self.process.pid)]
         return b"".join(Path(f"/proc/{pid}/{name}").read_bytes() for pid in pids)
 
@@ -219,7 +219,7 @@ async def running(environ: dict[str, str]) -> AsyncIterator[Running]:
 
 @pytest.mark.parametrize("sealed", [True, False], ids=["sealed", "plain"])
 async def test_nothing_the_worker_writes_contains_a_secret(canary_system: CanarySystem, *, sealed: bool):
-    """Without seals the token is in its message, so at the broker too: there the search must find it."""
+    """Without seals the token is in the message and at the broker, where the search must find it."""
     found: dict[str, set[str]] = {}
     environ = canary_system.environ(sealed=sealed)
     async with running(environ) as worker:

@@ -1,4 +1,4 @@
-"""Answers of Plivo that break every expectation and hold tokens: none reaches an exception, log or metric."""
+"""Malformed Plivo responses with tokens in them: no token reaches an exception, a log line or a metric."""
 
 import asyncio
 import json
@@ -94,7 +94,7 @@ def canaries() -> Canaries:
 
 @pytest.fixture
 def everything_logged() -> Iterator[StringIO]:
-    """Every logger there is at DEBUG, after the product has set up its own."""
+    """All loggers at DEBUG, after the product has configured its own."""
     configure_logging("json", "debug")
     written = StringIO()
     handler = logging.StreamHandler(written)
@@ -127,7 +127,7 @@ async def test_no_token_of_a_hostile_response_is_exposed(
 
 
 async def told_of(call: str, reply: Reply, telemetry: Telemetry) -> str:
-    """All that is made of one answer: what is returned, or what failed and what is logged of it."""
+    """All text that results from one response: the value, or the failure and its log line."""
     async with misbehaving(reply) as server:
         account = PlivoAccount(
             server.url,
@@ -163,7 +163,7 @@ async def test_the_search_finds_a_token_that_is_exposed(canaries: Canaries):
 
 
 class CallFailedBecauseOf(Exception):
-    """As it must not be raised."""
+    """An exception that chains a secret, which the product must not raise."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__("the call failed")

@@ -1,4 +1,4 @@
-"""`provisioner keys` and `provisioner open` as a person or a script runs them."""
+"""`provisioner keys` and `provisioner open`, run by a person or a script."""
 
 import io
 import json
@@ -26,7 +26,7 @@ class CommandOutput(NamedTuple):
 
 
 class Shell:
-    """Runs the command line in a folder of its own, in this process."""
+    """Runs commands in this process, with an own working folder."""
 
     def __init__(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -1,4 +1,4 @@
-"""The client library logs message bodies; nothing of that comes out, however its loggers are set."""
+"""The client library logs message bodies; no output contains them at any log level."""
 
 import asyncio
 import logging
@@ -48,7 +48,7 @@ def credentials(routing_key: str = QUEUE) -> Outgoing:
 
 @pytest.fixture
 def logged() -> Iterator[StringIO]:
-    """The root logger at DEBUG; and, after the product has set it up, each logger of the library too."""
+    """Captures all logs with the root logger and the loggers of the library at DEBUG."""
     written = StringIO()
     handler = logging.StreamHandler(written)
     root = logging.getLogger()
@@ -116,7 +116,7 @@ async def test_publishing_consuming_and_failing_log_no_token(
 
 @asynccontextmanager
 async def publishing_on(publisher: RabbitPublisher) -> AsyncIterator[None]:
-    """One publish after another, until one of them fails: the `PublishFailed` comes out of the block."""
+    """Publishes until one publish fails; the block then raises `PublishFailed`."""
 
     async def publish_on() -> None:
         while True:
@@ -128,19 +128,19 @@ async def publishing_on(publisher: RabbitPublisher) -> AsyncIterator[None]:
 
 
 async def uncorrelated_return(secured: Secured) -> None:
-    """A message that comes back with nobody waiting for it: without confirms, as after a publish given up."""
+    """A returned message that no publish waits for, as after a publish timeout."""
     connection = await aiormq.connect(secured.node.url)
     channel = await connection.channel(publisher_confirms=False)
     sent = credentials("nowhere")
     await channel.basic_publish(
         sent.message.body, exchange=sent.exchange, routing_key=sent.routing_key, mandatory=True
     )
-    await channel.basic_qos(prefetch_count=1)  # its answer comes after what has come back
+    await channel.basic_qos(prefetch_count=1)  # its response arrives after the returned message
     await connection.close()
 
 
 def test_the_last_resort_handler_prints_no_token():
-    """In a process of its own: pytest has a handler on every logger."""
+    """Runs in a separate process, because pytest adds a handler to every logger."""
     script = (
         "import logging\n"
         "from worker.telemetry.logs import configure_logging\n"
@@ -154,7 +154,7 @@ def test_the_last_resort_handler_prints_no_token():
 
 
 async def test_the_client_library_logs_tokens_without_the_set_up(secured: Secured, canaries: Canaries):
-    """If this fails, the library has mended its ways."""
+    """If this fails, the library no longer logs message bodies."""
     written = StringIO()
     handler = logging.StreamHandler(written)
     logger = logging.getLogger("aiormq")

@@ -1,4 +1,4 @@
-"""The recipients' file while the worker runs: keys come, go and are mended, and nothing is sent unsealed."""
+"""The recipients' file changes while the worker runs; nothing is ever sent unsealed."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def test_a_new_key_is_used_from_the_next_message(sealer: JoseSealer, file: Path,
 
 
 def test_a_replaced_file_is_noticed_even_with_the_same_timestamp(sealer: JoseSealer, file: Path):
-    """Kubernetes and `mv` bring another file under the same name, of the same size and time perhaps."""
+    """Kubernetes and `mv` replace the file, perhaps with the same size and time."""
     old, new = fresh_sealing_key("crm.1"), fresh_sealing_key("crm.2")
     write_keys(file, old)
     sealer.seal(clear(), "crm")
@@ -105,7 +105,7 @@ def test_an_unknown_recipient_has_no_key(sealer: JoseSealer, file: Path):
 def test_an_unreadable_file_disables_all_keys(
     sealer: JoseSealer, file: Path, told: KeyReports, text: str | None
 ):
-    """What it was to say may be that the old key is not to be used."""
+    """The new file may have been meant to remove the old key."""
     key = fresh_sealing_key("crm.1")
     write_keys(file, key)
     sealer.seal(clear(), "crm")

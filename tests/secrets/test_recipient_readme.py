@@ -1,4 +1,4 @@
-"""The README of the contracts opens a seal in two languages, and tells what a seal holds."""
+"""The contracts' README opens a seal in two languages and documents its content."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def in_javascript(folder: Path, *given: Any) -> list[str]:
 
 @pytest.fixture(params=PAIRS)
 def given(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, ...]:
-    """Body, the recipient's private keys, the worker's public ones: an older and a newer of each."""
+    """A sealed body, the recipient's private keys and the worker's public keys: an old and a new one each."""
     sealing: KeyType
     signing: KeyType
     sealing, signing = request.param

@@ -1,4 +1,4 @@
-"""The users of deploy/rabbitmq: they can do their part of the main job, and nothing else."""
+"""The users of deploy/rabbitmq have the rights for their part of the main job and no others."""
 
 import asyncio
 import json
@@ -90,7 +90,7 @@ Act = Callable[[AbstractChannel], Awaitable[object]]
 
 
 def acts() -> dict[str, Act]:
-    """Everything anybody could try on the project's objects, by name."""
+    """Every operation on the broker objects of the project, by name."""
     every: dict[str, Act] = {
         "declare a queue": lambda channel: channel.declare_queue("provisioner.own", durable=True),
         "declare an exclusive queue": lambda channel: channel.declare_queue(exclusive=True),
@@ -112,7 +112,7 @@ def _publishing(exchange: str, key: str) -> Act:
         try:
             await target.publish(aio_pika.Message(b"{}"), key)
         except PublishError:
-            return  # allowed, and nobody bound
+            return  # allowed, but no queue is bound
 
     return publish
 
@@ -149,7 +149,7 @@ def _binding(name: str) -> Act:
 
 @pytest.fixture
 async def users(secured: Secured, tmp_path: Path) -> AsyncIterator[Callable[[str], str]]:
-    """The URL of each user; the topology is made by the one who may."""
+    """The URL of each user; the topology user has declared the topology."""
     for user in (TOPOLOGY, WORKER, PRODUCER, CRM, REPLAYER):
         await secured.node.rabbitmqctl("change_password", user, PASSWORD)
     recipients = write_keys(
@@ -189,7 +189,7 @@ async def test_each_user_can_do_its_part_and_nothing_else(users: Callable[[str],
     done, odd = set(), {}
     async with await aio_pika.connect(users(user)) as there:
         for name, act in acts().items():
-            channel = await there.channel(on_return_raises=True)  # one of its own: a refusal closes it
+            channel = await there.channel(on_return_raises=True)  # a refusal closes the channel
             try:
                 await asyncio.wait_for(act(channel), 10)
                 done.add(name)
@@ -218,7 +218,7 @@ async def test_opening_a_forbidden_or_missing_object_is_one_line(users: Callable
 
 
 class TestTheMainJob:
-    """Each with the rights of its user alone; the worker logs in by its certificate."""
+    """Each part has only the rights of its user; the worker logs in with its certificate."""
 
     @pytest.fixture
     def private(self) -> dict[str, Any]:
@@ -280,7 +280,7 @@ async def publish(url: str, exchange: str, body: bytes) -> None:
 
 
 async def replay_one(url: str) -> None:
-    """The dead letter goes back to the work queue, where it is dead-lettered again."""
+    """Replays the dead letter, which the worker dead-letters again."""
     async with waiting(url, names.DEAD_LETTER_QUEUE) as message:
         await publish(url, names.REPLAY, message.body)
         await message.ack()
@@ -288,7 +288,7 @@ async def replay_one(url: str) -> None:
 
 @asynccontextmanager
 async def waiting(url: str, queue: str) -> AsyncIterator[aio_pika.abc.AbstractIncomingMessage]:
-    """The first message there, once it comes; it stays unless it is acked."""
+    """Waits for the first message of the queue; it stays there unless it is acked."""
     arrived: asyncio.Queue[aio_pika.abc.AbstractIncomingMessage] = asyncio.Queue()
 
     async def file(message: aio_pika.abc.AbstractIncomingMessage) -> None:

@@ -1,4 +1,4 @@
-"""Sealed credentials, opened by ourselves and by two libraries that have nothing of the one that sealed."""
+"""Sealed credentials, opened by the product and by two independent libraries."""
 
 import base64
 import json
@@ -133,7 +133,7 @@ class TestTheMessage:
 
 
 class TestWhatIsNotOpened:
-    """Each differs from a good one in one thing."""
+    """Each message differs from a valid one in one property."""
 
     @pytest.fixture
     def private(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class TestWhatIsNotOpened:
         assert f"{claim} inside the seal" in self.refused(message | {attribute: value}, private, worker)
 
     def test_a_seal_re_encrypted_for_another_recipient_is_refused(self, tmp_path, worker, private):
-        """Who holds our public key can seal for us what the worker signed for somebody else."""
+        """Another recipient can decrypt its message and encrypt the signed content with our public key."""
         crm_key_under_billing = private | {"kid": "billing.1"}
         sealer = sealer_for(tmp_path, crm_key_under_billing, signing=worker)
         message = document(sealer.seal(clear("billing"), "billing"))
@@ -205,7 +205,7 @@ class TestWhatIsNotOpened:
 
     @pytest.mark.parametrize("alg", ["none", "HS256"])
     def test_a_signature_with_a_forbidden_algorithm_is_refused(self, message, private, worker, alg):
-        """The worker's public key as the secret of an HMAC is the classic."""
+        """The classic attack uses the worker's public key as the secret of an HMAC."""
         content = encoded(json.dumps(CONTENT | {"jti": message["id"]}))
         head = encoded(json.dumps({"alg": alg, "kid": worker["kid"]}))
         self.refused(message | {"data": resealed(private, f"{head}.{content}.")}, private, worker)
@@ -225,7 +225,7 @@ def encoded(text: str) -> str:
 
 
 def resealed(private: Jwk, inside: str) -> str:
-    """Anybody can seal anything for a recipient."""
+    """Encrypts any content for a recipient, which needs only the public key."""
     header = {"alg": "ECDH-ES+A256KW", "enc": "A256GCM", "kid": private["kid"]}
     seal = jwcrypto.jwe.JWE(inside.encode(), json.dumps(header))
     seal.add_recipient(jwcrypto.jwk.JWK(**public_part(private)))

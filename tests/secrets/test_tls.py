@@ -1,4 +1,4 @@
-"""`amqps://`: who is trusted, who is not, and what a person is told."""
+"""`amqps://`: trusted and untrusted certificates, and the error messages."""
 
 import asyncio
 import ssl
