@@ -1,4 +1,4 @@
-"""Lines of one turn of the event loop are written together; none waits longer, and none is lost at an end."""
+"""Log lines of one event loop iteration are written together; none is delayed further or lost at exit."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ from worker.telemetry.logs import GatheredLines
 
 
 class Written:
-    """What standard error was told, write by write."""
+    """Records each write to standard error."""
 
     def __init__(self) -> None:
         self.writes: list[str] = []
@@ -17,7 +17,7 @@ class Written:
         self.writes.append(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: writes are not buffered."""
 
 
 async def test_lines_of_one_loop_iteration_are_one_write(monkeypatch):

@@ -1,4 +1,4 @@
-"""A command that was written wrongly: one line says what is wrong and where to look."""
+"""A misused command prints one line with the mistake and a hint."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""How far long work has come: true while it waits, too, and told where there is no terminal."""
+"""Progress of long work: correct during waits, and printed without a terminal too."""
 
 import io
 
@@ -20,7 +20,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def said(monkeypatch):
-    """What goes to stderr where that is no terminal."""
+    """Lines printed to stderr when it is not a terminal."""
     err = Console(file=io.StringIO(), width=200)
     monkeypatch.setattr(terminal, "ERR", err)
     return lambda: err.file.getvalue().splitlines()

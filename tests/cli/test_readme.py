@@ -1,4 +1,4 @@
-"""The README and the runbook, compared with the code."""
+"""Compares the README and the runbook with the code."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a person sees is whole, and nothing that others wrote steers the terminal."""
+"""Output is complete, and control characters from other systems never reach the terminal."""
 
 import io
 import json
@@ -14,7 +14,7 @@ STEERING = "a\x1b[31m\x07\x7f\x9b2J\r\nb"
 
 @pytest.fixture
 def out(monkeypatch):
-    """A terminal, or a pipe."""
+    """Makes a console for a terminal or for a pipe."""
 
     def opened(*, is_terminal, width=40):
         width = width if is_terminal else terminal.WIDE

@@ -1,4 +1,4 @@
-"""What operators read of a list and of a replay: the totals first, the sum of it last, never a flood."""
+"""Output of lists and replays: totals first, the summary last, and a limited number of lines."""
 
 import io
 
@@ -22,7 +22,7 @@ from worker.ports import UserError
 
 @pytest.fixture
 def said(monkeypatch):
-    """What goes to stdout and stderr, in the order it is said."""
+    """Lines printed to stdout and stderr, in order."""
     file = io.StringIO()
     both = Console(file=file, width=terminal.WIDE)
     monkeypatch.setattr(terminal, "OUT", both)
