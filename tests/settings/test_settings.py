@@ -1,4 +1,4 @@
-"""Settings: what can be written, what is refused in one line each, and that no secret is told."""
+"""Settings: valid values, one line for each invalid one, and no secret in any message."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def loaded(**environ: str) -> WorkerSettings:
 
 
 def mistakes(**environ: str) -> list[str]:
-    """One line for each; that none tells a secret is checked for all of them."""
+    """The error lines, one for each mistake. Checks that no line contains a secret."""
     with pytest.raises(SettingsError) as refusal:
         loaded(**environ)
     assert refusal.value.exit_code == 2
@@ -458,7 +458,7 @@ def test_an_unreadable_secret_file_is_reported(tmp_path):
     unreadable = tmp_path / "bytes"
     unreadable.write_bytes(b"\xff" + SECRET.encode())
     for path in (tmp_path / "missing", tmp_path, unreadable):
-        for name in ("PROVISIONER_OWNER", "PLIVO_AUTH_ID"):  # a needed one is not told to be missing as well
+        for name in ("PROVISIONER_OWNER", "PLIVO_AUTH_ID"):  # nor reported as missing
             (line,) = mistakes(**{name: "", f"{name}_FILE": str(path)})
             assert line.startswith(f"{name}_FILE cannot be read: ")
 

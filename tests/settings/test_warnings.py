@@ -1,4 +1,4 @@
-"""Files that others may read or write are told of, and no others."""
+"""Warnings about files that others can read or write, and about no other files."""
 
 import json
 from pathlib import Path
