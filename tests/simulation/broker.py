@@ -1,6 +1,6 @@
-"""A broker that keeps what it has confirmed, and loses connections, acks and confirms.
+"""A broker that keeps confirmed messages and loses connections, acks and confirms.
 
-Without its faults it is held to the same suite as RabbitMQ (tests/conformance/test_broker.py).
+Without faults it passes the same conformance suite as RabbitMQ (tests/conformance/test_broker.py).
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Queued:
     returned: int = 0
 
     def shown(self) -> Outgoing:
-        """As delivered: with how often it came back."""
+        """The message as delivered, with its delivery count."""
         if not self.returned:
             return self.outgoing
         message = self.outgoing.message
@@ -41,7 +41,7 @@ class Queued:
 
 
 class Queue:
-    """What is ready, and the channels it is consumed on: in turn those that can take more."""
+    """Ready messages and consuming channels; the channel with the fewest unacked messages is served first."""
 
     def __init__(self) -> None:
         self.ready: deque[Queued] = deque()
@@ -75,10 +75,10 @@ class Broker:
     loop: asyncio.AbstractEventLoop
     chance: Chance
     history: History
-    returns_to_front: bool  # as 4.x with a delivery limit; 3.10 without one puts back at the tail
+    returns_to_front: bool  # as RabbitMQ 4.x with a delivery limit; 3.10 without one requeues at the tail
     routes: Routes = field(default_factory=Routes)
     queues: defaultdict[str, Queue] = field(default_factory=lambda: defaultdict(Queue))
-    events: dict[bytes, ProducerEvent] = field(default_factory=dict)  # those it knows the story of, by body
+    events: dict[bytes, ProducerEvent] = field(default_factory=dict)  # by body
     delays: dict[str, tuple[float, str]] = field(default_factory=dict)
     on_their_way: int = 0
     tags: int = 0
@@ -92,24 +92,24 @@ class Broker:
         self.delays |= delays_of(topology)
 
     def put(self, outgoing: Outgoing) -> None:
-        """A producer's publish: at once in every queue bound for it."""
+        """Publishes at once to every bound queue, as a producer does."""
         for queue in self.routes.of(outgoing):
             self.queues[queue].put(Queued(outgoing))
 
     def put_after(self, seconds: float, outgoing: Outgoing) -> None:
-        """Into the queues bound for it now, after a while; raises `PublishFailed` or `Unroutable`."""
+        """Routes now and enqueues after the delay; raises `PublishFailed` or `Unroutable`."""
         queues = self.routes.of(outgoing)
         self.on_their_way += 1
         self.loop.call_later(seconds, self._arrived, outgoing, queues)
 
     def take(self, queue: str) -> list[Outgoing]:
-        """All that is ready in a queue."""
+        """Removes and returns all ready messages of a queue."""
         taken = [queued.outgoing for queued in self.queues[queue].ready]
         self.queues[queue].ready.clear()
         return taken
 
     def lose_consumers(self) -> None:
-        """Their connections break; both sides find out in their own time."""
+        """Breaks all consumer connections; each side notices after its own delay."""
         for queue in self.queues.values():
             for channel in [one for one in queue.channels if one.connected]:
                 channel.lose()
@@ -132,7 +132,7 @@ class Broker:
 
 
 class SimulatedConsumer:
-    """Where its connection breaks it makes another one."""
+    """A consumer that reconnects when its connection breaks."""
 
     def __init__(self, broker: Broker, queue: str, prefetch: int, receive: Receive, process: Process) -> None:
         self.broker = broker
@@ -169,7 +169,7 @@ class SimulatedConsumer:
         self._queue.feed()
 
     def close(self) -> None:
-        """In order: what was acked is settled, the rest goes back at once."""
+        """Closes in order: acked messages are removed, and the rest is requeued at once."""
         self.stopped = True
         self._channel.close()
 
@@ -181,7 +181,7 @@ class SimulatedConsumer:
 
 
 class Channel:
-    """What the client holds it for and what the broker does may differ for a while."""
+    """A channel. Client and broker may disagree for a while on whether it is open."""
 
     def __init__(self, consumer: SimulatedConsumer, queue: Queue) -> None:
         self.connected = True
@@ -228,7 +228,7 @@ class Channel:
         for tag in self._acked:
             self._settle(tag)
         self.connected = self.live = False
-        self._take_back(to_front=True)  # what a closing channel held comes before what was never delivered
+        self._take_back(to_front=True)  # messages of a closed channel precede those never delivered
 
     def _arrive(self, tag: int, queued: Queued) -> None:
         process = self._consumer.process
@@ -265,7 +265,7 @@ class SimulatedDelivery:
 
 
 class SimulatedPublisher:
-    """The publisher port, as one process uses it. `tell`: what of a message is worth a note."""
+    """The publisher port for one process. `tell` returns the fields of a message's history note."""
 
     def __init__(self, broker: Broker, process: Process, tell: Callable[[Outgoing], dict[str, Any]]) -> None:
         self._broker = broker

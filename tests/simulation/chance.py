@@ -1,4 +1,4 @@
-"""Everything drawn in a run: which faults strike, when, and how long things take. All from one seed."""
+"""All random choices of a run, from one seed: faults, moments and durations."""
 
 import random
 from collections import Counter
@@ -10,23 +10,23 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 SETTLE_WINDOW = timedelta(seconds=12)
-"""A tenth of the default, as all times here: what counts is how they compare."""
+"""A tenth of the default, as all times here: only their ratios matter."""
 WINDOW_SECONDS = SETTLE_WINDOW.total_seconds()
 MAX_CLOCK_OFFSET_SECONDS = 54.0
-"""How far off the wall clock is ever set: nine minutes by this scale; the contract allows for ten."""
+"""The largest offset of the wall clock: nine minutes at this scale; the contract allows ten."""
 TIMEOUT_SECONDS = 3.0
 CLAIM_SECONDS = 2.0
 LATEST_SECONDS = WINDOW_SECONDS - CLAIM_SECONDS
-"""After a call is sent, its effect is there and listed by then: what the settle window is made for."""
+"""A call is carried out and listed within this time after it was sent; the settle window relies on that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How often each fault strikes where it can, while it is among those of a run.
+    """The probability of each fault at each opportunity, in the runs that include the fault.
 
-    `latest_create_seconds`: how long after it is sent a create may still be carried out.
-    `longest_outage_seconds`: how long the provider refuses everybody at most.
-    `always`: faults that are among those of every run.
+    `latest_create_seconds`: the latest time after sending at which a create may be carried out.
+    `longest_outage_seconds`: the longest time for which the provider refuses every call.
+    `always`: the faults included in every run.
     """
 
     name: str
@@ -37,17 +37,17 @@ class Profile:
 
     @property
     def duplicates_allowed(self) -> bool:
-        """For a while: where a create may be taken for lost too early, they are found later."""
+        """Whether a create may be taken for lost too early; its duplicate is then found later."""
         return self.latest_create_seconds > WINDOW_SECONDS or "clock set" in self.rates
 
     @property
     def outages_only(self) -> bool:
-        """Whatever fails, fails for everybody: no message is to blame."""
+        """Whether all failures are outages, so that none may count against a message."""
         return self.name == "outage"
 
     @property
     def two_workers(self) -> bool:
-        """One may record what the other has not heard of yet."""
+        """Whether a second worker may record something that the first does not know yet."""
         return "second worker" in self.rates
 
     @property
@@ -112,7 +112,7 @@ ADOPTION = {
     "crash": 0.7,
     "crash at a call": 0.05,
 }
-"""What makes adopting hard: creates without an answer, and a list that is slow and never stands still."""
+"""Faults that make adoption hard: creates without a response, and a list that lags and shifts."""
 OUTAGE = {
     "events out of order": 0.5,
     "event sent twice": 0.3,
@@ -124,7 +124,7 @@ OUTAGE = {
     "crash": 0.3,
     "drained and restarted": 0.3,
 }
-"""Nothing fails but for everybody, and then for long."""
+"""Long outages, and no failure of single calls."""
 SETTLING = {
     "events out of order": 0.5,
     "event sent twice": 0.3,
@@ -137,7 +137,7 @@ SETTLING = {
     "crash": 0.5,
     "crash at a call": 0.05,
 }
-"""Creates that end unknown again and again, until they are given up."""
+"""Creates with an unknown outcome, repeated until the worker gives up."""
 CRASHING = {
     "events out of order": 0.5,
     "event sent twice": 0.3,
@@ -147,10 +147,10 @@ CRASHING = {
     "crash at a call": 0.5,
     "crash at a write": 0.1,
 }
-"""Workers that die in one create after the other."""
+"""Workers that crash during consecutive creates."""
 ALL = BROKER | PROVIDER | LEDGER | PROCESS
 PUNCTUAL = {kind: rate for kind, rate in ALL.items() if kind != "carried out late"}
-"""A clock set forward shortens the settle window: what comes within the time a call takes is still found."""
+"""A clock set forward shortens the settle window, so late calls are excluded."""
 LEDGER_LOST = PROVIDER | {
     "events out of order": 0.5,
     "event sent twice": 0.3,
@@ -159,7 +159,7 @@ LEDGER_LOST = PROVIDER | {
     "drained and restarted": 0.8,
     "ledger lost": 0.6,
 }
-"""The newest page of the list is soon full of strangers, so that it tells nothing."""
+"""The list shifts often, so its newest page soon contains only subaccounts of other users."""
 
 PROFILES = {
     profile.name: profile
@@ -181,7 +181,7 @@ PROFILES = {
 
 
 class Chance:
-    """A run has about half of its profile's faults: what hides behind another one shows in the next run."""
+    """The random source of one run. Half of the profile's faults take part, so none always hides another."""
 
     def __init__(self, profile: Profile, seed: int, without: Iterable[str] = ()) -> None:
         self._random = random.Random(f"{profile.name} {seed}")
@@ -196,7 +196,7 @@ class Chance:
         self.healed = False
 
     def strikes(self, fault: str) -> bool:
-        """Whether a fault strikes here and now; counted if so."""
+        """Whether a fault strikes at this opportunity; counts it if so."""
         rate = self._rates.get(fault)
         if rate is None or self.healed or self._random.random() >= rate:
             return False
@@ -207,7 +207,7 @@ class Chance:
         return self._random.uniform(shortest, longest)
 
     def latency(self) -> float:
-        """Mostly quick, now and then ten times that."""
+        """A latency in seconds: mostly short, sometimes ten times longer."""
         return 0.002 + 0.05 * self._random.random() ** 3
 
     def number(self, least: int, most: int) -> int:
@@ -226,5 +226,5 @@ class Chance:
 
 
 def coverage(profile: Profile, struck: Mapping[str, Any]) -> list[str]:
-    """The faults of a profile that never struck."""
+    """The faults of a profile that never struck, given the counts of all runs."""
     return [kind for kind in profile.rates if not struck.get(kind)]

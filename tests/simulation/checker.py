@@ -1,4 +1,4 @@
-"""Judges a history by what is promised. Shares no code and no type with the worker."""
+"""Checks a history against the promises of the product. Shares no code and no type with the worker."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,19 +10,19 @@ from tests.simulation.producer_events import REMOVED, RENAMED, ProducerEvent
 
 
 class Snapshot(NamedTuple):
-    """The departments' subaccounts as the provider holds them: department, auth id, name, enabled, token."""
+    """The subaccounts at the provider, each as (department, auth id, name, enabled, token)."""
 
     subaccounts: list[tuple[str | None, str, str, bool, str]]
 
 
 def judge_before_replay(notes: Sequence[Note], conditions: RunConditions) -> list[str]:
-    """All is at rest, dead letters still lie: what was answered holds. Not where a create is undecided."""
+    """Before the replay of dead letters: answered events hold, except for undecided creates."""
     state = read(notes, conditions)
     return list(_states_broken(state, _newest_answered(state), but=state.undecided))
 
 
 def judge_history(notes: Sequence[Note], now: Snapshot, conditions: RunConditions) -> list[str]:
-    """All is at rest and all dead letters were replayed: everything promised holds."""
+    """After the replay of all dead letters: every promise holds."""
     state = read(notes, conditions)
     return [
         *state.broken,
@@ -35,14 +35,14 @@ def judge_history(notes: Sequence[Note], now: Snapshot, conditions: RunCondition
 
 
 def judge_replay(notes: Sequence[Note], before: Snapshot, after: Snapshot) -> list[str]:
-    """Everything was sent again after the end: nothing changes but answers."""
+    """After all events were sent again: no subaccount changes and the provider is not called."""
     calls = [str(note) for note in notes if note.what in {"> create", "> update", "> delete"}]
     changed = [f"G6: a replay changed {before} to {after}"] if before != after else []
     return changed + [f"G6: a replay made the worker call: {call}" for call in calls]
 
 
 def judge_after_ledger_loss(notes: Sequence[Note], conditions: RunConditions) -> list[str]:
-    """A lost ledger may answer again what was answered before; still there is one, as the newest says."""
+    """After a ledger loss answers may repeat, but each department has one subaccount in its newest state."""
     state = read(notes, conditions)
     duplicates = [one for one in state.broken if one.startswith("G2")]
     return duplicates + list(_states_broken(state, _newest(state)))
@@ -58,7 +58,7 @@ def _by_department(state: HistoryState) -> Iterator[tuple[str, list[ProducerEven
 
 
 def _newest(state: HistoryState) -> dict[str, ProducerEvent | None]:
-    """What holds once everything that can be answered is."""
+    """The event that rules each department once every event is answered; None if there is none."""
     if state.conditions.removals_ignored:
         return _newest_answered(state)
     rejected = _rejected(state)
@@ -71,7 +71,7 @@ def _newest(state: HistoryState) -> dict[str, ProducerEvent | None]:
 
 
 def _newest_answered(state: HistoryState) -> dict[str, ProducerEvent | None]:
-    """Where removals are ignored, what they would have removed is still as it was before."""
+    """The newest answered event of each department. Ignored removals change nothing."""
     counted = {id_ for id_, answer in state.answered.items() if answer.outcome != "superseded"}
     newest: dict[str, ProducerEvent | None] = {}
     for department, events in _by_department(state):
@@ -84,7 +84,7 @@ def _newest_answered(state: HistoryState) -> dict[str, ProducerEvent | None]:
 
 
 def _rejected(state: HistoryState) -> set[str]:
-    """Renames of departments that never were: dead-lettered for good, where the operator wants it so."""
+    """Renames of unknown departments, dead-lettered for good if the operator rejects them."""
     return {
         id_
         for id_, events in state.sent.items()
@@ -99,14 +99,14 @@ def _rejected(state: HistoryState) -> set[str]:
 def _states_broken(
     state: HistoryState, newest: dict[str, ProducerEvent | None], but: Iterable[str] = ()
 ) -> Iterator[str]:
-    """G2 and G3: the newest event says what there is, and what it is called."""
+    """G2 and G3: number and name of the enabled subaccounts follow the newest event."""
     for department, event in newest.items():
         enabled = [one for one in state.subaccounts[department].values() if one["enabled"]]
         if department in but:
             continue
         wanted = 0 if event is None or event.kind == REMOVED else 1
         if event is None and state.conditions.removals_ignored and len(enabled) == 1:
-            continue  # a removal found it, and let it be
+            continue  # a removal was ignored
         if len(enabled) != wanted:
             ids = [one["auth_id"] for one in enabled]
             told = f"{event.id} ({event.kind})" if event else "none that makes it"
@@ -117,7 +117,7 @@ def _states_broken(
 
 
 def _name(state: HistoryState, event: ProducerEvent) -> str | None:
-    """Of two payloads under one id the one that was answered counts."""
+    """The expected name. If two payloads share an id, the answered one counts."""
     answer = state.answered.get(event.id)
     return answer.name if answer else event.name
 
@@ -130,7 +130,7 @@ def _lost(state: HistoryState) -> Iterator[str]:
 
 
 def _answers_broken(state: HistoryState) -> Iterator[str]:
-    """G4: one final outcome for each event, under one id; `failed` beside each dead letter (see `_ack`)."""
+    """G4: each event has one final outcome under one id. `_ack` checks `failed` for dead letters."""
     rejected = _rejected(state)
     for id_, events in state.sent.items():
         if events[0].department is None or id_ in rejected:
@@ -158,7 +158,7 @@ def _credentials_broken(state: HistoryState, now: Snapshot) -> Iterator[str]:
 
 
 def _generations_broken(department: str, messages: list[dict[str, Any]]) -> Iterator[str]:
-    """A generation is one subaccount, told under one id; they count up."""
+    """Each generation has one subaccount and one message id, and generations increase."""
     facts = {(one["data"]["generation"], one["data"]["auth_id"], one["id"]) for one in messages}
     for place in range(3):
         if len({fact[place] for fact in facts}) != len(facts):
@@ -170,7 +170,7 @@ def _generations_broken(department: str, messages: list[dict[str, Any]]) -> Iter
 
 
 def _duplicates_broken(state: HistoryState) -> Iterator[str]:
-    """Of several subaccounts all but one were reported."""
+    """All duplicates but one subaccount must have been reported."""
     for department, there in state.subaccounts.items():
         unreported = [auth_id for auth_id in there if auth_id not in state.reported]
         if len(unreported) > 1:

@@ -1,4 +1,4 @@
-"""What happened in a run, in order: all the judge knows, and what a failure prints."""
+"""The ordered notes of a run. The checker reads nothing else, and a failure prints them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class History:
         self.notes.append(Note(self._now(), what, department, detail))
 
     def of(self, department: str | None) -> list[Note]:
-        """What concerns a department: its own notes, and those that concern all."""
+        """The notes of a department and those that concern all departments."""
         return [one for one in self.notes if department is None or one.department in {None, department}]
 
 

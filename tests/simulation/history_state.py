@@ -1,7 +1,7 @@
-"""What a history tells, read note by note; what is wrong at its very moment is noted as broken.
+"""Reads a history note by note, and records each promise that is broken at the moment of a note.
 
-It believes nobody: what is answered is what reached the disk, what is published is what the broker confirmed,
-what there is is what the provider shows.
+It trusts only the outside: an answer is what reached the disk, a message is published once the broker
+confirmed it, and a subaccount exists if the provider has it.
 """
 
 from collections import Counter, defaultdict
@@ -15,13 +15,13 @@ from tests.simulation.producer_events import CREATED, RENAMED, ProducerEvent
 FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded"}
 MAX_CREATES = 3
 QUARANTINE_AFTER_DELIVERIES = 20
-"""Deliveries after which a message may be taken for what kills its workers."""
+"""Deliveries after which a message may be quarantined as a poison message."""
 UNDECIDED = {"create-unknown", "rejected", "exhausted", "delivery-limit"}
-"""Given up, perhaps with something begun: a deletion has no way back."""
+"""Dead-letter reasons after which a create or a deletion may have been carried out in part."""
 
 
 class RunConditions(NamedTuple):
-    """What this run's operator has chosen, and whether two of a department may be there for a while."""
+    """The operator's settings in this run, and the deviations that its profile allows."""
 
     gives_up_early: bool = False
     published_first: bool = False
@@ -40,14 +40,14 @@ class AnsweredEvent:
 
 
 class RecordedEntry(NamedTuple):
-    """A department as the ledger has it."""
+    """The recorded entry of a department."""
 
     status: str = "absent"
     auth_id: str | None = None
 
 
 class ConfirmedBefore(NamedTuple):
-    """What had been confirmed of a message when it was delivered."""
+    """How many messages about a delivery had been confirmed when it arrived."""
 
     dead: int
     failed: int
@@ -56,7 +56,7 @@ class ConfirmedBefore(NamedTuple):
 
 @dataclass
 class HistoryState:
-    """A history, read note by note: what stands at the moment read."""
+    """The state after the notes read so far."""
 
     conditions: RunConditions
     sent: dict[str, list[ProducerEvent]] = field(default_factory=lambda: defaultdict(list))
@@ -81,7 +81,7 @@ class HistoryState:
     repaired: set[str] = field(default_factory=set)
     outages: int = 0
     reported: set[str] = field(default_factory=set)
-    tried_half_open: int | None = None  # calls begun since the circuit is half-open; None while it is not
+    tried_half_open: int | None = None  # calls begun since the circuit became half-open; None in other states
     broken: list[str] = field(default_factory=list)
 
 
@@ -108,12 +108,12 @@ def _answered(state: HistoryState, note: Note) -> None:
         _superseded(state, note)
     state.answered.setdefault(note.detail["event"], answered)
     state.reported.update((note.detail["reason"] or "").replace(",", " ").split())
-    if note.department and answered.outcome != "superseded":  # which says nothing of its create
+    if note.department and answered.outcome != "superseded":  # which says nothing about a create
         state.undecided.discard(note.department)
 
 
 def _superseded(state: HistoryState, note: Note) -> None:
-    """G3: by what is on record already, not by what may yet fail. Two payloads may share an id."""
+    """G3: only an event on record may supersede another. Two payloads may share an id."""
     id_ = note.detail["event"]
     rank = min(event.rank() for event in state.sent[id_])
     newer = (
@@ -179,7 +179,7 @@ def _dead(state: HistoryState, note: Note, department: str) -> None:
     if exhausted or limited or reason in {"malformed", "unsupported-type"}:
         state.broken.append(f"G7: {id_} is whole and was dead-lettered {reason}, at {note.at:.3f}")
     rejected = state.conditions.unknown_renames_rejected and state.sent[id_][0].kind == RENAMED
-    # By this worker, at least: the other one may just have made it.
+    # Unknown to this worker: with two workers the other one may just have created it.
     unknown_department = state.conditions.two_workers or state.on_record[department].status in {
         "absent",
         "claimed",
@@ -194,7 +194,7 @@ def _unroutable(state: HistoryState, note: Note) -> None:
 
 
 def _ack(state: HistoryState, note: Note) -> None:
-    """G1: durable and confirmed, the one way or the other, before the ack is sent."""
+    """G1: before an ack, the outcome is durable and its messages are confirmed."""
     event, body = note.detail["event"], note.detail["body"]
     confirmed_before = state.confirmed_before[note.detail["tag"]]
     answer = state.answered.get(event)
@@ -202,7 +202,7 @@ def _ack(state: HistoryState, note: Note) -> None:
         return
     reasons = state.dead[body][confirmed_before.dead :]
     confirmed = answer is not None and state.results[event].get(answer.outcome)
-    # Those of a second copy, where this one was answered; but a conflicting duplicate shares the event's id.
+    # If this copy was answered, the dead letter is that of another copy or of a conflicting duplicate.
     of_this_one = reasons and not (confirmed and "conflicting-duplicate" not in reasons)
     if of_this_one:
         if note.department and state.failed[event] <= confirmed_before.failed:
@@ -218,7 +218,7 @@ def _ack(state: HistoryState, note: Note) -> None:
 
 
 def _owes_nothing(state: HistoryState, note: Note, department: str, auth_id: str | None) -> None:
-    """Whoever made a subaccount has handed on its credentials, unless it is on record no more."""
+    """The credentials of a created subaccount are confirmed before the ack, while it is on record."""
     told = (one["data"]["auth_id"] for one in state.credentials.get(department, ()) if one["confirmed"])
     if state.on_record[department] == ("active", auth_id) and auth_id not in told:
         state.broken.append(
@@ -233,7 +233,7 @@ def _recorded(state: HistoryState, note: Note) -> None:
     status = note.detail["status"]
     state.on_record[note.department] = RecordedEntry(status, note.detail["auth_id"])
     creates, key = state.open_creates[note.department], note.detail["key"]
-    # Whoever comes after it was given up, or after another event's create, counts from zero.
+    # The count restarts after a create was given up and for the create of another event.
     kept = 0 if note.detail["attempt"] == 0 else creates[key]
     creates.clear()
     creates[key] = kept
@@ -254,7 +254,7 @@ def _repaired(state: HistoryState, note: Note) -> None:
 
 
 def _repair_not_recorded(state: HistoryState, note: Note) -> None:
-    """That something was set right did not get to the ledger."""
+    """A failed or dead worker did not record its repair."""
     state.repaired = state.repaired - {note.department} if note.department else set()
 
 
@@ -264,7 +264,7 @@ def _circuit(state: HistoryState, note: Note) -> None:
 
 
 def _called(state: HistoryState, note: Note) -> None:
-    """G7: one call finds out for all. Two workers have a circuit each; a 429 finds out nothing."""
+    """G7: a half-open circuit lets one call through. Only outage runs are checked: a 429 decides nothing."""
     probe = note.what == "> list" and "offset" not in note.detail
     if state.tried_half_open is None or probe or not state.conditions.outages_only:
         return
@@ -287,7 +287,7 @@ def _create(state: HistoryState, note: Note) -> None:
         return
     of_department, key = state.open_creates[note.department], note.detail["key"]
     of_department[key] += 1
-    if of_department[key] > MAX_CREATES + state.outages:  # what ended unknown in an outage is not counted
+    if of_department[key] > MAX_CREATES + state.outages:  # unknown creates of outages do not count
         state.broken.append(f"G2: {note.department} was created {of_department[key]} times under {key}")
 
 
@@ -363,7 +363,7 @@ def _at_most_one(state: HistoryState, note: Note) -> None:
 
 
 def _inert_before_published(state: HistoryState, note: Note) -> None:
-    """One made disabled is enabled after its credentials are confirmed, and never two at once."""
+    """A subaccount created disabled is enabled after its credentials are confirmed; never two at once."""
     if note.department is None:
         return
     enabled = [id_ for id_, one in state.subaccounts[note.department].items() if one["enabled"]]

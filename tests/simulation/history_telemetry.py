@@ -1,6 +1,6 @@
-"""What the history is told of what the worker says: to people, and to the broker.
+"""Notes in the history what the worker logs and publishes.
 
-What does not matter to the judge is counted and logged by nobody.
+Events that the checker does not need are dropped.
 """
 
 import traceback
@@ -19,7 +19,7 @@ from worker.telemetry.events import Telemetry
 
 
 def _nothing(*_: Any, **__: Any) -> None:
-    """Not worth telling here."""
+    """Drops an event that the checker does not need."""
 
 
 class HistoryTelemetry(Telemetry):
@@ -78,7 +78,7 @@ def routing_key_of(event: ProducerEvent) -> str:
 
 
 def message_facts(outgoing: Outgoing, events: Mapping[bytes, ProducerEvent]) -> dict[str, Any]:
-    """What a message of the worker's says, for the history."""
+    """The facts of a message published by the worker, as fields of a history note."""
     if outgoing.exchange == names.DEAD_LETTERS:
         event = events[outgoing.message.body]
         return {

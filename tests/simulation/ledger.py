@@ -1,4 +1,4 @@
-"""A ledger whose writes reach the disk one after the other; a crash decides which of the last ones did."""
+"""A ledger that writes in order; after a crash, some of the pending writes are durable."""
 
 import asyncio
 from collections import deque
@@ -15,7 +15,7 @@ from worker.ports import LedgerConflict, LedgerFailed
 
 
 class Disk(MemoryLedger):
-    """What survives a crash."""
+    """The state of the ledger that survives a crash."""
 
     def __init__(self, history: History) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Disk(MemoryLedger):
 
 
 class SimulatedLedger:
-    """The ledger port, as one process uses it."""
+    """The ledger port for one process."""
 
     def __init__(self, disk: Disk, loop: asyncio.AbstractEventLoop, chance: Chance, process: Process) -> None:
         self._disk = disk
@@ -146,7 +146,7 @@ class SimulatedLedger:
         return await self._disk.answers(department)
 
     def _write_time(self) -> float:
-        """When this write's turn is: after all that were asked for before."""
+        """When the next write reaches the disk: after all writes requested before it."""
         seconds = (
             self._chance.seconds(0.5, 4) if self._chance.strikes("write slow") else self._chance.latency()
         )
@@ -174,7 +174,7 @@ class SimulatedLedger:
         return LedgerFailed("no answer to the commit") if failed else on_disk
 
     def _write_some_at_death(self) -> None:
-        """Of what had not returned, some got to the disk: never a later one without those before it."""
+        """Writes some pending entries at a crash, never one without those before it."""
         for _ in range(self._chance.number(0, len(self._queued))):
             self._write_next()
         self._queued.clear()

@@ -1,4 +1,4 @@
-"""A worker's process as the world sees it: while it lives it has effects, afterwards none."""
+"""A simulated worker process: it has effects while it lives and none afterwards."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class ProcessDead(BaseException):
-    """Raised to whatever of a dead process still wants to do something: not even cleaning up has effects."""
+    """Raised in tasks of a dead process that use a port, so that not even cleanup has effects."""
 
 
 class Process:
@@ -24,11 +24,11 @@ class Process:
         self.at_death: list[Callable[[], None]] = []
 
     def begin(self, main: Any) -> "asyncio.Task[Any]":
-        """Runs a coroutine as this process's: what it begins is the process's too."""
+        """Runs a coroutine in this process; tasks that it starts belong to the process too."""
         return self.within(lambda: self._loop.create_task(main))
 
     def within(self, call: Callable[[], T]) -> T:
-        """A call from outside into the process: a delivery that arrives, say."""
+        """Runs a call from outside within the process, such as the arrival of a delivery."""
         token = OWNER.set(self._tasks)
         try:
             return call()
@@ -40,12 +40,12 @@ class Process:
             raise ProcessDead
 
     def endanger(self, fault: str, chance: Chance) -> None:
-        """Where the fault strikes, it dies within the time a call takes."""
+        """If the fault strikes, the process dies within about the time of a call."""
         if chance.strikes(fault):
             self._loop.call_later(chance.seconds(0.0, 4 * chance.latency()), self.die)
 
     def die(self) -> None:
-        """At once and wherever it is. What left it before goes its way."""
+        """Ends the process at once, at any point. Calls and messages already sent continue."""
         if not self.alive:
             return
         self.alive = False

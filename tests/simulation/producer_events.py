@@ -1,4 +1,4 @@
-"""What a run's producers send: a few departments, a few events each, in some order, some twice."""
+"""The events that producers send in a run: a few per department, in some order, some twice."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -9,11 +9,11 @@ from tests.simulation.chance import Chance
 KINDS = ("created", "renamed", "removed")
 CREATED, RENAMED, REMOVED = KINDS
 REFUSED = "refused"
-"""A name with this word is one the provider does not take, until it is healed."""
+"""The provider refuses names with this word until its faults end."""
 
 
 class ProducerEvent(NamedTuple):
-    """One message of a producer. A readable one has a department; `time` is RFC 3339."""
+    """One message of a producer. Unreadable messages have no department."""
 
     department: str | None
     kind: str
@@ -24,7 +24,7 @@ class ProducerEvent(NamedTuple):
     body: bytes
 
     def rank(self) -> tuple[bool, int, datetime, int, str]:
-        """The contract's total order; all are of one source."""
+        """The total order of the contract for events of one source."""
         return (self.sequence is not None, self.sequence or 0, self.time, KINDS.index(self.kind), self.id)
 
 
@@ -89,7 +89,7 @@ def producer_event(
 
 
 def _interleaved(chance: Chance, events: list[ProducerEvent]) -> list[ProducerEvent]:
-    """Those of one department in their order, departments mixed."""
+    """Mixes departments and keeps the order within each."""
     lanes: dict[str | None, list[ProducerEvent]] = {}
     for event in events:
         lanes.setdefault(event.department, []).append(event)
@@ -113,7 +113,7 @@ def _with_duplicates(chance: Chance, events: list[ProducerEvent]) -> list[Produc
 
 
 def _twin(event: ProducerEvent) -> ProducerEvent:
-    """Another payload under the same id."""
+    """Another payload with the same id."""
     department, kind, id_, sequence, time, _, _ = event
     assert department is not None
     return producer_event(department, kind, id_, sequence, time, f"{department} twin")

@@ -1,4 +1,4 @@
-"""A provider that misbehaves: answers get lost, calls are carried out late, its list lags and shifts."""
+"""A faulty provider: responses are lost, calls are carried out late, its list lags and shifts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -32,7 +32,7 @@ CERTAIN = {
     FaultKind.NOT_FOUND,
     FaultKind.RATE_LIMITED,
 }
-"""What certainly was not carried out."""
+"""Failures of calls that were certainly not carried out."""
 CHANGING = ("create", "update", "delete")
 
 
@@ -48,7 +48,7 @@ class Subaccount:
 
 
 class CallPlan(NamedTuple):
-    """What becomes of one call: after how long it is carried out, if at all, and answered, and with what."""
+    """When one call is carried out, if at all, when its response arrives, and its fault. In seconds."""
 
     answered_after: float
     carried_out_after: float | None = None
@@ -57,7 +57,7 @@ class CallPlan(NamedTuple):
 
 @dataclass
 class ProviderServer:
-    """The provider's side: goes on whatever becomes of the worker."""
+    """The provider's side; it continues when a worker dies."""
 
     loop: asyncio.AbstractEventLoop
     chance: Chance
@@ -65,7 +65,7 @@ class ProviderServer:
     now: Callable[[], datetime]
     subaccounts: list[Subaccount] = field(default_factory=list)  # newest first
     under_way: int = 0
-    refuses: int | None = None  # the status it answers every call with for the time being
+    refuses: int | None = None  # the status of the response to every call during an outage
     page_size: int = PAGE
     keys: list[tuple[str, str | None]] = field(default_factory=list)  # operation and idempotency key of each
 
@@ -75,7 +75,7 @@ class ProviderServer:
             self.subaccounts.append(self._new(self._strange_name(), self.now() - timedelta(days=age // 3)))
 
     def begin(self, plan: CallPlan, effect: Callable[[], Any]) -> "asyncio.Future[Any]":
-        """Carries the effect out in its time; the future holds what came of it."""
+        """Carries out the effect at the planned time; the future holds the result or the failure."""
         carried_out: asyncio.Future[Any] = self.loop.create_future()
         if plan.carried_out_after is not None:
             self.under_way += 1
@@ -126,7 +126,7 @@ class ProviderServer:
         return [replace(_shown(one), auth_token=None) for one in page]
 
     def shift(self) -> None:
-        """Others create and delete too."""
+        """Changes the list as other users of the account do: they create and delete subaccounts."""
         strangers = [one for one in self.subaccounts if one.department is None]
         if strangers and self.chance.coin():
             self.subaccounts.remove(self.chance.one_of(strangers))
@@ -134,7 +134,7 @@ class ProviderServer:
             self.subaccounts.insert(0, self._new(self._strange_name(), self.now()))
 
     def _strange_name(self) -> str:
-        """Some look like ours: another deployment's departments, under its tags."""
+        """A name of another user. Some have the tag of another deployment."""
         return self.chance.one_of(("somebody else's", "d1 [not a tag]", "d1 north [0123456789]"))
 
     def _new(self, name: str, created: datetime) -> Subaccount:
@@ -160,14 +160,14 @@ class ProviderServer:
 
 
 class LoopClock(SystemClock):
-    """Its seconds are those of the simulation."""
+    """A clock whose monotonic time is the time of the virtual loop."""
 
     def __init__(self, server: ProviderServer) -> None:
         self.monotonic = server.loop.time  # type: ignore[method-assign]
 
 
 class SimulatedProvider:
-    """The provider port, as one process uses it, and the permitted call in one."""
+    """The provider port for one process; it is its own permitted call."""
 
     capabilities = EVERYTHING
 

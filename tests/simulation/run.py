@@ -1,6 +1,6 @@
-"""`python -m tests.simulation.run --seeds 1000`: as many runs as one likes, or one with its history."""
+"""`python -m tests.simulation.run --seeds 1000`: runs many seeds, or one seed with its history."""
 
-# ruff: noqa: T201 - printing is what it is for
+# ruff: noqa: T201 - a command line program prints
 
 import argparse
 import gc
@@ -50,7 +50,7 @@ def _many(name: str, options: argparse.Namespace) -> bool:
     struck: Counter[str] = Counter()
     broken = []
     began = time.monotonic()
-    gc.disable()  # a run leaves cycles, but looking for them while it runs costs a tenth of it
+    gc.disable()  # runs leave reference cycles, but collecting them during a run costs 10 % of its time
     for seed in range(options.first, options.first + options.seeds):
         if seed % COLLECT_EVERY == 0:
             gc.collect()
@@ -74,7 +74,7 @@ def _many(name: str, options: argparse.Namespace) -> bool:
 
 
 def report(run: Run) -> str:
-    """What was not kept, and how to see it again."""
+    """The broken promises of a run and the command that repeats it."""
     lines = [f"{run.profile} {run.seed}:", *(f"  {one}" for one in run.broken[:4])]
     lines.append(f"  python -m tests.simulation.run --profile {run.profile} --seed {run.seed} --trace")
     return "\n".join(lines)

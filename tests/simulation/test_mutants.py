@@ -1,4 +1,4 @@
-"""The judge bites: a worker with a mistake is found out, where the real one keeps its promises."""
+"""The checker detects each mutant of the worker, and finds no broken promise of the real worker."""
 
 import pytest
 

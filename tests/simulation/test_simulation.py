@@ -1,6 +1,6 @@
-"""Whatever goes wrong, in whatever order, the promises hold: thousands of stories, each from its seed.
+"""All promises hold under any combination of faults: thousands of runs, each from its own seed.
 
-A failure prints the command that plays exactly it again.
+A failure prints the command that repeats the run.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
 """An event loop with virtual time: it never sleeps, but jumps to the next timer.
 
-Code that runs in it must not do IO. Callbacks run first in, first out, as in asyncio's own loops; disorder
-comes from the delays that the simulated world draws.
+Code in this loop must not do IO. Callbacks run first in, first out, as in asyncio's own loops; the order
+varies only by the delays that the simulation draws.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Call:
 class VirtualLoop(base_events.BaseEventLoop):
     """`unhandled` has what asyncio reported to the loop's exception handler."""
 
-    _ready: deque[Call]  # the base class makes it and declares it nowhere
+    _ready: deque[Call]  # set by the base class, which does not declare it
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,10 +109,10 @@ class VirtualLoop(base_events.BaseEventLoop):
             raise NothingScheduled
 
     def _process_events(self, event_list: Any) -> None:
-        """There are none: nothing does IO."""
+        """Does nothing: there is no IO."""
 
     def _write_to_self(self) -> None:
-        """There are no other threads to wake the loop for."""
+        """Does nothing: no other thread wakes the loop."""
 
 
 def _told(context: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""One run: the worker's own parts in a world drawn from a seed, from the first event to the last replay."""
+"""One run: the worker's own parts on simulated ports drawn from a seed, until the last replay."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ TEMPLATE = NameTemplate()
 POLL_SECONDS = 2.0
 LONGEST_RUN_SECONDS = 4000.0
 DOWN_SECONDS = WINDOW_SECONDS + 1.0
-"""After its ledger was lost a worker is started no sooner: what was under way has arrived by then."""
+"""After a ledger loss no worker starts earlier, so calls under way are carried out first."""
 ROUNDS = 3
 PREFETCH = 6
 RETRY_DELAYS = (timedelta(seconds=2), timedelta(seconds=20), timedelta(seconds=60))
@@ -50,12 +50,12 @@ TOPOLOGY = names.topology(names.BrokerVersion(4, 1), RETRY_DELAYS)
 
 
 class NeverIdle(Exception):
-    """Long after all faults were healed there was still something to do."""
+    """Long after all faults ended, something is still left to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run came to: whatever was promised and not kept, and the history that shows it."""
+    """The result of a run: its broken promises and its history."""
 
     profile: str
     seed: int
@@ -65,7 +65,7 @@ class Run:
 
 
 class SimulatedClock:
-    """The host's wall clock is one for all its processes, and may be set."""
+    """The clock of one process. The wall clock is shared by all processes of the host and may be set."""
 
     def __init__(
         self,
@@ -113,14 +113,14 @@ class SimulatedWorld:
         self.provider = ProviderServer(self.loop, self.chance, self.history, self._now)
         self.disk = Disk(self.history)
         self.policy = self._policy()
-        # Some give up soon, most as late as by default
+        # some runs give up early, most as late as by default
         budget, attempts = self.chance.one_of(((1, 2), (5, 4), (60, 8), (60, 8)))
         self.retry = RetryPolicy(timedelta(seconds=budget), RETRY_DELAYS, attempts, SETTLE_WINDOW)
 
     def _policy(self) -> Policy:
         removal = self.chance.one_of(list(Removal))
         rename = UnknownRename.REJECT if self.chance.coin(0.3) else UnknownRename.CREATE
-        if self.chance.profile.loses_the_ledger:  # what is unknown to it then need not be rejected
+        if self.chance.profile.loses_the_ledger:  # departments that the lost ledger knew need not be rejected
             rename = UnknownRename.CREATE
         enable = Enable.PUBLISHED if self.chance.coin(0.3) else Enable.CREATED
         return Policy(removal, rename, settle_window=SETTLE_WINDOW, enable=enable)
@@ -167,7 +167,7 @@ class SimulatedWorld:
     async def _run_worker(self, process: Process) -> None:
         clock = SimulatedClock(self.loop, self._wall_clock, self.chance, process)
         ports = Ports(
-            # It has no reports and takes no wishes: nothing in a run asks for them.
+            # Implements the part of the port that a run uses.
             ledger=cast(Ledger, SimulatedLedger(self.disk, self.loop, self.chance, process)),
             locks=InProcessLocks(),
             provider=SimulatedProvider(self.provider, process),
@@ -204,7 +204,7 @@ class SimulatedWorld:
         self.loop.call_later(self.chance.seconds(0.1, 5), self.start_worker)
 
     async def _inject_faults(self) -> None:
-        """Events come and faults strike; then all is healed."""
+        """Sends the events and injects faults; then ends all faults."""
         last = self.schedule.sent[-1].after_seconds
         end = last + self.chance.seconds(1, self.chance.one_of((20, 40, 80)))
         for after, event in self.schedule.sent:
@@ -235,7 +235,7 @@ class SimulatedWorld:
             self.loop.call_later(self.chance.seconds(0, end), strike)
 
     def _timed_faults(self) -> Sequence[tuple[str, Callable[[], None]]]:
-        """What strikes at a moment rather than at a call."""
+        """Faults that strike at a moment, not at a call, each with its action."""
         return (
             ("crash", self._crash),
             ("drained and restarted", self._drain),
@@ -272,7 +272,7 @@ class SimulatedWorld:
 
         async def leave() -> None:
             await drain()
-            await asyncio.sleep(1)  # its acks get through
+            await asyncio.sleep(1)  # lets its acks arrive
             process.die()
 
         process.begin(leave())
@@ -292,7 +292,7 @@ class SimulatedWorld:
         self.loop.call_later(self.chance.seconds(0.5, self.chance.profile.longest_outage_seconds), take_again)
 
     async def _wait_until_idle(self) -> None:
-        """Until nothing is to be done any more, now or later."""
+        """Waits until no work is left, now or later; raises `NeverIdle`."""
         deadline = self.loop.time() + LONGEST_RUN_SECONDS
         await asyncio.sleep(POLL_SECONDS)
         while not self._idle():
@@ -334,7 +334,7 @@ def inbound(event: ProducerEvent) -> Outgoing:
 
 
 def simulate(profile: Profile, seed: int, parts: Parts | None = None, without: Sequence[str] = ()) -> Run:
-    """A pure function of its arguments."""
+    """Runs one seed of a profile; a pure function of its arguments."""
     chance = Chance(profile, seed, without)
     loop = VirtualLoop()
     history = History(loop.time)
@@ -348,7 +348,7 @@ def simulate(profile: Profile, seed: int, parts: Parts | None = None, without: S
     finally:
         for process in list(world.processes):
             process.die()
-        loop.run_until_complete(asyncio.sleep(0))  # what is cancelled ends
+        loop.run_until_complete(asyncio.sleep(0))  # lets cancelled tasks end
         loop.close()
     broken += [f"unhandled: {error}" for error in loop.unhandled if "ProcessDead" not in error]
     broken += [f"crashed: {one.detail}" for one in history.notes if one.what == "step crashed"]
