@@ -1,4 +1,4 @@
-"""What can happen between a worker and its broker, done to a node of our own and the network before it."""
+"""Faults between a worker and its broker, injected into a private node and its network."""
 
 import asyncio
 import secrets
@@ -20,7 +20,7 @@ SLOW_SECONDS, SLOW_FOR_SECONDS = 0.05, 1.0
 
 @dataclass(frozen=True)
 class FaultTargets:
-    """What the faults are done to, and who sends; `send_again` is the answer to a queue that was lost."""
+    """The parts that faults affect, and the producer. `send_again` is called after the queue was lost."""
 
     node: PrivateNode
     proxy: BrokerProxy
@@ -44,15 +44,15 @@ async def forced_close(targets: FaultTargets) -> None:
 
 
 async def queue_deleted(targets: FaultTargets) -> None:
-    """With all that waits in it, and the consumer is cancelled."""
+    """Deletes the queue with its messages, which cancels the consumer."""
     async with targets.proxy.connected_anew():
         await targets.node.rabbitmqctl("delete_queue", names.WORK_QUEUE)
-    await targets.send(_new_department())  # once it is confirmed, the queue is there again
+    await targets.send(_new_department())  # once this is confirmed, the queue exists again
     await targets.send_again()
 
 
 async def consumer_timeout(targets: FaultTargets) -> None:
-    """The broker closes the channel of a consumer that holds a message for too long.
+    """Makes the broker close the channel of a consumer that holds a message too long.
 
     A channel knows the time allowed from its beginning: hence the resets, before and after.
     """
@@ -67,7 +67,7 @@ async def consumer_timeout(targets: FaultTargets) -> None:
 
 
 async def memory_alarm(targets: FaultTargets) -> None:
-    """Publishes are blocked, acks go on."""
+    """Raises a memory alarm: publishes are blocked, acks continue."""
     await targets.node.rabbitmqctl("set_vm_memory_high_watermark", NO_MEMORY)
     await asyncio.sleep(ALARM_SECONDS)
     await targets.node.rabbitmqctl("set_vm_memory_high_watermark", WATERMARK)

@@ -1,9 +1,9 @@
-"""What can happen to a broker, under load: `python -m tests.soak.chaos --rounds 3 --seed 7`.
+"""Broker faults under load: `python -m tests.soak.chaos --rounds 3 --seed 7`.
 
-A worker behind a network that fails serves departments at a sandbox that misbehaves mildly. Meanwhile its
-broker restarts, closes connections, loses the work queue, runs out of memory, goes silent and keeps confirms
-back, in an order drawn from the seed. Then all must be as the newest events say, with nothing left in a
-queue: if not, the exit code is 1.
+A worker behind a fault proxy serves departments at a mildly faulty sandbox. Meanwhile its broker restarts,
+closes connections, loses the work queue, runs out of memory, stops responding and withholds confirms, in an
+order drawn from the seed. Then the state must follow the newest events and all queues must be empty;
+otherwise the exit code is 1.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ PACE_SECONDS = 0.02
 
 Stop = Callable[[], Awaitable[int]]
 RunWorker = Callable[[Mapping[str, str]], AbstractAsyncContextManager[Stop]]
-"""Runs a worker for the time of the block; yields what drains it and tells its exit code."""
+"""Runs a worker during the block; yields a function that drains it and returns its exit code."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Chaos:
         return self.broken
 
     async def _run_fault(self, one: BrokerFault, statements: Sequence[Statement]) -> None:
-        """The fault comes while these events are carried out; after it half of them must be answered."""
+        """Injects the fault while these events are handled; afterwards half of them must be answered."""
         began = time.monotonic()
         feeding = asyncio.create_task(self._feed(statements))
         received = self.client
@@ -98,7 +98,7 @@ class Chaos:
             await asyncio.sleep(PACE_SECONDS)
 
     async def _wait_until_idle(self) -> None:
-        """Until everything is answered, and no department is owed anything."""
+        """Waits until every event is answered and no duty is left."""
         received = self.client
         try:
             async with asyncio.timeout(REST_SECONDS):
@@ -123,7 +123,7 @@ async def chaos(
     run_worker: RunWorker,
     on_fault: Callable[[str, float], None] = lambda *_: None,
 ) -> list[Violation]:
-    """One whole run on a node of its own; the ledger is kept in `folder`."""
+    """Runs the soak on a private node, with the ledger in `folder`."""
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(private_node())
         proxy = await stack.enter_async_context(fault_proxy(node.url))

@@ -1,4 +1,4 @@
-"""Sends events and hears answers, whatever happens to the broker meanwhile."""
+"""Sends events and receives answers through all broker faults."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
@@ -30,7 +30,7 @@ PAUSE_SECONDS = 0.1
 
 @dataclass
 class SoakClient:
-    """`sent` has an event from before its first try; an answer may be heard twice, and none is missed."""
+    """`sent` contains an event before its first publish. An answer may arrive twice; none is missed."""
 
     publisher: RabbitPublisher
     sent: dict[str, Statement] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class SoakClient:
     _acks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def send(self, statement: Statement) -> None:
-        """Returns once the broker has confirmed it."""
+        """Publishes until the broker confirms."""
         self.sent[statement.id] = statement
         message = Message(statement.body, STRUCTURED, {})
         while True:
@@ -53,7 +53,7 @@ class SoakClient:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def send_again(self) -> None:
-        """All that has no answer yet, as a producer does whose queue was lost."""
+        """Sends all unanswered events again, as a producer does after the queue was lost."""
         for statement in self.unanswered(list(self.sent.values())):
             await self.send(statement)
 
@@ -84,7 +84,7 @@ class SoakClient:
 
 @asynccontextmanager
 async def soak_client(settings: TopologySettings) -> AsyncIterator[SoakClient]:
-    """The topology is there when the block begins."""
+    """Yields a connected client, after declaring the topology."""
 
     async def prepare(connection: Connection) -> None:
         await apply(connection, wanted_topology(connection, settings))

@@ -22,7 +22,7 @@ ERR = Console(stderr=True)
 
 @dataclass(frozen=True)
 class Report:
-    """The rules a run has broken, and its figures by name."""
+    """The violations of a run and its named figures."""
 
     broken: list[Violation]
     figures: list[tuple[str, str]] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""A worker told to stop again and again: `python -m tests.soak.drains --times 100 --seed 7`.
+"""A worker stopped repeatedly: `python -m tests.soak.drains --times 100 --seed 7`.
 
-Like `tests.soak.kills`, but each worker gets a SIGTERM at work, and has to end by itself: with exit code 0,
-in the time it is given, and with nothing lost. If a rule was broken, the exit code is 1.
+Like `tests.soak.kills`, but each worker gets SIGTERM during its work. It must end with exit code 0 within
+the drain timeout and lose no message. If a rule is broken, the exit code is 1.
 """
 
 import sys
@@ -26,7 +26,7 @@ class Drains(Soak):
         0,
         8,
         2,
-    )  # before it listens to signals a process just dies of one
+    )  # before a process handles signals, SIGTERM just kills it
     took_seconds: list[float] = field(default_factory=list)
     in_flight: list[int] = field(default_factory=list)
     failures: list[Violation] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""A worker that stops dead at one stage of the line, for whoever started it to kill it there.
+"""A worker that halts at one stage of the pipeline, so that its parent can kill it there.
 
-`python -m tests.soak.halting_worker STAGE FILE`: once FILE is there, each call of that stage blocks for ever
-and says so with a line `halted` in the log.
+`python -m tests.soak.halting_worker STAGE FILE`: once FILE exists, each call of that stage logs a line
+`halted` and blocks forever.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from worker.core.model import Answer, Entry
 
 @dataclass(frozen=True)
 class Halt:
-    """Before which calls of an adapter the worker stops."""
+    """The adapter calls before which the worker halts."""
 
     adapter: type
     methods: tuple[str, ...]
@@ -60,7 +60,7 @@ STAGES: Mapping[str, Halt] = MappingProxyType(
         "noted": Halt(RabbitDelivery, ("ack",)),
     }
 )
-"""What the worker has come through when it halts."""
+"""The last stage that the worker has completed when it halts."""
 
 
 def halt_after(stage: str, armed: Callable[[], bool]) -> None:

@@ -1,9 +1,9 @@
-"""A worker killed again and again: `python -m tests.soak.kills --departments 500 --kills 50 --seed 7`.
+"""A worker killed repeatedly: `python -m tests.soak.kills --departments 500 --kills 50 --seed 7`.
 
-Departments are created, renamed, removed and created again, in an order drawn from the seed, at a sandbox
-that misbehaves, by a worker that is sent SIGKILL at random moments and started again at once. Dead letters
-are sent again at the end. Then all must be as the newest events say: if a rule was broken, the exit code
-is 1. The seed draws what happens; when, the machine has a say in.
+A worker creates, renames and removes departments at a faulty sandbox, in an order drawn from the seed. It
+gets SIGKILL at random moments and is started again at once. At the end dead letters are replayed, and the
+state must follow the newest events; if a rule is broken, the exit code is 1. The seed fixes the events and
+the faults, but not their exact timing.
 """
 
 import random
@@ -31,7 +31,7 @@ from worker.settings.model import TopologySettings
 
 @dataclass(frozen=True)
 class ProgressCallbacks:
-    """Told how many kills there were, and how many events are answered."""
+    """Callbacks for the number of kills and of answered events."""
 
     killed: Callable[[int], None] = lambda _: None
     answered: Callable[[int], None] = lambda _: None
@@ -44,7 +44,7 @@ async def soak(
     callbacks: ProgressCallbacks | None = None,
     kind: type[Soak] = Soak,
 ) -> Report:
-    """One whole run against the broker at `url`; the ledger is kept in `folder`."""
+    """Runs the soak against the broker at `url`, with the ledger in `folder`."""
     notify = callbacks or ProgressCallbacks()
     began = time.monotonic()
     async with AsyncExitStack() as stack:
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_soak(plan: SoakPlan, kind: type[Soak]) -> int:
-    """Runs it on a node of its own, prints the report, and returns the exit code."""
+    """Runs the soak on a private node, prints the report and returns the exit code."""
 
     async def run(folder: Path) -> Report:
         with _progress(plan, kind.ending) as callbacks:
@@ -136,7 +136,7 @@ def run_soak(plan: SoakPlan, kind: type[Soak]) -> int:
 
 @contextmanager
 def _progress(plan: SoakPlan, ending: str) -> Iterator[ProgressCallbacks]:
-    """A bar on a terminal, a line for every tenth end elsewhere."""
+    """A progress bar on a terminal; otherwise one line for every tenth kill or drain."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=ERR, transient=True, disable=not ERR.is_terminal) as bars:
         kills = bars.add_task(ending, total=plan.kills)

@@ -1,4 +1,4 @@
-"""What a run may not leave behind: duties in the ledger, messages in the queues."""
+"""Checks that a run leaves no duty in the ledger and no message in the queues."""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ POLL_SECONDS = 0.2
 
 
 async def nothing_due(environ: Mapping[str, str]) -> None:
-    """Returns once the ledger has nothing to do for later."""
+    """Returns once the ledger has no duty left."""
     while True:
         async with ledger_to_read(load(LedgerSettings, environ)) as (ledger, _):
             entries = await ledger.entries()
@@ -26,7 +26,7 @@ async def nothing_due(environ: Mapping[str, str]) -> None:
 
 
 async def nothing_queued(node: PrivateNode) -> None:
-    """Returns once no work waits or is held: an answer may be out, and the ack of its event not yet."""
+    """Returns once no message is ready or unacked: an ack may follow its answer later."""
     while True:
         if not await work(node, "messages"):
             return
@@ -34,13 +34,13 @@ async def nothing_queued(node: PrivateNode) -> None:
 
 
 async def work(node: PrivateNode, column: str) -> int:
-    """How many messages of the work queue there are, by a column of `rabbitmqctl list_queues`."""
+    """The number of messages in the work queue, from a column of `rabbitmqctl list_queues`."""
     listed = await node.rabbitmqctl("list_queues", "--no-table-headers", "name", column)
     return int(dict(line.split("\t") for line in listed.splitlines())[names.WORK_QUEUE])
 
 
 async def left_in_queues(url: str) -> list[Violation]:
-    """Work and dead letters, by the broker's word."""
+    """Messages left in the work queue and the dead-letter queue."""
     left = []
     async with open_connection([url]) as broker:
         for queue in (names.WORK_QUEUE, names.DEAD_LETTER_QUEUE):

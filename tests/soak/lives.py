@@ -1,4 +1,4 @@
-"""The lives of a worker that is ended again and again, and what is left when it was left alone at last."""
+"""Workers that are ended repeatedly, and the state after a final undisturbed run."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ POLL_SECONDS = 0.5
 
 
 def sped_up(rules: Sequence[Rule], factor: float) -> list[Rule]:
-    """The same rules, with what comes late coming sooner."""
+    """The same rules with their delays multiplied by the factor."""
     return [
         replace(
             rule,
@@ -43,7 +43,7 @@ def sped_up(rules: Sequence[Rule], factor: float) -> list[Rule]:
 
 @dataclass(frozen=True)
 class SoakPlan:
-    """`longest_life` is how long a worker may work before it is killed."""
+    """`longest_life` is the maximum time a worker runs before it is killed."""
 
     departments: int
     kills: int
@@ -118,7 +118,7 @@ class Soak:
                 await asyncio.sleep(rng.uniform(0, longest))
 
     async def _final_run(self) -> list[Violation]:
-        """A worker that is left alone, until nothing is owed any more."""
+        """Runs a worker undisturbed until no duty is left; returns the violations."""
         worker = await start(self.environ)
         try:
             async with asyncio.timeout(REST_SECONDS):
@@ -143,7 +143,7 @@ class Soak:
         return {str(letter.headers.get("x-event-id")) for letter in self.result_log.dead}
 
     async def _owed(self) -> bool:
-        """Whether a department has a duty for later, or a message waits."""
+        """Whether a department has a duty or a message waits."""
         async with ledger_to_read(load(LedgerSettings, self.environ)) as (ledger, _):
             entries = await ledger.entries()
         return any(entry.due_at for entry in entries) or await self.result_log.waiting() > 0

@@ -1,10 +1,10 @@
-"""A provider that is away for long, in real time: `python -m tests.soak.outages --minutes 12 --seed 7`.
+"""A long provider outage in real time: `python -m tests.soak.outages --minutes 12 --seed 7`.
 
-A worker with the settings it has by default serves departments while the provider fails, for every caller and
-in every way: connections refused and reset, no answers, 503, 401, 402 and 403, each for a share of the time.
-Events keep coming. Then the provider is well again, and all must be as the newest events say, with no message
-dead-lettered, none charged with an attempt, one alert, and nothing held for as long as the broker allows: if
-not, the exit code is 1.
+A worker with default settings serves departments while the provider fails for every call and in every way:
+connections refused and reset, no responses, 503, 401, 402 and 403, each for a share of the time. Events keep
+arriving. Then the provider recovers, and the state must follow the newest events: no message dead-lettered
+or charged with an attempt, one alert, and no message held as long as the broker allows. Otherwise the exit
+code is 1.
 """
 
 import asyncio
@@ -77,7 +77,7 @@ class Outage:
             await asyncio.sleep(pace_seconds)
 
     async def _inject_outages(self, outage_kinds: Sequence[str]) -> None:
-        """Never well in between: what takes over is there before what it follows ends."""
+        """Injects one outage after the other without a gap between them."""
         began = time.monotonic()
         for number, outage_kind in enumerate(outage_kinds, start=1):
             refused = outage_kind == "refused"
@@ -147,7 +147,7 @@ class Outage:
 
 
 async def outage(plan: OutagePlan, folder: Path) -> Outage:
-    """One whole run on a node of its own; the ledger is kept in `folder`."""
+    """Runs the soak on a private node, with the ledger in `folder`."""
     async with AsyncExitStack() as stack:
         node = await stack.enter_async_context(private_node())
         sandbox = await stack.enter_async_context(running_sandbox(seed=plan.seed))

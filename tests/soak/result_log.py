@@ -1,4 +1,4 @@
-"""Hears all that a worker publishes, and plays the operator who sends dead letters again."""
+"""Collects everything that a worker publishes, and replays dead letters as an operator does."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +22,7 @@ from worker.settings.model import TopologySettings
 
 @dataclass
 class ResultLog:
-    """`answered` are the events with a final answer, `dead` the dead letters that lie there now."""
+    """`answered` has the ids of events with a final answer, `dead` the present dead letters."""
 
     channel: AbstractChannel
     on_answer: Callable[[int], None]
@@ -43,19 +43,19 @@ class ResultLog:
         await self._publish(names.DEPARTMENTS, statement.body, statement.routing_key)
 
     async def replay(self) -> None:
-        """Every dead letter once more; confirmed before it is off the queue."""
+        """Publishes every dead letter again, and acks it once that is confirmed."""
         while self.dead:
             letter = self.dead.pop()
             await self._publish(names.REPLAY, letter.body, letter.routing_key or "")
             await letter.ack()
 
     async def waiting(self) -> int:
-        """How many messages lie in the work queue, unread."""
+        """The number of ready messages in the work queue."""
         queue = await self.channel.declare_queue(names.WORK_QUEUE, passive=True)
         return queue.declaration_result.message_count or 0
 
     def first_answer_after(self, moment: datetime) -> datetime | None:
-        """By the time it was published, not heard: what was on its way at a kill does not count."""
+        """The publishing time of the first later answer. Answers already under way at a kill do not count."""
         times = (datetime.fromisoformat(one["time"]) for one in self.results)
         return min((at for at in times if at > moment), default=None)
 
@@ -87,7 +87,7 @@ class ResultLog:
 async def result_log(
     settings: TopologySettings, on_answer: Callable[[int], None]
 ) -> AsyncIterator[ResultLog]:
-    """Makes the topology first, so that nothing sent before the first worker is lost."""
+    """Declares the topology first, so that events sent before the first worker are kept."""
     urls = settings.amqp_url
     async with open_connection(urls) as there, await aio_pika.connect(urls[0]) as plain:
         await apply(there, wanted_topology(there, settings))

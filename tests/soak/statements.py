@@ -1,4 +1,4 @@
-"""What producers say: statements about departments, and a long story of them drawn from a seed."""
+"""Producer events about departments, drawn from a seed."""
 
 import json
 import random
@@ -11,7 +11,7 @@ LATER_KINDS = ("renamed", "renamed", "removed", "created")
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One event; of a department's statements the one with the greatest `sequence` is the newest."""
+    """One event. The greatest `sequence` of a department is the newest."""
 
     department: str
     kind: str
@@ -42,7 +42,7 @@ class Statement:
 
 
 def draw_statements(departments: int, rng: random.Random) -> list[Statement]:
-    """Departments mixed; of one in five the statements come in any order, and one in ten comes twice."""
+    """Mixes departments. One department in five is out of order; one statement in ten is sent twice."""
     timed = []
     for number in range(departments):
         of_department = _about(f"d{number:04}", rng)

@@ -1,4 +1,4 @@
-"""Judges a run by what came out of it: messages and subaccounts. Asks neither worker nor ledger."""
+"""Judges a run by its messages and subaccounts, without asking the worker or the ledger."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "
 
 
 class Violation(NamedTuple):
-    """A rule broken, and whose department it concerns."""
+    """A broken rule and its department; "-" for the run as a whole."""
 
     department: str
     what: str
@@ -30,7 +30,7 @@ def judge(
     credentials: Sequence[Document],
     subaccounts: Iterable[Subaccount],
 ) -> list[Violation]:
-    """All is at rest: what was sent against what is there. The subaccounts are all there are."""
+    """Compares the statements sent with all messages and subaccounts, after the run is idle."""
     there = _by_department(subaccounts)
     issued = defaultdict(list)
     for message in credentials:
@@ -48,7 +48,7 @@ def judge(
 
 
 def unmet_faults(rules: Iterable[Rule], requests: Collection[Request]) -> list[Violation]:
-    """The faults that no call met, although the odds of that were next to none."""
+    """Faults that no call met although that was almost impossible."""
     asked = Counter(one.operation for one in requests)
     met = {one.fault for one in requests}
     spared: dict[str, float] = defaultdict(lambda: 1.0)
@@ -63,7 +63,7 @@ def unmet_faults(rules: Iterable[Rule], requests: Collection[Request]) -> list[V
 
 
 def print_violations(broken: Sequence[Violation], console: Console) -> int:
-    """Says which rules were broken; the exit code."""
+    """Prints the violations; returns the exit code."""
     for one in broken:
         console.print(f"broken: {one.department}: {one.what}", markup=False, style="red")
     console.print(f"{len(broken)} broken" if broken else "all rules kept")
@@ -71,7 +71,7 @@ def print_violations(broken: Sequence[Violation], console: Console) -> int:
 
 
 def republished(messages: Collection[Document]) -> int:
-    """How many were published again, under the id they had before."""
+    """The number of messages published again under the same id."""
     return len(messages) - len({message["id"] for message in messages})
 
 
@@ -85,7 +85,7 @@ def enabled_duplicates(subaccounts: Iterable[Subaccount]) -> int:
 
 
 def _by_department(subaccounts: Iterable[Subaccount]) -> dict[str, list[Subaccount]]:
-    """A department's names begin with its id."""
+    """Groups subaccounts by department: each name begins with the department's id."""
     there = defaultdict(list)
     for one in subaccounts:
         there[one.name.split()[0]].append(one)

@@ -1,4 +1,4 @@
-"""A worker in a process of its own, to be killed: start it, follow its log, end it one way or the other."""
+"""A worker process for tests that kill it: start, follow the log, stop or kill."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ OUR_SETTINGS = ("PROVISIONER_", "PLIVO_", "AMQP_", "LEDGER_")
 
 
 class WorkerEnded(AssertionError):
-    """It ended before what was waited for; the text is the end of its log."""
+    """The worker ended before the awaited log line; the message contains the end of its log."""
 
 
 class WorkerProcess:
@@ -27,7 +27,7 @@ class WorkerProcess:
         self._reading = asyncio.create_task(self._read())
 
     async def logged(self, event: str, times: int = 1) -> None:
-        """Returns once the log has that many lines of the event."""
+        """Waits until the log has this many lines of the event; raises `WorkerEnded` or `TimeoutError`."""
         async with asyncio.timeout(LOG_TIMEOUT_SECONDS), self._grown:
             await self._grown.wait_for(lambda: self.count(event) >= times or self._log_ended)
         if self.count(event) < times:
@@ -37,14 +37,14 @@ class WorkerProcess:
         return sum(line["event"] == event for line in self.log)
 
     async def kill(self) -> None:
-        """SIGKILL: nothing of it runs from here on."""
+        """Sends SIGKILL and waits for the end."""
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
         await self._reading
 
     async def stop(self) -> int:
-        """SIGTERM; its exit code."""
+        """Sends SIGTERM; returns the exit code."""
         self._process.terminate()
         code = await self._process.wait()
         await self._reading
@@ -70,7 +70,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 async def start(environ: Mapping[str, str], module: Sequence[str] = WORKER) -> WorkerProcess:
-    """Of the caller's own settings it sees none, only these."""
+    """Starts a worker with these settings only, without those of the caller's environment."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OUR_SETTINGS)}
     own = {"PROVISIONER_HTTP": "127.0.0.1:0", "PROVISIONER_LOG_FORMAT": "json"}
     process = await asyncio.create_subprocess_exec(
@@ -90,7 +90,7 @@ async def start(environ: Mapping[str, str], module: Sequence[str] = WORKER) -> W
 async def worker_process(
     environ: Mapping[str, str], module: Sequence[str] = WORKER
 ) -> AsyncIterator[WorkerProcess]:
-    """Consumes when the block begins; whatever is left of it at the end is killed."""
+    """Yields a worker that consumes; kills it at the end if it still runs."""
     worker = await start(environ, module)
     try:
         await worker.logged("consuming")
