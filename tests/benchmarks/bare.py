@@ -1,7 +1,8 @@
-"""What there is to beat: the same job without a ledger, straight on aio-pika and aiohttp.
+"""The baseline: the same job without a ledger, on plain aio-pika and aiohttp.
 
-One POST for each message, credentials and result published beside each other and confirmed, ack. It keeps no
-record, so a crash or a duplicate makes a second subaccount. `python -m tests.benchmarks.bare JSON`
+It makes one POST for each message, publishes credentials and result concurrently, waits for the confirms,
+and acks. Without a ledger, a crash or a duplicate creates a second subaccount. `python -m
+tests.benchmarks.bare JSON`
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from tests.benchmarks.processes import CONSUMING, run_on_the_fastest_loop, say
 
 
 class CallLimiter(AbstractAsyncContextManager[None]):
-    """At most `calls` in every window; the answer's time counts, so the provider never counts more."""
+    """At most `calls` in every window, counted from the response, so the provider never counts more."""
 
     def __init__(self, calls: int, window_seconds: float) -> None:
         self._free = asyncio.Semaphore(calls)

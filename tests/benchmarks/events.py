@@ -1,4 +1,4 @@
-"""The events of a benchmark, in the orders they come in."""
+"""The events of a benchmark and their orders."""
 
 import json
 import random
@@ -10,10 +10,10 @@ import aio_pika
 
 EVENT = {"specversion": "1.0", "source": "/benchmarks", "time": "2026-11-01T08:30:00Z"}
 WINDOW = 20
-"""Departments whose events come mixed with each other's in a storm."""
+"""The number of departments whose events are mixed in a storm."""
 
 Event = tuple[int, int]
-"""Which department, and which of its events."""
+"""Number of the department, and number of its event."""
 
 
 def one_each(departments: int) -> list[Event]:
@@ -21,7 +21,7 @@ def one_each(departments: int) -> list[Event]:
 
 
 def interleaved(departments: int, each: int) -> list[Event]:
-    """Everybody's first, then everybody's second, and so on."""
+    """The first event of every department, then the second of every department, and so on."""
     return [(department, number) for number in range(1, each + 1) for department in range(departments)]
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark tells."""
+"""The figures of a benchmark."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Scale:
-    """How much work a benchmark is given."""
+    """The amount of work of a benchmark."""
 
     events: int
     departments: int
@@ -17,7 +17,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value for each round. The goal, where there is one, is for the median."""
+    """One value per round. The goal, if any, applies to the median."""
 
     name: str
     unit: str

@@ -1,4 +1,4 @@
-"""How long an event takes to become credentials when nothing else is to be done."""
+"""Latency from an event to its credentials on an idle system."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ MOST_MILLISECONDS = 10
 
 
 async def measure(stage: BenchmarkSetup, _scale: Scale) -> list[Figure]:
-    """Less the provider's own part: a create sent to it straight, once for each event."""
+    """Subtracts the provider's own latency, measured by one direct create per event."""
     figures = []
     for name, side, goal in (("worker", stage.worker, MOST_MILLISECONDS), ("bare loop", stage.bare, None)):
         beyond = await _beyond_the_provider(stage, side)
@@ -36,7 +36,7 @@ async def _beyond_the_provider(stage: BenchmarkSetup, side: Side) -> list[float]
             begun = time.monotonic()
             await stage.send([event])
             milliseconds.append((await asyncio.wait_for(heard.get(), 30) - begun - straight) * 1000)
-    return milliseconds[EVENTS // 10 :]  # the first ones warm it up
+    return milliseconds[EVENTS // 10 :]  # the first events warm up the worker
 
 
 def _caller() -> aiohttp.ClientSession:
@@ -51,7 +51,7 @@ async def _straight_create(session: aiohttp.ClientSession, url: str) -> float:
 
 
 async def _credentials(stage: BenchmarkSetup) -> "asyncio.Queue[float]":
-    """When each came."""
+    """Arrival times of the credentials messages."""
     heard: asyncio.Queue[float] = asyncio.Queue()
 
     async def hear(_message: AbstractIncomingMessage) -> None:

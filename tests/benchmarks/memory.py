@@ -1,4 +1,4 @@
-"""What memory the worker takes once it has done a lot."""
+"""Memory of the worker after many events."""
 
 from tests.benchmarks.events import one_each
 from tests.benchmarks.figures import Figure, Scale

@@ -1,4 +1,4 @@
-"""The processes of a benchmark: started, read from, measured by Linux' own accounting, ended."""
+"""The processes of a benchmark: start, read output, measure through /proc, stop."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.01
 
 
 def run_on_the_fastest_loop(work: Coroutine[Any, Any, None]) -> None:
-    """As the worker's own command line does."""
+    """Runs on uvloop if it is installed, as the worker's command line does."""
     try:
         from uvloop import new_event_loop
     except ImportError:
@@ -37,14 +37,14 @@ async def standard_input() -> asyncio.StreamReader:
 
 
 def say(line: str) -> None:
-    """For the process that started this one."""
+    """Writes a line to the parent process."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 @dataclass(frozen=True)
 class Consuming:
-    """A process that takes messages off the work queue."""
+    """A process that consumes from the work queue."""
 
     pid: int
     started_in_seconds: float
@@ -66,7 +66,7 @@ class Consuming:
 async def consuming(
     command: Sequence[str | Path], log: Path, environ: Mapping[str, str]
 ) -> AsyncIterator[Consuming]:
-    """Yields once the process's log says that it consumes; it is asked to end after the block."""
+    """Yields once the process logs that it consumes; stops it after the block."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
     with log.open("wb") as output:
@@ -105,7 +105,7 @@ class Provider:
     _process: asyncio.subprocess.Process
 
     async def calls(self) -> list[tuple[float, int | None]]:
-        """When each call since the last asking was answered, and with what status."""
+        """Response time and status of each call since the last request."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(b"\n")
@@ -114,7 +114,7 @@ class Provider:
 
 @asynccontextmanager
 async def provider(rate: str = "off", latency_seconds: float = 0) -> AsyncIterator[Provider]:
-    """The sandbox, in a process of its own so that it does not share the worker's core."""
+    """The sandbox in a separate process, so that it does not share the worker's core."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.benchmarks.provider", rate, str(latency_seconds)),
         cwd=ROOT,

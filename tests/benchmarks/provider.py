@@ -1,8 +1,8 @@
-"""The sandbox as a process of its own, which tells its calls.
+"""The sandbox as a separate process that reports its calls.
 
-`python -m tests.benchmarks.provider RATE LATENCY`, with `300/5s` or `off`, and seconds. It prints its URL;
-asked by any line, it prints every call so far, `[[seconds, status], ...]` by the machine's monotonic clock,
-and forgets them.
+`python -m tests.benchmarks.provider RATE LATENCY`, with a rate of `300/5s` or `off`, and seconds. It prints
+its URL. For each input line it prints the calls since the last one as `[[seconds, status], ...]`, in seconds
+of the machine's monotonic clock.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""How fast a replay is beside RabbitMQ's own shovel: `python tests/benchmarks/replaying.py`.
+"""The speed of a replay compared with RabbitMQ's shovel: `python tests/benchmarks/replaying.py`.
 
-Both move the same dead letters to the work queue, each message confirmed before it is acked, on one private
-node, turn by turn in one run. Only the ratio says anything about another machine.
+Both move the same dead letters to the work queue on one private node and ack each message after its confirm.
+They take turns in one run. Only their ratio is comparable between machines.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class ReplayBench:
         self.connection = connection
 
     async def turn(self, messages: int) -> tuple[float, float]:
-        """Messages a second: shovelled, replayed."""
+        """Messages per second of the shovel and of the replay."""
         return await self.rate(messages, self.shovel), await self.rate(messages, self.replay)
 
     async def rate(self, messages: int, move: Callable[[int], Awaitable[None]]) -> float:
@@ -81,7 +81,7 @@ class ReplayBench:
         return messages / seconds
 
     async def shovel(self, messages: int) -> None:
-        url = self.node.url.rstrip("/")  # which a shovel takes for a virtual host without a name
+        url = self.node.url.rstrip("/")  # the shovel reads a trailing slash as an empty virtual host
         told = {
             "src-uri": url,
             "src-queue": names.DEAD_LETTER_QUEUE,
@@ -140,4 +140,4 @@ def dead(number: int) -> aio_pika.Message:
 
 
 if __name__ == "__main__":
-    run(main())  # as the command does, on uvloop where it is installed
+    run(main())  # as the command does: on uvloop if it is installed

@@ -1,7 +1,7 @@
-"""How soon a worker consumes after its broker restarts: `python -m tests.benchmarks.restarts --times 20`.
+"""Time until a worker consumes after its broker restarts: `python -m tests.benchmarks.restarts --times 20`.
 
-Counted from the first TCP connect that the broker accepts. The logins are what a restart costs the broker:
-connects that it refuses before cost it nothing.
+The time starts with the first TCP connection that the broker accepts. Only logins load a restarting broker;
+refused connections cost it nothing.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Restarts:
 
 
 async def restarts(times: int) -> Restarts:
-    """So many in a row, on a node of its own; returns once the worker consumes after the last."""
+    """Restarts a private node this many times; returns once the worker consumes after the last restart."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         node = await stack.enter_async_context(private_node())
@@ -63,7 +63,7 @@ async def once(node: PrivateNode, worker: WorkerProcess, number: int) -> float:
 
 
 async def accepted_at(port: int) -> float:
-    """When the first TCP connect is accepted."""
+    """The time of the first accepted TCP connection."""
     while True:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -1,8 +1,7 @@
-"""How the worker compares: `python -m tests.benchmarks.run [--only NAME] [--events N] [--json]`.
+"""Compares the worker: `python -m tests.benchmarks.run [--only NAME] [--events N] [--json]`.
 
-Both sides of a comparison take turns within one run, on the same machine and the same broker, so what is
-claimed are ratios; an absolute figure says something about one machine only. Nothing else should run
-meanwhile. A storm is of 1,000 departments.
+Both sides of a comparison take turns in one run, on the same machine and broker. Only ratios are claimed;
+absolute figures describe one machine. Run nothing else meanwhile. A storm has 1,000 departments.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from worker.cli import terminal as console
 Benchmark = Callable[[BenchmarkSetup, Scale], Coroutine[Any, Any, list[Figure]]]
 
 EVENTS = 8_000
-"""Many times the largest prefetch: with two prefetches' worth the first bunch is most of what is measured."""
+"""Many times the largest prefetch; otherwise the first batch dominates the measurement."""
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {

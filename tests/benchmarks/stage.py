@@ -1,4 +1,4 @@
-"""Where a benchmark plays: a private RabbitMQ node, and the two sides that are compared."""
+"""The setup of a benchmark: a private RabbitMQ node and the two sides that are compared."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Load:
-    """What one run is under. `pace` is calls and seconds, which either side keeps to by itself."""
+    """The conditions of one run. `pace` is (calls, seconds), a limit that each side observes itself."""
 
     provider_url: str
     prefetch: int = 200
@@ -42,7 +42,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Progress:
-    """So many results at a time, and the CPU seconds used by then."""
+    """The number of results at a moment (monotonic seconds) and the CPU seconds used until then."""
 
     at: float
     results: int
@@ -57,7 +57,7 @@ class BenchmarkSetup:
     channel: AbstractChannel
 
     async def set(self, events: Iterable[Event]) -> None:
-        """Everything is as new, and these events wait in the work queue."""
+        """Resets queues and folder, and publishes these events to the work queue."""
         wanted = topology(BrokerVersion.parse(self.connection.server_version))
         for queue in wanted.queues:
             await self.channel.queue_delete(queue.name)
@@ -106,7 +106,7 @@ class BenchmarkSetup:
         return consuming(command, self.folder / "bare.log", {})
 
     async def watch(self, side: Consuming, until: int) -> list[Progress]:
-        """How the results came in, from now on until there are so many."""
+        """Samples the number of results until there are `until`."""
         course: list[Progress] = []
         async with asyncio.timeout(LONGEST_SECONDS):
             while not course or course[-1].results < until:

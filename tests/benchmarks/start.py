@@ -1,4 +1,4 @@
-"""How soon a worker consumes."""
+"""Time from the start of a worker until it consumes."""
 
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.processes import provider

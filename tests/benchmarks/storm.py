@@ -1,9 +1,9 @@
-"""A re-org: many events for each of many departments, under Plivo's own rate limit.
+"""A reorganisation: many events for each of many departments, under Plivo's rate limit.
 
-The worker collapses what waits. What it is compared with is the least that one call per event can take under
-the same limit, whatever sends them; a loop that does so, on a fifth of the departments, shows that this is no
-more than it does take. Fully interleaved events are the worst order, and get a fifth too: once with
-the default prefetch, which holds one event of each department, and once with one that holds them all.
+The worker collapses waiting events. The comparison is the least time that one call per event can take under
+the same limit. A loop with one call per event, on a fifth of the departments, shows that this minimum is
+realistic. Fully interleaved events are the worst order and also get a fifth: once with the default prefetch,
+which holds one event of each department, and once with a prefetch that holds all events.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class StormRun:
     calls: int
     too_many_percent: float
     used_percent: float | None
-    """Of the allowed rate. None where there was nothing to wait for."""
+    """Percent of the allowed rate. None if no call had to wait."""
 
 
 async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
@@ -74,7 +74,7 @@ async def _run(stage: BenchmarkSetup, side: Side, events: list[Event], prefetch:
 
 
 def _used(times: list[float]) -> float | None:
-    """When the last window's first call could have been sent at the earliest, over when it was."""
+    """Percent: earliest possible time of the last window's first call, divided by its actual time."""
     full_windows = (len(times) - 1) // CALLS
     if full_windows == 0:
         return None

@@ -1,4 +1,4 @@
-"""Events per second and CPU of the durable worker, beside a bare loop that keeps no record."""
+"""Events per second and CPU of the durable worker, compared with a bare loop without a ledger."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ LATENCIES = (0.0, 0.05)
 PREFETCHES = (200, 1000)
 LEAST_OF_BARE = 1.0
 WARM = 0.2
-"""The part of the events that does not count: connections are made and code is met for the first time."""
+"""The fraction of events that is ignored as warm-up."""
 
 
 async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
@@ -42,14 +42,14 @@ async def _compared(stage: BenchmarkSetup, scale: Scale, latency: float, prefetc
 
 
 def _ratios(values: Mapping[str, Sequence[float]]) -> list[float]:
-    """Round by round. That of the CPU is steadier than that of the speed where others share the machine."""
+    """Ratios per round. On a shared machine the CPU ratio is steadier than the speed ratio."""
     return [ours / bare for ours, bare in zip(values["worker"], values["bare loop"], strict=True)]
 
 
 async def _run(
     stage: BenchmarkSetup, side: Side, events: int, latency: float, prefetch: int
 ) -> tuple[float, float]:
-    """Events per second, and CPU seconds per 1,000 events, once it is warm."""
+    """Events per second, and CPU seconds per 1,000 events, after the warm-up."""
     await stage.set(one_each(events))
     async with provider(latency_seconds=latency) as there, side(Load(there.url, prefetch)) as running:
         course = await stage.watch(running, events)
