@@ -1,7 +1,7 @@
-"""Values for tests, whole by default: a test names only what it is about.
+"""Builders of complete values: a test names only the fields that it is about.
 
-`department_*` build an event as its producer sends it; `created`, `renamed` and `removed` build the same as
-decisions see it. All of them speak of one department, SALES.
+`department_*` build an event as its producer sends it; `created`, `renamed` and `removed` build the same
+event as the core sees it. All of them concern one department, SALES.
 """
 
 from dataclasses import replace
@@ -40,7 +40,7 @@ AnyDepartmentEvent = DepartmentCreated | DepartmentRenamed | DepartmentRemoved
 
 
 class Attributes(TypedDict, total=False):
-    """What every event has. Its id tells kind and sequence, so that no two of a test are one by accident."""
+    """Attributes of every event. The id contains kind and sequence, so events of a test differ."""
 
     id: str
     source: str
@@ -88,14 +88,14 @@ def event_of(event: AnyDepartmentEvent) -> Event:
 
 
 def an_entry(status: Status = Status.ACTIVE, **fields: Any) -> Entry:
-    """An entry as the worker's own writes leave it in that status, after an event of sequence 10."""
+    """An entry with this status, as the worker writes it after an event with sequence 10."""
     whole = {name: value for name, (value, statuses) in _HELD_IN.items() if status in statuses}
     given: dict[str, Any] = {"department": SALES, "revision": 4, "status": status} | whole | fields
     return Entry(**given)
 
 
 def owing(*recipients: str, enable: bool = False, retry_at: datetime | None = None) -> Debt | None:
-    """A debt as entries have it: None if nothing is owed."""
+    """The debt of an entry; None if nothing is owed."""
     return Debt(frozenset(recipients), enable, retry_at) if recipients or enable else None
 
 
@@ -105,7 +105,7 @@ def an_answer(event: Event, outcome: ResultKind = ResultKind.CREATED, **fields: 
 
 
 def a_recollection(entry: Entry | None = None, answer: Answer | None = None) -> Recollection:
-    """What the ledger knows; of a department nobody has told of, unless an entry is given."""
+    """A recollection of an unknown department, or of the given entry."""
     return Recollection(entry or Entry(SALES), answer)
 
 
@@ -118,7 +118,7 @@ def _content(kind: Kind, data: dict[str, Any], attributes: Attributes) -> dict[s
 
 _LAST = created(sequence=10)
 ISSUED = IssuedCredentials(_LAST.reference)
-"""Those of every entry with a subaccount, unless a test gives others."""
+"""Default fields of every entry with a subaccount."""
 _EXISTING = {Status.ACTIVE, Status.DISABLED, Status.DELETING}
 _ONCE_MADE = _EXISTING | {Status.REMOVED}
 

@@ -1,4 +1,4 @@
-"""Secrets made up for a test, and the search for them in whatever the product writes."""
+"""Test secrets, and the search for them in everything the product writes."""
 
 import base64
 import sys
@@ -14,7 +14,7 @@ OURS = ("worker", "contracts", "pydantic_core")
 
 @dataclass
 class Canaries:
-    """Each by a name, for a token must not be told by the failure either."""
+    """Secrets by name: a failing test reports the name, not the secret."""
 
     secrets: dict[str, str] = field(default_factory=dict)
 
@@ -23,7 +23,7 @@ class Canaries:
         self.secrets[name] = secret
 
     def found_in(self, data: bytes) -> set[str]:
-        """The names of those that are there, in any of the ways a program would write them."""
+        """The names of the secrets in the text, in any encoding that a program may write."""
         return {
             name for name, secret in self.secrets.items() if any(map(data.__contains__, _written(secret)))
         }
@@ -37,7 +37,7 @@ class Canaries:
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError:  # a broker comes and goes with its files
+    except FileNotFoundError:  # files of a broker may disappear meanwhile
         return b""
 
 
@@ -45,7 +45,7 @@ def _written(secret: str) -> Iterator[bytes]:
     raw = secret.encode()
     yield raw
     yield raw.hex().encode()
-    for before in range(3):  # wherever in a longer text it begins
+    for before in range(3):  # at each of the three base64 offsets
         encoded = base64.b64encode(b"\0" * before + raw)
         whole = encoded[(0, 2, 3)[before] : len(encoded) // 4 * 4 - 4]
         yield whole
@@ -54,7 +54,7 @@ def _written(secret: str) -> Iterator[bytes]:
 
 @dataclass
 class RecordedExceptions:
-    """Every exception of ours raised within the block, caught or not, with all that hangs on it."""
+    """Records every product exception raised within the block, caught or not, with its chain."""
 
     texts: list[str] = field(default_factory=list)
 
@@ -78,13 +78,13 @@ class RecordedExceptions:
 
 
 def chain_of(error: BaseException | None) -> Iterator[str]:
-    """The exception and what it came of, as any tool may write them: also where it says `from None`."""
+    """The exception and its whole chain as text, including causes hidden by `from None`."""
     while error is not None:
         yield f"{type(error).__name__} {error} {error!r} {error.args!r}"
         error = error.__cause__ or error.__context__
 
 
 def assert_absent(found: Mapping[str, set[str]]) -> None:
-    """One hit fails."""
+    """Fails if any secret was found."""
     hits = [f"{where}: {', '.join(sorted(names))}" for where, names in found.items() if names]
     assert not hits, "secrets were found\n" + "\n".join(hits)

@@ -1,4 +1,4 @@
-"""A certificate authority for tests, and what it issues."""
+"""A certificate authority for tests and its certificates."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Issued:
-    """Files in PEM."""
+    """A certificate and its key, as PEM files."""
 
     certificate: Path
     key: Path
@@ -34,7 +34,7 @@ class Authority:
         self.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str, *hosts: str, valid_until: datetime | None = None) -> Issued:
-        """For a server of these host names or addresses; without any, for a client of this name."""
+        """Issues a server certificate for these hosts; without hosts, a client certificate for this name."""
         key = ec.generate_private_key(ec.SECP256R1())
         until = valid_until or datetime.now(UTC) + 30 * DAY
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

@@ -1,7 +1,7 @@
-"""A network that fails on demand, between a client and a server: any server, or a RabbitMQ.
+"""A fault proxy between a client and any server, or RabbitMQ.
 
-A fault that nothing runs into fails its test at the end of the block; refused connections and resets
-are not counted.
+A fault that affects nothing fails its test at the end of the block. Refused connections and resets are not
+counted.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ from worker.demo.private_node import NodeUnavailable, PrivateNode
 
 
 def skip_or_fail(reason: str) -> NoReturn:
-    """Skips the test, or fails it where CI is set: nothing may go missing there."""
+    """Skips the test; fails it in CI, where no test may be skipped."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -22,7 +22,7 @@ def skip_or_fail(reason: str) -> NoReturn:
 def running_node(
     node: AbstractAsyncContextManager[PrivateNode],
 ) -> Iterator[tuple[PrivateNode, asyncio.Runner]]:
-    """Runs the node for the time of the block, with a runner for what a fixture has to await."""
+    """Runs the node during the block; yields it with a runner for the coroutines of fixtures."""
     with asyncio.Runner() as runner:
         try:
             running = runner.run(node.__aenter__())

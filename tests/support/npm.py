@@ -1,4 +1,4 @@
-"""npm packages for tests, installed once and outside the tree."""
+"""npm packages for tests, installed once, outside the source tree."""
 
 import os
 import shutil

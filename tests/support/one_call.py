@@ -1,4 +1,4 @@
-"""One call to a provider, with a permit of its own."""
+"""Single provider calls, each with its own permit."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""AMQP by the byte: what no client library would send, and others do."""
+"""Raw AMQP frames, to send messages that client libraries do not produce."""
 
 import struct
 from collections.abc import AsyncIterator
@@ -45,7 +45,7 @@ def nested(depth: int) -> bytes:
 
 
 def properties(headers: bytes = b"", content_type: bytes | str = STRUCTURED, **more: bytes) -> bytes:
-    """`headers` are the entries of the table; of the others each is given as it is on the wire."""
+    """Encodes the properties. `headers` are table entries; other values are already encoded."""
     parts = {"content_type": short(content_type), "headers": long(headers), "delivery_mode": b"\2", **more}
     flags = sum(1 << FLAGS[name] for name in parts)
     return struct.pack(">H", flags) + b"".join(parts[name] for name in FLAGS if name in parts)
@@ -66,7 +66,7 @@ class RawProducer:
     async def publish(
         self, exchange: str, routing_key: bytes | str, properties: bytes, body: bytes = b"{}"
     ) -> None:
-        """Returns once the broker has read it, and has not closed the connection for it."""
+        """Returns once the broker has read the message and kept the connection open."""
         method = struct.pack(">HHH", 60, 40, 0) + short(exchange) + short(routing_key) + b"\0"
         number = self.channel.number
         frames = frame(1, number, method) + content_header(properties, body, number) + frame(3, number, body)
@@ -98,4 +98,4 @@ ODD_HEADERS = {
     "long-name": entry("n" * 255, "V"),
     "deep": entry("a", "F", nested(1_200)),
 }
-"""What RabbitMQ lets through, and the client library reads or writes wrongly, if at all."""
+"""Headers that RabbitMQ accepts and the client library decodes or encodes wrongly."""

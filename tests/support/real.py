@@ -1,4 +1,4 @@
-"""The product on real parts: a RabbitMQ, a sandbox over HTTP, a ledger file."""
+"""The product with real parts: RabbitMQ, the sandbox over HTTP and a ledger file."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = 30
 
 @dataclass
 class Listener:
-    """Everything published on one exchange. `until` waits for what is to come."""
+    """Collects all messages published on one exchange; `until` waits for further ones."""
 
     messages: list[AbstractIncomingMessage] = field(default_factory=list)
     _arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -46,7 +46,7 @@ class Listener:
 
 @dataclass
 class RealSystem:
-    """Broker, sandbox and settings; producer and consumers speak plain aio-pika."""
+    """Broker, sandbox and settings. Sends and listens with plain aio-pika."""
 
     url: str
     sandbox: Sandbox
@@ -64,7 +64,7 @@ class RealSystem:
             assert await running.drain()
 
     async def listen(self, exchange: str) -> Listener:
-        """Listens from now on to an exchange that is there already."""
+        """Listens to an existing exchange from now on."""
         listener = Listener()
         queue = await self.channel.declare_queue(exclusive=True)
         await queue.bind(exchange, "#")

@@ -1,4 +1,4 @@
-"""Keys and sealed messages for the tests here."""
+"""Keys and sealed messages for tests."""
 
 import json
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ TOKEN = "NDU1ZmM4MTBmMzk3M2E4YTJiOGVkNGEyOWQwZjdk"
 OWNER = "default"
 PAIRS = [(sealing, signing) for sealing in SEALING_TYPES for signing in SIGNING_TYPES]
 
-# RSA keys take long to make; none of the tests changes one.
+# Cached: RSA keys take long to generate, and no test changes one.
 _MADE: dict[KeyType, dict[str, Any]] = {}
 
 
@@ -45,7 +45,7 @@ def clear(recipient: str = "crm", **fields: Any) -> CredentialsMessage:
 
 @dataclass
 class KeyReports:
-    """What a `RecipientKeys` has told of its recipients."""
+    """Records the reports of a `RecipientKeys` about its recipients."""
 
     lines: list[tuple[str, str | None, str]] = field(default_factory=list)
 
@@ -58,7 +58,7 @@ class KeyReports:
 
 
 def write_keys(path: Path, *keys: Jwk) -> Path:
-    """As recipients' public keys."""
+    """Writes the public parts of the keys as a recipients' file."""
     path.write_text(json.dumps({"keys": [public_part(key) for key in keys]}))
     return path
 

@@ -1,4 +1,4 @@
-"""The broker of tests/secrets: TLS, client certificates, and the users of deploy/rabbitmq."""
+"""The broker of tests/secrets: TLS, client certificates and the users of deploy/rabbitmq."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ PASSWORD = "pa55-of-each-user"
 
 @dataclass(frozen=True)
 class Secured:
-    """Only "localhost" is in the broker's certificate; every certificate of the authority's may connect."""
+    """The broker's certificate names only "localhost"; any client of the authority may connect."""
 
     node: PrivateNode
     authority: Authority
@@ -31,5 +31,5 @@ class Secured:
         return f"{url}&certfile={client.certificate}&keyfile={client.key}" if client else url
 
     def url_of(self, user: str) -> str:
-        """By password, without TLS."""
+        """The URL for a password login without TLS."""
         return self.node.url.replace("guest:guest", f"{user}:{PASSWORD}")

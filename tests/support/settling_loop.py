@@ -1,8 +1,8 @@
 """An event loop that knows when nothing is left to run.
 
-asyncio lets its selector wait only while no callback is ready; otherwise it asks with a timeout of zero. So
-the selector, a public argument of `asyncio.SelectorEventLoop`, sees when everything has happened that can
-happen without IO and without time passing. `settled` waits for that moment: no test counts turns of the loop.
+asyncio lets its selector wait only while no callback is ready; otherwise it polls with a timeout of zero. So
+the selector, a public argument of `asyncio.SelectorEventLoop`, sees the moment when nothing can happen
+without IO or the passing of time. `settled` waits for that moment, so no test counts loop iterations.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ MAX_TURNS = 10_000
 
 
 class NeverSettles(AssertionError):
-    """Something runs again and again without waiting for anything."""
+    """A task runs again and again without waiting."""
 
 
 class _IdleSelector(selectors.DefaultSelector):
-    """Resolves the futures in `waiting` at the first moment at which the loop would go to sleep."""
+    """Resolves the futures in `waiting` when the loop would go to sleep."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class SettlingLoop(asyncio.SelectorEventLoop):
 
 
 async def settled() -> None:
-    """Returns once nothing more happens unless time passes or something arrives from outside.
+    """Returns once nothing more happens without the passing of time or input from outside.
 
     Work in another thread counts as outside. Raises `NeverSettles` if there is always something to run.
     """

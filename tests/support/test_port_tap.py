@@ -8,7 +8,7 @@ from tests.support.port_tap import PortTap, checked_taps
 
 
 async def nothing() -> None:
-    """Stands for a call and for an action."""
+    """A call, or an action, without effect."""
 
 
 async def test_a_fault_that_strikes_is_fine():
