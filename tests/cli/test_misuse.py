@@ -8,7 +8,7 @@ from worker.cli.app import main
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "line"),
     [
         ("rn", "No such command 'rn'. Did you mean 'run'? (see `provisioner --help`)"),
         ("run --fast", "No such option: --fast (see `provisioner run --help`)"),
@@ -21,12 +21,12 @@ from worker.cli.app import main
         ),
     ],
 )
-def test_a_misused_command_prints_one_line(arguments, told, monkeypatch, capsys):
+def test_a_misused_command_prints_one_line(arguments, line, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["provisioner", *arguments.split()])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert capsys.readouterr() == ("", f"{told}\n")
+    assert capsys.readouterr() == ("", f"{line}\n")
 
 
 @pytest.mark.parametrize("arguments", ["", "topology", "dead-letters"])
@@ -34,8 +34,8 @@ def test_without_a_command_the_help_is_shown(arguments, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["provisioner", *arguments.split()])
     with pytest.raises(SystemExit) as ended:
         main()
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert ended.value.code == 2
-    assert "Usage:" in told.out
-    assert "Commands" in told.out
-    assert not told.err
+    assert "Usage:" in printed.out
+    assert "Commands" in printed.out
+    assert not printed.err

@@ -19,7 +19,7 @@ def clock(monkeypatch):
 
 
 @pytest.fixture
-def said(monkeypatch):
+def printed_lines(monkeypatch):
     """Lines printed to stderr when it is not a terminal."""
     err = Console(file=io.StringIO(), width=200)
     monkeypatch.setattr(terminal, "ERR", err)
@@ -47,44 +47,44 @@ def test_a_reported_rate_never_exceeds_the_requested_rate(clock):
     assert meter.words == ["50/1,000", "5.0/s", "3:10 left"]
 
 
-@pytest.mark.parametrize(("speed", "told"), [(0.04, "0.0"), (9.99, "9.9"), (10.9, "10"), (4_200, "4,200")])
-def test_a_speed_is_rounded_down(speed, told):
-    assert _speed_text(speed) == told
+@pytest.mark.parametrize(("speed", "text"), [(0.04, "0.0"), (9.99, "9.9"), (10.9, "10"), (4_200, "4,200")])
+def test_a_speed_is_rounded_down(speed, text):
+    assert _speed_text(speed) == text
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0.2, "0:00"), (61, "1:01"), (7_322, "2:02:02")])
-def test_a_duration_is_formatted(seconds, told):
-    assert _time_text(seconds) == told
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (61, "1:01"), (7_322, "2:02:02")])
+def test_a_duration_is_formatted(seconds, text):
+    assert _time_text(seconds) == text
 
 
-def test_without_a_terminal_progress_lines_are_printed_at_intervals(clock, said):
+def test_without_a_terminal_progress_lines_are_printed_at_intervals(clock, printed_lines):
     with progress.progress("looking") as display:
         for number in range(1, 36):
             clock.advance(1)
             display.at(number * 100)
-    assert said() == [
+    assert printed_lines() == [
         "looking: 1,000, 100/s",
         "looking: 2,000, 100/s",
         "looking: 3,000, 100/s",
     ]
 
 
-def test_short_work_reports_no_progress(clock, said):
+def test_short_work_reports_no_progress(clock, printed_lines):
     with progress.progress("looking") as display:
         clock.advance(9)
         display.at(500)
-    assert said() == []
+    assert printed_lines() == []
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_wait_is_explained_once(said):
+def test_a_wait_is_explained_once(printed_lines):
     with progress.progress("replaying", 8, tracked=True) as display:
         display.sent(3)
         display.settled(2)
         for seconds in (1, 3, 7, 9.9, 10.1, 15):
             display.waiting(seconds)
         display.waiting(12)
-    assert said() == ["sent 3, waiting for an answer: is a worker running, and ready? Ctrl-C stops"]
+    assert printed_lines() == ["sent 3, waiting for an answer: is a worker running, and ready? Ctrl-C stops"]
     assert (display.meter.sent, display.meter.done) == (3, 2)
 
 

@@ -25,8 +25,8 @@ def test_the_first_two_code_blocks_are_the_two_commands():
 
 def test_the_readme_documents_every_setting():
     rows = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \|$", README, re.MULTILINE)
-    told = [(name, default.strip("`"), meaning) for name, default, meaning in rows]
-    assert told == described(WorkerSettings)
+    documented = [(name, default.strip("`"), meaning) for name, default, meaning in rows]
+    assert documented == described(WorkerSettings)
 
 
 def test_the_documented_commands_exist():
@@ -71,9 +71,9 @@ def test_log_events_and_metrics_of_the_runbook_are_those_of_the_code():
 def test_readyz_lines_of_the_runbook_are_those_of_the_code():
     code = "".join(path.read_text() for path in (ROOT / "worker").rglob("*.py"))
     table = RUNBOOK.partition("| `/readyz` says |")[2].partition("\n\n")[0]
-    told = re.findall(r"^\| `(.*?)`", table, re.MULTILINE)
-    parts = {part.strip() for line in told for part in re.split(r"\.\.\.|: ", line)} - {""}
-    assert told
+    documented = re.findall(r"^\| `(.*?)`", table, re.MULTILINE)
+    parts = {part.strip() for line in documented for part in re.split(r"\.\.\.|: ", line)} - {""}
+    assert documented
     assert [part for part in sorted(parts) if part not in code] == []
 
 

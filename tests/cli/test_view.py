@@ -21,7 +21,7 @@ from worker.ports import UserError
 
 
 @pytest.fixture
-def said(monkeypatch):
+def printed_lines(monkeypatch):
     """Lines printed to stdout and stderr, in order."""
     file = io.StringIO()
     both = Console(file=file, width=terminal.WIDE)
@@ -51,9 +51,9 @@ def summary_of(*letters, keep=50):
     return summary
 
 
-def test_a_list_shows_reasons_then_departments_then_dead_letters(said):
+def test_a_list_shows_reasons_then_departments_then_dead_letters(printed_lines):
     view.summary(summary_of(letter(1), letter(1), NAMELESS), as_json=False)
-    assert said() == [
+    assert printed_lines() == [
         "3 dead letters",
         "reason messages departments",
         "rejected 2 1",
@@ -67,21 +67,21 @@ def test_a_list_shows_reasons_then_departments_then_dead_letters(said):
     ]
 
 
-def test_a_long_list_shows_some_departments_and_their_tenants(said):
+def test_a_long_list_shows_some_departments_and_their_tenants(printed_lines):
     view.summary(summary_of(*(letter(n, "acme") for n in range(30)), keep=1), as_json=False)
-    lines = said()
+    lines = printed_lines()
     assert lines[3] == "tenant department messages reasons"
     assert lines[4] == "acme d-0 1 rejected"
     assert lines[24] == "and 10 more departments"
     assert lines[-1] == "and 29 more dead letters: --limit shows more, a filter fewer"
 
 
-def test_a_json_list_is_complete(said):
+def test_a_json_list_is_complete(printed_lines):
     view.summary(summary_of(*(letter(n) for n in range(30))), as_json=True)
-    told = from_json("".join(said()))
-    assert told["reasons"] == [{"reason": "rejected", "count": 30, "departments": 30}]
-    assert len(told["departments"]) == 30
-    assert told["departments"][0] == {
+    expected = from_json("".join(printed_lines()))
+    assert expected["reasons"] == [{"reason": "rejected", "count": 30, "departments": 30}]
+    assert len(expected["departments"]) == 30
+    assert expected["departments"][0] == {
         "tenant": "default",
         "department_id": "d-0",
         "count": 1,
@@ -89,51 +89,51 @@ def test_a_json_list_is_complete(said):
     }
 
 
-class Held:
+class StoredLetters:
     returns = 0
 
     def __init__(self, outgoing):
         self.original = outgoing
 
 
-def test_a_dead_letter_is_shown_with_its_properties(said):
+def test_a_dead_letter_is_shown_with_its_properties(printed_lines):
     outgoing, subject = original(7)
-    found = Found(Held(outgoing), letter_of(outgoing, subject))
+    found = Found(StoredLetters(outgoing), letter_of(outgoing, subject))
     view.letters(Gathered([found], more=True, seen=9), as_json=False)
-    lines = said()
+    lines = printed_lines()
     assert f"content type {STRUCTURED}" in lines
     assert "property priority 7" in lines
     assert lines[-1] == "the first 1; --limit shows more"
 
 
-def test_a_stopped_replay_shows_a_few_letters_and_its_summary_last(said):
+def test_a_stopped_replay_shows_a_few_letters_and_its_summary_last(printed_lines):
     fates = ReplayReport(sent=500, answered=440)
     fates.unanswered = [Outcome(letter(number), "no answer yet") for number in range(60)]
     view.replayed(fates, "run", Ending(stopped=True), tracked=True, as_json=False)
-    lines = said()
-    assert lines[0] == "event or letter department outcome"
+    lines = printed_lines()
+    assert lines[0] == "event or letter department what came of it"
     assert len(lines) == 1 + 20 + 2
     assert lines[-2:] == ["and 40 more", "500 replayed, 440 answered; stopped, the rest is where it was"]
 
 
-def test_a_failed_replay_reports_the_reason_and_the_sent_letters(said):
+def test_a_failed_replay_reports_the_reason_and_the_sent_letters(printed_lines):
     ending = Ending(stopped=False, failure=UserError("RabbitMQ cannot be used: the connection was closed"))
     view.replayed(ReplayReport(sent=3, answered=3), "run", ending, tracked=True, as_json=False)
-    assert said() == [
+    assert printed_lines() == [
         "RabbitMQ cannot be used: the connection was closed",
         "3 replayed, 3 answered; the rest is where it was",
     ]
 
 
-def test_a_failed_replay_in_json_reports_the_same(said):
+def test_a_failed_replay_in_json_reports_the_same(printed_lines):
     ending = Ending(stopped=False, failure=UserError("gone"))
     view.replayed(ReplayReport(sent=3), "run", ending, tracked=False, as_json=True)
-    told = from_json("".join(said()[:-1]))
-    assert told == {"run": "run", "stopped": False, "failure": "gone", "replayed": 3, "answered": 0}
+    expected = from_json("".join(printed_lines()[:-1]))
+    assert expected == {"run": "run", "stopped": False, "failure": "gone", "replayed": 3, "answered": 0}
 
 
 @pytest.mark.parametrize(
-    ("ending", "told"),
+    ("ending", "expected"),
     [
         (Ending(stopped=False), ["3 discarded"]),
         (Ending(stopped=True), ["3 discarded; stopped, the rest is where it was"]),
@@ -143,6 +143,6 @@ def test_a_failed_replay_in_json_reports_the_same(said):
         ),
     ],
 )
-def test_a_discard_reports_its_outcome(said, ending, told):
+def test_a_discard_reports_its_outcome(printed_lines, ending, expected):
     view.discarded(3, 9, ending, as_json=False)
-    assert said() == told
+    assert printed_lines() == expected

@@ -33,7 +33,7 @@ NOTICED = (
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch):
+def _short_timeouts(monkeypatch):
     """Shortens the connection's timeouts."""
     monkeypatch.setattr(publisher, "CONFIRM_SECONDS", 2.0)
     monkeypatch.setattr(link, "PULSE_SECONDS", 0.5)
@@ -57,5 +57,5 @@ async def test_no_message_is_lost_through_all_broker_faults(tmp_path: Path):
     with capture_logs() as log:
         broken = await chaos(ChaosPlan(80, 1, seed, timedelta(seconds=1)), tmp_path, in_this_process)
     assert broken == []
-    told = " ".join(line["detail"] for line in log if line["event"] == "broker_lost")
-    assert [reason for reason in NOTICED if reason not in told] == []
+    details = " ".join(line["detail"] for line in log if line["event"] == "broker_lost")
+    assert [reason for reason in NOTICED if reason not in details] == []

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.xdist_group("broker")
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch):
+def _short_timeouts(monkeypatch):
     """Shortens the connection's timeouts."""
     monkeypatch.setattr(rabbitmq_publisher, "CONFIRM_SECONDS", 1.0)
     monkeypatch.setattr(rabbitmq_link, "PULSE_SECONDS", 0.1)

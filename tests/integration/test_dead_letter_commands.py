@@ -66,7 +66,7 @@ def event(number: int, name: Any = " ") -> dict[str, Any]:
     }
 
 
-async def bury(
+async def publish_dead_letters(
     channel: aio_pika.abc.AbstractChannel, *events: dict[str, Any], reason: str = "rejected"
 ) -> None:
     """Publishes the events as dead letters of a worker."""
@@ -124,9 +124,9 @@ async def test_an_operator_repairs_a_dead_letter_and_replays_it(system: RealSyst
         assert departments == {(None, 1), ("d-1", 1)}
         (letter,) = [one["fingerprint"] for one in summary["dead_letters"] if one["event_id"] is None]
         assert letter in listed.out
-        told = (await cli(environ, "show", "--id", "e-1")).out
-        assert '"department_id": "d-1"' in told
-        assert re.search(r"content type +application/cloudevents\+json\n", told)
+        output = (await cli(environ, "show", "--id", "e-1")).out
+        assert '"department_id": "d-1"' in output
+        assert re.search(r"content type +application/cloudevents\+json\n", output)
         assert "the first" not in (await cli(environ, "show", "--limit", "2")).out
         assert (await cli(environ, "show", "--limit", "1")).out.endswith("the first 1; --limit shows more\n")
         planned = (await cli(environ, "plan", "--json")).json
@@ -165,18 +165,18 @@ async def test_an_operator_repairs_a_dead_letter_and_replays_it(system: RealSyst
 
 async def test_a_successful_replay_reports_each_outcome(system: RealSystem):
     async with idle(system) as environ:
-        await bury(system.channel, *(event(n, f"Name {n}") for n in range(12)))
+        await publish_dead_letters(system.channel, *(event(n, f"Name {n}") for n in range(12)))
         async with system.worker():
-            told = await cli(environ, "replay", "--yes", "--json")
-        assert told.code == 0
-        assert (told.json["replayed"], told.json["answered"]) == (12, 12)
+            output = await cli(environ, "replay", "--yes", "--json")
+        assert output.code == 0
+        assert (output.json["replayed"], output.json["answered"]) == (12, 12)
         assert len(system.sandbox.subaccounts()) == 12
         assert await system.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
 async def test_a_replayed_message_equals_the_original(system: RealSystem):
     async with idle(system) as environ:
-        await bury(system.channel, event(1, "Sales"))
+        await publish_dead_letters(system.channel, event(1, "Sales"))
         assert (await cli(environ, "replay", "--yes", "--no-wait", "--as", "ada")).out == "1 replayed\n"
         (message,) = await drained(system, names.WORK_QUEUE)
         assert json.loads(message.body) == event(1, "Sales")
@@ -194,7 +194,7 @@ async def test_an_interrupted_replay_loses_nothing_and_can_be_completed(
 ):
     async with idle(system) as environ:
         numbers = range(3_000)
-        await bury(system.channel, *(event(n, f"Name {n}") for n in numbers))
+        await publish_dead_letters(system.channel, *(event(n, f"Name {n}") for n in numbers))
         process = await started(environ, "replay", "--yes", "--no-wait")
         async with asyncio.timeout(60):
             while await system.depth(names.WORK_QUEUE) < 600:  # noqa: ASYNC110 - only the broker knows
@@ -219,7 +219,7 @@ async def test_an_interrupted_replay_loses_nothing_and_can_be_completed(
 
 async def test_a_replay_waiting_for_an_answer_stops_at_once_with_a_report(system: RealSystem):
     async with idle(system) as environ:
-        await bury(system.channel, *(event(n, "Sales") for n in range(2)))
+        await publish_dead_letters(system.channel, *(event(n, "Sales") for n in range(2)))
         process = await started(environ, "replay", "--yes")
         async with asyncio.timeout(30):
             while await system.depth(names.WORK_QUEUE) < 1:  # noqa: ASYNC110 - only the broker knows
@@ -257,18 +257,18 @@ async def at_a_terminal(environ: dict[str, str], keys: bytes, *arguments: str) -
 
 async def test_a_person_at_a_terminal_is_asked_to_confirm(system: RealSystem, tmp_path: Path):
     async with idle(system) as environ:
-        await bury(system.channel, event(1, "Sales"))
+        await publish_dead_letters(system.channel, event(1, "Sales"))
         end_of_input = await at_a_terminal(environ, b"\x04", "replay")
         asked, last = end_of_input.err.splitlines()[-2:]
         assert "Replay 1 dead letter (all)? [y/N]:" in asked
         assert (end_of_input.code, end_of_input.out.strip(), last) == (1, "", "nothing was done")
         assert (await at_a_terminal(environ, b"n\n", "discard", "--id", "e-1")).code == 1
-        nowhere = environ | {"LEDGER_URL": f"sqlite:///{tmp_path}/none.db"}
+        unknown_ledger = environ | {"LEDGER_URL": f"sqlite:///{tmp_path}/none.db"}
         file = tmp_path / "dead.jsonl"
         file.write_text((await cli(environ, "export")).out)
         for command in (("replay",), ("discard", "--id", "e-1"), ("import", str(file))):
-            told = await at_a_terminal(nowhere, b"y\n", *command)
-            assert (told.code, "y/N" in told.err, "there is no ledger" in told.err) == (1, False, True)
+            output = await at_a_terminal(unknown_ledger, b"y\n", *command)
+            assert (output.code, "y/N" in output.err, "there is no ledger" in output.err) == (1, False, True)
         assert await system.depth(names.DEAD_LETTER_QUEUE) == 1
         sent = await at_a_terminal(environ, b"y\n", "replay", "--no-wait")
         assert (sent.code, sent.out.strip()) == (0, "1 replayed")
@@ -276,17 +276,17 @@ async def test_a_person_at_a_terminal_is_asked_to_confirm(system: RealSystem, tm
 
 async def test_a_refused_confirmation_reports_the_number_of_dead_letters(system: RealSystem):
     async with idle(system) as environ:
-        await bury(system.channel, *(event(n, "Sales") for n in range(2)))
+        await publish_dead_letters(system.channel, *(event(n, "Sales") for n in range(2)))
         for command in (("list",), ("show",), ("plan",), ("replay", "--yes"), ("discard", "--yes")):
-            told = await cli(environ, *command, "--reason", "exhausted")
-            assert (told.code, told.out, told.err) == (0, "none of 2 dead letters is selected\n", ""), command
+            output = await cli(environ, *command, "--reason", "exhausted")
+            assert (output.code, output.out, output.err) == (0, "no dead letter of 2 is meant\n", ""), command
 
 
 async def test_an_unwritable_export_fails_before_it_is_recorded(system: RealSystem, tmp_path: Path):
     async with idle(system) as environ:
-        await bury(system.channel, event(1, "a\x9bb"))
-        told = await cli(environ, "export", "--output", str(tmp_path / "none" / "dead.jsonl"))
-        assert (told.code, one_line(told)) == (
+        await publish_dead_letters(system.channel, event(1, "a\x9bb"))
+        output = await cli(environ, "export", "--output", str(tmp_path / "none" / "dead.jsonl"))
+        assert (output.code, one_line(output)) == (
             1,
             f"{tmp_path}/none/dead.jsonl cannot be written: No such file or directory",
         )
@@ -307,20 +307,20 @@ async def test_an_unwritable_export_fails_before_it_is_recorded(system: RealSyst
 
 
 async def test_an_empty_import_sends_nothing_without_confirmation():
-    told = await cli({"AMQP_URL": "amqp://127.0.0.1:1/"}, "import", "-", given=b"\n")
-    assert (told.code, told.out, told.err) == (0, "nothing to send\n", "")
+    output = await cli({"AMQP_URL": "amqp://127.0.0.1:1/"}, "import", "-", given=b"\n")
+    assert (output.code, output.out, output.err) == (0, "nothing to send\n", "")
 
 
 async def test_a_second_operator_learns_that_the_queue_is_in_use(system: RealSystem):
     async with idle(system) as environ:
-        await bury(system.channel, event(1))
+        await publish_dead_letters(system.channel, event(1))
         other = await system.channel.get_queue(names.DEAD_LETTER_QUEUE, ensure=False)
         await other.consume(ignore)
-        told = await cli(environ, "list")
-        assert told.code == 1
-        waiting, gave_up = told.err.splitlines()
-        assert waiting == "another consumer is reading the dead letters; waiting for it"
-        assert gave_up.startswith("another consumer is reading provisioner.dead-letters (1 consumers)")
+        output = await cli(environ, "list")
+        assert output.code == 1
+        waiting, gave_up = output.err.splitlines()
+        assert waiting == "somebody else is reading the dead letters; waiting for them"
+        assert gave_up.startswith("somebody else is reading provisioner.dead-letters (1 consumers)")
 
 
 async def ignore(_message: object) -> None:
@@ -329,19 +329,19 @@ async def ignore(_message: object) -> None:
 
 async def test_without_a_ledger_only_read_commands_work(system: RealSystem, tmp_path: Path):
     async with idle(system) as environ:
-        await bury(system.channel, event(1, "Sales"))
+        await publish_dead_letters(system.channel, event(1, "Sales"))
         exported = await cli(environ, "export")
-        nowhere = environ | {"LEDGER_URL": f"sqlite:///{tmp_path}/none.db"}
+        unknown_ledger = environ | {"LEDGER_URL": f"sqlite:///{tmp_path}/none.db"}
         changes = (("replay", "--yes"), ("discard", "--all", "--yes"), ("import", "-", "--yes"))
         for command in (*changes, ("plan",), ("audit",)):
-            told = await cli(nowhere, *command, given=exported.out.encode())
-            assert (told.code, told.out) == (1, "")
-            assert told.err.endswith("set LEDGER_URL to the one the worker uses\n")
-            assert len(told.err.splitlines()) == 1
-        shown = await cli(nowhere, "show")
+            output = await cli(unknown_ledger, *command, given=exported.out.encode())
+            assert (output.code, output.out) == (1, "")
+            assert output.err.endswith("set LEDGER_URL to the one the worker uses\n")
+            assert len(output.err.splitlines()) == 1
+        shown = await cli(unknown_ledger, "show")
         assert shown.code == 0
         assert shown.err.startswith("not on record in the audit: there is no ledger")
-        assert (await cli(nowhere, "list")).err == ""
+        assert (await cli(unknown_ledger, "list")).err == ""
         assert await system.depth(names.DEAD_LETTER_QUEUE) == 1
 
 
@@ -358,10 +358,10 @@ async def test_without_a_ledger_only_read_commands_work(system: RealSystem, tmp_
     ],
 )
 async def test_invalid_arguments_are_refused(arguments):
-    told = await cli({"AMQP_URL": "amqp://127.0.0.1:1/"}, *arguments)
-    assert told.code == (1 if "missing.jsonl" in arguments else 2)
-    assert told.out == ""
-    assert "Value error" not in told.err
+    output = await cli({"AMQP_URL": "amqp://127.0.0.1:1/"}, *arguments)
+    assert output.code == (1 if "missing.jsonl" in arguments else 2)
+    assert output.out == ""
+    assert "Value error" not in output.err
 
 
 @pytest.mark.skipif(
@@ -384,7 +384,7 @@ async def test_a_replay_needs_only_read_on_the_queue_and_write_on_the_exchange(t
 
         url = node.url.replace("guest:guest", "operator:pass")
         environ = {"AMQP_URL": url, "LEDGER_URL": f"sqlite:///{ledger}"}
-        await bury(channel, *(event(n, "Sales") for n in range(3)))
+        await publish_dead_letters(channel, *(event(n, "Sales") for n in range(3)))
         await may(r"^provisioner\.replay$", r"^provisioner\.dead-letters$")
         for command in ("list", "show", "plan", "export"):
             assert (await cli(environ, command)).code == 0, command
@@ -406,6 +406,6 @@ async def test_a_replay_needs_only_read_on_the_queue_and_write_on_the_exchange(t
         assert (await cli(environ, "discard", "--all")).out == "1 discarded\n"
 
 
-def one_line(told: CommandOutput) -> str:
-    (line,) = told.err.splitlines()
+def one_line(output: CommandOutput) -> str:
+    (line,) = output.err.splitlines()
     return line

@@ -45,11 +45,11 @@ def run(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedPr
     )
 
 
-def check(told: subprocess.CompletedProcess[str], folder: Path) -> None:
-    assert told.stderr == ""
-    assert told.returncode == 0
-    assert [part for part in STORY if part not in told.stdout] == []
-    assert not TOKEN.search(told.stdout)
+def assert_demo_succeeded(completed: subprocess.CompletedProcess[str], folder: Path) -> None:
+    assert completed.stderr == ""
+    assert completed.returncode == 0
+    assert [part for part in STORY if part not in completed.stdout] == []
+    assert not TOKEN.search(completed.stdout)
     assert list(folder.iterdir()) == [], "files left behind"
 
 
@@ -58,11 +58,11 @@ def processes_of(folder: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            completed = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
         except OSError:
             continue
-        if str(folder).encode() in told and int(process.name) != os.getpid():
-            found.append(told.decode(errors="replace"))
+        if str(folder).encode() in completed and int(process.name) != os.getpid():
+            found.append(completed.decode(errors="replace"))
     return found
 
 
@@ -70,12 +70,12 @@ def processes_of(folder: Path) -> list[str]:
     not SERVER_SCRIPT.exists() and "CI" not in os.environ, reason="rabbitmq-server is not installed"
 )
 def test_the_demo_runs_on_a_private_node(tmp_path: Path):
-    check(run(tmp_path), tmp_path)
+    assert_demo_succeeded(run(tmp_path), tmp_path)
     assert processes_of(tmp_path) == []
 
 
 async def test_the_demo_runs_on_the_broker_in_amqp_url(clean_broker: str, tmp_path: Path):
-    check(await asyncio.to_thread(run, tmp_path, AMQP_URL=clean_broker), tmp_path)
+    assert_demo_succeeded(await asyncio.to_thread(run, tmp_path, AMQP_URL=clean_broker), tmp_path)
     async with open_connection([clean_broker]) as there:
         assert await state_of(there, names.WORK_QUEUE) is None
 
@@ -87,12 +87,12 @@ async def test_the_demo_refuses_a_broker_in_use(clean_broker: str, tmp_path: Pat
     ):
         await channel.declare_queue(names.WORK_QUEUE, {"x-queue-type": "quorum"})
         await channel.consume(names.WORK_QUEUE)
-        told = await asyncio.to_thread(run, tmp_path, AMQP_URL=clean_broker)
-    assert told.returncode == 1
-    assert told.stderr.startswith("the queue provisioner.departments at this broker is in use")
+        completed = await asyncio.to_thread(run, tmp_path, AMQP_URL=clean_broker)
+    assert completed.returncode == 1
+    assert completed.stderr.startswith("the queue provisioner.departments at this broker is in use")
 
 
 def test_the_demo_in_memory_says_so(tmp_path: Path):
-    told = run(tmp_path, "--memory")
-    check(told, tmp_path)
-    assert "IN MEMORY" in told.stdout
+    completed = run(tmp_path, "--memory")
+    assert_demo_succeeded(completed, tmp_path)
+    assert "IN MEMORY" in completed.stdout

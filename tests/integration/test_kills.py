@@ -72,7 +72,7 @@ class Takeover:
             assert await worker.stop() == 0
             assert worker.count("step_crashed") == 0
 
-    async def heard(self, exchange: str) -> list[dict[str, Any]]:
+    async def published(self, exchange: str) -> list[dict[str, Any]]:
         """All messages published so far. Waits for a marker, which arrives after all of them."""
         listener = self.results if exchange == names.RESULTS else self.secrets
         target = await self.system.channel.get_exchange(exchange, ensure=False)
@@ -80,14 +80,14 @@ class Takeover:
         await listener.until(lambda all_: any("last" in one for one in all_.documents))
         return [one for one in listener.documents if "last" not in one]
 
-    async def answered_moves(self) -> list[tuple[str, str]]:
+    async def published_moves(self) -> list[tuple[str, str]]:
         """Event id and outcome of each published answer, including copies."""
-        told = [one["data"] for one in await self.heard(names.RESULTS)]
+        told = [one["data"] for one in await self.published(names.RESULTS)]
         moves = {one.id for one in MOVES}
         return [(one["event"]["id"], one["outcome"]) for one in told if one["event"]["id"] in moves]
 
     async def broken(self, *sent: Statement) -> list[Any]:
-        results, credentials = await self.heard(names.RESULTS), await self.heard(names.SECRETS)
+        results, credentials = await self.published(names.RESULTS), await self.published(names.SECRETS)
         return judge(sent, results, credentials, self.system.sandbox.subaccounts())
 
 
@@ -134,9 +134,9 @@ async def test_the_next_worker_completes_what_a_killed_worker_began(
         await worker.logged("halted", len(MOVES))
         await worker.kill()
     await there.take_over()
-    await assert_ended_well(there, removal)
-    assert Counter(await there.answered_moves()) == dict.fromkeys(OUTCOMES[removal].items(), results)
-    issued = [one["data"]["department_id"] for one in await there.heard(names.SECRETS)]
+    await assert_final_state(there, removal)
+    assert Counter(await there.published_moves()) == dict.fromkeys(OUTCOMES[removal].items(), results)
+    issued = [one["data"]["department_id"] for one in await there.published(names.SECRETS)]
     assert issued.count("new") == credentials
 
 
@@ -151,7 +151,7 @@ async def test_a_worker_killed_while_confirms_are_withheld_loses_nothing(system:
             await system.sandbox.called(call, before.get(call, 0) + times)
         await worker.kill()
     await there.take_over()
-    await assert_ended_well(there, removal)
+    await assert_final_state(there, removal)
     creates = before["create_subaccount"] + CALLS[removal]["create_subaccount"]
     assert system.sandbox.journal.answered["create_subaccount"] == creates
 
@@ -194,12 +194,12 @@ async def test_a_change_carried_out_after_the_kill_does_not_override_a_newer_one
     assert await there.broken(*told) == []
 
 
-async def assert_ended_well(there: Takeover, removal: str) -> None:
+async def assert_final_state(there: Takeover, removal: str) -> None:
     """One live subaccount, one answer under one id and valid credentials each; all queues are empty."""
     system = there.system
     assert await there.broken(*BEFORE, *MOVES) == []
     assert sorted(one.name.split()[0] for one in system.sandbox.subaccounts()) == LEFT[removal]
-    assert dict(await there.answered_moves()) == OUTCOMES[removal]
+    assert dict(await there.published_moves()) == OUTCOMES[removal]
     assert await system.depth(names.WORK_QUEUE) == 0
     assert await system.depth(names.DEAD_LETTER_QUEUE) == 0
 

@@ -63,10 +63,10 @@ async def test_a_node_serves_quorum_queues_with_at_least_once_dead_lettering():
 
 
 async def test_a_start_reports_each_stage():
-    told: list[str] = []
-    async with private_node(on_progress=told.append) as node:
+    stages: list[str] = []
+    async with private_node(on_progress=stages.append) as node:
         assert re.fullmatch(r"\d+\.\d+\.\d+\S*", node.version)
-    assert told == [
+    assert stages == [
         "starting Erlang",
         f"starting RabbitMQ {node.version}",
         f"RabbitMQ {node.version} is ready on port {port_of(node)}",

@@ -75,8 +75,8 @@ def free_port() -> int:
 
 async def refused(environ: Mapping[str, str]) -> tuple[int | None, list[str]]:
     process = await start(environ)
-    _, told = await process.communicate()
-    return process.returncode, told.decode().splitlines()
+    _, stderr = await process.communicate()
+    return process.returncode, stderr.decode().splitlines()
 
 
 async def test_a_worker_handles_events_reports_ready_and_ends_on_sigterm(system: RealSystem):
@@ -128,7 +128,7 @@ async def test_a_second_signal_ends_the_worker_at_once(system: RealSystem):
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 1
     system.sandbox.set_rules()
-    await finished_by_the_next(system)
+    await next_worker_finishes(system)
 
 
 async def test_a_drain_that_takes_too_long_is_cut_off(system: RealSystem, tmp_path: Path):
@@ -141,10 +141,10 @@ async def test_a_drain_that_takes_too_long_is_cut_off(system: RealSystem, tmp_pa
         await worker.logged("halted")
         assert await worker.stop() == 1
     system.environ |= short
-    await finished_by_the_next(system)
+    await next_worker_finishes(system)
 
 
-async def finished_by_the_next(system: RealSystem) -> None:
+async def next_worker_finishes(system: RealSystem) -> None:
     async with running(system) as process:
         await log_until(process, "department_event_answered")
         process.send_signal(signal.SIGTERM)
@@ -154,8 +154,8 @@ async def finished_by_the_next(system: RealSystem) -> None:
 
 
 async def test_a_sigterm_during_the_start_ends_the_worker_cleanly(system: RealSystem):
-    nowhere = {"AMQP_URL": f"amqp://127.0.0.1:{free_port()}/", "PROVISIONER_NO_SUCH": "1"}
-    process = await start(system.environ | nowhere)
+    unreachable = {"AMQP_URL": f"amqp://127.0.0.1:{free_port()}/", "PROVISIONER_NO_SUCH": "1"}
+    process = await start(system.environ | unreachable)
     await log_until(process, "settings_unused")
     process.send_signal(signal.SIGTERM)
     assert await process.wait() == 0

@@ -100,7 +100,7 @@ async def the_ledger_is_deleted(there: ProbedWorker) -> None:
     there.running.settings.ledger.unlink()
 
 
-async def the_secrets_are_not_taken(there: ProbedWorker) -> None:
+async def the_secrets_queue_is_full(there: ProbedWorker) -> None:
     """One of the queues is full."""
     full = {"x-max-length": 0, "x-overflow": "reject-publish"}
     queue = await there.system.channel.declare_queue(exclusive=True, arguments=full)
@@ -122,7 +122,7 @@ async def it_is_paused(there: ProbedWorker) -> None:
         (the_ledger_is_read_only, ["the ledger cannot be written: .*readonly"]),
         (the_ledger_is_deleted, ["the ledger cannot be written: its file was deleted"]),
         (
-            the_secrets_are_not_taken,
+            the_secrets_queue_is_full,
             ["credentials cannot be delivered: RabbitMQ did not take", "consuming is paused"],
         ),
         (it_is_paused, ["consuming is paused"]),
@@ -163,7 +163,7 @@ async def test_a_blocked_event_loop_fails_every_probe(probed_worker: ProbedWorke
     monkeypatch.setattr(probes, "STUCK_SECONDS", 0.3)
     assert await probed_worker.get("/livez") == (200, {"status": "alive", "wrong": []})
     answers: dict[str, bytes] = {}
-    all_told = threading.Event()
+    all_answered = threading.Event()
 
     def ask() -> None:
         for path in ("/livez", "/readyz"):
@@ -172,11 +172,11 @@ async def test_a_blocked_event_loop_fails_every_probe(probed_worker: ProbedWorke
                     urlopen(probed_worker.url + path, timeout=10).close()  # noqa: S310 - ours
                 except HTTPError as refusal:
                     answers[path] = refusal.read()
-        all_told.set()
+        all_answered.set()
 
     asking = threading.Thread(target=ask)
     asking.start()
-    assert all_told.wait(30)  # blocks the event loop
+    assert all_answered.wait(30)  # blocks the event loop
     asking.join()
     assert all(b"the event loop has hung for" in answer for answer in answers.values())
     monkeypatch.undo()

@@ -39,8 +39,8 @@ async def reissue(system: RealSystem, *arguments: str) -> tuple[int | None, str,
     environ = {"LEDGER_URL": system.environ["LEDGER_URL"], "PATH": os.environ["PATH"]}
     command = (sys.executable, "-m", "worker", "reissue", *arguments)
     process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=PIPE, stderr=PIPE)
-    told, complained = await process.communicate()
-    return process.returncode, told.decode(), " ".join(complained.decode().split())
+    output, errors = await process.communicate()
+    return process.returncode, output.decode(), " ".join(errors.decode().split())
 
 
 async def with_credentials_issued(system: RealSystem) -> tuple[Listener, Listener]:
@@ -72,14 +72,14 @@ async def test_a_reissue_message_publishes_credentials_again(system: RealSystem)
 async def test_the_reissue_command_publishes_credentials_again(system: RealSystem):
     async with system.worker():
         secrets, results = await with_credentials_issued(system)
-        code, told, _ = await reissue(system, "sales", "--as", "anna", "--json")
+        code, output, _ = await reissue(system, "sales", "--as", "anna", "--json")
         await secrets.count(2)
         soon = await reissue(system, "sales")
-    told_json = json.loads(told)
-    assert (code, told_json["issued"], told_json["reason"]) == (0, True, "credentials issued again")
+    document = json.loads(output)
+    assert (code, document["issued"], document["reason"]) == (0, True, "credentials issued again")
     assert tokens(secrets)[1] == (AGAIN, system.sandbox.subaccounts()[0].auth_token)
-    assert secrets.documents[1]["causationid"] == told_json["id"]
-    assert system.sandbox.subaccounts()[0].auth_token not in told
+    assert secrets.documents[1]["causationid"] == document["id"]
+    assert system.sandbox.subaccounts()[0].auth_token not in output
     assert len(results.messages) == 1
     assert (soon[0], "less than 60 s ago" in soon[2]) == (1, True)
 
@@ -87,7 +87,7 @@ async def test_the_reissue_command_publishes_credentials_again(system: RealSyste
 async def test_the_reissue_command_reports_a_missing_worker(system: RealSystem):
     async with system.worker():
         await with_credentials_issued(system)
-    code, _, complained = await reissue(system, "sales", "--as", "anna", "--recipient", "crm")
+    code, _, errors = await reissue(system, "sales", "--as", "anna", "--recipient", "crm")
     assert code == 1
     async with sqlite_ledger(system.settings.ledger) as ledger:
         noted = await SqliteAudit(ledger).lines(by="anna")
@@ -96,9 +96,9 @@ async def test_the_reissue_command_reports_a_missing_worker(system: RealSystem):
         ("reissue", "--recipient crm", "sales")
     ] * 2
     assert [line.outcome for line in noted] == ["asked for", "withdrawn, no worker has done it"]
-    assert "is `provisioner run` running on this ledger?" in complained
-    code, _, complained = await reissue(system, "marketing")
-    assert (code, complained) == (
+    assert "is `provisioner run` running on this ledger?" in errors
+    code, _, errors = await reissue(system, "marketing")
+    assert (code, errors) == (
         1,
         "the ledger has never heard of department marketing of tenant default",
     )

@@ -32,9 +32,9 @@ async def provisioner(*arguments: str, **environ: str) -> subprocess.CompletedPr
 
 
 async def states(**environ: str) -> dict[str, str]:
-    told = await provisioner("check", "--json", **environ)
-    findings: list[dict[str, Any]] = json.loads(told.stdout)
-    assert told.returncode == (0 if {finding["state"] for finding in findings} == {"ok"} else 1)
+    completed = await provisioner("check", "--json", **environ)
+    findings: list[dict[str, Any]] = json.loads(completed.stdout)
+    assert completed.returncode == (0 if {finding["state"] for finding in findings} == {"ok"} else 1)
     return {f"{finding['kind']} {finding['name']}": finding["state"] for finding in findings}
 
 
@@ -109,14 +109,14 @@ async def _pass_on(arrived: "asyncio.Queue[bytes]", message: aio_pika.abc.Abstra
 
 
 async def test_an_unreachable_broker_prints_one_line_and_exits_1():
-    told = await provisioner("check", AMQP_URL="amqp://hr:very-secret@127.0.0.1:1/")
-    assert told.returncode == 1
-    assert told.stderr == "RabbitMQ at amqp://127.0.0.1:1/ cannot be used: connection refused\n"
+    completed = await provisioner("check", AMQP_URL="amqp://hr:very-secret@127.0.0.1:1/")
+    assert completed.returncode == 1
+    assert completed.stderr == "RabbitMQ at amqp://127.0.0.1:1/ cannot be used: connection refused\n"
 
 
 async def test_a_broker_imports_the_export():
-    told = await provisioner("export", "--broker", "4.1")
-    document = json.loads(told.stdout)
+    completed = await provisioner("export", "--broker", "4.1")
+    document = json.loads(completed.stdout)
     assert {queue["arguments"]["x-delivery-limit"] for queue in document["queues"]} == {-1}
     assert (await provisioner("export", "--broker", "newest")).returncode == 2
 

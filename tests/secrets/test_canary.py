@@ -65,7 +65,7 @@ class PublishedMessages:
     messages: list[bytes] = field(default_factory=list)
     arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def hear(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:
+    async def record(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:
         about = f"{message.routing_key} {message.headers!r} {message.properties!r} {message.info()!r}"
         async with self.arrived:
             self.messages.append(about.encode() + b" " + message.body)
@@ -85,7 +85,7 @@ class CanarySystem:
     folder: Path
     canaries: Canaries
     channel: aio_pika.abc.AbstractChannel
-    heard: dict[str, PublishedMessages]
+    published: dict[str, PublishedMessages]
     http: int = field(default_factory=lambda: Ports.free().management)
 
     def environ(self, *, sealed: bool) -> dict[str, str]:
@@ -130,15 +130,15 @@ class CanarySystem:
         """Creates departments while creates fail in every way that may expose a token; then changes them."""
         for number, department in enumerate(DEPARTMENTS):
             await self.send(event(number, "created", department, name=department))
-        await self.heard[names.SECRETS].count(len(DEPARTMENTS))
+        await self.published[names.SECRETS].count(len(DEPARTMENTS))
         self.sandbox.faults.replace_rules(OTHER_FAULTS)
         await self.send(event(10, "renamed", "sales", name="Sales and more"))
         await self.send(event(11, "removed", "legal"))
         await self.send(event(0, "created", "sales", name="sales"))
         await self.send(event(12, "created", "nameless", name=" "))
         await self.send(b"{")
-        await self.heard[names.DEAD_LETTERS].count(2)
-        await self.heard[names.RESULTS].count(len(DEPARTMENTS) + 3)
+        await self.published[names.DEAD_LETTERS].count(2)
+        await self.published[names.RESULTS].count(len(DEPARTMENTS) + 3)
 
 
 @pytest.fixture
@@ -159,11 +159,11 @@ async def canary_system(secured: Secured, tmp_path: Path) -> AsyncIterator[Canar
             await aio_pika.connect(secured.node.url) as connection,
         ):
             channel = await connection.channel(on_return_raises=True)
-            heard = {
+            published = {
                 exchange: PublishedMessages()
                 for exchange in (names.SECRETS, names.RESULTS, names.DEAD_LETTERS)
             }
-            yield CanarySystem(secured, sandbox, tmp_path, canaries, channel, heard)
+            yield CanarySystem(secured, sandbox, tmp_path, canaries, channel, published)
             for queue in topology(BrokerVersion(4, 1), recipients=["crm"]).queues:
                 await channel.queue_delete(queue.name)
             await channel.queue_delete(names.SECRETS_QUEUE)
@@ -252,13 +252,13 @@ async def test_nothing_the_worker_writes_contains_a_secret(canary_system: Canary
         assert await worker.process.wait() == 0, worker.printed.decode()
     assert len(canary_system.sandbox.subaccounts()) >= len(DEPARTMENTS)
     found["logs"] = search(bytes(worker.printed))
-    found["results"] = search(b"".join(canary_system.heard[names.RESULTS].messages))
-    found["dead letters"] = search(b"".join(canary_system.heard[names.DEAD_LETTERS].messages))
+    found["results"] = search(b"".join(canary_system.published[names.RESULTS].messages))
+    found["dead letters"] = search(b"".join(canary_system.published[names.DEAD_LETTERS].messages))
     found |= canary_system.canaries.found_in_folder(canary_system.made("tmp"))
     own = found.pop("ledger while it is open: ledger.db.signing-key.json", set())
     assert own == ({"signing key"} if sealed else set())
     at_the_broker = canary_system.canaries.found_in_folder(canary_system.secured.node._folder)
-    in_credentials = search(b"".join(canary_system.heard[names.SECRETS].messages))
+    in_credentials = search(b"".join(canary_system.published[names.SECRETS].messages))
     assert_absent(found)
     assert b'"step_recorded"' in worker.printed, "nothing was logged at debug"
     if sealed:
@@ -269,7 +269,7 @@ async def test_nothing_the_worker_writes_contains_a_secret(canary_system: Canary
 
 
 async def listen(canary_system: CanarySystem) -> None:
-    for exchange, heard in canary_system.heard.items():
+    for exchange, published in canary_system.published.items():
         queue = await canary_system.channel.declare_queue(exclusive=True)
         await queue.bind(exchange, "#")
-        await queue.consume(heard.hear, no_ack=True)
+        await queue.consume(published.record, no_ack=True)

@@ -117,8 +117,8 @@ async def test_no_token_of_a_hostile_response_is_exposed(
     asyncio.get_running_loop().set_debug(True)
     for name, reply in REPLIES.items():
         with raised.recorded():
-            told = await told_of(call, reply, telemetry)
-        found[f"{name}: failure"] = canaries.found_in(told.encode())
+            text = await text_of(call, reply, telemetry)
+        found[f"{name}: failure"] = canaries.found_in(text.encode())
         found[f"{name}: exceptions"] = canaries.found_in("\n".join(raised.texts).encode())
         raised.texts.clear()
     found["logs"] = canaries.found_in((everything_logged.getvalue() + "".join(capfd.readouterr())).encode())
@@ -126,7 +126,7 @@ async def test_no_token_of_a_hostile_response_is_exposed(
     assert_absent(found)
 
 
-async def told_of(call: str, reply: Reply, telemetry: Telemetry) -> str:
+async def text_of(call: str, reply: Reply, telemetry: Telemetry) -> str:
     """All text that results from one response: the value, or the failure and its log line."""
     async with misbehaving(reply) as server:
         account = PlivoAccount(
@@ -158,8 +158,8 @@ async def test_the_search_finds_a_token_that_is_exposed(canaries: Canaries):
     async with aiohttp.ClientSession() as http, misbehaving(raw(TOKEN)) as server:
         with pytest.raises(aiohttp.ClientError) as raised:
             await http.get(server.url, headers={"Authorization": login})
-    told = "".join(chain_of(CallFailedBecauseOf(raised.value))).encode()
-    assert canaries.found_in(told) == {"subaccount", "main account", "login"}
+    text = "".join(chain_of(CallFailedBecauseOf(raised.value))).encode()
+    assert canaries.found_in(text) == {"subaccount", "main account", "login"}
 
 
 class CallFailedBecauseOf(Exception):
@@ -174,5 +174,5 @@ class CallFailedBecauseOf(Exception):
 async def test_every_exception_of_the_product_is_recorded():
     raised = RecordedExceptions()
     with raised.recorded():
-        await told_of("get", answer("200 OK", b"{"), Telemetry())
+        await text_of("get", answer("200 OK", b"{"), Telemetry())
     assert any(text.startswith("CallFailed ") for text in raised.texts)

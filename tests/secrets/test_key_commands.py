@@ -42,10 +42,10 @@ class Shell:
         self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         with pytest.raises(SystemExit) as ended:
             main()
-        told = CommandOutput(*self._capsys.readouterr())
-        assert ended.value.code == expect, told.stderr
-        self.never_prints_what_is_private(told.stdout + told.stderr)
-        return told
+        output = CommandOutput(*self._capsys.readouterr())
+        assert ended.value.code == expect, output.stderr
+        self.never_prints_what_is_private(output.stdout + output.stderr)
+        return output
 
     def never_prints_what_is_private(self, printed: str) -> None:
         for path in self.folder.iterdir():
@@ -75,8 +75,8 @@ def mode(path: Path) -> int:
 class TestNew:
     @pytest.mark.parametrize("kind", ["x25519", "p-256", "rsa"])
     def test_a_key_pair_for_a_recipient_is_created(self, shell: Shell, kind: str):
-        told = shell("keys", "new", "crm", "--type", kind, "--add-to", "recipients.json")
-        public = json.loads(told.stdout)
+        output = shell("keys", "new", "crm", "--type", kind, "--add-to", "recipients.json")
+        public = json.loads(output.stdout)
         (kept,) = read_keys(shell.private_key())
         (given,) = read_keys(shell.folder / "recipients.json")
         assert public == given
@@ -84,20 +84,20 @@ class TestNew:
         assert not is_private(given)
         assert kept["kid"] == given["kid"]
         assert mode(shell.private_key()) == 0o600
-        assert "PROVISIONER_RECIPIENTS" not in told.stderr
+        assert "PROVISIONER_RECIPIENTS" not in output.stderr
         shell.environ("PROVISIONER_RECIPIENTS", "recipients.json")
         assert shell.check()[public["kid"]] == ("in use", "")
 
     def test_the_output_says_where_the_keys_belong(self, shell: Shell):
-        told = shell("keys", "new", "crm")
-        assert str(shell.private_key().name) in told.stderr
-        assert "PROVISIONER_RECIPIENTS" in told.stderr
+        output = shell("keys", "new", "crm")
+        assert str(shell.private_key().name) in output.stderr
+        assert "PROVISIONER_RECIPIENTS" in output.stderr
 
     def test_a_key_is_never_overwritten(self, shell: Shell):
         shell("keys", "new", "crm", "--out", "key.json")
         before = (shell.folder / "key.json").read_bytes()
-        told = shell("keys", "new", "crm", "--out", "key.json", expect=1)
-        assert told.stderr == "key.json is there already; a key is never overwritten\n"
+        output = shell("keys", "new", "crm", "--out", "key.json", expect=1)
+        assert output.stderr == "key.json is there already; a key is never overwritten\n"
         assert (shell.folder / "key.json").read_bytes() == before
 
     def test_a_new_signing_key_keeps_the_public_key_of_the_old_one(self, shell: Shell):
@@ -129,8 +129,8 @@ class TestNew:
         assert list(shell.folder.iterdir()) == []
 
     def test_an_unwritable_folder_prints_one_line(self, shell: Shell):
-        told = shell("keys", "new", "crm", "--out", "nowhere/key.json", expect=1)
-        assert told.stderr == "nowhere/key.json cannot be written: No such file or directory\n"
+        output = shell("keys", "new", "crm", "--out", "nowhere/key.json", expect=1)
+        assert output.stderr == "nowhere/key.json cannot be written: No such file or directory\n"
 
 
 class TestCheck:
@@ -181,11 +181,11 @@ class TestOpen:
         return shell("open", "--key", key, "--worker-keys", "worker.json", *more, stdin=stdin, expect=expect)
 
     def test_the_token_is_printed_only_on_request(self, shell: Shell, message: str):
-        told = self.open(shell, message)
-        assert AUTH_ID in told.stdout
-        assert TOKEN not in told.stdout + told.stderr
-        told = self.open(shell, message, "--json")
-        assert json.loads(told.stdout) == {
+        output = self.open(shell, message)
+        assert AUTH_ID in output.stdout
+        assert TOKEN not in output.stdout + output.stderr
+        output = self.open(shell, message, "--json")
+        assert json.loads(output.stdout) == {
             "tenant": "acme",
             "department_id": "sales",
             "name": "Sales",
@@ -195,23 +195,23 @@ class TestOpen:
         }
 
     def test_several_messages_are_given_one_per_line(self, shell: Shell, message: str):
-        told = self.open(shell, f"{message}\n\n{message}\n", "--json")
-        assert len(told.stdout.splitlines()) == 2
+        output = self.open(shell, f"{message}\n\n{message}\n", "--json")
+        assert len(output.stdout.splitlines()) == 2
 
     def test_a_single_message_may_span_lines(self, shell: Shell, message: str):
         assert AUTH_ID in self.open(shell, json.dumps(json.loads(message), indent=2)).stdout
 
     def test_a_forged_message_prints_one_line_and_exits_1(self, shell: Shell, message: str):
-        told = self.open(shell, message.replace("sales", "legal"), "--json", expect=1)
-        assert told.stdout == ""
-        assert told.stderr.startswith("sub inside the seal is not that of the message")
-        assert told.stderr.count("\n") == 1
+        output = self.open(shell, message.replace("sales", "legal"), "--json", expect=1)
+        assert output.stdout == ""
+        assert output.stderr.startswith("sub inside the seal is not that of the message")
+        assert output.stderr.count("\n") == 1
 
     def test_wrong_files_print_one_line_each(self, shell: Shell, message: str):
         for key in ("recipients.json", "missing.json"):
-            told = shell("open", "--key", key, "--worker-keys", "worker.json", stdin=message, expect=1)
-            assert told.stderr.startswith(f"{key} ")
-            assert told.stderr.count("\n") == 1
+            output = shell("open", "--key", key, "--worker-keys", "worker.json", stdin=message, expect=1)
+            assert output.stderr.startswith(f"{key} ")
+            assert output.stderr.count("\n") == 1
 
     def test_the_token_cannot_be_taken_without_being_printed(self, shell: Shell, message: str):
         assert "--take goes with" in self.open(shell, message, "--take", expect=2).stderr
@@ -220,7 +220,7 @@ class TestOpen:
         self, shell: Shell, message: str, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(terminal, "OUT", Console(force_terminal=True, width=300))
-        told = self.open(shell, message, "--json")
-        assert "do not leave it on the screen" in told.stderr
-        assert TOKEN in told.stdout
+        output = self.open(shell, message, "--json")
+        assert "do not leave it on the screen" in output.stderr
+        assert TOKEN in output.stdout
         assert "do not leave" not in self.open(shell, message).stderr

@@ -31,7 +31,7 @@ WORKER = signing_key()
 
 
 @pytest.fixture
-def told() -> KeyReports:
+def reports() -> KeyReports:
     return KeyReports()
 
 
@@ -41,8 +41,8 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sealer(file: Path, told: KeyReports) -> JoseSealer:
-    return JoseSealer(RecipientKeys(file, ("crm", "billing"), told), WORKER)
+def sealer(file: Path, reports: KeyReports) -> JoseSealer:
+    return JoseSealer(RecipientKeys(file, ("crm", "billing"), reports), WORKER)
 
 
 def opened_with(message: Message, *private: dict[str, str]) -> str:
@@ -56,13 +56,13 @@ def refusal(sealer: JoseSealer, recipient: str = "crm") -> str:
     return str(refused.value)
 
 
-def test_a_new_key_is_used_from_the_next_message(sealer: JoseSealer, file: Path, told: KeyReports):
+def test_a_new_key_is_used_from_the_next_message(sealer: JoseSealer, file: Path, reports: KeyReports):
     old, new = fresh_sealing_key("crm.1"), fresh_sealing_key("crm.2")
     write_keys(file, old)
     assert opened_with(sealer.seal(clear(), "crm"), old, new) == "crm.1"
     write_keys(file, old, new)
     assert opened_with(sealer.seal(clear(), "crm"), old, new) == "crm.2"
-    assert [line[:2] for line in told.lines if line[0] == "crm"] == [("crm", "crm.1"), ("crm", "crm.2")]
+    assert [line[:2] for line in reports.lines if line[0] == "crm"] == [("crm", "crm.1"), ("crm", "crm.2")]
 
 
 def test_a_replaced_file_is_noticed_even_with_the_same_timestamp(sealer: JoseSealer, file: Path):
@@ -78,7 +78,9 @@ def test_a_replaced_file_is_noticed_even_with_the_same_timestamp(sealer: JoseSea
     assert opened_with(sealer.seal(clear(), "crm"), old, new) == "crm.2"
 
 
-def test_without_a_key_nothing_is_sealed_until_one_is_added(sealer: JoseSealer, file: Path, told: KeyReports):
+def test_without_a_key_nothing_is_sealed_until_one_is_added(
+    sealer: JoseSealer, file: Path, reports: KeyReports
+):
     crm, billing = fresh_sealing_key("crm.1"), fresh_sealing_key("billing.1")
     write_keys(file, crm | {"use": "sig"}, billing)
     for _ in range(3):
@@ -86,7 +88,7 @@ def test_without_a_key_nothing_is_sealed_until_one_is_added(sealer: JoseSealer, 
     sealer.seal(clear("billing"), "billing")
     write_keys(file, crm, billing)
     assert opened_with(sealer.seal(clear(), "crm"), crm) == "crm.1"
-    assert [line[:2] for line in told.lines if line[0] == "crm"] == [("crm", None), ("crm", "crm.1")]
+    assert [line[:2] for line in reports.lines if line[0] == "crm"] == [("crm", None), ("crm", "crm.1")]
 
 
 def test_the_use_member_of_a_key_is_optional(sealer: JoseSealer, file: Path):
@@ -103,7 +105,7 @@ def test_an_unknown_recipient_has_no_key(sealer: JoseSealer, file: Path):
 
 @pytest.mark.parametrize("text", ["", "{", '{"keys": []}', None])
 def test_an_unreadable_file_disables_all_keys(
-    sealer: JoseSealer, file: Path, told: KeyReports, text: str | None
+    sealer: JoseSealer, file: Path, reports: KeyReports, text: str | None
 ):
     """The new file may have been meant to remove the old key."""
     key = fresh_sealing_key("crm.1")
@@ -112,11 +114,11 @@ def test_an_unreadable_file_disables_all_keys(
     file.unlink() if text is None else file.write_text(text)
     assert refusal(sealer).startswith(f"no key to seal with: {file} ")
     assert refusal(sealer)
-    assert told.last == ("crm", None)
+    assert reports.last == ("crm", None)
     write_keys(file, key)
     sealer.seal(clear(), "crm")
-    assert told.last == ("crm", "crm.1")
-    assert len([line for line in told.lines if line[0] == "crm"]) == 3
+    assert reports.last == ("crm", "crm.1")
+    assert len([line for line in reports.lines if line[0] == "crm"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_an_unreadable_file_disables_all_keys(
     ],
 )
 def test_an_invalid_key_does_not_replace_a_valid_one(
-    sealer: JoseSealer, file: Path, told: KeyReports, damage: dict[str, object]
+    sealer: JoseSealer, file: Path, reports: KeyReports, damage: dict[str, object]
 ):
     older = fresh_sealing_key("crm.1")
     public = [public_part(older), public_part(fresh_sealing_key("crm.2")) | damage]
@@ -138,13 +140,13 @@ def test_an_invalid_key_does_not_replace_a_valid_one(
     assert opened_with(sealer.seal(clear(), "crm"), older) == "crm.1"
     file.write_text(json.dumps({"keys": public[1:]}))
     assert "crm.2: it is damaged" in refusal(sealer)
-    assert told.last == ("crm", None)
+    assert reports.last == ("crm", None)
 
 
-def test_a_recipient_added_later_is_not_reported_yet(sealer: JoseSealer, file: Path, told: KeyReports):
+def test_a_recipient_added_later_is_not_reported_yet(sealer: JoseSealer, file: Path, reports: KeyReports):
     write_keys(file, fresh_sealing_key("crm.1"), fresh_sealing_key("hr.1"))
     sealer.seal(clear(), "crm")
-    assert {line[:2] for line in told.lines} == {("crm", "crm.1"), ("billing", None)}
+    assert {line[:2] for line in reports.lines} == {("crm", "crm.1"), ("billing", None)}
 
 
 def test_credentials_owed_to_any_recipient_are_not_sent_unsealed(sealer: JoseSealer, file: Path):

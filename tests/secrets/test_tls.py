@@ -44,9 +44,9 @@ async def test_a_password_login_works_over_tls(secured: Secured):
 
 async def test_a_broker_certificate_of_another_authority_is_refused(secured: Secured, tmp_path: Path):
     other = Authority(tmp_path, "Other CA")
-    told = await refusal(secured.tls_url(secured.worker, cafile=other.certificate))
-    assert "its certificate is not trusted (self-signed certificate in certificate chain)" in told
-    assert "set cafile in AMQP_URL" in told
+    explanation = await refusal(secured.tls_url(secured.worker, cafile=other.certificate))
+    assert "its certificate is not trusted (self-signed certificate in certificate chain)" in explanation
+    assert "set cafile in AMQP_URL" in explanation
 
 
 async def test_without_a_cafile_only_system_authorities_are_trusted(secured: Secured):
@@ -55,16 +55,16 @@ async def test_without_a_cafile_only_system_authorities_are_trusted(secured: Sec
 
 
 async def test_a_broker_certificate_for_another_name_is_refused(secured: Secured):
-    told = await refusal(secured.tls_url(secured.worker, host="127.0.0.1"))
-    assert "its certificate is for another name (IP address mismatch" in told
+    explanation = await refusal(secured.tls_url(secured.worker, host="127.0.0.1"))
+    assert "its certificate is for another name (IP address mismatch" in explanation
 
 
 async def test_an_expired_broker_certificate_is_refused(tmp_path: Path):
     authority = Authority(tmp_path)
     expired = authority.issue("late", "localhost", valid_until=YESTERDAY)
     async with tls_listener(expired) as port:
-        told = await refusal(f"amqps://localhost:{port}/?cafile={authority.certificate}")
-    assert "its certificate is not trusted (certificate has expired)" in told
+        explanation = await refusal(f"amqps://localhost:{port}/?cafile={authority.certificate}")
+    assert "its certificate is not trusted (certificate has expired)" in explanation
 
 
 @asynccontextmanager
@@ -84,8 +84,8 @@ async def test_an_untrusted_client_certificate_is_explained(secured: Secured, tm
         "expired": secured.authority.issue("late", valid_until=YESTERDAY),
         "of another authority": Authority(tmp_path, "Other CA").issue("provisioner-worker"),
     }
-    told = await refusal(secured.tls_url(clients[kind]))
-    assert "certfile" in told
+    explanation = await refusal(secured.tls_url(clients[kind]))
+    assert "certfile" in explanation
 
 
 async def test_a_certificate_of_an_unknown_user_is_a_refused_login(secured: Secured):
