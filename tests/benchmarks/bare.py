@@ -38,6 +38,8 @@ class CallLimiter(AbstractAsyncContextManager[None]):
 
 @dataclass
 class BareWorker:
+    """Handles messages without a ledger, retries or deduplication."""
+
     session: aiohttp.ClientSession
     url: str
     secrets: AbstractExchange

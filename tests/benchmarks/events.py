@@ -17,6 +17,7 @@ Event = tuple[int, int]
 
 
 def one_each(departments: int) -> list[Event]:
+    """One event for each department."""
     return [(department, 1) for department in range(departments)]
 
 

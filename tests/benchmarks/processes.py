@@ -101,6 +101,8 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
 
 @dataclass(frozen=True)
 class Provider:
+    """The sandbox process."""
+
     url: str
     _process: asyncio.subprocess.Process
 

@@ -14,6 +14,8 @@ from worker.sandbox import Entry, Rule, Sandbox, fault, running_sandbox
 
 
 class Calls:
+    """The times and statuses of calls since the last report."""
+
     def __init__(self, sandbox: Sandbox) -> None:
         self._add = sandbox.journal.add
         self._calls: list[tuple[float, int | None]] = []

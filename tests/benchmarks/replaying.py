@@ -56,6 +56,8 @@ async def main() -> None:
 
 
 class ReplayBench:
+    """A private node, on which shovel and replay take turns."""
+
     def __init__(self, node: PrivateNode, settings: DeadLetterSettings, connection: Connection) -> None:
         self.node = node
         self.settings = settings

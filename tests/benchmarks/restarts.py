@@ -26,6 +26,8 @@ POLL_SECONDS = 0.003
 
 @dataclass(frozen=True)
 class Restarts:
+    """Restarts of one broker with one running worker."""
+
     seconds: list[float]
     logins: int
 

@@ -51,6 +51,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class BenchmarkSetup:
+    """A private node, a folder and the two sides that are compared."""
+
     amqp_url: str
     folder: Path
     connection: Connection
@@ -122,6 +124,7 @@ Side = Callable[[Load], AbstractAsyncContextManager[Consuming]]
 
 @asynccontextmanager
 async def stage() -> AsyncIterator[BenchmarkSetup]:
+    """Yields the setup on a new private node."""
     with tempfile.TemporaryDirectory() as folder:
         async with (
             private_node() as node,

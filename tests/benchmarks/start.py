@@ -6,6 +6,7 @@ from tests.benchmarks.stage import BenchmarkSetup, Load
 
 
 async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
+    """Measures the time until a new worker consumes."""
     seconds = []
     async with provider() as there:
         for _ in range(scale.rounds):

@@ -24,6 +24,8 @@ TOO_MANY_REQUESTS = 429
 
 @dataclass(frozen=True)
 class StormRun:
+    """The measurements of one storm."""
+
     seconds: float
     calls: int
     too_many_percent: float
@@ -32,6 +34,7 @@ class StormRun:
 
 
 async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
+    """Measures the storms of the module's docstring."""
     fewer = max(1, scale.departments // 5)
     close = close_together(scale.departments, EVENTS_EACH, scale.seed)
     storms = [await _run(stage, stage.worker, close) for _ in range(scale.rounds)]

@@ -16,6 +16,7 @@ WARM = 0.2
 
 
 async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
+    """Measures worker and bare loop in turns."""
     figures = []
     for latency in LATENCIES:
         for prefetch in PREFETCHES:

@@ -28,6 +28,8 @@ Receive = Callable[[Delivery], None]
 
 @dataclass(eq=False)
 class Queued:
+    """A queued message and how often it was requeued."""
+
     outgoing: Outgoing
     returned: int = 0
 
@@ -72,6 +74,8 @@ class Queue:
 
 @dataclass
 class Broker:
+    """The simulated broker: routes, queues and delays shared by all processes."""
+
     loop: asyncio.AbstractEventLoop
     chance: Chance
     history: History
@@ -250,6 +254,8 @@ class Channel:
 
 
 class SimulatedDelivery:
+    """The delivery port of one delivered message."""
+
     def __init__(self, channel: Channel, tag: int, queued: Queued) -> None:
         self.original = queued.shown()
         self._channel = channel

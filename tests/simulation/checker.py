@@ -109,11 +109,11 @@ def _states_broken(
             continue  # a removal was ignored
         if len(enabled) != wanted:
             ids = [one["auth_id"] for one in enabled]
-            told = f"{event.id} ({event.kind})" if event else "none that makes it"
-            yield f"G2: {department} has {ids} enabled, but {told} is the newest"
+            newest_event = f"{event.id} ({event.kind})" if event else "no event that creates it"
+            yield f"G2: {department} has {ids} enabled, but {newest_event} is the newest"
         elif event and wanted and not enabled[0]["name"].startswith(f"{_name(state, event)} ["):
             called, said = enabled[0]["name"], _name(state, event)
-            yield f"G3: {department} is called {called!r}, but {event.id} says {said!r}"
+            yield f"G3: {department} has the name {called!r}, but {event.id} requires {said!r}"
 
 
 def _name(state: HistoryState, event: ProducerEvent) -> str | None:
@@ -166,7 +166,7 @@ def _generations_broken(department: str, messages: list[dict[str, Any]]) -> Iter
             return
     numbers = [one["data"]["generation"] for one in messages]
     if numbers != sorted(numbers) or min(numbers) < 1:
-        yield f"credentials: generations of {department} were told in the order {numbers}"
+        yield f"credentials: generations of {department} were published in the order {numbers}"
 
 
 def _duplicates_broken(state: HistoryState) -> Iterator[str]:
@@ -174,4 +174,4 @@ def _duplicates_broken(state: HistoryState) -> Iterator[str]:
     for department, there in state.subaccounts.items():
         unreported = [auth_id for auth_id in there if auth_id not in state.reported]
         if len(unreported) > 1:
-            yield f"G2: {department} has {unreported}, and none was reported as a double"
+            yield f"G2: {department} has {unreported}, and none was reported as a duplicate"

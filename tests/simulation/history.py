@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 
 class Note(NamedTuple):
+    """One thing that happened, at a virtual time in seconds. `department` is None if it concerns all."""
+
     at: float
     what: str
     department: str | None
@@ -18,6 +20,8 @@ class Note(NamedTuple):
 
 
 class History:
+    """The notes of a run, in order."""
+
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.notes: list[Note] = []

@@ -34,6 +34,8 @@ class RunConditions(NamedTuple):
 
 @dataclass
 class AnsweredEvent:
+    """The recorded answer of an event."""
+
     outcome: str
     name: str | None
     auth_id: str | None
@@ -86,6 +88,7 @@ class HistoryState:
 
 
 def read(notes: Iterable[Note], conditions: RunConditions) -> HistoryState:
+    """Reads all notes; the result contains the broken promises."""
     state = HistoryState(conditions)
     for note in notes:
         if (reader := _READERS.get(note.what)) is not None:
@@ -124,7 +127,7 @@ def _superseded(state: HistoryState, note: Note) -> None:
         if event.department == note.department and event.rank() > rank
     )
     if not any(newer):
-        state.broken.append(f"G3: {id_} was superseded by nothing on record, at {note.at:.3f}")
+        state.broken.append(f"G3: {id_} was superseded without a newer event on record, at {note.at:.3f}")
 
 
 def _delivered(state: HistoryState, note: Note) -> None:
@@ -140,7 +143,7 @@ def _attempted(state: HistoryState, note: Note) -> None:
         id_, outcome = message["data"]["event"]["id"], message["data"]["outcome"]
         state.attempted[id_][outcome].add(message["id"])
         if outcome in FINAL and id_ not in state.answered:
-            state.broken.append(f"G1: {id_} was told {outcome} before that was durable, at {note.at:.3f}")
+            state.broken.append(f"G1: {id_} was answered {outcome} before that was durable, at {note.at:.3f}")
     elif note.detail["to"] == "secrets" and note.department:
         state.credentials[note.department].append(note.detail["message"] | {"confirmed": False})
 
@@ -177,7 +180,7 @@ def _dead(state: HistoryState, note: Note, department: str) -> None:
         reason == "delivery-limit" and state.deliveries[note.detail["body"]] <= QUARANTINE_AFTER_DELIVERIES
     )
     if exhausted or limited or reason in {"malformed", "unsupported-type"}:
-        state.broken.append(f"G7: {id_} is whole and was dead-lettered {reason}, at {note.at:.3f}")
+        state.broken.append(f"G7: {id_} is well-formed and was dead-lettered {reason}, at {note.at:.3f}")
     rejected = state.conditions.unknown_renames_rejected and state.sent[id_][0].kind == RENAMED
     # Unknown to this worker: with two workers the other one may just have created it.
     unknown_department = state.conditions.two_workers or state.on_record[department].status in {
@@ -206,9 +209,7 @@ def _ack(state: HistoryState, note: Note) -> None:
     of_this_one = reasons and not (confirmed and "conflicting-duplicate" not in reasons)
     if of_this_one:
         if note.department and state.failed[event] <= confirmed_before.failed:
-            state.broken.append(
-                f"G4: {event} was dead-lettered without a result that says so, at {note.at:.3f}"
-            )
+            state.broken.append(f"G4: {event} was dead-lettered without a failed result, at {note.at:.3f}")
     elif answer is None:
         state.broken.append(f"G1: {event} acked before its outcome was durable, at {note.at:.3f}")
     elif not confirmed:
@@ -219,8 +220,10 @@ def _ack(state: HistoryState, note: Note) -> None:
 
 def _owes_nothing(state: HistoryState, note: Note, department: str, auth_id: str | None) -> None:
     """The credentials of a created subaccount are confirmed before the ack, while it is on record."""
-    told = (one["data"]["auth_id"] for one in state.credentials.get(department, ()) if one["confirmed"])
-    if state.on_record[department] == ("active", auth_id) and auth_id not in told:
+    confirmed_ids = (
+        one["data"]["auth_id"] for one in state.credentials.get(department, ()) if one["confirmed"]
+    )
+    if state.on_record[department] == ("active", auth_id) and auth_id not in confirmed_ids:
         state.broken.append(
             f"credentials: those of {auth_id} were not confirmed when {note.detail['event']} was acked,"
             f" at {note.at:.3f}"
@@ -242,9 +245,7 @@ def _recorded(state: HistoryState, note: Note) -> None:
             state.conditions.two_workers
         ):  # by the other one: whoever set it right finds that out, and then records
             return
-        state.broken.append(
-            f"G3: {note.department} was set right and is not looked at again, at {note.at:.3f}"
-        )
+        state.broken.append(f"G3: {note.department} was repaired and is not checked again, at {note.at:.3f}")
     state.repaired.discard(note.department)
 
 
@@ -303,7 +304,7 @@ def _exists(state: HistoryState, note: Note) -> None:
     if state.conditions.unknown_renames_rejected and not any(
         event.kind == CREATED and event.department == note.department for event in events
     ):
-        state.broken.append(f"rename: {note.department} was created by one, at {note.at:.3f}")
+        state.broken.append(f"rename: {note.department} was created by a rename, at {note.at:.3f}")
     state.ever_there.add(note.department)
     state.subaccounts[note.department][note.detail["auth_id"]] = note.detail
 
@@ -313,7 +314,7 @@ def _changed(state: HistoryState, note: Note) -> None:
         return
     there, auth_id = state.subaccounts[note.department], note.detail["auth_id"]
     if _tag(there[auth_id]["name"]) != _tag(note.detail["name"]):
-        state.broken.append(f"G2: {auth_id} bears another tag than it was made with, at {note.at:.3f}")
+        state.broken.append(f"G2: the tag of {auth_id} changed, at {note.at:.3f}")
     there[auth_id] = note.detail
 
 
@@ -369,6 +370,8 @@ def _inert_before_published(state: HistoryState, note: Note) -> None:
     enabled = [id_ for id_, one in state.subaccounts[note.department].items() if one["enabled"]]
     if len(enabled) > 1:
         state.broken.append(f"G2: {note.department} has {sorted(enabled)} enabled at {note.at:.3f}")
-    told = {one["data"]["auth_id"] for one in state.credentials.get(note.department, ()) if one["confirmed"]}
-    for early in set(enabled) - told:
+    confirmed_ids = {
+        one["data"]["auth_id"] for one in state.credentials.get(note.department, ()) if one["confirmed"]
+    }
+    for early in set(enabled) - confirmed_ids:
         state.broken.append(f"enabled: {early} before its credentials were confirmed, at {note.at:.3f}")

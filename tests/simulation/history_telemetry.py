@@ -23,6 +23,8 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 class HistoryTelemetry(Telemetry):
+    """Telemetry that writes to the history."""
+
     def __init__(self, history: History) -> None:
         self._history = history
 

@@ -15,6 +15,8 @@ class ProcessDead(BaseException):
 
 
 class Process:
+    """One worker process and its tasks. `at_death` callbacks run when it dies."""
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._tasks: Tasks = []

@@ -29,11 +29,15 @@ class ProducerEvent(NamedTuple):
 
 
 class Sent(NamedTuple):
+    """An event and when its producer sends it, in seconds after the start."""
+
     after_seconds: float
     event: ProducerEvent
 
 
 class EventSchedule(NamedTuple):
+    """All events of a run, and the wall clock time of its start."""
+
     start: datetime
     sent: list[Sent]
 
@@ -42,6 +46,7 @@ SOURCE = "/hr"
 
 
 def draw_schedule(chance: Chance) -> EventSchedule:
+    """Draws one to three departments with their events, duplicates and unreadable messages."""
     start = datetime(2026, 11, 21, chance.one_of((12, 12, 23)), 59, tzinfo=UTC)
     events = []
     for number in range(1, chance.number(1, 3) + 1):
@@ -75,6 +80,7 @@ def _department(chance: Chance, department: str, start: datetime) -> list[Produc
 def producer_event(
     department: str, kind: str, id_: str, sequence: int | None, time: datetime, name: str | None
 ) -> ProducerEvent:
+    """Builds an event with its message body."""
     data: dict[str, Any] = {"department_id": department} | ({"name": name} if name else {})
     event = {
         "specversion": "1.0",
@@ -98,18 +104,18 @@ def _interleaved(chance: Chance, events: list[ProducerEvent]) -> list[ProducerEv
 
 
 def _with_duplicates(chance: Chance, events: list[ProducerEvent]) -> list[ProducerEvent]:
-    told = []
+    sent = []
     for event in events:
-        told.append(event)
+        sent.append(event)
         if chance.strikes("event sent twice"):
-            told.insert(chance.number(0, len(told)), event)
+            sent.insert(chance.number(0, len(sent)), event)
         if event.name and chance.strikes("conflicting duplicate"):
-            told.insert(chance.number(0, len(told)), _twin(event))
+            sent.insert(chance.number(0, len(sent)), _twin(event))
         if chance.strikes("unreadable message"):
-            told.append(
+            sent.append(
                 ProducerEvent(None, "created", "unreadable", None, event.time, None, b'{"not": "an event"')
             )
-    return told
+    return sent
 
 
 def _twin(event: ProducerEvent) -> ProducerEvent:

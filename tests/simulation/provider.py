@@ -38,6 +38,8 @@ CHANGING = ("create", "update", "delete")
 
 @dataclass
 class Subaccount:
+    """A subaccount at the provider. `department` is None for those of other users."""
+
     auth_id: str
     auth_token: str
     name: str
@@ -262,6 +264,7 @@ class SimulatedProvider:
 
 
 def plan_call(operation: Operation, chance: Chance, refused_with: int | None) -> CallPlan:
+    """Draws the faults of one call; `refused_with` is the status of an outage."""
     quick = chance.latency()
     if refused_with is not None:
         return CallPlan(quick, fault=_fault(operation, refused_with))

@@ -18,4 +18,4 @@ def test_each_mutant_is_detected(mutant):
     assert found is not None, f"a worker that {mutant.mistake} kept all promises {ENOUGH_SEEDS} times"
     assert not simulate(profile, found).broken
     crashes = [one for one in simulate(profile, found, mutant.parts).broken if one.startswith("crashed")]
-    assert not crashes, "that is no mistake of the worker's but of the mutant's"
+    assert not crashes, "the mutant itself crashes"

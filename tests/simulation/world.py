@@ -92,6 +92,8 @@ class SimulatedClock:
 
 @dataclass
 class SimulatedWorld:
+    """Broker, provider, disk and worker processes of one run."""
+
     loop: VirtualLoop
     chance: Chance
     parts: Parts
@@ -330,6 +332,7 @@ class SimulatedWorld:
 
 
 def inbound(event: ProducerEvent) -> Outgoing:
+    """The message of an event, as its producer publishes it."""
     return Outgoing(names.DEPARTMENTS, routing_key_of(event), Message(event.body, STRUCTURED))
 
 
@@ -342,9 +345,9 @@ def simulate(profile: Profile, seed: int, parts: Parts | None = None, without: S
     try:
         broken = loop.run_until_complete(world.run())
     except NeverIdle:
-        broken = ["G1: does not come to rest"]
+        broken = ["G1: does not become idle"]
     except NothingScheduled:
-        broken = ["nothing to wait for, and not at rest"]
+        broken = ["no timer is set, but work is left"]
     finally:
         for process in list(world.processes):
             process.die()

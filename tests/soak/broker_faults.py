@@ -34,11 +34,13 @@ BrokerFault = Callable[[FaultTargets], Awaitable[None]]
 
 
 async def restart(targets: FaultTargets) -> None:
+    """Stops and starts the broker."""
     await targets.node.stop()
     await targets.node.start()
 
 
 async def forced_close(targets: FaultTargets) -> None:
+    """Closes all connections at the broker."""
     async with targets.proxy.connected_anew(2):
         await targets.node.rabbitmqctl("close_all_connections", "to see who comes back")
 
@@ -74,17 +76,20 @@ async def memory_alarm(targets: FaultTargets) -> None:
 
 
 async def reset(targets: FaultTargets) -> None:
+    """Resets all TCP connections."""
     async with targets.proxy.connected_anew(2):
         targets.proxy.reset()
 
 
 async def black_hole(targets: FaultTargets) -> None:
+    """Holds up all data until the worker reconnects."""
     async with targets.proxy.connected_anew(2):
         targets.proxy.black_hole()
     targets.proxy.heal()
 
 
 async def refusal(targets: FaultTargets) -> None:
+    """Resets all connections and refuses new ones for a while."""
     targets.proxy.refuse()
     targets.proxy.reset()
     await asyncio.sleep(SLOW_FOR_SECONDS)
@@ -93,12 +98,14 @@ async def refusal(targets: FaultTargets) -> None:
 
 
 async def confirms_withheld(targets: FaultTargets) -> None:
+    """Withholds publisher confirms until the worker reconnects."""
     async with targets.proxy.connected_anew():
         targets.proxy.withhold_confirms()
     targets.proxy.heal()
 
 
 async def slow_network(targets: FaultTargets) -> None:
+    """Delays all data for a while."""
     targets.proxy.delay(SLOW_SECONDS)
     await asyncio.sleep(SLOW_FOR_SECONDS)
     targets.proxy.heal()

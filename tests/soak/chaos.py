@@ -42,6 +42,8 @@ RunWorker = Callable[[Mapping[str, str]], AbstractAsyncContextManager[Stop]]
 
 @dataclass(frozen=True)
 class ChaosPlan:
+    """The size of a chaos run, its seed, and its timings and provider faults."""
+
     departments: int
     rounds: int
     seed: int
@@ -55,6 +57,8 @@ class ChaosPlan:
 
 @dataclass
 class Chaos:
+    """One chaos run: a worker that gets events during broker faults."""
+
     plan: ChaosPlan
     environ: dict[str, str]
     targets: FaultTargets
@@ -89,7 +93,7 @@ class Chaos:
                 await feeding
                 await received.wait_until(lambda: len(received.unanswered(statements)) <= len(statements) / 2)
         except TimeoutError:
-            self.broken.append(Violation("-", f"after {one.__name__} nothing is answered any more"))
+            self.broken.append(Violation("-", f"after {one.__name__} no event is answered"))
         self.on_fault(one.__name__, time.monotonic() - began)
 
     async def _feed(self, statements: Sequence[Statement]) -> None:
@@ -106,14 +110,16 @@ class Chaos:
                 await nothing_due(self.environ)
                 await nothing_queued(self.targets.node)
         except TimeoutError:
-            self.broken.append(Violation("-", f"not at rest within {REST_SECONDS} s"))
+            self.broken.append(Violation("-", f"not idle within {REST_SECONDS} s"))
 
     async def _judge(self) -> None:
         received, there = self.client, self.targets.sandbox.subaccounts()
         self.broken += verdict.judge(received.sent.values(), received.results, received.credentials, there)
         self.broken += verdict.unmet_faults(self.plan.rules, self.targets.sandbox.requests)
         self.broken += await left_in_queues(self.targets.node.url)
-        self.broken += [Violation("-", f"nothing ran into {fault}") for fault in self.targets.proxy.unspent]
+        self.broken += [
+            Violation("-", f"the fault {fault} affected nothing") for fault in self.targets.proxy.unspent
+        ]
         self.targets.proxy.unspent.clear()
 
 
@@ -154,6 +160,7 @@ def _environ(plan: ChaosPlan, url: str, sandbox: Sandbox, folder: Path) -> dict[
 
 @asynccontextmanager
 async def in_its_own_process(environ: Mapping[str, str]) -> AsyncIterator[Stop]:
+    """Runs the worker in its own process."""
     async with worker_process(environ) as worker:
         yield worker.stop
 

@@ -21,6 +21,8 @@ DRAIN_SECONDS = 25  # the default of PROVISIONER_DRAIN
 
 @dataclass
 class Drains(Soak):
+    """A soak whose workers are drained, not killed."""
+
     ending: ClassVar[str] = "drains"
     moment_weights: ClassVar[Sequence[int]] = (
         0,

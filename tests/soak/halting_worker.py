@@ -64,6 +64,7 @@ STAGES: Mapping[str, Halt] = MappingProxyType(
 
 
 def halt_after(stage: str, armed: Callable[[], bool]) -> None:
+    """Replaces the adapter calls of the next stage by ones that halt while `armed` is true."""
     halt = STAGES[stage]
     for method in halt.methods:
         setattr(halt.adapter, method, _halting(getattr(halt.adapter, method), halt.when, armed))

@@ -106,6 +106,7 @@ def _silences(run: Soak) -> list[float]:
 
 
 def median_and_most(numbers: Sequence[float], form: str) -> str:
+    """Median and maximum as text; "-" without numbers."""
     if not numbers:
         return "-"
     return f"{form.format(statistics.median(numbers))}, {form.format(max(numbers))}"

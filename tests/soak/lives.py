@@ -56,6 +56,8 @@ class SoakPlan:
 
 @dataclass
 class Soak:
+    """One run of workers that are ended repeatedly, and its figures."""
+
     plan: SoakPlan
     environ: dict[str, str]
     sandbox: Sandbox
@@ -156,7 +158,7 @@ class Soak:
         broken = verdict.judge(self.statements, received.results, received.credentials, there)
         broken += verdict.unmet_faults(self.plan.faults, self.sandbox.requests)
         if code is None:
-            broken.append(Violation("-", f"not at rest within {REST_SECONDS} s"))
+            broken.append(Violation("-", f"not idle within {REST_SECONDS} s"))
         elif code:
             broken.append(Violation("-", f"the last worker ended with {code}"))
         if waiting or received.dead:
@@ -164,5 +166,5 @@ class Soak:
                 Violation("-", f"{waiting} messages and {len(received.dead)} dead letters were left")
             )
         if crashes := self.logged["step_crashed"]:
-            broken.append(Violation("-", f"{crashes} steps failed by a fault of the worker's own"))
+            broken.append(Violation("-", f"{crashes} steps crashed"))
         return broken

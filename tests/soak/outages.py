@@ -37,6 +37,8 @@ POLL_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class OutagePlan:
+    """The size and duration of an outage run, its seed, and further worker settings."""
+
     departments: int
     minutes: float
     seed: int
@@ -46,6 +48,8 @@ class OutagePlan:
 
 @dataclass
 class Outage:
+    """One outage run with its violations and figures."""
+
     plan: OutagePlan
     environ: dict[str, str]
     node: PrivateNode
@@ -115,9 +119,9 @@ class Outage:
                 self._figure("from then to the last answer", f"{time.monotonic() - self.over_at:.0f} s")
                 await nothing_due(self.environ)
                 await nothing_queued(self.node)
-                self._figure("and until nothing was due", f"{time.monotonic() - self.over_at:.0f} s")
+                self._figure("from then until no duty was left", f"{time.monotonic() - self.over_at:.0f} s")
         except TimeoutError:
-            self._broke(f"not at rest in time: {len(self._unanswered())} events unanswered")
+            self._broke(f"not idle in time: {len(self._unanswered())} events unanswered")
 
     async def _judge(self) -> None:
         received = self.client
@@ -130,7 +134,7 @@ class Outage:
         if not met:
             self._broke("no call met a fault")
         if made := verdict.duplicates(self.sandbox.subaccounts()):
-            self._broke(f"{made} doubles were made")
+            self._broke(f"{made} duplicates were created")
         charged = sum(line["counted"] for line in self.worker.log if line["event"] == "message_parked")
         self._figure("messages parked, charged", f"{self.worker.count('message_parked')}, {charged}")
         if charged:

@@ -76,10 +76,12 @@ def republished(messages: Collection[Document]) -> int:
 
 
 def duplicates(subaccounts: Iterable[Subaccount]) -> int:
+    """The number of subaccounts beyond the first of each department."""
     return sum(len(there) - 1 for there in _by_department(subaccounts).values())
 
 
 def enabled_duplicates(subaccounts: Iterable[Subaccount]) -> int:
+    """The number of enabled subaccounts beyond the first of each department."""
     live = (sum(one.enabled for one in there) for there in _by_department(subaccounts).values())
     return sum(max(count - 1, 0) for count in live)
 
@@ -110,7 +112,7 @@ def _state_broken(newest: Statement, there: Sequence[Subaccount]) -> Iterator[Vi
         yield Violation(newest.department, f"{len(enabled)} enabled {ids} after {newest.id} ({newest.kind})")
     elif wanted and not enabled[0].name.startswith(f"{newest.name} ["):
         yield Violation(
-            newest.department, f"called {enabled[0].name!r}, but {newest.id} says {newest.name!r}"
+            newest.department, f"the name is {enabled[0].name!r}, but {newest.id} requires {newest.name!r}"
         )
 
 

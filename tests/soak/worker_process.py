@@ -19,6 +19,8 @@ class WorkerEnded(AssertionError):
 
 
 class WorkerProcess:
+    """A running worker process and its parsed log."""
+
     def __init__(self, process: Process) -> None:
         self.log: list[dict[str, Any]] = []
         self._process = process

@@ -19,7 +19,7 @@ class Canaries:
     secrets: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, secret: str) -> None:
-        assert len(secret) >= 12, "too short to be found by anything but chance"
+        assert len(secret) >= 12, "a secret this short may occur by chance"
         self.secrets[name] = secret
 
     def found_in(self, data: bytes) -> set[str]:

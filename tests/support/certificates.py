@@ -22,6 +22,8 @@ class Issued:
 
 
 class Authority:
+    """A certificate authority with files in one folder."""
+
     def __init__(self, folder: Path, name: str = "Test CA") -> None:
         self._folder = folder
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

@@ -177,14 +177,16 @@ async def _running(proxy: P) -> AsyncIterator[P]:
     await proxy.listen()
     try:
         yield proxy
-        assert not proxy.unspent, f"nothing ran into {sorted(proxy.unspent)}"
+        assert not proxy.unspent, f"these faults affected nothing: {sorted(proxy.unspent)}"
     finally:
         await proxy.end()
 
 
 def fault_proxy(broker_url: str) -> AbstractAsyncContextManager[BrokerProxy]:
+    """Runs a proxy in front of the RabbitMQ at this URL."""
     return _running(BrokerProxy(URL(broker_url)))
 
 
 def server_proxy(url: str) -> AbstractAsyncContextManager[FaultProxy]:
+    """Runs a proxy in front of any server."""
     return _running(FaultProxy(URL(url)))

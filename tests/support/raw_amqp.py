@@ -61,6 +61,8 @@ def content_header(properties: bytes, body: bytes, channel: int = 1) -> bytes:
 
 @dataclass(frozen=True)
 class RawProducer:
+    """A producer that sends raw frames on one channel."""
+
     channel: AbstractChannel
 
     async def publish(
@@ -76,6 +78,7 @@ class RawProducer:
 
 @asynccontextmanager
 async def raw_producer(url: str) -> AsyncIterator[RawProducer]:
+    """Yields a producer on a new connection."""
     connection = await aiormq.connect(url)
     try:
         yield RawProducer(await connection.channel(publisher_confirms=False))

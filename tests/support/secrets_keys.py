@@ -32,14 +32,17 @@ def sealing_key(kind: KeyType = KeyType.X25519, kid: str = "crm.1") -> dict[str,
 
 
 def fresh_sealing_key(kid: str = "crm.1") -> dict[str, Any]:
+    """A new private key of a recipient."""
     return new_sealing_key("crm", KeyType.X25519, NOW) | {"kid": kid}
 
 
 def signing_key(kind: KeyType = KeyType.ED25519, at: datetime = NOW) -> dict[str, Any]:
+    """A new signing key of a worker."""
     return new_signing_key(kind, at)
 
 
 def clear(recipient: str = "crm", **fields: Any) -> CredentialsMessage:
+    """An unsealed credentials message."""
     return messages.credentials(an_entry(**fields), recipient, SecretStr(TOKEN), OWNER, NOW)
 
 
