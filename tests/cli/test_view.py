@@ -111,7 +111,7 @@ def test_a_stopped_replay_shows_a_few_letters_and_its_summary_last(printed_lines
     fates.unanswered = [Outcome(letter(number), "no answer yet") for number in range(60)]
     view.replayed(fates, "run", Ending(stopped=True), tracked=True, as_json=False)
     lines = printed_lines()
-    assert lines[0] == "event or letter department what came of it"
+    assert lines[0] == "event or letter department outcome"
     assert len(lines) == 1 + 20 + 2
     assert lines[-2:] == ["and 40 more", "500 replayed, 440 answered; stopped, the rest is where it was"]
 

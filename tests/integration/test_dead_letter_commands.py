@@ -274,12 +274,14 @@ async def test_a_person_at_a_terminal_is_asked_to_confirm(system: RealSystem, tm
         assert (sent.code, sent.out.strip()) == (0, "1 replayed")
 
 
-async def test_a_refused_confirmation_reports_the_number_of_dead_letters(system: RealSystem):
+async def test_a_filter_without_a_match_reports_the_number_of_letters(system: RealSystem):
     async with idle(system) as environ:
         await publish_dead_letters(system.channel, *(event(n, "Sales") for n in range(2)))
         for command in (("list",), ("show",), ("plan",), ("replay", "--yes"), ("discard", "--yes")):
             output = await cli(environ, *command, "--reason", "exhausted")
-            assert (output.code, output.out, output.err) == (0, "no dead letter of 2 is meant\n", ""), command
+            assert (output.code, output.out, output.err) == (0, "none of 2 dead letters is selected\n", ""), (
+                command
+            )
 
 
 async def test_an_unwritable_export_fails_before_it_is_recorded(system: RealSystem, tmp_path: Path):
@@ -319,8 +321,8 @@ async def test_a_second_operator_learns_that_the_queue_is_in_use(system: RealSys
         output = await cli(environ, "list")
         assert output.code == 1
         waiting, gave_up = output.err.splitlines()
-        assert waiting == "somebody else is reading the dead letters; waiting for them"
-        assert gave_up.startswith("somebody else is reading provisioner.dead-letters (1 consumers)")
+        assert waiting == "another consumer is reading the dead letters; waiting for it"
+        assert gave_up.startswith("another consumer is reading provisioner.dead-letters (1 consumers)")
 
 
 async def ignore(_message: object) -> None:
