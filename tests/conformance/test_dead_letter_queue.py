@@ -195,8 +195,8 @@ def test_windows_hold_100000_letters_with_few_consumers():
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), ConnectionResetError("reset"), None])
 async def test_a_channel_lost_while_browsing_is_an_error(error):
     """The client library cancels its waiters when the broker falls silent."""
-    look = RabbitLook(Socket(), Socket(), BrokerVersion(3, 10))
-    waiting = asyncio.create_task(anext(look.batches(1)))
+    browse = RabbitBrowse(Socket(), Socket(), BrokerVersion(3, 10))
+    waiting = asyncio.create_task(anext(browse.batches(1)))
     await asyncio.sleep(0)
     browse.lose(error)
     with pytest.raises(BrokerUnavailable, match=r"RabbitMQ cannot be used: (reset|the channel was closed)"):
