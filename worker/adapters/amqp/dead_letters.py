@@ -209,7 +209,7 @@ class RabbitDeadLetters:
                 await channel.close()
 
     async def _take_turn(self) -> None:
-        """Waits for other consumers: two looks at once would each see a part, and return it out of order."""
+        """Waits for other consumers: two passes at once would each see a part and return it out of order."""
         deadline = self._clock.monotonic() + TURN_SECONDS
         waiting = False
         while readers := await self._readers():
