@@ -87,7 +87,7 @@ async def place(opened: AbstractAsyncContextManager[Place]) -> AsyncIterator[Pla
 
 
 async def test_an_empty_queue_shows_no_letters(place):
-    assert await place.browse() == []
+    assert await place.held() == []
 
 
 async def test_the_first_batch_is_the_oldest_letter_then_all_in_order(place):
