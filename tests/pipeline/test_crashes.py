@@ -293,8 +293,8 @@ async def test_owed_credentials_are_published_after_a_second_crash():
 # another function of this table, or that only waits, has no call. A new await must be added here, and the
 # stories above must make its call.
 BOUNDARIES = {
-    "Handler._handle": {"self._attempt": None, "self._end": None, "self._wait_or_park": None},
-    "Handler._attempt": {"self.quarantine.admit": None},
+    "Handler._handle": {"self._try": None, "self._end": None, "self._wait_or_park": None},
+    "Handler._try": {"self.quarantine.admit": None},
     "Handler._work_on": {"self.locks.hold": None, "self.line.carry": None, "self.reissues.answer": None},
     "Handler._end": {"self._dead_letter": None, "self._park": None, "work.delivery.ack": "ack"},
     "Handler._park": {"self.outbox.publish": "publish retry"},
@@ -302,8 +302,7 @@ BOUNDARIES = {
         "self.outbox.publish_failed": None,
         "self.outbox.publish": "publish dead-letters",
     },
-    "Handler._wait_or_park": {"self._must_leave": None, "self._end": None, "self._wait": None},
-    "Handler._must_leave": {"self._wait": None},
+    "Handler._wait_or_park": {"self._end": None, "self._wait": None},
     "Handler._wait": {"self.waiting.wait": None},
     "Quarantine.admit": {
         "self.lock.shared": None,
@@ -403,7 +402,7 @@ BOUNDARIES = {
     "Scanner._scan_on": {"self._complete_scan": None},
     "Scanner._complete_scan": {"self._read": None},
     "Scanner._read": {"self._page": None},
-    "Scanner._page": {"page_of": "list", "pause": None},
+    "Scanner._page": {"page_of": "list", "sleep_unless_stopping": None},
     "Orphans.tags": {"self._first": None, "self._find": None},
     "Orphans._find": {
         "self._register.caught_up": "caught up",

@@ -25,13 +25,14 @@ never 0.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import Literal
 
 from contracts.subaccounts import DeadReason
 from contracts.topology import DEFAULT_RETRY_DELAYS
+from worker.core.model import replace
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 30.0
@@ -172,7 +173,7 @@ class RetryPolicy:
     settle_window: timedelta = timedelta(seconds=120)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RetryState:
     """A message's tries in its lane since it was delivered.
 
@@ -199,7 +200,7 @@ class RetryState:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The event is answered, and the broker has confirmed the answer."""
+    """Nothing is left to do: the event is answered, or its delivery was parked or dead-lettered."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class Handler:
         """Takes a delivery to its end, in as many tries as it needs."""
         while work.delivery.live and not self.stopping.is_set():
             work = work.tried()
-            result = await self._attempt(work)
+            result = await self._try(work)
             if isinstance(result, Overtaken):
                 return Progress.YIELDED
             verdict = await self._end(work, self._judge(work, result))
@@ -103,7 +103,7 @@ class Handler:
         self.left += work.delivery.live
         return Progress.ENDED
 
-    async def _attempt(self, work: Work) -> Result:
+    async def _try(self, work: Work) -> Result:
         """One try. Returns every failure as a value: it must not affect other lanes."""
         try:
             return await self.quarantine.admit(work, self._work_on)
@@ -173,18 +173,15 @@ class Handler:
 
     async def _wait_or_park(self, work: Work, verdict: Wait | Pause) -> Verdict:
         """Waits for the next try. A message that is held too long, or evicted, is parked uncounted."""
-        if not await self._must_leave(work, verdict) or not work.delivery.live:
+        overdue = self.clock.monotonic() >= work.leave_at and not self.stopping.is_set()
+        leaves = overdue or await self._wait(work, verdict) is WaitOutcome.EVICTED
+        if not leaves or not work.delivery.live:
             return verdict
         delay = parking_delay(verdict.seconds, self.retry.delays)
-        parked = await self._end(work, Park(delay, work.state.attempts))
-        if isinstance(parked, Wait | Pause):  # it could not be parked
-            await self._wait(work, parked, evictable=False)
-        return parked
-
-    async def _must_leave(self, work: Work, verdict: Wait | Pause) -> bool:
-        if self.clock.monotonic() >= work.leave_at and not self.stopping.is_set():
-            return True
-        return await self._wait(work, verdict) is WaitOutcome.EVICTED
+        ended = await self._end(work, Park(delay, work.state.attempts))
+        if isinstance(ended, Wait | Pause):  # it could not be parked
+            await self._wait(work, ended, evictable=False)
+        return ended
 
     async def _wait(self, work: Work, verdict: Wait | Pause, *, evictable: bool = True) -> WaitOutcome:
         paused = isinstance(verdict, Pause)

@@ -69,6 +69,7 @@ class Line:
         await self.reconciler.arm_pending_check(event.department)
         known = await self.records.recall(event.department, event.reference)
         token = None
+        # Once a step's answer is on record, the decision is to republish it: that ends the loop.
         while not isinstance(decision := self._decide(event, known), Republish):
             if isinstance(decision, Refuse):
                 return Permanent(decision.reason, decision.detail)

@@ -89,11 +89,13 @@ class Outbox:
         """
         entry = retarget_debts(entry, self.policy.recipients)
         if entry.status is Status.ACTIVE and entry.owed_to:
-            before, token = entry, token or await self._token_or_written_off(entry)
-            entry, failure = await self._issue(entry, token)
+            if token is None:
+                token = await self._token_or_written_off(entry)
+            issued, failure = await self._issue(entry, token)
             if failure is not None:
-                await self.records.delivered(before, entry)
+                await self.records.delivered(entry, issued)
                 raise failure
+            entry = issued
         else:
             self.undelivered.update(entry.department)
         return await self._enable(entry)

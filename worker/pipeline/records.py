@@ -5,6 +5,7 @@ A write is conditional on the revision that was recalled, so the second of two w
 
     announce   the line and the outbox, before a call: the claim, the deletion, the check of a change
     conclude   the line, after a step: the next entry, with the answer if there is one
+    answered   the reissues: the answer to a request, before it is published
     confirm    the line and the reissues, after the broker's confirm: the debt that is left, the answer
     delivered  the outbox: credentials that were confirmed before the next one failed
     attended   the scheduler: duties that are done or put off

@@ -1,20 +1,20 @@
 """The value that travels with one delivery, from its lane to its ack."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from contracts.departments import Kind
 from worker.core import messages
 from worker.core.decide import UnknownRename
 from worker.core.judge import Pause, RetryState, Wait
 from worker.core.messages import Outgoing, Subject
-from worker.core.model import Reissue
+from worker.core.model import Reissue, replace
 from worker.flow.lanes import FIRST, LAST, Rank
 from worker.pipeline.reading import Reading, Unreadable, reading_of, subject_of
 from worker.ports import Delivery
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Work:
     """One delivery and the facts about it.
 

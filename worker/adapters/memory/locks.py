@@ -1,8 +1,7 @@
 """Department locks within one process, for a ledger with a single worker."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from weakref import WeakValueDictionary
 
 from worker.core.model import Department
@@ -14,12 +13,9 @@ class InProcessLocks:
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[Department, asyncio.Lock] = WeakValueDictionary()
 
-    @asynccontextmanager
-    async def hold(self, department: Department) -> AsyncIterator[None]:
+    def hold(self, department: Department) -> AbstractAsyncContextManager[None]:
         """Holds the department for the time of the block, after other holders. Not reentrant."""
-        lock = self._locks.setdefault(department, asyncio.Lock())
-        async with lock:
-            yield
+        return self._locks.setdefault(department, asyncio.Lock())
 
     def __len__(self) -> int:
         """The number of departments that are held or waited for."""
