@@ -357,7 +357,8 @@ windows = st.integers(1, 3600).map(lambda seconds: timedelta(seconds=seconds))
 
 def schedule(window: timedelta, took: timedelta = timedelta(0)) -> list[datetime]:
     """The start of each scan, until one may be the last; `took` is the duration of a scan."""
-    now, scans = NOW, []
+    now = NOW
+    scans: list[datetime] = []
     while not scans or scans[-1] <= NOW + window:
         now += timedelta(seconds=seconds_to_next_scan(now, NOW, window))
         scans.append(now)

@@ -39,7 +39,9 @@ HALF_OPEN = replace(OPEN, state=State.HALF_OPEN, half_open_at=NOW)
 WAITING_FOR_ANY = replace(HALF_OPEN, half_open_at=NOW - PREFERENCE_SECONDS)
 ON_TRIAL = replace(HALF_OPEN, trial="create")
 ONE_OPERATION = replace(HALF_OPEN, one_kind=True)
-MANY = {"create": frozenset(str(number) for number in range(MAX_FAILED_IN_A_ROW))}
+MANY: dict[Operation, frozenset[str]] = {
+    "create": frozenset(str(number) for number in range(MAX_FAILED_IN_A_ROW))
+}
 WAITS = "waiting for the outcome of one call after an outage: refused"
 
 STATES = {
@@ -183,13 +185,15 @@ def test_probe_intervals_grow_with_failed_probes_and_failed_trials():
     breaker, seconds = OPEN, []
     for _ in range(6):
         breaker, (_, probe) = transition(breaker, OutageProbed(passes=False), NOW)
+        assert isinstance(probe, ProbeIn)
         seconds.append(probe.seconds)
     assert seconds == [2.0, 4.0, 8.0, 15.0, 15.0, 15.0]
     seconds = []
     for _ in range(5):
         breaker = after(breaker, OutageProbed(passes=True), CallAsked("create"))
-        breaker, effects = transition(breaker, FaultProbed("create", "away", passes=False), NOW)
-        seconds.append(effects[-1].seconds)
+        breaker, (*_, probe) = transition(breaker, FaultProbed("create", "away", passes=False), NOW)
+        assert isinstance(probe, ProbeIn)
+        seconds.append(probe.seconds)
     assert seconds == [2.0, 4.0, 8.0, 15.0, 15.0]
     breaker = after(breaker, OutageProbed(passes=True), CallAsked("create"), CallAnswered("create"))
     assert (breaker.state, breaker.failed_trials) == (State.CLOSED, 0)

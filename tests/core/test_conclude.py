@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from contracts.subaccounts import DeadReason, ResultKind
 from tests.support.builders import (
     AUTH_ID,
+    CLAIM,
     IDEMPOTENCY_KEY,
     ISSUED,
     NOW,
@@ -32,7 +33,7 @@ from worker.core.conclude import (
     confirmed,
     intend,
 )
-from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip
+from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
 from worker.core.duties import DEBT_PAUSE
 from worker.core.judge import Permanent, Transient, Unavailable, Unknown
 from worker.core.model import (
@@ -62,7 +63,7 @@ UNKNOWN = Unknown("no answer")
 PERMANENT = Permanent(DeadReason.REJECTED, "Plivo answered 400 to create")
 FAILURES = [TRANSIENT, UNAVAILABLE, UNKNOWN, PERMANENT]
 
-STEPS = {
+STEPS: dict[str, tuple[Step, Status]] = {
     "create": (Create("Marketing"), Status.CLAIMED),
     "adopt": (Adopt("Marketing"), Status.CLAIMED),
     "rename": (Rename(AUTH_ID, "Marketing"), Status.ACTIVE),
@@ -221,7 +222,7 @@ class TestMade:
     @pytest.mark.parametrize(("generation", "incarnation"), [(0, 1), (0, 3), (5, 6), (6, 3)])
     def test_an_outdated_ledger_takes_over_the_found_incarnation(self, generation, incarnation):
         behind = an_entry(
-            Status.ABSENT, issued=(generation and replace(ISSUED, generation=generation)) or None
+            Status.ABSENT, issued=replace(ISSUED, generation=generation) if generation else None
         )
         found = replace(MADE, found=Found(incarnation, "Sales"))
 
@@ -246,7 +247,7 @@ class TestMade:
         assert changes(entry, conclusion.entry) == {
             "status": Status.ACTIVE,
             "auth_id": NEW_AUTH_ID,
-            "issued": IssuedCredentials(entry.claim.event),
+            "issued": IssuedCredentials(CLAIM.event),
             "debt": Debt(RECIPIENTS, retry_at=LATER + DEBT_PAUSE),
             "claim": None,
             "created_at": LATER,
@@ -414,7 +415,7 @@ class TestAnswers:
 
 
 class TestConfirmed:
-    OWED = (frozenset(), frozenset({"crm"}), RECIPIENTS)
+    OWED: tuple[frozenset[str], ...] = (frozenset(), frozenset({"crm"}), RECIPIENTS)
 
     @pytest.mark.parametrize(("owed", "recipients"), list(product(OWED, OWED)))
     def test_a_confirmed_recipient_is_no_longer_owed(self, owed, recipients):

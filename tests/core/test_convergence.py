@@ -58,6 +58,11 @@ def deliveries(draw):
     return events, draw(st.permutations(events + again))
 
 
+def rehearsed(policy: Policy, drawn: tuple[list[Fate], list[Fate]], late_by: float) -> Rehearsal:
+    creates, others = drawn
+    return Rehearsal(policy, creates, others, late_by)
+
+
 def newest_of(events: list[Event]) -> Event:
     """The newest by the contract: a sequence before none, then time, kind, source, id."""
     kinds = [Kind.CREATED, Kind.RENAMED, Kind.REMOVED]
@@ -96,7 +101,7 @@ def assert_each_answered_once(rehearsal, events):
 @given(deliveries(), fates(list(Fate)), lateness, policies)
 def test_every_reachable_entry_has_a_decision_for_every_event(history, drawn, late_by, policy):
     _, order = history
-    rehearsal = Rehearsal(policy, *drawn, late_by)
+    rehearsal = rehearsed(policy, drawn, late_by)
     for event in order:
         rehearsal.deliver(event)
         assert_decidable(rehearsal.entry)
@@ -106,7 +111,7 @@ def test_every_reachable_entry_has_a_decision_for_every_event(history, drawn, la
 @given(deliveries(), fates(list(Fate)), lateness, policies)
 def test_no_history_creates_two_subaccounts_or_loses_one(history, drawn, late_by, policy):
     _, order = history
-    rehearsal = Rehearsal(policy, *drawn, late_by)
+    rehearsal = rehearsed(policy, drawn, late_by)
     for event in order:
         rehearsal.deliver(event)
         assert len(rehearsal.subaccounts) <= 1
@@ -132,7 +137,7 @@ def test_any_order_with_duplicates_converges_to_the_newest_event(history, policy
 @given(deliveries(), fates(PASSING), lateness, removing_policies)
 def test_lost_and_late_calls_and_crashes_do_not_break_convergence(history, drawn, late_by, policy):
     events, order = history
-    rehearsal = Rehearsal(policy, *drawn, late_by)
+    rehearsal = rehearsed(policy, drawn, late_by)
     causes = {}
     for event in order:
         rehearsal.deliver_until_ended(event)
@@ -156,7 +161,7 @@ def test_lost_and_late_calls_and_crashes_do_not_break_convergence(history, drawn
 def test_late_calls_over_newer_changes_are_repaired(facts, drawn, late_by, policy):
     """Tries each event once, then again with the newest first."""
     events = [of(name, id=f"event-{number}", sequence=number) for number, (of, name) in enumerate(facts)]
-    rehearsal = Rehearsal(policy, *drawn, late_by)
+    rehearsal = rehearsed(policy, drawn, late_by)
     for event in events:
         rehearsal.deliver(event)
     for event in reversed(events):

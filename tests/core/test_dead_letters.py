@@ -11,6 +11,7 @@ from contracts.topology import DEAD_LETTERS, REPLAY, BrokerVersion
 from tests.support.builders import (
     NOW,
     SALES,
+    Attributes,
     a_recollection,
     an_answer,
     an_entry,
@@ -157,7 +158,7 @@ def test_many_returns_risk_the_delivery_limit_of_rabbitmq_4(version, returns, wa
     assert (may_be_lost(broker, returns), next_return_loses(broker, returns)) == (wary, last)
 
 
-NEWER = {"sequence": 11}
+NEWER: Attributes = {"sequence": 11}
 PLANNED = [
     (None, created(), "create", 1),
     (None, removed(), "unchanged", 0),

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from itertools import pairwise
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -26,6 +26,7 @@ from worker.core.judge import (
     Transient,
     Unavailable,
     Unknown,
+    Verdict,
     Wait,
     classify,
     judge,
@@ -71,6 +72,16 @@ REFUSED = {
 
 def retry_state(tries: int = 1, spent_seconds: float = 0.0, attempts: int = 0) -> RetryState:
     return RetryState(attempts, tries, spent_seconds)
+
+
+def about(seconds: float) -> Any:
+    """Equal to these seconds but for rounding; typed to stand in a `Wait`."""
+    return pytest.approx(seconds, rel=1e-6)
+
+
+def seconds_of(verdict: Verdict) -> float:
+    assert isinstance(verdict, Wait | Pause)
+    return verdict.seconds
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -231,9 +242,7 @@ def test_a_transient_failure_waits_longer_each_time(tries, longest):
     )
 
     for verdict, part in ((shortest, 0.1), (middling, 0.55), (greatest, 1.0)):
-        assert verdict == Wait(
-            pytest.approx(longest * part, rel=1e-6), pytest.approx(longest * part, rel=1e-6)
-        )
+        assert verdict == Wait(about(longest * part), about(longest * part))
 
 
 def test_the_first_and_the_longest_wait():
@@ -248,7 +257,7 @@ def test_the_first_and_the_longest_wait():
 def test_a_wait_is_never_zero_nor_shorter_than_asked(tries, jitter, asked):
     policy = RetryPolicy(budget=timedelta(days=1))
     for failure in (Transient("again", asked), Unavailable("later", asked)):
-        seconds = judge(failure, retry_state(tries), policy, jitter).seconds
+        seconds = seconds_of(judge(failure, retry_state(tries), policy, jitter))
 
         assert FIRST_WAIT_SECONDS / 10 <= seconds <= max(LONGEST_WAIT_SECONDS, asked or 0)
         assert seconds >= (asked or 0)
@@ -256,7 +265,7 @@ def test_a_wait_is_never_zero_nor_shorter_than_asked(tries, jitter, asked):
 
 def test_the_duration_of_a_call_is_part_of_its_cost():
     assert judge(Transient("no answer", took_seconds=20.0), retry_state(), POLICY, BELOW_ONE) == Wait(
-        pytest.approx(0.5, rel=1e-6), pytest.approx(20.5, rel=1e-6)
+        about(0.5), about(20.5)
     )
 
 
@@ -292,7 +301,7 @@ def test_an_outage_pauses_without_cost_forever(failure, tries, spent, attempts, 
 def test_a_missing_subaccount_is_retried_for_one_settle_window():
     missing = Missing("Plivo answered 404", 1.0)
 
-    assert judge(missing, retry_state(3, 100.0), POLICY, 0.5) == Wait(pytest.approx(1.1), pytest.approx(2.1))
+    assert judge(missing, retry_state(3, 100.0), POLICY, 0.5) == Wait(about(1.1), about(2.1))
     assert judge(missing, retry_state(9, 119.0), POLICY, 0.5) == DeadLetter(
         DeadReason.REJECTED, "Plivo answered 404"
     )
@@ -347,5 +356,5 @@ def test_pauses_of_an_outage_do_not_count_as_tries():
         now = now.tried().paused()
     now = now.tried()
 
-    assert judge(Transient("again"), now, POLICY, BELOW_ONE).seconds == pytest.approx(0.5, rel=1e-6)
-    assert judge(Unavailable("away"), now, POLICY, BELOW_ONE).seconds == pytest.approx(30.0, rel=1e-6)
+    assert seconds_of(judge(Transient("again"), now, POLICY, BELOW_ONE)) == about(0.5)
+    assert seconds_of(judge(Unavailable("away"), now, POLICY, BELOW_ONE)) == about(30.0)

@@ -57,8 +57,11 @@ class TestChoiceOfAKey:
         states = recipient_keys(jwks(named("crm"), named("billing.1", P256)))
 
         assert recipients_of(states) == ("billing", "crm")
-        assert key_in_use(states, "crm").jwk["crv"] == "X25519"
-        assert key_in_use(states, "billing").jwk["crv"] == "P-256"
+        crm, billing = key_in_use(states, "crm"), key_in_use(states, "billing")
+        assert crm is not None
+        assert crm.jwk["crv"] == "X25519"
+        assert billing is not None
+        assert billing.jwk["crv"] == "P-256"
         assert key_in_use(states, "hr") is None
 
     def test_the_greatest_kid_is_used_in_any_order_of_the_file(self):

@@ -3,11 +3,13 @@
 import dataclasses
 from datetime import timedelta
 from itertools import permutations
+from typing import Any
 
 import pytest
 
 from contracts.departments import Kind, Version
 from tests.support.builders import (
+    CLAIM,
     ISSUED,
     NOW,
     SALES,
@@ -83,7 +85,7 @@ def test_replace_copies_an_entry_with_the_given_changes():
     assert renamed == dataclasses.replace(entry, name="Marketing", revision=7)
     assert entry == an_entry(name="Sales")
     with pytest.raises(TypeError, match="nome"):
-        replace(entry, nome="Marketing")
+        replace(entry, nome="Marketing")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -107,8 +109,7 @@ def test_nothing_is_due_while_a_create_is_unsettled():
     assert an_entry(Status.CLAIMED, duplicates_check_at=NOW).due_at is None
 
 
-CLAIM = an_entry(Status.CLAIMED).claim
-BROKEN = {
+BROKEN: dict[str, list[tuple[Status, dict[str, Any]]]] = {
     "an auth_id exactly while its subaccount exists": [
         *((status, {"auth_id": None}) for status in (Status.ACTIVE, Status.DISABLED, Status.DELETING)),
         *((status, {"auth_id": "SA1"}) for status in (Status.ABSENT, Status.CLAIMED, Status.REMOVED)),

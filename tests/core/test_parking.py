@@ -157,7 +157,7 @@ def test_parking_changes_only_the_attempts_of_a_dead_letter():
         for each, attempts in ((original, 1), (comes, messages.attempts_of(comes) + 1))
     )
 
-    headers = never.message.headers | {"x-attempts": 8}
+    headers = {**never.message.headers, "x-attempts": 8}
     assert often == replace(never, message=replace(never.message, headers=headers))
 
 

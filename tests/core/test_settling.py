@@ -18,7 +18,7 @@ from worker.core.conclude import (
     conclude,
     intend,
 )
-from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, decide
+from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Step, decide
 from worker.core.judge import Permanent, Transient, Unknown
 from worker.core.model import Check, Claim, Recollection, Removed, Status
 
@@ -34,7 +34,7 @@ MADE_WITH_DUPLICATES = replace(MADE, duplicates=("SA000000000000000008", "SA0000
 TRANSIENT = Transient("Plivo answered 429 to create")
 UNKNOWN = Unknown("no answer")
 PERMANENT = Permanent(DeadReason.REJECTED, "Plivo answered 400 to create")
-STEPS = {
+STEPS: dict[str, tuple[Step, Status]] = {
     "adopt": (Adopt("Marketing"), Status.CLAIMED),
     "rename": (Rename(AUTH_ID, "Marketing"), Status.ACTIVE),
     "restore": (Restore(AUTH_ID, "Marketing"), Status.DISABLED),
@@ -258,7 +258,7 @@ class TestCrashes:
         left = self.GIVEN_UP.entry
 
         assert left == replace(claimed(0), status=Status.ABSENT, duplicates_check_at=self.BEGUN + TEN_WINDOWS)
-        assert decide(EVENT, Recollection(left), POLICY, self.BEGUN) == Create(EVENT.name)
+        assert decide(EVENT, Recollection(left), POLICY, self.BEGUN) == Create("Sales")
         assert claimed_again(left).claim.attempt == 1
 
     @pytest.mark.parametrize("by", [EVENT, created(sequence=12), removed(sequence=12)])
@@ -270,7 +270,7 @@ class TestCrashes:
     def test_another_event_is_not_given_up(self):
         other = created(sequence=12)
 
-        assert decide(other, Recollection(self.LOST), POLICY, self.BEGUN) == Create(other.name)
+        assert decide(other, Recollection(self.LOST), POLICY, self.BEGUN) == Create("Sales")
         assert claimed_again(self.LOST, other).claim.attempt == 1
 
 

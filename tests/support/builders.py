@@ -37,6 +37,7 @@ AUTH_ID = "SA000000000000000001"
 IDEMPOTENCY_KEY = "7b1d7a3e-0000-5000-8000-000000000001"
 
 AnyDepartmentEvent = DepartmentCreated | DepartmentRenamed | DepartmentRemoved
+AnyEvent = AnyDepartmentEvent | ReissueRequested
 
 
 class Attributes(TypedDict, total=False):
@@ -119,6 +120,8 @@ def _content(kind: Kind, data: dict[str, Any], attributes: Attributes) -> dict[s
 _LAST = created(sequence=10)
 ISSUED = IssuedCredentials(_LAST.reference)
 """Default fields of every entry with a subaccount."""
+CLAIM = Claim(NOW, IDEMPOTENCY_KEY, created(sequence=11).reference)
+"""That of every claimed entry, unless a test gives another."""
 _EXISTING = {Status.ACTIVE, Status.DISABLED, Status.DELETING}
 _ONCE_MADE = _EXISTING | {Status.REMOVED}
 
@@ -130,5 +133,5 @@ _HELD_IN: dict[str, tuple[Any, set[Status]]] = {
     "created_at": (NOW, _ONCE_MADE),
     "incarnation": (2, {Status.REMOVED}),
     "removal": (Removed(NOW), {Status.DISABLED, Status.REMOVED}),
-    "claim": (Claim(NOW, IDEMPOTENCY_KEY, created(sequence=11).reference), {Status.CLAIMED}),
+    "claim": (CLAIM, {Status.CLAIMED}),
 }
