@@ -21,9 +21,9 @@ def clock(monkeypatch):
 @pytest.fixture
 def printed_lines(monkeypatch):
     """Lines printed to stderr when it is not a terminal."""
-    err = Console(file=io.StringIO(), width=200)
-    monkeypatch.setattr(terminal, "ERR", err)
-    return lambda: err.file.getvalue().splitlines()
+    file = io.StringIO()
+    monkeypatch.setattr(terminal, "ERR", Console(file=file, width=200))
+    return lambda: file.getvalue().splitlines()
 
 
 def test_a_meter_reports_progress_and_recent_speed(clock):
@@ -96,13 +96,14 @@ def test_without_tracking_sent_messages_count_as_done():
 
 
 def test_on_a_terminal_progress_is_a_bar(clock, monkeypatch):
-    err = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    file = io.StringIO()
+    err = Console(file=file, width=80, force_terminal=True, color_system=None)
     monkeypatch.setattr(terminal, "ERR", err)
     with progress.progress("replaying", 3_000, 5, tracked=True) as display:
         display.sent(150)
         clock.advance(20)
         display.settled(100)
         display._bar.refresh()
-    drawn = err.file.getvalue()
+    drawn = file.getvalue()
     assert "100/3,000  150 sent  5.0/s  9:40 left" in drawn
     assert "…" not in drawn

@@ -7,6 +7,7 @@ from pydantic_core import from_json
 from rich.console import Console
 
 from contracts.envelope import STRUCTURED, Message
+from contracts.subaccounts import DeadReason
 from tests.support.builders import NOW
 from worker.cli import terminal, view
 from worker.cli.view import Ending
@@ -33,7 +34,7 @@ def printed_lines(monkeypatch):
 def original(number, tenant="default"):
     subject = Subject(Reference("/hr", f"e-{number}", "department.created.v1"), tenant, f"d-{number}")
     came = Outgoing("departments", "department.created", Message(b"{}", STRUCTURED), {"priority": number})
-    return dead_letter(came, DeadLetter("rejected", "400"), subject, 1, NOW), subject
+    return dead_letter(came, DeadLetter(DeadReason.REJECTED, "400"), subject, 1, NOW), subject
 
 
 def letter(number, tenant="default"):
