@@ -166,6 +166,9 @@ class SimulatedConsumer:
         self._channel.close()
         self.connect()
 
+    async def problems(self) -> list[str]:
+        return [] if self.consuming else ["it is not consuming"]
+
     def _turn(self, told: str, *, paused: bool) -> None:
         self.process.check()
         self.broker.history.note(told)
