@@ -18,7 +18,7 @@ import pytest
 
 from contracts import topology as names
 from tests.soak.worker_process import worker_process
-from tests.support.real import RealSystem
+from tests.support.real import EVENT, RealSystem
 from tests.support.secrets_keys import fresh_sealing_key
 from worker.core.keyring import public_part
 from worker.sandbox import Rule, fault
@@ -26,14 +26,6 @@ from worker.sandbox import Rule, fault
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
 RUN = (sys.executable, "-m", "worker", "run")
-EVENT = {
-    "specversion": "1.0",
-    "id": "event-1",
-    "source": "/test/hr",
-    "type": "department.created.v1",
-    "time": "2026-11-01T08:30:00Z",
-    "data": {"department_id": "sales", "name": "Sales"},
-}
 
 
 async def start(environ: Mapping[str, str]) -> Process:

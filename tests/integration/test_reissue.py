@@ -11,21 +11,13 @@ import pytest
 
 from contracts import topology as names
 from tests.support.builders import NOW
-from tests.support.real import Listener, RealSystem
+from tests.support.real import EVENT, Listener, RealSystem
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
-CREATED = {
-    "specversion": "1.0",
-    "id": "event-1",
-    "source": "/test/hr",
-    "type": "department.created.v1",
-    "time": "2026-11-01T08:30:00Z",
-    "data": {"department_id": "sales", "name": "Sales"},
-}
-ASKED = CREATED | {
+ASKED = EVENT | {
     "id": "request-1",
     "source": "/test/crm",
     "type": "subaccount.credentials.reissue.requested.v1",
@@ -46,7 +38,7 @@ async def reissue(system: RealSystem, *arguments: str) -> tuple[int | None, str,
 async def with_credentials_issued(system: RealSystem) -> tuple[Listener, Listener]:
     """Listeners on secrets and results, once a department has its subaccount."""
     secrets, results = await system.listen(names.SECRETS), await system.listen(names.RESULTS)
-    await system.send(json.dumps(CREATED).encode())
+    await system.send(json.dumps(EVENT).encode())
     await secrets.count(1)
     await results.count(1)
     return secrets, results

@@ -13,6 +13,7 @@ from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import ChannelClosed, PublishError
 
 from contracts import topology as names
+from tests.support.real import EVENT
 from tests.support.secrets_keys import fresh_sealing_key, write_keys
 from tests.support.secured import DEFINITIONS, PASSWORD, Secured
 from worker.adapters.amqp import topology as rabbitmq_topology
@@ -36,14 +37,6 @@ TOPOLOGY, WORKER, PRODUCER, CRM, REPLAYER = (
     "provisioner-recipient-crm",
     "provisioner-replayer",
 )
-EVENT = {
-    "specversion": "1.0",
-    "id": "event-1",
-    "source": "/test/hr",
-    "type": "department.created.v1",
-    "time": "2026-11-01T08:30:00Z",
-    "data": {"department_id": "sales", "name": "Sales"},
-}
 
 ISSUED_TO_CRM = "subaccount.credentials.issued.crm"
 QUEUES = (

@@ -18,6 +18,15 @@ from worker.settings.model import WorkerSettings
 from worker.telemetry.events import Telemetry
 
 TIMEOUT_SECONDS = 30
+EVENT = {
+    "specversion": "1.0",
+    "id": "event-1",
+    "source": "/test/hr",
+    "type": "department.created.v1",
+    "time": "2026-11-01T08:30:00Z",
+    "data": {"department_id": "sales", "name": "Sales"},
+}
+"""A department event as a producer writes it, without tenant and sequence."""
 
 
 @dataclass
