@@ -23,6 +23,13 @@ app = typer.Typer()
 app.command()(sandbox)
 
 
+def first_group(pattern: str, text: str) -> str:
+    """What the pattern's group matches, `^` and `$` at any line."""
+    match = re.search(pattern, text, re.MULTILINE)
+    assert match is not None, text
+    return match[1]
+
+
 class Program:
     """Runs `python -m worker.sandbox` on free ports and reads its directions."""
 
@@ -37,12 +44,13 @@ class Program:
             text=True,
         )
         self.output = ""
+        assert self.process.stdout is not None
         for line in self.process.stdout:
             self.output += line
             if line.startswith("Ctrl-C"):
                 break
-        self.url = re.search(r"listening on (\S+),", self.output)[1]
-        self.management_url = re.search(r"curl (\S+)/state", self.output)[1]
+        self.url = first_group(r"listening on (\S+),", self.output)
+        self.management_url = first_group(r"curl (\S+)/state", self.output)
 
     def end(self, number):
         self.process.send_signal(number)
@@ -67,7 +75,7 @@ def test_it_prints_that_it_is_not_plivo_and_how_to_connect():
     program.end(signal.SIGTERM)
 
     assert "THIS IS NOT PLIVO" in program.output.splitlines()[0]
-    worker = re.search(r"^worker +export (.*)$", program.output, re.MULTILINE)[1]
+    worker = first_group(r"^worker +export (.*)$", program.output)
     assert dict(part.split("=", 1) for part in worker.split()) == {
         "PLIVO_API_URL": program.url,
         "PLIVO_AUTH_ID": "MASANDBOX00000000000",
@@ -77,7 +85,7 @@ def test_it_prints_that_it_is_not_plivo_and_how_to_connect():
 
 def test_the_curl_line_works_as_printed():
     program = Program()
-    line = re.search(r"^curl +(curl .*)$", program.output, re.MULTILINE)[1]
+    line = first_group(r"^curl +(curl .*)$", program.output)
     response = subprocess.run(line.split(), capture_output=True, check=True, timeout=30)
     program.end(signal.SIGTERM)
 

@@ -24,7 +24,7 @@ class Redirected(HTTPAdapter):
         super().__init__()
         self._url = url
 
-    def send(self, request, **options):
+    def send(self, request, **options):  # type: ignore[override]  # all come by keyword
         request.url = request.url.replace("https://api.plivo.com", self._url)
         return super().send(request, **{**options, "proxies": {}})
 

@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -131,6 +132,7 @@ async def _program(file: Path):
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
+    assert process.stdout is not None
     async for line in process.stdout:
         if line.startswith(b"listening on "):
             return process, line.split()[2].decode().rstrip(",")
@@ -162,7 +164,8 @@ async def test_answered_changes_survive_sigkill(tmp_path):
         process, url = await _program(tmp_path / "state.db")
         path = f"{url}/v1/Account/MASANDBOX00000000000/Subaccount/"
         found, offset = set(), 0
-        while not offset or page["objects"]:  # noqa: F821 - set by the first round
+        page: dict[str, Any] = {}
+        while not offset or page["objects"]:
             async with session.get(path, params={"offset": offset}) as response:
                 page = json.loads(await response.read())
             found |= {each["auth_id"] for each in page["objects"]}

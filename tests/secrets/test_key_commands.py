@@ -152,7 +152,7 @@ class TestCheck:
     def test_a_damaged_key_is_reported(self, shell: Shell):
         shell("keys", "new", "crm", "--add-to", "recipients.json")
         (key,) = read_keys(shell.folder / "recipients.json")
-        (shell.folder / "recipients.json").write_text(json.dumps({"keys": [key | {"x": "AAAA"}]}))
+        (shell.folder / "recipients.json").write_text(json.dumps({"keys": [{**key, "x": "AAAA"}]}))
         shell.environ("PROVISIONER_RECIPIENTS", "recipients.json")
         assert shell.check(expect=1)[key["kid"]] == ("unusable", "it is damaged")
 

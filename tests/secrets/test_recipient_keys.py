@@ -114,10 +114,10 @@ def test_an_unreadable_file_disables_all_keys(
     file.unlink() if text is None else file.write_text(text)
     assert refusal(sealer).startswith(f"no key to seal with: {file} ")
     assert refusal(sealer)
-    assert reports.last == ("crm", None)
+    assert reports.last() == ("crm", None)
     write_keys(file, key)
     sealer.seal(clear(), "crm")
-    assert reports.last == ("crm", "crm.1")
+    assert reports.last() == ("crm", "crm.1")
     assert len([line for line in reports.lines if line[0] == "crm"]) == 3
 
 
@@ -140,7 +140,7 @@ def test_an_invalid_key_does_not_replace_a_valid_one(
     assert opened_with(sealer.seal(clear(), "crm"), older) == "crm.1"
     file.write_text(json.dumps({"keys": public[1:]}))
     assert "crm.2: it is damaged" in refusal(sealer)
-    assert reports.last == ("crm", None)
+    assert reports.last() == ("crm", None)
 
 
 def test_a_recipient_added_later_is_not_reported_yet(sealer: JoseSealer, file: Path, reports: KeyReports):

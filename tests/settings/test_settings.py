@@ -360,7 +360,7 @@ def test_all_mistakes_are_reported_together():
         "PROVISIONER_SIGNING_KEY": "nor this",
         "PROVISIONER_ENABLE": "later",
     }
-    named = [re.match(r"[A-Z_]+", line)[0] for line in mistakes(**wrong)]
+    named = [re.split(r"[^A-Z_]", line, maxsplit=1)[0] for line in mistakes(**wrong)]
     assert sorted(named) == sorted(wrong)
 
 

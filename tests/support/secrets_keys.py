@@ -55,7 +55,6 @@ class KeyReports:
     def __call__(self, recipient: str, kid: str | None, why: str) -> None:
         self.lines.append((recipient, kid, why))
 
-    @property
     def last(self) -> tuple[str, str | None]:
         return self.lines[-1][:2]
 
