@@ -48,8 +48,9 @@ class OutdatedList(Refusing):
 
 
 async def test_a_listed_but_deleted_duplicate_is_ignored():
-    world = World(provider=OutdatedList())
-    await world.provider.make_ghost(world.sent_name("Sales"))
+    provider = OutdatedList()
+    world = World(provider=provider)
+    await provider.make_ghost(world.sent_name("Sales"))
     world.witness.fail("create", fault("create"), after_effect=True)
     async with world.working():
         await world.send(CREATED)
@@ -63,15 +64,16 @@ async def test_a_listed_but_deleted_duplicate_is_ignored():
 
 
 async def test_a_listed_but_deleted_match_is_retried_until_the_list_is_right():
-    world = World(provider=OutdatedList())
-    await world.provider.make_ghost(world.sent_name("Sales"))
+    provider = OutdatedList()
+    world = World(provider=provider)
+    await provider.make_ghost(world.sent_name("Sales"))
     world.witness.fail("create", fault("create"), after_effect=True)
     async with world.working():
         await world.send(CREATED)
         for _ in range(5):
             await world.clock.asleep()
             world.clock.advance(world.clock.seconds_to_next())
-        world.provider.ghosts.clear()
+        provider.ghosts.clear()
         await world.run_until_done()
     await world.has_one_live_subaccount("Sales")
     world.answered(CREATED, "created")
@@ -80,33 +82,33 @@ async def test_a_listed_but_deleted_match_is_retried_until_the_list_is_right():
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
 async def test_a_duplicate_is_disabled_with_one_key_over_all_tries(lost):
-    world = World(provider=OutdatedList())
+    provider = OutdatedList()
+    world = World(provider=provider)
     world.witness.fail("create", fault("create"), after_effect=True)
     await world.provider.create(world.sent_name("Sales"), "by hand")
-    world.provider.lost_responses = lost
+    provider.lost_responses = lost
     await world.handle(CREATED)
-    disabling = [
-        (auth_id, key) for auth_id, key, changes in world.provider.updates if changes["enabled"] is False
-    ]
+    disabling = [(auth_id, key) for auth_id, key, changes in provider.updates if changes["enabled"] is False]
     assert len(disabling) == lost + 1
     assert len(set(disabling)) == 1
 
 
 async def test_a_repair_uses_one_key_until_it_succeeds():
-    world = World(provider=OutdatedList())
+    provider = OutdatedList()
+    world = World(provider=provider)
     await world.handle(CREATED)
-    world.provider.lost_responses = 1
+    provider.lost_responses = 1
     await world.handle(department_renamed("Marketing", sequence=2))
-    world.provider.updates.clear()
+    provider.updates.clear()
     keys = []
     for _ in range(2):  # the late call is executed twice
         world.provider.subaccounts[0].name = "late"
-        world.provider.lost_responses = 2
+        provider.lost_responses = 2
         for _ in range(3):
             world.clock.advance(200)
             await world.run_duties()
-        keys.append({key for _, key, _ in world.provider.updates})
-        world.provider.updates.clear()
+        keys.append({key for _, key, _ in provider.updates})
+        provider.updates.clear()
     assert [len(each) for each in keys] == [1, 1]
     assert keys[0] != keys[1]
     await world.has_one_live_subaccount("Marketing")
@@ -145,14 +147,15 @@ async def test_a_removal_adopts_without_renaming_or_enabling(world):
 
 @pytest.mark.parametrize("departments", [1, 19, 30])
 async def test_a_failing_list_with_a_passing_probe_gives_up_nothing(departments):
-    world = World(provider=Refusing(), orphans=Orphans, patience=IMPATIENT)
-    world.provider.refuses = {"list": a_fault("list", 503)}
+    provider = Refusing()
+    world = World(provider=provider, orphans=Orphans, retry=IMPATIENT)
+    provider.refuses = {"list": a_fault("list", 503)}
     async with world.working() as running:
         events = [department_created(id=f"e{n}", department_id=f"d{n}") for n in range(departments)]
         await world.send(*events)
         await pass_seconds(world, 3600)
         assert world.provider.subaccounts == []
-        world.provider.refuses.clear()
+        provider.refuses.clear()
         await world.run_until_done()
         assert running.consumer.consuming
     for number in range(departments):
@@ -161,13 +164,14 @@ async def test_a_failing_list_with_a_passing_probe_gives_up_nothing(departments)
 
 
 async def test_creates_wait_for_a_failing_list_without_limit():
-    world = World(provider=Refusing(), patience=IMPATIENT)
+    provider = Refusing()
+    world = World(provider=provider, retry=IMPATIENT)
     world.witness.fail("create", fault("create", 500), times=19, after_effect=True)
-    world.provider.refuses = {"list": a_fault("list", 500)}
+    provider.refuses = {"list": a_fault("list", 500)}
     async with world.working():
         await world.send(*(department_created(id=f"e{n}", department_id=f"d{n}") for n in range(19)))
         await pass_seconds(world, 3600)
-        world.provider.refuses.clear()
+        provider.refuses.clear()
         await world.run_until_done()
     assert len(world.provider.subaccounts) == 19
     world.has_dead_lettered_nothing()

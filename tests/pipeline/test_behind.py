@@ -1,5 +1,8 @@
 """A ledger that is new, lost or restored: existing subaccounts are adopted, not created again."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from contracts.subaccounts import ResultKind
@@ -22,10 +25,10 @@ CREATED = department_created("Sales", sequence=1)
 OTHER = Department("acme", "other")
 
 
-def with_empty_ledger(world: World, **changed: object) -> World:
+def with_empty_ledger(world: World, **changed: Any) -> World:
     """A world with an empty ledger, and the clock and provider of the given one."""
-    as_before = {"clock": world.clock, "provider": world.provider, "policy": world.policy}
-    return World(**{**as_before, "orphans": Orphans, **changed})
+    as_before = World(policy=world.policy, clock=world.clock, provider=world.provider, orphans=Orphans)
+    return replace(as_before, **changed)
 
 
 async def create_foreign(provider: MemoryProvider, count: int) -> None:

@@ -458,8 +458,9 @@ async def test_a_late_failure_from_before_decides_nothing(bench):
     await settled()
     await bench.half_opened("update")
     slow.set()
-    (failed,) = await asyncio.gather(under_way, return_exceptions=True)
-    assert failed.fault.outage
+    with pytest.raises(CallFailed) as failed:
+        await under_way
+    assert failed.value.fault.outage
     assert bench.circuit.state is State.HALF_OPEN
 
 

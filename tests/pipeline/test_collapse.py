@@ -19,6 +19,7 @@ from worker.adapters.memory.provider import MemoryProvider
 from worker.core.decide import Policy, UnknownRename
 from worker.core.judge import Operation, RetryPolicy
 from worker.core.model import Department
+from worker.ports import Call
 
 CREATED = department_created("Sales", sequence=1)
 
@@ -50,11 +51,11 @@ class PermittingProvider(MemoryProvider):
         self.waiting = asyncio.Event()
 
     @asynccontextmanager
-    async def permit(self, operation: Operation) -> AsyncIterator[None]:
+    async def permit(self, operation: Operation) -> AsyncIterator[Call]:
         self.waiting.set()
         await self.granted.wait()
-        async with super().permit(operation):
-            yield
+        async with super().permit(operation) as call:
+            yield call
 
 
 def superseded_by(world: World, event: Any) -> str:
@@ -173,15 +174,16 @@ async def test_a_waiting_create_and_removal_cause_no_create_call(world):
 
 
 async def test_an_event_overtaken_while_it_waits_for_a_permit_makes_no_call():
-    world = World(provider=PermittingProvider())
+    provider = PermittingProvider()
+    world = World(provider=provider)
     await world.handle(CREATED)
-    world.provider.granted.clear()
-    world.provider.waiting.clear()
+    provider.granted.clear()
+    provider.waiting.clear()
     async with world.working():
         await world.send(rename(2))
-        await world.provider.waiting.wait()
+        await provider.waiting.wait()
         await world.send(rename(3))
-        world.provider.granted.set()
+        provider.granted.set()
         await world.run_until_done()
     assert count_calls(world, "update") == 1
     await world.has_one_live_subaccount("Name 3")
@@ -208,15 +210,16 @@ async def test_a_steady_stream_leaves_no_event_unanswered_for_long():
 
 async def test_a_stream_that_overtakes_every_permit_stops_at_the_prefetch(monkeypatch):
     monkeypatch.setattr("tests.support.world.PREFETCH", 8)
-    world = World(provider=PermittingProvider())
+    provider = PermittingProvider()
+    world = World(provider=provider)
     await world.handle(CREATED)
     events = [rename(sequence) for sequence in range(2, 30)]
     async with world.working():
         for event in events:
-            world.provider.granted.clear()
+            provider.granted.clear()
             await world.send(event)
             await settled()
-            world.provider.granted.set()
+            provider.granted.set()
             await asyncio.sleep(0)
         await world.run_until_done()
     await world.has_one_live_subaccount("Name 29")

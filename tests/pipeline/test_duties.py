@@ -25,6 +25,7 @@ async def create_duplicate(world: World) -> str:
     world.witness.fail("create", fault("create"))
     await world.handle(CREATED)
     recorded = (await world.entry()).auth_id
+    assert recorded is not None
     await world.provider.create(world.sent_name("Sales"), "the first one, after the window")
     world.clock.advance(10 * WINDOW + 1)
     return recorded

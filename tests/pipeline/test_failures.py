@@ -187,7 +187,9 @@ async def test_a_rejected_change_is_given_up_and_a_replay_can_succeed(world, sta
 async def test_deleting_a_missing_subaccount_counts_as_deleted():
     world = World(Policy(Removal.DELETE))
     await world.handle(CREATED)
-    await world.provider.delete((await world.entry()).auth_id, "by hand")
+    auth_id = (await world.entry()).auth_id
+    assert auth_id is not None
+    await world.provider.delete(auth_id, "by hand")
     await world.handle(REMOVED)
     world.answered(REMOVED, "removed")
     assert (await world.entry()).status is Status.REMOVED

@@ -19,7 +19,7 @@ BUILDERS = {
     Kind.RENAMED: department_renamed,
     Kind.REMOVED: department_removed,
 }
-ERRORS = {
+ERRORS: dict[str, list[Exception]] = {
     "recall": [LedgerFailed("locked")],
     "record": [LedgerFailed("locked"), LedgerConflict("meanwhile"), RuntimeError("unexpected")],
     "create": [fault("create"), fault("create", 503), RuntimeError("unexpected")],

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from functools import partial
 
 import pytest
 
@@ -160,7 +161,7 @@ async def test_ten_thousand_items_of_work_all_end():
 
     async with running_lanes() as lanes:
         for number in range(10_000):
-            lanes.file(number % 5_000, lambda number=number: note(number))
+            lanes.file(number % 5_000, partial(note, number))
         await lanes.idle()
     assert sorted(done) == list(range(10_000))
     assert isinstance(lanes, Lanes)
@@ -254,7 +255,7 @@ async def test_all_work_ends_exactly_once_however_often_it_yields(seed):
 
         for number in range(200):
             rank = (chance.randint(0, 50),)
-            lanes.file("key", lambda number=number, rank=rank: work(number, rank), rank)
+            lanes.file("key", partial(work, number, rank), rank)
             assert lanes.filed("key") == number + 1 - len(ended)
             if chance.random() < 0.5:
                 await asyncio.sleep(0)

@@ -11,6 +11,7 @@ from contracts.envelope import Message, read
 from contracts.topology import DEPARTMENTS
 from tests.support.builders import (
     SALES,
+    AnyDepartmentEvent,
     department_created,
     department_removed,
     department_renamed,
@@ -28,7 +29,7 @@ RENAMED = department_renamed("Marketing", sequence=2)
 REMOVED = department_removed(sequence=3)
 
 
-async def steps(world: World, *events: object) -> list[str]:
+async def steps(world: World, *events: AnyDepartmentEvent) -> list[str]:
     """The port calls that a worker makes for these events."""
     world.witness.journal.clear()
     await world.handle(*events)

@@ -3,6 +3,7 @@
 import asyncio
 import io
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -97,7 +98,7 @@ class Objects:
     version = "4.1.3"
 
     def __init__(self):
-        self.applied = None
+        self.applied: Any = None
 
     async def apply(self, wanted):
         self.applied = wanted
@@ -127,7 +128,7 @@ async def test_dead_letters_are_listed_planned_exported_replayed_and_discarded(w
     for number in range(3):
         world.witness.fail("create", fault("create", 400))
         await world.handle(department_created(id=f"e-{number}", department_id=f"d-{number}"))
-    session, seen, file = session_of(world), [], io.BytesIO()
+    session, seen, file = session_of(world), list[int](), io.BytesIO()
     listed = await summary.summarize(session, 10, seen.append)
     assert (listed.selected, seen[-1]) == (3, 3)
     assert len((await summary.gather(session, 2)).found) == 2

@@ -9,16 +9,18 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from contracts.envelope import STRUCTURED, document, read
+from contracts.subaccounts import DeadReason
 from contracts.topology import DEAD_LETTER_QUEUE, WORK_QUEUE, BrokerVersion
 from tests.support.builders import NOW, SALES, department_created, department_removed, department_renamed
 from tests.support.world import fault
 from worker.adapters.amqp.errors import BrokerUnavailable
 from worker.adapters.memory.dead_letters import MemoryAudit, MemoryDeadLetters
+from worker.adapters.memory.ledger import MemoryLedger
 from worker.core.dead_letters import Selection
 from worker.core.decide import Policy
 from worker.core.judge import DeadLetter
 from worker.core.messages import dead_letter
-from worker.core.model import Department
+from worker.core.model import Department, Entry, Recollection, Reference
 from worker.operations.dead_letters import removal, tracking, transfer
 from worker.operations.dead_letters.plan import plan
 from worker.operations.dead_letters.replay import Replay, ReplayFailed
@@ -117,13 +119,17 @@ async def test_browsing_an_unlimited_queue_is_never_refused(world, known):
 # Planning
 
 
-class ReadOnly:
+class ReadOnly(MemoryLedger):
     """A ledger that refuses every write."""
 
-    def __init__(self, ledger):
-        self.recall = ledger.recall
+    def __init__(self, ledger: MemoryLedger) -> None:
+        super().__init__()
+        self._ledger = ledger
 
-    async def record(self, *_):
+    async def recall(self, department: Department, event: Reference) -> Recollection:
+        return await self._ledger.recall(department, event)
+
+    async def record(self, *_: object) -> Entry:
         raise LedgerFailed("read only")
 
 
@@ -150,7 +156,9 @@ DEAD = [
 async def test_a_replay_has_the_planned_outcome(world, before, dead):
     """The letter is older than the events of its department, and the current state counts."""
     await world.handle(*before)
-    await world.broker.publish(dead_letter(inbound(dead), DeadLetter("exhausted", "old"), None, 8, NOW))
+    await world.broker.publish(
+        dead_letter(inbound(dead), DeadLetter(DeadReason.EXHAUSTED, "old"), None, 8, NOW)
+    )
     queue_before, calls_before = world.dead_letters(), len(world.provider.calls)
     mute = session_of(world, publisher=Mute())
     made = await plan(mute, ReadOnly(world.ledger), world.policy, 10, silent)
@@ -431,7 +439,7 @@ async def test_answers_before_a_stop_are_reported(world):
 
 
 class Disconnecting(MemoryDeadLetters):
-    """The broker becomes unavailable after `looks_left` browses."""
+    """The broker becomes unavailable after `passes_left` browses."""
 
     passes_left = 2
 
@@ -458,7 +466,7 @@ async def test_a_lost_broker_keeps_known_outcomes_in_report_and_audit(world):
 async def test_a_broker_lost_while_tracking_is_recorded_as_no_answer_yet(world):
     await bury_many(world, 2)
     queue = Disconnecting(world.broker, RABBITMQ_4)
-    queue.looks_left = 1
+    queue.passes_left = 1
     work = Replay(session := session_of(world, queue=queue))
     with pytest.raises(BrokerUnavailable):
         await in_time(world, work.send_and_track(None, world.ledger))
@@ -526,7 +534,7 @@ def test_every_error_of_an_import_names_its_line():
         b'{"body_base64": "?"}',
         b'{"body": "", "headers": 1}',
     ]
-    with pytest.raises(transfer.BadImport) as error:
+    with pytest.raises(transfer.InvalidImport) as error:
         transfer.read_import(lines)
     errors = str(error.value).splitlines()
     assert [line.partition(":")[0] for line in errors] == [f"line {n}" for n in range(2, 8)]
@@ -544,7 +552,7 @@ def test_every_error_of_an_import_names_its_line():
     ],
 )
 def test_an_import_error_names_only_the_line_of_the_file(line, mistake):
-    with pytest.raises(transfer.BadImport) as error:
+    with pytest.raises(transfer.InvalidImport) as error:
         transfer.read_import([b"", line])
     assert str(error.value) == f"line 2: {mistake}"
 

@@ -10,6 +10,7 @@ from tests.pipeline.outages import Refusing, a_fault, pass_seconds, working_with
 from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.settling_loop import settled
 from tests.support.world import World
+from worker.bootstrap import RunningWorker
 from worker.core.model import Department
 
 CREATED = department_created("Sales", sequence=1)
@@ -28,6 +29,10 @@ def rename(number: int) -> Any:
 @pytest.fixture
 def world() -> World:
     return World(provider=Refusing())
+
+
+def takes_messages(running: RunningWorker) -> bool:
+    return running.consumer.consuming
 
 
 def parked_or_dead(world: World) -> list[str]:
@@ -155,14 +160,14 @@ async def test_unroutable_credentials_pause_consuming_until_bound_again(world, m
     async with working_with_duties(world) as running:
         await world.send(CREATED)
         await pass_seconds(world, 5)
-        assert not running.consumer.consuming
+        assert not takes_messages(running)
         assert "credentials cannot be delivered" in running.blocks()[0]
         await world.send(*map(create, range(5)))
         await pass_seconds(world, 60 * minutes)
         assert len(world.provider.subaccounts) == 1
         world.broker.bind(SECRETS, SECRETS_QUEUE, "#")
         await pass_seconds(world, 120)
-        assert running.consumer.consuming
+        assert takes_messages(running)
         assert not running.blocks()
     await world.has_issued_credentials()
     for number in range(5):
@@ -205,17 +210,18 @@ async def test_one_always_refused_department_does_not_keep_it_open(world, refusa
 async def test_refused_renames_do_not_stop_creates(monkeypatch):
     """Creates behind more renames than the prefetch are carried out too."""
     monkeypatch.setattr("tests.support.world.PREFETCH", 40)
-    world = World(provider=Refusing())
+    provider = Refusing()
+    world = World(provider=provider)
     everyone = range(60)
     await world.handle_all(*map(create, everyone))
-    world.provider.refuses["update"] = a_fault("update", 503)
+    provider.refuses["update"] = a_fault("update", 503)
     newcomers = range(100, 150)
     async with world.working():
         await world.send(*map(rename, everyone), *map(create, newcomers))
         await pass_seconds(world, 300)
         assert [number for number in newcomers if not world.results(create(number))] == []
         assert [number for number in everyone if world.results(rename(number))] == []
-        world.provider.refuses.clear()
+        provider.refuses.clear()
         await pass_seconds(world, 300)
     assert [number for number in everyone if not world.results(rename(number))] == []
     world.has_dead_lettered_nothing()

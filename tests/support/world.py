@@ -27,7 +27,7 @@ from contracts.topology import (
     retry_queue,
     topology,
 )
-from tests.support.builders import NOW, SALES, AnyDepartmentEvent
+from tests.support.builders import NOW, SALES, AnyDepartmentEvent, AnyEvent
 from tests.support.port_tap import PortTap
 from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.jose.seal import Unsealed
@@ -282,7 +282,7 @@ class World:
             await running.worker.scheduler.file_due()
             await running.worker.lanes.idle()
 
-    async def handle(self, *events: AnyDepartmentEvent) -> None:
+    async def handle(self, *events: AnyEvent) -> None:
         """A worker completes the waiting messages, then each event in turn, while the clock advances."""
         async with self.working():
             await self.run_until_done()
@@ -290,13 +290,13 @@ class World:
                 await self.send(event)
                 await self.run_until_done()
 
-    async def handle_all(self, *events: AnyDepartmentEvent) -> None:
+    async def handle_all(self, *events: AnyEvent) -> None:
         """A worker gets all events at once, and the clock advances until all are completed."""
         async with self.working():
             await self.send(*events)
             await self.run_until_done()
 
-    async def crash_before(self, call: str, *events: AnyDepartmentEvent) -> None:
+    async def crash_before(self, call: str, *events: AnyEvent) -> None:
         """A worker gets these events, and dies right before its first port call of that kind."""
         reached = asyncio.Event()
 
@@ -309,7 +309,7 @@ class World:
             await self.send(*events)
             await reached.wait()
 
-    async def send(self, *events: AnyDepartmentEvent) -> None:
+    async def send(self, *events: AnyEvent) -> None:
         for event in events:
             outgoing = inbound(event)
             if self.earlier_deliveries:
@@ -399,7 +399,7 @@ class World:
     def credentials(self, department: Department = SALES) -> list[CloudEvent]:
         return [event for event in self.events_in(SECRETS_QUEUE) if _department_of(event) == department]
 
-    def results(self, event: AnyDepartmentEvent) -> list[CloudEvent]:
+    def results(self, event: AnyEvent) -> list[CloudEvent]:
         cause = (event.source, event.id)
         return [
             result
@@ -407,7 +407,7 @@ class World:
             if (result.data["event"]["source"], result.data["event"]["id"]) == cause
         ]
 
-    def answered(self, event: AnyDepartmentEvent, *outcomes: str, times: int | None = 1) -> None:
+    def answered(self, event: AnyEvent, *outcomes: str, times: int | None = 1) -> None:
         """The event has exactly these outcomes, each under one id; `times` publications each, None: any."""
         results = self.results(event)
         assert {one.data["outcome"] for one in results} == set(outcomes), (event.id, results)
