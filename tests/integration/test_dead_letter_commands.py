@@ -22,7 +22,7 @@ from tests.support.real import RealSystem
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.connect import connect
 from worker.adapters.sqlite.ledger import sqlite_ledger
-from worker.demo.private_node import SERVER_SCRIPT, private_node
+from worker.demo.private_node import private_node
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(180)]
 
@@ -366,9 +366,7 @@ async def test_invalid_arguments_are_refused(arguments):
     assert "Value error" not in output.err
 
 
-@pytest.mark.skipif(
-    not SERVER_SCRIPT.exists() and "CI" not in os.environ, reason="rabbitmq-server is not installed"
-)
+@pytest.mark.usefixtures("rabbitmq_server")
 async def test_a_replay_needs_only_read_on_the_queue_and_write_on_the_exchange(tmp_path: Path):
     ledger = tmp_path / "ledger.db"
     async with (

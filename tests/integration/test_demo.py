@@ -12,7 +12,6 @@ import pytest
 from contracts import topology as names
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import open_connection
-from worker.demo.private_node import SERVER_SCRIPT
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
@@ -66,9 +65,7 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.skipif(
-    not SERVER_SCRIPT.exists() and "CI" not in os.environ, reason="rabbitmq-server is not installed"
-)
+@pytest.mark.usefixtures("rabbitmq_server")
 def test_the_demo_runs_on_a_private_node(tmp_path: Path):
     assert_demo_succeeded(run(tmp_path), tmp_path)
     assert processes_of(tmp_path) == []

@@ -14,17 +14,16 @@ from pathlib import Path
 import aio_pika
 import aiohttp
 import pytest
+from pamqp.common import FieldTable
 from yarl import URL
 
-from worker.demo.private_node import SERVER_SCRIPT, NodeUnavailable, PrivateNode, private_node
+from worker.demo.private_node import NodeUnavailable, PrivateNode, private_node
 
-pytestmark = pytest.mark.skipif(
-    not SERVER_SCRIPT.exists() and "CI" not in os.environ, reason="rabbitmq-server is not installed"
-)
+pytestmark = pytest.mark.usefixtures("rabbitmq_server")
 
 PROJECT = Path(__file__).parents[2]
 
-QUORUM = {"x-queue-type": "quorum"}
+QUORUM: FieldTable = {"x-queue-type": "quorum"}
 WAITING_ROOM = QUORUM | {
     "x-dead-letter-exchange": "back",
     "x-dead-letter-strategy": "at-least-once",

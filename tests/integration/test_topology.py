@@ -16,7 +16,7 @@ from aio_pika.abc import AbstractChannel
 
 from contracts import topology as names
 from tests.support.secrets_keys import fresh_sealing_key, write_keys
-from worker.demo.private_node import SERVER_SCRIPT, PrivateNode, private_node
+from worker.demo.private_node import PrivateNode, private_node
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
@@ -123,12 +123,11 @@ async def test_a_broker_imports_the_export():
 
 @pytest.fixture
 async def managed_node() -> AsyncIterator[PrivateNode]:
-    if not SERVER_SCRIPT.exists() and "CI" not in os.environ:
-        pytest.skip("rabbitmq-server is not installed")
     async with private_node(management=True) as node:
         yield node
 
 
+@pytest.mark.usefixtures("rabbitmq_server")
 async def test_the_management_api_shows_bindings_and_policies(managed_node: PrivateNode, tmp_path: Any):
     environ = {"AMQP_URL": managed_node.url, "PROVISIONER_MANAGEMENT_URL": managed_node.management_url or ""}
     definitions = tmp_path / "definitions.json"
