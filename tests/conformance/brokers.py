@@ -33,7 +33,8 @@ Receive = Callable[[Delivery], None]
 class Bench(Protocol):
     """A broker with the project's topology: publish to it and consume from it."""
 
-    publisher: Publisher
+    @property
+    def publisher(self) -> Publisher: ...
 
     def consumer(
         self, queue: str, prefetch: int, receive: Receive
@@ -114,9 +115,9 @@ async def rabbit_bench(url: str) -> AsyncIterator[RabbitBench]:
         await rabbitmq_topology.apply(connection, wanted)
         publisher = await stack.enter_async_context(RabbitPublisher.running(link("publisher", url)))
         plain = await stack.enter_async_context(await aio_pika.connect(url))
-        channel = await stack.enter_async_context(plain.channel())
         own = await stack.enter_async_context(connection.channel())
-        yield RabbitBench(url, publisher, connection, own, channel)
+        async with plain.channel() as channel:
+            yield RabbitBench(url, publisher, connection, own, channel)
 
 
 @dataclass(frozen=True)

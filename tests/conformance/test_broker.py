@@ -171,7 +171,7 @@ async def test_an_ack_after_the_connection_closed_has_no_effect(bench):
     inbox, again = Inbox(), Inbox()
     async with bench.consumer(WORK_QUEUE, 10, inbox):
         (delivery,) = await inbox.holds(1)
-        assert delivery.live
+        assert inbox.deliveries[0].live
     assert not delivery.live
     await delivery.ack()
     async with bench.consumer(WORK_QUEUE, 10, again):
@@ -383,6 +383,7 @@ async def test_publishing_without_a_connection_fails_immediately(rabbit):
 async def test_an_unnoticed_closed_channel_fails_the_publish(rabbit):
     async with RabbitPublisher.running(link("publisher", rabbit.url)) as publisher:
         channel = publisher._channel
+        assert channel is not None
         await channel._channel.close()
         publisher._channel = channel
         with pytest.raises(PublishFailed):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.conformance.silent_socket import Socket
 from tests.simulation.virtual_time import VirtualLoop
 from worker.adapters.amqp.codec.frames import ACK, NACK
 from worker.adapters.amqp.confirms import ConfirmingChannel, ConfirmTimeouts, Refused, Returned
+from worker.adapters.amqp.seam import Channel, Connection
 from worker.core.messages import Outgoing
 
 
@@ -73,7 +75,7 @@ OUTGOING = Outgoing("x", "k", Message(b"{}", "application/json"))
 
 
 async def publishing(socket: Socket, count: int) -> tuple[ConfirmingChannel, list[asyncio.Task[None]]]:
-    channel = ConfirmingChannel(socket, socket, 15)
+    channel = ConfirmingChannel(cast(Connection, socket), cast(Channel, socket), 15)
     tasks = [asyncio.create_task(channel.publish(OUTGOING, f"m-{number}")) for number in range(1, count + 1)]
     await asyncio.sleep(0)
     return channel, tasks

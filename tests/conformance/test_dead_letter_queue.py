@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
 
@@ -16,6 +17,7 @@ from worker.adapters.amqp import getter
 from worker.adapters.amqp.connect import connect
 from worker.adapters.amqp.dead_letters import WINDOWS, RabbitBrowse, RabbitDeadLetters
 from worker.adapters.amqp.errors import BrokerUnavailable
+from worker.adapters.amqp.seam import Channel, Connection
 from worker.adapters.memory.dead_letters import MemoryDeadLetters
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
@@ -192,11 +194,15 @@ def test_windows_hold_100000_letters_with_few_consumers():
     assert len(WINDOWS) <= 32
 
 
+def silent_browse() -> RabbitBrowse:
+    return RabbitBrowse(cast(Connection, Socket()), cast(Channel, Socket()), BrokerVersion(3, 10))
+
+
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), ConnectionResetError("reset"), None])
 async def test_a_channel_lost_while_browsing_is_an_error(error):
     """The client library cancels its waiters when the broker falls silent."""
-    browse = RabbitBrowse(Socket(), Socket(), BrokerVersion(3, 10))
-    waiting = asyncio.create_task(anext(browse.batches(1)))
+    browse = silent_browse()
+    waiting = asyncio.ensure_future(anext(browse.batches(1)))
     await asyncio.sleep(0)
     browse.lose(error)
     with pytest.raises(BrokerUnavailable, match=r"RabbitMQ cannot be used: (reset|the channel was closed)"):
@@ -205,6 +211,6 @@ async def test_a_channel_lost_while_browsing_is_an_error(error):
 
 async def test_browsing_has_a_timeout(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(getter, "ANSWER_SECONDS", 0.01)
-    browse = RabbitBrowse(Socket(), Socket(), BrokerVersion(3, 10))
+    browse = silent_browse()
     with pytest.raises(BrokerUnavailable, match="no answer in time"):
         await anext(browse.batches(1))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -360,7 +361,7 @@ async def test_holders_gives_the_department_of_a_subaccount(ledger):
 
 async def test_due_departments_are_listed_oldest_first(ledger):
     hours = timedelta(hours=1)
-    duties = {
+    duties: dict[str, dict[str, Any]] = {
         "later": {"check": Check(NOW + 3 * hours)},
         "first": {"check": Check(NOW + hours)},
         "second": {"duplicates_check_at": NOW + 2 * hours, "check": Check(NOW + 9 * hours)},

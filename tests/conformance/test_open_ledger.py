@@ -28,7 +28,7 @@ def url(tmp_path):
 
 
 async def test_ledger_and_audit_share_one_file(url):
-    commits = []
+    commits: list[int] = []
     async with open_ledger(url, on_commit=commits.append) as opened:
         recorded = await opened.ledger.record(an_entry(revision=0))
         await opened.audit.append([LINE])

@@ -404,6 +404,7 @@ class TalkingNoTls(asyncio.Protocol):
         self._says = says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
         self.transport = transport
         transport.write(self._says)
 

@@ -20,7 +20,7 @@ from worker.adapters.memory.provider import MemoryProvider
 from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.adapters.system import SystemClock
 from worker.core.judge import FaultKind
-from worker.ports import CallFailed, ProvidedSubaccount, Provider, RateLimit
+from worker.ports import CallFailed, NewSubaccount, ProvidedSubaccount, Provider, RateLimit
 from worker.sandbox import Sandbox, running_sandbox
 
 UNKNOWN = "SAZZZZZZZZZZZZZZZZZZ"
@@ -29,7 +29,8 @@ UNKNOWN = "SAZZZZZZZZZZZZZZZZZZ"
 class Bench(Protocol):
     """A provider, and the calls that its server received."""
 
-    provider: Provider
+    @property
+    def provider(self) -> Provider: ...
 
     def keys(self) -> list[tuple[str, str | None]]:
         """The operation and the idempotency key of each call so far."""
@@ -125,10 +126,15 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
             yield running
 
 
+def token_of(made: NewSubaccount) -> str:
+    assert made.auth_token is not None
+    return made.auth_token.get_secret_value()
+
+
 async def test_a_created_subaccount_is_enabled_and_has_credentials(bench):
     made = await one_call.create(bench.provider, "Sales [TAG]", "key-1")
     assert re.fullmatch(r"SA[A-Z0-9]{18}", made.auth_id)
-    assert made.auth_token.get_secret_value()
+    assert token_of(made)
     (shown,) = bench.shown()
     assert (shown.auth_id, shown.name, shown.enabled) == (made.auth_id, "Sales [TAG]", True)
     assert shown.auth_token == made.auth_token
@@ -142,7 +148,7 @@ async def test_a_subaccount_can_be_created_disabled(bench):
 async def test_each_subaccount_has_its_own_id_and_token(bench):
     made = [await one_call.create(bench.provider, "Sales", f"key-{number}") for number in range(3)]
     assert len({one.auth_id for one in made}) == 3
-    assert len({one.auth_token.get_secret_value() for one in made}) == 3
+    assert len({token_of(one) for one in made}) == 3
 
 
 async def test_any_name_is_stored(bench):
@@ -242,7 +248,7 @@ async def test_no_repr_shows_a_token(bench):
     made = await one_call.create(bench.provider, "Sales", "key-1")
     seen = await one_call.get(bench.provider, made.auth_id)
     page = await one_call.page(bench.provider, 0)
-    token = made.auth_token.get_secret_value()
+    token = token_of(made)
     assert token not in f"{made!r} {seen!r} {page!r} {made} {seen}"
 
 

@@ -23,6 +23,8 @@ BEGIN = 1000.0
 class SimulatedTime(asyncio.SelectorEventLoop):
     """An event loop that never waits: without a ready task it advances to the next timer."""
 
+    _ready: deque[Any]  # both are the base class's, which declares them nowhere
+    _scheduled: list[asyncio.TimerHandle]
     simulated = BEGIN
 
     def time(self) -> float:
@@ -31,7 +33,7 @@ class SimulatedTime(asyncio.SelectorEventLoop):
     def _run_once(self) -> None:
         if not self._ready and self._scheduled:
             self.simulated = max(self.simulated, self._scheduled[0].when())
-        super()._run_once()
+        super()._run_once()  # type: ignore[misc]  # private, too
 
 
 class LoopClock(SystemClock):

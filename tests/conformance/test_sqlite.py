@@ -107,11 +107,11 @@ async def test_a_cancelled_write_does_not_affect_the_others(path):
         patient = asyncio.create_task(ledger.record(fresh(2)))
         await asyncio.sleep(0)  # both have started
         impatient.cancel()
-        assert await patient
+        await patient
         assert (await asyncio.gather(impatient, return_exceptions=True))[
             0
         ].__class__ is asyncio.CancelledError
-        assert await ledger.record(fresh(3))
+        await ledger.record(fresh(3))
 
 
 async def test_closing_waits_for_pending_writes(path):
@@ -241,7 +241,7 @@ async def test_a_ledger_that_becomes_read_only_fails_and_recovers(path):
             await ledger.record(fresh())
         one_line(failure)
         ledger._writing.pragma("query_only", 0)
-        assert await ledger.record(fresh())
+        await ledger.record(fresh())
 
 
 async def test_a_file_deleted_or_replaced_in_use_fails_the_write(path):
@@ -255,7 +255,7 @@ async def test_a_file_deleted_or_replaced_in_use_fails_the_write(path):
         with pytest.raises(LedgerFailed, match="replaced"):
             await ledger.record(fresh())
         aside.rename(path)
-        assert await ledger.record(fresh())
+        await ledger.record(fresh())
 
 
 async def test_a_ledger_locked_by_another_process_fails_and_recovers(path, monkeypatch):
@@ -266,7 +266,7 @@ async def test_a_ledger_locked_by_another_process_fails_and_recovers(path, monke
             with pytest.raises(LedgerFailed, match=r"cannot be written: .*locked") as failure:
                 await ledger.record(fresh())
             one_line(failure)
-        assert await ledger.record(fresh())
+        await ledger.record(fresh())
 
 
 async def test_an_unreadable_entry_affects_only_its_department(path):

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import cast
 
 from worker.adapters.amqp.writer import CoalescingWriter
 
@@ -27,9 +28,13 @@ class Socket:
         self.calls.append("drained")
 
 
+def writing_to(socket: Socket) -> CoalescingWriter:
+    return CoalescingWriter(cast(asyncio.StreamWriter, socket))
+
+
 async def test_writes_of_one_loop_iteration_become_one_write():
     socket = Socket()
-    writer = CoalescingWriter(socket)
+    writer = writing_to(socket)
     writer.write(b"a")
     writer.write(b"b")
     assert socket.calls == []
@@ -41,7 +46,7 @@ async def test_writes_of_one_loop_iteration_become_one_write():
 
 async def test_drain_and_close_flush_earlier_writes():
     socket = Socket()
-    writer = CoalescingWriter(socket)
+    writer = writing_to(socket)
     writer.write(b"a")
     await writer.drain()
     writer.write(b"b")
@@ -52,7 +57,7 @@ async def test_drain_and_close_flush_earlier_writes():
 
 async def test_writes_to_a_closed_socket_are_dropped():
     socket = Socket()
-    writer = CoalescingWriter(socket)
+    writer = writing_to(socket)
     writer.write(b"a")
     socket.closed = True
     await asyncio.sleep(0)

@@ -17,6 +17,7 @@ from worker.adapters.amqp import consumer as rabbitmq_consumer
 from worker.adapters.amqp import link as rabbitmq_link
 from worker.adapters.amqp import publisher as rabbitmq_publisher
 from worker.adapters.amqp import topology as rabbitmq_topology
+from worker.adapters.amqp.channel import RabbitDelivery
 from worker.adapters.amqp.connect import connect
 from worker.adapters.amqp.consumer import RabbitConsumer
 from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable, explain
@@ -239,7 +240,10 @@ async def test_links_recover_after_the_client_library_cancels_all_waiters(proxy)
         ]
         await asyncio.sleep(0)
         for port in (consumer, publisher):
-            port._connection._library._reader_task.cancel()
+            assert port._connection is not None
+            library = port._connection._library
+            assert isinstance(library, aiormq.Connection)
+            library._reader_task.cancel()
         failed, *ended = await asyncio.gather(*waiting, return_exceptions=True)
         assert isinstance(failed, PublishFailed)
         assert ended == [None, None]
@@ -335,6 +339,7 @@ async def test_a_channel_closed_by_the_broker_is_reopened(proxy, clean_broker):
     async with consuming(proxy.url, inbox), publishing(clean_broker) as publisher:
         await publish(publisher, b"one")
         (first,) = await inbox.holds(1)
+        assert isinstance(first, RabbitDelivery)
         async with proxy.connected_anew():
             first._channel.ack(4711)  # an unknown delivery tag: 406, as after a consumer timeout
         await publish(publisher, b"two")

@@ -12,11 +12,15 @@ from urllib.request import urlopen
 import aiohttp
 import apsw
 import pytest
+from pamqp.common import FieldTable
 
 from contracts.topology import SECRETS, WORK_QUEUE
 from tests.support.builders import department_created
 from tests.support.fault_proxy import BrokerProxy, fault_proxy
 from tests.support.real import RealSystem
+from worker.adapters.amqp.consumer import RabbitConsumer
+from worker.adapters.amqp.publisher import RabbitPublisher
+from worker.adapters.sqlite.ledger import SqliteLedger
 from worker.bootstrap import RunningWorker, running_worker
 from worker.service import probes
 from worker.service.probes import serving
@@ -84,16 +88,24 @@ async def the_queue_is_deleted(there: ProbedWorker) -> None:
 async def the_channel_is_closed(there: ProbedWorker) -> None:
     """The broker closes it with 406, as after a consumer timeout."""
     there.proxy.refuse()
-    there.running.consumer._channel.ack(4711)
+    consumer = there.running.consumer
+    assert isinstance(consumer, RabbitConsumer)
+    assert consumer._channel is not None
+    consumer._channel.ack(4711)
 
 
 async def the_publisher_is_gone(there: ProbedWorker) -> None:
     there.proxy.refuse()
-    there.running.worker.handler.outbox.publisher._connection.hang_up()
+    publisher = there.running.worker.handler.outbox.publisher
+    assert isinstance(publisher, RabbitPublisher)
+    assert publisher._connection is not None
+    publisher._connection.hang_up()
 
 
 async def the_ledger_is_read_only(there: ProbedWorker) -> None:
-    there.running.ledger._writing.pragma("query_only", 1)
+    ledger = there.running.ledger
+    assert isinstance(ledger, SqliteLedger)
+    ledger._writing.pragma("query_only", 1)
 
 
 async def the_ledger_is_deleted(there: ProbedWorker) -> None:
@@ -102,7 +114,7 @@ async def the_ledger_is_deleted(there: ProbedWorker) -> None:
 
 async def the_secrets_queue_is_full(there: ProbedWorker) -> None:
     """One of the queues is full."""
-    full = {"x-max-length": 0, "x-overflow": "reject-publish"}
+    full: FieldTable = {"x-max-length": 0, "x-overflow": "reject-publish"}
     queue = await there.system.channel.declare_queue(exclusive=True, arguments=full)
     await queue.bind(SECRETS, "#")
     await there.system.send(department_created().model_dump_json().encode())

@@ -102,3 +102,12 @@ ODD_HEADERS = {
     "deep": entry("a", "F", nested(1_200)),
 }
 """Headers that RabbitMQ accepts and the client library decodes or encodes wrongly."""
+
+ODD_PROPERTIES = {
+    "timestamp": properties(timestamp=timestamp(1700000000000000)),
+    "time-header": properties(entry("at", "T", timestamp(1700000000000000))),
+    "header-name": properties(ODD_HEADERS["name"]),
+    "correlation-id": properties(correlation_id=short(b"\xff\xfe")),
+    "nested": properties(ODD_HEADERS["deep"]),
+}
+"""What RabbitMQ lets through, and the client library cannot decode."""

@@ -9,9 +9,10 @@ import asyncio
 import inspect
 import re
 import textwrap
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 from unittest.mock import create_autospec
 
 import aiormq
@@ -30,7 +31,8 @@ from aiormq.exceptions import (
     InvalidFrameError,
 )
 from pamqp import commands as spec
-from pamqp.frame import marshal
+from pamqp.base import Frame
+from pamqp.frame import FrameTypes, marshal
 from pamqp.header import ProtocolHeader
 from pamqp.heartbeat import Heartbeat
 from yarl import URL
@@ -40,6 +42,7 @@ from worker.adapters.amqp.codec.frames import BLOCKED, HEARTBEAT, UNBLOCKED
 from worker.adapters.amqp.seam import (
     CHANNEL_CLOSED,
     CONNECTION_CLOSED,
+    Channel,
     ClosedSilently,
     Connection,
     LoginRefused,
@@ -97,7 +100,7 @@ class Recorder:
 async def test_aiormq_reads_a_frame_as_1_then_6_then_the_rest():
     frames = [marshal(spec.Basic.QosOk(), 1), marshal(spec.Basic.CancelOk("tag"), 1)]
     recorder = Recorder(b"".join(frames))
-    read = [one async for one in library.FrameReceiver(recorder)]
+    read = [one async for one in library.FrameReceiver(cast(asyncio.StreamReader, recorder))]
     assert recorder.sizes == [size for frame in frames for size in (1, 6, len(frame) - 7)]
     assert len(read) == 2
 
@@ -140,8 +143,6 @@ async def test_a_read_across_the_end_of_a_frame_is_a_loud_error():
 # ---- a scripted broker, to observe aiormq
 
 
-Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
-
 START = spec.Connection.Start(
     server_properties={
         "version": "3.13.7",
@@ -155,27 +156,25 @@ TUNE = spec.Connection.Tune(channel_max=2047, frame_max=131072, heartbeat=60)
 class Broker:
     """Answers the handshake, and then sends only the frames of a test."""
 
-    def __init__(self) -> None:
-        self.url = ""
-        self.writer: asyncio.StreamWriter | None = None
-        self.reader: asyncio.StreamReader | None = None
-        self.received = bytearray()
+    url = ""
+    reader: asyncio.StreamReader  # both are set once a client connects
+    writer: asyncio.StreamWriter
 
-    def send(self, frame: object, channel: int = 0) -> None:
+    def send(self, frame: FrameTypes, channel: int = 0) -> None:
         self.writer.write(marshal(frame, channel))
 
     async def read_frame(self) -> bytes:
         head = await self.reader.readexactly(7)
         return head + await self.reader.readexactly(int.from_bytes(head[3:]) + 1)
 
-    async def read_method(self, *wanted: type[spec.Basic.Qos]) -> bytes:
+    async def read_method(self, *wanted: type[Frame]) -> bytes:
         """Skips frames until one of these methods."""
         indexes = {one.index.to_bytes(4) for one in wanted}
         while (frame := await self.read_frame())[7:11] not in indexes:
             pass
         return frame
 
-    async def handshake(self, *, until: object | None = None) -> None:
+    async def handshake(self, *, until: type[Frame] | None = None) -> None:
         await self.reader.readexactly(len(ProtocolHeader().marshal()))
         self.send(START)
         for request, answer in (
@@ -193,13 +192,15 @@ class Broker:
 
 
 @asynccontextmanager
-async def broker(serve: Callable[[Broker], object]) -> AsyncIterator[Broker]:
+async def broker(serve: Callable[[Broker], Awaitable[None]]) -> AsyncIterator[Broker]:
     """Serves one connection with `serve`, which may end or fail at any time."""
-    made, tasks = Broker(), []
+    made, tasks = Broker(), list[asyncio.Task[Any]]()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         made.reader, made.writer = reader, writer
-        tasks.append(asyncio.current_task())
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
         try:
             await serve(made)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -223,6 +224,11 @@ async def accept(made: Broker) -> None:
     await made.handshake()
     await made.accept_channel()
     await asyncio.Event().wait()
+
+
+def library_of(connection: Connection) -> library.Connection:
+    assert isinstance(connection._library, library.Connection)
+    return connection._library
 
 
 async def test_aiormq_connects_through_the_transport_factory_it_is_given():
@@ -255,7 +261,7 @@ async def test_aiormq_reports_the_version_of_the_broker():
 async def test_aiormq_takes_the_heartbeat_from_the_url():
     async with broker(accept) as made:
         connection = await open_connection(made.url, "seam", HEARTBEAT_SECONDS)
-        assert connection._library.heartbeat_timeout == HEARTBEAT_SECONDS
+        assert library_of(connection).heartbeat_timeout == HEARTBEAT_SECONDS
         connection.hang_up()
         await connection.close()
 
@@ -266,7 +272,9 @@ async def test_aiormq_takes_the_heartbeat_from_the_url():
 async def test_blocked_and_unblocked_are_read_without_the_library():
     source = asyncio.StreamReader()
     tap = FrameTap(source)
-    connection = Connection(create_autospec(AbstractConnection), tap, CoalescingWriter(None))
+    connection = Connection(
+        create_autospec(AbstractConnection), tap, CoalescingWriter(create_autospec(asyncio.StreamWriter))
+    )
     assert not connection.blocked
     shown = marshal(spec.Basic.QosOk(), 1)
     for sent, blocked in (
@@ -297,7 +305,7 @@ async def test_aiormq_announces_that_it_understands_blocked():
 # ---- channels
 
 
-async def opened(made: Broker) -> tuple[Connection, object]:
+async def opened(made: Broker) -> tuple[Connection, Channel]:
     connection = await open_connection(made.url, "seam", HEARTBEAT_SECONDS)
     return connection, await connection.open_channel()
 
@@ -398,7 +406,7 @@ async def test_aiormq_cancels_waiting_tasks_when_the_broker_falls_silent():
         connection, channel = await opened(made)
         waiting = asyncio.create_task(channel.set_prefetch(1))
         await asyncio.sleep(0.05)
-        connection._library._reader_task.cancel()  # as its own heartbeat does
+        library_of(connection)._reader_task.cancel()  # as its own heartbeat does
         with pytest.raises(ConnectionError):
             await waiting
         await connection.close()
@@ -418,7 +426,7 @@ async def test_a_requested_cancellation_is_not_swallowed():
 
 def test_aiormq_counts_any_frame_as_a_sign_of_life():
     """So the heartbeats that the tap generates are enough at their interval."""
-    source = textwrap.dedent(inspect.getsource(library.Connection._Connection__reader))
+    source = textwrap.dedent(inspect.getsource(vars(library.Connection)["_Connection__reader"]))
     loop_of = next(node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.AsyncFor))
     assert "__last_frame_time = self.loop.time()" in ast.unparse(loop_of.body[0])
     assert marshal(Heartbeat(), 0) == HEARTBEAT
