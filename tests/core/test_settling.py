@@ -301,7 +301,7 @@ class TestDuplicatesChecks:
         conclusion = concluded(claimed(), EVENT, Adopt("Sales"), MADE_WITH_DUPLICATES)
 
         assert conclusion.entry.duplicates_check_at == LATER + TEN_WINDOWS
-        reason = "disabled doubles: SA000000000000000008, SA000000000000000009"
+        reason = "disabled duplicates: SA000000000000000008, SA000000000000000009"
         assert conclusion.answer.reason == reason
 
     def test_a_check_is_due_after_an_adoption_for_a_removal(self):
