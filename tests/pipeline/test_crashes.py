@@ -346,8 +346,8 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Records.delivered": {"self.entries.record": "record active"},
     "Records.recheck": {"self.entries.record": "record active"},
     "Reconciler.not_recorded": {"self._yield_to_other_worker": None},
-    "Reconciler.arm_pending_check": {"self.arm_check": None},
-    "Reconciler.arm_check": {"self.records.recall": None, "self.records.recheck": None},
+    "Reconciler.arm_pending_check": {"self.arm_late_check": None},
+    "Reconciler.arm_late_check": {"self.records.recall": None, "self.records.recheck": None},
     "Reconciler._yield_to_other_worker": {
         "self.records.recall": None,
         "self.subaccounts.disable_made": None,

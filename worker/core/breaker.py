@@ -187,11 +187,11 @@ class Unblock:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class ReportClosed:
     """Report that the outage is over, and try the messages that wait for its end."""
 
 
-Effect = Admit | Refuse | Probe | ProbeIn | Show | Alert | Block | Unblock | Closed
+Effect = Admit | Refuse | Probe | ProbeIn | Show | Alert | Block | Unblock | ReportClosed
 Transition = tuple[Breaker, tuple[Effect, ...]]
 
 
@@ -278,7 +278,7 @@ def _opened(breaker: Breaker, operation: Operation, detail: str, *, one_kind: bo
 
 def _closed(breaker: Breaker) -> Transition:
     """The failures of other kinds of call still count: such calls may fail as before."""
-    return replace(breaker, state=State.CLOSED, failed_trials=0), (Show(), Closed())
+    return replace(breaker, state=State.CLOSED, failed_trials=0), (Show(), ReportClosed())
 
 
 def _interval_seconds(breaker: Breaker) -> float:

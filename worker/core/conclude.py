@@ -195,6 +195,11 @@ def confirmed(entry: Entry, recipients: frozenset[str], token: Fingerprint | Non
     return replace(entry, debt=debt, issued=issued)
 
 
+def written_off(entry: Entry) -> Entry:
+    """The entry once its credentials can never be delivered: the provider showed their token once."""
+    return confirmed(entry, entry.owed_to)
+
+
 def enabled(entry: Entry) -> Entry:
     """The entry once the provider has enabled a subaccount that was created disabled."""
     debt = entry.debt and _debt(entry.debt.recipients, enable=False, retry_at=entry.debt.retry_at)

@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from contracts.subaccounts import CredentialsMessage
 from worker.core import messages
-from worker.core.conclude import confirmed, enabled, retarget_debts
+from worker.core.conclude import confirmed, enabled, retarget_debts, written_off
 from worker.core.decide import Policy
 from worker.core.duties import arm_check, put_off_debt
 from worker.core.judge import DeadLetter, FaultKind
@@ -135,7 +135,7 @@ class Outbox:
     def _written_off(self, entry: Entry, lost: CallFailed) -> Entry:
         self.telemetry.credentials_lost(entry, str(lost))
         self.undelivered.update(entry.department)
-        return confirmed(entry, entry.owed_to)
+        return written_off(entry)
 
     async def deliver(
         self, entry: Entry, recipients: frozenset[str], credentials_for: CredentialsFor

@@ -39,10 +39,10 @@ class Reconciler:
     async def arm_pending_check(self, department: Department) -> None:
         """Arms the check of a department whose last effect is not on record. Called before its next step."""
         if department in self._unrecorded:
-            await self.arm_check(department)
+            await self.arm_late_check(department)
             self._unrecorded.discard(department)
 
-    async def arm_check(self, department: Department) -> None:
+    async def arm_late_check(self, department: Department) -> None:
         """Arms a check: an effect of ours may have overwritten the state on record."""
         on_record = (await self.records.recall(department)).entry
         if on_record.auth_id is not None:

@@ -1,8 +1,10 @@
 """The scheduler: carries out due duties and wishes in the department's lane."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 from worker.core.decide import Policy
 from worker.core.duties import (
@@ -15,9 +17,9 @@ from worker.core.duties import (
     suspend_debt,
 )
 from worker.core.judge import FaultKind
-from worker.core.model import Department, Entry, Wish
+from worker.core.model import Department, Entry
 from worker.core.reissue import WISH_VALID_FOR
-from worker.flow.lanes import LAST, Lanes, Progress
+from worker.flow.lanes import FIRST, LAST, Lanes, Progress, Rank
 from worker.flow.ledger_watch import LedgerWatch
 from worker.flow.undelivered import UndeliveredCredentials
 from worker.pipeline.failures import is_unexpected
@@ -43,6 +45,8 @@ OVERDUE = timedelta(minutes=5)
 """Older debts count as overdue."""
 DUE_BATCH = 100
 
+Work = Callable[[], Awaitable[None]]
+
 
 @dataclass
 class Scheduler:
@@ -66,8 +70,7 @@ class Scheduler:
     policy: Policy
     telemetry: Telemetry
     stopping: asyncio.Event
-    _filed: set[Department] = field(default_factory=set)
-    _filed_wishes: set[str] = field(default_factory=set)
+    _filed: set[Hashable] = field(default_factory=set)
 
     async def run(self) -> None:
         """Polls the ledger each `POLL_SECONDS`. Never returns."""
@@ -86,9 +89,7 @@ class Scheduler:
             self.telemetry.duty_failed(None, str(error))
             return
         for department in due:
-            if department not in self._filed:
-                self._filed.add(department)
-                self._file(department)
+            self._file(department, department, FIRST, partial(self._attend, department))
 
     async def file_wishes(self) -> None:
         """Files the open wishes. One that cannot be granted now is tried again while it is valid."""
@@ -98,28 +99,7 @@ class Scheduler:
             self.telemetry.duty_failed(None, str(error))
             return
         for wish in wishes:
-            if wish.id not in self._filed_wishes:
-                self._filed_wishes.add(wish.id)
-                self._file_wish(wish)
-
-    def _file_wish(self, wish: Wish) -> None:
-        async def attend() -> Progress:
-            try:
-                if not self.stopping.is_set():
-                    await self._grant(wish)
-            finally:
-                self._filed_wishes.discard(wish.id)
-            return Progress.ENDED
-
-        self.lanes.file(wish.department, attend, LAST)
-
-    async def _grant(self, wish: Wish) -> None:
-        try:
-            async with self.locks.hold(wish.department):
-                self.ledger_watch.check()
-                await self.reissues.grant(wish)
-        except Exception as error:  # noqa: BLE001 - a fault of ours must not end the lane
-            self._failed(wish.department, error)
+            self._file(wish.id, wish.department, LAST, partial(self.reissues.grant, wish))
 
     async def measure_debts(self) -> None:
         """Sets the gauge of overdue debts."""
@@ -129,26 +109,34 @@ class Scheduler:
             return  # the next use of the ledger reports it
         self.telemetry.debts_overdue(overdue)
 
-    def _file(self, department: Department) -> None:
+    def _file(self, key: Hashable, department: Department, rank: Rank, work: Work) -> None:
+        """Files work into the department's lane, unless work of the same key is there already."""
+        if key in self._filed:
+            return
+        self._filed.add(key)
+
         async def attend() -> Progress:
             try:
-                await self._attend(department)
+                await self._carry_out(department, work)
             finally:
-                self._filed.discard(department)
+                self._filed.discard(key)
             return Progress.ENDED
 
-        self.lanes.file(department, attend)
+        self.lanes.file(department, attend, rank)
 
-    async def _attend(self, department: Department) -> None:
+    async def _carry_out(self, department: Department, work: Work) -> None:
         if self.stopping.is_set():
             return
         try:
             async with self.locks.hold(department):
                 self.ledger_watch.check()
-                entry = (await self.records.recall(department)).entry
-                await self._record(entry, await self._done(entry))
+                await work()
         except Exception as error:  # noqa: BLE001 - a fault of ours must not end the lane
             self._failed(department, error)
+
+    async def _attend(self, department: Department) -> None:
+        entry = (await self.records.recall(department)).entry
+        await self._record(entry, await self._done(entry))
 
     def _failed(self, department: Department, error: Exception) -> None:
         """Reports the error. The duty or wish is still due at a later poll."""
@@ -164,7 +152,7 @@ class Scheduler:
             await self.records.attended(done)
         except LedgerConflict:
             if done.repairs != entry.repairs:  # it may have undone what is on record now
-                await self.reconciler.arm_check(entry.department)
+                await self.reconciler.arm_late_check(entry.department)
             raise
 
     async def _done(self, entry: Entry) -> Entry:

@@ -154,4 +154,10 @@ class Actor:
         if plan.update:
             await self.subaccounts.update(found.auth_id, key, plan.update)
         shown = Found(kept.incarnation, self.names.template.name_in(found.name))
-        return Made(found.auth_id, found.auth_token, plan.report, shown, plan.enabled)
+        return Made(
+            auth_id=found.auth_id,
+            auth_token=found.auth_token,
+            duplicates=plan.report,
+            found=shown,
+            enabled=plan.enabled,
+        )

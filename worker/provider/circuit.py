@@ -16,13 +16,13 @@ from worker.core.breaker import (
     CallAnswered,
     CallAsked,
     CallFaulted,
-    Closed,
     Effect,
     FaultProbed,
     OutageProbed,
     Probe,
     ProbeIn,
     Refuse,
+    ReportClosed,
     Show,
     State,
     TrialEnded,
@@ -206,7 +206,7 @@ class Circuit:
                 self._gate.block(BLOCKER, why, affects_all=affects_all)
             case Unblock():
                 self._gate.unblock(BLOCKER)
-            case Closed():
+            case ReportClosed():
                 self._telemetry.circuit_closed()
                 self._waiting.end_pauses()  # the messages that waited for the one call that decided
             case ProbeIn(seconds):
