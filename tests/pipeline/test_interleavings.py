@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import chain, repeat
 
 from hypothesis import event as hypothesis_event
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contracts.departments import Kind
@@ -63,7 +63,14 @@ def delay_calls(steps: list[int]):
     return around
 
 
+LIFE = [
+    department_created("Sales", department_id="a", sequence=1, id="a1"),
+    department_removed(department_id="a", sequence=2, id="a2"),
+]
+
+
 @settings(max_examples=400, deadline=None, print_blob=True)
+@example((LIFE, LIFE), [(("delete", fault("delete")), False)], [], Removal.DELETE)  # chance may draw none
 @given(deliveries(), failures, delays, st.sampled_from([Removal.DISABLE, Removal.DELETE]))
 async def test_departments_converge_to_their_newest_events(story, drawn, steps, removal):
     events, order = story
