@@ -41,7 +41,7 @@ async def in_memory(_folder: Path) -> AsyncIterator[Audit]:
 @asynccontextmanager
 async def in_sqlite(folder: Path) -> AsyncIterator[Audit]:
     async with sqlite_ledger(folder / "ledger.db") as ledger:
-        yield SqliteAudit(ledger)
+        yield SqliteAudit(ledger.store)
 
 
 @pytest.fixture(params=[pytest.param(in_memory, id="memory"), pytest.param(in_sqlite, id="sqlite")])
@@ -83,8 +83,8 @@ async def test_a_line_of_an_older_version_without_a_letter_is_read(tmp_path):
         older = TypeAdapter(AuditLine).dump_json(LINE, exclude={"letter"}).decode()
         row = (LINE.at.isoformat(), LINE.by, LINE.event_id, older)
         insert = "INSERT INTO audit (at, by, event_id, audit) VALUES (?, ?, ?, ?)"
-        await ledger.run(lambda db: db.execute(insert, row))
-        assert await SqliteAudit(ledger).lines() == [LINE]
+        await ledger.store.run(lambda db: db.execute(insert, row))
+        assert await SqliteAudit(ledger.store).lines() == [LINE]
 
 
 @pytest.fixture
@@ -122,8 +122,8 @@ async def test_a_ledger_opened_read_only_cannot_be_written(ledger_file):
     before = ledger_file.read_bytes()
     async with sqlite_ledger_read(ledger_file) as ledger:
         with pytest.raises(LedgerFailed, match="cannot be written"):
-            await SqliteAudit(ledger).append([LINE])
-        assert await SqliteAudit(ledger).lines() == [LINE]
+            await SqliteAudit(ledger.store).append([LINE])
+        assert await SqliteAudit(ledger.store).lines() == [LINE]
     assert ledger_file.read_bytes() == before
 
 
@@ -131,8 +131,8 @@ async def test_a_ledger_of_an_older_version_without_an_audit_is_read(tmp_path):
     """The first writer adds the audit table."""
     path = tmp_path / "ledger.db"
     async with sqlite_ledger(path) as ledger:
-        await ledger.run(lambda db: db.execute("DROP TABLE audit"))
-        await ledger.run(lambda db: db.execute("DELETE FROM migrations WHERE name = '0003_audit.sql'"))
+        await ledger.store.run(lambda db: db.execute("DROP TABLE audit"))
+        await ledger.store.run(lambda db: db.execute("DELETE FROM migrations WHERE name = '0003_audit.sql'"))
     async with sqlite_ledger_read(path) as ledger:
         assert await ledger.entries() == []
     async with in_sqlite(tmp_path) as audit:

@@ -15,7 +15,7 @@ import apsw
 import pytest
 
 from tests.support.builders import NOW, SALES, an_answer, an_entry, created, owing
-from worker.adapters.sqlite import ledger as sqlite
+from worker.adapters.sqlite import store as sqlite
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
 from worker.core.model import Check, Department, Entry, IssuedCredentials, Recollection, Reference, Status
@@ -69,7 +69,7 @@ async def test_files_are_accessible_only_to_their_owner(path):
 
 async def test_wal_and_full_sync_are_in_effect(path):
     async with sqlite_ledger(path) as ledger:
-        modes = await ledger.run(lambda db: (db.pragma("journal_mode"), db.pragma("synchronous")))
+        modes = await ledger.store.run(lambda db: (db.pragma("journal_mode"), db.pragma("synchronous")))
     assert modes == ("wal", 2)
 
 
@@ -91,7 +91,7 @@ async def test_a_failed_job_is_rolled_back_without_the_others(path):
         results = await asyncio.gather(
             ledger.record(fresh(1)),
             ledger.record(replace(fresh(2), revision=5), answer),
-            ledger.run(lambda _: 1 / 0),
+            ledger.store.run(lambda _: 1 / 0),
             ledger.record(fresh(3)),
             return_exceptions=True,
         )
@@ -126,7 +126,7 @@ async def test_closing_waits_for_pending_writes(path):
 async def test_migrations_are_applied_once(path):
     for _ in range(2):
         async with sqlite_ledger(path) as ledger:
-            applied = await ledger.run(lambda db: list(db.execute("SELECT name FROM migrations")))
+            applied = await ledger.store.run(lambda db: list(db.execute("SELECT name FROM migrations")))
             names = ["0001_ledger.sql", "0002_caught_up.sql", "0003_audit.sql", "0004_wishes.sql"]
             assert applied == [(name,) for name in names]
 
@@ -145,7 +145,7 @@ async def test_migrations_are_applied_once(path):
 async def test_a_ledger_with_an_unknown_migration_is_refused(path, change, reason):
     """An older worker would ignore and overwrite the data of a newer version."""
     async with sqlite_ledger(path) as ledger:
-        await ledger.run(lambda db: db.execute(change))
+        await ledger.store.run(lambda db: db.execute(change))
     with pytest.raises(LedgerForeign, match=reason) as refusal:
         async with sqlite_ledger(path):
             pass
@@ -236,11 +236,11 @@ async def test_binding_again_writes_to_the_file(path):
 
 async def test_a_ledger_that_becomes_read_only_fails_and_recovers(path):
     async with sqlite_ledger(path) as ledger:
-        ledger._writing.pragma("query_only", 1)
+        ledger.store._writing.pragma("query_only", 1)
         with pytest.raises(LedgerFailed, match="cannot be written") as failure:
             await ledger.record(fresh())
         one_line(failure)
-        ledger._writing.pragma("query_only", 0)
+        ledger.store._writing.pragma("query_only", 0)
         await ledger.record(fresh())
 
 
@@ -272,7 +272,7 @@ async def test_a_ledger_locked_by_another_process_fails_and_recovers(path, monke
 async def test_an_unreadable_entry_affects_only_its_department(path):
     async with sqlite_ledger(path) as ledger:
         await ledger.record(fresh(1))
-        await ledger.run(lambda db: db.execute("UPDATE departments SET entry = '{}'"))
+        await ledger.store.run(lambda db: db.execute("UPDATE departments SET entry = '{}'"))
         damaged, whole = await asyncio.gather(
             ledger.recall(fresh(1).department, created().reference),
             ledger.record(fresh(2)),
@@ -308,14 +308,14 @@ async def test_entries_of_earlier_versions_can_be_read(path, row, fields):
     expected = {"revision": 1, "auth_id": "SA1", "version": None, "issued": issued} | fields
     async with sqlite_ledger(path) as ledger:
         await ledger.record(an_entry(revision=0, auth_id=None, status=Status.ABSENT))
-        await ledger.run(lambda db: db.execute("UPDATE departments SET entry = ?", (OLDEST % row,)))
+        await ledger.store.run(lambda db: db.execute("UPDATE departments SET entry = ?", (OLDEST % row,)))
         assert await ledger.entries() == [an_entry(**expected)]
 
 
 async def test_an_entry_that_breaks_a_rule_is_damaged(path):
     async with sqlite_ledger(path) as ledger:
         await ledger.record(fresh())
-        await ledger.run(
+        await ledger.store.run(
             lambda db: db.execute("UPDATE departments SET entry = json_set(entry, '$.name', null)")
         )
         with pytest.raises(LedgerFailed, match="a row of the ledger cannot be read") as failure:
@@ -365,6 +365,6 @@ async def test_a_reader_does_not_wait_for_a_writer(path):
         async with sqlite_ledger_read(path) as reading:
             (listed,) = await departments(reading)
             found = await history(reading, listed.department)
-            assert await SqliteAudit(reading).lines() == []
+            assert await SqliteAudit(reading.store).lines() == []
         writer.execute("ROLLBACK")
     assert found.entry == listed

@@ -105,7 +105,7 @@ async def the_publisher_is_gone(there: ProbedWorker) -> None:
 async def the_ledger_is_read_only(there: ProbedWorker) -> None:
     ledger = there.running.ledger
     assert isinstance(ledger, SqliteLedger)
-    ledger._writing.pragma("query_only", 1)
+    ledger.store._writing.pragma("query_only", 1)
 
 
 async def the_ledger_is_deleted(there: ProbedWorker) -> None:

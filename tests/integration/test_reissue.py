@@ -82,7 +82,7 @@ async def test_the_reissue_command_reports_a_missing_worker(system: RealSystem):
     code, _, errors = await reissue(system, "sales", "--as", "anna", "--recipient", "crm")
     assert code == 1
     async with sqlite_ledger(system.settings.ledger) as ledger:
-        noted = await SqliteAudit(ledger).lines(by="anna")
+        noted = await SqliteAudit(ledger.store).lines(by="anna")
         assert await ledger.wishes(NOW) == []
     assert [(line.action, line.selection, line.department_id) for line in noted] == [
         ("reissue", "--recipient crm", "sales")

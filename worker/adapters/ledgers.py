@@ -35,4 +35,4 @@ async def open_ledger(
     path = Path(url.removeprefix(SQLITE))
     opened = sqlite_ledger_read(path) if read_only else sqlite_ledger(path, on_commit, must_exist=must_exist)
     async with opened as ledger:
-        yield OpenedLedger(ledger, SqliteAudit(ledger), InProcessLocks())
+        yield OpenedLedger(ledger, SqliteAudit(ledger.store), InProcessLocks())

@@ -6,17 +6,17 @@ from datetime import UTC, datetime
 import apsw
 from pydantic import TypeAdapter
 
-from worker.adapters.sqlite.ledger import SqliteLedger
+from worker.adapters.sqlite.store import SqliteStore
 from worker.core.dead_letters import AuditLine
 
 _LINE = TypeAdapter(AuditLine)
 
 
 class SqliteAudit:
-    """The `Audit` port on the file of a ledger."""
+    """The `Audit` port in a table of a ledger's file."""
 
-    def __init__(self, ledger: SqliteLedger) -> None:
-        self._ledger = ledger
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
 
     async def append(self, lines: Sequence[AuditLine]) -> None:
         """See `Audit.append`."""
@@ -25,13 +25,13 @@ class SqliteAudit:
         def job(connection: apsw.Connection) -> None:
             connection.executemany("INSERT INTO audit (at, by, event_id, audit) VALUES (?, ?, ?, ?)", rows)
 
-        await self._ledger.run(job)
+        await self._store.run(job)
 
     async def lines(
         self, since: datetime | None = None, by: str | None = None, id_: str | None = None
     ) -> Sequence[AuditLine]:
         """See `Audit.lines`."""
-        with self._ledger.read() as connection:
+        with self._store.read() as connection:
             rows = connection.execute(
                 "SELECT audit FROM audit WHERE (?1 IS NULL OR at >= ?1) AND (?2 IS NULL OR by = ?2)"
                 " AND (?3 IS NULL OR event_id = ?3 OR audit ->> '$.letter' = ?3) ORDER BY number",
