@@ -78,6 +78,6 @@ async def _refuse_in_use(url: str) -> None:
 async def _clear(url: str) -> None:
     async with open_connection([url]) as there, there.channel() as channel:
         for queue in LEFT_BEHIND.queues:
-            await channel.queue_delete(queue.name)
+            await channel.objects.queue_delete(queue.name)
         for exchange in LEFT_BEHIND.exchanges:
-            await channel.exchange_delete(exchange.name)
+            await channel.objects.exchange_delete(exchange.name)

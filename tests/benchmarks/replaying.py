@@ -79,7 +79,7 @@ class ReplayBench:
         assert (work, dead) == (messages, 0), (work, dead)
         async with self.connection.channel() as channel:
             for queue in (names.WORK_QUEUE, names.DEAD_LETTER_QUEUE):
-                await channel.queue_delete(queue)
+                await channel.objects.queue_delete(queue)
         return messages / seconds
 
     async def shovel(self, messages: int) -> None:

@@ -83,8 +83,8 @@ class RabbitBench:
             yield rabbit
 
     async def bind(self, exchange: str, queue: str, routing_key: str) -> None:
-        await self.own.declare_queue(queue, temporary=True)
-        await self.own.bind(queue, exchange, routing_key)
+        await self.own.objects.declare_queue(queue, temporary=True)
+        await self.own.objects.bind(queue, exchange, routing_key)
 
     async def ready(self, queue: str) -> int:
         state = await rabbitmq_topology.state_of(self.connection, queue)

@@ -273,7 +273,7 @@ async def test_a_deleted_queue_is_declared_again_with_its_bindings(proxy, clean_
     inbox = Inbox()
     async with consuming(proxy.url, inbox, declare), publishing(clean_broker) as publisher:
         async with await connect(clean_broker, "test") as connection, proxy.connected_anew():
-            await (await connection.open_channel()).queue_delete(WORK_QUEUE)
+            await (await connection.open_channel()).objects.queue_delete(WORK_QUEUE)
         await publish(publisher, b"one")
         await inbox.holds(1)
 
@@ -286,7 +286,7 @@ async def test_with_an_assumed_topology_a_missing_queue_is_awaited_and_logged(pr
         await connect(clean_broker, "test") as connection,
     ):
         async with proxy.connected_anew(3):
-            await (await connection.open_channel()).queue_delete(WORK_QUEUE)
+            await (await connection.open_channel()).objects.queue_delete(WORK_QUEUE)
         (problem,) = await consumer.problems()
         assert "no queue 'provisioner.departments'" in problem
         await declare(connection)
@@ -297,7 +297,7 @@ async def test_with_an_assumed_topology_a_missing_queue_is_awaited_and_logged(pr
 async def test_a_deleted_exchange_is_declared_again_on_publish(proxy, clean_broker):
     async with RabbitPublisher.running(link(proxy.url), declare) as publisher:
         async with await connect(clean_broker, "test") as connection:
-            await (await connection.open_channel()).exchange_delete(DEPARTMENTS)
+            await (await connection.open_channel()).objects.exchange_delete(DEPARTMENTS)
         await publish(publisher, b"one")
 
 
@@ -310,7 +310,7 @@ async def test_a_deleted_inbound_exchange_is_declared_again(proxy, clean_broker,
         publishing(clean_broker) as publisher,
         await connect(clean_broker, "test") as connection,
     ):
-        await (await connection.open_channel()).exchange_delete(DEPARTMENTS)
+        await (await connection.open_channel()).objects.exchange_delete(DEPARTMENTS)
         await publish(publisher, b"one")
         await inbox.holds(1)
         assert await consumer.problems() == []

@@ -82,7 +82,7 @@ async def test_the_demo_refuses_a_broker_in_use(clean_broker: str, tmp_path: Pat
         open_connection([clean_broker]) as there,
         there.channel() as channel,
     ):
-        await channel.declare_queue(names.WORK_QUEUE, {"x-queue-type": "quorum"})
+        await channel.objects.declare_queue(names.WORK_QUEUE, {"x-queue-type": "quorum"})
         await channel.consume(names.WORK_QUEUE)
         completed = await asyncio.to_thread(run, tmp_path, AMQP_URL=clean_broker)
     assert completed.returncode == 1

@@ -158,7 +158,7 @@ async def users(secured: Secured, tmp_path: Path) -> AsyncIterator[Callable[[str
         yield secured.url_of
         async with there.channel() as channel:
             for queue in wanted.queues:
-                await channel.queue_delete(queue.name)
+                await channel.objects.queue_delete(queue.name)
 
 
 def test_the_definitions_contain_only_the_known_users():

@@ -89,9 +89,9 @@ async def soak_client(settings: TopologySettings) -> AsyncIterator[SoakClient]:
     async def prepare(connection: Connection) -> None:
         await apply(connection, wanted_topology(connection, settings))
         async with connection.channel() as channel:
-            await channel.declare_queue(QUEUE, {"x-queue-type": "quorum"})
+            await channel.objects.declare_queue(QUEUE, {"x-queue-type": "quorum"})
             for exchange in (names.RESULTS, names.SECRETS):
-                await channel.bind(QUEUE, exchange, "#")
+                await channel.objects.bind(QUEUE, exchange, "#")
 
     def link(name: str) -> Link:
         return Link(name, settings.amqp_url, SystemClock(), Telemetry())

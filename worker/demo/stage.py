@@ -94,9 +94,9 @@ async def _rabbit_stage(url: str) -> AsyncIterator[Stage]:
 
     async def listen(connection: Connection) -> None:
         async with connection.channel() as channel:
-            await channel.declare_queue(queue, temporary=True)
+            await channel.objects.declare_queue(queue, temporary=True)
             for exchange in HEARD:
-                await channel.bind(queue, exchange, "#")
+                await channel.objects.bind(queue, exchange, "#")
 
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_tidy(settings))
@@ -154,9 +154,9 @@ async def _delete_made(connection: Connection, wanted: Topology, made: set[tuple
     async with connection.channel() as channel:
         for queue in wanted.queues:
             if ("queue", queue.name) in made:
-                await channel.queue_delete(queue.name)
+                await channel.objects.queue_delete(queue.name)
             elif queue.name in {names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE}:
-                await channel.queue_purge(queue.name)
+                await channel.objects.queue_purge(queue.name)
         for exchange in wanted.exchanges:
             if ("exchange", exchange.name) in made:
-                await channel.exchange_delete(exchange.name)
+                await channel.objects.exchange_delete(exchange.name)

@@ -238,7 +238,7 @@ class RabbitDeadLetters:
         wanted = topology(BrokerVersion.parse(self._connection.server_version)).queue(DEAD_LETTER_QUEUE)
         async with self._connection.channel() as channel:
             try:
-                await channel.declare_queue(wanted.name, wanted.arguments)
+                await channel.objects.declare_queue(wanted.name, wanted.arguments)
             except ChannelClosed:
                 return False
             return True

@@ -34,6 +34,7 @@ from worker.adapters.amqp.writer import CoalescingWriter
 
 __all__ = [
     "BROKER_ERRORS",
+    "BrokerObjects",
     "Channel",
     "ChannelAccessRefused",
     "ChannelClosed",
@@ -70,55 +71,14 @@ class QueueState(NamedTuple):
     consumers: int
 
 
-class Channel:
-    """A channel of a `Connection`. All coroutines raise `BROKER_ERRORS`."""
+class BrokerObjects:
+    """Declares, reads and deletes exchanges, queues and bindings on a channel.
+
+    All coroutines raise `BROKER_ERRORS`. If the broker refuses a call, it closes the channel.
+    """
 
     def __init__(self, library: AbstractChannel) -> None:
         self._library = library
-        self.number = library.number
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the channel or its connection is closed."""
-        return self._library.is_closed
-
-    @property
-    def max_payload(self) -> int:
-        """Bytes that a frame may carry; 0 or less if the broker sets no limit."""
-        return cast(LibraryChannel, self._library).max_content_size
-
-    def on_closed(self, notify: Callable[[BaseException | None], None]) -> None:
-        """Calls `notify` once, with the reason if known, when the channel or its connection closes."""
-        done = False
-
-        def closed(closing: "asyncio.Future[Any]") -> None:
-            nonlocal done
-            if not done:
-                done = True
-                notify(asyncio.CancelledError() if closing.cancelled() else closing.exception())
-
-        self._library.closing.add_done_callback(closed)
-        self._library.connection.closing.add_done_callback(closed)
-
-    def on_consumer_cancelled(self, notify: Callable[[], None]) -> None:
-        """Calls `notify` when the broker cancels a consumer: its queue was deleted or moved."""
-        self._library.on_consumer_cancel_callbacks.add(lambda _frame: notify())
-
-    async def set_prefetch(self, count: int) -> None:
-        """Sets the prefetch. On return the broker has read everything sent on the channel before."""
-        with _library_call():
-            await self._library.basic_qos(prefetch_count=count)
-
-    async def consume(self, queue: str, tag: str | None = None) -> str:
-        """Starts a consumer, whose deliveries go to the listener for `DELIVER`; returns its tag."""
-        with _library_call():
-            started = await self._library.basic_consume(queue, ignore_message, consumer_tag=tag)
-            return started.consumer_tag or ""
-
-    async def cancel(self, tag: str) -> None:
-        """Stops a consumer."""
-        with _library_call():
-            await self._library.basic_cancel(tag)
 
     async def declare_exchange(self, name: str, type_: str) -> None:
         """Declares a durable exchange. Raises `ChannelPreconditionFailed` if it exists and differs."""
@@ -168,6 +128,58 @@ class Channel:
         """Deletes an exchange with its bindings."""
         with _library_call():
             await self._library.exchange_delete(name)
+
+
+class Channel:
+    """A channel of a `Connection`. All coroutines raise `BROKER_ERRORS`."""
+
+    def __init__(self, library: AbstractChannel) -> None:
+        self._library = library
+        self.number = library.number
+        self.objects = BrokerObjects(library)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the channel or its connection is closed."""
+        return self._library.is_closed
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that a frame may carry; 0 or less if the broker sets no limit."""
+        return cast(LibraryChannel, self._library).max_content_size
+
+    def on_closed(self, notify: Callable[[BaseException | None], None]) -> None:
+        """Calls `notify` once, with the reason if known, when the channel or its connection closes."""
+        done = False
+
+        def closed(closing: "asyncio.Future[Any]") -> None:
+            nonlocal done
+            if not done:
+                done = True
+                notify(asyncio.CancelledError() if closing.cancelled() else closing.exception())
+
+        self._library.closing.add_done_callback(closed)
+        self._library.connection.closing.add_done_callback(closed)
+
+    def on_consumer_cancelled(self, notify: Callable[[], None]) -> None:
+        """Calls `notify` when the broker cancels a consumer: its queue was deleted or moved."""
+        self._library.on_consumer_cancel_callbacks.add(lambda _frame: notify())
+
+    async def set_prefetch(self, count: int) -> None:
+        """Sets the prefetch. On return the broker has read everything sent on the channel before."""
+        with _library_call():
+            await self._library.basic_qos(prefetch_count=count)
+
+    async def consume(self, queue: str, tag: str | None = None) -> str:
+        """Starts a consumer, whose deliveries go to the listener for `DELIVER`; returns its tag."""
+        with _library_call():
+            started = await self._library.basic_consume(queue, ignore_message, consumer_tag=tag)
+            return started.consumer_tag or ""
+
+    async def cancel(self, tag: str) -> None:
+        """Stops a consumer."""
+        with _library_call():
+            await self._library.basic_cancel(tag)
 
     async def close(self) -> None:
         """Closes the channel, unless it is closed; unacked messages go back to their queue."""

@@ -8,7 +8,7 @@ from contracts.topology import Exchange, Queue, Topology
 from worker.adapters.amqp.connect import unavailable_if_lost
 from worker.adapters.amqp.errors import BrokerRefuses, explain
 from worker.adapters.amqp.seam import (
-    Channel,
+    BrokerObjects,
     ChannelClosed,
     ChannelNotFoundEntity,
     ChannelPreconditionFailed,
@@ -38,12 +38,13 @@ async def apply(connection: Connection, topology: Topology) -> None:
 
 async def _apply(connection: Connection, topology: Topology) -> None:
     async with connection.channel() as channel:
+        objects = channel.objects
         for exchange in topology.exchanges:
-            await _or_refuse(f"exchange {exchange.name}", _declare_exchange(channel, exchange))
+            await _or_refuse(f"exchange {exchange.name}", _declare_exchange(objects, exchange))
         for queue in topology.queues:
-            await _or_refuse(f"queue {queue.name}", _declare_queue(channel, queue))
+            await _or_refuse(f"queue {queue.name}", _declare_queue(objects, queue))
         for binding in topology.bindings:
-            bound = channel.bind(binding.queue, binding.exchange, binding.routing_key)
+            bound = objects.bind(binding.queue, binding.exchange, binding.routing_key)
             await _or_refuse(f"binding {binding.exchange} -> {binding.queue}", bound)
 
 
@@ -63,7 +64,7 @@ async def check(connection: Connection, topology: Topology) -> list[Finding]:
     return exchanges + queues
 
 
-Probe = Callable[[Channel], Awaitable[Any]]
+Probe = Callable[[BrokerObjects], Awaitable[Any]]
 
 
 async def _compare(connection: Connection, kind: str, name: str, probes: tuple[Probe, Probe]) -> Finding:
@@ -71,7 +72,7 @@ async def _compare(connection: Connection, kind: str, name: str, probes: tuple[P
     for probe in (exists, same):
         channel = await connection.open_channel()  # one per probe: a refusal closes it
         try:
-            await probe(channel)
+            await probe(channel.objects)
         except ChannelNotFoundEntity:
             return Finding(kind, name, "missing", "run `provisioner topology apply`")
         except ChannelPreconditionFailed as error:
@@ -85,24 +86,24 @@ async def _compare(connection: Connection, kind: str, name: str, probes: tuple[P
 
 def _exchange_probe(exchange: Exchange) -> tuple[Probe, Probe]:
     return (
-        lambda channel: channel.check_exchange(exchange.name),
-        lambda channel: _declare_exchange(channel, exchange),
+        lambda objects: objects.check_exchange(exchange.name),
+        lambda objects: _declare_exchange(objects, exchange),
     )
 
 
 def _queue_probe(queue: Queue) -> tuple[Probe, Probe]:
     return (
-        lambda channel: channel.queue_state(queue.name),
-        lambda channel: _declare_queue(channel, queue),
+        lambda objects: objects.queue_state(queue.name),
+        lambda objects: _declare_queue(objects, queue),
     )
 
 
-async def _declare_exchange(channel: Channel, exchange: Exchange) -> None:
-    await channel.declare_exchange(exchange.name, exchange.type)
+async def _declare_exchange(objects: BrokerObjects, exchange: Exchange) -> None:
+    await objects.declare_exchange(exchange.name, exchange.type)
 
 
-async def _declare_queue(channel: Channel, queue: Queue) -> None:
-    await channel.declare_queue(queue.name, queue.arguments)
+async def _declare_queue(objects: BrokerObjects, queue: Queue) -> None:
+    await objects.declare_queue(queue.name, queue.arguments)
 
 
 async def _or_refuse(what: str, declaration: Awaitable[Any]) -> None:
@@ -121,6 +122,6 @@ async def state_of(connection: Connection, queue: str) -> QueueState | None:
     """The state of a queue; None if it does not exist."""
     async with connection.channel() as channel:
         try:
-            return await channel.queue_state(queue)
+            return await channel.objects.queue_state(queue)
         except ChannelNotFoundEntity:
             return None
