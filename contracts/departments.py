@@ -169,7 +169,7 @@ class Removed(_Data):
         None, description="The reason for the removal."
     )
     merged_into: Identifier | None = Field(
-        None, description="The department that takes over. Such a removal waits for a person's approval."
+        None, description="The department that takes over. It has no effect on the removal yet."
     )
 
 
