@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.builders import SALES
+from tests.support.settling_loop import settled
 from worker.adapters.ledgers import open_ledger
 from worker.adapters.memory.locks import InProcessLocks
 from worker.core.model import Department
@@ -25,12 +26,6 @@ async def locks(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield opened.locks
 
 
-async def run_ready_tasks() -> None:
-    """Runs every task that is ready."""
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
 async def test_a_department_has_one_holder_at_a_time_in_fifo_order(locks):
     journal: list[str] = []
     release = asyncio.Event()
@@ -42,7 +37,7 @@ async def test_a_department_has_one_holder_at_a_time_in_fifo_order(locks):
             journal.append(f"{name} ends")
 
     tasks = [asyncio.create_task(work(name)) for name in ("first", "second", "third")]
-    await run_ready_tasks()
+    await settled()
     assert journal == ["first begins"]
     release.set()
     await asyncio.gather(*tasks)
@@ -68,9 +63,9 @@ async def test_a_cancelled_waiter_does_not_take_the_lock(locks):
     async with locks.hold(SALES):
         impatient = asyncio.create_task(hold_once(locks))
         patient = asyncio.create_task(hold_once(locks))
-        await run_ready_tasks()
+        await settled()
         impatient.cancel()
-        await run_ready_tasks()
+        await settled()
         assert not patient.done()
     await patient
     assert impatient.cancelled()
@@ -80,7 +75,7 @@ async def test_an_unused_lock_is_dropped():
     locks = InProcessLocks()
     async with locks.hold(SALES):
         waiting = asyncio.create_task(hold_once(locks))
-        await run_ready_tasks()
+        await settled()
         assert len(locks) == 1
     await waiting
     for number in range(100):
