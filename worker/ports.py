@@ -262,7 +262,7 @@ class PoisonMarks(Protocol):
     """Marks of messages that may have killed their workers. All raise `LedgerFailed`."""
 
     async def mark_poison(self, message: str) -> int:
-        """Marks a message, by its fingerprint, before it is worked on. Returns its number of marks."""
+        """Marks a message, by its digest, before it is worked on. Returns its number of marks."""
 
     async def clear_poison(self, message: str) -> None:
         """Removes all marks of a message."""

@@ -5,7 +5,7 @@ import asyncio
 from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.settling_loop import settled
 from tests.support.world import World
-from worker.core.messages import fingerprint
+from worker.core.messages import message_digest
 from worker.operations.emit import inbound
 from worker.pipeline.quarantine import MAX_CRASHES, QUARANTINE_AFTER_DELIVERIES
 
@@ -34,7 +34,7 @@ async def forget_the_claim(world: World) -> None:
 
 async def test_its_replay_starts_without_poison_marks(world):
     for _ in range(MAX_CRASHES + 1):
-        await world.ledger.mark_poison(fingerprint(inbound(CREATED)))
+        await world.ledger.mark_poison(message_digest(inbound(CREATED)))
     world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES
     await world.handle(CREATED)
     world.dead_lettered("delivery-limit")
@@ -42,7 +42,7 @@ async def test_its_replay_starts_without_poison_marks(world):
     await world.replay_dead_letters()
     await world.handle()
     await world.has_one_live_subaccount("Sales")
-    assert await world.ledger.mark_poison(fingerprint(inbound(CREATED))) == 1
+    assert await world.ledger.mark_poison(message_digest(inbound(CREATED))) == 1
 
 
 async def test_redeliveries_by_lost_connections_leave_no_poison_mark(world):
@@ -50,7 +50,7 @@ async def test_redeliveries_by_lost_connections_leave_no_poison_mark(world):
     for _ in range(3):
         await world.handle(CREATED)
     world.answered(CREATED, "created")
-    assert await world.ledger.mark_poison(fingerprint(inbound(CREATED))) == 1
+    assert await world.ledger.mark_poison(message_digest(inbound(CREATED))) == 1
     world.has_dead_lettered_nothing()
 
 

@@ -193,7 +193,7 @@ def deliveries_of(delivered: Outgoing) -> int:
     return count if isinstance(count, int) else 0
 
 
-def fingerprint(delivered: Outgoing) -> str:
+def message_digest(delivered: Outgoing) -> str:
     """Identifies a message that may be unreadable: a digest of its body and its CloudEvents headers."""
     headers = delivered.message.headers
     attributes = sorted((name, repr(headers[name])) for name in headers if name.startswith(ACCEPTED_PREFIXES))

@@ -31,7 +31,7 @@ class Quarantine:
     ledger_watch: LedgerWatch
     lock: SharedExclusiveLock = field(default_factory=SharedExclusiveLock)
     _crashes: dict[str, int] = field(default_factory=dict)
-    """Marks by fingerprint, until they are cleared: while this worker lives, it marks a message once."""
+    """Marks by message digest, until they are cleared: while this worker lives, it marks a message once."""
 
     async def admit(self, work: Work, attempt: Callable[[Work], Awaitable[Result]]) -> Result:
         """The result of `attempt`, or a dead letter `delivery-limit`. Raises `LedgerFailed`."""
@@ -39,7 +39,7 @@ class Quarantine:
             async with self.lock.shared():
                 return await attempt(work)
         async with self.lock.exclusive():
-            return await self._alone(messages.fingerprint(work.delivery.original), work, attempt)
+            return await self._alone(messages.message_digest(work.delivery.original), work, attempt)
 
     async def _alone(self, message: str, work: Work, attempt: Callable[[Work], Awaitable[Result]]) -> Result:
         self.ledger_watch.check()

@@ -123,7 +123,7 @@ class SqliteStore:
             results = [LedgerFailed(f"the ledger cannot be written: {error}")] * len(batch)
         self._on_commit(len(batch))
         for (_, done), result in zip(batch, results, strict=True):
-            _settle(done, result)
+            _resolve(done, result)
 
     async def _begin(self) -> None:
         if _identity(self._writing) != self._file:  # SQLite would write to an unreachable file
@@ -174,7 +174,7 @@ def _identity(connection: apsw.Connection) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _settle(done: asyncio.Future[Any], result: Any) -> None:
+def _resolve(done: asyncio.Future[Any], result: Any) -> None:
     with suppress(asyncio.InvalidStateError):  # the caller of `run` was cancelled
         if isinstance(result, Exception):
             done.set_exception(result)

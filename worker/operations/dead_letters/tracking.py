@@ -84,7 +84,7 @@ class ReplayTracker:
     async def poll(self) -> None:
         """Looks up answers in the ledger between two batches, at most once in `POLL_SECONDS`."""
         if self.session.clock.monotonic() - self._asked_at >= POLL_SECONDS:
-            await self._settle(await self._answered(), {})
+            await self._update(await self._answered(), {})
 
     async def wait(self) -> None:
         """Returns once every outcome is known, after `GIVE_UP_SECONDS` of silence, or at a stop."""
@@ -94,7 +94,7 @@ class ReplayTracker:
             dead = await self._dead_again() if wait >= BROWSE_FROM_PAUSE_SECONDS and not answered else {}
             silent = self.session.clock.monotonic() - news_at
             if answered or dead:
-                await self._settle(answered, dead)
+                await self._update(answered, dead)
                 wait, news_at = FIRST_PAUSE_SECONDS, self.session.clock.monotonic()
             elif silent > GIVE_UP_SECONDS:
                 return
@@ -106,14 +106,14 @@ class ReplayTracker:
     async def finish(self) -> None:
         """Looks up answers a last time and reports the letters still open as unanswered."""
         try:
-            await self._settle(await self._answered(), {})
+            await self._update(await self._answered(), {})
         finally:
             left = [Outcome(sent.letter, "no answer yet") for sent in self.open.values()]
             self.report.unanswered += left
             self.open.clear()
         await self._record(left)
 
-    async def _settle(self, answered: Mapping[str, str], dead: Mapping[str, str]) -> None:
+    async def _update(self, answered: Mapping[str, str], dead: Mapping[str, str]) -> None:
         settled = {
             replay_id: Outcome(self.open.pop(replay_id).letter, outcome)
             for replay_id, outcome in {**answered, **dead}.items()
