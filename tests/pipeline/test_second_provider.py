@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from contracts.subaccounts import ResultKind
-from contracts.topology import SECRETS, SECRETS_QUEUE
+from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
 from tests.pipeline.outages import pass_seconds, working_with_duties
 from tests.support.builders import (
     department_created,
@@ -25,7 +26,7 @@ from worker.core.capabilities import Capabilities
 from worker.core.decide import NAME_KEPT, Enable, Policy, Removal
 from worker.core.model import Status
 from worker.core.reissue import CANNOT_REISSUE
-from worker.ports import ProvidedSubaccount, PublishFailed
+from worker.ports import NewSubaccount, ProvidedSubaccount, PublishFailed
 from worker.provider.scan import Orphans
 
 CREATED = department_created("Sales", sequence=1)
@@ -224,6 +225,21 @@ async def test_a_kept_token_is_dropped_once_its_credentials_are_recorded(world):
         await world.send(CREATED)
         await world.run_until_done()
         assert worker.worker.scheduler.subaccounts.kept_tokens._tokens == {}
+
+
+async def test_a_duty_drops_a_kept_token_too(world):
+    await world.crash_before("publish secrets", CREATED)
+    world.broker.purge(WORK_QUEUE)
+    world.clock.advance(200)
+    async with world.working() as running:
+        scheduler = running.worker.scheduler
+        auth_id = (await world.entry()).auth_id
+        scheduler.subaccounts.keep_token(NewSubaccount(auth_id, SecretStr("kept")))
+        await scheduler.file_due()
+        await running.worker.lanes.idle()
+        assert (await world.entry()).debt is None
+        assert [issued.data["auth_token"] for issued in world.credentials()] == ["kept"]
+        assert scheduler.subaccounts.kept_tokens._tokens == {}
 
 
 async def test_a_reissue_is_refused_with_its_reason(world):

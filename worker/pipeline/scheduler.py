@@ -150,6 +150,7 @@ class Scheduler:
     async def _record(self, entry: Entry, done: Entry) -> None:
         try:
             await self.records.attended(done)
+            self.outbox.forget_token(done)
         except LedgerConflict:
             if done.repairs != entry.repairs:  # it may have undone what is on record now
                 await self.reconciler.arm_late_check(entry.department)

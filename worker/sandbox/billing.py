@@ -12,7 +12,7 @@ from worker.sandbox.state import State, today
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What one account used of one item, in USD; `sub_account` None is the main account."""
+    """The use of one item by one account, in USD; `sub_account` None is the main account."""
 
     sub_account: str | None
     item: str

@@ -24,7 +24,7 @@ class Effect(Enum):
 
 
 class Sight(Enum):
-    """What the client sees of the response."""
+    """How much of the response reaches the client."""
 
     WHOLE = "whole"
     ERROR = "error"
