@@ -2,24 +2,9 @@
 
 import pytest
 
-from tests.support.builders import NOW, an_entry
+from tests.support.builders import AUDIT_LINE, an_entry
 from worker.adapters.ledgers import open_ledger
-from worker.core.dead_letters import AuditLine
 from worker.ports import LedgerFailed, LedgerUnusable
-
-LINE = AuditLine(
-    at=NOW,
-    by="ada",
-    action="replay",
-    run="run-1",
-    selection="--reason invalid",
-    event_id="hr-1",
-    source="/hr",
-    tenant="acme",
-    department_id="sales",
-    reason="invalid",
-    outcome="sent to work",
-)
 
 
 @pytest.fixture
@@ -31,10 +16,10 @@ async def test_ledger_and_audit_share_one_file(url):
     commits: list[int] = []
     async with open_ledger(url, on_commit=commits.append) as opened:
         recorded = await opened.ledger.record(an_entry(revision=0))
-        await opened.audit.append([LINE])
+        await opened.audit.append([AUDIT_LINE])
     async with open_ledger(url, must_exist=True) as opened:
         assert await opened.ledger.entries() == [recorded]
-        assert await opened.audit.lines() == [LINE]
+        assert await opened.audit.lines() == [AUDIT_LINE]
     assert sum(commits) == 3  # including the migration
 
 

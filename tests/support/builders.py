@@ -18,6 +18,7 @@ from contracts.departments import (
 from contracts.envelope import Message, read
 from contracts.reissues import ReissueRequested
 from contracts.subaccounts import ResultKind
+from worker.core.dead_letters import AuditLine
 from worker.core.model import (
     Answer,
     Claim,
@@ -135,3 +136,19 @@ _HELD_IN: dict[str, tuple[Any, set[Status]]] = {
     "removal": (Removed(NOW), {Status.DISABLED, Status.REMOVED}),
     "claim": (CLAIM, {Status.CLAIMED}),
 }
+
+
+AUDIT_LINE = AuditLine(
+    at=NOW,
+    by="ada",
+    action="replay",
+    run="run-1",
+    selection="--reason invalid",
+    event_id="hr-1",
+    source="/hr",
+    tenant="acme",
+    department_id="sales",
+    reason="invalid",
+    outcome="sent to work",
+)
+"""One line of the audit: a replay by an operator."""
