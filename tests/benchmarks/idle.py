@@ -21,14 +21,15 @@ async def measure(stage: BenchmarkSetup, _scale: Scale) -> list[Figure]:
     """Subtracts the provider's own latency, measured by one direct create per event."""
     figures = []
     for name, side, goal in (("worker", stage.worker, MOST_MILLISECONDS), ("bare loop", stage.bare, None)):
-        beyond = await _beyond_the_provider(stage, side)
+        beyond = await beyond_the_provider(stage, side)
         figures.append(Figure(f"{name}: idle, event to credentials", "ms", beyond, at_most=goal))
     return figures
 
 
-async def _beyond_the_provider(stage: BenchmarkSetup, side: Side) -> list[float]:
+async def beyond_the_provider(stage: BenchmarkSetup, side: Side, prefetch: int = 200) -> list[float]:
+    """Milliseconds from an event to its credentials, without the provider's part."""
     await stage.set([])
-    async with provider() as there, side(Load(there.url)), _caller() as session:
+    async with provider() as there, side(Load(there.url, prefetch)), _caller() as session:
         heard = await _credentials(stage)
         milliseconds = []
         for event in one_each(EVENTS):

@@ -33,11 +33,15 @@ POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Load:
-    """The conditions of one run. `pace` is (calls, seconds), a limit that each side observes itself."""
+    """The conditions of one run. `pace` is (calls, seconds), a limit that each side observes itself.
+
+    `concurrency`: calls in flight; as many as the prefetch allows by default.
+    """
 
     provider_url: str
     prefetch: int = 200
     pace: tuple[int, int] | None = None
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class BenchmarkSetup:
             "LEDGER_URL": f"sqlite:///{self.folder / 'ledger.db'}",
             "PROVISIONER_HTTP": "127.0.0.1:0",
             "PROVISIONER_PREFETCH": str(load.prefetch),
-            "PROVISIONER_CONCURRENCY": str(min(load.prefetch, 1000)),
+            "PROVISIONER_CONCURRENCY": str(load.concurrency or min(load.prefetch, 1000)),
             "PROVISIONER_RATE_LIMIT": "{}/{}s".format(*load.pace) if load.pace else AS_GOOD_AS_UNLIMITED,
             "PROVISIONER_LOG_FORMAT": "json",
         }

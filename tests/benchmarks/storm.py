@@ -37,10 +37,10 @@ async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
     """Measures the storms of the module's docstring."""
     fewer = max(1, scale.departments // 5)
     close = close_together(scale.departments, EVENTS_EACH, scale.seed)
-    storms = [await _run(stage, stage.worker, close) for _ in range(scale.rounds)]
-    worst = await _run(stage, stage.worker, interleaved(fewer, EVENTS_EACH))
-    in_sight = await _run(stage, stage.worker, interleaved(fewer, EVENTS_EACH), prefetch=fewer * EVENTS_EACH)
-    simple = await _run(stage, stage.bare, close_together(fewer, EVENTS_EACH, scale.seed))
+    storms = [await run(stage, stage.worker, close) for _ in range(scale.rounds)]
+    worst = await run(stage, stage.worker, interleaved(fewer, EVENTS_EACH))
+    in_sight = await run(stage, stage.worker, interleaved(fewer, EVENTS_EACH), prefetch=fewer * EVENTS_EACH)
+    simple = await run(stage, stage.bare, close_together(fewer, EVENTS_EACH, scale.seed))
     return [
         *_figures(f"storm of {scale.departments} departments", storms, len(close), TIMES_SOONER),
         *_figures(f"storm of {fewer}, interleaved", [worst], fewer * EVENTS_EACH, None),
@@ -64,7 +64,8 @@ def _figures(name: str, runs: list[StormRun], events: int, sooner: float | None)
     return figures
 
 
-async def _run(stage: BenchmarkSetup, side: Side, events: list[Event], prefetch: int = PREFETCH) -> StormRun:
+async def run(stage: BenchmarkSetup, side: Side, events: list[Event], prefetch: int = PREFETCH) -> StormRun:
+    """Runs one storm under the rate limit."""
     await stage.set(events)
     rate = f"{CALLS}/{WINDOW_SECONDS}s"
     async with provider(rate) as there:

@@ -45,7 +45,7 @@ def test_the_defaults_are_as_documented():
         "PROVISIONER_OWNER": "default",
         "PROVISIONER_NAME_TEMPLATE": "{name} [{tag}]",
         "PROVISIONER_NAME_MAX": "60",
-        "PROVISIONER_PREFETCH": "200",
+        "PROVISIONER_PREFETCH": "1000",
         "PROVISIONER_CONCURRENCY": "50",
         "PROVISIONER_RATE_LIMIT": "300/5s",
         "PROVISIONER_API_TIMEOUT": "20s",

@@ -166,7 +166,7 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
         60, alias=f"{PREFIX}NAME_MAX", description="longest name sent; the tag is never cut"
     )
     prefetch: int = Field(
-        200,
+        1000,
         alias=f"{PREFIX}PREFETCH",
         ge=1,
         le=2000,
