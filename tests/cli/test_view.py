@@ -63,7 +63,7 @@ def test_a_list_shows_reasons_then_departments_then_dead_letters(printed_lines):
         "d-1 2 rejected",
         "? 1 malformed",
         "dead since reason type department event or letter detail",
-        *["2026-11-21 12:00:00 rejected created d-1 e-1 400"] * 2,
+        *["2026-11-21 12:00:00Z rejected created d-1 e-1 400"] * 2,
         f"? malformed {NAMELESS.fingerprint}",
     ]
 

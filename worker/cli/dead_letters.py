@@ -291,7 +291,7 @@ async def _export(
         with writing_to(path):
             if path is not None and file.seekable():
                 file.truncate(0)
-            file.writelines(map(terminal.visible_json, spool))
+            file.writelines(map(terminal.ascii_json, spool))
             file.flush()
     if path is not None:
         view.exported_to(str(path), written, as_json=as_json)

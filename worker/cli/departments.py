@@ -90,25 +90,26 @@ async def _reissue(
     return answer.outcome is not ResultKind.FAILED
 
 
-_HIDDEN = frozenset({"owed_to", "version", "claim", "issued_for", "revision", "enable_owed"})
+_HIDDEN = frozenset({"owed_to", "version", "claim", "issued_for", "issued_trace", "revision", "enable_owed"})
 
 
 def _show_departments(entries: Sequence[Entry], *, as_json: bool) -> None:
     if as_json:
-        terminal.print_json([_entry_document(entry) for entry in entries])
+        terminal.print_json([_document(_entry_members(entry)) for entry in entries])
         return
     columns = ("tenant", "department", "name", "status", "auth id", "credentials", "newest event")
     terminal.print_table(columns, map(_entry_row, entries), "no department yet")
 
 
 def _show_history(found: History, *, as_json: bool) -> None:
-    entry = _entry_document(found.entry)
+    entry = _entry_members(found.entry)
     if as_json:
-        terminal.print_json(entry | {"answers": [_answer_document(answer) for answer in found.answers]})
+        answers = [_answer_document(answer) for answer in found.answers]
+        terminal.print_json(_document(entry) | {"answers": answers})
         return
     shown = entry | {"credentials": credentials_state(found.entry)}
-    facts = [(name.replace("_", " "), value) for name, value in shown.items() if name not in _HIDDEN]
-    terminal.print_table(("", found.entry.department.id), facts, "")
+    facts = {name.replace("_", " "): value for name, value in shown.items() if name not in _HIDDEN}
+    terminal.print_facts(found.entry.department.id, facts)
     columns = ("answered at", "event", "type", "outcome", "confirmed", "reason")
     terminal.print_table(columns, map(_answer_row, found.answers), "no event answered yet")
 
@@ -119,26 +120,25 @@ def _show_reissued(which: Department, answer: Answer, *, as_json: bool) -> None:
         ids = {"tenant": which.tenant, "department_id": which.id, "issued": issued}
         terminal.print_json(ids | {"auth_id": answer.auth_id, "reason": answer.reason, "id": answer.event.id})
     elif issued:
-        terminal.OUT.print(f"department {which.id}: {answer.reason}", markup=False)
+        terminal.say(f"department {which.id}: {answer.reason}")
     else:
         terminal.complain([f"department {which.id}: {answer.reason}"])
 
 
 def _entry_row(entry: Entry) -> tuple[object, ...]:
-    newest = f"{entry.version.kind} {entry.version.time:%Y-%m-%d %H:%M:%S}" if entry.version else None
+    newest = f"{entry.version.kind} {terminal.moment(entry.version.time)}" if entry.version else None
     return (*entry.department, entry.name, entry.status, entry.auth_id, credentials_state(entry), newest)
 
 
 def _answer_row(answer: Answer) -> tuple[object, ...]:
-    at = f"{answer.answered_at:%Y-%m-%d %H:%M:%S}"
-    confirmed = "yes" if answer.confirmed else "no"
-    return (at, answer.event.id, answer.event.type, answer.outcome, confirmed, answer.reason)
+    event = answer.event
+    return (answer.answered_at, event.id, event.type, answer.outcome, answer.confirmed, answer.reason)
 
 
-def _entry_document(entry: Entry) -> dict[str, Any]:
-    """An entry as JSON for scripts, without the token's fingerprint."""
+def _entry_members(entry: Entry) -> dict[str, Any]:
+    """What is shown of an entry, by its JSON key: all but the token's fingerprint."""
     issued, debt, check = entry.issued, entry.debt, entry.check
-    document = {
+    return {
         "tenant": entry.department.tenant,
         "department_id": entry.department.id,
         "revision": entry.revision,
@@ -163,8 +163,11 @@ def _entry_document(entry: Entry) -> dict[str, Any]:
         "reissued_at": issued.reissued_at if issued else None,
         "mends": entry.repairs,
     }
-    shown: dict[str, Any] = TypeAdapter(dict[str, Any]).dump_python(document, mode="json")
-    return shown
+
+
+def _document(members: dict[str, Any]) -> dict[str, Any]:
+    document: dict[str, Any] = TypeAdapter(dict[str, Any]).dump_python(members, mode="json")
+    return document
 
 
 def _answer_document(answer: Answer) -> dict[str, Any]:

@@ -1,12 +1,15 @@
-"""Output files of commands, and the error for a file that cannot be written."""
+"""Files that commands read and write, and the errors for those that cannot be."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from worker.cli.streams import ReaderGone
 from worker.ports import UserError
+from worker.settings.files import decoded
 
 
 class FileUnusable(UserError):
@@ -36,8 +39,28 @@ def output_file(path: Path | None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def writing_to(path: Path | None) -> Iterator[None]:
-    """Turns an `OSError` in the block into `FileUnusable`."""
+    """Turns an `OSError` in the block into `FileUnusable`, or `ReaderGone` where stdout has no reader."""
     try:
         yield
+    except BrokenPipeError:
+        raise ReaderGone from None
     except OSError as error:
         raise FileUnusable(f"{path or 'standard output'} cannot be written: {error.strerror}") from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, or of stdin for `-`; without a byte order mark. Raises `FileUnusable`."""
+    try:
+        return decoded(read_bytes(path))
+    except ValueError as error:
+        raise FileUnusable(f"{path} {error}") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, or of stdin for `-`. Raises `FileUnusable`."""
+    try:
+        if str(path) == "-":
+            return sys.stdin.buffer.read()
+        return path.read_bytes()
+    except OSError as error:
+        raise FileUnusable(f"{path} cannot be read: {error.strerror}") from None

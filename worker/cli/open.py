@@ -120,8 +120,8 @@ def _show(opened: "Iterable[Opened]", *, as_json: bool) -> None:
     if terminal.OUT.is_terminal:
         terminal.complain([WARNING])
     for one in opened:
-        terminal.OUT.file.write(to_json(revealed(one.content)).decode() + "\n")
-    terminal.OUT.file.flush()
+        terminal.write(terminal.ascii_json(to_json(revealed(one.content))).decode() + "\n")
+    terminal.flush()
 
 
 def _row(opened: "Opened") -> tuple[object, ...]:

@@ -1,29 +1,39 @@
-"""Output: tables on a terminal, JSON for scripts, errors and hints on stderr."""
+"""Output: text, tables and JSON on stdout, errors and hints on stderr. Nothing from outside controls it."""
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NoReturn
 
 from pydantic_core import to_json
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
+
+from worker.cli.streams import ReaderGone
+from worker.cli.tables import GAP, Column, laid_out, padded, wrapped
 
 WIDE = 10_000
 """The width of output that is not a terminal: scripts get each row in one line."""
 
-FOLDED_WIDTH, GAP = 20, 3
-"""The minimum width of a folded column, and the space between two columns."""
 
+def _leave_off(self: Console) -> NoReturn:  # noqa: ARG001 - a method
+    raise ReaderGone from None
+
+
+Console.on_broken_pipe = _leave_off  # type: ignore[method-assign] # of typer's consoles, too
 OUT = Console()
 ERR = Console(stderr=True)
 if not OUT.is_terminal:
     OUT.width = WIDE
 
-_CONTROLS = [chr(number) for number in (*range(0x20), *range(0x7F, 0xA0))]
-_ESCAPES = {ord(control): control.encode("unicode_escape").decode() for control in _CONTROLS}
-_RAW_IN_JSON = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
+_ESCAPED_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
+"""What shows nothing though Unicode does not count it as a format character: DerivedCoreProperties.txt,
+Default_Ignorable_Code_Point, and the blank Braille pattern."""
 
 _STYLES = {
     "active": "green",
@@ -47,66 +57,136 @@ _STYLES = {
 def complain(lines: Iterable[str]) -> None:
     """Prints errors on stderr, in red."""
     for line in lines:
-        ERR.print(visible(line), style="red", markup=False, highlight=False, soft_wrap=True)
+        ERR.print(visible(line), style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def advise(*lines: str) -> None:
     """Prints hints on stderr."""
     for line in lines:
-        ERR.print(visible(line), markup=False, highlight=False, soft_wrap=True)
+        ERR.print(visible(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def say(line: str, style: str | None = None) -> None:
+    """Prints one line on stdout, as it is: no markup, no wrapping."""
+    OUT.print(Text(_showable(visible(line)), style or ""), soft_wrap=True)
 
 
 def visible(text: str) -> str:
-    """Escapes control characters: text from outside must not control the terminal."""
-    return text.translate(_ESCAPES)
+    """Escapes characters that steer a terminal, turn the direction of text, or show nothing.
+
+    Unicode's categories Cc, Cf, Cs, Zl and Zp, and its other default-ignorable characters.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_escaped, text))
 
 
-def visible_json(document: bytes) -> bytes:
-    """Escapes U+007F to U+009F in JSON, which RFC 8259 allows unescaped."""
-    return _RAW_IN_JSON.sub(lambda found: b"\\u00%02x" % found[0][-1], document)
+def _escaped(char: str) -> str:
+    if unicodedata.category(char) in _ESCAPED_CATEGORIES or _IGNORABLE.match(char):
+        return char.encode("unicode_escape").decode()
+    return char
+
+
+def _showable(text: str) -> str:
+    """Escapes the characters that the encoding of stdout lacks, so that widths are those of the output."""
+    encoding = getattr(OUT.file, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def ascii_json(document: bytes) -> bytes:
+    """Escapes in JSON whatever is not printable ASCII: only strings can hold it, and there it is allowed."""
+    if document.isascii() and b"\x7f" not in document:
+        return document
+    return re.sub(r"[^\x00-\x7e]", _json_escape, document.decode()).encode()
+
+
+def readable_json(value: Any) -> str:
+    """A JSON document for people: indented, with the characters of `visible` escaped as JSON does."""
+    text = to_json(value, indent=2).decode()
+    return "\n".join(re.sub(r"[^\x20-\x7e]", _json_escape_invisible, line) for line in text.split("\n"))
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def _json_escape_invisible(found: re.Match[str]) -> str:
+    return found[0] if _escaped(found[0]) == found[0] else _json_escape(found)
 
 
 def print_json(value: Any) -> None:
     """Prints one JSON document on stdout."""
-    OUT.file.write(visible_json(to_json(value, indent=2)).decode() + "\n")
+    write(ascii_json(to_json(value, indent=2)).decode() + "\n")
+
+
+def write(text: str) -> None:
+    """Writes text to stdout as it is. Raises `ReaderGone`."""
+    try:
+        OUT.file.write(text)
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
+def flush() -> None:
+    """Hands what was written to the reader. Raises `ReaderGone`."""
+    try:
+        OUT.file.flush()
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
+def moment(value: datetime) -> str:
+    """A time as people are shown it: in UTC, to the second, `2026-11-28 10:14:30Z`."""
+    return value.astimezone(UTC).isoformat(" ", "seconds").replace("+00:00", "Z")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
     """Prints a table, or the line `empty` if there are no rows. States are coloured.
 
-    Long values are folded, never cut: an id must be whole.
+    A terminal that is too narrow gets some columns under their row (`laid_out`); no word is broken or cut.
     """
-    header, body = [_cell(column) for column in columns], [[_cell(value) for value in row] for row in rows]
-    unfolded = _unfolded([header, *body])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(header):
-        table.add_column(column, overflow="fold", no_wrap=number in unfolded)
-    for row in body:
-        table.add_row(*row)
-    if not table.row_count:
-        OUT.print(empty)
-    elif OUT.is_terminal:
-        OUT.print(table)
-    else:
-        _print_unpadded(table)
+    cells = [[_cell(value) for value in row] for row in rows]
+    if not cells:
+        say(empty)
+        return
+    titled = [Column(_cell(title), of) for title, of in zip(columns, zip(*cells, strict=True), strict=True)]
+    _print_lines(laid_out(titled, OUT.width))
 
 
-def _unfolded(rows: Sequence[Sequence[Text]]) -> set[int]:
-    """The indices of the columns of single words, if they leave enough width for the others."""
-    columns = dict(enumerate(zip(*rows, strict=True)))
-    words = {
-        number for number, (_, *cells) in columns.items() if not any(" " in cell.plain for cell in cells)
-    }
-    taken = sum(max(cell.cell_len for cell in columns[number]) for number in words) + GAP * len(columns)
-    return words if OUT.width - taken >= FOLDED_WIDTH * (len(columns) - len(words)) else set()
+def print_facts(heading: str, facts: Mapping[str, object]) -> None:
+    """Prints names and values in two columns, without empty values. Long values are wrapped at blanks."""
+    shown = [(_cell(name), _cell(value)) for name, value in facts.items() if value not in (None, "", (), [])]
+    width = max((name.cell_len for name, _ in shown), default=0)
+    lines = [Text(_showable(visible(heading)), "bold")]
+    for name, value in shown:
+        first, *more = wrapped(value, OUT.width - width - GAP)
+        lines.append(padded(name, width + GAP) + first)
+        lines += [Text(" " * (width + GAP)) + line for line in more]
+    _print_lines(lines)
 
 
-def _print_unpadded(table: Table) -> None:
-    with OUT.capture() as captured:
-        OUT.print(table)
-    OUT.file.writelines(f"{line.rstrip()}\n" for line in captured.get().split("\n")[:-1])
+def _print_lines(lines: Iterable[Text]) -> None:
+    """Prints the lines of a table, with a blank line before and after them."""
+    spaced = (Text(), *lines, Text())
+    if not OUT.is_terminal:
+        write("".join(f"{line.plain.rstrip()}\n" for line in spaced))
+        return
+    for line in spaced:
+        line.rstrip()
+        OUT.print(line, soft_wrap=True)
 
 
 def _cell(value: object) -> Text:
-    text = "" if value is None else visible(str(value))
-    return Text(text, _STYLES.get(text, ""))
+    match value:
+        case None:
+            text = ""
+        case bool():
+            text = "yes" if value else "no"
+        case datetime():
+            text = moment(value)
+        case list() | tuple() | set() | frozenset():
+            text = ", ".join(map(str, value))
+        case _:
+            text = str(value)
+    return Text(_showable(visible(text)), _STYLES.get(text, ""))

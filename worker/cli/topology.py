@@ -79,7 +79,7 @@ def _show_applied(applied: Applied, *, as_json: bool) -> None:
         terminal.print_json({"broker": applied.broker} | counts)
         return
     counted = ", ".join(f"{count} {what}" for what, count in counts.items())
-    terminal.OUT.print(f"{counted} in place on RabbitMQ {applied.broker}")
+    terminal.say(f"{counted} in place on RabbitMQ {applied.broker}")
 
 
 def _show_compared(compared: Comparison, *, as_json: bool) -> None:
@@ -91,4 +91,4 @@ def _show_compared(compared: Comparison, *, as_json: bool) -> None:
         return
     terminal.print_table(("", "name", "state", "detail"), rows, "")
     if not compared.complete:
-        terminal.OUT.print(BLIND_SPOT)
+        terminal.say(BLIND_SPOT)

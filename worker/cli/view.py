@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from contracts.departments import DEFAULT_TENANT, UnsupportedType, canonical_type
+from contracts.envelope import rfc3339
 from worker.cli import terminal
-from worker.cli.terminal import print_json, print_table, visible, visible_json
+from worker.cli.terminal import print_facts, print_json, print_table, readable_json, say
 from worker.core.dead_letters import AuditLine, Letter, Selection, exported
 from worker.operations.dead_letters.plan import Plan, Prospect
 from worker.operations.dead_letters.session import Found
@@ -33,9 +34,9 @@ def summary(found: Summary, *, as_json: bool) -> None:
         none_selected(found.seen)
         return
     if found.selected == found.seen:
-        terminal.OUT.print(_counted(found.seen, "dead letter"))
+        say(_counted(found.seen, "dead letter"))
     else:
-        terminal.OUT.print(f"{found.selected:,} of {_counted(found.seen, 'dead letter')}")
+        say(f"{found.selected:,} of {_counted(found.seen, 'dead letter')}")
     of_reasons = [
         (one.reason, f"{one.count:,}", f"{one.departments:,}" if one.departments else "?")
         for one in found.reasons
@@ -70,7 +71,8 @@ def _reasons(counts: Mapping[str, int]) -> str:
 
 
 def _row(letter: Letter) -> tuple[object, ...]:
-    return (_at(letter), letter.reason, _kind(letter), letter.department_id, _id(letter), letter.detail)
+    about = (_kind(letter), letter.department_id, _id(letter), letter.detail)
+    return (letter.dead_at or "?", letter.reason, *about)
 
 
 def _id(letter: Letter) -> str:
@@ -86,10 +88,6 @@ def _kind(letter: Letter) -> str | None:
         return letter.type
 
 
-def _at(letter: Letter) -> str:
-    return f"{letter.dead_at:%Y-%m-%d %H:%M:%S}" if letter.dead_at else "?"
-
-
 def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
@@ -97,12 +95,12 @@ def _counted(number: int, what: str) -> str:
 def _say_more(more: int, what: str = "", hint: str = "") -> None:
     if more > 0:
         noun = f" {what}{'s' * (more != 1)}" if what else ""
-        terminal.OUT.print(f"and {more:,} more{noun}{hint}", style="dim")
+        say(f"and {more:,} more{noun}{hint}", "dim")
 
 
 def none_selected(seen: int) -> None:
     """Says that the filter selects none of the letters read."""
-    terminal.OUT.print(f"none of {seen:,} dead letters is selected" if seen else "no dead letter")
+    say(f"none of {seen:,} dead letters is selected" if seen else "no dead letter")
 
 
 def letters(gathered: Gathered, *, as_json: bool) -> None:
@@ -112,12 +110,11 @@ def letters(gathered: Gathered, *, as_json: bool) -> None:
         print_json([asdict(one.letter) | exported(one.letter, one.held.original) for one in found])
         return
     for one in found:
-        print_table(("", one.letter.event_id or f"letter {one.letter.fingerprint}"), _facts(one), "")
-        terminal.OUT.print(
-            _body(one.held.original.message.body), markup=False, highlight=False, soft_wrap=True
-        )
+        print_facts(one.letter.event_id or f"letter {one.letter.fingerprint}", dict(_facts(one)))
+        for line in _body(one.held.original.message.body).split("\n"):
+            say(line)
     if gathered.more:
-        terminal.OUT.print(f"the first {len(found)}; --limit shows more", style="dim")
+        say(f"the first {len(found)}; --limit shows more", "dim")
     elif not found:
         none_selected(gathered.seen)
 
@@ -135,7 +132,7 @@ def _facts(one: Found) -> Iterable[tuple[str, object]]:
 
 def _body(body: bytes) -> str:
     try:
-        return visible_json(to_json(from_json(body), indent=2)).decode()
+        return readable_json(from_json(body))
     except ValueError:
         return repr(body)
 
@@ -159,11 +156,11 @@ def plan(made: Plan, settings: PolicySettings, *, as_json: bool) -> None:
     _say_more(made.selected - len(made.prospects), "dead letter", ": --limit shows more")
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in made.outcomes.most_common())
     calls = _counted(made.least_calls, "call")
-    terminal.OUT.print(f"{_counted(made.selected, 'dead letter')}: {outcomes}; at least {calls} to Plivo")
-    terminal.OUT.print(
+    say(f"{_counted(made.selected, 'dead letter')}: {outcomes}; at least {calls} to Plivo")
+    say(
         f"by PROVISIONER_REMOVAL={settings.removal.value}, "
         f"PROVISIONER_UNKNOWN_RENAME={settings.unknown_rename.value}; nothing was changed",
-        style="dim",
+        "dim",
     )
 
 
@@ -214,7 +211,7 @@ def replayed(report: ReplayReport, run: str, ending: Ending, *, tracked: bool, a
     _warn(report, ending)
     ending.complain()
     answered = f", {report.answered:,} answered" if tracked else ""
-    terminal.OUT.print(f"{report.sent:,} replayed{answered}{ending.rest}")
+    say(f"{report.sent:,} replayed{answered}{ending.rest}")
 
 
 def _replay_document(report: ReplayReport, run: str, ending: Ending, *, tracked: bool) -> dict[str, Any]:
@@ -251,7 +248,7 @@ def discarded(gone: int, seen: int, ending: Ending, *, as_json: bool) -> None:
     if as_json:
         print_json({"discarded": gone, **ending.document})
     elif gone or ending.is_early:
-        terminal.OUT.print(f"{gone:,} discarded{ending.rest}")
+        say(f"{gone:,} discarded{ending.rest}")
     else:
         none_selected(seen)
 
@@ -261,9 +258,7 @@ def exported_to(output: str, number: int, *, as_json: bool) -> None:
     if as_json:
         print_json({"exported": number})
     else:
-        terminal.OUT.print(
-            f"{number:,} exported to {visible(output)}", markup=False, highlight=False, soft_wrap=True
-        )
+        say(f"{number:,} exported to {output}")
 
 
 def nothing_to_send(*, as_json: bool) -> None:
@@ -271,7 +266,7 @@ def nothing_to_send(*, as_json: bool) -> None:
     if as_json:
         print_json({"sent": 0, "originals_discarded": None, "stopped": False})
     else:
-        terminal.OUT.print("nothing to send")
+        say("nothing to send")
 
 
 def imported(sent: int, gone: int | None, *, stopped: bool, as_json: bool) -> None:
@@ -280,9 +275,7 @@ def imported(sent: int, gone: int | None, *, stopped: bool, as_json: bool) -> No
         print_json({"sent": sent, "originals_discarded": gone, "stopped": stopped})
         return
     originals = f", {_counted(gone, 'original')} discarded" if gone is not None else ""
-    terminal.OUT.print(
-        f"{sent:,} sent{originals}" + ("; stopped, the rest of the file was not sent" if stopped else "")
-    )
+    say(f"{sent:,} sent{originals}" + ("; stopped, the rest of the file was not sent" if stopped else ""))
 
 
 def audit(lines: Sequence[AuditLine], *, as_json: bool) -> None:
@@ -293,7 +286,7 @@ def audit(lines: Sequence[AuditLine], *, as_json: bool) -> None:
     columns = ("at", "by", "action", "filter", ID, "department", "reason", "outcome")
     rows = [
         (
-            f"{line.at:%Y-%m-%d %H:%M:%S}",
+            line.at,
             line.by,
             line.action,
             line.selection,
@@ -308,7 +301,7 @@ def audit(lines: Sequence[AuditLine], *, as_json: bool) -> None:
 
 
 def filter_text(selection: Selection) -> str:
-    """A selection as command-line options: `--reason invalid --since 2026-11-01T08:30:00+00:00`, or `all`."""
+    """A selection as command-line options: `--reason invalid --since 2026-11-01T08:30:00Z`, or `all`."""
     given: list[str] = []
     for field in fields(selection):
         value = getattr(selection, field.name)
@@ -318,5 +311,5 @@ def filter_text(selection: Selection) -> str:
 
 
 def _option(value: object) -> str:
-    text = value.isoformat() if isinstance(value, datetime) else str(value)
+    text = rfc3339(value) if isinstance(value, datetime) else str(value)
     return repr(text) if " " in text else text

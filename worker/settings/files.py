@@ -1,8 +1,11 @@
-"""Parsers of settings that name files. The files are read at once, so a mistake is reported at the start.
+"""Texts in files, and parsers of settings that name files.
+
+The files are read at once, so a mistake is reported at the start.
 
 All raise `ValueError`; the text follows the name of the setting and quotes nothing of a key.
 """
 
+import codecs
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -11,6 +14,7 @@ from worker.core.keyring import BadKeys, is_private, recipient_keys, recipients_
 
 T = TypeVar("T")
 TLS_FILES = ("cafile", "certfile", "keyfile")
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Recipients(NamedTuple):
@@ -18,6 +22,25 @@ class Recipients(NamedTuple):
 
     path: Path
     names: tuple[str, ...]
+
+
+def decoded(content: bytes) -> str:
+    """The text of a file in UTF-8, without a byte order mark.
+
+    Raises `ValueError`; the text follows the name of the file.
+    """
+    if content.startswith(UTF16) or _is_utf16_without_mark(content):
+        raise ValueError("is UTF-16: save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8: save it as UTF-8") from None
+
+
+def _is_utf16_without_mark(content: bytes) -> bool:
+    """Whether each second byte at its begin is NUL, as of ASCII text in UTF-16."""
+    begin = content[:64]
+    return len(begin) > 1 and (not any(begin[1::2]) or not any(begin[::2]))
 
 
 def recipients_file(value: object) -> object:
