@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 
+from worker.cli import streams
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -17,6 +19,7 @@ def main() -> None:
     `run` then exits with 0, until it installs its own handlers. Other commands exit with 128 plus the number
     of the signal, and get the previous handlers back after the import.
     """
+    streams.prepare()
     consuming = sys.argv[1:2] == ["run"]
     previous = {
         number: signal.signal(number, _exit_done if consuming else _exit_by_signal) for number in SIGNALS

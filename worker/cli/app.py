@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from worker.cli import dead_letters, departments, keys, terminal, topology
+from worker.cli import dead_letters, departments, keys, streams, terminal, topology
 from worker.cli.emit import emit
 from worker.cli.loop import DONE, FAILED, INTERRUPTED, MISUSED, run_to_exit
 from worker.cli.loop import run as run_coroutine
@@ -31,22 +31,38 @@ app = typer.Typer(
 
 
 def main() -> NoReturn:
-    """Runs the command line and exits. A `UserError` becomes its lines on stderr, and its exit code."""
+    """Runs the command line and exits. A mistake becomes its lines on stderr, and its exit code."""
+    code = _exit_code()
+    well = streams.finish(lambda line: terminal.complain([line]))
+    sys.exit(code if well else code or FAILED)
+
+
+def _exit_code() -> int:
+    configure_logging("console", "error")
     try:
-        configure_logging("console", "error")
-        code = app(prog_name="provisioner", standalone_mode=False)
+        return app(prog_name="provisioner", standalone_mode=False) or DONE
     except UserError as error:
         terminal.complain(str(error).splitlines())
-        sys.exit(error.exit_code)
+        return error.exit_code
+    except OSError as error:
+        terminal.complain([_failure(error)])
+        return FAILED
     except typer.TyperException as error:
         terminal.complain(_misuse(error))
-        sys.exit(MISUSED)
+        return MISUSED
     except typer.Abort:
         terminal.complain(["nothing was done"])
-        sys.exit(FAILED)
+        return FAILED
+    except streams.ReaderGone:
+        return DONE
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    sys.exit(code or DONE)
+        return INTERRUPTED
+
+
+def _failure(error: OSError) -> str:
+    """One line for an error of the system that no command expects."""
+    why = error.strerror or type(error).__name__
+    return f"{error.filename}: {why}" if error.filename else why
 
 
 def _misuse(error: typer.TyperException) -> list[str]:
