@@ -20,7 +20,7 @@ def main() -> None:
     of the signal, and get the previous handlers back after the import.
     """
     streams.prepare()
-    consuming = sys.argv[1:2] == ["run"]
+    consuming = _command(sys.argv[1:]) == "run"
     previous = {
         number: signal.signal(number, _exit_done if consuming else _exit_by_signal) for number in SIGNALS
     }
@@ -31,6 +31,13 @@ def main() -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
     cli.main()
+
+
+def _command(arguments: list[str]) -> str:
+    """The command in the arguments; options of all commands may stand before it."""
+    while arguments and arguments[0].startswith("-"):
+        arguments = arguments[2 if arguments[0] == "--env-file" else 1 :]
+    return arguments[0] if arguments else ""
 
 
 def _exit_done(_number: int, _frame: object) -> None:

@@ -6,12 +6,18 @@ The modules of `cli` are light to import. A command imports its own dependencies
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
 from worker.cli import dead_letters, departments, keys, streams, terminal, topology
 from worker.cli.emit import emit
+from worker.cli.environment import use_env_file
 from worker.cli.loop import DONE, FAILED, INTERRUPTED, MISUSED, run_to_exit
 from worker.cli.loop import run as run_coroutine
 from worker.cli.open import open_
@@ -21,13 +27,30 @@ from worker.settings.model import WorkerSettings
 from worker.settings.show import described
 from worker.telemetry.logs import configure_logging
 
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if asked:
+        terminal.write(f"provisioner {version('subaccount-provisioner')}\n")
+        raise typer.Exit
+
+
 app = typer.Typer(
-    help="Gives every department its own Plivo subaccount: events in, credentials and results out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode="rich",
 )
+
+
+@app.callback()
+def provisioner(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Gives every department its own Plivo subaccount: events in, credentials and results out."""
 
 
 def main() -> NoReturn:
@@ -40,7 +63,7 @@ def main() -> NoReturn:
 def _exit_code() -> int:
     configure_logging("console", "error")
     try:
-        return app(prog_name="provisioner", standalone_mode=False) or DONE
+        return command_line()(prog_name="provisioner", standalone_mode=False) or DONE
     except UserError as error:
         terminal.complain(str(error).splitlines())
         return error.exit_code
@@ -57,6 +80,43 @@ def _exit_code() -> int:
         return DONE
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def command_line() -> TyperCommand | TyperGroup:
+    """All commands, each with the options of `_common`."""
+    bare = typer.Typer(add_completion=False)
+    bare.command()(_common)
+    commands: TyperCommand | TyperGroup = _with_options(get_command(app), get_command(bare).params)
+    return commands
+
+
+def _read_env_file(path: Path | None) -> None:
+    if path is not None:
+        use_env_file(path)
+
+
+def _common(
+    _env_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--env-file",
+            metavar="FILE",
+            help="Read settings from a file of NAME=VALUE lines; the environment wins.",
+            callback=_read_env_file,
+            is_eager=True,  # before an option that has a variable of the environment
+            expose_value=False,
+        ),
+    ] = None,
+) -> None:
+    """A command without work of its own: its options are those of every command."""
+
+
+def _with_options(command: Any, options: Sequence[Any]) -> Any:
+    """The command after it, and all below it, got the options."""
+    command.params += options
+    for below in getattr(command, "commands", {}).values():
+        _with_options(below, options)
+    return command
 
 
 def _failure(error: OSError) -> str:
