@@ -19,7 +19,10 @@ NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "subaccount-provisioner")
 
 
 class ResultKind(StrEnum):
-    """The outcome of an event. `held` and `failed` may come before a final one; all others are final."""
+    """The outcome of an event, or of a request to reissue.
+
+    `held` may come before a final outcome, and so may the `failed` of a dead letter; all others are final.
+    """
 
     CREATED = "created"
     RENAMED = "renamed"
@@ -29,11 +32,55 @@ class ResultKind(StrEnum):
     UNCHANGED = "unchanged"
     SUPERSEDED = "superseded"
     HELD = "held"
+    REISSUED = "reissued"
     FAILED = "failed"
 
 
 class DeadReason(StrEnum):
     """Why a message is in `provisioner.dead-letters`: a closed set."""
+
+    MALFORMED = "malformed"
+    INVALID = "invalid"
+    UNSUPPORTED_TYPE = "unsupported-type"
+    CONFLICTING_DUPLICATE = "conflicting-duplicate"
+    REJECTED = "rejected"
+    CREATE_UNKNOWN = "create-unknown"
+    EXHAUSTED = "exhausted"
+    DELIVERY_LIMIT = "delivery-limit"
+
+
+class ResultCode(StrEnum):
+    """What happened, for programs: a closed set. `reason` says the same for people.
+
+    It is the reason of the dead letter or of the hold, or names a finer distinction, or else is the outcome.
+    """
+
+    CREATED = "created"
+    RENAMED = "renamed"
+    DISABLED = "disabled"
+    RESTORED = "restored"
+    REMOVED = "removed"
+    UNCHANGED = "unchanged"
+    SUPERSEDED = "superseded"
+    REISSUED = "reissued"
+
+    TIE = "tie"
+    """Superseded by an event of the same time; neither has a sequence."""
+    GONE_AT_PROVIDER = "gone-at-provider"
+    """Somebody else has deleted the subaccount."""
+
+    TOO_SOON = "too-soon"
+    UNKNOWN_DEPARTMENT = "unknown-department"
+    UNKNOWN_RECIPIENT = "unknown-recipient"
+    NOT_ACTIVE = "not-active"
+    NOT_ALLOWED = "not-allowed"
+
+    PROTECTED = "protected"
+    MERGED = "merged"
+    LAST_ACTIVE = "last-active"
+    LIMIT = "limit"
+    DRIFT = "drift"
+    RESOURCES = "resources"
 
     MALFORMED = "malformed"
     INVALID = "invalid"
@@ -65,6 +112,7 @@ class Result(_Data):
     name: str | None = Field(description="null only if no event of the department has ever contained it.")
     auth_id: str | None = Field(None, description="The subaccount's Auth ID, if there is or was one.")
     outcome: ResultKind = Field(description="The same word as in `type`.")
+    code: ResultCode = Field(description="What happened, for programs: the outcome, or why it is that one.")
     reason: str | None = Field(
         None,
         description="For people. If the outcome is `failed`, it begins with the reason of the dead letter.",
@@ -112,6 +160,7 @@ class SubaccountResult(_Outbound):
         "subaccount.unchanged.v1",
         "subaccount.superseded.v1",
         "subaccount.held.v1",
+        "subaccount.reissued.v1",
         "subaccount.failed.v1",
     ]
     datacontenttype: Literal["application/json"] = "application/json"

@@ -234,6 +234,9 @@ class Entries(Protocol):
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
         """Writes both or neither, and returns the entry with its new revision. Raises `LedgerConflict`."""
 
+    async def record_answer(self, answer: Answer) -> None:
+        """Writes an answer that changes no entry. Raises `LedgerConflict` if another payload has one."""
+
 
 class Duties(Protocol):
     """Departments with due duties. All raise `LedgerFailed`."""

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.departments import Kind, Version
-from contracts.subaccounts import ResultKind
+from contracts.subaccounts import ResultCode, ResultKind
 from tests.simulation.chance import Chance, Profile
 from tests.simulation.history import History
 from tests.simulation.ledger import Disk, SimulatedLedger
@@ -187,6 +187,19 @@ async def test_another_payload_of_an_answered_event_writes_nothing(ledger):
     assert await ledger.recall(SALES, answer.event) == Recollection(entry, answer)
 
 
+async def test_an_answer_alone_makes_no_entry(ledger):
+    answer = an_answer(created())
+    await ledger.record_answer(answer)
+    assert await ledger.recall(SALES, answer.event) == Recollection(Entry(SALES), answer)
+    assert await ledger.entries() == []
+    confirmed = replace(answer, confirmed=True)
+    await ledger.record_answer(confirmed)
+    assert await ledger.answers(SALES) == [confirmed]
+    with pytest.raises(LedgerConflict):
+        await ledger.record_answer(replace(answer, payload_digest="another"))
+    assert await ledger.answers(SALES) == [confirmed]
+
+
 async def test_source_and_id_identify_an_event(ledger):
     answer = an_answer(created(source="/hr"))
     await ledger.record(fresh(), answer)
@@ -329,6 +342,7 @@ answers = st.builds(
     event=references,
     payload_digest=texts,
     outcome=st.sampled_from(ResultKind),
+    code=st.sampled_from(ResultCode),
     answered_at=instants,
     name=st.none() | texts,
     auth_id=st.none() | identifiers,

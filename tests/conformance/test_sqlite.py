@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import apsw
 import pytest
 
+from contracts.subaccounts import ResultCode, ResultKind
 from tests.support.builders import NOW, SALES, an_answer, an_entry, created, owing
 from worker.adapters.sqlite import store as sqlite
 from worker.adapters.sqlite.audit import SqliteAudit
@@ -127,8 +128,33 @@ async def test_migrations_are_applied_once(path):
     for _ in range(2):
         async with sqlite_ledger(path) as ledger:
             applied = await ledger.store.run(lambda db: list(db.execute("SELECT name FROM migrations")))
-            names = ["0001_ledger.sql", "0002_caught_up.sql", "0003_audit.sql", "0004_wishes.sql"]
-            assert applied == [(name,) for name in names]
+            assert applied == [(file.name,) for file in migrations_until("9999")]
+
+
+def migrations_until(last: str) -> list[Path]:
+    """The migrations up to this number, in order."""
+    files = sorted(Path(str(sqlite.MIGRATIONS)).iterdir())
+    return [file for file in files if file.name[:4] <= last]
+
+
+async def test_answers_of_an_older_ledger_get_codes(path, monkeypatch, tmp_path):
+    older = tmp_path / "migrations"
+    older.mkdir()
+    for file in migrations_until("0004"):
+        shutil.copy(file, older)
+    done = an_answer(created(id="done"), ResultKind.RENAMED)
+    refused = an_answer(created(id="refused"), ResultKind.FAILED)
+    with monkeypatch.context() as before:
+        before.setattr(sqlite, "MIGRATIONS", older)
+        async with sqlite_ledger(path) as ledger:
+            for answer in (done, refused):
+                await ledger.record_answer(answer)
+            await ledger.store.run(
+                lambda db: db.execute("UPDATE answers SET answer = json_remove(answer, '$.code')")
+            )
+    async with sqlite_ledger(path) as ledger:
+        codes = {answer.event.id: answer.code for answer in await ledger.answers(SALES)}
+    assert codes == {"done": ResultCode.RENAMED, "refused": ResultCode.NOT_ALLOWED}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.subaccounts import DeadReason
+from contracts.subaccounts import DeadReason, ResultCode
 from worker.adapters.plivo.status import kind_of
 from worker.core.judge import (
     FIRST_WAIT_SECONDS,
@@ -303,7 +303,7 @@ def test_a_missing_subaccount_is_retried_for_one_settle_window():
 
     assert judge(missing, retry_state(3, 100.0), POLICY, 0.5) == Wait(about(1.1), about(2.1))
     assert judge(missing, retry_state(9, 119.0), POLICY, 0.5) == DeadLetter(
-        DeadReason.REJECTED, "Plivo answered 404"
+        DeadReason.REJECTED, "Plivo answered 404", ResultCode.GONE_AT_PROVIDER
     )
 
 

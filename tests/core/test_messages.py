@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from contracts.envelope import STRUCTURED, Message, document
-from contracts.subaccounts import CredentialsMessage, DeadReason, ResultKind, SubaccountResult, plain_message
+from contracts.subaccounts import (
+    CredentialsMessage,
+    DeadReason,
+    ResultCode,
+    ResultKind,
+    SubaccountResult,
+    plain_message,
+)
 from tests.support.builders import AUTH_ID, ISSUED, NOW, an_answer, an_entry, created, removed, renamed
 from worker.core import messages
 from worker.core.judge import DeadLetter
@@ -95,6 +102,7 @@ class TestResults:
                 "name": "Sales",
                 "auth_id": AUTH_ID,
                 "outcome": "created",
+                "code": "created",
                 "reason": "why",
                 "event": {"source": "/hr", "id": "created-1", "type": "department.created.v1"},
             },
@@ -141,11 +149,21 @@ class TestFailed:
             "department_id": "sales",
             "name": "Sales",
             "outcome": "failed",
+            "code": "rejected",
             "reason": "rejected: Plivo answered 400 to create",
             "event": {"source": "/hr", "id": "created-1", "type": "department.created.v1"},
         }
         assert [body[name] for name in TRACE._fields] == list(TRACE)
         assert failed_of().routing_key == "subaccount.failed"
+
+    @pytest.mark.parametrize("reason", DeadReason)
+    def test_the_code_is_the_reason_unless_the_verdict_has_one(self, reason):
+        gone = ResultCode.GONE_AT_PROVIDER
+        verdicts = [DeadLetter(reason, "why", code) for code in (None, gone)]
+
+        codes = [body_of(failed_of(verdict=verdict))["data"]["code"] for verdict in verdicts]
+
+        assert codes == [reason, gone]
 
     def test_a_failed_result_may_lack_the_department(self):
         subject = Subject(Reference("/hr", "1", "department.created.v1"), "default")

@@ -20,6 +20,7 @@ from contracts.subaccounts import (
     CredentialsMessage,
     EventReference,
     Result,
+    ResultCode,
     ResultKind,
     SealedCredentialsMessage,
     SubaccountResult,
@@ -44,7 +45,7 @@ def a_result(outcome: ResultKind = ResultKind.CREATED, **data: Any) -> Subaccoun
         time=NOON,
         tenant="default",
         causationid="1",
-        data=Result(**whole | {"outcome": outcome, "event": REFERENCE} | data),
+        data=Result(**whole | {"outcome": outcome, "code": ResultCode.LIMIT, "event": REFERENCE} | data),
     )
 
 
@@ -87,6 +88,7 @@ def test_null_is_kept_for_required_members() -> None:
         "department_id": None,
         "name": None,
         "outcome": "failed",
+        "code": "limit",
         "event": {"source": "/hr", "id": "1", "type": "hr.department.created"},
     }
     assert "subject" not in shown

@@ -47,6 +47,11 @@ def reason(world, request=ASKED):
     return result.data["reason"]
 
 
+def code_of(world, request=ASKED):
+    (result,) = world.results(request)
+    return result.data["code"]
+
+
 def new_token(world):
     world.provider.subaccounts[0].auth_token = SecretStr("changed-at-plivo")
 
@@ -59,17 +64,17 @@ async def test_a_request_publishes_the_current_token_again(world):
         "recall",
         "get",
         "publish secrets subaccount.credentials.reissued",
-        "record active unchanged",
-        "publish results subaccount.unchanged",
-        "record active unchanged confirmed",
+        "record active reissued",
+        "publish results subaccount.reissued",
+        "record answer reissued confirmed",
         "ack",
     ]
     issued, again = world.credentials()
     assert again.type == AGAIN
     assert again.data == issued.data
     assert (again.causationid, again.id != issued.id) == (ASKED.id, True)
-    world.answered(ASKED, "unchanged")
-    assert reason(world) == "credentials issued again"
+    world.answered(ASKED, "reissued")
+    assert (code_of(world), reason(world)) == ("reissued", "credentials issued again")
     assert (await world.entry()).issued.reissued_at == world.clock.now()
 
 
@@ -82,10 +87,18 @@ async def test_a_request_does_not_change_the_department(world):
     assert same == before
 
 
+async def test_a_request_for_a_missing_subaccount_fails(world):
+    await world.handle(CREATED)
+    world.provider.subaccounts.clear()
+    await world.handle(ASKED)
+    world.dead_lettered("rejected")
+    assert code_of(world) == "gone-at-provider"
+
+
 async def test_a_duplicate_request_is_answered_once(world):
     await world.handle(CREATED, ASKED, ASKED)
     assert len(reissued(world)) == 1
-    world.answered(ASKED, "unchanged")
+    world.answered(ASKED, "reissued")
 
 
 async def test_another_payload_under_the_id_of_a_request_is_dead_lettered(world):
@@ -96,10 +109,10 @@ async def test_another_payload_under_the_id_of_a_request_is_dead_lettered(world)
 
 async def test_only_the_unconfirmed_answer_is_published_again(world):
     await world.handle(CREATED)
-    await world.crash_before("publish results subaccount.unchanged", ASKED)
+    await world.crash_before("publish results subaccount.reissued", ASKED)
     await world.handle()
     assert len(reissued(world)) == 1
-    world.answered(ASKED, "unchanged")
+    world.answered(ASKED, "reissued")
 
 
 async def test_a_request_for_an_unknown_recipient_is_dead_lettered(world):
@@ -108,6 +121,7 @@ async def test_a_request_for_an_unknown_recipient_is_dead_lettered(world):
     letter = world.dead_lettered("invalid")
     assert "data.recipient" in letter.message.headers["x-dead-detail"]
     world.answered(request, "failed")
+    assert code_of(world, request) == "unknown-recipient"
     assert reissued(world) == []
 
 
@@ -121,7 +135,7 @@ async def test_a_request_under_an_event_routing_key_is_dead_lettered(world, forg
         await world.run_until_done()
     letter = world.dead_lettered("invalid")
     assert "routing key" in letter.message.headers["x-dead-detail"]
-    assert reissued(world) == []
+    assert (code_of(world), reissued(world)) == ("not-allowed", [])
     world.broker.purge(DEAD_LETTER_QUEUE)
     await world.broker.publish(Outgoing(REPLAY, letter.routing_key, letter.message))
     await world.handle()
@@ -147,19 +161,39 @@ async def test_a_replayed_request_is_carried_out(sealing):
     await world.replay_dead_letters()
     await world.handle()
     world.has_dead_lettered_nothing()
-    world.answered(request, "failed", "unchanged")
+    world.answered(request, "failed", "reissued")
 
 
 @pytest.mark.parametrize(
-    "before",
-    [(), (REMOVED,), (CREATED, REMOVED)],
+    ("before", "code", "why"),
+    [
+        ((), "unknown-department", "no event of the department was answered yet"),
+        ((REMOVED,), "not-active", "the department has no active subaccount"),
+        ((CREATED, REMOVED), "not-active", "the department has no active subaccount"),
+    ],
     ids=["unknown", "never-created", "disabled"],
 )
-async def test_nothing_is_issued_without_an_active_subaccount(world, before):
-    await world.handle(*before, ASKED)
+async def test_nothing_is_issued_without_an_active_subaccount(world, before, code, why):
+    await world.handle(*before, ASKED, ASKED)
     assert reissued(world) == []
-    world.answered(ASKED, "unchanged")
-    assert reason(world) == "the department has no active subaccount"
+    world.answered(ASKED, "failed")
+    assert (code_of(world), reason(world)) == (code, why)
+    world.has_dead_lettered_nothing()
+
+
+async def test_a_request_for_an_unknown_department_leaves_no_entry(world):
+    await world.handle(ASKED)
+    assert await world.ledger.entries() == []
+    await world.handle(CREATED, reissue_requested(id="second"))
+    world.answered(CREATED, "created")
+    assert len(reissued(world)) == 1
+
+
+async def test_the_answer_to_a_declined_request_is_published_once_more_after_a_crash(world):
+    await world.crash_before("publish results subaccount.failed", ASKED)
+    await world.handle(CREATED)
+    world.answered(ASKED, "failed")
+    assert (code_of(world), reissued(world)) == ("unknown-department", [])
 
 
 async def test_nothing_is_issued_within_the_pause_after_a_reissue(world):
@@ -167,6 +201,8 @@ async def test_nothing_is_issued_within_the_pause_after_a_reissue(world):
     await world.handle(CREATED, ASKED)
     world.clock.advance(REISSUE_PAUSE.total_seconds() - 1)
     await world.handle(second)
+    world.answered(second, "failed")
+    assert code_of(world, second) == "too-soon"
     assert "less than 60 s ago" in reason(world, second)
     world.clock.advance(1)
     await world.handle(third)
@@ -221,14 +257,14 @@ async def test_an_unroutable_reissue_is_given_up_and_does_not_block(world):
     world.dead_lettered("exhausted")
 
 
-@pytest.mark.parametrize("failing", ["get", "publish secrets", "record active unchanged", "publish results"])
+@pytest.mark.parametrize("failing", ["get", "publish secrets", "record active reissued", "publish results"])
 async def test_a_request_is_retried_after_a_failure(world, failing):
     await world.handle(CREATED)
     error = fault("get", 503) if failing == "get" else OSError("made up")
     world.witness.fail(failing, error, after_effect=failing != "get")
     await world.handle(ASKED)
     assert len({message.id for message in reissued(world)}) == 1
-    world.answered(ASKED, "unchanged", times=None)
+    world.answered(ASKED, "reissued", times=None)
     world.has_dead_lettered_nothing()
 
 
@@ -324,14 +360,14 @@ async def grant_wishes(world):
 
 async def answer_to(world, wish):
     answer = (await world.ledger.recall(SALES, request_of(wish).reference)).answer
-    return answer and (str(answer.outcome), answer.reason)
+    return answer and (str(answer.code), answer.reason)
 
 
 async def test_a_granted_wish_is_answered_only_in_the_ledger(world):
     await world.handle(CREATED)
     wish = await add_wish(world)
     await grant_wishes(world)
-    assert await answer_to(world, wish) == ("unchanged", "credentials issued again")
+    assert await answer_to(world, wish) == ("reissued", "credentials issued again")
     (again,) = reissued(world)
     assert again.causationid == wish.id
     assert len(world.events_in("test.results")) == 1, "the result of the event"
@@ -341,13 +377,12 @@ async def test_a_granted_wish_is_answered_only_in_the_ledger(world):
 async def test_a_rejected_wish_is_answered_with_its_reason(world):
     unknown = await add_wish(world, "crm")
     await grant_wishes(world)
-    assert await answer_to(world, unknown) == (
-        "failed",
-        "data.recipient: not one of the worker's recipients",
-    )
+    why = "data.recipient: not one of the worker's recipients"
+    assert await answer_to(world, unknown) == ("unknown-recipient", why)
     absent = await add_wish(world, id_="wish-2")
     await grant_wishes(world)
-    assert await answer_to(world, absent) == ("failed", "the department has no active subaccount")
+    why = "no event of the department was answered yet"
+    assert await answer_to(world, absent) == ("unknown-department", why)
     assert await world.ledger.wishes(NOW) == []
 
 
@@ -366,17 +401,17 @@ async def test_a_failed_wish_is_retried_at_the_next_poll(world):
     await grant_wishes(world)
     assert await answer_to(world, wish) is None
     await grant_wishes(world)
-    assert await answer_to(world, wish) == ("unchanged", "credentials issued again")
+    assert await answer_to(world, wish) == ("reissued", "credentials issued again")
 
 
-@pytest.mark.parametrize("at", ["get", "publish secrets", "record active unchanged", "close wish"])
+@pytest.mark.parametrize("at", ["get", "publish secrets", "record active reissued", "close wish"])
 async def test_a_wish_survives_a_failure_at_any_call(world, at):
     await world.handle(CREATED)
     wish = await add_wish(world)
     world.witness.fail(at, OSError("made up"))
     await grant_wishes(world)
     await grant_wishes(world)
-    assert await answer_to(world, wish) == ("unchanged", "credentials issued again")
+    assert await answer_to(world, wish) == ("reissued", "credentials issued again")
     assert len({message.id for message in reissued(world)}) == 1
     assert await world.ledger.wishes(NOW) == []
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from tests.simulation.history import Note
 from tests.simulation.producer_events import CREATED, RENAMED, ProducerEvent
 
-FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded"}
+FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded", "reissued"}
 MAX_CREATES = 3
 QUARANTINE_AFTER_DELIVERIES = 20
 """Deliveries after which a message may be quarantined as a poison message."""

@@ -91,6 +91,10 @@ class SimulatedLedger:
             raise result
         return result
 
+    async def record_answer(self, answer: Answer) -> None:
+        self._process.check()
+        await self._disk.record_answer(answer)
+
     async def bind(self, owner: str, provider_account: str) -> None:
         self._process.check()
         if self._chance.strikes("write failed"):

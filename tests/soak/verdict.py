@@ -14,7 +14,7 @@ from worker.sandbox.faults import ANY_OPERATION
 Document = dict[str, Any]
 
 NEVER = 1e-9
-FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded"}
+FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded", "reissued"}
 
 
 class Violation(NamedTuple):

@@ -17,7 +17,7 @@ from contracts.departments import (
 )
 from contracts.envelope import Message, read
 from contracts.reissues import ReissueRequested
-from contracts.subaccounts import ResultKind
+from contracts.subaccounts import ResultCode, ResultKind
 from worker.core.dead_letters import AuditLine
 from worker.core.model import (
     Answer,
@@ -102,7 +102,17 @@ def owing(*recipients: str, enable: bool = False, retry_at: datetime | None = No
 
 
 def an_answer(event: Event, outcome: ResultKind = ResultKind.CREATED, **fields: Any) -> Answer:
-    answer = Answer(event.department, event.reference, event.payload_digest, outcome, NOW, event.name)
+    """An answer; the code of a `held` or `failed` one is made up."""
+    code = {ResultKind.HELD: ResultCode.LIMIT, ResultKind.FAILED: ResultCode.NOT_ACTIVE}.get(outcome)
+    answer = Answer(
+        event.department,
+        event.reference,
+        event.payload_digest,
+        outcome,
+        code or ResultCode(outcome),
+        NOW,
+        event.name,
+    )
     return replace(answer, **fields)
 
 

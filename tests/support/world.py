@@ -92,6 +92,10 @@ class WatchedLedger:
         words += ["confirmed"] if answer and answer.confirmed else []
         return await self.witness.see(" ".join(words), lambda: self.ledger.record(entry, answer))
 
+    async def record_answer(self, answer: Answer) -> None:
+        words = ["record answer", answer.outcome, *(["confirmed"] if answer.confirmed else [])]
+        await self.witness.see(" ".join(words), lambda: self.ledger.record_answer(answer))
+
     async def wish(self, wish: Wish) -> None:
         await self.ledger.wish(wish)
 

@@ -118,7 +118,8 @@ def _show_reissued(which: Department, answer: Answer, *, as_json: bool) -> None:
     issued = answer.outcome is not ResultKind.FAILED
     if as_json:
         ids = {"tenant": which.tenant, "department_id": which.id, "issued": issued}
-        terminal.print_json(ids | {"auth_id": answer.auth_id, "reason": answer.reason, "id": answer.event.id})
+        what = {"code": answer.code, "auth_id": answer.auth_id, "reason": answer.reason}
+        terminal.print_json(ids | what | {"id": answer.event.id})
     elif issued:
         terminal.say(f"department {which.id}: {answer.reason}")
     else:

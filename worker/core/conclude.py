@@ -28,7 +28,7 @@ from datetime import datetime
 from pydantic import SecretStr
 
 from contracts.departments import Kind
-from contracts.subaccounts import DeadReason, ResultKind
+from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from worker.core.adoption import MAX_UNKNOWN_CREATES, is_lost, seconds_to_next_scan
 from worker.core.decide import NAME_KEPT, Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
 from worker.core.duties import (
@@ -170,9 +170,9 @@ def conclude(
             if cause and cause.version and cause.version.kind is not Kind.REMOVED:
                 return Conclusion(gone)  # an earlier deletion is complete: the event is decided again
             return _answered(gone, cause, ResultKind.REMOVED, now, auth_id=auth_id)
-        case Skip(kind, reason, name), NothingDone():
+        case Skip(kind, reason, name, code), NothingDone():
             named = replace(entry, name=name) if name else entry
-            return _answered(named, cause, kind, now, reason)
+            return _answered(named, cause, kind, now, reason, code=code)
         case _:
             raise ValueError(f"{type(step).__name__} cannot end as {type(outcome).__name__}")
 
@@ -346,6 +346,7 @@ def _answered(
     now: datetime,
     reason: str | None = None,
     auth_id: str | None = None,
+    code: ResultCode | None = None,
 ) -> Conclusion:
     if cause is None:
         return Conclusion(entry)
@@ -355,6 +356,7 @@ def _answered(
         event=cause.reference,
         payload_digest=cause.payload_digest,
         outcome=outcome,
+        code=code or ResultCode(outcome),
         answered_at=now,
         name=cause.name or entry.name,
         auth_id=auth_id or entry.auth_id,

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from contracts.departments import Kind
-from contracts.subaccounts import DeadReason, ResultKind
+from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from worker.core.adoption import MAX_UNKNOWN_CREATES
 from worker.core.capabilities import EVERYTHING, Capabilities
 from worker.core.model import ANY_RECIPIENT, Answer, Entry, Event, Recollection, Status
@@ -115,12 +115,14 @@ class Delete:
 class Skip:
     """Make no call: the event changes nothing at the provider, or a newer one was answered.
 
-    `name` is the department's new name, if the provider cannot rename its subaccount.
+    `name` is the department's new name, if the provider cannot rename its subaccount. `code`: that of the
+    answer, if it is not the outcome.
     """
 
     outcome: ResultKind
     reason: str | None = None
     name: str | None = None
+    code: ResultCode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,11 @@ class Republish:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The event cannot be carried out as it is."""
+    """The event cannot be carried out as it is. `code`: that of the result, if it is not the reason."""
 
     reason: DeadReason
     detail: str
+    code: ResultCode | None = None
 
 
 Step = Create | Adopt | Rename | Restore | Disable | Delete | Skip

@@ -30,7 +30,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Literal
 
-from contracts.subaccounts import DeadReason
+from contracts.subaccounts import DeadReason, ResultCode
 from contracts.topology import DEFAULT_RETRY_DELAYS
 from worker.core.model import replace
 
@@ -149,10 +149,11 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Permanent:
-    """Another try gets the same response."""
+    """Another try gets the same response. `code`: that of the result, if it is not the reason."""
 
     reason: DeadReason
     detail: str
+    code: ResultCode | None = None
 
 
 Failure = Transient | Unavailable | Unknown | Missing | Permanent
@@ -228,10 +229,14 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Move the message to the dead-letter queue, for this reason."""
+    """Move the message to the dead-letter queue, for this reason.
+
+    `code`: that of the `failed` result beside it, if it is not the reason.
+    """
 
     reason: DeadReason
     detail: str
+    code: ResultCode | None = None
 
 
 Verdict = Done | Wait | Pause | Park | DeadLetter
@@ -272,13 +277,13 @@ def judge(
     backoff = _backoff_seconds(state.tries, jitter)
     pause = _backoff_seconds(state.pauses + 1, jitter)
     match failure:
-        case Permanent(reason, detail):
-            return DeadLetter(reason, detail)
+        case Permanent(reason, detail, code):
+            return DeadLetter(reason, detail, code)
         case Unavailable(_, retry_after_seconds):
             return Pause(max(retry_after_seconds or 0.0, pause))
         case Missing(detail, took):
             if state.spent_seconds + took + backoff > policy.settle_window.total_seconds():
-                return DeadLetter(DeadReason.REJECTED, detail)
+                return DeadLetter(DeadReason.REJECTED, detail, ResultCode.GONE_AT_PROVIDER)
             return Wait(backoff, took + backoff)
         case Unknown(_, float(scan_in_seconds)):
             return Wait(scan_in_seconds)

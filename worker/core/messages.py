@@ -14,6 +14,7 @@ from contracts.envelope import ACCEPTED_PREFIXES, JSON, STRUCTURED, Message, rfc
 from contracts.subaccounts import (
     Credentials,
     CredentialsMessage,
+    ResultCode,
     ResultKind,
     outbound_id,
     result_type,
@@ -264,9 +265,11 @@ def _result(
 def _details(answer: Answer | DeadLetter) -> dict[str, Any]:
     """The outcome's details; unknown ones are left out."""
     if isinstance(answer, DeadLetter):
-        return {"reason": f"{answer.reason}: {answer.detail}"}
+        code = answer.code or ResultCode(answer.reason)
+        return {"code": code, "reason": f"{answer.reason}: {answer.detail}"}
     superseded_by = answer.superseded_by._asdict() if answer.superseded_by else None
-    return _without_none({"reason": answer.reason, "auth_id": answer.auth_id, "superseded_by": superseded_by})
+    known = {"reason": answer.reason, "auth_id": answer.auth_id, "superseded_by": superseded_by}
+    return {"code": answer.code} | _without_none(known)
 
 
 def _without_none(members: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from contracts.departments import (
     Version,
 )
 from contracts.reissues import ReissueRequested
-from contracts.subaccounts import ResultKind
+from contracts.subaccounts import ResultCode, ResultKind
 
 T = TypeVar("T")
 
@@ -371,12 +371,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Answer:
-    """The final outcome of one event, as it is recorded and published."""
+    """The final outcome of one event or request, as it is recorded and published."""
 
     department: Department
     event: Reference
     payload_digest: str
     outcome: ResultKind
+    code: ResultCode
     answered_at: datetime
     name: str | None = None
     auth_id: str | None = None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.reissues import REISSUE
-from contracts.subaccounts import DeadReason, ResultKind
+from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from worker.core.decide import Policy, Refuse, Republish, Skip, answered_before
 from worker.core.model import (
     ANY_RECIPIENT,
@@ -41,24 +41,33 @@ class Issue:
 def decide_reissue(
     request: Reissue, known: Recollection, policy: Policy, now: datetime
 ) -> Issue | Skip | Republish | Refuse:
-    """Decides a request on the entry of its department and an earlier answer, at `now`."""
+    """Decides a request on the entry of its department and an earlier answer, at `now`.
+
+    A request that is skipped has its answer, `failed`. One that is refused becomes a dead letter: an operator
+    can correct the cause and replay it.
+    """
     if known.answer is not None:
         return answered_before(request.payload_digest, known.answer)
     if not policy.capabilities.can_read_token:
-        return Refuse(DeadReason.REJECTED, CANNOT_REISSUE)
+        return Refuse(DeadReason.REJECTED, CANNOT_REISSUE, ResultCode.NOT_ALLOWED)
     recipients = policy.recipients
     if request.recipient is not None:
         if request.recipient not in recipients:
-            return Refuse(DeadReason.INVALID, "data.recipient: not one of the worker's recipients")
+            why = "data.recipient: not one of the worker's recipients"
+            return Refuse(DeadReason.INVALID, why, ResultCode.UNKNOWN_RECIPIENT)
         recipients = frozenset({request.recipient})
+    if not known.entry.revision:
+        return _declined(ResultCode.UNKNOWN_DEPARTMENT, "no event of the department was answered yet")
     if known.entry.status is not Status.ACTIVE:
-        return Skip(ResultKind.UNCHANGED, "the department has no active subaccount")
+        return _declined(ResultCode.NOT_ACTIVE, "the department has no active subaccount")
     if _just_reissued(known.entry, now):
-        return Skip(
-            ResultKind.UNCHANGED,
-            f"the department's credentials were issued again less than {REISSUE_PAUSE.seconds} s ago",
-        )
+        why = f"the department's credentials were issued again less than {REISSUE_PAUSE.seconds} s ago"
+        return _declined(ResultCode.TOO_SOON, why)
     return Issue(recipients)
+
+
+def _declined(code: ResultCode, reason: str) -> Skip:
+    return Skip(ResultKind.FAILED, reason, code=code)
 
 
 def with_token(entry: Entry, found: Fingerprint) -> Entry:
@@ -80,15 +89,15 @@ def reissued_to(recipients: Iterable[str]) -> str:
     return f"credentials issued again to {named}" if named else "credentials issued again"
 
 
-def answer_to(
-    request: Reissue, entry: Entry, outcome: ResultKind, reason: str | None, now: datetime
-) -> Answer:
-    """The answer to a request, as it is recorded."""
+def answer_to(request: Reissue, entry: Entry, code: ResultCode, reason: str | None, now: datetime) -> Answer:
+    """The answer to a request, as it is recorded: `reissued`, or `failed` with any other code."""
+    issued = code is ResultCode.REISSUED
     return Answer(
         department=request.department,
         event=request.reference,
         payload_digest=request.payload_digest,
-        outcome=outcome,
+        outcome=ResultKind.REISSUED if issued else ResultKind.FAILED,
+        code=code,
         answered_at=now,
         name=entry.name,
         auth_id=entry.auth_id,

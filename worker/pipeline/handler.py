@@ -112,7 +112,8 @@ class Handler:
 
     async def _work_on(self, work: Work) -> Result:
         if isinstance(work.reading, Unreadable):
-            return Permanent(work.reading.verdict.reason, work.reading.verdict.detail)
+            verdict = work.reading.verdict
+            return Permanent(verdict.reason, verdict.detail, verdict.code)
         try:
             async with self.locks.hold(work.reading.department):
                 self.ledger_watch.check()

@@ -72,7 +72,7 @@ class Line:
         # Once a step's answer is on record, the decision is to republish it: that ends the loop.
         while not isinstance(decision := self._decide(event, known), Republish):
             if isinstance(decision, Refuse):
-                return Permanent(decision.reason, decision.detail)
+                return Permanent(decision.reason, decision.detail, decision.code)
             done = await self._carry_out(event, decision, known.entry, is_overtaken)
             if not isinstance(done, _Recorded):
                 return done

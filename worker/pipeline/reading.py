@@ -28,7 +28,7 @@ from contracts.reissues import (
     reissue_request,
     request_digest,
 )
-from contracts.subaccounts import DeadReason
+from contracts.subaccounts import DeadReason, ResultCode
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, Subject, unparked
 from worker.core.model import Event, Reference, Reissue, Trace
@@ -50,7 +50,8 @@ def reading_of(delivered: Outgoing) -> Reading:
     reading = validate(delivered.message)
     if isinstance(reading, Reissue) and not is_reissue_key(unparked(delivered).routing_key):
         why = f"routing key: a request comes under {REISSUE_KEY}"
-        return Unreadable(DeadLetter(DeadReason.INVALID, why), subject_of(reading))
+        verdict = DeadLetter(DeadReason.INVALID, why, ResultCode.NOT_ALLOWED)
+        return Unreadable(verdict, subject_of(reading))
     return reading
 
 

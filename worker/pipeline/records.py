@@ -5,8 +5,8 @@ A write is conditional on the revision that was recalled, so the second of two w
 
     announce   the line and the outbox, before a call: the claim, the deletion, the check of a change
     conclude   the line, after a step: the next entry, with the answer if there is one
-    answered   the reissues: the answer to a request, before it is published
-    confirm    the line and the reissues, after the broker's confirm: the debt that is left, the answer
+    answered   the reissues: the answer to a request, before it is published and after the broker's confirm
+    confirm    the line, after the broker's confirm: the debt that is left, the answer
     delivered  the outbox: credentials that were confirmed before the next one failed
     attended   the scheduler: duties that are done or put off
     recheck    the reconciler: a check, on the entry that another worker has recorded
@@ -40,9 +40,12 @@ class Records:
             return before
         return await self.entries.record(conclusion.entry, conclusion.answer)
 
-    async def answered(self, entry: Entry, answer: Answer) -> Entry:
-        """Records a request's answer before it is published."""
-        return await self.entries.record(entry, answer)
+    async def answered(self, answer: Answer, entry: Entry | None = None) -> None:
+        """Records a request's answer, with the entry if the request has changed it."""
+        if entry is None:
+            await self.entries.record_answer(answer)
+        else:
+            await self.entries.record(entry, answer)
 
     async def confirm(self, entry: Entry, answer: Answer) -> Entry:
         """Records that the broker has confirmed the answer."""

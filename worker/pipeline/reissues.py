@@ -4,10 +4,10 @@ The department's state does not change. Credentials are published before anythin
 between publishes them once more, under the same ids.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from contracts.subaccounts import CredentialsMessage, ResultKind
+from contracts.subaccounts import CredentialsMessage, ResultCode
 from worker.core import messages
 from worker.core.decide import Policy, Refuse, Republish, Skip
 from worker.core.judge import Done, Failure, Permanent, Transient
@@ -46,21 +46,24 @@ class Reissues:
     async def answer(self, request: Reissue) -> Done | Failure:
         """Takes a request up to its published answer. Raises the exceptions of the ports."""
         known = await self.records.recall(request.department, request.reference)
-        match decision := decide_reissue(request, known, self.policy, self._now()):
-            case Refuse(reason, detail):
-                return Permanent(reason, detail)
+        match decide_reissue(request, known, self.policy, self._now()):
+            case Refuse(reason, detail, code):
+                return Permanent(reason, detail, code)
             case Republish(answer):
-                entry = known.entry
-            case _:
+                pass
+            case Skip(_, why, _, code):
+                answer = self._declined(request, known.entry, code, why)
+                await self.records.answered(answer)
+            case Issue(recipients):
                 try:
-                    entry, answer = await self._carry_out(request, known.entry, decision)
+                    entry, answer = await self._carry_out(request, known.entry, recipients)
                 except (NoRecipientKey, NotTaken, Unroutable) as error:
                     # A request must not delay the others: it is parked, and given up in the end.
                     return Transient(str(error))
-                entry = await self.records.answered(entry, answer)
+                await self.records.answered(answer, entry)
         if not answer.confirmed:
             await self.outbox.publish_result(messages.result(answer, self.names.owner, self._now()))
-            await self.records.confirm(entry, answer)
+            await self.records.answered(replace(answer, confirmed=True))
         self.telemetry.reissue_answered(answer)
         return Done()
 
@@ -68,29 +71,29 @@ class Reissues:
         """Records the answer to a wish: `failed` if nothing was issued. Raises the ports' exceptions."""
         request = request_of(wish)
         known = await self.records.recall(request.department, request.reference)
-        match decision := decide_reissue(request, known, self.policy, self._now()):
-            case Refuse(_, why) | Skip(_, why):
-                entry = known.entry
-                answer = answer_to(request, entry, ResultKind.FAILED, why, self._now())
-            case Issue():
-                entry, answer = await self._carry_out(request, known.entry, decision)
+        match decide_reissue(request, known, self.policy, self._now()):
             case Republish():
                 await self.wishes.close_wish(wish.id)
                 return
-        await self.records.confirm(entry, answer)
+            case Refuse(_, why, code) | Skip(_, why, _, code):
+                entry, answer = None, self._declined(request, known.entry, code, why)
+            case Issue(recipients):
+                entry, answer = await self._carry_out(request, known.entry, recipients)
+        await self.records.answered(replace(answer, confirmed=True), entry)
         self.telemetry.reissue_answered(answer, wish.asked_by)
         await self.wishes.close_wish(wish.id)
 
+    def _declined(self, request: Reissue, entry: Entry, code: ResultCode | None, why: str | None) -> Answer:
+        return answer_to(request, entry, code or ResultCode.NOT_ALLOWED, why, self._now())
+
     async def _carry_out(
-        self, request: Reissue, entry: Entry, decision: Issue | Skip
+        self, request: Reissue, entry: Entry, recipients: frozenset[str]
     ) -> tuple[Entry, Answer]:
         """The entry and the answer, not recorded yet."""
-        if isinstance(decision, Skip):
-            return entry, answer_to(request, entry, ResultKind.UNCHANGED, decision.reason, self._now())
         entry = await self.outbox.deliver_owed(entry, None)
-        entry = await self._issue_again(request, entry, decision.recipients)
-        reason = reissued_to(decision.recipients)
-        return entry, answer_to(request, entry, ResultKind.UNCHANGED, reason, self._now())
+        entry = await self._issue_again(request, entry, recipients)
+        reason = reissued_to(recipients)
+        return entry, answer_to(request, entry, ResultCode.REISSUED, reason, self._now())
 
     async def _issue_again(self, request: Reissue, entry: Entry, recipients: frozenset[str]) -> Entry:
         token = await self.subaccounts.token(entry)

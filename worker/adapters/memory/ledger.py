@@ -41,16 +41,24 @@ class MemoryLedger:
         if entry.auth_id and self._holders.get(entry.auth_id, entry.department) != entry.department:
             raise LedgerFailed("the ledger refuses a write: the auth_id is another department's")
         if answer is not None:
-            event = (answer.event.source, answer.event.id)
-            if self._answers.get(event, answer).payload_digest != answer.payload_digest:
-                raise LedgerConflict("another payload of this event's source and id was answered meanwhile")
-            self._answers[event] = answer
+            self.write_answer(answer)
         if before.auth_id:
             del self._holders[before.auth_id]
         if entry.auth_id:
             self._holders[entry.auth_id] = entry.department
         self._entries[entry.department] = replace(entry, revision=entry.revision + 1)
         return self._entries[entry.department]
+
+    async def record_answer(self, answer: Answer) -> None:
+        """See `Ledger.record_answer`."""
+        self.write_answer(answer)
+
+    def write_answer(self, answer: Answer) -> None:
+        """Does `record_answer` without waiting."""
+        event = (answer.event.source, answer.event.id)
+        if self._answers.get(event, answer).payload_digest != answer.payload_digest:
+            raise LedgerConflict("another payload of this event's source and id was answered meanwhile")
+        self._answers[event] = answer
 
     async def wish(self, wish: Wish) -> None:
         """See `Ledger.wish`."""

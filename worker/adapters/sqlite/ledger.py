@@ -73,6 +73,10 @@ class SqliteLedger:
 
         return await self.store.run(job)
 
+    async def record_answer(self, answer: Answer) -> None:
+        """See `Ledger.record_answer`."""
+        await self.store.run(lambda connection: _write_answer(connection, answer))
+
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
         """See `Ledger.holders`."""
         with self.store.read() as connection:
