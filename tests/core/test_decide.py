@@ -1,13 +1,13 @@
 """The decision table, cell by cell, and the rules applied before it."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from itertools import product
 
 import pytest
 
 from contracts.departments import Kind
-from contracts.subaccounts import DeadReason, ResultKind
+from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from tests.support.builders import (
     AUTH_ID,
     IDEMPOTENCY_KEY,
@@ -47,12 +47,20 @@ SAME, OTHER = NAME, "Sales"  # in the entry
 
 UNCHANGED = Skip(ResultKind.UNCHANGED)
 SUPERSEDED = Skip(ResultKind.SUPERSEDED)
+TIE = Skip(ResultKind.SUPERSEDED, "tie: same time, no sequence", code=ResultCode.TIE)
+BY_SEQUENCE_0 = "superseded by sequence 0 of /hr"
+BY_SEQUENCE = Skip(ResultKind.SUPERSEDED, "superseded by sequence 10 of /hr")
 CONFLICT = Refuse(
     DeadReason.CONFLICTING_DUPLICATE,
     "an event of this source and id, with another payload, was answered before",
 )
 UNKNOWN_DEPARTMENT = Refuse(DeadReason.INVALID, "data.department_id: rename of an unknown department")
 FROM_THE_FUTURE = Refuse(DeadReason.INVALID, "time: more than 10 minutes ahead of the worker's clock")
+
+
+def at_another_offset(time: datetime) -> datetime:
+    return time.astimezone(timezone(timedelta(hours=5)))
+
 
 BY_REMOVAL: dict[Removal | UnknownRename, Decision] = {
     Removal.DISABLE_THEN_DELETE: Disable(AUTH_ID),
@@ -219,7 +227,7 @@ def test_the_tolerance_is_ten_minutes():
 def test_a_future_time_does_not_override_an_older_sequence(sequence):
     event = created(sequence=sequence, time=NOW + timedelta(days=1))
 
-    assert decide(event, a_recollection(an_entry()), Policy(), NOW) == SUPERSEDED
+    assert is_superseded(decide(event, a_recollection(an_entry()), Policy(), NOW))
 
 
 def test_an_answered_event_stays_answered_with_any_time():
@@ -255,8 +263,50 @@ def test_an_answered_event_stays_answered_with_any_time():
     ],
 )
 def test_the_newer_of_two_events_is_unambiguous(newer, older):
-    assert decide(older, a_recollection(an_entry(version=newer.version)), Policy(), NOW) == SUPERSEDED
-    assert decide(newer, a_recollection(an_entry(version=older.version)), Policy(), NOW) != SUPERSEDED
+    assert is_superseded(decide(older, a_recollection(an_entry(version=newer.version)), Policy(), NOW))
+    assert not is_superseded(decide(newer, a_recollection(an_entry(version=older.version)), Policy(), NOW))
+
+
+def is_superseded(decision: Decision) -> bool:
+    return isinstance(decision, Skip) and decision.outcome is ResultKind.SUPERSEDED
+
+
+EARLIER = NOW - timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("newest", "older", "decision"),
+    [
+        (renamed(sequence=None, id="b"), renamed(sequence=None, id="a"), TIE),
+        (removed(sequence=None), created(sequence=None), TIE),
+        (removed(sequence=None), created(sequence=None, time=at_another_offset(NOW)), TIE),
+        (renamed(sequence=None, source="/hr2"), renamed(sequence=None, source="/hr1"), TIE),
+        (renamed(sequence=None, id="b"), renamed(sequence=None, id="a", time=EARLIER), SUPERSEDED),
+        (renamed(sequence=3, id="b"), renamed(sequence=3, id="a"), SUPERSEDED),
+        (renamed(sequence=10, id="b"), renamed(sequence=9, id="a"), SUPERSEDED),
+        (renamed(sequence=10), renamed(sequence=1, source="/new"), BY_SEQUENCE),
+        (renamed(sequence=10), renamed(sequence=None, source="/new"), BY_SEQUENCE),
+        (renamed(sequence=10), renamed(sequence=None, id="a"), BY_SEQUENCE),
+        (renamed(sequence=0), renamed(sequence=None), replace(BY_SEQUENCE, reason=BY_SEQUENCE_0)),
+    ],
+    ids=[
+        "tie",
+        "decided by kind",
+        "the same instant",
+        "of two sources",
+        "another time",
+        "the same sequence",
+        "late",
+        "lower sequence of another source",
+        "no sequence, another source",
+        "no sequence, the same source",
+        "sequence 0",
+    ],
+)
+def test_ties_and_restarts_of_a_sequence_are_told(newest, older, decision):
+    known = a_recollection(an_entry(version=newest.version))
+
+    assert decide(older, known, Policy(), NOW) == decision
 
 
 @pytest.mark.parametrize("status", [ABSENT, ACTIVE, DISABLED, REMOVED])

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from pydantic import TypeAdapter
+from structlog.testing import capture_logs
 
 from contracts.departments import payload_digest
 from contracts.envelope import Message, read
@@ -19,7 +20,7 @@ from tests.support.builders import (
     owing,
 )
 from tests.support.world import World
-from worker.core.decide import Policy, Removal, UnknownRename
+from worker.core.decide import Policy, Removal, Superseding, UnknownRename
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Entry, Status
 from worker.telemetry.logs import configure_logging
@@ -27,6 +28,7 @@ from worker.telemetry.logs import configure_logging
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)
 REMOVED = department_removed(sequence=3)
+TOLD = "department_event_superseded"
 
 
 async def steps(world: World, *events: AnyDepartmentEvent) -> list[str]:
@@ -353,6 +355,7 @@ async def test_result_and_credentials_have_the_contents_of_the_contract(world):
         "name": "Sales",
         "auth_id": auth_id,
         "outcome": "created",
+        "code": "created",
         "event": {"source": "/hr", "id": CREATED.id, "type": "department.created.v1"},
     }
     (issued,) = world.credentials()
@@ -365,3 +368,63 @@ async def test_result_and_credentials_have_the_contents_of_the_contract(world):
         "generation": 1,
     }
     assert (await world.entry()).status is Status.ACTIVE
+
+
+# Superseded events whose producer may not expect it
+
+
+def told(logs):
+    return [(line["log_level"], line["why"], line["event_id"]) for line in logs if line["event"] == TOLD]
+
+
+async def told_of(world, *events):
+    """The log lines and the counts by reason, once a worker has handled these events."""
+    configure_logging("json", "info")
+    with capture_logs() as logs:
+        async with world.working() as running:
+            for event in events:
+                await world.send(event)
+                await world.run_until_done()
+            value = running.telemetry.registry.get_sample_value
+            counts = {why: value("provisioner_events_superseded_total", {"why": why}) for why in Superseding}
+    return told(logs), {why: count for why, count in counts.items() if count}
+
+
+async def test_a_tie_is_told(world):
+    first = department_renamed("First", sequence=None, id="b")
+    second = department_renamed("Second", sequence=None, id="a")
+    lines, counts = await told_of(world, first, second, second)
+    assert (lines, counts) == ([("warning", "tie", "a")], {"tie": 1})
+    (published,) = world.results(second)
+    assert (published.data["code"], published.data["reason"]) == ("tie", "tie: same time, no sequence")
+    assert published.data["superseded_by"]["id"] == "b"
+
+
+async def test_a_removal_and_a_creation_of_one_time_are_a_tie(world):
+    again = department_created("Sales", sequence=None, id="again")
+    await world.handle(department_removed(sequence=None, id="gone"), again)
+    (published,) = world.results(again)
+    assert (published.data["outcome"], published.data["code"]) == ("superseded", "tie")
+
+
+async def test_a_sequence_that_began_again_is_told(world):
+    old = department_created("Sales", sequence=48213, source="/hr/old")
+    new = [department_renamed(f"Name {n}", sequence=n, source="/hr/new", id=f"new-{n}") for n in (1, 2)]
+    without = department_renamed("Other", sequence=None, source="/hr/new", id="without")
+    lines, counts = await told_of(world, old, *new, without)
+    assert lines == [
+        ("warning", "lower-sequence", "new-1"),
+        ("info", "lower-sequence", "new-2"),
+        ("warning", "no-sequence", "without"),
+    ], "a warning per minute and pair of sources"
+    assert counts == {"lower-sequence": 2, "no-sequence": 1}
+    for event in (*new, without):
+        (published,) = world.results(event)
+        assert published.data["reason"] == "superseded by sequence 48213 of /hr/old"
+        assert published.data["code"] == "superseded"
+
+
+async def test_an_event_that_is_late_is_only_counted(world):
+    assert await told_of(world, RENAMED, CREATED) == ([], {"older": 1})
+    (published,) = world.results(CREATED)
+    assert "reason" not in published.data

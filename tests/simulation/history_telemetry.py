@@ -28,7 +28,7 @@ class HistoryTelemetry(Telemetry):
     def __init__(self, history: History) -> None:
         self._history = history
 
-    received = stepped = answered = dead_lettered = credentials_published = _nothing
+    received = stepped = answered = superseded = dead_lettered = credentials_published = _nothing
     debts_overdue = subaccount_missing = result_unroutable = _nothing
     intake_held = intake_lifted = _nothing
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from contracts.departments import Kind
+from contracts.departments import Kind, Version
 from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from worker.core.adoption import MAX_UNKNOWN_CREATES
 from worker.core.capabilities import EVERYTHING, Capabilities
@@ -20,6 +20,8 @@ from worker.core.model import ANY_RECIPIENT, Answer, Entry, Event, Recollection,
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
 """How far an event's time may be ahead of our clock, if the time decides which event is newer."""
+
+TIED = "tie: same time, no sequence"
 
 NAME_KEPT = "the provider cannot rename a subaccount: it keeps its name there"
 
@@ -45,6 +47,18 @@ class Enable(StrEnum):
 
     CREATED = "created"
     PUBLISHED = "published"
+
+
+class Superseding(StrEnum):
+    """Why an event is superseded. All but `OLDER` may surprise its producer, and are told."""
+
+    OLDER = "older"
+    TIE = "tie"
+    """The newest event has the same time, and neither has a sequence."""
+    LOWER_SEQUENCE = "lower-sequence"
+    """The newest event is of another source: perhaps a system was replaced, and its sequence began again."""
+    NO_SEQUENCE = "no-sequence"
+    """The newest event has a sequence, and this one has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +166,7 @@ def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> 
     if _time_decides(event, known.entry) and event.version.time > now + CLOCK_TOLERANCE:
         return Refuse(DeadReason.INVALID, "time: more than 10 minutes ahead of the worker's clock")
     if not event.version.newer_than(known.entry.version):
-        return Skip(ResultKind.SUPERSEDED)
+        return _superseded(event.version, known.entry.version)
     return _by_the_table(event, known.entry, policy)
 
 
@@ -164,6 +178,32 @@ def answered_before(payload_digest: str, answer: Answer) -> Republish | Refuse:
         DeadReason.CONFLICTING_DUPLICATE,
         "an event of this source and id, with another payload, was answered before",
     )
+
+
+def superseding(older: Version, newest: Version | None) -> Superseding:
+    """Why the newest version supersedes the older one."""
+    if newest is None or (older.source, older.id) == (newest.source, newest.id):
+        return Superseding.OLDER
+    match older.sequence, newest.sequence:
+        case None, None if older.time == newest.time:
+            return Superseding.TIE
+        case None, int():
+            return Superseding.NO_SEQUENCE
+        case int(lower), int(higher) if lower < higher and older.source != newest.source:
+            return Superseding.LOWER_SEQUENCE
+        case _:
+            return Superseding.OLDER
+
+
+def _superseded(older: Version, newest: Version | None) -> Skip:
+    match superseding(older, newest):
+        case Superseding.TIE:
+            return Skip(ResultKind.SUPERSEDED, TIED, code=ResultCode.TIE)
+        case Superseding.NO_SEQUENCE | Superseding.LOWER_SEQUENCE if newest:
+            why = f"superseded by sequence {newest.sequence} of {newest.source}"
+            return Skip(ResultKind.SUPERSEDED, why)
+        case _:
+            return Skip(ResultKind.SUPERSEDED)
 
 
 def _time_decides(event: Event, entry: Entry) -> bool:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
+from contracts.subaccounts import ResultKind
 from worker.core import messages
 from worker.core.conclude import Made, Outcome, conclude, intend
-from worker.core.decide import Policy, Refuse, Republish, Skip, Step, decide
+from worker.core.decide import Policy, Refuse, Republish, Skip, Step, decide, superseding
 from worker.core.judge import Done, Failure, Permanent
 from worker.core.model import Answer, Entry, Event, Recollection
 from worker.core.naming import Names
@@ -110,6 +111,9 @@ class Line:
         if conclusion.failure is not None:
             return conclusion.failure
         self.telemetry.stepped(event, step, recorded)
+        if isinstance(step, Skip) and step.outcome is ResultKind.SUPERSEDED:
+            why = superseding(event.version, recorded.version)
+            self.telemetry.superseded(event, recorded.newest, why, self.clock.monotonic())
         made = outcome if isinstance(outcome, Made) else None
         if made is not None and made.duplicates:
             self.telemetry.doubles_disabled(recorded, made.duplicates)

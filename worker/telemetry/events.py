@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from contracts.departments import Kind
 from contracts.topology import delay_label
-from worker.core.decide import Step
+from worker.core.decide import Step, Superseding
 from worker.core.judge import DeadLetter, Failure, Operation, Park, Pause, Wait
 from worker.core.messages import Subject
-from worker.core.model import Answer, Department, Entry, Event
+from worker.core.model import Answer, Department, Entry, Event, Reference
 from worker.telemetry.logs import LINES
 from worker.telemetry.metrics import Metrics
 
@@ -110,6 +110,28 @@ class _MessageEvents(_Reports):
         )
         if self._on_answered is not None:
             self._on_answered(event, answer)
+
+    def superseded(
+        self, event: Event, newest: Reference | None, why: Superseding, now_seconds: float
+    ) -> None:
+        """An event is answered `superseded`, for the first time. `newest` is the one that applies.
+
+        Each tie is a warning. A whole source that another one supersedes is a warning per `REPEAT_SECONDS`.
+        """
+        self._metrics.count("events_superseded", why)
+        if why is Superseding.OLDER:
+            return
+        sources = f"{why} {event.reference.source} {newest.source if newest else None}"
+        repeated = why is not Superseding.TIE and self._reported_lately(sources, now_seconds)
+        log = self._log.info if repeated else self._log.warning
+        log(
+            "department_event_superseded",
+            why=why,
+            source=event.reference.source,
+            newest=newest.id if newest else None,
+            newest_source=newest.source if newest else None,
+            **_about(event),
+        )
 
     def reissue_answered(self, answer: Answer, asked_by: str | None = None) -> None:
         """`asked_by` is the operator of the command; None for a message."""

@@ -34,6 +34,11 @@ class Distribution:
 COUNTERS = (
     Metric("provisioner_events_received", "Messages taken from the work queue.", ("kind",)),
     Metric("provisioner_events_answered", "Events answered, by outcome.", ("kind", "outcome")),
+    Metric(
+        "provisioner_events_superseded",
+        "Events answered superseded, by why: older, tie, lower-sequence, no-sequence.",
+        ("why",),
+    ),
     Metric("provisioner_dead_letters", "Messages dead-lettered, by reason.", ("reason",)),
     Metric("provisioner_credentials_published", "Credentials published and confirmed by the broker."),
     Metric("provisioner_waits", "Steps that failed and are tried again.", ("failure",)),

@@ -103,8 +103,8 @@ def detail_of(decision: Decision | Issue) -> str:
         case Republish(answer):
             again = "" if answer.confirmed else "; its result goes out again"
             return f"{answer.outcome} at {answer.answered_at:%F %T}Z{again}"
-        case Skip(ResultKind.SUPERSEDED, _):
-            return "a newer event holds"
+        case Skip(ResultKind.SUPERSEDED, reason):
+            return reason or "a newer event holds"
         case Skip(_, reason):
             return reason or "nothing to change"
         case _:
