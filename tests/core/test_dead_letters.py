@@ -107,7 +107,7 @@ def test_a_filter_skips_other_letters(selection):
 
 def test_a_filter_is_printed_as_its_options():
     asked = Selection(reason=("invalid",), since=datetime(2026, 11, 1, tzinfo=UTC), text="no name")
-    assert filter_text(asked) == "--reason invalid --since 2026-11-01T00:00:00+00:00 --text 'no name'"
+    assert filter_text(asked) == "--reason invalid --since 2026-11-01T00:00:00Z --text 'no name'"
     assert filter_text(Selection()) == "all"
 
 
