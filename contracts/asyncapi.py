@@ -50,6 +50,10 @@ _EXCHANGES = {
         "Returns events that have waited, and replayed dead letters, to the work queue.",
         _ACCEPTED,
     ),
+    names.UNROUTED: (
+        "Receives what is published to departments under a routing key that no queue is bound for.",
+        _ACCEPTED,
+    ),
 }
 _QUEUES = {
     names.WORK_QUEUE: ("The worker consumes this queue.", _ACCEPTED),
@@ -59,6 +63,10 @@ _QUEUES = {
         _CREDENTIALS[1:],
     ),
     names.DEAD_LETTER_QUEUE: ("Dead letters, until an operator replays or discards them.", ("DeadLetter",)),
+    names.UNROUTED_QUEUE: (
+        "Messages under a wrong routing key, until an operator replays or discards them.",
+        _ACCEPTED,
+    ),
 }
 _RETRY_QUEUE = ("Holds an event for the delay, then returns it to the work queue.", _ACCEPTED)
 
@@ -125,6 +133,7 @@ def _exchange(exchange: Exchange) -> dict[str, Any]:
         "messages": _message_refs(messages),
         **parameters,
         "bindings": {"amqp": {"is": "routingKey", "exchange": place} | _AMQP},
+        **({"x-exchange-arguments": exchange.arguments} if exchange.arguments else {}),
     }
 
 

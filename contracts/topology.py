@@ -5,7 +5,7 @@ Quorum queues: https://www.rabbitmq.com/docs/quorum-queues
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -15,10 +15,15 @@ RESULTS = "provisioner.results"
 RETRY = "provisioner.retry"
 DEAD_LETTERS = "provisioner.dead-letters"
 REPLAY = "provisioner.replay"
+UNROUTED = "provisioner.unrouted"
 
 WORK_QUEUE = "provisioner.departments"
 SECRETS_QUEUE = "provisioner.secrets"
 DEAD_LETTER_QUEUE = "provisioner.dead-letters"
+UNROUTED_QUEUE = "provisioner.unrouted"
+
+UNROUTED_MESSAGES = 10_000
+"""The most messages that the unrouted queue keeps; beyond that the oldest is dropped."""
 
 DEFAULT_RETRY_DELAYS = (timedelta(seconds=30), timedelta(minutes=5), timedelta(hours=1))
 
@@ -37,11 +42,44 @@ class BrokerVersion(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Namespace:
+    """The prefix of every exchange and queue of one deployment; empty for none.
+
+    Two deployments with different prefixes can share a virtual host. Routing keys have no prefix.
+    """
+
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a prefix that would make unsafe or reserved names."""
+        if not self.prefix:
+            return
+        if not re.fullmatch(r"(?=.{1,64}$)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", self.prefix):
+            raise ValueError(
+                "is not a namespace; write 1 to 64 of A-Z a-z 0-9 _ - and single dots between them"
+            )
+        if self.prefix.split(".")[0] == "amq":
+            raise ValueError("begins with amq, which RabbitMQ reserves; choose another prefix")
+
+    def of(self, name: str) -> str:
+        """The name at the broker: `provisioner.secrets` -> `staging.provisioner.secrets`."""
+        return f"{self.prefix}.{name}" if self.prefix else name
+
+    def without(self, name: str) -> str:
+        """The reverse of `of`; a name that is not of this namespace stays as it is."""
+        return name.removeprefix(f"{self.prefix}.") if self.prefix else name
+
+
+NO_NAMESPACE = Namespace()
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
-    """A durable exchange."""
+    """A durable exchange and its arguments."""
 
     name: str
     type: str = "topic"
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,27 +145,43 @@ def topology(
     broker: BrokerVersion,
     retry_delays: Sequence[timedelta] = DEFAULT_RETRY_DELAYS,
     recipients: Sequence[str] = (),
+    namespace: Namespace = NO_NAMESPACE,
 ) -> Topology:
-    """Returns all objects, with the arguments for this broker version.
+    """Returns all objects under their names at the broker, with the arguments for this broker version.
 
     With recipients, each has its own queue and there is no common one: nobody would read it, and credentials
     that stay in a queue may leak.
     """
-    names = (DEPARTMENTS, SECRETS, RESULTS, RETRY, DEAD_LETTERS, REPLAY)
-    queues = [Queue(WORK_QUEUE, _quorum(broker)), Queue(DEAD_LETTER_QUEUE, _quorum(broker))]
+    exchanges = [
+        Exchange(DEPARTMENTS, arguments={"alternate-exchange": namespace.of(UNROUTED)}),
+        *map(Exchange, (SECRETS, RESULTS, RETRY, DEAD_LETTERS, REPLAY, UNROUTED)),
+    ]
+    queues = [
+        Queue(WORK_QUEUE, _quorum(broker)),
+        Queue(DEAD_LETTER_QUEUE, _quorum(broker)),
+        Queue(UNROUTED_QUEUE, _quorum(broker) | _newest(UNROUTED_MESSAGES)),
+    ]
     bindings = [
         Binding(DEPARTMENTS, WORK_QUEUE, "department.#"),
         Binding(DEPARTMENTS, WORK_QUEUE, "subaccount.credentials.reissue.#"),
         Binding(REPLAY, WORK_QUEUE, "#"),
         Binding(DEAD_LETTERS, DEAD_LETTER_QUEUE, "#"),
+        Binding(UNROUTED, UNROUTED_QUEUE, "#"),
     ]
     for queue, key in _secrets_queues(recipients):
         queues.append(Queue(queue, _quorum(broker)))
         bindings.append(Binding(SECRETS, queue, key))
     for delay in retry_delays:
-        queues.append(Queue(retry_queue(delay), _quorum(broker) | _delayed_return(delay)))
+        queues.append(Queue(retry_queue(delay), _quorum(broker) | _delayed_return(delay, namespace)))
         bindings.append(Binding(RETRY, retry_queue(delay), delay_label(delay)))
-    return Topology(tuple(Exchange(name) for name in names), tuple(queues), tuple(bindings))
+    return Topology(
+        tuple(replace(exchange, name=namespace.of(exchange.name)) for exchange in exchanges),
+        tuple(replace(queue, name=namespace.of(queue.name)) for queue in queues),
+        tuple(
+            replace(each, exchange=namespace.of(each.exchange), queue=namespace.of(each.queue))
+            for each in bindings
+        ),
+    )
 
 
 def definitions(topology: Topology, vhost: str = "/") -> dict[str, Any]:
@@ -138,7 +192,8 @@ def definitions(topology: Topology, vhost: str = "/") -> dict[str, Any]:
     place = {"vhost": vhost, "durable": True, "auto_delete": False}
     return {
         "exchanges": [
-            {"name": exchange.name, "type": exchange.type, "internal": False, "arguments": {}} | place
+            {"name": exchange.name, "type": exchange.type, "internal": False, "arguments": exchange.arguments}
+            | place
             for exchange in topology.exchanges
         ],
         "queues": [{"name": queue.name, "arguments": queue.arguments} | place for queue in topology.queues],
@@ -168,12 +223,16 @@ def _quorum(broker: BrokerVersion) -> dict[str, Any]:
     return {"x-queue-type": "quorum"} | ({"x-delivery-limit": -1} if broker >= (4, 0) else {})
 
 
-def _delayed_return(delay: timedelta) -> dict[str, Any]:
+def _newest(messages: int) -> dict[str, Any]:
+    return {"x-max-length": messages, "x-overflow": "drop-head"}
+
+
+def _delayed_return(delay: timedelta, namespace: Namespace) -> dict[str, Any]:
     # Without at-least-once, a broker restart at the wrong moment loses messages. It needs reject-publish.
     # https://www.rabbitmq.com/blog/2022/03/29/at-least-once-dead-lettering
     return {
         "x-message-ttl": delay // timedelta(milliseconds=1),
-        "x-dead-letter-exchange": REPLAY,
+        "x-dead-letter-exchange": namespace.of(REPLAY),
         "x-dead-letter-strategy": "at-least-once",
         "x-overflow": "reject-publish",
     }

@@ -76,7 +76,9 @@ OUTGOING = Outgoing("x", "k", Message(b"{}", "application/json"))
 
 async def publishing(socket: Socket, count: int) -> tuple[ConfirmingChannel, list[asyncio.Task[None]]]:
     channel = ConfirmingChannel(cast(Connection, socket), cast(Channel, socket), 15)
-    tasks = [asyncio.create_task(channel.publish(OUTGOING, f"m-{number}")) for number in range(1, count + 1)]
+    tasks = [
+        asyncio.create_task(channel.publish("x", OUTGOING, f"m-{number}")) for number in range(1, count + 1)
+    ]
     await asyncio.sleep(0)
     return channel, tasks
 
@@ -114,7 +116,7 @@ async def test_nothing_is_sent_on_a_lost_channel():
     channel, _ = await publishing(socket := Socket(), 0)
     channel.lose("gone")
     with pytest.raises(ConnectionError, match="gone"):
-        await channel.publish(OUTGOING, "m-1")
+        await channel.publish("x", OUTGOING, "m-1")
     assert socket.sent == []
 
 

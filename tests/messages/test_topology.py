@@ -9,6 +9,7 @@ from contracts import topology as names
 from contracts.topology import (
     Binding,
     BrokerVersion,
+    Namespace,
     Queue,
     Topology,
     definitions,
@@ -93,6 +94,37 @@ def test_the_work_queue_takes_events_requests_and_replays() -> None:
     }
 
 
+def test_a_message_that_no_queue_takes_is_kept() -> None:
+    whole = topology(BROKERS[1])
+    (departments,) = [exchange for exchange in whole.exchanges if exchange.name == names.DEPARTMENTS]
+    assert departments.arguments == {"alternate-exchange": "provisioner.unrouted"}
+    assert bound(whole, "provisioner.unrouted") == {("provisioner.unrouted", "#")}
+    kept = queue_of(whole, "provisioner.unrouted").arguments
+    assert (kept["x-max-length"], kept["x-overflow"]) == (10_000, "drop-head")
+    assert [one.name for one in whole.queues if "x-max-length" in one.arguments] == ["provisioner.unrouted"]
+
+
+@pytest.mark.parametrize("broker", BROKERS, ids=str)
+def test_a_namespace_is_before_every_name_and_no_routing_key(broker: BrokerVersion) -> None:
+    plain = topology(broker, DELAYS, ["crm"])
+    named = topology(broker, DELAYS, ["crm"], Namespace("staging"))
+    shown, expected = str(named), str(plain)
+    ours = {exchange.name for exchange in plain.exchanges} | {queue.name for queue in plain.queues}
+    for name in ours:
+        expected = expected.replace(f"'{name}'", f"'staging.{name}'")
+    assert shown == expected
+    assert "'staging.departments'" in shown
+    assert "'staging.provisioner.secrets.crm'" in shown
+    assert [each.routing_key for each in named.bindings] == [each.routing_key for each in plain.bindings]
+
+
+@pytest.mark.parametrize("name", ["departments", "provisioner.retry", "", "hr.events"])
+def test_a_name_goes_into_a_namespace_and_back(name: str) -> None:
+    for namespace in (Namespace(), Namespace("staging"), Namespace("a.b")):
+        assert namespace.without(namespace.of(name)) == name
+    assert Namespace("staging").without("production.departments") == "production.departments"
+
+
 def test_without_recipients_one_queue_takes_all_credentials() -> None:
     assert bound(topology(BROKERS[1]), "provisioner.secrets") == {("provisioner.secrets", "#")}
 
@@ -153,6 +185,9 @@ def test_definitions_contain_the_whole_topology() -> None:
     }
     assert {each["name"]: each["arguments"] for each in shown["queues"]} == {
         queue.name: queue.arguments for queue in whole.queues
+    }
+    assert {each["name"]: each["arguments"] for each in shown["exchanges"]} == {
+        exchange.name: exchange.arguments for exchange in whole.exchanges
     }
     assert {(each["source"], each["destination"], each["routing_key"]) for each in shown["bindings"]} == {
         (each.exchange, each.queue, each.routing_key) for each in whole.bindings

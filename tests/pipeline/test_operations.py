@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contracts.topology import BrokerVersion
+from contracts.topology import NO_NAMESPACE, BrokerVersion
 from tests.support.builders import SALES, department_created
 from tests.support.world import fault
 from worker.adapters.memory.dead_letters import MemoryAudit, MemoryDeadLetters
@@ -24,7 +24,7 @@ from worker.operations.topology import TopologyOptions, apply_topology, check_to
 from worker.ports import PublishFailed, Unroutable
 
 RABBITMQ_4 = BrokerVersion(4, 1)
-OPTIONS = TopologyOptions((), ("crm",))
+OPTIONS = TopologyOptions((), ("crm",), NO_NAMESPACE)
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ ISSUED_TO_CRM = "subaccount.credentials.issued.crm"
 QUEUES = (
     names.WORK_QUEUE,
     names.DEAD_LETTER_QUEUE,
+    names.UNROUTED_QUEUE,
     names.secrets_queue("crm"),
     names.secrets_queue("billing"),
     names.retry_queue(names.DEFAULT_RETRY_DELAYS[0]),
@@ -57,6 +58,7 @@ PUBLISHES = (
     (names.RETRY, "30s"),
     (names.DEAD_LETTERS, "department.created"),
     (names.REPLAY, "department.created"),
+    (names.UNROUTED, "department.created"),
     ("", names.WORK_QUEUE),
     ("", names.secrets_queue("crm")),
 )
@@ -76,6 +78,8 @@ ALLOWED = {
         f"publish {names.REPLAY} department.created",
         f"read {names.DEAD_LETTER_QUEUE}",
         f"purge {names.DEAD_LETTER_QUEUE}",
+        f"read {names.UNROUTED_QUEUE}",
+        f"purge {names.UNROUTED_QUEUE}",
     },
 }
 

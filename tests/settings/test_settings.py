@@ -38,6 +38,7 @@ def test_the_defaults_are_as_documented():
     defaults = {name: default for name, default, _ in described(WorkerSettings)}
     assert defaults == {
         "AMQP_URL": "amqp://guest:guest@127.0.0.1:5672/",
+        "PROVISIONER_NAMESPACE": "",
         "PLIVO_AUTH_ID": "required",
         "PLIVO_AUTH_TOKEN": "required",
         "PLIVO_API_URL": "https://api.plivo.com",
@@ -92,6 +93,17 @@ def test_a_default_can_be_written_as_it_is_described():
 )
 def test_durations_are_a_number_and_a_unit(text, duration):
     assert loaded(PROVISIONER_DRAIN=text, PROVISIONER_API_TIMEOUT="1ms").drain == duration
+
+
+@pytest.mark.parametrize("text", ["staging", "hr-2", "eu.prod_1", "x" * 64])
+def test_a_namespace_is_a_prefix_of_names(text):
+    assert loaded(PROVISIONER_NAMESPACE=text).namespace.of("departments") == f"{text}.departments"
+
+
+@pytest.mark.parametrize("text", [".", "a.", ".a", "a..b", "a b", "a/b", "é", "a#", "x" * 65, "amq", "amq.x"])
+def test_an_invalid_namespace_is_refused(text):
+    (line,) = mistakes(PROVISIONER_NAMESPACE=text)
+    assert line.startswith("PROVISIONER_NAMESPACE ")
 
 
 DURATIONS = ["PROVISIONER_API_TIMEOUT", "PROVISIONER_SETTLE_WINDOW", "PROVISIONER_DRAIN"]

@@ -6,7 +6,7 @@ from functools import partial
 
 from pydantic import SecretStr
 
-from contracts.topology import Topology
+from contracts.topology import Namespace, Topology
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.codec.frames import Delivered
 from worker.adapters.amqp.connect import close, connect
@@ -43,11 +43,14 @@ async def _first_that_connects(urls: Sequence[str]) -> Connection:
 
 
 @asynccontextmanager
-async def open_publisher(urls: Sequence[str], telemetry: Telemetry) -> AsyncIterator[Publisher]:
+async def open_publisher(
+    urls: Sequence[str], telemetry: Telemetry, namespace: Namespace
+) -> AsyncIterator[Publisher]:
     """A publisher, once a broker has accepted a connection; raises `BrokerUnavailable`."""
     async with open_connection(urls):
         pass
-    async with RabbitPublisher.running(Link("command", urls, SystemClock(), telemetry)) as publisher:
+    link = Link("command", urls, SystemClock(), telemetry)
+    async with RabbitPublisher.running(link, namespace=namespace) as publisher:
         yield publisher
 
 

@@ -90,7 +90,8 @@ async def open_queue(settings: BrokerSettings, keys: Keys, *, take: bool, as_jso
     from worker.adapters.jose.open import NotOpened, open_message
 
     failed = False
-    async with waiting_messages(settings.amqp_url, secrets_queue(keys.recipient)) as waiting:
+    name = settings.namespace.of(secrets_queue(keys.recipient))
+    async with waiting_messages(settings.amqp_url, name) as waiting:
         async for body, ack in waiting:
             try:
                 _show([open_message(body, keys.private, keys.worker)], as_json=as_json)

@@ -36,7 +36,7 @@ async def ledger_to_write(settings: LedgerSettings) -> AsyncIterator[tuple[Ledge
 @asynccontextmanager
 async def publisher(settings: BrokerSettings) -> AsyncIterator[Publisher]:
     """A connected publisher; raises `BrokerUnavailable`."""
-    async with open_publisher(settings.amqp_url, Telemetry()) as opened:
+    async with open_publisher(settings.amqp_url, Telemetry(), settings.namespace) as opened:
         yield opened
 
 
@@ -77,7 +77,7 @@ async def changing_session(
 @asynccontextmanager
 async def _dead_letters(settings: BrokerSettings) -> AsyncIterator[DeadLetterQueue]:
     async with open_connection(settings.amqp_url) as connection:
-        yield RabbitDeadLetters(connection, SystemClock(), _say_waiting)
+        yield RabbitDeadLetters(connection, SystemClock(), _say_waiting, settings.namespace)
 
 
 def _session(request: Request, queue: DeadLetterQueue, publisher: Publisher, audit: Audit) -> Session:

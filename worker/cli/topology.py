@@ -70,7 +70,7 @@ def export(
 
 
 def _options(settings: TopologySettings) -> TopologyOptions:
-    return TopologyOptions(settings.retry_delays, settings.recipient_names)
+    return TopologyOptions(settings.retry_delays, settings.recipient_names, settings.namespace)
 
 
 def _show_applied(applied: Applied, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 
 from contracts import topology as names
-from contracts.topology import BrokerVersion, Topology, topology
+from contracts.topology import NO_NAMESPACE, BrokerVersion, Namespace, Topology, topology
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.broker import rabbit_broker, wanted_topology
 from worker.adapters.amqp.connect import unavailable_if_lost
@@ -44,6 +44,7 @@ class Stage:
 
     where: str
     amqp_url: str
+    namespace: Namespace
     publisher: Publisher
     heard: "asyncio.Queue[Outgoing]"
     broker: BrokerFactory
@@ -59,13 +60,13 @@ async def stage(
             yield await stack.enter_async_context(_memory_stage())
         elif environ.get("AMQP_URL"):
             settings = load(BrokerSettings, environ)
-            yield await stack.enter_async_context(_rabbit_stage(settings.amqp_url[0]))
+            yield await stack.enter_async_context(_rabbit_stage(settings.amqp_url[0], settings.namespace))
         else:
             try:
                 node = await stack.enter_async_context(private_node(on_progress=say))
             except NodeUnavailable as error:
                 raise NoStage(f"{error}; or try `provisioner demo --memory`") from None
-            yield await stack.enter_async_context(_rabbit_stage(node.url))
+            yield await stack.enter_async_context(_rabbit_stage(node.url, NO_NAMESPACE))
 
 
 @asynccontextmanager
@@ -83,30 +84,31 @@ async def _memory_stage() -> AsyncIterator[Stage]:
         yield Broker(imitation, consumer)
 
     async with imitation.consumer("demo", PREFETCH, _into(heard)):
-        yield Stage("an imitation in memory, NOT RabbitMQ", "amqp://127.0.0.1/", imitation, heard, broker)
+        where = "an imitation in memory, NOT RabbitMQ"
+        yield Stage(where, "amqp://127.0.0.1/", NO_NAMESPACE, imitation, heard, broker)
 
 
 @asynccontextmanager
-async def _rabbit_stage(url: str) -> AsyncIterator[Stage]:
-    settings = load(TopologySettings, {"AMQP_URL": url})
+async def _rabbit_stage(url: str, namespace: Namespace) -> AsyncIterator[Stage]:
+    settings = load(TopologySettings, {"AMQP_URL": url, "PROVISIONER_NAMESPACE": namespace.prefix})
     heard = asyncio.Queue[Outgoing]()
-    queue = f"provisioner.demo.{secrets.token_hex(4)}"
+    queue = namespace.of(f"provisioner.demo.{secrets.token_hex(4)}")
 
     async def listen(connection: Connection) -> None:
         async with connection.channel() as channel:
             await channel.objects.declare_queue(queue, temporary=True)
             for exchange in HEARD:
-                await channel.objects.bind(queue, exchange, "#")
+                await channel.objects.bind(queue, namespace.of(exchange), "#")
 
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_tidy(settings))
         telemetry = Telemetry()
-        listener = RabbitConsumer(queue, PREFETCH, _into(heard), listen, telemetry)
+        listener = RabbitConsumer(queue, PREFETCH, _into(heard), listen, telemetry, namespace)
         await stack.enter_async_context(
             listener.running(Link("demo", settings.amqp_url, SystemClock(), telemetry))
         )
-        publisher = await stack.enter_async_context(open_publisher(settings.amqp_url, telemetry))
-        yield Stage("RabbitMQ", url, publisher, heard, rabbit_broker)
+        publisher = await stack.enter_async_context(open_publisher(settings.amqp_url, telemetry, namespace))
+        yield Stage("RabbitMQ", url, namespace, publisher, heard, rabbit_broker)
 
 
 def _into(heard: "asyncio.Queue[Outgoing]") -> Receive:
@@ -127,7 +129,7 @@ async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
     async with open_connection(settings.amqp_url) as connection:
         wanted = wanted_topology(connection, settings)
         with unavailable_if_lost():
-            await _refuse_in_use(connection)
+            await _refuse_in_use(connection, settings.namespace)
         found = await rabbitmq_topology.check(connection, wanted)
         missing = {(one.kind, one.name) for one in found if one.state == "missing"}
         await rabbitmq_topology.apply(connection, wanted)
@@ -136,12 +138,12 @@ async def _tidy(settings: TopologySettings) -> AsyncIterator[None]:
     finally:
         async with open_connection(settings.amqp_url) as connection:
             with unavailable_if_lost():
-                await _delete_made(connection, wanted, missing)
+                await _delete_made(connection, wanted, missing, settings.namespace)
 
 
-async def _refuse_in_use(connection: Connection) -> None:
+async def _refuse_in_use(connection: Connection, namespace: Namespace) -> None:
     """Raises `NoStage`: events of others must not reach the sandbox, nor ours another worker."""
-    for queue in (names.WORK_QUEUE, names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE):
+    for queue in map(namespace.of, (names.WORK_QUEUE, names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE)):
         state = await rabbitmq_topology.state_of(connection, queue)
         if state is not None and (state.messages or state.consumers):
             raise NoStage(
@@ -150,12 +152,14 @@ async def _refuse_in_use(connection: Connection) -> None:
             )
 
 
-async def _delete_made(connection: Connection, wanted: Topology, made: set[tuple[str, str]]) -> None:
+async def _delete_made(
+    connection: Connection, wanted: Topology, made: set[tuple[str, str]], namespace: Namespace
+) -> None:
     async with connection.channel() as channel:
         for queue in wanted.queues:
             if ("queue", queue.name) in made:
                 await channel.objects.queue_delete(queue.name)
-            elif queue.name in {names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE}:
+            elif namespace.without(queue.name) in {names.SECRETS_QUEUE, names.DEAD_LETTER_QUEUE}:
                 await channel.objects.queue_purge(queue.name)
         for exchange in wanted.exchanges:
             if ("exchange", exchange.name) in made:

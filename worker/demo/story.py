@@ -121,7 +121,8 @@ async def _set_up(environ: Mapping[str, str], timeline: Timeline, *, memory: boo
         place = await stack.enter_async_context(
             stage(environ, lambda line: timeline.line("broker", line), memory=memory)
         )
-        timeline.line("broker", f"{place.where}, with {names.WORK_QUEUE} and its like in place")
+        work_queue = place.namespace.of(names.WORK_QUEUE)
+        timeline.line("broker", f"{place.where}, with {work_queue} and its like in place")
         sandbox = await stack.enter_async_context(running_sandbox())
         timeline.line("sandbox", f"{sandbox.url} imitates Plivo; this is NOT Plivo")
         answers = asyncio.Queue[Answer]()
@@ -141,6 +142,7 @@ def _settings(folder: str, place: Stage, sandbox: Sandbox) -> WorkerSettings:
         WorkerSettings,
         {
             "AMQP_URL": place.amqp_url,
+            "PROVISIONER_NAMESPACE": place.namespace.prefix,
             "PLIVO_AUTH_ID": sandbox.auth_id,
             "PLIVO_AUTH_TOKEN": sandbox.auth_token,
             "PLIVO_API_URL": sandbox.url,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
-from contracts.topology import BrokerVersion, Topology, definitions, topology
+from contracts.topology import BrokerVersion, Namespace, Topology, definitions, topology
 
 
 class Finding(Protocol):
@@ -53,10 +53,11 @@ class TopologyOptions:
 
     retry_delays: Sequence[timedelta]
     recipients: Sequence[str]
+    namespace: Namespace
 
     def at(self, version: BrokerVersion) -> Topology:
         """The topology for a version of RabbitMQ."""
-        return topology(version, tuple(self.retry_delays), tuple(self.recipients))
+        return topology(version, tuple(self.retry_delays), tuple(self.recipients), self.namespace)
 
 
 @dataclass(frozen=True, slots=True)

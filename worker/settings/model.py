@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from yarl import URL
 
-from contracts.topology import DEFAULT_RETRY_DELAYS, delay_label
+from contracts.topology import DEFAULT_RETRY_DELAYS, NO_NAMESPACE, Namespace, delay_label
 from worker.core.decide import Enable, Policy, Removal, UnknownRename
 from worker.core.naming import NameTemplate
 from worker.ports import RateLimit
@@ -35,13 +35,18 @@ class Settings(BaseModel):
 
 
 class BrokerSettings(Settings):
-    """Where RabbitMQ is."""
+    """Where RabbitMQ is, and the names of our objects there."""
 
     amqp_url: Annotated[tuple[str, ...], BeforeValidator(parse.amqp_urls), Printed(",".join)] = Field(
         ("amqp://guest:guest@127.0.0.1:5672/",),
         alias="AMQP_URL",
         description="RabbitMQ; several hosts with commas between them",
         repr=False,
+    )
+    namespace: Annotated[Namespace, BeforeValidator(parse.namespace), Printed(show.namespace)] = Field(
+        NO_NAMESPACE,
+        alias=f"{PREFIX}NAMESPACE",
+        description="prefix of every exchange and queue, for two deployments on one virtual host",
     )
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pydantic import SecretStr
 from yarl import URL
 
+from contracts.topology import Namespace
 from worker.ports import RateLimit
 from worker.settings.files import check_tls
 
@@ -76,6 +77,11 @@ def amqp_urls(text: object) -> object:
 def on_loopback(urls: Sequence[str]) -> bool:
     """Whether the host of every URL is this machine."""
     return all(_is_loopback(URL(url).host or "") for url in urls)
+
+
+def namespace(text: object) -> object:
+    """The prefix of the broker's objects, such as `staging`."""
+    return Namespace(text) if isinstance(text, str) else text
 
 
 def sqlite_path(text: object) -> object:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from contracts.topology import delay_label
+from contracts.topology import Namespace, delay_label
 from worker.ports import RateLimit
 from worker.settings.files import Recipients
 from worker.settings.parse import SQLITE, Address
@@ -57,6 +57,11 @@ def durations(values: Iterable[timedelta]) -> str:
 def rate_limit(limit: RateLimit) -> str:
     """`300/5s`."""
     return f"{limit.calls}/{delay_label(limit.window)}"
+
+
+def namespace(value: Namespace) -> str:
+    """`staging`; empty for none."""
+    return value.prefix
 
 
 def address(value: Address) -> str:

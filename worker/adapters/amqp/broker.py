@@ -36,19 +36,20 @@ async def rabbit_broker(
 
     @asynccontextmanager
     async def consumer(receive: Receive) -> AsyncIterator[Consumer]:
-        rabbit = RabbitConsumer(WORK_QUEUE, settings.prefetch, receive, prepare, telemetry)
+        queue = settings.namespace.of(WORK_QUEUE)
+        rabbit = RabbitConsumer(queue, settings.prefetch, receive, prepare, telemetry, settings.namespace)
         async with rabbit.running(Link("consumer", settings.amqp_url, clock, telemetry)):
             yield rabbit
 
     link = Link("publisher", settings.amqp_url, clock, telemetry)
-    async with RabbitPublisher.running(link, prepare) as publisher:
+    async with RabbitPublisher.running(link, prepare, settings.namespace) as publisher:
         yield Broker(publisher, consumer, publisher.problems)
 
 
 def wanted_topology(connection: Connection, settings: TopologySettings) -> Topology:
     """The topology for the version of the connected broker."""
     version = BrokerVersion.parse(connection.server_version)
-    return topology(version, settings.retry_delays, settings.recipient_names)
+    return topology(version, settings.retry_delays, settings.recipient_names, settings.namespace)
 
 
 async def _first_contact(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 
+from contracts.topology import Namespace
 from worker.adapters.amqp.codec.frames import DELIVER, Delivered, ack, delivered
 from worker.adapters.amqp.errors import explain
 from worker.adapters.amqp.seam import Channel, Connection
@@ -15,22 +16,32 @@ class ConsumingChannel:
     """A channel with its consumer. Its deliveries are void once it is closed."""
 
     def __init__(
-        self, connection: Connection, channel: Channel, prefetch: int, lose: Callable[[str], None]
+        self,
+        connection: Connection,
+        channel: Channel,
+        prefetch: int,
+        lose: Callable[[str], None],
+        namespace: Namespace,
     ) -> None:
         self._connection = connection
         self._channel = channel
         self._prefetch = prefetch
         self._lose = lose
+        self._namespace = namespace
         self._tag: str | None = None
         self._fenced = False
 
     @classmethod
     async def open(
-        cls, connection: Connection, prefetch: int, lose: Callable[[str], None]
+        cls,
+        connection: Connection,
+        prefetch: int,
+        lose: Callable[[str], None],
+        namespace: Namespace,
     ) -> "ConsumingChannel":
         """Opens a channel; it calls `lose` with the reason once the channel or its consumer is lost."""
         channel = await connection.open_channel()
-        opened = cls(connection, channel, prefetch, lose)
+        opened = cls(connection, channel, prefetch, lose, namespace)
         channel.on_consumer_cancelled(opened._cancelled)
         channel.on_closed(opened._closed)
         await opened.round_trip()
@@ -50,7 +61,8 @@ class ConsumingChannel:
         """Consumes the queue, unless the channel already does. `receive` must not raise."""
 
         def deliver(arguments: bytes, properties: bytes, body: bytes) -> None:
-            receive(RabbitDelivery(delivered(arguments, properties, body), self))
+            message = delivered(arguments, properties, body).within(self._namespace)
+            receive(RabbitDelivery(message, self))
 
         if self._tag is None:
             self._connection.listen(self._channel.number, {DELIVER: deliver})

@@ -66,19 +66,20 @@ class ConfirmingChannel:
             },
         )
 
-    async def publish(self, outgoing: Outgoing, fresh_id: str) -> None:
+    async def publish(self, exchange: str, outgoing: Outgoing, fresh_id: str) -> None:
         """Returns once the broker has confirmed; raises `Returned` or `Refused` if it does not.
 
-        Raises `TimeoutError` without a confirm in time, `ConnectionError` if the channel is lost. `fresh_id`
-        becomes the message id, unless the message arrived with one.
+        Raises `TimeoutError` without a confirm in time, `ConnectionError` if the channel is lost. `exchange`
+        is the exchange's name at the broker. `fresh_id` becomes the message id, unless the message arrived
+        with one.
         """
         self._check_usable()
         key = codec.routing_key(outgoing)
         properties = codec.encode(outgoing, fresh_id, self._max_payload - CONTENT_HEAD.size)
-        self._send(outgoing, key, properties)
+        self._send(exchange, key, properties, outgoing.message.body)
         self._last_tag += 1
         confirm: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        name = outgoing.exchange, key, message_id(properties)
+        name = exchange, key, message_id(properties)
         self._in_flight[self._last_tag] = _InFlight(name, confirm)
         self._timeouts.start(confirm)
         await confirm
@@ -109,11 +110,11 @@ class ConfirmingChannel:
             _end(one.confirmed, ConnectionError(why))
         self._in_flight.clear()
 
-    def _send(self, outgoing: Outgoing, key: bytes, properties: bytes) -> None:
+    def _send(self, exchange: str, key: bytes, properties: bytes, body: bytes) -> None:
         """Splits the body: a frame that is too long would end the connection and all publishes on it."""
-        method = publish(outgoing.exchange, key, self._channel.number)
-        body = content(properties, outgoing.message.body, self._channel.number, self._max_payload)
-        self._connection.send(method + body)
+        method = publish(exchange, key, self._channel.number)
+        framed = content(properties, body, self._channel.number, self._max_payload)
+        self._connection.send(method + framed)
 
     def _confirmed(self, arguments: bytes, *, taken: bool) -> None:
         tag, multiple = confirmed(arguments)

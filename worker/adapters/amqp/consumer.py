@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from contracts.topology import NO_NAMESPACE, Namespace
 from worker.adapters.amqp.channel import ConsumingChannel
 from worker.adapters.amqp.errors import BrokerRefuses, explain
 from worker.adapters.amqp.link import Link
@@ -19,7 +20,8 @@ PREPARE_AGAIN_SECONDS = 30.0
 class RabbitConsumer:
     """The `Consumer` port: passes deliveries to `receive`, which runs in the reader and must only file them.
 
-    Pausing keeps the channel, so that held deliveries can still be acked; `release` closes it.
+    Pausing keeps the channel, so that held deliveries can still be acked; `release` closes it. `queue` is the
+    queue's name at the broker; exchanges of deliveries are named inside the namespace.
     """
 
     def __init__(
@@ -29,7 +31,9 @@ class RabbitConsumer:
         receive: Callable[[Delivery], None],
         prepare: Prepare,
         telemetry: Telemetry,
+        namespace: Namespace = NO_NAMESPACE,
     ) -> None:
+        self._namespace = namespace
         self._queue = queue
         self._prefetch = prefetch
         self._receive = receive
@@ -124,7 +128,9 @@ class RabbitConsumer:
             if not self._wanted or self._connection is None:
                 return
             if self._channel is None:
-                self._channel = await ConsumingChannel.open(self._connection, self._prefetch, self._lose)
+                self._channel = await ConsumingChannel.open(
+                    self._connection, self._prefetch, self._lose, self._namespace
+                )
             await self._channel.subscribe(self._queue, self._pass_on)
             self._telemetry.consuming(self._queue, self._prefetch)
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import cached_property
 
-from contracts.topology import DEAD_LETTER_QUEUE, BrokerVersion, topology
+from contracts.topology import DEAD_LETTER_QUEUE, NO_NAMESPACE, BrokerVersion, Namespace, topology
 from worker.adapters.amqp.codec.frames import DELIVER, Delivered, ack, delivered
 from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable, explain
 from worker.adapters.amqp.getter import Getter
@@ -69,10 +69,19 @@ class RabbitLetter:
 class RabbitBrowse:
     """The `Browse` port: a channel that consumes the whole queue."""
 
-    def __init__(self, connection: Connection, channel: Channel, broker: BrokerVersion) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        channel: Channel,
+        broker: BrokerVersion,
+        queue: str = DEAD_LETTER_QUEUE,
+        namespace: Namespace = NO_NAMESPACE,
+    ) -> None:
         self.broker = broker
         self._channel = channel
-        self._getter = Getter(connection, channel, DEAD_LETTER_QUEUE, {DELIVER: self._deliver})
+        self._queue = queue
+        self._namespace = namespace
+        self._getter = Getter(connection, channel, queue, {DELIVER: self._deliver})
         self._arrived: deque[RabbitLetter] = deque()
         self._news = asyncio.Event()
         self._expected = self._delivered = self._removed = self._allowed = self._opened = 0
@@ -108,7 +117,7 @@ class RabbitBrowse:
         self._removed += len(tags)
         # Tags count from 1. If no letter before the last of these is kept, one ack covers all.
         last = tags[-1:] if tags and self._removed == tags[-1] else []
-        with _explained():
+        with _explained(self._queue):
             number, multiple = self._channel.number, bool(last)
             self._getter.send(b"".join([ack(tag, number, multiple=multiple) for tag in last or tags]))
 
@@ -124,24 +133,25 @@ class RabbitBrowse:
         self._opened += 1
         self._allowed = self._delivered - self._removed + window
         self._short = False
-        with _explained():
+        with _explained(self._queue):
             await self._channel.set_prefetch(window)
-            await self._channel.consume(DEAD_LETTER_QUEUE, name)
+            await self._channel.consume(self._queue, name)
 
     async def _get(self) -> RabbitLetter | None:
         """Gets the next letter; None if the queue is empty. Call it only while no delivery is in flight."""
-        with _explained():
+        with _explained(self._queue):
             message = await self._getter.get()
         if message is None:
             return None
         if not self._delivered:
             self._expected = 1 + message.left
         self._delivered += 1
-        return RabbitLetter(message)
+        return RabbitLetter(message.within(self._namespace))
 
     def _deliver(self, arguments: bytes, properties: bytes, body: bytes) -> None:
         self._delivered += 1
-        self._arrived.append(RabbitLetter(delivered(arguments, properties, body)))
+        message = delivered(arguments, properties, body)
+        self._arrived.append(RabbitLetter(message.within(self._namespace)))
         self._news.set()
 
     async def _next(self, most: int) -> Sequence[RabbitLetter]:
@@ -172,28 +182,34 @@ class RabbitBrowse:
 
 
 class RabbitDeadLetters:
-    """The `DeadLetterQueue` port. Needs only the right to read the queue."""
+    """The `DeadLetterQueue` port. Needs only the right to read the queue.
+
+    `queue` is its name inside the namespace: the dead letters, or the unrouted messages.
+    """
 
     def __init__(
         self,
         connection: Connection,
         clock: Clock,
         on_wait: Callable[[], None] = lambda: None,
+        namespace: Namespace = NO_NAMESPACE,
+        queue: str = DEAD_LETTER_QUEUE,
     ) -> None:
         self._connection = connection
+        self._namespace = namespace
+        self._queue = namespace.of(queue)
         self._clock = clock
         self._on_wait = on_wait
 
     @asynccontextmanager
     async def browse(self) -> AsyncIterator[RabbitBrowse]:
         """Begins the only pass; raises `QueueTaken`, `BrokerRefuses` or `BrokerUnavailable`."""
-        with _explained():
+        with _explained(self._queue):
             await self._take_turn()
             channel = await self._connection.open_channel()
         try:
-            browse = RabbitBrowse(
-                self._connection, channel, BrokerVersion.parse(self._connection.server_version)
-            )
+            broker = BrokerVersion.parse(self._connection.server_version)
+            browse = RabbitBrowse(self._connection, channel, broker, self._queue, self._namespace)
             channel.on_closed(browse.lose)
             channel.on_consumer_cancelled(browse.lose)
             try:
@@ -205,7 +221,7 @@ class RabbitDeadLetters:
                 raise
             await browse.finish()
         finally:
-            with _explained():
+            with _explained(self._queue):
                 await channel.close()
 
     async def _take_turn(self) -> None:
@@ -215,7 +231,7 @@ class RabbitDeadLetters:
         while readers := await self._readers():
             if self._clock.monotonic() > deadline:
                 raise QueueTaken(
-                    f"another consumer is reading {DEAD_LETTER_QUEUE} ({readers} consumers) and hides letters"
+                    f"another consumer is reading {self._queue} ({readers} consumers) and hides letters"
                     " in it; try again when it is done"
                 )
             if not waiting and self._clock.monotonic() > deadline - TURN_SECONDS + 5 * TURN_PAUSE_SECONDS:
@@ -226,16 +242,17 @@ class RabbitDeadLetters:
     async def _readers(self) -> int:
         """The number of consumers; 0 if unknown: 4.2.6 to 4.3.0 show it only with the right to configure."""
         try:
-            state = await state_of(self._connection, DEAD_LETTER_QUEUE)
+            state = await state_of(self._connection, self._queue)
         except ChannelAccessRefused:
             return 0
         if state is None:
-            raise _no_queue()
+            raise _no_queue(self._queue)
         return state.consumers
 
     async def is_unlimited(self) -> bool:
         """Redeclares the queue with this project's arguments, which needs the right to configure it."""
-        wanted = topology(BrokerVersion.parse(self._connection.server_version)).queue(DEAD_LETTER_QUEUE)
+        version = BrokerVersion.parse(self._connection.server_version)
+        wanted = topology(version, namespace=self._namespace).queue(self._queue)
         async with self._connection.channel() as channel:
             try:
                 await channel.objects.declare_queue(wanted.name, wanted.arguments)
@@ -245,17 +262,17 @@ class RabbitDeadLetters:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _explained(queue: str) -> Iterator[None]:
     """Raises the broker's errors as `BrokerRefuses` or `BrokerUnavailable`."""
     try:
         yield
     except ChannelAccessRefused as error:
-        raise BrokerRefuses(f"the queue {DEAD_LETTER_QUEUE} cannot be read: {explain(error)}") from None
+        raise BrokerRefuses(f"the queue {queue} cannot be read: {explain(error)}") from None
     except ChannelNotFoundEntity:
-        raise _no_queue() from None
+        raise _no_queue(queue) from None
     except BROKER_ERRORS as error:
         raise BrokerUnavailable(f"RabbitMQ cannot be used: {explain(error)}") from None
 
 
-def _no_queue() -> BrokerRefuses:
-    return BrokerRefuses(f"there is no queue {DEAD_LETTER_QUEUE}; run `provisioner topology apply`")
+def _no_queue(queue: str) -> BrokerRefuses:
+    return BrokerRefuses(f"there is no queue {queue}; run `provisioner topology apply`")

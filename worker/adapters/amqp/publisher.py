@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from contracts.topology import NO_NAMESPACE, Namespace
 from worker.adapters.amqp.channel import closed_by
 from worker.adapters.amqp.confirms import ConfirmingChannel, Refused, Returned
 from worker.adapters.amqp.errors import explain
@@ -25,10 +26,14 @@ async def no_preparation(_connection: Connection) -> None:
 
 
 class RabbitPublisher:
-    """The `Publisher` port. Many publishes may be in flight; each waits for its own confirm."""
+    """The `Publisher` port. Many publishes may be in flight; each waits for its own confirm.
 
-    def __init__(self, link: Link, prepare: Prepare) -> None:
+    Exchanges are named inside the namespace, and go to the broker with its prefix.
+    """
+
+    def __init__(self, link: Link, prepare: Prepare, namespace: Namespace = NO_NAMESPACE) -> None:
         self._link = link
+        self._namespace = namespace
         self._prepare = prepare
         self._connection: Connection | None = None
         self._channel: ConfirmingChannel | None = None
@@ -36,9 +41,11 @@ class RabbitPublisher:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, link: Link, prepare: Prepare = no_preparation) -> AsyncIterator["RabbitPublisher"]:
+    async def running(
+        cls, link: Link, prepare: Prepare = no_preparation, namespace: Namespace = NO_NAMESPACE
+    ) -> AsyncIterator["RabbitPublisher"]:
         """A publisher that is connected when the block begins; raises `BrokerUnavailable`."""
-        publisher = cls(link, prepare)
+        publisher = cls(link, prepare, namespace)
         async with link.kept(publisher._serve, publisher._begun):
             yield publisher
 
@@ -47,21 +54,20 @@ class RabbitPublisher:
         if self._connection is None or self._channel is None:
             raise PublishFailed(f"there is no connection to publish on: {self._link.failure}")
         connection, channel = self._connection, self._channel
+        exchange = self._namespace.of(outgoing.exchange)
         try:
             if connection.blocked:
                 await channel.unblocked(CONFIRM_SECONDS)
-            await channel.publish(outgoing, fresh_message_id())
+            await channel.publish(exchange, outgoing, fresh_message_id())
         except Returned:
-            raise Unroutable(
-                f"no queue is bound for {outgoing.routing_key} on exchange {outgoing.exchange}"
-            ) from None
+            raise Unroutable(f"no queue is bound for {outgoing.routing_key} on exchange {exchange}") from None
         except Refused:
-            raise NotTaken(f"RabbitMQ did not take a message for {outgoing.exchange}") from None
+            raise NotTaken(f"RabbitMQ did not take a message for {exchange}") from None
         except TimeoutError:
             why = self._unconfirmed(connection)
-            raise PublishFailed(f"publishing to {outgoing.exchange} failed: {why}") from None
+            raise PublishFailed(f"publishing to {exchange} failed: {why}") from None
         except BROKER_ERRORS as error:
-            raise PublishFailed(f"publishing to {outgoing.exchange} failed: {explain(error)}") from None
+            raise PublishFailed(f"publishing to {exchange} failed: {explain(error)}") from None
 
     async def problems(self) -> list[str]:
         """Why nothing can be published now, one line each. Empty when healthy."""

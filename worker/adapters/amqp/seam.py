@@ -80,10 +80,14 @@ class BrokerObjects:
     def __init__(self, library: AbstractChannel) -> None:
         self._library = library
 
-    async def declare_exchange(self, name: str, type_: str) -> None:
+    async def declare_exchange(
+        self, name: str, type_: str, arguments: Mapping[str, Any] | None = None
+    ) -> None:
         """Declares a durable exchange. Raises `ChannelPreconditionFailed` if it exists and differs."""
         with _library_call():
-            await self._library.exchange_declare(name, exchange_type=type_, durable=True)
+            await self._library.exchange_declare(
+                name, exchange_type=type_, durable=True, arguments=dict(arguments or {})
+            )
 
     async def check_exchange(self, name: str) -> None:
         """Checks that an exchange exists. Raises `ChannelNotFoundEntity` if it does not exist."""

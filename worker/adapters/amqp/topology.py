@@ -37,15 +37,20 @@ async def apply(connection: Connection, topology: Topology) -> None:
 
 
 async def _apply(connection: Connection, topology: Topology) -> None:
+    # An exchange with an alternate exchange comes last, so that it loses no message before it is bound.
+    guarded = {exchange.name for exchange in topology.exchanges if exchange.arguments}
     async with connection.channel() as channel:
         objects = channel.objects
-        for exchange in topology.exchanges:
-            await _or_refuse(f"exchange {exchange.name}", _declare_exchange(objects, exchange))
         for queue in topology.queues:
             await _or_refuse(f"queue {queue.name}", _declare_queue(objects, queue))
-        for binding in topology.bindings:
-            bound = objects.bind(binding.queue, binding.exchange, binding.routing_key)
-            await _or_refuse(f"binding {binding.exchange} -> {binding.queue}", bound)
+        for is_guarded in (False, True):
+            for exchange in topology.exchanges:
+                if (exchange.name in guarded) is is_guarded:
+                    await _or_refuse(f"exchange {exchange.name}", _declare_exchange(objects, exchange))
+            for binding in topology.bindings:
+                if (binding.exchange in guarded) is is_guarded:
+                    bound = objects.bind(binding.queue, binding.exchange, binding.routing_key)
+                    await _or_refuse(f"binding {binding.exchange} -> {binding.queue}", bound)
 
 
 async def check(connection: Connection, topology: Topology) -> list[Finding]:
@@ -99,7 +104,7 @@ def _queue_probe(queue: Queue) -> tuple[Probe, Probe]:
 
 
 async def _declare_exchange(objects: BrokerObjects, exchange: Exchange) -> None:
-    await objects.declare_exchange(exchange.name, exchange.type)
+    await objects.declare_exchange(exchange.name, exchange.type, exchange.arguments)
 
 
 async def _declare_queue(objects: BrokerObjects, queue: Queue) -> None:

@@ -76,11 +76,14 @@ class Routes:
 
     def __init__(self) -> None:
         self._bindings: dict[str, list[tuple[list[str], str]]] = {}
+        self._alternates: dict[str, str] = {}
 
     def declare(self, topology: Topology) -> None:
         """Declares the exchanges and binds their queues."""
         for exchange in topology.exchanges:
             self._bindings.setdefault(exchange.name, [])
+            if alternate := exchange.arguments.get("alternate-exchange"):
+                self._alternates[exchange.name] = alternate
         for binding in topology.bindings:
             self.bind(binding.exchange, binding.queue, binding.routing_key)
 
@@ -98,11 +101,17 @@ class Routes:
         """The queues that receive a copy; raises `PublishFailed` or `Unroutable`."""
         if outgoing.exchange not in self._bindings:
             raise PublishFailed(f"no exchange {outgoing.exchange}")
-        key = _words(outgoing.routing_key)
-        bound = [queue for pattern, queue in self._bindings[outgoing.exchange] if _matches(pattern, key)]
+        bound = self._bound(outgoing.exchange, _words(outgoing.routing_key))
         if not bound:
             raise Unroutable(f"no queue is bound for {outgoing.routing_key} on exchange {outgoing.exchange}")
         return list(dict.fromkeys(bound))
+
+    def _bound(self, exchange: str, key: list[str]) -> list[str]:
+        """The queues bound for a key, or else those of the alternate exchange."""
+        bound = [queue for pattern, queue in self._bindings.get(exchange, []) if _matches(pattern, key)]
+        if bound or exchange not in self._alternates:
+            return bound
+        return self._bound(self._alternates[exchange], key)
 
 
 def delays_of(topology: Topology) -> dict[str, tuple[float, str]]:

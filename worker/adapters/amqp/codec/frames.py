@@ -9,6 +9,7 @@ import struct
 from functools import lru_cache
 from typing import NamedTuple
 
+from contracts.topology import Namespace
 from worker.adapters.amqp.codec.fields import decode_lossy, short
 from worker.adapters.amqp.codec.properties import MESSAGE_ID, parts_of, read
 from worker.core.messages import Outgoing
@@ -49,6 +50,10 @@ class Delivered(NamedTuple):
     properties: bytes
     body: bytes
     left: int = 0
+
+    def within(self, namespace: Namespace) -> "Delivered":
+        """The same with the exchange's name inside the namespace."""
+        return self._replace(exchange=namespace.without(self.exchange)) if namespace.prefix else self
 
     @property
     def original(self) -> Outgoing:
