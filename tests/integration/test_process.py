@@ -71,7 +71,10 @@ async def refused(environ: Mapping[str, str]) -> tuple[int | None, list[str]]:
     return process.returncode, stderr.decode().splitlines()
 
 
-async def test_a_worker_handles_events_reports_ready_and_ends_on_sigterm(system: RealSystem):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_a_worker_handles_events_reports_ready_and_ends_on_a_signal(
+    system: RealSystem, number: signal.Signals
+):
     async with running(system) as process, aiohttp.ClientSession() as http:
         started = (await log_until(process, "worker_started"))[-1]
         secrets = await system.listen(names.SECRETS)
@@ -84,7 +87,8 @@ async def test_a_worker_handles_events_reports_ready_and_ends_on_sigterm(system:
             assert 'provisioner_events_received_total{kind="created"} 1.0' in await metrics.text()
         async with http.get(f"http://{started['http']}/livez") as live:
             assert live.status == 200
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGUSR1)
+        process.send_signal(number)
         assert await process.wait() == 0
     assert [one.name.startswith("Sales [") for one in system.sandbox.subaccounts()] == [True]
     assert await system.depth(names.WORK_QUEUE) == 0
@@ -159,6 +163,7 @@ async def test_a_sigterm_during_the_start_ends_the_worker_cleanly(system: RealSy
     [
         ("run", signal.SIGTERM, 0),
         ("run", signal.SIGINT, 0),
+        ("run", signal.SIGHUP, 0),
         ("demo", signal.SIGTERM, 128 + signal.SIGTERM),
         ("demo", signal.SIGINT, 128 + signal.SIGINT),
     ],

@@ -10,6 +10,7 @@ from typing import Any
 
 from worker.bootstrap import RunningWorker, running_worker
 from worker.service.probes import Probes, serving
+from worker.service.signals import IGNORED, stop_signals
 from worker.settings.load import unknown_names
 from worker.settings.model import WorkerSettings
 from worker.settings.warnings import warnings_about
@@ -55,9 +56,10 @@ def _leave_no_core() -> None:
 
 
 class Stop:
-    """Handles SIGTERM and SIGINT: the first one cancels the start or begins the drain.
+    """Handles `stop_signals`: the first one cancels the start or begins the drain.
 
-    A second one ends the process at once, as does the end of `deadline_seconds` after the first.
+    A second one ends the process at once, as does the end of `deadline_seconds` after the first. A second
+    SIGHUP does not: a terminal that is closed sends it twice. SIGUSR1 and SIGUSR2 do nothing.
     """
 
     def __init__(self, deadline_seconds: float, end_at_once: Callable[[], None]) -> None:
@@ -67,24 +69,28 @@ class Stop:
         self._loop = asyncio.get_running_loop()
         self._starting = asyncio.current_task()
         self._stopping = asyncio.Event()
-        self._on_signal(self._first)
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        for number in stop_signals():
+            self._loop.add_signal_handler(number, self._received, number)
 
     async def asked(self) -> None:
         """Marks the start as complete, and returns at the first signal."""
         self._starting = None
         await self._stopping.wait()
 
-    def _first(self) -> None:
+    def _received(self, number: signal.Signals) -> None:
+        if not self._stopping.is_set():
+            self._begin()
+        elif number is not signal.SIGHUP:
+            self._end_at_once()
+
+    def _begin(self) -> None:
         self._stopping.set()
-        self._on_signal(self._end_at_once)
         self._loop.call_later(self._deadline_seconds, self._end_at_once)
         if self._starting is not None:
             self.before_the_start = True
             self._starting.cancel()
-
-    def _on_signal(self, act: Callable[[], None]) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, act)
 
 
 def _exit_at_once(telemetry: Telemetry) -> None:

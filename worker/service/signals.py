@@ -2,11 +2,20 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+IGNORED = (signal.SIGUSR1, signal.SIGUSR2)
+"""What log rotation may send: by default they end a process at once."""
+
+
+def stop_signals() -> Sequence[signal.Signals]:
+    """SIGTERM, SIGINT, and SIGHUP unless it is ignored, as `nohup` has it."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
 
 
 def stop_signal(on_stop: Callable[[], None]) -> asyncio.Event:
-    """Returns an event that the first SIGTERM or SIGINT sets; it also calls `on_stop`. Later ones do nothing.
+    """Returns an event that the first of `stop_signals` sets; it also calls `on_stop`. Later ones do nothing.
 
     The command stops soon and must still report and record what it did; SIGQUIT and SIGKILL end it at once.
     """
@@ -17,6 +26,6 @@ def stop_signal(on_stop: Callable[[], None]) -> asyncio.Event:
             stop.set()
             on_stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stop_signals():
         asyncio.get_running_loop().add_signal_handler(number, begin_stop)
     return stop
