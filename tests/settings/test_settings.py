@@ -523,6 +523,8 @@ def test_a_key_instead_of_its_path_is_refused_without_showing_it(tmp_path, name)
     (line,) = mistakes(**{name: json.dumps(SIGNER | {"d": SECRET})})
     assert line == f"{name} is the path of a file, not the key itself"
     (line,) = mistakes(**{name: str(tmp_path / "missing")})
+    assert line == f"{name} cannot be read: No such file or directory: {tmp_path / 'missing'}"
+    (line,) = mistakes(**{name: SIGNER["d"]})
     assert line == f"{name} cannot be read: No such file or directory"
     (line,) = mistakes(**{name: f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----"})
     assert line.startswith(f"{name} cannot be read: ")

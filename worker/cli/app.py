@@ -103,6 +103,7 @@ def _common(
             metavar="FILE",
             help="Read settings from a file of NAME=VALUE lines; the environment wins.",
             callback=_read_env_file,
+            readable=False,  # `use_env_file` says more
             is_eager=True,  # before an option that has a variable of the environment
             expose_value=False,
         ),

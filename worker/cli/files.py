@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from worker.cli.streams import ReaderGone
 from worker.ports import UserError
-from worker.settings.files import decoded
+from worker.settings.files import NotText, closed_to_us, decoded
 
 
 class FileUnusable(UserError):
@@ -52,7 +52,7 @@ def read_text(path: Path) -> str:
     """The text of a file, or of stdin for `-`; without a byte order mark. Raises `FileUnusable`."""
     try:
         return decoded(read_bytes(path))
-    except ValueError as error:
+    except NotText as error:
         raise FileUnusable(f"{path} {error}") from None
 
 
@@ -63,4 +63,5 @@ def read_bytes(path: Path) -> bytes:
             return sys.stdin.buffer.read()
         return path.read_bytes()
     except OSError as error:
-        raise FileUnusable(f"{path} cannot be read: {error.strerror}") from None
+        advice = f"; {closed_to_us(path)}" if isinstance(error, PermissionError) else ""
+        raise FileUnusable(f"{path} cannot be read: {error.strerror}{advice}") from None

@@ -22,6 +22,7 @@ from worker.core.keyring import (
     kind_of,
     public_part,
 )
+from worker.settings.files import decoded
 from worker.settings.load import SettingsError, load
 from worker.settings.model import SealingSettings
 from worker.settings.warnings import others_may
@@ -59,10 +60,10 @@ def new(
 @app.command()
 def public() -> None:
     """Print the worker's public keys (JWKS), with which recipients verify its signatures."""
-    from worker.adapters.jose.key_files import KeyFileError, public_jwks
+    from worker.adapters.jose.key_files import KeyFileError, is_there, public_jwks
 
     path = load(SealingSettings, os.environ).signing_key_path
-    if not path.exists():
+    if not is_there(path):
         raise KeyFileError(f"there is no signing key at {path}; `provisioner keys new --signing` makes one")
     terminal.print_json(public_jwks(path))
 
@@ -125,7 +126,7 @@ def _recipient_rows(settings: SealingSettings) -> Iterable[dict[str, str]]:
 
     if settings.recipients is None:
         return []
-    states = usable_keys(settings.recipients.path.read_text(encoding="utf-8"))
+    states = usable_keys(decoded(settings.recipients.path.read_bytes()))
     return [_row(state, states) for state in states]
 
 
@@ -137,9 +138,9 @@ def _row(key: KeyState, states: tuple[KeyState, ...]) -> dict[str, str]:
 
 
 def _signing_row(path: Path) -> dict[str, str]:
-    from worker.adapters.jose.key_files import KeyFileError, read_keys, read_signing_key
+    from worker.adapters.jose.key_files import KeyFileError, is_there, read_keys, read_signing_key
 
-    if not path.exists():
+    if not is_there(path):
         return _cells(SIGNING, "", "", "made at the first start", str(path))
     try:
         key = read_signing_key(path)

@@ -6,6 +6,9 @@ All raise `ValueError`; the text follows the name of the setting and quotes noth
 """
 
 import codecs
+import os
+import pwd
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -24,23 +27,45 @@ class Recipients(NamedTuple):
     names: tuple[str, ...]
 
 
-def decoded(content: bytes) -> str:
-    """The text of a file in UTF-8, without a byte order mark.
+class NotText(ValueError):
+    """A file is not text in UTF-8; the text follows the name of the file."""
 
-    Raises `ValueError`; the text follows the name of the file.
-    """
+
+def decoded(content: bytes) -> str:
+    """The text of a file in UTF-8, without a byte order mark. Raises `NotText`."""
     if content.startswith(UTF16) or _is_utf16_without_mark(content):
-        raise ValueError("is UTF-16: save it as UTF-8")
+        raise NotText("is UTF-16: save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError("is not UTF-8: save it as UTF-8") from None
+        raise NotText("is not UTF-8: save it as UTF-8") from None
 
 
 def _is_utf16_without_mark(content: bytes) -> bool:
     """Whether each second byte at its begin is NUL, as of ASCII text in UTF-16."""
     begin = content[:64]
     return len(begin) > 1 and (not any(begin[1::2]) or not any(begin[::2]))
+
+
+def closed_to_us(path: Path) -> str:
+    """What to do about a file that this process may not read or write, whose folder may be closed as well."""
+    found = next(filter(_is_found, (path, *path.absolute().parents)))
+    owner = found.stat().st_uid
+    if owner == os.geteuid():
+        return f"chmod u+{'rwx' if found.is_dir() else 'rw'} {found}"
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"uid {owner}"
+    return f"run it as the worker's user ({name})"
+
+
+def _is_found(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
 
 
 def recipients_file(value: object) -> object:
@@ -78,18 +103,31 @@ def _readable(name: str, path: Path) -> None:
     try:
         path.read_bytes()
     except OSError as error:
-        raise ValueError(f"names a {name} that cannot be read: {error.strerror}") from None
+        raise ValueError(f"names a {name} that cannot be read: {why_unreadable(error, str(path))}") from None
 
 
 def _keys_of(path: str, read: Callable[[str], T]) -> T:
-    """Applies `read` to the file's text. A value that is not a path may be a key, so it is not quoted."""
+    """Applies `read` to the file's text. A value that does not look like a path may be a key."""
     if "{" in path:
         raise ValueError("is the path of a file, not the key itself")
     try:
-        return read(Path(path).read_text(encoding="utf-8"))
+        content = Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text") from None
-    except BadKeys as error:
+        raise ValueError(f"cannot be read: {why_unreadable(error, path)}") from None
+    try:
+        return read(decoded(content))
+    except (BadKeys, NotText) as error:
         raise ValueError(f"{path} {error}") from None
+
+
+_PATH = re.compile(r"(?:/|\.{1,2}/|~)[^\n]*|[^\s@:]*\.(?:json|jwks?|pem|key|crt|txt|env)")
+"""What certainly names a file. Anything else that stands where a path should may be the secret itself."""
+
+
+def why_unreadable(error: OSError, path: str) -> str:
+    """The error of a file that a setting names, with its path unless that may be a secret."""
+    why = error.strerror or type(error).__name__
+    if not _PATH.fullmatch(path):
+        return why
+    advice = f"; {closed_to_us(Path(path))}" if isinstance(error, PermissionError) else ""
+    return f"{why}: {path}{advice}"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from worker.ports import UserError
+from worker.settings.files import NotText, decoded, why_unreadable
 from worker.settings.model import Settings, WorkerSettings
 from worker.settings.parse import PREFIX
 
@@ -61,11 +62,11 @@ def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict
             unread[name] = f"{name} and {name}_FILE are both set; keep one"
         elif path:
             try:
-                values[name] = Path(path).read_text(encoding="utf-8").strip()
-            except OSError as error:  # the path is left out: it may be the secret itself
-                unread[name] = f"{name}_FILE cannot be read: {error.strerror}"
-            except ValueError:
-                unread[name] = f"{name}_FILE cannot be read: it is not UTF-8 text"
+                values[name] = decoded(Path(path).read_bytes()).strip()
+            except OSError as error:
+                unread[name] = f"{name}_FILE cannot be read: {why_unreadable(error, path)}"
+            except NotText as error:
+                unread[name] = f"{name}_FILE cannot be read: it {error}"
         elif environ.get(name, "").strip():
             values[name] = environ[name].strip()
     return values, unread

@@ -22,6 +22,7 @@ from worker.core.keyring import (
     signing_key,
 )
 from worker.ports import UserError
+from worker.settings.files import NotText, closed_to_us, decoded
 
 RSA_BITS = 3072
 SIGNER = "provisioner"
@@ -64,13 +65,24 @@ def new_signing_key(kind: KeyType, now: datetime) -> dict[str, Any]:
 def read_keys(path: Path) -> tuple[Jwk, ...]:
     """Every key in a file; raises `KeyFileError`."""
     try:
-        return keys_in(path.read_text(encoding="utf-8"))
+        return keys_in(decoded(path.read_bytes()))
     except OSError as error:
-        raise KeyFileError(f"{path} cannot be read: {error.strerror}") from None
-    except BadKeys as error:
+        raise KeyFileError(f"{path} cannot be read: {_why(path, error)}") from None
+    except (BadKeys, NotText) as error:
         raise KeyFileError(f"{path} {error}") from None
-    except ValueError:
-        raise KeyFileError(f"{path} is not UTF-8 text") from None
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file; raises `KeyFileError` if its folder may not be searched."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise KeyFileError(f"{path} cannot be read: {_why(path, error)}") from None
+
+
+def _why(path: Path, error: OSError) -> str:
+    advice = f"; {closed_to_us(path)}" if isinstance(error, PermissionError) else ""
+    return f"{error.strerror}{advice}"
 
 
 def read_signing_key(path: Path) -> Jwk:
@@ -84,7 +96,7 @@ def read_signing_key(path: Path) -> Jwk:
 
 def signing_key_made_once(path: Path, now: datetime) -> Jwk:
     """The signing key in the file, which is created if it is missing. Raises `KeyFileError`."""
-    if not path.exists():
+    if not is_there(path):
         with suppress(FileExistsError):  # another process was faster
             write_new(path, [new_signing_key(KeyType.ED25519, now)])
     return read_signing_key(path)
@@ -93,7 +105,7 @@ def signing_key_made_once(path: Path, now: datetime) -> Jwk:
 def rotate_signing_key(path: Path, kind: KeyType, now: datetime) -> dict[str, Any]:
     """Puts a new key into the file and keeps the public parts of the older ones. Raises `KeyFileError`."""
     made = new_signing_key(kind, now)
-    before = [public_part(jwk) for jwk in read_keys(path)] if path.exists() else []
+    before = [public_part(jwk) for jwk in read_keys(path)] if is_there(path) else []
     _replace(path, [*before, made])
     return made
 
@@ -103,12 +115,12 @@ def public_jwks(path: Path) -> dict[str, list[Jwk]]:
 
     Raises `KeyFileError`.
     """
-    return public_set(read_keys(path) if path.exists() else ())
+    return public_set(read_keys(path) if is_there(path) else ())
 
 
 def add_public(path: Path, jwk: Jwk) -> None:
     """Adds a public key to a world-readable JWKS, which is created if needed. Raises `KeyFileError`."""
-    _replace(path, [*(read_keys(path) if path.exists() else ()), public_part(jwk)])
+    _replace(path, [*(read_keys(path) if is_there(path) else ()), public_part(jwk)])
 
 
 def write_new(path: Path, keys: Iterable[Jwk]) -> None:
@@ -119,7 +131,7 @@ def write_new(path: Path, keys: Iterable[Jwk]) -> None:
     except FileExistsError:
         raise
     except OSError as error:
-        raise KeyFileError(f"{path} cannot be made: {error.strerror}") from None
+        raise KeyFileError(f"{path} cannot be made: {_why(path, error)}") from None
     finally:
         fresh.unlink()
 
@@ -130,7 +142,7 @@ def _replace(path: Path, keys: list[Jwk]) -> None:
         fresh.replace(path)
     except OSError as error:
         fresh.unlink()
-        raise KeyFileError(f"{path} cannot be written: {error.strerror}") from None
+        raise KeyFileError(f"{path} cannot be written: {_why(path, error)}") from None
 
 
 def _written_beside(path: Path, keys: list[Jwk]) -> Path:
@@ -143,7 +155,7 @@ def _written_beside(path: Path, keys: list[Jwk]) -> Path:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise KeyFileError(f"{path} cannot be written: {error.strerror}") from None
+        raise KeyFileError(f"{path} cannot be written: {_why(path, error)}") from None
     return fresh
 
 

@@ -26,6 +26,7 @@ from worker.core.keyring import (
 )
 from worker.core.model import ANY_RECIPIENT
 from worker.ports import NoRecipientKey
+from worker.settings.files import NotText, decoded
 
 OnKeyChange = Callable[[str, str | None, str], None]
 """Called at a change with a recipient, the `kid` now in use (None: no usable key), and the reason."""
@@ -112,12 +113,11 @@ class RecipientKeys:
             return
         self._stamp, self._states, self._fault = stamp, (), ""
         try:
-            self._states = usable_keys(self._path.read_text(encoding="utf-8"))
+            self._states = usable_keys(decoded(self._path.read_bytes()))
         except OSError as error:
             self._fault = f"{self._path} cannot be read: {error.strerror}"
-        except ValueError as error:
-            reason = str(error) if isinstance(error, BadKeys) else "is not UTF-8 text"
-            self._fault = f"{self._path} {reason}"
+        except (BadKeys, NotText) as error:
+            self._fault = f"{self._path} {error}"
         for recipient in self._recipients:
             self._current(recipient)
 

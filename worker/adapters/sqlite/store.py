@@ -4,7 +4,9 @@ https://www.sqlite.org/wal.html and https://www.sqlite.org/pragma.html#pragma_sy
 """
 
 import asyncio
+import errno
 import hashlib
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -15,6 +17,7 @@ from typing import Any, TypeVar, cast
 import apsw
 
 from worker.ports import LedgerFailed, LedgerForeign, LedgerUnusable
+from worker.settings.files import closed_to_us
 
 BUSY_SECONDS = 5.0
 BUSY_PAUSE_SECONDS = 0.01
@@ -80,7 +83,9 @@ class SqliteStore:
         try:
             yield self._reading
         except apsw.Error as error:
-            raise LedgerFailed(f"the ledger cannot be read: {error}") from None
+            path = Path(self._reading.filename)
+            closed = f"; {closed_to_us(path)}" if _is_closed(path, error) else ""
+            raise LedgerFailed(f"the ledger cannot be read: {error}{closed}") from None
 
     async def run(self, job: Callable[[apsw.Connection], T]) -> T:
         """Runs a job in the next commit; its writes are durable on return.
@@ -209,23 +214,56 @@ def _open_to_read(path: Path) -> apsw.Connection:
 
 
 def _cannot_open(path: Path, error: OSError | apsw.Error) -> LedgerFailed:
+    elsewhere = "set LEDGER_URL to another file"
     match error:
         case FileNotFoundError() | NotADirectoryError():
-            why = f"there is no folder {path.parent}; make it, or set LEDGER_URL to another file"
-        case apsw.CantOpenError() if path.is_dir():
+            why = f"there is no folder {path.parent}; make it, or {elsewhere}"
+        case apsw.CantOpenError() if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir may raise an error
             why = "it is a folder; set LEDGER_URL to a file in it"
-        case OSError(strerror=reason):
-            why = f"{reason}; set LEDGER_URL to another file"
+        case PermissionError() | apsw.Error() if _is_closed(path, error):
+            why = f"Permission denied; {closed_to_us(path)}"
+            if _is_missing(path):
+                why += f", or {elsewhere}"
+        case OSError(strerror=reason) if _is_missing(path):
+            why = f"{reason}; {elsewhere}"
+        case OSError(strerror=reason):  # another file would be an empty ledger
+            why = str(reason)
         case apsw.CantOpenError() | apsw.NotADBError():
-            why = f"{error}; set LEDGER_URL to another file"
+            why = f"{error}; {elsewhere}"
         case _:
             return LedgerFailed(f"the ledger {path} cannot be opened: {error}")
     return LedgerUnusable(f"the ledger {path} cannot be opened: {why}")
 
 
+def _is_closed(path: Path, error: OSError | apsw.Error) -> bool:
+    """Whether the error is that this process may not use the file, its folder or the files beside it."""
+    if isinstance(error, PermissionError):
+        return True
+    beside = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-shm")]
+    used = [file for file in (path, *beside) if not _is_missing(file)]
+    return isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError) and not all(
+        os.access(file, os.R_OK | os.W_OK) for file in (*used, path.absolute().parent)
+    )
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether there is certainly no file: a closed folder may hold one."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
+
+
 def _require(path: Path) -> None:
-    if not path.exists():
+    if _is_missing(path):
         raise LedgerFailed(f"there is no ledger at {path}; set LEDGER_URL to the one the worker uses")
+    try:
+        path.stat()
+    except OSError as error:
+        raise _cannot_open(path, error) from None
 
 
 def _migrate(connection: apsw.Connection) -> None:
