@@ -101,13 +101,22 @@ class EventReference(_Data):
 
     source: str
     id: str
-    type: str
+    type: str | None = Field(description="null only if it cannot be read from a dead letter.")
+
+
+class MessageReference(_Data):
+    """Identifies a message whose event cannot be identified, as far as its producer has named it."""
+
+    message_id: str | None = Field(description="The AMQP property, if the producer has set it.")
+    app_id: str | None = Field(description="The AMQP property, if the producer has set it.")
+    exchange: str
+    routing_key: str
 
 
 class Result(_Data):
     """The outcome of one event."""
 
-    tenant: Identifier
+    tenant: Identifier | None = Field(description="null only if the event cannot be identified.")
     department_id: Identifier | None = Field(description="null only if it cannot be read from a dead letter.")
     name: str | None = Field(description="null only if no event of the department has ever contained it.")
     auth_id: str | None = Field(None, description="The subaccount's Auth ID, if there is or was one.")
@@ -118,7 +127,18 @@ class Result(_Data):
         description="For people. If the outcome is `failed`, it begins with the reason of the dead letter.",
     )
     superseded_by: EventReference | None = Field(None, description="The newer event that applies.")
-    event: EventReference = Field(description="The event that this is the outcome of.")
+    event: EventReference | None = Field(
+        description="The event that this is the outcome of; null if its `source` or `id` cannot be read."
+    )
+    message: MessageReference | None = Field(
+        None, description="Only if `event` is null: the message, which is a dead letter."
+    )
+
+    @model_validator(mode="after")
+    def _event_or_message(self) -> Self:
+        if (self.event is None) is (self.message is None):
+            raise ValueError("a result has either an event or a message")
+        return self
 
 
 class Credentials(_Data):
@@ -142,15 +162,19 @@ class _Outbound(CloudEvent):
     id: Attribute = Field(description="The same on every retry and replay. Use it to drop duplicates.")
     source: Attribute = Field(description="The deployment that published the message.")
     time: Instant = Field(description="The time of publication; it differs between copies.")
-    tenant: Identifier
-    causationid: Attribute = Field(
-        description="The id of the event that caused this message, or of the audit entry if no event did."
-    )
 
 
 class SubaccountResult(_Outbound):
-    """The outcome of an event. Each event gets one final result; `held` and `failed` may come before it."""
+    """The outcome of an event. Each event gets one final result; `held` and `failed` may come before it.
 
+    A dead letter whose event cannot be identified has a `failed` result without a cause.
+    """
+
+    tenant: Identifier | None = None
+    causationid: Attribute | None = Field(
+        None,
+        description="The id of the event that caused this message, or of the audit entry if no event did.",
+    )
     type: Literal[
         "subaccount.created.v1",
         "subaccount.renamed.v1",
@@ -173,7 +197,14 @@ class SubaccountResult(_Outbound):
         return self
 
 
-class CredentialsMessage(_Outbound):
+class _OfDepartment(_Outbound):
+    tenant: Identifier
+    causationid: Attribute = Field(
+        description="The id of the event that caused this message, or of the audit entry if no event did."
+    )
+
+
+class CredentialsMessage(_OfDepartment):
     """Credentials in the clear. Published only if no recipients are configured."""
 
     type: Literal["subaccount.credentials.issued.v1", "subaccount.credentials.reissued.v1"]
@@ -181,7 +212,7 @@ class CredentialsMessage(_Outbound):
     data: Credentials
 
 
-class SealedCredentialsMessage(_Outbound):
+class SealedCredentialsMessage(_OfDepartment):
     """Credentials for one recipient, sealed: a JWE around a JWS around the same object as in the clear."""
 
     type: Literal["subaccount.credentials.issued.v1", "subaccount.credentials.reissued.v1"]

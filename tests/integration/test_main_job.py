@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 from contracts import topology as names
+from contracts.envelope import Message
+from contracts.subaccounts import outbound_id
 from tests.support.real import RealSystem
+from worker.core.messages import Outgoing, fingerprint
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(180)]
 
@@ -149,7 +152,7 @@ async def test_malformed_messages_are_kept_unchanged_and_others_proceed(system: 
             headers = {"x-producer": "hr", "number": number, "raw": NOT_TEXT, "nested": {"raw": [NOT_TEXT]}}
             await system.send(body, headers=headers)
             await system.send(json.dumps(valid_event(number)).encode())
-        await results.count(len(bad))
+        await results.count(2 * len(bad))
         await dead.count(len(bad))
     by_number = {message.headers["number"]: message for message in dead.messages}
     assert [by_number[number].body for number in range(len(bad))] == bad
@@ -158,7 +161,13 @@ async def test_malformed_messages_are_kept_unchanged_and_others_proceed(system: 
     assert all(message.headers["raw"] == NOT_TEXT for message in dead.messages)
     assert all(message.headers["nested"] == {"raw": [NOT_TEXT]} for message in dead.messages)
     assert all(message.headers["x-dead-detail"] for message in dead.messages)
-    assert {result["data"]["outcome"] for result in results.documents} == {"created"}
+    outcomes = Counter((one["data"]["outcome"], one["data"]["event"] is None) for one in results.documents)
+    assert outcomes == {("created", False): len(bad), ("failed", True): len(bad)}
+    letters = [
+        Outgoing("", str(one.routing_key), Message(one.body, None, one.headers)) for one in dead.messages
+    ]
+    ids = {outbound_id((fingerprint(letter),), "subaccount.failed.v1") for letter in letters}
+    assert {one["id"] for one in results.documents if one["data"]["event"] is None} == ids
     assert await system.depth(names.DEAD_LETTER_QUEUE) == len(bad)
 
 

@@ -42,7 +42,8 @@ def event(department: str) -> bytes:
 
 
 def outcomes(documents: list[dict[str, Any]]) -> dict[str, str]:
-    return {one["data"]["event"]["id"]: one["data"]["outcome"] for one in documents}
+    events = [one["data"] for one in documents if one["data"]["event"]]
+    return {one["event"]["id"]: one["outcome"] for one in events}
 
 
 BINARY = b"".join(

@@ -171,7 +171,7 @@ def test_data_of_results_and_credentials() -> None:
         data = model.model_fields["data"].annotation
         assert data is not None
         fields = [name + ("" if field.is_required() else "?") for name, field in data.model_fields.items()]
-        listed = "{" + ", ".join(fields).replace("event", "event: {source, id, type}") + "}"
+        listed = "{" + ", ".join(fields).replace(", event", ", event: {source, id, type}") + "}"
         assert f"`{listed}`" in README
         assert EXAMPLES[example]["data"].keys() <= data.model_fields.keys()
 

@@ -6,10 +6,11 @@ import pytest
 from pydantic_core import to_json
 
 from contracts.envelope import JSON, STRUCTURED, Message, document
+from contracts.subaccounts import SubaccountResult, outbound_id
 from contracts.topology import DEPARTMENTS
 from tests.support.builders import NOW, department_created, department_removed
 from tests.support.world import World, fault
-from worker.core.messages import Outgoing
+from worker.core.messages import Outgoing, fingerprint
 from worker.ports import PublishFailed
 
 WHOLE = document(department_created())
@@ -36,7 +37,7 @@ MALFORMED = {
     "other-specversion": changed(specversion="0.3"),
     "id-is-a-number": changed(id=5),
 }
-IDENTIFIABLE = {MALFORMED["no-specversion"], MALFORMED["other-specversion"]}
+IDENTIFIABLE = {MALFORMED["no-specversion"], MALFORMED["other-specversion"], MALFORMED["no-type"]}
 """These have an id and a source, and are therefore answered."""
 
 UNSUPPORTED = {
@@ -77,9 +78,70 @@ async def test_a_message_that_is_no_cloudevent_is_malformed(world, body):
     if body in IDENTIFIABLE:
         assert letter.message.headers["x-event-id"] == WHOLE["id"]
         world.answered(department_created(), "failed", times=None)
+        assert world.unattributed() == []
     else:
         assert not {"x-event-id", "x-department-id"} & set(letter.message.headers)
-        assert world.broker.ready("test.results") == []
+        (failed,) = world.unattributed()
+        assert failed.id == outbound_id((fingerprint(letter),), "subaccount.failed.v1")
+        assert (failed.causationid, failed.tenant, failed.subject) == (None, None, None)
+        assert failed.data == {
+            "tenant": None,
+            "department_id": None,
+            "name": None,
+            "outcome": "failed",
+            "code": "malformed",
+            "reason": f"malformed: {letter.message.headers['x-dead-detail']}",
+            "event": None,
+            "message": {
+                "message_id": None,
+                "app_id": None,
+                "exchange": "departments",
+                "routing_key": "department.created",
+            },
+        }
+        (sent,) = world.broker.ready("test.results")
+        assert document(SubaccountResult.model_validate_json(sent.message.body)) == json.loads(
+            sent.message.body
+        )
+
+
+async def test_a_type_that_cannot_be_read_is_null_in_the_result(world):
+    await dead_letter_of(world, MALFORMED["no-type"], "malformed")
+    (failed,) = world.results(department_created())
+    assert failed.data["event"] == {"source": WHOLE["source"], "id": WHOLE["id"], "type": None}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"message_id": "7", "app_id": "hr-export"}, {"message_id": "7", "app_id": "hr-export"}),
+        ({"message_id": b"\xff", "app_id": None}, {"message_id": None, "app_id": None}),
+    ],
+    ids=["text", "anything else"],
+)
+async def test_an_unattributed_result_names_the_message(world, given, told):
+    await world.broker.publish(Outgoing(DEPARTMENTS, "department.x", Message(b"hello", None), given))
+    await world.handle()
+    (failed,) = world.unattributed()
+    assert failed.data["message"] == told | {"exchange": DEPARTMENTS, "routing_key": "department.x"}
+
+
+async def test_equal_unattributed_messages_have_a_result_each(world):
+    for _ in range(2):
+        await world.send_raw(b"hello")
+        await world.handle()
+        world.clock.advance(1)
+    assert len({failed.id for failed in world.unattributed()}) == len(world.dead_letters()) == 2
+
+
+async def test_an_unattributed_result_is_the_same_after_a_failure(world):
+    world.witness.fail("publish dead-letters", PublishFailed("made up"))
+    await world.send_raw(b"hello")
+    await world.handle()
+    (letter,) = world.dead_letters()
+    assert {failed.id for failed in world.unattributed()} == {
+        outbound_id((fingerprint(letter),), "subaccount.failed.v1")
+    }
 
 
 @pytest.mark.parametrize("body", UNSUPPORTED.values(), ids=UNSUPPORTED)

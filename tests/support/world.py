@@ -405,11 +405,12 @@ class World:
 
     def results(self, event: AnyEvent) -> list[CloudEvent]:
         cause = (event.source, event.id)
-        return [
-            result
-            for result in self.events_in(RESULTS_QUEUE)
-            if (result.data["event"]["source"], result.data["event"]["id"]) == cause
-        ]
+        results = [result for result in self.events_in(RESULTS_QUEUE) if result.data["event"]]
+        return [one for one in results if (one.data["event"]["source"], one.data["event"]["id"]) == cause]
+
+    def unattributed(self) -> list[CloudEvent]:
+        """The results of messages whose events cannot be identified."""
+        return [result for result in self.events_in(RESULTS_QUEUE) if not result.data["event"]]
 
     def answered(self, event: AnyEvent, *outcomes: str, times: int | None = 1) -> None:
         """The event has exactly these outcomes, each under one id; `times` publications each, None: any."""

@@ -1,7 +1,6 @@
 """Dead letters: their facts, an operator's selection, the replayed message, and the lines of the audit."""
 
 import base64
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,6 +21,8 @@ from worker.core.messages import (
     LEFT_OUT,
     Outgoing,
     Subject,
+    fingerprint,
+    text_of,
     without_broker_headers,
 )
 from worker.core.model import Entry, Event, Status
@@ -70,38 +71,25 @@ def letter_of(original: Outgoing, subject: Subject | None) -> Letter:
     """The facts in the headers of a dead letter; `subject` holds those read from its body."""
     headers, reference = original.message.headers, subject.reference if subject else None
     return Letter(
-        reason=_text(headers.get(DEAD_REASON)) or "unknown",
+        reason=text_of(headers.get(DEAD_REASON)) or "unknown",
         detail=_detail(headers),
         dead_at=_instant(headers.get(DEAD_AT)),
         attempts=attempts if isinstance(attempts := headers.get(ATTEMPTS), int) else None,
         source=reference.source if reference else None,
-        event_id=reference.id if reference else _text(headers.get(EVENT_ID)),
+        event_id=reference.id if reference else text_of(headers.get(EVENT_ID)),
         type=reference.type if reference else None,
         tenant=subject.tenant if subject else None,
-        department_id=(subject.department_id if subject else None) or _text(headers.get(DEPARTMENT_ID)),
+        department_id=(subject.department_id if subject else None) or text_of(headers.get(DEPARTMENT_ID)),
         routing_key=original.routing_key,
         size_bytes=len(original.message.body),
-        replay_id=_text(headers.get(REPLAY_ID)),
-        fingerprint=_fingerprint(original),
+        replay_id=text_of(headers.get(REPLAY_ID)),
+        fingerprint=fingerprint(original),
     )
 
 
 def _detail(headers: Mapping[str, Any]) -> str:
-    detail, left_out = _text(headers.get(DEAD_DETAIL)) or "", _text(headers.get(LEFT_OUT))
+    detail, left_out = text_of(headers.get(DEAD_DETAIL)) or "", text_of(headers.get(LEFT_OUT))
     return f"{detail}; left out of its properties: {left_out}" if left_out else detail
-
-
-def _fingerprint(original: Outgoing) -> str:
-    dead_at = _text(original.message.headers.get(DEAD_AT)) or ""
-    digest = hashlib.sha256(f"{original.routing_key}\n{dead_at}\n".encode())
-    digest.update(original.message.body)
-    return digest.hexdigest()[:24]
-
-
-def _text(value: object) -> str | None:
-    if isinstance(value, bytes | bytearray):
-        return value.decode(errors="replace")
-    return None if value is None else str(value)
 
 
 def _instant(value: object) -> datetime | None:

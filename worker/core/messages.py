@@ -62,13 +62,17 @@ NEVER_SENT = SentAs()
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message and its address. `properties`: those of AMQP 0-9-1, without content type and headers."""
+    """A message and its address. `properties`: those of AMQP 0-9-1, without content type and headers.
+
+    `id`: the CloudEvents id of a result or of credentials.
+    """
 
     exchange: str
     routing_key: str
     message: Message
     properties: Mapping[str, Any] = field(default_factory=dict, repr=False)
     sent_as: SentAs = field(default=NEVER_SENT, repr=False, compare=False)
+    id: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,43 @@ def result(answer: Answer, owner: str, now: datetime) -> Outgoing:
 def failed(subject: Subject, verdict: DeadLetter, owner: str, now: datetime) -> Outgoing:
     """The result that accompanies a dead letter."""
     return _result(subject, ResultKind.FAILED, owner, now, verdict)
+
+
+def failed_unattributed(
+    letter: Outgoing, original: Outgoing, verdict: DeadLetter, owner: str, now: datetime
+) -> Outgoing:
+    """The result that accompanies a dead letter whose event cannot be identified.
+
+    `letter` is the dead letter, `original` the message as it came. The id is derived from the letter's
+    fingerprint, by which an operator finds it.
+    """
+    text = {name: original.properties.get(name) for name in ("message_id", "app_id")}
+    message = {name: value if isinstance(value, str) else None for name, value in text.items()}
+    data = {
+        "tenant": None,
+        "department_id": None,
+        "name": None,
+        "outcome": ResultKind.FAILED,
+        "event": None,
+        "message": message | {"exchange": original.exchange, "routing_key": original.routing_key},
+        **_details(verdict),
+    }
+    return _outgoing_result((fingerprint(letter),), ResultKind.FAILED, owner, {"time": rfc3339(now)}, data)
+
+
+def fingerprint(letter: Outgoing) -> str:
+    """Identifies a dead letter: a digest of its routing key, time of death and body."""
+    dead_at = text_of(letter.message.headers.get(DEAD_AT)) or ""
+    digest = hashlib.sha256(f"{letter.routing_key}\n{dead_at}\n".encode())
+    digest.update(letter.message.body)
+    return digest.hexdigest()[:24]
+
+
+def text_of(value: object) -> str | None:
+    """A header's value as text."""
+    if isinstance(value, bytes | bytearray):
+        return value.decode(errors="replace")
+    return None if value is None else str(value)
 
 
 def credentials(
@@ -149,7 +190,7 @@ def _content(entry: Entry, auth_token: SecretStr) -> Credentials:
 
 def addressed(clear: CredentialsMessage, recipient: str, message: Message) -> Outgoing:
     """A credentials message with its address: `message` is `clear` as the recipient gets it."""
-    return Outgoing(topology.SECRETS, routing_key(clear.type, recipient), message)
+    return Outgoing(topology.SECRETS, routing_key(clear.type, recipient), message, id=clear.id)
 
 
 def parked(original: Outgoing, verdict: Park) -> Outgoing:
@@ -238,28 +279,38 @@ def is_needed(header: str) -> bool:
 def _result(
     subject: Subject, outcome: ResultKind, owner: str, now: datetime, answer: Answer | DeadLetter
 ) -> Outgoing:
-    """Equal to a `SubaccountResult`, as a test proves. Building the model would take three times as long."""
-    type_ = result_type(outcome)
+    source, id_, type_ = subject.reference
     given = {
-        "id": outbound_id((subject.reference.source, subject.reference.id), type_),
-        "source": source_of(owner),
-        "type": type_,
         "time": rfc3339(now),
         "subject": subject.department_id,
         "tenant": subject.tenant,
         **subject.trace._asdict(),
-        "causationid": subject.reference.id,
+        "causationid": id_,
     }
     data = {
         "tenant": subject.tenant,
         "department_id": subject.department_id,
         "name": subject.name,
         "outcome": outcome,
-        "event": subject.reference._asdict(),
+        "event": {"source": source, "id": id_, "type": type_ or None},
         **_details(answer),
     }
-    event = {"specversion": "1.0", "datacontenttype": JSON, **_without_none(given), "data": data}
-    return Outgoing(topology.RESULTS, routing_key(type_), Message(to_json(event), STRUCTURED))
+    return _outgoing_result((source, id_), outcome, owner, given, data)
+
+
+def _outgoing_result(
+    cause: tuple[str, ...],
+    outcome: ResultKind,
+    owner: str,
+    given: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> Outgoing:
+    """Equal to a `SubaccountResult`, as a test proves. Building the model would take three times as long."""
+    type_ = result_type(outcome)
+    identity = {"id": outbound_id(cause, type_), "source": source_of(owner), "type": type_}
+    event = {"specversion": "1.0", "datacontenttype": JSON, **identity, **_without_none(given), "data": data}
+    message = Message(to_json(event), STRUCTURED)
+    return Outgoing(topology.RESULTS, routing_key(type_), message, id=identity["id"])
 
 
 def _details(answer: Answer | DeadLetter) -> dict[str, Any]:
@@ -272,5 +323,5 @@ def _details(answer: Answer | DeadLetter) -> dict[str, Any]:
     return {"code": answer.code} | _without_none(known)
 
 
-def _without_none(members: dict[str, Any]) -> dict[str, Any]:
+def _without_none(members: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not None}

@@ -54,7 +54,7 @@ class Department(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """Identifies one event. `type` is as its producer wrote it."""
+    """Identifies one event. `type` is as its producer wrote it; empty if it cannot be read."""
 
     source: str
     id: str

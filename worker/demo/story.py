@@ -241,8 +241,7 @@ async def _play_invalid(story: Story, label: str, body: bytes, reason: DeadReaso
     await story.stage.publisher.publish(
         Outgoing(names.DEPARTMENTS, "department.created", Message(body, STRUCTURED))
     )
-    if reason is not DeadReason.MALFORMED:
-        _must((await _hear(story, names.RESULTS))["type"] == "subaccount.failed.v1", "no failed result")
+    _must((await _hear(story, names.RESULTS))["type"] == "subaccount.failed.v1", "no failed result")
     dead = await _next(story, names.DEAD_LETTERS)
     headers = dead.message.headers
     _must(dead.message.body == body, "the dead letter is not what was sent, byte for byte")

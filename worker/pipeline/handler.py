@@ -76,7 +76,7 @@ class Handler:
     def receive(self, delivery: Delivery) -> None:
         """Files a delivery into its department's lane. The consumer calls it; it returns at once."""
         leave_at = self.clock.monotonic() + MAX_HELD_SECONDS
-        work = Work.of(delivery, self.policy.unknown_rename, leave_at)
+        work = Work.of(delivery, self.policy.unknown_rename, self.clock.now(), leave_at)
         self.telemetry.received(_kind_of(work.reading))
         self.lanes.file(work.lane, lambda: self._handle(work), work.rank)
         self.waiting.make_room()
@@ -164,12 +164,10 @@ class Handler:
         self.telemetry.parked(verdict, work.subject, counted=verdict.attempts > work.state.attempts)
 
     async def _dead_letter(self, work: Work, verdict: DeadLetter) -> None:
-        subject, now = work.subject, self.clock.now()
-        # The result goes first. If the dead letter fails, the next try may end otherwise.
-        if subject is not None:
-            await self.outbox.publish_failed(subject, verdict, now)
-        attempts = work.state.attempts + 1
-        await self.outbox.publish(messages.dead_letter(work.original, verdict, subject, attempts, now))
+        subject = work.subject
+        # The id of an unattributed result is derived from the time of death: each try has the same.
+        now = work.received_at if subject is None else self.clock.now()
+        await self.outbox.dead_letter(work.original, verdict, subject, work.state.attempts + 1, now)
         self.telemetry.dead_lettered(verdict, subject)
 
     async def _wait_or_park(self, work: Work, verdict: Wait | Pause) -> Verdict:

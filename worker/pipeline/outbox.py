@@ -77,9 +77,18 @@ class Outbox:
         except Unroutable:
             self.telemetry.result_unroutable(outgoing.routing_key)
 
-    async def publish_failed(self, subject: Subject, verdict: DeadLetter, now: datetime) -> None:
-        """Publishes the result that accompanies a dead letter; raises `PublishFailed`."""
-        await self.publish_result(messages.failed(subject, verdict, self.names.owner, now))
+    async def dead_letter(
+        self, original: Outgoing, verdict: DeadLetter, subject: Subject | None, attempts: int, now: datetime
+    ) -> None:
+        """Publishes a dead letter, and the result that accompanies it before; raises `PublishFailed`."""
+        letter = messages.dead_letter(original, verdict, subject, attempts, now)
+        if subject is not None:
+            failed = messages.failed(subject, verdict, self.names.owner, now)
+        else:
+            failed = messages.failed_unattributed(letter, original, verdict, self.names.owner, now)
+        # The result goes first. If the dead letter fails, the next try may end otherwise.
+        await self.publish_result(failed)
+        await self.publish(letter)
 
     async def deliver_owed(self, entry: Entry, token: SecretStr | None) -> Entry:
         """Delivers the debt, and returns the entry to record.

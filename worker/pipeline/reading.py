@@ -101,14 +101,14 @@ def _readable_part(envelope: CloudEvent) -> Subject | None:
 
 
 def _partial_subject(attributes: Mapping[str, Any]) -> Subject | None:
-    """The valid attributes; None unless they identify the event."""
+    """The valid attributes; None unless `source` and `id` identify the event."""
     source, id_, type_ = (_attribute(attributes.get(name)) for name in ("source", "id", "type"))
-    if source is None or id_ is None or type_ is None:
+    if source is None or id_ is None:
         return None
     data = data if isinstance(data := attributes.get("data"), dict) else {}
     trace = {name: _attribute(attributes.get(name)) for name in Trace._fields}
     return Subject(
-        Reference(source, id_, type_),
+        Reference(source, id_, type_ or ""),
         _text(attributes.get("tenant")) or DEFAULT_TENANT,
         _text(data.get("department_id", attributes.get("subject"))),
         _text(data.get("name")),

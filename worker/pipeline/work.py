@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from datetime import datetime
 
 from contracts.departments import Kind
 from worker.core import messages
@@ -29,11 +30,14 @@ class Work:
     original: Outgoing
     lane: Hashable
     rank: Rank
+    received_at: datetime
     leave_at: float
     state: RetryState
 
     @classmethod
-    def of(cls, delivery: Delivery, unknown_rename: UnknownRename, leave_at: float) -> "Work":
+    def of(
+        cls, delivery: Delivery, unknown_rename: UnknownRename, received_at: datetime, leave_at: float
+    ) -> "Work":
         """Reads the message. An unreadable one gets a lane for itself."""
         reading = reading_of(delivery.original)
         return cls(
@@ -42,6 +46,7 @@ class Work:
             original=messages.unparked(delivery.original),
             lane=object() if isinstance(reading, Unreadable) else reading.department,
             rank=rank_of(reading, unknown_rename),
+            received_at=received_at,
             leave_at=leave_at,
             state=RetryState(messages.attempts_of(delivery.original)),
         )
