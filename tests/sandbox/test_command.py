@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -75,8 +76,8 @@ def test_it_prints_that_it_is_not_plivo_and_how_to_connect():
     program.end(signal.SIGTERM)
 
     assert "THIS IS NOT PLIVO" in program.output.splitlines()[0]
-    worker = first_group(r"^worker +export (.*)$", program.output)
-    assert dict(part.split("=", 1) for part in worker.split()) == {
+    exports = re.findall(r"^export (\S+)=(\S+)$", program.output, re.MULTILINE)
+    assert dict(exports) == {
         "PLIVO_API_URL": program.url,
         "PLIVO_AUTH_ID": "MASANDBOX00000000000",
         "PLIVO_AUTH_TOKEN": "sandbox",
@@ -85,11 +86,44 @@ def test_it_prints_that_it_is_not_plivo_and_how_to_connect():
 
 def test_the_curl_line_works_as_printed():
     program = Program()
-    line = first_group(r"^curl +(curl .*)$", program.output)
-    response = subprocess.run(line.split(), capture_output=True, check=True, timeout=30)
+    command = first_group(r"^(curl -u .*\\\n.*)$", program.output)
+    response = subprocess.run(shlex.split(command), capture_output=True, check=True, timeout=30)
     program.end(signal.SIGTERM)
 
     assert json.loads(response.stdout)["meta"]["total_count"] == 0
+
+
+def test_the_directions_fit_80_columns():
+    program = Program()
+    program.end(signal.SIGTERM)
+
+    assert max(map(len, program.output.splitlines())) <= 80
+
+
+def auth_id_of_a_new_subaccount(*options):
+    program = Program(*options)
+    response = requests.post(
+        f"{program.url}/v1/Account/MASANDBOX00000000000/Subaccount/",
+        json={"name": "x"},
+        auth=("MASANDBOX00000000000", "sandbox"),
+        timeout=10,
+    )
+    program.end(signal.SIGTERM)
+    return response.json()["auth_id"], first_group(r"seed (\d+)$", program.output)
+
+
+def test_a_sandbox_begun_anew_repeats_no_identifier_and_prints_its_seed():
+    (first, seed), (second, other) = auth_id_of_a_new_subaccount(), auth_id_of_a_new_subaccount()
+
+    assert first != second
+    assert seed != other
+    assert auth_id_of_a_new_subaccount("--seed", seed) == (first, seed)
+
+
+def test_a_sandbox_with_a_state_file_repeats_no_identifier(tmp_path):
+    options = ("--state", str(tmp_path / "state.db"))
+
+    assert auth_id_of_a_new_subaccount(*options)[0] != auth_id_of_a_new_subaccount(*options)[0]
 
 
 def test_a_token_from_the_environment_is_used_and_never_shown():

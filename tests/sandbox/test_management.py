@@ -65,7 +65,9 @@ async def test_rules_are_set_shown_and_cleared(managed):
     failed = await managed.api.post("Subaccount/", {"name": "x"})
     _, cleared = await _ask(managed, "DELETE", "faults")
 
-    assert (added["rules"][0]["fault"]["name"], failed.status, cleared["rules"]) == ("error", 503, [])
+    shown = added["rules"][0]["fault"]
+    assert (shown["name"], shown["effect"], shown["sight"]) == ("error", "never", "error")
+    assert (failed.status, cleared["rules"]) == (503, [])
 
 
 async def test_late_calls_can_be_committed(managed):
@@ -125,7 +127,7 @@ async def test_reset_restores_the_initial_state(managed):
     assert managed.sandbox.subaccounts() == []
     assert managed.sandbox.requests == []
     assert managed.sandbox.account.cash_credits == 100
-    assert (await managed.subaccount()).auth_id == before.auth_id
+    assert (await managed.subaccount()).auth_id != before.auth_id
 
 
 @pytest.mark.parametrize(

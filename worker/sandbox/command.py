@@ -1,6 +1,7 @@
 """`provisioner sandbox`: runs the sandbox until SIGTERM or SIGINT."""
 
 import asyncio
+import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from worker.sandbox.store import StoreError
 
 _FAILED, _USAGE = 1, 2
 _LAST_PORT = 65535
+_SEEDS = 10**9
 _MANAGEMENT = "Port of the control API, always on 127.0.0.1."
 _TOKEN = "Auth token of the main account; preferably set in the environment."  # noqa: S105 - a help text
 
@@ -29,7 +31,9 @@ ManagementPort = Annotated[
 AuthId = Annotated[str, typer.Option(help="Auth ID of the main account.")]
 AuthToken = Annotated[str, typer.Option(envvar="SANDBOX_AUTH_TOKEN", help=_TOKEN, show_default=AUTH_TOKEN)]
 Faults = Annotated[Literal["none", "mild", "harsh"], typer.Option(help="Profile of random faults.")]
-Seed = Annotated[int, typer.Option(help="Seed of identifiers and faults.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of identifiers and faults.", show_default="a new one at each start")
+]
 State = Annotated[
     Path | None, typer.Option(help="File that keeps the state.", dir_okay=False, show_default="memory")
 ]
@@ -52,7 +56,7 @@ def sandbox(  # noqa: D103 - its help text, `__doc__`, is assigned below
     auth_id: AuthId = AUTH_ID,
     auth_token: AuthToken = AUTH_TOKEN,
     faults: Faults = "none",
-    seed: Seed = 0,
+    seed: Seed = None,
     state: State = None,
     rate_limit: RateLimit = RATE_LIMIT,
     start: Start = None,
@@ -70,7 +74,7 @@ def sandbox(  # noqa: D103 - its help text, `__doc__`, is assigned below
                 port,
                 management_port=_next_port(port) if management_port is None else management_port,
                 faults=faults,
-                seed=seed,
+                seed=_drawn_seed() if seed is None else seed,
                 rate_limit=rate_limit,
                 state=state,
                 start=start and start.replace(tzinfo=UTC),
@@ -113,6 +117,11 @@ async def _serve_until_stopped(running: Sandbox) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     typer.echo(directions(running))
     await stopped.wait()
+
+
+def _drawn_seed() -> int:
+    """Draw a seed, so that a sandbox begun anew gives no identifier of an earlier one again."""
+    return secrets.randbelow(_SEEDS)
 
 
 def _next_port(port: int) -> int:

@@ -5,17 +5,37 @@ from worker.sandbox.control import Sandbox
 from worker.sandbox.server import AUTH_TOKEN
 
 _DIRECTIONS = """\
-*** THIS IS NOT PLIVO. No message is sent, no money is spent, these credentials open nothing else. ***
+*** THIS IS NOT PLIVO ***
+No message is sent, no money is spent, these credentials open nothing else.
 
-listening on {url}, main account {auth_id}, seed {seed}
+listening on {url}, seed {seed}
+main account {auth_id}
 
-worker   export PLIVO_API_URL={url} PLIVO_AUTH_ID={auth_id} PLIVO_AUTH_TOKEN={token}
-curl     curl -u {auth_id}:{token} {url}/v1/Account/{auth_id}/Subaccount/
-Node     new plivo.Client('{auth_id}', '{token}', {{url: '{url}/v1/Account/{auth_id}'}})
-Python   import plivo.rest.client as client
-         for name in [name for name in vars(client) if "API_" in name and "_BASE_URI" in name]:
-             setattr(client, name, "{url}/v1/Account")
-manage   curl {management_url}/state    (rules, log, time, reset: see the README)
+The worker, in another terminal:
+
+export PLIVO_API_URL={url}
+export PLIVO_AUTH_ID={auth_id}
+export PLIVO_AUTH_TOKEN={token}
+
+curl:
+
+curl -u {auth_id}:{token} \\
+  {url}/v1/Account/{auth_id}/Subaccount/
+
+Node:
+
+new plivo.Client('{auth_id}', '{token}',
+  {{url: '{url}/v1/Account/{auth_id}'}})
+
+Python:
+
+import plivo.rest.client as client
+for name in [name for name in vars(client) if "_BASE_URI" in name]:
+    setattr(client, name, "{url}/v1/Account")
+
+Rules, log, time and reset (see the README):
+
+curl {management_url}/state
 
 Ctrl-C stops it."""
 

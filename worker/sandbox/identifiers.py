@@ -19,10 +19,6 @@ class Identifiers:
         self._drawn = 0
         self._api_ids = 0
 
-    def restart(self) -> None:
-        """Begin the sequence again."""
-        self._drawn = self._api_ids = 0
-
     def _draw(self, kind: str) -> bytes:
         self._drawn += 1
         return hashlib.sha256(f"{self._seed}:{kind}:{self._drawn}".encode()).digest()

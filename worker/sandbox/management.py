@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -232,5 +233,11 @@ def _json(body: Any, status: int = HTTPStatus.OK) -> web.Response:
     return web.json_response(text=json.dumps(body, default=_plain), status=status)
 
 
-def _plain(value: Any) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+def _plain(value: Any) -> Any:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case Enum():
+            return value.value
+        case _:
+            return str(value)

@@ -81,11 +81,10 @@ class State:
         self._collections[type(record)].put(record, sequence)
 
     def reset(self, account: Account) -> None:
-        """Remove everything and begin again with this account."""
+        """Remove everything and begin again with this account. No identifier is given a second time."""
         for collection in self._collections.values():
             for record in list(collection):
                 self.remove(record)
-        self.identifiers.restart()
         self.put(account)
 
     def take_changes(self) -> list[Change]:
