@@ -23,6 +23,7 @@ from worker.flow.ledger_watch import LedgerWatch
 from worker.flow.supervise import supervised
 from worker.flow.undelivered import UndeliveredCredentials
 from worker.flow.waiting import WaitingRoom
+from worker.pipeline.disappearances import Disappearances
 from worker.pipeline.handler import Handler
 from worker.pipeline.line import Line
 from worker.pipeline.outbox import Outbox
@@ -139,6 +140,7 @@ def assemble(
     actor = parts.actor(circuit, subaccounts, scanner, orphans, names, clock, policy.enable)
     records = Records(ports.ledger)
     reconciler = Reconciler(records, subaccounts, clock, policy, telemetry)
+    disappearances = Disappearances(records, undelivered, clock, policy, telemetry)
     outbox = parts.outbox(
         records=records,
         subaccounts=subaccounts,
@@ -155,6 +157,7 @@ def assemble(
         records=records,
         wishes=ports.ledger,
         outbox=outbox,
+        disappearances=disappearances,
         subaccounts=subaccounts,
         fingerprints=ports.fingerprints,
         names=names,
@@ -165,6 +168,7 @@ def assemble(
     line = parts.line(
         records=records,
         reconciler=reconciler,
+        disappearances=disappearances,
         actor=actor,
         outbox=outbox,
         names=names,
@@ -193,6 +197,7 @@ def assemble(
         wishes=ports.ledger,
         reissues=reissues,
         reconciler=reconciler,
+        disappearances=disappearances,
         outbox=outbox,
         subaccounts=subaccounts,
         undelivered=undelivered,
@@ -326,9 +331,7 @@ def _rules(settings: WorkerSettings) -> Rules:
         account=settings.plivo_auth_id,
         template=settings.names,
         policy=replace(settings.policy, recipients=recipients, enable=settings.enable),
-        retry=RetryPolicy(
-            settings.retry_budget, settings.retry_delays, settings.max_attempts, settings.settle_window
-        ),
+        retry=RetryPolicy(settings.retry_budget, settings.retry_delays, settings.max_attempts),
         prefetch=settings.prefetch,
     )
 

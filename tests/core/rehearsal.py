@@ -21,6 +21,7 @@ from worker.core.conclude import (
     NothingDone,
     NothingSeen,
     Outcome,
+    Seen,
     conclude,
     confirmed,
     intend,
@@ -31,6 +32,7 @@ from worker.core.decide import (
     Decision,
     Delete,
     Disable,
+    Look,
     Policy,
     Refuse,
     Rename,
@@ -222,6 +224,8 @@ class Rehearsal:
             case Delete(auth_id):
                 self.subaccounts.pop(auth_id, None)
                 return Deleted()
+            case Look():
+                return Seen()
             case Skip():
                 return NothingDone()
 

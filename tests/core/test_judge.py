@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.subaccounts import DeadReason, ResultCode
+from contracts.subaccounts import DeadReason
 from worker.adapters.plivo.status import kind_of
 from worker.core.judge import (
     FIRST_WAIT_SECONDS,
@@ -298,13 +298,10 @@ def test_an_outage_pauses_without_cost_forever(failure, tries, spent, attempts, 
     assert isinstance(verdict, Pause)
 
 
-def test_a_missing_subaccount_is_retried_for_one_settle_window():
-    missing = Missing("Plivo answered 404", 1.0)
-
-    assert judge(missing, retry_state(3, 100.0), POLICY, 0.5) == Wait(about(1.1), about(2.1))
-    assert judge(missing, retry_state(9, 119.0), POLICY, 0.5) == DeadLetter(
-        DeadReason.REJECTED, "Plivo answered 404", ResultCode.GONE_AT_PROVIDER
-    )
+def test_a_missing_subaccount_is_asked_for_until_it_counts_as_gone_without_cost():
+    assert judge(Missing("404", 1.0), retry_state(3, 100.0), POLICY, 0.5) == Wait(about(1.1))
+    assert judge(Missing("404", 1.0, 60.0), retry_state(3, 100.0), POLICY, 0.5) == Wait(about(1.1))
+    assert judge(Missing("404", 1.0, 0.5), retry_state(9, 119.0), POLICY, 0.5) == Wait(about(0.6))
 
 
 @given(

@@ -27,7 +27,7 @@ from worker.core.decide import Enable, Policy, Removal
 from worker.core.judge import RetryPolicy
 from worker.flow import waiting
 from worker.operations.emit import inbound
-from worker.pipeline import handler, line, outbox, quarantine, reconcile, records, reissues
+from worker.pipeline import disappearances, handler, line, outbox, quarantine, reconcile, records, reissues
 from worker.pipeline.quarantine import QUARANTINE_AFTER_DELIVERIES
 from worker.provider import act, circuit, scan, subaccounts
 from worker.provider.scan import Orphans
@@ -67,6 +67,11 @@ class Story:
 async def lose_response(world: World) -> None:
     """The next create is carried out, and its response is lost."""
     world.witness.fail("create", fault("create"), after_effect=True)
+
+
+async def delete_by_hand(world: World) -> None:
+    """Somebody deletes the subaccount at the provider."""
+    world.provider.subaccounts.clear()
 
 
 async def redeliver_often(world: World) -> None:
@@ -126,11 +131,15 @@ STORIES = [
     Story("deleted", (CREATED,), REMOVED, "removed", Removal.DELETE),
     Story("restored", (CREATED, REMOVED), AGAIN, "restored"),
     Story("created-anew", (CREATED, REMOVED), AGAIN, "created", Removal.DELETE),
-    Story("reissued", (CREATED,), ASKED, "unchanged"),
+    Story("reissued", (CREATED,), ASKED, "reissued"),
     Story("superseded", (RENAMED,), CREATED, "superseded"),
     Story("quarantined", (), CREATED, "created", prepare=redeliver_often),
     Story("parked", (), CREATED, "created", prepare=fail_once, retry=RetryPolicy(timedelta(seconds=0.1))),
 ]
+
+
+GONE = Story("gone-removed", (CREATED,), REMOVED, "removed", prepare=delete_by_hand)
+"""A newer event could not restore what somebody else deleted."""
 
 
 @dataclass
@@ -184,7 +193,7 @@ async def assert_completed(world: World, story: Story) -> None:
     world.has_nothing_to_do()
 
 
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
+@pytest.mark.parametrize("story", [*STORIES, GONE], ids=lambda story: story.name)
 @pytest.mark.parametrize("pause", [0.0, SETTLE_WINDOW.total_seconds() + 1], ids=["at-once", "later"])
 async def test_the_next_worker_completes_the_event_after_a_crash_anywhere(story, pause):
     async for world, _ in every_crash(story):
@@ -193,7 +202,7 @@ async def test_the_next_worker_completes_the_event_after_a_crash_anywhere(story,
         await assert_completed(world, story)
 
 
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
+@pytest.mark.parametrize("story", [*STORIES, GONE], ids=lambda story: story.name)
 async def test_the_event_is_completed_after_repeated_crashes(story):
     async for world, moment in every_crash(story):
         for second in (2, moment, moment + 2):
@@ -238,7 +247,7 @@ async def test_a_newer_event_can_overtake_the_event_of_a_crash(story, newest):
 
 
 async def test_reissued_credentials_have_one_id_after_a_crash():
-    async for world, _ in every_crash(Story("reissued", (CREATED,), ASKED, "unchanged")):
+    async for world, _ in every_crash(Story("reissued", (CREATED,), ASKED, "reissued")):
         await world.handle()
         assert len({message.id for message in world.credentials() if "reissued" in message.type}) == 1
 
@@ -334,14 +343,19 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Line._claim": {"self.records.announce": None},
     "Line._record": {"self.records.conclude": None, "self.reconciler.not_recorded": None},
     "Line._publish": {
-        "self.outbox.deliver_owed": None,
+        "self._deliver_owed": None,
         "self.outbox.publish_result": None,
         "self.records.confirm": None,
     },
+    "Line._deliver_owed": {"self.outbox.deliver_owed": None, "self.disappearances.note": None},
+    "Disappearances.note": {"self.records.recall": None, "self.records.announce": None},
     "Records.recall": {"self.entries.recall": "recall"},
     "Records.announce": {"self.entries.record": "record claimed"},
     "Records.conclude": {"self.entries.record": "record active created"},
-    "Records.answered": {"self.entries.record": "record active unchanged"},
+    "Records.answered": {
+        "self.entries.record": "record active reissued",
+        "self.entries.record_answer": "record answer reissued confirmed",
+    },
     "Records.confirm": {"self.entries.record": "record active created confirmed"},
     "Records.delivered": {"self.entries.record": "record active"},
     "Records.recheck": {"self.entries.record": "record active"},
@@ -358,8 +372,9 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
         "self._carry_out": None,
         "self.records.answered": None,
         "self.outbox.publish_result": None,
-        "self.records.confirm": "record active unchanged confirmed",
+        "self._is_gone": None,
     },
+    "Reissues._is_gone": {"self.disappearances.note": None},
     "Reissues._carry_out": {"self.outbox.deliver_owed": None, "self._issue_again": None},
     "Reissues._issue_again": {"self.subaccounts.token": None, "self.outbox.deliver": None},
     "Outbox.publish": {"self.publisher.publish": "publish dead-letters"},
@@ -382,7 +397,7 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Outbox.deliver": {"self.publisher.publish": "publish secrets"},
     "Actor.foresee": {"self.orphans.tags": None},
     "Actor.act": {"self._call": None, "self._adopt": None},
-    "Actor._call": {"self._create": None, "self._changed": None, "self._delete": None},
+    "Actor._call": {"self._create": None, "self._changed": None, "self._delete": None, "call.get": "get"},
     "Actor._create": {"call.create": "create"},
     "Actor._changed": {"call": "update"},
     "Actor._delete": {"call.delete": "delete"},
@@ -464,6 +479,7 @@ def boundaries_in_the_code() -> dict[str, set[str]]:
         line,
         records,
         reconcile,
+        disappearances,
         outbox,
         reissues,
         act,
@@ -485,7 +501,7 @@ def test_every_await_between_delivery_and_ack_is_a_listed_boundary():
 
 async def test_the_stories_make_every_port_call_of_the_table():
     made = set()
-    for story in [*STORIES, Story("refused", (), REFUSED, "failed", prepare=reject_create)]:
+    for story in [*STORIES, GONE, Story("refused", (), REFUSED, "failed", prepare=reject_create)]:
         world = await story.world()
         await world.handle(story.event)
         made.update(world.witness.journal)

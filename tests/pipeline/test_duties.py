@@ -128,15 +128,6 @@ async def test_duties_wait_until_an_unknown_create_is_settled(world):
     assert enabled(world) == [(await world.entry()).auth_id]
 
 
-async def test_a_check_does_not_recreate_a_deleted_subaccount(world):
-    await rename_after_an_unknown_rename(world)
-    world.provider.subaccounts.clear()
-    world.clock.advance(WINDOW + 1)
-    await world.run_duties()
-    assert world.provider.subaccounts == []
-    assert (await world.entry()).due_at is None
-
-
 async def test_a_duty_of_a_removed_department_is_still_done(world):
     recorded = await create_duplicate(world)
     await world.handle(department_removed(sequence=2))

@@ -91,7 +91,8 @@ async def test_a_request_for_a_missing_subaccount_fails(world):
     await world.handle(CREATED)
     world.provider.subaccounts.clear()
     await world.handle(ASKED)
-    world.dead_lettered("rejected")
+    world.answered(ASKED, "failed")
+    world.has_dead_lettered_nothing()
     assert code_of(world) == "gone-at-provider"
 
 

@@ -117,7 +117,7 @@ class SimulatedWorld:
         self.policy = self._policy()
         # some runs give up early, most as late as by default
         budget, attempts = self.chance.one_of(((1, 2), (5, 4), (60, 8), (60, 8)))
-        self.retry = RetryPolicy(timedelta(seconds=budget), RETRY_DELAYS, attempts, SETTLE_WINDOW)
+        self.retry = RetryPolicy(timedelta(seconds=budget), RETRY_DELAYS, attempts)
 
     def _policy(self) -> Policy:
         removal = self.chance.one_of(list(Removal))

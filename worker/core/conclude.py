@@ -30,7 +30,20 @@ from pydantic import SecretStr
 from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from worker.core.adoption import MAX_UNKNOWN_CREATES, is_lost, seconds_to_next_scan
-from worker.core.decide import NAME_KEPT, Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
+from worker.core.decide import (
+    NAME_KEPT,
+    Adopt,
+    Create,
+    Delete,
+    Disable,
+    Look,
+    Policy,
+    Rename,
+    Restore,
+    Skip,
+    Step,
+    gone_detail,
+)
 from worker.core.duties import (
     DEBT_PAUSE,
     arm_check,
@@ -39,7 +52,9 @@ from worker.core.duties import (
     duplicates_check_time,
     put_off_debt,
 )
-from worker.core.judge import Failure, Permanent, Unknown
+from worker.core.gone import found as found_again
+from worker.core.gone import not_found, seconds_until_gone, vacated
+from worker.core.judge import Failure, Missing, Permanent, Unknown
 from worker.core.model import (
     ANY_RECIPIENT,
     Answer,
@@ -50,6 +65,7 @@ from worker.core.model import (
     Entry,
     Fingerprint,
     IssuedCredentials,
+    Recreation,
     Removed,
     Status,
     replace,
@@ -97,6 +113,11 @@ class Deleted:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """The subaccount is there."""
+
+
+@dataclass(frozen=True, slots=True)
 class NothingDone:
     """No call was due."""
 
@@ -108,7 +129,7 @@ class Failed:
     failure: Failure
 
 
-Outcome = Made | NothingSeen | Changed | Deleted | NothingDone | Failed
+Outcome = Made | NothingSeen | Changed | Deleted | Seen | NothingDone | Failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +167,8 @@ def conclude(
     Without a `cause` there is no answer. Raises `ValueError` for an outcome that the step cannot have.
     """
     match step, outcome:
-        case Create(), Failed(failure):
-            return _not_created(entry, failure, policy, now)
         case _, Failed(failure):
-            return Conclusion(_not_changed(entry, failure, policy, now), failure=failure)
+            return _failed(entry, cause, step, failure, policy, now)
         case ((Create(name) | Adopt(name)), Made()):
             made = _made(entry, _required(cause), step, outcome, policy, now)
             if name is None:  # adopted only to be removed: decided again
@@ -157,24 +176,46 @@ def conclude(
             return _answered(made, cause, ResultKind.CREATED, now, _duplicates_reason(outcome))
         case Adopt(), NothingSeen(begun):
             return _nothing_seen(entry, _required(cause), begun, policy, now)
-        case Rename(_, name), Changed():
-            return _answered(replace(clear_check(entry), name=name), cause, ResultKind.RENAMED, now)
-        case Restore(_, name), Changed():
-            kept = NAME_KEPT if name and not policy.capabilities.can_rename else None
-            restored = _restored(clear_check(entry), name, now)
-            return _answered(restored, cause, ResultKind.RESTORED, now, kept)
-        case Disable(), Changed():
-            return _answered(_disabled(clear_check(entry), now), cause, ResultKind.DISABLED, now)
+        case ((Rename() | Restore() | Disable()), Changed()):
+            return _changed(found_again(clear_check(entry), policy, now), cause, step, policy, now)
         case Delete(auth_id), Deleted():
             gone = _deleted(entry, now)
             if cause and cause.version and cause.version.kind is not Kind.REMOVED:
                 return Conclusion(gone)  # an earlier deletion is complete: the event is decided again
             return _answered(gone, cause, ResultKind.REMOVED, now, auth_id=auth_id)
+        case Look(), Seen():
+            return Conclusion(found_again(entry, policy, now))
         case Skip(kind, reason, name, code), NothingDone():
             named = replace(entry, name=name) if name else entry
-            return _answered(named, cause, kind, now, reason, code=code)
+            skipped = replace(named, gone_at=None) if kind is ResultKind.REMOVED else named
+            return _answered(skipped, cause, kind, now, reason, code=code)
         case _:
             raise ValueError(f"{type(step).__name__} cannot end as {type(outcome).__name__}")
+
+
+def _failed(
+    entry: Entry, cause: Cause | None, step: Step, failure: Failure, policy: Policy, now: datetime
+) -> Conclusion:
+    match step, failure:
+        case Create(), _:
+            return _not_created(entry, failure, policy, now)
+        case ((Rename() | Restore() | Disable() | Look()), Missing()):
+            return _not_found(entry, _required(cause), failure, policy, now)
+        case _:
+            return Conclusion(_not_changed(entry, failure, policy, now), failure=failure)
+
+
+def _changed(
+    entry: Entry, cause: Cause | None, step: Rename | Restore | Disable, policy: Policy, now: datetime
+) -> Conclusion:
+    match step:
+        case Rename(_, name):
+            return _answered(replace(entry, name=name), cause, ResultKind.RENAMED, now)
+        case Restore(_, name):
+            kept = NAME_KEPT if name and not policy.capabilities.can_rename else None
+            return _answered(_restored(entry, name, now), cause, ResultKind.RESTORED, now, kept)
+        case Disable():
+            return _answered(_disabled(entry, now), cause, ResultKind.DISABLED, now)
 
 
 def retarget_debts(entry: Entry, recipients: frozenset[str]) -> Entry:
@@ -192,7 +233,7 @@ def confirmed(entry: Entry, recipients: frozenset[str], token: Fingerprint | Non
         debt = _debt(debt.recipients - recipients, enable=debt.enable, retry_at=debt.retry_at)
     if issued is not None and token is not None:
         issued = replace(issued, fingerprint=token)
-    return replace(entry, debt=debt, issued=issued)
+    return replace(entry, debt=debt, issued=issued, missing_since=None)
 
 
 def written_off(entry: Entry) -> Entry:
@@ -235,6 +276,8 @@ def _made(
         check=Check(now + policy.settle_window, late_call=True) if adopted else None,
         duplicates_check_at=duplicates_check_time(policy, now) if look_again else entry.duplicates_check_at,
         removal=None,
+        missing_since=None,
+        gone_at=None,
     )
 
 
@@ -259,15 +302,22 @@ def _debt_kept(entry: Entry) -> Debt | None:
 
 
 def _deleted(entry: Entry, now: datetime) -> Entry:
-    return replace(
-        entry,
-        status=Status.REMOVED,
-        auth_id=None,
-        incarnation=entry.incarnation + 1,
-        debt=None,
-        check=None,
-        removal=Removed(now),
-    )
+    return replace(vacated(entry, now), gone_at=None)
+
+
+def _not_found(entry: Entry, cause: Cause, missing: Missing, policy: Policy, now: datetime) -> Conclusion:
+    """The provider does not find the subaccount on record: it is asked again, until it counts as gone."""
+    without = not_found(clear_check(entry), policy, now)
+    if without.gone_at is None:
+        left = seconds_until_gone(without, policy, now)
+        return Conclusion(without, failure=dataclasses.replace(missing, gone_in_seconds=left))
+    if isinstance(cause, Recreation):
+        return Conclusion(vacated(without, now))  # decided again: a new one is created
+    if cause.version and cause.version.kind is Kind.REMOVED:
+        removed, code = _deleted(without, now), ResultCode.GONE_AT_PROVIDER
+        return _answered(removed, cause, ResultKind.REMOVED, now, auth_id=entry.auth_id, code=code)
+    refused = Permanent(DeadReason.REJECTED, gone_detail(without), ResultCode.GONE_AT_PROVIDER)
+    return Conclusion(without, failure=refused)
 
 
 def _not_changed(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Entry:

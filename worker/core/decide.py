@@ -126,6 +126,13 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """See whether a subaccount that was gone is there again."""
+
+    auth_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Skip:
     """Make no call: the event changes nothing at the provider, or a newer one was answered.
 
@@ -155,7 +162,7 @@ class Refuse:
     code: ResultCode | None = None
 
 
-Step = Create | Adopt | Rename | Restore | Disable | Delete | Skip
+Step = Create | Adopt | Rename | Restore | Disable | Delete | Look | Skip
 Decision = Step | Republish | Refuse
 
 
@@ -167,6 +174,8 @@ def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> 
         return Refuse(DeadReason.INVALID, "time: more than 10 minutes ahead of the worker's clock")
     if not event.version.newer_than(known.entry.version):
         return _superseded(event.version, known.entry.version)
+    if known.entry.gone_at is not None and known.entry.claim is None:
+        return _of_a_gone_department(event, known.entry)
     return _by_the_table(event, known.entry, policy)
 
 
@@ -234,6 +243,24 @@ def _by_the_table(event: Event, entry: Entry, policy: Policy) -> Decision:
             return Skip(ResultKind.UNCHANGED)
         case _:  # an event without a name that it must have
             raise ValueError(f"no decision for a {entry.status} entry and a {event.kind} event")
+
+
+def _of_a_gone_department(event: Event, entry: Entry) -> Decision:
+    """Looks whether the subaccount is back. There is none to look for once a new one was asked for."""
+    if entry.auth_id is not None:
+        return Look(entry.auth_id)
+    if event.kind is Kind.REMOVED:
+        return Skip(ResultKind.REMOVED, code=ResultCode.GONE_AT_PROVIDER)
+    return Refuse(DeadReason.REJECTED, gone_detail(entry), ResultCode.GONE_AT_PROVIDER)
+
+
+def gone_detail(entry: Entry) -> str:
+    """Says that the subaccount is gone, and what to do: for a dead letter, or a command."""
+    which = f"subaccount {entry.auth_id}" if entry.auth_id else "the department's subaccount"
+    return (
+        f"{which} is not at Plivo any more (404): somebody deleted it there, or this is another account;"
+        f" `provisioner departments recreate {entry.department.id}` makes a new one"
+    )
 
 
 def _rename(auth_id: str, name: str, policy: Policy) -> Decision:

@@ -6,7 +6,7 @@ known of the call's effect. `judge` makes a *verdict* of failure, retry state, r
     Permanent     the same request gets the same response      dead letter
     Transient     nothing happened, or repeating is safe       wait in the lane, park, dead-letter `exhausted`
     Unknown       it may have happened, or may happen yet      a change: as Transient. A create: wait, no cost
-    Missing       404 for a subaccount on record               wait one settle window, dead-letter `rejected`
+    Missing       404 for a subaccount on record               wait, until it counts as gone (`gone.py`)
     Unavailable   account, Plivo, broker or ledger fails       pause, no cost, however long
 
 The rule behind the table: a message pays only for failures of its own. Waits spend the retry budget; when the
@@ -36,6 +36,8 @@ from worker.core.model import replace
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 30.0
+GONE_MARGIN = 0.1
+"""Seconds by which the last look for a missing subaccount follows the end of its settle window."""
 
 Operation = Literal["create", "update", "delete", "get", "list"]
 
@@ -141,10 +143,14 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """The provider does not find a subaccount on record. Its reads may lag, so the call is repeated."""
+    """The provider does not find a subaccount on record. Its reads may lag, so the call is repeated.
+
+    `gone_in_seconds`: when it counts as gone; None if that is not known.
+    """
 
     detail: str
     took_seconds: float = 0.0
+    gone_in_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +171,11 @@ class RetryPolicy:
 
     `budget`: the time it may wait in its lane before it is parked.
     `delays`: how long it is parked, by attempt; `attempts`: the maximum number of stays in the lane.
-    `settle_window`: how long a subaccount on record may be missing.
     """
 
     budget: timedelta = timedelta(seconds=60)
     delays: Sequence[timedelta] = DEFAULT_RETRY_DELAYS
     attempts: int = 8
-    settle_window: timedelta = timedelta(seconds=120)
 
 
 @dataclass(frozen=True)
@@ -281,10 +285,8 @@ def judge(
             return DeadLetter(reason, detail, code)
         case Unavailable(_, retry_after_seconds):
             return Pause(max(retry_after_seconds or 0.0, pause))
-        case Missing(detail, took):
-            if state.spent_seconds + took + backoff > policy.settle_window.total_seconds():
-                return DeadLetter(DeadReason.REJECTED, detail, ResultCode.GONE_AT_PROVIDER)
-            return Wait(backoff, took + backoff)
+        case Missing(_, _, gone_in_seconds):
+            return Wait(backoff if gone_in_seconds is None else min(backoff, gone_in_seconds + GONE_MARGIN))
         case Unknown(_, float(scan_in_seconds)):
             return Wait(scan_in_seconds)
         case Unknown(outage=True):

@@ -117,6 +117,13 @@ class Event(Cause):
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recreation(Cause):
+    """A person's request to create a subaccount for a department whose own is gone."""
+
+    department: Department
+
+
 @dataclass(frozen=True, slots=True)
 class Reissue:
     """A request to issue a department's credentials again, to one recipient or to all.
@@ -144,15 +151,25 @@ class Reissue:
         )
 
 
+class WishKind(StrEnum):
+    """The things that a person can ask the running worker for."""
+
+    REISSUE = "reissue"
+    """To issue a department's credentials again."""
+    RECREATE = "recreate"
+    """To create a subaccount for a department whose own is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """An operator's request to the running worker: to issue a department's credentials again."""
+    """An operator's request to the running worker. `recipient`: of a reissue; None: all recipients."""
 
     id: str
     department: Department
     recipient: str | None
     asked_by: str
     asked_at: datetime
+    kind: WishKind = WishKind.REISSUE
 
 
 class Fingerprint(NamedTuple):
@@ -282,6 +299,9 @@ class Entry:
     `created_at`: when the newest subaccount was recorded as created.
     `duplicates_check_at`: when to look for duplicates again; a create was taken for lost, or ran twice.
     `repairs` counts the checks that had to correct the provider.
+    `missing_since`: since when the provider does not find the subaccount on record.
+    `gone_at`: when it was certain that others had deleted it. It is kept until there is another subaccount,
+    or until the removal of the department is answered.
     """
 
     department: Department
@@ -300,6 +320,8 @@ class Entry:
     duplicates_check_at: datetime | None = None
     removal: Removed | None = None
     repairs: int = 0
+    missing_since: datetime | None = None
+    gone_at: datetime | None = None
 
     def __post_init__(self) -> None:
         status, exists = self.status, self.auth_id is not None
@@ -319,6 +341,9 @@ class Entry:
             raise ValueError("a disabled or removed department has a removal")
         if (active or status is Status.ABSENT) and self.removal is not None:
             raise ValueError("an active or absent department has no removal")
+        never_gone = status in {Status.ABSENT, Status.DELETING}
+        if (self.missing_since is not None and not exists) or (self.gone_at is not None and never_gone):
+            raise ValueError("a missing subaccount is on record, and a gone one was")
         if self.revision < 0 or self.incarnation < 1 or self.repairs < 0:
             raise ValueError("revisions and repairs count from 0, incarnations from 1")
 
@@ -336,6 +361,11 @@ class Entry:
         if self.auth_id is None or self.name is None or self.issued is None:
             raise ValueError(f"there is no subaccount: the department is {self.status}")
         return Existing(self.auth_id, self.name, self.issued)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the department has an active subaccount, and is not known to have lost it."""
+        return self.status is Status.ACTIVE and self.gone_at is None
 
     @property
     def generation(self) -> int:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from contracts.reissues import REISSUE
 from contracts.subaccounts import DeadReason, ResultCode, ResultKind
-from worker.core.decide import Policy, Refuse, Republish, Skip, answered_before
+from worker.core.decide import Policy, Refuse, Republish, Skip, answered_before, gone_detail
 from worker.core.model import (
     ANY_RECIPIENT,
     Answer,
@@ -58,12 +58,19 @@ def decide_reissue(
         recipients = frozenset({request.recipient})
     if not known.entry.revision:
         return _declined(ResultCode.UNKNOWN_DEPARTMENT, "no event of the department was answered yet")
+    if known.entry.gone_at is not None and known.entry.status is not Status.ACTIVE:
+        return gone(known.entry)
     if known.entry.status is not Status.ACTIVE:
         return _declined(ResultCode.NOT_ACTIVE, "the department has no active subaccount")
     if _just_reissued(known.entry, now):
         why = f"the department's credentials were issued again less than {REISSUE_PAUSE.seconds} s ago"
         return _declined(ResultCode.TOO_SOON, why)
     return Issue(recipients)
+
+
+def gone(entry: Entry) -> Skip:
+    """The answer if the provider does not find the subaccount: it has no token to issue."""
+    return _declined(ResultCode.GONE_AT_PROVIDER, gone_detail(entry))
 
 
 def _declined(code: ResultCode, reason: str) -> Skip:

@@ -24,10 +24,11 @@ from worker.core.decide import Policy, Refuse, Republish, Skip, Step, decide, su
 from worker.core.judge import Done, Failure, Permanent
 from worker.core.model import Answer, Entry, Event, Recollection
 from worker.core.naming import Names
+from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
-from worker.ports import Clock, LedgerConflict, LedgerFailed
+from worker.ports import CallFailed, Clock, LedgerConflict, LedgerFailed
 from worker.provider.act import Actor
 from worker.telemetry.events import Telemetry
 
@@ -58,6 +59,7 @@ class Line:
 
     records: Records
     reconciler: Reconciler
+    disappearances: Disappearances
     actor: Actor
     outbox: Outbox
     names: Names
@@ -108,6 +110,7 @@ class Line:
         except (LedgerConflict, LedgerFailed) as error:
             await self.reconciler.not_recorded(entry, outcome, error)
             raise
+        self.disappearances.tell(entry, recorded)
         if conclusion.failure is not None:
             return conclusion.failure
         self.telemetry.stepped(event, step, recorded)
@@ -121,10 +124,22 @@ class Line:
 
     async def _publish(self, event: Event, entry: Entry, answer: Answer, token: SecretStr | None) -> None:
         """Publishes all that the broker has not confirmed yet, and records its confirm."""
-        delivered = await self.outbox.deliver_owed(entry, token)
+        delivered = await self._deliver_owed(entry, token)
         if not answer.confirmed:
             await self.outbox.publish_result(messages.result(answer, self.names.owner, self.clock.now()))
         if delivered != entry or not answer.confirmed:
             await self.records.confirm(delivered, answer)
         self.outbox.forget_token(delivered)
         self.telemetry.answered(event, answer)
+
+    async def _deliver_owed(self, entry: Entry, token: SecretStr | None) -> Entry:
+        """Delivers the debt. A subaccount that is gone owes nothing any more."""
+        try:
+            return await self.outbox.deliver_owed(entry, token)
+        except CallFailed as failed:
+            if not is_missing(failed.fault):
+                raise
+            noted = await self.disappearances.note(entry.department)
+            if noted.gone_at is None:
+                raise
+            return noted

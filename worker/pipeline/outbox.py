@@ -29,7 +29,7 @@ from worker.core.decide import Policy
 from worker.core.duties import arm_check, put_off_debt
 from worker.core.judge import DeadLetter, FaultKind
 from worker.core.messages import Outgoing, Subject
-from worker.core.model import Entry, Status
+from worker.core.model import Entry
 from worker.core.naming import Names
 from worker.flow.undelivered import UndeliveredCredentials
 from worker.pipeline.records import Records
@@ -97,7 +97,7 @@ class Outbox:
         confirmed before that are on record.
         """
         entry = retarget_debts(entry, self.policy.recipients)
-        if entry.status is Status.ACTIVE and entry.owed_to:
+        if entry.is_live and entry.owed_to:
             if token is None:
                 token = await self._token_or_written_off(entry)
             issued, failure = await self._issue(entry, token)
@@ -197,4 +197,4 @@ class Outbox:
 
 def _to_be_enabled(entry: Entry) -> bool:
     debt = entry.debt
-    return entry.status is Status.ACTIVE and debt is not None and debt.enable and not debt.holds_back
+    return entry.is_live and debt is not None and debt.enable and not debt.holds_back

@@ -10,6 +10,7 @@ from datetime import datetime
 from contracts.subaccounts import CredentialsMessage, ResultCode
 from worker.core import messages
 from worker.core.decide import Policy, Refuse, Republish, Skip
+from worker.core.gone import found
 from worker.core.judge import Done, Failure, Permanent, Transient
 from worker.core.model import Answer, Entry, Reissue, Wish
 from worker.core.naming import Names
@@ -17,14 +18,16 @@ from worker.core.reissue import (
     Issue,
     answer_to,
     decide_reissue,
+    gone,
     reissued,
     reissued_to,
     request_of,
     with_token,
 )
+from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.records import Records
-from worker.ports import Clock, Fingerprints, NoRecipientKey, NotTaken, Unroutable, Wishes
+from worker.ports import CallFailed, Clock, Fingerprints, NoRecipientKey, NotTaken, Unroutable, Wishes
 from worker.provider.subaccounts import Subaccounts
 from worker.telemetry.events import Telemetry
 
@@ -36,6 +39,7 @@ class Reissues:
     records: Records
     wishes: Wishes
     outbox: Outbox
+    disappearances: Disappearances
     subaccounts: Subaccounts
     fingerprints: Fingerprints
     names: Names
@@ -57,10 +61,15 @@ class Reissues:
             case Issue(recipients):
                 try:
                     entry, answer = await self._carry_out(request, known.entry, recipients)
+                    await self.records.answered(answer, entry)
                 except (NoRecipientKey, NotTaken, Unroutable) as error:
                     # A request must not delay the others: it is parked, and given up in the end.
                     return Transient(str(error))
-                await self.records.answered(answer, entry)
+                except CallFailed as failed:
+                    if not is_missing(failed.fault) or not await self._is_gone(request):
+                        raise
+                    answer = self._gone(request, known.entry)
+                    await self.records.answered(answer)
         if not answer.confirmed:
             await self.outbox.publish_result(messages.result(answer, self.names.owner, self._now()))
             await self.records.answered(replace(answer, confirmed=True))
@@ -78,10 +87,23 @@ class Reissues:
             case Refuse(_, why, code) | Skip(_, why, _, code):
                 entry, answer = None, self._declined(request, known.entry, code, why)
             case Issue(recipients):
-                entry, answer = await self._carry_out(request, known.entry, recipients)
+                try:
+                    entry, answer = await self._carry_out(request, known.entry, recipients)
+                except CallFailed as failed:
+                    if not is_missing(failed.fault):
+                        raise
+                    await self._is_gone(request)  # a person waits: the answer is what is known now
+                    entry, answer = None, self._gone(request, known.entry)
         await self.records.answered(replace(answer, confirmed=True), entry)
         self.telemetry.reissue_answered(answer, wish.asked_by)
         await self.wishes.close_wish(wish.id)
+
+    async def _is_gone(self, request: Reissue) -> bool:
+        return (await self.disappearances.note(request.department)).gone_at is not None
+
+    def _gone(self, request: Reissue, entry: Entry) -> Answer:
+        skipped = gone(entry)
+        return self._declined(request, entry, skipped.code, skipped.reason)
 
     def _declined(self, request: Reissue, entry: Entry, code: ResultCode | None, why: str | None) -> Answer:
         return answer_to(request, entry, code or ResultCode.NOT_ALLOWED, why, self._now())
@@ -97,7 +119,9 @@ class Reissues:
 
     async def _issue_again(self, request: Reissue, entry: Entry, recipients: frozenset[str]) -> Entry:
         token = await self.subaccounts.token(entry)
-        entry = with_token(entry, self.fingerprints.of(entry.existing.auth_id, token))
+        entry = with_token(
+            found(entry, self.policy, self._now()), self.fingerprints.of(entry.existing.auth_id, token)
+        )
 
         def credentials_for(recipient: str) -> CredentialsMessage:
             return messages.credentials_again(request, entry, recipient, token, self.names.owner, self._now())

@@ -16,12 +16,13 @@ from worker.core.duties import (
     put_off_due,
     suspend_debt,
 )
-from worker.core.judge import FaultKind
+from worker.core.gone import found, looked_for
 from worker.core.model import Department, Entry
 from worker.core.reissue import WISH_VALID_FOR
 from worker.flow.lanes import FIRST, LAST, Lanes, Progress, Rank
 from worker.flow.ledger_watch import LedgerWatch
 from worker.flow.undelivered import UndeliveredCredentials
+from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.failures import is_unexpected
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.reconcile import Reconciler
@@ -60,6 +61,7 @@ class Scheduler:
     wishes: Wishes
     reissues: Reissues
     reconciler: Reconciler
+    disappearances: Disappearances
     outbox: Outbox
     subaccounts: Subaccounts
     undelivered: UndeliveredCredentials
@@ -163,10 +165,20 @@ class Scheduler:
             while duty := due_duty(entry, now):
                 entry = await self._do(duty, entry)
         except (CallFailed, PublishFailed) as failed:
-            if not (isinstance(failed, CallFailed) and failed.fault.outage):  # the circuit has reported it
-                self.telemetry.duty_failed(entry.department, str(failed))
-            return put_off_due(entry, self.policy, now)
+            entry = self._put_off(entry, failed)
         return entry
+
+    def _put_off(self, entry: Entry, failed: CallFailed | PublishFailed) -> Entry:
+        now = self.clock.now()
+        if isinstance(failed, CallFailed) and is_missing(failed.fault):
+            missing = looked_for(entry, self.policy, now)
+            self.disappearances.tell(entry, missing)
+            if missing.gone_at is not None:
+                return missing
+            entry = missing
+        if not (isinstance(failed, CallFailed) and failed.fault.outage):  # the circuit has reported it
+            self.telemetry.duty_failed(entry.department, str(failed))
+        return put_off_due(entry, self.policy, now)
 
     async def _do(self, duty: Duty, entry: Entry) -> Entry:
         match duty:
@@ -183,14 +195,10 @@ class Scheduler:
 
     async def _check(self, entry: Entry) -> Entry:
         """Repairs the subaccount: a change without a response may have been carried out late."""
-        try:
-            if not await self.subaccounts.repair(entry):
-                return check_done(entry)
-        except CallFailed as failed:
-            if failed.fault.kind is not FaultKind.NOT_FOUND:
-                raise
-            self.telemetry.subaccount_missing(entry)  # deleted by others: not created unasked
-            return check_done(entry)
+        repaired = await self.subaccounts.repair(entry)
+        entry = found(check_done(entry), self.policy, self.clock.now())
+        if not repaired:
+            return entry
         self.telemetry.drift_mended(entry)
         return check_repaired(entry, self.policy, self.clock.now())
 

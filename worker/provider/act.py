@@ -9,8 +9,18 @@ from dataclasses import dataclass
 
 from contracts.subaccounts import ResultKind
 from worker.core.adoption import choose, duplicates_of, plan_adoption
-from worker.core.conclude import Changed, Deleted, Failed, Found, Made, NothingDone, NothingSeen, Outcome
-from worker.core.decide import Adopt, Create, Delete, Disable, Enable, Rename, Restore, Skip, Step
+from worker.core.conclude import (
+    Changed,
+    Deleted,
+    Failed,
+    Found,
+    Made,
+    NothingDone,
+    NothingSeen,
+    Outcome,
+    Seen,
+)
+from worker.core.decide import Adopt, Create, Delete, Disable, Enable, Look, Rename, Restore, Skip, Step
 from worker.core.judge import CallFault, FaultKind, Unavailable, classify
 from worker.core.model import Entry, Status, replace
 from worker.core.naming import Names
@@ -47,6 +57,8 @@ class Actor:
                 return self.provider.permit("update")
             case Delete():
                 return self.provider.permit("delete")
+            case Look():
+                return self.provider.permit("get")
             case Adopt() | Skip():
                 return nullcontext()
 
@@ -86,7 +98,7 @@ class Actor:
 
     async def _call(
         self,
-        step: Create | Rename | Restore | Disable | Delete,
+        step: Create | Rename | Restore | Disable | Delete | Look,
         entry: Entry,
         key: str,
         claimed_at: float,
@@ -107,6 +119,9 @@ class Actor:
                 return await self._changed(call.update(auth_id, key, enabled=False))
             case Delete(auth_id):
                 return await self._delete(auth_id, key, call)
+            case Look(auth_id):
+                await call.get(auth_id)
+                return Seen()
 
     async def _create(self, name: str, key: str, claimed_at: float, call: Call) -> Outcome:
         if self.clock.monotonic() - claimed_at > CLAIM_VALID_SECONDS:

@@ -61,6 +61,8 @@ class EntryRow:
     fingerprint: Fingerprint | None = None
     reissued_at: datetime | None = None
     mends: int = 0
+    missing_since: datetime | None = None
+    gone_at: datetime | None = None
 
 
 _ENTRY = TypeAdapter(EntryRow)
@@ -95,6 +97,8 @@ def entry_json(entry: Entry) -> str:
         fingerprint=issued.fingerprint if issued else None,
         reissued_at=issued.reissued_at if issued else None,
         mends=entry.repairs,
+        missing_since=entry.missing_since,
+        gone_at=entry.gone_at,
     )
     return _ENTRY.dump_json(row).decode()
 
@@ -120,6 +124,8 @@ def entry_of(text: Any) -> Entry:
             duplicates_check_at=row.recount_at,
             removal=Removed(row.removed_at) if row.removed_at else None,
             repairs=row.mends,
+            missing_since=row.missing_since,
+            gone_at=row.gone_at,
         )
     except ValueError:
         raise _damaged() from None

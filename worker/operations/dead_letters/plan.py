@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from contracts.departments import Version
-from contracts.subaccounts import ResultKind
+from contracts.departments import Kind, Version
+from contracts.subaccounts import DeadReason, ResultKind
 from worker.core.dead_letters import Letter, least_calls
-from worker.core.decide import Decision, Policy, Refuse, Republish, Skip, decide
+from worker.core.decide import Decision, Look, Policy, Refuse, Republish, Skip, decide, gone_detail
 from worker.core.model import Department, Event, Reissue
 from worker.core.reissue import Issue, decide_reissue
 from worker.operations.dead_letters.session import Found, Session
@@ -79,6 +79,9 @@ async def _prospect(session: Session, ledger: Ledger, policy: Policy, found: Fou
         )
     decision = decide(event, known, policy, session.clock.now())
     calls = least_calls(decision, event, known.entry)
+    if isinstance(decision, Look):
+        outcome = "removed" if event.kind is Kind.REMOVED else f"still {DeadReason.REJECTED}"
+        return Prospect(found.letter, outcome, gone_detail(known.entry), calls)
     return Prospect(found.letter, outcome_of(decision), detail_of(decision), calls)
 
 
