@@ -370,7 +370,7 @@ async def test_a_link_cancelled_while_connecting_ends(clean_broker, monkeypatch)
 
 
 async def test_a_refused_virtual_host_and_forbidden_objects_are_explained(clean_broker):
-    with pytest.raises(BrokerUnavailable, match="/nowhere cannot be used: there is no virtual host of that"):
+    with pytest.raises(BrokerUnavailable, match="/nowhere cannot be used: there is no virtual host nowhere:"):
         await connect(str(URL(clean_broker).with_path("/nowhere")), "test")
     connection = await connect(clean_broker, "test")
     channel = await connection.open_channel()

@@ -46,6 +46,7 @@ from worker.adapters.amqp.seam import (
     ClosedSilently,
     Connection,
     LoginRefused,
+    OpenRefused,
     open_connection,
 )
 from worker.adapters.amqp.tap import HEARTBEAT_EVERY_SECONDS, FrameTap, UnexpectedRead
@@ -454,14 +455,14 @@ async def test_aiormq_reports_a_refused_login():
             await open_connection(made.url, "seam", HEARTBEAT_SECONDS)
 
 
-async def test_aiormq_reports_the_expected_open_ok_for_a_refused_vhost():
+async def test_aiormq_reports_a_refused_open_as_an_invalid_frame():
     async def serve(made: Broker) -> None:
         await made.handshake(until=spec.Connection.Open)
         made.send(spec.Connection.Close(530, "NOT_ALLOWED - vhost nowhere not found", 10, 40))
         await asyncio.Event().wait()
 
     async with broker(serve) as made:
-        with pytest.raises(ConnectionError, match=r"^there is no virtual host of that name"):
+        with pytest.raises(OpenRefused, match=r"^NOT_ALLOWED - vhost nowhere not found$"):
             await open_connection(made.url, "seam", HEARTBEAT_SECONDS)
 
 

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from yarl import URL
 
 from worker.adapters.amqp.errors import (
-    REFUSED,
     BrokerAbsent,
     BrokerRefuses,
     BrokerUnavailable,
     explain,
+    explain_login,
     explain_tls,
     hint,
 )
@@ -22,6 +22,7 @@ from worker.adapters.amqp.seam import (
     LoginRefused,
     open_connection,
 )
+from worker.adapters.network import REFUSED, host_and_port
 
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 CONNECT_SECONDS = 10.0
@@ -36,15 +37,18 @@ async def connect(url: str, name: str) -> Connection:
             return await open_connection(url, name, HEARTBEAT_SECONDS)
     except LoginRefused as error:
         raise BrokerRefuses(
-            f"RabbitMQ at {address(url)} refuses the login in AMQP_URL: {explain(error)}"
+            f"RabbitMQ at {address(url)} refuses the login in AMQP_URL: {explain_login(url, str(error))}"
         ) from None
+    except TimeoutError:
+        why = f"no answer within {CONNECT_SECONDS:.0f} s; is that the host and the port of AMQP?"
+        raise BrokerUnavailable(f"RabbitMQ at {address(url)} cannot be used: {why}") from None
     except BROKER_ERRORS as error:
         if refused := explain_tls(error):
             raise BrokerRefuses(f"RabbitMQ at {address(url)} cannot be used: {refused}") from None
-        silent = isinstance(error, ClosedSilently) or explain(error) == REFUSED
-        failure = BrokerAbsent if silent else BrokerUnavailable
-        why = f"{explain(error)}{hint(url, error)}"
-        raise failure(f"RabbitMQ at {address(url)} cannot be used: {why}") from None
+        why = explain(error)
+        absent = isinstance(error, ClosedSilently) or why == REFUSED
+        failure = BrokerAbsent if absent else BrokerUnavailable
+        raise failure(f"RabbitMQ at {address(url)} cannot be used: {why}{hint(url, error)}") from None
 
 
 @asynccontextmanager
@@ -74,7 +78,7 @@ def address(url: str) -> str:
     """Scheme, host, port and virtual host of an AMQP URL, without user and password."""
     parsed = URL(url)
     port = parsed.port or DEFAULT_PORTS.get(parsed.scheme)
-    return f"{parsed.scheme}://{parsed.host}:{port}{parsed.path}"
+    return f"{parsed.scheme}://{host_and_port(parsed.host, port)}{parsed.path}"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from yarl import URL
 
 from contracts.topology import Binding, Topology
 from worker.adapters.amqp.topology import Finding
+from worker.adapters.network import cause_of
 from worker.ports import UserError
 
 T = TypeVar("T")
@@ -86,7 +87,7 @@ async def _read(url: SecretStr, path: str, shape: type[T]) -> T:
             async with http.get(target, headers=headers) as response:
                 return TypeAdapter(shape).validate_json(await response.read())
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        why = getattr(error, "message", "") or type(error).__name__
+        why = getattr(error, "message", "") or cause_of(error) or f"no answer within {TIMEOUT_SECONDS} s"
         raise ManagementUnavailable(f"RabbitMQ's management API at {shown} cannot be read: {why}") from None
     except ValidationError:
         raise ManagementUnavailable(f"{shown} answers, but not as RabbitMQ's management API does") from None

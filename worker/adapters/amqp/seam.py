@@ -24,12 +24,13 @@ from aiormq.exceptions import (
     ChannelPreconditionFailed,
     InvalidFrameError,
     ProbableAuthenticationError,
+    ProtocolSyntaxError,
 )
 from yarl import URL
 
 from worker.adapters.amqp.codec.dispatch import Listener
 from worker.adapters.amqp.codec.frames import BLOCKED, UNBLOCKED
-from worker.adapters.amqp.tap import FrameTap
+from worker.adapters.amqp.tap import FrameTap, OtherProtocol
 from worker.adapters.amqp.writer import CoalescingWriter
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "ClosedSilently",
     "Connection",
     "LoginRefused",
+    "OpenRefused",
     "QueueState",
     "open_connection",
 ]
@@ -52,12 +54,15 @@ BROKER_ERRORS = (AMQPError, OSError)
 
 CONNECTION_CLOSED = "the connection was closed"
 CHANNEL_CLOSED = "the channel was closed"
-
-_NO_OPEN_OK = "Expected one of ['Connection.OpenOk']"
+CLOSED_SILENTLY = "it closed the connection without a reason; is that the port of AMQP, and the broker up?"
 
 
 class LoginRefused(ConnectionError):
     """The broker refuses the login, or the mechanism that `auth` in the URL names."""
+
+
+class OpenRefused(ConnectionError):
+    """The broker refuses the virtual host, or any more connections; the text is its own."""
 
 
 class ClosedSilently(ConnectionError):
@@ -84,7 +89,7 @@ class BrokerObjects:
         self, name: str, type_: str, arguments: Mapping[str, Any] | None = None
     ) -> None:
         """Declares a durable exchange. Raises `ChannelPreconditionFailed` if it exists and differs."""
-        with _library_call():
+        with _library_call(**{f"exchange '{name}'": "configure", "exchange": "write"}):
             await self._library.exchange_declare(
                 name, exchange_type=type_, durable=True, arguments=dict(arguments or {})
             )
@@ -98,7 +103,7 @@ class BrokerObjects:
         self, name: str, arguments: Mapping[str, Any] | None = None, *, temporary: bool = False
     ) -> None:
         """Declares a queue, durable or for this connection only. Raises as `declare_exchange` does."""
-        with _library_call():
+        with _library_call(queue="configure", exchange="write"):
             await self._library.queue_declare(
                 name,
                 durable=not temporary,
@@ -115,22 +120,22 @@ class BrokerObjects:
 
     async def bind(self, queue: str, exchange: str, routing_key: str) -> None:
         """Binds a queue to an exchange; the key may be a topic pattern."""
-        with _library_call():
+        with _library_call(queue="write", exchange="read"):
             await self._library.queue_bind(queue, exchange, routing_key)
 
     async def queue_delete(self, name: str) -> None:
         """Deletes a queue with its messages."""
-        with _library_call():
+        with _library_call(queue="configure"):
             await self._library.queue_delete(name)
 
     async def queue_purge(self, name: str) -> None:
         """Drops the ready messages of a queue."""
-        with _library_call():
+        with _library_call(queue="read"):
             await self._library.queue_purge(name)
 
     async def exchange_delete(self, name: str) -> None:
         """Deletes an exchange with its bindings."""
-        with _library_call():
+        with _library_call(exchange="configure"):
             await self._library.exchange_delete(name)
 
 
@@ -176,7 +181,7 @@ class Channel:
 
     async def consume(self, queue: str, tag: str | None = None) -> str:
         """Starts a consumer, whose deliveries go to the listener for `DELIVER`; returns its tag."""
-        with _library_call():
+        with _library_call(queue="read"):
             started = await self._library.basic_consume(queue, ignore_message, consumer_tag=tag)
             return started.consumer_tag or ""
 
@@ -276,11 +281,11 @@ class _Transport(TransportFactory):
 async def open_connection(url: str, name: str, heartbeat_seconds: int) -> Connection:
     """Connects and logs in. `name` is shown in RabbitMQ's list of connections.
 
-    Raises `LoginRefused`, `ClosedSilently` and other `BROKER_ERRORS`.
+    Raises `LoginRefused`, `OpenRefused`, `ClosedSilently` and other `BROKER_ERRORS`.
     """
     transport = _Transport()
     target = URL(url).update_query(heartbeat=heartbeat_seconds)
-    with _library_call(), _connect_errors():
+    with _library_call(), _connect_errors(transport):
         library = await aiormq.connect(
             target, client_properties={"connection_name": name}, transport_factory=transport
         )
@@ -288,18 +293,23 @@ async def open_connection(url: str, name: str, heartbeat_seconds: int) -> Connec
 
 
 @contextmanager
-def _connect_errors() -> Iterator[None]:
+def _connect_errors(transport: _Transport) -> Iterator[None]:
     try:
         yield
     except (AuthenticationError, ProbableAuthenticationError) as error:
         raise LoginRefused(_login_refusal(error)) from None
-    except InvalidFrameError as error:
-        if _NO_OPEN_OK in str(error):
-            raise ConnectionError("there is no virtual host of that name, or no right to it") from None
+    except InvalidFrameError:
+        if closed_with := transport.tap.closed_with:
+            raise OpenRefused(closed_with) from None
         raise
+    except ProtocolSyntaxError:
+        raise ConnectionError("it speaks another version of AMQP than 0-9-1") from None
     except AMQPError as error:
-        if isinstance(error.__cause__, asyncio.IncompleteReadError | ConnectionResetError):
-            raise ClosedSilently(str(error)) from error.__cause__
+        match error.__cause__:
+            case OtherProtocol() as other:
+                raise ConnectionError(str(other)) from None
+            case (asyncio.IncompleteReadError() | ConnectionResetError()) as cause:
+                raise ClosedSilently(CLOSED_SILENTLY) from cause
         raise
 
 
@@ -312,14 +322,19 @@ def _login_refusal(error: AuthenticationError | ProbableAuthenticationError) -> 
 
 
 @contextmanager
-def _library_call() -> Iterator[None]:
+def _library_call(**rights: str) -> Iterator[None]:
     """Turns other errors of aiormq about a lost peer into `ConnectionError`.
+
+    `rights`: the right that the call needs by kind of object, an object with a right of its own first;
+    RabbitMQ 3 does not name it.
 
     aiormq raises `RuntimeError` on a closed channel or connection. When it gives up on a silent peer, it
     cancels the tasks that wait for an answer. A cancellation that our code requested goes through.
     """
     try:
         yield
+    except ChannelAccessRefused as error:
+        raise ChannelAccessRefused(_with_right(str(error), rights)) from None
     except ChannelInvalidStateError:
         raise ConnectionError(CHANNEL_CLOSED) from None
     except RuntimeError:
@@ -329,6 +344,12 @@ def _library_call() -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise ConnectionError("the connection is gone") from None
+
+
+def _with_right(refusal: str, rights: Mapping[str, str]) -> str:
+    for kind, right in rights.items():
+        refusal = refusal.replace(f"- access to {kind}", f"- {right} access to {kind}")
+    return refusal
 
 
 async def ignore_message(_message: object) -> None:

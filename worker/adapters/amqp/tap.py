@@ -5,7 +5,13 @@ from asyncio import IncompleteReadError, StreamReader
 from collections.abc import Mapping
 
 from worker.adapters.amqp.codec.dispatch import Dispatcher, Listener
-from worker.adapters.amqp.codec.frames import FRAME_END, FRAME_OVERHEAD, HEAD, HEARTBEAT
+from worker.adapters.amqp.codec.frames import (
+    FRAME_END,
+    FRAME_OVERHEAD,
+    HEAD,
+    HEARTBEAT,
+    close_text,
+)
 
 READ_BYTES = 2**16
 
@@ -18,14 +24,26 @@ class UnexpectedRead(AssertionError):
     """aiormq reads in a pattern that `FrameTap` does not support: see README.md, "Frame by frame"."""
 
 
+class OtherProtocol(ConnectionError):
+    """The first bytes of the peer are no AMQP."""
+
+
+_OTHER_PROTOCOLS = {
+    b"HTTP": "that port speaks HTTP, not AMQP: write the port of AMQP, usually 5672",
+    b"\x15\x03": "that port speaks TLS: write amqps:// in AMQP_URL",
+}
+
+
 class FrameTap:
     """Duck-typed `StreamReader` for aiormq; frames with a listener are consumed here and never reach it.
 
     aiormq reads a frame as 1, 6 and n + 1 bytes. Any pattern that stays within a frame is served; a read
-    across its end raises `UnexpectedRead`.
+    across its end raises `UnexpectedRead`. `closed_with` is the broker's reason for closing the connection:
+    aiormq drops that text during the handshake.
     """
 
     def __init__(self, reader: StreamReader) -> None:
+        self.closed_with: str | None = None
         self._reader = reader
         self._loop = asyncio.get_running_loop()
         self._dispatcher = Dispatcher()
@@ -67,6 +85,7 @@ class FrameTap:
             frame, self._parsed = self._buffer[self._parsed : end], end
             if frame[-1:] != FRAME_END or not self._dispatcher.take(frame):  # no frame: aiormq raises
                 self._served_at = self._received_at
+                self.closed_with = close_text(frame) or self.closed_with
                 return frame
             if self._received_at - self._served_at > HEARTBEAT_EVERY_SECONDS:
                 self._served_at = self._received_at
@@ -75,6 +94,9 @@ class FrameTap:
     def _end_of_frame(self) -> int:
         """The end of the frame in the buffer; of its head, while that is incomplete."""
         head = self._buffer[self._parsed : self._parsed + HEAD.size]
+        for begin, what in _OTHER_PROTOCOLS.items():
+            if head.startswith(begin):
+                raise OtherProtocol(what)
         if len(head) < HEAD.size or head.startswith(b"AMQP"):  # "AMQP": the broker speaks another version
             return self._parsed + HEAD.size
         return self._parsed + int.from_bytes(head[3:]) + FRAME_OVERHEAD

@@ -38,6 +38,8 @@ def _basic(method: int) -> bytes:
 RETURN, DELIVER, GET_OK, GET_EMPTY, ACK, NACK = map(_basic, (50, 60, 71, 72, 80, 120))
 BLOCKED, UNBLOCKED = (struct.pack(">HH", 10, method) for method in (60, 61))
 """Connection.Blocked and Connection.Unblocked: https://www.rabbitmq.com/docs/connection-blocked"""
+_CHANNEL_0_METHOD = b"\x01\x00\x00"
+CONNECTION_CLOSE = struct.pack(">HH", 10, 50)
 CHANNEL_CLOSE, CHANNEL_CLOSE_OK = (struct.pack(">HH", 20, method) for method in (40, 41))
 
 
@@ -93,6 +95,14 @@ def returned(arguments: bytes, properties: bytes) -> tuple[str, bytes, bytes]:
     """Decodes `RETURN`: exchange, routing key and message id of an unroutable message."""
     exchange, key, _ = _address(arguments, 3 + arguments[2])
     return exchange, key, message_id(properties)
+
+
+def close_text(frame: bytes) -> str | None:
+    """The broker's reason, such as `NOT_ALLOWED - vhost x not found`, in a `CONNECTION_CLOSE`; else None."""
+    if frame[:3] != _CHANNEL_0_METHOD or frame[7:11] != CONNECTION_CLOSE:
+        return None
+    text = frame[13:-1]  # after the reply code
+    return decode_lossy(text[1 : 1 + text[0]])
 
 
 def message_id(properties: bytes) -> bytes:
