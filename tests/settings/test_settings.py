@@ -9,7 +9,7 @@ import pytest
 
 from worker.core.decide import Removal, UnknownRename
 from worker.ports import RateLimit
-from worker.settings.load import SettingsError, load, unknown_names
+from worker.settings.load import SettingsError, load, rotating, unknown_names
 from worker.settings.model import BrokerSettings, LedgerSettings, TopologySettings, WorkerSettings
 from worker.settings.show import described, written
 
@@ -42,6 +42,7 @@ def test_the_defaults_are_as_documented():
         "PLIVO_AUTH_ID": "required",
         "PLIVO_AUTH_TOKEN": "required",
         "PLIVO_API_URL": "https://api.plivo.com",
+        "PLIVO_PROXY_URL": "",
         "LEDGER_URL": "sqlite:///provisioner.db",
         "PROVISIONER_OWNER": "default",
         "PROVISIONER_NAME_TEMPLATE": "{name} [{tag}]",
@@ -434,6 +435,7 @@ OTHER_VALUES = {
     "PROVISIONER_DRAIN": "40s",
     "PROVISIONER_RETRY_DELAYS": "7s",
     "PROVISIONER_RETRY_BUDGET": "45s",
+    "PLIVO_PROXY_URL": "http://u:p@127.0.0.1:3128",
     "PROVISIONER_UNKNOWN_RENAME": "reject",
     "PROVISIONER_REMOVAL": "ignore",
     "PROVISIONER_ENABLE": "published",
@@ -453,8 +455,8 @@ def test_every_secret_may_come_from_a_file(name, tmp_path):
     file.write_text(f"{value}\n")
     environ = {**NEEDED, f"{name}_FILE": str(file)}
     environ.pop(name, None)
-    assert load(WorkerSettings, environ) == loaded(**{name: value})
-    assert load(WorkerSettings, environ) != loaded()
+    assert dict(load(WorkerSettings, environ)) == dict(loaded(**{name: value}))
+    assert dict(load(WorkerSettings, environ)) != dict(loaded())
 
 
 def test_a_value_and_a_file_together_are_refused_unless_one_is_blank(tmp_path):
@@ -479,6 +481,136 @@ def test_an_empty_secret_file_is_refused(tmp_path):
     (tmp_path / "token").touch()
     with pytest.raises(SettingsError, match=r"^PLIVO_AUTH_TOKEN "):
         load(WorkerSettings, {"PLIVO_AUTH_ID": "MA1", "PLIVO_AUTH_TOKEN_FILE": str(tmp_path / "token")})
+
+
+# The proxy
+
+
+PROXY = f"http://user:{SECRET}@proxy.example:3128"
+
+
+def proxy_of(**environ: str) -> str | None:
+    found = loaded(**environ).plivo_proxy_url
+    return found.get_secret_value() if found else None
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"PLIVO_PROXY_URL": PROXY}, PROXY),
+        ({"PLIVO_PROXY_URL": PROXY, "HTTPS_PROXY": "http://other:1", "NO_PROXY": "*"}, PROXY),
+        ({"HTTPS_PROXY": PROXY}, PROXY),
+        ({"https_proxy": PROXY}, PROXY),
+        ({"https_proxy": PROXY, "HTTPS_PROXY": "http://other:1"}, PROXY),
+        ({"HTTPS_PROXY": "proxy.example:3128"}, "http://proxy.example:3128"),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "api.plivo.com"}, None),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "localhost, .plivo.com"}, None),
+        ({"HTTPS_PROXY": PROXY, "no_proxy": "plivo.com"}, None),
+        ({"HTTPS_PROXY": PROXY, "no_proxy": "*"}, None),
+        ({"HTTPS_PROXY": PROXY, "NO_PROXY": "notplivo.com,com.example"}, PROXY),
+        ({"HTTP_PROXY": PROXY}, None),
+        ({"HTTP_PROXY": PROXY, "PLIVO_API_URL": "http://plivo.internal"}, PROXY),
+        ({"HTTPS_PROXY": PROXY, "PLIVO_API_URL": "http://plivo.internal"}, None),
+        ({"HTTP_PROXY": PROXY, "PLIVO_API_URL": "http://127.0.0.1:8090"}, None),
+        ({"HTTP_PROXY": PROXY, "PLIVO_API_URL": "http://localhost:8090"}, None),
+        ({"HTTPS_PROXY": "socks5://127.0.0.1:1080", "NO_PROXY": "*"}, None),
+        ({"HTTP_PROXY": "socks5://127.0.0.1:1080"}, None),
+        ({"HTTPS_PROXY": " "}, None),
+    ],
+)
+def test_the_proxy_is_the_settings_or_that_of_the_environment(environ, expected):
+    assert proxy_of(**environ) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [f"socks5://u:{SECRET}@h:1", f"h:{SECRET}", f"http://u:{SECRET}@h/path", f"http://u:{SECRET}@", ","],
+)
+def test_an_unusable_proxy_is_refused_without_showing_it(url):
+    (line,) = mistakes(PLIVO_PROXY_URL=url)
+    assert line == ("PLIVO_PROXY_URL is not the URL of an HTTP proxy; write http://user:password@host:3128")
+    assert SECRET not in repr(loaded(PLIVO_PROXY_URL=PROXY))
+
+
+def test_an_unusable_proxy_of_the_environment_is_named():
+    (line,) = mistakes(HTTPS_PROXY=f"socks5://u:{SECRET}@h:1")
+    assert line == (
+        "HTTPS_PROXY is not the URL of an HTTP proxy; write http://user:password@host:3128;"
+        " or set PLIVO_PROXY_URL, or NO_PROXY for a direct connection"
+    )
+
+
+# Rotation
+
+
+class Reports(list[tuple[str, str | None]]):
+    def __call__(self, name: str, why_kept: str | None) -> None:
+        assert SECRET not in f"{why_kept}"
+        self.append((name, why_kept))
+
+
+def test_a_value_from_a_file_is_read_again(tmp_path):
+    (tmp_path / "token").write_text("old")
+    reports = Reports()
+    settings = load(
+        WorkerSettings, {"PLIVO_AUTH_ID": "MA1", "PLIVO_AUTH_TOKEN_FILE": str(tmp_path / "token")}
+    )
+    token = rotating(settings, "plivo_auth_token", reports)
+    assert token.read_again().get_secret_value() == "old"
+    (tmp_path / "token").write_text(f"{SECRET}\n")
+    assert token.read_again().get_secret_value() == SECRET
+    assert token.value.get_secret_value() == SECRET
+    assert reports == [("PLIVO_AUTH_TOKEN", None)]
+
+
+def test_a_value_without_a_file_stays():
+    reports = Reports()
+    assert rotating(loaded(), "plivo_auth_token", reports).read_again().get_secret_value() == SECRET
+    assert rotating(loaded(), "plivo_proxy_url", reports).read_again() is None
+    assert reports == []
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "AMQP_URL_FILE is empty"),
+        (b" \n", "AMQP_URL_FILE is empty"),
+        (f"amqp://user:{SECRET}".encode(), "AMQP_URL is not an AMQP URL; write amqp://user:password@host"),
+        (b"\xff", "AMQP_URL_FILE cannot be read: it is not UTF-8"),
+        (None, "AMQP_URL_FILE cannot be read: No such file or directory"),
+        (f"amqp://u:{SECRET}@broker.example/".encode(), "PROVISIONER_PLAINTEXT_SECRETS is not true: "),
+    ],
+)
+def test_an_unusable_file_keeps_the_old_value_and_is_reported_once(tmp_path, content, why):
+    file, reports = tmp_path / "url", Reports()
+    file.write_text("amqp://u:old@127.0.0.1/")
+    urls = rotating(loaded(AMQP_URL_FILE=str(file)), "amqp_url", reports)
+    file.unlink() if content is None else file.write_bytes(content)
+    for _ in range(3):
+        assert urls.read_again() == ("amqp://u:old@127.0.0.1/",)
+    ((name, reported),) = reports
+    assert name == "AMQP_URL"
+    assert reported is not None
+    assert reported.startswith(why)
+    file.write_text("amqp://u:new@127.0.0.1/")
+    assert urls.read_again() == ("amqp://u:new@127.0.0.1/",)
+    assert reports[1:] == [("AMQP_URL", None)]
+
+
+def test_a_token_of_another_account_is_not_taken(tmp_path):
+    files = {name: tmp_path / name for name in ("PLIVO_AUTH_ID", "PLIVO_AUTH_TOKEN")}
+    for file in files.values():
+        file.write_text("MA1")
+    settings = load(WorkerSettings, {f"{name}_FILE": str(file) for name, file in files.items()})
+    reports = Reports()
+    token = rotating(settings, "plivo_auth_token", reports)
+    files["PLIVO_AUTH_ID"].write_text("MA2")
+    files["PLIVO_AUTH_TOKEN"].write_text("MA2")
+    assert token.read_again().get_secret_value() == "MA1"
+    ((_, why),) = reports
+    assert why is not None
+    assert why.startswith("PLIVO_AUTH_ID_FILE names another main account, but the ledger is that of the one")
 
 
 # Sealing

@@ -5,18 +5,23 @@ one line, without the value if that may be a secret.
 """
 
 from collections.abc import Container, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from worker.ports import UserError
+from worker.settings import parse
 from worker.settings.files import NotText, decoded, why_unreadable
 from worker.settings.model import Settings, WorkerSettings
 from worker.settings.parse import PREFIX
+from worker.settings.proxy import proxy_in_environment
+from worker.settings.rotation import OnRead, Rotating
 
 S = TypeVar("S", bound=Settings)
+PROXY = "PLIVO_PROXY_URL"
 
 
 class SettingsError(UserError):
@@ -28,6 +33,7 @@ class SettingsError(UserError):
 def load(model: type[S], environ: Mapping[str, str]) -> S:
     """Loads the settings of one model; raises `SettingsError` with every mistake."""
     values, unread = _values_of(model, environ)
+    values |= _environment_proxy(model, environ, values, unread)
     mistakes = list(unread.values())
     settings = None
     try:
@@ -39,7 +45,66 @@ def load(model: type[S], environ: Mapping[str, str]) -> S:
     mistakes += _conflicts_among(valid, model)
     if mistakes or settings is None:
         raise SettingsError("\n".join(mistakes))
-    return settings
+    paths = {name: environ.get(f"{name}_FILE") for name in _aliases(model)}
+    return settings.read_from({name: Path(path) for name, path in paths.items() if path})
+
+
+def rotating(settings: Settings, name: str, on_read: OnRead) -> Rotating[Any]:
+    """The value of one field, which can be read again if it came from a file.
+
+    A new value has to be valid, alone and beside the other settings.
+    """
+    field = type(settings).model_fields[name]
+    alias = field.alias or ""
+    path = settings.files.get(alias)
+    read = None if path is None else partial(_read_again, settings, name, field, path)
+    return Rotating(getattr(settings, name), alias, read, on_read)
+
+
+def _read_again(settings: Settings, name: str, field: FieldInfo, path: Path) -> Any:
+    """Raises `SettingsError`."""
+    value = _valid_in_file(field, path)
+    if name == "plivo_auth_token":
+        _refuse_another_account(settings)
+    if conflicts := list(_conflicts_among(dict(settings) | {name: value}, type(settings))):
+        raise SettingsError(conflicts[0])
+    return value
+
+
+def _valid_in_file(field: FieldInfo, path: Path) -> Any:
+    """The valid value in a setting's file; raises `SettingsError`."""
+    name = field.alias or ""
+    text, mistake = _text_of(name, path)
+    if mistake:
+        raise SettingsError(mistake)
+    if not text:
+        raise SettingsError(f"{name}_FILE is empty")
+    try:
+        return _value_of(field, {name: text})
+    except ValidationError as error:
+        raise SettingsError(_message(name, error.errors(include_url=False)[0]["msg"])) from None
+
+
+def _refuse_another_account(settings: Settings) -> None:
+    """A token of another main account is no rotation: the ledger belongs to the account in use."""
+    name = "plivo_auth_id"
+    field = type(settings).model_fields[name]
+    path = settings.files.get(field.alias or "")
+    if path is not None and _valid_in_file(field, path) != getattr(settings, name):
+        raise SettingsError(
+            "PLIVO_AUTH_ID_FILE names another main account, but the ledger is that of the one in use:"
+            " restore the id, or restart with a ledger of its own"
+        )
+
+
+def _text_of(name: str, path: Path) -> tuple[str, str | None]:
+    """The text of a setting's file, and what is wrong with it, if anything."""
+    try:
+        return decoded(path.read_bytes()).strip(), None
+    except OSError as error:
+        return "", f"{name}_FILE cannot be read: {why_unreadable(error, str(path))}"
+    except NotText as error:
+        return "", f"{name}_FILE cannot be read: it {error}"
 
 
 def unknown_names(environ: Mapping[str, str]) -> list[str]:
@@ -61,23 +126,48 @@ def _values_of(model: type[BaseModel], environ: Mapping[str, str]) -> tuple[dict
         if path and environ.get(name):
             unread[name] = f"{name} and {name}_FILE are both set; keep one"
         elif path:
-            try:
-                values[name] = decoded(Path(path).read_bytes()).strip()
-            except OSError as error:
-                unread[name] = f"{name}_FILE cannot be read: {why_unreadable(error, path)}"
-            except NotText as error:
-                unread[name] = f"{name}_FILE cannot be read: it {error}"
+            text, mistake = _text_of(name, Path(path))
+            if mistake:
+                unread[name] = mistake
+            else:
+                values[name] = text
         elif environ.get(name, "").strip():
             values[name] = environ[name].strip()
     return values, unread
 
 
+def _environment_proxy(
+    model: type[BaseModel], environ: Mapping[str, str], values: Mapping[str, Any], unread: dict[str, str]
+) -> dict[str, Any]:
+    """The proxy that the environment names, where `PLIVO_PROXY_URL` does not."""
+    if PROXY not in _aliases(model) or PROXY in values or PROXY in unread:
+        return {}
+    fields = {field.alias: field for field in model.model_fields.values()}
+    try:
+        api_url = _value_of(fields["PLIVO_API_URL"], values)
+    except ValidationError:
+        return {}  # that is a mistake of its own
+    if (found := proxy_in_environment(environ, api_url)) is None:
+        return {}
+    name, value = found
+    try:
+        parse.proxy_url(SecretStr(value))
+    except ValueError as error:
+        unread[PROXY] = f"{name} {error}; or set {PROXY}, or NO_PROXY for a direct connection"
+        return {}
+    return {PROXY: value}
+
+
+def _message(name: str, text: str) -> str:
+    message = text.removeprefix("Value error, ")
+    return f"{name} {message[0].lower()}{message[1:]}"
+
+
 def _mistakes_in(error: ValidationError, values: Mapping[str, Any], unread: Container[str]) -> Iterator[str]:
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        message = item["msg"].removeprefix("Value error, ")
         name = str(item["loc"][0])
         if name in values:
-            yield f"{name} {message[0].lower()}{message[1:]}"
+            yield _message(name, item["msg"])
         elif name not in unread:
             yield f"{name} is not set; `provisioner run --help` describes it"
 

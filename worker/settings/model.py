@@ -3,11 +3,20 @@
 A command loads the model that holds the settings it needs, and no other.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+)
 from yarl import URL
 
 from contracts.topology import DEFAULT_RETRY_DELAYS, NO_NAMESPACE, Namespace, delay_label
@@ -32,6 +41,18 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True)
 
     conflicts: ClassVar[tuple[Conflict, ...]] = ()
+
+    _files: Mapping[str, Path] = PrivateAttr(default_factory=dict)
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """The files that values came from, by the name of the setting."""
+        return self._files
+
+    def read_from(self, files: Mapping[str, Path]) -> Self:
+        """These settings, with the files that their values came from."""
+        self._files = files
+        return self
 
 
 class BrokerSettings(Settings):
@@ -155,6 +176,11 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
     )
     plivo_api_url: Annotated[str, AfterValidator(parse.api_url)] = Field(
         "https://api.plivo.com", alias="PLIVO_API_URL", description="Plivo, or a sandbox"
+    )
+    plivo_proxy_url: Annotated[SecretStr, AfterValidator(parse.proxy_url)] | None = Field(
+        None,
+        alias="PLIVO_PROXY_URL",
+        description="HTTP proxy for calls to Plivo; by default that of HTTPS_PROXY and NO_PROXY",
     )
     owner: str = Field(
         "default",

@@ -112,6 +112,15 @@ def token(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def proxy_url(secret: SecretStr) -> SecretStr:
+    """The URL of an HTTP proxy, with its login if it wants one."""
+    otherwise = "is not the URL of an HTTP proxy; write http://user:password@host:3128"
+    parsed = _url(secret.get_secret_value(), {"http", "https"}, otherwise)
+    if parsed.path not in {"", "/"} or parsed.query_string or ":" in (parsed.user or ""):
+        raise ValueError(otherwise)
+    return secret
+
+
 def management_url(secret: SecretStr) -> SecretStr:
     """The URL of RabbitMQ's management API, with its login."""
     otherwise = "is not an http(s) URL; write http://user:password@host:15672"

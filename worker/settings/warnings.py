@@ -9,7 +9,7 @@ from yarl import URL
 from worker.settings.model import WorkerSettings
 from worker.settings.parse import PREFIX
 
-SECRET_SETTINGS = ("AMQP_URL", "PLIVO_AUTH_TOKEN", f"{PREFIX}MANAGEMENT_URL")
+SECRET_SETTINGS = ("AMQP_URL", "PLIVO_AUTH_TOKEN", "PLIVO_PROXY_URL", f"{PREFIX}MANAGEMENT_URL")
 
 
 def warnings_about(settings: WorkerSettings, environ: Mapping[str, str]) -> list[str]:
