@@ -50,7 +50,7 @@ from worker.provider.act import Actor
 from worker.provider.circuit import Circuit
 from worker.provider.scan import Orphans, Scanner
 from worker.provider.subaccounts import Subaccounts
-from worker.settings.load import SettingsError
+from worker.settings.load import SettingsError, rotating
 from worker.settings.model import WorkerSettings
 from worker.settings.parse import PREFIX
 from worker.telemetry.events import Telemetry
@@ -272,7 +272,7 @@ async def running_worker(
         opened = await stack.enter_async_context(opening)
         await opened.ledger.bind(settings.owner, settings.plivo_auth_id)
         sealer = _sealer(settings, clock, telemetry)
-        plivo = plivo_provider(_account(settings), clock, stopping, telemetry.called)
+        plivo = plivo_provider(_account(settings, telemetry), clock, stopping, telemetry.called)
         provider = await stack.enter_async_context(plivo)
         broker = await stack.enter_async_context(connect(settings, clock, telemetry))
         ports = Ports(
@@ -336,12 +336,13 @@ def _rules(settings: WorkerSettings) -> Rules:
     )
 
 
-def _account(settings: WorkerSettings) -> PlivoAccount:
+def _account(settings: WorkerSettings, telemetry: Telemetry) -> PlivoAccount:
     return PlivoAccount(
         url=settings.plivo_api_url,
         auth_id=settings.plivo_auth_id,
-        auth_token=settings.plivo_auth_token,
+        auth_token=rotating(settings, "plivo_auth_token", telemetry.setting_read_again),
         timeout=settings.api_timeout,
         concurrency=settings.concurrency,
         rate=settings.rate_limit,
+        proxy=rotating(settings, "plivo_proxy_url", telemetry.setting_read_again),
     )

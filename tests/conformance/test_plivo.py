@@ -21,6 +21,7 @@ from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.adapters.system import SystemClock
 from worker.core.judge import CallFault, FaultKind, Unknown, classify
 from worker.ports import CallFailed, NewSubaccount, Provider, RateLimit
+from worker.settings.rotation import Rotating
 
 AUTH_ID = "SA000000000000000001"
 TOKEN = "bm90LWEtdG9rZW4tYnV0LWxvb2tzLWxpa2Utb25l"
@@ -63,7 +64,13 @@ async def provider_at(
     **options: Any,
 ) -> AsyncIterator[Provider]:
     account = PlivoAccount(
-        url, "MA1", SecretStr(MAIN_TOKEN), timedelta(seconds=timeout_seconds), concurrency, rate
+        url=url,
+        auth_id="MA1",
+        auth_token=options.pop("auth_token", Rotating(SecretStr(MAIN_TOKEN))),
+        timeout=timedelta(seconds=timeout_seconds),
+        concurrency=concurrency,
+        rate=rate,
+        proxy=options.pop("proxy", Rotating(None)),
     )
     stopping = options.pop("stopping", asyncio.Event())
     async with plivo_provider(account, FixedDate(), stopping, **options) as provider:
@@ -368,7 +375,7 @@ async def test_each_call_is_reported_with_its_status_or_none():
 
 def test_the_repr_of_an_account_shows_no_token():
     account = PlivoAccount(
-        "http://x", "MA1", SecretStr(MAIN_TOKEN), timedelta(1), 1, RateLimit(1, timedelta(1))
+        "http://x", "MA1", Rotating(SecretStr(MAIN_TOKEN)), timedelta(1), 1, RateLimit(1, timedelta(1))
     )
     assert MAIN_TOKEN not in repr(account)
 

@@ -17,6 +17,7 @@ from worker.adapters.plivo.client import PlivoAccount, PlivoProvider, plivo_prov
 from worker.core.judge import FaultKind
 from worker.ports import CallFailed, RateLimit
 from worker.sandbox import running_sandbox
+from worker.settings.rotation import Rotating
 
 
 async def test_concurrent_calls_are_limited():
@@ -103,7 +104,7 @@ async def at_a_strict_server(client_limit: RateLimit, sent: list[float]) -> Asyn
         sent.append(asyncio.get_running_loop().time() - seconds)
 
     async with running_sandbox(rate_limit="20/1s") as sandbox:
-        token = SecretStr(sandbox.auth_token)
+        token = Rotating(SecretStr(sandbox.auth_token))
         account = PlivoAccount(sandbox.url, sandbox.auth_id, token, timedelta(seconds=30), 4, client_limit)
         async with plivo_provider(account, FixedDate(), asyncio.Event(), on_call) as provider:
             yield provider

@@ -22,6 +22,7 @@ from worker.adapters.system import SystemClock
 from worker.core.judge import FaultKind
 from worker.ports import CallFailed, NewSubaccount, ProvidedSubaccount, Provider, RateLimit
 from worker.sandbox import Sandbox, running_sandbox
+from worker.settings.rotation import Rotating
 
 UNKNOWN = "SAZZZZZZZZZZZZZZZZZZ"
 
@@ -83,7 +84,7 @@ async def plivo_bench() -> AsyncIterator[PlivoBench]:
         account = PlivoAccount(
             url=sandbox.url,
             auth_id=sandbox.auth_id,
-            auth_token=SecretStr(sandbox.auth_token),
+            auth_token=Rotating(SecretStr(sandbox.auth_token)),
             timeout=timedelta(seconds=30),
             concurrency=10,
             rate=RateLimit(10_000, timedelta(seconds=1)),

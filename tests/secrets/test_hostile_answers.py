@@ -21,6 +21,7 @@ from worker.adapters.plivo.client import PlivoAccount, PlivoProvider, plivo_prov
 from worker.adapters.system import SystemClock
 from worker.core.judge import Wait, classify
 from worker.ports import CallFailed, RateLimit
+from worker.settings.rotation import Rotating
 from worker.telemetry.events import Telemetry
 from worker.telemetry.logs import configure_logging
 
@@ -132,7 +133,7 @@ async def text_of(call: str, reply: Reply, telemetry: Telemetry) -> str:
         account = PlivoAccount(
             server.url,
             "MA1",
-            SecretStr(MAIN),
+            Rotating(SecretStr(MAIN)),
             timedelta(seconds=0.3),
             5,
             RateLimit(1000, timedelta(seconds=1)),

@@ -54,6 +54,15 @@ class _ProcessEvents(_Reports):
     def settings_unsafe(self, details: list[str]) -> None:
         self._log.warning("settings_unsafe", details=details)
 
+    def setting_read_again(self, name: str, why_kept: str | None) -> None:
+        """A refused setting was read again from its file; None: there is a new value."""
+        if why_kept is None:
+            self._log.info("setting_read_again", name=name)
+        else:
+            self._log.warning(
+                "setting_not_read_again", name=name, detail=f"the old value is kept: {why_kept}"
+            )
+
     def recipient_key(self, recipient: str, kid: str | None, why: str) -> None:
         """The key in use for a recipient, at the start and at each change; None: no key is usable."""
         name = recipient or "nobody in particular"

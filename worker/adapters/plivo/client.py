@@ -7,10 +7,11 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Annotated, Any, TypeVar
 
 import aiohttp
@@ -26,11 +27,14 @@ from pydantic import (
 )
 from pydantic_core import from_json, to_json
 
+from worker.adapters.plivo.access import Access, is_proxys_refusal
+from worker.adapters.plivo.causes import explain, refused_by_proxy
 from worker.adapters.plivo.status import kind_of
 from worker.core.capabilities import EVERYTHING
 from worker.core.judge import CallFault, FaultKind, Operation
 from worker.ports import CallFailed, Clock, NewSubaccount, ProvidedSubaccount, RateLimit
 from worker.provider.rate import RateLimiter, Slot, Stopping
+from worker.settings.rotation import Rotating
 
 PAGE = 20
 T = TypeVar("T", bound="_Response")
@@ -48,14 +52,18 @@ _COULD_BE_SECRET = re.compile(r"[\w+/=.-]{24,}")
 
 @dataclass(frozen=True, slots=True)
 class PlivoAccount:
-    """The API's URL, our login and the limits of calls. `timeout` is for a whole call with its connect."""
+    """The API's URL, our login and the limits of calls. `timeout` is for a whole call with its connect.
+
+    `auth_token` and `proxy`, whose URL may hold a login, are read again once they were refused.
+    """
 
     url: str
     auth_id: str
-    auth_token: SecretStr
+    auth_token: Rotating[SecretStr]
     timeout: timedelta
     concurrency: int
     rate: RateLimit
+    proxy: Rotating[SecretStr | None] = field(default_factory=lambda: Rotating(None))
 
 
 class _Response(BaseModel):
@@ -128,13 +136,8 @@ async def plivo_provider(
         connector=aiohttp.TCPConnector(limit=account.concurrency + 1),  # one for a probe
         timeout=aiohttp.ClientTimeout(total=seconds, connect=seconds / 2),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={
-            "Accept": "application/json",
-            "Content-Type": "application/json",
-            "Authorization": aiohttp.encode_basic_auth(
-                account.auth_id, account.auth_token.get_secret_value()
-            ),
-        },
+        headers={"Accept": "application/json", "Content-Type": "application/json"},
+        trace_configs=[_noting_what_is_sent()],
     )
     # aiohttp would silently repeat GET and DELETE when a kept connection breaks.
     session._retry_connection = False  # noqa: SLF001 - there is no public switch
@@ -156,6 +159,13 @@ class PlivoProvider:
         on_call: Callable[[Operation, int | None, float], None],
     ) -> None:
         self._base = f"{account.url.rstrip('/')}/v1/Account/{account.auth_id}/Subaccount/"
+        self._access = Access(
+            url=account.url,
+            auth_id=account.auth_id,
+            auth_token=account.auth_token,
+            proxy=account.proxy,
+            timeout=session.timeout,
+        )
         self._session = session
         self._clock = clock
         self._on_call = on_call
@@ -190,18 +200,33 @@ class PlivoProvider:
 
     async def send(self, slot: Slot, request: "_Request") -> bytes:
         """Sends one request and returns the body of a 2xx response; raises `CallFailed`."""
-        headers = {"Idempotency-Key": request.key} if request.key else {}
+        way = self._access.way()
+        headers = {**way.headers, **({"Idempotency-Key": request.key} if request.key else {})}
         data = None if request.body is None else to_json(request.body)
         slot.begin()
-        begun, status = self._clock.monotonic(), None
+        begun, status, sent = self._clock.monotonic(), None, Sent()
         try:
             async with self._session.request(
-                request.method, self._base + request.path, data=data, headers=headers, allow_redirects=False
+                request.method,
+                self._base + request.path,
+                data=data,
+                headers=headers,
+                allow_redirects=False,
+                proxy=way.proxy,
+                proxy_headers=way.proxy_headers,
+                trace_request_ctx=sent,
             ) as response:
                 status = response.status
+                self._access.answered(status, way)
+                if is_proxys_refusal(status, way.route):
+                    why = refused_by_proxy(way.route)
+                    raise CallFailed(_fault_of(request.operation, FaultKind.NOT_SENT, why))
                 return await self._body(request.operation, response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            fault = _fault_of(request.operation, error, self._clock.monotonic() - begun)
+            self._access.failed(error)
+            kind = FaultKind.NO_ANSWER if sent.headers else FaultKind.NOT_SENT
+            seconds = self._clock.monotonic() - begun
+            fault = _fault_of(request.operation, kind, explain(error, way.route), seconds)
         finally:
             self._on_call(request.operation, status, self._clock.monotonic() - begun)
         raise CallFailed(fault)  # outside `except`: the error as cause would hold our login and Plivo's text
@@ -298,16 +323,35 @@ def _parsed(operation: Operation, model: type[T], body: bytes) -> T:
     raise CallFailed(CallFault(operation, FaultKind.NO_ANSWER, detail))
 
 
-def _fault_of(operation: Operation, error: Exception, took_seconds: float) -> CallFault:
-    """The fault behind an exception of aiohttp: a failed connect has sent nothing.
+def _fault_of(operation: Operation, kind: FaultKind, why: str, took_seconds: float = 0.0) -> CallFault:
+    """The fault of a call without a response. What was not sent cannot have had an effect.
 
     A `ClientResponseError` with status 400 comes from aiohttp (as for a 204 with a body), not from Plivo.
     """
-    unsent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    kind = FaultKind.NOT_SENT if unsent else FaultKind.NO_ANSWER
-    what = "cannot be reached" if unsent else "gave no answer that can be read"
-    detail = f"Plivo {what} ({type(error).__name__}) for {operation}"
-    return CallFault(operation, kind, detail, took_seconds=took_seconds)
+    what = "cannot be reached" if kind is FaultKind.NOT_SENT else "gave no readable response"
+    return CallFault(operation, kind, f"Plivo {what} for {operation}: {why}", took_seconds=took_seconds)
+
+
+@dataclass(slots=True)
+class Sent:
+    """How far a request got. `headers`: they may have left, so that Plivo may have read them."""
+
+    headers: bool = False
+
+
+def _noting_what_is_sent() -> aiohttp.TraceConfig:
+    """Sets `Sent.headers` right before the first byte of a request, a proxy's `CONNECT` apart."""
+
+    async def note(
+        _session: aiohttp.ClientSession,
+        context: SimpleNamespace,
+        _params: aiohttp.TraceRequestHeadersSentParams,
+    ) -> None:
+        context.trace_request_ctx.headers = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(note)
+    return trace
 
 
 async def _received(response: aiohttp.ClientResponse) -> bytes:
