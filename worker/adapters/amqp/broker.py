@@ -13,6 +13,7 @@ from worker.adapters.amqp.link import Link
 from worker.adapters.amqp.publisher import RabbitPublisher
 from worker.adapters.amqp.seam import Connection
 from worker.ports import Broker, Clock, Consumer, Receive
+from worker.settings.load import rotating
 from worker.settings.model import TopologySettings, WorkerSettings
 from worker.telemetry.events import Telemetry
 
@@ -29,6 +30,7 @@ async def rabbit_broker(
     Raises `BrokerUnavailable` if the broker refuses us or cannot be reached in `STARTUP_GRACE_SECONDS`.
     """
     await _first_contact(settings, clock, telemetry)
+    urls = rotating(settings, "amqp_url", telemetry.setting_read_again)
 
     async def prepare(connection: Connection) -> None:
         if settings.topology == "declare":
@@ -38,10 +40,10 @@ async def rabbit_broker(
     async def consumer(receive: Receive) -> AsyncIterator[Consumer]:
         queue = settings.namespace.of(WORK_QUEUE)
         rabbit = RabbitConsumer(queue, settings.prefetch, receive, prepare, telemetry, settings.namespace)
-        async with rabbit.running(Link("consumer", settings.amqp_url, clock, telemetry)):
+        async with rabbit.running(Link("consumer", urls.value, clock, telemetry, urls.read_again)):
             yield rabbit
 
-    link = Link("publisher", settings.amqp_url, clock, telemetry)
+    link = Link("publisher", urls.value, clock, telemetry, urls.read_again)
     async with RabbitPublisher.running(link, prepare, settings.namespace) as publisher:
         yield Broker(publisher, consumer, publisher.problems)
 

@@ -54,14 +54,23 @@ class Link:
     """A supervised connection: when it is lost, the next host is tried after a jittered wait.
 
     aio-pika's robust connections try one host, at a fixed interval. `failure` says why there is no
-    connection; None while there is one.
+    connection; None while there is one. `read_again` gives the URLs for the next connect, as their login may
+    have been rotated.
     """
 
-    def __init__(self, name: str, urls: Sequence[str], clock: Clock, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        name: str,
+        urls: Sequence[str],
+        clock: Clock,
+        telemetry: Telemetry,
+        read_again: Callable[[], Sequence[str]] | None = None,
+    ) -> None:
         self.failure: str | None = "it is being made"
         self._name = name
-        self._urls = deque(sorted(urls, key=lambda _: clock.jitter()))
         self._clock = clock
+        self._read_again = read_again
+        self._use(urls)
         self._telemetry = telemetry
         self._connected_at: float | None = None
         self._logged: tuple[str, float] | None = None
@@ -101,6 +110,12 @@ class Link:
                 )
             self._urls.rotate(-1)
             await self._pause(longest * self._clock.jitter())
+            if self._read_again is not None and set(urls := self._read_again()) != set(self._urls):
+                self._use(urls)
+                retries = Retries(len(self._urls))
+
+    def _use(self, urls: Sequence[str]) -> None:
+        self._urls = deque(sorted(urls, key=lambda _: self._clock.jitter()))
 
     async def _live(self, serve: Serve, url: str) -> None:
         """Makes and serves one connection; always raises the reason it ended."""
