@@ -305,18 +305,18 @@ class TestPlanAdoption:
 
 
 class TestPlanRepair:
-    @pytest.mark.parametrize(
-        ("found", "capabilities", "update"),
-        [
-            (shown(), EVERYTHING, Update()),
-            (shown("late"), EVERYTHING, Update("Sales", enabled=True)),
-            (shown(enabled=False), EVERYTHING, Update("Sales", enabled=True)),
-            (shown("late"), WITHOUT_RENAME, Update()),
-            (shown("late", enabled=False), WITHOUT_RENAME, Update(enabled=True)),
-        ],
-    )
-    def test_differences_are_repaired_within_the_providers_capabilities(self, found, capabilities, update):
-        assert plan_repair(found, "Sales", capabilities, wanted_enabled=True) == update
+    @pytest.mark.parametrize("wanted_enabled", [True, False])
+    @pytest.mark.parametrize("enabled", [True, False])
+    @pytest.mark.parametrize("name", ["Sales", "late"])
+    @pytest.mark.parametrize("capabilities", [EVERYTHING, WITHOUT_RENAME], ids=["all", "no rename"])
+    def test_a_repair_sends_only_what_differs(self, name, enabled, wanted_enabled, capabilities):
+        update = plan_repair(
+            shown(name, enabled=enabled), "Sales", capabilities, wanted_enabled=wanted_enabled
+        )
+
+        renames = name != "Sales" and capabilities is EVERYTHING
+        assert update.name == ("Sales" if renames else None)
+        assert update.enabled == (wanted_enabled if enabled != wanted_enabled else None)
 
 
 class TestInQuestion:

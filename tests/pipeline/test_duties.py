@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import replace
 from itertools import count
 
+import pytest
+
 from tests.support.builders import NOW, department_created, department_removed, department_renamed
 from tests.support.port_tap import do_nothing
 from tests.support.world import SETTLE_WINDOW, World, fault
@@ -40,6 +42,27 @@ async def test_a_late_change_is_corrected_after_the_settle_window(world):
     world.provider.subaccounts[0].name = world.sent_name("Marketing")  # carried out late
     world.clock.advance(WINDOW + 1)
     await world.run_duties()
+    await world.has_one_live_subaccount("Sales")
+
+
+@pytest.mark.parametrize(
+    ("late", "calls"),
+    [
+        ({}, []),
+        ({"name": "Marketing"}, ["update name"]),
+        ({"enabled": False}, ["update enabled"]),
+        ({"name": "Marketing", "enabled": False}, ["update name enabled"]),
+    ],
+    ids=str,
+)
+async def test_a_correction_sends_only_what_differs(world, late, calls):
+    await rename_after_an_unknown_rename(world)
+    world.provider.subaccounts[0].name = world.sent_name(late.get("name", "Sales"))
+    world.provider.subaccounts[0].enabled = late.get("enabled", True)
+    world.clock.advance(WINDOW + 1)
+    world.witness.journal.clear()
+    await world.run_duties()
+    assert [call for call in world.witness.journal if call.startswith("update")] == calls
     await world.has_one_live_subaccount("Sales")
 
 
@@ -157,12 +180,11 @@ async def test_an_overtaken_change_that_may_come_late_is_checked(world):
 async def test_a_correction_over_another_workers_change_is_checked_again(world):
     """The other worker removes the department during the check, and records that first."""
     await rename_after_an_unknown_rename(world)
-    world.provider.subaccounts[0].name = world.sent_name("Marketing")
+    world.provider.subaccounts[0].enabled = False
     world.clock.advance(WINDOW + 1)
 
     async def remove_by_another_worker() -> None:
         entry = await world.entry()
-        world.provider.subaccounts[0].enabled = False
         await world.ledger.record(replace(entry, status=Status.DISABLED, removal=Removed(NOW), check=None))
 
     world.witness.before("update", remove_by_another_worker)

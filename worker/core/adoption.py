@@ -173,11 +173,12 @@ def plan_adoption(
 def plan_repair(
     found: ListedSubaccount, wanted_name: str, capabilities: Capabilities, *, wanted_enabled: bool
 ) -> Update:
-    """The update that makes a subaccount match its entry; empty if it matches."""
-    renamed = capabilities.can_rename and found.name != wanted_name
-    if not renamed and found.enabled == wanted_enabled:
-        return Update()
-    return Update(wanted_name if capabilities.can_rename else None, wanted_enabled)
+    """The update that makes a subaccount match its entry: only the fields that differ."""
+    renames = capabilities.can_rename and found.name != wanted_name
+    return Update(
+        name=wanted_name if renames else None,
+        enabled=wanted_enabled if found.enabled != wanted_enabled else None,
+    )
 
 
 def is_lost(clean_scans: int, begun: datetime, started_at: datetime, window: timedelta) -> bool:
