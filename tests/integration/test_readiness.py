@@ -219,3 +219,27 @@ async def test_another_path_is_not_found(probed_worker: ProbedWorker):
     async with probed_worker.http.get(f"{probed_worker.url}/") as answer:
         assert answer.status == 404
         assert "/readyz" in await answer.text()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/.well-known/jwks.json", "/nothing"])
+async def test_head_is_answered_as_get_without_a_body(probed_worker: ProbedWorker, path: str):
+    await probed_worker.problems(200)
+    async with probed_worker.http.get(f"{probed_worker.url}{path}") as got:
+        expected = (got.status, got.headers["Content-Type"])
+    async with probed_worker.http.head(f"{probed_worker.url}{path}") as head:
+        assert (head.status, head.headers["Content-Type"]) == expected
+        assert int(head.headers["Content-Length"]) > 0
+        assert await head.read() == b""
+
+
+@pytest.mark.parametrize("path", ["/livez/", "/readyz/", "/readyz/?verbose", "/livez?", "/metrics/"])
+async def test_a_slash_or_a_query_at_the_end_does_not_matter(probed_worker: ProbedWorker, path: str):
+    await probed_worker.problems(200)
+    async with probed_worker.http.get(f"{probed_worker.url}{path}") as got:
+        assert got.status == 200
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE"])
+async def test_other_methods_are_not_allowed(probed_worker: ProbedWorker, method: str):
+    async with probed_worker.http.request(method, f"{probed_worker.url}/livez") as refused:
+        assert (refused.status, refused.headers["Allow"]) == (405, "GET, HEAD")

@@ -1,6 +1,6 @@
 """Serves `/livez`, `/readyz`, `/metrics` and the worker's public keys, in a thread.
 
-A server on the event loop would hang with it; a thread can report that.
+A server on the event loop would hang with it; a thread can report that. So it is the plain one of Python.
 """
 
 import asyncio
@@ -43,6 +43,10 @@ class Response(NamedTuple):
     status: int
     content_type: str
     body: bytes
+
+
+NOT_FOUND = Response(404, "text/plain", b"ask for /livez, /readyz or /metrics\n")
+NOT_ALLOWED = Response(405, "text/plain", b"ask with GET or HEAD\n")
 
 
 class Readiness:
@@ -114,8 +118,8 @@ class Probes:
             await asyncio.sleep(BEAT_SECONDS)
 
     def respond(self, path: str) -> Response | None:
-        """The response to a GET of a path; None for an unknown path."""
-        match path.partition("?")[0]:
+        """The response to a GET of a path; None for an unknown path. A slash at its end does not matter."""
+        match path.partition("?")[0].rstrip("/"):
             case "/livez":
                 return _status("alive", "not alive", self._stuck())
             case "/readyz":
@@ -172,18 +176,30 @@ def _handler(respond: Callable[[str], Response | None]) -> type[BaseHTTPRequestH
         timeout = 10  # for a client that sends nothing
 
         def do_GET(self) -> None:
-            response = respond(self.path) or Response(
-                404, "text/plain", b"ask for /livez, /readyz or /metrics\n"
-            )
+            self._send(respond(self.path) or NOT_FOUND)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def refuse(self) -> None:
+            """Answers any other method. The plain server would call it unknown (501)."""
+            self._send(NOT_ALLOWED, ("Allow", "GET, HEAD"))
+
+        def _send(self, response: Response, *headers: tuple[str, str]) -> None:
             self.send_response(response.status)
             self.send_header("Content-Type", response.content_type)
             self.send_header("Content-Length", str(len(response.body)))
+            for name, value in headers:
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(response.body)
+            if self.command != "HEAD":
+                self.wfile.write(response.body)
 
         def log_message(self, *_: Any) -> None:
             """Logs nothing: probes come every few seconds."""
 
+    for method in ("OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE"):
+        setattr(Handler, f"do_{method}", Handler.refuse)
     return Handler
 
 
