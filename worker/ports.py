@@ -72,6 +72,13 @@ class Publisher(Protocol):
         """Returns once the broker has confirmed; raises `PublishFailed`, `Unroutable` or `NotTaken`."""
 
 
+class Listener(Protocol):
+    """Hears what others receive too: it has a queue of its own, and takes no message from anybody."""
+
+    async def next(self) -> Outgoing:
+        """The next message, once there is one. Raises a `UserError` once the broker is gone."""
+
+
 class Consumer(Protocol):
     """Feeds deliveries to the worker, from the start of its `async with` block on."""
 

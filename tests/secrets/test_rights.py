@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,16 +14,20 @@ from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import ChannelClosed, PublishError
 
 from contracts import topology as names
+from contracts.envelope import Message
+from tests.support.commands import provisioner
 from tests.support.real import EVENT
 from tests.support.secrets_keys import fresh_sealing_key, write_keys
 from tests.support.secured import DEFINITIONS, PASSWORD, Secured
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.broker import wanted_topology
 from worker.adapters.amqp.errors import BrokerRefuses
-from worker.adapters.brokers import open_connection
+from worker.adapters.amqp.listener import listening
+from worker.adapters.brokers import open_connection, open_publisher
 from worker.adapters.jose.key_files import public_jwks, write_new
 from worker.bootstrap import running_worker
 from worker.cli.open import Keys, open_queue
+from worker.core.messages import Outgoing
 from worker.sandbox import Sandbox, running_sandbox
 from worker.settings.load import load
 from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings
@@ -212,6 +217,33 @@ async def test_opening_a_forbidden_or_missing_object_is_one_line(users: Callable
     broker = load(BrokerSettings, {"AMQP_URL": users(CRM)})
     with pytest.raises(BrokerRefuses, match=f"^the queue provisioner.secrets.{recipient} cannot be read: "):
         await open_queue(broker, keys, take=False, as_json=False)
+
+
+@pytest.mark.parametrize("command", ["results", "emit created --id sales --name Sales --wait"])
+async def test_listening_without_the_rights_is_one_line(users: Callable[[str], str], command: str):
+    ended = await provisioner({"AMQP_URL": users(PRODUCER)}, *command.split())
+    assert ended.code == 1
+    (line,) = ended.err.splitlines()
+    assert line.startswith(
+        "the user in AMQP_URL may not listen to provisioner.results: that takes all rights on queues named"
+        " provisioner.listener.* and read on the exchange (ACCESS_REFUSED"
+    )
+
+
+async def test_the_documented_rights_are_enough_to_listen(users: Callable[[str], str], secured: Secured):
+    document = (DEFINITIONS.parent / "README.md").read_text()
+    rights = re.search(r"set_permissions (\S+) '(.*?)' '(.*?)' '(.*?)'", document)
+    assert rights is not None
+    user, configure, write, read = rights.groups()
+    await secured.node.rabbitmqctl("add_user", user, PASSWORD)
+    await secured.node.rabbitmqctl("set_permissions", user, configure, write, read)
+    try:
+        async with listening([users(user)]) as listener:
+            async with open_publisher([users(TOPOLOGY)], Telemetry()) as publisher:
+                await publisher.publish(Outgoing(names.RESULTS, "subaccount.created", Message(b"{}", None)))
+            assert (await listener.next()).message.body == b"{}"
+    finally:
+        await secured.node.rabbitmqctl("delete_user", user)
 
 
 class TestTheMainJob:

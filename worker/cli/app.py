@@ -21,6 +21,7 @@ from worker.cli.environment import use_env_file
 from worker.cli.loop import DONE, FAILED, INTERRUPTED, MISUSED, run_to_exit
 from worker.cli.loop import run as run_coroutine
 from worker.cli.open import open_
+from worker.cli.results import results
 from worker.ports import UserError
 from worker.settings.load import load
 from worker.settings.model import WorkerSettings
@@ -180,6 +181,7 @@ def _register_sandbox() -> None:
 
 
 app.command()(emit)
+app.command()(results)
 app.command()(departments.reissue)
 app.command("open")(open_)
 _register_sandbox()

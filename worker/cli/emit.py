@@ -12,12 +12,16 @@ from contracts.departments import Kind, canonical_type
 from contracts.envelope import CloudEvent, document
 from worker.adapters.system import SystemClock, fresh_id
 from worker.cli import terminal
-from worker.cli.loop import run
-from worker.cli.options import Json, one_of
+from worker.cli.loop import run, run_to_exit
+from worker.cli.options import Json, one_of, seconds
+from worker.cli.results import is_done, show_answers
 from worker.operations import emit as operation
-from worker.ports import UserError
+from worker.operations.results import Answers, Heard
+from worker.ports import Publisher, UserError
 from worker.settings.load import load
 from worker.settings.model import BrokerSettings
+
+TIMEOUT_SECONDS = 30.0
 
 
 class FileUnreadable(UserError):
@@ -49,9 +53,25 @@ def emit(
         typer.Option(help="Send many: a file with one JSON event per line, - for stdin.", allow_dash=True),
     ] = None,
     binary: Annotated[bool, typer.Option("--binary", help="CloudEvents binary mode.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Print the answer too; exit 1 for failed, held, or no answer."),
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            parser=seconds,
+            metavar="TIME",
+            help="With --wait: how long to wait for the next answer.",
+            show_default="30s",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check department events against the contract, then publish them."""
+    """Check department events against the contract, then publish them.
+
+    With --wait: print what became of them.
+    """
     attributes = {
         "id": event_id,
         "source": source,
@@ -61,6 +81,8 @@ def emit(
         "type": f"department.{kind}.v1" if kind else None,
     }
     data = {"department_id": department_id, "name": name, "cause": cause, "merged_into": merged_into}
+    if timeout is not None and not wait:
+        raise typer.BadParameter("--timeout needs --wait")
     if (file is None) == (kind is None):
         raise typer.BadParameter("give either what happened (created, renamed, removed) or --file")
     needed = {"--id": department_id} | ({"--name": name} if kind is not Kind.REMOVED else {})
@@ -68,22 +90,64 @@ def emit(
         raise typer.BadParameter(f"{kind} needs {' and '.join(missing)}")
     settings = load(BrokerSettings, os.environ)
     events = _events_in(file) if file else [_event(_given(attributes) | {"data": _given(data)})]
-    run(_emit(settings, events, binary=binary, as_json=as_json))
+    if not wait:
+        run(_emit(settings, events, binary=binary, as_json=as_json))
+    elif events:
+        silence = TIMEOUT_SECONDS if timeout is None else timeout
+        run_to_exit(_emit_and_wait(settings, events, silence, binary=binary, as_json=as_json))
+    else:
+        show_answers([], as_json=as_json)
 
 
 async def _emit(
     settings: BrokerSettings, events: Sequence[CloudEvent], *, binary: bool, as_json: bool
 ) -> None:
-    from rich.progress import Progress
-
     from worker.cli import open_ports
 
     async with open_ports.publisher(settings) as publisher:
-        with Progress(console=terminal.ERR, transient=True, disable=len(events) == 1) as bar:
-            task = bar.add_task("sending", total=len(events))
-            async for sent in operation.emit(publisher, events, binary=binary):
-                bar.update(task, completed=sent)
+        await _send(publisher, events, binary=binary)
     _show(events, as_json=as_json)
+    if terminal.ERR.is_terminal:
+        terminal.advise("sent; with --wait you also see what became of it")
+
+
+async def _emit_and_wait(
+    settings: BrokerSettings, events: Sequence[CloudEvent], silence: float, *, binary: bool, as_json: bool
+) -> bool:
+    """Returns whether each event has a final answer."""
+    from worker.cli import open_ports
+    from worker.cli.progress import progress
+
+    heard: list[Heard] = []
+    async with open_ports.listener(settings) as listener, open_ports.publisher(settings) as publisher:
+        answers = Answers(listener, events)
+        await _send(publisher, events, binary=binary)
+        with progress("answered", len(answers.missing)) as display:
+            async for answer in answers.come(silence):
+                heard.append(answer)
+                display.more(1)
+    show_answers(heard, as_json=as_json)
+    if answers.missing:
+        terminal.complain([_no_answer(list(answers.missing.values()), silence)])
+    return is_done(heard) and not answers.missing
+
+
+async def _send(publisher: Publisher, events: Sequence[CloudEvent], *, binary: bool) -> None:
+    from rich.progress import Progress
+
+    with Progress(console=terminal.ERR, transient=True, disable=len(events) == 1) as bar:
+        task = bar.add_task("sending", total=len(events))
+        async for sent in operation.emit(publisher, events, binary=binary):
+            bar.update(task, completed=sent)
+
+
+def _no_answer(missing: Sequence[CloudEvent], silence: float) -> str:
+    first = missing[0].id
+    which = f"event {first}" if len(missing) == 1 else f"{len(missing):,} events, the first is {first}"
+    return (
+        f"no answer within {silence:g} s: {which}; look at `provisioner events show {first}` and at"
+        " /readyz of `provisioner run` (an event that was answered before is not answered again)"
+    )
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

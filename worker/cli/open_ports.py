@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
 from worker.adapters.amqp.dead_letters import RabbitDeadLetters
+from worker.adapters.amqp.listener import listening
 from worker.adapters.brokers import AmqpObjects, ManagedObjects, open_connection, open_publisher
 from worker.adapters.ledgers import open_ledger
 from worker.adapters.system import SystemClock, fresh_id, os_user
@@ -14,7 +15,7 @@ from worker.cli.view import filter_text
 from worker.core.dead_letters import AuditLine
 from worker.core.messages import Outgoing
 from worker.operations.dead_letters.session import Session
-from worker.ports import Audit, DeadLetterQueue, Ledger, LedgerFailed, Publisher
+from worker.ports import Audit, DeadLetterQueue, Ledger, LedgerFailed, Listener, Publisher
 from worker.settings.model import BrokerSettings, DeadLetterSettings, LedgerSettings, TopologySettings
 from worker.telemetry.events import Telemetry
 
@@ -37,6 +38,13 @@ async def ledger_to_write(settings: LedgerSettings) -> AsyncIterator[tuple[Ledge
 async def publisher(settings: BrokerSettings) -> AsyncIterator[Publisher]:
     """A connected publisher; raises `BrokerUnavailable`."""
     async with open_publisher(settings.amqp_url, Telemetry(), settings.namespace) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def listener(settings: BrokerSettings) -> AsyncIterator[Listener]:
+    """Hears all results from the start of the block on; raises `BrokerUnavailable`."""
+    async with listening(settings.amqp_url) as opened:
         yield opened
 
 

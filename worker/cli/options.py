@@ -43,6 +43,14 @@ def moment(text: str) -> datetime:
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
+def seconds(text: str) -> float:
+    """Parses `500ms`, `30s`, `5m`, `1h`; the result is in seconds."""
+    try:
+        return float(TypeAdapter(Duration).validate_python(text).total_seconds())
+    except ValidationError:
+        raise typer.BadParameter("write a time above zero, like 500ms, 30s, 5m or 1h") from None
+
+
 def time_option(help_: str) -> Any:
     """An option that takes a `moment`."""
     return typer.Option(parser=moment, metavar="TIME", help=help_)

@@ -1,0 +1,43 @@
+"""Runs `provisioner` as a process, as a person at another terminal does."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+OUR_SETTINGS = ("PROVISIONER_", "PLIVO_", "AMQP_", "LEDGER_")
+
+
+@dataclass(frozen=True)
+class CommandOutput:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+async def started(environ: Mapping[str, str], *arguments: str) -> asyncio.subprocess.Process:
+    """Starts a command with these settings only."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OUR_SETTINGS)}
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worker", *arguments),
+        env=inherited | {"COLUMNS": "200"} | dict(environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+async def provisioner(environ: Mapping[str, str], *arguments: str, given: bytes = b"") -> CommandOutput:
+    """Runs a command to its end. A traceback fails the test."""
+    process = await started(environ, *arguments)
+    out, err = await process.communicate(given)
+    assert b"Traceback" not in err, err.decode()
+    return CommandOutput(process.returncode or 0, out.decode(), err.decode())
