@@ -303,6 +303,9 @@ class Reports(Protocol):
     async def answers(self, department: Department) -> Sequence[Answer]:
         """The answers to the department's events, oldest first."""
 
+    async def answers_to(self, event_id: str) -> Sequence[Answer]:
+        """The answers to the events of this id, one for each source, by source."""
+
 
 class Ledger(Entries, Duties, Wishes, PoisonMarks, Register, Reports, Protocol):
     """All roles of a ledger; an adapter implements them together."""

@@ -248,6 +248,21 @@ async def test_answers_of_one_department_are_listed_oldest_first(ledger):
     assert await ledger.answers(SALES) == oldest_first
 
 
+async def test_answers_are_found_by_the_event_id_of_each_source(ledger):
+    entry = fresh()
+    for source in ("/b", "/a", "/c"):
+        for event_id in ("1", "2"):
+            answer = an_answer(created(id=event_id))
+            event = answer.event._replace(source=source)
+            entry = await ledger.record(entry, replace(answer, event=event))
+    assert [(one.event.source, one.event.id) for one in await ledger.answers_to("2")] == [
+        ("/a", "2"),
+        ("/b", "2"),
+        ("/c", "2"),
+    ]
+    assert await ledger.answers_to("3") == []
+
+
 async def test_answers_are_ordered_by_fractions_of_a_second(ledger):
     whole = an_answer(created(sequence=1), answered_at=NOW)
     later = an_answer(created(sequence=2), answered_at=NOW + timedelta(microseconds=1))

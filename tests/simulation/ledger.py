@@ -149,6 +149,10 @@ class SimulatedLedger:
         self._process.check()
         return await self._disk.answers(department)
 
+    async def answers_to(self, event_id: str) -> Sequence[Answer]:
+        self._process.check()
+        return await self._disk.answers_to(event_id)
+
     def _write_time(self) -> float:
         """When the next write reaches the disk: after all writes requested before it."""
         seconds = (

@@ -135,6 +135,9 @@ class WatchedLedger:
     async def answers(self, department: Department) -> Sequence[Answer]:
         return await self.ledger.answers(department)
 
+    async def answers_to(self, event_id: str) -> Sequence[Answer]:
+        return await self.ledger.answers_to(event_id)
+
 
 @dataclass(frozen=True)
 class WatchedProvider:

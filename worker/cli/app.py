@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from worker.cli import dead_letters, departments, keys, streams, terminal, topology
+from worker.cli import dead_letters, departments, events, keys, streams, terminal, topology
 from worker.cli.emit import emit
 from worker.cli.environment import use_env_file
 from worker.cli.loop import DONE, FAILED, INTERRUPTED, MISUSED, run_to_exit
@@ -187,5 +187,6 @@ app.command("open")(open_)
 _register_sandbox()
 app.add_typer(topology.app, name="topology")
 app.add_typer(departments.app, name="departments")
+app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(dead_letters.app, name="dead-letters")

@@ -1,11 +1,13 @@
 """Opens the ports that operations need, from settings. Slow to import, so a command does it when it runs."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
 
 from worker.adapters.amqp.dead_letters import RabbitDeadLetters
 from worker.adapters.amqp.listener import listening
+from worker.adapters.amqp.seam import BROKER_ERRORS
+from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import AmqpObjects, ManagedObjects, open_connection, open_publisher
 from worker.adapters.ledgers import open_ledger
 from worker.adapters.system import SystemClock, fresh_id, os_user
@@ -53,6 +55,20 @@ async def broker_objects(settings: BrokerSettings) -> AsyncIterator[AmqpObjects]
     """The broker's objects over AMQP; raises `BrokerUnavailable`."""
     async with open_connection(settings.amqp_url) as connection:
         yield AmqpObjects(connection)
+
+
+async def depths(settings: BrokerSettings, queues: Sequence[str]) -> Mapping[str, int]:
+    """The number of messages ready in each queue that exists and may be asked.
+
+    Raises `BrokerUnavailable`.
+    """
+    found: dict[str, int] = {}
+    async with open_connection(settings.amqp_url) as connection:
+        for queue in queues:
+            with suppress(*BROKER_ERRORS):
+                if (state := await state_of(connection, queue)) is not None:
+                    found[queue] = state.messages
+    return found
 
 
 def objects_in_effect(settings: TopologySettings) -> ManagedObjects | None:

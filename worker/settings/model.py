@@ -165,6 +165,12 @@ class DeadLetterSettings(BrokerSettings, PolicySettings):
     """For the dead-letter commands, which need no account at the provider."""
 
 
+class EventSettings(DeadLetterSettings):
+    """For `events`, which also asks where messages wait."""
+
+    retry_delays: Durations = Field(DEFAULT_RETRY_DELAYS, alias=f"{PREFIX}RETRY_DELAYS")
+
+
 class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
     """All settings, for `provisioner run`."""
 

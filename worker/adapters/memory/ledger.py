@@ -120,6 +120,10 @@ class MemoryLedger:
         found = [answer for answer in self._answers.values() if answer.department == department]
         return sorted(found, key=lambda answer: answer.answered_at)
 
+    async def answers_to(self, event_id: str) -> Sequence[Answer]:
+        """See `Ledger.answers_to`."""
+        return [self._answers[key] for key in sorted(self._answers) if key[1] == event_id]
+
 
 def is_overdue(entry: Entry, since: datetime) -> bool:
     """Whether an entry older than `since` has a debt with a retry."""

@@ -19,6 +19,12 @@ RECALL = (  # one statement, so both parts are consistent
     "SELECT (SELECT entry FROM departments WHERE tenant = ? AND department_id = ?),"
     " (SELECT answer FROM answers WHERE source = ? AND event_id = ?)"
 )
+ANSWERS_TO = (  # the key begins with the source, so each of the few sources is looked up
+    "WITH RECURSIVE sources (source) AS (SELECT min(source) FROM answers UNION ALL"
+    " SELECT (SELECT min(source) FROM answers WHERE source > sources.source) FROM sources"
+    " WHERE source IS NOT NULL)"
+    " SELECT answer FROM sources JOIN answers USING (source) WHERE event_id = ? ORDER BY source"
+)
 INSERT_ENTRY = (
     "INSERT INTO departments (revision, status, name, auth_id, due_at, entry, tenant, department_id)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, department_id) DO NOTHING"
@@ -135,6 +141,12 @@ class SqliteLedger:
                 "SELECT answer FROM answers WHERE tenant = ? AND department_id = ? ORDER BY answered_at",
                 department,
             )
+            return [answer_of(row[0]) for row in rows]
+
+    async def answers_to(self, event_id: str) -> Sequence[Answer]:
+        """See `Ledger.answers_to`."""
+        with self.store.read() as connection:
+            rows = connection.execute(ANSWERS_TO, (event_id,))
             return [answer_of(row[0]) for row in rows]
 
     async def wish(self, wish: Wish) -> None:
