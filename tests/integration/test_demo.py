@@ -3,13 +3,18 @@
 import asyncio
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from contracts import topology as names
+from tests.support.commands import provisioner
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import open_connection
 
@@ -24,12 +29,17 @@ STORY = (
     "subaccount.superseded",
     "dead letter, malformed",
     "dead letter, invalid",
+    "dead letter, rejected",
+    "created finance “Finance”, replayed",
     "subaccount.disabled",
     "the sandbox refuses a message sent with it (401)",
-    "10 messages, 4 departments with a subaccount each",
+    "12 messages, 5 departments with a subaccount each",
 )
 # Tokens of the sandbox are 40 characters of base64.
 TOKEN = re.compile(r"[A-Za-z0-9+/]{40}")
+
+
+NEXT = ("next:", "demo --stay", "--help")
 
 
 def run(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -47,9 +57,18 @@ def run(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedPr
 def assert_demo_succeeded(completed: subprocess.CompletedProcess[str], folder: Path) -> None:
     assert completed.stderr == ""
     assert completed.returncode == 0
-    assert [part for part in STORY if part not in completed.stdout] == []
+    assert [part for part in (*STORY, *NEXT) if part not in completed.stdout] == []
+    assert_calls_come_first(completed.stdout)
     assert not TOKEN.search(completed.stdout)
     assert list(folder.iterdir()) == [], "files left behind"
+
+
+def assert_calls_come_first(text: str) -> None:
+    """Each call is printed before the credentials and the result that it yields."""
+    parts = re.findall(r"^ +[0-9.]+s  (event|replay|call|secret|result) ", text, re.MULTILINE)
+    steps = re.findall(r"(?:event|replay)((?: \w+)*?)(?= event| replay|$)", " ".join(parts))
+    assert len(steps) == 12
+    assert {step.strip() for step in steps} == {"call result", "call secret result"}
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -93,3 +112,57 @@ def test_the_demo_in_memory_says_so(tmp_path: Path):
     completed = run(tmp_path, "--memory")
     assert_demo_succeeded(completed, tmp_path)
     assert "IN MEMORY" in completed.stdout
+
+
+@asynccontextmanager
+async def staying(folder: Path, *arguments: str, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A demo that stays, read up to the beginning of its log. It must end by itself, or is killed."""
+    clean = {name: value for name, value in os.environ.items() if name != "AMQP_URL"}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worker", "demo", "--stay", *arguments),
+        env=clean | {"TMPDIR": str(folder), "COLUMNS": "40"} | environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.mark.usefixtures("rabbitmq_server")
+async def test_the_demo_stays_until_ctrl_c(tmp_path: Path):
+    async with staying(tmp_path) as demo:
+        assert demo.stdout
+        lines: list[str] = []
+        while not lines or "log of the worker" not in lines[-1]:
+            lines.append((await demo.stdout.readline()).decode())
+            assert lines[-1], "the demo ended"
+        text = "".join(lines)
+        exported = dict(re.findall(r"^export (\w+)=(\S+)$", text, re.MULTILINE))
+        answered = await provisioner(exported, "emit", "created", "--id", "mine", "--name", "Mine", "--wait")
+        again = await provisioner(exported, "departments", "show", "mine", "--json")
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"http://{exported['PROVISIONER_HTTP']}/readyz") as ready,
+            http.get(f"{exported['PLIVO_API_URL']}/v1/Account/{exported['PLIVO_AUTH_ID']}/") as refused,
+        ):
+            assert (ready.status, refused.status) == (200, 401)
+        demo.send_signal(signal.SIGINT)
+        rest, errors = await demo.communicate()
+    assert (answered.code, again.json["status"]) == (0, "active")
+    assert demo.returncode == 0
+    assert "nothing left behind" in " ".join(rest.decode().split())
+    assert b"worker_started" in errors
+    assert b"worker_stopped" in errors
+    assert b"Traceback" not in errors
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+    assert processes_of(tmp_path) == []
+
+
+def test_the_demo_stays_only_with_rabbitmq(tmp_path: Path):
+    completed = run(tmp_path, "--memory", "--stay")
+    assert completed.returncode == 2
+    assert completed.stderr.startswith("--stay needs RabbitMQ, which other terminals can reach")

@@ -164,6 +164,10 @@ def demo(
     memory: Annotated[
         bool, typer.Option("--memory", help="Use an imitation in memory instead of RabbitMQ. Proves less.")
     ] = False,
+    stay: Annotated[
+        bool,
+        typer.Option("--stay", help="Then keep all of it running until Ctrl-C, to try things by hand."),
+    ] = False,
 ) -> None:
     """Run everything on this machine: a broker, a sandbox, the worker, events in, credentials out.
 
@@ -171,7 +175,9 @@ def demo(
     """
     from worker.demo.story import tell
 
-    run_coroutine(tell(os.environ, memory=memory))
+    if memory and stay:
+        raise typer.BadParameter("--stay needs RabbitMQ, which other terminals can reach; leave out --memory")
+    run_coroutine(tell(os.environ, memory=memory, stay=stay))
 
 
 def _register_sandbox() -> None:

@@ -7,7 +7,7 @@ objects it made.
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from contracts import topology as names
@@ -16,14 +16,16 @@ from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.broker import rabbit_broker, wanted_topology
 from worker.adapters.amqp.connect import unavailable_if_lost
 from worker.adapters.amqp.consumer import RabbitConsumer
+from worker.adapters.amqp.dead_letters import RabbitDeadLetters
 from worker.adapters.amqp.link import Link
 from worker.adapters.amqp.seam import Connection
 from worker.adapters.brokers import open_connection, open_publisher
 from worker.adapters.memory.broker import MemoryBroker
+from worker.adapters.memory.dead_letters import MemoryDeadLetters
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
 from worker.demo.private_node import NodeUnavailable, private_node
-from worker.ports import Broker, Clock, Consumer, Delivery, Publisher, Receive, UserError
+from worker.ports import Broker, Clock, Consumer, DeadLetterQueue, Delivery, Publisher, Receive, UserError
 from worker.settings.load import load
 from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings
 from worker.telemetry.events import Telemetry
@@ -48,6 +50,7 @@ class Stage:
     publisher: Publisher
     heard: "asyncio.Queue[Outgoing]"
     broker: BrokerFactory
+    dead_letters: Callable[[], AbstractAsyncContextManager[DeadLetterQueue]]
 
 
 @asynccontextmanager
@@ -84,8 +87,15 @@ async def _memory_stage() -> AsyncIterator[Stage]:
         yield Broker(imitation, consumer)
 
     async with imitation.consumer("demo", PREFETCH, _into(heard)):
-        where = "an imitation in memory, NOT RabbitMQ"
-        yield Stage(where, "amqp://127.0.0.1/", NO_NAMESPACE, imitation, heard, broker)
+        yield Stage(
+            "an imitation in memory, NOT RabbitMQ",
+            "amqp://127.0.0.1/",
+            NO_NAMESPACE,
+            imitation,
+            heard,
+            broker,
+            lambda: nullcontext(MemoryDeadLetters(imitation, BrokerVersion(4, 1))),
+        )
 
 
 @asynccontextmanager
@@ -108,7 +118,13 @@ async def _rabbit_stage(url: str, namespace: Namespace) -> AsyncIterator[Stage]:
             listener.running(Link("demo", settings.amqp_url, SystemClock(), telemetry))
         )
         publisher = await stack.enter_async_context(open_publisher(settings.amqp_url, telemetry, namespace))
-        yield Stage("RabbitMQ", url, namespace, publisher, heard, rabbit_broker)
+
+        @asynccontextmanager
+        async def dead_letters() -> AsyncIterator[DeadLetterQueue]:
+            async with open_connection(settings.amqp_url) as connection:
+                yield RabbitDeadLetters(connection, SystemClock(), namespace=namespace)
+
+        yield Stage("RabbitMQ", url, namespace, publisher, heard, rabbit_broker, dead_letters)
 
 
 def _into(heard: "asyncio.Queue[Outgoing]") -> Receive:

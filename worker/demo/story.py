@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +18,26 @@ from rich.table import Table
 from contracts import topology as names
 from contracts.envelope import STRUCTURED, CloudEvent, Message
 from contracts.subaccounts import DeadReason, ResultKind
+from worker.adapters.ledgers import open_ledger
 from worker.adapters.system import SystemClock, fresh_id
 from worker.bootstrap import running_worker
+from worker.core.dead_letters import Selection
 from worker.core.messages import Outgoing
 from worker.core.model import Answer
+from worker.demo.playground import (
+    exports,
+    free_address,
+    next_steps,
+    things_to_try,
+    worker_until_stopped,
+)
 from worker.demo.stage import Stage, stage
+from worker.operations.dead_letters.replay import Replay
+from worker.operations.dead_letters.session import Session
 from worker.operations.emit import complete_event, inbound
 from worker.ports import PublishFailed, UserError
+from worker.sandbox import Effect, Fault, Rule, Sandbox, Sight, running_sandbox
 from worker.sandbox import Entry as Call
-from worker.sandbox import Sandbox, running_sandbox
 from worker.settings.load import load
 from worker.settings.model import WorkerSettings
 from worker.telemetry.events import Telemetry
@@ -35,6 +46,7 @@ T = TypeVar("T")
 
 TIMEOUT_SECONDS = 15.0
 READING_SECONDS = 0.6
+REFUSED = Fault("refused", Effect.NEVER, Sight.ERROR, 400)
 HR = "/demo/hr"
 CONSOLE = Console(highlight=False)
 
@@ -58,6 +70,16 @@ class Timeline:
     def chapter(self, title: str) -> None:
         """Prints a title."""
         CONSOLE.print(f"\n[bold]{title}[/]")
+
+    def plain(self, text: str) -> None:
+        """Prints a line that can be copied: never wrapped."""
+        CONSOLE.print(text, markup=False, soft_wrap=True)
+
+    def listed(self, commands: Sequence[tuple[str, str]]) -> None:
+        """Prints commands, each with its purpose as the shell's comment."""
+        width = max(len(command) for command, _ in commands)
+        for command, purpose in commands:
+            self.plain(f"{command.ljust(width)}  # {purpose}")
 
     def line(self, part: str, text: str, style: str = "") -> None:
         """Prints the time, the part of the system that acts, and its action."""
@@ -85,25 +107,36 @@ class Story:
 
     stage: Stage
     sandbox: Sandbox
-    answers: "asyncio.Queue[Answer]"
+    environ: Mapping[str, str]
     http: aiohttp.ClientSession
     timeline: Timeline
+    answers: "asyncio.Queue[Answer]" = field(default_factory=asyncio.Queue)
     tokens: dict[str, tuple[str, SecretStr]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
 
-async def tell(environ: Mapping[str, str], *, memory: bool) -> None:
-    """Plays every scene; raises `DemoFailed` at the first unexpected outcome."""
+async def tell(environ: Mapping[str, str], *, memory: bool, stay: bool = False) -> None:
+    """Plays every scene; raises `DemoFailed` at the first unexpected outcome.
+
+    With `stay` everything then runs on until a signal, for a person to use from another terminal.
+    """
     timeline = Timeline()
     if memory:
         CONSOLE.print(
             "[black on yellow] IN MEMORY [/] no RabbitMQ: an imitation stands in for it, which proves less"
         )
     async with _set_up(environ, timeline, memory=memory) as story:
-        for scene in SCENES:
-            await _play_scene(scene, story)
-            await asyncio.sleep(READING_SECONDS if CONSOLE.is_terminal else 0)
-    _close(story)
+        async with _working(story):
+            for scene in SCENES:
+                await _play_scene(scene, story)
+                await asyncio.sleep(READING_SECONDS if CONSOLE.is_terminal else 0)
+        if stay:
+            _sum_up(story)
+            await _stay(story)
+    if not stay:
+        _sum_up(story)
+        timeline.chapter("next:")
+        timeline.listed(next_steps())
 
 
 async def _play_scene(scene: Callable[[Story], Awaitable[None]], story: Story) -> None:
@@ -123,34 +156,47 @@ async def _set_up(environ: Mapping[str, str], timeline: Timeline, *, memory: boo
         )
         work_queue = place.namespace.of(names.WORK_QUEUE)
         timeline.line("broker", f"{place.where}, with {work_queue} and its like in place")
-        sandbox = await stack.enter_async_context(running_sandbox())
+        sandbox = await stack.enter_async_context(running_sandbox(state=Path(folder) / "sandbox.db"))
         timeline.line("sandbox", f"{sandbox.url} imitates Plivo; this is NOT Plivo")
-        answers = asyncio.Queue[Answer]()
-        telemetry = Telemetry(on_answered=lambda _, answer: answers.put_nowait(answer))
-        await stack.enter_async_context(
-            running_worker(_settings(folder, place, sandbox), telemetry, place.broker)
-        )
-        timeline.line("worker", "consuming")
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Story(place, sandbox, answers, http, timeline)
+        yield Story(place, sandbox, _environ(folder, place, sandbox), http, timeline)
         timeline.chapter("Clearing away")
     timeline.line("demo", "worker, sandbox and broker stopped; nothing left behind")
 
 
-def _settings(folder: str, place: Stage, sandbox: Sandbox) -> WorkerSettings:
-    return load(
-        WorkerSettings,
-        {
-            "AMQP_URL": place.amqp_url,
-            "PROVISIONER_NAMESPACE": place.namespace.prefix,
-            "PLIVO_AUTH_ID": sandbox.auth_id,
-            "PLIVO_AUTH_TOKEN": sandbox.auth_token,
-            "PLIVO_API_URL": sandbox.url,
-            "LEDGER_URL": f"sqlite:///{Path(folder) / 'demo.db'}",
-            "PROVISIONER_OWNER": "demo",
-            "PROVISIONER_PLAINTEXT_SECRETS": "true",
-        },
-    )
+def _environ(folder: str, place: Stage, sandbox: Sandbox) -> dict[str, str]:
+    return {
+        "AMQP_URL": place.amqp_url,
+        "PLIVO_AUTH_ID": sandbox.auth_id,
+        "PLIVO_AUTH_TOKEN": sandbox.auth_token,
+        "PLIVO_API_URL": sandbox.url,
+        "LEDGER_URL": f"sqlite:///{Path(folder) / 'demo.db'}",
+        "PROVISIONER_OWNER": "demo",
+        "PROVISIONER_PLAINTEXT_SECRETS": "true",
+        **({"PROVISIONER_NAMESPACE": prefix} if (prefix := place.namespace.prefix) else {}),
+    }
+
+
+@asynccontextmanager
+async def _working(story: Story) -> AsyncIterator[None]:
+    """Runs the worker of the scenes, which reports every answer to the story."""
+    telemetry = Telemetry(on_answered=lambda _, answer: story.answers.put_nowait(answer))
+    async with running_worker(load(WorkerSettings, story.environ), telemetry, story.stage.broker):
+        story.timeline.line("worker", "consuming")
+        yield
+
+
+async def _stay(story: Story) -> None:
+    """Runs `provisioner run` until a signal, and prints how to use it from another terminal."""
+    timeline, environ = story.timeline, {**story.environ, "PROVISIONER_HTTP": free_address()}
+    async with worker_until_stopped(environ, story.http) as stopped:
+        timeline.chapter("Broker, sandbox and worker keep running until Ctrl-C. In another terminal:")
+        for line in exports(environ):
+            timeline.plain(line)
+        timeline.chapter("Then try:")
+        timeline.listed(things_to_try(environ["PROVISIONER_HTTP"]))
+        timeline.chapter("The log of the worker follows.")
+        await stopped
 
 
 async def _created(story: Story) -> None:
@@ -187,13 +233,22 @@ async def _invalid(story: Story) -> None:
     await _play_invalid(story, "created nameless, no name", to_json(nameless), DeadReason.INVALID)
 
 
+async def _replayed(story: Story) -> None:
+    story.timeline.chapter("Plivo refuses one; once the cause is gone, its dead letter is replayed")
+    event = _event("created", "finance", "Finance")
+    story.sandbox.set_rules(Rule("create_subaccount", REFUSED))
+    await _play_refused(story, event)
+    story.sandbox.set_rules()
+    await _play(story, event, ResultKind.CREATED, credentials=True, replay=True)
+
+
 async def _removed(story: Story) -> None:
     story.timeline.chapter("One is removed: its subaccount is disabled, not deleted")
     await _play(story, _event("removed", "field-ops", None), ResultKind.DISABLED)
     await _show_token(story, "field-ops", works=False)
 
 
-SCENES = (_created, _renamed, _duplicate, _late, _invalid, _removed)
+SCENES = (_created, _renamed, _duplicate, _late, _invalid, _replayed, _removed)
 
 
 def _event(kind: str, department: str, name: str | None) -> CloudEvent:
@@ -207,21 +262,50 @@ def _event(kind: str, department: str, name: str | None) -> CloudEvent:
 
 
 async def _play(
-    story: Story, event: CloudEvent, expected: ResultKind | None, *, credentials: bool = False
+    story: Story,
+    event: CloudEvent,
+    expected: ResultKind | None,
+    *,
+    credentials: bool = False,
+    replay: bool = False,
 ) -> None:
-    """Sends an event, shows its outcome and checks that it is `expected`; None: no second answer."""
+    """Sends an event, shows its outcome and checks that it is `expected`; None: no second answer.
+
+    With `replay` its dead letter is sent to work instead.
+    """
     label = _label(event)
-    story.timeline.line("event", label, "bold")
+    part = "replay" if replay else "event"
+    story.timeline.line(part, label, "bold")
     begun, calls_before = story.timeline.seconds, len(story.sandbox.requests)
-    await story.stage.publisher.publish(inbound(event))
-    if credentials:
-        await _receive_credentials(story, event.data.department_id)
+    await (_replay(story) if replay else story.stage.publisher.publish(inbound(event)))
+    auth_id = await _receive_credentials(story, event.data.department_id) if credentials else None
     result = await _final(story, event, expected)
-    calls = _calls_since(story, calls_before)
-    story.timeline.line("call", ", ".join(map(_in_full, calls)) or "none")
+    calls = _show_calls(story, calls_before)
+    if auth_id:
+        story.timeline.line("secret", f"auth_id {auth_id}, auth_token {'•' * 12}", "magenta")
     story.timeline.line("result", result, "green")
     milliseconds = (story.timeline.seconds - begun) * 1_000
-    story.rows.append(Row(label, ", ".join(map(_in_short, calls)) or "none", result, milliseconds))
+    story.rows.append(Row(f"{label}{', replayed' * replay}", calls, result, milliseconds))
+
+
+async def _replay(story: Story) -> None:
+    """Does what `provisioner dead-letters replay --reason rejected` does."""
+    async with (
+        story.stage.dead_letters() as queue,
+        open_ledger(story.environ["LEDGER_URL"], must_exist=True) as opened,
+    ):
+        session = Session(
+            queue,
+            story.stage.publisher,
+            opened.audit,
+            SystemClock(),
+            by="demo",
+            run=fresh_id(),
+            asked=f"--reason {DeadReason.REJECTED}",
+            selection=Selection(reason=(DeadReason.REJECTED,)),
+        )
+        report = await Replay(session).send_and_track(None, opened.ledger)
+        _must(report.answered == 1 and not report.is_bad, "the replay did not end in one answer")
 
 
 async def _final(story: Story, event: CloudEvent, expected: ResultKind | None) -> str:
@@ -235,9 +319,15 @@ async def _final(story: Story, event: CloudEvent, expected: ResultKind | None) -
     return f"subaccount.{expected}" if expected else "known, and answered before"
 
 
+async def _play_refused(story: Story, event: CloudEvent) -> None:
+    message = inbound(event).message
+    await _play_invalid(story, _label(event), message.body, DeadReason.REJECTED)
+
+
 async def _play_invalid(story: Story, label: str, body: bytes, reason: DeadReason) -> None:
+    """Sends a message and shows why it becomes a dead letter, for `reason`."""
     story.timeline.line("event", label, "bold")
-    begun = story.timeline.seconds
+    begun, calls_before = story.timeline.seconds, len(story.sandbox.requests)
     await story.stage.publisher.publish(
         Outgoing(names.DEPARTMENTS, "department.created", Message(body, STRUCTURED))
     )
@@ -246,18 +336,18 @@ async def _play_invalid(story: Story, label: str, body: bytes, reason: DeadReaso
     headers = dead.message.headers
     _must(dead.message.body == body, "the dead letter is not what was sent, byte for byte")
     _must(headers["x-dead-reason"] == reason, f"dead-lettered as {headers['x-dead-reason']}")
+    calls = _show_calls(story, calls_before)
     story.timeline.line("result", f"dead letter, {reason}: {headers['x-dead-detail']}", "yellow")
     milliseconds = (story.timeline.seconds - begun) * 1_000
-    story.rows.append(Row(label, "none", f"dead letter: {reason}", milliseconds))
+    story.rows.append(Row(label, calls, f"dead letter: {reason}", milliseconds))
 
 
-async def _receive_credentials(story: Story, department: str) -> None:
-    """Keeps the token for later and shows the message without it."""
+async def _receive_credentials(story: Story, department: str) -> str:
+    """Keeps the token for later and returns the auth id."""
     data = (await _hear(story, names.SECRETS))["data"]
     _must(data["department_id"] == department, f"credentials of {data['department_id']} came")
     story.tokens[department] = (data["auth_id"], SecretStr(data["auth_token"]))
-    hidden = "•" * 12
-    story.timeline.line("secret", f"auth_id {data['auth_id']}, auth_token {hidden}", "magenta")
+    return str(data["auth_id"])
 
 
 async def _show_token(story: Story, department: str, *, works: bool) -> None:
@@ -274,12 +364,19 @@ async def _show_token(story: Story, department: str, *, works: bool) -> None:
         story.timeline.line("token", f"the sandbox {verdict} a message sent with it ({response.status})")
 
 
+def _show_calls(story: Story, before: int) -> str:
+    """Shows the calls since then; returns them in short."""
+    calls = _calls_since(story, before)
+    story.timeline.line("call", ", ".join(map(_in_full, calls)) or "none")
+    return ", ".join(map(_in_short, calls)) or "none"
+
+
 def _calls_since(story: Story, before: int) -> list[Call]:
     return [call for call in story.sandbox.requests[before:] if "/Subaccount/" in call.path]
 
 
 def _in_short(call: Call) -> str:
-    return f"{(call.operation or 'unknown').removesuffix('_subaccount')} → {call.status}"
+    return f"{(call.operation or 'unknown').removesuffix('s').removesuffix('_subaccount')} → {call.status}"
 
 
 def _in_full(call: Call) -> str:
@@ -315,7 +412,7 @@ def _must(held: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as an ass
         raise DemoFailed(f"the demo failed: {otherwise}")
 
 
-def _close(story: Story) -> None:
+def _sum_up(story: Story) -> None:
     table = Table("event", "calls to Plivo", "result", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("time", justify="right")
     for row in story.rows:

@@ -1,0 +1,99 @@
+"""What a reader can do after the demo: the commands to try, and the settings that lead to its parts."""
+
+import asyncio
+import os
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import aiohttp
+
+from worker.service.consume import consume
+from worker.service.signals import stop_signal
+from worker.settings.load import load
+from worker.settings.model import WorkerSettings
+from worker.telemetry.logs import configure_logging
+
+PROGRAM = "provisioner"
+POLL_SECONDS = 0.05
+DRAIN = "10m"
+"""Longer than all clearing away takes: at the end of this time the process would end at once."""
+
+
+@asynccontextmanager
+async def worker_until_stopped(
+    environ: Mapping[str, str], http: aiohttp.ClientSession
+) -> AsyncIterator[Awaitable[object]]:
+    """Runs what `provisioner run` runs. The block begins when it is ready.
+
+    What is yielded returns after Ctrl-C or SIGTERM, and raises the worker's own error.
+    """
+    settings = load(WorkerSettings, {**environ, "PROVISIONER_DRAIN": DRAIN})
+    configure_logging("console", "info")
+    worker = asyncio.create_task(consume(settings, environ))
+    try:
+        await _ready(worker, http, f"http://{settings.http.host}:{settings.http.port}/readyz")
+        yield worker
+    finally:
+        stop_signal(lambda: None)  # what follows is short: another Ctrl-C must not leave a part of it behind
+        configure_logging("console", "error")
+
+
+async def _ready(worker: "asyncio.Task[bool]", http: aiohttp.ClientSession, url: str) -> None:
+    """Returns once the worker is ready or has ended."""
+    while not worker.done():
+        with suppress(aiohttp.ClientError):
+            async with http.get(url) as response:
+                if response.ok:
+                    return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def free_address() -> str:
+    """A loopback address with a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def exports(settings: Mapping[str, str]) -> list[str]:
+    """Lines for a shell: the settings, and before them the PATH if it lacks the command."""
+    folder = Path(sys.executable).parent
+    missing = not shutil.which(PROGRAM) and (folder / PROGRAM).exists()
+    path = [f'export PATH={shlex.quote(str(folder))}:"$PATH"'] if missing else []
+    return path + [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
+
+
+def things_to_try(http: str) -> list[tuple[str, str]]:
+    """Commands for another terminal, and what each shows."""
+    return [
+        (f"{PROGRAM} emit created --id mine --name Mine --wait", "your first event, and its answer"),
+        (f"{PROGRAM} results --follow", "every result as it comes"),
+        (f"{PROGRAM} departments list", "who has which subaccount"),
+        (f"{PROGRAM} dead-letters list", "what failed, and why"),
+        (f"curl -s http://{http}/readyz", "whether the worker takes messages, or why not"),
+    ]
+
+
+def next_steps() -> list[tuple[str, str]]:
+    """Commands for after the demo, and what each is for."""
+    program = shown_program()
+    return [
+        (f"{program} demo --stay", "keeps all of this running, to try it by hand"),
+        (f"{program} --help", "lists every command"),
+    ]
+
+
+def shown_program() -> str:
+    """The way in which the reader can start `provisioner`: its name, or its path if the PATH lacks it."""
+    if shutil.which(PROGRAM):
+        return PROGRAM
+    called = Path(sys.argv[0])
+    if called.name != PROGRAM:
+        return f"{shlex.quote(sys.executable)} -m worker"
+    path, here = called.absolute(), Path.cwd()
+    return shlex.quote(os.path.relpath(path, here) if path.is_relative_to(here) else str(path))
