@@ -32,7 +32,7 @@ async def test_the_course_from_dead_letter_over_replay_to_answer(system: RealSys
     assert [moment["what"] for moment in course["moments"]] == ["dead letter, rejected"]
     title, *rows = after.out.splitlines()
     assert title == "event hr-1 of /hr, department.created.v1, department sales"
-    whats = [row.split("   ")[1].strip() for row in rows if row.startswith(" 20")]
+    whats = [row.split("  ")[1].strip() for row in rows if row.startswith("20")]
     assert whats == ["time of the event", "replay by ada", "answered created", "credentials", "replay by ada"]
     assert "result published" in after.out
     assert after.err == "calls and waits are in the worker's log alone: search it for event_id hr-1\n"

@@ -119,4 +119,4 @@ async def test_results_end_at_their_limit(system: RealSystem):
         out, _ = await follower.communicate()
     assert follower.returncode == 0
     first, second = out.decode().splitlines()
-    assert [line.split()[1:3] for line in (first, second)] == [["created", "d-1"], ["renamed", "d-1"]]
+    assert [line.split()[2:4] for line in (first, second)] == [["created", "d-1"], ["renamed", "d-1"]]

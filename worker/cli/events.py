@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, NoReturn
 
 import typer
@@ -107,8 +106,8 @@ def _print(event_id: str, courses: Sequence[Course], unseen: Mapping[str, str], 
         terminal.print_json({"id": event_id, "events": events, "not_read": dict(unseen)})
         return
     for course in courses:
-        terminal.OUT.print(terminal.visible(_title(course)), markup=False, highlight=False, soft_wrap=True)
-        rows = [(_utc(moment.at), moment.what, moment.detail) for moment in course.moments]
+        terminal.say(_title(course))
+        rows = [(moment.at or "unknown", moment.what, moment.detail) for moment in course.moments]
         terminal.print_table(("at", "what", "detail"), rows, "")
     if len(courses) > 1:
         terminal.advise(f"{len(courses)} sources have an event {event_id}; --source shows one of them")
@@ -123,7 +122,3 @@ def _title(course: Course) -> str:
     source = f" of {course.source}" if course.source else ", a message that cannot be read"
     kind = f", {course.type}" if course.type else ""
     return f"event {course.id}{source}{kind}, department {department}"
-
-
-def _utc(instant: datetime | None) -> str:
-    return f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if instant else "unknown"

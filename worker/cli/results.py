@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -68,11 +67,11 @@ async def _results(
 def _print(heard: Heard, *, as_json: bool) -> None:
     """Prints one result at once, also into a pipe."""
     if as_json:
-        terminal.OUT.file.write(terminal.visible_json(to_json(heard.document)).decode() + "\n")
+        terminal.write(terminal.ascii_json(to_json(heard.document)).decode() + "\n")
     else:
         for line in _lines(heard):
-            terminal.OUT.print(line, markup=False, highlight=False, soft_wrap=True)
-    terminal.OUT.file.flush()
+            terminal.say(line)
+    terminal.flush()
 
 
 def _lines(heard: Heard) -> list[str]:
@@ -81,25 +80,25 @@ def _lines(heard: Heard) -> list[str]:
     department = data.department_id or "?"
     if data.tenant not in {None, DEFAULT_TENANT}:
         department = f"{data.tenant}/{department}"
-    first = [_utc(heard.result.time), data.outcome.value, department]
+    first = [terminal.moment(heard.result.time), data.outcome.value, department]
     columns = [cell.ljust(width) for cell, width in zip(map(terminal.visible, first), WIDTHS, strict=True)]
     head = GAP.join(columns)
-    rest = GAP.join(
-        terminal.visible(one) for one in (data.auth_id, heard.event.id if heard.event else None) if one
-    )
+    ids = (data.auth_id, heard.event.id if heard.event else None)
+    rest = GAP.join(terminal.visible(one) for one in ids if one)
     indent = " " * (WIDTHS[0] + len(GAP))
     fits = len(head) + len(GAP) + len(rest) <= terminal.OUT.width
     lines = [head + GAP + rest] if fits else [head.rstrip(), indent + rest]
     reason = why(heard)
-    return [*lines, *([indent + terminal.visible(reason)] if reason else [])]
+    return [*lines, *([indent + reason] if reason else [])]
 
 
 def why(heard: Heard) -> str:
-    """The reason of a result, and the event that supersedes it."""
+    """The code of a result if it says more than the outcome, its reason, and what supersedes the event."""
     data = heard.data
     newer = data.superseded_by
     named = f"superseded by {newer.id} of {newer.source}" if newer else None
-    return "; ".join(part for part in (data.reason, named) if part)
+    told = data.code.value == data.outcome.value or (data.reason or "").startswith(data.code.value)
+    return "; ".join(part for part in (None if told else data.code.value, data.reason, named) if part)
 
 
 def show_answers(answers: Sequence[Heard], *, as_json: bool) -> None:
@@ -121,7 +120,3 @@ def show_answers(answers: Sequence[Heard], *, as_json: bool) -> None:
 def is_done(answers: Sequence[Heard]) -> bool:
     """Whether every answer is final."""
     return not any(heard.data.outcome in NOT_DONE for heard in answers)
-
-
-def _utc(instant: datetime) -> str:
-    return f"{instant.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
