@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contracts.topology import NO_NAMESPACE, BrokerVersion
-from tests.support.builders import SALES, department_created
+from tests.support.builders import NOW, SALES, department_created
 from tests.support.world import fault
 from worker.adapters.memory.dead_letters import MemoryAudit, MemoryDeadLetters
 from worker.core.decide import Policy
@@ -52,6 +52,15 @@ async def test_events_are_published_one_by_one(world, new_id):
     assert [entry.department.id for entry in await departments(world.ledger)] == ["sales"]
     with pytest.raises(InvalidEvent, match=r"^line 2: not JSON"):
         events_in(["", "{"], now, new_id)
+
+
+def test_every_invalid_line_of_a_file_is_named(new_id):
+    good = '{"type": "department.removed.v1", "data": {"department_id": "sales"}}'
+    with pytest.raises(InvalidEvent) as caught:
+        events_in([good, "{", good, "[]", *["{}"] * 30], NOW, new_id)
+    lines = str(caught.value).splitlines()
+    assert [line.partition(":")[0] for line in lines[:3]] == ["line 2", "line 4", "line 5"]
+    assert (len(lines), lines[-1]) == (21, "and 12 more lines")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """`provisioner emit`."""
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,20 +11,17 @@ from contracts.departments import Kind, canonical_type
 from contracts.envelope import CloudEvent, document
 from worker.adapters.system import SystemClock, fresh_id
 from worker.cli import terminal
+from worker.cli.files import read_text
 from worker.cli.loop import run, run_to_exit
 from worker.cli.options import Json, one_of, seconds
 from worker.cli.results import is_done, show_answers
 from worker.operations import emit as operation
 from worker.operations.results import Answers, Heard
-from worker.ports import Publisher, UserError
+from worker.ports import Publisher
 from worker.settings.load import load
 from worker.settings.model import BrokerSettings
 
 TIMEOUT_SECONDS = 30.0
-
-
-class FileUnreadable(UserError):
-    """The file of events cannot be read."""
 
 
 def emit(
@@ -159,11 +155,7 @@ def _event(given: dict[str, Any]) -> CloudEvent:
 
 
 def _events_in(file: Path) -> list[CloudEvent]:
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise FileUnreadable(f"{file} cannot be read: {error}") from None
-    return operation.events_in(text.splitlines(), SystemClock().now(), fresh_id)
+    return operation.events_in(read_text(file).split("\n"), SystemClock().now(), fresh_id)
 
 
 def _show(events: Sequence[CloudEvent], *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from contracts.reissues import REISSUE_KEY, asks_for_reissue
 from worker.core.messages import Outgoing
 from worker.ports import Publisher, PublishFailed, Unroutable, UserError
 
+SHOWN_MISTAKES = 20
 EMITTED_FROM = "/subaccount-provisioner/emit"
 
 
@@ -42,15 +43,19 @@ def complete_event(given: Mapping[str, Any], now: datetime, new_id: Callable[[],
 
 
 def events_in(lines: Iterable[str], now: datetime, new_id: Callable[[], str]) -> list[CloudEvent]:
-    """Reads one JSON event per line; raises `InvalidEvent` with its line number for the first invalid one."""
-    events = []
+    """Reads one JSON event per line; raises `InvalidEvent` with the first `SHOWN_MISTAKES` invalid lines."""
+    events, mistakes = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             events.append(complete_event(_object(line), now, new_id))
         except InvalidEvent as error:
-            raise InvalidEvent(f"line {number}: {error}") from None
+            mistakes.append(f"line {number}: {error}")
+    if mistakes:
+        more = len(mistakes) - SHOWN_MISTAKES
+        rest = [f"and {more:,} more lines"] if more > 0 else []
+        raise InvalidEvent("\n".join(mistakes[:SHOWN_MISTAKES] + rest))
     return events
 
 
