@@ -143,7 +143,8 @@ async def test_the_demo_stays_until_ctrl_c(tmp_path: Path):
         text = "".join(lines)
         exported = dict(re.findall(r"^export (\w+)=(\S+)$", text, re.MULTILINE))
         answered = await provisioner(exported, "emit", "created", "--id", "mine", "--name", "Mine", "--wait")
-        again = await provisioner(exported, "departments", "show", "mine", "--json")
+        (env_file,) = re.findall(r"--env-file (\S+)$", text, re.MULTILINE)
+        again = await provisioner({}, "--env-file", env_file, "departments", "show", "mine", "--json")
         async with (
             aiohttp.ClientSession() as http,
             http.get(f"http://{exported['PROVISIONER_HTTP']}/readyz") as ready,

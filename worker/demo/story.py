@@ -110,6 +110,7 @@ class Story:
     environ: Mapping[str, str]
     http: aiohttp.ClientSession
     timeline: Timeline
+    folder: Path
     answers: "asyncio.Queue[Answer]" = field(default_factory=asyncio.Queue)
     tokens: dict[str, tuple[str, SecretStr]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
@@ -159,7 +160,7 @@ async def _set_up(environ: Mapping[str, str], timeline: Timeline, *, memory: boo
         sandbox = await stack.enter_async_context(running_sandbox(state=Path(folder) / "sandbox.db"))
         timeline.line("sandbox", f"{sandbox.url} imitates Plivo; this is NOT Plivo")
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Story(place, sandbox, _environ(folder, place, sandbox), http, timeline)
+        yield Story(place, sandbox, _environ(folder, place, sandbox), http, timeline, Path(folder))
         timeline.chapter("Clearing away")
     timeline.line("demo", "worker, sandbox and broker stopped; nothing left behind")
 
@@ -193,6 +194,9 @@ async def _stay(story: Story) -> None:
         timeline.chapter("Broker, sandbox and worker keep running until Ctrl-C. In another terminal:")
         for line in exports(environ):
             timeline.plain(line)
+        env_file = story.folder / "demo.env"
+        env_file.write_text("".join(f"{name}={value}\n" for name, value in environ.items()))
+        timeline.plain(f"# or give each command: --env-file {env_file}")
         timeline.chapter("Then try:")
         timeline.listed(things_to_try(environ["PROVISIONER_HTTP"]))
         timeline.chapter("The log of the worker follows.")
