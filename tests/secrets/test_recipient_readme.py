@@ -22,7 +22,10 @@ CALL = """
 import { openSealed } from "./example.mjs";
 import { readFileSync } from "node:fs";
 const [body, ours, workers, me] = JSON.parse(readFileSync(0));
-try { console.log(JSON.stringify(await openSealed(body, ours, workers, me))); }
+try {
+  const { auth_id, auth_token, generation } = await openSealed(body, ours, workers, me);
+  console.log(JSON.stringify([auth_id, auth_token, generation]));
+}
 catch (error) { console.log(JSON.stringify(["refused", error.message])); }
 """
 
@@ -33,16 +36,17 @@ def code(language: str) -> str:
     return block[1]
 
 
-def in_python(*given: Any) -> list[str]:
+def in_python(*given: Any) -> list[Any]:
     defined: dict[str, Any] = {}
     exec(compile(code("python"), "README.md", "exec"), defined)  # noqa: S102 - our own
     try:
-        return list(defined["open_sealed"](*given))
+        content = defined["open_sealed"](*given)
+        return [content["auth_id"], content["auth_token"], content["generation"]]
     except ValueError as error:
         return ["refused", str(error)]
 
 
-def in_javascript(folder: Path, *given: Any) -> list[str]:
+def in_javascript(folder: Path, *given: Any) -> list[Any]:
     (folder / "node_modules").symlink_to(installed(JOSE_PACKAGE))
     (folder / "example.mjs").write_text(code("javascript"))
     (folder / "call.mjs").write_text(CALL)
@@ -51,7 +55,7 @@ def in_javascript(folder: Path, *given: Any) -> list[str]:
         command, input=json.dumps(given), capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    told: list[str] = json.loads(ended.stdout)
+    told: list[Any] = json.loads(ended.stdout)
     return told
 
 
@@ -68,8 +72,8 @@ def given(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, ...]:
 
 
 def test_both_examples_open_a_sealed_message(given: tuple[Any, ...], tmp_path: Path):
-    assert in_python(*given, "crm") == [AUTH_ID, TOKEN]
-    assert in_javascript(tmp_path, *given, "crm") == [AUTH_ID, TOKEN]
+    assert in_python(*given, "crm") == [AUTH_ID, TOKEN, 1]
+    assert in_javascript(tmp_path, *given, "crm") == [AUTH_ID, TOKEN, 1]
 
 
 @pytest.mark.parametrize("given", PAIRS[:1], indirect=True)
