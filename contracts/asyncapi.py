@@ -236,9 +236,13 @@ def _headers_of_any(payloads: Mapping[str, Schema]) -> Schema:
     """Returns one schema for the three events: their headers differ only in the type."""
     events = [payloads[model.__name__] for model in INBOUND]
     headers = binary_headers(events[0])
-    sent = headers["properties"]["cloudEvents_type"]
-    types = [event["properties"]["type"]["const"] for event in events]
-    headers["properties"]["cloudEvents_type"] = {"enum": types, "description": sent["description"]}
+    types = [event["properties"]["type"] for event in events]
+    headers["properties"]["cloudEvents_type"] = {
+        "type": "string",
+        "anyOf": [{"pattern": type_["pattern"]} for type_ in types],
+        "examples": [example for type_ in types for example in type_["examples"]],
+        "description": types[0]["description"].partition(". ")[2],
+    }
     return headers
 
 

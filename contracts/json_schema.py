@@ -8,10 +8,19 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
-from contracts.departments import DepartmentCreated, DepartmentRemoved, DepartmentRenamed
-from contracts.envelope import HEADER_PREFIX, CloudEvent
-from contracts.reissues import REISSUE, ReissueRequested
+from contracts.departments import (
+    TYPE_PATTERNS,
+    Created,
+    DepartmentCreated,
+    DepartmentRemoved,
+    DepartmentRenamed,
+    Removed,
+    Renamed,
+)
+from contracts.envelope import CARRIED, HEADER_PREFIX, CloudEvent
+from contracts.reissues import REISSUE, TYPE_PATTERN, ReissueRequested, ReissueWish
 from contracts.subaccounts import CredentialsMessage, SealedCredentialsMessage, SubaccountResult
+from contracts.times import EARLIEST_MILLISECONDS
 
 Schema = dict[str, Any]
 
@@ -29,13 +38,18 @@ DOCUMENTS: dict[str, tuple[type[CloudEvent], ...]] = {
     REISSUED: _CREDENTIALS,
 }
 REQUESTS = (ReissueRequested,)
+_DATA = tuple(model.__name__ for model in (Created, Renamed, Removed, ReissueWish))
 INBOUND = (DepartmentCreated, DepartmentRenamed, DepartmentRemoved)
 OUTBOUND = (SubaccountResult, *_CREDENTIALS)
 
-_TYPE_NOTE = (
-    "Send exactly this. A reverse-DNS prefix (com.example.hr.department.created.v1)"
-    " and a missing .v1 are accepted."
-)
+_TYPES = {
+    "DepartmentCreated": ("department.created.v1", ""),
+    "DepartmentRenamed": ("department.renamed.v1", " department.updated means the same."),
+    "DepartmentRemoved": ("department.removed.v1", " department.deleted means the same."),
+    "ReissueRequested": (REISSUE, ""),
+}
+_PATTERNS = TYPE_PATTERNS | {REISSUE: TYPE_PATTERN}
+_BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
 def document(name: str) -> Schema:
@@ -63,22 +77,70 @@ def schemas(models: Iterable[type[BaseModel]], ref_template: str) -> dict[str, S
     )
     definitions: dict[str, Schema] = generated["$defs"]
     tidied = {name: _tidied(name, schema) for name, schema in definitions.items()}
-    for model in INBOUND:
-        if model.__name__ in tidied:
-            tidied[model.__name__]["properties"]["type"]["description"] = _TYPE_NOTE
-    return tidied
+    accepted = {name: _as_sent(name, tidied[name]) for name in (*_TYPES, *_DATA) if name in tidied}
+    return tidied | accepted
 
 
 def binary_headers(event: Schema) -> Schema:
     """Returns the schema of the headers of binary mode, given the schema of an event in structured mode."""
-    elsewhere = {"data", "datacontenttype"}
+    elsewhere = {"data", "data_base64", "datacontenttype"}
     properties = {name: schema for name, schema in event["properties"].items() if name not in elsewhere}
+    time = {key: value for key, value in properties["time"].items() if key != "description"}
+    milliseconds = {"type": "integer", "minimum": EARLIEST_MILLISECONDS, "description": "Since 1970."}
+    properties["time"] = {"anyOf": [time, milliseconds], "description": properties["time"]["description"]}
     return {
         "title": "Headers of binary mode",
         "type": "object",
         "properties": {HEADER_PREFIX + name: schema for name, schema in properties.items()},
         "required": [HEADER_PREFIX + name for name in event["required"] if name in properties],
     }
+
+
+def _as_sent(name: str, schema: Schema) -> Schema:
+    """Returns the schema of what is accepted: `null` for what may be left out, and all spellings."""
+    properties = {
+        key: value if key in schema["required"] else _or_null(value)
+        for key, value in schema["properties"].items()
+    }
+    if name not in _TYPES:
+        return schema | {"properties": properties}
+    properties |= {key: {"description": properties[key]["description"]} for key in CARRIED}
+    canonical, more = _TYPES[name]
+    properties["type"] = {
+        "type": "string",
+        "pattern": _PATTERNS[canonical],
+        "examples": [canonical],
+        "description": f"Send {canonical}. A reverse-DNS prefix (com.example.hr.{canonical})"
+        f" and a missing .v1 are accepted.{more}",
+    }
+    properties["data"] = _or_null(properties["data"])
+    properties["data_base64"] = {
+        "type": ["string", "null"],
+        "pattern": _BASE64,
+        "contentEncoding": "base64",
+        "contentMediaType": "application/json",
+        "description": "`data` as base64 of its JSON; only one of the two may be given.",
+    }
+    required = [key for key in schema["required"] if key != "data"]
+    either = [
+        {"required": [one], "properties": {one: {"type": type_}, other: {"type": "null"}}}
+        for one, type_, other in (("data", "object", "data_base64"), ("data_base64", "string", "data"))
+    ]
+    return schema | {"properties": properties, "required": required, "oneOf": either}
+
+
+def _or_null(schema: Schema) -> Schema:
+    match schema:
+        case {"enum": [*words]}:
+            return schema | {"enum": [*words, None], "type": ["string", "null"]}
+        case {"type": str(kind)}:
+            return schema | {"type": [kind, "null"]}
+        case {"anyOf": [*options]}:
+            return schema | {"anyOf": [*options, {"type": "null"}]}
+        case {"$ref": _}:
+            return {"anyOf": [schema, {"type": "null"}]}
+        case _:
+            return schema
 
 
 class _Plain(GenerateJsonSchema):

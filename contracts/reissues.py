@@ -1,49 +1,38 @@
 """Inbound: the request to issue a department's credentials again. It states nothing about the department."""
 
 import re
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
-from contracts.departments import DEFAULT_TENANT, Identifier, Invalid, UnsupportedType, digest
-from contracts.envelope import CloudEvent, Instant, describe
+from contracts.departments import Identifier, Invalid, SentData, SentEvent, UnsupportedType, digest
+from contracts.envelope import CloudEvent, describe
+from contracts.text import END
 
 REISSUE: Final = "subaccount.credentials.reissue.requested.v1"
 REISSUE_KEY: Final = "subaccount.credentials.reissue.requested"
 """The routing key of a request; a suffix may follow. No other is accepted, because the broker's topic
 permissions are granted by routing key."""
 
-_TYPE = re.compile(r"(?:[A-Za-z0-9-]+\.)*subaccount\.credentials\.reissue\.requested(?:\.v1)?")
+_NAME = "(?:[A-Za-z0-9_-]+[.])*subaccount[.]credentials[.]reissue[.]requested(?:[.]v1)?"
+_TYPE = re.compile(_NAME)
+TYPE_PATTERN = f"^{_NAME}{END}"
 
 
-class ReissueWish(BaseModel):
+class ReissueWish(SentData):
     """The department whose credentials are requested, and their recipient."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="ignore", hide_input_in_errors=True)
-
-    department_id: Identifier
     recipient: Identifier | None = Field(
         None, description="A recipient known to the worker; all of them if absent."
     )
 
 
-class ReissueRequested(CloudEvent):
+class ReissueRequested(SentEvent):
     """Requests a department's credentials again. It changes nothing and is never superseded."""
 
     type: Literal["subaccount.credentials.reissue.requested.v1"] = REISSUE
-    time: Instant = Field(description="The time of the request: RFC 3339 with an offset.")
-    subject: str | None = Field(None, description="If given, equal to data.department_id.")
-    tenant: Identifier = Field(
-        DEFAULT_TENANT,
-        description="The owner of the department. A department_id is unique only within its tenant.",
-    )
     data: ReissueWish
-
-    @model_validator(mode="after")
-    def _subject_is_the_department(self) -> "ReissueRequested":
-        if self.subject is not None and self.subject != self.data.department_id:
-            raise ValueError("subject must equal data.department_id")
-        return self
 
 
 def is_reissue_key(routing_key: str) -> bool:
@@ -56,15 +45,15 @@ def asks_for_reissue(event: CloudEvent) -> bool:
     return _TYPE.fullmatch(event.type) is not None
 
 
-def reissue_request(event: CloudEvent) -> ReissueRequested:
-    """Validates a CloudEvent as a request; raises `UnsupportedType` or `Invalid`."""
+def reissue_request(event: CloudEvent, sent: Mapping[str, Any] | None = None) -> ReissueRequested:
+    """Validates a CloudEvent as a request, like `department_event`; raises `UnsupportedType` or `Invalid`."""
     if not asks_for_reissue(event):
         raise UnsupportedType(f"type: not {REISSUE}")
     given = {name: value for name, value in event if value is not None}
     try:
         return ReissueRequested.model_validate(given | {"type": REISSUE})
     except ValidationError as error:
-        raise Invalid(describe(error)) from None
+        raise Invalid(describe(error, {**(sent or {}), **given})) from None
 
 
 def request_digest(event: CloudEvent) -> str:

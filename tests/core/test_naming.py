@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.departments import NAME_LENGTH
+from contracts.text import NAME_LENGTH
 from tests.support.builders import AUTH_ID, SALES, created
 from worker.core.model import Department, Reference
 from worker.core.naming import TAG_LENGTH, NameTemplate, department_tag, idempotency_key

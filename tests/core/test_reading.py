@@ -1,7 +1,5 @@
 """A glimpse at a message finds the same subject as the full validation."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +8,7 @@ from pydantic_core import to_json
 from contracts.envelope import STRUCTURED, Message
 from tests.support.builders import department_created, department_removed, department_renamed
 from worker.core.model import Reference
-from worker.pipeline.reading import glimpse, subject_of, validate
+from worker.pipeline.reading import Unreadable, glimpse, subject_of, validate
 
 EVENTS = [department_created(), department_renamed(), department_removed()]
 
@@ -34,21 +32,23 @@ def test_a_glimpse_of_an_invalid_event_equals_its_subject():
     assert (seen.department_id, seen.name) == ("sales", None)
 
 
-def test_a_glimpse_keeps_the_spaces_of_a_name():
-    message = Message.structured(
-        EVENTS[0].model_copy(update={"data": {"department_id": "s", "name": " A  B "}})
-    )
+def test_a_glimpse_has_the_one_spelling_of_id_tenant_and_name():
+    event = EVENTS[0].model_copy(update={"data": {"department_id": 42, "name": " A  B "}, "tenant": "emea\n"})
+    seen = glimpse(Message.structured(event))
 
-    valid = subject_of(validate(message))
-    assert valid is not None
-    assert glimpse(message) == replace(valid, name=" A  B ")
+    assert seen == subject_of(validate(Message.structured(event)))
+    assert seen is not None
+    assert (seen.tenant, seen.department_id, seen.name) == ("emea", "42", "A B")
 
 
 @pytest.mark.parametrize(
     ("body", "seen"),
     [
         (b'{"source": "/hr", "id": "1", "type": "any"}', Reference("/hr", "1", "any")),
-        (b'{"source": "/hr", "id": 1, "type": "any"}', None),
+        (b'{"source": "/hr", "id": 1, "type": "any"}', Reference("/hr", "1", "any")),
+        (b'{"source": "/hr", "id": "1"}', Reference("/hr", "1", "")),
+        (b'{"source": "/hr", "id": "1", "type": ["any"]}', Reference("/hr", "1", "")),
+        (b'{"source": "/hr", "id": [1], "type": "any"}', None),
         (b'{"id": "1", "type": "any"}', None),
         (b"[]", None),
         (b"\xff", None),
@@ -58,6 +58,19 @@ def test_an_invalid_event_may_still_have_a_reference(body, seen):
     subject = glimpse(Message(body, STRUCTURED))
 
     assert (subject and subject.reference) == seen
+
+
+@pytest.mark.parametrize("content_encoding", [None, "br", "gzip"])
+def test_headers_identify_an_event_whose_body_cannot_be_read(content_encoding):
+    headers = Message.binary(EVENTS[0]).headers
+    message = Message(b"\xff", "application/json", headers, content_encoding)
+
+    seen, unreadable = glimpse(message), validate(message)
+    assert isinstance(unreadable, Unreadable)
+    assert unreadable.verdict.reason == "malformed"
+    assert seen == unreadable.subject
+    assert seen is not None
+    assert seen.reference == Reference(EVENTS[0].source, EVENTS[0].id, EVENTS[0].type)
 
 
 @given(st.binary(), st.sampled_from([STRUCTURED, "application/json", None]))

@@ -13,15 +13,8 @@ from pydantic import BaseModel
 import contracts
 from contracts import json_schema
 from contracts.asyncapi import CONTRACT_VERSION
-from contracts.departments import (
-    IDENTIFIER_LENGTH,
-    NAME_LENGTH,
-    SEQUENCE_DIGITS,
-    Created,
-    Removed,
-    Renamed,
-    department_event,
-)
+from contracts.departments import SEQUENCE_DIGITS, Created, Removed, Renamed, department_event
+from contracts.encoding import MAX_DECODED_BYTES, MAX_DEPTH
 from contracts.envelope import CloudEvent, Message, read
 from contracts.reissues import REISSUE, ReissueWish
 from contracts.subaccounts import (
@@ -32,6 +25,7 @@ from contracts.subaccounts import (
     result_type,
     routing_key,
 )
+from contracts.text import ATTRIBUTE_LENGTH, IDENTIFIER_LENGTH, NAME_LENGTH
 from contracts.topology import DEPARTMENTS, WORK_QUEUE, BrokerVersion, topology
 from tests.messages.test_examples import EXAMPLES
 from worker.adapters.memory.broker import MemoryBroker
@@ -215,9 +209,12 @@ def test_broker_objects() -> None:
 def test_numbers() -> None:
     minutes = CLOCK_TOLERANCE // timedelta(minutes=1)
     assert f"at most {minutes} minutes ahead of the worker's clock" in README
-    assert f"1 to {IDENTIFIER_LENGTH} printable characters. It never changes" in README
+    assert f"1 to {IDENTIFIER_LENGTH} characters, none of them a control" in README
     assert f"1 to {NAME_LENGTH} characters" in README
+    assert f"1 to {ATTRIBUTE_LENGTH:,} characters" in README
     assert f"at most {SEQUENCE_DIGITS} digits" in README
+    assert f"at most {MAX_DEPTH} levels deep" in README
+    assert f"up to {MAX_DECODED_BYTES >> 20} MiB" in README
 
 
 def test_changes_end_at_the_version_of_the_document() -> None:

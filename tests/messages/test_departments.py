@@ -82,9 +82,9 @@ def test_unknown_members_and_attributes_are_ignored() -> None:
         ("Line\u2028Break\u0085", "Line Break"),
         ("Quali\u0074\u0061\u0308t", "Qualität"),
         ("\u212b", "\u00c5"),
-        ("x" * 200, "x" * 200),
-        (" " * 5000 + "x" * 200 + " " * 5000, "x" * 200),
-        ("\u03c9\u0314\u0342\u0345" * 200, "\u1fa7" * 200),
+        ("x" * 256, "x" * 256),
+        (" " * 5000 + "x" * 256 + " " * 5000, "x" * 256),
+        ("\u03c9\u0314\u0342\u0345" * 256, "\u1fa7" * 256),
         ("👩\u200d🔬 Lab", "👩\u200d🔬 Lab"),
     ],
     ids=ascii,
@@ -98,15 +98,27 @@ def test_names(sent: str, kept: str) -> None:
     [
         "",
         " \u2003 ",
-        "x" * 201,
-        "\u03c9\u0314\u0342\u0345" * 201,
-        "\u0958" * 101,  # two code points each in NFC
+        "x" * 257,
+        "\u03c9\u0314\u0342\u0345" * 257,
+        "\u0958" * 129,  # two code points each in NFC
         "a\x00b",
         "a\x1fb",
         "\x1c",
         "a\x7fb",
         "a\x9fb",
-        "a\ue000" * 101,
+        "a\ue000" * 129,
+        "\ud800",
+        *(
+            "\u200b",
+            "\u200d",
+            "\u3164",
+            "\u115f",
+            "\ufeff",
+            "\u00ad",
+            "\u2800",
+            "\u034f \ufe0f",
+            "\U000e0020",
+        ),
     ],
     ids=ascii,
 )
@@ -128,7 +140,7 @@ def test_many_combining_marks_are_refused_quickly() -> None:
 
 
 @replayable
-@given(st.text(st.characters(codec="utf-8"), max_size=230) | st.text("Ae\u0301\u0323 \u00a0\t", max_size=230))
+@given(st.text(st.characters(codec="utf-8"), max_size=290) | st.text("Ae\u0301\u0323 \u00a0\t", max_size=290))
 def test_an_accepted_name_is_in_normal_form(sent: str) -> None:
     try:
         kept = named(sent)
@@ -136,7 +148,7 @@ def test_an_accepted_name_is_in_normal_form(sent: str) -> None:
         return
     assert kept == unicodedata.normalize("NFC", kept)
     assert kept == " ".join(kept.split())
-    assert 1 <= len(kept) <= 200
+    assert 1 <= len(kept) <= 256
     assert named(kept) == kept
     assert named(f" {unicodedata.normalize('NFD', sent)}\n") == kept
 
@@ -147,15 +159,14 @@ def test_an_accepted_name_is_in_normal_form(sent: str) -> None:
         (0, 0),
         (-0, 0),
         (7, 7),
-        (-7, -7),
+        (7.0, 7),
+        (1e2, 100),
         ("7", 7),
-        ("-7", -7),
-        ("-0", 0),
         ("007", 7),
-        (10**18 - 1, 10**18 - 1),
-        (1 - 10**18, 1 - 10**18),
-        ("9" * 18, 10**18 - 1),
-        ("-" + "9" * 18, 1 - 10**18),
+        ("0" * 300, 0),
+        ("0" * 30 + "9" * 20, 10**20 - 1),
+        (2**63, 2**63),
+        ("9" * 20, 10**20 - 1),
     ],
 )
 def test_sequences(sent: Any, kept: int) -> None:
@@ -166,8 +177,8 @@ def test_sequences(sent: Any, kept: int) -> None:
 @pytest.mark.parametrize(
     "sent",
     [
-        *(True, False, 1.0, 10**18, -(10**18), "1" * 19, "0" * 19, "1" * 1_000_000),
-        *("", " 7", "7\n", "+7", "--7", "1_000", "1e3", "0x7", "\u0667", "seven", [7], {"value": 7}),
+        *(True, False, 1.5, 10**20, 1e20, -1, -1.0, "-7", "-0", "1" * 21, "1" * 1_000_000),
+        *("", "7.0", " 7", "7\n", "+7", "--7", "1_000", "1e3", "0x7", "\u0667", "seven", [7], {"value": 7}),
     ],
     ids=lambda sent: repr(sent)[:20],
 )
@@ -176,14 +187,16 @@ def test_sequences_refused(sent: Any) -> None:
         department_event(read(structured(EVENT | {"sequence": sent})))
 
 
-@pytest.mark.parametrize("identifier", ["x", "x" * 128, "💡" * 128, " ENG ", "a/b:c", "Ünïcode"])
+@pytest.mark.parametrize("identifier", ["x", "x" * 128, "💡" * 128, "a  b", "a/b:c", "Ünïcode", "a\u00a0b"])
 def test_identifiers_are_kept_as_they_are(identifier: str) -> None:
     sent = EVENT | {"tenant": identifier, "subject": identifier, "data": DATA | {"department_id": identifier}}
     event = department_event(read(structured(sent)))
     assert (event.tenant, event.data.department_id) == (identifier, identifier)
 
 
-@pytest.mark.parametrize("identifier", ["", "x" * 129, "a\u00a0b", "a\u202eb", "a\u2028b", "a\ue000b"])
+@pytest.mark.parametrize(
+    "identifier", ["", " \t\n", "x" * 129, "a\u202eb", "a\u200bb", "a\tb", "\ufeffa", "\ud800"]
+)
 def test_identifiers_refused(identifier: str) -> None:
     with pytest.raises(Invalid, match=r"^data\.department_id: "):
         department_event(read(structured(EVENT | {"data": DATA | {"department_id": identifier}})))
@@ -199,6 +212,10 @@ def test_identifiers_refused(identifier: str) -> None:
         {"id": "2", "source": "/other", "time": "2027-01-01T00:00:00Z", "sequence": 5, "subject": "ENG-042"},
         {"traceparent": "00-a-b-01", "tracestate": "a=b", "correlationid": "c", "causationid": "d"},
         {"datacontenttype": "application/json", "dataschema": "/schema", "unknown": 1},
+        {"tenant": " default\n"},
+        {"data": DATA | {"department_id": "\tENG-042 "}},
+        {"data": DATA | {"name": " Engineering"}},
+        {"data": DATA | {"parent_id": None, "cause": None}},
     ],
     ids=str,
 )
@@ -215,7 +232,7 @@ def test_the_digest_does_not_change(change: dict[str, Any]) -> None:
         {"data": DATA | {"department_id": "ENG-043"}},
         {"data": DATA | {"attributes": {"a": 1, "b": [{"c": None, "d": ""}, 2]}}},
         {"data": DATA | {"attributes": {"a": "1", "b": [2, {"c": None, "d": ""}]}}},
-        {"data": DATA | {"parent_id": None}},
+        {"data": DATA | {"parent_id": 5}},
         {"data": DATA | {"unknown": 1}},
         {"data": None},
     ],

@@ -121,21 +121,19 @@ MALFORMED = {
     "empty body": Message(b"", STRUCTURED),
     "not JSON": Message(b"{", STRUCTURED),
     "not UTF-8": Message(b'{"id": "\xff"}', STRUCTURED),
-    "a byte order mark": Message(b"\xef\xbb\xbf" + structured(EVENT).body, STRUCTURED),
     "UTF-16": Message(json.dumps(EVENT).encode("utf-16"), STRUCTURED),
     "two documents": Message(structured(EVENT).body * 2, STRUCTURED),
     "NaN": structured(with_data(attributes={"x": float("nan")})),
     "infinity": structured(with_data(attributes={"x": float("inf")})),
-    "a lone surrogate": structured(with_data(name="\ud800")),
+    "a lone surrogate in the id": structured(EVENT | {"id": "\ud800"}),
     "too deep": Message(b"[" * 100_000, STRUCTURED),
     "too long a number": Message(b'{"id": ' + b"9" * 5000 + b"}", STRUCTURED),
     "a list": structured([EVENT]),
     "null": structured(None),
     "a batch": Message(json.dumps([EVENT]).encode(), "application/cloudevents-batch+json"),
-    "another format": Message(structured(EVENT).body, "application/cloudevents+avro"),
-    "no mode": Message(structured(EVENT).body, JSON),
-    "no content type": Message(structured(EVENT).body, None),
-    "knative headers": binary(EVENT, "ce-"),
+    "another format": Message(b"\x02{}", "application/cloudevents+avro"),
+    "no mode": Message(structured(DATA).body, JSON),
+    "headers of another kind": binary(EVENT, "X-ce-"),
     "both kinds of data": structured(EVENT | {"data_base64": "e30="}),
     "base64 of no JSON": structured(without("data") | {"data_base64": "eA=="}),
     "no base64": structured(without("data") | {"data_base64": "{}"}),
@@ -149,26 +147,28 @@ MALFORMED = {
     "specversion null": structured(EVENT | {"specversion": None}),
     "id missing": structured(without("id")),
     "id empty": structured(EVENT | {"id": ""}),
-    "id a number": structured(EVENT | {"id": 1}),
+    "id a list": structured(EVENT | {"id": [1]}),
+    "id true": structured(EVENT | {"id": True}),
+    "id a number of more than 128 digits": structured(EVENT | {"id": 10**128}),
+    "type a number": structured(EVENT | {"type": 5}),
     "id too long": structured(EVENT | {"id": "x" * 1025}),
     "id with a control character": structured(EVENT | {"id": "a\nb"}),
     "source missing": structured(without("source")),
     "type missing": structured(without("type")),
     "type null": structured(EVENT | {"type": None}),
     "subject empty": structured(EVENT | {"subject": ""}),
-    "traceparent a number": structured(EVENT | {"traceparent": 5}),
     "time a number": structured(EVENT | {"time": 1_795_000_000}),
     "time without offset": structured(EVENT | {"time": "2026-11-21T08:30:00"}),
     "time a date": structured(EVENT | {"time": "2026-11-21"}),
-    "time with a blank": structured(EVENT | {"time": "2026-11-21 08:30:00Z"}),
+    "time with two blanks": structured(EVENT | {"time": "2026-11-21  08:30:00Z"}),
     "time with a comma": structured(EVENT | {"time": "2026-11-21T08:30:00,5Z"}),
     "time in other digits": structured(EVENT | {"time": "٢٠٢٦-11-21T08:30:00Z"}),
     "time of no such day": structured(EVENT | {"time": "2026-02-29T08:30:00Z"}),
-    "time of a leap second": structured(EVENT | {"time": "2026-12-31T23:59:60Z"}),
+    "time of second 61": structured(EVENT | {"time": "2026-12-31T23:59:61Z"}),
     "time before year 1 in UTC": structured(EVENT | {"time": "0001-01-01T00:00:00+00:01"}),
     "time after year 9999 in UTC": structured(EVENT | {"time": "9999-12-31T23:59:59-00:01"}),
 }
-HEADERS_OF_A_WRONG_KIND = [True, 5, 1.5, Decimal("1.5"), [1], {"a": 1}, NOON]
+HEADERS_OF_A_WRONG_KIND = [True, [1], {"a": 1}, NOON, b"\xff"]
 UNSUPPORTED = [
     "department",
     "department.created.v2",
@@ -189,7 +189,9 @@ INVALID = {
     "data a list": structured(EVENT | {"data": [DATA]}),
     "data a text": structured(EVENT | {"data": json.dumps(DATA)}),
     "no department_id": structured(EVENT | {"data": {"name": "Engineering"}}),
-    "department_id a number": structured(with_data(department_id=42)),
+    "department_id a fraction": structured(with_data(department_id=4.2)),
+    "department_id true": structured(with_data(department_id=True)),
+    "department_id of 129 digits": structured(with_data(department_id=10**128)),
     "department_id empty": structured(with_data(department_id="")),
     "department_id too long": structured(with_data(department_id="x" * 129)),
     "department_id unprintable": structured(with_data(department_id="a\u200bb")),
@@ -197,13 +199,14 @@ INVALID = {
     "name null": structured(with_data(name=None)),
     "name a list": structured(with_data(name=["Engineering"])),
     "name blank": structured(with_data(name=" \u00a0\t ")),
-    "parent_id a number": structured(with_data(parent_id=5)),
-    "attributes a list": structured(with_data(attributes=[])),
+    "name a number": structured(with_data(name=7)),
+    "a lone surrogate": structured(with_data(name="\ud800")),
+    "a lone surrogate in the department_id": structured(with_data(department_id="a\udfffb")),
     "cause unknown": structured(with_data(cause="sold") | {"type": "department.removed.v1"}),
     "merged_into empty": structured(with_data(merged_into="") | {"type": "department.removed.v1"}),
     "subject another": structured(EVENT | {"subject": "ENG-043"}),
     "tenant empty": structured(EVENT | {"tenant": ""}),
-    "tenant a number": structured(EVENT | {"tenant": 5}),
+    "tenant a fraction": structured(EVENT | {"tenant": 5.5}),
     "tenant unprintable": structured(EVENT | {"tenant": "a\nb"}),
     "sequence true": structured(EVENT | {"sequence": True}),
 }
@@ -214,14 +217,14 @@ def test_malformed(message: Message) -> None:
     assert type(refusal(message)) is Malformed
 
 
-@pytest.mark.parametrize("name", ["id", "source", "type", "subject", "traceparent"])
+@pytest.mark.parametrize("name", ["id", "source", "type", "subject"])
 @pytest.mark.parametrize("value", HEADERS_OF_A_WRONG_KIND, ids=repr)
 def test_malformed_by_the_kind_of_a_header(name: str, value: Any) -> None:
     sent = binary(EVENT)
     assert type(refusal(Message(sent.body, JSON, {**sent.headers, HEADER_PREFIX + name: value}))) is Malformed
 
 
-@pytest.mark.parametrize("value", [True, 1.5, Decimal(5), [1], {"a": 1}, NOON], ids=repr)
+@pytest.mark.parametrize("value", [True, 1.5, Decimal("1.5"), [1], {"a": 1}, NOON], ids=repr)
 @pytest.mark.parametrize("name", ["tenant", "sequence"])
 def test_invalid_by_the_kind_of_a_header(name: str, value: Any) -> None:
     sent = binary(EVENT)
@@ -240,13 +243,13 @@ def test_invalid(message: Message) -> None:
 
 
 def test_a_refusal_names_the_field() -> None:
-    assert str(refusal(INVALID["no name"])) == "data.name: Field required"
+    assert str(refusal(INVALID["no name"])) == "data.name: missing"
     assert str(refusal(INVALID["data a list"])) == "data: not a JSON object"
     assert str(refusal(INVALID["subject another"])) == "event: subject must equal data.department_id"
 
 
 def test_a_refusal_names_three_fields_and_counts_the_rest() -> None:
-    text = str(refusal(structured({"specversion": "2", "id": 1, "source": 1, "type": 1, "time": 1})))
+    text = str(refusal(structured({"specversion": "2", "id": [], "source": [], "type": 1, "time": 1})))
     assert text.count(";") == 3
     assert text.endswith("; and 2 more")
 

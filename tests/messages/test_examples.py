@@ -164,7 +164,7 @@ def test_the_schema_allows_unknown_members(example: dict[str, Any]) -> None:
 def test_the_schema_requires_the_required_attributes(example: dict[str, Any], attribute: str) -> None:
     schema = schema_of(example["type"])
     assert not schema.is_valid({name: value for name, value in example.items() if name != attribute})
-    assert not schema.is_valid(example | {attribute: 5})
+    assert not schema.is_valid(example | {attribute: [5]})
 
 
 @each(INBOUND)
@@ -176,7 +176,7 @@ def test_schema_and_code_refuse_the_same_data(example: dict[str, Any]) -> None:
         {"department_id": "a\nb"},
         {"department_id": None},
         {"name": ""},
-        {"name": "x" * 201},
+        {"name": "x" * 257},
         {"name": "a\x00b"},
     ):
         sent = example | {"data": example["data"] | wrong}
@@ -195,8 +195,8 @@ def test_the_schema_allows_every_event_that_the_code_accepts(event: dict[str, An
     schema_of(accepted.type).validate(json.loads(Message.structured(accepted).body))
 
 
-@pytest.mark.parametrize("sequence", [True, 1.5, "", "1" * 19, "+1", 10**18, [1], None])
-def test_schema_and_code_accept_the_same_sequences(sequence: Any) -> None:
+@pytest.mark.parametrize("sequence", [True, 1.5, "", "1" * 21, "+1", 10**20, -1, [1]])
+def test_schema_and_code_refuse_the_same_sequences(sequence: Any) -> None:
     assert not schema_of("department.created.v1").is_valid(EXAMPLES["created-full"] | {"sequence": sequence})
 
 

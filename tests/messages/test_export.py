@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -105,7 +106,8 @@ def test_each_document_is_a_schema_with_descriptions(name: str) -> None:
 def test_inbound_types_are_canonical_and_describe_accepted_variants() -> None:
     for kind in ("created", "renamed", "removed"):
         type_ = json_schema.document(f"department.{kind}.v1")["properties"]["type"]
-        assert type_["const"] == f"department.{kind}.v1"
+        assert type_["examples"] == [f"department.{kind}.v1"]
+        assert re.fullmatch(type_["pattern"], f"department.{kind}.v1")
         assert "reverse-DNS prefix" in type_["description"]
         assert "missing .v1" in type_["description"]
 

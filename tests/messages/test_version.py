@@ -22,7 +22,7 @@ TIMES = st.builds(
 )
 VERSIONS = st.builds(
     Version,
-    st.none() | st.sampled_from([-1, 0, 1, 2**60]),
+    st.none() | st.sampled_from([0, 1, 2**60, 10**20 - 1]),
     TIMES,
     st.sampled_from(RISING),
     st.sampled_from(["/a", "/b", "/Ä"]),
@@ -94,7 +94,7 @@ def test_every_version_is_newer_than_none() -> None:
 @pytest.mark.parametrize(
     ("newer", "older"),
     [
-        ({"sequence": -5, "time": "2020-01-01T00:00:00Z"}, {"time": "2026-01-01T00:00:00Z"}),
+        ({"sequence": 0, "time": "2020-01-01T00:00:00Z"}, {"time": "2026-01-01T00:00:00Z"}),
         ({"sequence": "10"}, {"sequence": "9"}),
         ({"sequence": 10, "time": "2020-01-01T00:00:00Z"}, {"sequence": 9}),
         ({"time": "2026-11-21T12:00:00.000001Z"}, {}),

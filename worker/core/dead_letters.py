@@ -8,7 +8,6 @@ from typing import Any
 
 from contracts import topology
 from contracts.departments import UnsupportedType, canonical_type
-from contracts.envelope import Message
 from worker.core.decide import Adopt, Decision, Delete, Refuse, Republish, Skip
 from worker.core.messages import (
     ATTEMPTS,
@@ -156,7 +155,7 @@ def replayed(original: Outgoing, replay_id: str, by: str, edited_from: str | Non
     """The original message for the work queue, with headers that identify the replay and its operator."""
     added = {REPLAY_ID: replay_id, REPLAYED_BY: by} | ({EDITED_FROM: edited_from} if edited_from else {})
     headers = first_headers(original.message.headers) | added
-    message = Message(original.message.body, original.message.content_type, headers)
+    message = replace(original.message, headers=headers)
     return replace(original, exchange=topology.REPLAY, message=message)
 
 
@@ -250,6 +249,7 @@ def exported(letter: Letter, original: Outgoing) -> dict[str, Any]:
         "dead_at": letter.dead_at.isoformat() if letter.dead_at else None,
         "routing_key": original.routing_key,
         "content_type": message.content_type,
+        "content_encoding": message.content_encoding,
         "headers": _json_safe(first_headers(message.headers)),
         "properties": _json_safe(original.properties),
         **_body(message.body),

@@ -10,7 +10,8 @@ from pydantic import SecretStr
 from pydantic_core import to_json
 
 from contracts import topology
-from contracts.envelope import ACCEPTED_PREFIXES, JSON, STRUCTURED, Message, rfc3339
+from contracts.encoding import COMPRESSION
+from contracts.envelope import JSON, STRUCTURED, Message, attribute_in, rfc3339
 from contracts.subaccounts import (
     Credentials,
     CredentialsMessage,
@@ -42,7 +43,6 @@ EVENT_ID = "x-event-id"
 DEPARTMENT_ID = "x-department-id"
 LEFT_OUT = "x-left-out"
 """Lists the properties and headers of a message that could not be encoded, if any."""
-_NEEDED_PREFIXES = (*ACCEPTED_PREFIXES, "x-")
 _MAX_ATTEMPTS = 1000
 
 
@@ -62,7 +62,7 @@ NEVER_SENT = SentAs()
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message and its address. `properties`: those of AMQP 0-9-1, without content type and headers.
+    """A message and its address. `properties`: those of AMQP 0-9-1 that are not in `message`.
 
     `id`: the CloudEvents id of a result or of credentials.
     """
@@ -238,7 +238,7 @@ def deliveries_of(delivered: Outgoing) -> int:
 def message_digest(delivered: Outgoing) -> str:
     """Identifies a message that may be unreadable: a digest of its body and its CloudEvents headers."""
     headers = delivered.message.headers
-    attributes = sorted((name, repr(headers[name])) for name in headers if name.startswith(ACCEPTED_PREFIXES))
+    attributes = sorted((name, repr(headers[name])) for name in headers if attribute_in(name))
     return hashlib.sha256(repr(attributes).encode() + delivered.message.body).hexdigest()
 
 
@@ -273,7 +273,7 @@ def without_broker_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_needed(header: str) -> bool:
     """Whether a header belongs to the event or to us. If there is no room for all, these are dropped last."""
-    return header.startswith(_NEEDED_PREFIXES)
+    return header.startswith("x-") or header == COMPRESSION or attribute_in(header) is not None
 
 
 def _result(

@@ -35,9 +35,10 @@ def complete_event(given: Mapping[str, Any], now: datetime, new_id: Callable[[],
     """
     defaults = {"specversion": "1.0", "id": new_id(), "source": EMITTED_FROM, "time": now}
     try:
-        return department_event(CloudEvent.model_validate(defaults | dict(given)))
+        whole = defaults | dict(given)
+        return department_event(CloudEvent.model_validate(whole), whole)
     except ValidationError as error:
-        raise InvalidEvent(describe(error)) from None
+        raise InvalidEvent(describe(error, given)) from None
     except (Invalid, UnsupportedType) as error:
         raise InvalidEvent(str(error)) from None
 

@@ -1,25 +1,24 @@
 """Reads a message: a department event, a request to reissue, or an unreadable message."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from contracts import text
 from contracts.departments import (
     DEFAULT_TENANT,
-    IDENTIFIER_LENGTH,
     Invalid,
     UnsupportedType,
     department_event,
     payload_digest,
 )
 from contracts.envelope import (
-    ATTRIBUTE_LENGTH,
     CloudEvent,
     Malformed,
     Message,
     attributes_in,
-    is_free_of_control,
-    read,
+    event_of,
+    readable_attributes,
 )
 from contracts.reissues import (
     REISSUE_KEY,
@@ -58,13 +57,14 @@ def reading_of(delivered: Outgoing) -> Reading:
 def validate(message: Message) -> Reading:
     """Reads a message without regard to its routing key."""
     try:
-        envelope = read(message)
+        given = attributes_in(message)
+        envelope = event_of(given)
     except Malformed as error:
         return Unreadable(_refusal(DeadReason.MALFORMED, error), glimpse(message))
     try:
         if asks_for_reissue(envelope):
-            return Reissue.of(reissue_request(envelope), envelope.type, request_digest(envelope))
-        return Event.of(department_event(envelope), envelope.type, payload_digest(envelope))
+            return Reissue.of(reissue_request(envelope, given), envelope.type, request_digest(envelope))
+        return Event.of(department_event(envelope, given), envelope.type, payload_digest(envelope))
     except UnsupportedType as error:
         return Unreadable(_refusal(DeadReason.UNSUPPORTED_TYPE, error), _readable_part(envelope))
     except Invalid as error:
@@ -73,10 +73,7 @@ def validate(message: Message) -> Reading:
 
 def glimpse(message: Message) -> Subject | None:
     """The facts about an event that can be read, valid or not; None if there are none."""
-    try:
-        return _partial_subject(attributes_in(message))
-    except Malformed:
-        return None
+    return _partial_subject(readable_attributes(message))
 
 
 def subject_of(reading: Reading) -> Subject | None:
@@ -101,28 +98,25 @@ def _readable_part(envelope: CloudEvent) -> Subject | None:
 
 
 def _partial_subject(attributes: Mapping[str, Any]) -> Subject | None:
-    """The valid attributes; None unless `source` and `id` identify the event."""
-    source, id_, type_ = (_attribute(attributes.get(name)) for name in ("source", "id", "type"))
+    """The valid attributes; None unless they identify the event. A type that cannot be read is empty."""
+    source, id_ = (_valid(text.attribute, attributes.get(name)) for name in ("source", "id"))
     if source is None or id_ is None:
         return None
     data = data if isinstance(data := attributes.get("data"), dict) else {}
-    trace = {name: _attribute(attributes.get(name)) for name in Trace._fields}
+    department_id = data.get("department_id")
+    trace = {name: _valid(text.plain, attributes.get(name)) for name in Trace._fields}
     return Subject(
-        Reference(source, id_, type_ or ""),
-        _text(attributes.get("tenant")) or DEFAULT_TENANT,
-        _text(data.get("department_id", attributes.get("subject"))),
-        _text(data.get("name")),
+        Reference(source, id_, _valid(text.text_attribute, attributes.get("type")) or ""),
+        _valid(text.identifier, attributes.get("tenant")) or DEFAULT_TENANT,
+        _valid(text.identifier, attributes.get("subject") if department_id is None else department_id),
+        _valid(text.name, data.get("name")),
         Trace(**trace),
     )
 
 
-def _attribute(value: object) -> str | None:
-    """The value if it is a valid CloudEvents attribute, else None."""
-    fits = isinstance(value, str) and 1 <= len(value) <= ATTRIBUTE_LENGTH and is_free_of_control(value)
-    return str(value) if fits else None
-
-
-def _text(value: object) -> str | None:
-    """The value if it is a valid identifier, else None."""
-    fits = isinstance(value, str) and 1 <= len(value) <= IDENTIFIER_LENGTH and value.isprintable()
-    return str(value) if fits else None
+def _valid(spelling: Callable[[object], str], value: object) -> str | None:
+    """The one spelling of a value; None if it breaks the rules."""
+    try:
+        return spelling(value)
+    except ValueError:
+        return None

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from contracts.envelope import Message
 from contracts.topology import Topology
 from worker.core.messages import Outgoing
 from worker.ports import Delivery, PublishFailed, Unroutable
@@ -23,7 +22,7 @@ class _Message:
             return self.outgoing
         message = self.outgoing.message
         headers = {**message.headers, "x-delivery-count": self.returns}
-        return replace(self.outgoing, message=Message(message.body, message.content_type, headers))
+        return replace(self.outgoing, message=replace(message, headers=headers))
 
 
 class _Queue:

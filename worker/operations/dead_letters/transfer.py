@@ -84,7 +84,12 @@ def _edited(line: bytes) -> Edited:
     given = _json(line)
     if not isinstance(given, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 - a mistake in a file, not in our types
-    message = Message(_body(given), _text(given, "content_type"), _mapping(given, "headers"))
+    message = Message(
+        _body(given),
+        _text(given, "content_type"),
+        _mapping(given, "headers"),
+        _text(given, "content_encoding"),
+    )
     reading = validate(message)
     if isinstance(reading, Unreadable):
         why = reading.verdict

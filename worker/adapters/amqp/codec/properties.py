@@ -45,12 +45,10 @@ _SIZES = {"delivery_mode": 1, "priority": 1, "timestamp": 8}
 
 # Properties that a forwarded message keeps. Not `expiration` (a dead letter must not expire), and not
 # `user_id` (the broker closes the channel for another user's name).
-KEPT_PROPERTIES = frozenset(
-    {"content_encoding", "priority", "correlation_id", "reply_to", "timestamp", "type", "app_id"}
-)
+KEPT_PROPERTIES = frozenset({"priority", "correlation_id", "reply_to", "timestamp", "type", "app_id"})
 MESSAGE_ID = "message_id"
 """Kept too, but only as bytes: it is not part of the content."""
-_READ = KEPT_PROPERTIES | {"content_type"}
+_READ = KEPT_PROPERTIES | {"content_type", "content_encoding"}
 _TEXTS = _READ - _SIZES.keys()
 
 _PERSISTENT = b"\2"
@@ -76,7 +74,8 @@ def read(exchange: str, routing_key: bytes, properties: bytes, body: bytes) -> O
                 fields[name] = (_read_property(name, properties[start:end]), properties[start:end])
     known = {name: value for name, (value, _) in fields.items() if name != MESSAGE_ID}
     key, content_type = known.pop("routing_key"), known.pop("content_type", None)
-    message = Message(body, content_type, {name: value for name, (value, _) in headers.items()})
+    content = {name: value for name, (value, _) in headers.items()}
+    message = Message(body, content_type, content, known.pop("content_encoding", None))
     return Outgoing(exchange, key, message, known, SentAs(fields, headers))
 
 
@@ -123,7 +122,9 @@ def encode(outgoing: Outgoing, message_id: str, max_bytes: int) -> bytes:
     `message_id` is used if the message arrived without one.
     """
     # Fast path, in a tenth of the time: most messages are our own and have only a content type.
-    ours = outgoing.sent_as is NEVER_SENT and not (outgoing.message.headers or outgoing.properties)
+    message = outgoing.message
+    simple = not (message.headers or message.content_encoding or outgoing.properties)
+    ours = outgoing.sent_as is NEVER_SENT and simple
     if ours and (content_type := _encode_content_type(outgoing.message.content_type)):
         return _PLAIN_FLAGS + content_type + _PERSISTENT + short(message_id)
     fields, headers = _fields(outgoing), _headers(outgoing)
@@ -150,10 +151,9 @@ def routing_key(outgoing: Outgoing) -> bytes:
 
 def _fields(outgoing: Outgoing) -> dict[str, bytes | None]:
     """None for those that cannot be sent."""
-    sent, given = (
-        outgoing.sent_as.fields,
-        {"content_type": outgoing.message.content_type, **outgoing.properties},
-    )
+    sent, message = outgoing.sent_as.fields, outgoing.message
+    decoding = {"content_type": message.content_type, "content_encoding": message.content_encoding}
+    given = decoding | dict(outgoing.properties)
     return {
         name: _as_sent(sent, name, value) or _encode_property(name, value)
         for name, value in given.items()
