@@ -238,8 +238,8 @@ async def test_the_documented_rights_are_enough_to_listen(users: Callable[[str],
     await secured.node.rabbitmqctl("add_user", user, PASSWORD)
     await secured.node.rabbitmqctl("set_permissions", user, configure, write, read)
     try:
-        async with listening([users(user)]) as listener:
-            async with open_publisher([users(TOPOLOGY)], Telemetry()) as publisher:
+        async with listening([users(user)], names.NO_NAMESPACE) as listener:
+            async with open_publisher([users(TOPOLOGY)], Telemetry(), names.NO_NAMESPACE) as publisher:
                 await publisher.publish(Outgoing(names.RESULTS, "subaccount.created", Message(b"{}", None)))
             assert (await listener.next()).message.body == b"{}"
     finally:

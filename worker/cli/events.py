@@ -81,8 +81,8 @@ async def _look_in_dead_letters(
 async def _waiting(settings: EventSettings) -> Mapping[str, int]:
     from worker.cli import open_ports
 
-    queues = [names.WORK_QUEUE, *map(names.retry_queue, settings.retry_delays)]
-    return await open_ports.depths(settings, queues)
+    queues = map(settings.namespace.of, [names.WORK_QUEUE, *map(names.retry_queue, settings.retry_delays)])
+    return await open_ports.depths(settings, list(queues))
 
 
 def _unknown(

@@ -46,7 +46,7 @@ async def publisher(settings: BrokerSettings) -> AsyncIterator[Publisher]:
 @asynccontextmanager
 async def listener(settings: BrokerSettings) -> AsyncIterator[Listener]:
     """Hears all results from the start of the block on; raises `BrokerUnavailable`."""
-    async with listening(settings.amqp_url) as opened:
+    async with listening(settings.amqp_url, settings.namespace) as opened:
         yield opened
 
 
