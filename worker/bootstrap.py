@@ -21,7 +21,7 @@ from worker.flow.gate import Gate
 from worker.flow.lanes import Lanes
 from worker.flow.ledger_watch import LedgerWatch
 from worker.flow.supervise import supervised
-from worker.flow.undelivered import UndeliveredCredentials
+from worker.flow.undelivered import ConfirmedMessages, RefusedResults, UndeliveredCredentials
 from worker.flow.waiting import WaitingRoom
 from worker.pipeline.disappearances import Disappearances
 from worker.pipeline.handler import Handler
@@ -148,6 +148,8 @@ def assemble(
         sealer=ports.sealer,
         fingerprints=ports.fingerprints,
         undelivered=undelivered,
+        refused=RefusedResults(gate, clock),
+        confirmed=ConfirmedMessages(),
         names=names,
         clock=clock,
         policy=policy,

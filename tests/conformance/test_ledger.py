@@ -41,6 +41,7 @@ from worker.core.model import (
     Entry,
     Fingerprint,
     IssuedCredentials,
+    PartialReissue,
     Recollection,
     Reference,
     Removed,
@@ -311,6 +312,7 @@ issued = st.builds(
     st.integers(1, 2**31),
     st.none() | st.builds(Fingerprint, texts, texts),
     st.none() | instants,
+    st.lists(st.builds(PartialReissue, references, st.frozensets(texts)), max_size=3).map(tuple),
 )
 debts = st.builds(
     Debt, st.frozensets(texts, min_size=1, max_size=3), st.booleans(), st.none() | instants

@@ -11,8 +11,8 @@ WRITERS = {
     "announce": {"line", "outbox"},
     "conclude": {"line"},
     "answered": {"reissues"},
-    "confirm": {"line", "reissues"},
-    "delivered": {"outbox"},
+    "confirm": {"line"},
+    "delivered": {"line", "outbox", "reissues"},
     "attended": {"scheduler"},
     "recheck": {"reconcile"},
 }

@@ -220,12 +220,21 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class PartialReissue:
+    """A request to reissue that has not ended. `recipients`: those whose copies the broker has confirmed."""
+
+    request: Reference
+    recipients: frozenset[str]
+
+
+@dataclass(frozen=True)
 class IssuedCredentials:
     """The credentials of the newest subaccount, without the token itself.
 
     They are kept after its deletion: the next ones continue the count of generations. `cause` is the event
     they were issued for, `trace` its trace. `fingerprint` is that of the token last published,
-    `reissued_at` the time of the last reissue on request.
+    `reissued_at` the time of the last reissue on request. `partial_reissues`: requests that have served only
+    some recipients.
     """
 
     cause: Reference
@@ -233,6 +242,7 @@ class IssuedCredentials:
     generation: int = 1
     fingerprint: Fingerprint | None = None
     reissued_at: datetime | None = None
+    partial_reissues: tuple[PartialReissue, ...] = ()
 
     def __post_init__(self) -> None:
         if self.generation < 1:

@@ -12,6 +12,7 @@ from worker.core.model import (
     Answer,
     Entry,
     Fingerprint,
+    PartialReissue,
     Recollection,
     Reference,
     Reissue,
@@ -25,6 +26,9 @@ REISSUE_PAUSE = timedelta(seconds=60)
 
 WISH_VALID_FOR = timedelta(seconds=60)
 """A wish older than this is ignored: no worker ran when it was left."""
+
+PARTIAL_REISSUES_KEPT = 10
+"""Requests that failed for a recipient and were given up stay in the entry: only the newest are kept."""
 
 CANNOT_REISSUE = "the provider shows an auth token only once: credentials cannot be issued again"
 
@@ -85,9 +89,31 @@ def with_token(entry: Entry, found: Fingerprint) -> Entry:
     return replace(entry, issued=issued)
 
 
-def reissued(entry: Entry, now: datetime) -> Entry:
-    """The entry once the broker has confirmed the credentials that a request asked for."""
-    return replace(entry, issued=replace(entry.existing.issued, reissued_at=now))
+def served_by(request: Reissue, entry: Entry) -> frozenset[str]:
+    """The recipients to whom an earlier try of this request has published its credentials."""
+    found = (
+        one.recipients for one in entry.existing.issued.partial_reissues if one.request == request.reference
+    )
+    return next(found, frozenset())
+
+
+def partly_reissued(request: Reissue, entry: Entry, recipients: frozenset[str]) -> Entry:
+    """The entry once the broker has confirmed the credentials of only some recipients."""
+    partial = PartialReissue(request.reference, served_by(request, entry) | recipients)
+    others = _other_partial_reissues(request, entry)
+    kept = (*others, partial)[-PARTIAL_REISSUES_KEPT:]
+    return replace(entry, issued=replace(entry.existing.issued, partial_reissues=kept))
+
+
+def reissued(request: Reissue, entry: Entry, now: datetime) -> Entry:
+    """The entry once the broker has confirmed all credentials that a request asked for."""
+    others = _other_partial_reissues(request, entry)
+    return replace(entry, issued=replace(entry.existing.issued, reissued_at=now, partial_reissues=others))
+
+
+def _other_partial_reissues(request: Reissue, entry: Entry) -> tuple[PartialReissue, ...]:
+    partial = entry.existing.issued.partial_reissues
+    return tuple(one for one in partial if one.request != request.reference)
 
 
 def reissued_to(recipients: Iterable[str]) -> str:

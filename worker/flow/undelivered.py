@@ -1,12 +1,97 @@
-"""Blocks the gate while credentials cannot be delivered to a recipient.
+"""What the broker has taken and what not: credentials and results that are refused block the gate.
 
-Each further create would only add credentials that wait.
+Each further event would only add a message that waits.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
+from worker.core.judge import LONGEST_WAIT_SECONDS
+from worker.core.messages import Outgoing
 from worker.core.model import Department
 from worker.flow.gate import Gate
+from worker.ports import Clock, NotTaken
+
+CONFIRMED_KEPT = 10_000
+FIRST_RETRY_SECONDS = 1.0
+
+
+class ConfirmedMessages:
+    """The ids of messages that the broker has confirmed, the newest `CONFIRMED_KEPT`.
+
+    A try that fails after a confirm, at the ledger for example, is repeated, and must not publish again what
+    was confirmed. All messages under one id say the same.
+    """
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[str, None] = OrderedDict()
+
+    def __contains__(self, id_: object) -> bool:
+        return id_ in self._ids
+
+    def add(self, id_: str | None) -> None:
+        """Remembers a message; None stands for one without an id, which is not remembered."""
+        if id_ is None:
+            return
+        self._ids[id_] = None
+        if len(self._ids) > CONFIRMED_KEPT:
+            self._ids.popitem(last=False)
+
+    def forget(self, id_: str | None) -> None:
+        """Forgets a message that may be published again under its id."""
+        if id_ is not None:
+            self._ids.pop(id_, None)
+
+
+@dataclass(slots=True)
+class _Refused:
+    """A result that a queue has refused `tries` times. `retry_at`: monotonic seconds."""
+
+    outgoing: Outgoing
+    reason: str
+    tries: int
+    retry_at: float
+
+
+@dataclass
+class RefusedResults:
+    """Blocks the gate while a queue refuses results of a kind, which is their routing key.
+
+    Of each kind only one result is tried again, at growing intervals; the others wait for it.
+    """
+
+    gate: Gate
+    clock: Clock
+    _refused: dict[str, _Refused] = field(default_factory=dict)
+
+    def check(self, outgoing: Outgoing) -> None:
+        """Raises `NotTaken` while results of this kind are refused."""
+        refused = self._refused.get(outgoing.routing_key)
+        if refused is not None:
+            raise NotTaken(refused.reason)
+
+    def add(self, outgoing: Outgoing, error: NotTaken) -> None:
+        """Notes that a queue has refused a result. The next try is later each time."""
+        key = outgoing.routing_key
+        tries = self._refused[key].tries + 1 if key in self._refused else 1
+        wait = min(LONGEST_WAIT_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(tries - 1, 10))
+        self._refused[key] = _Refused(outgoing, str(error), tries, self.clock.monotonic() + wait)
+        self.gate.block(_results(key), f"results cannot be delivered: {error}")
+
+    def taken(self, outgoing: Outgoing) -> None:
+        """Notes that a result of this kind was taken."""
+        if self._refused.pop(outgoing.routing_key, None) is not None:
+            self.gate.unblock(_results(outgoing.routing_key))
+
+    def due(self) -> list[Outgoing]:
+        """The results to try again now."""
+        now = self.clock.monotonic()
+        return [one.outgoing for one in self._refused.values() if one.retry_at <= now]
+
+
+def _results(routing_key: str) -> str:
+    return f"results {routing_key}"
 
 
 class UndeliveredCredentials:

@@ -28,7 +28,7 @@ from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
-from worker.ports import CallFailed, Clock, LedgerConflict, LedgerFailed
+from worker.ports import CallFailed, Clock, LedgerConflict, LedgerFailed, PublishFailed
 from worker.provider.act import Actor
 from worker.telemetry.events import Telemetry
 
@@ -126,7 +126,12 @@ class Line:
         """Publishes all that the broker has not confirmed yet, and records its confirm."""
         delivered = await self._deliver_owed(entry, token)
         if not answer.confirmed:
-            await self.outbox.publish_result(messages.result(answer, self.names.owner, self.clock.now()))
+            result = messages.result(answer, self.names.owner, self.clock.now())
+            try:
+                await self.outbox.publish_result(result)
+            except PublishFailed:
+                await self.records.delivered(entry, delivered)
+                raise
         if delivered != entry or not answer.confirmed:
             await self.records.confirm(delivered, answer)
         self.outbox.forget_token(delivered)

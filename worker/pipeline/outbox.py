@@ -6,17 +6,21 @@ token; a missing one is read with GET. So there is no secret at rest to guard.
 
 - Credentials are owed by the department, not by an event. Each recipient has its own message, sealed and
   confirmed separately, and is struck off the debt alone. If one cannot be served, the others still are.
+- Nothing that was confirmed is published again because something else failed. The confirm is recorded before
+  the next try; until that record succeeds, the worker remembers the message's id.
 - Credentials that cannot be delivered (no queue, no key, a full queue) block the gate: the credentials of new
   subaccounts would only wait too. Nothing is parked or counted for it.
 - Enabling (`PROVISIONER_ENABLE=published`) comes last, after the broker has confirmed every recipient's
   credentials. It is a change like any other: its check is on record before the call.
 - A result that no queue is bound for counts as answered: one warning, metered. Results hold no secret, and a
   producer that does not listen must not stop the others.
+- A result that a queue refuses blocks the gate, as credentials do. The scheduler tries one of its kind again.
 - Ids of outbound messages are derived, so a message that is published twice has the same id. The id of
   credentials includes the generation, because one event may cause two.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -31,7 +35,7 @@ from worker.core.judge import DeadLetter, FaultKind
 from worker.core.messages import Outgoing, Subject
 from worker.core.model import Entry
 from worker.core.naming import Names
-from worker.flow.undelivered import UndeliveredCredentials
+from worker.flow.undelivered import ConfirmedMessages, RefusedResults, UndeliveredCredentials
 from worker.pipeline.records import Records
 from worker.ports import (
     CallFailed,
@@ -47,6 +51,25 @@ from worker.ports import (
 from worker.provider.subaccounts import Subaccounts
 from worker.telemetry.events import Telemetry
 
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Credentials sent to several recipients.
+
+    `served`: the recipients whose messages the broker has confirmed. `refused`: the error of each recipient
+    that cannot be served now. `lost`: the error that ended the delivery before the others were tried.
+    """
+
+    served: frozenset[str]
+    refused: Mapping[str, PublishFailed]
+    lost: PublishFailed | None = None
+
+    @property
+    def failure(self) -> PublishFailed | None:
+        """The error to raise if anyone was not served."""
+        return self.lost or next(iter(self.refused.values()), None)
+
+
 CredentialsFor = Callable[[str], CredentialsMessage]
 """The credentials message for a recipient."""
 
@@ -61,6 +84,8 @@ class Outbox:
     sealer: Sealer
     fingerprints: Fingerprints
     undelivered: UndeliveredCredentials
+    refused: RefusedResults
+    confirmed: ConfirmedMessages
     names: Names
     clock: Clock
     policy: Policy
@@ -71,11 +96,31 @@ class Outbox:
         await self.publisher.publish(outgoing)
 
     async def publish_result(self, outgoing: Outgoing) -> None:
-        """Publishes a result; one that no queue is bound for counts as published. Raises `PublishFailed`."""
+        """Publishes a result; one that no queue is bound for counts as published. Raises `PublishFailed`.
+
+        While results of its kind are refused, it raises `NotTaken` without a try.
+        """
+        if outgoing.id in self.confirmed:
+            return
+        self.refused.check(outgoing)
+        await self._publish_result(outgoing)
+
+    async def retry_refused(self) -> None:
+        """Publishes one refused result of each kind again, once that is due."""
+        for outgoing in self.refused.due():
+            with suppress(PublishFailed):
+                await self._publish_result(outgoing)
+
+    async def _publish_result(self, outgoing: Outgoing) -> None:
         try:
             await self.publisher.publish(outgoing)
         except Unroutable:
             self.telemetry.result_unroutable(outgoing.routing_key)
+        except NotTaken as error:
+            self.refused.add(outgoing, error)
+            raise
+        self.confirmed.add(outgoing.id)
+        self.refused.taken(outgoing)
 
     async def dead_letter(
         self, original: Outgoing, verdict: DeadLetter, subject: Subject | None, attempts: int, now: datetime
@@ -89,6 +134,7 @@ class Outbox:
         # The result goes first. If the dead letter fails, the next try may end otherwise.
         await self.publish_result(failed)
         await self.publish(letter)
+        self.confirmed.forget(failed.id)  # a replay that fails has a result again
 
     async def deliver_owed(self, entry: Entry, token: SecretStr | None) -> Entry:
         """Delivers the debt, and returns the entry to record.
@@ -96,18 +142,21 @@ class Outbox:
         Without `token` it is read from the provider. Raises `CallFailed` or `PublishFailed`; credentials
         confirmed before that are on record.
         """
-        entry = retarget_debts(entry, self.policy.recipients)
+        before = entry = retarget_debts(entry, self.policy.recipients)
+        failure: PublishFailed | CallFailed | None = None
         if entry.is_live and entry.owed_to:
             if token is None:
                 token = await self._token_or_written_off(entry)
-            issued, failure = await self._issue(entry, token)
-            if failure is not None:
-                await self.records.delivered(entry, issued)
-                raise failure
-            entry = issued
+            entry, failure = await self._issue(entry, token)
         else:
             self.undelivered.update(entry.department)
-        return await self._enable(entry)
+        if failure is None and _to_be_enabled(entry):
+            entry, failure = await self._try_to_enable(entry)
+        if failure is None:
+            return entry
+        if entry.revision == before.revision:
+            await self.records.delivered(before, entry)
+        raise failure
 
     async def retry_owed(self, entry: Entry) -> Entry:
         """Delivers the debt without an event, and puts off the rest. Raises `CallFailed`."""
@@ -148,28 +197,28 @@ class Outbox:
 
     async def deliver(
         self, entry: Entry, recipients: frozenset[str], credentials_for: CredentialsFor
-    ) -> tuple[frozenset[str], dict[str, PublishFailed]]:
-        """Sends credentials to each recipient. Returns those served, and the error of each other one."""
-        failed: dict[str, PublishFailed] = {}
+    ) -> Delivery:
+        """Sends credentials to each recipient, but not again what the broker has confirmed."""
+        served: set[str] = set()
+        refused: dict[str, PublishFailed] = {}
         for recipient in sorted(recipients):
             clear = credentials_for(recipient)
             try:
-                message = self.sealer.seal(clear, recipient)
-                await self.publisher.publish(messages.addressed(clear, recipient, message))
+                if clear.id not in self.confirmed:
+                    await self._send(entry, clear, recipient)
             except (NoRecipientKey, NotTaken, Unroutable) as error:
-                failed[recipient] = error
+                refused[recipient] = error
+            except PublishFailed as error:  # the others would meet the same
+                return Delivery(frozenset(served), refused, error)
             else:
-                self.telemetry.credentials_published(entry)
-        return recipients - failed.keys(), failed
+                served.add(recipient)
+        return Delivery(frozenset(served), refused)
 
-    async def _enable(self, entry: Entry) -> Entry:
-        """Enables the subaccount if that is due, and returns the entry; raises `CallFailed`."""
-        if not _to_be_enabled(entry):
-            return entry
-        entry, failure = await self._try_to_enable(entry)
-        if failure is not None:
-            raise failure
-        return entry
+    async def _send(self, entry: Entry, clear: CredentialsMessage, recipient: str) -> None:
+        message = self.sealer.seal(clear, recipient)
+        await self.publisher.publish(messages.addressed(clear, recipient, message))
+        self.confirmed.add(clear.id)
+        self.telemetry.credentials_published(entry, clear.causationid, recipient)
 
     async def _try_to_enable(self, entry: Entry) -> tuple[Entry, CallFailed | None]:
         """Records the intent, then enables. Returns the entry, and the error if it is not enabled."""
@@ -188,11 +237,13 @@ class Outbox:
         def credentials_for(recipient: str) -> CredentialsMessage:
             return messages.credentials(entry, recipient, token, self.names.owner, self.clock.now())
 
-        served, failed = await self.deliver(entry, entry.owed_to, credentials_for)
-        self.undelivered.update(entry.department, served, failed)
-        if served:
-            entry = confirmed(entry, served, self.fingerprints.of(entry.existing.auth_id, token))
-        return entry, next(iter(failed.values()), None)
+        delivery = await self.deliver(entry, entry.owed_to, credentials_for)
+        if delivery.lost is None:
+            self.undelivered.update(entry.department, delivery.served, delivery.refused)
+        if delivery.served:
+            token_seen = self.fingerprints.of(entry.existing.auth_id, token)
+            entry = confirmed(entry, delivery.served, token_seen)
+        return entry, delivery.failure
 
 
 def _to_be_enabled(entry: Entry) -> bool:

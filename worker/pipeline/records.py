@@ -7,7 +7,7 @@ A write is conditional on the revision that was recalled, so the second of two w
     conclude   the line, after a step: the next entry, with the answer if there is one
     answered   the reissues: the answer to a request, before it is published and after the broker's confirm
     confirm    the line, after the broker's confirm: the debt that is left, the answer
-    delivered  the outbox: credentials that were confirmed before the next one failed
+    delivered  the line, the outbox, the reissues: credentials confirmed before something else failed
     attended   the scheduler: duties that are done or put off
     recheck    the reconciler: a check, on the entry that another worker has recorded
 """
@@ -51,10 +51,9 @@ class Records:
         """Records that the broker has confirmed the answer."""
         return await self.entries.record(entry, replace(answer, confirmed=True))
 
-    async def delivered(self, before: Entry, entry: Entry) -> None:
-        """Records the confirmed credentials before a failure of the others is raised."""
-        if entry != before:
-            await self.entries.record(entry)
+    async def delivered(self, before: Entry, entry: Entry) -> Entry:
+        """Records credentials that are confirmed, before anything else is tried again."""
+        return before if entry == before else await self.entries.record(entry)
 
     async def attended(self, entry: Entry) -> None:
         """Records the entry after its due duties."""

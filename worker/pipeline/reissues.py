@@ -1,7 +1,8 @@
 """Issues credentials again: for a request (a message), or for a wish (left in the ledger by an operator).
 
 The department's state does not change. Credentials are published before anything is recorded. A crash in
-between publishes them once more, under the same ids.
+between publishes them once more, under the same ids. If only some recipients can be served, that is recorded,
+and the next try serves the others.
 """
 
 from dataclasses import dataclass, replace
@@ -19,9 +20,11 @@ from worker.core.reissue import (
     answer_to,
     decide_reissue,
     gone,
+    partly_reissued,
     reissued,
     reissued_to,
     request_of,
+    served_by,
     with_token,
 )
 from worker.pipeline.disappearances import Disappearances, is_missing
@@ -112,24 +115,28 @@ class Reissues:
         self, request: Reissue, entry: Entry, recipients: frozenset[str]
     ) -> tuple[Entry, Answer]:
         """The entry and the answer, not recorded yet."""
-        entry = await self.outbox.deliver_owed(entry, None)
+        entry = await self.records.delivered(entry, await self.outbox.deliver_owed(entry, None))
         entry = await self._issue_again(request, entry, recipients)
         reason = reissued_to(recipients)
         return entry, answer_to(request, entry, ResultCode.REISSUED, reason, self._now())
 
-    async def _issue_again(self, request: Reissue, entry: Entry, recipients: frozenset[str]) -> Entry:
-        token = await self.subaccounts.token(entry)
+    async def _issue_again(self, request: Reissue, before: Entry, recipients: frozenset[str]) -> Entry:
+        """Publishes to the recipients that no earlier try has served; returns the entry, not recorded yet."""
+        token = await self.subaccounts.token(before)
         entry = with_token(
-            found(entry, self.policy, self._now()), self.fingerprints.of(entry.existing.auth_id, token)
+            found(before, self.policy, self._now()), self.fingerprints.of(before.existing.auth_id, token)
         )
 
         def credentials_for(recipient: str) -> CredentialsMessage:
             return messages.credentials_again(request, entry, recipient, token, self.names.owner, self._now())
 
-        _, failed = await self.outbox.deliver(entry, recipients, credentials_for)
-        for failure in failed.values():
-            raise failure
-        return reissued(entry, self._now())
+        remaining = recipients - served_by(request, before)
+        delivery = await self.outbox.deliver(entry, remaining, credentials_for)
+        if delivery.failure is not None:
+            if delivery.served:
+                await self.records.delivered(before, partly_reissued(request, entry, delivery.served))
+            raise delivery.failure
+        return reissued(request, entry, self._now())
 
     def _now(self) -> datetime:
         return self.clock.now()

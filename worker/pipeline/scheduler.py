@@ -80,6 +80,7 @@ class Scheduler:
             if self.ledger_watch.trouble is None:
                 await self.file_due()
                 await self.file_wishes()
+            await self.outbox.retry_refused()
             await self.measure_debts()
             await self.clock.sleep(POLL_SECONDS)
 

@@ -212,10 +212,13 @@ class _MessageEvents(_Reports):
 class _DepartmentEvents(_Reports):
     """Credentials, duties, and unexpected subaccounts."""
 
-    def credentials_published(self, entry: Entry) -> None:
+    def credentials_published(self, entry: Entry, event_id: str, recipient: str) -> None:
+        """`event_id`: the event or request that caused them. `recipient` is empty if none is configured."""
         self._metrics.count("credentials_published")
         self._log.info(
             "credentials_published",
+            event_id=event_id,
+            recipient=recipient or None,
             tenant=entry.department.tenant,
             department_id=entry.department.id,
             auth_id=entry.auth_id,

@@ -23,6 +23,7 @@ from worker.core.model import (
     Entry,
     Fingerprint,
     IssuedCredentials,
+    PartialReissue,
     Reference,
     Removed,
     Status,
@@ -60,6 +61,7 @@ class EntryRow:
     enable_owed: bool = False
     fingerprint: Fingerprint | None = None
     reissued_at: datetime | None = None
+    partial_reissues: tuple[PartialReissue, ...] = ()
     mends: int = 0
     missing_since: datetime | None = None
     gone_at: datetime | None = None
@@ -96,6 +98,7 @@ def entry_json(entry: Entry) -> str:
         enable_owed=debt is not None and debt.enable,
         fingerprint=issued.fingerprint if issued else None,
         reissued_at=issued.reissued_at if issued else None,
+        partial_reissues=issued.partial_reissues if issued else (),
         mends=entry.repairs,
         missing_since=entry.missing_since,
         gone_at=entry.gone_at,
@@ -161,6 +164,7 @@ def _issued_of(row: EntryRow) -> IssuedCredentials | None:
         row.generation,
         row.fingerprint,
         row.reissued_at,
+        row.partial_reissues,
     )
 
 
