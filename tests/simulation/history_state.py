@@ -48,11 +48,14 @@ class RecordedEntry(NamedTuple):
     auth_id: str | None = None
 
 
+UNATTRIBUTED = "unattributed"
+"""Stands for the event of a result without one."""
+
+
 class ConfirmedBefore(NamedTuple):
     """How many messages about a delivery had been confirmed when it arrived."""
 
     dead: int
-    failed: int
     parked: int
 
 
@@ -72,6 +75,7 @@ class HistoryState:
     dead: dict[bytes, list[str]] = field(default_factory=lambda: defaultdict(list))
     undecided: set[str] = field(default_factory=set)
     failed: Counter[str] = field(default_factory=Counter)
+    failed_before: Counter[str] = field(default_factory=Counter)  # at the ack of the event's last dead letter
     parked: Counter[bytes] = field(default_factory=Counter)
     deliveries: Counter[bytes] = field(default_factory=Counter)
     confirmed_before: dict[int, ConfirmedBefore] = field(default_factory=dict)  # by delivery
@@ -131,8 +135,8 @@ def _superseded(state: HistoryState, note: Note) -> None:
 
 
 def _delivered(state: HistoryState, note: Note) -> None:
-    event, body = note.detail["event"], note.detail["body"]
-    confirmed_before = ConfirmedBefore(len(state.dead[body]), state.failed[event], state.parked[body])
+    body = note.detail["body"]
+    confirmed_before = ConfirmedBefore(len(state.dead[body]), state.parked[body])
     state.confirmed_before[note.detail["tag"]] = confirmed_before
     state.deliveries[body] += 1
 
@@ -140,7 +144,7 @@ def _delivered(state: HistoryState, note: Note) -> None:
 def _attempted(state: HistoryState, note: Note) -> None:
     if note.detail["to"] == "results":
         message = note.detail["message"]
-        id_, outcome = message["data"]["event"]["id"], message["data"]["outcome"]
+        id_, outcome = _event_of(message), message["data"]["outcome"]
         state.attempted[id_][outcome].add(message["id"])
         if outcome in FINAL and id_ not in state.answered:
             state.broken.append(f"G1: {id_} was answered {outcome} before that was durable, at {note.at:.3f}")
@@ -148,10 +152,15 @@ def _attempted(state: HistoryState, note: Note) -> None:
         state.credentials[note.department].append(note.detail["message"] | {"confirmed": False})
 
 
+def _event_of(result: dict[str, Any]) -> str:
+    event = result["data"]["event"]
+    return event["id"] if event else UNATTRIBUTED
+
+
 def _confirmed(state: HistoryState, note: Note) -> None:
     if note.detail["to"] == "results":
         message = note.detail["message"]
-        id_, outcome = message["data"]["event"]["id"], message["data"]["outcome"]
+        id_, outcome = _event_of(message), message["data"]["outcome"]
         state.results[id_][outcome].add(message["id"])
         state.failed[id_] += outcome == "failed"
     elif note.detail["to"] == "secrets" and note.department:
@@ -208,8 +217,12 @@ def _ack(state: HistoryState, note: Note) -> None:
     # If this copy was answered, the dead letter is that of another copy or of a conflicting duplicate.
     of_this_one = reasons and not (confirmed and "conflicting-duplicate" not in reasons)
     if of_this_one:
-        if note.department and state.failed[event] <= confirmed_before.failed:
+        told = event if note.department else UNATTRIBUTED
+        if state.failed[told] <= state.failed_before[told]:
             state.broken.append(f"G4: {event} was dead-lettered without a failed result, at {note.at:.3f}")
+        # Results without an event cannot be told apart: each ack takes one.
+        taken = state.failed_before[told] + 1
+        state.failed_before[told] = state.failed[told] if note.department else taken
     elif answer is None:
         state.broken.append(f"G1: {event} acked before its outcome was durable, at {note.at:.3f}")
     elif not confirmed:
