@@ -240,8 +240,9 @@ class RunningWorker:
         return self.worker.handler.left + len(self.worker.lanes)
 
     def blocks(self) -> list[str]:
-        """One line for each reason why the consumer is paused."""
-        return list(self.worker.gate.blocks.values())
+        """One line for each reason why no event could succeed now."""
+        trouble = self.worker.circuit.trouble
+        return [*self.worker.gate.blocks.values(), *([trouble] if trouble else [])]
 
     async def drain(self) -> bool:
         """Stops consuming and finishes running work; False if that exceeds `PROVISIONER_DRAIN`."""
@@ -289,6 +290,7 @@ async def running_worker(
         worker = assemble(ports, _rules(settings), telemetry, stopping)
         stack.push_async_callback(worker.close)
         telemetry.gauge_waiting(worker.lanes.__len__, worker.waiting.__len__)
+        worker.circuit.begin()
         await stack.enter_async_context(supervised(worker.scheduler.run, clock, telemetry))
         consumer = await stack.enter_async_context(broker.consumer(worker.handler.receive))
         control = partial(worker.gate.control, consumer)

@@ -19,7 +19,7 @@ from tests.support import one_call
 from tests.support.builders import NOW
 from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.adapters.system import SystemClock
-from worker.core.judge import CallFault, FaultKind, Unknown, classify
+from worker.core.judge import CallFault, FaultKind, Missing, Permanent, Unknown, classify
 from worker.ports import CallFailed, NewSubaccount, Provider, RateLimit
 from worker.settings.rotation import Rotating
 
@@ -27,6 +27,7 @@ AUTH_ID = "SA000000000000000001"
 TOKEN = "bm90LWEtdG9rZW4tYnV0LWxvb2tzLWxpa2Utb25l"
 MAIN_TOKEN = "bWFpbi10b2tlbi1ub3QtcmVhbC1qdXN0LXRlc3Rz"
 MADE = to_json({"auth_id": AUTH_ID, "auth_token": TOKEN, "api_id": "1", "message": "created"})
+CHANGED = b'{"message": "changed"}'
 SHOWN = {
     "auth_id": AUTH_ID,
     "auth_token": TOKEN,
@@ -217,7 +218,7 @@ async def test_an_unreadable_success_is_an_unknown_outcome(body):
     ("status", "kind"),
     [
         ("201 Created", FaultKind.NO_ANSWER),
-        ("400 Bad Request", FaultKind.REJECTED),
+        ("400 Bad Request", FaultKind.UNEXPECTED),
         ("503 Service Unavailable", FaultKind.SERVER_ERROR),
     ],
 )
@@ -239,7 +240,8 @@ async def test_an_endless_response_is_cut_off(status, kind):
 
 @pytest.mark.parametrize("operation", ["update", "delete"])
 @pytest.mark.parametrize(
-    "body", [b"", b" ", b"<html>Sign in</html>", b"[]", b'"changed"', b'{"message": "chan']
+    "body",
+    [b"", b" ", b"<html>Sign in</html>", b"[]", b"{}", b'{"ok": true}', b'"changed"', b'{"message": "chan'],
 )
 async def test_a_change_succeeds_only_with_json_or_an_empty_204(operation, body):
     """With a 200 and the page of a proxy, for example, the outcome is unknown."""
@@ -289,7 +291,7 @@ async def test_an_invalid_auth_id_hides_the_name_from_adoption():
 @pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found", "307 Temporary Redirect"])
 async def test_a_redirect_is_not_followed(operation, status):
     fault = await fault_from(operation, answer(status, b"", "Location: /elsewhere/"))
-    assert fault.kind is FaultKind.REDIRECTED
+    assert fault.kind is FaultKind.UNEXPECTED
 
 
 @every_call
@@ -297,6 +299,37 @@ async def test_an_error_quotes_the_text_of_plivo(operation):
     fault = await fault_from(operation, answer("400 Bad Request", to_json({"error": "name is taken"})))
     assert (fault.kind, fault.retry_after_seconds) == (FaultKind.REJECTED, None)
     assert fault.detail == f"Plivo answered 400 to {operation}: name is taken"
+
+
+PAGES = {
+    "nginx": b"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>",
+    "spring": to_json({"path": "/v1", "status": 400, "error": "Bad Request", "requestId": "1"}),
+    "kong": to_json({"message": "no Route matched with those values"}),
+    "empty": b"",
+}
+
+
+@every_call
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 407, 409, 410, 413, 421, 422, 431, 451, 495])
+async def test_a_refusal_by_something_on_the_way_is_not_taken_for_plivos(operation, page, status):
+    """A 404 of a gateway, for example, is no proof that a subaccount is gone."""
+    fault = await fault_from(operation, answer(f"{status} Whatever", page))
+    assert fault.kind is FaultKind.UNEXPECTED
+    assert fault.detail.startswith(f"Plivo answered {status} to {operation}")
+    assert "gateway or proxy" in fault.detail
+    assert not isinstance(classify(fault), Permanent | Missing)
+
+
+async def test_in_a_long_rest_no_call_is_sent():
+    replies = [answer("429 Too Many", b"", "Retry-After: 600"), answer("200 OK", CHANGED)]
+    async with misbehaving(*replies) as server, provider_at(server.url) as provider:
+        await fault_of(CALLS["update"](provider))
+        for call in CALLS.values():
+            fault = await fault_of(call(provider))
+            assert (fault.kind, fault.outage) == (FaultKind.NOT_SENT, True)
+            assert fault.retry_after_seconds == pytest.approx(600, abs=30)
+        assert len(server.asked) == 1
 
 
 NO_WORDS = {
@@ -326,9 +359,10 @@ async def test_an_error_text_is_one_short_line_without_tokens():
 RETRY_AFTER = {
     "7": 7.0,
     "0": 0.0,
-    "86400": 300.0,  # capped: messages must not stay unacked for so long
+    "600": 600.0,
+    "86400": 3600.0,  # capped: a mistaken value must not stop the worker for a day
     format_datetime(NOW + timedelta(seconds=30), usegmt=True): 30.0,
-    format_datetime(NOW + timedelta(days=1), usegmt=True): 300.0,
+    format_datetime(NOW + timedelta(days=1), usegmt=True): 3600.0,
     format_datetime(NOW - timedelta(seconds=30), usegmt=True): 0.0,
     "Sat, 21 Nov 2026 12:00:09": 9.0,
     "soon": None,
@@ -347,7 +381,7 @@ async def test_retry_after_is_read_in_both_forms(value, seconds):
 
 @pytest.mark.parametrize("operation", CALLS)
 async def test_no_call_is_sent_twice_when_a_kept_connection_breaks(operation):
-    well = {"get": to_json(SHOWN), "list": to_json({"objects": []}), "create": MADE}.get(operation, b"{}")
+    well = {"get": to_json(SHOWN), "list": to_json({"objects": []}), "create": MADE}.get(operation, CHANGED)
     async with misbehaving(answer("200 OK", well), hang_up) as server, provider_at(server.url) as provider:
         await CALLS[operation](provider)
         fault = await fault_of(CALLS[operation](provider))

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from worker.adapters.system import SystemClock
 from worker.ports import RateLimit
-from worker.provider.rate import GROWTH, LATEST_ARRIVAL, RateLimiter, Stopping
+from worker.provider.rate import (
+    GROWTH,
+    LATEST_ARRIVAL,
+    LONGEST_REST_SECONDS,
+    RateLimiter,
+    Resting,
+    Stopping,
+)
 
 BEGIN = 1000.0
 
@@ -183,9 +190,9 @@ def test_a_429_of_a_later_window_halves_the_rate_down_to_one():
 def test_the_longest_retry_after_is_obeyed():
     async def run() -> None:
         limiter = a_limiter(100)
-        limiter.slow_down(30.0)
-        limiter.slow_down(7.0)
-        assert await sent_in(limiter, 2) == [BEGIN + 30.0] * 2
+        limiter.slow_down(LONGEST_REST_SECONDS)
+        limiter.slow_down(2.0)
+        assert await sent_in(limiter, 2) == [BEGIN + LONGEST_REST_SECONDS] * 2
 
     in_simulated_time(run)
 
@@ -196,9 +203,31 @@ def test_retry_after_extends_the_wait_of_waiting_calls():
         await call(limiter)
         waiting = asyncio.create_task(call(limiter))
         await asyncio.sleep(1)
-        limiter.slow_down(30.0)
+        limiter.slow_down(5.0)
         await waiting
-        assert now() == BEGIN + 31.0
+        assert now() == BEGIN + 6.0
+
+    in_simulated_time(run)
+
+
+def test_a_long_rest_refuses_calls_and_ends_in_time():
+    """Waiting for it inside a call would keep the messages unacked."""
+
+    async def run() -> None:
+        limiter = a_limiter(1)
+        await call(limiter)
+        waiting = [asyncio.create_task(call(limiter)) for _ in range(3)]
+        await asyncio.sleep(1)
+        limiter.slow_down(600.0)
+        refused = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(one) for one in refused] == [Resting] * 3
+        assert now() <= BEGIN + 6.0  # each ended with the wait that it had begun
+        with pytest.raises(Resting) as rest:
+            await limiter.priority_slot()
+        assert rest.value.seconds == pytest.approx(BEGIN + 601.0 - now())
+        await asyncio.sleep(rest.value.seconds)
+        await call(limiter)
+        assert now() == BEGIN + 601.0
 
     in_simulated_time(run)
 
@@ -218,7 +247,7 @@ def test_the_rate_recovers_by_a_tenth_per_window_without_a_429():
     in_simulated_time(run)
 
 
-@pytest.mark.parametrize("retry_after", [None, 3600.0])
+@pytest.mark.parametrize("retry_after", [None, 5.0])
 def test_shutdown_ends_every_wait(retry_after):
     async def run() -> None:
         stopping = asyncio.Event()

@@ -6,7 +6,9 @@ from typing import get_args
 import pytest
 
 from worker.core.breaker import (
+    IDLE_SECONDS,
     MAX_FAILED_IN_A_ROW,
+    MAX_FAILED_LISTS,
     PREFERENCE_SECONDS,
     Admit,
     Alert,
@@ -15,6 +17,7 @@ from worker.core.breaker import (
     CallAnswered,
     CallAsked,
     CallFaulted,
+    CallRefused,
     FaultProbed,
     OutageProbed,
     Probe,
@@ -47,6 +50,7 @@ WAITS = "waiting for the outcome of one call after an outage: refused"
 STATES = {
     "closed": CLOSED,
     "open": OPEN,
+    "open, by the probe": replace(OPEN, refused="list"),
     "half-open": HALF_OPEN,
     "half-open, any operation": WAITING_FOR_ANY,
     "half-open, on trial": ON_TRIAL,
@@ -85,6 +89,22 @@ IN_ONE_STEP = {
     ("half-open, any operation", CallFaulted("create", "a")): (),
     ("half-open, on trial", CallFaulted("create", "a")): (Probe(),),
     ("half-open, one operation", CallFaulted("create", "a")): (),
+    ("closed", CallRefused()): (Probe(),),
+    ("open", CallRefused()): (),
+    ("half-open", CallRefused()): (Probe(),),
+    ("half-open, any operation", CallRefused()): (Probe(),),
+    ("half-open, on trial", CallRefused()): (Probe(),),
+    ("half-open, one operation", CallRefused()): (Probe(),),
+    ("open, by the probe", CallAsked("create")): (Refuse("refused"),),
+    ("open, by the probe", CallAsked("get")): (Refuse("refused"),),
+    ("open, by the probe", TrialEnded()): (),
+    ("open, by the probe", CallAnswered("create")): (),
+    ("open, by the probe", CallFaulted("create", "a")): (),
+    ("open, by the probe", CallRefused()): (),
+    ("open, by the probe", FaultProbed("create", "away", passes=True)): (),
+    ("open, by the probe", FaultProbed("create", "away", passes=False)): (),
+    ("open, by the probe", OutageProbed(passes=True)): (Unblock(), Show(), ReportClosed()),
+    ("open, by the probe", OutageProbed(passes=False)): (Show(), ProbeIn(2.0)),
     ("closed", FaultProbed("create", "away", passes=True)): (),
     ("open", FaultProbed("create", "away", passes=True)): (),
     ("half-open", FaultProbed("create", "away", passes=True)): (Show(), ReportClosed()),
@@ -143,6 +163,30 @@ def test_an_open_breaker_records_reason_and_operation():
         False,
     )
     assert (opened.openings, opened.affects_all) == (1, True)
+
+
+@pytest.mark.parametrize("pages", [1, MAX_FAILED_LISTS - 1, MAX_FAILED_LISTS])
+def test_few_pages_of_the_list_open_it(pages):
+    breaker = CLOSED
+    for number in range(pages):
+        breaker = after(breaker, CallFaulted("list", f"{number}"), FaultProbed("list", "away", passes=True))
+    assert (breaker.state is State.OPEN) == (pages == MAX_FAILED_LISTS)
+    assert after(breaker, OutageProbed(passes=True)).state is not State.OPEN
+
+
+@pytest.mark.parametrize(
+    ("breaker", "later", "undecided"),
+    [
+        (CLOSED, 0.0, False),
+        (OPEN, 0.0, False),
+        (HALF_OPEN, 0.0, True),
+        (HALF_OPEN, IDLE_SECONDS - 0.1, True),
+        (HALF_OPEN, IDLE_SECONDS, False),
+        (ON_TRIAL, 100 * IDLE_SECONDS, True),
+    ],
+)
+def test_half_open_is_undecided_while_a_trial_may_come(breaker, later, undecided):
+    assert breaker.undecided(NOW + later) == undecided
 
 
 @pytest.mark.parametrize("subjects", [1, MAX_FAILED_IN_A_ROW - 1, MAX_FAILED_IN_A_ROW])

@@ -28,6 +28,7 @@ from worker.core.judge import (
     Unknown,
     Verdict,
     Wait,
+    blames_request,
     classify,
     judge,
     parking_delay,
@@ -58,7 +59,14 @@ NOT_OURS = dict.fromkeys([FaultKind.LOGIN_REFUSED, FaultKind.NO_CREDIT, FaultKin
 LOST = {FaultKind.TOKEN_LOST: PERMANENT}
 REFUSED_CHANGES = NOT_OURS | LOST | {FaultKind.REJECTED: PERMANENT}
 IN_DOUBT = dict.fromkeys(
-    [FaultKind.NO_ANSWER, FaultKind.TIMED_OUT, FaultKind.CONFLICT, FaultKind.SERVER_ERROR], UNKNOWN
+    [
+        FaultKind.NO_ANSWER,
+        FaultKind.TIMED_OUT,
+        FaultKind.CONFLICT,
+        FaultKind.SERVER_ERROR,
+        FaultKind.UNEXPECTED,
+    ],
+    UNKNOWN,
 )
 
 REFUSED = {
@@ -93,40 +101,29 @@ def test_classes_of_failure_by_kind_of_fault(operation):
     assert left == dict.fromkeys(KINDS, all_else) | refused
 
 
-# The same for Plivo's HTTP statuses, which the adapter maps to kinds.
-BY_STATUS = {
-    "create": {
-        400: PERMANENT,
-        401: UNAVAILABLE,
-        403: TRANSIENT,
-        404: TRANSIENT,
-        405: PERMANENT,
-        422: PERMANENT,
-        429: UNAVAILABLE,
-    },
-    "update": {400: PERMANENT, 404: MISSING, 405: PERMANENT, 422: PERMANENT},
-    "delete": {400: PERMANENT, 404: PERMANENT, 405: PERMANENT, 422: PERMANENT},
+# The same for HTTP statuses, which the adapter maps to kinds: in Plivo's own words, and in anybody's.
+ANYBODYS = {401: UNAVAILABLE, 429: UNAVAILABLE}
+PLIVOS = {
+    "create": {400: PERMANENT, 403: TRANSIENT, 404: TRANSIENT, 405: PERMANENT, 422: PERMANENT},
+    "update": {400: PERMANENT, 403: TRANSIENT, 404: MISSING, 405: PERMANENT, 422: PERMANENT},
+    "delete": {400: PERMANENT, 403: TRANSIENT, 404: PERMANENT, 405: PERMANENT, 422: PERMANENT},
     "get": {404: MISSING},
     "list": {},
 }
-NOT_OURS_BY_STATUS = dict.fromkeys([401, 402, 429], UNAVAILABLE)
-IN_DOUBT_BY_STATUS = dict.fromkeys([408, 409, *range(500, 600)], UNKNOWN)
+OTHERS = {"create": UNKNOWN, "update": UNKNOWN, "delete": UNKNOWN, "get": TRANSIENT, "list": UNAVAILABLE}
 
 
+@pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_classes_of_failure_by_plivo_status(operation):
-    refused = BY_STATUS[operation]
-    if operation in {"update", "delete", "get"}:
-        refused |= NOT_OURS_BY_STATUS
-    if operation in {"update", "delete"}:
-        refused |= IN_DOUBT_BY_STATUS
-
+def test_classes_of_failure_by_status(operation, own):
     left = {
-        status: type(classify(CallFault(operation, kind_of(status), "told"))).__name__.lower()
-        for status in range(100, 600)
+        status: type(classify(CallFault(operation, kind_of(status, own=own), "told"))).__name__.lower()
+        for status in range(300, 600)
     }
 
-    assert left == dict.fromkeys(left, REFUSED[operation][1]) | refused
+    refused = ANYBODYS | (PLIVOS[operation] if own else {})
+    refused |= {402: UNAVAILABLE} if operation != "create" else {}
+    assert left == dict.fromkeys(left, OTHERS[operation]) | refused
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -173,34 +170,34 @@ def test_faults_in_an_outage_never_cost_an_attempt(operation, kind):
     assert isinstance(verdict, Pause)
 
 
-# Faults that suggest an outage
+# Faults that ask for a probe
+
+
+BLAMES_REQUEST = {
+    "create": {FaultKind.REJECTED},
+    "update": {FaultKind.REJECTED, FaultKind.NOT_FOUND},
+    "delete": {FaultKind.REJECTED, FaultKind.NOT_FOUND},
+    "get": {FaultKind.REJECTED, FaultKind.NOT_FOUND},
+    "list": set(),
+}
+ASKS_FOR_NO_PROBE = {FaultKind.RATE_LIMITED, FaultKind.TOKEN_LOST}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_kinds_of_fault_that_suggest_an_outage(operation):
+def test_every_fault_blames_the_request_or_suggests_an_outage(operation):
+    blaming = {kind for kind in KINDS if blames_request(CallFault(operation, kind, "told"))}
     suggesting = {kind for kind in KINDS if suggests_outage(CallFault(operation, kind, "told"))}
 
-    missing = {FaultKind.NOT_FOUND} if operation in {"create", "list"} else set()
-    assert suggesting == missing | {
-        FaultKind.NOT_SENT,
-        FaultKind.NO_ANSWER,
-        FaultKind.LOGIN_REFUSED,
-        FaultKind.NO_CREDIT,
-        FaultKind.FORBIDDEN,
-        FaultKind.TIMED_OUT,
-        FaultKind.REDIRECTED,
-        FaultKind.SERVER_ERROR,
-    }
+    assert blaming == BLAMES_REQUEST[operation]
+    assert suggesting == KINDS - blaming - ASKS_FOR_NO_PROBE
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_plivo_statuses_that_suggest_an_outage(operation):
-    suggesting = {
-        status for status in range(200, 600) if suggests_outage(CallFault(operation, kind_of(status), "told"))
-    }
+def test_a_status_that_plivo_did_not_write_blames_no_request(operation):
+    faults = [CallFault(operation, kind_of(status, own=False), "told") for status in range(300, 600)]
 
-    missing = {404} if operation in {"create", "list"} else set()
-    assert suggesting == {401, 402, 403, 408, *range(300, 400), *range(500, 600)} | missing
+    assert not [fault for fault in faults if blames_request(fault)]
+    assert not [fault for fault in faults if isinstance(classify(fault), Permanent | Missing)]
 
 
 # Verdicts

@@ -14,7 +14,8 @@ from worker.ports import CallFailed, NewSubaccount
 
 
 def a_fault(operation: Operation, status: int | None = None, **more: Any) -> CallFault:
-    kind = kind_of_fault(status, sent=more.pop("sent", True))
+    """`own` is False for a response that something else than the provider wrote."""
+    kind = kind_of_fault(status, sent=more.pop("sent", True), own=more.pop("own", True))
     return CallFault(operation, kind, f"Plivo answered {status or 'nothing'} to {operation}", **more)
 
 

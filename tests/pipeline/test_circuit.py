@@ -11,24 +11,29 @@ from tests.pipeline.outages import Refusing, a_fault
 from tests.support.builders import NOW
 from tests.support.settling_loop import settled
 from worker.adapters.memory.clock import MemoryClock
-from worker.core.breaker import MAX_FAILED_IN_A_ROW, State
+from worker.core.breaker import IDLE_SECONDS, MAX_FAILED_IN_A_ROW, MAX_FAILED_LISTS, State
 from worker.core.judge import CallFault, FaultKind, Operation
 from worker.flow.gate import Gate
 from worker.flow.waiting import WaitingRoom
 from worker.ports import Call, CallFailed
-from worker.provider.circuit import BLOCKER, Circuit
+from worker.provider.circuit import BLOCKER, PROBE_PATIENCE_SECONDS, RESTING, Circuit
 from worker.telemetry.events import Telemetry
 
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 REFUSED = {"sent": False}
 SUGGESTS_OUTAGE = [
     *[(operation, {"status": status}) for operation in OPERATIONS for status in (401, 402, 403, 500, 503)],
+    *[
+        (operation, {"status": status, "own": False})
+        for operation in OPERATIONS
+        for status in (302, 400, 403, 404, 405, 407, 410, 421, 451)
+    ],
     *[(operation, more) for operation in OPERATIONS for more in ({}, REFUSED)],
     ("create", {"status": 404}),
-    ("list", {"status": 404}),
+    *[("list", {"status": status}) for status in (400, 404, 405, 422)],
 ]
-HARMLESS = [
-    *[(operation, status) for operation in OPERATIONS for status in (400, 405, 409, 422, 429)],
+BLAMES_REQUEST = [
+    *[(operation, status) for operation in OPERATIONS for status in (400, 405, 422) if operation != "list"],
     *[(operation, 404) for operation in ("update", "delete", "get")],
 ]
 
@@ -95,7 +100,11 @@ class Bench:
         await self.half_opened_by_time()
 
     async def half_opened_by_time(self) -> None:
-        while self.circuit.state is not State.HALF_OPEN:
+        await self.by_time(State.HALF_OPEN)
+
+    async def by_time(self, state: State) -> None:
+        """Advances time until the circuit has this state."""
+        while self.circuit.state is not state:
             await self.clock.asleep()
             self.clock.advance(self.clock.seconds_to_next())
             await settled()
@@ -134,12 +143,43 @@ async def test_a_failed_call_with_a_passing_probe_keeps_it_closed(bench, operati
     assert not bench.gate.blocks
 
 
-@pytest.mark.parametrize(("operation", "status"), HARMLESS)
-async def test_faults_that_suggest_no_outage_need_no_probe(bench, operation, status):
+@pytest.mark.parametrize(("operation", "status"), BLAMES_REQUEST)
+async def test_a_refused_request_is_believed_while_the_probe_passes(bench, operation, status):
+    refusal = a_fault(operation, status)
+    for _ in range(2 * MAX_FAILED_IN_A_ROW):
+        bench.provider.refuses[operation] = refusal
+        assert await bench.fails(operation) == refusal
+    assert (bench.circuit.state, bench.provider.probes) == (State.CLOSED, 2 * MAX_FAILED_IN_A_ROW)
+
+
+@pytest.mark.parametrize(("operation", "status"), BLAMES_REQUEST)
+async def test_a_refused_request_is_not_believed_while_the_probe_fails(bench, operation, status):
+    bench.provider.refuses = {operation: a_fault(operation, status), "probe": a_fault("list", 400)}
+    fault = await bench.fails(operation)
+    assert (fault.outage, fault.kind) == (True, FaultKind.UNEXPECTED)
+    assert bench.circuit.state is State.OPEN
+
+
+@pytest.mark.parametrize("probe", [{"status": 429}, {"sent": False, "outage": True}], ids=str)
+async def test_a_refused_request_is_tried_again_while_no_probe_decides(bench, probe):
+    bench.provider.refuses = {"create": a_fault("create", 400), "probe": a_fault("list", **probe)}
+    fault = await bench.fails("create")
+    assert (fault.outage, fault.kind) == (True, FaultKind.UNEXPECTED)
+    assert bench.circuit.state is State.CLOSED
+
+
+async def test_429_needs_no_probe(bench):
     bench.provider.refuse_all(401)
-    bench.provider.refuses[operation] = a_fault(operation, status)
-    assert not (await bench.fails(operation)).outage
+    bench.provider.refuses["create"] = a_fault("create", 429)
+    assert not (await bench.fails("create")).outage
     assert (bench.circuit.state, bench.provider.probes) == (State.CLOSED, 0)
+
+
+async def test_failed_pages_of_the_list_open_it_despite_the_probe(bench):
+    bench.provider.refuses["list"] = a_fault("list", 500)
+    faults = [await bench.fails("list") for _ in range(MAX_FAILED_LISTS)]
+    assert [fault.outage for fault in faults] == [False] * (MAX_FAILED_LISTS - 1) + [True]
+    assert (bench.circuit.state, bench.circuit._breaker.one_kind) == (State.OPEN, True)
 
 
 @pytest.mark.parametrize("refusal", [{"status": 503}, {}, REFUSED], ids=str)
@@ -165,10 +205,9 @@ async def test_a_call_that_spans_an_outage_fails_as_part_of_it(bench, monkeypatc
         patched.setattr(bench.provider, "create", create)
         hanging = asyncio.create_task(bench.call("create", "slow"))
         await settled()
-    await bench.half_opened("list")
+    await bench.opened("list")
     bench.provider.refuses.clear()
-    await bench.call("list")
-    assert bench.circuit.state is State.CLOSED
+    await bench.by_time(State.CLOSED)
     hangs.set()
     with pytest.raises(CallFailed) as failure:
         await bench.in_time(hanging)
@@ -184,12 +223,21 @@ async def test_a_probe_that_timed_out_is_not_repeated(bench, slow):
     assert (bench.provider.probes, bench.circuit.state) == (1 if slow else 2, State.OPEN)
 
 
-@pytest.mark.parametrize("status", [429, 400])
-async def test_a_probe_answered_429_or_400_passes(bench, status):
+async def test_a_probe_answered_429_passes(bench):
     bench.provider.refuse_all(503)
-    bench.provider.refuses["probe"] = a_fault("list", status)
+    bench.provider.refuses["probe"] = a_fault("list", 429)
     assert not (await bench.fails("create")).outage
     assert bench.circuit.state is State.CLOSED
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("status", [400, 404, 405, 409, 410, 422, 451])
+async def test_a_probe_refused_by_any_status_fails(bench, status, own):
+    """A list request is always the same: its refusal can be no message's fault."""
+    bench.provider.refuse_all(503)
+    bench.provider.refuses["probe"] = a_fault("list", status, own=own)
+    assert (await bench.fails("create")).outage
+    assert bench.circuit.state is State.OPEN
 
 
 async def test_a_probe_not_sent_during_shutdown_is_ignored(bench):
@@ -226,6 +274,148 @@ async def test_concurrent_failures_share_one_probe(bench):
     faults = await asyncio.gather(*(bench.fails("create") for _ in range(15)))
     assert {fault.outage for fault in faults} == {True}
     assert (bench.provider.probes, bench.alerts()) == (1, 1)
+
+
+async def test_calls_wait_while_a_probe_is_under_way(bench):
+    """If a gateway refuses everything, few calls meet it before the probe shows that."""
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def probe() -> None:
+        asked.set()
+        await answers.wait()
+        raise CallFailed(a_fault("list", 400, own=False))
+
+    bench.provider.probe = probe
+    bench.provider.refuse_all(400, own=False)
+    first = asyncio.create_task(bench.call("create"))
+    await asked.wait()
+    others = [asyncio.create_task(bench.call(operation)) for operation in OPERATIONS for _ in range(20)]
+    await settled()
+    assert bench.sent() == 1
+    answers.set()
+    outcomes = await asyncio.gather(first, *others, return_exceptions=True)
+    assert all(isinstance(one, CallFailed) and one.fault.outage for one in outcomes)
+    assert bench.sent() == 1
+
+
+async def test_calls_wait_for_a_slow_probe_for_a_while_only(bench):
+    answers = asyncio.Event()
+    bench.provider.probe = answers.wait
+    bench.provider.refuses["create"] = a_fault("create", 403)
+    failing = asyncio.create_task(bench.call("create"))
+    await settled()
+    waiting = asyncio.create_task(bench.call("list"))
+    await settled()
+    bench.clock.advance(PROBE_PATIENCE_SECONDS)
+    await waiting
+    answers.set()
+    with pytest.raises(CallFailed):
+        await failing
+
+
+async def test_a_probe_that_began_before_a_refusal_does_not_confirm_it(bench):
+    """It passed; everything is refused since."""
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def probe() -> None:
+        if asked.is_set():
+            raise CallFailed(a_fault("list", 400))
+        asked.set()
+        await answers.wait()
+
+    refused = asyncio.Event()
+
+    async def update(*_: Any, **__: Any) -> None:
+        await refused.wait()
+        raise CallFailed(a_fault("update", 400))
+
+    bench.provider.probe, bench.provider.update = probe, update
+    under_way = asyncio.create_task(bench.call("update"))
+    await settled()
+    bench.provider.refuses["create"] = a_fault("create", 403)
+    failing = asyncio.create_task(bench.call("create"))
+    await asked.wait()
+    refused.set()
+    await settled()
+    answers.set()
+    outcomes = await asyncio.gather(under_way, failing, return_exceptions=True)
+    faults = [one.fault for one in outcomes if isinstance(one, CallFailed)]
+    assert [(fault.kind, fault.outage) for fault in faults] == [
+        (FaultKind.UNEXPECTED, True),
+        (FaultKind.FORBIDDEN, False),
+    ]
+    assert bench.circuit.state is State.OPEN
+
+
+# The first probe
+
+
+async def test_the_first_probe_opens_the_circuit_before_any_call(bench):
+    bench.provider.refuse_all(401)
+    bench.circuit.begin()
+    assert bench.circuit.trouble == "Plivo has not answered yet: the first call is under way"
+    await settled()
+    assert bench.circuit.trouble is None
+    assert bench.gate.blocks == {BLOCKER: "circuit open: Plivo answered 401 to list"}
+    bench.provider.refuses.clear()
+    await bench.by_time(State.CLOSED)  # the probe itself is a call of the refused kind
+    assert not bench.gate.blocks
+
+
+@pytest.mark.parametrize("probe", [None, {"status": 429}], ids=str)
+async def test_a_first_probe_that_is_answered_keeps_it_closed(bench, probe):
+    if probe:
+        bench.provider.refuses["probe"] = a_fault("list", **probe)
+    bench.circuit.begin()
+    await settled()
+    assert (bench.circuit.trouble, bench.circuit.state, dict(bench.gate.blocks)) == (None, State.CLOSED, {})
+
+
+# A long rest after 429
+
+
+@pytest.mark.parametrize("asks", ["call", "probe"])
+async def test_a_long_retry_after_blocks_the_gate_until_it_has_run_out(bench, asks):
+    limited = a_fault("list", 429, retry_after_seconds=600.0)
+    bench.provider.refuses = {"list" if asks == "call" else "probe": limited}
+    if asks == "call":
+        await bench.fails("list")
+    else:
+        bench.circuit.begin()
+        await settled()
+    ends = "2026-11-21T12:10:00Z"
+    assert bench.gate.blocks == {
+        RESTING: f"Plivo answered 429 to list; it wants no call before {ends}",
+    }
+    assert bench.gate.waiting.global_outages == {RESTING}
+    await settled()
+    bench.clock.advance(599)
+    await settled()
+    assert RESTING in bench.gate.blocks
+    bench.clock.advance(1)
+    await settled()
+    assert not bench.gate.blocks
+
+
+async def test_a_longer_retry_after_extends_the_rest(bench):
+    bench.provider.refuses["list"] = a_fault("list", 429, retry_after_seconds=60.0)
+    await bench.fails("list")
+    bench.provider.refuses["list"] = a_fault("list", 429, retry_after_seconds=600.0)
+    await bench.fails("list")
+    await settled()
+    bench.clock.advance(60)
+    await settled()
+    assert RESTING in bench.gate.blocks
+    await settled()
+    bench.clock.advance(540)
+    await settled()
+    assert not bench.gate.blocks
+
+
+async def test_a_short_retry_after_does_not_block_the_gate(bench):
+    bench.provider.refuses["list"] = a_fault("list", 429, retry_after_seconds=5.0)
+    await bench.fails("list")
+    assert not bench.gate.blocks
 
 
 # Open
@@ -290,6 +480,23 @@ async def test_the_refused_operation_is_preferred_as_trial(bench):
     bench.clock.advance(1.1)  # no such call came in time
     await bench.call("create")
     assert bench.circuit.state is State.CLOSED
+
+
+async def test_half_open_is_trouble_until_the_trial_ends(bench):
+    await bench.half_opened()
+    assert bench.circuit.trouble == "circuit half-open: Plivo answered 401 to create"
+    bench.provider.refuses.clear()
+    async with bench.circuit.permit("create") as deciding:
+        bench.clock.advance(10 * IDLE_SECONDS)
+        assert bench.circuit.trouble
+        await bench.send(deciding, "create")
+    assert bench.circuit.trouble is None
+
+
+async def test_half_open_without_any_call_is_trouble_for_a_while_only(bench):
+    await bench.half_opened()
+    bench.clock.advance(IDLE_SECONDS)
+    assert bench.circuit.trouble is None
 
 
 async def test_a_successful_trial_closes_it(bench):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
+from tests.pipeline.outages import pass_seconds
 from tests.support.builders import SALES, department_created, department_removed, department_renamed, owing
 from tests.support.settling_loop import settled
 from tests.support.world import SETTLE_WINDOW, World, fault
@@ -95,9 +96,25 @@ async def test_the_jitter_is_full_but_never_zero(world):
 
 
 async def test_retry_after_is_respected(world):
-    world.witness.fail("create", fault("create", 429, retry_after_seconds=77.0))
+    world.witness.fail("create", fault("create", 429, retry_after_seconds=4.0))
     await world.handle(CREATED)
-    assert world.clock.naps == [77.0]
+    assert world.clock.naps == [4.0]
+
+
+async def test_a_long_retry_after_stops_consuming_until_it_has_run_out(world):
+    world.witness.fail("create", fault("create", 429, retry_after_seconds=600.0))
+    async with world.working() as running:
+        await world.send(CREATED)
+        await pass_seconds(world, 599)
+        assert "wants no call before" in running.blocks()[0]
+        assert not running.consumer.consuming
+        assert world.witness.journal.count("create failed") == 1
+        assert "create" not in world.witness.journal
+        await pass_seconds(world, 2)
+        assert running.blocks() == []
+        await world.run_until_done()
+    world.answered(CREATED, "created")
+    world.has_dead_lettered_nothing()
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ async def test_evicted_pauses_are_parked_without_counting_an_attempt(small_world
     """Other messages then flow. In an outage none is consumed, and none is parked."""
     world = small_world
     world.retry = replace(world.retry, attempts=1)
-    world.witness.fail("create", fault("create", 429, retry_after_seconds=30.0), times=3 * len(DEPARTMENTS))
+    world.witness.fail("create", fault("create", 429, retry_after_seconds=5.0), times=3 * len(DEPARTMENTS))
     await world.handle_all(*map(create, DEPARTMENTS))
     await all_well(world)
     assert [noted for noted in world.witness.journal if "publish retry" in noted]

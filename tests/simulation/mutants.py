@@ -26,7 +26,16 @@ from worker.core.decide import (
     UnknownRename,
     decide,
 )
-from worker.core.judge import DeadLetter, Operation, Park, Transient, Unavailable, Unknown, classify
+from worker.core.judge import (
+    CallFault,
+    DeadLetter,
+    Operation,
+    Park,
+    Transient,
+    Unavailable,
+    Unknown,
+    classify,
+)
 from worker.core.model import Answer, Entry, Event, Recollection, Status
 from worker.pipeline.handler import Handler
 from worker.pipeline.line import Line, Overtaken, Result, _Recorded
@@ -392,6 +401,13 @@ class LetsAllCallsThrough(Circuit):
         yield
 
 
+class BelievesRefusalsUnproved(Circuit):
+    """Takes a refusal for the message's own fault without a probe."""
+
+    async def _confirmed(self, _refusal: CallFault) -> bool:
+        return True
+
+
 class AnswersOlderEventsFirst(Line):
     """Answers an overtaken event before the outcome of the newer one is recorded."""
 
@@ -447,5 +463,6 @@ MUTANTS = (
     Mutant("parks without the routing key", Parts(handler=ForgetsTheRoutingKey), "provider"),
     Mutant("counts outages as attempts", Parts(handler=CountsOutagesAsAttempts), "outage"),
     Mutant("lets all calls through when half-open", Parts(circuit=LetsAllCallsThrough), "outage"),
+    Mutant("believes a refusal without a probe", Parts(circuit=BelievesRefusalsUnproved), "outage"),
     Mutant("answers older events before the newest is recorded", Parts(line=AnswersOlderEventsFirst)),
 )

@@ -36,6 +36,19 @@ CERTAIN = {
 CHANGING = ("create", "update", "delete")
 
 
+class Refusal(NamedTuple):
+    """The response to every call during an outage. `own`: the provider wrote it, not a gateway before it."""
+
+    status: int
+    own: bool = True
+
+
+REFUSALS = (
+    *map(Refusal, (401, 403, 503, 400, 404)),
+    *(Refusal(status, own=False) for status in (302, 400, 404, 405, 407, 451)),
+)
+
+
 @dataclass
 class Subaccount:
     """A subaccount at the provider. `department` is None for those of other users."""
@@ -67,7 +80,7 @@ class ProviderServer:
     now: Callable[[], datetime]
     subaccounts: list[Subaccount] = field(default_factory=list)  # newest first
     under_way: int = 0
-    refuses: int | None = None  # the status of the response to every call during an outage
+    refuses: Refusal | None = None
     page_size: int = PAGE
     keys: list[tuple[str, str | None]] = field(default_factory=list)  # operation and idempotency key of each
 
@@ -263,11 +276,11 @@ class SimulatedProvider:
         return None
 
 
-def plan_call(operation: Operation, chance: Chance, refused_with: int | None) -> CallPlan:
-    """Draws the faults of one call; `refused_with` is the status of an outage."""
+def plan_call(operation: Operation, chance: Chance, refusal: Refusal | None) -> CallPlan:
+    """Draws the faults of one call; `refusal` is that of an outage."""
     quick = chance.latency()
-    if refused_with is not None:
-        return CallPlan(quick, fault=_fault(operation, refused_with))
+    if refusal is not None:
+        return CallPlan(quick, fault=_fault(operation, refusal.status, own=refusal.own))
     if chance.strikes("not connected"):
         return CallPlan(quick, fault=CallFault(operation, FaultKind.NOT_SENT, "not connected"))
     if chance.strikes("too many requests"):
@@ -315,8 +328,10 @@ def _no_response(operation: Operation) -> CallFault:
     return CallFault(operation, FaultKind.NO_ANSWER, "no answer")
 
 
-def _fault(operation: Operation, status: int, retry_after: float | None = None) -> CallFault:
-    return CallFault(operation, kind_of(status), f"status {status}", retry_after)
+def _fault(
+    operation: Operation, status: int, retry_after: float | None = None, *, own: bool = True
+) -> CallFault:
+    return CallFault(operation, kind_of(status, own=own), f"status {status}", retry_after)
 
 
 def _refusal(operation: Operation, status: int) -> CallFailed:

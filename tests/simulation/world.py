@@ -25,7 +25,7 @@ from tests.simulation.history_telemetry import HistoryTelemetry, message_facts, 
 from tests.simulation.ledger import Disk, SimulatedLedger
 from tests.simulation.process import Process
 from tests.simulation.producer_events import EventSchedule, ProducerEvent, draw_schedule
-from tests.simulation.provider import ProviderServer, SimulatedProvider
+from tests.simulation.provider import REFUSALS, ProviderServer, SimulatedProvider
 from tests.simulation.virtual_time import NothingScheduled, VirtualLoop
 from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.jose.seal import Unsealed
@@ -290,7 +290,7 @@ class SimulatedWorld:
         def take_again() -> None:
             self.provider.refuses = None
 
-        self.provider.refuses = self.chance.one_of((401, 403, 503))
+        self.provider.refuses = self.chance.one_of(REFUSALS)
         self.loop.call_later(self.chance.seconds(0.5, self.chance.profile.longest_outage_seconds), take_again)
 
     async def _wait_until_idle(self) -> None:

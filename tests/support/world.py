@@ -72,11 +72,11 @@ def fault(operation: Operation, status: int | None = None, *, sent: bool = True,
     return CallFailed(CallFault(operation, kind_of_fault(status, sent=sent), detail, **more))
 
 
-def kind_of_fault(status: int | None, *, sent: bool = True) -> FaultKind:
-    """Plivo's response, or None for a call without one."""
+def kind_of_fault(status: int | None, *, sent: bool = True, own: bool = True) -> FaultKind:
+    """Of the status of a response, which is Plivo's `own` or not; None: there was none."""
     if not sent:
         return FaultKind.NOT_SENT
-    return FaultKind.NO_ANSWER if status is None else kind_of(status)
+    return FaultKind.NO_ANSWER if status is None else kind_of(status, own=own)
 
 
 @dataclass(frozen=True)
@@ -348,7 +348,8 @@ class World:
         done = asyncio.create_task(self.done())
         try:
             while not await self._asleep_before(done):
-                self.clock.advance(self.clock.seconds_to_next())
+                if self.clock.sleepers:  # a sleep may have been cut short meanwhile
+                    self.clock.advance(self.clock.seconds_to_next())
                 assert self.clock.now() < begun + TIME_LIMIT, f"no end: {self.witness.journal[-20:]}"
         finally:
             done.cancel()

@@ -4,11 +4,12 @@ Pure: state, event and time make the next state and its effects. The shell in `p
 them out: it sends the probes, waits, blocks the gate and reports.
 
 Closed, every call goes out. A fault that may concern all departments asks for a probe, shared by all calls
-that ask. If the probe fails too, or 20 departments in a row met such a fault, the circuit opens. Probes
-follow at growing intervals of at most 15 s. After one that passes the circuit is half-open: one call goes out
-and decides; during the first second only one of the kind that was refused. If that call succeeds, the circuit
-closes. If it fails while the probe passes, only one department fails and the circuit closes as well, unless
-20 in a row of that kind have failed.
+that ask. So does a refusal of one request (400, or 404 for a subaccount): it counts only while a probe
+passes. If the probe fails, or 20 departments in a row met a fault that may concern all, the circuit opens.
+Probes follow at growing intervals of at most 15 s. After one that passes the circuit is half-open: one call
+goes out and decides; during the first second only one of the kind that was refused. If it succeeds, the
+circuit closes. If it fails while the probe passes, only one department fails and the circuit closes as well,
+unless 20 in a row of that kind have failed.
 
 - Open, a call fails at once, before anything is claimed. Nothing is held inside a call, so a drain or a lost
   connection finds every message where it can stop. Failures meanwhile count against no message.
@@ -18,8 +19,9 @@ closes. If it fails while the probe passes, only one department fails and the ci
 - A probe takes no slot and waits for no turn, else it would come too late behind a backlog. It has as long as
   any call, else a slow provider would look dead. A lost response is no outage: it is tried twice, unless the
   first took over 5 s.
-- A refusal that does not concern the account is a success here: Plivo has dealt with the call. 429 counts
-  neither way.
+- A refusal of one request is a success here, once a probe has passed: Plivo has dealt with the call. 429
+  counts neither way.
+- The probe is a list call. So if it alone opened the circuit, one that passes closes it.
 - One alert per kind of call, until such a call succeeds.
 """
 
@@ -31,11 +33,15 @@ from worker.core.judge import Operation
 
 MAX_FAILED_IN_A_ROW = 20
 """Subjects in a row whose calls of one kind fail while probes pass; then that kind is refused for all."""
+MAX_FAILED_LISTS = 5
+"""The same for pages of the list, which belong to no department. A scan gives up after as many."""
 
 FIRST_INTERVAL_SECONDS = 1.0
 LONGEST_INTERVAL_SECONDS = 15.0
 PREFERENCE_SECONDS = 1.0
 """How long a half-open breaker waits for a call of the kind that was refused."""
+IDLE_SECONDS = 5.0
+"""If no call has asked for so long, nothing waits for the outcome of the one that decides."""
 
 
 class State(StrEnum):
@@ -72,9 +78,19 @@ class Breaker:
     half_open_at: float = 0.0
 
     @property
+    def by_probe(self) -> bool:
+        """Whether it is open because of list calls alone, and probes failed too: a probe is such a call."""
+        return self.refused == "list" and not self.one_kind
+
+    @property
     def affects_all(self) -> bool:
         """Whether every message waits for the same outage, even while half-open."""
         return self.state is not State.CLOSED and not self.one_kind
+
+    def undecided(self, now: float) -> bool:
+        """Whether it is half-open, and a call that decides is under way or may come soon."""
+        idle = self.trial is None and now >= self.half_open_at + IDLE_SECONDS
+        return self.state is State.HALF_OPEN and not idle
 
     def decides(self, operation: Operation) -> bool:
         """Whether the outcome of a call of this kind opens or closes a half-open breaker."""
@@ -112,8 +128,13 @@ class CallFaulted:
 
 
 @dataclass(frozen=True, slots=True)
+class CallRefused:
+    """A call was refused as if the request were wrong. That is so only if a probe passes."""
+
+
+@dataclass(frozen=True, slots=True)
 class FaultProbed:
-    """The probe after a fault has ended; `detail` is the text of that fault."""
+    """The probe after a fault or refusal has ended; `detail` is the text of the former."""
 
     operation: Operation
     detail: str
@@ -127,7 +148,7 @@ class OutageProbed:
     passes: bool
 
 
-Event = CallAsked | TrialEnded | CallAnswered | CallFaulted | FaultProbed | OutageProbed
+Event = CallAsked | TrialEnded | CallAnswered | CallFaulted | CallRefused | FaultProbed | OutageProbed
 
 
 # Effects
@@ -149,7 +170,10 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Find out whether the provider responds at all, and report it with `FaultProbed`."""
+    """Find out whether the provider responds at all, and report it.
+
+    After a fault with `FaultProbed`, after a refusal with `CallAnswered` if the probe passes.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,15 +230,12 @@ def transition(breaker: Breaker, event: Event, now: float) -> Transition:
             return _answered(breaker, operation)
         case CallFaulted(operation, subject):
             return _faulted(breaker, operation, subject)
+        case CallRefused():
+            return breaker, () if breaker.state is State.OPEN else (Probe(),)
         case FaultProbed(operation, detail, passes):
             return _fault_probed(breaker, operation, detail, passes=passes)
-        case OutageProbed(True) if breaker.state is State.OPEN:
-            return replace(breaker, state=State.HALF_OPEN, half_open_at=now), (Show(), Unblock())
-        case OutageProbed(False) if breaker.state is State.OPEN:
-            still_open = replace(breaker, one_kind=False, failed_probes=breaker.failed_probes + 1)
-            return still_open, (Show(), ProbeIn(_interval_seconds(still_open)))
-        case OutageProbed():  # it is not open any more
-            return breaker, ()
+        case OutageProbed(passes):
+            return _outage_probed(breaker, now, passes=passes)
 
 
 def _asked(breaker: Breaker, operation: Operation, now: float) -> Transition:
@@ -251,11 +272,24 @@ def _fault_probed(breaker: Breaker, operation: Operation, detail: str, *, passes
     if breaker.state is State.OPEN:
         return breaker, ()
     in_a_row = breaker.failed_in_a_row.get(operation, frozenset())
-    if not passes or len(in_a_row) >= MAX_FAILED_IN_A_ROW:
+    most = MAX_FAILED_LISTS if operation == "list" else MAX_FAILED_IN_A_ROW
+    if not passes or len(in_a_row) >= most:
         return _opened(breaker, operation, detail, one_kind=passes)
     if breaker.state is State.HALF_OPEN:  # only one department fails: the others need not wait
         return _closed(breaker)
     return breaker, ()
+
+
+def _outage_probed(breaker: Breaker, now: float, *, passes: bool) -> Transition:
+    if breaker.state is not State.OPEN:
+        return breaker, ()
+    if not passes:
+        still_open = replace(breaker, one_kind=False, failed_probes=breaker.failed_probes + 1)
+        return still_open, (Show(), ProbeIn(_interval_seconds(still_open)))
+    if breaker.by_probe:
+        closed, effects = _closed(breaker)
+        return closed, (Unblock(), *effects)
+    return replace(breaker, state=State.HALF_OPEN, half_open_at=now), (Show(), Unblock())
 
 
 def _opened(breaker: Breaker, operation: Operation, detail: str, *, one_kind: bool) -> Transition:

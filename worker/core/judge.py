@@ -19,9 +19,10 @@ refusal only if Plivo surely read the request and did nothing; everything else l
 other calls set a state. Repeating one is harmless, but one without a clear response may be carried out late
 (see `conclude.py`).
 
-401 and 402 concern the account, never one department. 403 may concern one call: the circuit breaker's probe
-decides. Backoff has full jitter, so that messages that failed together do not come back together, and is
-never 0.
+A refusal counts only if the provider itself wrote it: adapters report the page of a gateway, proxy or filter
+as `UNEXPECTED`. Even then the circuit breaker's probe decides: while probes fail too, no refusal is one
+message's fault. 401 and 402 concern the account, never one department. Backoff has full jitter, so that
+messages that failed together do not come back together, and is never 0.
 """
 
 from collections.abc import Sequence
@@ -62,10 +63,8 @@ class FaultKind(StrEnum):
     """The provider is busy with such a call, perhaps with this one."""
     RATE_LIMITED = "rate-limited"
     SERVER_ERROR = "server-error"
-    REDIRECTED = "redirected"
-    """Something between us and the provider responds, or the provider has moved."""
     UNEXPECTED = "unexpected"
-    """A response that the provider's documentation does not mention."""
+    """A response that the provider did not write (a gateway, proxy or filter did), or does not document."""
     TOKEN_LOST = "token-lost"  # noqa: S105 - a kind, not a token
     """The auth token was shown once, and no worker has it any more."""
 
@@ -82,17 +81,17 @@ _NOT_CREATED = frozenset(
     }
 )
 # A change that met one of these may be carried out, now or later.
-_IN_DOUBT = frozenset({FaultKind.NO_ANSWER, FaultKind.TIMED_OUT, FaultKind.CONFLICT, FaultKind.SERVER_ERROR})
+_IN_DOUBT = frozenset(
+    {
+        FaultKind.NO_ANSWER,
+        FaultKind.TIMED_OUT,
+        FaultKind.CONFLICT,
+        FaultKind.SERVER_ERROR,
+        FaultKind.UNEXPECTED,
+    }
+)
 # The account is refused every call. FORBIDDEN may concern one department's call.
 _LOGIN_OR_CREDIT = frozenset({FaultKind.LOGIN_REFUSED, FaultKind.NO_CREDIT})
-_SUGGESTS_OUTAGE = _LOGIN_OR_CREDIT | {
-    FaultKind.NOT_SENT,
-    FaultKind.NO_ANSWER,
-    FaultKind.FORBIDDEN,
-    FaultKind.TIMED_OUT,
-    FaultKind.SERVER_ERROR,
-    FaultKind.REDIRECTED,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,14 +263,25 @@ def classify(fault: CallFault) -> Failure:
     return Transient(fault.detail, fault.retry_after_seconds, fault.took_seconds)
 
 
-def suggests_outage(fault: CallFault) -> bool:
-    """Whether every department may meet this fault: the account, the provider or the network may be at fault.
+def blames_request(fault: CallFault) -> bool:
+    """Whether the provider refuses this request, or knows no such subaccount.
 
-    404 for a create or a list means that the account is not found: neither names a subaccount.
+    That counts only while a probe passes. A list request is always the same, so its refusal is no
+    department's fault. 404 for a create or a list means that the account is not found: neither names a
+    subaccount.
     """
-    if fault.kind is FaultKind.NOT_FOUND:
-        return fault.operation in {"create", "list"}
-    return fault.kind in _SUGGESTS_OUTAGE
+    match fault.kind:
+        case FaultKind.REJECTED:
+            return fault.operation != "list"
+        case FaultKind.NOT_FOUND:
+            return fault.operation not in {"create", "list"}
+    return False
+
+
+def suggests_outage(fault: CallFault) -> bool:
+    """Whether every department may meet this fault: account, provider or network may be at fault."""
+    harmless = fault.kind in {FaultKind.RATE_LIMITED, FaultKind.TOKEN_LOST}
+    return not harmless and not blames_request(fault)
 
 
 def judge(

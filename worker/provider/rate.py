@@ -24,8 +24,21 @@ EVEN_SPACING = 0.9
 """The distance of such calls, as a part of window / limit: below 1, so that each window can be used up."""
 
 
+LONGEST_REST_SECONDS = 5.0
+"""The longest rest after a 429 response for which calls wait here. In a longer one they are refused: messages
+must not stay inside a call for minutes."""
+
+
 class Stopping(Exception):
     """The worker stops: no further call begins."""
+
+
+class Resting(Exception):
+    """After a 429 response the provider takes no call for another `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
 
 
 @dataclass(eq=False, slots=True)
@@ -75,13 +88,16 @@ class RateLimiter:
         return int(self._allowed)
 
     async def slot(self) -> Slot:
-        """Waits in order until one more call may be sent; raises `Stopping`."""
+        """Waits in order until one more call may be sent; raises `Stopping` or `Resting`."""
         async with self._first:
             return await self.priority_slot()
 
     async def priority_slot(self) -> Slot:
-        """Gets a slot ahead of all that wait; raises `Stopping`."""
+        """Gets a slot ahead of all that wait; raises `Stopping` or `Resting`."""
         while (seconds := self._seconds_to_wait()) > 0:
+            rest = self._closed_until - self._clock.monotonic()
+            if rest > LONGEST_REST_SECONDS and not self._stopping.is_set():
+                raise Resting(rest)
             await self._pass(seconds)
         if self._stopping.is_set():
             raise Stopping

@@ -49,6 +49,11 @@ class MemoryClock:
                 del self._asleep[waking]
                 waking.set_result(None)
 
+    @property
+    def sleepers(self) -> int:
+        """The number of tasks that sleep."""
+        return len(self._asleep)
+
     def seconds_to_next(self) -> float:
         """Seconds until the first sleeper is due; raises `ValueError` without sleepers."""
         return (min(self._asleep.values()) - self._now).total_seconds()

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import SimpleNamespace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import aiohttp
 from pydantic import (
@@ -24,27 +24,28 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 from pydantic_core import from_json, to_json
 
 from worker.adapters.plivo.access import Access, is_proxys_refusal
 from worker.adapters.plivo.causes import explain, refused_by_proxy
-from worker.adapters.plivo.status import kind_of
+from worker.adapters.plivo.status import is_own_error, kind_of
 from worker.core.capabilities import EVERYTHING
 from worker.core.judge import CallFault, FaultKind, Operation
 from worker.ports import CallFailed, Clock, NewSubaccount, ProvidedSubaccount, RateLimit
-from worker.provider.rate import RateLimiter, Slot, Stopping
+from worker.provider.rate import RateLimiter, Resting, Slot, Stopping
 from worker.settings.rotation import Rotating
 
 PAGE = 20
 T = TypeVar("T", bound="_Response")
-NOTHING_MORE = b"{}"
+NOTHING_MORE = b'{"message": "deleted"}'
 """The body that a 204 stands for."""
 LONGEST_RESPONSE_BYTES = 2**20
 """A list page of twenty subaccounts has 20 kB."""
 LONGEST_ERROR_TEXT = 200
-LONGEST_RETRY_AFTER_SECONDS = 300.0
-"""The longest wait accepted: messages must not stay unacked until the broker takes them back."""
+LONGEST_RETRY_AFTER_SECONDS = 3600.0
+"""The longest wait accepted: a mistaken value must not stop the worker for a day."""
 
 # Words of this length could be credentials, so error texts omit them.
 _COULD_BE_SECRET = re.compile(r"[\w+/=.-]{24,}")
@@ -76,7 +77,17 @@ AuthToken = Annotated[SecretStr, Field(min_length=1)]
 
 
 class _Done(_Response):
-    """Any JSON object proves a response by Plivo. A page of a proxy would prove nothing."""
+    """A JSON object with one of these proves a response by Plivo. A page of a proxy would prove nothing."""
+
+    api_id: str | None = None
+    message: str | None = None
+
+    @model_validator(mode="after")
+    def is_of_plivo(self) -> Self:
+        """Raises `ValueError` for an object of something else."""
+        if self.api_id is None and self.message is None:
+            raise ValueError
+        return self
 
 
 class _Created(_Response):
@@ -190,6 +201,10 @@ class PlivoProvider:
         except Stopping:
             detail = "the worker stops; nothing was sent"
             raise CallFailed(CallFault(operation, FaultKind.NOT_SENT, detail, outage=True)) from None
+        except Resting as rest:
+            detail = f"Plivo asked for no call within the next {rest.seconds:.0f} s; nothing was sent"
+            fault = CallFault(operation, FaultKind.NOT_SENT, detail, rest.seconds, outage=True)
+            raise CallFailed(fault) from None
         try:
             yield PlivoCall(self, slot)
         finally:
@@ -237,11 +252,14 @@ class PlivoProvider:
             return NOTHING_MORE
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
             return body
-        kind = kind_of(response.status)
+        error = _document(body)
+        kind = kind_of(response.status, own=is_own_error(error))
         retry_after = _retry_after(response.headers.get("Retry-After"), self._clock.now())
         if kind is FaultKind.RATE_LIMITED:
             self._limiter.slow_down(retry_after)
-        detail = f"Plivo answered {response.status} to {operation}{_error_text(body)}"
+        detail = f"Plivo answered {response.status} to {operation}{_error_text(error)}"
+        if kind is FaultKind.UNEXPECTED:
+            detail += "; Plivo documents no such answer: is there a gateway or proxy on the way?"
         raise CallFailed(CallFault(operation, kind, detail, retry_after))
 
 
@@ -362,12 +380,16 @@ async def _received(response: aiohttp.ClientResponse) -> bytes:
     return body
 
 
-def _error_text(body: bytes) -> str:
+def _document(body: bytes) -> Any:
+    """The JSON document; None if it is none."""
+    with suppress(ValueError):
+        return from_json(body)
+    return None
+
+
+def _error_text(document: Any) -> str:
     """Plivo's error text, if any: for people only, never to branch on."""
-    try:
-        error = from_json(body)["error"]
-    except (ValueError, TypeError, KeyError):
-        return ""
+    error = document.get("error") if isinstance(document, dict) else None
     if not isinstance(error, str):
         return ""
     text = _COULD_BE_SECRET.sub("***", "".join(filter(str.isprintable, error)))
