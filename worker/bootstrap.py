@@ -17,6 +17,7 @@ from worker.core.decide import Policy
 from worker.core.judge import RetryPolicy
 from worker.core.model import ANY_RECIPIENT
 from worker.core.naming import Names, NameTemplate
+from worker.flow.clock_watch import ClockWatch, Comparisons
 from worker.flow.gate import Gate
 from worker.flow.lanes import Lanes
 from worker.flow.ledger_watch import LedgerWatch
@@ -67,6 +68,8 @@ class Ports:
     sealer: Sealer
     fingerprints: Fingerprints
     clock: Clock
+    comparisons: Comparisons | None = None
+    """Kept by the provider's adapter; None if it cannot be asked for the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +108,7 @@ class Worker:
     lanes: Lanes
     gate: Gate
     circuit: Circuit
+    clock_watch: ClockWatch
     scanner: Scanner
     ledger_watch: LedgerWatch
     waiting: WaitingRoom
@@ -134,6 +138,7 @@ def assemble(
     undelivered = UndeliveredCredentials(gate)
     ledger_watch = LedgerWatch(partial(ports.ledger.bind, rules.owner, rules.account), gate, clock)
     circuit = parts.circuit(ports.provider, gate, waiting, clock, telemetry)
+    clock_watch = ClockWatch(ports.comparisons, circuit.probe, gate, clock, telemetry)
     scanner = parts.scanner(circuit, rules.template, clock, stopping)
     orphans = parts.orphans(scanner, circuit, rules.template, ports.ledger)
     subaccounts = parts.subaccounts(circuit, ports.ledger, names, scanner)
@@ -175,6 +180,7 @@ def assemble(
         outbox=outbox,
         names=names,
         clock=clock,
+        clock_watch=clock_watch,
         policy=policy,
         telemetry=telemetry,
     )
@@ -217,6 +223,7 @@ def assemble(
         lanes=lanes,
         gate=gate,
         circuit=circuit,
+        clock_watch=clock_watch,
         scanner=scanner,
         ledger_watch=ledger_watch,
         waiting=waiting,
@@ -275,7 +282,9 @@ async def running_worker(
         opened = await stack.enter_async_context(opening)
         await opened.ledger.bind(settings.owner, settings.plivo_auth_id)
         sealer = _sealer(settings, clock, telemetry)
-        plivo = plivo_provider(_account(settings, telemetry), clock, stopping, telemetry.called)
+        comparisons = Comparisons(clock)
+        access = _account(settings, telemetry)
+        plivo = plivo_provider(access, clock, stopping, telemetry.called, comparisons.note)
         provider = await stack.enter_async_context(plivo)
         broker = await stack.enter_async_context(connect(settings, clock, telemetry))
         ports = Ports(
@@ -286,11 +295,13 @@ async def running_worker(
             sealer=sealer,
             fingerprints=KeyedFingerprints(settings.plivo_auth_token),
             clock=clock,
+            comparisons=comparisons,
         )
         worker = assemble(ports, _rules(settings), telemetry, stopping)
         stack.push_async_callback(worker.close)
         telemetry.gauge_waiting(worker.lanes.__len__, worker.waiting.__len__)
         worker.circuit.begin()
+        await stack.enter_async_context(supervised(worker.clock_watch.run, clock, telemetry))
         await stack.enter_async_context(supervised(worker.scheduler.run, clock, telemetry))
         consumer = await stack.enter_async_context(broker.consumer(worker.handler.receive))
         control = partial(worker.gate.control, consumer)

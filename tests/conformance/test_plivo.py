@@ -321,6 +321,51 @@ async def test_a_refusal_by_something_on_the_way_is_not_taken_for_plivos(operati
     assert not isinstance(classify(fault), Permanent | Missing)
 
 
+DATE = "Date: " + format_datetime(NOW + timedelta(minutes=11), usegmt=True)
+SKEWS = {
+    "ahead": ([DATE], timedelta(minutes=11)),
+    "aged": ([DATE, "Age: 30"], timedelta(minutes=11, seconds=30)),
+    "odd age": ([DATE, "Age: soon"], timedelta(minutes=11)),
+    "endless age": ([DATE, f"Age: {'9' * 30}"], timedelta(minutes=11)),
+    "behind": (
+        ["Date: " + format_datetime(NOW - timedelta(hours=1), usegmt=True)],
+        timedelta(seconds=1, hours=-1),
+    ),
+    "right": (["Date: " + format_datetime(NOW, usegmt=True)], timedelta(0)),
+    "none": ([], None),
+    "no date": (["Date: yesterday"], None),
+}
+
+
+@pytest.mark.parametrize(("headers", "skew"), SKEWS.values(), ids=SKEWS)
+@pytest.mark.parametrize("reply", [("200 OK", CHANGED), ("400 No", to_json({"error": "bad name"}))], ids=str)
+async def test_the_clocks_are_compared_by_the_date_of_plivos_responses(reply, headers, skew):
+    noted: list[timedelta | None] = []
+    async with (
+        misbehaving(answer(*reply, *headers)) as server,
+        provider_at(server.url, on_clock=noted.append) as provider,
+    ):
+        await asyncio.gather(CALLS["update"](provider), return_exceptions=True)
+    assert noted == [skew]
+
+
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad Request", "502 Bad Gateway"])
+async def test_the_clocks_are_not_compared_by_the_page_of_a_gateway(status):
+    noted: list[timedelta | None] = []
+    async with (
+        misbehaving(answer(status, PAGES["nginx"], DATE)) as server,
+        provider_at(server.url, on_clock=noted.append) as provider,
+    ):
+        await fault_of(CALLS["update"](provider))
+    assert noted == []
+
+
+async def test_a_retry_after_date_is_read_by_plivos_clock():
+    later = format_datetime(NOW + timedelta(minutes=12), usegmt=True)
+    fault = await fault_from("update", answer("429 Too Many", b"", DATE, f"Retry-After: {later}"))
+    assert fault.retry_after_seconds == 60.0
+
+
 async def test_in_a_long_rest_no_call_is_sent():
     replies = [answer("429 Too Many", b"", "Retry-After: 600"), answer("200 OK", CHANGED)]
     async with misbehaving(*replies) as server, provider_at(server.url) as provider:

@@ -55,7 +55,9 @@ CONFLICT = Refuse(
     "an event of this source and id, with another payload, was answered before",
 )
 UNKNOWN_DEPARTMENT = Refuse(DeadReason.INVALID, "data.department_id: rename of an unknown department")
-FROM_THE_FUTURE = Refuse(DeadReason.INVALID, "time: more than 10 minutes ahead of the worker's clock")
+FROM_THE_FUTURE = Refuse(
+    DeadReason.INVALID, "time: more than 10 minutes ahead of the worker's clock", by_clock=True
+)
 
 
 def at_another_offset(time: datetime) -> datetime:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -29,12 +31,9 @@ HASTY = {
     "PROVISIONER_MAX_ATTEMPTS": "3",
 }
 OWN = json.dumps({"api_id": "1", "error": "bad request"})
-REFUSALS = [
-    *(Refusal(status) for status in (302, 400, 403, 404, 405, 407, 410, 413, 418, 421, 426, 431, 451, 497)),
-    *(Refusal(status, OWN, "application/json") for status in (400, 404, 405, 409, 422)),
-    Refusal(200),
-    Refusal(200, "{}", "application/json"),
-]
+# One of each kind; `tests/pipeline/test_circuit.py` and `tests/conformance/test_plivo.py` have all statuses.
+REFUSED_CREATES = [Refusal(400), Refusal(400, OWN, "application/json"), Refusal(451), Refusal(200)]
+REFUSED_RENAMES = [Refusal(407), Refusal(405), Refusal(404, OWN, "application/json")]
 
 
 def event(kind: str, department: str, sequence: int | None = 1, **more: Any) -> bytes:
@@ -108,7 +107,7 @@ def told(refusal: Refusal) -> str:
     return "Plivo" if refusal.status == 200 else f"Plivo answered {refusal.status}"
 
 
-@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda one: f"{one.status} {one.content_type}")
+@pytest.mark.parametrize("refusal", REFUSED_CREATES, ids=lambda one: f"{one.status} {one.content_type}")
 async def test_a_gateway_that_refuses_everything_only_delays_creates(system: RealSystem, refusal: Refusal):
     async with behind_a_gateway(system) as probed:
         await probed.until_ready()
@@ -128,7 +127,7 @@ async def test_a_gateway_that_refuses_everything_only_delays_creates(system: Rea
         assert len(system.sandbox.subaccounts()) == CREATES
 
 
-@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda one: f"{one.status} {one.content_type}")
+@pytest.mark.parametrize("refusal", REFUSED_RENAMES, ids=lambda one: f"{one.status} {one.content_type}")
 async def test_a_gateway_that_refuses_everything_only_delays_renames(system: RealSystem, refusal: Refusal):
     """By default a message would be given up after some hours."""
     async with behind_a_gateway(system) as probed:
@@ -199,3 +198,33 @@ async def test_a_long_retry_after_makes_it_not_ready_until_it_has_run_out(system
         assert asyncio.get_running_loop().time() - begun > 6
         assert asked == 1
         await probed.answered("created", 1)
+
+
+def ahead(minutes: float) -> str:
+    return (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat()
+
+
+@pytest.mark.parametrize("minutes", [11, -11])
+async def test_a_wrong_clock_dead_letters_nothing(system: RealSystem, minutes: float):
+    async with behind_a_gateway(system) as probed:
+        await probed.until_ready()
+        probed.way.dated = timedelta(minutes=minutes)
+        await system.send(event("created", "d1"))  # its call shows the other clock
+        reason = await probed.until_wrong("the worker's clock is ")
+        assert re.search(r" 6(5[89]|6[01]) s " + ("behind" if minutes > 0 else "ahead"), reason)
+        await system.send(event("created", "d0", None, time=ahead(10.05)))
+        await asyncio.sleep(5)
+        assert probed.dead.messages == []
+        probed.way.dated = timedelta(0)
+        await probed.answered("created", 2)
+        await probed.until_ready()
+
+
+async def test_an_event_ahead_of_a_right_clock_is_invalid(system: RealSystem):
+    for dated in (timedelta(0), None):
+        async with behind_a_gateway(system) as probed:
+            probed.way.dated = dated
+            await system.send(event("created", f"d-{dated}", None, time=ahead(60)))
+            await probed.dead.count(1)
+            assert probed.dead.messages[0].headers["x-dead-reason"] == "invalid"
+            assert await probed.ready() is None

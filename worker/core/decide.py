@@ -155,11 +155,15 @@ class Republish:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The event cannot be carried out as it is. `code`: that of the result, if it is not the reason."""
+    """The event cannot be carried out as it is.
+
+    `code`: that of the result, if it is not the reason; `by_clock`: only the worker's clock says so.
+    """
 
     reason: DeadReason
     detail: str
     code: ResultCode | None = None
+    by_clock: bool = False
 
 
 Step = Create | Adopt | Rename | Restore | Disable | Delete | Look | Skip
@@ -171,7 +175,8 @@ def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> 
     if known.answer is not None:
         return answered_before(event.payload_digest, known.answer)
     if _time_decides(event, known.entry) and event.version.time > now + CLOCK_TOLERANCE:
-        return Refuse(DeadReason.INVALID, "time: more than 10 minutes ahead of the worker's clock")
+        detail = "time: more than 10 minutes ahead of the worker's clock"
+        return Refuse(DeadReason.INVALID, detail, by_clock=True)
     if not event.version.newer_than(known.entry.version):
         return _superseded(event.version, known.entry.version)
     if known.entry.gone_at is not None and known.entry.claim is None:

@@ -51,12 +51,13 @@ class Gate:
         return self._blocks
 
     def block(self, blocker: str, reason: str, *, affects_all: bool = True) -> None:
-        """Adds a block; does nothing if the blocker already has one.
+        """Adds a block, or changes the reason of the one that the blocker already has.
 
         `affects_all`: all consumed messages wait for the end of the same outage. Parking some would not help,
         so none is evicted from the waiting room meanwhile.
         """
         if blocker in self._blocks:
+            self._blocks[blocker] = reason
             return
         self.telemetry.intake_held(blocker, reason)
         self._blocks[blocker] = reason

@@ -21,9 +21,10 @@ from contracts.subaccounts import ResultKind
 from worker.core import messages
 from worker.core.conclude import Made, Outcome, conclude, intend
 from worker.core.decide import Policy, Refuse, Republish, Skip, Step, decide, superseding
-from worker.core.judge import Done, Failure, Permanent
+from worker.core.judge import Done, Failure, Permanent, Unavailable
 from worker.core.model import Answer, Entry, Event, Recollection
 from worker.core.naming import Names
+from worker.flow.clock_watch import ClockWatch
 from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.reconcile import Reconciler
@@ -64,6 +65,7 @@ class Line:
     outbox: Outbox
     names: Names
     clock: Clock
+    clock_watch: ClockWatch
     policy: Policy
     telemetry: Telemetry
 
@@ -75,7 +77,7 @@ class Line:
         # Once a step's answer is on record, the decision is to republish it: that ends the loop.
         while not isinstance(decision := self._decide(event, known), Republish):
             if isinstance(decision, Refuse):
-                return Permanent(decision.reason, decision.detail, decision.code)
+                return self._refused(decision)
             done = await self._carry_out(event, decision, known.entry, is_overtaken)
             if not isinstance(done, _Recorded):
                 return done
@@ -85,6 +87,11 @@ class Line:
 
     def _decide(self, event: Event, known: Recollection) -> Step | Republish | Refuse:
         return decide(event, known, self.policy, self.clock.now())
+
+    def _refused(self, refusal: Refuse) -> Failure:
+        if refusal.by_clock and not self.clock_watch.trusted():
+            return Unavailable("the worker's clock may be wrong; it is compared with the provider's first")
+        return Permanent(refusal.reason, refusal.detail, refusal.code)
 
     async def _carry_out(
         self, event: Event, decided: Step, entry: Entry, is_overtaken: Overtaking

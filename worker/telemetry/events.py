@@ -255,6 +255,10 @@ class _ProviderEvents(_Reports):
         """`status` is the HTTP status; None: no response."""
         self._metrics.observe("call_seconds", seconds, operation, str(status or 0))
 
+    def clock_skew(self, seconds: float) -> None:
+        """How far the provider's clock is ahead of the worker's."""
+        self._metrics.set("clock_skew_seconds", seconds)
+
     def circuit(self, state: str) -> None:
         for one in CIRCUIT_STATES:
             self._metrics.set("circuit_state", one == state, one)

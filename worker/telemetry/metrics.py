@@ -73,6 +73,10 @@ GAUGES = (
         "provisioner_circuit_state", "1 for the current state of the circuit around the provider.", ("state",)
     ),
     Metric("provisioner_intake_held", "1 while the intake of messages is blocked, by blocker.", ("holder",)),
+    Metric(
+        "provisioner_clock_skew_seconds",
+        "How far the provider's clock is ahead of the worker's, by its latest response.",
+    ),
     Metric("provisioner_consuming", "1 while a consumer is registered at the broker."),
 )
 

@@ -5,7 +5,7 @@ Each call is sent once: no retry, no redirect.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -32,6 +32,7 @@ from worker.adapters.plivo.access import Access, is_proxys_refusal
 from worker.adapters.plivo.causes import explain, refused_by_proxy
 from worker.adapters.plivo.status import is_own_error, kind_of
 from worker.core.capabilities import EVERYTHING
+from worker.core.clock_skew import skew_of
 from worker.core.judge import CallFault, FaultKind, Operation
 from worker.ports import CallFailed, Clock, NewSubaccount, ProvidedSubaccount, RateLimit
 from worker.provider.rate import RateLimiter, Resting, Slot, Stopping
@@ -46,6 +47,9 @@ LONGEST_RESPONSE_BYTES = 2**20
 LONGEST_ERROR_TEXT = 200
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 """The longest wait accepted: a mistaken value must not stop the worker for a day."""
+
+LONGEST_AGE_DIGITS = 10
+"""A longer `Age` is no number of seconds, and beyond what a date can hold."""
 
 # Words of this length could be credentials, so error texts omit them.
 _COULD_BE_SECRET = re.compile(r"[\w+/=.-]{24,}")
@@ -136,10 +140,12 @@ async def plivo_provider(
     clock: Clock,
     stopping: asyncio.Event,
     on_call: Callable[[Operation, int | None, float], None] = lambda _operation, _status, _seconds: None,
+    on_clock: Callable[[timedelta | None], None] = lambda _skew: None,
 ) -> AsyncIterator["PlivoProvider"]:
     """Opens a session. Once `stopping` is set, calls in flight are finished and no further one begins.
 
-    `on_call` gets the operation, HTTP status (None without a response) and seconds of each request.
+    `on_call` gets operation, HTTP status (None without a response) and seconds of each request. `on_clock`
+    gets how far Plivo's clock is ahead of ours, by each of its own responses; None: it has no date.
     """
     # Half of the time is for the connect, which sends nothing.
     seconds = account.timeout.total_seconds()
@@ -153,7 +159,7 @@ async def plivo_provider(
     # aiohttp would silently repeat GET and DELETE when a kept connection breaks.
     session._retry_connection = False  # noqa: SLF001 - there is no public switch
     async with session:
-        yield PlivoProvider(account, session, clock, stopping, on_call)
+        yield PlivoProvider(account, session, clock, stopping, on_call, on_clock)
 
 
 class PlivoProvider:
@@ -168,6 +174,7 @@ class PlivoProvider:
         clock: Clock,
         stopping: asyncio.Event,
         on_call: Callable[[Operation, int | None, float], None],
+        on_clock: Callable[[timedelta | None], None],
     ) -> None:
         self._base = f"{account.url.rstrip('/')}/v1/Account/{account.auth_id}/Subaccount/"
         self._access = Access(
@@ -180,6 +187,7 @@ class PlivoProvider:
         self._session = session
         self._clock = clock
         self._on_call = on_call
+        self.on_clock = on_clock
         self._concurrency = asyncio.Semaphore(account.concurrency)
         self._limiter = RateLimiter(account.rate, clock, stopping)
 
@@ -213,13 +221,14 @@ class PlivoProvider:
             else:
                 self._limiter.give_back(slot)
 
-    async def send(self, slot: Slot, request: "_Request") -> bytes:
-        """Sends one request and returns the body of a 2xx response; raises `CallFailed`."""
+    async def send(self, slot: Slot, request: "_Request") -> "_Answer":
+        """Sends one request and returns the 2xx response; raises `CallFailed`."""
         way = self._access.way()
         headers = {**way.headers, **({"Idempotency-Key": request.key} if request.key else {})}
         data = None if request.body is None else to_json(request.body)
         slot.begin()
-        begun, status, sent = self._clock.monotonic(), None, Sent()
+        begun, sent_at = self._clock.monotonic(), self._clock.now()
+        status, sent = None, Sent()
         try:
             async with self._session.request(
                 request.method,
@@ -236,7 +245,7 @@ class PlivoProvider:
                 if is_proxys_refusal(status, way.route):
                     why = refused_by_proxy(way.route)
                     raise CallFailed(_fault_of(request.operation, FaultKind.NOT_SENT, why))
-                return await self._body(request.operation, response)
+                return await self._answer(request.operation, response, sent_at)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._access.failed(error)
             kind = FaultKind.NO_ANSWER if sent.headers else FaultKind.NOT_SENT
@@ -246,21 +255,36 @@ class PlivoProvider:
             self._on_call(request.operation, status, self._clock.monotonic() - begun)
         raise CallFailed(fault)  # outside `except`: the error as cause would hold our login and Plivo's text
 
-    async def _body(self, operation: Operation, response: aiohttp.ClientResponse) -> bytes:
-        body = await _received(response)
+    async def _answer(
+        self, operation: Operation, response: aiohttp.ClientResponse, sent_at: datetime
+    ) -> "_Answer":
+        body, now = await _received(response), self._clock.now()
+        date = _date_of(response.headers)
+        skew = skew_of(date, sent_at, now) if date else None
         if response.status == HTTPStatus.NO_CONTENT:
-            return NOTHING_MORE
+            return _Answer(NOTHING_MORE, skew)
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
-            return body
+            return _Answer(body, skew)
         error = _document(body)
-        kind = kind_of(response.status, own=is_own_error(error))
-        retry_after = _retry_after(response.headers.get("Retry-After"), self._clock.now())
+        own = is_own_error(error)
+        if own:
+            self.on_clock(skew)
+        kind = kind_of(response.status, own=own)
+        retry_after = _retry_after(response.headers.get("Retry-After"), date or now)
         if kind is FaultKind.RATE_LIMITED:
             self._limiter.slow_down(retry_after)
         detail = f"Plivo answered {response.status} to {operation}{_error_text(error)}"
         if kind is FaultKind.UNEXPECTED:
             detail += "; Plivo documents no such answer: is there a gateway or proxy on the way?"
         raise CallFailed(CallFault(operation, kind, detail, retry_after))
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A 2xx response, which may be of something on the way; how far its sender's clock is ahead of ours."""
+
+    body: bytes
+    skew: timedelta | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +331,10 @@ class PlivoCall:
         return [_listed(item) for item in page.objects]
 
     async def _send(self, model: type[T], request: _Request) -> T:
-        return _parsed(request.operation, model, await self.provider.send(self.slot, request))
+        answer = await self.provider.send(self.slot, request)
+        parsed = _parsed(request.operation, model, answer.body)
+        self.provider.on_clock(answer.skew)  # it is Plivo's own
+        return parsed
 
 
 def _retry_after(value: str | None, now: datetime) -> float | None:
@@ -316,12 +343,26 @@ def _retry_after(value: str | None, now: datetime) -> float | None:
         return None
     if value.strip().isdecimal():
         return min(float(value), LONGEST_RETRY_AFTER_SECONDS)
+    at = _http_date(value)
+    if at is None:
+        return None
+    return min(max(0.0, (at - now).total_seconds()), LONGEST_RETRY_AFTER_SECONDS)
+
+
+def _date_of(headers: Mapping[str, str]) -> datetime | None:
+    """The sender's time by its `Date`. A cached response is older by its `Age` (RFC 9111, 5.1)."""
+    date, age = _http_date(headers.get("Date", "")), headers.get("Age", "0").strip()
+    if date is None:
+        return None
+    return date + timedelta(seconds=int(age) if age.isdecimal() and len(age) < LONGEST_AGE_DIGITS else 0)
+
+
+def _http_date(value: str) -> datetime | None:
     try:
         at = parsedate_to_datetime(value)
     except ValueError:
         return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return min(max(0.0, (at - now).total_seconds()), LONGEST_RETRY_AFTER_SECONDS)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _provided(shown: _Shown) -> ProvidedSubaccount:

@@ -1,0 +1,150 @@
+"""A wrong clock of ours: no event is dead-lettered for it, and nothing is taken until it is right."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.pipeline.outages import pass_seconds
+from tests.support.builders import NOW, department_created
+from tests.support.settling_loop import settled
+from tests.support.world import World, fault
+from worker.bootstrap import RunningWorker
+from worker.core.clock_skew import VALID_SECONDS
+from worker.flow.clock_watch import ASK_AGAIN_SECONDS, BLOCKER, Comparisons
+
+AHEAD = NOW + timedelta(minutes=15)
+EVENT = department_created("Sales", time=AHEAD, sequence=None)
+BEHIND = timedelta(minutes=11)
+
+
+class Dated(World):
+    """A world whose provider dates its responses; `skew` is how far its clock is ahead.
+
+    None: it sends no date.
+    """
+
+    skew: timedelta | None = None
+    asked = 0
+
+    @asynccontextmanager
+    async def comparing(self) -> AsyncIterator[RunningWorker]:
+        async with self.working() as running:
+            watch = running.worker.clock_watch
+            self.comparisons = watch.comparisons = Comparisons(self.clock)
+
+            async def ask() -> None:
+                self.asked += 1
+                self.answered_call()
+
+            watch.ask = ask
+            yield running
+
+    def answered_call(self) -> None:
+        self.comparisons.note(self.skew)
+
+    async def looks(self, running: RunningWorker, seconds: float = 1.0) -> None:
+        """The watch looks each second."""
+        for _ in range(round(seconds)):
+            await running.worker.clock_watch.look()
+            await pass_seconds(self, 1.0)
+
+    def metric(self, running: RunningWorker) -> Any:
+        return running.telemetry.registry.get_sample_value("provisioner_clock_skew_seconds")
+
+
+@pytest.fixture
+def dated() -> Dated:
+    return Dated()
+
+
+async def test_an_event_ahead_waits_until_the_clock_was_compared(dated):
+    async with dated.comparing() as running:
+        await dated.send(EVENT)
+        await pass_seconds(dated, 120)
+        dated.has_dead_lettered_nothing()
+        assert dated.results(EVENT) == []
+        await dated.looks(running, 30)
+    assert dated.dead_lettered("invalid")
+    assert dated.asked == 1
+
+
+async def test_a_wrong_clock_stops_consuming_until_it_is_right(dated):
+    dated.skew = BEHIND
+    async with dated.comparing() as running:
+        await dated.send(EVENT)
+        await dated.looks(running, 10)
+        assert running.blocks() == [
+            "the worker's clock is 660 s behind Plivo's; set it right (is time synchronised here?)"
+        ]
+        assert not running.consumer.consuming
+        assert dated.metric(running) == 660
+        dated.has_dead_lettered_nothing()
+        await pass_seconds(dated, BEHIND.total_seconds())
+        dated.skew = timedelta(0)
+        await dated.looks(running, ASK_AGAIN_SECONDS + 1)
+        assert running.blocks() == []
+        assert running.consumer.consuming
+        assert dated.metric(running) == 0
+        await dated.run_until_done()
+    await dated.has_one_live_subaccount("Sales")
+    dated.has_dead_lettered_nothing()
+
+
+@pytest.mark.parametrize("skew", [BEHIND, -BEHIND])
+async def test_any_wrong_clock_blocks_the_gate_and_its_reason_follows_the_skew(dated, skew):
+    async with dated.comparing() as running:
+        dated.comparisons.note(skew)
+        await running.worker.clock_watch.look()
+        (before,) = running.blocks()
+        dated.comparisons.note(skew * 2)
+        await running.worker.clock_watch.look()
+        (after,) = running.blocks()
+        assert "660 s" in before
+        assert "1320 s" in after
+        assert list(running.worker.gate.blocks) == [BLOCKER]
+
+
+async def test_an_old_comparison_is_made_anew_before_an_event_is_refused(dated):
+    """The machine slept, or somebody set its clock, since the last call."""
+    async with dated.comparing() as running:
+        dated.answered_call()
+        await pass_seconds(dated, VALID_SECONDS + 1)
+        dated.skew = BEHIND
+        await dated.send(department_created("Sales", time=dated.clock.now() + BEHIND, sequence=None))
+        await settled()
+        await dated.looks(running, 5)
+        dated.has_dead_lettered_nothing()
+        assert running.blocks()
+
+
+async def test_a_provider_without_dates_is_not_compared_with(dated):
+    async with dated.comparing() as running:
+        await dated.send(EVENT)
+        await dated.looks(running, 10)
+        assert running.blocks() == []
+    assert dated.dead_lettered("invalid")
+
+
+async def test_a_provider_that_cannot_be_asked_leaves_the_event_waiting(dated):
+    async with dated.comparing() as running:
+
+        async def ask() -> None:
+            raise fault("list")
+
+        running.worker.clock_watch.ask = ask
+        await dated.send(EVENT)
+        await dated.looks(running, 120)
+        dated.has_dead_lettered_nothing()
+        assert dated.results(EVENT) == []
+
+
+async def test_with_a_sequence_no_clock_matters(dated):
+    dated.skew = BEHIND
+    event = department_created("Sales", time=AHEAD, sequence=1)
+    async with dated.comparing():
+        await dated.send(event)
+        await dated.run_until_done()
+    dated.answered(event, "created")

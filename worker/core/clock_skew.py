@@ -1,0 +1,48 @@
+"""Clock skew: how far the worker's clock is from the provider's, by the `Date` of its responses.
+
+An event that is invalid only because its time is ahead of the worker's clock is refused only while that clock
+is known to be right: compared not long ago, and not off by more than a minute.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+TOLERATED = timedelta(minutes=1)
+VALID_SECONDS = 60.0
+"""A clock may be set, or a machine sleep: an older comparison proves nothing."""
+DATE_PRECISION = timedelta(seconds=1)
+"""A `Date` header has whole seconds: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7"""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One comparison, made `at` this monotonic time.
+
+    `skew`: how far the provider's clock is ahead of ours; None if it sends no date, and ours is not doubted.
+    """
+
+    skew: timedelta | None
+    at: float
+
+    @property
+    def off(self) -> bool:
+        """Whether our clock is wrong."""
+        return self.skew is not None and abs(self.skew) > TOLERATED
+
+
+def skew_of(date: datetime, sent_at: datetime, received_at: datetime) -> timedelta:
+    """The least skew that explains a response of that date. `sent_at` and `received_at` are by our clock."""
+    least, most = date - received_at, date + DATE_PRECISION - sent_at
+    return max(least, min(most, timedelta(0)))
+
+
+def trustworthy(latest: Comparison | None, now: float) -> bool:
+    """Whether our clock may decide that an event is invalid; `now`: monotonic seconds."""
+    return latest is not None and not latest.off and now - latest.at <= VALID_SECONDS
+
+
+def in_words(skew: timedelta) -> str:
+    """The reason why no messages are taken."""
+    seconds = round(abs(skew).total_seconds())
+    direction = "behind" if skew > timedelta(0) else "ahead of"
+    return f"the worker's clock is {seconds} s {direction} Plivo's; set it right (is time synchronised here?)"
