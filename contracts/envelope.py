@@ -215,14 +215,32 @@ def attributes_in(message: Message) -> dict[str, Any]:
     raise Malformed("body: not a JSON object")
 
 
+def decoded(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what is not `null` in the JSON object of structured mode; raises `Malformed`."""
+    attributes = {name: value for name, value in document.items() if value is not None}
+    if "data_base64" in attributes:
+        attributes["data"] = _base64_data(attributes)
+    return attributes
+
+
 def readable_attributes(message: Message) -> dict[str, Any]:
     """Returns the attributes that can be read, also those of a malformed message. It never raises."""
     try:
         return attributes_in(message)
     except Malformed:
-        return {
-            name: value for name, value in _given_in(message.headers) if value is not None and name in _READ
-        }
+        return _readable_headers(message) or _readable_body(message)
+
+
+def _readable_headers(message: Message) -> dict[str, Any]:
+    return {name: value for name, value in _given_in(message.headers) if name in _READ and value is not None}
+
+
+def _readable_body(message: Message) -> dict[str, Any]:
+    try:
+        body = _body(message)
+    except Malformed:
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def describe(error: ValidationError, given: Mapping[str, Any] | None = None) -> str:
@@ -272,13 +290,11 @@ def _explanation(kind: str, message: str) -> str:
 
 
 def _structured_attributes(body: Mapping[str, Any], media_type: str) -> dict[str, Any]:
-    attributes = {name: value for name, value in body.items() if value is not None}
+    attributes = decoded(body)
     if media_type != STRUCTURED and not attributes.keys() & {_SPECVERSION, "source", "type"}:
         meant = near_miss(_SPECVERSION, attributes, _READ)
         hint = f"{meant}: did you mean {_SPECVERSION}?" if meant else f"it has no {_SPECVERSION}"
         raise Malformed(f"body: not a CloudEvent: {hint}, and no header {HEADER_PREFIX}{_SPECVERSION}")
-    if "data_base64" in attributes:
-        attributes["data"] = _base64_data(attributes)
     return attributes
 
 

@@ -50,6 +50,7 @@ def test_a_glimpse_has_the_one_spelling_of_id_tenant_and_name():
         (b'{"source": "/hr", "id": "1", "type": ["any"]}', Reference("/hr", "1", "")),
         (b'{"source": "/hr", "id": [1], "type": "any"}', None),
         (b'{"id": "1", "type": "any"}', None),
+        (b'{"source": "/hr", "id": "1", "data_base64": "?"}', Reference("/hr", "1", "")),
         (b"[]", None),
         (b"\xff", None),
     ],

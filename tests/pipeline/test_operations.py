@@ -63,6 +63,34 @@ def test_every_invalid_line_of_a_file_is_named(new_id):
     assert (len(lines), lines[-1]) == (21, "and 12 more lines")
 
 
+def test_an_event_is_emitted_in_the_one_spelling_of_its_department(world, new_id):
+    """`null` is as good as absent, also for what has a default."""
+    line = (
+        '{"type": "com.example.department.updated", "id": null, "time": null, "tenant": " emea\\t",'
+        ' "data": {"department_id": 42.0, "name": "Cafe\\u0301  Nord", "previous_name": 5}}'
+    )
+    (event,) = events_in([line], world.clock.now(), new_id)
+    assert (event.id, event.time, event.type) == ("id-1", world.clock.now(), "department.renamed.v1")
+    assert (event.tenant, event.data.department_id, event.data.name) == ("emea", "42", "Caf\u00e9 Nord")
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (
+            '{"type": "department.created", "data": {"departmentId": "a", "name": "b"}}',
+            "data.departmentId: did",
+        ),
+        ('{"eventType": "department.created"}', "eventType: did you mean type"),
+        ('{"type": "departments.created"}', "did you mean department.created.v1"),
+        ('{"type": "department.removed", "data_base64": "?"}', "data_base64: not base64"),
+    ],
+)
+def test_a_near_miss_in_a_line_is_named(line, text, world, new_id):
+    with pytest.raises(InvalidEvent, match=f"^line 1: .*{text}"):
+        events_in([line], world.clock.now(), new_id)
+
+
 @pytest.mark.parametrize(
     ("failure", "text"),
     [

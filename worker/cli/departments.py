@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from contracts.subaccounts import ResultKind
 from worker.cli import terminal
 from worker.cli.loop import run, run_to_exit
-from worker.cli.options import DepartmentId, Json, Tenant
+from worker.cli.options import DepartmentId, Json, Tenant, spelt
 from worker.core.model import NO_TRACE, Answer, Department, Entry
 from worker.operations import departments as operations
 from worker.operations.departments import History, credentials_state
@@ -23,7 +23,9 @@ app = typer.Typer(no_args_is_help=True, help="Show departments as the ledger has
 
 @app.command("list")
 def list_(
-    tenant: Annotated[str | None, typer.Option(help="Only departments of this tenant.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(parser=spelt, metavar="NAME", help="Only departments of this tenant.")
+    ] = None,
     *,
     as_json: Json = False,
 ) -> None:

@@ -12,6 +12,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from contracts.subaccounts import DeadReason
+from contracts.text import identifier
 from worker.adapters.system import SystemClock
 from worker.core.dead_letters import Selection
 from worker.operations.dead_letters.session import EVERYTHING
@@ -51,6 +52,14 @@ def seconds(text: str) -> float:
         raise typer.BadParameter("write a time above zero, like 500ms, 30s, 5m or 1h") from None
 
 
+def spelt(text: str) -> str:
+    """Parses the id of a department or a tenant: in whatever spelling, it is the one on record."""
+    try:
+        return identifier(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"an id {error}") from None
+
+
 def time_option(help_: str) -> Any:
     """An option that takes a `moment`."""
     return typer.Option(parser=moment, metavar="TIME", help=help_)
@@ -58,8 +67,8 @@ def time_option(help_: str) -> Any:
 
 # For several groups of commands
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for scripts.")]
-DepartmentId = Annotated[str, typer.Argument(metavar="DEPARTMENT")]
-Tenant = Annotated[str, typer.Option(help="The department's tenant.")]
+DepartmentId = Annotated[str, typer.Argument(parser=spelt, metavar="DEPARTMENT")]
+Tenant = Annotated[str, typer.Option(parser=spelt, metavar="NAME", help="The department's tenant.")]
 
 # For dead-letter commands
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; scripts are not asked anyway.")]
@@ -77,8 +86,12 @@ Reasons = Annotated[
     list[DeadReason] | None,
     typer.Option(parser=one_of(DeadReason), metavar="REASON", help=f"The reason: {', '.join(DeadReason)}."),
 ]
-Departments = Annotated[list[str] | None, typer.Option(metavar="ID", help="The department's id.")]
-Tenants = Annotated[list[str] | None, typer.Option(metavar="NAME", help="The department's tenant.")]
+Departments = Annotated[
+    list[str] | None, typer.Option(parser=spelt, metavar="ID", help="The department's id.")
+]
+Tenants = Annotated[
+    list[str] | None, typer.Option(parser=spelt, metavar="NAME", help="The department's tenant.")
+]
 Types = Annotated[
     list[str] | None, typer.Option("--type", metavar="TYPE", help="The event's type, as created or in full.")
 ]

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 
 from contracts import topology as names
 from contracts.departments import Invalid, Kind, UnsupportedType, canonical_type, department_event
-from contracts.envelope import CloudEvent, Message, describe
+from contracts.envelope import CloudEvent, Malformed, Message, decoded, describe
 from contracts.reissues import REISSUE_KEY, asks_for_reissue
 from worker.core.messages import Outgoing
 from worker.ports import Publisher, PublishFailed, Unroutable, UserError
@@ -35,11 +35,11 @@ def complete_event(given: Mapping[str, Any], now: datetime, new_id: Callable[[],
     """
     defaults = {"specversion": "1.0", "id": new_id(), "source": EMITTED_FROM, "time": now}
     try:
-        whole = defaults | dict(given)
+        whole = defaults | decoded(given)
         return department_event(CloudEvent.model_validate(whole), whole)
     except ValidationError as error:
         raise InvalidEvent(describe(error, given)) from None
-    except (Invalid, UnsupportedType) as error:
+    except (Malformed, Invalid, UnsupportedType) as error:
         raise InvalidEvent(str(error)) from None
 
 
