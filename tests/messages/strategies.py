@@ -80,7 +80,7 @@ NAMES = (
     | st.text(st.characters(codec="utf-8"), max_size=30)
     | st.text("Ae\u0301\u0323 \u00a0\t", max_size=30)
 )
-SEQUENCES = st.integers(-(10**18), 10**18) | st.integers(-(10**18), 10**18).map(str)
+SEQUENCES = st.integers(-1, 10**20) | st.integers(-1, 10**20).map(str) | st.integers(0, 9).map(float)
 
 DATA = st.fixed_dictionaries(
     {"department_id": PRINTABLE, "name": NAMES},

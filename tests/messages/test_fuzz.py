@@ -1,14 +1,18 @@
 """Reading any message returns an event or raises one of three refusals."""
 
 import json
+import random
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import event as note
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.departments import DepartmentEvent, Invalid, UnsupportedType, department_event, payload_digest
 from contracts.envelope import HEADER_PREFIX, STRUCTURED, CloudEvent, Malformed, Message, document, read
+from tests.messages import fuzz
 from tests.messages.strategies import (
     CONTENT_TYPES,
     EVENTS,
@@ -19,6 +23,7 @@ from tests.messages.strategies import (
     replayable,
     structured,
 )
+from worker.core.messages import Outgoing, dead_letter
 
 ATTRIBUTES = st.sampled_from([*CloudEvent.model_fields, "data_base64", "other"])
 MEMBERS = st.sampled_from(
@@ -124,3 +129,25 @@ def test_an_accepted_event_has_a_repr(event: dict[str, Any]) -> None:
     accepted = taken_in(structured(event))
     if accepted is not None:
         json.dumps(document(accepted))
+
+
+def test_a_sample_of_messages_in_every_mode_and_encoding() -> None:
+    seed = random.randrange(2**32)
+    counts, wrong = fuzz.run(2_000, seed)
+    assert wrong == [], f"python -m tests.messages.fuzz --messages 2000 --seed {seed}"
+    assert counts.total() == 2_000
+    outcomes = {
+        outcome for made_as in ("structured", "binary") for outcome in (made_as, f"{made_as} encoded")
+    }
+    for verdict in ("event", "invalid", "malformed"):
+        assert counts.keys() >= {f"{made_as}: {verdict}" for made_as in outcomes}
+
+
+def test_a_body_that_is_not_kept_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trimmed(*arguments: Any) -> Outgoing:
+        buried = dead_letter(*arguments)
+        return replace(buried, message=replace(buried.message, body=buried.message.body.strip()))
+
+    monkeypatch.setattr(fuzz, "dead_letter", trimmed)
+    _, wrong = fuzz.run(2_000, 1)
+    assert wrong
