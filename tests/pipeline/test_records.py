@@ -8,7 +8,7 @@ import worker
 PACKAGE = Path(worker.__file__).parent
 GATEWAY = PACKAGE / "pipeline" / "records.py"
 WRITERS = {
-    "announce": {"line", "outbox"},
+    "announce": {"disappearances", "line", "outbox"},
     "conclude": {"line"},
     "answered": {"reissues"},
     "confirm": {"line"},
