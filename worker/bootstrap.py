@@ -21,6 +21,7 @@ from worker.flow.clock_watch import ClockWatch, Comparisons
 from worker.flow.gate import Gate
 from worker.flow.lanes import Lanes
 from worker.flow.ledger_watch import LedgerWatch
+from worker.flow.plaintext import SEALED_BEFORE, PlaintextGuard
 from worker.flow.supervise import supervised
 from worker.flow.undelivered import ConfirmedMessages, RefusedResults, UndeliveredCredentials
 from worker.flow.waiting import WaitingRoom
@@ -153,6 +154,7 @@ def assemble(
         sealer=ports.sealer,
         fingerprints=ports.fingerprints,
         undelivered=undelivered,
+        plaintext_guard=PlaintextGuard(ports.ledger, policy.plaintext),
         refused=RefusedResults(gate, clock),
         confirmed=ConfirmedMessages(),
         names=names,
@@ -281,6 +283,8 @@ async def running_worker(
         opening = open_ledger(settings.ledger_url, on_commit=telemetry.committed)
         opened = await stack.enter_async_context(opening)
         await opened.ledger.bind(settings.owner, settings.plivo_auth_id)
+        if not settings.recipients and not settings.plaintext_secrets and await opened.ledger.sealed():
+            raise SettingsError(SEALED_BEFORE)
         sealer = _sealer(settings, clock, telemetry)
         comparisons = Comparisons(clock)
         access = _account(settings, telemetry)
@@ -345,7 +349,12 @@ def _rules(settings: WorkerSettings) -> Rules:
         owner=settings.owner,
         account=settings.plivo_auth_id,
         template=settings.names,
-        policy=replace(settings.policy, recipients=recipients, enable=settings.enable),
+        policy=replace(
+            settings.policy,
+            recipients=recipients,
+            enable=settings.enable,
+            plaintext=settings.plaintext_secrets,
+        ),
         retry=RetryPolicy(settings.retry_budget, settings.retry_delays, settings.max_attempts),
         prefetch=settings.prefetch,
     )

@@ -293,6 +293,12 @@ class Register(Protocol):
     async def note_caught_up(self, *, caught_up: bool) -> None:
         """Records whether the ledger knew every subaccount of the whole list."""
 
+    async def sealed(self) -> bool:
+        """Whether credentials were ever sealed."""
+
+    async def note_sealed(self) -> None:
+        """Records for good that credentials are sealed."""
+
 
 class Reports(Protocol):
     """Queries of the operator's commands. All raise `LedgerFailed`."""

@@ -421,6 +421,15 @@ async def test_poison_marks_are_counted_per_message_until_cleared(ledger):
     assert [await ledger.mark_poison(message) for message in ("a", "b")] == [1, 2]
 
 
+async def test_sealing_is_remembered_for_good(ledger):
+    await ledger.bind("default", "MA1")
+    assert not await ledger.sealed()
+    await ledger.note_sealed()
+    await ledger.note_sealed()
+    await ledger.bind("default", "MA1")
+    assert await ledger.sealed()
+
+
 async def test_caught_up_is_stored_until_it_is_changed(ledger):
     await ledger.bind("default", "MA1")
     assert not await ledger.caught_up()

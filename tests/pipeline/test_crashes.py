@@ -401,7 +401,7 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     },
     "Outbox._issue": {"self.deliver": None},
     "Outbox.deliver": {"self._send": None},
-    "Outbox._send": {"self.publisher.publish": "publish secrets"},
+    "Outbox._send": {"self.plaintext_guard.check": None, "self.publisher.publish": "publish secrets"},
     "Actor.foresee": {"self.orphans.tags": None},
     "Actor.act": {"self._call": None, "self._adopt": None},
     "Actor._call": {"self._create": None, "self._changed": None, "self._delete": None, "call.get": "get"},

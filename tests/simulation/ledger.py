@@ -26,7 +26,7 @@ class Disk(MemoryLedger):
         self._entries.clear()
         self._answers.clear()
         self._holders.clear()
-        self._caught_up = False
+        self._caught_up = self._sealed = False
 
     def write(self, entry: Entry, answer: Answer | None = None) -> Entry:
         written = super().write(entry, answer)
@@ -120,6 +120,14 @@ class SimulatedLedger:
     async def note_caught_up(self, *, caught_up: bool) -> None:
         self._process.check()
         await self._disk.note_caught_up(caught_up=caught_up)
+
+    async def sealed(self) -> bool:
+        self._process.check()
+        return await self._disk.sealed()
+
+    async def note_sealed(self) -> None:
+        self._process.check()
+        await self._disk.note_sealed()
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         self._process.check()

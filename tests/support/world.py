@@ -123,6 +123,12 @@ class WatchedLedger:
     async def note_caught_up(self, *, caught_up: bool) -> None:
         await self.witness.see("note caught up", lambda: self.ledger.note_caught_up(caught_up=caught_up))
 
+    async def sealed(self) -> bool:
+        return await self.ledger.sealed()
+
+    async def note_sealed(self) -> None:
+        await self.witness.see("note sealed", self.ledger.note_sealed)
+
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         return await self.ledger.due(now, limit)
 

@@ -63,13 +63,17 @@ class Superseding(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The operator's choices, and the provider's capabilities."""
+    """The operator's choices, and the provider's capabilities.
+
+    `plaintext`: credentials may go out in the clear even if the ledger has sealed some.
+    """
 
     removal: Removal = Removal.DISABLE_THEN_DELETE
     unknown_rename: UnknownRename = UnknownRename.CREATE
     recipients: frozenset[str] = frozenset({ANY_RECIPIENT})
     settle_window: timedelta = timedelta(seconds=120)
     enable: Enable = Enable.CREATED
+    plaintext: bool = False
     capabilities: Capabilities = EVERYTHING
 
     def rejects_rename_of(self, entry: Entry) -> bool:

@@ -35,6 +35,7 @@ from worker.core.judge import DeadLetter, FaultKind
 from worker.core.messages import Outgoing, Subject
 from worker.core.model import Entry
 from worker.core.naming import Names
+from worker.flow.plaintext import PlaintextGuard
 from worker.flow.undelivered import ConfirmedMessages, RefusedResults, UndeliveredCredentials
 from worker.pipeline.records import Records
 from worker.ports import (
@@ -84,6 +85,7 @@ class Outbox:
     sealer: Sealer
     fingerprints: Fingerprints
     undelivered: UndeliveredCredentials
+    plaintext_guard: PlaintextGuard
     refused: RefusedResults
     confirmed: ConfirmedMessages
     names: Names
@@ -215,6 +217,7 @@ class Outbox:
         return Delivery(frozenset(served), refused)
 
     async def _send(self, entry: Entry, clear: CredentialsMessage, recipient: str) -> None:
+        await self.plaintext_guard.check(recipient)
         message = self.sealer.seal(clear, recipient)
         await self.publisher.publish(messages.addressed(clear, recipient, message))
         self.confirmed.add(clear.id)

@@ -22,6 +22,7 @@ class MemoryLedger:
         self._bound: tuple[str, str] | None = None
         self._poison_marks: Counter[str] = Counter()
         self._caught_up = False
+        self._sealed = False
         self._wishes: dict[str, Wish] = {}
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
@@ -101,6 +102,14 @@ class MemoryLedger:
     async def note_caught_up(self, *, caught_up: bool) -> None:
         """See `Ledger.note_caught_up`."""
         self._caught_up = caught_up
+
+    async def sealed(self) -> bool:
+        """See `Ledger.sealed`."""
+        return self._sealed
+
+    async def note_sealed(self) -> None:
+        """See `Ledger.note_sealed`."""
+        self._sealed = True
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         """See `Ledger.due`."""

@@ -104,6 +104,15 @@ class SqliteLedger:
             lambda connection: connection.execute("UPDATE ledger SET caught_up = ?", (caught_up,))
         )
 
+    async def sealed(self) -> bool:
+        """See `Ledger.sealed`."""
+        with self.store.read() as connection:
+            return connection.execute("SELECT sealed FROM ledger").fetchone() == (1,)
+
+    async def note_sealed(self) -> None:
+        """See `Ledger.note_sealed`."""
+        await self.store.run(lambda connection: connection.execute("UPDATE ledger SET sealed = 1"))
+
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         """See `Ledger.due`."""
         with self.store.read() as connection:
