@@ -22,6 +22,9 @@ SECRETS_QUEUE = "provisioner.secrets"
 DEAD_LETTER_QUEUE = "provisioner.dead-letters"
 UNROUTED_QUEUE = "provisioner.unrouted"
 
+OWNER_QUEUE = "provisioner.owner"
+"""Exists while a worker consumes. Its arguments name the owner, so that another owner's worker is refused."""
+
 UNROUTED_MESSAGES = 10_000
 """The most messages that the unrouted queue keeps; beyond that the oldest is dropped."""
 
@@ -184,13 +187,16 @@ def topology(
     )
 
 
-def definitions(topology: Topology, vhost: str = "/") -> dict[str, Any]:
+def definitions(topology: Topology, broker: BrokerVersion, vhost: str = "/") -> dict[str, Any]:
     """Returns the topology in RabbitMQ's definitions format, for `rabbitmqctl import_definitions`.
 
+    `broker` is the version that the topology is for; the import ignores it, a reader does not.
     https://www.rabbitmq.com/docs/definitions
     """
     place = {"vhost": vhost, "durable": True, "auto_delete": False}
     return {
+        "rabbit_version": f"{broker.major}.{broker.minor}",
+        "vhosts": [{"name": vhost}],
         "exchanges": [
             {"name": exchange.name, "type": exchange.type, "internal": False, "arguments": exchange.arguments}
             | place

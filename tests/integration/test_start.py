@@ -22,7 +22,7 @@ from worker.telemetry.logs import configure_logging
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
-HANDSHAKE, DECLARED = 3, 23
+HANDSHAKE, DECLARED = 3, 26
 """Broker frames until the connection is open, and until all objects but one are declared."""
 
 DECLARING = [HANDSHAKE, HANDSHAKE + 1, HANDSHAKE + 2, 12, 20, DECLARED]

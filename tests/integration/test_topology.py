@@ -114,10 +114,30 @@ async def test_an_unreachable_broker_prints_one_line_and_exits_1():
     assert completed.stderr == "RabbitMQ at amqp://127.0.0.1:1/ cannot be used: connection refused\n"
 
 
-async def test_a_broker_imports_the_export():
-    completed = await provisioner("export", "--broker", "4.1")
-    document = json.loads(completed.stdout)
-    assert {queue["arguments"]["x-delivery-limit"] for queue in document["queues"]} == {-1}
+async def test_an_export_is_for_the_broker_it_sees_or_the_version_it_is_told(clean_broker: str):
+    seen = await provisioner("export", AMQP_URL=clean_broker)
+    version = names.BrokerVersion.parse(json.loads(seen.stdout)["rabbit_version"])
+    wanted = names.topology(version)
+    queues = {queue["name"]: queue["arguments"] for queue in json.loads(seen.stdout)["queues"]}
+    assert queues == {queue.name: queue.arguments for queue in wanted.queues}
+    assert (await states(AMQP_URL=clean_broker))["queue provisioner.departments"] == "missing"
+
+    other = "4.1" if version < (4, 0) else "3.10"
+    told = await provisioner("export", "--broker", other, AMQP_URL=clean_broker)
+    assert json.loads(told.stdout)["rabbit_version"] == other
+    assert told.stderr == (
+        f"these definitions are for RabbitMQ {other}, and the broker at AMQP_URL is"
+        f" {version.major}.{version.minor}: do not import them there\n"
+    )
+
+    away = {"AMQP_URL": "amqp://127.0.0.1:1/hr"}
+    refused = await provisioner("export", **away)
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert refused.stderr.startswith("give --broker VERSION, such as 3.10 or 4.1: ")
+    without = await provisioner("export", "--broker", "3.13", **away)
+    document = json.loads(without.stdout)
+    assert (document["rabbit_version"], document["vhosts"], without.stderr) == ("3.13", [{"name": "hr"}], "")
+    assert not any("x-delivery-limit" in queue["arguments"] for queue in document["queues"])
     assert (await provisioner("export", "--broker", "newest")).returncode == 2
 
 
@@ -131,8 +151,13 @@ async def managed_node() -> AsyncIterator[PrivateNode]:
 async def test_the_management_api_shows_bindings_and_policies(managed_node: PrivateNode, tmp_path: Any):
     environ = {"AMQP_URL": managed_node.url, "PROVISIONER_MANAGEMENT_URL": managed_node.management_url or ""}
     definitions = tmp_path / "definitions.json"
-    definitions.write_text((await provisioner("export", "--broker", managed_node.version)).stdout)
+    definitions.write_text((await provisioner("export", **environ)).stdout)
     await managed_node.rabbitmqctl("import_definitions", str(definitions))
+    other = await provisioner("export", "--vhost", "hr", **environ)
+    definitions.write_text(other.stdout)
+    await managed_node.rabbitmqctl("import_definitions", str(definitions))  # makes the virtual host, too
+    await managed_node.rabbitmqctl("set_permissions", "-p", "hr", "guest", ".*", ".*", ".*")
+    assert set((await states(**environ | {"AMQP_URL": f"{managed_node.url}hr"})).values()) == {"ok"}
     assert set((await states(**environ)).values()) == {"ok"}
 
     async with await aio_pika.connect(managed_node.url) as connection, connection.channel() as channel:

@@ -177,7 +177,8 @@ def test_delays_are_named_as_settings_are_written(delay: timedelta, label: str) 
 
 def test_definitions_contain_the_whole_topology() -> None:
     whole = topology(BrokerVersion(4, 1), DELAYS, ["crm"])
-    shown = json.loads(json.dumps(definitions(whole, vhost="hr")))
+    shown = json.loads(json.dumps(definitions(whole, BrokerVersion(4, 1), vhost="hr")))
+    assert (shown.pop("rabbit_version"), shown.pop("vhosts")) == ("4.1", [{"name": "hr"}])
     assert shown.keys() == {"exchanges", "queues", "bindings"}
     assert {each["vhost"] for part in shown.values() for each in part} == {"hr"}
     assert {each["name"]: each["type"] for each in shown["exchanges"]} == {

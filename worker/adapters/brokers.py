@@ -13,7 +13,7 @@ from worker.adapters.amqp.connect import close, connect
 from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable, explain
 from worker.adapters.amqp.getter import Getter
 from worker.adapters.amqp.link import Link
-from worker.adapters.amqp.management import check_in_effect
+from worker.adapters.amqp.management import InEffect, read_in_effect
 from worker.adapters.amqp.publisher import RabbitPublisher
 from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
 from worker.adapters.amqp.topology import Finding
@@ -71,15 +71,15 @@ class AmqpObjects:
 
 
 class ManagedObjects:
-    """Bindings and policies over the management API. `url` holds its login."""
+    """Bindings, arguments and policies over the management API. `url` holds its login."""
 
     def __init__(self, url: SecretStr, vhost: str) -> None:
         self._url = url
         self._vhost = vhost
 
-    async def check(self, wanted: Topology) -> Sequence[Finding]:
-        """Compares bindings and policies, without changes; raises `ManagementUnavailable`."""
-        return await check_in_effect(self._url, self._vhost, wanted)
+    async def read(self) -> InEffect:
+        """What is in effect now; raises `ManagementUnavailable`."""
+        return await read_in_effect(self._url, self._vhost)
 
 
 Waiting = AsyncIterator[tuple[bytes, Callable[[], None]]]

@@ -41,10 +41,20 @@ class BrokerObjects(Protocol):
 
 
 class InEffect(Protocol):
-    """The broker over its management API, which shows bindings and policies; AMQP does not."""
+    """What the broker's management API shows: bindings, arguments and policies."""
 
-    async def check(self, wanted: Topology) -> Sequence[Finding]:
-        """Compares each binding, and finds policies that change a queue. Changes nothing."""
+    def adapted(self, topology: Topology) -> Topology:
+        """The topology as it can be declared: without what a policy gives already."""
+
+    def findings(self, topology: Topology, broker: BrokerVersion) -> Sequence[Finding]:
+        """Each binding, what is missing or loses messages, and policies that change a queue."""
+
+
+class Managed(Protocol):
+    """The broker over its management API."""
+
+    async def read(self) -> InEffect:
+        """What is in effect now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +93,28 @@ class Comparison:
         return all(found.state == "ok" for found in self.findings)
 
 
-async def apply_topology(broker: BrokerObjects, options: TopologyOptions) -> Applied:
+async def apply_topology(broker: BrokerObjects, managed: Managed | None, options: TopologyOptions) -> Applied:
     """Declares every object that is missing. Raises as `BrokerObjects.apply` does."""
     wanted = options.at(BrokerVersion.parse(broker.version))
-    await broker.apply(wanted)
+    await broker.apply((await managed.read()).adapted(wanted) if managed else wanted)
     return Applied(broker.version, len(wanted.exchanges), len(wanted.queues), len(wanted.bindings))
 
 
 async def check_topology(
-    broker: BrokerObjects, in_effect: InEffect | None, options: TopologyOptions
+    broker: BrokerObjects, managed: Managed | None, options: TopologyOptions
 ) -> Comparison:
-    """Compares the broker's objects with the expected ones; bindings and policies only with `in_effect`."""
-    wanted = options.at(BrokerVersion.parse(broker.version))
-    findings = [*await broker.check(wanted)]
-    if in_effect is not None:
-        findings += await in_effect.check(wanted)
-    return Comparison(findings, complete=in_effect is not None)
+    """Compares the broker's objects with the expected ones; bindings and policies only with `managed`."""
+    version = BrokerVersion.parse(broker.version)
+    wanted = options.at(version)
+    if managed is None:
+        return Comparison(await broker.check(wanted), complete=False)
+    in_effect = await managed.read()
+    compared = await broker.check(in_effect.adapted(wanted))
+    known = {(found.kind, found.name) for found in compared if found.state != "ok"}
+    shown = [found for found in in_effect.findings(wanted, version) if (found.kind, found.name) not in known]
+    return Comparison([*compared, *shown], complete=True)
 
 
 def export_topology(version: BrokerVersion, options: TopologyOptions, vhost: str) -> dict[str, Any]:
     """The topology as RabbitMQ definitions, for `rabbitmqctl import_definitions`."""
-    return definitions(options.at(version), vhost)
+    return definitions(options.at(version), version, vhost)

@@ -310,6 +310,10 @@ class _BrokerEvents(_Reports):
     def broker_lost(self, link: str, detail: str) -> None:
         self._log.warning("broker_lost", link=link, detail=detail)
 
+    def topology_unseen(self, details: list[str]) -> None:
+        """At the start: what the connection's rights do not show, and what differs without harm."""
+        self._log.warning("topology_unseen", details=details)
+
     def topology_refused(self, detail: str) -> None:
         self._log.warning("topology_refused", detail=detail)
 

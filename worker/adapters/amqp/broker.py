@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from contracts.topology import WORK_QUEUE, BrokerVersion, Topology, topology
 from worker.adapters.amqp import topology as broker_objects
-from worker.adapters.amqp.connect import connected
+from worker.adapters.amqp.connect import connected, unavailable_if_lost
 from worker.adapters.amqp.consumer import RabbitConsumer
 from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable
 from worker.adapters.amqp.link import Link
+from worker.adapters.amqp.owner import OwnerLease, OwnerUnseen
 from worker.adapters.amqp.publisher import RabbitPublisher
 from worker.adapters.amqp.seam import Connection
+from worker.adapters.amqp.start import Look, look
 from worker.ports import Broker, Clock, Consumer, Receive
 from worker.settings.load import rotating
 from worker.settings.model import TopologySettings, WorkerSettings
@@ -29,17 +31,23 @@ async def rabbit_broker(
 
     Raises `BrokerUnavailable` if the broker refuses us or cannot be reached in `STARTUP_GRACE_SECONDS`.
     """
-    await _first_contact(settings, clock, telemetry)
+    found = await _first_contact(settings, clock, telemetry)
+    lease = OwnerLease(settings.namespace, settings.owner)
     urls = rotating(settings, "amqp_url", telemetry.setting_read_again)
 
     async def prepare(connection: Connection) -> None:
         if settings.topology == "declare":
-            await broker_objects.apply(connection, wanted_topology(connection, settings))
+            await broker_objects.apply(connection, found.adapted(wanted_topology(connection, settings)))
+
+    async def prepare_consumer(connection: Connection) -> None:
+        await prepare(connection)
+        with suppress(OwnerUnseen):  # said at the start
+            await lease.take(connection)
 
     @asynccontextmanager
     async def consumer(receive: Receive) -> AsyncIterator[Consumer]:
-        queue = settings.namespace.of(WORK_QUEUE)
-        rabbit = RabbitConsumer(queue, settings.prefetch, receive, prepare, telemetry, settings.namespace)
+        queue, namespace = settings.namespace.of(WORK_QUEUE), settings.namespace
+        rabbit = RabbitConsumer(queue, settings.prefetch, receive, prepare_consumer, telemetry, namespace)
         async with rabbit.running(Link("consumer", urls.value, clock, telemetry, urls.read_again)):
             yield rabbit
 
@@ -54,13 +62,13 @@ def wanted_topology(connection: Connection, settings: TopologySettings) -> Topol
     return topology(version, settings.retry_delays, settings.recipient_names, settings.namespace)
 
 
-async def _first_contact(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> None:
-    """Raises errors at the start that the links would only retry."""
+async def _first_contact(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> Look:
+    """Raises errors at the start that the links would only retry; warns of what cannot be seen."""
     deadline = asyncio.get_running_loop().time() + STARTUP_GRACE_SECONDS
     reported = ""
     while True:
         try:
-            await _contact(settings)
+            found = await _contact(settings)
         except BrokerRefuses:
             raise
         except BrokerUnavailable as error:
@@ -71,18 +79,25 @@ async def _first_contact(settings: WorkerSettings, clock: Clock, telemetry: Tele
                 telemetry.broker_lost("start", reported)
             await clock.sleep(STARTUP_PAUSE_SECONDS)
         else:
-            return
+            if found.unseen or found.odd:
+                telemetry.topology_unseen([*(f"not seen: {what}" for what in found.unseen), *found.odd])
+            return found
 
 
-async def _contact(settings: WorkerSettings) -> None:
-    failure: BrokerUnavailable | None = None
-    for url in settings.amqp_url:
+async def _contact(settings: WorkerSettings) -> Look:
+    *others, last = settings.amqp_url
+    for url in others:
+        with suppress(BrokerUnavailable):
+            return await _contact_at(url, settings)
+    return await _contact_at(last, settings)
+
+
+async def _contact_at(url: str, settings: WorkerSettings) -> Look:
+    async with connected(url, "provisioner start") as connection:
+        found = await look(connection, wanted_topology(connection, settings), settings)
         try:
-            async with connected(url, "provisioner start") as connection:
-                if settings.topology == "declare":
-                    await broker_objects.apply(connection, wanted_topology(connection, settings))
-                return
-        except BrokerUnavailable as error:
-            failure = error
-    if failure is not None:
-        raise failure
+            with unavailable_if_lost():
+                await OwnerLease(settings.namespace, settings.owner).take(connection)
+        except OwnerUnseen as error:
+            found.unseen.append(f"workers of another owner ({error})")
+        return found

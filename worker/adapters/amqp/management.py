@@ -1,11 +1,13 @@
-"""Checks bindings, and policies that override the arguments of a queue; AMQP shows neither.
+"""Checks bindings, arguments, and policies that override them; AMQP shows no bindings and no policies.
 
 Reads RabbitMQ's management API, which is a plugin, and writes nothing. See
 https://www.rabbitmq.com/docs/management#http-api
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -13,9 +15,10 @@ import aiohttp
 from pydantic import BaseModel, Field, SecretStr, TypeAdapter, ValidationError
 from yarl import URL
 
-from contracts.topology import Binding, Topology
-from worker.adapters.amqp.topology import Finding
+from contracts.topology import Binding, BrokerVersion, Exchange, Queue, Topology
+from worker.adapters.amqp.topology import NO_ALTERNATE, TO_MAKE_IT, Finding
 from worker.adapters.network import cause_of
+from worker.core.losses import in_effect, losses
 from worker.ports import UserError
 
 T = TypeVar("T")
@@ -56,22 +59,98 @@ class _Policy(BaseModel):
     priority: int
     definition: dict[str, Any]
 
-    def fits(self, queue: str) -> bool:
-        """Whether the policy applies to a queue of that name."""
-        return self.apply_to in {"all", "queues", "quorum_queues"} and bool(re.search(self.pattern, queue))
+    def fits(self, name: str, kinds: Container[str]) -> bool:
+        """Whether the policy applies to an object of that name; `kinds`: what it may be applied to."""
+        return self.apply_to in kinds and bool(re.search(self.pattern, name))
 
 
-async def check_in_effect(url: SecretStr, vhost: str, topology: Topology) -> list[Finding]:
-    """Reports missing and unexpected bindings, and policies that change our queues.
+class _Object(BaseModel):
+    name: str
+    arguments: dict[str, Any]
 
-    Raises `ManagementUnavailable`.
-    """
+
+QUEUE_KINDS = frozenset({"all", "queues", "quorum_queues"})
+EXCHANGE_KINDS = frozenset({"all", "exchanges"})
+ALTERNATE = "alternate-exchange"
+
+
+@dataclass(frozen=True)
+class InEffect:
+    """What is in effect at the broker, as its management API shows it."""
+
+    bindings: Sequence[_Binding]
+    policies: Sequence[_Policy]
+    operator_policies: Sequence[_Policy]
+    queues: Mapping[str, Mapping[str, Any]]
+    exchanges: Mapping[str, Mapping[str, Any]]
+
+    def adapted(self, topology: Topology) -> Topology:
+        """The topology without the arguments of exchanges that a policy gives the same alternate exchange.
+
+        A declaration with that argument would be refused.
+        """
+        return replace(topology, exchanges=tuple(map(self._adapted, topology.exchanges)))
+
+    def _adapted(self, exchange: Exchange) -> Exchange:
+        wanted, given = exchange.arguments.get(ALTERNATE), self.exchanges.get(exchange.name, {})
+        by_policy = wanted is not None and ALTERNATE not in given and self._alternate(exchange.name) == wanted
+        return replace(exchange, arguments={}) if by_policy else exchange
+
+    def _alternate(self, exchange: str) -> object:
+        given = self.exchanges.get(exchange, {}).get(ALTERNATE)
+        return given or _definition(self.policies, exchange, EXCHANGE_KINDS).get(ALTERNATE)
+
+    def findings(self, topology: Topology, broker: BrokerVersion) -> list[Finding]:
+        """Bindings, missing objects, what loses messages, and policies that change a queue."""
+        return [
+            *_compare_bindings(self.bindings, topology),
+            *chain.from_iterable(self._about_queue(queue, broker) for queue in topology.queues),
+            *chain.from_iterable(self._about_exchange(exchange) for exchange in topology.exchanges),
+        ]
+
+    def _about_queue(self, queue: Queue, broker: BrokerVersion) -> Iterator[Finding]:
+        if queue.name not in self.queues:
+            yield Finding("queue", queue.name, "missing", TO_MAKE_IT)
+            return
+        whole = arguments = self.queues[queue.name]
+        policies = [
+            policy
+            for each in (self.policies, self.operator_policies)
+            if (policy := _in_force(each, queue.name, QUEUE_KINDS))
+        ]
+        for policy in policies:
+            whole = in_effect(whole, policy.definition, broker)
+        by_argument, lost = losses(queue, arguments, broker), losses(queue, whole, broker)
+        if here := [line for line in lost if line in by_argument]:
+            yield Finding("queue", queue.name, "differs", "; ".join(here), loses=True)
+        worse = [line for line in lost if line not in by_argument]
+        for policy in policies:
+            if harmful := sorted(HARMFUL_KEYS & policy.definition.keys()):
+                detail = "; ".join([f"policy {policy.name} sets {', '.join(harmful)}", *worse])
+                yield Finding("policy", queue.name, "differs", detail, loses=bool(worse))
+
+    def _about_exchange(self, exchange: Exchange) -> Iterator[Finding]:
+        if exchange.name not in self.exchanges:
+            yield Finding("exchange", exchange.name, "missing", TO_MAKE_IT)
+        elif (wanted := exchange.arguments.get(ALTERNATE)) and self._alternate(exchange.name) != wanted:
+            yield Finding("exchange", exchange.name, "differs", NO_ALTERNATE, loses=True)
+
+
+async def read_in_effect(url: SecretStr, vhost: str) -> InEffect:
+    """Reads what is in effect in a virtual host. Raises `ManagementUnavailable`."""
     place = quote(vhost, safe="")
-    findings = _compare_bindings(await _read(url, f"api/bindings/{place}", list[_Binding]), topology)
-    for kind in ("policies", "operator-policies"):
-        policies = await _read(url, f"api/{kind}/{place}", list[_Policy])
-        findings += [finding for queue in topology.queues for finding in _harm(policies, queue.name)]
-    return findings
+    return InEffect(
+        await _read(url, f"api/bindings/{place}", list[_Binding]),
+        await _read(url, f"api/policies/{place}", list[_Policy]),
+        await _read(url, f"api/operator-policies/{place}", list[_Policy]),
+        await _arguments(url, f"api/queues/{place}"),
+        await _arguments(url, f"api/exchanges/{place}"),
+    )
+
+
+async def _arguments(url: SecretStr, path: str) -> dict[str, Mapping[str, Any]]:
+    found = await _read(url, f"{path}?columns=name,arguments", list[_Object])
+    return {one.name: one.arguments for one in found}
 
 
 async def _read(url: SecretStr, path: str, shape: type[T]) -> T:
@@ -102,7 +181,7 @@ def _compare_bindings(found: Sequence[_Binding], topology: Topology) -> list[Fin
     }
     wanted = set(topology.bindings)
     missing = [
-        Finding("binding", _shown(one), "missing", "run `provisioner topology apply`")
+        Finding("binding", _shown(one), "missing", TO_MAKE_IT)
         for one in topology.bindings
         if one not in there
     ]
@@ -114,16 +193,15 @@ def _compare_bindings(found: Sequence[_Binding], topology: Topology) -> list[Fin
     return good + missing + extra
 
 
-def _harm(policies: Sequence[_Policy], queue: str) -> list[Finding]:
-    """Checks the policy in effect: of those that match a queue, the one with the highest priority."""
-    fitting = [policy for policy in policies if policy.fits(queue)]
-    if not fitting:
-        return []
-    policy = max(fitting, key=lambda policy: policy.priority)
-    harmful = sorted(HARMFUL_KEYS & policy.definition.keys())
-    if not harmful:
-        return []
-    return [Finding("policy", queue, "differs", f"policy {policy.name} sets {', '.join(harmful)}")]
+def _definition(policies: Sequence[_Policy], name: str, kinds: Container[str]) -> Mapping[str, Any]:
+    policy = _in_force(policies, name, kinds)
+    return policy.definition if policy else {}
+
+
+def _in_force(policies: Sequence[_Policy], name: str, kinds: Container[str]) -> _Policy | None:
+    """The policy in effect: of those that match an object, the one with the highest priority."""
+    fitting = [policy for policy in policies if policy.fits(name, kinds)]
+    return max(fitting, key=lambda policy: policy.priority, default=None)
 
 
 def _shown(binding: Binding) -> str:

@@ -100,15 +100,23 @@ class BrokerObjects:
             await self._library.exchange_declare(name, passive=True)
 
     async def declare_queue(
-        self, name: str, arguments: Mapping[str, Any] | None = None, *, temporary: bool = False
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        temporary: bool = False,
+        auto_delete: bool = False,
     ) -> None:
-        """Declares a queue, durable or for this connection only. Raises as `declare_exchange` does."""
+        """Declares a queue, durable or for this connection only. Raises as `declare_exchange` does.
+
+        `auto_delete`: it is deleted with its last consumer.
+        """
         with _library_call(queue="configure", exchange="write"):
             await self._library.queue_declare(
                 name,
                 durable=not temporary,
                 exclusive=temporary,
-                auto_delete=temporary,
+                auto_delete=temporary or auto_delete,
                 arguments=dict(arguments or {}),
             )
 

@@ -1,10 +1,11 @@
 """Declares exchanges, queues and bindings, and compares existing ones."""
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from contracts.topology import Exchange, Queue, Topology
+from contracts.topology import BrokerVersion, Exchange, Queue, Topology
 from worker.adapters.amqp.connect import unavailable_if_lost
 from worker.adapters.amqp.errors import BrokerRefuses, explain
 from worker.adapters.amqp.seam import (
@@ -15,16 +16,35 @@ from worker.adapters.amqp.seam import (
     Connection,
     QueueState,
 )
+from worker.core.losses import losses
+
+MOST_ARGUMENTS = 16
+"""How many arguments of one queue are looked at."""
+
+TO_MAKE_IT = "run `provisioner topology apply`"
+NO_ALTERNATE = (
+    "has no such alternate exchange, so what no queue takes is lost: delete it (its bindings go too) and run"
+    " `provisioner topology apply`; or set a policy alternate-exchange on it, and PROVISIONER_MANAGEMENT_URL"
+)
+
+_INEQUIVALENT = re.compile(
+    r"inequivalent arg '(?P<name>[^']+)' .*but current is"
+    r" (?:none|(?:the value )?'(?P<value>.*?)'(?: of type '(?P<type>\w+)')?)$"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How one object compares with the expected one: `state` is ok, missing, differs or refused."""
+    """How one object compares with the expected one: `state` is ok, missing, differs or refused.
+
+    `loses`: messages can be lost with it as it is.
+    """
 
     kind: str
     name: str
     state: str
     detail: str = ""
+    loses: bool = False
 
 
 async def apply(connection: Connection, topology: Topology) -> None:
@@ -42,15 +62,36 @@ async def _apply(connection: Connection, topology: Topology) -> None:
     async with connection.channel() as channel:
         objects = channel.objects
         for queue in topology.queues:
-            await _or_refuse(f"queue {queue.name}", _declare_queue(objects, queue))
+            await _or_refuse(
+                f"queue {queue.name}", _declare_queue(objects, queue), "empty it, then delete it"
+            )
         for is_guarded in (False, True):
             for exchange in topology.exchanges:
                 if (exchange.name in guarded) is is_guarded:
-                    await _or_refuse(f"exchange {exchange.name}", _declare_exchange(objects, exchange))
+                    declared = _declare_exchange(objects, exchange)
+                    await _or_refuse(f"exchange {exchange.name}", declared, "delete it")
             for binding in topology.bindings:
                 if (binding.exchange in guarded) is is_guarded:
                     bound = objects.bind(binding.queue, binding.exchange, binding.routing_key)
                     await _or_refuse(f"binding {binding.exchange} -> {binding.queue}", bound)
+
+
+async def _or_refuse(what: str, declaration: Awaitable[Any], remedy: str = "") -> None:
+    try:
+        await declaration
+    except ChannelPreconditionFailed as error:
+        if _lacks_alternate(error):
+            raise BrokerRefuses(f"{what} {NO_ALTERNATE}") from None
+        raise BrokerRefuses(
+            f"{what} exists with other arguments; {remedy}, or run with PROVISIONER_TOPOLOGY=assume:"
+            f" {explain(error)}"
+        ) from None
+    except ChannelClosed as error:
+        raise BrokerRefuses(f"{what} cannot be made: {explain(error)}") from None
+
+
+def _lacks_alternate(error: BaseException) -> bool:
+    return "inequivalent arg 'alternate-exchange'" in explain(error)
 
 
 async def check(connection: Connection, topology: Topology) -> list[Finding]:
@@ -59,48 +100,97 @@ async def check(connection: Connection, topology: Topology) -> list[Finding]:
     Raises `BrokerUnavailable`.
     """
     with unavailable_if_lost():
-        exchanges = [
-            await _compare(connection, "exchange", exchange.name, _exchange_probe(exchange))
-            for exchange in topology.exchanges
-        ]
-        queues = [
-            await _compare(connection, "queue", queue.name, _queue_probe(queue)) for queue in topology.queues
-        ]
+        exchanges = [await _compare_exchange(connection, exchange) for exchange in topology.exchanges]
+        queues = [await _compare_queue(connection, queue) for queue in topology.queues]
     return exchanges + queues
 
 
 Probe = Callable[[BrokerObjects], Awaitable[Any]]
 
 
-async def _compare(connection: Connection, kind: str, name: str, probes: tuple[Probe, Probe]) -> Finding:
-    exists, same = probes
-    for probe in (exists, same):
+async def _compare_exchange(connection: Connection, wanted: Exchange) -> Finding:
+    found = await _compare(
+        connection,
+        "exchange",
+        wanted.name,
+        lambda objects: objects.check_exchange(wanted.name),
+        lambda objects: _declare_exchange(objects, wanted),
+    )
+    if isinstance(found, Finding):
+        return found
+    detail = NO_ALTERNATE if _lacks_alternate(found) else explain(found)
+    return Finding("exchange", wanted.name, "differs", detail)
+
+
+async def _compare_queue(connection: Connection, wanted: Queue) -> Finding:
+    """Reads the arguments of a queue that differs: RabbitMQ tells one difference at each declaration."""
+    tried, first = wanted, ""
+    for _ in range(MOST_ARGUMENTS):
+        found = await _compare(
+            connection,
+            "queue",
+            wanted.name,
+            lambda objects: objects.queue_state(wanted.name),
+            lambda objects, tried=tried: _declare_queue(objects, tried),  # type: ignore[misc]
+        )
+        if isinstance(found, Finding):
+            break
+        first = first or explain(found)
+        adapted = as_it_is(tried.arguments, explain(found))
+        if adapted is None:
+            break
+        tried = Queue(wanted.name, adapted)
+    if not first:
+        assert isinstance(found, Finding)  # noqa: S101 - the first turn has no difference to tell
+        return found
+    version = BrokerVersion.parse(connection.server_version)
+    lost = losses(wanted, tried.arguments, version) if tried != wanted else []
+    if any(f"inequivalent arg '{name}'" in first for name in ("durable", "auto_delete", "exclusive")):
+        lost.append(f"it does not outlive a restart or its readers ({first})")
+    return Finding("queue", wanted.name, "differs", "; ".join(lost) or first, loses=bool(lost))
+
+
+def as_it_is(arguments: Mapping[str, Any], refusal: str) -> dict[str, Any] | None:
+    """The arguments with the one that a refused declaration names as it is at the broker.
+
+    None if the refusal names no argument of a queue.
+    """
+    found = _INEQUIVALENT.search(refusal)
+    if found is None or not found["name"].startswith("x-"):
+        return None
+    others = {name: value for name, value in arguments.items() if name != found["name"]}
+    if found["value"] is None:
+        return others
+    is_text = found["type"] == "longstr" or (
+        found["type"] is None and isinstance(arguments.get(found["name"]), str)
+    )
+    if is_text:
+        return others | {found["name"]: found["value"]}
+    if found["type"] == "bool":
+        return others | {found["name"]: found["value"] == "true"}
+    try:
+        return others | {found["name"]: int(found["value"])}
+    except ValueError:
+        return None
+
+
+async def _compare(
+    connection: Connection, kind: str, name: str, exists: Probe, is_same: Probe
+) -> Finding | ChannelPreconditionFailed:
+    """The finding about an object; the refusal of its declaration if it differs."""
+    for probe in (exists, is_same):
         channel = await connection.open_channel()  # one per probe: a refusal closes it
         try:
             await probe(channel.objects)
         except ChannelNotFoundEntity:
-            return Finding(kind, name, "missing", "run `provisioner topology apply`")
+            return Finding(kind, name, "missing", TO_MAKE_IT)
         except ChannelPreconditionFailed as error:
-            return Finding(kind, name, "differs", explain(error))
+            return error
         except ChannelClosed as error:
             return Finding(kind, name, "refused", explain(error))
         finally:
             await channel.close()
     return Finding(kind, name, "ok")
-
-
-def _exchange_probe(exchange: Exchange) -> tuple[Probe, Probe]:
-    return (
-        lambda objects: objects.check_exchange(exchange.name),
-        lambda objects: _declare_exchange(objects, exchange),
-    )
-
-
-def _queue_probe(queue: Queue) -> tuple[Probe, Probe]:
-    return (
-        lambda objects: objects.queue_state(queue.name),
-        lambda objects: _declare_queue(objects, queue),
-    )
 
 
 async def _declare_exchange(objects: BrokerObjects, exchange: Exchange) -> None:
@@ -109,18 +199,6 @@ async def _declare_exchange(objects: BrokerObjects, exchange: Exchange) -> None:
 
 async def _declare_queue(objects: BrokerObjects, queue: Queue) -> None:
     await objects.declare_queue(queue.name, queue.arguments)
-
-
-async def _or_refuse(what: str, declaration: Awaitable[Any]) -> None:
-    try:
-        await declaration
-    except ChannelPreconditionFailed as error:
-        raise BrokerRefuses(
-            f"{what} exists with other arguments; delete it, or run with PROVISIONER_TOPOLOGY=assume:"
-            f" {explain(error)}"
-        ) from None
-    except ChannelClosed as error:
-        raise BrokerRefuses(f"{what} cannot be made: {explain(error)}") from None
 
 
 async def state_of(connection: Connection, queue: str) -> QueueState | None:
