@@ -9,6 +9,7 @@ import signal
 import sys
 
 from worker.cli import streams
+from worker.cli.arguments import command_of
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -21,7 +22,7 @@ def main() -> None:
     A signal that is ignored stays so.
     """
     streams.prepare()
-    consuming = _command(sys.argv[1:]) == "run"
+    consuming = command_of(sys.argv[1:]) == "run"
     heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     previous = {
         number: signal.signal(number, _exit_done if consuming else _exit_by_signal) for number in heeded
@@ -36,13 +37,6 @@ def main() -> None:
         for number, handler in previous.items():
             signal.signal(number, handler)
     cli.main()
-
-
-def _command(arguments: list[str]) -> str:
-    """The command in the arguments; options of all commands may stand before it."""
-    while arguments and arguments[0].startswith("-"):
-        arguments = arguments[2 if arguments[0] == "--env-file" else 1 :]
-    return arguments[0] if arguments else ""
 
 
 def _exit_done(_number: int, _frame: object) -> None:

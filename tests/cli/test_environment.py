@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from worker.cli.app import command_line, main
+from worker.cli.arguments import command_of
 from worker.cli.environment import EnvFileUnusable, use_env_file
 
 
@@ -118,3 +119,32 @@ def test_every_command_has_the_option():
 def test_the_version_is_printed(monkeypatch, capsys):
     assert ended(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.startswith("provisioner 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ("run", "run"),
+        ("--env-file f run", "run"),
+        ("--env-file=f run --env-file g", "run"),
+        ("departments show run", "departments"),
+        ("--version", ""),
+        ("--env-file", ""),
+        ("", ""),
+    ],
+)
+def test_the_command_is_found_among_the_arguments(arguments, command):
+    assert command_of(arguments.split()) == command
+
+
+def test_a_misspelt_setting_is_told_beside_the_output(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LEDGER_URL", f"sqlite:///{tmp_path}/none.db")
+    monkeypatch.setenv("PROVISIONER_PREFTECH", "secret")
+    monkeypatch.setenv("PROVISIONER_RATE_LIMIT", "300")
+    line = "PROVISIONER_PREFTECH is no setting of this version: did you mean PROVISIONER_PREFETCH?"
+    assert ended(monkeypatch, "departments", "list") == 1
+    assert capsys.readouterr().err.splitlines()[1:] == [line]
+    assert ended(monkeypatch, "run") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == line
+    assert ended(monkeypatch, "departments", "list", "--help") == 0
+    assert capsys.readouterr().err == ""

@@ -9,8 +9,9 @@ import pytest
 
 from worker.core.decide import Removal, UnknownRename
 from worker.ports import RateLimit
-from worker.settings.load import SettingsError, load, rotating, unknown_names
+from worker.settings.load import SettingsError, load, rotating
 from worker.settings.model import BrokerSettings, LedgerSettings, TopologySettings, WorkerSettings
+from worker.settings.names import RESERVED, unknown_lines, unknown_names
 from worker.settings.show import described, written
 
 SECRET = "s3cr3t-0123456789"
@@ -680,13 +681,84 @@ def test_with_recipients_a_remote_broker_is_allowed(tmp_path):
     assert load(TopologySettings, {"PROVISIONER_RECIPIENTS": path}).recipient_names == ("crm",)
 
 
-def test_unknown_setting_names_are_reported():
-    environ = dict.fromkeys(EVERY, "x") | {f"{name}_FILE": "x" for name in EVERY}
-    assert unknown_names(environ | {"PATH": "x", "PLIVO_OTHER": "x"}) == []
-    assert unknown_names(environ | {"PROVISIONER_PREFECH": "1", "PROVISIONER_A_FILE": "1"}) == [
-        "PROVISIONER_A_FILE",
-        "PROVISIONER_PREFECH",
-    ]
+def test_known_names_and_those_of_others_are_not_reported():
+    environ = {f"{name}{suffix}": "x" for name in (*EVERY, *RESERVED) for suffix in ("", "_FILE")}
+    others = ("PATH", "PLIVO_OTHER", "AMQP_URL_OLD", "DATABASE_URL", "PROVISIONER_SERVICE_HOST")
+    assert unknown_names(environ | dict.fromkeys((*others, "PROVISIONER_PORT_8080_TCP_ADDR"), "x")) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("PROVISIONER_PREFTECH", "PROVISIONER_PREFETCH"),
+        ("PROVISIONER_PREFTECH_FILE", "PROVISIONER_PREFETCH_FILE"),
+        ("PROVISIONER_RECIPIENT", "PROVISIONER_RECIPIENTS"),
+        ("PROVISIONER_RECIPIENT_FILE", "PROVISIONER_RECIPIENTS_FILE"),
+        ("PROVISIONER_LOGLEVEL", "PROVISIONER_LOG_LEVEL"),
+        ("PROVISIONER_REMOVALLIMIT", "PROVISIONER_REMOVAL_LIMIT"),
+        ("PROVISIONER_TIMEOUT", "PROVISIONER_API_TIMEOUT"),
+        ("PROVISIONER_QUUX", None),
+        ("PROVISIONER_", None),
+        ("PROVISONER_PREFETCH", "PROVISIONER_PREFETCH"),
+        ("provisioner_owner", "PROVISIONER_OWNER"),
+        ("PLIVO_AUTH_TOKN", "PLIVO_AUTH_TOKEN"),
+        ("PLIVO_AUTHID", "PLIVO_AUTH_ID"),
+        ("AMQP_URI", "AMQP_URL"),
+        ("AMPQ_URL_FILE", "AMQP_URL_FILE"),
+        ("LEDGERURL", "LEDGER_URL"),
+    ],
+)
+def test_an_unknown_name_is_reported_with_the_nearest_known_one(name, near):
+    assert unknown_names({name: SECRET}) == {name: near}
+    (line,) = unknown_lines({name: SECRET})
+    assert line.startswith(f"{name} is no setting of this version")
+    assert line.endswith(f": did you mean {near}?") is (near is not None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("PROVISIONER_PREFETCH", "many", "is not a whole number"),
+        ("PROVISIONER_PREFETCH", "1.5", "is not a whole number"),
+        ("PROVISIONER_PREFETCH", "9" * 5000, "is not a whole number"),
+        ("PROVISIONER_PREFETCH", "0", "must be at least 1"),
+        ("PROVISIONER_CONCURRENCY", "1001", "must be at most 1000"),
+        ("PROVISIONER_NAME_MAX", "sixty", "is not a whole number"),
+        ("PROVISIONER_PLAINTEXT_SECRETS", "maybe", "is not true or false"),
+        ("PROVISIONER_ENABLE", "later", "is not created or published"),
+        ("PROVISIONER_REMOVAL", "purge", "is not disable-then-delete, delete, disable or ignore"),
+        ("PROVISIONER_TOPOLOGY", "check", "is not declare or assume"),
+        ("PROVISIONER_LOG_LEVEL", "TRACE", "is not debug, info, warning or error"),
+        ("PROVISIONER_LOG_FORMAT", "xml", "is not json or console"),
+        ("PROVISIONER_RATE_LIMIT", "300", "is not a rate; write calls per duration, such as 300/5s"),
+        ("PROVISIONER_RATE_LIMIT", "300/", "is not a rate; write calls per duration, such as 300/5s"),
+        ("PROVISIONER_OWNER", "a/b", "is not 1 to 100 letters, digits, dots, dashes and underscores"),
+        (
+            "PLIVO_AUTH_ID",
+            "SAZIRLXQI854BQK9M0XA",
+            "is that of a subaccount; set the main account's, which begins with MA",
+        ),
+        (
+            "PLIVO_AUTH_ID",
+            "MA-1",
+            "is not an auth id: it has letters and digits only, such as MAXXXXXXXXXXXXXXXXXX",
+        ),
+    ],
+)
+def test_a_wrong_value_is_told_in_plain_words(name, value, line):
+    assert mistakes(**{name: value}) == [f"{name} {line}"]
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1", "1e400", "\u202e", "a b", "[]", "{}", "null", "9" * 400])
+def test_no_setting_answers_in_the_words_of_a_library(value):
+    for name in EVERY:
+        try:
+            loaded(**{name: value})
+        except SettingsError as error:
+            said = str(error)
+            assert not re.search(r"[Ii]nput|[Ss]tring should|[Vv]alue error|valid (integer|boolean)", said), (
+                said
+            )
 
 
 def test_a_repr_shows_no_secret():

@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from worker.cli import dead_letters, departments, events, keys, streams, terminal, topology
+from worker.cli.arguments import command_of
 from worker.cli.emit import emit
 from worker.cli.environment import use_env_file
 from worker.cli.loop import DONE, FAILED, INTERRUPTED, MISUSED, run_to_exit
@@ -25,6 +26,7 @@ from worker.cli.results import results
 from worker.ports import UserError
 from worker.settings.load import load
 from worker.settings.model import WorkerSettings
+from worker.settings.names import unknown_lines
 from worker.settings.show import described
 from worker.telemetry.logs import configure_logging
 
@@ -57,8 +59,16 @@ def provisioner(
 def main() -> NoReturn:
     """Runs the command line and exits. A mistake becomes its lines on stderr, and its exit code."""
     code = _exit_code()
+    _warn_of_unknown_settings(code)
     well = streams.finish(lambda line: terminal.complain([line]))
     sys.exit(code if well else code or FAILED)
+
+
+def _warn_of_unknown_settings(code: int) -> None:
+    """Names each, except where the worker's log did, and beside help."""
+    logged = command_of(sys.argv[1:]) == "run" and code != MISUSED
+    if not logged and {"--help", "--version"}.isdisjoint(sys.argv):
+        terminal.advise(*unknown_lines(os.environ))
 
 
 def _exit_code() -> int:

@@ -11,8 +11,8 @@ from typing import Any
 from worker.bootstrap import RunningWorker, running_worker
 from worker.service.probes import Probes, serving
 from worker.service.signals import IGNORED, stop_signals
-from worker.settings.load import unknown_names
 from worker.settings.model import WorkerSettings
+from worker.settings.names import unknown_lines, unknown_names
 from worker.settings.warnings import warnings_about
 from worker.telemetry.events import Telemetry
 
@@ -25,7 +25,7 @@ async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
     stop = Stop(settings.drain.total_seconds(), lambda: _exit_at_once(telemetry))
     _leave_no_core()
     if unknown := unknown_names(environ):
-        telemetry.settings_unused(unknown)
+        telemetry.settings_unused(list(unknown), "; ".join(unknown_lines(environ)))
     probes = Probes(telemetry, settings.signing_key_path)
     try:
         # Every mistake is found before a message is taken. Otherwise each start would count as a delivery of

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from worker.ports import UserError
 from worker.settings import parse
 from worker.settings.files import NotText, decoded, why_unreadable
-from worker.settings.model import Settings, WorkerSettings
-from worker.settings.parse import PREFIX
+from worker.settings.model import Settings
 from worker.settings.proxy import proxy_in_environment
 from worker.settings.rotation import OnRead, Rotating
 
@@ -82,7 +82,8 @@ def _valid_in_file(field: FieldInfo, path: Path) -> Any:
     try:
         return _value_of(field, {name: text})
     except ValidationError as error:
-        raise SettingsError(_message(name, error.errors(include_url=False)[0]["msg"])) from None
+        (wrong, *_) = error.errors(include_url=False, include_input=False)
+        raise SettingsError(f"{name} {_in_our_words(wrong)}") from None
 
 
 def _refuse_another_account(settings: Settings) -> None:
@@ -105,12 +106,6 @@ def _text_of(name: str, path: Path) -> tuple[str, str | None]:
         return "", f"{name}_FILE cannot be read: {why_unreadable(error, str(path))}"
     except NotText as error:
         return "", f"{name}_FILE cannot be read: it {error}"
-
-
-def unknown_names(environ: Mapping[str, str]) -> list[str]:
-    """Variables with our prefix that this version does not know: misspelt, or of another version."""
-    known = {name for alias in _aliases(WorkerSettings) for name in (alias, f"{alias}_FILE")}
-    return sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
 
 
 def _aliases(model: type[BaseModel]) -> list[str]:
@@ -158,18 +153,33 @@ def _environment_proxy(
     return {PROXY: value}
 
 
-def _message(name: str, text: str) -> str:
-    message = text.removeprefix("Value error, ")
-    return f"{name} {message[0].lower()}{message[1:]}"
-
-
 def _mistakes_in(error: ValidationError, values: Mapping[str, Any], unread: Container[str]) -> Iterator[str]:
-    for item in error.errors(include_url=False, include_context=False, include_input=False):
+    for item in error.errors(include_url=False, include_input=False):
         name = str(item["loc"][0])
         if name in values:
-            yield _message(name, item["msg"])
+            yield f"{name} {_in_our_words(item)}"
         elif name not in unread:
             yield f"{name} is not set; `provisioner run --help` describes it"
+
+
+def _in_our_words(mistake: ErrorDetails) -> str:
+    """The mistake without the words of the library, which speaks to programmers."""
+    known = mistake.get("ctx", {})
+    match mistake["type"]:
+        case "value_error":
+            return mistake["msg"].removeprefix("Value error, ")
+        case "greater_than_equal":
+            return f"must be at least {known['ge']}"
+        case "less_than_equal":
+            return f"must be at most {known['le']}"
+        case "int_parsing" | "int_from_float" | "int_parsing_size":
+            return "is not a whole number"
+        case "bool_parsing":
+            return "is not true or false"
+        case "enum" | "literal_error":
+            return f"is not {known['expected'].replace(chr(39), '')}"
+        case _:
+            return "is not valid; `provisioner run --help` describes it"
 
 
 def _names_in(error: ValidationError) -> set[str]:

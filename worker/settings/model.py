@@ -32,7 +32,7 @@ from worker.telemetry.logs import LogFormat
 
 Duration = Annotated[timedelta, BeforeValidator(parse.duration), Printed(delay_label)]
 Durations = Annotated[tuple[timedelta, ...], BeforeValidator(parse.durations), Printed(show.durations)]
-PlivoAuthId = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+PlivoAuthId = Annotated[str, AfterValidator(parse.main_account)]
 
 
 class Settings(BaseModel):
@@ -188,10 +188,9 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
         alias="PLIVO_PROXY_URL",
         description="HTTP proxy for calls to Plivo; by default that of HTTPS_PROXY and NO_PROXY",
     )
-    owner: str = Field(
+    owner: Annotated[str, AfterValidator(parse.owner)] = Field(
         "default",
         alias=f"{PREFIX}OWNER",
-        pattern=r"^[A-Za-z0-9._-]{1,100}$",
         description="this deployment's namespace in tags; two on one Plivo account need two",
     )
     name_template: str = Field(

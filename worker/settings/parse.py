@@ -51,10 +51,10 @@ def durations(text: object) -> object:
 
 def rate_limit(text: object) -> object:
     """`300/5s`: calls per window."""
-    calls, _, window = str(text).partition("/")
-    if not calls.isdecimal() or int(calls) < 1:
+    match = re.fullmatch(r"([1-9][0-9]{0,8})/([^/]+)", str(text))
+    if match is None:
         raise ValueError("is not a rate; write calls per duration, such as 300/5s")
-    return RateLimit(int(calls), duration(window))  # type: ignore[arg-type]
+    return RateLimit(int(match[1]), duration(match[2]))  # type: ignore[arg-type]
 
 
 def address(text: object) -> object:
@@ -102,6 +102,22 @@ def api_url(text: str) -> str:
     parsed = _url(text, {"http", "https"}, otherwise)
     if "@" in text or parsed.query_string or parsed.fragment:
         raise ValueError(otherwise)
+    return text
+
+
+def main_account(text: str) -> str:
+    """The auth id of a main account at Plivo. That of a subaccount is refused: it can make none."""
+    if not re.fullmatch(r"[A-Za-z0-9]+", text):
+        raise ValueError("is not an auth id: it has letters and digits only, such as MAXXXXXXXXXXXXXXXXXX")
+    if text.startswith("SA"):
+        raise ValueError("is that of a subaccount; set the main account's, which begins with MA")
+    return text
+
+
+def owner(text: str) -> str:
+    """A name that can stand in tags."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", text):
+        raise ValueError("is not 1 to 100 letters, digits, dots, dashes and underscores")
     return text
 
 

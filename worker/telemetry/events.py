@@ -48,8 +48,8 @@ class _ProcessEvents(_Reports):
     def started(self, version: str, settings: dict[str, Any]) -> None:
         self._log.info("worker_started", version=version, **settings)
 
-    def settings_unused(self, names: list[str]) -> None:
-        self._log.warning("settings_unused", names=names, detail="this version does not know these settings")
+    def settings_unused(self, names: list[str], detail: str) -> None:
+        self._log.warning("settings_unused", names=names, detail=detail)
 
     def settings_unsafe(self, details: list[str]) -> None:
         self._log.warning("settings_unsafe", details=details)
