@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from worker.cli import dead_letters, departments, events, keys, streams, terminal, topology
@@ -21,13 +20,13 @@ from worker.cli.emit import emit
 from worker.cli.environment import use_env_file
 from worker.cli.loop import DONE, FAILED, INTERRUPTED, MISUSED, run_to_exit
 from worker.cli.loop import run as run_coroutine
+from worker.cli.manual import add_manual
 from worker.cli.open import open_
 from worker.cli.results import results
 from worker.ports import UserError
 from worker.settings.load import load
 from worker.settings.model import WorkerSettings
 from worker.settings.names import unknown_lines
-from worker.settings.show import described
 from worker.telemetry.logs import configure_logging
 
 
@@ -40,7 +39,6 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001 - as typer calls it
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode="rich",
 )
 
@@ -93,12 +91,12 @@ def _exit_code() -> int:
         return INTERRUPTED
 
 
-def command_line() -> TyperCommand | TyperGroup:
-    """All commands, each with the options of `_common`."""
+def command_line() -> Any:
+    """All commands, each with the options of `_common` and the end of its help."""
     bare = typer.Typer(add_completion=False)
     bare.command()(_common)
-    commands: TyperCommand | TyperGroup = _with_options(get_command(app), get_command(bare).params)
-    return commands
+    commands = _with_options(get_command(app), get_command(bare).params)
+    return add_manual(commands)
 
 
 def _read_env_file(path: Path | None) -> None:
@@ -146,18 +144,7 @@ def _misuse(error: typer.TyperException) -> list[str]:
     return [f"{message.removeprefix('Invalid value: ')} (see `{where} --help`)"]
 
 
-def _settings_help() -> str:
-    lines = [
-        f"[bold]{name}[/] [dim]{default}[/]  {meaning}"
-        for name, default, meaning in described(WorkerSettings)
-    ]
-    return (
-        "Settings are environment variables. NAME_FILE names a file that holds the value of NAME:\n\n"
-        + "\n\n".join(line.replace("{name} [{tag}]", r"{name} \[{tag}]") for line in lines)
-    )
-
-
-@app.command(epilog=_settings_help())
+@app.command()
 def run() -> None:
     """Consume department events until SIGTERM, then finish the work in flight and exit."""
     from worker.service.consume import consume

@@ -17,7 +17,7 @@ PROSE_BLANKS = 3
 """A text with more blanks than this is prose, which may be wrapped."""
 
 _IDS = {"department", "event", "event id", "event or letter", "auth id", "kid", "id"}
-_UNTITLED = {"", "detail", "reason", "outcome"}
+_UNTITLED = {"", "detail", "reason", "outcome", "meaning"}
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ")
 
 

@@ -141,17 +141,20 @@ def moment(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(" ", "seconds").replace("+00:00", "Z")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str, *, width: int | None = None
+) -> None:
     """Prints a table, or the line `empty` if there are no rows. States are coloured.
 
-    A terminal that is too narrow gets some columns under their row (`laid_out`); no word is broken or cut.
+    `width` is in cells, by default that of the output. If it is too narrow, some columns stand under their
+    row (`laid_out`); no word is broken or cut.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     if not cells:
         say(empty)
         return
     titled = [Column(_cell(title), of) for title, of in zip(columns, zip(*cells, strict=True), strict=True)]
-    _print_lines(laid_out(titled, OUT.width))
+    _print_lines(laid_out(titled, width or OUT.width))
 
 
 def print_facts(heading: str, facts: Mapping[str, object]) -> None:
