@@ -159,7 +159,7 @@ class Managed:
     def adapted(self, topology):
         return topology
 
-    def findings(self, topology, broker):
+    def findings(self, *_looked_at):
         return []
 
 
