@@ -32,6 +32,7 @@ from worker.pipeline.outbox import Outbox
 from worker.pipeline.quarantine import Quarantine
 from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
+from worker.pipeline.recreations import Recreations
 from worker.pipeline.reissues import Reissues
 from worker.pipeline.scheduler import Scheduler
 from worker.ports import (
@@ -206,6 +207,7 @@ def assemble(
         duties=ports.ledger,
         wishes=ports.ledger,
         reissues=reissues,
+        recreations=Recreations(line, records, ports.ledger, rules.retry, clock, telemetry),
         reconciler=reconciler,
         disappearances=disappearances,
         outbox=outbox,

@@ -261,8 +261,8 @@ class Wishes(Protocol):
     async def wish(self, wish: Wish) -> None:
         """Leaves a wish for the running worker."""
 
-    async def wishes(self, since: datetime) -> Sequence[Wish]:
-        """The open wishes asked since then, oldest first."""
+    async def wishes(self) -> Sequence[Wish]:
+        """The open wishes, oldest first."""
 
     async def close_wish(self, wish_id: str) -> None:
         """Closes a wish that was answered or withdrawn; its record stays."""

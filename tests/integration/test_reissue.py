@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from contracts import topology as names
-from tests.support.builders import NOW
 from tests.support.real import EVENT, Listener, RealSystem
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger
@@ -83,7 +82,7 @@ async def test_the_reissue_command_reports_a_missing_worker(system: RealSystem):
     assert code == 1
     async with sqlite_ledger(system.settings.ledger) as ledger:
         noted = await SqliteAudit(ledger.store).lines(by="anna")
-        assert await ledger.wishes(NOW) == []
+        assert await ledger.wishes() == []
     assert [(line.action, line.selection, line.department_id) for line in noted] == [
         ("reissue", "--recipient crm", "sales")
     ] * 2

@@ -27,7 +27,17 @@ from worker.core.decide import Enable, Policy, Removal
 from worker.core.judge import RetryPolicy
 from worker.flow import waiting
 from worker.operations.emit import inbound
-from worker.pipeline import disappearances, handler, line, outbox, quarantine, reconcile, records, reissues
+from worker.pipeline import (
+    disappearances,
+    handler,
+    line,
+    outbox,
+    quarantine,
+    reconcile,
+    records,
+    recreations,
+    reissues,
+)
 from worker.pipeline.quarantine import QUARANTINE_AFTER_DELIVERIES
 from worker.provider import act, circuit, scan, subaccounts
 from worker.provider.scan import Orphans
@@ -301,9 +311,9 @@ async def test_owed_credentials_are_published_after_a_second_crash():
         world.has_nothing_to_do()
 
 
-# Every await between delivery and ack, by function, with the port call it makes. An await that leads to
-# another function of this table, or that only waits, has no call. A new await must be added here, and the
-# stories above must make its call.
+# Every await between delivery and ack, by function, with the port call it makes; also those of a recreation,
+# whose crashes are in test_recreating.py. An await that leads to another function of this table, or that only
+# waits, has no call. A new await must be added here, and the stories above must make its call.
 BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Handler._handle": {"self._try": None, "self._end": None, "self._wait_or_park": None},
     "Handler._try": {"self.quarantine.admit": None},
@@ -346,6 +356,14 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
         "self.records.confirm": None,
     },
     "Line._deliver_owed": {"self.outbox.deliver_owed": None, "self.disappearances.note": None},
+    "Recreations.grant": {
+        "self.wishes.wishes": None,
+        "self.line.carry": None,
+        "self._refuse": None,
+        "self._end": None,
+    },
+    "Recreations._refuse": {"self.records.recall": None, "self.records.answered": None, "self._end": None},
+    "Recreations._end": {"self.records.recall": None, "self.wishes.close_wish": None},
     "Disappearances.note": {"self.records.recall": None, "self.records.announce": None},
     "Records.recall": {"self.entries.recall": "recall"},
     "Records.announce": {"self.entries.record": "record claimed"},
@@ -495,6 +513,7 @@ def boundaries_in_the_code() -> dict[str, set[str]]:
         disappearances,
         outbox,
         reissues,
+        recreations,
         act,
         subaccounts,
         scan,

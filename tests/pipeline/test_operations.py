@@ -2,25 +2,34 @@
 
 import asyncio
 import io
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import pytest
 
 from contracts.topology import NO_NAMESPACE, BrokerVersion
-from tests.support.builders import NOW, SALES, department_created
+from tests.support.builders import (
+    CLAIM,
+    NOW,
+    SALES,
+    department_created,
+    department_removed,
+    department_renamed,
+)
 from tests.support.world import fault
 from worker.adapters.memory.dead_letters import MemoryAudit, MemoryDeadLetters
 from worker.core.decide import Policy
-from worker.core.model import Department
+from worker.core.model import Department, Status
 from worker.operations.dead_letters import removal, summary, transfer
 from worker.operations.dead_letters.plan import plan
 from worker.operations.dead_letters.replay import Replay
 from worker.operations.dead_letters.session import Session
 from worker.operations.departments import UnknownDepartment, credentials_state, departments, history
 from worker.operations.emit import EmitFailed, InvalidEvent, complete_event, emit, events_in
-from worker.operations.reissue import NotCarriedOut, reissue
+from worker.operations.reset_version import UNDER_WAY, Resetting, of_department, of_source
 from worker.operations.topology import TopologyOptions, apply_topology, check_topology, export_topology
+from worker.operations.wishes import Asking, NotCarriedOut, StillUnderWay
 from worker.ports import PublishFailed, Unroutable
 
 RABBITMQ_4 = BrokerVersion(4, 1)
@@ -120,13 +129,145 @@ async def test_a_department_is_listed_with_its_history(world):
 async def test_a_reissue_is_carried_out_by_the_worker_or_withdrawn(world, new_id, monkeypatch):
     await world.handle(department_created())
     audit = MemoryAudit()
-    ports = {"ledger": world.ledger, "audit": audit, "clock": world.clock, "new_id": new_id}
+    asking = Asking(world.ledger, audit, world.clock, "ada", new_id)
     with pytest.raises(UnknownDepartment):
-        await reissue(Department("default", "hr"), None, "ada", **ports)
-    monkeypatch.setattr("worker.operations.reissue.TIMEOUT_SECONDS", 0.05)
+        await asking.reissue(Department("default", "hr"), None)
+    monkeypatch.setattr("worker.operations.wishes.TIMEOUT_SECONDS", 0.05)
     with pytest.raises(NotCarriedOut, match="is withdrawn"):
-        await reissue(SALES, None, "ada", **ports)
+        await asking.reissue(SALES, None)
     assert [line.outcome for line in await audit.lines()] == ["asked for", "withdrawn, no worker has done it"]
+
+
+async def answered(world, asked):
+    """Runs the worker's wishes until the command has its answer."""
+    async with world.working() as running:
+        while not asked.done():
+            await running.worker.scheduler.file_wishes()
+            await running.worker.lanes.idle()
+            world.clock.advance(1)
+            await asyncio.sleep(0)
+    return await asked
+
+
+async def test_a_recreation_is_waited_for_until_it_is_done(world, new_id, monkeypatch):
+    """Nobody had noticed the loss, so that the worker asks for the subaccount a settle window long."""
+    monkeypatch.setattr("worker.operations.wishes.TIMEOUT_SECONDS", 0.2)
+    await world.handle(department_created())
+    world.provider.subaccounts.clear()
+    audit, begun = MemoryAudit(), []
+    asking = Asking(world.ledger, audit, world.clock, "ada", new_id, lambda: begun.append(True))
+    answer = await answered(world, asyncio.create_task(asking.recreate(SALES)))
+    assert (answer.outcome, answer.auth_id) == ("created", (await world.entry()).auth_id)
+    lines = await audit.lines()
+    assert [(line.action, line.outcome) for line in lines] == [
+        ("recreate", "asked for"),
+        ("recreate", "created"),
+    ]
+    assert await world.ledger.wishes() == []
+
+
+async def test_a_recreation_without_a_worker_is_withdrawn(world, new_id, monkeypatch):
+    monkeypatch.setattr("worker.operations.wishes.TIMEOUT_SECONDS", 0.05)
+    await world.handle(department_created())
+    with pytest.raises(NotCarriedOut, match="is withdrawn"):
+        await Asking(world.ledger, MemoryAudit(), world.clock, "ada", new_id).recreate(SALES)
+    assert await world.ledger.wishes() == []
+
+
+async def test_a_recreation_that_takes_too_long_goes_on_without_the_command(world, new_id, monkeypatch):
+    monkeypatch.setattr("worker.operations.wishes.TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr("worker.operations.wishes.LONGEST_SECONDS", 0.1)
+    await world.handle(department_created())
+    world.provider.subaccounts.clear()
+    asked = asyncio.create_task(
+        Asking(world.ledger, MemoryAudit(), world.clock, "ada", new_id).recreate(SALES)
+    )
+    await asyncio.sleep(0.01)
+    async with world.working() as running:
+        await running.worker.scheduler.file_wishes()
+        await running.worker.lanes.idle()
+    with pytest.raises(StillUnderWay, match="departments show sales"):
+        await asked
+    assert len(await world.ledger.wishes()) == 1
+
+
+def resetting(world, audit):
+    return Resetting(world.ledger, audit, world.clock, "ada", "run", "--source /hr/old")
+
+
+OLD = department_created("Old", source="/hr/old", sequence=48213)
+MOVED = department_created("New", source="/hr/new", sequence=1)
+NEXT = department_renamed("Newest", source="/hr/new", sequence=2)
+
+
+async def test_a_sequence_that_began_anew_applies_after_a_reset(world):
+    await world.handle(OLD, MOVED)
+    world.answered(MOVED, "superseded")
+    audit = MemoryAudit()
+    entries = await of_source(world.ledger, "/hr/old", None)
+    (done,) = await resetting(world, audit).reset(entries, lambda: None)
+    assert (done.department, done.version.sequence) == (SALES, 48213)
+    assert [line.outcome for line in await audit.lines()] == [
+        "asked for",
+        "forgot sequence 48213 of /hr/old",
+    ]
+    await world.handle(MOVED)  # what was answered stays answered
+    world.answered(MOVED, "superseded")
+    await world.handle(NEXT)
+    world.answered(NEXT, "renamed")
+    await world.has_one_live_subaccount("Newest")
+    assert await of_source(world.ledger, "/hr/old", None) == []
+
+
+async def test_a_reset_selects_the_departments_of_one_source(world):
+    other = department_created("Other", department_id="other", source="/hr/other", sequence=5)
+    await world.handle(OLD, other)
+    entries = await of_source(world.ledger, "/hr/old", None)
+    assert [entry.department.id for entry in entries] == ["sales"]
+    assert await of_source(world.ledger, "/hr/old", "another") == []
+    with pytest.raises(UnknownDepartment):
+        await of_department(world.ledger, Department("default", "nobody"))
+
+
+async def test_a_reset_keeps_a_version_that_has_come_meanwhile(world):
+    await world.handle(OLD)
+    entries = await of_department(world.ledger, SALES)
+    newer = department_renamed("Newer", source="/hr/old", sequence=48214)
+    await world.handle(newer)
+    (done,) = await resetting(world, MemoryAudit()).reset(entries, lambda: None)
+    assert (done.version, done.left) == (None, "a newer event was answered meanwhile")
+    assert (await world.entry()).version.sequence == 48214
+
+
+@pytest.mark.parametrize("call", ["recall", "record active", "update", "publish results", "ack"])
+async def test_a_reset_beside_a_worker_loses_nothing(world, call):
+    """The command writes at any moment of an event's way; the event is still carried out once."""
+    await world.handle(OLD)
+
+    async def reset() -> None:
+        entries = await of_department(world.ledger, SALES)
+        await resetting(world, MemoryAudit()).reset(entries, lambda: None)
+
+    world.witness.before(call, reset)
+    newer = department_renamed("Newer", source="/hr/old", sequence=48214)
+    await world.handle(newer)
+    world.answered(newer, "renamed", times=None)
+    await world.has_one_live_subaccount("Newer")
+    world.has_dead_lettered_nothing()
+
+
+async def test_a_reset_waits_for_a_create_under_way(world, monkeypatch):
+    """Its claim is not written over: the worker would take its own subaccount for a duplicate."""
+    monkeypatch.setattr("worker.operations.reset_version.TIMEOUT_SECONDS", 0.05)
+    await world.handle(OLD, department_removed(source="/hr/old", sequence=48214))
+    entry = await world.entry()
+    claimed = replace(
+        entry, status=Status.CLAIMED, auth_id=None, issued=entry.issued, removal=entry.removal, claim=CLAIM
+    )
+    claimed = await world.ledger.record(claimed)
+    (done,) = await resetting(world, MemoryAudit()).reset([claimed], lambda: None)
+    assert (done.version, done.left) == (None, UNDER_WAY)
+    assert await world.entry() == claimed
 
 
 class Objects:

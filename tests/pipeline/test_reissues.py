@@ -372,7 +372,7 @@ async def test_a_granted_wish_is_answered_only_in_the_ledger(world):
     (again,) = reissued(world)
     assert again.causationid == wish.id
     assert len(world.events_in("test.results")) == 1, "the result of the event"
-    assert await world.ledger.wishes(NOW) == []
+    assert await world.ledger.wishes() == []
 
 
 async def test_a_rejected_wish_is_answered_with_its_reason(world):
@@ -384,7 +384,7 @@ async def test_a_rejected_wish_is_answered_with_its_reason(world):
     await grant_wishes(world)
     why = "no event of the department was answered yet"
     assert await answer_to(world, absent) == ("unknown-department", why)
-    assert await world.ledger.wishes(NOW) == []
+    assert await world.ledger.wishes() == []
 
 
 async def test_an_old_wish_is_not_granted(world):
@@ -414,7 +414,7 @@ async def test_a_wish_survives_a_failure_at_any_call(world, at):
     await grant_wishes(world)
     assert await answer_to(world, wish) == ("reissued", "credentials issued again")
     assert len({message.id for message in reissued(world)}) == 1
-    assert await world.ledger.wishes(NOW) == []
+    assert await world.ledger.wishes() == []
 
 
 async def test_a_reissue_to_a_full_queue_is_parked_after_its_retries(sealing):

@@ -141,9 +141,9 @@ class SimulatedLedger:
         self._process.check()
         await self._disk.wish(wish)
 
-    async def wishes(self, since: datetime) -> Sequence[Wish]:
+    async def wishes(self) -> Sequence[Wish]:
         self._process.check()
-        return await self._disk.wishes(since)
+        return await self._disk.wishes()
 
     async def close_wish(self, wish_id: str) -> None:
         self._process.check()

@@ -38,7 +38,7 @@ from worker.core.judge import (
 )
 from worker.core.model import Answer, Entry, Event, Recollection, Status
 from worker.pipeline.handler import Handler
-from worker.pipeline.line import Line, Overtaken, Result, _Recorded
+from worker.pipeline.line import Asked, Line, Overtaken, Result, _Recorded
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.scheduler import Scheduler
 from worker.pipeline.work import Work
@@ -82,7 +82,7 @@ class IgnoresFailedPublishes(Outbox):
 
 
 class PublishesBeforeItRecords(Line):
-    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
+    async def _record(self, event: Asked, step: Step, entry: Entry, outcome: Outcome) -> Any:
         answer = conclude(entry, event, step, outcome, self.policy, self.clock.now()).answer
         if answer is not None:
             await self.outbox.publish_result(messages.result(answer, self.names.owner, self.clock.now()))
@@ -92,13 +92,13 @@ class PublishesBeforeItRecords(Line):
 class WritesNoClaim(Line):
     """Writes no claim, so a crash leaves no trace of the create."""
 
-    async def _claim(self, step: Step, entry: Entry, event: Event, key: str) -> Entry:
+    async def _claim(self, step: Step, entry: Entry, event: Asked, key: str) -> Entry:
         if isinstance(step, Create):
             return _claimed_in_memory(step, entry, event, key, self.clock.now())
         return await super()._claim(step, entry, event, key)
 
 
-def _claimed_in_memory(step: Create, entry: Entry, event: Event, key: str, now: datetime) -> Entry:
+def _claimed_in_memory(step: Create, entry: Entry, event: Asked, key: str, now: datetime) -> Entry:
     from worker.core.conclude import intend
     from worker.core.decide import Policy
 
@@ -112,7 +112,7 @@ class DropsClaimsAtRestart(Line):
         super().__init__(**named)
         object.__setattr__(self, "seen", set())
 
-    async def carry(self, event: Event, is_overtaken: Any) -> Result:
+    async def carry(self, event: Asked, is_overtaken: Any) -> Result:
         entry = (await self.records.recall(event.department)).entry
         seen = self.seen  # type: ignore[attr-defined]
         if event.department not in seen and entry.status is Status.CLAIMED:
@@ -136,7 +136,7 @@ class CreatesAgainWithoutSettling(Actor):
 class TrustsOneEmptyScan(Line):
     """Treats a create as lost after one empty scan, without a settle window."""
 
-    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
+    async def _record(self, event: Asked, step: Step, entry: Entry, outcome: Outcome) -> Any:
         if isinstance(step, Adopt) and isinstance(outcome, NothingSeen) and entry.claim is not None:
             claim = replace(entry.claim, clean_scans=5)
             later = NothingSeen(claim.started_at + timedelta(days=1))
@@ -147,7 +147,7 @@ class TrustsOneEmptyScan(Line):
 class CountsScansInsteadOfTime(Line):
     """Treats a create as lost after two empty scans, without waiting for the settle window."""
 
-    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
+    async def _record(self, event: Asked, step: Step, entry: Entry, outcome: Outcome) -> Any:
         if isinstance(step, Adopt) and isinstance(outcome, NothingSeen) and entry.claim is not None:
             outcome = NothingSeen(entry.claim.started_at + timedelta(days=1))
         return await super()._record(event, step, entry, outcome)
@@ -255,7 +255,7 @@ class MarksANewLedgerCaughtUp(Orphans):
 class AdoptsAsTheFirstIncarnation(Line):
     """Records an adopted subaccount under the incarnation of the entry instead of its own."""
 
-    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
+    async def _record(self, event: Asked, step: Step, entry: Entry, outcome: Outcome) -> Any:
         if isinstance(outcome, Made):
             outcome = replace(outcome, found=None)
         return await super()._record(event, step, entry, outcome)
@@ -264,7 +264,7 @@ class AdoptsAsTheFirstIncarnation(Line):
 class DoesNotCountCrashes(Line):
     """Repeats a create without a recorded outcome however often the worker died in it."""
 
-    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> Any:
+    async def _record(self, event: Asked, step: Step, entry: Entry, outcome: Outcome) -> Any:
         if isinstance(outcome, NothingSeen) and entry.claim is not None and entry.claim.attempt:
             entry = replace(entry, claim=replace(entry.claim, attempt=1))
         return await super()._record(event, step, entry, outcome)
@@ -289,7 +289,7 @@ class CreatesAgainstThePolicy(Line):
 class RejectsKnownRenames(Line):
     """Rejects renames of known departments too."""
 
-    def _decide(self, event: Event, known: Recollection) -> Any:
+    def _decide(self, event: Asked, known: Recollection) -> Any:
         decision = super()._decide(event, known)
         if isinstance(decision, Rename) and self.policy.unknown_rename is UnknownRename.REJECT:
             return Refuse(DeadReason.INVALID, "a rename")
@@ -299,8 +299,8 @@ class RejectsKnownRenames(Line):
 class ToleratesNoClockSkew(Line):
     """Dead-letters an event that is one second ahead of its own clock."""
 
-    def _decide(self, event: Event, known: Recollection) -> Any:
-        if event.version.time > self.clock.now() + timedelta(seconds=1):
+    def _decide(self, event: Asked, known: Recollection) -> Any:
+        if event.version and event.version.time > self.clock.now() + timedelta(seconds=1):
             return Refuse(DeadReason.INVALID, "ahead of the clock")
         return super()._decide(event, known)
 
@@ -314,13 +314,13 @@ class AnswersBeforeCredentials(Outbox):
 
 
 class IgnoresVersions(Line):
-    def _decide(self, event: Event, known: Recollection) -> Any:
+    def _decide(self, event: Asked, known: Recollection) -> Any:
         return super()._decide(event, replace(known, entry=replace(known.entry, version=None)))
 
 
 class IgnoresDuplicates(Line):
-    def _decide(self, event: Event, known: Recollection) -> Any:
-        if known.answer is not None and known.answer.confirmed:
+    def _decide(self, event: Asked, known: Recollection) -> Any:
+        if isinstance(event, Event) and known.answer is not None and known.answer.confirmed:
             again = decide(event, Recollection(known.entry), self.policy, self.clock.now())
             known = replace(known, answer=None) if known.entry.version == event.version else known
             return again if known.answer is None else super()._decide(event, known)
@@ -328,7 +328,7 @@ class IgnoresDuplicates(Line):
 
 
 class ForgetsDebts(Line):
-    async def _publish(self, event: Event, entry: Entry, answer: Answer, token: Any) -> None:
+    async def _publish(self, event: Asked, entry: Entry, answer: Answer, token: Any) -> None:
         await super()._publish(
             event, confirmed(entry, entry.owed_to) if token is None else entry, answer, token
         )
@@ -337,7 +337,7 @@ class ForgetsDebts(Line):
 class SendsChangesWithoutACheck(Line):
     """Records no check before a change, so a change that a crash cut off is never compared."""
 
-    async def _claim(self, step: Step, entry: Entry, event: Event, key: str) -> Entry:
+    async def _claim(self, step: Step, entry: Entry, event: Asked, key: str) -> Entry:
         changes = isinstance(step, Rename | Restore | Disable)
         return entry if changes else await super()._claim(step, entry, event, key)
 
@@ -411,7 +411,7 @@ class BelievesRefusalsUnproved(Circuit):
 class AnswersOlderEventsFirst(Line):
     """Answers an overtaken event before the outcome of the newer one is recorded."""
 
-    async def carry(self, event: Event, is_overtaken: Any) -> Result:
+    async def carry(self, event: Asked, is_overtaken: Any) -> Result:
         result = await super().carry(event, is_overtaken)
         if isinstance(result, Overtaken):
             entry = (await self.records.recall(event.department)).entry

@@ -99,8 +99,8 @@ class WatchedLedger:
     async def wish(self, wish: Wish) -> None:
         await self.ledger.wish(wish)
 
-    async def wishes(self, since: datetime) -> Sequence[Wish]:
-        return await self.ledger.wishes(since)
+    async def wishes(self) -> Sequence[Wish]:
+        return await self.ledger.wishes()
 
     async def close_wish(self, wish_id: str) -> None:
         await self.witness.see("close wish", lambda: self.ledger.close_wish(wish_id))

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import terminal, view
+from worker.cli.consent import ask, is_interactive
 from worker.cli.files import FileUnusable, output_file, writing_to
 from worker.cli.loop import run, run_to_exit
 from worker.cli.options import (
@@ -314,9 +315,9 @@ def import_(
     if not edited:
         view.nothing_to_send(as_json=as_json)
         return
-    if _is_interactive() and not yes:
+    if is_interactive() and not yes:
         run(_require_ledger(settings))
-        _ask(f"Send {len(edited):,} message{'s' * (len(edited) != 1)} to work?")
+        ask(f"Send {len(edited):,} message{'s' * (len(edited) != 1)} to work?")
     request = Request(file=file, by=by, assume_unlimited=unlimited)
     run_to_exit(_import(settings, request, edited, discard_originals=discard_originals, as_json=as_json))
 
@@ -376,14 +377,14 @@ async def _audit(
 
 def _confirmed_limit(verb: str, request: Request, limit: int | None, *, yes: bool) -> int | None:
     """Asks for consent and returns how many letters to take; on a terminal, no more than there are now."""
-    asks = _is_interactive() and not yes
+    asks = is_interactive() and not yes
     if not (asks or sys.stderr.isatty()):
         return limit
     present = run(_count(_settings(), request))
     most = present if limit is None else min(present, limit)
     if most and asks:
         chosen = view.filter_text(request.selection)
-        _ask(f"{verb} {most:,} dead letter{'s' * (most != 1)} ({chosen})?")
+        ask(f"{verb} {most:,} dead letter{'s' * (most != 1)} ({chosen})?")
     return most
 
 
@@ -398,22 +399,6 @@ async def _require_ledger(settings: LedgerSettings) -> None:
 
     async with open_ports.ledger_to_write(settings):
         pass
-
-
-def _is_interactive() -> bool:
-    """Whether stdin is a terminal; scripts are not asked."""
-    return sys.stdin.isatty()
-
-
-def _ask(question: str) -> None:
-    """Returns after a yes; raises `typer.Abort` otherwise."""
-    try:
-        agreed = typer.confirm(question, err=True)
-    except typer.Abort:  # by Ctrl-C or Ctrl-D, which end no line
-        typer.echo(err=True)
-        raise
-    if not agreed:
-        raise typer.Abort
 
 
 async def _failure_of(work: Awaitable[object]) -> UserError | None:

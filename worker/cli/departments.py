@@ -14,7 +14,7 @@ from worker.cli.options import DepartmentId, Json, Tenant, spelt
 from worker.core.model import NO_TRACE, Answer, Department, Entry
 from worker.operations import departments as operations
 from worker.operations.departments import History, credentials_state
-from worker.operations.reissue import reissue as ask_for_reissue
+from worker.operations.wishes import Asking
 from worker.settings.load import load
 from worker.settings.model import LedgerSettings
 
@@ -79,15 +79,8 @@ async def _reissue(
     from worker.cli import open_ports
 
     async with open_ports.ledger_to_write(settings) as (ledger, audit):
-        answer = await ask_for_reissue(
-            which,
-            recipient,
-            by or os_user(),
-            ledger=ledger,
-            audit=audit,
-            clock=SystemClock(),
-            new_id=fresh_id,
-        )
+        asking = Asking(ledger, audit, SystemClock(), by or os_user(), fresh_id)
+        answer = await asking.reissue(which, recipient)
     _show_reissued(which, answer, as_json=as_json)
     return answer.outcome is not ResultKind.FAILED
 

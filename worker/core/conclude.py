@@ -184,13 +184,21 @@ def conclude(
                 return Conclusion(gone)  # an earlier deletion is complete: the event is decided again
             return _answered(gone, cause, ResultKind.REMOVED, now, auth_id=auth_id)
         case Look(), Seen():
-            return Conclusion(found_again(entry, policy, now))
+            return _seen(found_again(entry, policy, now), cause)
         case Skip(kind, reason, name, code), NothingDone():
             named = replace(entry, name=name) if name else entry
             skipped = replace(named, gone_at=None) if kind is ResultKind.REMOVED else named
             return _answered(skipped, cause, kind, now, reason, code=code)
         case _:
             raise ValueError(f"{type(step).__name__} cannot end as {type(outcome).__name__}")
+
+
+def _seen(entry: Entry, cause: Cause | None) -> Conclusion:
+    """The event is decided again. A recreation has nothing to do."""
+    if not isinstance(cause, Recreation):
+        return Conclusion(entry)
+    why = f"its subaccount {entry.auth_id} is at Plivo: there is nothing to recreate"
+    return Conclusion(entry, failure=Permanent(DeadReason.INVALID, why, ResultCode.NOT_ALLOWED))
 
 
 def _failed(

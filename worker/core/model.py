@@ -122,6 +122,7 @@ class Recreation(Cause):
     """A person's request to create a subaccount for a department whose own is gone."""
 
     department: Department
+    asked_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

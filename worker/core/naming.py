@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from contracts.subaccounts import NAMESPACE
 from worker.core.decide import Step
-from worker.core.model import Department, Entry, Event, Reference
+from worker.core.model import Cause, Department, Entry, Reference
 
 TAG_LENGTH = 10
 NO_EVENT = Reference("", "", "")
@@ -103,7 +103,7 @@ class Names:
         """The department's tags, each with its incarnation."""
         return {department_tag(self.owner, department, number): number for number in incarnations}
 
-    def key(self, step: Step, entry: Entry, event: Event) -> str:
+    def key(self, step: Step, entry: Entry, event: Cause) -> str:
         """The idempotency key of the call that carries out this step for this event."""
         return self._key(type(step).__name__.lower(), entry, entry.auth_id, event.reference)
 

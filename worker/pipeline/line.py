@@ -22,8 +22,9 @@ from worker.core import messages
 from worker.core.conclude import Made, Outcome, conclude, intend
 from worker.core.decide import Policy, Refuse, Republish, Skip, Step, decide, superseding
 from worker.core.judge import Done, Failure, Permanent, Unavailable
-from worker.core.model import Answer, Entry, Event, Recollection
+from worker.core.model import Answer, Entry, Event, Recollection, Recreation
 from worker.core.naming import Names
+from worker.core.recreation import decide_recreation
 from worker.flow.clock_watch import ClockWatch
 from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.outbox import Outbox
@@ -41,6 +42,9 @@ class Overtaken:
 
 Overtaking = Callable[[], bool]
 """Whether a newer event of the department has arrived since."""
+
+Asked = Event | Recreation
+"""The causes of steps: the department events, and the recreations that people ask for."""
 
 Result = Done | Overtaken | Failure
 """The result of one try to carry an event."""
@@ -69,7 +73,7 @@ class Line:
     policy: Policy
     telemetry: Telemetry
 
-    async def carry(self, event: Event, is_overtaken: Overtaking) -> Result:
+    async def carry(self, event: Asked, is_overtaken: Overtaking) -> Result:
         """Makes one try. Raises the exceptions of the ports."""
         await self.reconciler.arm_pending_check(event.department)
         known = await self.records.recall(event.department, event.reference)
@@ -85,8 +89,12 @@ class Line:
         await self._publish(event, known.entry, decision.answer, token)
         return Done()
 
-    def _decide(self, event: Event, known: Recollection) -> Step | Republish | Refuse:
-        return decide(event, known, self.policy, self.clock.now())
+    def _decide(self, event: Asked, known: Recollection) -> Step | Republish | Refuse:
+        match event:
+            case Event():
+                return decide(event, known, self.policy, self.clock.now())
+            case Recreation():
+                return decide_recreation(event, known, self.clock.now())
 
     def _refused(self, refusal: Refuse) -> Failure:
         if refusal.by_clock and not self.clock_watch.trusted():
@@ -94,7 +102,7 @@ class Line:
         return Permanent(refusal.reason, refusal.detail, refusal.code)
 
     async def _carry_out(
-        self, event: Event, decided: Step, entry: Entry, is_overtaken: Overtaking
+        self, event: Asked, decided: Step, entry: Entry, is_overtaken: Overtaking
     ) -> _Recorded | Overtaken | Failure:
         step = await self.actor.foresee(decided, entry)
         async with self.actor.permit(step) as call:
@@ -106,11 +114,11 @@ class Line:
             outcome = await self.actor.act(step, claimed, key, claimed_at, call)
         return await self._record(event, step, claimed, outcome)
 
-    async def _claim(self, step: Step, entry: Entry, event: Event, key: str) -> Entry:
+    async def _claim(self, step: Step, entry: Entry, event: Asked, key: str) -> Entry:
         intended = intend(step, entry, event, key, self.policy, self.clock.now())
         return await self.records.announce(entry, intended)
 
-    async def _record(self, event: Event, step: Step, entry: Entry, outcome: Outcome) -> _Recorded | Failure:
+    async def _record(self, event: Asked, step: Step, entry: Entry, outcome: Outcome) -> _Recorded | Failure:
         conclusion = conclude(entry, event, step, outcome, self.policy, self.clock.now())
         try:
             recorded = await self.records.conclude(entry, conclusion)
@@ -121,7 +129,7 @@ class Line:
         if conclusion.failure is not None:
             return conclusion.failure
         self.telemetry.stepped(event, step, recorded)
-        if isinstance(step, Skip) and step.outcome is ResultKind.SUPERSEDED:
+        if isinstance(event, Event) and isinstance(step, Skip) and step.outcome is ResultKind.SUPERSEDED:
             why = superseding(event.version, recorded.version)
             self.telemetry.superseded(event, recorded.newest, why, self.clock.monotonic())
         made = outcome if isinstance(outcome, Made) else None
@@ -129,10 +137,10 @@ class Line:
             self.telemetry.doubles_disabled(recorded, made.duplicates)
         return _Recorded(Recollection(recorded, conclusion.answer), made.auth_token if made else None)
 
-    async def _publish(self, event: Event, entry: Entry, answer: Answer, token: SecretStr | None) -> None:
+    async def _publish(self, event: Asked, entry: Entry, answer: Answer, token: SecretStr | None) -> None:
         """Publishes all that the broker has not confirmed yet, and records its confirm."""
         delivered = await self._deliver_owed(entry, token)
-        if not answer.confirmed:
+        if not answer.confirmed and isinstance(event, Event):
             result = messages.result(answer, self.names.owner, self.clock.now())
             try:
                 await self.outbox.publish_result(result)
@@ -142,7 +150,8 @@ class Line:
         if delivered != entry or not answer.confirmed:
             await self.records.confirm(delivered, answer)
         self.outbox.forget_token(delivered)
-        self.telemetry.answered(event, answer)
+        if isinstance(event, Event):
+            self.telemetry.answered(event, answer)
 
     async def _deliver_owed(self, entry: Entry, token: SecretStr | None) -> Entry:
         """Delivers the debt. A subaccount that is gone owes nothing any more."""

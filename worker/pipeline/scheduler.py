@@ -17,7 +17,7 @@ from worker.core.duties import (
     suspend_debt,
 )
 from worker.core.gone import found, looked_for
-from worker.core.model import Department, Entry
+from worker.core.model import Department, Entry, WishKind
 from worker.core.reissue import WISH_VALID_FOR
 from worker.flow.lanes import FIRST, LAST, Lanes, Progress, Rank
 from worker.flow.ledger_watch import LedgerWatch
@@ -27,6 +27,7 @@ from worker.pipeline.failures import is_unexpected
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
+from worker.pipeline.recreations import Recreations
 from worker.pipeline.reissues import Reissues
 from worker.ports import (
     CallFailed,
@@ -60,6 +61,7 @@ class Scheduler:
     duties: Duties
     wishes: Wishes
     reissues: Reissues
+    recreations: Recreations
     reconciler: Reconciler
     disappearances: Disappearances
     outbox: Outbox
@@ -97,12 +99,16 @@ class Scheduler:
     async def file_wishes(self) -> None:
         """Files the open wishes. One that cannot be granted now is tried again while it is valid."""
         try:
-            wishes = await self.wishes.wishes(self.clock.now() - WISH_VALID_FOR)
+            wishes = await self.wishes.wishes()
         except LedgerFailed as error:
             self.telemetry.duty_failed(None, str(error))
             return
         for wish in wishes:
-            self._file(wish.id, wish.department, LAST, partial(self.reissues.grant, wish))
+            match wish.kind:
+                case WishKind.REISSUE if self.clock.now() - wish.asked_at <= WISH_VALID_FOR:
+                    self._file(wish.id, wish.department, LAST, partial(self.reissues.grant, wish))
+                case WishKind.RECREATE if self.recreations.is_due(wish):
+                    self._file(wish.id, wish.department, LAST, partial(self.recreations.grant, wish))
 
     async def measure_debts(self) -> None:
         """Sets the gauge of overdue debts."""

@@ -16,7 +16,7 @@ from contracts.topology import delay_label
 from worker.core.decide import Step, Superseding
 from worker.core.judge import DeadLetter, Failure, Operation, Park, Pause, Wait
 from worker.core.messages import Subject
-from worker.core.model import Answer, Department, Entry, Event, Reference
+from worker.core.model import Answer, Department, Entry, Event, Recreation, Reference
 from worker.telemetry.logs import LINES
 from worker.telemetry.metrics import Metrics
 
@@ -97,7 +97,7 @@ class _MessageEvents(_Reports):
     def received(self, kind: Kind | Literal["reissue", "unreadable"]) -> None:
         self._metrics.count("events_received", kind)
 
-    def stepped(self, event: Event, step: Step, entry: Entry) -> None:
+    def stepped(self, event: Event | Recreation, step: Step, entry: Entry) -> None:
         self._log.debug(
             "step_recorded",
             step=type(step).__name__.lower(),
@@ -150,6 +150,19 @@ class _MessageEvents(_Reports):
             event_id=answer.event.id,
             outcome=answer.outcome,
             reason=answer.reason,
+            asked_by=asked_by,
+            **_of(answer.department),
+        )
+
+    def recreation_answered(self, answer: Answer, asked_by: str) -> None:
+        """`asked_by` is the operator of the command."""
+        self._log.info(
+            "recreation_answered",
+            event_id=answer.event.id,
+            outcome=answer.outcome,
+            code=answer.code,
+            reason=answer.reason,
+            auth_id=answer.auth_id,
             asked_by=asked_by,
             **_of(answer.department),
         )
@@ -331,7 +344,7 @@ class Telemetry(
     """All topics in one object. `on_answered` is called with every finished event."""
 
 
-def _about(event: Event) -> dict[str, Any]:
+def _about(event: Event | Recreation) -> dict[str, Any]:
     return {"event_id": event.reference.id} | _of(event.department)
 
 

@@ -65,10 +65,9 @@ class MemoryLedger:
         """See `Ledger.wish`."""
         self._wishes[wish.id] = wish
 
-    async def wishes(self, since: datetime) -> Sequence[Wish]:
+    async def wishes(self) -> Sequence[Wish]:
         """See `Ledger.wishes`."""
-        since_then = [wish for wish in self._wishes.values() if wish.asked_at >= since]
-        return sorted(since_then, key=lambda wish: wish.asked_at)
+        return sorted(self._wishes.values(), key=lambda wish: wish.asked_at)
 
     async def close_wish(self, wish_id: str) -> None:
         """See `Ledger.close_wish`."""

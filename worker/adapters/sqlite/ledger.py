@@ -167,13 +167,10 @@ class SqliteLedger:
             )
         )
 
-    async def wishes(self, since: datetime) -> Sequence[Wish]:
+    async def wishes(self) -> Sequence[Wish]:
         """See `Ledger.wishes`."""
         with self.store.read() as connection:
-            rows = connection.execute(
-                "SELECT wish FROM wishes WHERE closed = 0 AND asked_at >= ? ORDER BY asked_at",
-                (since.timestamp(),),
-            )
+            rows = connection.execute("SELECT wish FROM wishes WHERE closed = 0 ORDER BY asked_at")
             return [wish_of(row[0]) for row in rows]
 
     async def close_wish(self, wish_id: str) -> None:
