@@ -205,7 +205,7 @@ async def test_a_sequence_that_began_anew_applies_after_a_reset(world):
     world.answered(MOVED, "superseded")
     audit = MemoryAudit()
     entries = await of_source(world.ledger, "/hr/old", None)
-    (done,) = await resetting(world, audit).reset(entries, lambda: None)
+    (done,) = await resetting(world, audit).reset(entries)
     assert (done.department, done.version.sequence) == (SALES, 48213)
     assert [line.outcome for line in await audit.lines()] == [
         "asked for",
@@ -234,7 +234,7 @@ async def test_a_reset_keeps_a_version_that_has_come_meanwhile(world):
     entries = await of_department(world.ledger, SALES)
     newer = department_renamed("Newer", source="/hr/old", sequence=48214)
     await world.handle(newer)
-    (done,) = await resetting(world, MemoryAudit()).reset(entries, lambda: None)
+    (done,) = await resetting(world, MemoryAudit()).reset(entries)
     assert (done.version, done.left) == (None, "a newer event was answered meanwhile")
     assert (await world.entry()).version.sequence == 48214
 
@@ -246,7 +246,7 @@ async def test_a_reset_beside_a_worker_loses_nothing(world, call):
 
     async def reset() -> None:
         entries = await of_department(world.ledger, SALES)
-        await resetting(world, MemoryAudit()).reset(entries, lambda: None)
+        await resetting(world, MemoryAudit()).reset(entries)
 
     world.witness.before(call, reset)
     newer = department_renamed("Newer", source="/hr/old", sequence=48214)
@@ -265,7 +265,7 @@ async def test_a_reset_waits_for_a_create_under_way(world, monkeypatch):
         entry, status=Status.CLAIMED, auth_id=None, issued=entry.issued, removal=entry.removal, claim=CLAIM
     )
     claimed = await world.ledger.record(claimed)
-    (done,) = await resetting(world, MemoryAudit()).reset([claimed], lambda: None)
+    (done,) = await resetting(world, MemoryAudit()).reset([claimed])
     assert (done.version, done.left) == (None, UNDER_WAY)
     assert await world.entry() == claimed
 

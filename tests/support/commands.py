@@ -23,13 +23,15 @@ class CommandOutput:
         return json.loads(self.out)
 
 
-async def started(environ: Mapping[str, str], *arguments: str) -> asyncio.subprocess.Process:
+async def started(
+    environ: Mapping[str, str], *arguments: str, stdin: int = subprocess.PIPE
+) -> asyncio.subprocess.Process:
     """Starts a command with these settings only."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OUR_SETTINGS)}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "worker", *arguments),
         env=inherited | {"COLUMNS": "200"} | dict(environ),
-        stdin=subprocess.PIPE,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

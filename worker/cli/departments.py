@@ -7,18 +7,34 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
+from contracts.departments import DEFAULT_TENANT
 from contracts.subaccounts import ResultKind
 from worker.cli import terminal
+from worker.cli.consent import ask, is_interactive
 from worker.cli.loop import run, run_to_exit
-from worker.cli.options import DepartmentId, Json, Tenant, spelt
+from worker.cli.options import By, DepartmentId, Json, Limit, Tenant, Yes, spelt
 from worker.core.model import NO_TRACE, Answer, Department, Entry
 from worker.operations import departments as operations
-from worker.operations.departments import History, credentials_state
+from worker.operations import reset_version as resets
+from worker.operations.departments import MEANINGS, STATES, History, credentials_state, pending, state_of
+from worker.operations.reset_version import Forgotten, Resetting, described
 from worker.operations.wishes import Asking
 from worker.settings.load import load
 from worker.settings.model import LedgerSettings
 
-app = typer.Typer(no_args_is_help=True, help="Show departments as the ledger has them.")
+app = typer.Typer(no_args_is_help=True, help="Show departments as the ledger has them, and help them on.")
+
+
+def _state(text: str) -> str:
+    if text not in STATES:
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(STATES)}")
+    return text
+
+
+States = Annotated[
+    list[str] | None,
+    typer.Option("--status", parser=_state, metavar="STATUS", help=f"In this state: {', '.join(STATES)}."),
+]
 
 
 @app.command("list")
@@ -26,24 +42,38 @@ def list_(
     tenant: Annotated[
         str | None, typer.Option(parser=spelt, metavar="NAME", help="Only departments of this tenant.")
     ] = None,
+    status: States = None,
     *,
+    owed: Annotated[
+        bool, typer.Option("--owed", help="Only those that owe credentials or enabling.")
+    ] = False,
+    limit: Limit = None,
     as_json: Json = False,
 ) -> None:
     """List all departments with their state."""
-    run(_list(load(LedgerSettings, os.environ), tenant, as_json=as_json))
+    settings = load(LedgerSettings, os.environ)
+    run(_list(settings, tenant, status or [], owed=owed, limit=limit, as_json=as_json))
 
 
-async def _list(settings: LedgerSettings, tenant: str | None, *, as_json: bool) -> None:
+async def _list(
+    settings: LedgerSettings,
+    tenant: str | None,
+    states: Sequence[str],
+    *,
+    owed: bool,
+    limit: int | None,
+    as_json: bool,
+) -> None:
     from worker.cli import open_ports
 
     async with open_ports.ledger_to_read(settings) as (ledger, _):
-        entries = await operations.departments(ledger, tenant)
-    _show_departments(entries, as_json=as_json)
+        entries = await operations.departments(ledger, tenant, states, owed=owed)
+    _show_departments(entries, limit, as_json=as_json)
 
 
 @app.command()
-def show(department_id: DepartmentId, tenant: Tenant = "default", *, as_json: Json = False) -> None:
-    """Show one department: its subaccount, its debts, and the answer to each of its events."""
+def show(department_id: DepartmentId, tenant: Tenant = DEFAULT_TENANT, *, as_json: Json = False) -> None:
+    """Show one department: its subaccount, what it waits for, and the answer to each of its events."""
     run(_show(load(LedgerSettings, os.environ), Department(tenant, department_id), as_json=as_json))
 
 
@@ -55,14 +85,129 @@ async def _show(settings: LedgerSettings, which: Department, *, as_json: bool) -
     _show_history(found, as_json=as_json)
 
 
+@app.command()
+def recreate(
+    department_id: DepartmentId,
+    tenant: Tenant = DEFAULT_TENANT,
+    *,
+    by: By = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Have the running worker create a new subaccount for a department whose own was deleted at Plivo.
+
+    The worker looks once more first: a subaccount that is there is kept. The new credentials are issued with
+    the next generation. Exit 1 if none was created. Asks first at a terminal.
+    """
+    settings = load(LedgerSettings, os.environ)
+    which = Department(tenant, department_id)
+    entry = run(_recreatable(settings, which))
+    if is_interactive() and not yes:
+        ask(f"Create a new subaccount for department {which.id} ({_standing(entry)})?")
+    run_to_exit(_recreate(settings, which, by, as_json=as_json))
+
+
+async def _recreatable(settings: LedgerSettings, which: Department) -> Entry:
+    from worker.cli import open_ports
+
+    async with open_ports.ledger_to_read(settings) as (ledger, _):
+        return await operations.recreatable(ledger, which)
+
+
+def _standing(entry: Entry) -> str:
+    if entry.gone_at is not None:
+        which = f"{entry.auth_id} is" if entry.auth_id else "its own is"
+        return f"{which} gone since {terminal.moment(entry.gone_at)}"
+    return f"{entry.auth_id} is not known to be gone; the worker looks first"
+
+
+async def _recreate(settings: LedgerSettings, which: Department, by: str | None, *, as_json: bool) -> bool:
+    """Returns whether a subaccount was created."""
+    from worker.adapters.system import SystemClock, fresh_id, os_user
+    from worker.cli import open_ports
+
+    async with open_ports.ledger_to_write(settings) as (ledger, audit):
+        asking = Asking(ledger, audit, SystemClock(), by or os_user(), fresh_id, _say_begun)
+        answer = await asking.recreate(which)
+    _show_recreated(which, answer, as_json=as_json)
+    return answer.outcome is not ResultKind.FAILED
+
+
+def _say_begun() -> None:
+    terminal.advise("the worker has begun; a subaccount whose loss is new is asked for a while before")
+
+
+@app.command("reset-version")
+def reset_version(
+    department_id: Annotated[str | None, typer.Argument(parser=spelt, metavar="DEPARTMENT")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(parser=spelt, metavar="NAME", help="The tenant; with --source: all.")
+    ] = None,
+    *,
+    source: Annotated[
+        str | None, typer.Option(help="All departments whose newest event came from this source.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="With --source: all its departments, as without.")
+    ] = False,
+    by: By = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Forget the newest version of departments: the next event applies, whatever its sequence or time is.
+
+    For a source that numbers its events anew, and for a version that a wrong clock made too new. An event
+    that was answered stays answered. Exit 1 if a version was kept. Asks first at a terminal.
+    """
+    if (department_id is None) == (source is None) or (every and source is None):
+        raise typer.BadParameter("name a DEPARTMENT, or a --source for all its departments")
+    settings = load(LedgerSettings, os.environ)
+    entries = run(_versions(settings, department_id, tenant, source))
+    if entries and is_interactive() and not yes:
+        ask(f"Forget {_versions_in_words(entries)}? The next event of any sequence then applies.")
+    selection = f"--source {source}" if source is not None else str(department_id)
+    run_to_exit(_reset(settings, entries, selection, by, as_json=as_json))
+
+
+async def _versions(
+    settings: LedgerSettings, department_id: str | None, tenant: str | None, source: str | None
+) -> Sequence[Entry]:
+    """The entries whose versions are to be forgotten."""
+    from worker.cli import open_ports
+
+    async with open_ports.ledger_to_read(settings) as (ledger, _):
+        if source is not None:
+            return await resets.of_source(ledger, source, tenant)
+        which = Department(tenant or DEFAULT_TENANT, department_id or "")
+        return [entry for entry in await resets.of_department(ledger, which) if entry.version]
+
+
+def _versions_in_words(entries: Sequence[Entry]) -> str:
+    if len(entries) == 1 and (version := entries[0].version):
+        return f"{described(version)} as the newest of department {entries[0].department.id}"
+    return f"the newest versions of {len(entries):,} departments"
+
+
+async def _reset(
+    settings: LedgerSettings, entries: Sequence[Entry], selection: str, by: str | None, *, as_json: bool
+) -> bool:
+    """Returns whether all versions were forgotten."""
+    from worker.adapters.system import SystemClock, fresh_id, os_user
+    from worker.cli import open_ports
+
+    async with open_ports.ledger_to_write(settings) as (ledger, audit):
+        resetting = Resetting(ledger, audit, SystemClock(), by or os_user(), fresh_id(), selection)
+        results = await resetting.reset(entries)
+    _show_reset(results, as_json=as_json)
+    return all(result.left is None for result in results)
+
+
 def reissue(
     department_id: DepartmentId,
-    tenant: Tenant = "default",
+    tenant: Tenant = DEFAULT_TENANT,
     *,
     recipient: Annotated[str | None, typer.Option(help="Only for this recipient; all by default.")] = None,
-    by: Annotated[
-        str | None, typer.Option("--as", metavar="NAME", help="The operator; the OS user by default.")
-    ] = None,
+    by: By = None,
     as_json: Json = False,
 ) -> None:
     """Have the running worker publish a department's credentials again; exit 1 if it did not."""
@@ -85,28 +230,79 @@ async def _reissue(
     return answer.outcome is not ResultKind.FAILED
 
 
-_HIDDEN = frozenset({"owed_to", "version", "claim", "issued_for", "issued_trace", "revision", "enable_owed"})
-
-
-def _show_departments(entries: Sequence[Entry], *, as_json: bool) -> None:
+def _show_departments(entries: Sequence[Entry], limit: int | None, *, as_json: bool) -> None:
+    shown = entries if limit is None else entries[:limit]
     if as_json:
-        terminal.print_json([_document(_entry_members(entry)) for entry in entries])
+        terminal.print_json([_document(_entry_members(entry)) for entry in shown])
         return
     columns = ("tenant", "department", "name", "status", "auth id", "credentials", "newest event")
-    terminal.print_table(columns, map(_entry_row, entries), "no department yet")
+    terminal.print_table(
+        columns, map(_entry_row, shown), "no such department" if limit else "no department yet"
+    )
+    if len(shown) < len(entries):
+        terminal.say(f"and {len(entries) - len(shown):,} more; --limit shows more", "dim")
 
 
 def _show_history(found: History, *, as_json: bool) -> None:
-    entry = _entry_members(found.entry)
     if as_json:
         answers = [_answer_document(answer) for answer in found.answers]
-        terminal.print_json(_document(entry) | {"answers": answers})
+        terminal.print_json(_document(_entry_members(found.entry)) | {"answers": answers})
         return
-    shown = entry | {"credentials": credentials_state(found.entry)}
-    facts = {name.replace("_", " "): value for name, value in shown.items() if name not in _HIDDEN}
-    terminal.print_facts(found.entry.department.id, facts)
+    terminal.print_facts(found.entry.department.id, _facts(found.entry))
+    if waiting := [(one.what, one.since, one.next_try) for one in pending(found.entry)]:
+        terminal.print_table(("waits for", "since", "next try"), waiting, "")
     columns = ("answered at", "event", "type", "outcome", "confirmed", "reason")
     terminal.print_table(columns, map(_answer_row, found.answers), "no event answered yet")
+
+
+def _facts(entry: Entry) -> dict[str, object]:
+    """What a person wants to know; `--json` has the whole record."""
+    tenant, state = entry.department.tenant, state_of(entry)
+    return {
+        "tenant": tenant if tenant != DEFAULT_TENANT else None,
+        "name": entry.name,
+        "status": f"{state}: {MEANINGS[state]}",
+        "auth id": entry.auth_id,
+        "credentials": credentials_state(entry),
+        "newest event": f"{described(entry.version)}, {entry.version.kind}" if entry.version else None,
+        "created at": entry.created_at,
+        "removed at": entry.removal.removed_at if entry.removal else None,
+        "gone since": entry.gone_at,
+        "reissued at": entry.issued.reissued_at if entry.issued else None,
+        "what to do": operations.advice(entry),
+    }
+
+
+def _show_recreated(which: Department, answer: Answer, *, as_json: bool) -> None:
+    created = answer.outcome is not ResultKind.FAILED
+    if as_json:
+        ids = {"tenant": which.tenant, "department_id": which.id, "recreated": created}
+        what = {"outcome": answer.outcome, "code": answer.code, "auth_id": answer.auth_id}
+        terminal.print_json(ids | what | {"reason": answer.reason, "id": answer.event.id})
+    elif created:
+        terminal.say(f"department {which.id}: {answer.outcome} {answer.auth_id}, its credentials are issued")
+    else:
+        terminal.complain([f"department {which.id}: {answer.code}: {answer.reason}"])
+
+
+def _show_reset(results: Sequence[Forgotten], *, as_json: bool) -> None:
+    reset = [(one.department, one.version) for one in results if one.version is not None]
+    left = [one for one in results if one.left is not None]
+    if as_json:
+        forgotten = [
+            {"tenant": which.tenant, "department_id": which.id, "version": version._asdict()}
+            for which, version in reset
+        ]
+        kept = [
+            {"tenant": one.department.tenant, "department_id": one.department.id, "why": one.left}
+            for one in left
+        ]
+        terminal.print_json(_document({"reset": forgotten, "left": kept}))
+        return
+    for one in left:
+        terminal.complain([f"department {one.department.id}: {one.left}"])
+    rows = [(*which, described(version)) for which, version in reset]
+    terminal.print_table(("tenant", "department", "forgotten"), rows, "nothing to forget")
 
 
 def _show_reissued(which: Department, answer: Answer, *, as_json: bool) -> None:
@@ -123,7 +319,7 @@ def _show_reissued(which: Department, answer: Answer, *, as_json: bool) -> None:
 
 def _entry_row(entry: Entry) -> tuple[object, ...]:
     newest = f"{entry.version.kind} {terminal.moment(entry.version.time)}" if entry.version else None
-    return (*entry.department, entry.name, entry.status, entry.auth_id, credentials_state(entry), newest)
+    return (*entry.department, entry.name, state_of(entry), entry.auth_id, credentials_state(entry), newest)
 
 
 def _answer_row(answer: Answer) -> tuple[object, ...]:
@@ -158,6 +354,8 @@ def _entry_members(entry: Entry) -> dict[str, Any]:
         "enable_owed": debt is not None and debt.enable,
         "reissued_at": issued.reissued_at if issued else None,
         "mends": entry.repairs,
+        "missing_since": entry.missing_since,
+        "gone_at": entry.gone_at,
     }
 
 

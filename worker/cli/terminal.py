@@ -41,6 +41,7 @@ _STYLES = {
     "created": "green",
     "claimed": "yellow",
     "disabled": "yellow",
+    "gone": "red",
     "in use": "green",
     "older": "dim",
     "unusable": "red",

@@ -6,7 +6,7 @@ revision that the worker has replaced is refused, and tried again on the new one
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from contracts.departments import Version
@@ -57,7 +57,7 @@ class Resetting:
     run: str
     selection: str
 
-    async def reset(self, entries: Sequence[Entry], on_progress: Callable[[], None]) -> Sequence[Forgotten]:
+    async def reset(self, entries: Sequence[Entry]) -> Sequence[Forgotten]:
         """Forgets the versions that these entries have; a newer version that has come since stays."""
         asked = [entry for entry in entries if entry.version is not None]
         await self.audit.append([self._line(entry, "asked for") for entry in asked])
@@ -65,7 +65,6 @@ class Resetting:
         for entry in asked:
             results.append(await self._forget(entry))
             await self.audit.append([self._line(entry, _outcome(results[-1]))])
-            on_progress()
         return results
 
     async def _forget(self, seen: Entry) -> Forgotten:
