@@ -140,7 +140,7 @@ def assemble(
     undelivered = UndeliveredCredentials(gate)
     ledger_watch = LedgerWatch(partial(ports.ledger.bind, rules.owner, rules.account), gate, clock)
     circuit = parts.circuit(ports.provider, gate, waiting, clock, telemetry)
-    clock_watch = ClockWatch(ports.comparisons, circuit.probe, gate, clock, telemetry)
+    clock_watch = ClockWatch(ports.comparisons, circuit.ask, gate, clock, telemetry)
     scanner = parts.scanner(circuit, rules.template, clock, stopping)
     orphans = parts.orphans(scanner, circuit, rules.template, ports.ledger)
     subaccounts = parts.subaccounts(circuit, ports.ledger, names, scanner)

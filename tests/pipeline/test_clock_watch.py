@@ -1,5 +1,6 @@
 """A wrong clock of ours: no event is dead-lettered for it, and nothing is taken until it is right."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -10,9 +11,8 @@ import pytest
 from tests.pipeline.outages import pass_seconds
 from tests.support.builders import NOW, department_created
 from tests.support.settling_loop import settled
-from tests.support.world import World, fault
+from tests.support.world import World
 from worker.bootstrap import RunningWorker
-from worker.core.clock_skew import VALID_SECONDS
 from worker.flow.clock_watch import ASK_AGAIN_SECONDS, BLOCKER, Comparisons
 
 AHEAD = NOW + timedelta(minutes=15)
@@ -107,17 +107,32 @@ async def test_any_wrong_clock_blocks_the_gate_and_its_reason_follows_the_skew(d
         assert list(running.worker.gate.blocks) == [BLOCKER]
 
 
-async def test_an_old_comparison_is_made_anew_before_an_event_is_refused(dated):
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 3600.0])
+async def test_an_earlier_comparison_does_not_refuse_an_event(dated, seconds):
     """The machine slept, or somebody set its clock, since the last call."""
     async with dated.comparing() as running:
         dated.answered_call()
-        await pass_seconds(dated, VALID_SECONDS + 1)
+        await pass_seconds(dated, seconds)
         dated.skew = BEHIND
         await dated.send(department_created("Sales", time=dated.clock.now() + BEHIND, sequence=None))
         await settled()
         await dated.looks(running, 5)
         dated.has_dead_lettered_nothing()
         assert running.blocks()
+
+
+async def test_many_events_ahead_share_one_call(dated):
+    events = [
+        department_created(id=f"e{n}", department_id=f"d{n}", time=NOW + timedelta(hours=1), sequence=None)
+        for n in range(20)
+    ]
+    async with dated.comparing() as running:
+        watching = asyncio.create_task(running.worker.clock_watch.run())
+        await dated.send(*events)
+        await pass_seconds(dated, 3)
+        watching.cancel()
+    assert len(dated.dead_letters()) == len(events)
+    assert dated.asked <= 2
 
 
 async def test_a_provider_without_dates_is_not_compared_with(dated):
@@ -132,7 +147,7 @@ async def test_a_provider_that_cannot_be_asked_leaves_the_event_waiting(dated):
     async with dated.comparing() as running:
 
         async def ask() -> None:
-            raise fault("list")
+            """The probe fails: the circuit breaker takes note of it."""
 
         running.worker.clock_watch.ask = ask
         await dated.send(EVENT)

@@ -470,7 +470,7 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Prober.outcome": {"asyncio.shield": None},
     "Prober._probe_on": {"self.probe_twice": None},
     "Prober.probe_twice": {"self.probe": None, "self._clock.sleep": None},
-    "Prober.probe": {"self._provider.probe": None},
+    "Prober.probe": {"self._one_at_a_time": None, "self._provider.probe": None},
     "WaitingRoom.wait": {"ended": None},
 }
 # Not between delivery and ack: shutdown and duties.
@@ -485,7 +485,7 @@ BESIDE_THE_LINE = {
     "Subaccounts.disable_duplicates",
     "Circuit.close",
     "Circuit._probe_in",
-    "Circuit._probe_first",
+    "Circuit.ask",
     "Circuit._rested",
     "Prober.close",
 }

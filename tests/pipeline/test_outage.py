@@ -40,7 +40,16 @@ def parked_or_dead(world: World) -> list[str]:
     return [call for call in world.witness.journal if "publish retry" in call or "dead-letters" in call]
 
 
-@pytest.mark.parametrize("refusal", [{"status": 401}, {"status": 402}, {"status": 503}, {}, {"sent": False}])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        *({"status": status} for status in (400, 401, 402, 503)),
+        *({"status": status, "own": False} for status in (400, 407)),
+        {},
+        {"sent": False},
+    ],
+    ids=str,
+)
 async def test_an_outage_under_load_only_delays_messages(world, refusal):
     """Twelve minutes of outage, in which messages wait, are requeued and keep arriving."""
     async with world.working() as running:
@@ -121,7 +130,9 @@ async def test_few_calls_are_sent_during_an_outage(world):
         assert world.provider.probes <= 2 + LONG / 7
 
 
-@pytest.mark.parametrize("refusal", [{"status": 503}, {}, {"status": 403}], ids=str)
+@pytest.mark.parametrize(
+    "refusal", [{"status": 503}, {}, {"status": 403}, {"status": 400, "own": False}], ids=str
+)
 async def test_failing_creates_with_working_reads_are_not_given_up(world, refusal):
     """The probe and every scan pass. Otherwise three unknown creates of one event would be given up."""
     world.provider.refuses["create"] = a_fault("create", **refusal)
@@ -149,6 +160,39 @@ async def test_a_worker_that_stops_during_an_outage_keeps_the_messages(world):
     world.provider.refuses.clear()
     await world.handle()
     assert all(world.results(create(number)) for number in range(5))
+
+
+@pytest.mark.parametrize("status", [404, 451])
+@pytest.mark.parametrize(("operation", "reason"), [("create", "create-unknown"), ("update", "exhausted")])
+async def test_a_department_that_a_gateway_refuses_fails_alone(world, operation, reason, status):
+    """The probe passes: it waits, is parked, and is given up at last; the others go on."""
+    await world.handle(create(0))
+    world.provider.refuses[operation] = a_fault(operation, status, own=False)
+    refused = create(1) if operation == "create" else rename(0)
+    async with world.working() as running:
+        await world.send(refused)
+        await pass_seconds(world, 60)
+        world.has_dead_lettered_nothing()
+        assert running.blocks() == []
+        await pass_seconds(world, 24 * 3600)
+        assert running.blocks() == []
+    world.answered(refused, "failed")
+    assert world.dead_lettered(reason)
+
+
+@pytest.mark.parametrize("operation", ["create", "update"])
+async def test_many_requests_that_plivo_itself_refuses_are_rejected(world, operation):
+    """25 wrong names in a row are no outage while the probe passes."""
+    everyone = range(25)
+    await world.handle_all(*map(create, everyone))
+    world.provider.refuses[operation] = a_fault(operation, 400)
+    refused = [create(100 + n) if operation == "create" else rename(n) for n in everyone]
+    async with world.working() as running:
+        await world.send(*refused)
+        await world.run_until_done()
+        assert running.blocks() == []
+    assert {one.message.headers["x-dead-reason"] for one in world.dead_letters()} == {"rejected"}
+    assert len(world.dead_letters()) == len(refused)
 
 
 # Credentials that cannot be routed

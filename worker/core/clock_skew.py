@@ -1,15 +1,13 @@
 """Clock skew: how far the worker's clock is from the provider's, by the `Date` of its responses.
 
-An event that is invalid only because its time is ahead of the worker's clock is refused only while that clock
-is known to be right: compared not long ago, and not off by more than a minute.
+An event that is invalid only because its time is ahead of the worker's clock is refused only if that clock is
+known to be right: compared since the event came, and not off by more than a minute.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 TOLERATED = timedelta(minutes=1)
-VALID_SECONDS = 60.0
-"""A clock may be set, or a machine sleep: an older comparison proves nothing."""
 DATE_PRECISION = timedelta(seconds=1)
 """A `Date` header has whole seconds: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7"""
 
@@ -36,9 +34,12 @@ def skew_of(date: datetime, sent_at: datetime, received_at: datetime) -> timedel
     return max(least, min(most, timedelta(0)))
 
 
-def trustworthy(latest: Comparison | None, now: float) -> bool:
-    """Whether our clock may decide that an event is invalid; `now`: monotonic seconds."""
-    return latest is not None and not latest.off and now - latest.at <= VALID_SECONDS
+def trustworthy(latest: Comparison | None, since: float) -> bool:
+    """Whether our clock may decide that an event is invalid that it has doubted `since` (monotonic seconds).
+
+    An older comparison proves nothing: the clock may have been set, or the machine have slept.
+    """
+    return latest is not None and not latest.off and latest.at > since
 
 
 def in_words(skew: timedelta) -> str:

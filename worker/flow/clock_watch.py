@@ -3,20 +3,24 @@
 The provider's adapter notes a comparison with each response that carries a date.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from worker.core.clock_skew import Comparison, in_words, trustworthy
+from worker.core.model import Reference
 from worker.flow.gate import Gate
-from worker.ports import CallFailed, Clock
+from worker.flow.waiting import sleep_unless_stopping
+from worker.ports import Clock
 from worker.telemetry.events import Telemetry
 
 BLOCKER = "clock"
 POLL_SECONDS = 1.0
 ASK_AGAIN_SECONDS = 5.0
 """While the clock is wrong no calls are made for messages, so the provider is asked this often."""
+FORGET_SECONDS = 600.0
+"""A doubted event that was not decided by then went to another worker, or back to the queue."""
 
 
 @dataclass
@@ -33,7 +37,7 @@ class Comparisons:
 
 @dataclass
 class ClockWatch:
-    """Decides whether the clock is trusted. `ask` makes a call at the provider; it raises `CallFailed`.
+    """Decides whether the clock is trusted. `ask` makes a call at the provider, and never fails.
 
     Without `comparisons` the provider cannot be compared with, and the clock is trusted.
     """
@@ -43,29 +47,38 @@ class ClockWatch:
     gate: Gate
     clock: Clock
     telemetry: Telemetry
-    _wanted: bool = False
+    _doubted: dict[Reference, float] = field(default_factory=dict)
+    _wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def trusted(self) -> bool:
-        """Whether the clock may make an event invalid. If that is not known, the provider is asked soon."""
-        if self.comparisons is None or trustworthy(self.comparisons.latest, self.clock.monotonic()):
+    def may_refuse(self, event: Reference) -> bool:
+        """Whether the clock, which makes this event invalid, is right. If that is unknown, `ask` follows."""
+        if self.comparisons is None:
             return True
-        self._wanted = True
+        since = self._doubted.setdefault(event, self.clock.monotonic())
+        if trustworthy(self.comparisons.latest, since):
+            del self._doubted[event]
+            return True
+        self._wanted.set()
         return False
 
     async def run(self) -> None:
-        """Looks every `POLL_SECONDS`. Never returns."""
+        """Looks every `POLL_SECONDS`, and at once when an event waits. Never returns."""
         while True:
-            await self.look()
-            await self.clock.sleep(POLL_SECONDS)
+            if await self.look():
+                await self.clock.sleep(POLL_SECONDS)  # so that many events share one call
+            await sleep_unless_stopping(self.clock, POLL_SECONDS, self._wanted)
 
-    async def look(self) -> None:
-        """Blocks or unblocks the gate by the latest comparison, and asks for a new one where needed."""
+    async def look(self) -> bool:
+        """Blocks or unblocks the gate by the latest comparison. Returns whether a new one was asked for."""
+        self._forget()
         self._show()
-        if self._wanted or self._is_due():
-            self._wanted = False
-            with suppress(CallFailed):  # the circuit breaker's concern
-                await self.ask()
-            self._show()
+        if not (self._wanted.is_set() or self._is_due()):
+            return False
+        self._wanted.clear()
+        await self.ask()
+        self._show()
+        self.gate.waiting.end_pauses()  # of the events that wait for the comparison
+        return True
 
     def _is_due(self) -> bool:
         latest = self.comparisons.latest if self.comparisons else None
@@ -81,3 +94,7 @@ class ClockWatch:
             self.gate.block(BLOCKER, in_words(skew))
         else:
             self.gate.unblock(BLOCKER)
+
+    def _forget(self) -> None:
+        oldest = self.clock.monotonic() - FORGET_SECONDS
+        self._doubted = {event: since for event, since in self._doubted.items() if since > oldest}

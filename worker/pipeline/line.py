@@ -81,7 +81,7 @@ class Line:
         # Once a step's answer is on record, the decision is to republish it: that ends the loop.
         while not isinstance(decision := self._decide(event, known), Republish):
             if isinstance(decision, Refuse):
-                return self._refused(decision)
+                return self._refused(event, decision)
             done = await self._carry_out(event, decision, known.entry, is_overtaken)
             if not isinstance(done, _Recorded):
                 return done
@@ -96,8 +96,8 @@ class Line:
             case Recreation():
                 return decide_recreation(event, known, self.clock.now())
 
-    def _refused(self, refusal: Refuse) -> Failure:
-        if refusal.by_clock and not self.clock_watch.trusted():
+    def _refused(self, event: Event, refusal: Refuse) -> Failure:
+        if refusal.by_clock and not self.clock_watch.may_refuse(event.reference):
             return Unavailable("the worker's clock may be wrong; it is compared with the provider's first")
         return Permanent(refusal.reason, refusal.detail, refusal.code)
 

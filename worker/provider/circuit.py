@@ -70,6 +70,7 @@ class Prober:
         self._telemetry = telemetry
         self._next: asyncio.Future[Probed] | None = None
         self._probing: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -99,7 +100,8 @@ class Prober:
     async def probe(self) -> tuple[Probed, CallFault | None]:
         """Sends one probe; returns its outcome and its fault. Any failure but 429 counts, 400 too."""
         try:
-            await self._provider.probe()
+            async with self._one_at_a_time:
+                await self._provider.probe()
         except CallFailed as failed:
             undecided = failed.fault.outage or failed.fault.kind is FaultKind.RATE_LIMITED
             return Probed.UNDECIDED if undecided else Probed.FAILED, failed.fault
@@ -182,7 +184,14 @@ class Circuit:
 
     def begin(self) -> None:
         """Asks the provider for the first time. A wrong login shows then, not at the first event."""
-        self._first = asyncio.create_task(self._probe_first())
+        self._first = asyncio.create_task(self.ask())
+
+    async def ask(self) -> None:
+        """Sends a probe, which opens the circuit if it fails."""
+        outcome, fault = await self._prober.probe_twice()
+        self._note(fault)
+        if outcome is Probed.FAILED and fault is not None:
+            self._take(FaultProbed("list", fault.detail, passes=False))
 
     async def close(self) -> None:
         """Ends its probes."""
@@ -329,12 +338,6 @@ class Circuit:
         outcome, fault = await self._prober.probe()
         self._note(fault)
         self._take(OutageProbed(passes=outcome is not Probed.FAILED))
-
-    async def _probe_first(self) -> None:
-        outcome, fault = await self._prober.probe_twice()
-        self._note(fault)
-        if outcome is Probed.FAILED and fault is not None:
-            self._take(FaultProbed("list", fault.detail, passes=False))
 
     def _note(self, probe_fault: CallFault | None) -> None:
         if probe_fault is not None and probe_fault.kind is FaultKind.RATE_LIMITED:
