@@ -81,7 +81,10 @@ async def _look_in_dead_letters(
 async def _waiting(settings: EventSettings) -> Mapping[str, int]:
     from worker.cli import open_ports
 
-    queues = map(settings.namespace.of, [names.WORK_QUEUE, *map(names.retry_queue, settings.retry_delays)])
+    queues = map(
+        settings.namespace.of,
+        [names.WORK_QUEUE, names.UNROUTED_QUEUE, *map(names.retry_queue, settings.retry_delays)],
+    )
     return await open_ports.depths(settings, list(queues))
 
 

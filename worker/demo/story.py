@@ -138,6 +138,7 @@ async def tell(environ: Mapping[str, str], *, memory: bool, stay: bool = False) 
         _sum_up(story)
         timeline.chapter("next:")
         timeline.listed(next_steps())
+        timeline.plain("README.md, On your machine: from here to a first event of your own")
 
 
 async def _play_scene(scene: Callable[[Story], Awaitable[None]], story: Story) -> None:
