@@ -289,8 +289,14 @@ async def running_worker(
             raise SettingsError(SEALED_BEFORE)
         sealer = _sealer(settings, clock, telemetry)
         comparisons = Comparisons(clock)
-        access = _account(settings, telemetry)
-        plivo = plivo_provider(access, clock, stopping, telemetry.called, comparisons.note)
+        plivo = plivo_provider(
+            _account(settings, telemetry),
+            clock,
+            stopping,
+            on_call=telemetry.called,
+            on_clock=comparisons.note,
+            on_failure=telemetry.call_failed,
+        )
         provider = await stack.enter_async_context(plivo)
         broker = await stack.enter_async_context(connect(settings, clock, telemetry))
         ports = Ports(

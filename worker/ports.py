@@ -13,7 +13,7 @@ from contracts.subaccounts import CredentialsMessage
 from contracts.topology import BrokerVersion
 from worker.core.capabilities import Capabilities
 from worker.core.dead_letters import AuditLine
-from worker.core.judge import CallFault, Operation
+from worker.core.judge import CallFault, Operation, told
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Department, Entry, Fingerprint, Recollection, Reference, Wish
 
@@ -144,10 +144,14 @@ class ProvidedSubaccount:
 
 @dataclass(frozen=True, slots=True)
 class NewSubaccount:
-    """A subaccount that was just created. A missing token may be read later, if the provider can show it."""
+    """A subaccount that was just created. A missing token may be read later, if the provider can show it.
+
+    `api_id`: the provider's own id of the call, if it named one.
+    """
 
     auth_id: str
     auth_token: SecretStr | None = field(repr=False)
+    api_id: str | None = None
 
 
 class RateLimit(NamedTuple):
@@ -161,7 +165,7 @@ class CallFailed(Exception):
     """A provider call did not succeed; `fault` has the kind of error and its text."""
 
     def __init__(self, fault: CallFault) -> None:
-        super().__init__(fault.detail)
+        super().__init__(told(fault))
         self.fault = fault
 
 
@@ -176,10 +180,10 @@ class Call(Protocol):
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
-    ) -> None:
-        """Sends the given fields and nothing else."""
+    ) -> str | None:
+        """Sends the given fields and nothing else. Returns the provider's id of the call, if any."""
 
-    async def delete(self, auth_id: str, idempotency_key: str) -> None:
+    async def delete(self, auth_id: str, idempotency_key: str) -> str | None:
         """Deletes the subaccount. Its numbers, applications and endpoints go to the main account."""
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:

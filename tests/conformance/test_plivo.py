@@ -19,7 +19,7 @@ from tests.support import one_call
 from tests.support.builders import NOW
 from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.adapters.system import SystemClock
-from worker.core.judge import CallFault, FaultKind, Missing, Permanent, Unknown, classify
+from worker.core.judge import CallFault, FaultKind, Missing, Permanent, Unknown, classify, told
 from worker.ports import CallFailed, NewSubaccount, Provider, RateLimit
 from worker.settings.rotation import Rotating
 
@@ -375,6 +375,54 @@ async def test_in_a_long_rest_no_call_is_sent():
             assert (fault.kind, fault.outage) == (FaultKind.NOT_SENT, True)
             assert fault.retry_after_seconds == pytest.approx(600, abs=30)
         assert len(server.asked) == 1
+
+
+API_ID = "5a9f8b2c-10be-11f1-9c0a-0242ac110003"
+
+
+@every_call
+async def test_a_failed_call_has_the_api_id_of_plivo(operation):
+    """It is no part of the detail: equal failures must have equal texts."""
+    body = to_json({"api_id": API_ID, "error": "no"})
+    fault = await fault_from(operation, answer("503 Service Unavailable", body))
+    assert fault.api_id == API_ID
+    assert API_ID not in fault.detail
+    assert told(fault) == f"Plivo answered 503 to {operation}: no (Plivo api_id {API_ID})"
+
+
+async def test_an_unreadable_success_has_the_api_id_too():
+    fault = await fault_from("create", answer("201 Created", to_json({"api_id": API_ID})))
+    assert (fault.kind, fault.api_id) == (FaultKind.NO_ANSWER, API_ID)
+
+
+@pytest.mark.parametrize("odd", [TOKEN, "", 5, None, {"a": 1}, f"{API_ID}\n", f"{API_ID}x", "é" * 36])
+async def test_an_api_id_of_another_shape_is_dropped(odd):
+    fault = await fault_from("update", answer("400 Bad Request", to_json({"api_id": odd, "error": "no"})))
+    assert (fault.api_id, fault.detail) == (None, "Plivo answered 400 to update: no")
+
+
+async def test_a_change_returns_its_api_id():
+    done = to_json({"api_id": API_ID, "message": "changed"})
+    made = to_json({"auth_id": AUTH_ID, "auth_token": TOKEN, "api_id": API_ID})
+    replies = [answer("202 Accepted", done), answer("201 Created", made), answer("204 No Content")]
+    async with misbehaving(*replies) as server, provider_at(server.url) as provider:
+        async with provider.permit("update") as call:
+            assert await call.update(AUTH_ID, "key", name="Sales") == API_ID
+        assert (await one_call.create(provider, "Sales", "key")).api_id == API_ID
+        async with provider.permit("delete") as call:
+            assert await call.delete(AUTH_ID, "key") is None
+
+
+async def test_each_failed_call_is_reported_once():
+    failed: list[CallFault] = []
+    replies = [answer("500 Oh", to_json({"api_id": API_ID})), hang_up, answer("200 OK", b"?")]
+    async with (
+        misbehaving(*replies) as server,
+        provider_at(server.url, on_failure=failed.append) as provider,
+    ):
+        for _ in replies:
+            await fault_of(one_call.update(provider, AUTH_ID, "key", name="Sales"))
+    assert [fault.api_id for fault in failed] == [API_ID, None, None]
 
 
 NO_WORDS = {

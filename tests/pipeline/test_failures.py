@@ -11,6 +11,7 @@ from tests.pipeline.outages import pass_seconds
 from tests.support.builders import SALES, department_created, department_removed, department_renamed, owing
 from tests.support.settling_loop import settled
 from tests.support.world import SETTLE_WINDOW, World, fault
+from worker.adapters.sqlite.rows import entry_json, entry_of
 from worker.core.decide import Policy, Removal
 from worker.core.model import Status
 from worker.ports import LedgerConflict, LedgerFailed, NotTaken, PublishFailed
@@ -198,6 +199,17 @@ async def test_a_rejected_change_is_given_up_and_a_replay_can_succeed(world, sta
     world.answered(RENAMED, "failed")
     await world.handle(RENAMED)
     await world.has_one_live_subaccount("Marketing")
+
+
+async def test_plivos_id_of_a_refused_call_is_in_dead_letter_result_and_ledger(world):
+    api_id = "5a9f8b2c-10be-11f1-9c0a-0242ac110003"
+    await world.handle(CREATED)
+    world.witness.fail("update", fault("update", 400, api_id=api_id))
+    await world.handle(RENAMED)
+    letter = world.dead_lettered("rejected")
+    assert letter.message.headers["x-dead-detail"].endswith(f" (Plivo api_id {api_id})")
+    assert (await world.entry()).api_id == api_id
+    assert entry_of(entry_json(await world.entry())).api_id == api_id
 
 
 async def test_deleting_a_missing_subaccount_counts_as_deleted():

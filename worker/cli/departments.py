@@ -356,6 +356,7 @@ def _entry_members(entry: Entry) -> dict[str, Any]:
         "mends": entry.repairs,
         "missing_since": entry.missing_since,
         "gone_at": entry.gone_at,
+        "api_id": entry.api_id,
     }
 
 

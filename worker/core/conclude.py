@@ -54,7 +54,7 @@ from worker.core.duties import (
 )
 from worker.core.gone import found as found_again
 from worker.core.gone import not_found, seconds_until_gone, vacated
-from worker.core.judge import Failure, Missing, Permanent, Unknown
+from worker.core.judge import Failure, Missing, Permanent, Unknown, told
 from worker.core.model import (
     ANY_RECIPIENT,
     Answer,
@@ -93,6 +93,7 @@ class Made:
     duplicates: tuple[str, ...] = ()
     found: Found | None = None
     enabled: bool = True
+    api_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +107,14 @@ class NothingSeen:
 class Changed:
     """The provider confirmed the new state: renamed, disabled, restored."""
 
+    api_id: str | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
     """The subaccount is gone: deleted now, or found gone."""
+
+    api_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +171,27 @@ def conclude(
 
     Without a `cause` there is no answer. Raises `ValueError` for an outcome that the step cannot have.
     """
+    conclusion = _concluded(entry, cause, step, outcome, policy, now)
+    api_id = _api_id_of(outcome)
+    if api_id is None:
+        return conclusion
+    return dataclasses.replace(conclusion, entry=replace(conclusion.entry, api_id=api_id))
+
+
+def _api_id_of(outcome: Outcome) -> str | None:
+    """The provider's id of the call that ended the step, if it named one."""
+    match outcome:
+        case Made() | Changed() | Deleted():
+            return outcome.api_id
+        case Failed(failure):
+            return failure.api_id
+        case _:
+            return None
+
+
+def _concluded(
+    entry: Entry, cause: Cause | None, step: Step, outcome: Outcome, policy: Policy, now: datetime
+) -> Conclusion:
     match step, outcome:
         case _, Failed(failure):
             return _failed(entry, cause, step, failure, policy, now)
@@ -324,7 +350,8 @@ def _not_found(entry: Entry, cause: Cause, missing: Missing, policy: Policy, now
     if cause.version and cause.version.kind is Kind.REMOVED:
         removed, code = _deleted(without, now), ResultCode.GONE_AT_PROVIDER
         return _answered(removed, cause, ResultKind.REMOVED, now, auth_id=entry.auth_id, code=code)
-    refused = Permanent(DeadReason.REJECTED, gone_detail(without), ResultCode.GONE_AT_PROVIDER)
+    code, api_id = ResultCode.GONE_AT_PROVIDER, missing.api_id
+    refused = Permanent(DeadReason.REJECTED, gone_detail(without), code, api_id=api_id)
     return Conclusion(without, failure=refused)
 
 
@@ -350,7 +377,7 @@ def _not_created(entry: Entry, failure: Failure, policy: Policy, now: datetime) 
         seconds = seconds_to_next_scan(now, claim.started_at, policy.settle_window)
         undecided = dataclasses.replace(failure, scan_in_seconds=seconds)
         return Conclusion(replace(entry, claim=claim), failure=undecided)
-    return _given_up(replace(entry, claim=claim), failure.detail)
+    return _given_up(replace(entry, claim=claim), told(failure))
 
 
 def _given_up(entry: Entry, detail: str) -> Conclusion:

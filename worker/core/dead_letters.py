@@ -201,7 +201,8 @@ def least_calls(decision: Decision, event: Event, entry: Entry) -> int:
 class AuditLine:
     """One action of an operator: on a dead letter, or for a department.
 
-    `run` is the same in all lines of one command; `selection` is its filter; `letter` is the fingerprint.
+    `run` is the same in all lines of one command; `selection` is its filter; `letter` is the fingerprint,
+    `detail` what the dead letter said beside its reason, such as Plivo's api_id.
     """
 
     at: datetime
@@ -216,6 +217,7 @@ class AuditLine:
     reason: str
     outcome: str
     letter: str | None = None
+    detail: str | None = None
 
 
 def audit_line(
@@ -235,6 +237,7 @@ def audit_line(
         letter.reason,
         outcome,
         letter.fingerprint,
+        letter.detail,
     )
 
 

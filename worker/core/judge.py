@@ -25,6 +25,7 @@ message's fault. 401 and 402 concern the account, never one department. Backoff 
 messages that failed together do not come back together, and is never 0.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -98,7 +99,8 @@ _LOGIN_OR_CREDIT = frozenset({FaultKind.LOGIN_REFUSED, FaultKind.NO_CREDIT})
 class CallFault:
     """A provider call that did not succeed, as the adapter saw it.
 
-    `outage`: the provider, or our account there, was found unusable for every department.
+    `outage`: the provider, or our account there, was found unusable for every department. `api_id`: the
+    provider's own id of the call, which its support asks for.
     """
 
     operation: Operation
@@ -107,10 +109,18 @@ class CallFault:
     retry_after_seconds: float | None = None
     took_seconds: float = 0.0
     outage: bool = False
+    api_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OfCall:
+    """`api_id`: the provider's own id of the call that failed, if there was one."""
+
+    api_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Transient:
+class Transient(_OfCall):
     """Nothing happened, or it is safe to repeat; trying again may help."""
 
     detail: str
@@ -119,7 +129,7 @@ class Transient:
 
 
 @dataclass(frozen=True, slots=True)
-class Unavailable:
+class Unavailable(_OfCall):
     """Nothing happened, and the message is not at fault: a service is unavailable or asks for time."""
 
     detail: str
@@ -127,7 +137,7 @@ class Unavailable:
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(_OfCall):
     """It may have happened, or may still happen: there was no response, or none that can be read.
 
     `scan_in_seconds`: when to look for the effect; None if the call may simply be repeated.
@@ -141,7 +151,7 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(_OfCall):
     """The provider does not find a subaccount on record. Its reads may lag, so the call is repeated.
 
     `gone_in_seconds`: when it counts as gone; None if that is not known.
@@ -153,7 +163,7 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Permanent:
+class Permanent(_OfCall):
     """Another try gets the same response. `code`: that of the result, if it is not the reason."""
 
     reason: DeadReason
@@ -251,6 +261,15 @@ def classify(fault: CallFault) -> Failure:
     A call without a clear response may still be carried out late, over a newer call. A list call belongs to
     no department, so its failure costs no message anything.
     """
+    return dataclasses.replace(_classified(fault), api_id=fault.api_id)
+
+
+def told(failed: CallFault | Failure) -> str:
+    """The detail with the provider's id of the call. It differs from call to call."""
+    return f"{failed.detail} (Plivo api_id {failed.api_id})" if failed.api_id else failed.detail
+
+
+def _classified(fault: CallFault) -> Failure:
     shared = fault.outage or fault.operation == "list" or fault.kind in _LOGIN_OR_CREDIT
     if _may_have_happened(fault):
         return Unknown(fault.detail, took_seconds=fault.took_seconds, outage=shared)
@@ -291,8 +310,8 @@ def judge(
     backoff = _backoff_seconds(state.tries, jitter)
     pause = _backoff_seconds(state.pauses + 1, jitter)
     match failure:
-        case Permanent(reason, detail, code):
-            return DeadLetter(reason, detail, code)
+        case Permanent(reason, _, code):
+            return DeadLetter(reason, told(failure), code)
         case Unavailable(_, retry_after_seconds):
             return Pause(max(retry_after_seconds or 0.0, pause))
         case Missing(_, _, gone_in_seconds):
@@ -301,10 +320,10 @@ def judge(
             return Wait(scan_in_seconds)
         case Unknown(outage=True):
             return Pause(pause)
-        case Unknown(detail, _, took):
-            return _again(backoff, took, detail, state, policy)
-        case Transient(detail, retry_after_seconds, took):
-            return _again(max(retry_after_seconds or 0.0, backoff), took, detail, state, policy)
+        case Unknown(_, _, took):
+            return _again(backoff, took, told(failure), state, policy)
+        case Transient(_, retry_after_seconds, took):
+            return _again(max(retry_after_seconds or 0.0, backoff), took, told(failure), state, policy)
 
 
 def parking_delay(seconds: float, delays: Sequence[timedelta]) -> timedelta:

@@ -310,6 +310,7 @@ class Entry:
     `created_at`: when the newest subaccount was recorded as created.
     `duplicates_check_at`: when to look for duplicates again; a create was taken for lost, or ran twice.
     `repairs` counts the checks that had to correct the provider.
+    `api_id`: the provider's id of the last call of a step, which its support asks for.
     `missing_since`: since when the provider does not find the subaccount on record.
     `gone_at`: when it was certain that others had deleted it. It is kept until there is another subaccount,
     or until the removal of the department is answered.
@@ -333,6 +334,7 @@ class Entry:
     repairs: int = 0
     missing_since: datetime | None = None
     gone_at: datetime | None = None
+    api_id: str | None = None
 
     def __post_init__(self) -> None:
         status, exists = self.status, self.auth_id is not None

@@ -129,19 +129,18 @@ class Actor:
         enabled = self.enable is Enable.CREATED
         made = await call.create(name, key, enabled=enabled)
         self.subaccounts.keep_token(made)
-        return Made(made.auth_id, made.auth_token, enabled=enabled)
+        return Made(made.auth_id, made.auth_token, enabled=enabled, api_id=made.api_id)
 
-    async def _changed(self, call: Awaitable[None]) -> Outcome:
-        await call
-        return Changed()
+    async def _changed(self, call: Awaitable[str | None]) -> Outcome:
+        return Changed(await call)
 
     async def _delete(self, auth_id: str, key: str, call: Call) -> Outcome:
         try:
-            await call.delete(auth_id, key)
+            return Deleted(await call.delete(auth_id, key))
         except CallFailed as failed:
             if failed.fault.kind is not FaultKind.NOT_FOUND:
                 raise
-        return Deleted()
+            return Deleted(failed.fault.api_id)
 
     async def _adopt(self, name: str | None, entry: Entry, key: str) -> Outcome:
         claim = entry.claim if entry.status is Status.CLAIMED else None

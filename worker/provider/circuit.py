@@ -358,14 +358,14 @@ class WatchedCall:
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
-    ) -> None:
+    ) -> str | None:
         """See `Call.update`."""
         call = self.call.update(auth_id, idempotency_key, name=name, enabled=enabled)
-        await self.circuit.watched("update", auth_id, call)
+        return await self.circuit.watched("update", auth_id, call)
 
-    async def delete(self, auth_id: str, idempotency_key: str) -> None:
+    async def delete(self, auth_id: str, idempotency_key: str) -> str | None:
         """See `Call.delete`."""
-        await self.circuit.watched("delete", auth_id, self.call.delete(auth_id, idempotency_key))
+        return await self.circuit.watched("delete", auth_id, self.call.delete(auth_id, idempotency_key))
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         """See `Call.get`."""

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from contracts.departments import Kind
 from contracts.topology import delay_label
 from worker.core.decide import Step, Superseding
-from worker.core.judge import DeadLetter, Failure, Operation, Park, Pause, Wait
+from worker.core.judge import CallFault, DeadLetter, Failure, Operation, Park, Pause, Wait
 from worker.core.messages import Subject
 from worker.core.model import Answer, Department, Entry, Event, Recreation, Reference
 from worker.telemetry.logs import LINES
@@ -200,6 +200,7 @@ class _MessageEvents(_Reports):
             detail=failure.detail,
             seconds=round(verdict.seconds, 2),
             tries=tries,
+            **_api_id_of(failure),
             **_about_subject(subject),
         )
 
@@ -271,6 +272,10 @@ class _ProviderEvents(_Reports):
     def clock_skew(self, seconds: float) -> None:
         """How far the provider's clock is ahead of the worker's."""
         self._metrics.set("clock_skew_seconds", seconds)
+
+    def call_failed(self, fault: CallFault) -> None:
+        """Each failed call, with the provider's own id of it, if there is one."""
+        self._log.info("call_failed", operation=fault.operation, detail=fault.detail, **_api_id_of(fault))
 
     def circuit(self, state: str) -> None:
         for one in CIRCUIT_STATES:
@@ -346,6 +351,10 @@ class Telemetry(
 
 def _about(event: Event | Recreation) -> dict[str, Any]:
     return {"event_id": event.reference.id} | _of(event.department)
+
+
+def _api_id_of(failed: CallFault | Failure) -> dict[str, str]:
+    return {"api_id": failed.api_id} if failed.api_id else {}
 
 
 def _about_subject(subject: Subject | None) -> dict[str, Any]:

@@ -78,6 +78,13 @@ class _Response(BaseModel):
 _AUTH_ID = re.compile(r"SA[A-Z0-9]{18}")
 AuthId = Annotated[str, Field(pattern=f"^{_AUTH_ID.pattern}$")]
 AuthToken = Annotated[SecretStr, Field(min_length=1)]
+# Plivo's id of a call. It is shown and goes into headers, so anything but a UUID is dropped.
+_API_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def api_id_of(value: object) -> str | None:
+    """The value, if it looks like Plivo's id of a call."""
+    return value if isinstance(value, str) and _API_ID.fullmatch(value) else None
 
 
 class _Done(_Response):
@@ -99,6 +106,7 @@ class _Created(_Response):
 
     auth_id: AuthId
     auth_token: Annotated[SecretStr | None, BeforeValidator(lambda value: value or None)] = None
+    api_id: Annotated[str | None, BeforeValidator(api_id_of)] = None
 
 
 class _Shown(_Response):
@@ -141,11 +149,13 @@ async def plivo_provider(
     stopping: asyncio.Event,
     on_call: Callable[[Operation, int | None, float], None] = lambda _operation, _status, _seconds: None,
     on_clock: Callable[[timedelta | None], None] = lambda _skew: None,
+    on_failure: Callable[[CallFault], None] = lambda _fault: None,
 ) -> AsyncIterator["PlivoProvider"]:
     """Opens a session. Once `stopping` is set, calls in flight are finished and no further one begins.
 
     `on_call` gets operation, HTTP status (None without a response) and seconds of each request. `on_clock`
     gets how far Plivo's clock is ahead of ours, by each of its own responses; None: it has no date.
+    `on_failure` gets each call that was sent in vain.
     """
     # Half of the time is for the connect, which sends nothing.
     seconds = account.timeout.total_seconds()
@@ -159,7 +169,7 @@ async def plivo_provider(
     # aiohttp would silently repeat GET and DELETE when a kept connection breaks.
     session._retry_connection = False  # noqa: SLF001 - there is no public switch
     async with session:
-        yield PlivoProvider(account, session, clock, stopping, on_call, on_clock)
+        yield PlivoProvider(account, session, clock, stopping, on_call, on_clock, on_failure)
 
 
 class PlivoProvider:
@@ -175,7 +185,9 @@ class PlivoProvider:
         stopping: asyncio.Event,
         on_call: Callable[[Operation, int | None, float], None],
         on_clock: Callable[[timedelta | None], None],
+        on_failure: Callable[[CallFault], None],
     ) -> None:
+        self.on_failure = on_failure
         self._base = f"{account.url.rstrip('/')}/v1/Account/{account.auth_id}/Subaccount/"
         self._access = Access(
             url=account.url,
@@ -276,7 +288,7 @@ class PlivoProvider:
         detail = f"Plivo answered {response.status} to {operation}{_error_text(error)}"
         if kind is FaultKind.UNEXPECTED:
             detail += "; Plivo documents no such answer: is there a gateway or proxy on the way?"
-        raise CallFailed(CallFault(operation, kind, detail, retry_after))
+        raise CallFailed(CallFault(operation, kind, detail, retry_after, api_id=_api_id_in(error)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,19 +319,21 @@ class PlivoCall:
         """See `Call.create`."""
         body = {"name": name, "enabled": enabled}
         made = await self._send(_Created, _Request("create", "POST", "", body, idempotency_key))
-        return NewSubaccount(made.auth_id, made.auth_token)
+        return NewSubaccount(made.auth_id, made.auth_token, made.api_id)
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
-    ) -> None:
+    ) -> str | None:
         """See `Call.update`."""
         given = {"name": name, "enabled": enabled}
         body = {field: value for field, value in given.items() if value is not None}
-        await self._send(_Done, _Request("update", "POST", f"{auth_id}/", body, idempotency_key))
+        request = _Request("update", "POST", f"{auth_id}/", body, idempotency_key)
+        return api_id_of((await self._send(_Done, request)).api_id)
 
-    async def delete(self, auth_id: str, idempotency_key: str) -> None:
+    async def delete(self, auth_id: str, idempotency_key: str) -> str | None:
         """See `Call.delete`."""
-        await self._send(_Done, _Request("delete", "DELETE", f"{auth_id}/", key=idempotency_key))
+        request = _Request("delete", "DELETE", f"{auth_id}/", key=idempotency_key)
+        return api_id_of((await self._send(_Done, request)).api_id)
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         """See `Call.get`."""
@@ -331,8 +345,12 @@ class PlivoCall:
         return [_listed(item) for item in page.objects]
 
     async def _send(self, model: type[T], request: _Request) -> T:
-        answer = await self.provider.send(self.slot, request)
-        parsed = _parsed(request.operation, model, answer.body)
+        try:
+            answer = await self.provider.send(self.slot, request)
+            parsed = _parsed(request.operation, model, answer.body)
+        except CallFailed as failed:
+            self.provider.on_failure(failed.fault)
+            raise
         self.provider.on_clock(answer.skew)  # it is Plivo's own
         return parsed
 
@@ -379,7 +397,7 @@ def _parsed(operation: Operation, model: type[T], body: bytes) -> T:
     with suppress(ValidationError):  # the error holds the response with its tokens
         return model.model_validate_json(body)
     detail = f"Plivo's answer to {operation} cannot be read"
-    raise CallFailed(CallFault(operation, FaultKind.NO_ANSWER, detail))
+    raise CallFailed(CallFault(operation, FaultKind.NO_ANSWER, detail, api_id=_api_id_in(_document(body))))
 
 
 def _fault_of(operation: Operation, kind: FaultKind, why: str, took_seconds: float = 0.0) -> CallFault:
@@ -426,6 +444,11 @@ def _document(body: bytes) -> Any:
     with suppress(ValueError):
         return from_json(body)
     return None
+
+
+def _api_id_in(document: Any) -> str | None:
+    """Plivo's id of a call, in a response of any kind."""
+    return api_id_of(document.get("api_id")) if isinstance(document, dict) else None
 
 
 def _error_text(document: Any) -> str:

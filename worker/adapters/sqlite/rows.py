@@ -65,6 +65,7 @@ class EntryRow:
     mends: int = 0
     missing_since: datetime | None = None
     gone_at: datetime | None = None
+    api_id: str | None = None
 
 
 _ENTRY = TypeAdapter(EntryRow)
@@ -102,6 +103,7 @@ def entry_json(entry: Entry) -> str:
         mends=entry.repairs,
         missing_since=entry.missing_since,
         gone_at=entry.gone_at,
+        api_id=entry.api_id,
     )
     return _ENTRY.dump_json(row).decode()
 
@@ -129,6 +131,7 @@ def entry_of(text: Any) -> Entry:
             repairs=row.mends,
             missing_since=row.missing_since,
             gone_at=row.gone_at,
+            api_id=row.api_id,
         )
     except ValueError:
         raise _damaged() from None
