@@ -12,6 +12,7 @@ from contracts.subaccounts import ResultKind
 from worker.cli import terminal
 from worker.cli.loop import run
 from worker.cli.options import Departments, Limit, Tenants, one_of
+from worker.core.visible import visible
 from worker.operations.results import NOT_DONE, Heard, ResultFilter
 from worker.operations.results import results as operation
 from worker.settings.load import load
@@ -81,10 +82,10 @@ def _lines(heard: Heard) -> list[str]:
     if data.tenant not in {None, DEFAULT_TENANT}:
         department = f"{data.tenant}/{department}"
     first = [terminal.moment(heard.result.time), data.outcome.value, department]
-    columns = [cell.ljust(width) for cell, width in zip(map(terminal.visible, first), WIDTHS, strict=True)]
+    columns = [cell.ljust(width) for cell, width in zip(map(visible, first), WIDTHS, strict=True)]
     head = GAP.join(columns)
     ids = (data.auth_id, heard.event.id if heard.event else None)
-    rest = GAP.join(terminal.visible(one) for one in ids if one)
+    rest = GAP.join(visible(one) for one in ids if one)
     indent = " " * (WIDTHS[0] + len(GAP))
     fits = len(head) + len(GAP) + len(rest) <= terminal.OUT.width
     lines = [head + GAP + rest] if fits else [head.rstrip(), indent + rest]

@@ -1,7 +1,6 @@
 """Output: text, tables and JSON on stdout, errors and hints on stderr. Nothing from outside controls it."""
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from worker.cli.streams import ReaderGone
 from worker.cli.tables import GAP, Column, laid_out, padded, wrapped
+from worker.core.visible import is_odd, visible
 
 WIDE = 10_000
 """The width of output that is not a terminal: scripts get each row in one line."""
@@ -26,14 +26,6 @@ OUT = Console()
 ERR = Console(stderr=True)
 if not OUT.is_terminal:
     OUT.width = WIDE
-
-_ESCAPED_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_IGNORABLE = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0"
-    "\ufff0-\ufff8\U000e0000-\U000e0fff]"
-)
-"""What shows nothing though Unicode does not count it as a format character: DerivedCoreProperties.txt,
-Default_Ignorable_Code_Point, and the blank Braille pattern."""
 
 _STYLES = {
     "active": "green",
@@ -72,22 +64,6 @@ def say(line: str, style: str | None = None) -> None:
     OUT.print(Text(_showable(visible(line)), style or ""), soft_wrap=True)
 
 
-def visible(text: str) -> str:
-    """Escapes characters that steer a terminal, turn the direction of text, or show nothing.
-
-    Unicode's categories Cc, Cf, Cs, Zl and Zp, and its other default-ignorable characters.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(map(_escaped, text))
-
-
-def _escaped(char: str) -> str:
-    if unicodedata.category(char) in _ESCAPED_CATEGORIES or _IGNORABLE.match(char):
-        return char.encode("unicode_escape").decode()
-    return char
-
-
 def _showable(text: str) -> str:
     """Escapes the characters that the encoding of stdout lacks, so that widths are those of the output."""
     encoding = getattr(OUT.file, "encoding", None) or "utf-8"
@@ -113,7 +89,7 @@ def _json_escape(found: re.Match[str]) -> str:
 
 
 def _json_escape_invisible(found: re.Match[str]) -> str:
-    return found[0] if _escaped(found[0]) == found[0] else _json_escape(found)
+    return _json_escape(found) if is_odd(found[0]) else found[0]
 
 
 def print_json(value: Any) -> None:

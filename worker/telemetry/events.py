@@ -5,7 +5,7 @@ interface: alerts and dashboards read them. Metrics are declared in `telemetry/m
 """
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Literal
 
 import structlog
@@ -21,7 +21,10 @@ from worker.telemetry.logs import LINES
 from worker.telemetry.metrics import Metrics
 
 REPEAT_SECONDS = 60.0
-"""A failure that affects every message is logged as a warning once per period."""
+"""A wait is a warning once per period and department, or once for a failure that affects every message."""
+
+REMEMBERED = 10_000
+"""How many departments and failures of the last period are remembered; beyond, the oldest is forgotten."""
 
 CIRCUIT_STATES = ("closed", "half-open", "open")
 
@@ -39,7 +42,7 @@ class _Reports:
         self._log = structlog.get_logger().bind()  # once, not for every line
         self._on_answered = on_answered
         self._warned_of: set[str] = set()
-        self._reported_at: dict[str, float] = {}
+        self._reported_at: dict[Hashable, float] = {}
 
 
 class _ProcessEvents(_Reports):
@@ -186,13 +189,11 @@ class _MessageEvents(_Reports):
     def waiting(
         self, failure: Failure, verdict: Wait | Pause, tries: int, subject: Subject | None, now_seconds: float
     ) -> None:
-        """A step failed and is tried again.
-
-        A failure that affects every message is a warning once per `REPEAT_SECONDS`, not for each message.
-        """
+        """A step failed and is tried again: a warning once per `REPEAT_SECONDS`, else for debugging only."""
         kind = type(failure).__name__.lower()
         self._metrics.count("waits", kind)
-        repeated = isinstance(verdict, Pause) and self._reported_lately(failure.detail, now_seconds)
+        about = failure.detail if isinstance(verdict, Pause) else _department_in(subject)
+        repeated = self._reported_lately(about, now_seconds)
         log = self._log.debug if repeated else self._log.warning
         log(
             "step_waiting",
@@ -204,11 +205,16 @@ class _MessageEvents(_Reports):
             **_about_subject(subject),
         )
 
-    def _reported_lately(self, detail: str, now_seconds: float) -> bool:
-        since = now_seconds - REPEAT_SECONDS
-        self._reported_at = {text: at for text, at in self._reported_at.items() if at > since}
-        lately = detail in self._reported_at
-        self._reported_at.setdefault(detail, now_seconds)
+    def _reported_lately(self, about: Hashable, now_seconds: float) -> bool:
+        """Whether it was reported in the last period; remembers it. The oldest is first, for time rises."""
+        reported = self._reported_at
+        while reported and (
+            reported[oldest := next(iter(reported))] <= now_seconds - REPEAT_SECONDS
+            or len(reported) > REMEMBERED
+        ):
+            del reported[oldest]
+        lately = about in reported
+        reported.setdefault(about, now_seconds)
         return lately
 
     def result_unroutable(self, routing_key: str) -> None:
@@ -365,6 +371,10 @@ def _about_subject(subject: Subject | None) -> dict[str, Any]:
         "tenant": subject.tenant,
         "department_id": subject.department_id,
     }
+
+
+def _department_in(subject: Subject | None) -> tuple[str | None, str | None]:
+    return (subject.tenant, subject.department_id) if subject else (None, None)
 
 
 def _of(department: Department) -> dict[str, str]:

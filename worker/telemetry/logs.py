@@ -3,8 +3,9 @@
 import asyncio
 import atexit
 import logging
+import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, Literal, TextIO, cast
 
@@ -12,7 +13,20 @@ import structlog
 from pydantic import SecretStr
 from pydantic_core import to_json
 
+from contracts.departments import DEFAULT_TENANT
+from worker.core.visible import visible
+
 LogFormat = Literal["json", "console"]
+Line = MutableMapping[str, Any]
+
+_HEAD = ("event", "timestamp", "level")
+_FIRST = (
+    *_HEAD,
+    *("tenant", "department_id", "event_id", "recipient", "outcome", "reason", "failure", "detail"),
+)
+"""The keys that tell most, in their order; the others follow in the order of the code."""
+_COLOURS = {"warning": 33, "error": 31, "critical": 31, "debug": 2}
+"""Of the levels: SGR numbers (ECMA-48)."""
 
 # These loggers write message bodies and headers, which hold tokens: an uncorrelated return at ERROR, frames
 # at DEBUG. The adapters report through `Telemetry` instead.
@@ -31,15 +45,13 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
         logger.setLevel(logging.CRITICAL + 1)
         logger.propagate = False
         logger.addHandler(_SILENCE)
-    renderer: Any = structlog.processors.JSONRenderer(_json)
-    if log_format == "console":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _redact,
-            renderer,
+            _telling_first,
+            _for_people(colours=sys.stderr.isatty()) if log_format == "console" else _json,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, LINES)),
@@ -83,11 +95,51 @@ class GatheredLines:
 LINES = GatheredLines()
 
 
-def _json(event: MutableMapping[str, Any], **_options: Any) -> str:
-    return to_json(event, fallback=repr).decode()
+def _telling_first(_logger: Any, _method: str, event: Line) -> Line:
+    return {name: event[name] for name in _FIRST if name in event} | dict(event)
 
 
-def _redact(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _json(_logger: Any, _method: str, event: Line) -> str:
+    """A line in ASCII: whatever the encoding of stderr, and nothing in it steers a terminal."""
+    try:
+        line = to_json(event, fallback=repr, ensure_ascii=True)
+    except ValueError:  # a lone surrogate, which no encoding has
+        line = to_json({name: visible(str(value)) for name, value in event.items()}, ensure_ascii=True)
+    return line.decode().replace("\x7f", "\\u007f")
+
+
+def _for_people(*, colours: bool) -> Callable[[Any, str, Line], str]:
+    """A renderer of `2026-11-28 10:14:30Z warning step_waiting department_id=sales ...`.
+
+    It leaves out what says nothing: no value, no, and the tenant that is the default.
+    """
+
+    def render(_logger: Any, _method: str, event: Line) -> str:
+        head = [f"{event['timestamp'][:19].replace('T', ' ')}Z", f"{event['level']:<7}", event["event"]]
+        if colours:
+            head[1] = f"\x1b[{_COLOURS.get(event['level'], 0)}m{head[1]}\x1b[0m"
+            head[2] = f"\x1b[1m{head[2]}\x1b[0m"
+        told = {
+            name: value for name, value in event.items() if name not in _HEAD and not _is_silent(name, value)
+        }
+        return " ".join([*head, *(f"{name}={_shown(value)}" for name, value in told.items())])
+
+    return render
+
+
+def _is_silent(name: str, value: Any) -> bool:
+    return value is None or value is False or (name == "tenant" and value == DEFAULT_TENANT)
+
+
+def _shown(value: Any) -> str:
+    """A value that steers no terminal; a text with blanks is in quotes."""
+    if not isinstance(value, str):
+        return visible(to_json(value, fallback=repr).decode())
+    text = visible(value)
+    return '"{}"'.format(text.replace('"', r"\"")) if re.search(r'[\s"=]|^$', text) else text
+
+
+def _redact(_logger: Any, _method: str, event: Line) -> Line:
     for name, value in event.items():
         if isinstance(value, SecretStr):
             event[name] = "***"
