@@ -63,7 +63,7 @@ def is_beyond(event: dict[str, Any], refusal: str) -> bool:
 
 def _is_beyond(event: dict[str, Any], line: str) -> bool:
     place, _, why = line.partition(": ")
-    if event.get("data_base64") and (place == "data_base64" or place.startswith("data.") or place == "data"):
+    if event.get("data_base64") is not None and place.partition(".")[0] in {"data_base64", "data", "event"}:
         return True
     value = event.get(place)
     if place.startswith("data.") and isinstance(event.get("data"), dict):

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 KINDS = {
@@ -120,9 +121,8 @@ class Variants:
 
     def anything(self) -> Any:
         """A value of any JSON type."""
-        return self._one(
-            [self.text, self.long_text, lambda: self._one(_NUMBERS), lambda: self._one(_OTHERS)]
-        )()
+        others = [lambda: self._one(_NUMBERS), lambda: deepcopy(self._one(_OTHERS))]
+        return self._one([self.text, self.long_text, *others])()
 
     def time(self) -> Any:
         """A time, in one of many spellings."""
