@@ -16,7 +16,7 @@ import typer
 
 from worker.cli import terminal, view
 from worker.cli.consent import ask, is_interactive
-from worker.cli.files import FileUnusable, output_file, writing_to
+from worker.cli.files import output_file, read_text, writing_to
 from worker.cli.loop import run, run_to_exit
 from worker.cli.options import (
     By,
@@ -311,7 +311,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Send edited letters to the work queue as new attempts of their events; none if one is invalid."""
-    settings, edited = _settings(), _read_import(file)
+    settings, edited = _settings(), transfer.read_import(read_text(file))
     if not edited:
         view.nothing_to_send(as_json=as_json)
         return
@@ -342,15 +342,6 @@ async def _import(
         stopped = sent < len(edited)
         view.imported(sent, gone, stopped=stopped, as_json=as_json)
     return not stopped
-
-
-def _read_import(file: Path) -> list[transfer.Edited]:
-    """Raises `InvalidImport` for invalid lines, `FileUnusable` for an unreadable file."""
-    try:
-        with file.open("rb") if str(file) != "-" else open(0, "rb", closefd=False) as lines:
-            return transfer.read_import(lines)
-    except OSError as error:
-        raise FileUnusable(f"{file} cannot be read: {error.strerror}") from None
 
 
 @app.command()

@@ -155,7 +155,7 @@ def _event(given: dict[str, Any]) -> CloudEvent:
 
 
 def _events_in(file: Path) -> list[CloudEvent]:
-    return operation.events_in(read_text(file).split("\n"), SystemClock().now(), fresh_id)
+    return operation.events_in(read_text(file), SystemClock().now(), fresh_id)
 
 
 def _show(events: Sequence[CloudEvent], *, as_json: bool) -> None:

@@ -53,7 +53,7 @@ def read_text(path: Path) -> str:
     try:
         return decoded(read_bytes(path))
     except NotText as error:
-        raise FileUnusable(f"{path} {error}") from None
+        raise FileUnusable(f"{_name(path)} {error}") from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -64,4 +64,8 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         advice = f"; {closed_to_us(path)}" if isinstance(error, PermissionError) else ""
-        raise FileUnusable(f"{path} cannot be read: {error.strerror}{advice}") from None
+        raise FileUnusable(f"{_name(path)} cannot be read: {error.strerror}{advice}") from None
+
+
+def _name(path: Path) -> str:
+    return "standard input" if str(path) == "-" else str(path)

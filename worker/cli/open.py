@@ -1,7 +1,6 @@
 """`provisioner open`, for recipients: opens sealed credentials and verifies them."""
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic_core import from_json, to_json
 from contracts.subaccounts import revealed
 from contracts.topology import secrets_queue
 from worker.cli import terminal
+from worker.cli.files import read_text
 from worker.cli.loop import run_to_exit
 from worker.core.keyring import Jwk, is_private, recipient_of
 from worker.settings.load import load
@@ -105,7 +105,7 @@ async def open_queue(settings: BrokerSettings, keys: Keys, *, take: bool, as_jso
 
 
 def _bodies() -> list[bytes]:
-    text = sys.stdin.buffer.read()
+    text = read_text(Path("-")).encode()
     try:
         from_json(text)
     except ValueError:

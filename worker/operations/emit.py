@@ -1,20 +1,19 @@
 """Checks department events against the contract and publishes them."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import from_json
 
 from contracts import topology as names
 from contracts.departments import Invalid, Kind, UnsupportedType, canonical_type, department_event
 from contracts.envelope import CloudEvent, Malformed, Message, decoded, describe
 from contracts.reissues import REISSUE_KEY, asks_for_reissue
 from worker.core.messages import Outgoing
+from worker.operations.json_lines import BadItems, read_each
 from worker.ports import Publisher, PublishFailed, Unroutable, UserError
 
-SHOWN_MISTAKES = 20
 EMITTED_FROM = "/subaccount-provisioner/emit"
 
 
@@ -43,31 +42,12 @@ def complete_event(given: Mapping[str, Any], now: datetime, new_id: Callable[[],
         raise InvalidEvent(str(error)) from None
 
 
-def events_in(lines: Iterable[str], now: datetime, new_id: Callable[[], str]) -> list[CloudEvent]:
-    """Reads one JSON event per line; raises `InvalidEvent` with the first `SHOWN_MISTAKES` invalid lines."""
-    events, mistakes = [], []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            events.append(complete_event(_object(line), now, new_id))
-        except InvalidEvent as error:
-            mistakes.append(f"line {number}: {error}")
-    if mistakes:
-        more = len(mistakes) - SHOWN_MISTAKES
-        rest = [f"and {more:,} more lines"] if more > 0 else []
-        raise InvalidEvent("\n".join(mistakes[:SHOWN_MISTAKES] + rest))
-    return events
-
-
-def _object(line: str) -> dict[str, Any]:
+def events_in(text: str, now: datetime, new_id: Callable[[], str]) -> list[CloudEvent]:
+    """Reads one JSON event per line; raises `InvalidEvent` with every invalid line (`read_each`)."""
     try:
-        given = from_json(line)
-    except ValueError as error:
-        raise InvalidEvent(f"not JSON ({error})") from None
-    if not isinstance(given, dict):
-        raise InvalidEvent("not a JSON object")
-    return given
+        return read_each(text, lambda given: complete_event(given, now, new_id))
+    except BadItems as error:
+        raise InvalidEvent(str(error)) from None
 
 
 def inbound(event: CloudEvent, *, binary: bool = False) -> Outgoing:

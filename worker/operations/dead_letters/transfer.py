@@ -2,11 +2,11 @@
 
 import asyncio
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from contracts import topology
 from contracts.envelope import Message
@@ -17,10 +17,9 @@ from worker.core.model import Event, Reissue
 from worker.operations.dead_letters.batches import BATCH_LETTERS
 from worker.operations.dead_letters.replay import ReplayFailed, publish_all
 from worker.operations.dead_letters.session import Session, read
+from worker.operations.json_lines import BadItems, read_each
 from worker.pipeline.reading import Unreadable, subject_of, validate
 from worker.ports import UserError
-
-SHOWN_MISTAKES = 20
 
 
 class InvalidImport(UserError):
@@ -65,35 +64,21 @@ async def export(
     return written
 
 
-def read_import(lines: Iterable[bytes]) -> list[Edited]:
+def read_import(text: str) -> list[Edited]:
     """Reads every line and checks it against the contract; raises `InvalidImport` with every mistake."""
-    edited, mistakes = [], []
-    for number, line in enumerate(lines, start=1):
-        try:
-            edited += [_edited(line)] if line.strip() else []
-        except ValueError as error:
-            mistakes.append(f"line {number}: {error}")
-    if mistakes:
-        more = len(mistakes) - SHOWN_MISTAKES
-        shown = mistakes[:SHOWN_MISTAKES] + ([f"and {more} more lines"] if more > 0 else [])
-        raise InvalidImport("\n".join(shown))
-    return edited
+    try:
+        return read_each(text, _edited)
+    except BadItems as error:
+        raise InvalidImport(str(error)) from None
 
 
-def _edited(line: bytes) -> Edited:
-    given = _json(line)
-    if not isinstance(given, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 - a mistake in a file, not in our types
-    message = Message(
-        _body(given),
-        _text(given, "content_type"),
-        _mapping(given, "headers"),
-        _text(given, "content_encoding"),
-    )
+def _edited(line: Mapping[str, Any]) -> Edited:
+    given = _untagged(line)
+    message = Message(_body(given), _text(given, "content_type"), _mapping(given, "headers"))
     reading = validate(message)
     if isinstance(reading, Unreadable):
         why = reading.verdict
-        raise ValueError(f"still {why.reason}: {why.detail}")  # noqa: TRY004 - as above
+        raise ValueError(f"still {why.reason}: {why.detail}")  # noqa: TRY004 - a mistake in a file, not in our types
     outgoing = Outgoing(
         topology.REPLAY,
         _text(given, "routing_key") or _routing_key(reading),
@@ -106,13 +91,9 @@ def _edited(line: bytes) -> Edited:
     return Edited(edited, outgoing, _text(given, "event_id"), origin)
 
 
-def _json(line: bytes) -> Any:
+def _untagged(line: Mapping[str, Any]) -> Any:
     try:
-        given = from_json(line.rstrip())
-    except ValueError as error:  # it counts lines within this one
-        raise ValueError(f"not JSON ({str(error).replace(' at line 1 column', ' at column')})") from None
-    try:
-        return from_json_safe(given)
+        return from_json_safe(line)
     except ValueError as error:
         raise ValueError(f"a value tagged as bytes or as a time is invalid ({error})") from None
 
