@@ -1,6 +1,7 @@
 """Output of lists and replays: totals first, the summary last, and a limited number of lines."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from pydantic_core import from_json
@@ -88,6 +89,16 @@ def test_a_json_list_is_complete(printed_lines):
         "count": 1,
         "reasons": {"rejected": 1},
     }
+
+
+def test_times_in_json_end_with_z(printed_lines):
+    outgoing, subject = original(7)
+    dated = replace(outgoing, properties={"timestamp": NOW})
+    found = Found(StoredLetters(dated), letter_of(dated, subject))
+    view.letters(Gathered([found], more=False, seen=1), as_json=True)
+    text = "".join(printed_lines())
+    assert from_json(text)[0]["dead_at"] == "2026-11-21T12:00:00Z"
+    assert '"$time": "2026-11-21T12:00:00Z"' in text
 
 
 class StoredLetters:

@@ -8,6 +8,7 @@ from typing import Any
 
 from contracts import topology
 from contracts.departments import UnsupportedType, canonical_type
+from contracts.envelope import rfc3339
 from worker.core.decide import Adopt, Decision, Delete, Refuse, Republish, Skip
 from worker.core.messages import (
     ATTEMPTS,
@@ -249,7 +250,7 @@ def exported(letter: Letter, original: Outgoing) -> dict[str, Any]:
         "event_id": letter.event_id,
         "reason": letter.reason,
         "detail": letter.detail,
-        "dead_at": letter.dead_at.isoformat() if letter.dead_at else None,
+        "dead_at": rfc3339(letter.dead_at) if letter.dead_at else None,
         "routing_key": original.routing_key,
         "content_type": message.content_type,
         "content_encoding": message.content_encoding,
@@ -272,7 +273,7 @@ def _json_safe(value: Any) -> Any:
         case bytes() | bytearray():
             return {"$base64": base64.b64encode(value).decode()}
         case datetime():
-            return {"$time": value.isoformat()}
+            return {"$time": rfc3339(value)}
         case Mapping():
             return {str(name): _json_safe(part) for name, part in value.items()}
         case Sequence() if not isinstance(value, str):
