@@ -329,10 +329,15 @@ async def running_worker(
 
 
 def _missing_keys(settings: WorkerSettings) -> Iterator[str]:
-    """A line for each recipient without a usable key. It is an error only at the start."""
+    """A line for each recipient without a usable key, and for each key without a recipient.
+
+    Both are errors only at the start.
+    """
     if settings.recipients is None:
         return
     keys = RecipientKeys(*settings.recipients, on_change=lambda *_: None)
+    for problem in keys.nameless():
+        yield f"{PREFIX}RECIPIENTS: {settings.recipients.path} holds a key that nobody gets: {problem}"
     for recipient in settings.recipient_names:
         try:
             keys.key_of(recipient)

@@ -147,14 +147,14 @@ class TestCheck:
         }
         unusable = {"keys": [dict(key) | {"use": "sig"} for key in keys]}
         (shell.folder / "recipients.json").write_text(json.dumps(unusable))
-        assert shell.check(expect=1)[new] == ("unusable", 'its "use" is not "enc"')
+        assert shell.check(expect=1)[new] == ("unusable", "use is sig: it must be enc, or left out")
 
     def test_a_damaged_key_is_reported(self, shell: Shell):
         shell("keys", "new", "crm", "--add-to", "recipients.json")
         (key,) = read_keys(shell.folder / "recipients.json")
         (shell.folder / "recipients.json").write_text(json.dumps({"keys": [{**key, "x": "AAAA"}]}))
         shell.environ("PROVISIONER_RECIPIENTS", "recipients.json")
-        assert shell.check(expect=1)[key["kid"]] == ("unusable", "it is damaged")
+        assert shell.check(expect=1)[key["kid"]] == ("unusable", "x has 3 bytes, not 32")
 
     def test_a_signing_key_readable_by_others_is_reported(self, shell: Shell):
         shell("keys", "new", "--signing")

@@ -75,7 +75,9 @@ def recipients_file(value: object) -> object:
     states = _keys_of(value, recipient_keys)
     if private := [state.kid for state in states if is_private(state.jwk)]:
         raise ValueError(f"{value} holds a private key, {private[0]}: make another pair")
-    return Recipients(Path(value), recipients_of(states))
+    if not (names := recipients_of(states)):
+        raise ValueError(f"{value} holds no key of a recipient: {states[0].problem}")
+    return Recipients(Path(value), names)
 
 
 def signing_key_file(value: object) -> object:

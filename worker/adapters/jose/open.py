@@ -15,6 +15,7 @@ from contracts.subaccounts import JOSE, CredentialsMessage, SealedContent, Seale
 from worker.core.keyring import (
     CONTENT_ENCRYPTION,
     Jwk,
+    material,
     public_part,
     recipient_of,
     sealing_algorithm,
@@ -74,7 +75,7 @@ def _unsealed(sealed: str, private_keys: Sequence[Jwk]) -> tuple[str, bytes]:
         ours = ", ".join(str(key.get("kid")) for key in private_keys)
         raise NotOpened(f"it is sealed for the key {kid}; given is {ours}")
     try:
-        opened = jwe.decrypt_compact(sealed, import_key(dict(jwk)), [algorithm, CONTENT_ENCRYPTION])
+        opened = jwe.decrypt_compact(sealed, import_key(material(jwk)), [algorithm, CONTENT_ENCRYPTION])
     except _REFUSALS:
         raise NotOpened(f"the key {kid} does not open it: damaged, or another key of that name") from None
     return kid, opened.plaintext or b""
@@ -87,7 +88,9 @@ def _verified(signed: bytes, worker_keys: Sequence[Jwk]) -> tuple[str, bytes]:
     if jwk is None or algorithm is None:
         raise NotOpened(f"it is signed with the key {kid}, which is not among the worker's")
     try:
-        return kid, jws.deserialize_compact(signed, import_key(public_part(jwk)), [algorithm]).payload
+        return kid, jws.deserialize_compact(
+            signed, import_key(material(public_part(jwk))), [algorithm]
+        ).payload
     except _REFUSALS:
         raise NotOpened("its signature is not the worker's") from None
 

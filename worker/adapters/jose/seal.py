@@ -20,6 +20,7 @@ from worker.core.keyring import (
     Jwk,
     KeyState,
     key_in_use,
+    material,
     recipient_keys,
     sealing_algorithm,
     signing_algorithm,
@@ -49,7 +50,7 @@ class JoseSealer:
 
     def __init__(self, recipients: "RecipientKeys", signing_key: Jwk) -> None:
         self._recipients = recipients
-        self._signer = import_key(dict(signing_key))
+        self._signer = import_key(material(signing_key))
         self._protected = {"alg": str(signing_algorithm(signing_key)), "kid": signing_key["kid"]}
 
     def seal(self, clear: CredentialsMessage, recipient: str) -> Message:
@@ -88,7 +89,7 @@ def _damage(state: KeyState) -> str | None:
 def _sealed(content: str | bytes, state: KeyState) -> str:
     algorithms = {"alg": str(sealing_algorithm(state.jwk)), "enc": CONTENT_ENCRYPTION}
     header = algorithms | {"kid": state.kid, "cty": "JWT"}
-    return jwe.encrypt_compact(header, content, import_key(dict(state.jwk)), list(algorithms.values()))
+    return jwe.encrypt_compact(header, content, import_key(material(state.jwk)), list(algorithms.values()))
 
 
 class RecipientKeys:
@@ -128,6 +129,11 @@ class RecipientKeys:
         if state is None:
             raise NoRecipientKey(self._why(recipient))
         return state
+
+    def nameless(self) -> list[str]:
+        """The problem of each key whose `kid` names no recipient."""
+        self.refresh()
+        return [state.problem or "" for state in self._states if not state.recipient]
 
     def _current(self, recipient: str) -> KeyState | None:
         """The recipient's key in use; reports a change since the last call."""
