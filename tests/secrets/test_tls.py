@@ -88,6 +88,16 @@ async def test_an_untrusted_client_certificate_is_explained(secured: Secured, tm
     assert "certfile" in explanation
 
 
+async def test_a_renewed_client_certificate_is_used_from_the_next_connection_on(secured: Secured):
+    expired = secured.authority.issue("renewed", valid_until=YESTERDAY)
+    url = secured.tls_url(expired)
+    assert "certfile" in await refusal(url)
+    expired.certificate.write_bytes(secured.worker.certificate.read_bytes())
+    expired.key.write_bytes(secured.worker.key.read_bytes())
+    async with await connect(url, "renewed") as connection:
+        assert connection.server_version
+
+
 async def test_a_certificate_of_an_unknown_user_is_a_refused_login(secured: Secured):
     stranger = secured.authority.issue("stranger")
     with pytest.raises(BrokerRefuses, match="refuses the login"):
