@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -296,6 +297,35 @@ async def test_calls_wait_while_a_probe_is_under_way(bench):
     outcomes = await asyncio.gather(first, *others, return_exceptions=True)
     assert all(isinstance(one, CallFailed) and one.fault.outage for one in outcomes)
     assert bench.sent() == 1
+
+
+async def test_a_call_that_waited_long_for_its_turn_waits_for_a_probe_too(bench):
+    turn, asked = asyncio.Event(), asyncio.Event()
+    permit = bench.provider.permit
+
+    @asynccontextmanager
+    async def in_turn(operation: Operation) -> AsyncIterator[Call]:
+        if operation == "list":
+            await turn.wait()
+        async with permit(operation) as call:
+            yield call
+
+    async def probe() -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    bench.provider.permit, bench.provider.probe = in_turn, probe
+    queued = asyncio.create_task(bench.call("list"))
+    await settled()
+    bench.clock.advance(10 * PROBE_PATIENCE_SECONDS)
+    bench.provider.refuses["create"] = a_fault("create", 403)
+    failing = asyncio.create_task(bench.call("create"))
+    await asked.wait()
+    turn.set()
+    await settled()
+    assert not queued.done()
+    failing.cancel()
+    queued.cancel()
 
 
 async def test_calls_wait_for_a_slow_probe_for_a_while_only(bench):

@@ -205,12 +205,14 @@ class Circuit:
 
         While a probe is under way, it waits for its outcome.
         """
-        patient_until = self._clock.monotonic() + PROBE_PATIENCE_SECONDS
+        patience = PROBE_PATIENCE_SECONDS
         while True:
-            await self._prober.until_idle(patient_until - self._clock.monotonic())
+            begun = self._clock.monotonic()
+            await self._prober.until_idle(patience)
+            patience -= self._clock.monotonic() - begun
             self._check_not_open(operation)
             async with self._provider.permit(operation) as call:
-                if not self._prober.idle and self._clock.monotonic() < patient_until:
+                if not self._prober.idle and patience > 0:
                     continue  # a fault was met meanwhile; the slot is given back, for the probe may need it
                 with self._let_through(operation):
                     yield WatchedCall(self, call)
