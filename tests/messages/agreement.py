@@ -33,7 +33,7 @@ SCHEMAS = {
     for kind in ("created", "renamed", "removed")
 }
 _CHANGED = re.compile(text.CHANGED_BY_NFC)
-_SPACES = re.compile(f"{text.WHITE_SPACE}{{2,}}|{text.WHITE_SPACE}")
+_SPACE = re.compile(text.WHITE_SPACE)
 
 
 def compare(event: dict[str, Any]) -> str:
@@ -72,8 +72,8 @@ def _is_beyond(event: dict[str, Any], line: str) -> bool:
         return text.identifier(event["subject"]) != text.identifier(event["data"]["department_id"])
     if place == "time":
         return isinstance(value, str) and _is_no_day(value)
-    if "characters" in why and isinstance(value, str):
-        return bool(_CHANGED.search(value) or (place == "data.name" and _SPACES.search(value)))
+    if why.startswith("must have at most") and isinstance(value, str):
+        return bool(_CHANGED.search(value) or (place == "data.name" and _SPACE.search(value)))
     return False
 
 
