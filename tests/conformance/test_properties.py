@@ -1,5 +1,6 @@
 """The properties of a message: decoded, passed on in the same bytes, and never too long."""
 
+import json
 import struct
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from tests.support.raw_amqp import ODD_HEADERS, STRUCTURED, entry, long, propert
 from worker.adapters.amqp.codec.properties import encode, parts_of, read, routing_key
 from worker.core.dead_letters import letter_of, replayed
 from worker.core.judge import DeadLetter, Park
-from worker.core.messages import Outgoing, SentAs, dead_letter, parked, unparked
+from worker.core.messages import Outgoing, SentAs, dead_letter, failed_unattributed, parked, unparked
 from worker.pipeline.reading import reading_of
 
 ID = "m-1"
@@ -52,6 +53,14 @@ def test_headers_are_passed_on_byte_for_byte(kind):
     original = decoded(properties(ODD[kind]))
     assert part(encode(original, ID, LONGEST), "headers") == ODD[kind]
     assert part(encode(buried(original), ID, LONGEST), "headers").startswith(ODD[kind])
+
+
+def test_a_message_without_an_event_is_named_by_the_id_it_came_with():
+    flags = (1 << 7 | 1 << 3).to_bytes(2)
+    original = decoded(flags + short("m-7") + short("hr"))
+    result = failed_unattributed(buried(original), original, MALFORMED, "default", NOW)
+    named = json.loads(result.message.body)["data"]["message"]
+    assert (named["message_id"], named["app_id"]) == ("m-7", "hr")
 
 
 @pytest.mark.parametrize("kind", ODD)

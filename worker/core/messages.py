@@ -110,8 +110,11 @@ def failed_unattributed(
     `letter` is the dead letter, `original` the message as it came. The id is derived from the letter's
     fingerprint, by which an operator finds it.
     """
-    text = {name: original.properties.get(name) for name in ("message_id", "app_id")}
-    message = {name: value if isinstance(value, str) else None for name, value in text.items()}
+    received_id, _ = original.sent_as.fields.get("message_id", (None, b""))
+    text = {"message_id": received_id, **original.properties}
+    message = {
+        name: value if isinstance(value := text.get(name), str) else None for name in ("message_id", "app_id")
+    }
     data = {
         "tenant": None,
         "department_id": None,
