@@ -168,7 +168,11 @@ class DeadLetterSettings(BrokerSettings, PolicySettings):
 class EventSettings(DeadLetterSettings):
     """For `events`, which also asks where messages wait."""
 
-    retry_delays: Durations = Field(DEFAULT_RETRY_DELAYS, alias=f"{PREFIX}RETRY_DELAYS")
+    retry_delays: Durations = Field(
+        DEFAULT_RETRY_DELAYS,
+        alias=f"{PREFIX}RETRY_DELAYS",
+        description=TopologySettings.model_fields["retry_delays"].description,
+    )
 
 
 class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
