@@ -51,6 +51,7 @@ from worker.ports import (
 )
 from worker.provider.act import Actor
 from worker.provider.circuit import Circuit
+from worker.provider.foreign import ForeignIds
 from worker.provider.scan import Orphans, Scanner
 from worker.provider.subaccounts import Subaccounts
 from worker.settings.load import SettingsError, rotating
@@ -138,12 +139,13 @@ def assemble(
     waiting = WaitingRoom.for_half_of(rules.prefetch, clock)
     gate = Gate(clock, telemetry, waiting)
     undelivered = UndeliveredCredentials(gate)
-    ledger_watch = LedgerWatch(partial(ports.ledger.bind, rules.owner, rules.account), gate, clock)
     circuit = parts.circuit(ports.provider, gate, waiting, clock, telemetry)
+    foreign = ForeignIds(circuit, ports.ledger, names, clock)
+    ledger_watch = LedgerWatch(partial(_try_ledger, ports.ledger, rules, foreign), gate, clock)
     clock_watch = ClockWatch(ports.comparisons, circuit.ask, gate, clock, telemetry)
     scanner = parts.scanner(circuit, rules.template, clock, stopping)
     orphans = parts.orphans(scanner, circuit, rules.template, ports.ledger)
-    subaccounts = parts.subaccounts(circuit, ports.ledger, names, scanner)
+    subaccounts = parts.subaccounts(circuit, ports.ledger, names, scanner, foreign)
     actor = parts.actor(circuit, subaccounts, scanner, orphans, names, clock, policy.enable)
     records = Records(ports.ledger)
     reconciler = Reconciler(records, subaccounts, clock, policy, telemetry)
@@ -179,6 +181,7 @@ def assemble(
         records=records,
         reconciler=reconciler,
         disappearances=disappearances,
+        foreign=foreign,
         actor=actor,
         outbox=outbox,
         names=names,
@@ -232,6 +235,12 @@ def assemble(
         ledger_watch=ledger_watch,
         waiting=waiting,
     )
+
+
+async def _try_ledger(ledger: Ledger, rules: Rules, foreign: ForeignIds) -> None:
+    """Writes to the ledger, and raises `LedgerForeign` while the provider is not the one that it is for."""
+    await ledger.bind(rules.owner, rules.account)
+    await foreign.check()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -221,6 +221,19 @@ class LedgerFailed(UserError):
     """The ledger could not be read or written."""
 
 
+class AuthIdTaken(LedgerFailed):
+    """An auth id that the provider gave is on record for another department; nothing was written."""
+
+    def __init__(self, auth_id: str, holder: Department) -> None:
+        super().__init__(
+            f"Plivo gave an auth id that is on record for department {holder.id} of tenant {holder.tenant}"
+            f" ({auth_id}): is this another account, or a sandbox begun anew?"
+            " Set PLIVO_AUTH_ID and PLIVO_API_URL to those of this ledger, or LEDGER_URL to a new ledger"
+        )
+        self.auth_id = auth_id
+        self.holder = holder
+
+
 class LedgerUnusable(LedgerFailed):
     """There is no ledger at LEDGER_URL, and none can be created."""
 
@@ -231,6 +244,15 @@ class LedgerForeign(UserError):
     """The ledger belongs to another owner, provider account or version."""
 
     exit_code = 2
+
+    @classmethod
+    def of(cls, bound: tuple[str, str], given: tuple[str, str]) -> "LedgerForeign":
+        """For a ledger that is bound to one owner and provider account, while others are given."""
+        return cls(
+            f"the ledger belongs to owner {bound[0]} of provider account {bound[1]},"
+            f" and the settings name owner {given[0]} of account {given[1]}: set PROVISIONER_OWNER and"
+            " PLIVO_AUTH_ID to the ledger's, or LEDGER_URL to a new ledger"
+        )
 
 
 class Entries(Protocol):
@@ -243,7 +265,10 @@ class Entries(Protocol):
         """The department's entry (`absent` if none is on record) and the answer to this event, if any."""
 
     async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
-        """Writes both or neither, and returns the entry with its new revision. Raises `LedgerConflict`."""
+        """Writes both or neither, and returns the entry with its new revision.
+
+        Raises `LedgerConflict`, and `AuthIdTaken` for an auth id that is on record for another department.
+        """
 
     async def record_answer(self, answer: Answer) -> None:
         """Writes an answer that changes no entry. Raises `LedgerConflict` if another payload has one."""

@@ -49,7 +49,7 @@ from worker.core.model import (
     Trace,
     Wish,
 )
-from worker.ports import Ledger, LedgerConflict, LedgerFailed, LedgerForeign
+from worker.ports import AuthIdTaken, Ledger, LedgerConflict, LedgerForeign
 
 
 @asynccontextmanager
@@ -218,8 +218,9 @@ async def test_an_answer_is_found_for_any_department(ledger):
 async def test_a_subaccount_belongs_to_one_department(ledger):
     held = await ledger.record(fresh(auth_id=AUTH_ID))
     other = Department("acme", "other")
-    with pytest.raises(LedgerFailed, match="refuses a write"):
+    with pytest.raises(AuthIdTaken, match="on record for department sales") as taken:
         await ledger.record(fresh(other, auth_id=AUTH_ID))
+    assert (taken.value.auth_id, taken.value.holder) == (AUTH_ID, SALES)
     await ledger.record(replace(an_entry(Status.REMOVED), revision=held.revision))
     assert (await ledger.record(fresh(other, auth_id=AUTH_ID))).auth_id == AUTH_ID
 

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from worker.flow.gate import Gate
-from worker.ports import Clock, LedgerFailed, LedgerForeign
+from worker.ports import AuthIdTaken, Clock, LedgerFailed, LedgerForeign
 
 BLOCKER = "ledger"
 RETRY_SECONDS = 1.0
@@ -32,8 +32,13 @@ class LedgerWatch:
         if self.trouble is not None:
             raise LedgerFailed(self.trouble)
 
-    def failed(self) -> None:
-        """Reports a failed read or write. Starts the trial writes unless they already run."""
+    def failed(self, error: LedgerFailed) -> None:
+        """Reports a failed read or write. Starts the trial writes unless they already run.
+
+        An auth id that is on record for another department concerns everybody, so it blocks the gate at once.
+        """
+        if isinstance(error, AuthIdTaken):
+            self._block(str(error))
         if self._watching is None or self._watching.done():
             self._watching = asyncio.create_task(self._watch())
 

@@ -130,7 +130,7 @@ class Handler:
 
     def _failure_of(self, error: Exception) -> Failure:
         if isinstance(error, LedgerFailed):
-            self.ledger_watch.failed()
+            self.ledger_watch.failed(error)
         if is_unexpected(error):
             self.telemetry.step_crashed(error)
         return failure_of(error)

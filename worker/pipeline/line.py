@@ -30,8 +30,9 @@ from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
-from worker.ports import CallFailed, Clock, LedgerConflict, LedgerFailed, PublishFailed
+from worker.ports import AuthIdTaken, CallFailed, Clock, LedgerConflict, LedgerFailed, PublishFailed
 from worker.provider.act import Actor
+from worker.provider.foreign import ForeignIds
 from worker.telemetry.events import Telemetry
 
 
@@ -65,6 +66,7 @@ class Line:
     records: Records
     reconciler: Reconciler
     disappearances: Disappearances
+    foreign: ForeignIds
     actor: Actor
     outbox: Outbox
     names: Names
@@ -123,6 +125,8 @@ class Line:
         try:
             recorded = await self.records.conclude(entry, conclusion)
         except (LedgerConflict, LedgerFailed) as error:
+            if isinstance(error, AuthIdTaken):
+                self.foreign.met(error)
             await self.reconciler.not_recorded(entry, outcome, error)
             raise
         self.disappearances.tell(entry, recorded)

@@ -154,7 +154,7 @@ class Scheduler:
             return
         self.telemetry.duty_failed(department, str(error))
         if isinstance(error, LedgerFailed):
-            self.ledger_watch.failed()
+            self.ledger_watch.failed(error)
 
     async def _record(self, entry: Entry, done: Entry) -> None:
         try:

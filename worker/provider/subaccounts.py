@@ -17,7 +17,8 @@ from worker.core.adoption import (
 from worker.core.judge import FaultKind
 from worker.core.model import Entry, Status
 from worker.core.naming import Names
-from worker.ports import Call, CallFailed, NewSubaccount, ProvidedSubaccount, Provider, Register
+from worker.ports import AuthIdTaken, Call, CallFailed, NewSubaccount, ProvidedSubaccount, Provider, Register
+from worker.provider.foreign import ForeignIds
 from worker.provider.scan import Scanner, ScanResult, listed
 from worker.provider.tokens import KeptTokens
 
@@ -30,6 +31,7 @@ class Subaccounts:
     register: Register
     names: Names
     scanner: Scanner
+    foreign: ForeignIds
     kept_tokens: KeptTokens = field(default_factory=KeptTokens)
 
     async def token(self, entry: Entry) -> SecretStr:
@@ -122,10 +124,17 @@ class Subaccounts:
         return self.names.tags(entry.department, in_question(entry))
 
     async def matches(self, result: ScanResult, entry: Entry, tags: Mapping[str, int]) -> list[Match]:
-        """The subaccounts with one of these tags, without those on record for another department."""
+        """The subaccounts with one of these tags, without those on record for another department.
+
+        Raises `AuthIdTaken` for one of those if the department has no subaccount on record.
+        """
         seen = [Match(number, one) for tag, number in tags.items() for one in result.seen.get(tag, ())]
         holders = await self.register.holders([one.subaccount.auth_id for one in seen]) if seen else {}
         ours = entry.department
+        for auth_id, holder in holders.items():
+            if holder != ours and entry.auth_id is None:
+                self.foreign.met(taken := AuthIdTaken(auth_id, holder))
+                raise taken
         return [one for one in seen if holders.get(one.subaccount.auth_id, ours) == ours]
 
     async def _get(self, auth_id: str) -> ProvidedSubaccount:

@@ -6,8 +6,8 @@ from datetime import datetime
 
 from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish, replace
 from worker.ports import (
+    AuthIdTaken,
     LedgerConflict,
-    LedgerFailed,
     LedgerForeign,
 )
 
@@ -40,7 +40,7 @@ class MemoryLedger:
         if before.revision != entry.revision:
             raise LedgerConflict("the department's entry was changed by another writer meanwhile")
         if entry.auth_id and self._holders.get(entry.auth_id, entry.department) != entry.department:
-            raise LedgerFailed("the ledger refuses a write: the auth_id is another department's")
+            raise AuthIdTaken(entry.auth_id, self._holders[entry.auth_id])
         if answer is not None:
             self.write_answer(answer)
         if before.auth_id:
@@ -86,9 +86,7 @@ class MemoryLedger:
         """See `Ledger.bind`."""
         self._bound = self._bound or (owner, provider_account)
         if self._bound != (owner, provider_account):
-            raise LedgerForeign(
-                f"the ledger belongs to owner {self._bound[0]} of provider account {self._bound[1]}"
-            )
+            raise LedgerForeign.of(self._bound, (owner, provider_account))
 
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
         """See `Ledger.holders`."""

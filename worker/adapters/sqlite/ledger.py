@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from worker.adapters.sqlite.rows import answer_json, answer_of, entry_json, entry_of, wish_json, wish_of
 from worker.adapters.sqlite.store import SqliteStore, sqlite_store, sqlite_store_read
 from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish, replace
-from worker.ports import LedgerConflict, LedgerForeign
+from worker.ports import AuthIdTaken, LedgerConflict, LedgerForeign
 
 RECALL = (  # one statement, so both parts are consistent
     "SELECT (SELECT entry FROM departments WHERE tenant = ? AND department_id = ?),"
@@ -211,13 +211,13 @@ class SqliteLedger:
             )
             bound = connection.execute("SELECT owner, provider_account FROM ledger").fetchall()[0]
             if bound != (owner, provider_account):
-                raise LedgerForeign(f"the ledger belongs to owner {bound[0]} of provider account {bound[1]}")
+                raise LedgerForeign.of((str(bound[0]), str(bound[1])), (owner, provider_account))
 
         await self.store.run(job)
 
 
 def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
-    """Raises `LedgerConflict` if the entry was changed since it was recalled."""
+    """Raises `LedgerConflict` if the entry was changed since it was recalled, and `AuthIdTaken`."""
     values = (
         entry.revision,
         entry.status.value,
@@ -228,9 +228,20 @@ def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
         *entry.department,
     )
     statement = INSERT_ENTRY if entry.revision == 1 else UPDATE_ENTRY
-    connection.execute(statement, values)
+    try:
+        connection.execute(statement, values)
+    except apsw.ConstraintError:
+        holder = _holder(connection, entry.auth_id)
+        if entry.auth_id is None or holder in {None, entry.department}:
+            raise
+        raise AuthIdTaken(entry.auth_id, holder) from None
     if connection.changes() != 1:
         raise LedgerConflict("the department's entry was changed by another writer meanwhile")
+
+
+def _holder(connection: apsw.Connection, auth_id: str | None) -> Department | None:
+    rows = connection.execute("SELECT tenant, department_id FROM departments WHERE auth_id = ?", (auth_id,))
+    return next((Department(str(tenant), str(id_)) for tenant, id_ in rows), None)
 
 
 def _write_answer(connection: apsw.Connection, answer: Answer) -> None:

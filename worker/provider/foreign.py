@@ -1,0 +1,55 @@
+"""Auth ids that the provider gives to one department although they are on record for another.
+
+An auth id is unique at the provider. So this is another account than that of the ledger, or a sandbox begun
+anew. Going on would create duplicates, and change the subaccounts of others: everything stops until it is the
+ledger's account again.
+"""
+
+from dataclasses import dataclass, field
+
+from worker.core.judge import FaultKind
+from worker.core.model import Department
+from worker.core.naming import NO_EVENT, Names
+from worker.ports import AuthIdTaken, CallFailed, Clock, Entries, LedgerForeign, Provider
+
+LOOK_SECONDS = 5.0
+"""The time between two looks at the provider."""
+
+
+@dataclass
+class ForeignIds:
+    """Remembers the auth ids met, and looks whether their subaccounts are those on record."""
+
+    provider: Provider
+    entries: Entries
+    names: Names
+    clock: Clock
+    _met: dict[str, AuthIdTaken] = field(default_factory=dict)
+    _look_at: float = 0.0
+
+    def met(self, error: AuthIdTaken) -> None:
+        """Remembers an auth id that is on record for another department."""
+        self._met[error.auth_id] = error
+
+    async def check(self) -> None:
+        """Raises `LedgerForeign` while a subaccount is not the one on record under its auth id."""
+        if not self._met:
+            return
+        if self.clock.monotonic() >= self._look_at:
+            self._look_at = self.clock.monotonic() + LOOK_SECONDS
+            for auth_id, error in list(self._met.items()):
+                if await self._is_the_holders(auth_id, error.holder):
+                    del self._met[auth_id]
+        for error in self._met.values():
+            raise LedgerForeign(str(error))
+
+    async def _is_the_holders(self, auth_id: str, holder: Department) -> bool:
+        entry = (await self.entries.recall(holder, NO_EVENT)).entry
+        if entry.auth_id != auth_id:
+            return True
+        try:
+            async with self.provider.permit("get") as call:
+                shown = await call.get(auth_id)
+        except CallFailed as failed:
+            return failed.fault.kind is FaultKind.NOT_FOUND  # it is gone, or there is none any more
+        return self.names.template.bears(shown.name, self.names.tag(entry))
