@@ -186,7 +186,7 @@ class TestUnusableKeys:
     def test_a_kid_without_a_recipient_is_a_problem_of_its_key_alone(self, kid):
         nameless, named_ = recipient_keys(jwks(named(kid), named("crm")))
         assert nameless.recipient == ""
-        assert nameless.problem.startswith("kid does not begin with a recipient's name: ")
+        assert (nameless.problem or "").startswith("kid does not begin with a recipient's name: ")
         assert (named_.recipient, named_.problem) == ("crm", None)
 
     @pytest.mark.parametrize("member", ["d", "p", "k"])

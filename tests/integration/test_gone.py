@@ -64,7 +64,7 @@ async def test_a_sandbox_begun_anew_stops_the_worker_before_a_second_create(syst
         async with there.worker() as running:
             await there.send(json.dumps(OTHER).encode())
             async with asyncio.timeout(30):
-                while not running.blocks():
+                while not running.blocks():  # noqa: ASYNC110 - the worker has no event for it
                     await asyncio.sleep(0.05)
             (trouble,) = running.blocks()
             assert "on record for department sales" in trouble

@@ -257,9 +257,11 @@ async def test_the_ledger_of_another_account_is_refused(system: RealSystem):
     code, lines = await refused(system.environ | {"PROVISIONER_OWNER": "somebody-else"})
     assert code == 2
     assert lines == [
-        "the ledger belongs to owner default of provider account MASANDBOX00000000000, and the settings name"
-        " owner somebody-else of account MASANDBOX00000000000: set PROVISIONER_OWNER and PLIVO_AUTH_ID to the"
-        " ledger's, or LEDGER_URL to a new ledger"
+        (
+            "the ledger belongs to owner default of provider account MASANDBOX00000000000, and the settings"
+            " name owner somebody-else of account MASANDBOX00000000000: set PROVISIONER_OWNER and"
+            " PLIVO_AUTH_ID to the ledger's, or LEDGER_URL to a new ledger"
+        )
     ]
 
 

@@ -76,7 +76,7 @@ def test_an_event_is_emitted_in_the_one_spelling_of_its_department(world, new_id
         '{"type": "com.example.department.updated", "id": null, "time": null, "tenant": " emea\\t",'
         ' "data": {"department_id": 42.0, "name": "Cafe\\u0301  Nord", "previous_name": 5}}'
     )
-    (event,) = events_in([line], world.clock.now(), new_id)
+    (event,) = events_in(line, world.clock.now(), new_id)
     assert (event.id, event.time, event.type) == ("id-1", world.clock.now(), "department.renamed.v1")
     assert (event.tenant, event.data.department_id, event.data.name) == ("emea", "42", "Caf\u00e9 Nord")
 
@@ -95,7 +95,7 @@ def test_an_event_is_emitted_in_the_one_spelling_of_its_department(world, new_id
 )
 def test_a_near_miss_in_a_line_is_named(line, text, world, new_id):
     with pytest.raises(InvalidEvent, match=f"^line 1: .*{text}"):
-        events_in([line], world.clock.now(), new_id)
+        events_in(line, world.clock.now(), new_id)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ class Line:
             case Recreation():
                 return decide_recreation(event, known, self.clock.now())
 
-    def _refused(self, event: Event, refusal: Refuse) -> Failure:
+    def _refused(self, event: Asked, refusal: Refuse) -> Failure:
         if refusal.by_clock and not self.clock_watch.may_refuse(event.reference):
             return Unavailable("the worker's clock may be wrong; it is compared with the provider's first")
         return Permanent(refusal.reason, refusal.detail, refusal.code)
