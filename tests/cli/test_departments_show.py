@@ -30,7 +30,7 @@ def department(tmp_path, monkeypatch) -> str:
 
 def test_the_api_id_of_the_last_call_is_shown(department):
     shown = CliRunner().invoke(app, f"departments show {department}")
-    assert "api id" in shown.output
+    assert "last api_id" in shown.output
     assert API_ID in shown.output
 
 

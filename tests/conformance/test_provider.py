@@ -19,7 +19,7 @@ from tests.support import one_call
 from worker.adapters.memory.provider import MemoryProvider
 from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.adapters.system import SystemClock
-from worker.core.judge import FaultKind
+from worker.core.judge import FaultKind, told
 from worker.ports import CallFailed, NewSubaccount, ProvidedSubaccount, Provider, RateLimit
 from worker.sandbox import Sandbox, running_sandbox
 from worker.settings.rotation import Rotating
@@ -207,7 +207,7 @@ async def test_an_unknown_subaccount_is_not_found(bench, operation):
         await calls[operation]()
     fault = failure.value.fault
     assert (fault.operation, fault.kind) == (operation, FaultKind.NOT_FOUND)
-    assert fault.detail.splitlines() == [str(failure.value)]
+    assert told(fault).splitlines() == [str(failure.value)]
 
 
 async def test_pages_hold_twenty_subaccounts_newest_first(bench):
