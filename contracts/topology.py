@@ -68,6 +68,10 @@ class Namespace:
         """The name at the broker: `provisioner.secrets` -> `staging.provisioner.secrets`."""
         return f"{self.prefix}.{name}" if self.prefix else name
 
+    def has(self, name: str) -> bool:
+        """Whether a name at the broker is of this namespace."""
+        return name.startswith(self.of(""))
+
     def without(self, name: str) -> str:
         """The reverse of `of`; a name that is not of this namespace stays as it is."""
         return name.removeprefix(f"{self.prefix}.") if self.prefix else name
@@ -142,6 +146,12 @@ def checked_recipient(recipient: str) -> str:
 def secrets_queue(recipient: str) -> str:
     """Returns the name of a recipient's queue; raises `ValueError` like `checked_recipient`."""
     return f"{SECRETS_QUEUE}.{checked_recipient(recipient)}"
+
+
+def recipient_of_queue(queue: str) -> str | None:
+    """The reverse of `secrets_queue`; None for any other queue."""
+    prefix = f"{SECRETS_QUEUE}."
+    return queue.removeprefix(prefix) if queue.startswith(prefix) else None
 
 
 def topology(

@@ -294,7 +294,7 @@ async def running_worker(
         opening = open_ledger(settings.ledger_url, on_commit=telemetry.committed)
         opened = await stack.enter_async_context(opening)
         await opened.ledger.bind(settings.owner, settings.plivo_auth_id)
-        if not settings.recipients and not settings.plaintext_secrets and await opened.ledger.sealed():
+        if not settings.recipients and not settings.plaintext_secrets and await opened.ledger.sealed_for():
             raise SettingsError(SEALED_BEFORE)
         sealer = _sealer(settings, clock, telemetry)
         comparisons = Comparisons(clock)

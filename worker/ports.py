@@ -322,11 +322,11 @@ class Register(Protocol):
     async def note_caught_up(self, *, caught_up: bool) -> None:
         """Records whether the ledger knew every subaccount of the whole list."""
 
-    async def sealed(self) -> bool:
-        """Whether credentials were ever sealed."""
+    async def sealed_for(self) -> frozenset[str]:
+        """The recipients that credentials were ever sealed for."""
 
-    async def note_sealed(self) -> None:
-        """Records for good that credentials are sealed."""
+    async def note_sealed(self, recipient: str) -> None:
+        """Records for good that credentials are sealed for this recipient."""
 
 
 class Reports(Protocol):

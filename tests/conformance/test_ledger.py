@@ -422,11 +422,11 @@ async def test_poison_marks_are_counted_per_message_until_cleared(ledger):
 
 async def test_sealing_is_remembered_for_good(ledger):
     await ledger.bind("default", "MA1")
-    assert not await ledger.sealed()
-    await ledger.note_sealed()
-    await ledger.note_sealed()
+    assert await ledger.sealed_for() == frozenset()
+    for recipient in ("crm", "billing", "crm"):
+        await ledger.note_sealed(recipient)
     await ledger.bind("default", "MA1")
-    assert await ledger.sealed()
+    assert await ledger.sealed_for() == {"crm", "billing"}
 
 
 async def test_caught_up_is_stored_until_it_is_changed(ledger):

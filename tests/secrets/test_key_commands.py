@@ -1,5 +1,6 @@
 """`provisioner keys` and `provisioner open`, run by a person or a script."""
 
+import asyncio
 import io
 import json
 import stat
@@ -10,10 +11,11 @@ from typing import Any, NamedTuple
 import pytest
 from rich.console import Console
 
-from tests.support.builders import AUTH_ID
+from tests.support.builders import AUTH_ID, an_entry, owing
 from tests.support.secrets_keys import TOKEN, clear
 from worker.adapters.jose.key_files import read_keys, signing_key_made_once
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys
+from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.adapters.system import SystemClock
 from worker.cli import terminal
 from worker.cli.app import main
@@ -36,6 +38,7 @@ class Shell:
         self._patch = monkeypatch
         self._capsys = capsys
         monkeypatch.chdir(folder)
+        monkeypatch.setenv("AMQP_URL", "amqp://127.0.0.1:1/")  # nobody listens there
 
     def __call__(self, *arguments: str, expect: int = 0, stdin: str = "") -> CommandOutput:
         self._patch.setattr(sys, "argv", ["provisioner", *arguments])
@@ -224,3 +227,60 @@ class TestOpen:
         assert "do not leave it on the screen" in output.stderr
         assert TOKEN in output.stdout
         assert "do not leave" not in self.open(shell, message).stderr
+
+
+class TestWhoNeedsAKey:
+    """Recipients that are owed credentials, or have a queue, need a key as well as those of the file."""
+
+    @pytest.fixture
+    def shell(self, shell: Shell) -> Shell:
+        shell("keys", "new", "billing", "--add-to", "recipients.json")
+        shell.environ("PROVISIONER_RECIPIENTS", "recipients.json")
+        return shell
+
+    def ledger(self, shell: Shell, *owed_to: str, served: tuple[str, ...] = ()) -> None:
+        async def write() -> None:
+            async with sqlite_ledger(shell.folder / "provisioner.db") as ledger:
+                await ledger.record(an_entry(revision=0, debt=owing(*owed_to)))
+                for recipient in served:
+                    await ledger.note_sealed(recipient)
+
+        asyncio.run(write())
+
+    def test_a_recipient_that_is_owed_credentials_needs_one(self, shell: Shell):
+        self.ledger(shell, "crm", "billing")
+        assert shell.check(expect=1)["crm"] == (
+            "missing",
+            "no key bears its name; owed credentials of 1 department",
+        )
+        assert "crm" in shell("keys", "check", expect=1).stdout
+        shell("keys", "new", "crm", "--add-to", "recipients.json")
+        shell.check()
+
+    def test_a_recipient_that_was_served_and_has_no_queue_needs_none(self, shell: Shell):
+        self.ledger(shell, "billing", served=("crm",))
+        shell.check()
+
+    def test_credentials_owed_to_anyone_need_none(self, shell: Shell):
+        self.ledger(shell, "")
+        shell.check()
+
+    def test_without_recipients_those_that_are_owed_are_missing(self, shell: Shell):
+        self.ledger(shell, "crm")
+        shell.environ("PROVISIONER_RECIPIENTS", "")
+        assert shell.check(expect=1)["crm"][0] == "missing"
+
+    def test_what_could_not_be_looked_at_is_said(self, shell: Shell):
+        output = shell("keys", "check", "--json")
+        assert "not looked at: who is owed credentials (there is no ledger at provisioner.db" in output.stderr
+        assert "not looked at: queues of recipients (RabbitMQ at amqp://127.0.0.1:1" in output.stderr
+        assert {row["for"] for row in json.loads(output.stdout)} == {"billing", "signing"}
+
+    def test_a_key_of_nobody_is_listed(self, shell: Shell):
+        (key,) = read_keys(shell.folder / "recipients.json")
+        nameless = {name: value for name, value in key.items() if name != "kid"}
+        (shell.folder / "recipients.json").write_text(json.dumps([key, nameless]))
+        assert shell.check(expect=1)["(nobody)"] == (
+            "unusable",
+            "kid is missing: write the recipient's name there",
+        )

@@ -62,7 +62,7 @@ async def test_sealing_is_noted_again_if_that_failed(world):
     world.witness.fail("note sealed", OSError("made up"))
     await world.handle(CREATED)
     assert world.witness.journal.count("note sealed") == 1
-    assert await world.ledger.sealed()
+    assert await world.ledger.sealed_for() == {"crm"}
 
 
 async def test_a_worker_without_recipients_publishes_nothing(world):
@@ -81,7 +81,7 @@ async def test_this_holds_for_a_worker_that_runs_when_another_one_seals_first(wo
         await world.send(CREATED)
         await world.run_until_done()
         assert len(in_the_clear(world)) == 1
-        await world.ledger.note_sealed()  # by another worker, which has recipients
+        await world.ledger.note_sealed("crm")  # by another worker, which has recipients
         await world.send(OTHER)
         await pass_seconds(world, 60)
         assert running.blocks() == [f"credentials cannot be delivered: {SEALED_BEFORE}"]
@@ -145,7 +145,7 @@ async def started(environ: dict[str, str]) -> AsyncIterator[RunningWorker]:
 async def seal_once(folder: Path) -> None:
     async with sqlite_ledger(folder / "ledger.db") as ledger:
         await ledger.bind("default", "MA1")
-        await ledger.note_sealed()
+        await ledger.note_sealed("crm")
 
 
 @pytest.mark.parametrize("recipients", [None, ""], ids=["missing", "empty"])
@@ -163,7 +163,7 @@ async def test_a_start_without_recipients_is_refused(tmp_path, environ, recipien
 async def test_it_is_refused_while_another_worker_runs(tmp_path, environ):
     keys = write_keys(tmp_path / "keys.json", fresh_sealing_key("crm"))
     async with started(environ | {"PROVISIONER_RECIPIENTS": str(keys)}) as running:
-        await running.ledger.note_sealed()
+        await running.ledger.note_sealed("crm")
         with pytest.raises(SettingsError, match="sealed"):
             async with started(environ):
                 pytest.fail("it started")

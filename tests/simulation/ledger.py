@@ -26,7 +26,8 @@ class Disk(MemoryLedger):
         self._entries.clear()
         self._answers.clear()
         self._holders.clear()
-        self._caught_up = self._sealed = False
+        self._sealed_for.clear()
+        self._caught_up = False
 
     def write(self, entry: Entry, answer: Answer | None = None) -> Entry:
         written = super().write(entry, answer)
@@ -121,13 +122,13 @@ class SimulatedLedger:
         self._process.check()
         await self._disk.note_caught_up(caught_up=caught_up)
 
-    async def sealed(self) -> bool:
+    async def sealed_for(self) -> frozenset[str]:
         self._process.check()
-        return await self._disk.sealed()
+        return await self._disk.sealed_for()
 
-    async def note_sealed(self) -> None:
+    async def note_sealed(self, recipient: str) -> None:
         self._process.check()
-        await self._disk.note_sealed()
+        await self._disk.note_sealed(recipient)
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         self._process.check()

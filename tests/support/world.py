@@ -123,11 +123,11 @@ class WatchedLedger:
     async def note_caught_up(self, *, caught_up: bool) -> None:
         await self.witness.see("note caught up", lambda: self.ledger.note_caught_up(caught_up=caught_up))
 
-    async def sealed(self) -> bool:
-        return await self.ledger.sealed()
+    async def sealed_for(self) -> frozenset[str]:
+        return await self.ledger.sealed_for()
 
-    async def note_sealed(self) -> None:
-        await self.witness.see("note sealed", self.ledger.note_sealed)
+    async def note_sealed(self, recipient: str) -> None:
+        await self.witness.see("note sealed", lambda: self.ledger.note_sealed(recipient))
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         return await self.ledger.due(now, limit)

@@ -2,16 +2,18 @@
 
 import os
 import stat
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from contracts.topology import checked_recipient
+from contracts.topology import Namespace, checked_recipient, recipient_of_queue, secrets_queue
 from worker.adapters.system import SystemClock
 from worker.cli import terminal
-from worker.cli.loop import leave
+from worker.cli.loop import leave, run
 from worker.cli.options import Json
 from worker.core.keyring import (
     SEALING_TYPES,
@@ -22,12 +24,16 @@ from worker.core.keyring import (
     kind_of,
     public_part,
 )
+from worker.core.model import ANY_RECIPIENT
+from worker.ports import LedgerFailed, UserError
 from worker.settings.files import decoded
 from worker.settings.load import SettingsError, load
-from worker.settings.model import SealingSettings
+from worker.settings.model import KeyCheckSettings, SealingSettings
 from worker.settings.warnings import others_may
 
 SIGNING = "signing"
+NOBODY = "(nobody)"
+"""Stands for the recipient of a key whose `kid` names none."""
 
 app = typer.Typer(no_args_is_help=True, help="The keys that credentials are sealed and signed with.")
 
@@ -70,16 +76,87 @@ def public() -> None:
 
 @app.command()
 def check(*, as_json: Json = False) -> None:
-    """List the keys in use for recipients and for signing; exit 1 if one is missing or unusable."""
-    settings = load(SealingSettings, os.environ)
-    rows = [*_recipient_rows(settings), _signing_row(settings.signing_key_path)]
+    """List the keys in use for recipients and for signing; exit 1 if one is missing or unusable.
+
+    Recipients are those of the file, those that are owed credentials, and those that have a queue.
+    """
+    settings = load(KeyCheckSettings, os.environ)
+    rows = list(_recipient_rows(settings))
+    needs = run(_needs(settings, {row["for"] for row in rows}))
+    rows += _missing_rows(needs, rows, settings.namespace)
+    rows.append(_signing_row(settings.signing_key_path))
     if as_json:
         terminal.print_json(rows)
     else:
         table = [tuple(row.values()) for row in rows]
         terminal.print_table(("for", "kid", "type", "state", "detail"), table, "")
     served = {row["for"] for row in rows if row["state"] in {"in use", "made at the first start"}}
-    leave(well=served >= {*settings.recipient_names, SIGNING})
+    terminal.advise(*(f"not looked at: {one}" for one in needs.unseen))
+    leave(well=served >= {*(row["for"] for row in rows), SIGNING})
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Who needs a key beyond the file's recipients.
+
+    `owed`: departments whose credentials are owed, by recipient; 0 for one that was served before. `queues`:
+    the recipients that have a queue. `unseen`: what could not be looked at, and why.
+    """
+
+    owed: Mapping[str, int]
+    queues: frozenset[str]
+    unseen: tuple[str, ...]
+
+
+async def _needs(settings: KeyCheckSettings, named: Iterable[str]) -> Needs:
+    owed, ledger_unseen = await _served_and_owed(settings)
+    queues, queues_unseen = await _with_queues(settings, {*named, *owed} - {NOBODY})
+    return Needs(owed, queues, (*ledger_unseen, *queues_unseen))
+
+
+async def _served_and_owed(settings: KeyCheckSettings) -> tuple[Mapping[str, int], Sequence[str]]:
+    from worker.cli import open_ports
+
+    try:
+        async with open_ports.ledger_to_read(settings) as (ledger, _):
+            entries, served = await ledger.entries(), await ledger.sealed_for()
+    except LedgerFailed as error:
+        return {}, [f"who is owed credentials ({error})"]
+    owed = Counter(one for entry in entries for one in entry.owed_to if one != ANY_RECIPIENT)
+    return dict.fromkeys(served, 0) | owed, []
+
+
+async def _with_queues(
+    settings: KeyCheckSettings, known: Iterable[str]
+) -> tuple[frozenset[str], Sequence[str]]:
+    from worker.cli import open_ports
+
+    managed = open_ports.objects_in_effect(settings)
+    try:
+        if managed is not None:
+            found, unseen = await managed.queues(), []
+        else:
+            queues = [settings.namespace.of(secrets_queue(one)) for one in sorted(known)]
+            found, refused = await open_ports.existing_queues(settings, queues)
+            unseen = [f"the queue {queue} (access refused)" for queue in refused]
+            unseen.append("queues of recipients named nowhere else (set PROVISIONER_MANAGEMENT_URL)")
+    except UserError as error:
+        return frozenset(), [f"queues of recipients ({error})"]
+    ours = map(settings.namespace.without, filter(settings.namespace.has, found))
+    return frozenset(one for one in map(recipient_of_queue, ours) if one), unseen
+
+
+def _missing_rows(
+    needs: Needs, rows: Iterable[Mapping[str, str]], namespace: Namespace
+) -> Iterable[dict[str, str]]:
+    """A row for each recipient that needs a key and has none in the file."""
+    owing = {recipient for recipient, owed in needs.owed.items() if owed}
+    for recipient in sorted((owing | needs.queues) - {row["for"] for row in rows}):
+        owed = needs.owed.get(recipient)
+        why = [f"owed credentials of {owed} department{'s' * (owed != 1)}"] if owed else []
+        queue = namespace.of(secrets_queue(recipient))
+        why += [f"has the queue {queue}"] if recipient in needs.queues else []
+        yield _cells(recipient, "", "", "missing", f"no key bears its name; {', '.join(why)}")
 
 
 def _new_recipient_key(recipient: str, kind: KeyType, out: Path | None, add_to: Path | None) -> None:
@@ -132,7 +209,7 @@ def _recipient_rows(settings: SealingSettings) -> Iterable[dict[str, str]]:
 
 def _row(key: KeyState, states: tuple[KeyState, ...]) -> dict[str, str]:
     if key.problem:
-        return _cells(key.recipient, key.kid, key.kind, "unusable", key.problem)
+        return _cells(key.recipient or NOBODY, key.kid, key.kind, "unusable", key.problem)
     in_use = key_in_use(states, key.recipient) == key
     return _cells(key.recipient, key.kid, key.kind, "in use" if in_use else "older", "")
 

@@ -71,6 +71,20 @@ async def depths(settings: BrokerSettings, queues: Sequence[str]) -> Mapping[str
     return found
 
 
+async def existing_queues(
+    settings: BrokerSettings, queues: Sequence[str]
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Of these queues those that exist, and those that we may not ask for. Raises `BrokerUnavailable`."""
+    there, refused = [], []
+    async with open_connection(settings.amqp_url) as connection:
+        for queue in queues:
+            try:
+                there += [queue] if await state_of(connection, queue) is not None else []
+            except BROKER_ERRORS:
+                refused.append(queue)
+    return there, refused
+
+
 def objects_in_effect(settings: TopologySettings) -> ManagedObjects | None:
     """The broker's objects over its management API; None if the settings name none."""
     if settings.management_url is None:

@@ -21,7 +21,7 @@ class PlaintextGuard:
 
     register: Register
     allowed: bool
-    _noted: bool = field(default=False)
+    _noted: set[str] = field(default_factory=set)
 
     async def check(self, recipient: str) -> None:
         """Raises `NoRecipientKey` for credentials that must not go out in the clear, or `LedgerFailed`.
@@ -29,8 +29,8 @@ class PlaintextGuard:
         That credentials are sealed is on record before the first are published.
         """
         if recipient != ANY_RECIPIENT:
-            if not self._noted:
-                await self.register.note_sealed()
-                self._noted = True
-        elif not self.allowed and await self.register.sealed():
+            if recipient not in self._noted:
+                await self.register.note_sealed(recipient)
+                self._noted.add(recipient)
+        elif not self.allowed and await self.register.sealed_for():
             raise NoRecipientKey(SEALED_BEFORE)

@@ -136,6 +136,10 @@ class SealingSettings(RecipientSettings, LedgerSettings):
         return self.signing_key or self.ledger.with_name(f"{self.ledger.name}.signing-key.json")
 
 
+class KeyCheckSettings(TopologySettings, SealingSettings):
+    """For `keys check`, which looks at who needs a key, too."""
+
+
 class PolicySettings(LedgerSettings):
     """The policy of decisions about departments."""
 

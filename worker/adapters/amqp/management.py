@@ -45,6 +45,10 @@ class ManagementUnavailable(UserError):
     """The management API cannot be read."""
 
 
+class _Queue(BaseModel):
+    name: str
+
+
 class _Binding(BaseModel):
     source: str
     destination: str
@@ -151,6 +155,12 @@ async def read_in_effect(url: SecretStr, vhost: str) -> InEffect:
 async def _arguments(url: SecretStr, path: str) -> dict[str, Mapping[str, Any]]:
     found = await _read(url, f"{path}?columns=name,arguments", list[_Object])
     return {one.name: one.arguments for one in found}
+
+
+async def queue_names(url: SecretStr, vhost: str) -> list[str]:
+    """The names of all queues of a virtual host; raises `ManagementUnavailable`."""
+    place = quote(vhost, safe="")
+    return [one.name for one in await _read(url, f"api/queues/{place}?columns=name", list[_Queue])]
 
 
 async def _read(url: SecretStr, path: str, shape: type[T]) -> T:

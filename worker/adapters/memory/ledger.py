@@ -22,7 +22,7 @@ class MemoryLedger:
         self._bound: tuple[str, str] | None = None
         self._poison_marks: Counter[str] = Counter()
         self._caught_up = False
-        self._sealed = False
+        self._sealed_for: set[str] = set()
         self._wishes: dict[str, Wish] = {}
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
@@ -100,13 +100,13 @@ class MemoryLedger:
         """See `Ledger.note_caught_up`."""
         self._caught_up = caught_up
 
-    async def sealed(self) -> bool:
-        """See `Ledger.sealed`."""
-        return self._sealed
+    async def sealed_for(self) -> frozenset[str]:
+        """See `Ledger.sealed_for`."""
+        return frozenset(self._sealed_for)
 
-    async def note_sealed(self) -> None:
+    async def note_sealed(self, recipient: str) -> None:
         """See `Ledger.note_sealed`."""
-        self._sealed = True
+        self._sealed_for.add(recipient)
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         """See `Ledger.due`."""

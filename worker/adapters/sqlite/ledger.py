@@ -104,14 +104,18 @@ class SqliteLedger:
             lambda connection: connection.execute("UPDATE ledger SET caught_up = ?", (caught_up,))
         )
 
-    async def sealed(self) -> bool:
-        """See `Ledger.sealed`."""
+    async def sealed_for(self) -> frozenset[str]:
+        """See `Ledger.sealed_for`."""
         with self.store.read() as connection:
-            return connection.execute("SELECT sealed FROM ledger").fetchone() == (1,)
+            return frozenset(str(row[0]) for row in connection.execute("SELECT recipient FROM sealed_for"))
 
-    async def note_sealed(self) -> None:
+    async def note_sealed(self, recipient: str) -> None:
         """See `Ledger.note_sealed`."""
-        await self.store.run(lambda connection: connection.execute("UPDATE ledger SET sealed = 1"))
+        await self.store.run(
+            lambda connection: connection.execute(
+                "INSERT INTO sealed_for VALUES (?) ON CONFLICT DO NOTHING", (recipient,)
+            )
+        )
 
     async def due(self, now: datetime, limit: int) -> Sequence[Department]:
         """See `Ledger.due`."""
