@@ -364,6 +364,7 @@ answers = st.builds(
     superseded_by=st.none() | references,
     trace=st.builds(Trace, *[st.none() | texts] * 3),
     confirmed=st.booleans(),
+    recipients=st.frozensets(texts),
 )
 
 

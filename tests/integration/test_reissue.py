@@ -56,7 +56,8 @@ async def test_a_reissue_message_publishes_credentials_again(system: RealSystem)
     (held,) = system.sandbox.subaccounts()
     assert tokens(secrets)[1:] == [(AGAIN, held.auth_token)]
     assert secrets.messages[1].routing_key == "subaccount.credentials.reissued"
-    assert results.documents[1]["data"]["reason"] == "credentials issued again"
+    assert results.documents[1]["type"] == "subaccount.reissued.v1"
+    assert results.documents[1]["data"]["code"] == "reissued"
     assert await system.depth(names.WORK_QUEUE) == await system.depth(names.DEAD_LETTER_QUEUE) == 0
 
 
@@ -66,13 +67,20 @@ async def test_the_reissue_command_publishes_credentials_again(system: RealSyste
         code, output, _ = await reissue(system, "sales", "--as", "anna", "--json")
         await secrets.count(2)
         soon = await reissue(system, "sales")
+        soon_again = await reissue(system, "sales", "--json")
+        unknown = await reissue(system, "unknown", "--json")
     document = json.loads(output)
-    assert (code, document["issued"], document["reason"]) == (0, True, "credentials issued again")
+    assert (code, document["issued"], document["code"]) == (0, True, "reissued")
+    where = (document["exchange"], document["queues"], document["recipients"])
+    assert where == ("provisioner.secrets", ["provisioner.secrets"], [])
     assert tokens(secrets)[1] == (AGAIN, system.sandbox.subaccounts()[0].auth_token)
     assert secrets.documents[1]["causationid"] == document["id"]
     assert system.sandbox.subaccounts()[0].auth_token not in output
     assert len(results.messages) == 1
     assert (soon[0], "less than 60 s ago" in soon[2]) == (1, True)
+    for (code, output, _), why in ((soon_again, "too-soon"), (unknown, "unknown-department")):
+        document = json.loads(output)
+        assert (code, document["issued"], document["code"], document["queues"]) == (1, False, why, [])
 
 
 async def test_the_reissue_command_reports_a_missing_worker(system: RealSystem):

@@ -5,6 +5,8 @@ import io
 import json
 import stat
 import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from rich.console import Console
 
 from tests.support.builders import AUTH_ID, an_entry, owing
 from tests.support.secrets_keys import TOKEN, clear
+from worker.adapters import brokers
 from worker.adapters.jose.key_files import read_keys, signing_key_made_once
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys
 from worker.adapters.sqlite.ledger import sqlite_ledger
@@ -196,6 +199,50 @@ class TestOpen:
             "auth_token": TOKEN,
             "generation": 1,
         }
+
+    def queue(
+        self, shell: Shell, monkeypatch: pytest.MonkeyPatch, *bodies: str
+    ) -> Callable[..., CommandOutput]:
+        """A command that reads these messages from the recipient's queue."""
+
+        @asynccontextmanager
+        async def waiting_messages(_urls: Any, queue: str) -> AsyncIterator[AsyncIterator[Any]]:
+            assert queue == "provisioner.secrets.crm"
+
+            async def each() -> AsyncIterator[Any]:
+                for body in bodies:
+                    yield body.encode(), lambda: None
+
+            yield each()
+
+        monkeypatch.setattr(brokers, "waiting_messages", waiting_messages)
+        key = str(shell.private_key())
+        command = ("open", "--key", key, "--worker-keys", "worker.json", "--queue")
+        return lambda *more, expect=0: shell(*command, *more, expect=expect)
+
+    def test_an_empty_queue_is_said(self, shell: Shell, message: str, monkeypatch: pytest.MonkeyPatch):
+        assert message
+        read = self.queue(shell, monkeypatch)
+        assert read().stdout == "nothing waits in the queue provisioner.secrets.crm\n"
+        output = read("--json")
+        assert (output.stdout, output.stderr) == ("", "nothing waits in the queue provisioner.secrets.crm\n")
+
+    def test_a_queue_is_shown_in_one_table(self, shell: Shell, message: str, monkeypatch: pytest.MonkeyPatch):
+        read = self.queue(shell, monkeypatch, message, message)
+        shown = read().stdout
+        assert (shown.count("generation"), shown.count(AUTH_ID)) == (1, 2)
+        assert TOKEN not in shown
+        assert len(read("--json", "--take").stdout.splitlines()) == 2
+
+    def test_a_forged_message_in_the_queue_does_not_hide_the_others(
+        self, shell: Shell, message: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        forged = message.replace("sales", "legal")
+        output = self.queue(shell, monkeypatch, forged, message)(expect=1)
+        assert output.stdout.count(AUTH_ID) == 1
+        assert output.stderr.startswith("sub inside the seal")
+        output = self.queue(shell, monkeypatch, forged)(expect=1)
+        assert "nothing waits" not in output.stdout + output.stderr
 
     def test_several_messages_are_given_one_per_line(self, shell: Shell, message: str):
         output = self.open(shell, f"{message}\n\n{message}\n", "--json")

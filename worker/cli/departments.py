@@ -8,19 +8,28 @@ import typer
 from pydantic import TypeAdapter
 
 from contracts.departments import DEFAULT_TENANT
-from contracts.subaccounts import ResultKind
+from contracts.subaccounts import ResultCode, ResultKind
+from contracts.topology import SECRETS, SECRETS_QUEUE, Namespace, secrets_queue
 from worker.cli import terminal
 from worker.cli.consent import ask, is_interactive
 from worker.cli.loop import run, run_to_exit
 from worker.cli.options import By, DepartmentId, Json, Limit, Tenant, Yes, spelt
-from worker.core.model import NO_TRACE, Answer, Department, Entry
+from worker.core.model import ANY_RECIPIENT, NO_TRACE, Answer, Department, Entry
 from worker.operations import departments as operations
 from worker.operations import reset_version as resets
-from worker.operations.departments import MEANINGS, STATES, History, credentials_state, pending, state_of
+from worker.operations.departments import (
+    MEANINGS,
+    STATES,
+    History,
+    UnknownDepartment,
+    credentials_state,
+    pending,
+    state_of,
+)
 from worker.operations.reset_version import Forgotten, Resetting, described
 from worker.operations.wishes import Asking
 from worker.settings.load import load
-from worker.settings.model import LedgerSettings
+from worker.settings.model import LedgerSettings, ReissueSettings
 
 app = typer.Typer(no_args_is_help=True, help="Show departments as the ledger has them, and help them on.")
 
@@ -211,13 +220,13 @@ def reissue(
     as_json: Json = False,
 ) -> None:
     """Have the running worker publish a department's credentials again; exit 1 if it did not."""
-    settings = load(LedgerSettings, os.environ)
+    settings = load(ReissueSettings, os.environ)
     which = Department(tenant, department_id)
     run_to_exit(_reissue(settings, which, recipient or None, by, as_json=as_json))
 
 
 async def _reissue(
-    settings: LedgerSettings, which: Department, recipient: str | None, by: str | None, *, as_json: bool
+    settings: ReissueSettings, which: Department, recipient: str | None, by: str | None, *, as_json: bool
 ) -> bool:
     """Returns whether credentials were issued again."""
     from worker.adapters.system import SystemClock, fresh_id, os_user
@@ -225,8 +234,14 @@ async def _reissue(
 
     async with open_ports.ledger_to_write(settings) as (ledger, audit):
         asking = Asking(ledger, audit, SystemClock(), by or os_user(), fresh_id)
-        answer = await asking.reissue(which, recipient)
-    _show_reissued(which, answer, as_json=as_json)
+        try:
+            answer = await asking.reissue(which, recipient)
+        except UnknownDepartment as unknown:
+            if not as_json:
+                raise
+            _print_reissued(which, None, ResultCode.UNKNOWN_DEPARTMENT, str(unknown), {})
+            return False
+    _show_reissued(which, answer, settings.namespace, as_json=as_json)
     return answer.outcome is not ResultKind.FAILED
 
 
@@ -306,16 +321,28 @@ def _show_reset(results: Sequence[Forgotten], *, as_json: bool) -> None:
     terminal.print_table(("tenant", "department", "forgotten"), rows, "nothing to forget")
 
 
-def _show_reissued(which: Department, answer: Answer, *, as_json: bool) -> None:
+def _show_reissued(which: Department, answer: Answer, namespace: Namespace, *, as_json: bool) -> None:
+    recipients = sorted(answer.recipients - {ANY_RECIPIENT})
+    queues = [namespace.of(secrets_queue(one)) for one in recipients] or [namespace.of(SECRETS_QUEUE)]
+    exchange = namespace.of(SECRETS)
     issued = answer.outcome is not ResultKind.FAILED
     if as_json:
-        ids = {"tenant": which.tenant, "department_id": which.id, "issued": issued}
-        what = {"code": answer.code, "auth_id": answer.auth_id, "reason": answer.reason}
-        terminal.print_json(ids | what | {"id": answer.event.id})
+        where = {"exchange": exchange, "queues": queues, "recipients": recipients}
+        _print_reissued(which, answer, answer.code, answer.reason, where if issued else {})
     elif issued:
-        terminal.say(f"department {which.id}: {answer.reason}")
+        place = f"through the exchange {exchange}, in {', '.join(queues)}"
+        terminal.say(f"department {which.id}: {answer.reason}, {place}")
     else:
-        terminal.complain([f"department {which.id}: {answer.reason}"])
+        terminal.complain([f"department {which.id}: {answer.reason} ({answer.code})"])
+
+
+def _print_reissued(
+    which: Department, answer: Answer | None, code: ResultCode, reason: str | None, where: dict[str, Any]
+) -> None:
+    nowhere: dict[str, Any] = {"exchange": None, "queues": [], "recipients": []}
+    ids = {"tenant": which.tenant, "department_id": which.id, "issued": code is ResultCode.REISSUED}
+    known = {"auth_id": answer and answer.auth_id, "id": answer and answer.event.id}
+    terminal.print_json(ids | {"code": code, "reason": reason} | known | nowhere | where)
 
 
 def _entry_row(entry: Entry) -> tuple[object, ...]:

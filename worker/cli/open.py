@@ -89,19 +89,29 @@ async def open_queue(settings: BrokerSettings, keys: Keys, *, take: bool, as_jso
     from worker.adapters.brokers import waiting_messages
     from worker.adapters.jose.open import NotOpened, open_message
 
-    failed = False
+    opened: list[Opened] = []
+    refused = 0
     name = settings.namespace.of(secrets_queue(keys.recipient))
     async with waiting_messages(settings.amqp_url, name) as waiting:
         async for body, ack in waiting:
             try:
-                _show([open_message(body, keys.private, keys.worker)], as_json=as_json)
+                opened.append(open_message(body, keys.private, keys.worker))
             except NotOpened as refusal:
-                failed = True
+                refused += 1
                 terminal.complain([str(refusal)])
                 continue
+            if as_json:
+                if len(opened) == 1:
+                    _warn()
+                _print_tokens(opened[-1:])
             if take:
                 ack()
-    return not failed
+    nothing = f"nothing waits in the queue {name}"
+    if as_json and not (opened or refused):
+        terminal.advise(nothing)
+    elif not as_json and (opened or not refused):
+        _show(opened, as_json=False, empty=nothing)
+    return not refused
 
 
 def _bodies() -> list[bytes]:
@@ -113,13 +123,21 @@ def _bodies() -> list[bytes]:
     return [text]
 
 
-def _show(opened: "Iterable[Opened]", *, as_json: bool) -> None:
+def _show(opened: "Iterable[Opened]", *, as_json: bool, empty: str = "nothing to open") -> None:
     if not as_json:
         rows = [_row(one) for one in opened]
-        terminal.print_table(COLUMNS, rows, "nothing to open")
+        terminal.print_table(COLUMNS, rows, empty)
         return
+    _warn()
+    _print_tokens(opened)
+
+
+def _warn() -> None:
     if terminal.OUT.is_terminal:
         terminal.complain([WARNING])
+
+
+def _print_tokens(opened: "Iterable[Opened]") -> None:
     for one in opened:
         terminal.write(terminal.ascii_json(to_json(revealed(one.content))).decode() + "\n")
     terminal.flush()

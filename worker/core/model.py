@@ -414,7 +414,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Answer:
-    """The final outcome of one event or request, as it is recorded and published."""
+    """The final outcome of one event or request, as it is recorded and published.
+
+    `recipients`: those to whom a request has published credentials.
+    """
 
     department: Department
     event: Reference
@@ -428,6 +431,7 @@ class Answer:
     superseded_by: Reference | None = None
     trace: Trace = NO_TRACE
     confirmed: bool = False
+    recipients: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,14 @@ def reissued_to(recipients: Iterable[str]) -> str:
     return f"credentials issued again to {named}" if named else "credentials issued again"
 
 
-def answer_to(request: Reissue, entry: Entry, code: ResultCode, reason: str | None, now: datetime) -> Answer:
+def answer_to(
+    request: Reissue,
+    entry: Entry,
+    code: ResultCode,
+    reason: str | None,
+    now: datetime,
+    recipients: frozenset[str] = frozenset(),
+) -> Answer:
     """The answer to a request, as it is recorded: `reissued`, or `failed` with any other code."""
     issued = code is ResultCode.REISSUED
     return Answer(
@@ -136,6 +143,7 @@ def answer_to(request: Reissue, entry: Entry, code: ResultCode, reason: str | No
         auth_id=entry.auth_id,
         reason=reason,
         trace=request.trace,
+        recipients=recipients,
     )
 
 

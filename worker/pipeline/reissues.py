@@ -118,7 +118,7 @@ class Reissues:
         entry = await self.records.delivered(entry, await self.outbox.deliver_owed(entry, None))
         entry = await self._issue_again(request, entry, recipients)
         reason = reissued_to(recipients)
-        return entry, answer_to(request, entry, ResultCode.REISSUED, reason, self._now())
+        return entry, answer_to(request, entry, ResultCode.REISSUED, reason, self._now(), recipients)
 
     async def _issue_again(self, request: Reissue, before: Entry, recipients: frozenset[str]) -> Entry:
         """Publishes to the recipients that no earlier try has served; returns the entry, not recorded yet."""

@@ -140,6 +140,10 @@ class KeyCheckSettings(TopologySettings, SealingSettings):
     """For `keys check`, which looks at who needs a key, too."""
 
 
+class ReissueSettings(BrokerSettings, LedgerSettings):
+    """For `reissue`, which names the queues that the credentials went to."""
+
+
 class PolicySettings(LedgerSettings):
     """The policy of decisions about departments."""
 
