@@ -439,7 +439,7 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Subaccounts.disable_made": {"self.update": None},
     "Subaccounts.update": {"self.provider.permit": None, "call.update": "update"},
     "Subaccounts.get_if_there": {"self._get": None},
-    "Subaccounts.matches": {"self.register.holders": "holders"},
+    "Subaccounts.matches": {"self.register.holders": "holders", "self.foreign.is_another_account": None},
     "Subaccounts._get": {"self.provider.permit": None, "call.get": "get"},
     "Scanner.scan": {"asyncio.shield": None},
     "Scanner._scan_on": {"self._complete_scan": None},

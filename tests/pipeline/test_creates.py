@@ -230,7 +230,8 @@ async def test_the_oldest_match_is_adopted_and_the_duplicates_are_disabled(world
 
 
 async def test_a_subaccount_recorded_for_another_department_is_not_adopted(world):
-    await world.handle(CREATED)
+    """A person gave it the tag of another department; the rest of the account is as on record."""
+    await world.handle(department_created("Third", department_id="third", sequence=1, id="third"), CREATED)
     other = department_created("Other", department_id="other", sequence=1, id="other")
     stolen = world.provider.subaccounts[0]
     stolen.name = world.sent_name("Other", Department("acme", "other"))

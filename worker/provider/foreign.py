@@ -8,12 +8,15 @@ ledger's account again.
 from dataclasses import dataclass, field
 
 from worker.core.judge import FaultKind
-from worker.core.model import Department
+from worker.core.model import Department, Entry
 from worker.core.naming import NO_EVENT, Names
-from worker.ports import AuthIdTaken, CallFailed, Clock, Entries, LedgerForeign, Provider
+from worker.ports import AuthIdTaken, CallFailed, Clock, Ledger, LedgerForeign, Provider
 
 LOOK_SECONDS = 5.0
 """The time between two looks at the provider."""
+
+SAMPLE = 3
+"""The number of other subaccounts on record to look at."""
 
 
 @dataclass
@@ -21,7 +24,7 @@ class ForeignIds:
     """Remembers the auth ids met, and looks whether their subaccounts are those on record."""
 
     provider: Provider
-    entries: Entries
+    ledger: Ledger
     names: Names
     clock: Clock
     _met: dict[str, AuthIdTaken] = field(default_factory=dict)
@@ -30,6 +33,18 @@ class ForeignIds:
     def met(self, error: AuthIdTaken) -> None:
         """Remembers an auth id that is on record for another department."""
         self._met[error.auth_id] = error
+
+    async def is_another_account(self, holder: Department) -> bool:
+        """Whether the provider shows none of the subaccounts on record, apart from that of `holder`.
+
+        A person may have given that one the tag of another department: this concerns no one else. Looks at
+        `SAMPLE` of the others. Raises `CallFailed`.
+        """
+        others = [entry for entry in await self.ledger.entries() if entry.department != holder]
+        for entry in [entry for entry in others if entry.is_live][-SAMPLE:]:
+            if await self._is_there(entry):
+                return False
+        return True
 
     async def check(self) -> None:
         """Raises `LedgerForeign` while a subaccount is not the one on record under its auth id."""
@@ -44,12 +59,21 @@ class ForeignIds:
             raise LedgerForeign(str(error))
 
     async def _is_the_holders(self, auth_id: str, holder: Department) -> bool:
-        entry = (await self.entries.recall(holder, NO_EVENT)).entry
+        entry = (await self.ledger.recall(holder, NO_EVENT)).entry
         if entry.auth_id != auth_id:
             return True
         try:
+            return await self._is_there(entry)
+        except CallFailed:
+            return False
+
+    async def _is_there(self, entry: Entry) -> bool:
+        """Whether the provider shows the subaccount on record under its tag."""
+        try:
             async with self.provider.permit("get") as call:
-                shown = await call.get(auth_id)
+                shown = await call.get(entry.existing.auth_id)
         except CallFailed as failed:
-            return failed.fault.kind is FaultKind.NOT_FOUND  # it is gone, or there is none any more
+            if failed.fault.kind is FaultKind.NOT_FOUND:
+                return False
+            raise
         return self.names.template.bears(shown.name, self.names.tag(entry))

@@ -126,13 +126,13 @@ class Subaccounts:
     async def matches(self, result: ScanResult, entry: Entry, tags: Mapping[str, int]) -> list[Match]:
         """The subaccounts with one of these tags, without those on record for another department.
 
-        Raises `AuthIdTaken` for one of those if the department has no subaccount on record.
+        Raises `AuthIdTaken` if one of those shows that this is another account than the ledger's.
         """
         seen = [Match(number, one) for tag, number in tags.items() for one in result.seen.get(tag, ())]
         holders = await self.register.holders([one.subaccount.auth_id for one in seen]) if seen else {}
         ours = entry.department
         for auth_id, holder in holders.items():
-            if holder != ours and entry.auth_id is None:
+            if holder != ours and entry.auth_id is None and await self.foreign.is_another_account(holder):
                 self.foreign.met(taken := AuthIdTaken(auth_id, holder))
                 raise taken
         return [one for one in seen if holders.get(one.subaccount.auth_id, ours) == ours]
