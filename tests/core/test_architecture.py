@@ -103,8 +103,9 @@ def test_the_rules_applied_before_the_table():
         a_recollection(entry),
         a_recollection(an_entry()),
     ]
+    gone = decided(renamed(sequence=99), a_recollection(an_entry(gone_at=NOW)))
 
-    assert [row[1] for row in BEFORE] == [decided(event, each) for each in known]
+    assert [row[1] for row in BEFORE] == [*(decided(event, each) for each in known), gone]
 
 
 def test_the_drawn_stages_match_the_handlers_docstring():
