@@ -1,5 +1,6 @@
 """A misused command prints one line with the mistake and a hint."""
 
+import subprocess
 import sys
 
 import pytest
@@ -39,3 +40,14 @@ def test_without_a_command_the_help_is_shown(arguments, monkeypatch, capsys):
     assert "Usage:" in printed.out
     assert "Commands" in printed.out
     assert not printed.err
+
+
+def test_a_command_does_not_import_what_others_need():
+    """Half of what a start takes is imports; aiohttp alone is a quarter."""
+    code = (
+        "import sys\nfrom worker.cli.app import command_line\nimport worker.cli.open_ports\n"
+        "command_line(['departments', 'list'])\n"
+        "print('aiohttp' in sys.modules, 'worker.sandbox' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"

@@ -4,10 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 from contracts.subaccounts import DeadReason
-from worker.cli.app import app
+from worker.cli.app import command_line
 from worker.settings.model import WorkerSettings
 from worker.settings.show import described
 
@@ -31,7 +30,7 @@ def test_the_readme_documents_every_setting():
 
 def test_the_documented_commands_exist():
     named = set(re.findall(r"provisioner ([a-z][a-z-]*)", README)) | {"departments", "topology"}
-    assert named <= set(get_command(app).commands)  # type: ignore[attr-defined]
+    assert named <= set(command_line().commands)
 
 
 def test_linked_files_exist():
@@ -79,4 +78,4 @@ def test_readyz_lines_of_the_runbook_are_those_of_the_code():
 
 def test_the_first_commands_of_the_runbook_exist():
     named = set(re.findall(r"provisioner ([a-z-]+)", RUNBOOK))
-    assert named <= set(get_command(app).commands)  # type: ignore[attr-defined]
+    assert named <= set(command_line().commands)

@@ -7,7 +7,7 @@ The modules of `cli` are light to import. A command imports its own dependencies
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -32,6 +32,8 @@ from worker.telemetry.logs import configure_logging
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001 - as typer calls it
     if asked:
+        from importlib.metadata import version
+
         terminal.write(f"provisioner {version('subaccount-provisioner')}\n")
         raise typer.Exit
 
@@ -72,7 +74,7 @@ def _warn_of_unknown_settings(code: int) -> None:
 def _exit_code() -> int:
     configure_logging("console", "error")
     try:
-        return command_line()(prog_name="provisioner", standalone_mode=False) or DONE
+        return command_line(sys.argv[1:])(prog_name="provisioner", standalone_mode=False) or DONE
     except UserError as error:
         terminal.complain(str(error).splitlines())
         return error.exit_code
@@ -91,8 +93,13 @@ def _exit_code() -> int:
         return INTERRUPTED
 
 
-def command_line() -> Any:
-    """All commands, each with the options of `_common` and the end of its help."""
+def command_line(arguments: Sequence[str] = ()) -> Any:
+    """All commands, each with the options of `_common` and the end of its help.
+
+    The sandbox is left out where the arguments name another command: its import takes a quarter of a start.
+    """
+    if command_of(arguments) not in get_command(app).commands:  # type: ignore[attr-defined]
+        _register_sandbox()
     bare = typer.Typer(add_completion=False)
     bare.command()(_common)
     commands = _with_options(get_command(app), get_command(bare).params)
@@ -177,6 +184,7 @@ def demo(
     run_coroutine(tell(os.environ, memory=memory, stay=stay))
 
 
+@cache
 def _register_sandbox() -> None:
     from worker.sandbox.command import sandbox
 
@@ -187,7 +195,6 @@ app.command()(emit)
 app.command()(results)
 app.command()(departments.reissue)
 app.command("open")(open_)
-_register_sandbox()
 app.add_typer(topology.app, name="topology")
 app.add_typer(departments.app, name="departments")
 app.add_typer(events.app, name="events")

@@ -11,7 +11,6 @@ from itertools import chain
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-import aiohttp
 from pydantic import BaseModel, Field, SecretStr, TypeAdapter, ValidationError
 from yarl import URL
 
@@ -164,6 +163,8 @@ async def queue_names(url: SecretStr, vhost: str) -> list[str]:
 
 
 async def _read(url: SecretStr, path: str, shape: type[T]) -> T:
+    import aiohttp  # noqa: PLC0415 - a quarter of the start of each command, and few ask this API
+
     address = URL(url.get_secret_value())
     shown = address.with_user(None)
     headers = {}
