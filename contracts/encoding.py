@@ -3,6 +3,7 @@
 import json
 import re
 import zlib
+from contextlib import suppress
 from typing import Any
 
 from pydantic_core import from_json
@@ -44,8 +45,8 @@ def json_in(body: bytes, content_encoding: str | None, compression: object) -> A
     `content_encoding` is the property, `compression` the header that kombu sets. Each key has its last value,
     as in other readers of JSON. Numbers that a double cannot hold are infinite.
     """
-    for encoding in _encodings(content_encoding, compression):
-        body = _decompressed(body, encoding)
+    for field, encoding in _encodings(body, content_encoding, compression):
+        body = _decompressed(body, f"{field} {encoding}")
     return json_of(body)
 
 
@@ -60,30 +61,34 @@ def json_of(text: bytes) -> Any:
     return value
 
 
-def _encodings(content_encoding: str | None, compression: object) -> list[str]:
-    """The compressions to undo, the last one applied first."""
+def _encodings(body: bytes, content_encoding: str | None, compression: object) -> list[tuple[str, str]]:
+    """The compressions to undo, the last one applied first, each with the field that names it."""
     if content_encoding is None and compression is None:
         return []
-    listed = [each.strip().lower() for each in (content_encoding or "").split(",")]
-    named = [each for each in listed if not _NO_COMPRESSION.fullmatch(each)]
-    if isinstance(compression, str) and not _NO_COMPRESSION.fullmatch(compression.lower()):
-        named.insert(0, compression.lower())
-    for encoding in named:
+    named = [("content-encoding", each.strip()) for each in (content_encoding or "").split(",")]
+    if isinstance(compression, str) and not _looks_like_json(body):
+        named.insert(0, (COMPRESSION, compression))
+    applied = [(field, each.lower()) for field, each in named if not _NO_COMPRESSION.fullmatch(each.lower())]
+    for field, encoding in applied:
         if encoding not in _COMPRESSIONS:
             shown = f" {encoding}" if _SHOWABLE.fullmatch(encoding) else ""
-            raise Unreadable(f"content-encoding{shown}: only gzip and deflate are read")
-    return named[::-1]
+            raise Unreadable(f"{field}{shown}: only gzip and deflate are read")
+    return applied[::-1]
 
 
-def _decompressed(body: bytes, encoding: str) -> bytes:
-    for window in (_GZIP_OR_ZLIB, _RAW):
-        try:
+def _looks_like_json(body: bytes) -> bool:
+    return body.removeprefix(_BOM).lstrip()[:1] in {b"{", b"["}
+
+
+def _decompressed(body: bytes, named: str) -> bytes:
+    """Decodes gzip, zlib or raw deflate. Some clients only claim it: JSON is left as it is."""
+    plain = _looks_like_json(body)
+    for window in (_RAW,) if plain else (_GZIP_OR_ZLIB, _RAW):  # JSON begins like neither gzip nor zlib
+        with suppress(zlib.error):
             return _inflated(body, window)
-        except zlib.error:
-            continue
-    if body.removeprefix(_BOM).lstrip()[:1] in {b"{", b"["}:  # some clients only claim it
+    if plain:
         return body
-    raise Unreadable(f"content-encoding {encoding}: the body cannot be decoded")
+    raise Unreadable(f"{named}: the body cannot be decoded")
 
 
 def _inflated(body: bytes, window: int) -> bytes:

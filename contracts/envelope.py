@@ -47,7 +47,7 @@ STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch"
 JSON = "application/json"
 HEADER_PREFIX = "cloudEvents_"
-_HEADER = re.compile(r"(?:cloudevents[_:]|ce[-_])(.+)", re.IGNORECASE | re.DOTALL)
+_HEADER = re.compile(r"(?:cloudevents[_:]|ce[-_])(.+)", re.IGNORECASE | re.DOTALL | re.ASCII)
 _MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,60}")
 _SPECVERSION = "specversion"
 _SHOWN_ERRORS = 3
@@ -363,7 +363,9 @@ def _body(message: Message) -> Any:
         return json_in(message.body, message.content_encoding, message.headers.get(COMPRESSION))
     except Unreadable as error:
         text = str(error)
-        raise Malformed(text if text.startswith(("body", "content-")) else f"body: {text}") from None
+        raise Malformed(
+            text if text.startswith(("body", "content-", COMPRESSION)) else f"body: {text}"
+        ) from None
 
 
 def _is_batch(body: list[Any]) -> bool:

@@ -144,7 +144,7 @@ def test_the_compression_of_kombu_is_read(value: str) -> None:
     assert name_in(message) == "Engineering"
 
 
-@pytest.mark.parametrize("value", [None, True, 5, "none", "", "application/x-gzip"])
+@pytest.mark.parametrize("value", [None, True, 5, "none", "", "application/x-gzip", "lz4"])
 def test_a_compression_that_names_none_does_no_harm(value: Any) -> None:
     assert name_in(Message(BODY, JSON, {"compression": value})) == "Engineering"
 
@@ -152,7 +152,9 @@ def test_a_compression_that_names_none_does_no_harm(value: Any) -> None:
 NAMED = {
     "br": Message(b"\x0b\x02\x80{}\x03", STRUCTURED, {}, "br"),
     "zstd": Message(BODY, STRUCTURED, {}, "gzip, zstd"),
-    "application/x-bz2": Message(bz2.compress(BODY), JSON, {"compression": "application/x-bz2"}, "utf-8"),
+    "compression application/x-bz2": Message(
+        bz2.compress(BODY), JSON, {"compression": "application/x-bz2"}, "utf-8"
+    ),
     "content-encoding": Message(BODY, STRUCTURED, {}, "no\x07encoding"),
     "content-encoding gzip: the body cannot be decoded": Message(gzip.compress(BODY)[:-9], JSON, {}, "gzip"),
     "content-encoding deflate: the body cannot be decoded": Message(b"\xff" * 9, JSON, {}, "deflate"),
