@@ -415,8 +415,8 @@ class Browse(Protocol):
 class DeadLetterQueue(Protocol):
     """The dead-letter queue, as operators browse it."""
 
-    def browse(self) -> AbstractAsyncContextManager[Browse]:
-        """Begins a pass; there is one at a time. Raises `QueueTaken`."""
+    def browse(self, *, waits: bool = True) -> AbstractAsyncContextManager[Browse]:
+        """Begins a pass; there is one at a time. Raises `QueueTaken`, at once unless it `waits`."""
 
     async def is_unlimited(self) -> bool:
         """Whether the queue certainly has no delivery limit; False if that is unknown."""

@@ -22,6 +22,12 @@ class Socket:
     def on_closed(self, _tell: object) -> None:
         """Never calls back."""
 
+    async def set_prefetch(self, _count: int) -> None:
+        """Is answered at once."""
+
+    async def consume(self, _queue: str, _tag: str) -> None:
+        """Is answered at once, and delivers nothing."""
+
     def send(self, frames: bytes) -> None:
         self.sent.append(frames)
 

@@ -313,16 +313,44 @@ async def test_an_empty_import_sends_nothing_without_confirmation():
     assert (output.code, output.out, output.err) == (0, "nothing to send\n", "")
 
 
-async def test_a_second_operator_learns_that_the_queue_is_in_use(system: RealSystem):
+async def test_a_second_operator_learns_that_the_queue_is_in_use_and_waits(system: RealSystem):
+    async with idle(system) as environ, await aio_pika.connect(system.url) as stranger:
+        await publish_dead_letters(system.channel, *(event(number) for number in range(3)))
+        channel = await stranger.channel()
+        await (await channel.get_queue(names.DEAD_LETTER_QUEUE, ensure=False)).consume(ignore)
+        process, impatient = await started(environ, "list", "--json"), await started(environ, "list")
+        for one in (process, impatient):
+            assert one.stderr
+            said = await one.stderr.readline()
+            assert said == b"another consumer is reading the dead letters; waiting for it\n"
+        impatient.send_signal(signal.SIGINT)
+        assert await impatient.wait() == 130
+        assert process.returncode is None
+        await channel.close()
+        out, _ = await process.communicate()
+        assert (process.returncode, json.loads(out)["seen"]) == (0, 3)
+
+
+async def test_operators_at_once_see_every_letter_also_beside_one_that_is_killed(system: RealSystem):
     async with idle(system) as environ:
-        await publish_dead_letters(system.channel, event(1))
-        other = await system.channel.get_queue(names.DEAD_LETTER_QUEUE, ensure=False)
-        await other.consume(ignore)
-        output = await cli(environ, "list")
-        assert output.code == 1
-        waiting, gave_up = output.err.splitlines()
-        assert waiting == "another consumer is reading the dead letters; waiting for it"
-        assert gave_up.startswith("another consumer is reading provisioner.dead-letters (1 consumers)")
+        numbers = range(2_000)
+        await publish_dead_letters(system.channel, *(event(number) for number in numbers))
+        killed, *others = [await started(environ, "list", "--json", "--limit", "2000") for _ in range(4)]
+        async with asyncio.timeout(60):
+            while (await depth_seen(system)).consumer_count == 0:  # noqa: ASYNC110 - only the broker knows
+                await asyncio.sleep(0.01)
+        killed.kill()
+        for process in others:
+            out, err = await process.communicate()
+            assert process.returncode == 0, err
+            listed = [letter["event_id"] for letter in json.loads(out)["dead_letters"]]
+            assert sorted(listed) == sorted(f"e-{number}" for number in numbers)
+        await killed.communicate()
+
+
+async def depth_seen(system: RealSystem) -> Any:
+    found = await system.channel.declare_queue(names.DEAD_LETTER_QUEUE, passive=True)
+    return found.declaration_result
 
 
 async def ignore(_message: object) -> None:

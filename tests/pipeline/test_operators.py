@@ -443,7 +443,7 @@ class Disconnecting(MemoryDeadLetters):
 
     passes_left = 2
 
-    def browse(self):
+    def browse(self, *, waits: bool = True):  # noqa: ARG002
         self.passes_left -= 1
         if self.passes_left < 0:
             raise BrokerUnavailable("RabbitMQ cannot be used: the connection was closed")

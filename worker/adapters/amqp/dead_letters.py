@@ -3,10 +3,13 @@
 A quorum queue cannot be browsed. Messages that were delivered and not acked when their channel closes return
 to the queue in order, ahead of messages that were never delivered but behind those returned earlier; after
 `basic.nack` they go to the very end. So a pass is one channel that consumes the whole queue and then closes.
-It holds every letter until then, so it is short and exclusive.
+It holds every letter until then, so it is short and exclusive. Its first consumer takes one letter, not
+`basic.get`, whose letter RabbitMQ 4 returns last. Measured on 3.10.8, 4.0.5 and 4.3.6.
 
-Measured on 3.10.8. RabbitMQ 4.x (4.0.5, 4.3.6) returns messages of `basic.get` last, so each pass moves the
-oldest letter, which `_get` took, to the end of the queue. Nothing is lost.
+Quorum queues ignore the exclusive flag of consumers (measured on 3.10.8), and a lock of another kind would
+need more rights than to read. So a reader waits until the queue has no consumer, starts its own, and looks
+again: if there is another now, both step back for a random time. Whoever holds letters counts as a consumer,
+also by `basic.get` and after a cancel. A pass ends only when it sees no consumer but its own.
 """
 
 import asyncio
@@ -26,6 +29,7 @@ from worker.adapters.amqp.seam import (
     ChannelClosed,
     ChannelNotFoundEntity,
     Connection,
+    QueueState,
 )
 from worker.adapters.amqp.topology import state_of
 from worker.core.messages import Outgoing
@@ -34,12 +38,15 @@ from worker.ports import BrowsedLetter, Clock, QueueTaken, TooManyReturns
 # The prefetch of each consumer in turn; AMQP allows at most 65,535. A window opens once all earlier ones are
 # full of kept letters, so that letters return in order. Erlang keeps up to 32 consumers sorted
 # by name, and more in any order.
-WINDOWS = (1_000, *[4_000] * 22, *[65_535] * 8)
+WINDOWS = (1, 1_000, *[4_000] * 22, *[65_535] * 8)
 BATCH_LETTERS = 1_000
 QUIET_SECONDS = 0.05
 STALL_SECONDS = 5.0
-TURN_SECONDS = 15.0
+TURN_SECONDS = 300.0
+"""How long to wait for other readers: a person has Ctrl-C, a script must end some day."""
 TURN_PAUSE_SECONDS = 0.2
+INTRUDER_SECONDS = 15.0
+"""How long a pass that has read all waits for a reader that came later."""
 
 
 class RabbitLetter:
@@ -78,14 +85,16 @@ class RabbitBrowse:
         namespace: Namespace = NO_NAMESPACE,
     ) -> None:
         self.broker = broker
+        self._connection = connection
         self._channel = channel
         self._queue = queue
         self._namespace = namespace
         self._getter = Getter(connection, channel, queue, {DELIVER: self._deliver})
         self._arrived: deque[RabbitLetter] = deque()
         self._news = asyncio.Event()
-        self._expected = self._delivered = self._removed = self._allowed = self._opened = 0
-        self._lost = self._ended = False
+        self._expected = self._delivered = self._removed = self._allowed = self._opened = self._got = 0
+        self._lost = self._ended = self._finishing = False
+        self._alone_by = 0.0
         self._short = False  # the broker delivers less than a window holds
 
     def lose(self, error: BaseException | None = None) -> None:
@@ -96,23 +105,25 @@ class RabbitBrowse:
 
     async def batches(self, most: int) -> AsyncIterator[Sequence[BrowsedLetter]]:
         """Yields the oldest letter alone, then up to `most` at a time; raises `BrokerUnavailable`."""
-        if not self._delivered:
-            if (oldest := await self._get()) is None:
-                return
-            yield [oldest]
         while not self._ended:
             if not self._arrived and (self._is_full or self._short):
                 await self._open_next()
             if batch := await self._next(most):
                 yield batch
+            if self._opened == 1 and self._delivered:
+                await self._open_next()
 
     async def finish(self) -> None:
         """Consumes the rest of the queue too; otherwise returned letters would end up behind it."""
+        self._finishing = True
         async for _ in self.batches(BATCH_LETTERS):
             pass
 
     async def remove(self, letters: Sequence[BrowsedLetter]) -> None:
         """Acks letters of the batch yielded last."""
+        if self._opened == 1 and letters:  # else it would take a later letter, and return it ahead of others
+            with _explained(self._queue):
+                await self._channel.cancel(_name(0))
         tags = sorted(letter.tag for letter in letters if isinstance(letter, RabbitLetter))
         self._removed += len(tags)
         # Tags count from 1. If no letter before the last of these is kept, one ack covers all.
@@ -120,6 +131,21 @@ class RabbitBrowse:
         with _explained(self._queue):
             number, multiple = self._channel.number, bool(last)
             self._getter.send(b"".join([ack(tag, number, multiple=multiple) for tag in last or tags]))
+
+    async def begin(self, expected: int) -> bool:
+        """Starts the first consumer, for one letter; returns whether there is no other reader.
+
+        `expected`: the number of letters in the queue, as far as it is known.
+        """
+        self._expected = expected
+        await self._open_next()
+        return not await self._others()
+
+    async def _others(self) -> int:
+        """The number of other readers, or less: whoever keeps a letter counts as a consumer."""
+        with _explained(self._queue):
+            state = await _seen_state(self._connection, self._queue)
+        return max(0, state.consumers - self._opened - self._got) if state else 0
 
     @property
     def _is_full(self) -> bool:
@@ -129,7 +155,7 @@ class RabbitBrowse:
         """Starts the next consumer. The earlier ones are full of kept letters and receive nothing newer."""
         if self._opened == len(WINDOWS):
             raise BrokerUnavailable(f"more than {sum(WINDOWS):,} dead letters cannot be read at once")
-        window, name = WINDOWS[self._opened], f"look-{self._opened:02d}"
+        window, name = WINDOWS[self._opened], _name(self._opened)
         self._opened += 1
         self._allowed = self._delivered - self._removed + window
         self._short = False
@@ -143,9 +169,8 @@ class RabbitBrowse:
             message = await self._getter.get()
         if message is None:
             return None
-        if not self._delivered:
-            self._expected = 1 + message.left
         self._delivered += 1
+        self._got += 1
         return RabbitLetter(message.within(self._namespace))
 
     def _deliver(self, arguments: bytes, properties: bytes, body: bytes) -> None:
@@ -175,9 +200,20 @@ class RabbitBrowse:
         except TimeoutError:
             letter = await self._get()
             if letter is None:
-                return not self._news.is_set()
+                return not self._news.is_set() and await self._is_alone()
             self._arrived.append(letter)
             self._short = due
+        return False
+
+    async def _is_alone(self) -> bool:
+        """Whether no other reader has letters; if one has, a moment later: it steps back before us."""
+        if self._finishing or not (others := await self._others()):
+            return True
+        now = asyncio.get_running_loop().time()
+        self._alone_by = self._alone_by or now + INTRUDER_SECONDS
+        if now > self._alone_by:
+            raise _taken(self._queue, others)
+        await asyncio.sleep(TURN_PAUSE_SECONDS)
         return False
 
 
@@ -200,18 +236,13 @@ class RabbitDeadLetters:
         self._queue = namespace.of(queue)
         self._clock = clock
         self._on_wait = on_wait
+        self._waited = False
 
     @asynccontextmanager
-    async def browse(self) -> AsyncIterator[RabbitBrowse]:
+    async def browse(self, *, waits: bool = True) -> AsyncIterator[RabbitBrowse]:
         """Begins the only pass; raises `QueueTaken`, `BrokerRefuses` or `BrokerUnavailable`."""
-        with _explained(self._queue):
-            await self._take_turn()
-            channel = await self._connection.open_channel()
+        browse, channel = await self._alone(self._clock.monotonic() + TURN_SECONDS * waits)
         try:
-            broker = BrokerVersion.parse(self._connection.server_version)
-            browse = RabbitBrowse(self._connection, channel, broker, self._queue, self._namespace)
-            channel.on_closed(browse.lose)
-            channel.on_consumer_cancelled(browse.lose)
             try:
                 yield browse
             except (TooManyReturns, BrokerUnavailable):
@@ -224,30 +255,42 @@ class RabbitDeadLetters:
             with _explained(self._queue):
                 await channel.close()
 
-    async def _take_turn(self) -> None:
-        """Waits for other consumers: two passes at once would each see a part and return it out of order."""
-        deadline = self._clock.monotonic() + TURN_SECONDS
-        waiting = False
-        while readers := await self._readers():
-            if self._clock.monotonic() > deadline:
-                raise QueueTaken(
-                    f"another consumer is reading {self._queue} ({readers} consumers) and hides letters"
-                    " in it; try again when it is done"
-                )
-            if not waiting and self._clock.monotonic() > deadline - TURN_SECONDS + 5 * TURN_PAUSE_SECONDS:
-                waiting = True
-                self._on_wait()
+    async def _alone(self, deadline: float) -> tuple[RabbitBrowse, Channel]:
+        """A pass that has begun, without another: two at once would each see a part and change the order."""
+        while True:
+            expected = await self._take_turn(deadline)
+            with _explained(self._queue):
+                channel = await self._connection.open_channel()
+            broker = BrokerVersion.parse(self._connection.server_version)
+            browse = RabbitBrowse(self._connection, channel, broker, self._queue, self._namespace)
+            channel.on_closed(browse.lose)
+            channel.on_consumer_cancelled(browse.lose)
+            alone = False
+            try:
+                if alone := await browse.begin(expected):
+                    return browse, channel
+            finally:
+                if not alone:
+                    with _explained(self._queue):
+                        await channel.close()
+            await self._clock.sleep(2 * TURN_PAUSE_SECONDS * self._clock.jitter())
+
+    async def _take_turn(self, deadline: float) -> int:
+        """Waits until nobody reads the queue; returns the number of its messages, as far as it is known."""
+        while True:
+            with _explained(self._queue):
+                state = await _seen_state(self._connection, self._queue)
+            if state is None or not state.consumers:
+                return state.messages if state else 0
+            if self._clock.monotonic() >= deadline:
+                raise _taken(self._queue, state.consumers)
+            self._say_waiting()
             await self._clock.sleep(TURN_PAUSE_SECONDS)
 
-    async def _readers(self) -> int:
-        """The number of consumers; 0 if unknown: 4.2.6 to 4.3.0 show it only with the right to configure."""
-        try:
-            state = await state_of(self._connection, self._queue)
-        except ChannelAccessRefused:
-            return 0
-        if state is None:
-            raise _no_queue(self._queue)
-        return state.consumers
+    def _say_waiting(self) -> None:
+        if not self._waited:
+            self._waited = True
+            self._on_wait()
 
     async def is_unlimited(self) -> bool:
         """Redeclares the queue with this project's arguments, which needs the right to configure it."""
@@ -261,6 +304,20 @@ class RabbitDeadLetters:
             return True
 
 
+async def _seen_state(connection: Connection, queue: str) -> QueueState | None:
+    """The state of the queue; None where RabbitMQ shows it only with the right to configure (4.2.6 to 4.3.0).
+
+    Raises `BrokerRefuses` if there is no such queue.
+    """
+    try:
+        state = await state_of(connection, queue)
+    except ChannelAccessRefused:
+        return None
+    if state is None:
+        raise _no_queue(queue)
+    return state
+
+
 @contextmanager
 def _explained(queue: str) -> Iterator[None]:
     """Raises the broker's errors as `BrokerRefuses` or `BrokerUnavailable`."""
@@ -272,6 +329,17 @@ def _explained(queue: str) -> Iterator[None]:
         raise _no_queue(queue) from None
     except BROKER_ERRORS as error:
         raise BrokerUnavailable(f"RabbitMQ cannot be used: {explain(error)}") from None
+
+
+def _name(window: int) -> str:
+    return f"look-{window:02d}"
+
+
+def _taken(queue: str, readers: int) -> QueueTaken:
+    return QueueTaken(
+        f"another consumer is reading {queue} ({readers} consumers) and hides letters in it;"
+        " try again when it is done"
+    )
 
 
 def _no_queue(queue: str) -> BrokerRefuses:

@@ -101,7 +101,7 @@ class MemoryDeadLetters:
         return self._unlimited
 
     @asynccontextmanager
-    async def browse(self) -> AsyncIterator[MemoryBrowse]:
+    async def browse(self, *, waits: bool = True) -> AsyncIterator[MemoryBrowse]:  # noqa: ARG002
         """See `DeadLetterQueue.browse`."""
         if self._taken:
             raise QueueTaken("another consumer is reading the dead letters; try again in a moment")
