@@ -62,20 +62,49 @@ def test_a_list_shows_reasons_then_departments_then_dead_letters(printed_lines):
         "malformed 1 ?",
         "department messages reasons",
         "d-1 2 rejected",
-        "? 1 malformed",
+        "and 1 more department",
         "dead since reason type department event or letter detail",
         *["2026-11-21 12:00:00Z rejected created d-1 e-1 400"] * 2,
         f"? malformed {NAMELESS.fingerprint}",
     ]
 
 
-def test_a_long_list_shows_some_departments_and_their_tenants(printed_lines):
-    view.summary(summary_of(*(letter(n, "acme") for n in range(30)), keep=1), as_json=False)
+def test_departments_with_one_letter_each_do_not_push_the_letters_away(printed_lines):
+    view.summary(summary_of(*(letter(n) for n in range(40)), keep=1), as_json=False)
+    assert printed_lines()[1:5] == [
+        "reason messages departments",
+        "rejected 40 40",
+        "dead since reason type department event or letter detail",
+        "2026-11-21 12:00:00Z rejected created d-0 e-0 400",
+    ]
+
+
+def test_a_long_list_shows_the_departments_with_most_letters_and_their_tenants(printed_lines):
+    many = [letter(n, "acme") for n in range(30) for _ in range(2)]
+    view.summary(summary_of(*many, letter(7, "acme"), keep=1), as_json=False)
     lines = printed_lines()
     assert lines[3] == "tenant department messages reasons"
-    assert lines[4] == "acme d-0 1 rejected"
-    assert lines[24] == "and 10 more departments"
-    assert lines[-1] == "and 29 more dead letters: --limit shows more, a filter fewer"
+    assert lines[4] == "acme d-7 3 rejected"
+    assert lines[5] == "acme d-0 2 rejected"
+    assert lines[9] == "and 25 more departments"
+    assert lines[-1] == "and 60 more dead letters: --limit shows more, a filter fewer"
+
+
+def test_letters_without_a_department_show_their_tenant_where_it_is_known(printed_lines):
+    of_a_tenant = replace(NAMELESS, tenant="default", reason="invalid")
+    view.summary(summary_of(*[NAMELESS] * 3, *[of_a_tenant] * 2, keep=0), as_json=False)
+    assert printed_lines()[4:7] == [
+        "tenant department messages reasons",
+        "? ? 3 malformed",
+        "default ? 2 invalid",
+    ]
+
+
+def test_unrouted_messages_are_called_so(printed_lines):
+    view.summary(summary_of(letter(1), letter(2), keep=0), "unrouted message", as_json=False)
+    lines = printed_lines()
+    assert lines[0] == "2 unrouted messages"
+    assert lines[-1] == "and 2 more unrouted messages: --limit shows more, a filter fewer"
 
 
 def test_a_json_list_is_complete(printed_lines):

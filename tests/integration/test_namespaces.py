@@ -195,3 +195,42 @@ async def test_a_misspelt_routing_key_is_kept(system: RealSystem):
             await system.send(json.dumps(EVENT).encode(), key)
         assert await system.depth(names.UNROUTED_QUEUE) == 3
         assert await system.depth(names.WORK_QUEUE) == 0
+
+
+async def test_unrouted_messages_are_listed_exported_replayed_and_discarded(
+    deployments: list[Deployment], tmp_path: Path
+):
+    """A producer cannot pass for the worker: its own parking and dead-letter headers mean nothing."""
+    deployment = deployments[1]
+    forged = {
+        "x-dead-reason": "rejected",
+        "x-attempts": 7,
+        "x-original-exchange": "departments",
+        "x-original-routing-key": "subaccount.credentials.reissue.requested",
+    }
+    async with running(deployment):
+        for number, key in enumerate(("Department.Created", "hr.created", "")):
+            await deployment.publish(names.DEPARTMENTS, key, event(number, f"Name {number}"), **forged)
+        listed = await deployment.cli("dead-letters", "list", "--unrouted")
+        assert listed["reasons"] == [{"reason": "unrouted", "count": 3, "departments": 3}]
+        assert {letter["detail"] for letter in listed["dead_letters"]} == {
+            f"no queue takes routing key {key!r} of exchange departments"
+            for key in ("Department.Created", "hr.created", "")
+        }
+        assert (await deployment.cli("dead-letters", "list"))["seen"] == 0
+        planned = await deployment.cli("dead-letters", "plan", "--unrouted")
+        assert planned["outcomes"] == {"create": 3}
+        shown = await deployment.cli("dead-letters", "show", "--unrouted", "--id", "e-1")
+        assert [one["routing_key"] for one in shown] == ["hr.created"]
+        file = tmp_path / "unrouted.jsonl"
+        exported = await deployment.cli("dead-letters", "export", "--unrouted", "--output", str(file))
+        assert exported == {"exported": 3}
+        replayed = await deployment.cli("dead-letters", "replay", "--unrouted", "--id", "e-1", "--yes")
+        assert (replayed["replayed"], replayed["answered"]) == (1, 1)
+        assert deployment.names_at_plivo == {"Name 1"}
+        assert await deployment.depth(names.UNROUTED_QUEUE) == 2
+        gone = await deployment.cli("dead-letters", "discard", "--unrouted", "--all", "--yes")
+        assert gone["discarded"] == 2
+        assert await deployment.depth(names.UNROUTED_QUEUE) == 0
+        audited = await deployment.cli("dead-letters", "audit", "--id", "e-1")
+        assert {line["selection"].split(" ")[0] for line in audited} == {"--unrouted"}

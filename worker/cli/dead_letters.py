@@ -31,6 +31,7 @@ from worker.cli.options import (
     Tenants,
     Types,
     Unlimited,
+    Unrouted,
     Until,
     Words,
     Yes,
@@ -69,15 +70,23 @@ def list_(
     text: Words = None,
     limit: Shown = 50,
     unlimited: Unlimited = False,
+    unrouted: Unrouted = False,
     as_json: Json = False,
 ) -> None:
     """List dead letters, with their numbers by reason and by department."""
     selection = selected(reason, department, tenant, type_, id_, since, until, text)
-    run(_list(_settings(), Request(selection, assume_unlimited=unlimited), limit, as_json=as_json))
+    run(
+        _list(
+            _settings(),
+            Request(selection, assume_unlimited=unlimited, unrouted=unrouted),
+            limit,
+            as_json=as_json,
+        )
+    )
 
 
 async def _list(settings: DeadLetterSettings, request: Request, limit: int, *, as_json: bool) -> None:
-    view.summary(await _summary(settings, request, limit), as_json=as_json)
+    view.summary(await _summary(settings, request, limit), request.noun, as_json=as_json)
 
 
 async def _summary(settings: DeadLetterSettings, request: Request, keep: int) -> summary.Summary:
@@ -103,11 +112,12 @@ def show(
     limit: Shown = 10,
     by: By = None,
     unlimited: Unlimited = False,
+    unrouted: Unrouted = False,
     as_json: Json = False,
 ) -> None:
     """Show dead letters in full, with their bodies."""
     selection = selected(reason, department, tenant, type_, id_, since, until, text)
-    request = Request(selection, by=by, assume_unlimited=unlimited)
+    request = Request(selection, by=by, assume_unlimited=unlimited, unrouted=unrouted)
     run(_show(_settings(), request, limit, as_json=as_json))
 
 
@@ -116,7 +126,7 @@ async def _show(settings: DeadLetterSettings, request: Request, limit: int, *, a
 
     async with open_ports.reading_session(settings, request) as session:
         gathered = await summary.gather(session, limit)
-    view.letters(gathered, as_json=as_json)
+    view.letters(gathered, request.noun, as_json=as_json)
 
 
 @app.command()
@@ -132,11 +142,19 @@ def plan(
     text: Words = None,
     limit: Shown = 50,
     unlimited: Unlimited = False,
+    unrouted: Unrouted = False,
     as_json: Json = False,
 ) -> None:
     """Show the outcome a replay of each letter would have now. Changes nothing."""
     selection = selected(reason, department, tenant, type_, id_, since, until, text)
-    run(_plan(_settings(), Request(selection, assume_unlimited=unlimited), limit, as_json=as_json))
+    run(
+        _plan(
+            _settings(),
+            Request(selection, assume_unlimited=unlimited, unrouted=unrouted),
+            limit,
+            as_json=as_json,
+        )
+    )
 
 
 async def _plan(settings: DeadLetterSettings, request: Request, limit: int, *, as_json: bool) -> None:
@@ -149,7 +167,7 @@ async def _plan(settings: DeadLetterSettings, request: Request, limit: int, *, a
     ):
         with progress("reading") as display:
             made = await plan_replay(session, ledger, settings.policy, limit, display.at)
-    view.plan(made, settings, as_json=as_json)
+    view.plan(made, settings, request.noun, as_json=as_json)
 
 
 @app.command()
@@ -174,11 +192,12 @@ def replay(
     yes: Yes = False,
     by: By = None,
     unlimited: Unlimited = False,
+    unrouted: Unrouted = False,
     as_json: Json = False,
 ) -> None:
     """Send dead letters to the work queue again, in growing batches while all goes well."""
     selection = selected(reason, department, tenant, type_, id_, since, until, text)
-    request = Request(selection, by=by, assume_unlimited=unlimited)
+    request = Request(selection, by=by, assume_unlimited=unlimited, unrouted=unrouted)
     most = _confirmed_limit("Replay", request, limit, yes=yes)
     run_to_exit(_replay(_settings(), request, most, rate, track=not no_wait, as_json=as_json))
 
@@ -204,7 +223,7 @@ async def _replay(
         if failure and not work.report.sent:
             raise failure
         ending = view.Ending(stopping.is_set(), failure)
-        view.replayed(work.report, session.run, ending, tracked=track, as_json=as_json)
+        view.replayed(work.report, session.run, ending, request.noun, tracked=track, as_json=as_json)
     return not (work.report.is_bad or ending.is_early)
 
 
@@ -224,13 +243,14 @@ def discard(
     yes: Yes = False,
     by: By = None,
     unlimited: Unlimited = False,
+    unrouted: Unrouted = False,
     as_json: Json = False,
 ) -> None:
     """Discard dead letters; the audit records each of them."""
     selection = selected(reason, department, tenant, type_, id_, since, until, text)
     if (selection == Selection()) is not everything:
         raise typer.BadParameter("give a filter, or --all for all of them")
-    request = Request(selection, by=by, assume_unlimited=unlimited)
+    request = Request(selection, by=by, assume_unlimited=unlimited, unrouted=unrouted)
     most = _confirmed_limit("Discard", request, limit, yes=yes)
     run_to_exit(_discard(_settings(), request, most, as_json=as_json))
 
@@ -250,7 +270,7 @@ async def _discard(
         if failure and not remover.gone:
             raise failure
         ending = view.Ending(stopping.is_set(), failure)
-        view.discarded(remover.gone, remover.seen, ending, as_json=as_json)
+        view.discarded(remover.gone, remover.seen, ending, request.noun, as_json=as_json)
     return not ending.is_early
 
 
@@ -269,11 +289,12 @@ def export(
     limit: Limit = None,
     by: By = None,
     unlimited: Unlimited = False,
+    unrouted: Unrouted = False,
     as_json: Json = False,
 ) -> None:
     """Write dead letters as JSON, one per line, to be edited and imported."""
     selection = selected(reason, department, tenant, type_, id_, since, until, text)
-    request = Request(selection, by=by, assume_unlimited=unlimited)
+    request = Request(selection, by=by, assume_unlimited=unlimited, unrouted=unrouted)
     run(_export(_settings(), request, limit, output, as_json=as_json))
 
 
@@ -375,7 +396,7 @@ def _confirmed_limit(verb: str, request: Request, limit: int | None, *, yes: boo
     most = present if limit is None else min(present, limit)
     if most and asks:
         chosen = view.filter_text(request.selection)
-        ask(f"{verb} {most:,} dead letter{'s' * (most != 1)} ({chosen})?")
+        ask(f"{verb} {most:,} {request.noun}{'s' * (most != 1)} ({chosen})?")
     return most
 
 

@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
+from functools import partial
 
+from contracts.topology import DEAD_LETTER_QUEUE, UNROUTED_QUEUE
 from worker.adapters.amqp.dead_letters import RabbitDeadLetters
 from worker.adapters.amqp.listener import listening
-from worker.adapters.amqp.seam import BROKER_ERRORS
+from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import AmqpObjects, ManagedObjects, open_connection, open_publisher
 from worker.adapters.ledgers import open_ledger
@@ -17,7 +19,7 @@ from worker.cli.view import filter_text
 from worker.core.dead_letters import AuditLine
 from worker.core.messages import Outgoing
 from worker.operations.dead_letters.session import Session
-from worker.ports import Audit, DeadLetterQueue, Ledger, LedgerFailed, Listener, Publisher
+from worker.ports import Audit, Ledger, LedgerFailed, Listener, Publisher
 from worker.settings.model import BrokerSettings, DeadLetterSettings, LedgerSettings, TopologySettings
 from worker.telemetry.events import Telemetry
 
@@ -96,8 +98,9 @@ def objects_in_effect(settings: TopologySettings) -> ManagedObjects | None:
 async def reading_session(settings: DeadLetterSettings, request: Request) -> AsyncIterator[Session]:
     """For commands that change nothing: works without a ledger, and connects a publisher only if needed."""
     async with AsyncExitStack() as stack:
-        queue = await stack.enter_async_context(_dead_letters(settings))
-        yield _session(request, queue, _LazyPublisher(settings, stack), _OptionalAudit(settings, stack))
+        connection = await stack.enter_async_context(open_connection(settings.amqp_url))
+        publisher_, audit = _LazyPublisher(settings, stack), _OptionalAudit(settings, stack)
+        yield _session(settings, request, connection, publisher_, audit)
 
 
 @asynccontextmanager
@@ -107,33 +110,36 @@ async def changing_session(
     """For commands whose changes must be recorded: raises `LedgerFailed` without a ledger."""
     async with AsyncExitStack() as stack:
         ledger, audit = await stack.enter_async_context(ledger_to_write(settings))
-        queue = await stack.enter_async_context(_dead_letters(settings))
+        connection = await stack.enter_async_context(open_connection(settings.amqp_url))
         opened = await stack.enter_async_context(publisher(settings))
-        yield _session(request, queue, opened, audit), ledger
+        yield _session(settings, request, connection, opened, audit), ledger
 
 
-@asynccontextmanager
-async def _dead_letters(settings: BrokerSettings) -> AsyncIterator[DeadLetterQueue]:
-    async with open_connection(settings.amqp_url) as connection:
-        yield RabbitDeadLetters(connection, SystemClock(), _say_waiting, settings.namespace)
+def _session(
+    settings: BrokerSettings, request: Request, connection: Connection, publisher: Publisher, audit: Audit
+) -> Session:
+    def queue(name: str) -> RabbitDeadLetters:
+        say = partial(_say_waiting, f"{request.noun}s")
+        return RabbitDeadLetters(connection, SystemClock(), say, settings.namespace, name)
 
-
-def _session(request: Request, queue: DeadLetterQueue, publisher: Publisher, audit: Audit) -> Session:
+    selection = filter_text(request.selection)
     return Session(
-        queue,
+        queue(UNROUTED_QUEUE if request.unrouted else DEAD_LETTER_QUEUE),
         publisher,
         audit,
         SystemClock(),
         by=request.by or os_user(),
         run=fresh_id(),
-        asked=str(request.file or filter_text(request.selection)),
+        asked=str(request.file or (f"--unrouted {selection}" if request.unrouted else selection)),
         selection=request.selection,
         assume_unlimited=request.assume_unlimited,
+        unrouted=request.unrouted,
+        dead_letters=queue(DEAD_LETTER_QUEUE),
     )
 
 
-def _say_waiting() -> None:
-    terminal.ERR.print("another consumer is reading the dead letters; waiting for it", style="yellow")
+def _say_waiting(what: str) -> None:
+    terminal.ERR.print(f"another consumer is reading the {what}; waiting for it", style="yellow")
 
 
 class _LazyPublisher:

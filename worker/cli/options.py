@@ -77,6 +77,10 @@ Unlimited = Annotated[
     bool,
     typer.Option("--no-delivery-limit", help="Assume that the queue has no delivery limit (RabbitMQ 4)."),
 ]
+Unrouted = Annotated[
+    bool,
+    typer.Option("--unrouted", help="Messages under a routing key that no queue takes, not dead letters."),
+]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="At most this many.")]
 Shown = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="How many to show individually.")]
 
@@ -132,9 +136,16 @@ class Request:
     """The input of every dead-letter command: the selection and the operator (`by`; None: the OS user).
 
     `file` is that of an import. `assume_unlimited`: the operator says that the queue has no delivery limit.
+    `unrouted`: the command works on the messages that no queue took.
     """
 
     selection: Selection = EVERYTHING
     file: Path | None = None
     by: str | None = None
     assume_unlimited: bool = False
+    unrouted: bool = False
+
+    @property
+    def noun(self) -> str:
+        """What one selected message is called."""
+        return "unrouted message" if self.unrouted else "dead letter"

@@ -20,10 +20,12 @@ from worker.ports import UserError
 from worker.settings.model import PolicySettings
 
 SHOWN_ROWS = 20
+SHOWN_DEPARTMENTS = 5
 ID = "event or letter"
+DEAD_LETTER = "dead letter"
 
 
-def summary(found: Summary, *, as_json: bool) -> None:
+def summary(found: Summary, what: str = DEAD_LETTER, *, as_json: bool) -> None:
     """Shows the numbers by reason and by department, then the letters."""
     if as_json:
         groups = {"reasons": map(asdict, found.reasons), "departments": map(asdict, found.departments)}
@@ -31,12 +33,12 @@ def summary(found: Summary, *, as_json: bool) -> None:
         print_json({"seen": found.seen, "selected": found.selected, **groups, "dead_letters": letters})
         return
     if not found.selected:
-        none_selected(found.seen)
+        none_selected(found.seen, what)
         return
     if found.selected == found.seen:
-        say(_counted(found.seen, "dead letter"))
+        say(_counted(found.seen, what))
     else:
-        say(f"{found.selected:,} of {_counted(found.seen, 'dead letter')}")
+        say(f"{found.selected:,} of {_counted(found.seen, what)}")
     of_reasons = [
         (one.reason, f"{one.count:,}", f"{one.departments:,}" if one.departments else "?")
         for one in found.reasons
@@ -46,22 +48,26 @@ def summary(found: Summary, *, as_json: bool) -> None:
     if found.letters:
         columns = ("dead since", "reason", "type", "department", ID, "detail")
         print_table(columns, map(_row, found.letters), "")
-    _say_more(found.selected - len(found.letters), "dead letter", ": --limit shows more, a filter fewer")
+    _say_more(found.selected - len(found.letters), what, ": --limit shows more, a filter fewer")
 
 
 def _departments(groups: Sequence[DepartmentCount]) -> None:
-    of_tenants = any(one.tenant not in {None, DEFAULT_TENANT} for one in groups)
+    """Shows the departments with several letters; one letter each is what the list of letters shows."""
+    several = [one for one in groups if one.count > 1]
+    unread = [one for one in several if one.department_id is None]
+    of_tenants = len(unread) > 1 or any(one.tenant not in {None, DEFAULT_TENANT} for one in several)
     rows = [
         (
-            *([one.tenant] if of_tenants else []),
+            *([one.tenant or "?"] if of_tenants else []),
             one.department_id or "?",
             f"{one.count:,}",
             _reasons(one.reasons),
         )
-        for one in groups[:SHOWN_ROWS]
+        for one in several[:SHOWN_DEPARTMENTS]
     ]
-    print_table((*(["tenant"] if of_tenants else []), "department", "messages", "reasons"), rows, "")
-    _say_more(len(groups) - SHOWN_ROWS, "department")
+    if rows:
+        print_table((*(["tenant"] if of_tenants else []), "department", "messages", "reasons"), rows, "")
+        _say_more(len(groups) - len(rows), "department")
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
@@ -98,12 +104,16 @@ def _say_more(more: int, what: str = "", hint: str = "") -> None:
         say(f"and {more:,} more{noun}{hint}", "dim")
 
 
-def none_selected(seen: int) -> None:
+def none_selected(seen: int, what: str = DEAD_LETTER) -> None:
     """Says that the filter selects none of the letters read."""
-    say(f"none of {seen:,} dead letters is selected" if seen else "no dead letter")
+    say(
+        f"none of {_counted(seen, what)} is selected"
+        if seen > 1
+        else f"no {what}{' is selected' * bool(seen)}"
+    )
 
 
-def letters(gathered: Gathered, *, as_json: bool) -> None:
+def letters(gathered: Gathered, what: str = DEAD_LETTER, *, as_json: bool) -> None:
     """Shows letters in full, with their bodies."""
     found = gathered.found
     if as_json:
@@ -116,7 +126,7 @@ def letters(gathered: Gathered, *, as_json: bool) -> None:
     if gathered.more:
         say(f"the first {len(found)}; --limit shows more", "dim")
     elif not found:
-        none_selected(gathered.seen)
+        none_selected(gathered.seen, what)
 
 
 def _facts(one: Found) -> Iterable[tuple[str, object]]:
@@ -137,7 +147,7 @@ def _body(body: bytes) -> str:
         return repr(body)
 
 
-def plan(made: Plan, settings: PolicySettings, *, as_json: bool) -> None:
+def plan(made: Plan, settings: PolicySettings, what: str = DEAD_LETTER, *, as_json: bool) -> None:
     """Shows the outcomes that a replay would have."""
     if as_json:
         prospects = [asdict(each.letter) | _prospect(each) for each in made.prospects]
@@ -145,7 +155,7 @@ def plan(made: Plan, settings: PolicySettings, *, as_json: bool) -> None:
         print_json(counts | {"outcomes": made.outcomes, "prospects": prospects})
         return
     if not made.selected:
-        none_selected(made.seen)
+        none_selected(made.seen, what)
         return
     rows = [
         (_id(each.letter), each.letter.department_id, each.letter.reason, *_prospect(each).values())
@@ -153,10 +163,10 @@ def plan(made: Plan, settings: PolicySettings, *, as_json: bool) -> None:
     ]
     if rows:
         print_table((ID, "department", "was", "a replay now", "calls", ""), rows, "")
-    _say_more(made.selected - len(made.prospects), "dead letter", ": --limit shows more")
+    _say_more(made.selected - len(made.prospects), what, ": --limit shows more")
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in made.outcomes.most_common())
     calls = _counted(made.least_calls, "call")
-    say(f"{_counted(made.selected, 'dead letter')}: {outcomes}; at least {calls} to Plivo")
+    say(f"{_counted(made.selected, what)}: {outcomes}; at least {calls} to Plivo")
     say(
         f"by PROVISIONER_REMOVAL={settings.removal.value}, "
         f"PROVISIONER_UNKNOWN_RENAME={settings.unknown_rename.value}; nothing was changed",
@@ -198,14 +208,22 @@ class Ending:
             terminal.complain(str(self.failure).splitlines())
 
 
-def replayed(report: ReplayReport, run: str, ending: Ending, *, tracked: bool, as_json: bool) -> None:
+def replayed(
+    report: ReplayReport,
+    run: str,
+    ending: Ending,
+    what: str = DEAD_LETTER,
+    *,
+    tracked: bool,
+    as_json: bool,
+) -> None:
     """Shows the letters that failed, then the numbers."""
     if as_json:
         print_json(_replay_document(report, run, ending, tracked=tracked))
         ending.complain()
         return
     if not (report.sent or ending.is_early):
-        none_selected(report.seen)
+        none_selected(report.seen, what)
         return
     _bad(report.dead_again + report.unanswered)
     _warn(report, ending)
@@ -242,7 +260,7 @@ def _outcome(one: Outcome) -> dict[str, Any]:
     return asdict(one.letter) | {"outcome": one.outcome}
 
 
-def discarded(gone: int, seen: int, ending: Ending, *, as_json: bool) -> None:
+def discarded(gone: int, seen: int, ending: Ending, what: str = DEAD_LETTER, *, as_json: bool) -> None:
     """Shows how many letters were discarded."""
     ending.complain()
     if as_json:
@@ -250,7 +268,7 @@ def discarded(gone: int, seen: int, ending: Ending, *, as_json: bool) -> None:
     elif gone or ending.is_early:
         say(f"{gone:,} discarded{ending.rest}")
     else:
-        none_selected(seen)
+        none_selected(seen, what)
 
 
 def exported_to(output: str, number: int, *, as_json: bool) -> None:

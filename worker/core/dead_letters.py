@@ -19,6 +19,8 @@ from worker.core.messages import (
     DEPARTMENT_ID,
     EVENT_ID,
     LEFT_OUT,
+    ORIGINAL_EXCHANGE,
+    ORIGINAL_ROUTING_KEY,
     Outgoing,
     Subject,
     fingerprint,
@@ -31,8 +33,23 @@ REPLAY_ID = "x-replay-id"
 REPLAYED_BY = "x-replayed-by"
 EDITED_FROM = "x-edited-from"
 
-# Headers that the worker has added to the original. A replay removes them: it is a first attempt again.
-_OURS = frozenset({ATTEMPTS, EVENT_ID, DEPARTMENT_ID, REPLAY_ID, REPLAYED_BY, EDITED_FROM})
+UNROUTED = "unrouted"
+"""The reason of a message that no queue took. It is no dead letter: no worker has seen it."""
+
+# Headers that the worker has added to the original, or a producer in its place. A replay removes them: it is
+# a first attempt again.
+_OURS = frozenset(
+    {
+        ATTEMPTS,
+        EVENT_ID,
+        DEPARTMENT_ID,
+        ORIGINAL_EXCHANGE,
+        ORIGINAL_ROUTING_KEY,
+        REPLAY_ID,
+        REPLAYED_BY,
+        EDITED_FROM,
+    }
+)
 
 DEFAULT_DELIVERY_LIMIT = 20
 """The limit of a quorum queue without x-delivery-limit, from RabbitMQ 4.0 on.
@@ -85,6 +102,13 @@ def letter_of(original: Outgoing, subject: Subject | None) -> Letter:
         replay_id=text_of(headers.get(REPLAY_ID)),
         fingerprint=fingerprint(original),
     )
+
+
+def unrouted_letter(original: Outgoing, subject: Subject | None) -> Letter:
+    """The facts of a message that no queue took. It has no headers of ours, whatever its producer wrote."""
+    bare = replace(original, message=replace(original.message, headers={}))
+    detail = f"no queue takes routing key {original.routing_key!r} of exchange {original.exchange}"
+    return replace(letter_of(bare, subject), reason=UNROUTED, detail=detail)
 
 
 def _detail(headers: Mapping[str, Any]) -> str:

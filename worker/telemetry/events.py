@@ -322,6 +322,8 @@ class _FlowEvents(_Reports):
 class _BrokerEvents(_Reports):
     """Connections to the broker; `link` is the purpose of a connection."""
 
+    _unrouted = 0
+
     def broker_connected(self, link: str, host: str, version: str) -> None:
         self._metrics.count("broker_connections", link)
         self._metrics.set("broker_connected", 1, link)
@@ -337,6 +339,17 @@ class _BrokerEvents(_Reports):
     def topology_unseen(self, details: list[str]) -> None:
         """At the start: what the connection's rights do not show, and what differs without harm."""
         self._log.warning("topology_unseen", details=details)
+
+    def unrouted(self, messages: int) -> None:
+        """The number of messages in the unrouted queue. A warning when there are more than before."""
+        self._metrics.set("unrouted_messages", messages)
+        if messages > self._unrouted:
+            self._log.warning(
+                "messages_unrouted",
+                messages=messages,
+                detail="no queue takes their routing key: `provisioner dead-letters list --unrouted`",
+            )
+        self._unrouted = messages
 
     def topology_refused(self, detail: str) -> None:
         self._log.warning("topology_refused", detail=detail)

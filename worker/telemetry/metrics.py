@@ -77,6 +77,10 @@ GAUGES = (
         "provisioner_clock_skew_seconds",
         "How far the provider's clock is ahead of the worker's, by its latest response.",
     ),
+    Metric(
+        "provisioner_unrouted_messages",
+        "Messages in the unrouted queue, looked at every 30 seconds: no queue takes their routing key.",
+    ),
     Metric("provisioner_consuming", "1 while a consumer is registered at the broker."),
 )
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from contracts.topology import WORK_QUEUE, BrokerVersion, Topology, topology
+from contracts.topology import UNROUTED_QUEUE, WORK_QUEUE, BrokerVersion, Topology, topology
 from worker.adapters.amqp import topology as broker_objects
 from worker.adapters.amqp.connect import connected, unavailable_if_lost
 from worker.adapters.amqp.consumer import RabbitConsumer
@@ -12,7 +12,7 @@ from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable
 from worker.adapters.amqp.link import Link
 from worker.adapters.amqp.owner import OwnerLease, OwnerUnseen
 from worker.adapters.amqp.publisher import RabbitPublisher
-from worker.adapters.amqp.seam import Connection
+from worker.adapters.amqp.seam import ChannelClosed, Connection
 from worker.adapters.amqp.start import Look, look
 from worker.ports import Broker, Clock, Consumer, Receive
 from worker.settings.load import rotating
@@ -43,6 +43,9 @@ async def rabbit_broker(
         await prepare(connection)
         with suppress(OwnerUnseen):  # said at the start
             await lease.take(connection)
+        with suppress(ChannelClosed):  # RabbitMQ 4.2.6 to 4.3.0 tell it only to users who may configure it
+            if unrouted := await broker_objects.state_of(connection, settings.namespace.of(UNROUTED_QUEUE)):
+                telemetry.unrouted(unrouted.messages)
 
     @asynccontextmanager
     async def consumer(receive: Receive) -> AsyncIterator[Consumer]:

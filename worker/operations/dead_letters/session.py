@@ -15,6 +15,7 @@ from worker.core.dead_letters import (
     may_be_lost,
     next_return_loses,
     replayed,
+    unrouted_letter,
 )
 from worker.operations.dead_letters.batches import BATCH_LETTERS
 from worker.pipeline.reading import Reading, glimpse, reading_of
@@ -42,10 +43,18 @@ def read(held: BrowsedLetter) -> Found:
     return Found(held, letter_of(original, glimpse(original.message)))
 
 
+def read_unrouted(held: BrowsedLetter) -> Found:
+    """Summarizes a message that no queue took, from its routing key and its body."""
+    original = held.original
+    return Found(held, unrouted_letter(original, glimpse(original.message)))
+
+
 @dataclass(frozen=True)
 class Session:
     """The ports and the selection of one command.
 
+    `queue` is what it works on: the dead letters, or with `unrouted` the messages that no queue took.
+    `dead_letters` is where a replayed message comes back to if it fails; None: that is `queue`.
     For the audit: `by` is the operator, `run` the id of this command, `asked` its filter or file as text.
     `assume_unlimited`: the operator says that the queue has no delivery limit.
     """
@@ -59,6 +68,12 @@ class Session:
     asked: str = "all"
     selection: Selection = EVERYTHING
     assume_unlimited: bool = False
+    unrouted: bool = False
+    dead_letters: DeadLetterQueue | None = None
+
+    def read(self, held: BrowsedLetter) -> Found:
+        """Summarizes a message of the queue."""
+        return read_unrouted(held) if self.unrouted else read(held)
 
     @asynccontextmanager
     async def browsing(self) -> AsyncIterator["SelectiveBrowse"]:
@@ -103,7 +118,7 @@ class SelectiveBrowse:
             if not self.seen:
                 await self._guard_delivery_limit(batch[0])
             self.seen += len(batch)
-            yield [found for found in map(read, batch) if self.session.selects(found.letter)]
+            yield [found for found in map(self.session.read, batch) if self.session.selects(found.letter)]
 
     async def remove(self, batch: Sequence[Found]) -> None:
         """Removes letters of the latest batch from the queue."""
@@ -129,7 +144,7 @@ class SelectiveBrowse:
 
     async def _requeue(self, oldest: BrowsedLetter) -> None:
         """Sends the letter to work, since a return would lose it. The worker dead-letters it again."""
-        letter = read(oldest).letter
+        letter = self.session.read(oldest).letter
         session = self.session
         await session.publisher.publish(replayed(oldest.original, f"{session.run}-0", session.by))
         await session.record("rescue", [(letter, "sent to work, lest it is lost")])

@@ -142,7 +142,8 @@ class ReplayTracker:
         """The letters that are in the queue again, by replay id; empty while another consumer reads it."""
         found = {}
         try:
-            async with self.session.queue.browse(waits=False) as browse:
+            dead_letters = self.session.dead_letters or self.session.queue
+            async with dead_letters.browse(waits=False) as browse:
                 async for batch in browse.batches(BATCH_LETTERS):
                     for letter in (read(held).letter for held in batch):
                         if letter.replay_id and letter.replay_id in self.open:
