@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from contracts import topology as names
-from tests.support.commands import provisioner
+from tests.support.commands import in_process, provisioner
 from tests.support.real import EVENT, RealSystem
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.brokers import open_connection
@@ -22,10 +22,10 @@ SHOW = ("events", "show")
 async def test_the_course_from_dead_letter_over_replay_to_answer(system: RealSystem):
     system.sandbox.set_rules(Rule("create_subaccount", REFUSED, times=1))
     async with system.worker():
-        dead = await provisioner(system.environ, *CREATED, "--event-id", "hr-1", "--wait")
-        while_dead = await provisioner(system.environ, *SHOW, "hr-1", "--json")
+        dead = await in_process(system.environ, *CREATED, "--event-id", "hr-1", "--wait")
+        while_dead = await in_process(system.environ, *SHOW, "hr-1", "--json")
         replayed = await provisioner(system.environ, "dead-letters", "replay", "--as", "ada")
-        after = await provisioner(system.environ, *SHOW, "hr-1")
+        after = await in_process(system.environ, *SHOW, "hr-1")
     assert (dead.code, while_dead.code, replayed.code, after.code) == (1, 0, 0, 0)
     (course,) = while_dead.json["events"]
     assert (course["source"], course["department_id"]) == ("/hr", "sales")
@@ -41,9 +41,9 @@ async def test_the_course_from_dead_letter_over_replay_to_answer(system: RealSys
 async def test_each_source_is_shown(system: RealSystem):
     async with system.worker():
         for source in ("/hr", "/crm"):
-            await provisioner(system.environ, *CREATED, "--event-id", "1", "--source", source, "--wait")
-        both = await provisioner(system.environ, *SHOW, "1")
-        one = await provisioner(system.environ, *SHOW, "1", "--source", "/crm", "--json")
+            await in_process(system.environ, *CREATED, "--event-id", "1", "--source", source, "--wait")
+        both = await in_process(system.environ, *SHOW, "1")
+        one = await in_process(system.environ, *SHOW, "1", "--source", "/crm", "--json")
     titles = [line for line in both.out.splitlines() if line.startswith("event ")]
     assert [title.split()[3] for title in titles] == ["/crm,", "/hr,"]
     assert both.err.startswith("2 sources have an event 1; --source shows one of them\n")
@@ -52,9 +52,9 @@ async def test_each_source_is_shown(system: RealSystem):
 
 async def test_what_could_not_be_read_is_said(system: RealSystem):
     async with system.worker():
-        await provisioner(system.environ, *CREATED, "--event-id", "hr-1", "--wait")
+        await in_process(system.environ, *CREATED, "--event-id", "hr-1", "--wait")
     nowhere = {"AMQP_URL": "amqp://127.0.0.1:1/"}
-    shown = await provisioner(system.environ | nowhere, *SHOW, "hr-1")
+    shown = await in_process(system.environ | nowhere, *SHOW, "hr-1")
     assert shown.code == 0
     assert "answered created" in shown.out
     assert shown.err.startswith(
@@ -67,7 +67,7 @@ async def test_an_unknown_event_is_one_line(system: RealSystem, tmp_path: Path):
         await rabbitmq_topology.apply(connection, names.topology(names.BrokerVersion(3, 10)))
     await system.send(json.dumps(EVENT).encode())
     missing = {"LEDGER_URL": f"sqlite:///{tmp_path / 'none.db'}"}
-    shown = await provisioner(system.environ | missing, *SHOW, "hr-9", "--source", "/hr")
+    shown = await in_process(system.environ | missing, *SHOW, "hr-9", "--source", "/hr")
     assert shown.code == 1
     (line,) = shown.err.splitlines()
     assert line.startswith(
@@ -81,9 +81,9 @@ async def test_a_message_that_cannot_be_read_is_found_by_the_id_of_its_letter(sy
         dead_letters = await system.listen(names.DEAD_LETTERS)
         await system.send(b"not json")
         await dead_letters.count(1)
-        listed = await provisioner(system.environ, "dead-letters", "list", "--json")
+        listed = await in_process(system.environ, "dead-letters", "list", "--json")
         (letter,) = listed.json["dead_letters"]
-        shown = await provisioner(system.environ, *SHOW, letter["fingerprint"])
+        shown = await in_process(system.environ, *SHOW, letter["fingerprint"])
     assert shown.code == 0
     assert "a message that cannot be read" in shown.out
     assert "dead letter, malformed" in shown.out

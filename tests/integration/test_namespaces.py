@@ -17,6 +17,7 @@ from aio_pika.abc import AbstractChannel
 from contracts import topology as names
 from contracts.topology import BrokerVersion, Namespace, topology
 from tests.support.real import EVENT, RealSystem
+from worker.adapters.amqp.listener import listening
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import open_connection
 from worker.bootstrap import running_worker
@@ -187,6 +188,20 @@ async def test_dead_letters_go_from_one_namespace_to_another(deployments: list[D
         await until(is_created)
         assert not production.names_at_plivo
         assert await production.depth(names.DEAD_LETTER_QUEUE) == 1
+
+
+async def test_an_answer_is_heard_in_its_own_namespace_alone(deployments: list[Deployment]):
+    production, staging = deployments
+    created = ("emit", "created", "--id", "sales", "--name", "Sales", "--event-id", "hr-1", "--wait")
+    async with (
+        running(production),
+        running(staging),
+        listening([production.environ["AMQP_URL"]], staging.namespace) as elsewhere,
+    ):
+        (answer,) = await production.cli(*created)
+        assert answer["data"]["outcome"] == "created"
+        await staging.cli(*created, "--id", "other")
+        assert b"other" in (await elsewhere.next()).message.body, "the first that staging hears is its own"
 
 
 async def test_a_misspelt_routing_key_is_kept(system: RealSystem):

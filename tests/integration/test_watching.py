@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from contracts import topology as names
-from tests.support.commands import provisioner, started
+from tests.support.commands import in_process, provisioner, started
 from tests.support.real import EVENT, RealSystem
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.brokers import open_connection
@@ -21,7 +21,7 @@ CREATED = ("emit", "created", "--id", "sales", "--name", "Sales")
 async def test_emit_prints_the_final_answer(system: RealSystem):
     async with system.worker():
         table = await provisioner(system.environ, *CREATED, "--event-id", "hr-1", "--wait")
-        document = await provisioner(system.environ, *CREATED, "--event-id", "hr-2", "--wait", "--json")
+        document = await in_process(system.environ, *CREATED, "--event-id", "hr-2", "--wait", "--json")
     assert (table.code, table.err) == (0, "")
     assert table.out.split()[-4:-1] == ["created", "sales", system.sandbox.subaccounts()[0].auth_id]
     assert table.out.split()[-1] == "hr-1"
@@ -34,7 +34,7 @@ async def test_emit_prints_the_final_answer(system: RealSystem):
 async def test_emit_exits_with_1_for_a_dead_letter(system: RealSystem):
     ahead = (datetime.now(UTC) + timedelta(days=400)).isoformat()
     async with system.worker():
-        answered = await provisioner(system.environ, *CREATED, "--time", ahead, "--wait")
+        answered = await in_process(system.environ, *CREATED, "--time", ahead, "--wait")
     assert answered.code == 1
     assert "failed" in answered.out
     assert "more than 10 minutes ahead" in answered.out
@@ -42,8 +42,8 @@ async def test_emit_exits_with_1_for_a_dead_letter(system: RealSystem):
 
 async def test_emit_names_the_event_that_supersedes(system: RealSystem):
     async with system.worker():
-        await provisioner(system.environ, *CREATED, "--sequence", "7", "--event-id", "hr-newer", "--wait")
-        older = await provisioner(system.environ, *CREATED, "--sequence", "3", "--wait")
+        await in_process(system.environ, *CREATED, "--sequence", "7", "--event-id", "hr-newer", "--wait")
+        older = await in_process(system.environ, *CREATED, "--sequence", "3", "--wait")
     assert older.code == 0
     assert "superseded by hr-newer of /subaccount-provisioner/emit" in older.out
 
@@ -56,7 +56,7 @@ async def test_emit_waits_for_all_events_of_a_file(system: RealSystem, tmp_path:
     file = tmp_path / "events.jsonl"
     file.write_text("\n".join(map(json.dumps, events)))
     async with system.worker():
-        answered = await provisioner(system.environ, "emit", "--file", str(file), "--wait", "--json")
+        answered = await in_process(system.environ, "emit", "--file", str(file), "--wait", "--json")
     assert answered.code == 0
     assert {one["data"]["event"]["id"] for one in answered.json} == {event["id"] for event in events}
 
@@ -64,7 +64,7 @@ async def test_emit_waits_for_all_events_of_a_file(system: RealSystem, tmp_path:
 async def test_emit_gives_up_in_one_line_without_a_worker(system: RealSystem):
     async with open_connection([system.url]) as connection:
         await rabbitmq_topology.apply(connection, names.topology(names.BrokerVersion(3, 10)))
-    answered = await provisioner(
+    answered = await in_process(
         system.environ, *CREATED, "--event-id", "hr-1", "--wait", "--timeout", "300ms"
     )
     assert answered.code == 1
@@ -73,7 +73,7 @@ async def test_emit_gives_up_in_one_line_without_a_worker(system: RealSystem):
 
 
 async def test_emit_says_that_nothing_is_there_to_listen_to(system: RealSystem):
-    answered = await provisioner(system.environ, *CREATED, "--wait")
+    answered = await in_process(system.environ, *CREATED, "--wait")
     assert answered.code == 1
     assert answered.err == (
         "there is no exchange provisioner.results: start `provisioner run`, or run"
@@ -83,7 +83,7 @@ async def test_emit_says_that_nothing_is_there_to_listen_to(system: RealSystem):
 
 @pytest.mark.parametrize("given", ["--timeout 3s", "--wait --timeout 3", "--wait --timeout 0s"])
 async def test_a_timeout_is_checked(system: RealSystem, given: str):
-    answered = await provisioner(system.environ, *CREATED, *given.split())
+    answered = await in_process(system.environ, *CREATED, *given.split())
     assert answered.code == 2
     assert "--timeout needs --wait" in answered.err or "write a time above zero" in answered.err
     assert len(answered.err.splitlines()) == 1
@@ -97,8 +97,8 @@ async def test_results_follow_until_ctrl_c(system: RealSystem):
         assert b"listening" in await follower.stderr.readline()
         for number in range(3):
             created = ("created", "--id", f"d-{number}", "--name", "One")
-            await provisioner(system.environ, "emit", *created, "--event-id", f"e-{number}", "--wait")
-            await provisioner(system.environ, "emit", *created, "--wait")  # unchanged, which is filtered out
+            await in_process(system.environ, "emit", *created, "--event-id", f"e-{number}", "--wait")
+            await in_process(system.environ, "emit", *created, "--wait")  # unchanged, which is filtered out
             line = json.loads(await follower.stdout.readline())
             assert (line["type"], line["data"]["event"]["id"]) == ("subaccount.created.v1", f"e-{number}")
         follower.send_signal(signal.SIGINT)
@@ -113,7 +113,7 @@ async def test_results_end_at_their_limit(system: RealSystem):
         await follower.stderr.readline()
         for name in ("One", "Two", "Three"):
             for department in ("d-0", "d-1"):
-                await provisioner(
+                await in_process(
                     system.environ, "emit", "created", "--id", department, "--name", name, "--wait"
                 )
         out, _ = await follower.communicate()
