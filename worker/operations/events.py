@@ -142,10 +142,10 @@ def _answer_detail(answer: Answer) -> str:
 
 
 def _of_claim(claim: Claim) -> Moment:
-    scans = f"{claim.clean_scans} complete scans found nothing so far"
+    scans = f"complete scans that found nothing: {claim.clean_scans}"
     return Moment(claim.started_at, "create begun", f"outcome unknown; attempt {claim.attempt}, {scans}")
 
 
 def _of_letter(letter: Letter) -> Moment:
-    attempts = f"; {letter.attempts} attempts" if letter.attempts else ""
+    attempts = f"; {letter.attempts} attempt{'s' * (letter.attempts != 1)}" if letter.attempts else ""
     return Moment(letter.dead_at, f"dead letter, {letter.reason}", f"{letter.detail}{attempts}; still there")
