@@ -5,6 +5,7 @@ import os
 import pwd
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,19 +29,20 @@ KEY_COMMANDS = ["keys public", "keys check", "keys new --signing"]
 
 
 @pytest.fixture
-def folder(tmp_path_factory) -> Iterator[Path]:
-    """A folder of root's with a ledger, below folders that everybody may search."""
-    folder = tmp_path_factory.mktemp("worker")
-    for parent in folder.parents:
-        if parent.owner() == "root" and parent != Path("/tmp"):  # noqa: S108 - pytest's own place
-            parent.chmod(parent.stat().st_mode | 0o011)
+def folder() -> Iterator[Path]:
+    """A folder of root's with a ledger. It is not pytest's own, which others may not search."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _make_ledger(folder)
+        yield folder
 
+
+def _make_ledger(folder: Path) -> None:
     async def make():
         async with open_ledger(f"sqlite:///{folder / 'a.db'}"):
             pass
 
     asyncio.run(make())
-    return folder
 
 
 def run_as_nobody(folder: Path, command: str, **environ: str) -> tuple[int, list[str]]:
