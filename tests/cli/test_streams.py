@@ -105,3 +105,9 @@ def test_a_reader_that_leaves_is_no_error(ledger, command):
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_credentials_are_not_taken_for_a_closed_stdout(ledger):
+    done = run("provisioner open --key k --worker-keys w --queue --take --json >&-", ledger)
+    assert done.returncode == 2
+    assert b"--take needs a stdout that somebody reads: it is closed" in done.stderr

@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 
 from contracts.subaccounts import revealed
 from contracts.topology import secrets_queue
-from worker.cli import terminal
+from worker.cli import streams, terminal
 from worker.cli.files import read_text
 from worker.cli.loop import run_to_exit
 from worker.core.keyring import Jwk, is_private, recipient_of
@@ -68,6 +68,8 @@ def open_(
         raise typer.BadParameter(
             "--take goes with --queue and --json: a message that is taken must be printed"
         )
+    if take and not streams.is_read():
+        raise typer.BadParameter("--take needs a stdout that somebody reads: it is closed")
     keys = Keys.read(key, worker_keys)
     if queue:
         run_to_exit(open_queue(load(BrokerSettings, os.environ), keys, take=take, as_json=as_json))

@@ -18,6 +18,10 @@ _LOOKALIKES = {"…": "...", "•": "*", "│": "|", "┃": "|", "║": "|"}
 _RULES = ("\u2500", "\u257f")
 
 
+_REPLACED: list[Any] = []
+"""What stands for streams that were closed when the process began."""
+
+
 class ReaderGone(Exception):
     """The reader of stdout has closed it, as `head` does when it has read enough."""
 
@@ -40,7 +44,14 @@ def open_closed() -> None:
             if null != number:
                 os.dup2(null, number, inheritable=True)
                 os.close(null)
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            _REPLACED.append(stream)
+            setattr(sys, name, stream)
+
+
+def is_read() -> bool:
+    """Whether stdout was open when the process began."""
+    return sys.stdout is not None and sys.stdout not in _REPLACED
 
 
 def finish(complain: Callable[[str], None]) -> bool:
