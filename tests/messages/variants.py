@@ -171,8 +171,8 @@ class Variants:
 
 
 _PLACES = [
-    *("specversion", "id", "source", "type", "time", "time", "subject", "sequence", "tenant", "traceparent"),
-    *("correlationid", "datacontenttype", "dataschema", "unknown", "data", "data_base64"),
+    *("specversion", "id", "source", "type", "time", "time", "subject", "sequence", "sequence", "tenant"),
+    *("traceparent", "correlationid", "datacontenttype", "dataschema", "unknown", "data", "data_base64"),
     *("data.department_id", "data.department_id", "data.name", "data.name", "data.cause", "data.merged_into"),
     *("data.parent_id", "data.attributes", "data.previous_name", "data.unknown"),
 ]
