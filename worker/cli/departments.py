@@ -283,9 +283,8 @@ def _facts(entry: Entry) -> dict[str, object]:
         "created at": entry.created_at,
         "removed at": entry.removal.removed_at if entry.removal else None,
         "gone since": entry.gone_at,
-        "api id": entry.api_id,
-        "reissued at": entry.issued.reissued_at if entry.issued else None,
         "last api_id": entry.api_id,
+        "reissued at": entry.issued.reissued_at if entry.issued else None,
         "what to do": operations.advice(entry),
     }
 
