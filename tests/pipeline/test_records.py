@@ -10,7 +10,7 @@ GATEWAY = PACKAGE / "pipeline" / "records.py"
 WRITERS = {
     "announce": {"disappearances", "line", "outbox"},
     "conclude": {"line"},
-    "answered": {"reissues"},
+    "answered": {"recreations", "reissues"},
     "confirm": {"line"},
     "delivered": {"line", "outbox", "reissues"},
     "attended": {"scheduler"},

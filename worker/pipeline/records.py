@@ -3,9 +3,11 @@
 A write is conditional on the revision that was recalled, so the second of two writers gets a
 `LedgerConflict`. The writers:
 
-    announce   the line and the outbox, before a call: the claim, the deletion, the check of a change
+    announce   the line and the outbox, before a call: the claim, the deletion, the check of a change;
+               the disappearances: that a subaccount is missing, or gone
     conclude   the line, after a step: the next entry, with the answer if there is one
-    answered   the reissues: the answer to a request, before it is published and after the broker's confirm
+    answered   the reissues: the answer to a request, before it is published and after the broker's confirm;
+               the recreations: the answer to one that was not carried out
     confirm    the line, after the broker's confirm: the debt that is left, the answer
     delivered  the line, the outbox, the reissues: credentials confirmed before something else failed
     attended   the scheduler: duties that are done or put off
