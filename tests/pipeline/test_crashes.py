@@ -375,6 +375,7 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Records.confirm": {"self.entries.record": "record active created confirmed"},
     "Records.delivered": {"self.entries.record": "record active"},
     "Records.recheck": {"self.entries.record": "record active"},
+    "Records.reset": {"self.entries.record": "record active"},
     "Reconciler.not_recorded": {"self._yield_to_other_worker": None},
     "Reconciler.arm_pending_check": {"self.arm_late_check": None},
     "Reconciler.arm_late_check": {"self.records.recall": None, "self.records.recheck": None},

@@ -14,6 +14,7 @@ from worker.core.dead_letters import AuditLine
 from worker.core.model import Department, Entry, Status, replace
 from worker.core.naming import NO_EVENT
 from worker.operations.departments import UnknownDepartment
+from worker.pipeline.records import Records
 from worker.ports import Audit, Clock, Ledger, LedgerConflict
 
 TIMEOUT_SECONDS = 10.0
@@ -82,7 +83,7 @@ class Resetting:
 
     async def _written(self, entry: Entry) -> bool:
         try:
-            await self.ledger.record(replace(entry, version=None, version_type=None))
+            await Records(self.ledger).reset(replace(entry, version=None, version_type=None))
         except LedgerConflict:
             return False
         return True

@@ -11,6 +11,7 @@ A write is conditional on the revision that was recalled, so the second of two w
     confirm    the line, after the broker's confirm: the debt that is left, the answer
     delivered  the line, the outbox, the reissues: credentials confirmed before something else failed
     attended   the scheduler: duties that are done or put off
+    reset      the command that forgets versions: an entry without one
     recheck    the reconciler: a check, on the entry that another worker has recorded
 """
 
@@ -59,6 +60,10 @@ class Records:
 
     async def attended(self, entry: Entry) -> None:
         """Records the entry after its due duties."""
+        await self.entries.record(entry)
+
+    async def reset(self, entry: Entry) -> None:
+        """Records an entry that has forgotten its newest version."""
         await self.entries.record(entry)
 
     async def recheck(self, entry: Entry) -> None:
