@@ -71,9 +71,20 @@ async def test_an_unknown_event_is_one_line(system: RealSystem, tmp_path: Path):
     assert shown.code == 1
     (line,) = shown.err.splitlines()
     assert line.startswith(
-        "no event hr-9 of /hr was found in dead letters; ledger and audit could not be read: "
+        "no event hr-9 of /hr was found in dead letters, unrouted messages; ledger and audit"
     )
     assert line.endswith("which cannot be searched: 1 in provisioner.departments")
+
+
+async def test_an_event_that_no_queue_takes_is_found(system: RealSystem):
+    async with system.worker():
+        await system.send(json.dumps(EVENT | {"id": "lost"}).encode(), key="departments.created")
+        shown = await in_process(system.environ, *SHOW, "lost", "--json")
+    (course,) = shown.json["events"]
+    assert course["department_id"] == "sales"
+    assert [(one["what"], one["detail"]) for one in course["moments"]] == [
+        ("unrouted", "no queue takes the key departments.created")
+    ]
 
 
 async def test_a_message_that_cannot_be_read_is_found_by_the_id_of_its_letter(system: RealSystem):

@@ -1,7 +1,9 @@
 """`provisioner events`."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, NoReturn
 
 import typer
@@ -12,12 +14,14 @@ from contracts.departments import DEFAULT_TENANT
 from worker.cli import terminal
 from worker.cli.loop import run
 from worker.cli.options import Json, Request, Unlimited
-from worker.core.dead_letters import Selection
+from worker.core.dead_letters import Letter, Selection
 from worker.operations import events as operation
 from worker.operations.events import Course, Evidence, UnknownEvent
 from worker.ports import UserError
 from worker.settings.load import load
 from worker.settings.model import EventSettings
+
+PLACES = LEDGER, DEAD_LETTERS, UNROUTED = "ledger and audit", "dead letters", "unrouted messages"
 
 app = typer.Typer(no_args_is_help=True, help="Show what became of an event.")
 
@@ -37,7 +41,7 @@ def show(
 ) -> None:
     """Show the course of one event: answer, credentials, dead letter, replays; exit 1 if it is unknown.
 
-    Looks in the ledger, its audit and the dead letters, and says which of them it could not read.
+    Looks in the ledger, its audit, the dead letters and the unrouted messages; says what it could not read.
     """
     run(_show(load(EventSettings, os.environ), event_id, source, unlimited=unlimited, as_json=as_json))
 
@@ -45,18 +49,17 @@ def show(
 async def _show(
     settings: EventSettings, event_id: str, source: str | None, *, unlimited: bool, as_json: bool
 ) -> None:
-    found, unseen = Evidence(), {}
-    try:
+    found, unseen = Evidence(), dict[str, str]()
+    with _noted(LEDGER, unseen):
         await _look_in_ledger(settings, found, event_id)
-    except UserError as error:
-        unseen["ledger and audit"] = str(error)
-    try:
-        await _look_in_dead_letters(settings, found, event_id, unlimited=unlimited)
-    except UserError as error:
-        unseen["dead letters"] = str(error)
+    request = Request(Selection(id=(event_id,)), assume_unlimited=unlimited)
+    with _noted(DEAD_LETTERS, unseen):
+        found.letters = await _letters(settings, request)
+    with _noted(UNROUTED, unseen):
+        found.unrouted = await _letters(settings, replace(request, unrouted=True))
     courses = operation.courses(event_id, found, source)
     if not courses:
-        waiting = {} if "dead letters" in unseen else await _waiting(settings)
+        waiting = {} if DEAD_LETTERS in unseen else await _waiting(settings)
         _unknown(event_id, source, unseen, waiting)
     _print(event_id, courses, unseen, as_json=as_json)
 
@@ -68,30 +71,33 @@ async def _look_in_ledger(settings: EventSettings, found: Evidence, event_id: st
         await operation.look_in_ledger(found, event_id, ledger, audit)
 
 
-async def _look_in_dead_letters(
-    settings: EventSettings, found: Evidence, event_id: str, *, unlimited: bool
-) -> None:
+async def _letters(settings: EventSettings, request: Request) -> Sequence[Letter]:
     from worker.cli import open_ports
 
-    request = Request(Selection(id=(event_id,)), assume_unlimited=unlimited)
     async with open_ports.reading_session(settings, request) as session:
-        await operation.look_in_dead_letters(found, session)
+        return await operation.letters_of(session)
+
+
+@contextmanager
+def _noted(place: str, unseen: dict[str, str]) -> Iterator[None]:
+    """Notes a place that cannot be read, and why."""
+    try:
+        yield
+    except UserError as error:
+        unseen[place] = str(error)
 
 
 async def _waiting(settings: EventSettings) -> Mapping[str, int]:
     from worker.cli import open_ports
 
-    queues = map(
-        settings.namespace.of,
-        [names.WORK_QUEUE, names.UNROUTED_QUEUE, *map(names.retry_queue, settings.retry_delays)],
-    )
+    queues = map(settings.namespace.of, [names.WORK_QUEUE, *map(names.retry_queue, settings.retry_delays)])
     return await open_ports.depths(settings, list(queues))
 
 
 def _unknown(
     event_id: str, source: str | None, unseen: Mapping[str, str], waiting: Mapping[str, int]
 ) -> NoReturn:
-    places = [place for place in ("ledger and audit", "dead letters") if place not in unseen]
+    places = [place for place in PLACES if place not in unseen]
     where = f" in {', '.join(places)}" if places else ""
     of_source = f" of {source}" if source else ""
     parts = [

@@ -1,7 +1,7 @@
-"""The course of one event, from what the ledger, the audit and the dead letters know of it."""
+"""The course of one event, from what the ledger, the audit, the dead letters and unrouted messages tell."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from worker.core.dead_letters import AuditLine, Letter
@@ -51,7 +51,8 @@ class Evidence:
     answered: Sequence[Answered] = ()
     claimed: Sequence[tuple[Department, Claim]] = ()
     audited: Sequence[AuditLine] = ()
-    letters: list[Letter] = field(default_factory=list)
+    letters: Sequence[Letter] = ()
+    unrouted: Sequence[Letter] = ()
 
 
 async def look_in_ledger(found: Evidence, event_id: str, ledger: Ledger, audit: Audit) -> None:
@@ -68,11 +69,10 @@ async def look_in_ledger(found: Evidence, event_id: str, ledger: Ledger, audit: 
     found.audited = await audit.lines(id_=event_id)
 
 
-async def look_in_dead_letters(found: Evidence, session: Session) -> None:
-    """Adds the dead letters that the session selects. Raises a `UserError` if they cannot be read."""
+async def letters_of(session: Session) -> list[Letter]:
+    """The messages that the session selects. Raises a `UserError` if its queue cannot be read."""
     async with session.browsing() as browse:
-        async for batch in browse.batches():
-            found.letters += [one.letter for one in batch]
+        return [one.letter async for batch in browse.batches() for one in batch]
 
 
 def courses(event_id: str, found: Evidence, source: str | None = None) -> list[Course]:
@@ -81,7 +81,7 @@ def courses(event_id: str, found: Evidence, source: str | None = None) -> list[C
         *(one.answer.event.source for one in found.answered),
         *(claim.event.source for _, claim in found.claimed),
         *(line.source for line in found.audited),
-        *(letter.source for letter in found.letters),
+        *(letter.source for letter in (*found.letters, *found.unrouted)),
     }
     chosen = sources if source is None else sources & {source}
     return [_course(event_id, one, found) for one in sorted(chosen, key=lambda one: one or "")]
@@ -92,22 +92,24 @@ def _course(event_id: str, source: str | None, found: Evidence) -> Course:
     claimed = [one for one in found.claimed if one[1].event.source == source]
     audited = [line for line in found.audited if line.source == source]
     letters = [letter for letter in found.letters if letter.source == source]
+    unrouted = [letter for letter in found.unrouted if letter.source == source]
     moments = [
         *_of_answers(answered),
         *(_of_claim(claim) for _, claim in claimed),
         *(Moment(line.at, f"{line.action} by {line.by}", line.outcome) for line in audited),
         *(_of_letter(letter) for letter in letters),
+        *(Moment(None, "unrouted", f"no queue takes the key {one.routing_key}") for one in unrouted),
     ]
     departments = [
         *(one.answer.department for one in answered),
         *(department for department, _ in claimed),
-        *((letter.tenant, letter.department_id) for letter in letters),
+        *((letter.tenant, letter.department_id) for letter in (*letters, *unrouted)),
         *((line.tenant, line.department_id) for line in audited),
     ]
     types = [
         *(one.answer.event.type for one in answered),
         *(claim.event.type for _, claim in claimed),
-        *(letter.type for letter in letters),
+        *(letter.type for letter in (*letters, *unrouted)),
     ]
     tenant, department_id = departments[0]
     return Course(source, event_id, next(iter(types), None), tenant, department_id, _in_order(moments))
