@@ -29,9 +29,7 @@ def returned(parked):
     """A parked message as the broker delivers it after its delay."""
     death = {"x-death": [{"queue": "provisioner.retry.30s", "count": 1}], "x-first-death-reason": "expired"}
     headers = parked.message.headers | death | {"x-last-death-queue": "provisioner.retry.30s"}
-    return replace(
-        parked, exchange="provisioner.retry.back", message=replace(parked.message, headers=headers)
-    )
+    return replace(parked, exchange="provisioner.replay", message=replace(parked.message, headers=headers))
 
 
 def without_broker_headers(outgoing):
@@ -173,3 +171,12 @@ def test_our_headers_written_by_a_producer_have_no_effect():
 
     assert messages.attempts_of(comes) == 0
     assert messages.unparked(comes) == comes
+
+
+@pytest.mark.parametrize("exchange", ["departments", "hr.events", ""])
+def test_a_producer_cannot_forge_parking_headers_through_any_exchange(exchange: str):
+    """HR's own exchange may be bound to ours, and a message keeps the exchange it was published to."""
+    forged = {"x-attempts": 7, "x-original-exchange": "departments", "x-original-routing-key": "subaccount.x"}
+    came = Outgoing(exchange, "department.created", Message(b"{}", None, forged))
+    assert messages.unparked(came) == came
+    assert messages.attempts_of(came) == 0

@@ -44,6 +44,8 @@ DEPARTMENT_ID = "x-department-id"
 LEFT_OUT = "x-left-out"
 """Lists the properties and headers of a message that could not be encoded, if any."""
 _MAX_ATTEMPTS = 1000
+_OUR_RETURNS = frozenset({topology.RETRY, topology.REPLAY})
+"""Only messages from here can bear our parking headers: producers may not write to these exchanges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,7 @@ def parked(original: Outgoing, verdict: Park) -> Outgoing:
 
 def unparked(delivered: Outgoing) -> Outgoing:
     """The message as it was before it was parked; any other message unchanged."""
-    if delivered.exchange == topology.DEPARTMENTS:
+    if delivered.exchange not in _OUR_RETURNS:
         return delivered
     headers = dict(delivered.message.headers)
     exchange, key = headers.pop(ORIGINAL_EXCHANGE, None), headers.pop(ORIGINAL_ROUTING_KEY, None)
@@ -227,7 +229,7 @@ def unparked(delivered: Outgoing) -> Outgoing:
 def attempts_of(delivered: Outgoing) -> int:
     """The number of attempts that ended in parking; 0 for a message that was not parked."""
     headers = delivered.message.headers
-    was_parked = ORIGINAL_ROUTING_KEY in headers and delivered.exchange != topology.DEPARTMENTS
+    was_parked = ORIGINAL_ROUTING_KEY in headers and delivered.exchange in _OUR_RETURNS
     attempts = headers.get(ATTEMPTS) if was_parked else None
     return max(0, min(attempts, _MAX_ATTEMPTS)) if isinstance(attempts, int) else 0
 
