@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import aio_pika
+import aiohttp
 import pytest
 from aio_pika.abc import AbstractChannel
 from yarl import URL
@@ -214,14 +215,14 @@ class TestWithTheManagementApi:
             ("expires", 60_000),
             ("delivery-limit", 3),
         ):
-            for command in ("set_policy", "set_operator_policy"):
-                await node.rabbitmqctl(command, "all", ".*", json.dumps({key: value}))
+            for kind in ("policies", "operator-policies"):
+                await self._policy(node, kind, {key: value})
                 for mode in ("declare", "assume"):
                     lines = await refusal(environ | {"PROVISIONER_TOPOLOGY": mode})
                     assert any(
                         line.startswith(f"policy {names.WORK_QUEUE}: policy all sets {key}") for line in lines
                     )
-                await node.rabbitmqctl(command.replace("set", "clear"), "all")
+                await self._policy(node, kind, None)
 
         configure_logging("json", "warning")
         await node.rabbitmqctl("set_policy", "all", ".*", json.dumps({"dead-letter-exchange": "others"}))
@@ -253,6 +254,15 @@ class TestWithTheManagementApi:
             ["not", "seen:", "the"],
             ["not", "seen:", "workers"],
         ]
+
+    async def _policy(self, node: PrivateNode, kind: str, definition: dict[str, Any] | None) -> None:
+        """Makes the policy `all`, or removes it; rabbitmqctl would take a second each time."""
+        url = f"{node.management_url}/api/{kind}/%2F/all"
+        body = {"pattern": ".*", "definition": definition, "apply-to": "queues"}
+        async with aiohttp.ClientSession(raise_for_status=True) as http:
+            target = URL(url, encoded=True)
+            async with http.put(target, json=body) if definition else http.delete(target):
+                return
 
     async def _unbind(self, node: PrivateNode) -> None:
         async with await aio_pika.connect(node.url) as connection, connection.channel() as channel:
