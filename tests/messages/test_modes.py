@@ -114,7 +114,16 @@ def test_milliseconds_are_a_time_in_binary_mode_only() -> None:
     assert "seconds" in refusal(binary(EVENT | {"time": 1_795_262_400}))
 
 
-@pytest.mark.parametrize("body", [BODY, BOM + BODY, b"\n " + BODY + b"\r\n"])
+def members(body: bytes) -> bytes:
+    """One gzip stream of two members."""
+    return gzip.compress(body[:9]) + gzip.compress(body[9:])
+
+
+def twice(body: bytes) -> bytes:
+    return gzip.compress(zlib.compress(body))
+
+
+@pytest.mark.parametrize("body", [BODY, BOM + BODY, b"\n " + BODY + b"\r\n"], ids=["bare", "mark", "space"])
 @pytest.mark.parametrize(
     ("pack", "encoding"),
     [
@@ -123,14 +132,14 @@ def test_milliseconds_are_a_time_in_binary_mode_only() -> None:
         (gzip.compress, "x-gzip"),
         (zlib.compress, "deflate"),
         (deflated, "deflate"),
-        (lambda body: gzip.compress(body[:9]) + gzip.compress(body[9:]), "gzip"),
-        (lambda body: gzip.compress(zlib.compress(body)), "deflate, gzip"),
+        (members, "gzip"),
+        (twice, "deflate, gzip"),
         *(
             (bytes, encoding)
             for encoding in (None, "", "identity", "utf-8", "UTF8", "binary", "8bit", "gzip", "deflate")
         ),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__qualname__", str(value)),
 )
 def test_encodings_that_are_read(body: bytes, pack: Any, encoding: str | None) -> None:
     assert name_in(Message(pack(body), STRUCTURED, {}, encoding)) == "Engineering"
