@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from tests.support.builders import AUTH_ID, CLAIM, NOW, an_entry, owing
-from tests.support.commands import provisioner, started
+from tests.support.commands import in_process, started
 from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.core.model import Check, Department, Status, replace
 
@@ -42,10 +42,10 @@ async def environ(tmp_path):
 
 
 async def test_the_list_shows_gone_and_its_json_when(environ):
-    listed = await provisioner(environ, "departments", "list")
+    listed = await in_process(environ, "departments", "list")
     (row,) = (line.split() for line in listed.out.splitlines() if AUTH_ID in line)
     assert row[3] == "gone"
-    documents = (await provisioner(environ, "departments", "list", "--json")).json
+    documents = (await in_process(environ, "departments", "list", "--json")).json
     by_id = {document["department_id"]: document for document in documents}
     assert (by_id["gone"]["status"], by_id["gone"]["gone_at"]) == ("active", "2026-11-21T12:00:00Z")
     assert by_id["checked"]["gone_at"] is None
@@ -62,17 +62,17 @@ async def test_the_list_shows_gone_and_its_json_when(environ):
     ],
 )
 async def test_the_list_is_filtered(environ, options, ids):
-    documents = (await provisioner(environ, "departments", "list", "--json", *options)).json
+    documents = (await in_process(environ, "departments", "list", "--json", *options)).json
     assert [document["department_id"] for document in documents] == ids
 
 
 async def test_a_cut_list_says_how_many_are_left(environ):
-    listed = await provisioner(environ, "departments", "list", "--limit", "3")
+    listed = await in_process(environ, "departments", "list", "--limit", "3")
     assert listed.out.splitlines()[-1] == "and 1 more; --limit shows more"
 
 
 async def test_an_unknown_status_is_one_line(environ):
-    refused = await provisioner(environ, "departments", "list", "--status", "lost")
+    refused = await in_process(environ, "departments", "list", "--status", "lost")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "'lost' is none of absent, claimed, active, disabled, deleting, removed, gone" in refused.err
 
@@ -87,7 +87,7 @@ async def test_an_unknown_status_is_one_line(environ):
     ],
 )
 async def test_show_says_what_a_department_waits_for(environ, id_, words):
-    shown = (await provisioner(environ, "departments", "show", id_)).out
+    shown = (await in_process(environ, "departments", "show", id_)).out
     for word in words:
         assert word in shown
     for internal in ("issued trace", "late call", "mends", "recount at", "incarnation", "revision"):
@@ -95,12 +95,12 @@ async def test_show_says_what_a_department_waits_for(environ, id_, words):
 
 
 async def test_recreate_of_an_unknown_department_is_one_line(environ):
-    refused = await provisioner(environ, "departments", "recreate", "nobody")
+    refused = await in_process(environ, "departments", "recreate", "nobody")
     assert (refused.code, refused.err.count("\n")) == (1, 1)
 
 
 async def test_recreate_without_a_lost_subaccount_is_one_line(environ):
-    refused = await provisioner(environ, "departments", "recreate", "claimed", "--yes")
+    refused = await in_process(environ, "departments", "recreate", "claimed", "--yes")
     assert (refused.code, refused.err) == (
         1,
         "department claimed has no subaccount that is gone: a create is under way\n",
@@ -108,37 +108,37 @@ async def test_recreate_without_a_lost_subaccount_is_one_line(environ):
 
 
 async def versions(environ):
-    documents = (await provisioner(environ, "departments", "list", "--json")).json
+    documents = (await in_process(environ, "departments", "list", "--json")).json
     return {document["department_id"]: document["version"] for document in documents}
 
 
 async def test_reset_version_of_one_department_is_audited(environ):
-    done = await provisioner(environ, "departments", "reset-version", "gone", "--as", "ada", "--json")
+    done = await in_process(environ, "departments", "reset-version", "gone", "--as", "ada", "--json")
     ((reset,), left) = (done.json["reset"], done.json["left"])
     assert (reset["department_id"], reset["version"]["sequence"], left) == ("gone", 10, [])
     assert (await versions(environ))["gone"] is None
     assert (await versions(environ))["owing"] is not None
-    lines = (await provisioner(environ, "dead-letters", "audit", "--json")).json
+    lines = (await in_process(environ, "dead-letters", "audit", "--json")).json
     assert [(line["by"], line["action"], line["outcome"]) for line in lines] == [
         ("ada", "reset-version", "asked for"),
         ("ada", "reset-version", "forgot sequence 10 of /hr"),
     ]
-    again = await provisioner(environ, "departments", "reset-version", "gone")
+    again = await in_process(environ, "departments", "reset-version", "gone")
     assert (again.code, again.out) == (0, "nothing to forget\n")
 
 
 @pytest.mark.parametrize("options", [(), ("--all",)])
 async def test_reset_version_of_a_source(environ, options):
-    done = await provisioner(environ, "departments", "reset-version", "--source", "/hr", *options)
+    done = await in_process(environ, "departments", "reset-version", "--source", "/hr", *options)
     assert done.code == 0
     assert set((await versions(environ)).values()) == {None}
-    none = await provisioner(environ, "departments", "reset-version", "--source", "/hr", *options, "--json")
+    none = await in_process(environ, "departments", "reset-version", "--source", "/hr", *options, "--json")
     assert none.json == {"reset": [], "left": []}
 
 
 @pytest.mark.parametrize("arguments", [(), ("gone", "--source", "/hr"), ("gone", "--all"), ("--all",)])
 async def test_reset_version_wants_a_department_or_a_source(environ, arguments):
-    refused = await provisioner(environ, "departments", "reset-version", *arguments)
+    refused = await in_process(environ, "departments", "reset-version", *arguments)
     assert (refused.code, refused.err.count("\n")) == (2, 1)
 
 
@@ -152,4 +152,4 @@ async def test_a_no_at_a_terminal_changes_nothing_and_exits_1(environ, command):
     os.close(terminal)
     assert (process.returncode, "nothing was done" in err.decode()) == (1, True)
     assert (await versions(environ))["gone"] is not None
-    assert (await provisioner(environ, "dead-letters", "audit", "--json")).json == []
+    assert (await in_process(environ, "dead-letters", "audit", "--json")).json == []
