@@ -2,10 +2,7 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import pytest
 from aio_pika.abc import AbstractChannel
 
 from contracts import topology as names
+from tests.support.commands import CommandOutput, in_process
 from tests.support.secrets_keys import fresh_sealing_key, write_keys
 from worker.demo.private_node import PrivateNode, private_node
 
@@ -23,18 +21,14 @@ pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 QUORUM = {"x-queue-type": "quorum"}
 
 
-async def provisioner(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = (sys.executable, "-m", "worker", "topology", *arguments)
-    environment: Mapping[str, str] = os.environ | {"COLUMNS": "200"} | environ
-    return await asyncio.to_thread(
-        subprocess.run, command, env=environment, capture_output=True, text=True, check=False
-    )
+async def provisioner(*arguments: str, **environ: str) -> CommandOutput:
+    return await in_process(environ, "topology", *arguments)
 
 
 async def states(**environ: str) -> dict[str, str]:
     completed = await provisioner("check", "--json", **environ)
-    findings: list[dict[str, Any]] = json.loads(completed.stdout)
-    assert completed.returncode == (0 if {finding["state"] for finding in findings} == {"ok"} else 1)
+    findings: list[dict[str, Any]] = json.loads(completed.out)
+    assert completed.code == (0 if {finding["state"] for finding in findings} == {"ok"} else 1)
     return {f"{finding['kind']} {finding['name']}": finding["state"] for finding in findings}
 
 
@@ -48,8 +42,8 @@ async def test_apply_and_check_can_be_repeated(clean_broker: str):
     assert set((await states(AMQP_URL=clean_broker)).values()) == {"missing"}
     for _ in range(2):
         applied = await provisioner("apply", AMQP_URL=clean_broker)
-        assert applied.returncode == 0
-        assert applied.stdout.startswith("7 exchanges, 7 queues, 9 bindings in place on RabbitMQ")
+        assert applied.code == 0
+        assert applied.out.startswith("7 exchanges, 7 queues, 9 bindings in place on RabbitMQ")
         assert set((await states(AMQP_URL=clean_broker)).values()) == {"ok"}
 
 
@@ -60,7 +54,7 @@ async def test_each_recipient_has_a_queue_and_the_common_queue_is_absent(
     environ = {"AMQP_URL": clean_broker, "PROVISIONER_RECIPIENTS": str(keys)}
     own = [names.secrets_queue(recipient) for recipient in ("crm", "hr")]
     try:
-        assert (await provisioner("apply", **environ)).returncode == 0
+        assert (await provisioner("apply", **environ)).code == 0
         found = await states(**environ)
         assert set(found.values()) == {"ok"}
         assert {name for name in found if name.startswith("queue provisioner.secrets")} == {
@@ -83,16 +77,16 @@ async def test_a_queue_with_other_arguments_is_reported_and_unchanged(
     await channel.declare_queue(names.WORK_QUEUE, durable=True, arguments=QUORUM | {"x-message-ttl": 1000})
     assert (await states(AMQP_URL=clean_broker))[f"queue {names.WORK_QUEUE}"] == "differs"
     applied = await provisioner("apply", AMQP_URL=clean_broker)
-    assert applied.returncode == 1
-    assert applied.stderr.count("\n") == 1
-    assert applied.stderr.startswith(f"queue {names.WORK_QUEUE} exists with other arguments")
+    assert applied.code == 1
+    assert applied.err.count("\n") == 1
+    assert applied.err.startswith(f"queue {names.WORK_QUEUE} exists with other arguments")
     await channel.declare_queue(names.WORK_QUEUE, durable=True, arguments=QUORUM | {"x-message-ttl": 1000})
 
 
 async def test_a_parked_message_returns_to_the_work_queue(clean_broker: str, channel: AbstractChannel):
     """Uses a retry queue that the product declares, with a short delay."""
     delays = {"AMQP_URL": clean_broker, "PROVISIONER_RETRY_DELAYS": "50ms"}
-    assert (await provisioner("apply", **delays)).returncode == 0
+    assert (await provisioner("apply", **delays)).code == 0
     try:
         retry = await channel.get_exchange(names.RETRY, ensure=False)
         await retry.publish(aio_pika.Message(b"parked", delivery_mode=2), "50ms")
@@ -110,35 +104,35 @@ async def _pass_on(arrived: "asyncio.Queue[bytes]", message: aio_pika.abc.Abstra
 
 async def test_an_unreachable_broker_prints_one_line_and_exits_1():
     completed = await provisioner("check", AMQP_URL="amqp://hr:very-secret@127.0.0.1:1/")
-    assert completed.returncode == 1
-    assert completed.stderr == "RabbitMQ at amqp://127.0.0.1:1/ cannot be used: connection refused\n"
+    assert completed.code == 1
+    assert completed.err == "RabbitMQ at amqp://127.0.0.1:1/ cannot be used: connection refused\n"
 
 
 async def test_an_export_is_for_the_broker_it_sees_or_the_version_it_is_told(clean_broker: str):
     seen = await provisioner("export", AMQP_URL=clean_broker)
-    version = names.BrokerVersion.parse(json.loads(seen.stdout)["rabbit_version"])
+    version = names.BrokerVersion.parse(json.loads(seen.out)["rabbit_version"])
     wanted = names.topology(version)
-    queues = {queue["name"]: queue["arguments"] for queue in json.loads(seen.stdout)["queues"]}
+    queues = {queue["name"]: queue["arguments"] for queue in json.loads(seen.out)["queues"]}
     assert queues == {queue.name: queue.arguments for queue in wanted.queues}
     assert (await states(AMQP_URL=clean_broker))["queue provisioner.departments"] == "missing"
 
     other = "4.1" if version < (4, 0) else "3.10"
     told = await provisioner("export", "--broker", other, AMQP_URL=clean_broker)
-    assert json.loads(told.stdout)["rabbit_version"] == other
-    assert told.stderr == (
+    assert json.loads(told.out)["rabbit_version"] == other
+    assert told.err == (
         f"these definitions are for RabbitMQ {other}, and the broker at AMQP_URL is"
         f" {version.major}.{version.minor}: do not import them there\n"
     )
 
     away = {"AMQP_URL": "amqp://127.0.0.1:1/hr"}
     refused = await provisioner("export", **away)
-    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
-    assert refused.stderr.startswith("give --broker VERSION, such as 3.10 or 4.1: ")
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert refused.err.startswith("give --broker VERSION, such as 3.10 or 4.1: ")
     without = await provisioner("export", "--broker", "3.13", **away)
-    document = json.loads(without.stdout)
-    assert (document["rabbit_version"], document["vhosts"], without.stderr) == ("3.13", [{"name": "hr"}], "")
+    document = json.loads(without.out)
+    assert (document["rabbit_version"], document["vhosts"], without.err) == ("3.13", [{"name": "hr"}], "")
     assert not any("x-delivery-limit" in queue["arguments"] for queue in document["queues"])
-    assert (await provisioner("export", "--broker", "newest")).returncode == 2
+    assert (await provisioner("export", "--broker", "newest")).code == 2
 
 
 @pytest.fixture
@@ -151,10 +145,10 @@ async def managed_node() -> AsyncIterator[PrivateNode]:
 async def test_the_management_api_shows_bindings_and_policies(managed_node: PrivateNode, tmp_path: Any):
     environ = {"AMQP_URL": managed_node.url, "PROVISIONER_MANAGEMENT_URL": managed_node.management_url or ""}
     definitions = tmp_path / "definitions.json"
-    definitions.write_text((await provisioner("export", **environ)).stdout)
+    definitions.write_text((await provisioner("export", **environ)).out)
     await managed_node.rabbitmqctl("import_definitions", str(definitions))
     other = await provisioner("export", "--vhost", "hr", **environ)
-    definitions.write_text(other.stdout)
+    definitions.write_text(other.out)
     await managed_node.rabbitmqctl("import_definitions", str(definitions))  # makes the virtual host, too
     await managed_node.rabbitmqctl("set_permissions", "-p", "hr", "guest", ".*", ".*", ".*")
     assert set((await states(**environ | {"AMQP_URL": f"{managed_node.url}hr"})).values()) == {"ok"}
