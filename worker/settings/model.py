@@ -97,7 +97,7 @@ class TopologySettings(BrokerSettings, RecipientSettings):
     management_url: Annotated[SecretStr, AfterValidator(parse.management_url)] | None = Field(
         None,
         alias=f"{PREFIX}MANAGEMENT_URL",
-        description="RabbitMQ's management API, for `topology check` to see bindings and policies",
+        description="RabbitMQ's management API, which shows bindings and policies",
     )
 
     @property
