@@ -135,6 +135,17 @@ async def test_only_the_removed_letters_are_gone(place):
     assert await place.numbers() == []
 
 
+async def test_a_reader_that_leaves_after_removing_the_oldest_does_not_wait(place, monkeypatch):
+    """A replay begins so: the consumer of the oldest letter is cancelled, and another reads on to the end."""
+    monkeypatch.setattr(rabbitmq_dead_letters, "STALL_SECONDS", 60.0)
+    await place.fill(3)
+    async with asyncio.timeout(20), place.queue.browse() as browse:
+        async for batch in browse.batches(10):
+            await browse.remove(batch)
+            break
+    assert await place.numbers() == [1, 2]
+
+
 async def test_letters_that_arrive_while_browsing_are_kept(place):
     await place.fill(30)
     async with place.queue.browse() as browse:

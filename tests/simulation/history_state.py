@@ -220,9 +220,10 @@ def _ack(state: HistoryState, note: Note) -> None:
         told = event if note.department else UNATTRIBUTED
         if state.failed[told] <= state.failed_before[told]:
             state.broken.append(f"G4: {event} was dead-lettered without a failed result, at {note.at:.3f}")
-        # Results without an event cannot be told apart: each ack takes one.
-        taken = state.failed_before[told] + 1
-        state.failed_before[told] = state.failed[told] if note.department else taken
+        # Results without an event cannot be told apart, and two workers publish those of two copies at
+        # once: there each ack takes one.
+        one_by_one = not note.department or state.conditions.two_workers
+        state.failed_before[told] = state.failed_before[told] + 1 if one_by_one else state.failed[told]
     elif answer is None:
         state.broken.append(f"G1: {event} acked before its outcome was durable, at {note.at:.3f}")
     elif not confirmed:

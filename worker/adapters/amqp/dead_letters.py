@@ -106,12 +106,10 @@ class RabbitBrowse:
     async def batches(self, most: int) -> AsyncIterator[Sequence[BrowsedLetter]]:
         """Yields the oldest letter alone, then up to `most` at a time; raises `BrokerUnavailable`."""
         while not self._ended:
-            if not self._arrived and (self._is_full or self._short):
+            if not self._arrived and (self._is_full or self._short or self._first_is_done):
                 await self._open_next()
             if batch := await self._next(most):
                 yield batch
-            if self._opened == 1 and self._delivered:
-                await self._open_next()
 
     async def finish(self) -> None:
         """Consumes the rest of the queue too; otherwise returned letters would end up behind it."""
@@ -146,6 +144,11 @@ class RabbitBrowse:
         with _explained(self._queue):
             state = await _seen_state(self._connection, self._queue)
         return max(0, state.consumers - self._opened - self._got) if state else 0
+
+    @property
+    def _first_is_done(self) -> bool:
+        """Whether the first consumer has taken its one letter; if that was removed, it is cancelled."""
+        return self._opened == 1 and self._delivered > 0
 
     @property
     def _is_full(self) -> bool:
