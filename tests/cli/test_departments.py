@@ -153,3 +153,9 @@ async def test_a_no_at_a_terminal_changes_nothing_and_exits_1(environ, command):
     assert (process.returncode, "nothing was done" in err.decode()) == (1, True)
     assert (await versions(environ))["gone"] is not None
     assert (await in_process(environ, "dead-letters", "audit", "--json")).json == []
+
+
+async def test_a_filter_that_matches_nothing_does_not_say_that_there_are_no_departments(environ):
+    assert (
+        "no department matches" in (await in_process(environ, "departments", "list", "--tenant", "other")).out
+    )

@@ -162,7 +162,8 @@ async def test_a_worker_of_another_owner_is_refused(system: RealSystem, tmp_path
         assert refused.value.exit_code == 2
         assert str(refused.value) == (
             f"workers of owner production read {names.WORK_QUEUE}, and this one is of owner staging: set"
-            " PROVISIONER_NAMESPACE, so that each deployment has queues of its own"
+            " PROVISIONER_NAMESPACE, so that each deployment has queues of its own, and leave the owners"
+            " different"
         )
         await start(owned("staging", "d.db") | {"PROVISIONER_NAMESPACE": "staging"})
         for whole in (topology(BrokerVersion(4, 1), namespace=names.Namespace("staging")),):

@@ -172,8 +172,8 @@ async def test_a_slow_ledger_makes_the_worker_not_ready_within_the_timeout(probe
 
 
 async def test_a_blocked_event_loop_fails_every_probe(probed_worker: ProbedWorker, monkeypatch):
-    monkeypatch.setattr(probes, "STUCK_SECONDS", 0.3)
     assert await probed_worker.get("/livez") == (200, {"status": "alive", "wrong": []})
+    monkeypatch.setattr(probes, "STUCK_SECONDS", 0.3)
     answers: dict[str, bytes] = {}
     all_answered = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Warnings about files that others can read or write, and about no other files."""
+"""Warnings about files that others can read or write, and about deployments of one owner."""
 
 import json
 from pathlib import Path
@@ -80,3 +80,9 @@ def test_a_ledger_or_folder_readable_by_others_warns(folder: Path):
         f"everybody on this machine may put files beside the ledger: chmod o-w {folder}",
         f"the ledger can be read by everybody on this machine: chmod 600 {ledger}",
     ]
+
+
+def test_a_namespace_without_an_owner_warns(folder: Path):
+    (line,) = warnings_of(folder, PROVISIONER_NAMESPACE="staging")
+    assert line.startswith("PROVISIONER_NAMESPACE is set and PROVISIONER_OWNER is not: ")
+    assert warnings_of(folder, PROVISIONER_NAMESPACE="staging", PROVISIONER_OWNER="staging") == []

@@ -77,7 +77,9 @@ async def _list(
 
     async with open_ports.ledger_to_read(settings) as (ledger, _):
         entries = await operations.departments(ledger, tenant, states, owed=owed)
-    _show_departments(entries, limit, as_json=as_json)
+    filtered = tenant is not None or bool(states) or owed
+    empty = "no department matches" if filtered else "no department yet"
+    _show_departments(entries, limit, empty, as_json=as_json)
 
 
 @app.command()
@@ -245,15 +247,14 @@ async def _reissue(
     return answer.outcome is not ResultKind.FAILED
 
 
-def _show_departments(entries: Sequence[Entry], limit: int | None, *, as_json: bool) -> None:
+def _show_departments(entries: Sequence[Entry], limit: int | None, empty: str, *, as_json: bool) -> None:
+    """`empty`: the text for a table without rows."""
     shown = entries if limit is None else entries[:limit]
     if as_json:
         terminal.print_json([_document(_entry_members(entry)) for entry in shown])
         return
     columns = ("tenant", "department", "name", "status", "auth id", "credentials", "newest event")
-    terminal.print_table(
-        columns, map(_entry_row, shown), "no such department" if limit else "no department yet"
-    )
+    terminal.print_table(columns, map(_entry_row, shown), empty)
     if len(shown) < len(entries):
         terminal.say(f"and {len(entries) - len(shown):,} more; --limit shows more", "dim")
 

@@ -97,7 +97,10 @@ def why(heard: Heard) -> str:
     """The code of a result if it says more than the outcome, its reason, and what supersedes the event."""
     data = heard.data
     newer = data.superseded_by
-    named = f"superseded by {newer.id} of {newer.source}" if newer else None
+    said = (data.reason or "").startswith("superseded by ")
+    named = (
+        (f"event {newer.id}" if said else f"superseded by {newer.id} of {newer.source}") if newer else None
+    )
     told = data.code.value == data.outcome.value or (data.reason or "").startswith(data.code.value)
     return "; ".join(part for part in (None if told else data.code.value, data.reason, named) if part)
 

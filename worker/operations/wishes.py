@@ -12,7 +12,7 @@ from worker.core.dead_letters import AuditLine
 from worker.core.model import Answer, Department, Reference, Wish, WishKind
 from worker.core.recreation import recreation_of
 from worker.core.reissue import request_of
-from worker.operations.departments import UnknownDepartment
+from worker.operations.departments import UnknownDepartment, pending
 from worker.ports import Audit, Clock, Ledger, UserError
 
 TIMEOUT_SECONDS = 10.0
@@ -96,7 +96,14 @@ class Asking:
                 f" `provisioner departments show {wish.department.id}` tells how it ends"
             )
         await self._record(wish, reference, selection, "withdrawn, no worker has done it")
-        raise NotCarriedOut(NO_WORKER)
+        raise NotCarriedOut(await self._why_not(wish, reference))
+
+    async def _why_not(self, wish: Wish, reference: Reference) -> str:
+        """One line: what the department waits for, if the ledger knows, else that there may be no worker."""
+        waits = pending((await self.ledger.recall(wish.department, reference)).entry)
+        if not waits:
+            return NO_WORKER
+        return f"{NO_WORKER}. The department waits for {waits[0].what}"
 
     async def _answer(self, wish: Wish, reference: Reference, seconds: float) -> Answer | None:
         try:

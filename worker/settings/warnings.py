@@ -14,7 +14,12 @@ SECRET_SETTINGS = ("AMQP_URL", "PLIVO_AUTH_TOKEN", "PLIVO_PROXY_URL", f"{PREFIX}
 
 def warnings_about(settings: WorkerSettings, environ: Mapping[str, str]) -> list[str]:
     """One line for each risk, with the command that removes it."""
-    return [*_about_files(settings, environ), *_about_recipients(settings), *_about_ledger(settings.ledger)]
+    return [
+        *_about_files(settings, environ),
+        *_about_recipients(settings),
+        *_about_ledger(settings.ledger),
+        *_about_owner(settings),
+    ]
 
 
 def others_may(path: Path, permission: int) -> bool:
@@ -59,3 +64,12 @@ def _about_ledger(ledger: Path) -> Iterator[str]:
         yield f"everybody on this machine may put files beside the ledger: chmod o-w {folder}"
     if others_may(ledger, stat.S_IROTH):
         yield f"the ledger can be read by everybody on this machine: chmod 600 {ledger}"
+
+
+def _about_owner(settings: WorkerSettings) -> Iterator[str]:
+    """Tags depend on the owner, so two deployments of one owner find each other's subaccounts."""
+    if settings.namespace.prefix and settings.owner == WorkerSettings.model_fields["owner"].default:
+        yield (
+            f"{PREFIX}NAMESPACE is set and {PREFIX}OWNER is not: a deployment of the same owner on this Plivo"
+            f" account takes over the same subaccounts; set {PREFIX}OWNER unless there is none"
+        )

@@ -4,6 +4,10 @@ import { randomUUID } from "node:crypto";
 import amqp from "amqplib";
 
 const [kind, departmentId, name] = process.argv.slice(2);
+if (!departmentId) {
+  console.error("usage: node send.mjs created|renamed|removed DEPARTMENT_ID [NAME]; AMQP_URL is the broker");
+  process.exit(2);
+}
 // Store the event before you send it. If sending fails, send the same event again, under the same id.
 const event = {
   specversion: "1.0",
@@ -23,3 +27,4 @@ channel.publish("departments", `department.${kind}`, Buffer.from(JSON.stringify(
 await channel.waitForConfirms(); // rejects if RabbitMQ does not take the event
 await connection.close();
 if (returned) throw new Error("no queue takes this event: it is lost unless you send it again");
+console.log("sent", event.id);

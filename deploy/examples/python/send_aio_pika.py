@@ -9,7 +9,7 @@ import department_event
 
 async def main() -> None:
     """Returns once RabbitMQ has the event on disk, in at least one queue. Raises otherwise."""
-    routing_key, body = department_event.from_command_line()
+    event_id, routing_key, body = department_event.from_command_line()
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/")
     async with await aio_pika.connect(url) as connection:
         # Channels of aio-pika have confirms. Without on_return_raises an event that no queue takes is lost.
@@ -21,6 +21,7 @@ async def main() -> None:
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         )
         await exchange.publish(message, routing_key, mandatory=True)
+    print("sent", event_id)
 
 
 asyncio.run(main())

@@ -8,7 +8,7 @@ import pika
 
 def main() -> None:
     """Returns once RabbitMQ has the event on disk, in at least one queue. Raises otherwise."""
-    routing_key, body = department_event.from_command_line()
+    event_id, routing_key, body = department_event.from_command_line()
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/")
     with pika.BlockingConnection(pika.URLParameters(url)) as connection:
         channel = connection.channel()
@@ -17,6 +17,7 @@ def main() -> None:
             content_type="application/cloudevents+json", delivery_mode=pika.DeliveryMode.Persistent
         )
         channel.basic_publish("departments", routing_key, body, properties, mandatory=True)
+    print("sent", event_id)
 
 
 main()

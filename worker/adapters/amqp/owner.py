@@ -95,5 +95,6 @@ class OwnerLease:
         other = f"owner {found[1]}" if found else f"another owner ({refusal})"
         return ForeignOwner(
             f"workers of {other} read {self._work_queue}, and this one is of owner {self._owner}: set"
-            " PROVISIONER_NAMESPACE, so that each deployment has queues of its own"
+            " PROVISIONER_NAMESPACE, so that each deployment has queues of its own, and leave the owners"
+            " different"
         )
