@@ -47,7 +47,8 @@ def summary(found: Summary, what: str = DEAD_LETTER, *, as_json: bool) -> None:
     _departments(found.departments)
     if found.letters:
         columns = ("dead since", "reason", "type", "department", ID, "detail")
-        print_table(columns, map(_row, found.letters), "")
+        first = 0 if any(one.dead_at for one in found.letters) else 1  # unrouted messages never died
+        print_table(columns[first:], (_row(one)[first:] for one in found.letters), "")
     _say_more(found.selected - len(found.letters), what, ": --limit shows more, a filter fewer")
 
 
