@@ -27,7 +27,7 @@ NOTICED = (
     "CONNECTION_FORCED",
     "the broker has cancelled the consumer",
     "delivery acknowledgement on channel",
-    "Connection reset",
+    "connection reset",
     "connection refused",
 )
 

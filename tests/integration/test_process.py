@@ -226,7 +226,11 @@ async def test_unsealed_credentials_to_a_remote_broker_are_refused_at_once():
 
 
 @pytest.mark.parametrize(
-    ("change", "why"), [({"use": "sig"}, 'its "use" is not "enc"'), ({"x": "AAAA"}, "it is damaged")]
+    ("change", "why"),
+    [
+        ({"use": "sig"}, "use is sig: it must be enc, or left out"),
+        ({"x": "AAAA"}, "x has 3 bytes, not 32"),
+    ],
 )
 async def test_a_recipient_without_a_key_is_refused_at_once(tmp_path: Path, change: dict[str, str], why: str):
     """The broker does not exist: connecting would last the grace period of the start and exit with 1."""

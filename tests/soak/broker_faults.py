@@ -20,13 +20,17 @@ SLOW_SECONDS, SLOW_FOR_SECONDS = 0.05, 1.0
 
 @dataclass(frozen=True)
 class FaultTargets:
-    """The parts that faults affect, and the producer. `send_again` is called after the queue was lost."""
+    """The parts that faults affect, and the producer.
+
+    `send_to_work` and `send_again` are called after the queue was lost.
+    """
 
     node: PrivateNode
     proxy: BrokerProxy
     sandbox: Sandbox
     rules: tuple[Rule, ...]
     send: Callable[[Statement], Awaitable[None]]
+    send_to_work: Callable[[Statement], Awaitable[None]]
     send_again: Callable[[], Awaitable[None]]
 
 
@@ -49,7 +53,10 @@ async def queue_deleted(targets: FaultTargets) -> None:
     """Deletes the queue with its messages, which cancels the consumer."""
     async with targets.proxy.connected_anew():
         await targets.node.rabbitmqctl("delete_queue", names.WORK_QUEUE)
-    await targets.send(_new_department())  # once this is confirmed, the queue exists again
+    # Once this is confirmed, the queue is there with its bindings. Events sent before are
+    # unrouted; their producer sends them again.
+    await targets.send_to_work(_new_department())
+    await targets.node.rabbitmqctl("purge_queue", names.UNROUTED_QUEUE)
     await targets.send_again()
 
 

@@ -140,7 +140,9 @@ async def chaos(
         received = await stack.enter_async_context(soak_client(direct))
         environ = _environ(plan, proxy.url, sandbox, folder)
         stop = await stack.enter_async_context(run_worker(environ))
-        targets = FaultTargets(node, proxy, sandbox, plan.rules, received.send, received.send_again)
+        targets = FaultTargets(
+            node, proxy, sandbox, plan.rules, received.send, received.send_to_work, received.send_again
+        )
         return await Chaos(plan, environ, targets, received, on_fault).run(stop)
 
 

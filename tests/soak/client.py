@@ -42,13 +42,18 @@ class SoakClient:
 
     async def send(self, statement: Statement) -> None:
         """Publishes until the broker confirms."""
+        await self._send(statement, names.DEPARTMENTS)
+
+    async def send_to_work(self, statement: Statement) -> None:
+        """The same past the alternate exchange: until the work queue has the event."""
+        await self._send(statement, names.REPLAY)
+
+    async def _send(self, statement: Statement, exchange: str) -> None:
         self.sent[statement.id] = statement
         message = Message(statement.body, STRUCTURED, {})
         while True:
             try:
-                return await self.publisher.publish(
-                    Outgoing(names.DEPARTMENTS, statement.routing_key, message)
-                )
+                return await self.publisher.publish(Outgoing(exchange, statement.routing_key, message))
             except PublishFailed:
                 await asyncio.sleep(PAUSE_SECONDS)
 
