@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 BLOCKS = [block for language, block in FENCED if not language and block.startswith("$ ")]
-COLUMNS = 110
+COLUMNS, LINES = 80, 40
 ANYTHING = "…"
 QUESTION = b"[y/N]: "
 REFUSED = Fault("refused", Effect.NEVER, Sight.ERROR, 400)
@@ -81,12 +81,14 @@ def assert_printed(expected: list[str], printed: list[str]) -> None:
 async def at_a_terminal(command: str, environ: dict[str, str]) -> list[str]:
     """Runs a command of the shell at a terminal, agrees to its question, and returns its lines."""
     ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OUR_SETTINGS)}
     path = f"{Path(sys.executable).parent}:{inherited['PATH']}"
+    size = {"COLUMNS": str(COLUMNS), "LINES": str(LINES)}  # rich takes them before those of the terminal
+    terminal = {"PATH": path, "TERM": "dumb", "NO_COLOR": "1"} | size
     process = await asyncio.create_subprocess_exec(
         *("/bin/sh", "-c", command),
-        env=inherited | environ | {"PATH": path, "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": str(COLUMNS)},
+        env=inherited | environ | terminal,
         cwd=ROOT,
         stdin=theirs,
         stdout=theirs,
