@@ -111,11 +111,12 @@ def _sent(state: HistoryState, note: Note) -> None:
 
 def _answered(state: HistoryState, note: Note) -> None:
     answered = AnsweredEvent(note.detail["outcome"], note.detail["name"], note.detail["auth_id"])
-    if answered.outcome == "superseded" and note.detail["event"] not in state.answered:
+    is_new = note.detail["event"] not in state.answered  # else only its confirm is recorded
+    if answered.outcome == "superseded" and is_new:
         _superseded(state, note)
     state.answered.setdefault(note.detail["event"], answered)
     state.reported.update((note.detail["reason"] or "").replace(",", " ").split())
-    if note.department and answered.outcome != "superseded":  # which says nothing about a create
+    if note.department and is_new and answered.outcome != "superseded":  # which says nothing about a create
         state.undecided.discard(note.department)
 
 
