@@ -228,7 +228,7 @@ class Removed(SentData):
 
 
 class SentEvent(CloudEvent):
-    """What events and requests have in common, as a producer sends them."""
+    """The attributes that events and requests share, as a producer sends them."""
 
     id: SentAttribute = Field(description="Identifies the event together with `source`.")
     source: SentAttribute = Field(description="The system that published the event: a URI reference.")

@@ -22,7 +22,7 @@ _MAX_MEMBERS = 100  # each is looked at with all that follows, so their number m
 _COMPRESSIONS = frozenset(
     {"gzip", "x-gzip", "deflate", "zlib", "application/x-gzip", "application/gzip", "application/zlib"}
 )
-# What clients set as content-encoding although it names no compression.
+# Values that clients set as content-encoding although they name no compression.
 _NO_COMPRESSION = re.compile(
     r"|identity|none|binary|[78]bit|(us-)?ascii|utf-?(8|16|32)(-?[lb]e)?|iso-?8859-?\d+|latin-?1"
     r"|(windows-|cp)125\d"

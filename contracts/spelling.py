@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 _ALIKE = 0.75
 _ALIKE_WORDS = 0.85
 _SHOWABLE = re.compile(r"[A-Za-z0-9_.:$-]{1,64}")
-# What other systems call these fields.
+# The names that other systems give these fields.
 _SYNONYMS: Mapping[str, frozenset[str]] = {
     "department_id": frozenset({"id", "deptid", "department", "externalid"}),
     "name": frozenset({"departmentname", "deptname", "displayname", "title"}),

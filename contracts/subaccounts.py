@@ -50,7 +50,7 @@ class DeadReason(StrEnum):
 
 
 class ResultCode(StrEnum):
-    """What happened, for programs: a closed set. `reason` says the same for people.
+    """The result for programs: a closed set. `reason` says the same for people.
 
     It is the reason of the dead letter or of the hold, or names a finer distinction, or else is the outcome.
     """

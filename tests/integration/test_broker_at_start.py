@@ -1,4 +1,4 @@
-"""What `provisioner run` finds at the broker before it takes a message: losses, gaps, other owners."""
+"""The checks of `provisioner run` at the broker before it takes a message: losses, gaps, other owners."""
 
 import json
 from collections.abc import AsyncIterator

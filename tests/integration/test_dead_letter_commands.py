@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import aio_pika
 import pytest
 
 from contracts import topology as names
+from tests.support.commands import CommandOutput
 from tests.support.real import RealSystem
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.connect import connect
@@ -25,17 +25,6 @@ from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.demo.private_node import private_node
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(180)]
-
-
-@dataclass(frozen=True)
-class CommandOutput:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 async def cli(environ: dict[str, str], *arguments: str, given: bytes = b"") -> CommandOutput:

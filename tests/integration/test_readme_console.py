@@ -28,7 +28,7 @@ ANYTHING = "…"
 QUESTION = b"[y/N]: "
 REFUSED = Fault("refused", Effect.NEVER, Sight.ERROR, 400)
 
-# What differs from run to run, and how it may look instead.
+# Text that differs from run to run, and its possible forms.
 VARYING = (
     (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", r"[0-9a-f-]{36}"),
     (r"\bSA[A-Z0-9]{18}\b", r"SA[A-Z0-9]{18}"),

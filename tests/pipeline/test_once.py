@@ -1,4 +1,4 @@
-"""What the broker has confirmed is not published again because something else failed."""
+"""A confirmed message is not published again because something else failed."""
 
 from collections import Counter
 from dataclasses import replace
@@ -50,7 +50,7 @@ def once_each(*names):
 
 
 async def restart_during(world, event, seconds=5):
-    """A worker tries for a while and is killed. What it remembers is lost; the ledger is not."""
+    """A worker tries for a while and is killed. Its memory is lost; the ledger is not."""
     async with world.working():
         await world.send(event)
         await pass_seconds(world, seconds)

@@ -25,7 +25,7 @@ app.command()(sandbox)
 
 
 def first_group(pattern: str, text: str) -> str:
-    """What the pattern's group matches, `^` and `$` at any line."""
+    """The text that the pattern's group matches, `^` and `$` at any line."""
     match = re.search(pattern, text, re.MULTILINE)
     assert match is not None, text
     return match[1]

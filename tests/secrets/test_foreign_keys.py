@@ -91,7 +91,7 @@ def test_an_exported_key_opens_what_is_sealed_for_it(
 
 
 def test_webcrypto_marks_its_keys(exported: dict[str, list[Any]]) -> None:
-    """What makes this file necessary: libraries check such members for uses of their own."""
+    """The reason for this file: libraries check such members for uses of their own."""
     assert exported["webcrypto-ecdh-deriveBits"][0]["key_ops"] == []
     assert exported["webcrypto-rsa-wrapKey"][0]["key_ops"] == ["wrapKey"]
 

@@ -110,4 +110,4 @@ ODD_PROPERTIES = {
     "correlation-id": properties(correlation_id=short(b"\xff\xfe")),
     "nested": properties(ODD_HEADERS["deep"]),
 }
-"""What RabbitMQ lets through, and the client library cannot decode."""
+"""Bytes that RabbitMQ lets through and the client library cannot decode."""

@@ -78,7 +78,7 @@ class ManagedObjects:
         self._vhost = vhost
 
     async def read(self) -> InEffect:
-        """What is in effect now; raises `ManagementUnavailable`."""
+        """The state in effect now; raises `ManagementUnavailable`."""
         return await read_in_effect(self._url, self._vhost)
 
     async def queues(self) -> Sequence[str]:

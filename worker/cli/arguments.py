@@ -1,4 +1,4 @@
-"""What the arguments of the process say, for code that runs before or after the command line is parsed."""
+"""Reads the arguments of the process, for code that runs before or after the command line is parsed."""
 
 from collections.abc import Sequence
 

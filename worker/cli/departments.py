@@ -272,7 +272,7 @@ def _show_history(found: History, *, as_json: bool) -> None:
 
 
 def _facts(entry: Entry) -> dict[str, object]:
-    """What a person wants to know; `--json` has the whole record."""
+    """The facts for a person; `--json` has the whole record."""
     tenant, state = entry.department.tenant, state_of(entry)
     return {
         "tenant": tenant if tenant != DEFAULT_TENANT else None,
@@ -357,7 +357,7 @@ def _answer_row(answer: Answer) -> tuple[object, ...]:
 
 
 def _entry_members(entry: Entry) -> dict[str, Any]:
-    """What is shown of an entry, by its JSON key: all but the token's fingerprint."""
+    """The shown members of an entry, by JSON key: all but the token's fingerprint."""
     issued, debt, check = entry.issued, entry.debt, entry.check
     return {
         "tenant": entry.department.tenant,

@@ -147,5 +147,5 @@ class Request:
 
     @property
     def noun(self) -> str:
-        """What one selected message is called."""
+        """The word for one selected message."""
         return "unrouted message" if self.unrouted else "dead letter"

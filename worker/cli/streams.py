@@ -19,7 +19,7 @@ _RULES = ("\u2500", "\u257f")
 
 
 _REPLACED: list[Any] = []
-"""What stands for streams that were closed when the process began."""
+"""The stand-ins for streams that were closed when the process began."""
 
 
 class ReaderGone(Exception):

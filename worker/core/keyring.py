@@ -4,8 +4,8 @@ Keys are JWK (RFC 7517) as they were read; there is no cryptography here. A reci
 `<recipient>` or `<recipient>.<anything>` by its `kid`; of several usable ones the greatest `kid`, compared as
 text, is the newest. `provisioner keys new` puts the time there, which sorts.
 
-Keys come from many tools. What they add (`ext`, `x5c`, `key_ops` as WebCrypto writes it) does not matter, as
-long as nothing says that the key is for something else. `null` is the same as leaving a member out.
+Keys come from many tools. Members that they add (`ext`, `x5c`, `key_ops` as WebCrypto writes it) do not
+matter as long as nothing says that the key is for something else. `null` is the same as leaving a member out.
 """
 
 import base64
@@ -27,7 +27,7 @@ CONTENT_ENCRYPTION = "A256GCM"
 LEAST_RSA_BITS = 2048
 SEALING_KEYS = f"X25519, P-256, or RSA of at least {LEAST_RSA_BITS} bits"
 SEALING_OPERATIONS = ("deriveBits", "deriveKey", "wrapKey", "encrypt")
-"""What a public key's `key_ops` may name (RFC 7517, section 4.3), for one of them is what we do."""
+"""The operations that a public key's `key_ops` may name (RFC 7517, section 4.3). Sealing is one of them."""
 SIGNING_KEYS = "Ed25519 or P-256"
 
 _PUBLIC_MEMBERS = ("kty", "crv", "x", "y", "n", "e", "kid", "use", "alg")

@@ -14,7 +14,7 @@ PASSED_ON = {
     "x-dead-letter-strategy": ("at-least-once", "a restart of the broker may lose what it passes on"),
     "x-overflow": ("reject-publish", "it passes messages on without a confirm and may lose them"),
 }
-"""What a queue that passes its messages on must have, and what happens otherwise."""
+"""The arguments that a queue which passes messages on must have, and the loss without them."""
 
 _SMALLEST_WINS = frozenset({"x-expires", "x-max-length", "x-max-length-bytes", "x-message-ttl"})
 _LIMIT = "x-delivery-limit"

@@ -8,8 +8,8 @@ _IGNORABLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\ufff0-\ufff8\U000e0000-\U000e0fff]"
 )
-"""What shows nothing though Unicode does not count it as a format character: DerivedCoreProperties.txt,
-Default_Ignorable_Code_Point, and the blank Braille pattern."""
+"""Characters that show nothing although Unicode does not count them as format characters:
+DerivedCoreProperties.txt, Default_Ignorable_Code_Point, and the blank Braille pattern."""
 
 
 def visible(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What a reader can do after the demo: the commands to try, and the settings that lead to its parts."""
+"""Directions for after the demo: the commands to try, and the settings that lead to its parts."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ async def worker_until_stopped(
 ) -> AsyncIterator[Awaitable[object]]:
     """Runs what `provisioner run` runs. The block begins when it is ready.
 
-    What is yielded returns after Ctrl-C or SIGTERM, and raises the worker's own error.
+    The yielded coroutine returns after Ctrl-C or SIGTERM, and raises the worker's own error.
     """
     settings = load(WorkerSettings, {**environ, "PROVISIONER_DRAIN": DRAIN})
     configure_logging("console", "info")

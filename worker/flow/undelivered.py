@@ -1,4 +1,4 @@
-"""What the broker has taken and what not: credentials and results that are refused block the gate.
+"""Tracks confirmed and refused messages: credentials and results that are refused block the gate.
 
 Each further event would only add a message that waits.
 """

@@ -87,7 +87,7 @@ def state_of(entry: Entry) -> str:
 
 
 def advice(entry: Entry) -> str | None:
-    """What a person can do for the department; None if nothing is wrong."""
+    """Advice to a person about the department; None if nothing is wrong."""
     if state_of(entry) != GONE:
         return None
     return (
@@ -97,7 +97,7 @@ def advice(entry: Entry) -> str | None:
 
 
 def pending(entry: Entry) -> Sequence[Pending]:
-    """What the department waits for, as the ledger knows it. Waiting messages are not in the ledger."""
+    """The outstanding work of the department in the ledger. Waiting messages are not in the ledger."""
     found = []
     if entry.status is Status.CLAIMED and entry.claim is not None:
         found.append(Pending("whether its create was carried out", entry.claim.started_at))

@@ -26,7 +26,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What is known of one event, oldest first. Of an unreadable message only the dead letter is known."""
+    """The known steps of one event, oldest first. Of an unreadable message only the dead letter is known."""
 
     source: str | None
     id: str
@@ -46,7 +46,7 @@ class Answered:
 
 @dataclass
 class Evidence:
-    """What was found of the events of one id."""
+    """The findings about the events of one id."""
 
     answered: Sequence[Answered] = ()
     claimed: Sequence[tuple[Department, Claim]] = ()

@@ -16,7 +16,7 @@ class BadItems(ValueError):
 
 
 def read_each(text: str, make: Callable[[Mapping[str, Any]], T]) -> list[T]:
-    """What `make` makes of each object. Its `ValueError`s and `UserError`s are mistakes of their items.
+    """The result of `make` for each object. Its `ValueError`s and `UserError`s are mistakes of their items.
 
     Raises `BadItems` with every mistake, and the number of its line or of its place in an array.
     """

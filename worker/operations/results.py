@@ -26,7 +26,7 @@ class Heard:
 
     @property
     def data(self) -> Result:
-        """What the result says."""
+        """The data of the result."""
         return self.result.data
 
     @property

@@ -41,7 +41,7 @@ class BrokerObjects(Protocol):
 
 
 class InEffect(Protocol):
-    """What the broker's management API shows: bindings, arguments and policies."""
+    """The broker's management API: bindings, arguments and policies."""
 
     def adapted(self, topology: Topology) -> Topology:
         """The topology as it can be declared: without what a policy gives already."""
@@ -54,7 +54,7 @@ class Managed(Protocol):
     """The broker over its management API."""
 
     async def read(self) -> InEffect:
-        """What is in effect now."""
+        """The state in effect now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Sequence
 
 IGNORED = (signal.SIGUSR1, signal.SIGUSR2)
-"""What log rotation may send: by default they end a process at once."""
+"""Signals that log rotation may send; by default they end a process at once."""
 
 
 def stop_signals() -> Sequence[signal.Signals]:

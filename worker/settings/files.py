@@ -48,7 +48,7 @@ def _is_utf16_without_mark(content: bytes) -> bool:
 
 
 def closed_to_us(path: Path) -> str:
-    """What to do about a file that this process may not read or write, whose folder may be closed as well."""
+    """Advice about a file that this process may not read or write; its folder may be closed as well."""
     found = next(filter(_is_found, (path, *path.absolute().parents)))
     owner = found.stat().st_uid
     if owner == os.geteuid():
@@ -123,7 +123,7 @@ def _keys_of(path: str, read: Callable[[str], T]) -> T:
 
 
 _PATH = re.compile(r"(?:/|\.{1,2}/|~)[^\n]*|[^\s@:]*\.(?:json|jwks?|pem|key|crt|txt|env)")
-"""What certainly names a file. Anything else that stands where a path should may be the secret itself."""
+"""Text that certainly names a file. Anything else in the place of a path may be the secret itself."""
 
 
 def why_unreadable(error: OSError, path: str) -> str:

@@ -16,7 +16,7 @@ NEAR, VERY_NEAR = 0.6, 0.85
 
 _FILE = "_FILE"
 _OF_KUBERNETES = re.compile(rf"{PREFIX}(SERVICE_(HOST|PORT)(_.*)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.*)?)?)")
-"""What Kubernetes sets in every container beside a service that is called provisioner."""
+"""Variables that Kubernetes sets in every container beside a service that is called provisioner."""
 
 
 def unknown_names(environ: Mapping[str, str]) -> dict[str, str | None]:

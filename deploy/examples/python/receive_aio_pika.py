@@ -11,7 +11,7 @@ from inbox import Inbox
 
 
 async def main() -> None:
-    """Runs until it is stopped. What was not acked by then is delivered again."""
+    """Runs until it is stopped. A message not acked by then is delivered again."""
     inbox = Inbox(os.environ.get("DATABASE", "inbox.db"))
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/")
     async with await aio_pika.connect_robust(url) as connection:

@@ -8,8 +8,8 @@ It holds every letter until then, so it is short and exclusive. Its first consum
 
 Quorum queues ignore the exclusive flag of consumers (measured on 3.10.8), and a lock of another kind would
 need more rights than to read. So a reader waits until the queue has no consumer, starts its own, and looks
-again: if there is another now, both step back for a random time. Whoever holds letters counts as a consumer,
-also by `basic.get` and after a cancel. A pass ends only when it sees no consumer but its own.
+again: if there is another now, both step back for a random time. A reader that holds letters counts as a
+consumer, also by `basic.get` and after a cancel. A pass ends only when it sees no consumer but its own.
 """
 
 import asyncio

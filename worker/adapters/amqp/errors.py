@@ -43,7 +43,7 @@ def explain(error: BaseException) -> str:
 
 
 def _refusal(text: str) -> str | None:
-    """What the broker refuses, and the command that allows it; None if the text is no such refusal."""
+    """The refused operation, and the command that allows it; None if the text is no such refusal."""
     if found := _DENIED.search(text):
         right, kind, name, vhost, user = found.groups()
         right = right or _LEAST_RIGHT[kind]

@@ -79,7 +79,7 @@ ALTERNATE = "alternate-exchange"
 
 @dataclass(frozen=True)
 class InEffect:
-    """What is in effect at the broker, as its management API shows it."""
+    """The state in effect at the broker, as its management API shows it."""
 
     bindings: Sequence[_Binding]
     policies: Sequence[_Policy]

@@ -20,7 +20,7 @@ class TopologyUnsafe(BrokerRefuses):
 
 @dataclass
 class Look:
-    """What was found at the broker. `unseen` and `odd` have a text for each thing to warn of."""
+    """The findings at the broker. `unseen` and `odd` have a text for each thing to warn of."""
 
     unseen: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
@@ -62,7 +62,7 @@ async def _read(found: Look, settings: WorkerSettings) -> None:
 async def _findings(
     connection: Connection, wanted: Topology, found: Look, settings: WorkerSettings
 ) -> Sequence[Finding]:
-    """What the management API shows counts for more: it knows the policies, too."""
+    """The management API takes precedence: it knows the policies, too."""
     version = BrokerVersion.parse(connection.server_version)
     in_effect = None if found.unseen else found.in_effect
     shown = in_effect.findings(wanted, version) if in_effect else []

@@ -14,7 +14,7 @@ from worker.settings.rotation import Rotating
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What one request needs to get to Plivo. Its headers hold logins."""
+    """The means of one request to reach Plivo. Its headers hold logins."""
 
     headers: Mapping[str, str]
     proxy: URL | None
