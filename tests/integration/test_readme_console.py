@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from contracts import topology as names
 from tests.support.commands import OUR_SETTINGS, provisioner
 from tests.support.real import RealSystem
 from worker.sandbox import Effect, Fault, Rule, Sight
@@ -126,6 +127,8 @@ async def a_removed_department_and_an_active_one(system: RealSystem) -> None:
 
 async def four_dead_letters(system: RealSystem) -> None:
     await system.send(b'{"specversion": "1.0", "id":')
+    while await system.depth(names.DEAD_LETTER_QUEUE) < 1:  # noqa: ASYNC110 - only the broker knows
+        await asyncio.sleep(0.02)
     nameless = json.loads((ROOT / "contracts/examples/created-minimal.json").read_text())
     nameless |= {"id": "hr-4711", "data": {"department_id": "dept-4711", "name": " "}}
     await system.send(json.dumps(nameless).encode())
