@@ -14,8 +14,20 @@ from contracts.topology import BrokerVersion
 from worker.core.capabilities import Capabilities
 from worker.core.dead_letters import AuditLine
 from worker.core.judge import CallFault, Operation, told
+from worker.core.limits import Admission, TenantCounts
 from worker.core.messages import Outgoing
-from worker.core.model import Answer, Department, Entry, Fingerprint, Recollection, Reference, Wish
+from worker.core.model import (
+    Answer,
+    CallNote,
+    Department,
+    Entry,
+    Fingerprint,
+    Hold,
+    HoldReason,
+    Recollection,
+    Reference,
+    Wish,
+)
 
 
 class UserError(Exception):
@@ -255,6 +267,32 @@ class LedgerForeign(UserError):
         )
 
 
+class NotAdmitted(Exception):
+    """A removal would exceed the limit of its tenant; nothing was written. `counts`: at that moment."""
+
+    def __init__(self, counts: TenantCounts) -> None:
+        super().__init__("the removals of the tenant are used up")
+        self.counts = counts
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The facts that become durable together with an entry.
+
+    `answers`: to other events of the department. `holds`: made or changed. `audit`, `calls`: to be appended.
+    `admission`: the write is a removal, which the counts of the tenant must allow, in the same transaction.
+    """
+
+    answers: tuple[Answer, ...] = ()
+    holds: tuple[Hold, ...] = ()
+    audit: tuple[AuditLine, ...] = ()
+    calls: tuple[CallNote, ...] = ()
+    admission: Admission | None = None
+
+
+NOTHING_BESIDE = Beside()
+
+
 class Entries(Protocol):
     """One entry for each department, one answer for each event. All raise `LedgerFailed`.
 
@@ -264,10 +302,14 @@ class Entries(Protocol):
     async def recall(self, department: Department, event: Reference) -> Recollection:
         """The department's entry (`absent` if none is on record) and the answer to this event, if any."""
 
-    async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
-        """Writes both or neither, and returns the entry with its new revision.
+    async def record(
+        self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE
+    ) -> Entry:
+        """Writes all or nothing, and returns the entry with its new revision.
 
-        Raises `LedgerConflict`, and `AuthIdTaken` for an auth id that is on record for another department.
+        Raises `LedgerConflict`, `NotAdmitted`, and `AuthIdTaken` for an auth id that is on record for another
+        department. A `held` answer may be replaced by another of the same event; of any other answer only the
+        confirm changes, or `disabled` becomes `removed`.
         """
 
     async def record_answer(self, answer: Answer) -> None:
@@ -277,24 +319,71 @@ class Entries(Protocol):
 class Duties(Protocol):
     """Departments with due duties. All raise `LedgerFailed`."""
 
-    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
-        """At most `limit` departments with a duty that is due, the longest due first."""
+    async def due(
+        self, now: datetime, limit: int, deletable_before: datetime | None = None
+    ) -> Sequence[Department]:
+        """At most `limit` departments with a duty that is due, the longest due first.
+
+        `deletable_before`: those whose grace began by then are due too (`Entry.deletable_since`).
+        """
 
     async def overdue(self, since: datetime) -> int:
-        """The number of departments whose debt (credentials or enabling) is older than `since`."""
+        """The number of departments whose debt (credentials or enabling) is older than `since`.
+
+        Late removals that have failed since then count too.
+        """
+
+    async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
+        """The departments of a tenant now: active, and removed in each window that began at `since`."""
+
+
+class Holds(Protocol):
+    """The removals that are or were held. All raise `LedgerFailed`."""
+
+    async def hold(self, hold_id: str) -> Hold | None:
+        """The hold of this id; None if there never was one."""
+
+    async def holds(self, department: Department | None = None, *, all_: bool = False) -> Sequence[Hold]:
+        """The open holds, or all, oldest first; of one department if given."""
+
+    async def waiting_holds(self) -> Mapping[HoldReason, int]:
+        """The number of waiting holds by reason."""
 
 
 class Wishes(Protocol):
     """Requests that a person left for the running worker. All raise `LedgerFailed`."""
 
-    async def wish(self, wish: Wish) -> None:
-        """Leaves a wish for the running worker."""
+    async def wish(self, *wishes: Wish) -> None:
+        """Leaves wishes for the running worker, all or none."""
 
     async def wishes(self) -> Sequence[Wish]:
         """The open wishes, oldest first."""
 
     async def close_wish(self, wish_id: str) -> None:
         """Closes a wish that was answered or withdrawn; its record stays."""
+
+
+class Presence(Protocol):
+    """Whether a worker runs on this ledger. All raise `LedgerFailed`."""
+
+    async def note_running(self, at: datetime) -> None:
+        """Records that a worker runs at this moment."""
+
+    async def running_at(self) -> datetime | None:
+        """When a worker has last said that it runs; None if none ever did."""
+
+
+class Sweeps(Protocol):
+    """The reports of sweeps, as JSON. All raise `LedgerFailed`."""
+
+    async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
+        """Records the report of a sweep. Only the newest ten are kept."""
+
+    async def sweep(self, sweep_id: str) -> str | None:
+        """The report of this sweep, if it is kept."""
+
+    async def last_sweep_at(self) -> datetime | None:
+        """When the last sweep was finished; None if there was none."""
 
 
 class PoisonMarks(Protocol):
@@ -341,8 +430,11 @@ class Reports(Protocol):
     async def answers_to(self, event_id: str) -> Sequence[Answer]:
         """The answers to the events of this id, one for each source, by source."""
 
+    async def calls(self, department: Department, limit: int = 50) -> Sequence[CallNote]:
+        """The last calls for the department, oldest first. Older ones may be forgotten."""
 
-class Ledger(Entries, Duties, Wishes, PoisonMarks, Register, Reports, Protocol):
+
+class Ledger(Entries, Duties, Holds, Wishes, Presence, Sweeps, PoisonMarks, Register, Reports, Protocol):
     """All roles of a ledger; an adapter implements them together."""
 
 
@@ -353,7 +445,11 @@ class Audit(Protocol):
         """Appends all lines or none; durable when it returns."""
 
     async def lines(
-        self, since: datetime | None = None, by: str | None = None, id_: str | None = None
+        self,
+        since: datetime | None = None,
+        by: str | None = None,
+        id_: str | None = None,
+        department: Department | None = None,
     ) -> Sequence[AuditLine]:
         """The lines that match, oldest first. `id_`: an event id, or a dead letter's fingerprint."""
 

@@ -44,6 +44,7 @@ from worker.core.model import (
     PartialReissue,
     Recollection,
     Reference,
+    Reissuing,
     Removed,
     Status,
     Trace,
@@ -95,7 +96,8 @@ async def entry_of(ledger: Ledger, department: Department = SALES) -> Entry:
 
 async def test_wishes_are_listed_until_they_are_closed(ledger):
     early, late = (
-        Wish(f"wish-{minute}", SALES, "crm", "anna", NOW + timedelta(minutes=minute)) for minute in (1, 2)
+        Wish(f"wish-{minute}", SALES, "anna", NOW + timedelta(minutes=minute), Reissuing("crm"))
+        for minute in (1, 2)
     )
     for wish in (late, early):
         await ledger.wish(wish)

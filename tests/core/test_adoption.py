@@ -16,7 +16,6 @@ from worker.core.adoption import (
     CLEAN_SCANS_WHEN_LOST,
     MARGIN,
     Adoption,
-    ListedSubaccount,
     Match,
     Update,
     choose,
@@ -30,6 +29,7 @@ from worker.core.adoption import (
     seconds_to_next_scan,
 )
 from worker.core.capabilities import EVERYTHING, Capabilities
+from worker.core.listed import ListedSubaccount
 from worker.core.model import Status
 
 # A failure prints a line that replays it; --hypothesis-seed repeats a whole run.

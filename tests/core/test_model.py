@@ -118,10 +118,10 @@ BROKEN: dict[str, list[tuple[Status, dict[str, Any]]]] = {
         *((status, {"name": None}) for status in (Status.ACTIVE, Status.DISABLED, Status.DELETING)),
         *((status, {"issued": None}) for status in (Status.ACTIVE, Status.DISABLED, Status.DELETING)),
     ],
-    "a debt is owed for an existing subaccount": [
+    "a debt, a check and a hold are for an existing subaccount": [
         (status, {"debt": owing("crm")}) for status in (Status.ABSENT, Status.CLAIMED, Status.REMOVED)
     ],
-    "a check compares an existing subaccount": [
+    "a debt, a check and a hold are for an existing subaccount": [
         (status, {"check": Check(NOW)}) for status in (Status.ABSENT, Status.CLAIMED, Status.REMOVED)
     ],
     "a claimed department has a claim": [

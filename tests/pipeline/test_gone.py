@@ -16,7 +16,7 @@ from tests.support.builders import (
 )
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Policy, Removal
-from worker.core.model import Status, Wish
+from worker.core.model import Reissuing, Status, Wish
 from worker.core.reissue import request_of
 from worker.operations.dead_letters.plan import plan
 
@@ -248,7 +248,7 @@ async def test_a_wish_to_reissue_is_answered_at_once_and_looked_after(world):
     """A person waits ten seconds for it; the check that follows makes sure."""
     await world.handle(CREATED)
     await delete_by_hand(world)
-    wish = Wish("wish", SALES, None, "ada", world.clock.now())
+    wish = Wish("wish", SALES, "ada", world.clock.now(), Reissuing())
     await world.ledger.wish(wish)
     async with world.working() as running:
         await running.worker.scheduler.file_wishes()

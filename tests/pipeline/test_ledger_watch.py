@@ -7,7 +7,7 @@ from tests.pipeline.outages import pass_seconds, working_with_duties
 from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.settling_loop import settled
 from tests.support.world import World
-from worker.core.model import Wish
+from worker.core.model import Reissuing, Wish
 from worker.flow.ledger_watch import RETRY_SECONDS
 from worker.pipeline.quarantine import QUARANTINE_AFTER_DELIVERIES
 from worker.ports import LedgerFailed
@@ -61,7 +61,7 @@ async def test_credentials_requested_by_an_operator_are_not_sent_again_meanwhile
     world.witness.fail("record active reissued", FULL, times=None)
     world.witness.fail("bind", FULL, times=None)
     async with working_with_duties(world) as running:
-        await world.ledger.wish(Wish("wish-1", SALES, None, "anna", world.clock.now()))
+        await world.ledger.wish(Wish("wish-1", SALES, "anna", world.clock.now(), Reissuing()))
         await pass_seconds(world, 90)
         assert running.blocks() == [str(FULL)]
         assert len(world.credentials()) == before + 1

@@ -14,7 +14,7 @@ from tests.support.world import RESULTS_QUEUE, World, fault
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys
 from worker.core.decide import Enable, Policy
 from worker.core.judge import RetryPolicy
-from worker.core.model import Wish
+from worker.core.model import Reissuing, Wish
 from worker.core.reissue import request_of
 from worker.flow.gate import RELEASE_AFTER_SECONDS
 from worker.ports import LedgerConflict, LedgerFailed, NotTaken, PublishFailed, Unroutable
@@ -135,7 +135,7 @@ async def test_a_replay_of_a_request_serves_the_recipients_that_got_nothing(worl
 async def test_a_wish_serves_each_recipient_once(world):
     await world.handle(CREATED)
     world.witness.fail("publish secrets subaccount.credentials.reissued.crm", NotTaken("full"), times=None)
-    wish = Wish("wish-1", SALES, None, "anna", world.clock.now())
+    wish = Wish("wish-1", SALES, "anna", world.clock.now(), Reissuing())
     await world.ledger.wish(wish)
     for forgets in (False, True):
         async with working_with_duties(world):

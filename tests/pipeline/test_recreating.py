@@ -10,7 +10,7 @@ from tests.support.builders import SALES, department_created, department_removed
 from tests.support.port_tap import do_nothing
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Enable, Policy
-from worker.core.model import Answer, Status, Wish, WishKind
+from worker.core.model import Answer, Recreating, Status, Wish
 from worker.core.recreation import RECREATION_VALID_FOR, recreation_of
 
 CREATED = department_created("Sales", sequence=1)
@@ -25,7 +25,7 @@ async def a_gone_department(world: World) -> None:
 
 
 async def leave_wish(world: World, id_: str = "wish") -> Wish:
-    wish = Wish(id_, SALES, None, "ada", world.clock.now(), WishKind.RECREATE)
+    wish = Wish(id_, SALES, "ada", world.clock.now(), Recreating())
     await world.ledger.wish(wish)
     return wish
 

@@ -27,7 +27,7 @@ from worker.core.decide import Enable, Policy
 from worker.core.judge import RetryPolicy
 from worker.core.keyring import public_part
 from worker.core.messages import Outgoing
-from worker.core.model import Removed, Status, Wish
+from worker.core.model import Reissuing, Removed, Status, Wish
 from worker.core.reissue import REISSUE_PAUSE, WISH_VALID_FOR, request_of
 from worker.ports import NotTaken
 
@@ -348,7 +348,7 @@ async def test_each_requested_recipient_gets_its_own_sealed_message(sealing, key
 
 
 async def add_wish(world, recipient=None, id_="wish-1"):
-    wish = Wish(id_, SALES, recipient, "anna", world.clock.now())
+    wish = Wish(id_, SALES, "anna", world.clock.now(), Reissuing(recipient))
     await world.ledger.wish(wish)
     return wish
 

@@ -23,6 +23,7 @@ from worker.core.model import (
     Answer,
     Claim,
     Debt,
+    Deletion,
     Department,
     Entry,
     Event,
@@ -144,6 +145,7 @@ _HELD_IN: dict[str, tuple[Any, set[Status]]] = {
     "created_at": (NOW, _ONCE_MADE),
     "incarnation": (2, {Status.REMOVED}),
     "removal": (Removed(NOW), {Status.DISABLED, Status.REMOVED}),
+    "deletion": (Deletion(NOW), {Status.DELETING}),
     "claim": (CLAIM, {Status.CLAIMED}),
 }
 

@@ -18,6 +18,7 @@ from worker.cli.options import Request
 from worker.cli.view import filter_text
 from worker.core.dead_letters import AuditLine
 from worker.core.messages import Outgoing
+from worker.core.model import Department
 from worker.operations.dead_letters.session import Session
 from worker.ports import Audit, Ledger, LedgerFailed, Listener, Publisher
 from worker.settings.model import BrokerSettings, DeadLetterSettings, LedgerSettings, TopologySettings
@@ -178,6 +179,10 @@ class _OptionalAudit:
             terminal.complain([f"not on record in the audit: {error}"])
 
     async def lines(
-        self, since: datetime | None = None, by: str | None = None, id_: str | None = None
+        self,
+        since: datetime | None = None,
+        by: str | None = None,
+        id_: str | None = None,
+        department: Department | None = None,
     ) -> Sequence[AuditLine]:
-        return await self._audit.lines(since, by, id_) if self._audit else []
+        return await self._audit.lines(since, by, id_, department) if self._audit else []

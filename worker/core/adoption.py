@@ -26,6 +26,7 @@ from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
 from worker.core.capabilities import Capabilities
+from worker.core.listed import ListedSubaccount
 from worker.core.model import Entry, Status
 
 SCAN_TIMES = (1 / 24, 1 / 8, 3 / 8, 1.0)
@@ -44,20 +45,6 @@ MISSED_INCARNATIONS = 32
 
 SAFE_DAYS = timedelta(days=2)
 """Dates have no zone and clocks differ: an item dated this long before a claim cannot be its create."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListedSubaccount:
-    """A subaccount as the list shows it, without its token.
-
-    `created` is `date.max` if the list gives no date. Such a subaccount is never too old, and of several the
-    smallest auth_id is kept.
-    """
-
-    auth_id: str
-    name: str
-    enabled: bool
-    created: date
 
 
 class Match(NamedTuple):

@@ -62,6 +62,7 @@ from worker.core.model import (
     Check,
     Claim,
     Debt,
+    Deletion,
     Entry,
     Fingerprint,
     IssuedCredentials,
@@ -157,7 +158,7 @@ def intend(
             claim = Claim(now, idempotency_key, cause.reference, attempt, trace=cause.trace)
             return replace(entry, status=Status.CLAIMED, name=name, claim=claim)
         case Delete():
-            return replace(entry, status=Status.DELETING)
+            return replace(entry, status=Status.DELETING, deletion=Deletion(now))
         case Rename() | Restore() | Disable():
             return arm_check(entry, policy, now)
         case _:

@@ -16,7 +16,9 @@ from contracts.departments import Kind, Version
 from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from worker.core.adoption import MAX_UNKNOWN_CREATES
 from worker.core.capabilities import EVERYTHING, Capabilities
+from worker.core.limits import DEFAULT_LIMIT, RemovalLimit
 from worker.core.model import ANY_RECIPIENT, Answer, Entry, Event, Recollection, Status
+from worker.core.protected import NOBODY_PROTECTED, Protected
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
 """How far an event's time may be ahead of our clock, if the time decides which event is newer."""
@@ -65,10 +67,15 @@ class Superseding(StrEnum):
 class Policy:
     """The operator's choices, and the provider's capabilities.
 
+    `grace`: the time between disabling a removed department's subaccount and deleting it. `limit`: how many
+    removals are carried out without a person. `protected`: the departments that a person removes only.
     `plaintext`: credentials may go out in the clear even if the ledger has sealed some.
     """
 
     removal: Removal = Removal.DISABLE_THEN_DELETE
+    grace: timedelta = timedelta(days=30)
+    limit: RemovalLimit = DEFAULT_LIMIT
+    protected: Protected = NOBODY_PROTECTED
     unknown_rename: UnknownRename = UnknownRename.CREATE
     recipients: frozenset[str] = frozenset({ANY_RECIPIENT})
     settle_window: timedelta = timedelta(seconds=120)

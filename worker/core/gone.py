@@ -58,8 +58,9 @@ def vacated(entry: Entry, now: datetime) -> Entry:
         incarnation=entry.incarnation + 1,
         debt=None,
         check=None,
-        removal=Removed(now),
+        removal=Removed(now, auth_id=entry.auth_id),
         missing_since=None,
+        deletion=None,
     )
 
 

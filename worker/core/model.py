@@ -7,10 +7,11 @@ a subaccount. A combination that breaks a rule raises `ValueError` where it is b
 ledger. To add a state, add a sub-value or a rule here first.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from contracts.departments import (
     DepartmentCreated,
@@ -21,6 +22,8 @@ from contracts.departments import (
 )
 from contracts.reissues import ReissueRequested
 from contracts.subaccounts import ResultCode, ResultKind
+from worker.core.inventory import Counts, Inspection
+from worker.core.limits import TenantCounts
 
 T = TypeVar("T")
 
@@ -51,6 +54,10 @@ class Department(NamedTuple):
 
     tenant: str
     id: str
+
+
+EVERY_DEPARTMENT = Department("", "")
+"""Stands for the whole ledger. No event can name it."""
 
 
 class Reference(NamedTuple):
@@ -89,10 +96,14 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event(Cause):
-    """A valid department event, reduced to the fields that decisions need."""
+    """A valid department event, reduced to the fields that decisions need.
+
+    `merged_into`: the department that takes over, if a removal names one.
+    """
 
     department: Department
     version: Version
+    merged_into: str | None = None
 
     @property
     def kind(self) -> Kind:
@@ -114,6 +125,34 @@ class Event(Cause):
             payload_digest=payload_digest,
             name=event.data.name,
             trace=Trace(event.traceparent, event.tracestate, event.correlationid),
+            merged_into=event.data.merged_into if isinstance(event, DepartmentRemoved) else None,
+        )
+
+    @property
+    def cause(self) -> Cause:
+        """The cause alone, as it is kept for a removal that ends later."""
+        return Cause(self.reference, self.payload_digest, self.version, self.name, self.trace)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateRemoval(Cause):
+    """A removal that is carried out without its message: its grace is over, or a person has approved it.
+
+    The reference, the digest and the version are those of the removal event, whose answer it makes.
+    """
+
+    department: Department
+
+    @classmethod
+    def of(cls, department: Department, cause: Cause) -> "LateRemoval":
+        """The removal of a department for this event."""
+        return cls(
+            department=department,
+            reference=cause.reference,
+            payload_digest=cause.payload_digest,
+            version=cause.version,
+            name=cause.name,
+            trace=cause.trace,
         )
 
 
@@ -152,25 +191,155 @@ class Reissue:
         )
 
 
-class WishKind(StrEnum):
-    """The things that a person can ask the running worker for."""
+class HoldReason(StrEnum):
+    """Why a removal is held for a person, in the order in which the reasons are looked at."""
 
-    REISSUE = "reissue"
-    """To issue a department's credentials again."""
-    RECREATE = "recreate"
-    """To create a subaccount for a department whose own is gone."""
+    PROTECTED = "protected"
+    """The department is named in the settings."""
+    MERGED = "merged"
+    """The event says that another department takes over."""
+    LAST_ACTIVE = "last-active"
+    """It is its tenant's last active department."""
+    LIMIT = "limit"
+    """The tenant's removals of a rolling window are used up."""
+    DRIFT = "drift"
+    """The subaccount is not as the ledger has it."""
+    RESOURCES = "resources"
+    """Numbers, applications or endpoints hang on the subaccount."""
+
+
+class HoldState(StrEnum):
+    """The state of a hold. WAITING and APPROVED are open, the others final."""
+
+    WAITING = "waiting"
+    APPROVED = "approved"
+    """A person has approved it, and the worker has not carried it out yet."""
+    REJECTED = "rejected"
+    VOID = "void"
+    """A newer event of the department has arrived."""
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A person's ruling on a hold. `cascade`: the number of resources to be destroyed with the subaccount."""
+
+    by: str
+    at: datetime
+    cascade: int | None = None
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A removal that waits for a person.
+
+    `cause`: the removal event. `auth_id`, `name`: those of the subaccount when it was held. `resources`: the
+    counts when they were last looked at. `disabled`: it was met at the deletion, after the event was
+    answered `disabled`; otherwise the event has no final answer yet.
+    """
+
+    id: str
+    department: Department
+    reason: HoldReason
+    detail: str
+    cause: Cause
+    auth_id: str
+    name: str
+    held_at: datetime
+    state: HoldState = HoldState.WAITING
+    ruling: Ruling | None = None
+    resources: Counts | None = None
+    disabled: bool = False
+
+    def __post_init__(self) -> None:
+        ruled = self.state in {HoldState.APPROVED, HoldState.REJECTED}
+        if ruled and self.ruling is None:
+            raise ValueError("an approved or rejected hold has a ruling")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still be carried out."""
+        return self.state in {HoldState.WAITING, HoldState.APPROVED}
+
+
+@dataclass(frozen=True, slots=True)
+class Reissuing:
+    """Issue a department's credentials again; to all recipients if `recipient` is None."""
+
+    recipient: str | None = None
+    kind: Literal["reissue"] = "reissue"
+
+
+@dataclass(frozen=True, slots=True)
+class Recreating:
+    """Create a subaccount for a department whose own is gone."""
+
+    kind: Literal["recreate"] = "recreate"
+
+
+@dataclass(frozen=True, slots=True)
+class Approving:
+    """Carry out a held removal. `cascade`: the resources, by number, that are destroyed with it."""
+
+    hold_id: str
+    cascade: int | None = None
+    kind: Literal["approve"] = "approve"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejecting:
+    """Do not carry out a held removal."""
+
+    hold_id: str
+    kind: Literal["reject"] = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Correcting:
+    """Correct one finding of a sweep, if it still holds. `finding`: its kind; `auth_id`: the subaccount."""
+
+    finding: str
+    auth_id: str
+    kind: Literal["correct"] = "correct"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Put an existing subaccount on record for a department.
+
+    `name`: the department's; None: as at the provider. `keeps_name`: the subaccount is not renamed.
+    `issues`: its credentials are published. `enables`: it is enabled if it is disabled.
+    """
+
+    auth_id: str
+    name: str | None = None
+    keeps_name: bool = False
+    issues: bool = False
+    enables: bool = False
+    kind: Literal["adopt"] = "adopt"
+
+
+@dataclass(frozen=True, slots=True)
+class Sweeping:
+    """Compare the provider's list with the ledger. `fixes`: correct the findings that can be corrected."""
+
+    fixes: bool = False
+    kind: Literal["sweep"] = "sweep"
+
+
+WishFor = Reissuing | Recreating | Approving | Rejecting | Correcting | Binding | Sweeping
+"""The things that a person can ask the running worker for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """An operator's request to the running worker. `recipient`: of a reissue; None: all recipients."""
+    """A person's request to the running worker. A sweep is for `EVERY_DEPARTMENT`."""
 
     id: str
     department: Department
-    recipient: str | None
     asked_by: str
     asked_at: datetime
-    kind: WishKind = WishKind.REISSUE
+    asks: WishFor
 
 
 class Fingerprint(NamedTuple):
@@ -235,7 +404,7 @@ class IssuedCredentials:
     They are kept after its deletion: the next ones continue the count of generations. `cause` is the event
     they were issued for, `trace` its trace. `fingerprint` is that of the token last published,
     `reissued_at` the time of the last reissue on request. `partial_reissues`: requests that have served only
-    some recipients.
+    some recipients. `supersedes`: the auth id of the department's subaccount before this one.
     """
 
     cause: Reference
@@ -244,6 +413,7 @@ class IssuedCredentials:
     fingerprint: Fingerprint | None = None
     reissued_at: datetime | None = None
     partial_reissues: tuple[PartialReissue, ...] = ()
+    supersedes: str | None = None
 
     def __post_init__(self) -> None:
         if self.generation < 1:
@@ -286,10 +456,48 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Removing:
+    """A removal under way, which counts against the limit already. It ends with its outcome.
+
+    `event`: the removal event. `counted_at`: when it was counted; None if it does not count, because a
+    person has approved it, or there is no limit.
+    """
+
+    event: Reference
+    counted_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Removed:
-    """The removal of a department. `removed_at`: when the provider confirmed the disable or the delete."""
+    """The removal of a department. `removed_at`: when the provider confirmed the disable or the delete.
+
+    `cause`: the removal event; None if a person asked for it. `counted_at`: as in `Removing`. `auth_id`: the
+    subaccount that was deleted. `cancelled`: a person has rejected the deletion, so it stays disabled.
+    """
 
     removed_at: datetime
+    cause: Cause | None = None
+    counted_at: datetime | None = None
+    auth_id: str | None = None
+    cancelled: bool = False
+
+
+@dataclass(frozen=True)
+class Deletion:
+    """A deletion that is durable before it is sent, since `begun_at`. `cascade`: with its resources."""
+
+    begun_at: datetime
+    cascade: bool = False
+
+
+@dataclass(frozen=True)
+class Retry:
+    """The tries of a late removal, which no message repeats: since when it fails, why, when it goes on."""
+
+    failing_since: datetime
+    at: datetime
+    tries: int
+    detail: str
 
 
 class Existing(NamedTuple):
@@ -310,6 +518,12 @@ class Entry:
     `created_at`: when the newest subaccount was recorded as created.
     `duplicates_check_at`: when to look for duplicates again; a create was taken for lost, or ran twice.
     `repairs` counts the checks that had to correct the provider.
+    `hold`: the removal that waits for a person, or that the worker carries out for one. `holds_made` counts
+    the holds of the department.
+    `removing`: a removal whose call is on the way. `deletion`: while DELETING. `retry`: of a late removal.
+    `past_removals`: when the deletions of earlier subaccounts were counted, newest last.
+    `owed_results`: answers that no message will publish again; the scheduler tries at `results_at`.
+    `keeps_name`: it was adopted under a name without our tag, and is known by its auth id only.
     `api_id`: the provider's id of the last call of a step, which its support asks for.
     `missing_since`: since when the provider does not find the subaccount on record.
     `gone_at`: when it was certain that others had deleted it. It is kept until there is another subaccount,
@@ -335,30 +549,19 @@ class Entry:
     missing_since: datetime | None = None
     gone_at: datetime | None = None
     api_id: str | None = None
+    hold: Hold | None = None
+    holds_made: int = 0
+    removing: Removing | None = None
+    deletion: Deletion | None = None
+    retry: Retry | None = None
+    past_removals: tuple[datetime, ...] = ()
+    owed_results: tuple["Answer", ...] = ()
+    results_at: datetime | None = None
+    keeps_name: bool = False
 
     def __post_init__(self) -> None:
-        status, exists = self.status, self.auth_id is not None
-        claimed, disabled = status is Status.CLAIMED, status is Status.DISABLED
-        active, removed = status is Status.ACTIVE, status is Status.REMOVED
-        if exists != (active or disabled or status is Status.DELETING):
-            raise ValueError("an entry has an auth_id exactly while its subaccount exists")
-        if exists and (self.name is None or self.issued is None):
-            raise ValueError("an existing subaccount has a name, and credentials were issued for it")
-        if self.debt is not None and not exists:
-            raise ValueError("a debt is owed for an existing subaccount")
-        if self.check is not None and not exists:
-            raise ValueError("a check compares an existing subaccount")
-        if (claimed and self.claim is None) or (exists and self.claim is not None):
-            raise ValueError("a claimed department has a claim, and an existing subaccount has none")
-        if (disabled or removed) and self.removal is None:
-            raise ValueError("a disabled or removed department has a removal")
-        if (active or status is Status.ABSENT) and self.removal is not None:
-            raise ValueError("an active or absent department has no removal")
-        never_gone = status in {Status.ABSENT, Status.DELETING}
-        if (self.missing_since is not None and not exists) or (self.gone_at is not None and never_gone):
-            raise ValueError("a missing subaccount is on record, and a gone one was")
-        if self.revision < 0 or self.incarnation < 1 or self.repairs < 0:
-            raise ValueError("revisions and repairs count from 0, incarnations from 1")
+        for broken in _broken_rules(self):
+            raise ValueError(broken)
 
     @property
     def newest(self) -> Reference | None:
@@ -400,23 +603,106 @@ class Entry:
         return self.claim.attempt if self.claim and self.claim.event == event else 0
 
     @property
-    def due_at(self) -> datetime | None:
-        """When the next duty is due; None while a create is open, since that is settled first."""
-        if self.status is Status.CLAIMED:
+    def is_counted_active(self) -> bool:
+        """Whether it counts as an active department of its tenant: live, and no removal is under way."""
+        return self.is_live and self.removing is None
+
+    @property
+    def counted_removals(self) -> tuple[datetime, ...]:
+        """When the department's removals were counted, for the limit of its tenant."""
+        current = [one.counted_at for one in (self.removal, self.removing) if one is not None]
+        return (*self.past_removals, *(at for at in current if at is not None))
+
+    @property
+    def late_removal(self) -> Cause | None:
+        """The event of a removal that ends without its message: approved, waiting for its time, or begun."""
+        if self.hold is not None:
+            return self.hold.cause if self.hold.state is HoldState.APPROVED else None
+        if self.removal is None or self.removal.cancelled:
             return None
+        return self.removal.cause if self.status in {Status.DISABLED, Status.DELETING} else None
+
+    @property
+    def deletable_since(self) -> datetime | None:
+        """When the grace of its deletion began; None if nothing is to be deleted, or a retry has its time."""
+        waits = self.status is Status.DISABLED and self.hold is None and self.retry is None
+        if not waits or self.removal is None or self.late_removal is None:
+            return None
+        return self.removal.removed_at
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When the next duty is due, apart from a deletion whose grace is over (`deletable_since`).
+
+        While a create is open, only results are due: the create is settled first.
+        """
+        if self.status is Status.CLAIMED:
+            return self.results_at
         moments = (
             self.check.at if self.check else None,
             self.duplicates_check_at,
             self.debt.retry_at if self.debt else None,
+            self.results_at,
+            self._late_removal_at,
         )
         return min((at for at in moments if at is not None), default=None)
+
+    @property
+    def _late_removal_at(self) -> datetime | None:
+        """When a late removal that does not wait for its grace goes on."""
+        if self.late_removal is None:
+            return None
+        if self.retry is not None:
+            return self.retry.at
+        if self.deletion is not None:
+            return self.deletion.begun_at
+        return self.hold.ruling.at if self.hold and self.hold.ruling else None
+
+
+def _broken_rules(entry: Entry) -> Iterator[str]:
+    """The rules between the fields that an entry breaks: of the subaccount, then of its removal."""
+    status, exists = entry.status, entry.auth_id is not None
+    claimed, disabled = status is Status.CLAIMED, status is Status.DISABLED
+    active, removed = status is Status.ACTIVE, status is Status.REMOVED
+    if exists != (active or disabled or status is Status.DELETING):
+        yield "an entry has an auth_id exactly while its subaccount exists"
+    if exists and (entry.name is None or entry.issued is None):
+        yield "an existing subaccount has a name, and credentials were issued for it"
+    if not exists and not entry.check is entry.debt is entry.hold is None:
+        yield "a debt, a check and a hold are for an existing subaccount"
+    if (claimed and entry.claim is None) or (exists and entry.claim is not None):
+        yield "a claimed department has a claim, and an existing subaccount has none"
+    if (disabled or removed) and entry.removal is None:
+        yield "a disabled or removed department has a removal"
+    if (active or status is Status.ABSENT) and entry.removal is not None:
+        yield "an active or absent department has no removal"
+    never_gone = status in {Status.ABSENT, Status.DELETING}
+    if (entry.missing_since is not None and not exists) or (entry.gone_at is not None and never_gone):
+        yield "a missing subaccount is on record, and a gone one was"
+    if entry.revision < 0 or entry.incarnation < 1 or entry.repairs < 0:
+        yield "revisions and repairs count from 0, incarnations from 1"
+    yield from _broken_rules_of_removal(entry)
+
+
+def _broken_rules_of_removal(entry: Entry) -> Iterator[str]:
+    deleting = entry.status is Status.DELETING
+    if deleting != (entry.deletion is not None):
+        yield "a deletion is under way exactly while the department is deleting"
+    if entry.removing is not None and not (entry.status is Status.ACTIVE or deleting):
+        yield "a removal is under way for a subaccount that was active"
+    if entry.hold is not None and not entry.hold.is_open:
+        yield "the hold of an entry is open"
+    if bool(entry.owed_results) != (entry.results_at is not None):
+        yield "results are owed exactly while they have a time"
+    if entry.keeps_name and entry.auth_id is None:
+        yield "only an existing subaccount keeps its name"
 
 
 @dataclass(frozen=True)
 class Answer:
     """The final outcome of one event or request, as it is recorded and published.
 
-    `recipients`: those to whom a request has published credentials.
+    `recipients`: those to whom a request has published credentials. `hold_id`: of the hold, if it is held.
     """
 
     department: Department
@@ -432,11 +718,34 @@ class Answer:
     trace: Trace = NO_TRACE
     confirmed: bool = False
     recipients: frozenset[str] = frozenset()
+    hold_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallNote:
+    """A call to the provider that changed something, or was meant to, for a department.
+
+    `status`: that of HTTP; None without a response. `error`: why it did not succeed.
+    """
+
+    at: datetime
+    operation: str
+    idempotency_key: str
+    auth_id: str | None
+    status: int | None = None
+    api_id: str | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Recollection:
-    """The ledger's knowledge when a step begins: the department, and the answer to this event, if any."""
+    """The knowledge when a step begins: the department, and the answer to this event, if any.
+
+    `counts`: those of its tenant, once the ledger did not admit a removal. `inspection`: the subaccount as
+    the provider has just shown it.
+    """
 
     entry: Entry
     answer: Answer | None = None
+    counts: TenantCounts | None = None
+    inspection: Inspection | None = None

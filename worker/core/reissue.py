@@ -16,6 +16,7 @@ from worker.core.model import (
     Recollection,
     Reference,
     Reissue,
+    Reissuing,
     Status,
     Wish,
     replace,
@@ -153,7 +154,7 @@ def request_of(wish: Wish) -> Reissue:
         department=wish.department,
         reference=Reference(WISHES, wish.id, REISSUE),
         payload_digest=wish.id,
-        recipient=wish.recipient,
+        recipient=wish.asks.recipient if isinstance(wish.asks, Reissuing) else None,
         cause=(wish.id,),
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker.core.dead_letters import AuditLine
-from worker.core.model import Answer, Department, Reference, Wish, WishKind
+from worker.core.model import Answer, Department, Recreating, Reference, Reissuing, Wish
 from worker.core.recreation import recreation_of
 from worker.core.reissue import request_of
 from worker.operations.departments import UnknownDepartment, pending
@@ -53,7 +53,7 @@ class Asking:
 
         `recipient` None means all recipients. Raises as `_ask`.
         """
-        wish = Wish(self.new_id(), which, recipient, self.by, self.clock.now())
+        wish = Wish(self.new_id(), which, self.by, self.clock.now(), Reissuing(recipient))
         selection = f"--recipient {recipient}" if recipient else "all"
         return await self._ask(wish, request_of(wish).reference, selection, may_take_long=False)
 
@@ -62,7 +62,7 @@ class Asking:
 
         Raises as `_ask`.
         """
-        wish = Wish(self.new_id(), which, None, self.by, self.clock.now(), WishKind.RECREATE)
+        wish = Wish(self.new_id(), which, self.by, self.clock.now(), Recreating())
         return await self._ask(wish, recreation_of(wish).reference, which.id, may_take_long=True)
 
     async def _ask(self, wish: Wish, reference: Reference, selection: str, *, may_take_long: bool) -> Answer:
@@ -123,7 +123,7 @@ class Asking:
         line = AuditLine(
             at=self.clock.now(),
             by=wish.asked_by,
-            action=wish.kind,
+            action=wish.asks.kind,
             run=wish.id,
             selection=selection,
             event_id=wish.id,

@@ -17,7 +17,7 @@ from worker.core.duties import (
     suspend_debt,
 )
 from worker.core.gone import found, looked_for
-from worker.core.model import Department, Entry, WishKind
+from worker.core.model import Department, Entry, Recreating, Reissuing
 from worker.core.reissue import WISH_VALID_FOR
 from worker.flow.lanes import FIRST, LAST, Lanes, Progress, Rank
 from worker.flow.ledger_watch import LedgerWatch
@@ -104,10 +104,10 @@ class Scheduler:
             self.telemetry.duty_failed(None, str(error))
             return
         for wish in wishes:
-            match wish.kind:
-                case WishKind.REISSUE if self.clock.now() - wish.asked_at <= WISH_VALID_FOR:
+            match wish.asks:
+                case Reissuing() if self.clock.now() - wish.asked_at <= WISH_VALID_FOR:
                     self._file(wish.id, wish.department, LAST, partial(self.reissues.grant, wish))
-                case WishKind.RECREATE if self.recreations.is_due(wish):
+                case Recreating() if self.recreations.is_due(wish):
                     self._file(wish.id, wish.department, LAST, partial(self.recreations.grant, wish))
 
     async def measure_debts(self) -> None:

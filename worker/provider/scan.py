@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from worker.core.adoption import ListedSubaccount, far_enough, overlaps
+from worker.core.adoption import far_enough, overlaps
 from worker.core.judge import (
     CallFault,
     FaultKind,
@@ -17,6 +17,7 @@ from worker.core.judge import (
     classify,
     judge,
 )
+from worker.core.listed import ListedSubaccount
 from worker.core.naming import NameTemplate
 from worker.flow.waiting import sleep_unless_stopping
 from worker.ports import CallFailed, Clock, ProvidedSubaccount, Provider, Register

@@ -166,7 +166,9 @@ class PolicySettings(LedgerSettings):
     @property
     def policy(self) -> Policy:
         """The policy for `decide`."""
-        return Policy(self.removal, self.unknown_rename, settle_window=self.settle_window)
+        return Policy(
+            removal=self.removal, unknown_rename=self.unknown_rename, settle_window=self.settle_window
+        )
 
 
 class DeadLetterSettings(BrokerSettings, PolicySettings):

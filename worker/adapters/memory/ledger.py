@@ -4,12 +4,31 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish, replace
+from worker.core.dead_letters import AuditLine
+from worker.core.limits import TenantCounts, WindowCount
+from worker.core.model import (
+    Answer,
+    CallNote,
+    Department,
+    Entry,
+    Hold,
+    HoldReason,
+    HoldState,
+    Recollection,
+    Reference,
+    Wish,
+    replace,
+)
 from worker.ports import (
+    NOTHING_BESIDE,
     AuthIdTaken,
+    Beside,
     LedgerConflict,
     LedgerForeign,
+    NotAdmitted,
 )
+
+SWEEPS_KEPT = 10
 
 
 class MemoryLedger:
@@ -24,25 +43,39 @@ class MemoryLedger:
         self._caught_up = False
         self._sealed_for: set[str] = set()
         self._wishes: dict[str, Wish] = {}
+        self._holds: dict[str, Hold] = {}
+        self._calls: dict[Department, list[CallNote]] = {}
+        self._sweeps: dict[str, tuple[datetime, str]] = {}
+        self._running_at: datetime | None = None
+        self.audit: list[AuditLine] = []
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
         """See `Ledger.recall`."""
         entry = self._entries.get(department, Entry(department))
         return Recollection(entry, self._answers.get((event.source, event.id)))
 
-    async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
+    async def record(
+        self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE
+    ) -> Entry:
         """See `Ledger.record`."""
-        return self.write(entry, answer)
+        return self.write(entry, answer, beside)
 
-    def write(self, entry: Entry, answer: Answer | None = None) -> Entry:
+    def write(self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE) -> Entry:
         """Does `record` without waiting."""
         before = self._entries.get(entry.department, Entry(entry.department))
         if before.revision != entry.revision:
             raise LedgerConflict("the department's entry was changed by another writer meanwhile")
         if entry.auth_id and self._holders.get(entry.auth_id, entry.department) != entry.department:
             raise AuthIdTaken(entry.auth_id, self._holders[entry.auth_id])
-        if answer is not None:
-            self.write_answer(answer)
+        if beside.admission is not None:
+            counts = self.counts(entry.department.tenant, beside.admission.since)
+            if not beside.admission.allows(counts):
+                raise NotAdmitted(counts)
+        for one in (*([answer] if answer else []), *beside.answers):
+            self.write_answer(one)
+        self._holds |= {hold.id: hold for hold in beside.holds}
+        self.audit += beside.audit
+        self._calls.setdefault(entry.department, []).extend(beside.calls)
         if before.auth_id:
             del self._holders[before.auth_id]
         if entry.auth_id:
@@ -61,9 +94,64 @@ class MemoryLedger:
             raise LedgerConflict("another payload of this event's source and id was answered meanwhile")
         self._answers[event] = answer
 
-    async def wish(self, wish: Wish) -> None:
+    def counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
+        """Does `tenant_counts` without waiting."""
+        entries = [entry for key, entry in self._entries.items() if key.tenant == tenant]
+        return TenantCounts(
+            active=sum(entry.is_counted_active for entry in entries),
+            windows=tuple(_within(entries, begin) for begin in since),
+        )
+
+    async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
+        """See `Ledger.tenant_counts`."""
+        return self.counts(tenant, since)
+
+    async def hold(self, hold_id: str) -> Hold | None:
+        """See `Ledger.hold`."""
+        return self._holds.get(hold_id)
+
+    async def holds(self, department: Department | None = None, *, all_: bool = False) -> Sequence[Hold]:
+        """See `Ledger.holds`."""
+        found = [
+            hold
+            for hold in self._holds.values()
+            if department in {None, hold.department} and (all_ or hold.is_open)
+        ]
+        return sorted(found, key=lambda hold: (hold.held_at, hold.id))
+
+    async def waiting_holds(self) -> Mapping[HoldReason, int]:
+        """See `Ledger.waiting_holds`."""
+        return Counter(hold.reason for hold in self._holds.values() if hold.state is HoldState.WAITING)
+
+    async def note_running(self, at: datetime) -> None:
+        """See `Ledger.note_running`."""
+        self._running_at = at
+
+    async def running_at(self) -> datetime | None:
+        """See `Ledger.running_at`."""
+        return self._running_at
+
+    async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
+        """See `Ledger.note_sweep`."""
+        self._sweeps[sweep_id] = (finished_at, report)
+        while len(self._sweeps) > SWEEPS_KEPT:
+            del self._sweeps[next(iter(self._sweeps))]
+
+    async def sweep(self, sweep_id: str) -> str | None:
+        """See `Ledger.sweep`."""
+        return self._sweeps[sweep_id][1] if sweep_id in self._sweeps else None
+
+    async def last_sweep_at(self) -> datetime | None:
+        """See `Ledger.last_sweep_at`."""
+        return max((at for at, _ in self._sweeps.values()), default=None)
+
+    async def calls(self, department: Department, limit: int = 50) -> Sequence[CallNote]:
+        """See `Ledger.calls`."""
+        return self._calls.get(department, [])[-limit:]
+
+    async def wish(self, *wishes: Wish) -> None:
         """See `Ledger.wish`."""
-        self._wishes[wish.id] = wish
+        self._wishes |= {wish.id: wish for wish in wishes}
 
     async def wishes(self) -> Sequence[Wish]:
         """See `Ledger.wishes`."""
@@ -108,10 +196,21 @@ class MemoryLedger:
         """See `Ledger.note_sealed`."""
         self._sealed_for.add(recipient)
 
-    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+    async def due(
+        self, now: datetime, limit: int, deletable_before: datetime | None = None
+    ) -> Sequence[Department]:
         """See `Ledger.due`."""
-        due = [(entry.due_at, key) for key, entry in self._entries.items() if entry.due_at is not None]
-        return [key for at, key in sorted(due) if at <= now][:limit]
+        due = [
+            (entry.due_at, key)
+            for key, entry in self._entries.items()
+            if entry.due_at is not None and entry.due_at <= now
+        ]
+        deletable = [
+            (entry.deletable_since, key)
+            for key, entry in self._entries.items()
+            if deletable_before and entry.deletable_since and entry.deletable_since <= deletable_before
+        ]
+        return list(dict.fromkeys(key for _, key in (*sorted(due), *sorted(deletable))))[:limit]
 
     async def overdue(self, since: datetime) -> int:
         """See `Ledger.overdue`."""
@@ -132,6 +231,16 @@ class MemoryLedger:
 
 
 def is_overdue(entry: Entry, since: datetime) -> bool:
-    """Whether an entry older than `since` has a debt with a retry."""
+    """Whether an entry older than `since` has a debt with a retry, or a late removal fails since then."""
+    if entry.retry is not None and entry.retry.failing_since < since:
+        return True
     retry_at = entry.debt.retry_at if entry.debt else None
     return retry_at is not None and entry.created_at is not None and entry.created_at < since
+
+
+def _within(entries: Sequence[Entry], since: datetime) -> WindowCount:
+    removals = [(entry, sum(at > since for at in entry.counted_removals)) for entry in entries]
+    return WindowCount(
+        removals=sum(times for _, times in removals),
+        departments=sum(times > 0 and not entry.is_counted_active for entry, times in removals),
+    )

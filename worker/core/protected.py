@@ -1,0 +1,28 @@
+"""Protected departments: their removal always waits for a person."""
+
+from dataclasses import dataclass
+
+from worker.core.model import Department
+
+WILDCARD = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """Names departments: `department_id` of any tenant, or `tenant/department_id`; `*` ends either."""
+
+    patterns: tuple[str, ...] = ()
+
+    def includes(self, department: Department) -> bool:
+        """Whether the department is named."""
+        names = (department.id, f"{department.tenant}/{department.id}")
+        return any(_matches(pattern, name) for pattern in self.patterns for name in names)
+
+
+NOBODY_PROTECTED = Protected()
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if pattern.endswith(WILDCARD):
+        return name.startswith(pattern.removesuffix(WILDCARD))
+    return name == pattern
