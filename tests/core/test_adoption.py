@@ -23,7 +23,6 @@ from worker.core.adoption import (
     far_enough,
     in_question,
     is_lost,
-    overlaps,
     plan_adoption,
     plan_repair,
     seconds_to_next_scan,
@@ -31,6 +30,7 @@ from worker.core.adoption import (
 from worker.core.capabilities import EVERYTHING, Capabilities
 from worker.core.listed import ListedSubaccount
 from worker.core.model import Status
+from worker.core.pages import Cursor, Reading
 
 # A failure prints a line that replays it; --hypothesis-seed repeats a whole run.
 thoroughly = settings(max_examples=500, deadline=None, print_blob=True)
@@ -43,20 +43,6 @@ DAY = timedelta(days=1)
 
 def seen(auth_id: str, days_ago: int = 0) -> ListedSubaccount:
     return ListedSubaccount(auth_id, f"Sales {auth_id}", enabled=True, created=TODAY - days_ago * DAY)
-
-
-class TestOverlaps:
-    PAGE = (seen("SA3"), seen("SA2"), seen("SA1"))
-
-    @pytest.mark.parametrize(
-        ("last", "joins"), [(None, True), ("SA3", True), ("SA2", True), ("SA1", True), ("SA4", False)]
-    )
-    def test_a_page_overlaps_if_it_holds_the_last_item_of_the_previous(self, last, joins):
-        assert overlaps(last, self.PAGE) is joins
-
-    @pytest.mark.parametrize(("last", "joins"), [(None, True), ("SA1", False)])
-    def test_an_empty_page_overlaps_nothing(self, last, joins):
-        assert overlaps(last, ()) is joins
 
 
 class TestFarEnough:
@@ -111,15 +97,15 @@ class Shifting:
 def scan(listed: Shifting, size: int, since: datetime | None = None) -> set[str] | None:
     """The ids a complete scan saw; None if it must restart. Mirrors `worker/provider/scan.py`."""
     seen_ids: set[str] = set()
-    offset, last = 0, None
-    while page := listed.page(offset, size):
-        if not overlaps(last, page):
+    cursor = Cursor()
+    while True:
+        page = listed.page(cursor.offset, size)
+        reading = cursor.take([one.auth_id for one in page])
+        if reading is Reading.BROKEN:
             return None
         seen_ids |= {one.auth_id for one in page}
-        if [one.auth_id for one in page] == [last] or (since and far_enough(page, since)):
+        if reading is Reading.COMPLETE or (since and far_enough(page, since)):
             return seen_ids
-        offset, last = offset + len(page) - 1, page[-1].auth_id
-    return seen_ids if last is None else None
 
 
 @st.composite

@@ -39,7 +39,7 @@ from worker.pipeline import (
     reissues,
 )
 from worker.pipeline.quarantine import QUARANTINE_AFTER_DELIVERIES
-from worker.provider import act, circuit, scan, subaccounts
+from worker.provider import act, circuit, pages, scan, subaccounts
 from worker.provider.scan import Orphans
 
 CREATED = department_created("Sales", sequence=1)
@@ -446,7 +446,8 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Scanner._scan_on": {"self._complete_scan": None},
     "Scanner._complete_scan": {"self._read": None},
     "Scanner._read": {"self._page": None},
-    "Scanner._page": {"page_of": "list", "sleep_unless_stopping": None},
+    "Scanner._page": {"self._pages.read": None},
+    "PageReader.read": {"read": "list", "sleep_unless_stopping": None},
     "Orphans.tags": {"self._first": None, "self._find": None},
     "Orphans._find": {
         "self._register.caught_up": "caught up",
@@ -518,6 +519,7 @@ def boundaries_in_the_code() -> dict[str, set[str]]:
         act,
         subaccounts,
         scan,
+        pages,
         circuit,
         waiting,
     ):

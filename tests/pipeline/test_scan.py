@@ -11,7 +11,8 @@ from worker.adapters.memory.clock import MemoryClock
 from worker.adapters.memory.provider import MemoryProvider
 from worker.core.naming import NameTemplate
 from worker.ports import CallFailed, ProvidedSubaccount
-from worker.provider.scan import MAX_PAGE_TRIES, Scanner, ScanResult
+from worker.provider.pages import MAX_PAGE_TRIES
+from worker.provider.scan import Scanner, ScanResult
 
 TAG = "0123456789"
 

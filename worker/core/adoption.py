@@ -10,10 +10,9 @@ settle window after the claim.
 - Not found: the create is lost only after two complete scans, the last begun after the window. Then it is
   sent again under the same tag.
 
-The list shows the newest first, by pages, with dates instead of times, and changes while it is read. Creates
-only shift items down, so some come twice. A deletion shifts items up, so one could slip through: therefore
-pages overlap by one, and a scan whose overlap is missing restarts. A scan is complete at the end of the list,
-or at items dated two days before the claim, because dates have no zone and clocks differ.
+The list shows the newest first, by pages, with dates instead of times, and changes while it is read
+(`pages.py`). A scan is complete at the end of the list, or at items dated two days before the claim, because
+dates have no zone and clocks differ.
 
 A ledger that is behind (new, lost, restored) knows less than the list. A department without a subaccount is
 then looked for under the tags of its next 32 incarnations. The newest incarnation is kept. Within it an
@@ -58,15 +57,6 @@ def in_question(entry: Entry) -> range:
     """The incarnations to look for: a claim names one, a ledger that is behind may have missed some."""
     missed = 1 if entry.status is Status.CLAIMED else MISSED_INCARNATIONS
     return range(entry.incarnation, entry.incarnation + missed)
-
-
-def overlaps(last: str | None, page: Sequence[ListedSubaccount]) -> bool:
-    """Whether a page joins the one before, which ended with `last`.
-
-    The page was requested from that item on. A create meanwhile only shifts items down, so some come twice.
-    If the item is missing, one was deleted, and another item may have been skipped.
-    """
-    return last is None or any(one.auth_id == last for one in page)
 
 
 def far_enough(page: Sequence[ListedSubaccount], since: datetime) -> bool:

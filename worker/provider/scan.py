@@ -6,26 +6,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from worker.core.adoption import far_enough, overlaps
-from worker.core.judge import (
-    CallFault,
-    FaultKind,
-    Pause,
-    RetryPolicy,
-    RetryState,
-    Wait,
-    classify,
-    judge,
-)
+from worker.core.adoption import far_enough
+from worker.core.judge import CallFault, FaultKind
 from worker.core.listed import ListedSubaccount
 from worker.core.naming import NameTemplate
-from worker.flow.waiting import sleep_unless_stopping
+from worker.core.pages import MAX_RESTARTS, Cursor, Reading
 from worker.ports import CallFailed, Clock, ProvidedSubaccount, Provider, Register
-
-MAX_RESTARTS = 5
-MAX_PAGE_TRIES = 5
-MAX_STALE_PAGES = 50
-"""Pages in a row without a new item. Creates alone do not shift a list that far while it is read."""
+from worker.provider.pages import PageReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,32 +21,6 @@ class ScanResult:
 
     begun: datetime
     seen: dict[str, list[ListedSubaccount]]
-
-
-@dataclass(slots=True)
-class Cursor:
-    """The position of one scan. `last`: the last auth id of the page before; None before the first page."""
-
-    offset: int = 0
-    last: str | None = None
-    _known: set[str] = field(default_factory=set)
-    _stale_pages: int = 0
-
-    def joins(self, page: Sequence[ListedSubaccount]) -> bool:
-        """Whether the page overlaps the one before, in a list that still shows new items."""
-        fresh = {one.auth_id for one in page} - self._known
-        self._stale_pages = 0 if fresh else self._stale_pages + 1
-        self._known |= fresh
-        return overlaps(self.last, page) and self._stale_pages < MAX_STALE_PAGES
-
-    def at_end(self, page: Sequence[ListedSubaccount]) -> bool:
-        """Whether the page has only the last item again, and nothing after it."""
-        return [one.auth_id for one in page] == [self.last]
-
-    def advance(self, page: Sequence[ListedSubaccount]) -> None:
-        """Moves on, so that the next page begins with this page's last item."""
-        self.offset += len(page) - 1
-        self.last = page[-1].auth_id
 
 
 @dataclass
@@ -79,7 +40,7 @@ class Scanner:
         self._provider = provider
         self._template = template
         self._clock = clock
-        self._stopping = stopping
+        self._pages = PageReader(clock, stopping)
         self._next: _Batch | None = None
         self._scanning: asyncio.Task[None] | None = None
 
@@ -136,29 +97,17 @@ class Scanner:
         None also for a list that repeats the same pages.
         """
         result, cursor = ScanResult(self._clock.now(), {}), Cursor()
-        while page := await self._page(cursor.offset):
-            if not cursor.joins(page):
+        while True:
+            page = await self._page(cursor.offset)
+            reading = cursor.take([one.auth_id for one in page])
+            if reading is Reading.BROKEN:
                 return None
             note(page, self._template, result.seen)
-            if cursor.at_end(page) or (since and far_enough(page, since)):
+            if reading is Reading.COMPLETE or (since and far_enough(page, since)):
                 return result
-            cursor.advance(page)
-        return result if cursor.last is None else None
 
     async def _page(self, offset: int) -> list[ListedSubaccount]:
-        """Reads a page, with retries: else a long list could hardly be read."""
-        tries = 0
-        while True:
-            tries += 1
-            try:
-                return await page_of(self._provider, offset)
-            except CallFailed as failed:
-                state = RetryState(tries=tries, pauses=tries - 1)
-                verdict = judge(classify(failed.fault), state, RetryPolicy(), self._clock.jitter())
-                enough = failed.fault.outage or tries == MAX_PAGE_TRIES or self._stopping.is_set()
-                if enough or not isinstance(verdict, Wait | Pause):
-                    raise
-            await sleep_unless_stopping(self._clock, verdict.seconds, self._stopping)
+        return await self._pages.read(lambda: page_of(self._provider, offset))
 
 
 class Orphans:
