@@ -52,6 +52,8 @@ from worker.ports import (
 from worker.provider.act import Actor
 from worker.provider.circuit import Circuit
 from worker.provider.foreign import ForeignIds
+from worker.provider.inventories import Inventories
+from worker.provider.pages import PageReader
 from worker.provider.scan import Orphans, Scanner
 from worker.provider.subaccounts import Subaccounts
 from worker.settings.load import SettingsError, rotating
@@ -144,8 +146,9 @@ def assemble(
     ledger_watch = LedgerWatch(partial(_try_ledger, ports.ledger, rules, foreign), gate, clock)
     clock_watch = ClockWatch(ports.comparisons, circuit.ask, gate, clock, telemetry)
     scanner = parts.scanner(circuit, rules.template, clock, stopping)
+    inventories = Inventories(circuit, PageReader(clock, stopping))
     orphans = parts.orphans(scanner, circuit, rules.template, ports.ledger)
-    subaccounts = parts.subaccounts(circuit, ports.ledger, names, scanner, foreign)
+    subaccounts = parts.subaccounts(circuit, ports.ledger, names, scanner, foreign, inventories, clock)
     actor = parts.actor(circuit, subaccounts, scanner, orphans, names, clock, policy.enable)
     records = Records(ports.ledger)
     reconciler = Reconciler(records, subaccounts, clock, policy, telemetry)

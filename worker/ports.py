@@ -13,6 +13,7 @@ from contracts.subaccounts import CredentialsMessage
 from contracts.topology import BrokerVersion
 from worker.core.capabilities import Capabilities
 from worker.core.dead_letters import AuditLine
+from worker.core.inventory import ProvidedResource, ResourceKind
 from worker.core.judge import CallFault, Operation, told
 from worker.core.limits import Admission, TenantCounts
 from worker.core.messages import Outgoing
@@ -142,7 +143,7 @@ class Fingerprints(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProvidedSubaccount:
-    """A subaccount as the provider shows it; in a list perhaps without its token.
+    """A subaccount as the provider shows it. A token that a list does not show, or not readably, is None.
 
     `created` is `date.max` if the provider gives no date.
     """
@@ -158,12 +159,24 @@ class ProvidedSubaccount:
 class NewSubaccount:
     """A subaccount that was just created. A missing token may be read later, if the provider can show it.
 
-    `api_id`: the provider's own id of the call, if it named one.
+    `api_id`: the provider's own id of the call, if it named one; `status`: that of the HTTP response.
     """
 
     auth_id: str
     auth_token: SecretStr | None = field(repr=False)
     api_id: str | None = None
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The provider has confirmed a change or a deletion.
+
+    `api_id`: the provider's own id of the call, if it named one; `status`: that of the HTTP response.
+    """
+
+    api_id: str | None = None
+    status: int | None = None
 
 
 class RateLimit(NamedTuple):
@@ -192,17 +205,27 @@ class Call(Protocol):
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
-    ) -> str | None:
-        """Sends the given fields and nothing else. Returns the provider's id of the call, if any."""
+    ) -> Confirmed:
+        """Sends the given fields and nothing else."""
 
-    async def delete(self, auth_id: str, idempotency_key: str) -> str | None:
-        """Deletes the subaccount. Its numbers, applications and endpoints go to the main account."""
+    async def delete(self, auth_id: str, idempotency_key: str, *, cascade: bool = False) -> Confirmed:
+        """Deletes the subaccount. Its numbers, applications and endpoints go to the main account.
+
+        With `cascade` they are deleted too, for good.
+        """
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         """Reads the subaccount, with its token if the provider's capabilities say so."""
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         """A page of the list, from `offset` on, in the order the capabilities name; empty past the end."""
+
+    async def resources(self, kind: ResourceKind, auth_id: str, offset: int) -> Sequence[ProvidedResource]:
+        """A page of the list of one kind of resource, from `offset` on; empty past the end.
+
+        The provider is asked for those of this subaccount, but others may be among them. It fails if an
+        item does not show whose it is.
+        """
 
 
 class Provider(Protocol):

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import socket
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from email.utils import format_datetime
@@ -19,8 +19,9 @@ from tests.support import one_call
 from tests.support.builders import NOW
 from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.adapters.system import SystemClock
-from worker.core.judge import CallFault, FaultKind, Missing, Permanent, Unknown, classify, told
-from worker.ports import CallFailed, NewSubaccount, Provider, RateLimit
+from worker.core.inventory import ProvidedResource, ResourceKind
+from worker.core.judge import CallFault, FaultKind, Missing, Permanent, Transient, Unknown, classify, told
+from worker.ports import CallFailed, Confirmed, NewSubaccount, Provider, RateLimit
 from worker.settings.rotation import Rotating
 
 AUTH_ID = "SA000000000000000001"
@@ -45,6 +46,7 @@ CALLS: dict[str, Call] = {
     "delete": lambda provider: one_call.delete(provider, AUTH_ID, "key"),
     "get": lambda provider: one_call.get(provider, AUTH_ID),
     "list": lambda provider: one_call.page(provider, 0),
+    "count": lambda provider: one_call.resources(provider, ResourceKind.NUMBERS, AUTH_ID),
 }
 every_call = pytest.mark.parametrize("operation", CALLS)
 
@@ -101,7 +103,7 @@ async def test_requests_have_login_and_path_of_the_account():
     async with misbehaving(answer("201 Created", MADE)) as server, provider_at(server.url + "/") as provider:
         made = await one_call.create(provider, "Sales", "key-1")
         await one_call.update(provider, AUTH_ID, "key-2", enabled=False)
-    assert made == NewSubaccount(AUTH_ID, SecretStr(TOKEN))
+    assert made == NewSubaccount(AUTH_ID, SecretStr(TOKEN), status=201)
     assert [asked.path for asked in server.asked] == [
         "/v1/Account/MA1/Subaccount/",
         f"/v1/Account/MA1/Subaccount/{AUTH_ID}/",
@@ -276,7 +278,8 @@ async def test_one_invalid_item_of_a_list_does_not_hide_the_others(odd):
     async with misbehaving(answer("200 OK", body)) as server, provider_at(server.url) as provider:
         first, second = await one_call.page(provider, 0)
     assert (second.auth_id, second.name) == (SHOWN["auth_id"], SHOWN["name"])
-    assert first.auth_token is None
+    assert second.auth_token == SecretStr(TOKEN)
+    assert first.auth_token in {None, SecretStr(TOKEN)}
     assert first.name in {"", SHOWN["name"]}
 
 
@@ -284,7 +287,173 @@ async def test_an_invalid_auth_id_hides_the_name_from_adoption():
     body = to_json({"objects": [SHOWN | {"auth_id": "../SA00000000000000001"}]})
     async with misbehaving(answer("200 OK", body)) as server, provider_at(server.url) as provider:
         (shown,) = await one_call.page(provider, 0)
-    assert shown.name == ""
+    assert (shown.name, shown.auth_token) == ("", None)
+
+
+@pytest.mark.parametrize(
+    "token", [{}, *({"auth_token": odd} for odd in (None, "", 5, [TOKEN], {"a": TOKEN}))]
+)
+async def test_a_token_in_a_list_that_is_missing_or_odd_is_none(token):
+    item = {name: value for name, value in SHOWN.items() if name != "auth_token"} | token
+    body = to_json({"objects": [item]})
+    async with misbehaving(answer("200 OK", body)) as server, provider_at(server.url) as provider:
+        (shown,) = await one_call.page(provider, 0)
+    assert (shown.auth_id, shown.name, shown.auth_token) == (AUTH_ID, SHOWN["name"], None)
+    assert TOKEN not in repr(shown)
+
+
+# The resources of a subaccount
+
+
+OWNERS = {
+    "null": (None, None),
+    "id": (AUTH_ID, AUTH_ID),
+    "uri": (f"/v1/Account/MA000000000000000001/Subaccount/{AUTH_ID}/", AUTH_ID),
+    "uri without slash": (f"/v1/Account/MA000000000000000001/Subaccount/{AUTH_ID}", AUTH_ID),
+    "uri of its account": (f"/v1/Account/{AUTH_ID}/", AUTH_ID),
+    "absolute uri": (f"https://api.plivo.com/v1/Account/MA000000000000000001/Subaccount/{AUTH_ID}/", AUTH_ID),
+    "main account": ("MA000000000000000001", None),
+    "uri of the main account": ("/v1/Account/MA000000000000000001/", None),
+}
+NO_OWNERS = {
+    "empty": "",
+    "number": 5,
+    "flag": True,
+    "object": {"auth_id": AUTH_ID},
+    "array": [AUTH_ID],
+    "name": "Sales",
+    "small letters": AUTH_ID.lower(),
+    "too long": f"{AUTH_ID}0",
+    "blank": f" {AUTH_ID}",
+    "two": f"/v1/Account/{AUTH_ID}/Subaccount/SA000000000000000009/",
+}
+ITEMS = {
+    ResourceKind.NUMBERS: ("Number", "number"),
+    ResourceKind.APPLICATIONS: ("Application", "app_id"),
+    ResourceKind.ENDPOINTS: ("Endpoint", "endpoint_id"),
+}
+every_kind = pytest.mark.parametrize("kind", ResourceKind)
+
+
+def listing_of(*items: object, **meta: object) -> Any:
+    return answer("200 OK", to_json({"api_id": API_ID, "meta": meta, "objects": items}))
+
+
+async def counted(kind: ResourceKind, reply: Any, offset: int = 0) -> Sequence[ProvidedResource]:
+    async with misbehaving(reply) as server, provider_at(server.url) as provider:
+        return await one_call.resources(provider, kind, AUTH_ID, offset)
+
+
+async def not_counted(kind: ResourceKind, reply: Any, offset: int = 0) -> CallFault:
+    async with misbehaving(reply) as server, provider_at(server.url) as provider:
+        fault = await fault_of(one_call.resources(provider, kind, AUTH_ID, offset))
+    assert isinstance(classify(fault), Transient)
+    return fault
+
+
+@every_kind
+async def test_a_count_asks_for_those_of_the_subaccount(kind):
+    async with misbehaving(listing_of()) as server, provider_at(server.url) as provider:
+        await one_call.resources(provider, kind, AUTH_ID, 19)
+    (asked,) = server.asked
+    assert asked.path == f"/v1/Account/MA1/{ITEMS[kind][0]}/?subaccount={AUTH_ID}&limit=20&offset=19"
+
+
+@every_kind
+@pytest.mark.parametrize(("shown", "owner"), OWNERS.values(), ids=OWNERS)
+async def test_the_owner_is_read_in_every_form(kind, shown, owner):
+    item = {ITEMS[kind][1]: "14155550000", "sub_account": shown, "more": 1}
+    assert await counted(kind, listing_of(item)) == [ProvidedResource("14155550000", owner)]
+
+
+@every_kind
+@pytest.mark.parametrize("shown", NO_OWNERS.values(), ids=NO_OWNERS)
+async def test_an_owner_that_cannot_be_read_fails_the_page(kind, shown):
+    ours, odd = ({ITEMS[kind][1]: "1", "sub_account": owner} for owner in (None, shown))
+    fault = await not_counted(kind, listing_of(ours, odd))
+    assert (fault.operation, fault.kind, fault.status) == ("count", FaultKind.UNEXPECTED, 200)
+    assert fault.detail == f"Plivo's list of {kind} has an item that does not show whose it is"
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "odd",
+    [{}, {"sub_account": None}, {"sub_account": AUTH_ID, "id": "1"}, "14155550000", None, ["14155550000"]],
+    ids=str,
+)
+async def test_an_item_that_cannot_be_read_fails_the_page(kind, odd):
+    assert (await not_counted(kind, listing_of(odd))).kind is FaultKind.UNEXPECTED
+
+
+@every_kind
+@pytest.mark.parametrize("odd", ["", None, 1.5, True, [], {}], ids=str)
+async def test_an_id_that_cannot_be_read_fails_the_page(kind, odd):
+    fault = await not_counted(kind, listing_of({ITEMS[kind][1]: odd, "sub_account": AUTH_ID}))
+    assert fault.kind is FaultKind.UNEXPECTED
+
+
+async def test_an_item_without_an_owner_fails_the_page():
+    assert (await not_counted(ResourceKind.NUMBERS, listing_of({"number": "1"}))).kind is FaultKind.UNEXPECTED
+
+
+async def test_an_id_may_be_a_number():
+    items = [{"number": 14155550000, "sub_account": AUTH_ID}]
+    assert await counted(ResourceKind.NUMBERS, listing_of(*items)) == [
+        ProvidedResource("14155550000", AUTH_ID)
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"objects": null}',
+        b'{"objects": {}}',
+        b'{"error": "no such subaccount"}',
+        b"<html>",
+    ],
+)
+async def test_a_success_without_a_list_is_not_an_empty_list(body):
+    fault = await not_counted(ResourceKind.NUMBERS, answer("200 OK", body))
+    assert fault.kind is FaultKind.NO_ANSWER
+
+
+NUMBER = {"number": "14155550000", "sub_account": AUTH_ID}
+
+
+@pytest.mark.parametrize(("items", "offset"), [((), 0), ((NUMBER,), 0), ((NUMBER,), 18)])
+async def test_a_list_that_ends_before_its_own_total_is_not_at_its_end(items, offset):
+    """As of a server that reads a page of all numbers, and then shows only those of the subaccount."""
+    fault = await not_counted(ResourceKind.NUMBERS, listing_of(*items, total_count=20), offset)
+    assert (fault.kind, fault.operation) == (FaultKind.UNEXPECTED, "count")
+    assert fault.detail == "Plivo's list of numbers ends before the 20 items that it should have"
+
+
+@pytest.mark.parametrize("total", [19, 0, None, -1, "20", {}])
+async def test_a_total_that_is_reached_or_odd_does_not_matter(total):
+    listed = listing_of(NUMBER, total_count=total)
+    assert len(await counted(ResourceKind.NUMBERS, listed, offset=19)) == 1
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": None}, {"meta": 5}])
+async def test_a_list_needs_no_total(meta):
+    reply = answer("200 OK", to_json({"objects": []} | meta))
+    assert await counted(ResourceKind.NUMBERS, reply) == []
+
+
+# Deleting with resources
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+async def test_cascade_is_in_query_and_body_or_nowhere(cascade):
+    async with misbehaving(answer("204 No Content")) as server, provider_at(server.url) as provider:
+        await one_call.delete(provider, AUTH_ID, "key", cascade=cascade)
+    (asked,) = server.asked
+    path = f"/v1/Account/MA1/Subaccount/{AUTH_ID}/"
+    assert (asked.method, asked.path) == ("DELETE", f"{path}?cascade=true" if cascade else path)
+    assert asked.body == (b'{"cascade":true}' if cascade else b"")
 
 
 @every_call
@@ -401,16 +570,23 @@ async def test_an_api_id_of_another_shape_is_dropped(odd):
     assert (fault.api_id, fault.detail) == (None, "Plivo answered 400 to update: no")
 
 
-async def test_a_change_returns_its_api_id():
+async def test_a_change_returns_its_api_id_and_status():
     done = to_json({"api_id": API_ID, "message": "changed"})
     made = to_json({"auth_id": AUTH_ID, "auth_token": TOKEN, "api_id": API_ID})
     replies = [answer("202 Accepted", done), answer("201 Created", made), answer("204 No Content")]
     async with misbehaving(*replies) as server, provider_at(server.url) as provider:
-        async with provider.permit("update") as call:
-            assert await call.update(AUTH_ID, "key", name="Sales") == API_ID
-        assert (await one_call.create(provider, "Sales", "key")).api_id == API_ID
-        async with provider.permit("delete") as call:
-            assert await call.delete(AUTH_ID, "key") is None
+        assert await one_call.update(provider, AUTH_ID, "key", name="Sales") == Confirmed(API_ID, 202)
+        created = await one_call.create(provider, "Sales", "key")
+        assert (created.api_id, created.status) == (API_ID, 201)
+        assert await one_call.delete(provider, AUTH_ID, "key") == Confirmed(None, 204)
+
+
+@every_call
+async def test_a_failed_call_has_the_status_of_its_response(operation):
+    assert (await fault_from(operation, answer("503 Oh", b"<html>"))).status == 503
+    assert (await fault_from(operation, answer("200 OK", b"?"))).status == 200
+    assert (await fault_from(operation, BROKEN["cut-off"])).status == 201
+    assert (await fault_from(operation, hang_up)).status is None
 
 
 async def test_each_failed_call_is_reported_once():
@@ -474,7 +650,8 @@ async def test_retry_after_is_read_in_both_forms(value, seconds):
 
 @pytest.mark.parametrize("operation", CALLS)
 async def test_no_call_is_sent_twice_when_a_kept_connection_breaks(operation):
-    well = {"get": to_json(SHOWN), "list": to_json({"objects": []}), "create": MADE}.get(operation, CHANGED)
+    empty = to_json({"objects": []})
+    well = {"get": to_json(SHOWN), "list": empty, "count": empty, "create": MADE}.get(operation, CHANGED)
     async with misbehaving(answer("200 OK", well), hang_up) as server, provider_at(server.url) as provider:
         await CALLS[operation](provider)
         fault = await fault_of(CALLS[operation](provider))

@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Protocol
 
@@ -14,17 +14,26 @@ from pydantic import SecretStr
 from tests.simulation.chance import PROFILES, Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
-from tests.simulation.provider import ProviderServer, SimulatedProvider
+from tests.simulation.provider import ProviderServer, Resource, SimulatedProvider
 from tests.support import one_call
-from worker.adapters.memory.provider import MemoryProvider
+from worker.adapters.memory.provider import MemoryProvider, StoredResource
 from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.adapters.system import SystemClock
+from worker.core.inventory import NOTHING, Counts, ResourceKind, owned_by
 from worker.core.judge import FaultKind, told
 from worker.ports import CallFailed, NewSubaccount, ProvidedSubaccount, Provider, RateLimit
+from worker.provider.inventories import Inventories
+from worker.provider.pages import PageReader
 from worker.sandbox import Sandbox, running_sandbox
+from worker.sandbox.records import Application, Endpoint, Number
 from worker.settings.rotation import Rotating
 
 UNKNOWN = "SAZZZZZZZZZZZZZZZZZZ"
+OPERATIONS = {
+    **{f"{name}_subaccount": name for name in ("create", "update", "delete", "get")},
+    "list_subaccounts": "list",
+}
+"""The sandbox's names of the worker's operations; all other calls of the worker are counts."""
 
 
 class Bench(Protocol):
@@ -38,6 +47,12 @@ class Bench(Protocol):
 
     def shown(self) -> Sequence[ProvidedSubaccount]:
         """The existing subaccounts, newest first."""
+
+    def seed(self, kind: ResourceKind, id_: str, owner: str | None) -> None:
+        """Gives a resource to a subaccount, or to the main account (None)."""
+
+    def owners(self, kind: ResourceKind) -> Mapping[str, str | None]:
+        """The owner of each existing resource of a kind."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,12 @@ class MemoryBench:
             for held in self.provider.subaccounts
         ]
 
+    def seed(self, kind: ResourceKind, id_: str, owner: str | None) -> None:
+        self.provider.owned.append(StoredResource(kind, id_, owner))
+
+    def owners(self, kind: ResourceKind) -> Mapping[str, str | None]:
+        return {one.id: one.sub_account for one in self.provider.owned if one.kind is kind}
+
 
 @dataclass(frozen=True)
 class PlivoBench:
@@ -61,7 +82,7 @@ class PlivoBench:
 
     def keys(self) -> list[tuple[str, str | None]]:
         return [
-            ((entry.operation or "").partition("_")[0], entry.headers.get("Idempotency-Key"))
+            (OPERATIONS.get(entry.operation or "", "count"), entry.headers.get("Idempotency-Key"))
             for entry in self.sandbox.requests
         ]
 
@@ -76,6 +97,28 @@ class PlivoBench:
             )
             for found in self.sandbox.subaccounts()
         ]
+
+    def seed(self, kind: ResourceKind, id_: str, owner: str | None) -> None:
+        record: Number | Application | Endpoint
+        match kind:
+            case ResourceKind.NUMBERS:
+                record = Number(id_, "local", owner, None, None, "2026-11-21")
+            case ResourceKind.APPLICATIONS:
+                settings = {"default_number_app": False}
+                record = Application(id_, "app", owner, tuple(settings.items()))
+            case ResourceKind.ENDPOINTS:
+                record = Endpoint(id_, "user", "alias", owner, None)
+        self.sandbox.service.state.put(record)
+
+    def owners(self, kind: ResourceKind) -> Mapping[str, str | None]:
+        state = self.sandbox.service.state
+        match kind:
+            case ResourceKind.NUMBERS:
+                return {one.number: one.sub_account for one in state.numbers}
+            case ResourceKind.APPLICATIONS:
+                return {one.app_id: one.sub_account for one in state.applications}
+            case ResourceKind.ENDPOINTS:
+                return {one.endpoint_id: one.sub_account for one in state.endpoints}
 
 
 @asynccontextmanager
@@ -105,6 +148,12 @@ class SimulatedBench:
 
     def shown(self) -> Sequence[ProvidedSubaccount]:
         return [self.server.get(one.auth_id) for one in self.server.subaccounts]
+
+    def seed(self, kind: ResourceKind, id_: str, owner: str | None) -> None:
+        self.server.resources.append(Resource(kind, id_, owner))
+
+    def owners(self, kind: ResourceKind) -> Mapping[str, str | None]:
+        return {one.id: one.sub_account for one in self.server.resources if one.kind is kind}
 
 
 def simulated_bench() -> SimulatedBench:
@@ -218,9 +267,7 @@ async def test_pages_hold_twenty_subaccounts_newest_first(bench):
     for offset in (0, 19, 20, 39, 40, 44):
         page = await one_call.page(bench.provider, offset)
         assert [one.auth_id for one in page] == newest_first[offset : offset + 20]
-    assert await one_call.page(bench.provider, 0) == [
-        replace(one, auth_token=None) for one in bench.shown()[:20]
-    ]
+    assert await one_call.page(bench.provider, 0) == bench.shown()[:20]
 
 
 async def test_a_page_past_the_end_is_empty(bench):
@@ -230,17 +277,80 @@ async def test_a_page_past_the_end_is_empty(bench):
     assert list(await one_call.page(bench.provider, 1000)) == []
 
 
+async def ours(bench: Bench, kind: ResourceKind, auth_id: str, offset: int = 0) -> list[str]:
+    return owned_by(auth_id, await one_call.resources(bench.provider, kind, auth_id, offset))
+
+
+every_kind = pytest.mark.parametrize("kind", ResourceKind)
+
+
+@every_kind
+async def test_the_resources_of_a_subaccount_are_listed_by_kind(bench, kind):
+    made, other = [await one_call.create(bench.provider, name, name) for name in ("Sales", "Other")]
+    for each in ResourceKind:
+        bench.seed(each, f"1 {each}", made.auth_id)
+        bench.seed(each, f"2 {each}", other.auth_id)
+        bench.seed(each, f"3 {each}", None)
+    assert await ours(bench, kind, made.auth_id) == [f"1 {kind}"]
+    assert await ours(bench, kind, other.auth_id) == [f"2 {kind}"]
+
+
+@every_kind
+async def test_resources_come_in_pages_of_twenty(bench, kind):
+    made = await one_call.create(bench.provider, "Sales", "key-1")
+    assert list(await one_call.resources(bench.provider, kind, made.auth_id)) == []
+    ids = [f"{number:02d}" for number in range(45)]
+    for one in ids:
+        bench.seed(kind, one, made.auth_id)
+    pages = [await ours(bench, kind, made.auth_id, offset) for offset in (0, 20, 40, 44, 45, 1000)]
+    assert [len(page) for page in pages] == [20, 20, 5, 1, 0, 0]
+    assert sorted(pages[0] + pages[1] + pages[2]) == ids
+    assert pages[3] == pages[2][-1:]
+
+
+async def test_the_inventory_of_a_subaccount_is_complete(bench):
+    made, other = [await one_call.create(bench.provider, name, name) for name in ("Sales", "Other")]
+    for number in range(45):
+        bench.seed(ResourceKind.NUMBERS, f"{number:02d}", (made, other)[number % 2].auth_id)
+    bench.seed(ResourceKind.ENDPOINTS, "endpoint", made.auth_id)
+    inventory = await inventories(bench).of(made.auth_id)
+    assert sorted(inventory.numbers) == [f"{number:02d}" for number in range(0, 45, 2)]
+    assert inventory.counts == Counts(numbers=23, applications=0, endpoints=1)
+    assert await inventories(bench).of(UNKNOWN) == NOTHING
+
+
+def inventories(bench: Bench) -> Inventories:
+    return Inventories(bench.provider, PageReader(SystemClock(), asyncio.Event()))
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+async def test_a_deletion_moves_the_resources_or_with_cascade_deletes_them(bench, cascade):
+    made, other = [await one_call.create(bench.provider, name, name) for name in ("Sales", "Other")]
+    for kind in ResourceKind:
+        for owner in (made.auth_id, other.auth_id, None):
+            bench.seed(kind, f"of {owner}", owner)
+    await one_call.delete(bench.provider, made.auth_id, "key-3", cascade=cascade)
+    kept = {f"of {other.auth_id}": other.auth_id, "of None": None}
+    moved = {} if cascade else {f"of {made.auth_id}": None}
+    for kind in ResourceKind:
+        assert bench.owners(kind) == kept | moved
+    assert [one.auth_id for one in bench.shown()] == [other.auth_id]
+
+
 async def test_only_changes_have_an_idempotency_key(bench):
     made = await one_call.create(bench.provider, "Sales", "key-1")
     await one_call.update(bench.provider, made.auth_id, "key-2", name="Marketing")
     await one_call.get(bench.provider, made.auth_id)
     await one_call.page(bench.provider, 0)
+    for kind in ResourceKind:
+        await one_call.resources(bench.provider, kind, made.auth_id)
     await one_call.delete(bench.provider, made.auth_id, "key-3")
     assert bench.keys() == [
         ("create", "key-1"),
         ("update", "key-2"),
         ("get", None),
         ("list", None),
+        *[("count", None)] * 3,
         ("delete", "key-3"),
     ]
 
@@ -250,7 +360,7 @@ async def test_no_repr_shows_a_token(bench):
     seen = await one_call.get(bench.provider, made.auth_id)
     page = await one_call.page(bench.provider, 0)
     token = token_of(made)
-    assert token not in f"{made!r} {seen!r} {page!r} {made} {seen}"
+    assert token not in f"{made!r} {seen!r} {page!r} {made} {seen} {page}"
 
 
 async def test_plivo_gets_only_the_changed_fields():

@@ -39,6 +39,13 @@ def test_every_failure_keeps_the_id_of_its_call(operation, kind):
     assert told(classify(CallFault(operation, kind, "refused"))) == "refused"
 
 
+@pytest.mark.parametrize("operation", get_args(Operation))
+def test_every_failure_keeps_the_status_of_its_call(operation):
+    for kind in FaultKind:
+        assert classify(CallFault(operation, kind, "refused", status=503)).status == 503
+        assert classify(CallFault(operation, kind, "refused")).status is None
+
+
 @pytest.mark.parametrize("kind", [FaultKind.REJECTED, FaultKind.SERVER_ERROR])
 def test_a_dead_letter_tells_the_id(kind):
     failure = classify(CallFault("update", kind, "refused", api_id=API_ID))

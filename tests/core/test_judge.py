@@ -75,6 +75,7 @@ REFUSED = {
     "delete": (REFUSED_CHANGES | IN_DOUBT | {FaultKind.NOT_FOUND: PERMANENT}, TRANSIENT),
     "get": (NOT_OURS | LOST | {FaultKind.NOT_FOUND: MISSING}, TRANSIENT),
     "list": ({}, UNAVAILABLE),
+    "count": (NOT_OURS | LOST, TRANSIENT),
 }
 
 
@@ -109,8 +110,16 @@ PLIVOS = {
     "delete": {400: PERMANENT, 403: TRANSIENT, 404: PERMANENT, 405: PERMANENT, 422: PERMANENT},
     "get": {404: MISSING},
     "list": {},
+    "count": {},
 }
-OTHERS = {"create": UNKNOWN, "update": UNKNOWN, "delete": UNKNOWN, "get": TRANSIENT, "list": UNAVAILABLE}
+OTHERS = {
+    "create": UNKNOWN,
+    "update": UNKNOWN,
+    "delete": UNKNOWN,
+    "get": TRANSIENT,
+    "list": UNAVAILABLE,
+    "count": TRANSIENT,
+}
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -179,6 +188,7 @@ BLAMES_REQUEST = {
     "delete": {FaultKind.REJECTED, FaultKind.NOT_FOUND},
     "get": {FaultKind.REJECTED, FaultKind.NOT_FOUND},
     "list": set(),
+    "count": {FaultKind.REJECTED, FaultKind.NOT_FOUND},
 }
 ASKS_FOR_NO_PROBE = {FaultKind.RATE_LIMITED, FaultKind.TOKEN_LOST}
 

@@ -9,8 +9,9 @@ from tests.support.settling_loop import settled
 from tests.support.world import World, kind_of_fault
 from worker.adapters.memory.provider import MemoryProvider
 from worker.bootstrap import RunningWorker
+from worker.core.inventory import ResourceKind
 from worker.core.judge import CallFault, Operation
-from worker.ports import CallFailed, NewSubaccount
+from worker.ports import CallFailed, Confirmed, NewSubaccount
 
 
 def a_fault(operation: Operation, status: int | None = None, **more: Any) -> CallFault:
@@ -28,7 +29,7 @@ class Refusing(MemoryProvider):
         self.probes = 0
 
     def refuse_all(self, status: int | None = None, **more: Any) -> None:
-        operations: tuple[Operation, ...] = ("create", "update", "delete", "get", "list")
+        operations: tuple[Operation, ...] = ("create", "update", "delete", "get", "list", "count")
         self.refuses = {operation: a_fault(operation, status, **more) for operation in operations}
         self.refuses["probe"] = self.refuses["list"]
 
@@ -36,13 +37,13 @@ class Refusing(MemoryProvider):
         self._meet("create", None, idempotency_key)
         return await super().create(name, idempotency_key, enabled=enabled)
 
-    async def update(self, auth_id: str, idempotency_key: str, **changes: Any) -> None:
+    async def update(self, auth_id: str, idempotency_key: str, **changes: Any) -> Confirmed:
         self._meet("update", auth_id, idempotency_key)
-        await super().update(auth_id, idempotency_key, **changes)
+        return await super().update(auth_id, idempotency_key, **changes)
 
-    async def delete(self, auth_id: str, idempotency_key: str) -> None:
+    async def delete(self, auth_id: str, idempotency_key: str, *, cascade: bool = False) -> Confirmed:
         self._meet("delete", auth_id, idempotency_key)
-        await super().delete(auth_id, idempotency_key)
+        return await super().delete(auth_id, idempotency_key, cascade=cascade)
 
     async def get(self, auth_id: str) -> Any:
         self._meet("get", auth_id, None)
@@ -51,6 +52,10 @@ class Refusing(MemoryProvider):
     async def page(self, offset: int) -> Any:
         self._meet("list", None, None)
         return await super().page(offset)
+
+    async def resources(self, kind: ResourceKind, auth_id: str, offset: int) -> Any:
+        self._meet("count", auth_id, None)
+        return await super().resources(kind, auth_id, offset)
 
     async def probe(self) -> None:
         self.probes += 1

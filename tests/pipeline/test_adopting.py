@@ -14,7 +14,7 @@ from tests.support.world import World, fault
 from worker.core.decide import Policy, Removal
 from worker.core.judge import RetryPolicy
 from worker.core.model import Department, Status
-from worker.ports import CallFailed, ProvidedSubaccount, PublishFailed
+from worker.ports import CallFailed, Confirmed, ProvidedSubaccount, PublishFailed
 from worker.provider.scan import Orphans
 
 CREATED = department_created("Sales", sequence=1)
@@ -34,12 +34,12 @@ class OutdatedList(Refusing):
         there = list(await super().page(0)) + self.ghosts
         return there[offset : offset + 20]
 
-    async def update(self, auth_id: str, idempotency_key: str, **changes: Any) -> None:
+    async def update(self, auth_id: str, idempotency_key: str, **changes: Any) -> Confirmed:
         self.updates.append((auth_id, idempotency_key, changes))
         if self.lost_responses:
             self.lost_responses -= 1
             raise CallFailed(a_fault("update"))
-        await super().update(auth_id, idempotency_key, **changes)
+        return await super().update(auth_id, idempotency_key, **changes)
 
     async def make_ghost(self, name: str) -> None:
         await self.create(name, "by hand")

@@ -13,6 +13,7 @@ from tests.support.builders import NOW
 from tests.support.settling_loop import settled
 from worker.adapters.memory.clock import MemoryClock
 from worker.core.breaker import IDLE_SECONDS, MAX_FAILED_IN_A_ROW, MAX_FAILED_LISTS, State
+from worker.core.inventory import ResourceKind
 from worker.core.judge import CallFault, FaultKind, Operation
 from worker.flow.gate import Gate
 from worker.flow.waiting import WaitingRoom
@@ -35,7 +36,7 @@ SUGGESTS_OUTAGE = [
 ]
 BLAMES_REQUEST = [
     *[(operation, status) for operation in OPERATIONS for status in (400, 405, 422) if operation != "list"],
-    *[(operation, 404) for operation in ("update", "delete", "get")],
+    *[(operation, 404) for operation in ("update", "delete", "get", "count")],
 ]
 
 
@@ -62,6 +63,7 @@ class Bench:
             "delete": lambda: call.delete(subject or "SA1", "key"),
             "get": lambda: call.get(subject or "SA1"),
             "list": lambda: call.page(0),
+            "count": lambda: call.resources(ResourceKind.NUMBERS, subject or "SA1", 0),
         }
         return calls[operation]()
 

@@ -19,7 +19,7 @@ from worker.adapters.memory.provider import MemoryProvider
 from worker.core.decide import Policy, UnknownRename
 from worker.core.judge import Operation, RetryPolicy
 from worker.core.model import Department
-from worker.ports import Call
+from worker.ports import Call, Confirmed
 
 CREATED = department_created("Sales", sequence=1)
 
@@ -36,9 +36,9 @@ class SlowProvider(MemoryProvider):
         super().__init__()
         self._clock = clock
 
-    async def update(self, *call: Any, **changes: Any) -> None:
+    async def update(self, *call: Any, **changes: Any) -> Confirmed:
         await self._clock.sleep(1)
-        await super().update(*call, **changes)
+        return await super().update(*call, **changes)
 
 
 class PermittingProvider(MemoryProvider):

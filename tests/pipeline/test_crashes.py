@@ -39,7 +39,7 @@ from worker.pipeline import (
     reissues,
 )
 from worker.pipeline.quarantine import QUARANTINE_AFTER_DELIVERIES
-from worker.provider import act, circuit, pages, scan, subaccounts
+from worker.provider import act, circuit, inventories, pages, scan, subaccounts
 from worker.provider.scan import Orphans
 
 CREATED = department_created("Sales", sequence=1)
@@ -435,6 +435,7 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
         "self.subaccounts.update": None,
     },
     "Subaccounts.token": {"self._get": None},
+    "Subaccounts.inspect": {"self.get_if_there": None, "self.inventories.of": None},
     "Subaccounts.enable_made": {"call.update": "update"},
     "Subaccounts.disable": {"self.disable_made": None},
     "Subaccounts.disable_made": {"self.update": None},
@@ -448,6 +449,10 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Scanner._read": {"self._page": None},
     "Scanner._page": {"self._pages.read": None},
     "PageReader.read": {"read": "list", "sleep_unless_stopping": None},
+    "Inventories.of": {"self._ids": None},
+    "Inventories._ids": {"self._read": None},
+    "Inventories._read": {"self.pages.read": None},
+    "Inventories._page": {"self.provider.permit": None, "call.resources": None},
     "Orphans.tags": {"self._first": None, "self._find": None},
     "Orphans._find": {
         "self._register.caught_up": "caught up",
@@ -468,6 +473,7 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "WatchedCall.delete": {"self.circuit.watched": None},
     "WatchedCall.get": {"self.circuit.watched": None},
     "WatchedCall.page": {"self.circuit.watched": None},
+    "WatchedCall.resources": {"self.circuit.watched": None},
     "Prober.until_idle": {"sleep_unless_stopping": None},
     "Prober.outcome": {"asyncio.shield": None},
     "Prober._probe_on": {"self.probe_twice": None},
@@ -520,6 +526,7 @@ def boundaries_in_the_code() -> dict[str, set[str]]:
         subaccounts,
         scan,
         pages,
+        inventories,
         circuit,
         waiting,
     ):

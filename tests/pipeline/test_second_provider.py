@@ -26,7 +26,7 @@ from worker.core.capabilities import Capabilities
 from worker.core.decide import NAME_KEPT, Enable, Policy, Removal
 from worker.core.model import Status
 from worker.core.reissue import CANNOT_REISSUE
-from worker.ports import NewSubaccount, ProvidedSubaccount, PublishFailed
+from worker.ports import Confirmed, NewSubaccount, ProvidedSubaccount, PublishFailed
 from worker.provider.scan import Orphans
 
 CREATED = department_created("Sales", sequence=1)
@@ -42,12 +42,12 @@ class SecondProvider(MemoryProvider):
         can_rename=False, can_delete=False, can_read_token=False, lists_newest_first=False
     )
 
-    async def update(self, auth_id: str, idempotency_key: str, **changes: Any) -> None:
+    async def update(self, auth_id: str, idempotency_key: str, **changes: Any) -> Confirmed:
         assert changes.get("name") is None, "it cannot rename"
-        await super().update(auth_id, idempotency_key, **changes)
+        return await super().update(auth_id, idempotency_key, **changes)
 
-    async def delete(self, auth_id: str, idempotency_key: str) -> None:
-        raise AssertionError(f"it cannot delete {auth_id} ({idempotency_key})")
+    async def delete(self, auth_id: str, idempotency_key: str, *, cascade: bool = False) -> Confirmed:
+        raise AssertionError(f"it cannot delete {auth_id} ({idempotency_key}, {cascade})")
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         return replace(await super().get(auth_id), auth_token=None)

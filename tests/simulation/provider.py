@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -16,8 +16,9 @@ from tests.simulation.producer_events import REFUSED
 from worker.adapters.plivo.status import kind_of
 from worker.adapters.system import SystemClock
 from worker.core.capabilities import EVERYTHING
+from worker.core.inventory import ProvidedResource, ResourceKind
 from worker.core.judge import CallFault, FaultKind, Operation
-from worker.ports import Call, CallFailed, NewSubaccount, ProvidedSubaccount, RateLimit
+from worker.ports import Call, CallFailed, Confirmed, NewSubaccount, ProvidedSubaccount, RateLimit
 from worker.provider.rate import RateLimiter
 
 PAGE = 5
@@ -62,6 +63,15 @@ class Subaccount:
     department: str | None = None
 
 
+@dataclass
+class Resource:
+    """A number, application or endpoint; its owner is None for the main account."""
+
+    kind: ResourceKind
+    id: str
+    sub_account: str | None
+
+
 class CallPlan(NamedTuple):
     """When one call is carried out, if at all, when its response arrives, and its fault. In seconds."""
 
@@ -79,6 +89,7 @@ class ProviderServer:
     history: History
     now: Callable[[], datetime]
     subaccounts: list[Subaccount] = field(default_factory=list)  # newest first
+    resources: list[Resource] = field(default_factory=list)
     under_way: int = 0
     refuses: Refusal | None = None
     page_size: int = PAGE
@@ -124,11 +135,18 @@ class ProviderServer:
         found.enabled = found.enabled if enabled is None else enabled
         self._changed("changed", found)
 
-    def delete(self, auth_id: str) -> None:
+    def delete(self, auth_id: str, *, cascade: bool = False) -> None:
+        """Deletes it, and with `cascade` its resources too; else they move. The history notes their fate."""
         found = self._found("delete", auth_id)
         self.subaccounts.remove(found)
         found.enabled = False
-        self._changed("gone", found)
+        its_own = [one for one in self.resources if one.sub_account == auth_id]
+        for one in its_own:
+            one.sub_account = None
+        if cascade:
+            self.resources = [one for one in self.resources if one not in its_own]
+        fate = "destroyed" if cascade else "moved"
+        self._changed("gone", found, cascade=cascade, **{fate: [f"{one.kind} {one.id}" for one in its_own]})
 
     def get(self, auth_id: str) -> ProvidedSubaccount:
         return _shown(self._found("get", auth_id))
@@ -138,7 +156,12 @@ class ProviderServer:
         if self.chance.strikes("list shifts while read"):
             self.loop.call_soon(self.shift)
         page = listed[offset : offset + self.page_size]
-        return [replace(_shown(one), auth_token=None) for one in page]
+        return [_shown(one) for one in page]
+
+    def count(self, kind: ResourceKind, offset: int) -> Sequence[ProvidedResource]:
+        """A page of all resources of a kind: the filter is ignored."""
+        listed = [ProvidedResource(one.id, one.sub_account) for one in self.resources if one.kind is kind]
+        return listed[offset : offset + self.page_size]
 
     def shift(self) -> None:
         """Changes the list as other users of the account do: they create and delete subaccounts."""
@@ -215,7 +238,7 @@ class SimulatedProvider:
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
-    ) -> None:
+    ) -> Confirmed:
         self._server.keys.append(("update", idempotency_key))
         await self._send(
             "update",
@@ -225,12 +248,18 @@ class SimulatedProvider:
             name=name,
             enabled=enabled,
         )
+        return Confirmed()
 
-    async def delete(self, auth_id: str, idempotency_key: str) -> None:
+    async def delete(self, auth_id: str, idempotency_key: str, *, cascade: bool = False) -> Confirmed:
         self._server.keys.append(("delete", idempotency_key))
         await self._send(
-            "delete", lambda: self._server.delete(auth_id), self._department(auth_id), auth_id=auth_id
+            "delete",
+            lambda: self._server.delete(auth_id, cascade=cascade),
+            self._department(auth_id),
+            auth_id=auth_id,
+            cascade=cascade,
         )
+        return Confirmed()
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         self._server.keys.append(("get", None))
@@ -243,6 +272,18 @@ class SimulatedProvider:
         self._server.keys.append(("list", None))
         page: Sequence[ProvidedSubaccount] = await self._send(
             "list", lambda: self._server.page(offset), None, offset=offset
+        )
+        return page
+
+    async def resources(self, kind: ResourceKind, auth_id: str, offset: int) -> Sequence[ProvidedResource]:
+        self._server.keys.append(("count", None))
+        page: Sequence[ProvidedResource] = await self._send(
+            "count",
+            lambda: self._server.count(kind, offset),
+            self._department(auth_id),
+            auth_id=auth_id,
+            kind=kind,
+            offset=offset,
         )
         return page
 

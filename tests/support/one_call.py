@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from worker.ports import NewSubaccount, ProvidedSubaccount, Provider
+from worker.core.inventory import ProvidedResource, ResourceKind
+from worker.ports import Confirmed, NewSubaccount, ProvidedSubaccount, Provider
 
 
 async def create(
@@ -19,14 +20,16 @@ async def update(
     *,
     name: str | None = None,
     enabled: bool | None = None,
-) -> None:
+) -> Confirmed:
     async with provider.permit("update") as call:
-        await call.update(auth_id, idempotency_key, name=name, enabled=enabled)
+        return await call.update(auth_id, idempotency_key, name=name, enabled=enabled)
 
 
-async def delete(provider: Provider, auth_id: str, idempotency_key: str) -> None:
+async def delete(
+    provider: Provider, auth_id: str, idempotency_key: str, *, cascade: bool = False
+) -> Confirmed:
     async with provider.permit("delete") as call:
-        await call.delete(auth_id, idempotency_key)
+        return await call.delete(auth_id, idempotency_key, cascade=cascade)
 
 
 async def get(provider: Provider, auth_id: str) -> ProvidedSubaccount:
@@ -37,3 +40,10 @@ async def get(provider: Provider, auth_id: str) -> ProvidedSubaccount:
 async def page(provider: Provider, offset: int) -> Sequence[ProvidedSubaccount]:
     async with provider.permit("list") as call:
         return await call.page(offset)
+
+
+async def resources(
+    provider: Provider, kind: ResourceKind, auth_id: str, offset: int = 0
+) -> Sequence[ProvidedResource]:
+    async with provider.permit("count") as call:
+        return await call.resources(kind, auth_id, offset)

@@ -40,6 +40,7 @@ from worker.adapters.plivo.status import kind_of
 from worker.bootstrap import Parts, Ports, Rules, RunningWorker, assemble
 from worker.core.capabilities import Capabilities
 from worker.core.decide import Policy
+from worker.core.inventory import ProvidedResource, ResourceKind
 from worker.core.judge import CallFault, FaultKind, Operation, RetryPolicy
 from worker.core.messages import Outgoing
 from worker.core.model import ANY_RECIPIENT, Answer, Department, Entry, Recollection, Reference, Status, Wish
@@ -48,6 +49,7 @@ from worker.operations.emit import inbound
 from worker.ports import (
     Call,
     CallFailed,
+    Confirmed,
     Delivery,
     Fingerprints,
     NewSubaccount,
@@ -168,22 +170,28 @@ class WatchedProvider:
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
-    ) -> None:
+    ) -> Confirmed:
         given = {"name": name, "enabled": enabled}
         words = ["update", *(field for field, value in given.items() if value is not None)]
-        await self.witness.see(
+        return await self.witness.see(
             " ".join(words),
             lambda: self.provider.update(auth_id, idempotency_key, name=name, enabled=enabled),
         )
 
-    async def delete(self, auth_id: str, idempotency_key: str) -> None:
-        await self.witness.see("delete", lambda: self.provider.delete(auth_id, idempotency_key))
+    async def delete(self, auth_id: str, idempotency_key: str, *, cascade: bool = False) -> Confirmed:
+        return await self.witness.see(
+            "delete cascade" if cascade else "delete",
+            lambda: self.provider.delete(auth_id, idempotency_key, cascade=cascade),
+        )
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         return await self.witness.see("get", lambda: self.provider.get(auth_id))
 
     async def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         return await self.witness.see("list", lambda: self.provider.page(offset))
+
+    async def resources(self, kind: ResourceKind, auth_id: str, offset: int) -> Sequence[ProvidedResource]:
+        return await self.witness.see(f"count {kind}", lambda: self.provider.resources(kind, auth_id, offset))
 
     async def probe(self) -> None:
         await self.witness.see("probe", self.provider.probe)

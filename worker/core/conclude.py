@@ -86,7 +86,7 @@ class Made:
     """The subaccount exists, is ours and is as wanted: just created, or found by its tag.
 
     `duplicates` are others with its tag; they have been disabled. If it is not `enabled`, it must be enabled
-    later.
+    later. `api_id` and `status`: those of its create, as in `Changed` and `Deleted` of theirs.
     """
 
     auth_id: str
@@ -95,6 +95,7 @@ class Made:
     found: Found | None = None
     enabled: bool = True
     api_id: str | None = None
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Changed:
     """The provider confirmed the new state: renamed, disabled, restored."""
 
     api_id: str | None = None
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class Deleted:
     """The subaccount is gone: deleted now, or found gone."""
 
     api_id: str | None = None
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,8 @@ LONGEST_WAIT_SECONDS = 30.0
 GONE_MARGIN = 0.1
 """Seconds by which the last look for a missing subaccount follows the end of its settle window."""
 
-Operation = Literal["create", "update", "delete", "get", "list"]
+Operation = Literal["create", "update", "delete", "get", "list", "count"]
+"""The kinds of calls. `list` is for all departments; `count` reads the resources of one subaccount."""
 
 
 class FaultKind(StrEnum):
@@ -100,7 +101,8 @@ class CallFault:
     """A provider call that did not succeed, as the adapter saw it.
 
     `outage`: the provider, or our account there, was found unusable for every department. `api_id`: the
-    provider's own id of the call, which its support asks for.
+    provider's own id of the call, which its support asks for. `status`: the HTTP status of its response, if
+    there was one.
     """
 
     operation: Operation
@@ -110,13 +112,15 @@ class CallFault:
     took_seconds: float = 0.0
     outage: bool = False
     api_id: str | None = None
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OfCall:
-    """`api_id`: the provider's own id of the call that failed, if there was one."""
+    """`api_id` and `status`: those of the call that failed, if there was one."""
 
     api_id: str | None = None
+    status: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,9 +263,10 @@ def classify(fault: CallFault) -> Failure:
     """The failure that a fault stands for. All calls but a create set a state, so repeating them is safe.
 
     A call without a clear response may still be carried out late, over a newer call. A list call belongs to
-    no department, so its failure costs no message anything.
+    no department, so its failure costs no message anything. A count that fails is repeated: it
+    never means that the subaccount is gone, or has no resources.
     """
-    return dataclasses.replace(_classified(fault), api_id=fault.api_id)
+    return dataclasses.replace(_classified(fault), api_id=fault.api_id, status=fault.status)
 
 
 def told(failed: CallFault | Failure) -> str:
@@ -345,7 +350,7 @@ def _again(
 
 
 def _may_have_happened(fault: CallFault) -> bool:
-    if fault.operation in {"get", "list"}:
+    if fault.operation in {"get", "list", "count"}:
         return False
     if fault.operation == "create":
         return fault.kind not in _NOT_CREATED
@@ -355,7 +360,7 @@ def _may_have_happened(fault: CallFault) -> bool:
 def _final(operation: Operation) -> frozenset[FaultKind]:
     """The kinds that end an event. A delete that finds nothing never gets here: it is a success."""
     match operation:
-        case "get" | "list":
+        case "get" | "list" | "count":
             return frozenset()
         case "create":
             return frozenset({FaultKind.REJECTED})

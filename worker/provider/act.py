@@ -24,7 +24,7 @@ from worker.core.decide import Adopt, Create, Delete, Disable, Enable, Look, Ren
 from worker.core.judge import CallFault, FaultKind, Unavailable, classify
 from worker.core.model import Entry, Status, replace
 from worker.core.naming import Names
-from worker.ports import Call, CallFailed, Clock, Provider
+from worker.ports import Call, CallFailed, Clock, Confirmed, Provider
 from worker.provider.scan import Orphans, Scanner, listed
 from worker.provider.subaccounts import Subaccounts
 
@@ -129,18 +129,20 @@ class Actor:
         enabled = self.enable is Enable.CREATED
         made = await call.create(name, key, enabled=enabled)
         self.subaccounts.keep_token(made)
-        return Made(made.auth_id, made.auth_token, enabled=enabled, api_id=made.api_id)
+        return Made(made.auth_id, made.auth_token, enabled=enabled, api_id=made.api_id, status=made.status)
 
-    async def _changed(self, call: Awaitable[str | None]) -> Outcome:
-        return Changed(await call)
+    async def _changed(self, call: Awaitable[Confirmed]) -> Outcome:
+        confirmed = await call
+        return Changed(confirmed.api_id, confirmed.status)
 
     async def _delete(self, auth_id: str, key: str, call: Call) -> Outcome:
         try:
-            return Deleted(await call.delete(auth_id, key))
+            confirmed = await call.delete(auth_id, key)
         except CallFailed as failed:
             if failed.fault.kind is not FaultKind.NOT_FOUND:
                 raise
-            return Deleted(failed.fault.api_id)
+            return Deleted(failed.fault.api_id, failed.fault.status)
+        return Deleted(confirmed.api_id, confirmed.status)
 
     async def _adopt(self, name: str | None, entry: Entry, key: str) -> Outcome:
         claim = entry.claim if entry.status is Status.CLAIMED else None

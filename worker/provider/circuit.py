@@ -32,10 +32,11 @@ from worker.core.breaker import (
     Unblock,
 )
 from worker.core.capabilities import Capabilities
+from worker.core.inventory import ProvidedResource, ResourceKind
 from worker.core.judge import CallFault, FaultKind, Operation, blames_request, suggests_outage
 from worker.flow.gate import Gate
 from worker.flow.waiting import WaitingRoom, sleep_unless_stopping
-from worker.ports import Call, CallFailed, Clock, NewSubaccount, ProvidedSubaccount, Provider
+from worker.ports import Call, CallFailed, Clock, Confirmed, NewSubaccount, ProvidedSubaccount, Provider
 from worker.provider.rate import LONGEST_REST_SECONDS
 from worker.telemetry.events import Telemetry
 
@@ -360,14 +361,15 @@ class WatchedCall:
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
-    ) -> str | None:
+    ) -> Confirmed:
         """See `Call.update`."""
         call = self.call.update(auth_id, idempotency_key, name=name, enabled=enabled)
         return await self.circuit.watched("update", auth_id, call)
 
-    async def delete(self, auth_id: str, idempotency_key: str) -> str | None:
+    async def delete(self, auth_id: str, idempotency_key: str, *, cascade: bool = False) -> Confirmed:
         """See `Call.delete`."""
-        return await self.circuit.watched("delete", auth_id, self.call.delete(auth_id, idempotency_key))
+        call = self.call.delete(auth_id, idempotency_key, cascade=cascade)
+        return await self.circuit.watched("delete", auth_id, call)
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         """See `Call.get`."""
@@ -377,6 +379,10 @@ class WatchedCall:
         """See `Call.page`."""
         subject = f"page {next(self.circuit.page_numbers)}"  # it belongs to no department: each counts
         return await self.circuit.watched("list", subject, self.call.page(offset))
+
+    async def resources(self, kind: ResourceKind, auth_id: str, offset: int) -> Sequence[ProvidedResource]:
+        """See `Call.resources`."""
+        return await self.circuit.watched("count", auth_id, self.call.resources(kind, auth_id, offset))
 
 
 def _refused(operation: Operation, why: str) -> CallFailed:

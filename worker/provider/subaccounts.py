@@ -14,11 +14,22 @@ from worker.core.adoption import (
     plan_repair,
     to_disable,
 )
+from worker.core.inventory import NOTHING, Inspection
 from worker.core.judge import FaultKind
 from worker.core.model import Entry, Status
 from worker.core.naming import Names
-from worker.ports import AuthIdTaken, Call, CallFailed, NewSubaccount, ProvidedSubaccount, Provider, Register
+from worker.ports import (
+    AuthIdTaken,
+    Call,
+    CallFailed,
+    Clock,
+    NewSubaccount,
+    ProvidedSubaccount,
+    Provider,
+    Register,
+)
 from worker.provider.foreign import ForeignIds
+from worker.provider.inventories import Inventories
 from worker.provider.scan import Scanner, ScanResult, listed
 from worker.provider.tokens import KeptTokens
 
@@ -32,6 +43,8 @@ class Subaccounts:
     names: Names
     scanner: Scanner
     foreign: ForeignIds
+    inventories: Inventories
+    clock: Clock
     kept_tokens: KeptTokens = field(default_factory=KeptTokens)
 
     async def token(self, entry: Entry) -> SecretStr:
@@ -69,6 +82,21 @@ class Subaccounts:
             key = self.names.duty_key(f"mend {entry.repairs}", entry, entry.auth_id)
             await self.update(entry.auth_id, key, update)
         return bool(update)
+
+    async def inspect(self, entry: Entry) -> Inspection:
+        """Reads the entry's subaccount and its inventory. Raises `ValueError` for an entry without one."""
+        if entry.auth_id is None:
+            raise ValueError(f"there is no subaccount to inspect: the department is {entry.status}")
+        begun = self.clock.monotonic()
+        shown = await self.get_if_there(entry.auth_id)
+        if shown is None:
+            return Inspection(found=None, tagged=False, inventory=NOTHING, begun=begun)
+        return Inspection(
+            found=listed(shown),
+            tagged=self.names.template.bears(shown.name, self.names.tag(entry)),
+            inventory=await self.inventories.of(shown.auth_id),
+            begun=begun,
+        )
 
     def permit_to_enable(self) -> AbstractAsyncContextManager[Call]:
         """The permit for `enable_made`, acquired before the record that announces the call."""

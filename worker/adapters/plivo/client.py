@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import SimpleNamespace
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 import aiohttp
 from pydantic import (
@@ -33,12 +33,14 @@ from worker.adapters.plivo.causes import explain, refused_by_proxy
 from worker.adapters.plivo.status import is_own_error, kind_of
 from worker.core.capabilities import EVERYTHING
 from worker.core.clock_skew import skew_of
+from worker.core.inventory import ProvidedResource, ResourceKind
 from worker.core.judge import CallFault, FaultKind, Operation
-from worker.ports import CallFailed, Clock, NewSubaccount, ProvidedSubaccount, RateLimit
+from worker.ports import CallFailed, Clock, Confirmed, NewSubaccount, ProvidedSubaccount, RateLimit
 from worker.provider.rate import RateLimiter, Resting, Slot, Stopping
 from worker.settings.rotation import Rotating
 
 PAGE = 20
+SUBACCOUNTS = "Subaccount/"
 T = TypeVar("T", bound="_Response")
 NOTHING_MORE = b'{"message": "deleted"}'
 """The body that a 204 stands for."""
@@ -76,6 +78,7 @@ class _Response(BaseModel):
 
 
 _AUTH_ID = re.compile(r"SA[A-Z0-9]{18}")
+_MAIN_AUTH_ID = re.compile(r"MA[A-Z0-9]{18}")
 AuthId = Annotated[str, Field(pattern=f"^{_AUTH_ID.pattern}$")]
 AuthToken = Annotated[SecretStr, Field(min_length=1)]
 # Plivo's id of a call. It is shown and goes into headers, so anything but a UUID is dropped.
@@ -130,9 +133,10 @@ def _or(default: Any) -> WrapValidator:
 
 
 class _Listed(_Response):
-    """The fields of a list item that a scan needs: one odd item must not hide the others."""
+    """The fields of a list item that are needed: one odd item, or field, must not hide the others."""
 
     auth_id: Annotated[str, _or("")] = ""
+    auth_token: Annotated[AuthToken | None, _or(None)] = None
     name: Annotated[str, _or("")] = ""
     enabled: Annotated[bool, _or(default=True)] = True
     created: Annotated[date, BeforeValidator(lambda value: str(value)[:10]), _or(date.max)] = date.max
@@ -140,6 +144,65 @@ class _Listed(_Response):
 
 class _Page(_Response):
     objects: list[Annotated[_Listed, _or(_Listed())]]
+
+
+def owner_of(value: object) -> str | None:
+    """The subaccount that owns a resource, by its `sub_account`; None for the main account.
+
+    Plivo shows null, the bare id, or a URI that ends with it. Raises `ValueError` for anything else: a
+    resource of unknown owner must not be taken for another's.
+    """
+    if value is None:
+        return None
+    segments = value.partition("?")[0].split("/") if isinstance(value, str) else []
+    subaccounts = {segment for segment in segments if _AUTH_ID.fullmatch(segment)}
+    if len(subaccounts) == 1:
+        return subaccounts.pop()
+    if not subaccounts and any(map(_MAIN_AUTH_ID.fullmatch, segments)):
+        return None
+    raise ValueError("it is not clear whose it is")
+
+
+ResourceId = Annotated[
+    str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field(min_length=1)
+]
+
+
+class _Owned(_Response):
+    sub_account: Annotated[str | None, BeforeValidator(owner_of)]
+
+
+class _Number(_Owned):
+    id: ResourceId = Field(alias="number")
+
+
+class _Application(_Owned):
+    id: ResourceId = Field(alias="app_id")
+
+
+class _Endpoint(_Owned):
+    id: ResourceId = Field(alias="endpoint_id")
+
+
+R = TypeVar("R", _Number, _Application, _Endpoint)
+
+
+class _Meta(_Response):
+    total_count: Annotated[int | None, _or(None)] = None
+
+
+class _Resources(_Response, Generic[R]):
+    """A page of resources. None stands for an item whose id or owner cannot be read."""
+
+    objects: list[Annotated[R | None, _or(None)]]
+    meta: Annotated[_Meta, _or(_Meta())] = _Meta()
+
+
+_LISTS: Mapping[ResourceKind, tuple[str, type[_Resources[Any]]]] = {
+    ResourceKind.NUMBERS: ("Number", _Resources[_Number]),
+    ResourceKind.APPLICATIONS: ("Application", _Resources[_Application]),
+    ResourceKind.ENDPOINTS: ("Endpoint", _Resources[_Endpoint]),
+}
 
 
 @asynccontextmanager
@@ -188,7 +251,7 @@ class PlivoProvider:
         on_failure: Callable[[CallFault], None],
     ) -> None:
         self.on_failure = on_failure
-        self._base = f"{account.url.rstrip('/')}/v1/Account/{account.auth_id}/Subaccount/"
+        self._base = f"{account.url.rstrip('/')}/v1/Account/{account.auth_id}/"
         self._access = Access(
             url=account.url,
             auth_id=account.auth_id,
@@ -262,7 +325,7 @@ class PlivoProvider:
             self._access.failed(error)
             kind = FaultKind.NO_ANSWER if sent.headers else FaultKind.NOT_SENT
             seconds = self._clock.monotonic() - begun
-            fault = _fault_of(request.operation, kind, explain(error, way.route), seconds)
+            fault = _fault_of(request.operation, kind, explain(error, way.route), seconds, status)
         finally:
             self._on_call(request.operation, status, self._clock.monotonic() - begun)
         raise CallFailed(fault)  # outside `except`: the error as cause would hold our login and Plivo's text
@@ -274,9 +337,9 @@ class PlivoProvider:
         date = _date_of(response.headers)
         skew = skew_of(date, sent_at, now) if date else None
         if response.status == HTTPStatus.NO_CONTENT:
-            return _Answer(NOTHING_MORE, skew)
+            return _Answer(response.status, NOTHING_MORE, skew)
         if HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES:
-            return _Answer(body, skew)
+            return _Answer(response.status, body, skew)
         error = _document(body)
         own = is_own_error(error)
         if own:
@@ -288,13 +351,17 @@ class PlivoProvider:
         detail = f"Plivo answered {response.status} to {operation}{_error_text(error)}"
         if kind is FaultKind.UNEXPECTED:
             detail += "; Plivo documents no such answer: is there a gateway or proxy on the way?"
-        raise CallFailed(CallFault(operation, kind, detail, retry_after, api_id=_api_id_in(error)))
+        fault = CallFault(
+            operation, kind, detail, retry_after, api_id=_api_id_in(error), status=response.status
+        )
+        raise CallFailed(fault)
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
     """A 2xx response, which may be of something on the way; how far its sender's clock is ahead of ours."""
 
+    status: int
     body: bytes
     skew: timedelta | None
 
@@ -303,7 +370,7 @@ class _Answer:
 class _Request:
     operation: Operation
     method: str
-    path: str
+    path: str  # below the account
     body: dict[str, Any] | None = None
     key: str | None = None
 
@@ -318,41 +385,74 @@ class PlivoCall:
     async def create(self, name: str, idempotency_key: str, *, enabled: bool = True) -> NewSubaccount:
         """See `Call.create`."""
         body = {"name": name, "enabled": enabled}
-        made = await self._send(_Created, _Request("create", "POST", "", body, idempotency_key))
-        return NewSubaccount(made.auth_id, made.auth_token, made.api_id)
+        request = _Request("create", "POST", SUBACCOUNTS, body, idempotency_key)
+        made, status = await self._send(_Created, request)
+        return NewSubaccount(made.auth_id, made.auth_token, made.api_id, status)
 
     async def update(
         self, auth_id: str, idempotency_key: str, *, name: str | None = None, enabled: bool | None = None
-    ) -> str | None:
+    ) -> Confirmed:
         """See `Call.update`."""
         given = {"name": name, "enabled": enabled}
         body = {field: value for field, value in given.items() if value is not None}
-        request = _Request("update", "POST", f"{auth_id}/", body, idempotency_key)
-        return api_id_of((await self._send(_Done, request)).api_id)
+        return await self._confirmed(
+            _Request("update", "POST", f"{SUBACCOUNTS}{auth_id}/", body, idempotency_key)
+        )
 
-    async def delete(self, auth_id: str, idempotency_key: str) -> str | None:
-        """See `Call.delete`."""
-        request = _Request("delete", "DELETE", f"{auth_id}/", key=idempotency_key)
-        return api_id_of((await self._send(_Done, request)).api_id)
+    async def delete(self, auth_id: str, idempotency_key: str, *, cascade: bool = False) -> Confirmed:
+        """See `Call.delete`.
+
+        Plivo's reference names the query for `cascade`, and its SDKs send a body: so both say it.
+        """
+        path, body = f"{SUBACCOUNTS}{auth_id}/", None
+        if cascade:
+            path, body = f"{path}?cascade=true", {"cascade": True}
+        return await self._confirmed(_Request("delete", "DELETE", path, body, idempotency_key))
 
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         """See `Call.get`."""
-        return _provided(await self._send(_Shown, _Request("get", "GET", f"{auth_id}/")))
+        shown, _ = await self._send(_Shown, _Request("get", "GET", f"{SUBACCOUNTS}{auth_id}/"))
+        return _provided(shown)
 
     async def page(self, offset: int, limit: int = PAGE) -> Sequence[ProvidedSubaccount]:
         """See `Call.page`."""
-        page = await self._send(_Page, _Request("list", "GET", f"?limit={limit}&offset={offset}"))
+        request = _Request("list", "GET", f"{SUBACCOUNTS}?limit={limit}&offset={offset}")
+        page, _ = await self._send(_Page, request)
         return [_listed(item) for item in page.objects]
 
-    async def _send(self, model: type[T], request: _Request) -> T:
+    async def resources(self, kind: ResourceKind, auth_id: str, offset: int) -> Sequence[ProvidedResource]:
+        """See `Call.resources`."""
+        folder, model = _LISTS[kind]
+        path = f"{folder}/?subaccount={auth_id}&limit={PAGE}&offset={offset}"
+        page, status = await self._send(model, _Request("count", "GET", path))
+        read = [ProvidedResource(item.id, item.sub_account) for item in page.objects if item is not None]
+        problem = None
+        if len(read) < len(page.objects):
+            problem = "has an item that does not show whose it is"
+        elif len(read) <= 1 and (page.meta.total_count or 0) > offset + len(read):
+            problem = f"ends before the {page.meta.total_count} items that it should have"
+        if problem:
+            fault = CallFault(
+                "count", FaultKind.UNEXPECTED, f"Plivo's list of {kind} {problem}", status=status
+            )
+            self.provider.on_failure(fault)
+            raise CallFailed(fault)
+        return read
+
+    async def _confirmed(self, request: _Request) -> Confirmed:
+        done, status = await self._send(_Done, request)
+        return Confirmed(api_id_of(done.api_id), status)
+
+    async def _send(self, model: type[T], request: _Request) -> tuple[T, int]:
+        """Sends the request; returns what the 2xx response says, and its status. Raises `CallFailed`."""
         try:
             answer = await self.provider.send(self.slot, request)
-            parsed = _parsed(request.operation, model, answer.body)
+            parsed = _parsed(request.operation, model, answer)
         except CallFailed as failed:
             self.provider.on_failure(failed.fault)
             raise
         self.provider.on_clock(answer.skew)  # it is Plivo's own
-        return parsed
+        return parsed, answer.status
 
 
 def _retry_after(value: str | None, now: datetime) -> float | None:
@@ -388,25 +488,30 @@ def _provided(shown: _Shown) -> ProvidedSubaccount:
 
 
 def _listed(item: _Listed) -> ProvidedSubaccount:
-    """An item with an invalid auth id gets no name, and so has no tag."""
-    name = item.name if _AUTH_ID.fullmatch(item.auth_id) else ""
-    return ProvidedSubaccount(item.auth_id, name, item.enabled, item.created, None)
+    """An item with an invalid auth id gets no name, and so has no tag; and no token."""
+    if not _AUTH_ID.fullmatch(item.auth_id):
+        return ProvidedSubaccount(item.auth_id, "", item.enabled, item.created, None)
+    return ProvidedSubaccount(item.auth_id, item.name, item.enabled, item.created, item.auth_token)
 
 
-def _parsed(operation: Operation, model: type[T], body: bytes) -> T:
+def _parsed(operation: Operation, model: type[T], answer: _Answer) -> T:
     with suppress(ValidationError):  # the error holds the response with its tokens
-        return model.model_validate_json(body)
-    detail = f"Plivo's answer to {operation} cannot be read"
-    raise CallFailed(CallFault(operation, FaultKind.NO_ANSWER, detail, api_id=_api_id_in(_document(body))))
+        return model.model_validate_json(answer.body)
+    detail, api_id = f"Plivo's answer to {operation} cannot be read", _api_id_in(_document(answer.body))
+    fault = CallFault(operation, FaultKind.NO_ANSWER, detail, api_id=api_id, status=answer.status)
+    raise CallFailed(fault)
 
 
-def _fault_of(operation: Operation, kind: FaultKind, why: str, took_seconds: float = 0.0) -> CallFault:
+def _fault_of(
+    operation: Operation, kind: FaultKind, why: str, took_seconds: float = 0.0, status: int | None = None
+) -> CallFault:
     """The fault of a call without a response. What was not sent cannot have had an effect.
 
     A `ClientResponseError` with status 400 comes from aiohttp (as for a 204 with a body), not from Plivo.
     """
     what = "cannot be reached" if kind is FaultKind.NOT_SENT else "gave no readable response"
-    return CallFault(operation, kind, f"Plivo {what} for {operation}: {why}", took_seconds=took_seconds)
+    detail = f"Plivo {what} for {operation}: {why}"
+    return CallFault(operation, kind, detail, took_seconds=took_seconds, status=status)
 
 
 @dataclass(slots=True)
