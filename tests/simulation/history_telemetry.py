@@ -12,9 +12,10 @@ from pydantic_core import from_json
 from contracts import topology as names
 from tests.simulation.history import History
 from tests.simulation.producer_events import ProducerEvent
+from worker.core.inventory import Counts
 from worker.core.judge import Failure, Operation, Park, Pause, Wait
 from worker.core.messages import Outgoing, Subject
-from worker.core.model import Entry
+from worker.core.model import Department, Entry, Hold, Reference
 from worker.telemetry.events import Telemetry
 
 
@@ -31,6 +32,7 @@ class HistoryTelemetry(Telemetry):
     received = stepped = answered = superseded = dead_lettered = credentials_published = _nothing
     debts_overdue = subaccount_missing = result_unroutable = _nothing
     intake_held = intake_lifted = _nothing
+    holds_waiting = sweep_finished = sweep_on_record = sweep_failed = _nothing
 
     def doubles_disabled(self, entry: Entry, auth_ids: tuple[str, ...]) -> None:
         self._history.note(
@@ -39,6 +41,32 @@ class HistoryTelemetry(Telemetry):
 
     def drift_mended(self, entry: Entry) -> None:
         self._history.note("repaired", entry.department.id, auth_id=entry.auth_id)
+
+    def removal_held(self, hold: Hold) -> None:
+        self._history.note("removal held", hold.department.id, hold=hold.id, reason=str(hold.reason))
+
+    def hold_ruled(self, hold: Hold, by: str) -> None:
+        self._history.note("hold ruled", hold.department.id, hold=hold.id, state=str(hold.state), by=by)
+
+    def hold_void(self, hold: Hold, newer: Reference | None) -> None:
+        self._history.note("hold void", hold.department.id, hold=hold.id, newer=newer and newer.id)
+
+    def hold_lapsed(self, hold: Hold) -> None:
+        self._history.note("hold lapsed", hold.department.id, hold=hold.id)
+
+    def removal_failed(self, department: Department, detail: str, tries: int, _next_at: Any) -> None:
+        self._history.note("removal failed", department.id, detail=detail, tries=tries)
+
+    def subaccount_deleted(self, entry: Entry, auth_id: str, counts: Counts, cascade: int | None) -> None:
+        self._history.note(
+            "deletion reported", entry.department.id, auth_id=auth_id, resources=counts.total, cascade=cascade
+        )
+
+    def finding_corrected(self, kind: str, department: Department, auth_id: str, by: str) -> None:
+        self._history.note("finding corrected", department.id, finding=kind, auth_id=auth_id, by=by)
+
+    def department_adopted(self, department: Department, auth_id: str, by: str) -> None:
+        self._history.note("adoption reported", department.id, auth_id=auth_id, by=by)
 
     def duty_failed(self, department: Any, detail: str) -> None:
         self._history.note("duty failed", department and department.id, detail=detail)

@@ -5,18 +5,32 @@ interface: alerts and dashboards read them. Metrics are declared in `telemetry/m
 """
 
 import traceback
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Literal
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from contracts.departments import Kind
+from contracts.envelope import rfc3339
 from contracts.topology import delay_label
 from worker.core.decide import Step, Superseding
+from worker.core.inventory import Counts
 from worker.core.judge import CallFault, DeadLetter, Failure, Operation, Park, Pause, Wait
 from worker.core.messages import Subject
-from worker.core.model import Answer, Department, Entry, Event, Recreation, Reference
+from worker.core.model import (
+    Answer,
+    Department,
+    Entry,
+    Event,
+    Hold,
+    HoldReason,
+    HoldState,
+    Recreation,
+    Reference,
+)
 from worker.telemetry.logs import LINES
 from worker.telemetry.metrics import Metrics
 
@@ -27,6 +41,18 @@ REMEMBERED = 10_000
 """How many departments and failures of the last period are remembered; beyond, the oldest is forgotten."""
 
 CIRCUIT_STATES = ("closed", "half-open", "open")
+
+FINDING_KINDS = (
+    "double",
+    "double-disabled",
+    "name",
+    "enabled",
+    "token",
+    "missing",
+    "unrecorded",
+    "untagged",
+)
+"""The kinds of findings of a sweep."""
 
 OnAnswered = Callable[[Event, Answer], None]
 
@@ -268,6 +294,81 @@ class _DepartmentEvents(_Reports):
         self._metrics.set("debts_overdue", departments)
 
 
+class _RemovalEvents(_Reports):
+    """Removals that wait for a person, and those that end without their message."""
+
+    def removal_held(self, hold: Hold) -> None:
+        """A removal now waits for a person. Called once for each hold."""
+        self._metrics.count("removals_held", hold.reason)
+        self._log.warning("removal_held", **_about_hold(hold))
+
+    def holds_waiting(self, waiting: Mapping[HoldReason, int]) -> None:
+        """The number of waiting holds by reason; a reason that is not given has none."""
+        for reason in HoldReason:
+            self._metrics.set("holds_waiting", waiting.get(reason, 0), reason)
+
+    def hold_ruled(self, hold: Hold, by: str) -> None:
+        """A person has approved or rejected a hold; `hold.state` says which."""
+        name = "hold_approved" if hold.state is HoldState.APPROVED else "hold_rejected"
+        cascade = hold.ruling.cascade if hold.ruling else None
+        self._log.info(name, by=by, cascade=cascade, **_about_hold(hold))
+
+    def hold_void(self, hold: Hold, newer: Reference | None) -> None:
+        """A newer event of the department has ended a hold."""
+        self._log.info("hold_void", newer=newer.id if newer else None, **_about_hold(hold))
+
+    def hold_lapsed(self, hold: Hold) -> None:
+        """An approval was not acted on in time: the hold waits again."""
+        self._log.warning("hold_lapsed", **_about_hold(hold))
+
+    def removal_failed(self, department: Department, detail: str, tries: int, next_at: datetime) -> None:
+        """A removal that no message repeats has failed; it is tried again at `next_at`."""
+        about = _of(department)
+        self._log.warning("removal_failed", detail=detail, tries=tries, next_at=rfc3339(next_at), **about)
+
+    def subaccount_deleted(self, entry: Entry, auth_id: str, counts: Counts, cascade: int | None) -> None:
+        """`counts`: the resources that hung on it. `cascade`: how many were destroyed with it; None: none."""
+        self._log.info(
+            "subaccount_deleted",
+            auth_id=auth_id,
+            incarnation=entry.incarnation,
+            resources=asdict(counts),
+            cascade=cascade,
+            **_of(entry.department),
+        )
+
+
+class _SweepEvents(_Reports):
+    """Sweeps, the corrections of their findings, and adoptions by a person."""
+
+    def sweep_finished(
+        self, findings: Mapping[str, int], *, subaccounts: int, seconds: float, finished_at: datetime
+    ) -> None:
+        """A sweep over so many subaccounts has ended. `findings`: their number by kind (`FINDING_KINDS`)."""
+        for kind in FINDING_KINDS:
+            self._metrics.set("sweep_findings", findings.get(kind, 0), kind)
+        self.sweep_on_record(finished_at)
+        found = {kind: number for kind, number in findings.items() if number}
+        log = self._log.warning if found else self._log.info
+        log("sweep_finished", findings=found, subaccounts=subaccounts, seconds=round(seconds, 2))
+
+    def sweep_on_record(self, finished_at: datetime) -> None:
+        """When the last sweep ended; at the start, by the ledger."""
+        self._metrics.set("sweep_finished_timestamp_seconds", finished_at.timestamp())
+
+    def sweep_failed(self, detail: str) -> None:
+        """A sweep was not finished; nothing of it is reported."""
+        self._log.warning("sweep_failed", detail=detail)
+
+    def finding_corrected(self, kind: str, department: Department, auth_id: str, by: str) -> None:
+        """`by`: the operator of the command, or the setting that asks for it."""
+        self._log.warning("finding_corrected", kind=kind, auth_id=auth_id, by=by, **_of(department))
+
+    def department_adopted(self, department: Department, auth_id: str, by: str) -> None:
+        """An existing subaccount is now on record for a department. `by`: the operator of the command."""
+        self._log.info("department_adopted", auth_id=auth_id, by=by, **_of(department))
+
+
 class _ProviderEvents(_Reports):
     """Calls to the provider, and the circuit around it."""
 
@@ -363,7 +464,14 @@ class _BrokerEvents(_Reports):
 
 
 class Telemetry(
-    _ProcessEvents, _MessageEvents, _DepartmentEvents, _ProviderEvents, _FlowEvents, _BrokerEvents
+    _ProcessEvents,
+    _MessageEvents,
+    _DepartmentEvents,
+    _RemovalEvents,
+    _SweepEvents,
+    _ProviderEvents,
+    _FlowEvents,
+    _BrokerEvents,
 ):
     """All topics in one object. `on_answered` is called with every finished event."""
 
@@ -374,6 +482,18 @@ def _about(event: Event | Recreation) -> dict[str, Any]:
 
 def _api_id_of(failed: CallFault | Failure) -> dict[str, str]:
     return {"api_id": failed.api_id} if failed.api_id else {}
+
+
+def _about_hold(hold: Hold) -> dict[str, Any]:
+    return {
+        "event_id": hold.cause.reference.id,
+        "hold_id": hold.id,
+        "reason": hold.reason,
+        "detail": hold.detail,
+        "auth_id": hold.auth_id,
+        "resources": asdict(hold.resources) if hold.resources else None,
+        **_of(hold.department),
+    }
 
 
 def _about_subject(subject: Subject | None) -> dict[str, Any]:

@@ -44,6 +44,7 @@ COUNTERS = (
     Metric("provisioner_waits", "Steps that failed and are tried again.", ("failure",)),
     Metric("provisioner_results_unroutable", "Results published without a bound queue."),
     Metric("provisioner_doubles_disabled", "Duplicate subaccounts of a department that were disabled."),
+    Metric("provisioner_removals_held", "Removals held for a person, by reason.", ("reason",)),
     Metric("provisioner_broker_connections", "Connections made to the broker.", ("link",)),
     Metric(
         "provisioner_broker_disconnections",
@@ -66,7 +67,13 @@ GAUGES = (
     ),
     Metric(
         "provisioner_debts_overdue",
-        "Departments with credentials or enabling owed for more than 5 minutes.",
+        "Departments with credentials, enabling or a removal owed for more than 5 minutes.",
+    ),
+    Metric("provisioner_holds_waiting", "Removals that wait for a person now, by reason.", ("reason",)),
+    Metric("provisioner_sweep_findings", "Findings of the last sweep of this process, by kind.", ("kind",)),
+    Metric(
+        "provisioner_sweep_finished_timestamp_seconds",
+        "When the last sweep ended, in seconds since 1970; 0 before the first.",
     ),
     Metric("provisioner_broker_connected", "1 while the link has a connection to the broker.", ("link",)),
     Metric(
