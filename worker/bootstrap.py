@@ -29,11 +29,13 @@ from worker.pipeline.disappearances import Disappearances
 from worker.pipeline.handler import Handler
 from worker.pipeline.line import Line
 from worker.pipeline.outbox import Outbox
+from worker.pipeline.owed_results import OwedResults
 from worker.pipeline.quarantine import Quarantine
 from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
 from worker.pipeline.recreations import Recreations
 from worker.pipeline.reissues import Reissues
+from worker.pipeline.removals import Removals
 from worker.pipeline.scheduler import Scheduler
 from worker.ports import (
     Broker,
@@ -150,7 +152,7 @@ def assemble(
     orphans = parts.orphans(scanner, circuit, rules.template, ports.ledger)
     subaccounts = parts.subaccounts(circuit, ports.ledger, names, scanner, foreign, inventories, clock)
     actor = parts.actor(circuit, subaccounts, scanner, orphans, names, clock, policy.enable)
-    records = Records(ports.ledger)
+    records = Records(ports.ledger, ports.ledger)
     reconciler = Reconciler(records, subaccounts, clock, policy, telemetry)
     disappearances = Disappearances(records, undelivered, clock, policy, telemetry)
     outbox = parts.outbox(
@@ -214,6 +216,18 @@ def assemble(
         wishes=ports.ledger,
         reissues=reissues,
         recreations=Recreations(line, records, ports.ledger, rules.retry, clock, telemetry),
+        removals=Removals(
+            line=line,
+            records=records,
+            holds=ports.ledger,
+            wishes=ports.ledger,
+            lanes=lanes,
+            clock=clock,
+            policy=policy,
+            telemetry=telemetry,
+        ),
+        owed_results=OwedResults(records, outbox, names, clock),
+        holds=ports.ledger,
         reconciler=reconciler,
         disappearances=disappearances,
         outbox=outbox,

@@ -27,21 +27,25 @@ from datetime import datetime
 
 from pydantic import SecretStr
 
-from contracts.departments import Kind
+from contracts.departments import Kind, Version
 from contracts.subaccounts import DeadReason, ResultCode, ResultKind
-from worker.core.adoption import MAX_UNKNOWN_CREATES, is_lost, seconds_to_next_scan
+from worker.core.adoption import MARGIN, MAX_UNKNOWN_CREATES, is_lost, seconds_to_next_scan
 from worker.core.decide import (
     NAME_KEPT,
     Adopt,
     Create,
     Delete,
     Disable,
+    HoldBack,
+    Inspect,
     Look,
     Policy,
+    Reconsider,
     Rename,
     Restore,
     Skip,
     Step,
+    VoidHold,
     gone_detail,
 )
 from worker.core.duties import (
@@ -54,7 +58,10 @@ from worker.core.duties import (
 )
 from worker.core.gone import found as found_again
 from worker.core.gone import not_found, seconds_until_gone, vacated
+from worker.core.holds import held, owing_result, voided
+from worker.core.inventory import Inspection
 from worker.core.judge import Failure, Missing, Permanent, Unknown, told
+from worker.core.limits import Admission
 from worker.core.model import (
     ANY_RECIPIENT,
     Answer,
@@ -65,12 +72,19 @@ from worker.core.model import (
     Deletion,
     Entry,
     Fingerprint,
+    Hold,
+    HoldState,
     IssuedCredentials,
+    LateRemoval,
     Recreation,
     Removed,
+    Removing,
     Status,
     replace,
 )
+
+PAST_REMOVALS_KEPT = 50
+"""Deletions of one department that stay counted, should it be created anew and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +141,13 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Inspected:
+    """The provider has shown the subaccount, and what hangs on it."""
+
+    inspection: Inspection
+
+
+@dataclass(frozen=True, slots=True)
 class NothingDone:
     """No call was due."""
 
@@ -138,16 +159,23 @@ class Failed:
     failure: Failure
 
 
-Outcome = Made | NothingSeen | Changed | Deleted | Seen | NothingDone | Failed
+Outcome = Made | NothingSeen | Changed | Deleted | Seen | Inspected | NothingDone | Failed
 
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """The next entry. Without an answer or a failure, the event is decided again on it."""
+    """The next entry. Without an answer or a failure, the event is decided again on it.
+
+    `holds`: made or changed. `answers`: to other events, whose removals were held. `inspection`: for the next
+    decision; it is not recorded.
+    """
 
     entry: Entry
     answer: Answer | None = None
     failure: Failure | None = None
+    holds: tuple[Hold, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    inspection: Inspection | None = None
 
 
 def intend(
@@ -160,9 +188,15 @@ def intend(
             attempt = entry.unknown_creates(cause.reference) + 1
             claim = Claim(now, idempotency_key, cause.reference, attempt, trace=cause.trace)
             return replace(entry, status=Status.CLAIMED, name=name, claim=claim)
-        case Delete():
-            return replace(entry, status=Status.DELETING, deletion=Deletion(now))
-        case Rename() | Restore() | Disable():
+        case Delete(_, cascade):
+            deletion = Deletion(now, cascade, in_doubt=entry.deletion is not None)
+            reserved = _reserved(entry, _required(cause), now)
+            return replace(reserved, status=Status.DELETING, deletion=deletion, check=None)
+        case Disable():
+            return arm_check(_reserved(entry, _required(cause), now), policy, now)
+        case Restore():
+            return arm_check(_deletion_cancelled(entry), policy, now)
+        case Rename():
             return arm_check(entry, policy, now)
         case _:
             return entry
@@ -175,11 +209,29 @@ def conclude(
 
     Without a `cause` there is no answer. Raises `ValueError` for an outcome that the step cannot have.
     """
-    conclusion = _concluded(entry, cause, step, outcome, policy, now)
+    conclusion = _with_hold_closed(entry, cause, _concluded(entry, cause, step, outcome, policy, now), now)
     api_id = _api_id_of(outcome)
     if api_id is None:
         return conclusion
     return dataclasses.replace(conclusion, entry=replace(conclusion.entry, api_id=api_id))
+
+
+def _with_hold_closed(
+    before: Entry, cause: Cause | None, conclusion: Conclusion, now: datetime
+) -> Conclusion:
+    """Records the end of a hold that the next entry does not have any more."""
+    hold, after = before.hold, conclusion.entry
+    kept = {one.id for one in conclusion.holds} | {after.hold.id if after.hold else None}
+    if hold is None or hold.id in kept:
+        return conclusion
+    if isinstance(cause, LateRemoval):
+        done = replace(hold, state=HoldState.DONE)
+        return dataclasses.replace(conclusion, holds=(done, *conclusion.holds))
+    ruled = voided(after, hold, None, now)
+    answers = (ruled.answer,) if ruled.answer else ()
+    return dataclasses.replace(
+        conclusion, entry=ruled.entry, holds=(ruled.hold, *conclusion.holds), answers=answers
+    )
 
 
 def _api_id_of(outcome: Outcome) -> str | None:
@@ -208,17 +260,30 @@ def _concluded(
             return _nothing_seen(entry, _required(cause), begun, policy, now)
         case ((Rename() | Restore() | Disable()), Changed()):
             return _changed(found_again(clear_check(entry), policy, now), cause, step, policy, now)
-        case Delete(auth_id), Deleted():
-            gone = _deleted(entry, now)
-            if cause and cause.version and cause.version.kind is not Kind.REMOVED:
-                return Conclusion(gone)  # an earlier deletion is complete: the event is decided again
-            return _answered(gone, cause, ResultKind.REMOVED, now, auth_id=auth_id)
         case Look(), Seen():
             return _seen(found_again(entry, policy, now), cause)
         case Skip(kind, reason, name, code), NothingDone():
             named = replace(entry, name=name) if name else entry
             skipped = replace(named, gone_at=None) if kind is ResultKind.REMOVED else named
             return _answered(skipped, cause, kind, now, reason, code=code)
+        case _:
+            return _removal_concluded(entry, _required(cause), step, outcome, policy, now)
+
+
+def _removal_concluded(
+    entry: Entry, cause: Cause, step: Step, outcome: Outcome, policy: Policy, now: datetime
+) -> Conclusion:
+    match step, outcome:
+        case Inspect(), Inspected(inspection):
+            return Conclusion(entry, inspection=inspection)
+        case HoldBack(), NothingDone():
+            return _held(entry, cause, step, policy, now)
+        case VoidHold(), NothingDone():
+            return _voided(entry, cause, now)
+        case Delete(auth_id), Deleted():
+            return _answered(_deleted(entry, cause, now), cause, ResultKind.REMOVED, now, auth_id=auth_id)
+        case Reconsider(), Seen():
+            return _still_there(entry, policy, now)
         case _:
             raise ValueError(f"{type(step).__name__} cannot end as {type(outcome).__name__}")
 
@@ -239,8 +304,63 @@ def _failed(
             return _not_created(entry, failure, policy, now)
         case ((Rename() | Restore() | Disable() | Look()), Missing()):
             return _not_found(entry, _required(cause), failure, policy, now)
+        case Reconsider(), Missing():
+            return _reconsidered(entry, _deleted(entry, None, now), policy, now)
+        case Delete(), _:
+            return Conclusion(_not_deleted(entry, failure), failure=failure)
         case _:
             return Conclusion(_not_changed(entry, failure, policy, now), failure=failure)
+
+
+def _held(entry: Entry, cause: Cause, step: HoldBack, policy: Policy, now: datetime) -> Conclusion:
+    """The removal is held. A deletion that was under way may still be carried out: a check looks for it."""
+    if entry.deletion is not None:
+        entry = arm_late_check(_undeleted(entry), policy, now)
+    ruled = held(replace(entry, removing=None), cause, step, now)
+    if ruled.answer is None:
+        return Conclusion(ruled.entry, holds=(ruled.hold,))
+    if not isinstance(cause, LateRemoval):
+        versioned = replace(ruled.entry, version=cause.version, version_type=cause.reference.type)
+        return Conclusion(versioned, ruled.answer, holds=(ruled.hold,))
+    # An event that was answered `disabled` keeps that answer.
+    answers = () if ruled.hold.disabled else (ruled.answer,)
+    owing = owing_result(ruled.entry, ruled.answer, now)
+    return Conclusion(owing, holds=(ruled.hold,), answers=answers)
+
+
+def _voided(entry: Entry, cause: Cause, now: datetime) -> Conclusion:
+    if entry.hold is None:
+        raise ValueError("there is no hold to void")
+    ruled = voided(entry, entry.hold, cause.reference, now)
+    return Conclusion(ruled.entry, holds=(ruled.hold,), answers=(ruled.answer,) if ruled.answer else ())
+
+
+def _still_there(entry: Entry, policy: Policy, now: datetime) -> Conclusion:
+    """The deletion was not carried out, once the settle window is over: the event is decided again."""
+    return _reconsidered(entry, arm_late_check(_undeleted(entry), policy, now), policy, now)
+
+
+def _reconsidered(entry: Entry, settled: Entry, policy: Policy, now: datetime) -> Conclusion:
+    begun_at = entry.deletion.begun_at if entry.deletion else now
+    left = (begun_at + policy.settle_window - now).total_seconds()
+    if left <= 0:
+        return Conclusion(settled)
+    undecided = Unknown(
+        "it is not known yet whether a deletion was carried out", left + MARGIN.total_seconds()
+    )
+    return Conclusion(entry, failure=undecided)
+
+
+def _undeleted(entry: Entry) -> Entry:
+    """The entry as before its deletion."""
+    status = Status.ACTIVE if entry.removal is None else Status.DISABLED
+    return replace(entry, status=status, deletion=None, removing=None)
+
+
+def _not_deleted(entry: Entry, failure: Failure) -> Entry:
+    """A deletion in doubt stays on record: the subaccount is inspected again before the next try."""
+    in_doubt = entry.deletion is not None and entry.deletion.in_doubt
+    return entry if in_doubt or isinstance(failure, Unknown) else _undeleted(entry)
 
 
 def _changed(
@@ -253,7 +373,7 @@ def _changed(
             kept = NAME_KEPT if name and not policy.capabilities.can_rename else None
             return _answered(_restored(entry, name, now), cause, ResultKind.RESTORED, now, kept)
         case Disable():
-            return _answered(_disabled(entry, now), cause, ResultKind.DISABLED, now)
+            return _answered(_disabled(entry, cause, now), cause, ResultKind.DISABLED, now)
 
 
 def retarget_debts(entry: Entry, recipients: frozenset[str]) -> Entry:
@@ -293,6 +413,8 @@ def _made(
     entry: Entry, cause: Cause, step: Create | Adopt, made: Made, policy: Policy, now: datetime
 ) -> Entry:
     claim, found = entry.claim, made.found or Found(entry.incarnation, "")
+    before = entry.removal
+    counted = [before.counted_at] if before and before.counted_at else []
     adopted = isinstance(step, Adopt)
     # A create taken for lost may still be carried out: the one found may be another.
     look_again = made.duplicates or (adopted and entry.duplicates_check_at)
@@ -308,12 +430,14 @@ def _made(
             cause=claim.event if claim else cause.reference,
             trace=claim.trace if claim else cause.trace,
             generation=max(entry.generation + 1, found.incarnation),  # a lost ledger has lost count
+            supersedes=before.auth_id if before else None,
         ),
         debt=_debt(policy.recipients, enable=not made.enabled, retry_at=now + DEBT_PAUSE),
         # A worker that died while adopting it may have sent a change that arrives late.
         check=Check(now + policy.settle_window, late_call=True) if adopted else None,
         duplicates_check_at=duplicates_check_time(policy, now) if look_again else entry.duplicates_check_at,
         removal=None,
+        past_removals=(*entry.past_removals, *counted)[-PAST_REMOVALS_KEPT:],
         missing_since=None,
         gone_at=None,
     )
@@ -330,8 +454,37 @@ def _restored(entry: Entry, name: str | None, now: datetime) -> Entry:
     return put_off_debt(active, now)
 
 
-def _disabled(entry: Entry, now: datetime) -> Entry:
-    return replace(entry, status=Status.DISABLED, removal=Removed(now), debt=_debt_kept(entry))
+def _disabled(entry: Entry, cause: Cause | None, now: datetime) -> Entry:
+    counted_at = entry.removing.counted_at if entry.removing else None
+    removal = Removed(now, cause.bare if cause else None, counted_at)
+    return replace(
+        entry, status=Status.DISABLED, removal=removal, removing=None, debt=_debt_kept(entry), retry=None
+    )
+
+
+def _reserved(entry: Entry, cause: Cause, now: datetime) -> Entry:
+    """The entry with the removal of an active department under way, counted unless a person approved it."""
+    if entry.status is not Status.ACTIVE:
+        return entry
+    counted_at = None if isinstance(cause, LateRemoval) else now
+    if entry.removing is not None:
+        counted_at = entry.removing.counted_at
+    return replace(entry, removing=Removing(cause.reference, counted_at))
+
+
+def _deletion_cancelled(entry: Entry) -> Entry:
+    """The entry once something newer says that the department exists."""
+    if entry.removal is None:
+        return entry
+    return replace(entry, removal=replace(entry.removal, cancelled=True), retry=None)
+
+
+def admission_of(before: Entry, intended: Entry, policy: Policy, now: datetime) -> Admission | None:
+    """The admission that the ledger must give to this write; None if it begins no removal that counts."""
+    begins = intended.removing is not None and before.removing is None
+    if not begins or not policy.limit or intended.removing is None or intended.removing.counted_at is None:
+        return None
+    return Admission(policy.limit, now)
 
 
 def _debt_kept(entry: Entry) -> Debt | None:
@@ -339,8 +492,12 @@ def _debt_kept(entry: Entry) -> Debt | None:
     return entry.debt and _debt(entry.debt.recipients, enable=entry.debt.holds_back, retry_at=None)
 
 
-def _deleted(entry: Entry, now: datetime) -> Entry:
-    return replace(vacated(entry, now), gone_at=None)
+def _deleted(entry: Entry, cause: Cause | None, now: datetime) -> Entry:
+    before = entry.removal or entry.removing
+    gone = replace(vacated(entry, now), gone_at=None)
+    caused_by = cause.bare if cause else (entry.removal.cause if entry.removal else None)
+    removal = Removed(now, caused_by, before.counted_at if before else None, entry.auth_id)
+    return replace(gone, removal=removal)
 
 
 def _not_found(entry: Entry, cause: Cause, missing: Missing, policy: Policy, now: datetime) -> Conclusion:
@@ -352,7 +509,7 @@ def _not_found(entry: Entry, cause: Cause, missing: Missing, policy: Policy, now
     if isinstance(cause, Recreation):
         return Conclusion(vacated(without, now))  # decided again: a new one is created
     if cause.version and cause.version.kind is Kind.REMOVED:
-        removed, code = _deleted(without, now), ResultCode.GONE_AT_PROVIDER
+        removed, code = _deleted(without, cause, now), ResultCode.GONE_AT_PROVIDER
         return _answered(removed, cause, ResultKind.REMOVED, now, auth_id=entry.auth_id, code=code)
     code, api_id = ResultCode.GONE_AT_PROVIDER, missing.api_id
     refused = Permanent(DeadReason.REJECTED, gone_detail(without), code, api_id=api_id)
@@ -366,7 +523,11 @@ def _not_changed(entry: Entry, failure: Failure, policy: Policy, now: datetime) 
     """
     if entry.status is Status.DELETING or entry.auth_id is None:
         return entry
-    return arm_late_check(entry, policy, now) if isinstance(failure, Unknown) else clear_check(entry)
+    if isinstance(failure, Unknown):
+        return arm_late_check(entry, policy, now)
+    cleared = clear_check(entry)
+    # A removal that certainly did not happen does not count. One in doubt does, until its check.
+    return cleared if cleared.check is not None else replace(cleared, removing=None)
 
 
 def _not_created(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Conclusion:
@@ -453,6 +614,24 @@ def _answered(
         superseded_by=entry.newest if superseded else None,
         trace=cause.trace,
     )
-    if superseded or cause.version is None:
-        return Conclusion(entry, answer)
-    return Conclusion(replace(entry, version=cause.version, version_type=cause.reference.type), answer)
+    match cause:
+        case LateRemoval():
+            return Conclusion(owing_result(replace(entry, retry=None), answer, now), answer)
+        case _ if superseded or cause.version is None:
+            return Conclusion(entry, answer)
+        case _:
+            return Conclusion(_versioned(entry, cause, cause.version), answer)
+
+
+def _versioned(entry: Entry, cause: Cause, version: Version) -> Entry:
+    """The entry once `cause` is its newest event.
+
+    A removal on its way does not count any more if the event is none. A newer removal takes up a deletion
+    that was cancelled.
+    """
+    newest = replace(entry, version=version, version_type=cause.reference.type)
+    if version.kind is not Kind.REMOVED:
+        return replace(newest, removing=None)
+    if newest.status is Status.DISABLED and newest.removal is not None and newest.removal.cancelled:
+        return replace(newest, removal=replace(newest.removal, cancelled=False))
+    return newest

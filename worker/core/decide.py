@@ -16,8 +16,17 @@ from contracts.departments import Kind, Version
 from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from worker.core.adoption import MAX_UNKNOWN_CREATES
 from worker.core.capabilities import EVERYTHING, Capabilities
+from worker.core.inventory import Inspection
 from worker.core.limits import DEFAULT_LIMIT, RemovalLimit
-from worker.core.model import ANY_RECIPIENT, Answer, Entry, Event, Recollection, Status
+from worker.core.model import (
+    ANY_RECIPIENT,
+    Answer,
+    Entry,
+    Event,
+    HoldReason,
+    Recollection,
+    Status,
+)
 from worker.core.protected import NOBODY_PROTECTED, Protected
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
@@ -130,8 +139,45 @@ class Disable:
 
 
 @dataclass(frozen=True, slots=True)
+class Inspect:
+    """See how the subaccount is and what hangs on it, before it is deleted."""
+
+    auth_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete the subaccount."""
+    """Delete the subaccount, as `inspection` has just shown it; with `cascade` its resources too."""
+
+    auth_id: str
+    cascade: bool = False
+    inspection: Inspection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HoldBack:
+    """Hold the removal for a person.
+
+    `inspection`: the subaccount, if the provider has shown it. `accepted`: what a person has accepted before.
+    """
+
+    reason: HoldReason
+    detail: str
+    inspection: Inspection | None = None
+    accepted: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class VoidHold:
+    """Void the open hold, because there is a newer event. The event is decided again after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconsider:
+    """See whether a deletion was carried out that a newer event does not want any more.
+
+    The call may still be carried out within the settle window, so nothing is certain before its end.
+    """
 
     auth_id: str
 
@@ -158,6 +204,16 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True)
+class CountTenant:
+    """Count the departments of the tenant, then decide again."""
+
+
+@dataclass(frozen=True, slots=True)
+class NothingLeft:
+    """A late removal has nothing to do any more, or not yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class Republish:
     """The event was answered: publish again the messages that the broker has not confirmed."""
 
@@ -177,7 +233,10 @@ class Refuse:
     by_clock: bool = False
 
 
-Step = Create | Adopt | Rename | Restore | Disable | Delete | Look | Skip
+CallStep = Create | Rename | Restore | Disable | Delete | Reconsider | Look
+"""The steps with one call to the provider, which has a permit before the step is claimed."""
+
+Step = CallStep | Adopt | Inspect | HoldBack | VoidHold | Skip
 Decision = Step | Republish | Refuse
 
 
@@ -190,8 +249,13 @@ def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> 
         return Refuse(DeadReason.INVALID, detail, by_clock=True)
     if not event.version.newer_than(known.entry.version):
         return _superseded(event.version, known.entry.version)
+    if known.entry.hold is not None:
+        return VoidHold()
     if known.entry.gone_at is not None and known.entry.claim is None:
         return _of_a_gone_department(event, known.entry)
+    if known.entry.deletion is not None:
+        auth_id = known.entry.existing.auth_id
+        return Delete(auth_id) if event.kind is Kind.REMOVED else Reconsider(auth_id)
     return _by_the_table(event, known.entry, policy)
 
 
@@ -240,8 +304,6 @@ def _by_the_table(event: Event, entry: Entry, policy: Policy) -> Decision:
     match entry.status, event.kind, entry.auth_id, event.name:
         case Status.CLAIMED, kind, _, name:
             return Adopt(None if kind is Kind.REMOVED else name)
-        case Status.DELETING, _, str(auth_id), _:
-            return Delete(auth_id)
         case Status.ABSENT, Kind.RENAMED, _, _ if policy.rejects_rename_of(entry):
             return Refuse(DeadReason.INVALID, "data.department_id: rename of an unknown department")
         case Status.ABSENT | Status.REMOVED, Kind.CREATED | Kind.RENAMED, _, str(name):
@@ -254,7 +316,7 @@ def _by_the_table(event: Event, entry: Entry, policy: Policy) -> Decision:
         case Status.DISABLED, Kind.CREATED | Kind.RENAMED, str(auth_id), str(name):
             return Restore(auth_id, name if name != entry.name else None)
         case Status.ACTIVE, Kind.REMOVED, str(auth_id), _:
-            return _remove(auth_id, policy)
+            return removal_step(auth_id, policy)
         case Status.ABSENT | Status.DISABLED | Status.REMOVED, Kind.REMOVED, _, _:
             return Skip(ResultKind.UNCHANGED)
         case _:  # an event without a name that it must have
@@ -285,7 +347,8 @@ def _rename(auth_id: str, name: str, policy: Policy) -> Decision:
     return Skip(ResultKind.UNCHANGED, NAME_KEPT, name)
 
 
-def _remove(auth_id: str, policy: Policy) -> Decision:
+def removal_step(auth_id: str, policy: Policy) -> Disable | Delete | Skip:
+    """The removal of an active department's subaccount, as the policy wants it."""
     match policy.removal:
         case Removal.DELETE if not policy.capabilities.can_delete:
             return Disable(auth_id)

@@ -34,7 +34,10 @@ class Duty(Enum):
 
 
 def due_duty(entry: Entry, now: datetime) -> Duty | None:
-    """The next duty that is due, in the order of `Duty`. While a create is open, none is due."""
+    """The next duty that is due, in the order of `Duty`. While a create is open, none is due.
+
+    Late removals and owed results are no duties: they take the line, and the way of results.
+    """
     if entry.status is Status.CLAIMED:
         return None
     if entry.check and entry.check.at <= now:
@@ -63,8 +66,12 @@ def clear_check(entry: Entry) -> Entry:
 
 
 def check_done(entry: Entry) -> Entry:
-    """The entry once a check found the subaccount to match it, or found it missing."""
-    return replace(entry, check=None)
+    """The entry once a check found the subaccount to match it, or found it missing.
+
+    A removal in doubt is not in effect then.
+    """
+    without = replace(entry, check=None)
+    return replace(without, removing=None) if entry.status is Status.ACTIVE else without
 
 
 def check_repaired(entry: Entry, policy: Policy, now: datetime) -> Entry:

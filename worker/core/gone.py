@@ -61,6 +61,10 @@ def vacated(entry: Entry, now: datetime) -> Entry:
         removal=Removed(now, auth_id=entry.auth_id),
         missing_since=None,
         deletion=None,
+        removing=None,
+        hold=None,
+        retry=None,
+        keeps_name=False,
     )
 
 

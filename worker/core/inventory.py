@@ -44,6 +44,11 @@ class Counts:
         """The sum of all kinds."""
         return self.numbers + self.applications + self.endpoints
 
+    def __str__(self) -> str:
+        """In words: `2 numbers, 1 application, 0 endpoints`."""
+        named = {"number": self.numbers, "application": self.applications, "endpoint": self.endpoints}
+        return ", ".join(f"{many} {name}{'' if many == 1 else 's'}" for name, many in named.items())
+
 
 @dataclass(frozen=True, slots=True)
 class Inventory:

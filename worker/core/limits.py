@@ -21,6 +21,14 @@ class Window:
     length: timedelta
     is_percentage: bool
 
+    def __str__(self) -> str:
+        """As in the settings: `10%/24h`, `20/30d`."""
+        most = f"{float(self.most):g}%" if self.is_percentage else str(self.most)
+        seconds = int(self.length.total_seconds())
+        units = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+        size, unit = next(one for one in units if seconds % one[0] == 0)
+        return f"{most}/24h" if seconds == units[0][0] else f"{most}/{seconds // size}{unit}"
+
     def allowed(self, departments: int) -> int:
         """The removals allowed among so many departments."""
         if not self.is_percentage:

@@ -93,6 +93,11 @@ class Cause:
     name: str | None = None
     trace: Trace = NO_TRACE
 
+    @property
+    def bare(self) -> "Cause":
+        """The cause without anything beside it, as it is kept for a removal that ends later."""
+        return Cause(self.reference, self.payload_digest, self.version, self.name, self.trace)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event(Cause):
@@ -127,11 +132,6 @@ class Event(Cause):
             trace=Trace(event.traceparent, event.tracestate, event.correlationid),
             merged_into=event.data.merged_into if isinstance(event, DepartmentRemoved) else None,
         )
-
-    @property
-    def cause(self) -> Cause:
-        """The cause alone, as it is kept for a removal that ends later."""
-        return Cause(self.reference, self.payload_digest, self.version, self.name, self.trace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +235,8 @@ class Hold:
 
     `cause`: the removal event. `auth_id`, `name`: those of the subaccount when it was held. `resources`: the
     counts when they were last looked at. `disabled`: it was met at the deletion, after the event was
-    answered `disabled`; otherwise the event has no final answer yet.
+    answered `disabled`; otherwise the event has no final answer yet. `accepted`: the reasons, and the drift,
+    that approvals of earlier holds of this removal have accepted.
     """
 
     id: str
@@ -250,6 +251,7 @@ class Hold:
     ruling: Ruling | None = None
     resources: Counts | None = None
     disabled: bool = False
+    accepted: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         ruled = self.state in {HoldState.APPROVED, HoldState.REJECTED}
@@ -484,10 +486,14 @@ class Removed:
 
 @dataclass(frozen=True)
 class Deletion:
-    """A deletion that is durable before it is sent, since `begun_at`. `cascade`: with its resources."""
+    """A deletion that is durable before it is sent, since `begun_at`. `cascade`: with its resources.
+
+    `in_doubt`: an earlier call for it may have been sent, and its outcome is not known.
+    """
 
     begun_at: datetime
     cascade: bool = False
+    in_doubt: bool = False
 
 
 @dataclass(frozen=True)
@@ -668,7 +674,7 @@ def _broken_rules(entry: Entry) -> Iterator[str]:
         yield "an entry has an auth_id exactly while its subaccount exists"
     if exists and (entry.name is None or entry.issued is None):
         yield "an existing subaccount has a name, and credentials were issued for it"
-    if not exists and not entry.check is entry.debt is entry.hold is None:
+    if not exists and any(one is not None for one in (entry.check, entry.debt, entry.hold)):
         yield "a debt, a check and a hold are for an existing subaccount"
     if (claimed and entry.claim is None) or (exists and entry.claim is not None):
         yield "a claimed department has a claim, and an existing subaccount has none"

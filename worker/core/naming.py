@@ -11,7 +11,7 @@ from functools import cache
 from pydantic_core import to_json
 
 from contracts.subaccounts import NAMESPACE
-from worker.core.decide import Step
+from worker.core.decide import Delete, Step
 from worker.core.model import Cause, Department, Entry, Reference
 
 TAG_LENGTH = 10
@@ -105,7 +105,10 @@ class Names:
 
     def key(self, step: Step, entry: Entry, event: Cause) -> str:
         """The idempotency key of the call that carries out this step for this event."""
-        return self._key(type(step).__name__.lower(), entry, entry.auth_id, event.reference)
+        operation = type(step).__name__.lower()
+        if isinstance(step, Delete) and step.cascade:
+            operation += " cascade"
+        return self._key(operation, entry, entry.auth_id, event.reference)
 
     def enabling_key(self, entry: Entry, auth_id: str, cause: Reference) -> str:
         """The key of the call that enables a subaccount once its credentials are published."""

@@ -83,7 +83,7 @@ class Resetting:
 
     async def _written(self, entry: Entry) -> bool:
         try:
-            await Records(self.ledger).reset(replace(entry, version=None, version_type=None))
+            await Records(self.ledger, self.ledger).reset(replace(entry, version=None, version_type=None))
         except LedgerConflict:
             return False
         return True

@@ -13,24 +13,47 @@ event is decided again on the new entry.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
 
 from contracts.subaccounts import ResultKind
 from worker.core import messages
-from worker.core.conclude import Made, Outcome, conclude, intend
-from worker.core.decide import Policy, Refuse, Republish, Skip, Step, decide, superseding
+from worker.core.conclude import Conclusion, Made, Outcome, admission_of, conclude, intend
+from worker.core.decide import (
+    CountTenant,
+    Delete,
+    NothingLeft,
+    Policy,
+    Refuse,
+    Republish,
+    Skip,
+    Step,
+    VoidHold,
+    superseding,
+)
+from worker.core.inventory import Counts
 from worker.core.judge import Done, Failure, Permanent, Unavailable
-from worker.core.model import Answer, Entry, Event, Recollection, Recreation
+from worker.core.limits import Admission, TenantCounts
+from worker.core.model import Answer, Entry, Event, HoldState, LateRemoval, Recollection
 from worker.core.naming import Names
-from worker.core.recreation import decide_recreation
+from worker.core.next_step import Asked, next_step
 from worker.flow.clock_watch import ClockWatch
 from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
-from worker.ports import AuthIdTaken, CallFailed, Clock, LedgerConflict, LedgerFailed, PublishFailed
+from worker.pipeline.traces import call_notes, deletion_audit, hold_audit
+from worker.ports import (
+    AuthIdTaken,
+    Beside,
+    CallFailed,
+    Clock,
+    LedgerConflict,
+    LedgerFailed,
+    NotAdmitted,
+    PublishFailed,
+)
 from worker.provider.act import Actor
 from worker.provider.foreign import ForeignIds
 from worker.telemetry.events import Telemetry
@@ -43,9 +66,6 @@ class Overtaken:
 
 Overtaking = Callable[[], bool]
 """Whether a newer event of the department has arrived since."""
-
-Asked = Event | Recreation
-"""The causes of steps: the department events, and the recreations that people ask for."""
 
 Result = Done | Overtaken | Failure
 """The result of one try to carry an event."""
@@ -80,23 +100,25 @@ class Line:
         await self.reconciler.arm_pending_check(event.department)
         known = await self.records.recall(event.department, event.reference)
         token = None
-        # Once a step's answer is on record, the decision is to republish it: that ends the loop.
-        while not isinstance(decision := self._decide(event, known), Republish):
-            if isinstance(decision, Refuse):
-                return self._refused(event, decision)
-            done = await self._carry_out(event, decision, known.entry, is_overtaken)
-            if not isinstance(done, _Recorded):
-                return done
-            known, token = done.known, done.token or token
-        await self._publish(event, known.entry, decision.answer, token)
-        return Done()
+        while True:
+            match next_step(event, known, self.policy, self.clock.now()):
+                case Republish(answer):  # on record, now or before
+                    await self._publish(event, known.entry, answer, token)
+                    return Done()
+                case NothingLeft():
+                    return Done()
+                case Refuse() as refusal:
+                    return self._refused(event, refusal)
+                case CountTenant():
+                    known = replace(known, counts=await self._counts(event.department.tenant))
+                case step:
+                    done = await self._carry_out(event, step, known, is_overtaken)
+                    if not isinstance(done, _Recorded):
+                        return done
+                    known, token = done.known, done.token or token
 
-    def _decide(self, event: Asked, known: Recollection) -> Step | Republish | Refuse:
-        match event:
-            case Event():
-                return decide(event, known, self.policy, self.clock.now())
-            case Recreation():
-                return decide_recreation(event, known, self.clock.now())
+    async def _counts(self, tenant: str) -> TenantCounts:
+        return await self.records.tenant_counts(tenant, Admission(self.policy.limit, self.clock.now()).since)
 
     def _refused(self, event: Asked, refusal: Refuse) -> Failure:
         if refusal.by_clock and not self.clock_watch.may_refuse(event.reference):
@@ -104,42 +126,72 @@ class Line:
         return Permanent(refusal.reason, refusal.detail, refusal.code)
 
     async def _carry_out(
-        self, event: Asked, decided: Step, entry: Entry, is_overtaken: Overtaking
+        self, event: Asked, decided: Step, known: Recollection, is_overtaken: Overtaking
     ) -> _Recorded | Overtaken | Failure:
+        entry = known.entry
         step = await self.actor.foresee(decided, entry)
         async with self.actor.permit(step) as call:
-            if not isinstance(step, Skip) and is_overtaken():
+            if not isinstance(step, Skip | VoidHold) and is_overtaken():
                 return Overtaken()
             claimed_at = self.clock.monotonic()
             key = self.names.key(step, entry, event)
-            claimed = await self._claim(step, entry, event, key)
+            try:
+                claimed = await self._claim(step, entry, event, key)
+            except NotAdmitted as refused:  # others were removed meanwhile: it is decided again
+                return _Recorded(replace(known, counts=refused.counts), None)
             outcome = await self.actor.act(step, claimed, key, claimed_at, call)
-        return await self._record(event, step, claimed, outcome)
+        return await self._record(event, step, known, claimed, key, outcome)
 
     async def _claim(self, step: Step, entry: Entry, event: Asked, key: str) -> Entry:
-        intended = intend(step, entry, event, key, self.policy, self.clock.now())
-        return await self.records.announce(entry, intended)
+        now = self.clock.now()
+        intended = intend(step, entry, event, key, self.policy, now)
+        admission = admission_of(entry, intended, self.policy, now)
+        return await self.records.announce(
+            entry, intended, Beside(audit=deletion_audit(step, entry, event, now), admission=admission)
+        )
 
-    async def _record(self, event: Asked, step: Step, entry: Entry, outcome: Outcome) -> _Recorded | Failure:
-        conclusion = conclude(entry, event, step, outcome, self.policy, self.clock.now())
+    async def _record(
+        self, event: Asked, step: Step, known: Recollection, entry: Entry, key: str, outcome: Outcome
+    ) -> _Recorded | Failure:
+        now = self.clock.now()
+        conclusion = conclude(entry, event, step, outcome, self.policy, now)
+        calls = call_notes(step, entry, key, outcome, now)
+        audit = hold_audit(step, conclusion.holds, event, now)
         try:
-            recorded = await self.records.conclude(entry, conclusion)
+            recorded = await self.records.conclude(entry, conclusion, calls, audit)
         except (LedgerConflict, LedgerFailed) as error:
             if isinstance(error, AuthIdTaken):
                 self.foreign.met(error)
             await self.reconciler.not_recorded(entry, outcome, error)
             raise
         self.disappearances.tell(entry, recorded)
+        self._tell(event, step, entry, recorded, conclusion)
         if conclusion.failure is not None:
             return conclusion.failure
-        self.telemetry.stepped(event, step, recorded)
-        if isinstance(event, Event) and isinstance(step, Skip) and step.outcome is ResultKind.SUPERSEDED:
-            why = superseding(event.version, recorded.version)
-            self.telemetry.superseded(event, recorded.newest, why, self.clock.monotonic())
         made = outcome if isinstance(outcome, Made) else None
         if made is not None and made.duplicates:
             self.telemetry.doubles_disabled(recorded, made.duplicates)
-        return _Recorded(Recollection(recorded, conclusion.answer), made.auth_token if made else None)
+        answer = conclusion.answer or (known.answer if isinstance(event, LateRemoval) else None)
+        next_known = replace(known, entry=recorded, answer=answer, inspection=conclusion.inspection)
+        return _Recorded(next_known, made.auth_token if made else None)
+
+    def _tell(self, event: Asked, step: Step, before: Entry, entry: Entry, conclusion: Conclusion) -> None:
+        for hold in conclusion.holds:
+            if hold.state is HoldState.VOID:
+                self.telemetry.hold_void(hold, event.reference)
+            elif hold.state is HoldState.WAITING and (before.hold is None or hold.id != before.hold.id):
+                self.telemetry.removal_held(hold)
+        if conclusion.failure is not None:
+            return
+        self.telemetry.stepped(event, step, entry)
+        if isinstance(step, Delete):
+            counts = step.inspection.inventory.counts if step.inspection else Counts()
+            self.telemetry.subaccount_deleted(
+                before, step.auth_id, counts, counts.total if step.cascade else None
+            )
+        if isinstance(event, Event) and isinstance(step, Skip) and step.outcome is ResultKind.SUPERSEDED:
+            why = superseding(event.version, entry.version)
+            self.telemetry.superseded(event, entry.newest, why, self.clock.monotonic())
 
     async def _publish(self, event: Asked, entry: Entry, answer: Answer, token: SecretStr | None) -> None:
         """Publishes all that the broker has not confirmed yet, and records its confirm."""

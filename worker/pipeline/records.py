@@ -5,22 +5,30 @@ A write is conditional on the revision that was recalled, so the second of two w
 
     announce   the line and the outbox, before a call: the claim, the deletion, the check of a change;
                the disappearances: that a subaccount is missing, or gone
-    conclude   the line, after a step: the next entry, with the answer if there is one
+    conclude   the line, after a step: the next entry, with the answer if there is one, its hold and its call
     answered   the reissues: the answer to a request, before it is published and after the broker's confirm;
                the recreations: the answer to one that was not carried out
     confirm    the line, after the broker's confirm: the debt that is left, the answer
     delivered  the line, the outbox, the reissues: credentials confirmed before something else failed
     attended   the scheduler: duties that are done or put off
+    ruled      the removals: a person's ruling on a hold, and an approval that has lapsed
+    retried    the removals: the tries of a late removal that fails
+    published  the owed results: an answer that the broker has confirmed, or that is put off
     reset      the command that forgets versions: an entry without one
     recheck    the reconciler: a check, on the entry that another worker has recorded
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from worker.core.conclude import Conclusion
-from worker.core.model import Answer, Department, Entry, Recollection, Reference
+from worker.core.dead_letters import AuditLine
+from worker.core.holds import Ruled
+from worker.core.limits import TenantCounts
+from worker.core.model import Answer, CallNote, Department, Entry, Recollection, Reference
 from worker.core.naming import NO_EVENT
-from worker.ports import Entries
+from worker.ports import NOTHING_BESIDE, Beside, Duties, Entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +36,48 @@ class Records:
     """Reads and writes entries. All methods raise `LedgerFailed`, all writes `LedgerConflict`."""
 
     entries: Entries
+    duties: Duties
 
     async def recall(self, department: Department, event: Reference = NO_EVENT) -> Recollection:
         """The department's entry, and the answer to this event if there is one."""
         return await self.entries.recall(department, event)
 
-    async def announce(self, before: Entry, announced: Entry) -> Entry:
-        """Records the intent of a call. Writes nothing if the entry is unchanged."""
-        return before if announced == before else await self.entries.record(announced)
+    async def announce(self, before: Entry, announced: Entry, beside: Beside = NOTHING_BESIDE) -> Entry:
+        """Records the intent of a call. Writes nothing if the entry is unchanged.
 
-    async def conclude(self, before: Entry, conclusion: Conclusion) -> Entry:
-        """Records the outcome of a step. Writes nothing without a change or an answer."""
-        if conclusion.answer is None and conclusion.entry == before:
+        Raises `NotAdmitted` for a removal that the limit does not allow.
+        """
+        return before if announced == before else await self.entries.record(announced, None, beside)
+
+    async def conclude(
+        self,
+        before: Entry,
+        conclusion: Conclusion,
+        calls: tuple[CallNote, ...] = (),
+        audit: tuple[AuditLine, ...] = (),
+    ) -> Entry:
+        """Records the outcome of a step. Writes nothing without a change, an answer or a call."""
+        if conclusion.answer is None and conclusion.entry == before and not calls:
             return before
-        return await self.entries.record(conclusion.entry, conclusion.answer)
+        beside = Beside(conclusion.answers, conclusion.holds, audit, calls)
+        return await self.entries.record(conclusion.entry, conclusion.answer, beside)
+
+    async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
+        """The departments of a tenant now, and those removed in each window."""
+        return await self.duties.tenant_counts(tenant, since)
+
+    async def ruled(self, ruled: Ruled, answer: Answer | None, audit: AuditLine) -> Entry:
+        """Records a ruling on a hold. `answer`: to the person's wish."""
+        answers = tuple(one for one in (ruled.answer, answer) if one is not None)
+        return await self.entries.record(ruled.entry, None, Beside(answers, (ruled.hold,), (audit,)))
+
+    async def retried(self, entry: Entry) -> Entry:
+        """Records the tries of a late removal."""
+        return await self.entries.record(entry)
+
+    async def published(self, entry: Entry, answer: Answer | None = None) -> Entry:
+        """Records that an owed answer is confirmed, or put off. `answer`: as the event has it on record."""
+        return await self.entries.record(entry, answer)
 
     async def answered(self, answer: Answer, entry: Entry | None = None) -> None:
         """Records a request's answer, with the entry if the request has changed it."""

@@ -17,23 +17,36 @@ from worker.core.duties import (
     suspend_debt,
 )
 from worker.core.gone import found, looked_for
-from worker.core.model import Department, Entry, Recreating, Reissuing
+from worker.core.model import (
+    Approving,
+    Department,
+    Entry,
+    LateRemoval,
+    Recreating,
+    Reissuing,
+    Rejecting,
+    Wish,
+)
 from worker.core.reissue import WISH_VALID_FOR
+from worker.core.removal import APPROVAL_VALID_FOR, deletable_before
 from worker.flow.lanes import FIRST, LAST, Lanes, Progress, Rank
 from worker.flow.ledger_watch import LedgerWatch
 from worker.flow.undelivered import UndeliveredCredentials
 from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.failures import is_unexpected
 from worker.pipeline.outbox import Outbox
+from worker.pipeline.owed_results import OwedResults
 from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
 from worker.pipeline.recreations import Recreations
 from worker.pipeline.reissues import Reissues
+from worker.pipeline.removals import Removals, rank_of_removal
 from worker.ports import (
     CallFailed,
     Clock,
     DepartmentLocks,
     Duties,
+    Holds,
     LedgerConflict,
     LedgerFailed,
     PublishFailed,
@@ -62,6 +75,9 @@ class Scheduler:
     wishes: Wishes
     reissues: Reissues
     recreations: Recreations
+    removals: Removals
+    owed_results: OwedResults
+    holds: Holds
     reconciler: Reconciler
     disappearances: Disappearances
     outbox: Outbox
@@ -83,13 +99,14 @@ class Scheduler:
                 await self.file_due()
                 await self.file_wishes()
             await self.outbox.retry_refused()
-            await self.measure_debts()
+            await self.measure()
             await self.clock.sleep(POLL_SECONDS)
 
     async def file_due(self) -> None:
         """Files each department with a due duty into its lane, unless it is filed already."""
         try:
-            due = await self.duties.due(self.clock.now(), DUE_BATCH)
+            now = self.clock.now()
+            due = await self.duties.due(now, DUE_BATCH, deletable_before(self.policy, now))
         except LedgerFailed as error:
             self.telemetry.duty_failed(None, str(error))
             return
@@ -104,19 +121,33 @@ class Scheduler:
             self.telemetry.duty_failed(None, str(error))
             return
         for wish in wishes:
-            match wish.asks:
-                case Reissuing() if self.clock.now() - wish.asked_at <= WISH_VALID_FOR:
-                    self._file(wish.id, wish.department, LAST, partial(self.reissues.grant, wish))
-                case Recreating() if self.recreations.is_due(wish):
-                    self._file(wish.id, wish.department, LAST, partial(self.recreations.grant, wish))
+            if (grant := self._grant_of(wish)) is not None:
+                self._file(wish.id, wish.department, LAST, grant)
 
-    async def measure_debts(self) -> None:
-        """Sets the gauge of overdue debts."""
+    def _grant_of(self, wish: Wish) -> Work | None:
+        """How to grant a wish; None if it is too old, or its next try is not due."""
+        age = self.clock.now() - wish.asked_at
+        match wish.asks:
+            case Reissuing() if age <= WISH_VALID_FOR:
+                return partial(self.reissues.grant, wish)
+            case Recreating() if self.recreations.is_due(wish):
+                return partial(self.recreations.grant, wish)
+            case Approving() as asks if age < APPROVAL_VALID_FOR:
+                return partial(self.removals.approve, wish, asks)
+            case Rejecting() as asks if age < APPROVAL_VALID_FOR:
+                return partial(self.removals.reject, wish, asks)
+            case _:
+                return None
+
+    async def measure(self) -> None:
+        """Sets the gauges of overdue debts and waiting holds."""
         try:
             overdue = await self.duties.overdue(self.clock.now() - OVERDUE)
+            waiting = await self.holds.waiting_holds()
         except LedgerFailed:
             return  # the next use of the ledger reports it
         self.telemetry.debts_overdue(overdue)
+        self.telemetry.holds_waiting(waiting)
 
     def _file(self, key: Hashable, department: Department, rank: Rank, work: Work) -> None:
         """Files work into the department's lane, unless work of the same key is there already."""
@@ -144,8 +175,18 @@ class Scheduler:
             self._failed(department, error)
 
     async def _attend(self, department: Department) -> None:
+        """Does the due duties, publishes owed results, and files a late removal that is due."""
         entry = (await self.records.recall(department)).entry
-        await self._record(entry, await self._done(entry))
+        now = self.clock.now()
+        if due_duty(entry, now) is not None:
+            await self._record(entry, await self._done(entry))
+            entry = (await self.records.recall(department)).entry
+        if entry.results_at is not None and entry.results_at <= now:
+            entry = await self.owed_results.publish(entry)
+        if entry.late_removal is not None:
+            rank = rank_of_removal(entry)
+            removal = partial(self.removals.carry_out, department, rank)
+            self._file((department, LateRemoval), department, rank, removal)
 
     def _failed(self, department: Department, error: Exception) -> None:
         """Reports the error. The duty or wish is still due at a later poll."""

@@ -14,19 +14,39 @@ from worker.core.conclude import (
     Deleted,
     Failed,
     Found,
+    Inspected,
     Made,
     NothingDone,
     NothingSeen,
     Outcome,
     Seen,
 )
-from worker.core.decide import Adopt, Create, Delete, Disable, Enable, Look, Rename, Restore, Skip, Step
+from worker.core.decide import (
+    Adopt,
+    CallStep,
+    Create,
+    Delete,
+    Disable,
+    Enable,
+    HoldBack,
+    Inspect,
+    Look,
+    Reconsider,
+    Rename,
+    Restore,
+    Skip,
+    Step,
+    VoidHold,
+)
 from worker.core.judge import CallFault, FaultKind, Unavailable, classify
 from worker.core.model import Entry, Status, replace
 from worker.core.naming import Names
 from worker.ports import Call, CallFailed, Clock, Confirmed, Provider
 from worker.provider.scan import Orphans, Scanner, listed
 from worker.provider.subaccounts import Subaccounts
+
+INSPECTION_VALID_SECONDS = 60.0
+"""A deletion rests on an inspection that is no older."""
 
 CLAIM_VALID_SECONDS = 2.0
 """The settle window counts from the claim, so the call must begin right after it."""
@@ -47,8 +67,8 @@ class Actor:
     def permit(self, step: Step) -> AbstractAsyncContextManager[Call | None]:
         """The permit for the step's own call. It comes before the claim: a claimed call must not wait.
 
-        It yields None for a skip, which makes no call, and for an adoption, whose calls have their own
-        permits.
+        It yields None for a step without a call, and for an adoption and an inspection, whose calls have
+        their own permits.
         """
         match step:
             case Create():
@@ -57,9 +77,9 @@ class Actor:
                 return self.provider.permit("update")
             case Delete():
                 return self.provider.permit("delete")
-            case Look():
+            case Look() | Reconsider():
                 return self.provider.permit("get")
-            case Adopt() | Skip():
+            case Adopt() | Inspect() | HoldBack() | VoidHold() | Skip():
                 return nullcontext()
 
     async def foresee(self, step: Step, entry: Entry) -> Step:
@@ -85,8 +105,10 @@ class Actor:
         """
         try:
             match step:
-                case Skip():
+                case Skip() | HoldBack() | VoidHold():
                     return NothingDone()
+                case Inspect():
+                    return Inspected(await self.subaccounts.inspect(entry))
                 case Adopt(name):
                     return await self._adopt(name, entry, key)
                 case _ if call is not None:
@@ -98,7 +120,7 @@ class Actor:
 
     async def _call(
         self,
-        step: Create | Rename | Restore | Disable | Delete | Look,
+        step: CallStep,
         entry: Entry,
         key: str,
         claimed_at: float,
@@ -117,9 +139,9 @@ class Actor:
                 return await self._changed(call.update(auth_id, key, name=new_name, enabled=enabled))
             case Disable(auth_id):
                 return await self._changed(call.update(auth_id, key, enabled=False))
-            case Delete(auth_id):
-                return await self._delete(auth_id, key, call)
-            case Look(auth_id):
+            case Delete():
+                return await self._delete(step, key, call)
+            case Look(auth_id) | Reconsider(auth_id):
                 await call.get(auth_id)
                 return Seen()
 
@@ -135,9 +157,12 @@ class Actor:
         confirmed = await call
         return Changed(confirmed.api_id, confirmed.status)
 
-    async def _delete(self, auth_id: str, key: str, call: Call) -> Outcome:
+    async def _delete(self, step: Delete, key: str, call: Call) -> Outcome:
+        begun = step.inspection.begun if step.inspection else 0.0
+        if self.clock.monotonic() - begun > INSPECTION_VALID_SECONDS:
+            return Failed(Unavailable("the subaccount was inspected too long ago; nothing was sent"))
         try:
-            confirmed = await call.delete(auth_id, key)
+            confirmed = await call.delete(step.auth_id, key, cascade=step.cascade)
         except CallFailed as failed:
             if failed.fault.kind is not FaultKind.NOT_FOUND:
                 raise

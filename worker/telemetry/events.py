@@ -28,6 +28,7 @@ from worker.core.model import (
     Hold,
     HoldReason,
     HoldState,
+    LateRemoval,
     Recreation,
     Reference,
 )
@@ -126,7 +127,7 @@ class _MessageEvents(_Reports):
     def received(self, kind: Kind | Literal["reissue", "unreadable"]) -> None:
         self._metrics.count("events_received", kind)
 
-    def stepped(self, event: Event | Recreation, step: Step, entry: Entry) -> None:
+    def stepped(self, event: Event | LateRemoval | Recreation, step: Step, entry: Entry) -> None:
         self._log.debug(
             "step_recorded",
             step=type(step).__name__.lower(),
@@ -476,7 +477,7 @@ class Telemetry(
     """All topics in one object. `on_answered` is called with every finished event."""
 
 
-def _about(event: Event | Recreation) -> dict[str, Any]:
+def _about(event: Event | LateRemoval | Recreation) -> dict[str, Any]:
     return {"event_id": event.reference.id} | _of(event.department)
 
 
