@@ -32,6 +32,54 @@ async def _(world):
     return (await world.api.get("Number/")).body["meta"]["total_count"]
 
 
+async def _listed(world, *, of=None, resource="Number"):
+    """The owners in the list for one of two subaccounts, which have a number and an endpoint each."""
+    sales, other = await world.subaccount("Sales"), await world.subaccount("Other")
+    for each in (sales, other):
+        world.sandbox.seed_resources(each.auth_id, numbers=1, endpoints=1)
+    shown = await world.api.get(f"{resource}/?subaccount={of or sales.auth_id}")
+    names = {None: None, sales.auth_id: "sales", other.auth_id: "other"}
+    objects = shown.body.get("objects", [])
+    return shown.status, [names.get(each["sub_account"], "uri") for each in objects], shown.body.get("error")
+
+
+@probe("subaccount_filter", "ignored", (200, ["sales"], None), (200, ["other", "sales"], None))
+async def _(world):
+    return await _listed(world)
+
+
+@probe("unknown_filter", "error", (200, [], None), (200, [], "there is no such subaccount"))
+async def _(world):
+    return await _listed(world, of="SA000000000000000000")
+
+
+@probe("sub_account_form", "uri", (200, ["sales"], None), (200, ["uri"], None))
+async def _(world):
+    return await _listed(world)
+
+
+@probe("subaccount_endpoints", "hidden", (200, ["sales"], None), (200, [], None))
+async def _(world):
+    return await _listed(world, resource="Endpoint")
+
+
+@probe("resources_lag_seconds", 5.0, ("main", 200), ("sales", 200))
+async def _(world):
+    sales = await world.subaccount()
+    (number,) = world.sandbox.seed_resources(sales.auth_id, numbers=1).numbers
+    await world.api.delete(f"Subaccount/{sales.auth_id}/")
+    shown = await world.api.get(f"Number/{number}/")
+    return {None: "main", sales.auth_id: "sales"}[shown.body["sub_account"]], shown.status
+
+
+@probe("deleted_lag_seconds", 5.0, (404, 0), (200, 1))
+async def _(world):
+    sales = await world.subaccount()
+    await world.api.delete(f"Subaccount/{sales.auth_id}/")
+    status = (await world.api.get(f"Subaccount/{sales.auth_id}/")).status
+    return status, (await world.api.get("Subaccount/")).body["meta"]["total_count"]
+
+
 @probe("duplicate_names", "refused", 201, 400)
 async def _(world):
     await world.subaccount("x")

@@ -105,6 +105,19 @@ async def test_money_and_senders(managed):
     assert managed.find(sales.auth_id).senders == ("ACME",)
 
 
+async def test_resources_are_seeded(managed):
+    sales = await managed.subaccount()
+    wanted = {"auth_id": sales.auth_id, "numbers": 2, "applications": 1, "endpoints": 1}
+    status, seeded = await _ask(managed, "POST", "resources", wanted)
+    _, main = await _ask(managed, "POST", "resources", {"numbers": 1})
+
+    assert status == 200
+    assert [len(seeded[kind]) for kind in ("numbers", "applications", "endpoints")] == [2, 1, 1]
+    assert len(main["numbers"]) == 1
+    shown = (await managed.api.get(f"Number/?subaccount={sales.auth_id}")).body["objects"]
+    assert {each["number"] for each in shown} == set(seeded["numbers"])
+
+
 async def test_assumptions_change_while_it_runs(managed):
     status, switches = await _ask(
         managed, "PATCH", "assumptions", {"max_subaccounts": 1, "empty_name": "allowed"}
@@ -144,6 +157,8 @@ async def test_reset_restores_the_initial_state(managed):
         ("POST", "recharge", {"amount": "24"}, "25 USD is the least"),
         ("POST", "recharge", {"amount": "x"}, "not an amount"),
         ("POST", "senders", {"auth_id": "SA", "sender": "A"}, "no account SA"),
+        ("POST", "resources", {"auth_id": "SA", "numbers": 1}, "no subaccount SA"),
+        ("POST", "resources", {"numbers": 10_001}, "numbers"),
         ("PATCH", "assumptions", {"nonsense": 1}, "nonsense"),
         ("PATCH", "assumptions", {"disabled_status": 500}, "disabled_status"),
         ("GET", "requests?last=x", None, "invalid literal"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from worker.sandbox import requests
 from worker.sandbox.billing import has_credit
+from worker.sandbox.departures import count_shown, depart, shown_newest_first, shown_subaccount
 from worker.sandbox.prices import usd
 from worker.sandbox.records import Profile, Subaccount
 from worker.sandbox.requests import CHANGED, DELETED, Call, Refusal, Response, existing, listing
@@ -61,8 +62,8 @@ def create_subaccount(state: State, call: Call) -> Response:
 
 
 def get_subaccount(state: State, call: Call) -> Response:
-    """Return one subaccount."""
-    return Response(200, render_subaccount(state, existing(state.subaccounts.get(call.identifier))))
+    """Return one subaccount, also if it was deleted so recently that reads still show it."""
+    return Response(200, render_subaccount(state, existing(shown_subaccount(state, call.identifier))))
 
 
 def list_subaccounts(state: State, call: Call) -> Response:
@@ -72,10 +73,10 @@ def list_subaccounts(state: State, call: Call) -> Response:
     skipped = hidden + call.view.shift
 
     def read(offset: int, limit: int) -> list[Subaccount]:
-        return state.subaccounts.newest_first(max(offset + skipped, 0), limit)
+        return shown_newest_first(state, max(offset + skipped, 0), limit)
 
     page = requests.page(call.query, state.assumptions)
-    total = max(len(state.subaccounts) - skipped, 0)
+    total = max(count_shown(state) - skipped, 0)
     objects = [render_subaccount(state, each) for each in read(page.offset, page.limit)]
     return listing(f"{account_uri(state.account.auth_id)}Subaccount/", page, total, objects)
 
@@ -114,13 +115,7 @@ def delete_subaccount(state: State, call: Call) -> Response:
         if state.assumptions.repeated_delete == "204":
             return DELETED
         raise Refusal(404, "not found")
-    for collection in (state.applications, state.endpoints, state.numbers):
-        for record in collection.of_group(subaccount.auth_id):
-            if cascade:
-                state.remove(record)
-            else:
-                state.put(replace(record, sub_account=None))
-    state.remove(subaccount)
+    depart(state, subaccount, cascade=cascade)
     return DELETED
 
 
@@ -175,7 +170,7 @@ def _check_room(state: State) -> None:
 def _count_younger_than(state: State, seconds: float) -> int:
     threshold = state.clock.seconds() - seconds
     count = 0
-    while (newest := state.subaccounts.newest_first(count, 1)) and newest[0].created_at > threshold:
+    while (newest := shown_newest_first(state, count, 1)) and newest[0].created_at > threshold:
         count += 1
     return count
 

@@ -44,6 +44,28 @@ class Assumptions(BaseModel):
     cascade_in: Literal["either", "query", "body"] = Field(
         "either", description="where DELETE reads `cascade`: the reference says query, the SDKs send a body"
     )
+    subaccount_filter: Literal["applied", "ignored", "page"] = Field(
+        "applied",
+        description="`subaccount` in lists of resources; page: applied to each page of the whole list",
+    )
+    unknown_filter: Literal["empty", "400", "error"] = Field(
+        "empty", description="a list of the resources of an unknown subaccount; error: 200 without a list"
+    )
+    sub_account_form: Literal["id", "uri"] = Field(
+        "id", description="`sub_account` of a resource: the Auth ID, or the URI of the subaccount"
+    )
+    subaccount_endpoints: Literal["listed", "hidden"] = Field(
+        "listed", description="endpoints of subaccounts in lists that the main account reads"
+    )
+    resources_lag_seconds: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="how long after DELETE the resources stay as they were, before they move or are deleted",
+    )
+    deleted_lag_seconds: float = Field(
+        0, ge=0, allow_inf_nan=False, description="how long a deleted subaccount is still read and listed"
+    )
     duplicate_names: Literal["allowed", "refused"] = Field(
         "allowed", description="two live subaccounts with the same name"
     )

@@ -12,7 +12,9 @@ from worker.sandbox.billing import Invoice
 from worker.sandbox.faults import Faults, Rule
 from worker.sandbox.journal import Entry, Journal
 from worker.sandbox.limiter import Limiter
+from worker.sandbox.numbers import rent_free_numbers
 from worker.sandbox.records import Account, AutoRecharge, Subaccount
+from worker.sandbox.resources import add_application, add_endpoint
 from worker.sandbox.service import Service
 
 
@@ -23,6 +25,15 @@ class InitialState:
     account: Account
     rules: Sequence[Rule]
     assumptions: Assumptions
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedResources:
+    """The ids of the resources of one account."""
+
+    numbers: tuple[str, ...]
+    applications: tuple[str, ...]
+    endpoints: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +137,38 @@ class Sandbox:
         usage.allow_sender(self.service.state, auth_id, sender)
         self.service.save()
 
+    def seed_resources(
+        self, auth_id: str | None, *, numbers: int = 0, applications: int = 0, endpoints: int = 0
+    ) -> OwnedResources:
+        """Give an account (None is the main account) so many new resources, without a charge.
+
+        Raises ValueError for an unknown subaccount, or if too few numbers are free.
+        """
+        state = self.service.state
+        if auth_id is not None and auth_id not in state.subaccounts:
+            raise ValueError(f"there is no subaccount {auth_id}")
+        rented = rent_free_numbers(state, auth_id, numbers)
+        apps = [add_application(state, "seeded", auth_id, {}) for _ in range(applications)]
+        phones = [add_endpoint(state, "seeded", "Seeded", auth_id, None) for _ in range(endpoints)]
+        self.service.save()
+        return OwnedResources(
+            numbers=tuple(each.number for each in rented),
+            applications=tuple(each.app_id for each in apps),
+            endpoints=tuple(each.endpoint_id for each in phones),
+        )
+
+    def resources(self, auth_id: str | None) -> OwnedResources:
+        """Return the resources of an account (None is the main account), oldest first."""
+        state = self.service.state
+        return OwnedResources(
+            numbers=tuple(each.number for each in state.numbers if each.sub_account == auth_id),
+            applications=tuple(each.app_id for each in state.applications if each.sub_account == auth_id),
+            endpoints=tuple(each.endpoint_id for each in state.endpoints if each.sub_account == auth_id),
+        )
+
     def invoices(self) -> list[Invoice]:
         """Return an invoice for each month with charges, oldest first; the last may still be open."""
-        self.service.charge_rent()
+        self.service.pass_time()
         return billing.invoices(self.service.state)
 
     def reset(self) -> None:

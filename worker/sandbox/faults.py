@@ -123,21 +123,23 @@ def fault(
     )
 
 
+_RESOURCE_LISTS = ("list_numbers", "list_applications", "list_endpoints")
 _WRITES = ("create_subaccount", "update_subaccount", "delete_subaccount")
 
 
 def _profile(scale: float) -> tuple[Rule, ...]:
     everywhere = ("reset", "error", "html", "too-many-requests", "too-many-requests-retry-after", "half-json")
     writes = ("lost-answer", "late-commit", "late-commit-503", "error-after-commit", "html-after-commit")
-    lists = ("list-lag", "list-shift-deleted", "list-shift-created")
+    shifts = ("list-shift-deleted", "list-shift-created")
     return (
         *(Rule(ANY_OPERATION, FAULTS[name], probability=scale) for name in everywhere),
         *(Rule(write, FAULTS[name], probability=scale) for name in writes for write in _WRITES),
-        *(Rule("list_subaccounts", FAULTS[name], probability=scale) for name in lists),
+        *(Rule("list_subaccounts", FAULTS[name], probability=scale) for name in ("list-lag", *shifts)),
         Rule("delete_subaccount", FAULTS["body-after-204"], probability=scale),
         Rule(ANY_OPERATION, fault("slow", delay_seconds=0.2), probability=scale),
         Rule(ANY_OPERATION, fault("drip", delay_seconds=0.2), probability=scale),
         Rule(ANY_OPERATION, FAULTS["cut-off"], probability=scale / 2),
+        *(Rule(each, FAULTS[name], probability=scale) for name in shifts for each in _RESOURCE_LISTS),
     )
 
 

@@ -73,6 +73,15 @@ class AutoRechargeBody(_Body):
     amount: str
 
 
+class ResourcesBody(_Body):
+    """The body of POST /resources. Without `auth_id` they are the main account's."""
+
+    auth_id: str | None = None
+    numbers: int = Field(0, ge=0, le=10_000)
+    applications: int = Field(0, ge=0, le=10_000)
+    endpoints: int = Field(0, ge=0, le=10_000)
+
+
 class SenderBody(_Body):
     """The body of POST /senders."""
 
@@ -99,6 +108,7 @@ def management_app(sandbox: Sandbox) -> web.Application:
             web.put("/auto-recharge", handlers.set_auto_recharge),
             web.delete("/auto-recharge", handlers.stop_auto_recharge),
             web.post("/senders", handlers.allow_sender),
+            web.post("/resources", handlers.seed_resources),
             web.patch("/assumptions", handlers.assume),
             web.post("/reset", handlers.reset),
         ]
@@ -115,7 +125,7 @@ class _Handlers:
     async def state(self, _request: web.Request) -> web.Response:
         """Return the whole state except tokens; the imitated API gives those to authenticated callers."""
         sandbox, state = self._sandbox, self._sandbox.service.state
-        sandbox.service.charge_rent()
+        sandbox.service.pass_time()
         live = [asdict(each) for each in sandbox.subaccounts()]
         for each in live:
             del each["auth_token"]
@@ -186,6 +196,10 @@ class _Handlers:
         body = await _read(request, SenderBody)
         self._sandbox.allow_sender(body.auth_id, body.sender)
         return _json(body.model_dump())
+
+    async def seed_resources(self, request: web.Request) -> web.Response:
+        body = await _read(request, ResourcesBody)
+        return _json(asdict(self._sandbox.seed_resources(**body.model_dump())))
 
     async def assume(self, request: web.Request) -> web.Response:
         self._sandbox.assume(**await _read_object(request))

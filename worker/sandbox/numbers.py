@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from worker.sandbox import billing, prices, requests
-from worker.sandbox.ownership import find, named_subaccount, owned_listing
+from worker.sandbox.ownership import find, named_subaccount, owned_listing, owner_as_shown
 from worker.sandbox.records import Number
 from worker.sandbox.requests import CHANGED, DELETED, Call, Refusal, Response, listing
 from worker.sandbox.resources import application_uri, linked_application
@@ -106,6 +106,19 @@ def unrent_number(state: State, call: Call) -> Response:
     return DELETED
 
 
+def rent_free_numbers(state: State, owner: str | None, count: int) -> list[Number]:
+    """Rent the next free numbers for an account, without a charge; raises ValueError if too few are left."""
+    free = [(number, each) for each in RANGES for number in _free(state, each, count)][:count]
+    if len(free) < count:
+        raise ValueError(f"only {len(free)} numbers are free")
+    rented = [
+        Number(number, each.number_type, owner, None, None, added_on=today(state)) for number, each in free
+    ]
+    for number in rented:
+        state.put(number)
+    return rented
+
+
 def _range(number: str) -> Range | None:
     for each in RANGES:
         rest = number.removeprefix(each.prefix)
@@ -168,6 +181,6 @@ def _render_number(state: State, number: Number) -> dict[str, Any]:
         "number_type": number.number_type,
         "renewal_date": billing.next_first(state),
         "resource_uri": f"{account_uri(state.account.auth_id)}Number/{number.number}/",
-        "sub_account": number.sub_account,
+        "sub_account": owner_as_shown(state, number.sub_account),
         "sub_account_name": owner.name if owner else None,
     }

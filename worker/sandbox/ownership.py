@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeVar
 
 from worker.sandbox import requests
 from worker.sandbox.collection import Collection
+from worker.sandbox.departures import shown_subaccount
 from worker.sandbox.requests import Call, Refusal, Response, listing
 from worker.sandbox.state import State, account_uri
 
@@ -57,14 +58,35 @@ def owned_listing(
     collection: Collection[T],
     render: Callable[[State, T], Mapping[str, Any]],
 ) -> Response:
-    """Return a page of the resources that the caller may see, or of the subaccount named in the query."""
-    wanted = call.query.get("subaccount") or None
-    owner = call.sub_account or wanted
-    page = requests.page(call.query, state.assumptions)
-    if owner is None:
-        total, found = len(collection), collection.newest_first(page.offset, page.limit)
+    """Return a page of the resources that the caller may see, or of the subaccount named in the query.
+
+    The filter works as assumed, and a fault may shift the list.
+    """
+    assumptions, wanted = state.assumptions, call.query.get("subaccount") or None
+    page = requests.page(call.query, assumptions)
+    if wanted is not None and not collection.count(wanted) and shown_subaccount(state, wanted) is None:
+        if assumptions.unknown_filter == "400":
+            raise Refusal(400, "subaccount parameter is invalid: there is no such subaccount")
+        if assumptions.unknown_filter == "error":
+            return Response(200, {"error": "there is no such subaccount"})
+    owner = call.sub_account or (wanted if assumptions.subaccount_filter == "applied" else None)
+    hides = resource == "Endpoint" and assumptions.subaccount_endpoints == "hidden" and not call.sub_account
+    offset = max(page.offset + call.view.shift, 0)
+    if hides and owner is not None:
+        total, found = 0, []
+    elif hides or owner is not None:
+        total, found = collection.count(owner), collection.group_newest_first(owner, offset, page.limit)
     else:
-        total = collection.count(owner)
-        found = collection.group_newest_first(owner, page.offset, page.limit)
+        total, found = len(collection), collection.newest_first(offset, page.limit)
+    if wanted is not None and assumptions.subaccount_filter == "page":
+        found = [each for each in found if each.sub_account == wanted]
     path = f"{account_uri(call.sub_account or state.account.auth_id)}{resource}/"
-    return listing(path, page, total, [render(state, each) for each in found], subaccount=wanted)
+    objects = [render(state, each) for each in found]
+    return listing(path, page, max(total - call.view.shift, 0), objects, subaccount=wanted)
+
+
+def owner_as_shown(state: State, owner: str | None) -> str | None:
+    """Return `sub_account` in the assumed form."""
+    if owner is None or state.assumptions.sub_account_form == "id":
+        return owner
+    return f"{account_uri(state.account.auth_id)}Subaccount/{owner}/"

@@ -54,6 +54,21 @@ class Subaccount:
 
 
 @dataclass(frozen=True, slots=True)
+class Departure:
+    """A deleted subaccount, until nothing is left of it. `place` is its place in the order of creation.
+
+    It is read until `read_until`, and its resources are moved, or deleted with `cascade`, at `resources_at`
+    (None once that is done); both are seconds since the epoch in simulated time.
+    """
+
+    subaccount: Subaccount
+    place: int
+    cascade: bool
+    read_until: float
+    resources_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Application:
     """An application, as far as removing a subaccount needs it."""
 
@@ -125,4 +140,4 @@ class Replay:
     body: str
 
 
-KINDS = (Account, Subaccount, Application, Endpoint, Number, Message, Charge, Replay)
+KINDS = (Account, Subaccount, Departure, Application, Endpoint, Number, Message, Charge, Replay)

@@ -1,11 +1,18 @@
 """The operations on applications and endpoints, as far as removing a subaccount needs them."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from worker.sandbox import requests
-from worker.sandbox.ownership import find, named_subaccount, owned_listing, owner_of_new
+from worker.sandbox.ownership import (
+    find,
+    named_subaccount,
+    owned_listing,
+    owner_as_shown,
+    owner_of_new,
+)
 from worker.sandbox.records import Application, Endpoint
 from worker.sandbox.requests import CHANGED, DELETED, Call, Refusal, Response
 from worker.sandbox.state import State, account_uri
@@ -37,11 +44,7 @@ def create_application(state: State, call: Call) -> Response:
     if not _APP_NAME.fullmatch(name):
         raise Refusal(400, "app_name parameter is invalid: letters, digits, - and _ are allowed")
     requests.required_text(call.body, "answer_url")
-    settings = {**_TEXTS, **_BOOLEANS, **_settings(state, call)}
-    application = Application(
-        state.identifiers.serial(), name, owner_of_new(state, call), tuple(settings.items())
-    )
-    state.put(application)
+    application = add_application(state, name, owner_of_new(state, call), _settings(state, call))
     return Response(201, {"app_id": application.app_id, "message": "created"})
 
 
@@ -89,15 +92,7 @@ def create_endpoint(state: State, call: Call) -> Response:
         raise Refusal(400, "username parameter is invalid: a letter, then up to 24 letters or digits")
     _check_password(requests.required_text(call.body, "password"))
     alias = requests.required_text(call.body, "alias")
-    serial = state.identifiers.serial()
-    endpoint = Endpoint(
-        endpoint_id=serial[:14],
-        username=f"{username}{serial[-12:]}",
-        alias=alias,
-        sub_account=call.sub_account,
-        app_id=linked_application(state, call),
-    )
-    state.put(endpoint)
+    endpoint = add_endpoint(state, username, alias, call.sub_account, linked_application(state, call))
     body = {"username": endpoint.username, "alias": alias, "endpoint_id": endpoint.endpoint_id}
     return Response(201, {**body, "message": "created"})
 
@@ -136,6 +131,30 @@ def delete_endpoint(state: State, call: Call) -> Response:
     return DELETED
 
 
+def add_application(
+    state: State, name: str, owner: str | None, settings: Mapping[str, str | bool]
+) -> Application:
+    """Add an application of an account, with these settings and the defaults of the others."""
+    complete = {**_TEXTS, **_BOOLEANS, **settings}
+    application = Application(state.identifiers.serial(), name, owner, tuple(complete.items()))
+    state.put(application)
+    return application
+
+
+def add_endpoint(state: State, username: str, alias: str, owner: str | None, app_id: str | None) -> Endpoint:
+    """Add an endpoint of an account; twelve digits are appended to its user name."""
+    serial = state.identifiers.serial()
+    endpoint = Endpoint(
+        endpoint_id=serial[:14],
+        username=f"{username}{serial[-12:]}",
+        alias=alias,
+        sub_account=owner,
+        app_id=app_id,
+    )
+    state.put(endpoint)
+    return endpoint
+
+
 def linked_application(state: State, call: Call) -> str | None:
     """Return the id of the application in `app_id`, if given; raises Refusal if it does not exist."""
     app_id = requests.text(call.body, "app_id")
@@ -170,7 +189,7 @@ def _render_application(state: State, application: Application) -> dict[str, Any
         "enabled": True,
         "resource_uri": application_uri(state, application.app_id),
         "sip_uri": f"sip:{application.app_id}@app.plivo.com",
-        "sub_account": application.sub_account,
+        "sub_account": owner_as_shown(state, application.sub_account),
     }
 
 
@@ -182,6 +201,6 @@ def _render_endpoint(state: State, endpoint: Endpoint) -> dict[str, Any]:
         "resource_uri": f"{account_uri(state.account.auth_id)}Endpoint/{endpoint.endpoint_id}/",
         "sip_registered": "false",
         "sip_uri": f"sip:{endpoint.username}@phone.plivo.com",
-        "sub_account": endpoint.sub_account,
+        "sub_account": owner_as_shown(state, endpoint.sub_account),
         "username": endpoint.username,
     }

@@ -42,7 +42,8 @@ USD = _text(pattern=r"^-?\d+\.\d{5}$")
 DATE = _text(format="date")
 API_ID = _text(format="uuid")
 SUB_ID = _text(pattern="^SA[A-Z0-9]{18}$")
-OWNER: Schema = {"anyOf": [SUB_ID, {"type": "null"}]}
+SUB_URI = _text(pattern="^/v1/Account/MA[A-Z0-9]{18}/Subaccount/SA[A-Z0-9]{18}/$")
+OWNER: Schema = {"anyOf": [SUB_ID, SUB_URI, {"type": "null"}]}
 AUTH_TOKEN = _text(minLength=40, maxLength=40)
 NAME = _text(minLength=1, pattern=r"\S")
 PHONE = _text(pattern=r"^\+?[0-9]{3,15}$")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from worker.sandbox.billing import charge_rent
+from worker.sandbox.departures import settle
 from worker.sandbox.operations import Operation
 from worker.sandbox.records import Account, Replay
 from worker.sandbox.requests import Call, Refusal, Response
@@ -33,7 +34,7 @@ class Service:
 
     def perform(self, invocation: Invocation) -> Response:
         """Carry the operation out without interruption and save the state before returning."""
-        charge_rent(self.state)
+        self._pass_time()
         try:
             response = self._perform_once(invocation)
         except Refusal as refusal:
@@ -41,10 +42,14 @@ class Service:
         self.save()
         return response
 
-    def charge_rent(self) -> None:
-        """Charge rent for the months that have passed."""
-        charge_rent(self.state)
+    def pass_time(self) -> None:
+        """Do what time has made due: charge rent, and complete earlier deletions."""
+        self._pass_time()
         self.save()
+
+    def _pass_time(self) -> None:
+        charge_rent(self.state)
+        settle(self.state)
 
     def reset(self, account: Account) -> None:
         """Restore a state with only this account."""
@@ -56,7 +61,7 @@ class Service:
         """Move simulated time forward; raises ValueError for a step back."""
         self.state.clock.advance(by)
         self._store.save_ahead(self.state.clock.ahead)
-        self.charge_rent()
+        self.pass_time()
 
     def save(self) -> None:
         """Save all changes since the last save."""

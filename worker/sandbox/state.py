@@ -12,6 +12,7 @@ from worker.sandbox.records import (
     Account,
     Application,
     Charge,
+    Departure,
     Endpoint,
     Message,
     Number,
@@ -39,6 +40,7 @@ class State:
         self.identifiers = identifiers
         self.accounts = Collection[Account](lambda r: r.auth_id)
         self.subaccounts = Collection[Subaccount](lambda r: r.auth_id)
+        self.departures = Collection[Departure](lambda r: r.subaccount.auth_id)
         self.applications = Collection[Application](lambda r: r.app_id, lambda r: r.sub_account)
         self.endpoints = Collection[Endpoint](lambda r: r.endpoint_id, lambda r: r.sub_account)
         self.numbers = Collection[Number](lambda r: r.number, lambda r: r.sub_account)
@@ -48,6 +50,7 @@ class State:
         self._collections: dict[type, Collection[Any]] = {
             Account: self.accounts,
             Subaccount: self.subaccounts,
+            Departure: self.departures,
             Application: self.applications,
             Endpoint: self.endpoints,
             Number: self.numbers,
