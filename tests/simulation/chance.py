@@ -24,7 +24,8 @@ LATEST_SECONDS = WINDOW_SECONDS - CLAIM_SECONDS
 class Profile:
     """The probability of each fault at each opportunity, in the runs that include the fault.
 
-    `latest_create_seconds`: the latest time after sending at which a create may be carried out.
+    `latest_create_seconds`: the latest time after sending at which a create may be carried out;
+    `latest_delete_seconds`: the same for a deletion.
     `longest_outage_seconds`: the longest time for which the provider refuses every call.
     `always`: the faults included in every run.
     """
@@ -32,6 +33,7 @@ class Profile:
     name: str
     rates: Mapping[str, float]
     latest_create_seconds: float = LATEST_SECONDS
+    latest_delete_seconds: float = LATEST_SECONDS
     longest_outage_seconds: float = 20.0
     always: frozenset[str] = frozenset()
 

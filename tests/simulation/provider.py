@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -72,6 +72,14 @@ class Resource:
     sub_account: str | None
 
 
+class Ghost(NamedTuple):
+    """A deleted subaccount that is read, and listed at its old place, until a virtual time."""
+
+    subaccount: Subaccount
+    place: int
+    until: float
+
+
 class CallPlan(NamedTuple):
     """When one call is carried out, if at all, when its response arrives, and its fault. In seconds."""
 
@@ -90,6 +98,7 @@ class ProviderServer:
     now: Callable[[], datetime]
     subaccounts: list[Subaccount] = field(default_factory=list)  # newest first
     resources: list[Resource] = field(default_factory=list)
+    ghosts: list[Ghost] = field(default_factory=list)
     under_way: int = 0
     refuses: Refusal | None = None
     page_size: int = PAGE
@@ -97,6 +106,8 @@ class ProviderServer:
 
     def __post_init__(self) -> None:
         self._made = 0
+        self._given = 0
+        self._filters: bool | None = None
         for age in range(self.chance.number(0, 14)):
             self.subaccounts.append(self._new(self._strange_name(), self.now() - timedelta(days=age // 3)))
 
@@ -138,30 +149,92 @@ class ProviderServer:
     def delete(self, auth_id: str, *, cascade: bool = False) -> None:
         """Deletes it, and with `cascade` its resources too; else they move. The history notes their fate."""
         found = self._found("delete", auth_id)
+        lag = self.chance.seconds(0, LONGEST_LAG_SECONDS) if self.chance.strikes("deleted but read") else 0.0
+        if lag:
+            shown = replace(found)
+            self.ghosts.append(Ghost(shown, self.subaccounts.index(found), self.loop.time() + lag))
         self.subaccounts.remove(found)
         found.enabled = False
-        its_own = [one for one in self.resources if one.sub_account == auth_id]
-        for one in its_own:
+        owned = self.owned_by(auth_id)
+        for one in owned:
             one.sub_account = None
         if cascade:
-            self.resources = [one for one in self.resources if one not in its_own]
+            self.resources = [one for one in self.resources if one not in owned]
         fate = "destroyed" if cascade else "moved"
-        self._changed("gone", found, cascade=cascade, **{fate: [f"{one.kind} {one.id}" for one in its_own]})
+        self._changed("gone", found, cascade=cascade, **{fate: [f"{one.kind} {one.id}" for one in owned]})
 
     def get(self, auth_id: str) -> ProvidedSubaccount:
-        return _shown(self._found("get", auth_id))
+        ghosts = [ghost.subaccount for ghost in self._haunting() if ghost.subaccount.auth_id == auth_id]
+        return _shown(ghosts[0] if ghosts else self._found("get", auth_id))
 
     def page(self, offset: int) -> Sequence[ProvidedSubaccount]:
         listed = [one for one in self.subaccounts if one.listed_from <= self.loop.time()]
+        for ghost in self._haunting():
+            listed.insert(ghost.place, ghost.subaccount)
         if self.chance.strikes("list shifts while read"):
             self.loop.call_soon(self.shift)
-        page = listed[offset : offset + self.page_size]
-        return [_shown(one) for one in page]
+        return [_shown(one) for one in listed[offset : offset + self.page_size]]
 
-    def count(self, kind: ResourceKind, offset: int) -> Sequence[ProvidedResource]:
-        """A page of all resources of a kind: the filter is ignored."""
-        listed = [ProvidedResource(one.id, one.sub_account) for one in self.resources if one.kind is kind]
+    def count(self, kind: ResourceKind, auth_id: str, offset: int) -> Sequence[ProvidedResource]:
+        """A page of the resources of a kind: of this subaccount, or of all if the filter is ignored."""
+        listed = [
+            ProvidedResource(one.id, one.sub_account)
+            for one in self.resources
+            if one.kind is kind and (not self._filters or one.sub_account == auth_id)
+        ]
+        if self.chance.strikes("list shifts while read"):
+            self.loop.call_soon(self.shift_resources)
         return listed[offset : offset + self.page_size]
+
+    def owned_by(self, auth_id: str | None) -> list[Resource]:
+        """The resources of a subaccount, or of the main account (None)."""
+        return [one for one in self.resources if one.sub_account == auth_id]
+
+    def give(self, auth_id: str | None, kind: ResourceKind) -> Resource:
+        """Makes a resource of an account, as its users do; the first one decides whether filters work."""
+        if self._filters is None:
+            self._filters = self.chance.coin()
+        self._given += 1
+        given = Resource(kind, f"{self._given:06d}", None)
+        self.resources.insert(0, given)
+        self.move(given, auth_id)
+        return given
+
+    def move(self, resource: Resource, auth_id: str | None) -> None:
+        """Moves a resource to another account, as its users do."""
+        before, resource.sub_account = resource.sub_account, auth_id
+        self.history.note(
+            "resource moved",
+            self.department_of(auth_id),
+            resource=f"{resource.kind} {resource.id}",
+            auth_id=auth_id,
+            before=before,
+        )
+
+    def drop(self, resource: Resource) -> None:
+        """Removes a resource, as its users do."""
+        self.resources.remove(resource)
+        self.history.note(
+            "resource dropped",
+            self.department_of(resource.sub_account),
+            resource=f"{resource.kind} {resource.id}",
+            auth_id=resource.sub_account,
+        )
+
+    def shift_resources(self) -> None:
+        """Changes the lists of resources as users of the main account do."""
+        mains = self.owned_by(None)
+        if mains and self.chance.coin():
+            self.drop(self.chance.one_of(mains))
+        else:
+            self.give(None, self.chance.one_of(tuple(ResourceKind)))
+
+    def department_of(self, auth_id: str | None) -> str | None:
+        """The department of a subaccount that exists; None for those of other users."""
+        return next((one.department for one in self.subaccounts if one.auth_id == auth_id), None)
+
+    def _haunting(self) -> list[Ghost]:
+        return [ghost for ghost in self.ghosts if ghost.until > self.loop.time()]
 
     def shift(self) -> None:
         """Changes the list as other users of the account do: they create and delete subaccounts."""
@@ -243,7 +316,7 @@ class SimulatedProvider:
         await self._send(
             "update",
             lambda: self._server.update(auth_id, name, enabled),
-            self._department(auth_id),
+            self._server.department_of(auth_id),
             auth_id=auth_id,
             name=name,
             enabled=enabled,
@@ -255,7 +328,7 @@ class SimulatedProvider:
         await self._send(
             "delete",
             lambda: self._server.delete(auth_id, cascade=cascade),
-            self._department(auth_id),
+            self._server.department_of(auth_id),
             auth_id=auth_id,
             cascade=cascade,
         )
@@ -264,7 +337,7 @@ class SimulatedProvider:
     async def get(self, auth_id: str) -> ProvidedSubaccount:
         self._server.keys.append(("get", None))
         shown: ProvidedSubaccount = await self._send(
-            "get", lambda: self._server.get(auth_id), self._department(auth_id), auth_id=auth_id
+            "get", lambda: self._server.get(auth_id), self._server.department_of(auth_id), auth_id=auth_id
         )
         return shown
 
@@ -279,8 +352,8 @@ class SimulatedProvider:
         self._server.keys.append(("count", None))
         page: Sequence[ProvidedResource] = await self._send(
             "count",
-            lambda: self._server.count(kind, offset),
-            self._department(auth_id),
+            lambda: self._server.count(kind, auth_id, offset),
+            self._server.department_of(auth_id),
             auth_id=auth_id,
             kind=kind,
             offset=offset,
@@ -309,12 +382,6 @@ class SimulatedProvider:
             note(f"< {operation}", department, failed=answer.fault.detail, certain=certain, **told)
             raise answer
         return answer
-
-    def _department(self, auth_id: str) -> str | None:
-        for one in self._server.subaccounts:
-            if one.auth_id == auth_id:
-                return one.department
-        return None
 
 
 def plan_call(operation: Operation, chance: Chance, refusal: Refusal | None) -> CallPlan:
@@ -357,12 +424,22 @@ def _plan_unknown_outcome(operation: Operation, chance: Chance) -> CallPlan | No
             _no_response(operation),
         )
     if chance.strikes("carried out late"):
-        latest = chance.profile.latest_create_seconds if operation == "create" else LATEST_SECONDS
+        latest = _latest_seconds(operation, chance)
         late = chance.seconds(0.0, latest * 0.999)
         fault = chance.one_of((_no_response(operation), _fault(operation, 503)))
         no_answer = fault.kind is FaultKind.NO_ANSWER
         return CallPlan(TIMEOUT_SECONDS if no_answer else quick, late, fault)
     return None
+
+
+def _latest_seconds(operation: Operation, chance: Chance) -> float:
+    match operation:
+        case "create":
+            return chance.profile.latest_create_seconds
+        case "delete":
+            return chance.profile.latest_delete_seconds
+        case _:
+            return LATEST_SECONDS
 
 
 def _no_response(operation: Operation) -> CallFault:
