@@ -2,6 +2,8 @@
 
 import pytest
 
+from worker.sandbox import Assumptions
+
 APPLICATION = {"app_name": "greeter-1", "answer_url": "http://127.0.0.1/answer"}
 ENDPOINT = {"username": "desk", "password": "secret", "alias": "Desk"}
 NUMBER = "14155550000"
@@ -66,6 +68,18 @@ async def test_a_cascade_that_cannot_be_read_deletes_nothing(world):
 
     assert refused.status == 400
     assert world.find(sales.auth_id) is not None
+
+
+async def test_cascade_in_the_query_is_a_text_whatever_json_must_be(start):
+    async with start(assumptions=Assumptions(string_booleans="refused")) as world:
+        sales = await _with_resources(world)
+        path = f"Subaccount/{sales.auth_id}/"
+
+        refused = await world.api.delete(path, json={"cascade": "true"})
+        gone = await world.api.delete(path, params={"cascade": "true"}, json={"cascade": True})
+
+        assert [refused.status, gone.status] == [400, 204]
+        assert await _owners(world) == {"Application": [None], "Endpoint": [None], "Number": [None]}
 
 
 async def test_rent_stops_with_the_number(world):

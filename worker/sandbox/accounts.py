@@ -179,5 +179,7 @@ def _cascade(state: State, call: Call) -> bool:
     """Read `cascade` from the places that are assumed; true in one place is true."""
     places = {"query": [call.query], "body": [call.body]}
     read = places.get(state.assumptions.cascade_in, [call.query, call.body])
-    given = [requests.boolean(place, "cascade", state.assumptions) for place in read]
+    given = [
+        requests.boolean(place, "cascade", state.assumptions, is_query=place is call.query) for place in read
+    ]
     return True in given

@@ -101,12 +101,17 @@ def required_text(body: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def boolean(body: Mapping[str, Any], name: str, assumptions: Assumptions) -> bool | None:
-    """Return an optional boolean parameter, read as the assumptions say; raises Refusal."""
+def boolean(
+    body: Mapping[str, Any], name: str, assumptions: Assumptions, *, is_query: bool = False
+) -> bool | None:
+    """Return an optional boolean parameter, read as the assumptions say; raises Refusal.
+
+    A query has only texts.
+    """
     value = body.get(name)
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, str) and assumptions.string_booleans == "accepted":
+    if isinstance(value, str) and (is_query or assumptions.string_booleans == "accepted"):
         known = {"true": True, "false": False}.get(value.lower())
         if known is not None:
             return known

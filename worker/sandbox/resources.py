@@ -70,7 +70,9 @@ def update_application(state: State, call: Call) -> Response:
 def delete_application(state: State, call: Call) -> Response:
     """Delete an application and its endpoints; with `cascade` false, keep the endpoints."""
     application = find(state.applications, call)
-    cascade = requests.boolean({**call.query, **call.body}, "cascade", state.assumptions)
+    cascade = requests.boolean(call.body, "cascade", state.assumptions)
+    if cascade is None:
+        cascade = requests.boolean(call.query, "cascade", state.assumptions, is_query=True)
     successor = requests.text(call.body, "new_endpoint_application")
     if successor is not None:
         find(state.applications, call, successor)
