@@ -1,4 +1,8 @@
-"""The conformance suite of every provider: memory, simulated, and Plivo's API as served by the sandbox."""
+"""The conformance suite of every provider.
+
+They are: memory, also behind the circuit breaker; simulated; and Plivo's API as served by the sandbox, under
+its usual assumptions and under others.
+"""
 
 import asyncio
 import re
@@ -6,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from pydantic import SecretStr
@@ -20,13 +24,17 @@ from worker.adapters.memory.provider import MemoryProvider, StoredResource
 from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.adapters.system import SystemClock
 from worker.core.inventory import NOTHING, Counts, ResourceKind, owned_by
-from worker.core.judge import FaultKind, told
+from worker.core.judge import FaultKind, Transient, Unavailable, classify, told
+from worker.flow.gate import Gate
+from worker.flow.waiting import WaitingRoom
 from worker.ports import CallFailed, NewSubaccount, ProvidedSubaccount, Provider, RateLimit
+from worker.provider.circuit import Circuit
 from worker.provider.inventories import Inventories
-from worker.provider.pages import PageReader
-from worker.sandbox import Sandbox, running_sandbox
+from worker.provider.pages import MAX_PAGE_TRIES, PageReader
+from worker.sandbox import Assumptions, Rule, Sandbox, fault, running_sandbox
 from worker.sandbox.records import Application, Endpoint, Number
 from worker.settings.rotation import Rotating
+from worker.telemetry.events import Telemetry
 
 UNKNOWN = "SAZZZZZZZZZZZZZZZZZZ"
 OPERATIONS = {
@@ -57,22 +65,23 @@ class Bench(Protocol):
 
 @dataclass(frozen=True)
 class MemoryBench:
-    provider: MemoryProvider
+    provider: Provider
+    memory: MemoryProvider
 
     def keys(self) -> list[tuple[str, str | None]]:
-        return [(operation, key) for operation, _, key in self.provider.calls]
+        return [(operation, key) for operation, _, key in self.memory.calls]
 
     def shown(self) -> Sequence[ProvidedSubaccount]:
         return [
             ProvidedSubaccount(held.auth_id, held.name, held.enabled, held.created, held.auth_token)
-            for held in self.provider.subaccounts
+            for held in self.memory.subaccounts
         ]
 
     def seed(self, kind: ResourceKind, id_: str, owner: str | None) -> None:
-        self.provider.owned.append(StoredResource(kind, id_, owner))
+        self.memory.owned.append(StoredResource(kind, id_, owner))
 
     def owners(self, kind: ResourceKind) -> Mapping[str, str | None]:
-        return {one.id: one.sub_account for one in self.provider.owned if one.kind is kind}
+        return {one.id: one.sub_account for one in self.memory.owned if one.kind is kind}
 
 
 @dataclass(frozen=True)
@@ -122,8 +131,8 @@ class PlivoBench:
 
 
 @asynccontextmanager
-async def plivo_bench() -> AsyncIterator[PlivoBench]:
-    async with running_sandbox(rate_limit="off") as sandbox:
+async def plivo_bench(**assumptions: Any) -> AsyncIterator[PlivoBench]:
+    async with running_sandbox(rate_limit="off", assumptions=Assumptions(**assumptions)) as sandbox:
         account = PlivoAccount(
             url=sandbox.url,
             auth_id=sandbox.auth_id,
@@ -165,15 +174,36 @@ def simulated_bench() -> SimulatedBench:
     return SimulatedBench(SimulatedProvider(server, Process(loop)), server)
 
 
-@pytest.fixture(params=["memory", "simulated", "plivo"])
+@asynccontextmanager
+async def circuit_bench() -> AsyncIterator[Bench]:
+    clock, telemetry, memory = SystemClock(), Telemetry(), MemoryProvider()
+    waiting = WaitingRoom(clock, 10)
+    circuit = Circuit(memory, Gate(clock, telemetry, waiting), waiting, clock, telemetry)
+    yield MemoryBench(circuit, memory)
+    await circuit.close()
+
+
+OTHER_ASSUMPTIONS = {
+    "subaccount_filter": "ignored",
+    "sub_account_form": "uri",
+    "cascade_in": "query",
+    "string_booleans": "refused",
+}
+
+
+@pytest.fixture(params=["memory", "circuit", "simulated", "plivo", "another plivo"])
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    if request.param == "memory":
-        yield MemoryBench(MemoryProvider())
-    elif request.param == "simulated":
-        yield simulated_bench()
-    else:
-        async with plivo_bench() as running:
-            yield running
+    match request.param:
+        case "memory":
+            yield MemoryBench(memory := MemoryProvider(), memory)
+        case "simulated":
+            yield simulated_bench()
+        case "circuit":
+            async with circuit_bench() as running:
+                yield running
+        case _:
+            async with plivo_bench(**OTHER_ASSUMPTIONS if request.param != "plivo" else {}) as served:
+                yield served
 
 
 def token_of(made: NewSubaccount) -> str:
@@ -319,8 +349,15 @@ async def test_the_inventory_of_a_subaccount_is_complete(bench):
     assert await inventories(bench).of(UNKNOWN) == NOTHING
 
 
+class HastyClock(SystemClock):
+    """The waits before a page is tried again take no time."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(min(seconds, 0.0))
+
+
 def inventories(bench: Bench) -> Inventories:
-    return Inventories(bench.provider, PageReader(SystemClock(), asyncio.Event()))
+    return Inventories(bench.provider, PageReader(HastyClock(), asyncio.Event()))
 
 
 @pytest.mark.parametrize("cascade", [False, True])
@@ -361,6 +398,54 @@ async def test_no_repr_shows_a_token(bench):
     page = await one_call.page(bench.provider, 0)
     token = token_of(made)
     assert token not in f"{made!r} {seen!r} {page!r} {made} {seen} {page}"
+
+
+async def counting_fails(bench: Bench, auth_id: str) -> FaultKind:
+    with pytest.raises(CallFailed) as failure:
+        await inventories(bench).of(auth_id)
+    fault = failure.value.fault
+    assert fault.operation == "count"
+    assert isinstance(classify(fault), Transient | Unavailable)
+    return fault.kind
+
+
+@pytest.mark.parametrize("place", [0, 1, 5, 19, 20, 30, 44])
+@pytest.mark.parametrize("others", [20, 44])
+async def test_a_filter_on_each_page_is_noticed_wherever_a_resource_is(place, others):
+    """Else a subaccount whose numbers are on a later page would look empty."""
+    async with plivo_bench(subaccount_filter="page") as bench:
+        made = await one_call.create(bench.provider, "Sales", "key")
+        for number in range(others + 1):
+            owner = made.auth_id if number == min(place, others) else None
+            bench.seed(ResourceKind.NUMBERS, f"{number:02d}", owner)
+        assert await counting_fails(bench, made.auth_id) is FaultKind.UNEXPECTED
+
+
+@pytest.mark.parametrize(("answer", "kind"), [("400", FaultKind.REJECTED), ("error", FaultKind.NO_ANSWER)])
+async def test_an_unknown_subaccount_has_no_inventory_if_plivo_refuses_its_lists(answer, kind):
+    async with plivo_bench(unknown_filter=answer) as bench:
+        assert await counting_fails(bench, UNKNOWN) is kind
+
+
+@pytest.mark.parametrize("name", ["error", "html", "half-json", "cut-off", "lost-answer", "unauthorized"])
+@every_kind
+async def test_a_list_of_resources_that_plivo_fails_to_send_is_no_inventory(kind, name):
+    async with plivo_bench() as bench:
+        made = await one_call.create(bench.provider, "Sales", "key")
+        rule = Rule(f"list_{kind}", fault(name), times=MAX_PAGE_TRIES)
+        bench.sandbox.set_rules(rule)
+        await counting_fails(bench, made.auth_id)
+        assert [entry.fault for entry in bench.sandbox.calls(f"list_{kind}")] == [name] * MAX_PAGE_TRIES
+
+
+async def test_what_moves_late_is_counted_until_it_has_moved():
+    async with plivo_bench(resources_lag_seconds=60) as bench:
+        made = await one_call.create(bench.provider, "Sales", "key")
+        bench.seed(ResourceKind.NUMBERS, "1", made.auth_id)
+        await one_call.delete(bench.provider, made.auth_id, "key-2")
+        assert (await inventories(bench).of(made.auth_id)).numbers == ("1",)
+        bench.sandbox.advance(timedelta(seconds=60))
+        assert await inventories(bench).of(made.auth_id) == NOTHING
 
 
 async def test_plivo_gets_only_the_changed_fields():
