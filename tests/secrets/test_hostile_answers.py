@@ -19,6 +19,7 @@ from tests.support import one_call
 from tests.support.canaries import Canaries, RecordedExceptions, assert_absent, chain_of
 from worker.adapters.plivo.client import PlivoAccount, PlivoProvider, plivo_provider
 from worker.adapters.system import SystemClock
+from worker.core.inventory import ResourceKind
 from worker.core.judge import Wait, classify
 from worker.ports import CallFailed, RateLimit
 from worker.settings.rotation import Rotating
@@ -55,6 +56,8 @@ HOSTILE: dict[str, bytes] = {
     "not utf-8": b'{"auth_token": "\xff' + TOKEN.encode() + b'"}',
     "page with one bad": body({"objects": [GOOD, GOOD | {"enabled": TOKEN}, {"auth_token": TOKEN}]}),
     "page that is none": body({"objects": TOKEN}),
+    "token in place of an owner": body({"objects": [{"number": "1", "sub_account": TOKEN}]}),
+    "token in place of a total": body({"objects": [], "meta": {"total_count": TOKEN}}),
 }
 STATUSES = ("200 OK", "201 Created", "400 Bad Request", "403 Forbidden", "429 Too Many Requests", "503 Busy")
 REPLIES: dict[str, Reply] = {
@@ -81,6 +84,8 @@ CALLS: dict[str, Callable[[PlivoProvider], Awaitable[Any]]] = {
     "get": lambda provider: one_call.get(provider, AUTH_ID),
     "page": lambda provider: one_call.page(provider, 0),
     "update": lambda provider: one_call.update(provider, AUTH_ID, "key", name="Sales"),
+    "delete": lambda provider: one_call.delete(provider, AUTH_ID, "key", cascade=True),
+    "count": lambda provider: one_call.resources(provider, ResourceKind.NUMBERS, AUTH_ID),
 }
 
 
