@@ -110,7 +110,7 @@ def plain(value: object) -> str:
     return value
 
 
-def identifier(value: object) -> str:
+def identifier(value: object, longest: int = IDENTIFIER_LENGTH) -> str:
     """Returns the one spelling of an id: an integer as decimal text, trimmed, in NFC; raises `ValueError`."""
     text = value if isinstance(value, str) else integer_text(value)
     if text is None:
@@ -120,7 +120,7 @@ def identifier(value: object) -> str:
         raise ValueError("must not be empty")
     if _NOT_IN_IDENTIFIERS.search(text):
         raise ValueError("must not contain control, format or surrogate characters")
-    return _composed(text, IDENTIFIER_LENGTH)
+    return _composed(text, longest)
 
 
 def name(value: object) -> str:

@@ -3,14 +3,26 @@
 import json
 import re
 from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from worker.core.decide import Removal, UnknownRename
+from worker.core.decide import Policy, Removal, UnknownRename
+from worker.core.limits import DEFAULT_LIMIT, Window
+from worker.core.model import Department
 from worker.ports import RateLimit
 from worker.settings.load import SettingsError, load, rotating
-from worker.settings.model import BrokerSettings, LedgerSettings, TopologySettings, WorkerSettings
+from worker.settings.model import (
+    BrokerSettings,
+    DeadLetterSettings,
+    LedgerSettings,
+    PolicySettings,
+    TopologySettings,
+    WorkerSettings,
+)
 from worker.settings.names import RESERVED, unknown_lines, unknown_names
 from worker.settings.show import described, written
 
@@ -62,6 +74,11 @@ def test_the_defaults_are_as_documented():
         "PROVISIONER_ENABLE": "created",
         "PROVISIONER_UNKNOWN_RENAME": "create",
         "PROVISIONER_REMOVAL": "disable-then-delete",
+        "PROVISIONER_REMOVAL_GRACE": "30d",
+        "PROVISIONER_REMOVAL_LIMIT": "10%/24h,20/30d",
+        "PROVISIONER_PROTECTED": "",
+        "PROVISIONER_SWEEP": "24h",
+        "PROVISIONER_SWEEP_FIX": "false",
         "PROVISIONER_PLAINTEXT_SECRETS": "false",
         "PROVISIONER_TOPOLOGY": "declare",
         "PROVISIONER_HTTP": "127.0.0.1:8080",
@@ -316,6 +333,8 @@ REFUSED = {
     "PROVISIONER_CONCURRENCY": ["0", "1001"],
     "PROVISIONER_UNKNOWN_RENAME": ["ignore", "CREATE"],
     "PROVISIONER_REMOVAL": ["purge", "disable_then_delete"],
+    "PROVISIONER_SWEEP": ["0s", "401d", "OFF", "daily"],
+    "PROVISIONER_SWEEP_FIX": ["maybe", "2"],
     "PROVISIONER_PLAINTEXT_SECRETS": ["maybe", "2"],
     "PROVISIONER_TOPOLOGY": ["check"],
     "PROVISIONER_LOG_FORMAT": ["xml"],
@@ -439,6 +458,10 @@ OTHER_VALUES = {
     "PLIVO_PROXY_URL": "http://u:p@127.0.0.1:3128",
     "PROVISIONER_UNKNOWN_RENAME": "reject",
     "PROVISIONER_REMOVAL": "ignore",
+    "PROVISIONER_REMOVAL_GRACE": "7d",
+    "PROVISIONER_REMOVAL_LIMIT": "off",
+    "PROVISIONER_SWEEP": "off",
+    "PROVISIONER_SWEEP_FIX": "true",
     "PROVISIONER_ENABLE": "published",
     "PROVISIONER_PLAINTEXT_SECRETS": "true",
     "PROVISIONER_TOPOLOGY": "assume",
@@ -482,6 +505,103 @@ def test_an_empty_secret_file_is_refused(tmp_path):
     (tmp_path / "token").touch()
     with pytest.raises(SettingsError, match=r"^PLIVO_AUTH_TOKEN "):
         load(WorkerSettings, {"PLIVO_AUTH_ID": "MA1", "PLIVO_AUTH_TOKEN_FILE": str(tmp_path / "token")})
+
+
+# Removal
+
+
+def test_the_default_policy_is_that_of_the_core():
+    assert load(PolicySettings, {}).policy == Policy()
+    assert load(PolicySettings, {}).removal_limit == DEFAULT_LIMIT
+
+
+def test_the_policy_has_grace_limit_and_protected_departments():
+    policy = loaded(
+        PROVISIONER_REMOVAL_GRACE="12h",
+        PROVISIONER_REMOVAL_LIMIT=" 12.5%/24h, 3/5m",
+        PROVISIONER_PROTECTED="sales",
+    ).policy
+    assert policy.grace == timedelta(hours=12)
+    assert policy.limit == (
+        Window(Fraction(25, 2), timedelta(hours=24), is_percentage=True),
+        Window(3, timedelta(minutes=5), is_percentage=False),
+    )
+    assert policy.protected.includes(Department("acme", "sales"))
+    assert loaded(PROVISIONER_REMOVAL_LIMIT="off").policy.limit == ()
+
+
+PERIODS = st.builds(
+    lambda number, unit: timedelta(**{unit: number}),
+    st.integers(1, 400),
+    st.sampled_from(["milliseconds", "seconds", "minutes", "hours", "days"]),
+)
+PERCENTAGES = st.integers(1, 1_000_000).map(lambda one: Fraction(one, 10_000))
+WINDOWS = st.one_of(
+    st.builds(Window, PERCENTAGES, PERIODS, is_percentage=st.just(value=True)),
+    st.builds(Window, st.integers(1, 999_999_999), PERIODS, is_percentage=st.just(value=False)),
+)
+
+
+@given(st.lists(WINDOWS, max_size=4).map(tuple))
+def test_a_removal_limit_is_printed_as_it_may_be_written(limit):
+    text = written(PolicySettings.model_fields["removal_limit"], limit)
+    assert loaded(PROVISIONER_REMOVAL_LIMIT=text).removal_limit == limit
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("REMOVAL_GRACE", "24h", "24h"),
+        ("REMOVAL_GRACE", "72h", "3d"),
+        ("REMOVAL_GRACE", "3650d", "3650d"),
+        ("REMOVAL_LIMIT", "10%/1d,20/720h", "10%/24h,20/30d"),
+        ("REMOVAL_LIMIT", "0.5%/400d, 5/24h ,5/24h", "0.5%/400d,5/24h,5/24h"),
+        ("REMOVAL_LIMIT", "off", "off"),
+        ("PROTECTED", " sales,acme/* ", "sales,acme/*"),
+        ("SWEEP", "off", "off"),
+        ("SWEEP", "1d", "24h"),
+        ("SWEEP_FIX", "TRUE", "true"),
+    ],
+)
+def test_the_settings_of_removal_are_printed_as_they_are_written(name, value, text):
+    chosen = loaded(**{f"PROVISIONER_{name}": value})
+    assert written(WorkerSettings.model_fields[name.lower()], getattr(chosen, name.lower())) == text
+
+
+@pytest.mark.parametrize("model", [PolicySettings, DeadLetterSettings, WorkerSettings])
+@pytest.mark.parametrize("removal", [{}, {"PROVISIONER_REMOVAL": "disable-then-delete"}])
+def test_no_grace_means_to_delete_at_once(model, removal):
+    with pytest.raises(SettingsError) as refusal:
+        load(model, NEEDED | removal | {"PROVISIONER_REMOVAL_GRACE": "0s"})
+    assert str(refusal.value) == (
+        "PROVISIONER_REMOVAL_GRACE is none although PROVISIONER_REMOVAL is disable-then-delete:"
+        " set a grace such as 30d, or PROVISIONER_REMOVAL=delete to delete at once"
+    )
+
+
+@pytest.mark.parametrize("removal", ["delete", "disable", "ignore"])
+def test_no_grace_is_fine_where_nothing_waits_for_it(removal):
+    chosen = loaded(PROVISIONER_REMOVAL_GRACE="0s", PROVISIONER_REMOVAL=removal)
+    assert chosen.removal_grace == timedelta(0)
+    assert written(WorkerSettings.model_fields["removal_grace"], chosen.removal_grace) == "0s"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("sales", ["acme/sales", "default/sales"]),
+        ("acme/sales", ["acme/sales"]),
+        ("emea-*", ["acme/emea-north", "default/emea-"]),
+        ("acme/*", ["acme/sales", "acme/emea-north"]),
+        ("  sales\t,\u00a0acme/hr ", ["default/sales", "acme/hr"]),
+        ("cafe\u0301", ["default/caf\u00e9"]),
+        ("*", ["acme/sales", "default/x"]),
+    ],
+)
+def test_protected_departments_match_the_ids_of_events(text, named):
+    protected = loaded(PROVISIONER_PROTECTED=text).protected
+    assert all(protected.includes(Department(*one.split("/"))) for one in named)
+    assert text == "*" or not protected.includes(Department("other", "finance"))
 
 
 # The proxy
@@ -715,6 +835,21 @@ def test_an_unknown_name_is_reported_with_the_nearest_known_one(name, near):
     assert line.endswith(f": did you mean {near}?") is (near is not None)
 
 
+NO_LIMIT = "is not a limit of removals; write 10%/24h,20/30d (a share or a number per window), or off"
+NO_LIMITS = [
+    "10%",
+    "10%/24h,",
+    "1.5/24h",
+    "10%/24",
+    "-1/24h",
+    "10 %/24h",
+    "OFF",
+    "off,1/24h",
+    "x/24h",
+    "none",
+]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
@@ -733,6 +868,53 @@ def test_an_unknown_name_is_reported_with_the_nearest_known_one(name, near):
         ("PROVISIONER_RATE_LIMIT", "300", "is not a rate; write calls per duration, such as 300/5s"),
         ("PROVISIONER_RATE_LIMIT", "300/", "is not a rate; write calls per duration, such as 300/5s"),
         ("PROVISIONER_OWNER", "a/b", "is not 1 to 100 letters, digits, dots, dashes and underscores"),
+        ("PROVISIONER_REMOVAL_GRACE", "30", "is not a duration; write 12h or 30d"),
+        (
+            "PROVISIONER_REMOVAL_GRACE",
+            "3651d",
+            "is longer than 3650d; PROVISIONER_REMOVAL=disable deletes nothing",
+        ),
+        *(("PROVISIONER_REMOVAL_LIMIT", text, NO_LIMIT) for text in NO_LIMITS),
+        (
+            "PROVISIONER_REMOVAL_LIMIT",
+            "20/30d,0/24h",
+            "allows no removal in 0/24h; to hold every one, set PROVISIONER_PROTECTED=*",
+        ),
+        (
+            "PROVISIONER_REMOVAL_LIMIT",
+            "100.1%/24h",
+            "allows more than 100% in 100.1%/24h; write a share of at most 100%, or off",
+        ),
+        *(
+            (
+                "PROVISIONER_REMOVAL_LIMIT",
+                window,
+                f"has a window in {window} that is not above zero and at most 400d",
+            )
+            for window in ("5/401d", "5%/0s")
+        ),
+        (
+            "PROVISIONER_PROTECTED",
+            "sales,,hr",
+            "has nothing as item 2 of 3; write sales,acme/finance,emea-*",
+        ),
+        (
+            "PROVISIONER_PROTECTED",
+            "sales,e*a",
+            "has e*a, but * may stand at the end only, as in emea-*",
+        ),
+        (
+            "PROVISIONER_PROTECTED",
+            "acme/",
+            "has acme/ without a department; write acme/* for all of them",
+        ),
+        (
+            "PROVISIONER_PROTECTED",
+            "sa\u200bles",
+            r"has sa\u200bles, but an id must not contain control, format or surrogate characters",
+        ),
+        ("PROVISIONER_SWEEP", "no", "is not a duration above zero; write 12h or 7d, or off"),
+        ("PROVISIONER_SWEEP", "500d", "is longer than 400d; write off for never"),
         (
             "PLIVO_AUTH_ID",
             "SAZIRLXQI854BQK9M0XA",

@@ -13,10 +13,13 @@ from worker.service.probes import Probes, serving
 from worker.service.signals import IGNORED, stop_signals
 from worker.settings.model import WorkerSettings
 from worker.settings.names import unknown_lines, unknown_names
+from worker.settings.show import written
 from worker.settings.warnings import warnings_about
 from worker.telemetry.events import Telemetry
 
 CUT_OFF = 1
+SHOWN = ("removal", "removal_grace", "removal_limit", "protected", "sweep", "sweep_fix")
+"""The settings that say what may be removed or corrected, which the first log line shows."""
 
 
 async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
@@ -105,6 +108,6 @@ def _shown(settings: WorkerSettings) -> dict[str, Any]:
         "provider": settings.plivo_api_url,
         "account": settings.plivo_auth_id,
         "ledger": str(settings.ledger),
-        "removal": settings.removal.value,
+        **{name: written(WorkerSettings.model_fields[name], getattr(settings, name)) for name in SHOWN},
         "recipients": list(settings.recipient_names),
     }

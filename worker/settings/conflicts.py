@@ -6,6 +6,7 @@ Each check takes the values of its fields and returns one line, or None if they 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
+from worker.core.decide import Removal
 from worker.core.naming import NameTemplate
 from worker.settings.files import Recipients
 from worker.settings.parse import PREFIX, on_loopback
@@ -43,7 +44,17 @@ def _unsealed(recipients: Recipients | None, allowed: bool, urls: Sequence[str])
     return f"{PREFIX}PLAINTEXT_SECRETS is not true: {why}; set {PREFIX}RECIPIENTS to seal them"
 
 
+def _deleted_at_once(removal: Removal, grace: timedelta) -> str | None:
+    if grace or removal is not Removal.DISABLE_THEN_DELETE:
+        return None
+    choice = f"set a grace such as 30d, or {PREFIX}REMOVAL={Removal.DELETE} to delete at once"
+    return f"{PREFIX}REMOVAL_GRACE is none although {PREFIX}REMOVAL is {removal}: {choice}"
+
+
+POLICY_CONFLICTS: tuple[Conflict, ...] = ((("removal", "removal_grace"), _deleted_at_once),)
+
 WORKER_CONFLICTS: tuple[Conflict, ...] = (
+    *POLICY_CONFLICTS,
     (("name_template", "name_max"), _name_template_too_long),
     (("settle_window", "api_timeout"), _settled_too_soon),
     (("api_timeout", "drain"), _drained_too_soon),

@@ -21,10 +21,12 @@ from yarl import URL
 
 from contracts.topology import DEFAULT_RETRY_DELAYS, NO_NAMESPACE, Namespace, delay_label
 from worker.core.decide import Enable, Policy, Removal, UnknownRename
+from worker.core.limits import DEFAULT_LIMIT, RemovalLimit
 from worker.core.naming import NameTemplate
+from worker.core.protected import NOBODY_PROTECTED, Protected
 from worker.ports import RateLimit
 from worker.settings import parse, show
-from worker.settings.conflicts import WORKER_CONFLICTS, Conflict
+from worker.settings.conflicts import POLICY_CONFLICTS, WORKER_CONFLICTS, Conflict
 from worker.settings.files import Recipients, recipients_file, signing_key_file
 from worker.settings.parse import PREFIX, Address
 from worker.settings.show import Printed
@@ -147,6 +149,8 @@ class ReissueSettings(BrokerSettings, LedgerSettings):
 class PolicySettings(LedgerSettings):
     """The policy of decisions about departments."""
 
+    conflicts = POLICY_CONFLICTS
+
     settle_window: Duration = Field(
         timedelta(seconds=120),
         alias=f"{PREFIX}SETTLE_WINDOW",
@@ -162,12 +166,36 @@ class PolicySettings(LedgerSettings):
         alias=f"{PREFIX}REMOVAL",
         description="disable-then-delete, delete, disable or ignore",
     )
+    removal_grace: Annotated[timedelta, BeforeValidator(parse.grace), Printed(show.period)] = Field(
+        timedelta(days=30),
+        alias=f"{PREFIX}REMOVAL_GRACE",
+        description="the time from disabling to deleting; a change applies to those that wait, too",
+    )
+    removal_limit: Annotated[
+        RemovalLimit, BeforeValidator(parse.removal_limit), Printed(show.removal_limit)
+    ] = Field(
+        DEFAULT_LIMIT,
+        alias=f"{PREFIX}REMOVAL_LIMIT",
+        description="removals of a tenant per rolling window, in % of its departments (never below 3) or in"
+        " number; more are held. off lifts it, and the hold of a tenant's last active department",
+    )
+    protected: Annotated[Protected, BeforeValidator(parse.protected), Printed(show.protected)] = Field(
+        NOBODY_PROTECTED,
+        alias=f"{PREFIX}PROTECTED",
+        description="departments whose removal is always held: department_id or tenant/department_id, with"
+        " commas between them; * may end each",
+    )
 
     @property
     def policy(self) -> Policy:
         """The policy for `decide`."""
         return Policy(
-            removal=self.removal, unknown_rename=self.unknown_rename, settle_window=self.settle_window
+            removal=self.removal,
+            grace=self.removal_grace,
+            limit=self.removal_limit,
+            protected=self.protected,
+            unknown_rename=self.unknown_rename,
+            settle_window=self.settle_window,
         )
 
 
@@ -249,6 +277,18 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
         Enable.CREATED,
         alias=f"{PREFIX}ENABLE",
         description="when a new subaccount is enabled: created, or published (once its credentials are)",
+    )
+    sweep: Annotated[
+        timedelta | None, BeforeValidator(parse.interval), Printed(show.period, none=parse.OFF)
+    ] = Field(
+        timedelta(hours=24),
+        alias=f"{PREFIX}SWEEP",
+        description="how often all subaccounts are compared with the ledger, or off",
+    )
+    sweep_fix: bool = Field(
+        default=False,
+        alias=f"{PREFIX}SWEEP_FIX",
+        description="let these sweeps correct their findings",
     )
     plaintext_secrets: bool = Field(
         default=False,

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from worker.settings.model import WorkerSettings
 from worker.settings.parse import PREFIX
 
-_RESERVED = "INTAKE INTAKE_RATE INTAKE_TOKENS PROTECTED REMOVAL_GRACE REMOVAL_LIMIT SOURCES SWEEP SWEEP_FIX"
+_RESERVED = "INTAKE INTAKE_RATE INTAKE_TOKENS SOURCES"
 RESERVED = tuple(f"{PREFIX}{name}" for name in _RESERVED.split())
 """Settings of commands and releases to come: one environment serves them all."""
 

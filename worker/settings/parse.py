@@ -7,6 +7,7 @@ import re
 from collections.abc import Container, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from fractions import Fraction
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -14,16 +15,26 @@ from typing import NamedTuple
 from pydantic import SecretStr
 from yarl import URL
 
+from contracts.text import IDENTIFIER_LENGTH, identifier
 from contracts.topology import Namespace
+from worker.core.limits import Window
+from worker.core.protected import WILDCARD, Protected
+from worker.core.visible import visible
 from worker.ports import RateLimit
 from worker.settings.files import check_tls
 
 PREFIX = "PROVISIONER_"
 LONGEST_DURATION = timedelta(days=49)
+LONGEST_GRACE = timedelta(days=3650)
+LONGEST_WINDOW = timedelta(days=400)
 SQLITE = "sqlite:///"
+OFF = "off"
 
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LARGEST_PORT = 65535
+_LARGEST_PERCENTAGE = 100
+_LONGEST_SHOWN = 40
+_NO_LIMIT = "is not a limit of removals; write 10%/24h,20/30d (a share or a number per window), or off"
 
 
 class Address(NamedTuple):
@@ -35,13 +46,94 @@ class Address(NamedTuple):
 
 def duration(text: object) -> object:
     """`500ms`, `3s`, `5m`, `1h` or `30d`; above zero and at most `LONGEST_DURATION`."""
-    match = re.fullmatch(r"([1-9][0-9]{0,8})(ms|s|m|h|d)", text) if isinstance(text, str) else None
-    if match is None:
+    parsed = _period(text)
+    if not parsed:
         raise ValueError("is not a duration above zero; write 500ms, 3s, 5m, 1h or 30d")
-    parsed = timedelta(**{_UNITS[match[2]]: int(match[1])})
     if parsed > LONGEST_DURATION:
         raise ValueError("is longer than 49d; RabbitMQ holds nothing back for longer")
     return parsed
+
+
+def grace(text: object) -> object:
+    """A duration of at most `LONGEST_GRACE`; `0s` is none."""
+    parsed = _period(text)
+    if parsed is None:
+        raise ValueError("is not a duration; write 12h or 30d")
+    if parsed > LONGEST_GRACE:
+        raise ValueError(f"is longer than {LONGEST_GRACE.days}d; {PREFIX}REMOVAL=disable deletes nothing")
+    return parsed
+
+
+def interval(text: object) -> object:
+    """A duration of at most `LONGEST_WINDOW`; None for `off`."""
+    if text == OFF:
+        return None
+    parsed = _period(text)
+    if not parsed:
+        raise ValueError("is not a duration above zero; write 12h or 7d, or off")
+    if parsed > LONGEST_WINDOW:
+        raise ValueError(f"is longer than {LONGEST_WINDOW.days}d; write off for never")
+    return parsed
+
+
+def removal_limit(text: object) -> object:
+    """`10%/24h,20/30d`: removals per rolling window, as a percentage of the departments or a number.
+
+    Empty for `off`. Of two windows of one length both apply.
+    """
+    if text == OFF:
+        return ()
+    return tuple(_window(part.strip()) for part in str(text).split(","))
+
+
+def _window(text: str) -> Window:
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,4})?)(%?)/([^/]*)", text)
+    length = _period(match[3]) if match else None
+    if match is None or length is None or ("." in match[1] and not match[2]):
+        raise ValueError(_NO_LIMIT)
+    most, is_percentage = Fraction(match[1]), bool(match[2])
+    if not most:
+        raise ValueError(f"allows no removal in {text}; to hold every one, set {PREFIX}PROTECTED={WILDCARD}")
+    if is_percentage and most > _LARGEST_PERCENTAGE:
+        raise ValueError(f"allows more than 100% in {text}; write a share of at most 100%, or off")
+    if not length or length > LONGEST_WINDOW:
+        raise ValueError(f"has a window in {text} that is not above zero and at most {LONGEST_WINDOW.days}d")
+    return Window(most if is_percentage else int(most), length, is_percentage=is_percentage)
+
+
+def protected(text: object) -> object:
+    """Departments as `department_id` or `tenant/department_id`, separated by commas; `*` may end each."""
+    items = [part.strip() for part in str(text).split(",")]
+    if "" in items:
+        place = items.index("") + 1
+        raise ValueError(f"has nothing as item {place} of {len(items)}; write sales,acme/finance,emea-*")
+    return Protected(tuple(map(_pattern, items)))
+
+
+def _pattern(text: str) -> str:
+    """The spelling that the ids of events get, so that they match."""
+    stem = text.removesuffix(WILDCARD)
+    if WILDCARD in stem:
+        raise ValueError(f"has {_quoted(text)}, but * may stand at the end only, as in emea-*")
+    if text.endswith("/"):
+        raise ValueError(f"has {_quoted(text)} without a department; write {_quoted(text)}* for all of them")
+    if not stem:
+        return text
+    try:
+        return identifier(stem, 2 * IDENTIFIER_LENGTH + 1) + text[len(stem) :]
+    except ValueError as error:
+        raise ValueError(f"has {_quoted(text)}, but an id {error}") from None
+
+
+def _quoted(text: str) -> str:
+    shown = visible(text)
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
+
+
+def _period(text: object) -> timedelta | None:
+    """The duration that a text means, zero included; None if it means none."""
+    match = re.fullmatch(r"(0|[1-9][0-9]{0,8})(ms|s|m|h|d)", text) if isinstance(text, str) else None
+    return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else None
 
 
 def durations(text: object) -> object:

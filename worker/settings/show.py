@@ -6,6 +6,7 @@ A field whose text is not `str(value)` has a writer, `Printed`, beside its parse
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from contracts.topology import Namespace, delay_label
+from worker.core.limits import RemovalLimit, Window
+from worker.core.protected import Protected
 from worker.ports import RateLimit
 from worker.settings.files import Recipients
-from worker.settings.parse import SQLITE, Address
+from worker.settings.parse import OFF, SQLITE, Address
 
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """The writer of a field's values, in the field's `Annotated`."""
+    """The writer of a field's values, in the field's `Annotated`. `none`: the text for None."""
 
     write: Callable[[Any], str]
+    none: str = ""
 
 
 def described(model: type[BaseModel]) -> list[tuple[str, str, str]]:
@@ -38,20 +42,44 @@ def described(model: type[BaseModel]) -> list[tuple[str, str, str]]:
 
 
 def written(field: FieldInfo, value: object) -> str:
-    """A field's value as text of the environment; empty for None."""
+    """A field's value as text of the environment; empty for None, unless its writer says otherwise."""
+    printed = next((mark for mark in field.metadata if isinstance(mark, Printed)), Printed(str))
     match value:
         case None:
-            return ""
+            return printed.none
         case bool():
             return str(value).lower()
         case _:
-            writers = [mark.write for mark in field.metadata if isinstance(mark, Printed)]
-            return writers[0](value) if writers else str(value)
+            return printed.write(value)
 
 
 def durations(values: Iterable[timedelta]) -> str:
     """`30s,5m`."""
     return ",".join(map(delay_label, values))
+
+
+def period(value: timedelta) -> str:
+    """`30d`; one day is `24h`, and none is `0s`."""
+    if not value:
+        return "0s"
+    return "24h" if value == timedelta(days=1) else delay_label(value)
+
+
+def removal_limit(limit: RemovalLimit) -> str:
+    """`10%/24h,20/30d`, or `off`."""
+    return ",".join(map(_window, limit)) or OFF
+
+
+def _window(window: Window) -> str:
+    if not window.is_percentage:
+        return f"{window.most}/{period(window.length)}"
+    share = Decimal(window.most.numerator) / Decimal(window.most.denominator)
+    return f"{share.normalize():f}%/{period(window.length)}"
+
+
+def protected(value: Protected) -> str:
+    """`sales,acme/finance,emea-*`; empty for none."""
+    return ",".join(value.patterns)
 
 
 def rate_limit(limit: RateLimit) -> str:
