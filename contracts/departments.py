@@ -223,7 +223,7 @@ class Removed(SentData):
     name: Name | None = Field(None, description="The department's last name.")
     cause: Cause | None = Field(None, description="The reason for the removal.")
     merged_into: SentIdentifier | None = Field(
-        None, description="The department that takes over. It has no effect on the removal yet."
+        None, description="The department that takes over. The removal then waits for a person."
     )
 
 

@@ -22,6 +22,7 @@ class ResultKind(StrEnum):
     """The outcome of an event, or of a request to reissue.
 
     `held` may come before a final outcome, and so may the `failed` of a dead letter; all others are final.
+    Only `disabled` may be followed by `removed`, and a `held` deletion may come between them.
     """
 
     CREATED = "created"
@@ -156,6 +157,9 @@ class Credentials(_Data):
         description="1 for a department's first credentials. Increases with each new subaccount and each"
         " changed token; a reissue keeps it. Of two messages, use the one with the greater generation.",
     )
+    supersedes: str | None = Field(
+        None, description="The Auth ID of the department's subaccount before this one, if it had one."
+    )
 
 
 class _Outbound(CloudEvent):
@@ -167,6 +171,7 @@ class _Outbound(CloudEvent):
 class SubaccountResult(_Outbound):
     """The outcome of an event. Each event gets one final result; `held` and `failed` may come before it.
 
+    `removed` may follow `disabled`: the subaccount was deleted later.
     A dead letter whose event cannot be identified has a `failed` result without a cause.
     """
 
@@ -244,7 +249,7 @@ def outbound_id(cause: Iterable[str], type_: str, recipient: str | None = None) 
     """Derives a message id: the UUIDv5 (RFC 9562) of cause, type and recipient.
 
     It is the same on every retry and replay. `cause` is the (source, id) of an inbound event, or the id of an
-    audit entry.
+    audit entry or of a hold.
     """
     return str(uuid.uuid5(NAMESPACE, to_json([*cause, type_, recipient]).decode()))
 
@@ -276,6 +281,10 @@ def sealed_message(event: CredentialsMessage, sealed: str) -> Message:
 
 
 def revealed(credentials: Credentials) -> dict[str, Any]:
-    """Returns the credentials with a readable token. Only here does a token leave its `SecretStr`."""
+    """Returns the credentials with a readable token. Only here does a token leave its `SecretStr`.
+
+    Optional members without a value are left out.
+    """
     data = {name: getattr(credentials, name) for name in Credentials.model_fields}
-    return data | {"auth_token": credentials.auth_token.get_secret_value()}
+    known = {name: value for name, value in data.items() if value is not None}
+    return known | {"auth_token": credentials.auth_token.get_secret_value()}

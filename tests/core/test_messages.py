@@ -17,6 +17,7 @@ from contracts.subaccounts import (
     ResultCode,
     ResultKind,
     SubaccountResult,
+    outbound_id,
     plain_message,
 )
 from tests.support.builders import AUTH_ID, ISSUED, NOW, an_answer, an_entry, created, removed, renamed
@@ -119,6 +120,19 @@ class TestResults:
 
         assert document(SubaccountResult.model_validate_json(body)) == json.loads(body)
 
+    def test_each_hold_of_an_event_has_a_result_of_its_own(self):
+        event = removed()
+        first, second = (
+            result_of(an_answer(event, ResultKind.HELD, hold_id=hold_id)) for hold_id in ("h-1", "h-2")
+        )
+        final = [
+            result_of(an_answer(event, ResultKind.DISABLED, hold_id=hold_id)) for hold_id in (None, "h-1")
+        ]
+
+        assert first.id == outbound_id(("h-1",), "subaccount.held.v1") != second.id
+        assert [body_of(one)["causationid"] for one in (first, second)] == [event.reference.id] * 2
+        assert final[0].id == final[1].id == outbound_id(event.reference[:2], "subaccount.disabled.v1")
+
     def test_superseded_names_the_newer_event(self):
         newer = Reference("/crm", "7", "department.removed.v1")
 
@@ -202,6 +216,12 @@ class TestCredentials:
                 "generation": 3,
             },
         }
+
+    def test_the_next_incarnation_names_the_subaccount_before_it(self):
+        issued = IssuedCredentials(EVENT.reference, generation=2, supersedes="SA0")
+        data = body_of(credentials_for(entry=an_entry(issued=issued)))["data"]
+
+        assert (data["supersedes"], data["generation"]) == ("SA0", 2)
 
     def test_a_credentials_message_matches_the_contract_model(self):
         CredentialsMessage.model_validate_json(credentials_for().message.body)

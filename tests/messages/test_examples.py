@@ -39,6 +39,8 @@ REQUESTS = {name: example for name, example in IN_STRUCTURED_MODE.items() if exa
 OUTBOUND = {
     name: example for name, example in IN_STRUCTURED_MODE.items() if name not in {*INBOUND, *REQUESTS}
 }
+HOLD_ID = "7d1f3c52a9e04b68"
+"""The hold of the example of a `held` result, whose id is derived from it."""
 RESULTS = {name: example for name, example in OUTBOUND.items() if name.startswith("result-")}
 
 
@@ -81,6 +83,9 @@ def test_every_kind_of_message_has_an_example() -> None:
         "issued",
         "reissued",
     }
+    assert {
+        "supersedes" in example["data"] for example in OUTBOUND.values() if "cred" in example["type"]
+    } == {True, False}
     assert "superseded_by" in EXAMPLES["result-superseded"]["data"]
     assert EXAMPLES["result-failed"]["data"]["reason"]
 
@@ -139,6 +144,8 @@ def test_outbound_examples_have_the_derived_id(example: dict[str, Any]) -> None:
         headers = {"x-dead-at": example["time"].replace("Z", "+00:00")}
         key = data["message"]["routing_key"]
         cause = (fingerprint(Outgoing("", key, Message(b"{half an event", None, headers))),)
+    elif "held" in example["type"]:
+        cause = (HOLD_ID,)
     elif "outcome" in data:
         cause = (data["event"]["source"], data["event"]["id"])
     elif "reissued" not in example["type"]:

@@ -24,6 +24,7 @@ from contracts.subaccounts import (
     ResultKind,
     SealedCredentialsMessage,
     SubaccountResult,
+    content_to_seal,
     outbound_id,
     plain_message,
     result_type,
@@ -49,7 +50,7 @@ def a_result(outcome: ResultKind = ResultKind.CREATED, **data: Any) -> Subaccoun
     )
 
 
-def credentials() -> CredentialsMessage:
+def credentials(**data: Any) -> CredentialsMessage:
     return CredentialsMessage(
         id="1",
         source="/worker",
@@ -64,6 +65,7 @@ def credentials() -> CredentialsMessage:
             auth_id="SA000000000000000042",
             auth_token=SecretStr(TOKEN),
             generation=1,
+            **data,
         ),
     )
 
@@ -200,6 +202,22 @@ def test_the_token_does_not_show_in_a_failed_construction() -> None:
         with pytest.raises(ValidationError) as caught:
             Credentials.model_validate({"tenant": "default", "auth_token": TOKEN} | wrong)
         assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data_of",
+    [
+        lambda event: json.loads(plain_message(event).body)["data"],
+        lambda event: json.loads(content_to_seal(event, "crm")),
+    ],
+    ids=["plain", "sealed"],
+)
+def test_credentials_name_the_subaccount_before_this_one_if_there_was_one(
+    data_of: Callable[[CredentialsMessage], dict[str, Any]],
+) -> None:
+    before = "SA000000000000000041"
+    assert data_of(credentials(supersedes=before))["supersedes"] == before
+    assert "supersedes" not in data_of(credentials())
 
 
 def test_the_plain_message_has_the_token_and_round_trips() -> None:

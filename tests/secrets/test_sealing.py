@@ -240,4 +240,4 @@ def resealed_for(private: Jwk, message: dict[str, Any], opened_with: Jwk) -> str
 
 
 def test_the_contract_documents_the_sealed_content():
-    assert SealedContent.model_fields.keys() == {*CONTENT, "jti"}
+    assert SealedContent.model_fields.keys() == {*CONTENT, "supersedes", "jti"}

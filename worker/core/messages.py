@@ -94,14 +94,21 @@ def source_of(owner: str) -> str:
 
 
 def result(answer: Answer, owner: str, now: datetime) -> Outgoing:
-    """The result that publishes an answer."""
+    """The result that publishes an answer.
+
+    The id of a `held` one is derived from its hold: one event may be held several times.
+    """
     subject = Subject(answer.event, answer.department.tenant, answer.department.id, answer.name, answer.trace)
-    return _result(subject, answer.outcome, owner, now, answer)
+    cause: tuple[str, ...] = (answer.event.source, answer.event.id)
+    if answer.outcome is ResultKind.HELD and answer.hold_id is not None:
+        cause = (answer.hold_id,)
+    return _result(subject, answer.outcome, owner, now, answer, cause)
 
 
 def failed(subject: Subject, verdict: DeadLetter, owner: str, now: datetime) -> Outgoing:
     """The result that accompanies a dead letter."""
-    return _result(subject, ResultKind.FAILED, owner, now, verdict)
+    cause = (subject.reference.source, subject.reference.id)
+    return _result(subject, ResultKind.FAILED, owner, now, verdict, cause)
 
 
 def failed_unattributed(
@@ -190,6 +197,7 @@ def _content(entry: Entry, auth_token: SecretStr) -> Credentials:
         auth_id=auth_id,
         auth_token=auth_token,
         generation=issued.generation,
+        supersedes=issued.supersedes,
     )
 
 
@@ -282,8 +290,14 @@ def is_needed(header: str) -> bool:
 
 
 def _result(
-    subject: Subject, outcome: ResultKind, owner: str, now: datetime, answer: Answer | DeadLetter
+    subject: Subject,
+    outcome: ResultKind,
+    owner: str,
+    now: datetime,
+    answer: Answer | DeadLetter,
+    cause: tuple[str, ...],
 ) -> Outgoing:
+    """`cause`: the source of the result's id; its `causationid` is always the event."""
     source, id_, type_ = subject.reference
     given = {
         "time": rfc3339(now),
@@ -300,7 +314,7 @@ def _result(
         "event": {"source": source, "id": id_, "type": type_ or None},
         **_details(answer),
     }
-    return _outgoing_result((source, id_), outcome, owner, given, data)
+    return _outgoing_result(cause, outcome, owner, given, data)
 
 
 def _outgoing_result(
