@@ -197,9 +197,10 @@ def test_schema_and_code_refuse_the_same_data(example: dict[str, Any]) -> None:
 def test_the_schema_allows_every_event_that_the_code_accepts(event: dict[str, Any]) -> None:
     try:
         accepted: DepartmentEvent = department_event(read(structured(event)))
-    except (Malformed, Invalid):
+        written = Message.structured(accepted)
+    except (Malformed, Invalid, UnicodeEncodeError):  # an ignored member may have a lone surrogate
         return
-    schema_of(accepted.type).validate(json.loads(Message.structured(accepted).body))
+    schema_of(accepted.type).validate(json.loads(written.body))
 
 
 @pytest.mark.parametrize("sequence", [True, 1.5, "", "1" * 21, "+1", 10**20, -1, [1]])
