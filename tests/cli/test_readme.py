@@ -7,8 +7,10 @@ import pytest
 
 from contracts.subaccounts import DeadReason
 from worker.cli.app import command_line
+from worker.core.model import HoldReason
 from worker.settings.model import WorkerSettings
 from worker.settings.show import described
+from worker.telemetry.events import FINDING_KINDS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -53,6 +55,20 @@ def test_linked_anchors_are_headings(text: str):
 def test_the_runbook_has_an_entry_for_each_reason():
     entries = re.findall(r"^## ([a-z-]+)$", RUNBOOK, re.MULTILINE)
     assert entries == list(DeadReason)
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"), [("Held removals", tuple(HoldReason)), ("Findings of a sweep", FINDING_KINDS)]
+)
+def test_the_runbook_has_an_alert_and_an_entry_for_each(section: str, expected: tuple[str, ...]):
+    text = RUNBOOK.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    entries = {title: body for title, _, body in (one.partition("\n") for one in text.split("\n### ")[1:])}
+    named = [title for title in entries if re.fullmatch("[a-z-]+", title)]
+    assert named == list(expected)
+    parts = ["Alert", "Meaning", "Check", "Action"]
+    assert all(re.findall(r"^- \*\*(\w+)\*\*: ", body, re.MULTILINE) == parts for body in entries.values())
+    alerted = {title for title in expected if f'="{title}"}} > 0`' in entries[title]}
+    assert alerted == {*expected} - {"double-disabled"}
 
 
 def test_log_events_and_metrics_of_the_runbook_are_those_of_the_code():
