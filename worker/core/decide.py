@@ -17,7 +17,7 @@ from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from worker.core.adoption import MAX_UNKNOWN_CREATES
 from worker.core.capabilities import EVERYTHING, Capabilities
 from worker.core.inventory import Inspection
-from worker.core.limits import DEFAULT_LIMIT, RemovalLimit
+from worker.core.limits import RemovalLimit
 from worker.core.model import (
     ANY_RECIPIENT,
     Answer,
@@ -83,7 +83,7 @@ class Policy:
 
     removal: Removal = Removal.DISABLE_THEN_DELETE
     grace: timedelta = timedelta(days=30)
-    limit: RemovalLimit = DEFAULT_LIMIT
+    limit: RemovalLimit = ()
     protected: Protected = NOBODY_PROTECTED
     unknown_rename: UnknownRename = UnknownRename.CREATE
     recipients: frozenset[str] = frozenset({ANY_RECIPIENT})
