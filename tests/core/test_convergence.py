@@ -20,7 +20,7 @@ thoroughly = settings(max_examples=300, deadline=None, print_blob=True)
 FINAL = set(ResultKind) - {ResultKind.HELD, ResultKind.FAILED}
 REMOVING = [Removal.DISABLE, Removal.DISABLE_THEN_DELETE, Removal.DELETE]
 PASSING = sorted(set(Fate) - {Fate.REFUSED}, key=lambda fate: fate.value)
-ALL_POLICIES = [Policy(removal, rename) for removal, rename in product(Removal, UnknownRename)]
+ALL_POLICIES = [Policy(removal, unknown_rename=rename) for removal, rename in product(Removal, UnknownRename)]
 PROBES = [
     kind(name, id="probe", sequence=99)
     for kind, name in product((created, renamed, removed), ("Sales", "Marketing"))

@@ -96,7 +96,7 @@ CELLS = [
     for (status, name), row in TABLE.items()
     for kind, cell in zip((CREATED, RENAMED, REMOVED), row, strict=True)
 ]
-POLICIES = [Policy(removal, rename) for removal, rename in product(Removal, UnknownRename)]
+POLICIES = [Policy(removal, unknown_rename=rename) for removal, rename in product(Removal, UnknownRename)]
 
 in_every_cell = pytest.mark.parametrize(("status", "name", "kind", "cell"), CELLS)
 to_every_entry = pytest.mark.parametrize(("status", "name"), TABLE)

@@ -119,10 +119,9 @@ BROKEN: dict[str, list[tuple[Status, dict[str, Any]]]] = {
         *((status, {"issued": None}) for status in (Status.ACTIVE, Status.DISABLED, Status.DELETING)),
     ],
     "a debt, a check and a hold are for an existing subaccount": [
-        (status, {"debt": owing("crm")}) for status in (Status.ABSENT, Status.CLAIMED, Status.REMOVED)
-    ],
-    "a debt, a check and a hold are for an existing subaccount": [
-        (status, {"check": Check(NOW)}) for status in (Status.ABSENT, Status.CLAIMED, Status.REMOVED)
+        (status, owed)
+        for status in (Status.ABSENT, Status.CLAIMED, Status.REMOVED)
+        for owed in ({"debt": owing("crm")}, {"check": Check(NOW)})
     ],
     "a claimed department has a claim": [
         (Status.CLAIMED, {"claim": None}),

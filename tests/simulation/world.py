@@ -125,7 +125,7 @@ class SimulatedWorld:
         if self.chance.profile.loses_the_ledger:  # departments that the lost ledger knew need not be rejected
             rename = UnknownRename.CREATE
         enable = Enable.PUBLISHED if self.chance.coin(0.3) else Enable.CREATED
-        return Policy(removal, rename, settle_window=SETTLE_WINDOW, enable=enable)
+        return Policy(removal, unknown_rename=rename, settle_window=SETTLE_WINDOW, enable=enable)
 
     @property
     def conditions(self) -> RunConditions:
