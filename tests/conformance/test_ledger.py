@@ -32,20 +32,29 @@ from tests.support.builders import (
 )
 from worker.adapters.ledgers import open_ledger
 from worker.adapters.memory.ledger import MemoryLedger
+from worker.core.inventory import Counts
 from worker.core.model import (
     Answer,
+    Cause,
     Check,
     Claim,
     Debt,
+    Deletion,
     Department,
     Entry,
     Fingerprint,
+    Hold,
+    HoldReason,
+    HoldState,
     IssuedCredentials,
     PartialReissue,
     Recollection,
     Reference,
     Reissuing,
     Removed,
+    Removing,
+    Retry,
+    Ruling,
     Status,
     Trace,
     Wish,
@@ -312,46 +321,32 @@ issued = st.builds(
     st.none() | st.builds(Fingerprint, texts, texts),
     st.none() | instants,
     st.lists(st.builds(PartialReissue, references, st.frozensets(texts)), max_size=3).map(tuple),
+    st.none() | identifiers,
 )
 debts = st.builds(
     Debt, st.frozensets(texts, min_size=1, max_size=3), st.booleans(), st.none() | instants
 ) | st.builds(Debt, st.just(frozenset()), enable=st.just(value=True), retry_at=st.none() | instants)
 checks = st.builds(Check, instants, st.booleans())
-removals = st.builds(Removed, instants)
-none = st.none()
-
-
-@st.composite
-def entries(draw):
-    """Any entry that satisfies the rules of its status."""
-    status = draw(st.sampled_from(Status))
-    exists = status in {Status.ACTIVE, Status.DISABLED, Status.DELETING}
-    claimed = status is Status.CLAIMED
-    removable = {
-        Status.ACTIVE: none,
-        Status.ABSENT: none,
-        Status.DISABLED: removals,
-        Status.REMOVED: removals,
-    }
-    return Entry(
-        department=draw(st.builds(Department, identifiers, identifiers)),
-        status=status,
-        incarnation=draw(st.integers(1, 2**31)),
-        name=draw(texts if exists else none | texts),
-        auth_id=draw(identifiers if exists else none),
-        version=draw(none | st.builds(Version, sequences, instants, st.sampled_from(Kind), texts, texts)),
-        version_type=draw(none | texts),
-        created_at=draw(none | instants),
-        claim=draw(claims if claimed else none if exists else none | claims),
-        issued=draw(issued if exists else none | issued),
-        debt=draw(none | debts if exists else none),
-        check=draw(none | checks if exists else none),
-        duplicates_check_at=draw(none | instants),
-        removal=draw(removable.get(status, none | removals)),
-        repairs=draw(counts),
-    )
-
-
+versions = st.builds(Version, sequences, instants, st.sampled_from(Kind), texts, texts)
+causes = st.builds(Cause, references, texts, st.none() | versions, st.none() | texts, traces)
+removals = st.builds(
+    Removed, instants, st.none() | causes, st.none() | instants, st.none() | identifiers, st.booleans()
+)
+open_holds = st.builds(
+    Hold,
+    id=identifiers,
+    department=st.builds(Department, identifiers, identifiers),
+    reason=st.sampled_from(HoldReason),
+    detail=texts,
+    cause=causes,
+    auth_id=identifiers,
+    name=texts,
+    held_at=instants,
+    state=st.sampled_from([HoldState.WAITING, HoldState.APPROVED]),
+    ruling=st.builds(Ruling, texts, instants, st.none() | counts),
+    resources=st.none() | st.builds(Counts, counts, counts, counts),
+    disabled=st.booleans(),
+)
 answers = st.builds(
     Answer,
     department=st.builds(Department, identifiers, identifiers),
@@ -364,10 +359,55 @@ answers = st.builds(
     auth_id=st.none() | identifiers,
     reason=st.none() | texts,
     superseded_by=st.none() | references,
-    trace=st.builds(Trace, *[st.none() | texts] * 3),
+    trace=traces,
     confirmed=st.booleans(),
     recipients=st.frozensets(texts),
+    hold_id=st.none() | texts,
 )
+none = st.none()
+
+
+@st.composite
+def entries(draw):
+    """Any entry that satisfies the rules of its status."""
+    status = draw(st.sampled_from(Status))
+    exists = status in {Status.ACTIVE, Status.DISABLED, Status.DELETING}
+    claimed = status is Status.CLAIMED
+    owed = draw(st.lists(answers, max_size=2).map(tuple))
+    removing = st.builds(Removing, references, none | instants)
+    removable = {
+        Status.ACTIVE: none,
+        Status.ABSENT: none,
+        Status.DISABLED: removals,
+        Status.REMOVED: removals,
+    }
+    return Entry(
+        department=draw(st.builds(Department, identifiers, identifiers)),
+        status=status,
+        incarnation=draw(st.integers(1, 2**31)),
+        name=draw(texts if exists else none | texts),
+        auth_id=draw(identifiers if exists else none),
+        version=draw(none | versions),
+        version_type=draw(none | texts),
+        created_at=draw(none | instants),
+        claim=draw(claims if claimed else none if exists else none | claims),
+        issued=draw(issued if exists else none | issued),
+        debt=draw(none | debts if exists else none),
+        check=draw(none | checks if exists else none),
+        duplicates_check_at=draw(none | instants),
+        removal=draw(removable.get(status, none | removals)),
+        repairs=draw(counts),
+        api_id=draw(none | texts),
+        hold=draw(none | open_holds if exists else none),
+        holds_made=draw(counts),
+        removing=draw(none | removing if status in {Status.ACTIVE, Status.DELETING} else none),
+        deletion=draw(st.builds(Deletion, instants, st.booleans()) if status is Status.DELETING else none),
+        retry=draw(none | st.builds(Retry, instants, instants, counts, texts)),
+        past_removals=draw(st.lists(instants, max_size=3).map(tuple)),
+        owed_results=owed,
+        results_at=draw(instants) if owed else None,
+        keeps_name=exists and draw(st.booleans()),
+    )
 
 
 @settings(max_examples=40, deadline=None, print_blob=True)

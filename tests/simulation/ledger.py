@@ -10,8 +10,19 @@ from tests.simulation.chance import Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
 from worker.adapters.memory.ledger import MemoryLedger
-from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish
-from worker.ports import LedgerConflict, LedgerFailed
+from worker.core.limits import TenantCounts
+from worker.core.model import (
+    Answer,
+    CallNote,
+    Department,
+    Entry,
+    Hold,
+    HoldReason,
+    Recollection,
+    Reference,
+    Wish,
+)
+from worker.ports import NOTHING_BESIDE, Beside, LedgerConflict, LedgerFailed, NotAdmitted
 
 
 class Disk(MemoryLedger):
@@ -27,11 +38,17 @@ class Disk(MemoryLedger):
         self._answers.clear()
         self._holders.clear()
         self._sealed_for.clear()
+        self._holds.clear()
+        self._calls.clear()
+        self._sweeps.clear()
+        self._running_at = None
         self._caught_up = False
 
-    def write(self, entry: Entry, answer: Answer | None = None) -> Entry:
-        written = super().write(entry, answer)
+    def write(self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE) -> Entry:
+        written = super().write(entry, answer, beside)
         self._note(written, answer)
+        for other in beside.answers:
+            self._note_answer(other)
         return written
 
     @property
@@ -53,15 +70,18 @@ class Disk(MemoryLedger):
             enable_owed=True if entry.debt and entry.debt.enable else None,
         )
         if answer is not None:
-            self.history.note(
-                "answered",
-                entry.department.id,
-                event=answer.event.id,
-                outcome=str(answer.outcome),
-                auth_id=answer.auth_id,
-                name=answer.name,
-                reason=answer.reason,
-            )
+            self._note_answer(answer)
+
+    def _note_answer(self, answer: Answer) -> None:
+        self.history.note(
+            "answered",
+            answer.department.id,
+            event=answer.event.id,
+            outcome=str(answer.outcome),
+            auth_id=answer.auth_id,
+            name=answer.name,
+            reason=answer.reason,
+        )
 
 
 class SimulatedLedger:
@@ -80,10 +100,12 @@ class SimulatedLedger:
         self._process.check()
         return await self._disk.recall(department, event)
 
-    async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
+    async def record(
+        self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE
+    ) -> Entry:
         self._process.check()
         written: asyncio.Future[Any] = self._loop.create_future()
-        self._queued.append(lambda: self._write(written, entry, answer))
+        self._queued.append(lambda: self._write(written, entry, answer, beside))
         self._loop.call_at(self._write_time(), self._write_next)
         self._process.endanger("crash at a write", self._chance)
         result = await written
@@ -130,17 +152,59 @@ class SimulatedLedger:
         self._process.check()
         await self._disk.note_sealed(recipient)
 
-    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+    async def due(
+        self, now: datetime, limit: int, deletable_before: datetime | None = None
+    ) -> Sequence[Department]:
         self._process.check()
-        return await self._disk.due(now, limit)
+        return await self._disk.due(now, limit, deletable_before)
 
     async def overdue(self, since: datetime) -> int:
         self._process.check()
         return await self._disk.overdue(since)
 
-    async def wish(self, wish: Wish) -> None:
+    async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
         self._process.check()
-        await self._disk.wish(wish)
+        return await self._disk.tenant_counts(tenant, since)
+
+    async def hold(self, hold_id: str) -> Hold | None:
+        self._process.check()
+        return await self._disk.hold(hold_id)
+
+    async def holds(self, department: Department | None = None, *, all_: bool = False) -> Sequence[Hold]:
+        self._process.check()
+        return await self._disk.holds(department, all_=all_)
+
+    async def waiting_holds(self) -> Mapping[HoldReason, int]:
+        self._process.check()
+        return await self._disk.waiting_holds()
+
+    async def note_running(self, at: datetime) -> None:
+        self._process.check()
+        await self._disk.note_running(at)
+
+    async def running_at(self) -> datetime | None:
+        self._process.check()
+        return await self._disk.running_at()
+
+    async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
+        self._process.check()
+        await self._disk.note_sweep(sweep_id, finished_at, report)
+
+    async def sweep(self, sweep_id: str) -> str | None:
+        self._process.check()
+        return await self._disk.sweep(sweep_id)
+
+    async def last_sweep_at(self) -> datetime | None:
+        self._process.check()
+        return await self._disk.last_sweep_at()
+
+    async def calls(self, department: Department, limit: int = 50) -> Sequence[CallNote]:
+        self._process.check()
+        return await self._disk.calls(department, limit)
+
+    async def wish(self, *wishes: Wish) -> None:
+        self._process.check()
+        await self._disk.wish(*wishes)
 
     async def wishes(self) -> Sequence[Wish]:
         self._process.check()
@@ -174,18 +238,20 @@ class SimulatedLedger:
         if self._queued:
             self._queued.popleft()()
 
-    def _write(self, written: "asyncio.Future[Any]", entry: Entry, answer: Answer | None) -> None:
+    def _write(
+        self, written: "asyncio.Future[Any]", entry: Entry, answer: Answer | None, beside: Beside
+    ) -> None:
         if not self._chance.strikes("write failed"):
-            result = self._written(entry, answer)
+            result = self._written(entry, answer, beside)
         else:
             result = LedgerFailed("cannot be written")
         if not written.done():
             written.set_result(result)
 
-    def _written(self, entry: Entry, answer: Answer | None) -> Entry | Exception:
+    def _written(self, entry: Entry, answer: Answer | None, beside: Beside) -> Entry | Exception:
         try:
-            on_disk = self._disk.write(entry, answer)
-        except (LedgerConflict, LedgerFailed) as refusal:
+            on_disk = self._disk.write(entry, answer, beside)
+        except (LedgerConflict, LedgerFailed, NotAdmitted) as refusal:
             return refusal
         failed = self._chance.strikes("written but failed")
         return LedgerFailed("no answer to the commit") if failed else on_disk

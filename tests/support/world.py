@@ -42,11 +42,26 @@ from worker.core.capabilities import Capabilities
 from worker.core.decide import Policy
 from worker.core.inventory import ProvidedResource, ResourceKind
 from worker.core.judge import CallFault, FaultKind, Operation, RetryPolicy
+from worker.core.limits import TenantCounts
 from worker.core.messages import Outgoing
-from worker.core.model import ANY_RECIPIENT, Answer, Department, Entry, Recollection, Reference, Status, Wish
+from worker.core.model import (
+    ANY_RECIPIENT,
+    Answer,
+    CallNote,
+    Department,
+    Entry,
+    Hold,
+    HoldReason,
+    Recollection,
+    Reference,
+    Status,
+    Wish,
+)
 from worker.core.naming import Names, NameTemplate
 from worker.operations.emit import inbound
 from worker.ports import (
+    NOTHING_BESIDE,
+    Beside,
     Call,
     CallFailed,
     Confirmed,
@@ -89,17 +104,49 @@ class WatchedLedger:
     async def recall(self, department: Department, event: Reference) -> Recollection:
         return await self.witness.see("recall", lambda: self.ledger.recall(department, event))
 
-    async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
+    async def record(
+        self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE
+    ) -> Entry:
         words = ["record", entry.status, *([answer.outcome] if answer else [])]
         words += ["confirmed"] if answer and answer.confirmed else []
-        return await self.witness.see(" ".join(words), lambda: self.ledger.record(entry, answer))
+        return await self.witness.see(" ".join(words), lambda: self.ledger.record(entry, answer, beside))
 
     async def record_answer(self, answer: Answer) -> None:
         words = ["record answer", answer.outcome, *(["confirmed"] if answer.confirmed else [])]
         await self.witness.see(" ".join(words), lambda: self.ledger.record_answer(answer))
 
-    async def wish(self, wish: Wish) -> None:
-        await self.ledger.wish(wish)
+    async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
+        return await self.ledger.tenant_counts(tenant, since)
+
+    async def hold(self, hold_id: str) -> Hold | None:
+        return await self.ledger.hold(hold_id)
+
+    async def holds(self, department: Department | None = None, *, all_: bool = False) -> Sequence[Hold]:
+        return await self.ledger.holds(department, all_=all_)
+
+    async def waiting_holds(self) -> Mapping[HoldReason, int]:
+        return await self.ledger.waiting_holds()
+
+    async def note_running(self, at: datetime) -> None:
+        await self.ledger.note_running(at)
+
+    async def running_at(self) -> datetime | None:
+        return await self.ledger.running_at()
+
+    async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
+        await self.witness.see("note sweep", lambda: self.ledger.note_sweep(sweep_id, finished_at, report))
+
+    async def sweep(self, sweep_id: str) -> str | None:
+        return await self.ledger.sweep(sweep_id)
+
+    async def last_sweep_at(self) -> datetime | None:
+        return await self.ledger.last_sweep_at()
+
+    async def calls(self, department: Department, limit: int = 50) -> Sequence[CallNote]:
+        return await self.ledger.calls(department, limit)
+
+    async def wish(self, *wishes: Wish) -> None:
+        await self.ledger.wish(*wishes)
 
     async def wishes(self) -> Sequence[Wish]:
         return await self.ledger.wishes()
@@ -131,8 +178,10 @@ class WatchedLedger:
     async def note_sealed(self, recipient: str) -> None:
         await self.witness.see("note sealed", lambda: self.ledger.note_sealed(recipient))
 
-    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
-        return await self.ledger.due(now, limit)
+    async def due(
+        self, now: datetime, limit: int, deletable_before: datetime | None = None
+    ) -> Sequence[Department]:
+        return await self.ledger.due(now, limit, deletable_before)
 
     async def overdue(self, since: datetime) -> int:
         return await self.ledger.overdue(since)

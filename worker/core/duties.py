@@ -5,12 +5,13 @@ due, carries it out, and records the entry that one of these functions makes of 
 duty is a sub-value of the entry, a member of `Duty`, and the functions for its results.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from worker.core.adoption import DUPLICATES_CHECK_WINDOWS
 from worker.core.decide import Policy
-from worker.core.model import Check, Entry, Status, replace
+from worker.core.model import Check, Department, Entry, Status, replace
 
 DEBT_PAUSE = timedelta(minutes=1)
 """The time between two tries of the scheduler to pay a debt. The line itself tries at once."""
@@ -112,6 +113,22 @@ def put_off_due(entry: Entry, policy: Policy, now: datetime) -> Entry:
     if entry.debt and _is_due(entry.debt.retry_at, now):
         entry = put_off_debt(entry, now)
     return entry
+
+
+def longest_due(
+    due: Sequence[tuple[datetime, Department]],
+    deletable: Sequence[tuple[datetime, Department]],
+    limit: int,
+    grace: timedelta,
+) -> Sequence[Department]:
+    """At most `limit` departments, the longest due first; each kind has half of the places if it needs them.
+
+    `due`, `deletable`: earliest first, with the time of the duty, or that at which the grace began.
+    """
+    ended = [(since + grace, department) for since, department in deletable]
+    deletions = min(len(ended), max(limit // 2, limit - len(due)))
+    chosen = sorted([*due[: limit - deletions], *ended[:deletions]])
+    return list(dict.fromkeys(department for _, department in chosen))
 
 
 def _retry_debt_at(entry: Entry, at: datetime | None) -> Entry:

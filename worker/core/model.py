@@ -726,6 +726,20 @@ class Answer:
     recipients: frozenset[str] = frozenset()
     hold_id: str | None = None
 
+    def may_become(self, other: "Answer") -> bool:
+        """Whether `other` may take its place: a final outcome is not taken back.
+
+        `held` comes before any outcome of the same event, and `disabled` before `removed`. Of any other
+        answer only the confirm changes.
+        """
+        if (self.event[:2], self.payload_digest) != (other.event[:2], other.payload_digest):
+            return False
+        if self.outcome is ResultKind.HELD:
+            return True
+        if self.outcome is ResultKind.DISABLED and other.outcome is ResultKind.REMOVED:
+            return True
+        return replace(self, confirmed=other.confirmed) == other
+
 
 @dataclass(frozen=True, slots=True)
 class CallNote:

@@ -11,23 +11,28 @@ from contracts.topology import DEAD_LETTER_QUEUE, BrokerVersion
 from worker.adapters.memory.broker import MemoryBroker
 from worker.core.dead_letters import AuditLine
 from worker.core.messages import Outgoing
+from worker.core.model import Department
 from worker.ports import BrowsedLetter, Delivery, QueueTaken
 
 UNLIMITED = 2**31
 
 
 class MemoryAudit:
-    """The `Audit` port."""
+    """The `Audit` port, perhaps on the lines that a ledger in memory writes too."""
 
-    def __init__(self) -> None:
-        self._lines: list[AuditLine] = []
+    def __init__(self, lines: list[AuditLine] | None = None) -> None:
+        self._lines = [] if lines is None else lines
 
     async def append(self, lines: Sequence[AuditLine]) -> None:
         """See `Audit.append`."""
         self._lines.extend(lines)
 
     async def lines(
-        self, since: datetime | None = None, by: str | None = None, id_: str | None = None
+        self,
+        since: datetime | None = None,
+        by: str | None = None,
+        id_: str | None = None,
+        department: Department | None = None,
     ) -> Sequence[AuditLine]:
         """See `Audit.lines`."""
         return [
@@ -36,6 +41,7 @@ class MemoryAudit:
             if (since is None or line.at >= since)
             and by in {None, line.by}
             and id_ in {None, line.event_id, line.letter}
+            and department in {None, (line.tenant, line.department_id)}
         ]
 
 

@@ -3,8 +3,10 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 
 from worker.core.dead_letters import AuditLine
+from worker.core.duties import longest_due
 from worker.core.limits import TenantCounts, WindowCount
 from worker.core.model import (
     Answer,
@@ -24,10 +26,12 @@ from worker.ports import (
     AuthIdTaken,
     Beside,
     LedgerConflict,
+    LedgerFailed,
     LedgerForeign,
     NotAdmitted,
 )
 
+CALLS_KEPT = 50
 SWEEPS_KEPT = 10
 
 
@@ -43,6 +47,7 @@ class MemoryLedger:
         self._caught_up = False
         self._sealed_for: set[str] = set()
         self._wishes: dict[str, Wish] = {}
+        self._wish_ids: set[str] = set()
         self._holds: dict[str, Hold] = {}
         self._calls: dict[Department, list[CallNote]] = {}
         self._sweeps: dict[str, tuple[datetime, str]] = {}
@@ -71,11 +76,11 @@ class MemoryLedger:
             counts = self.counts(entry.department.tenant, beside.admission.since)
             if not beside.admission.allows(counts):
                 raise NotAdmitted(counts)
-        for one in (*([answer] if answer else []), *beside.answers):
-            self.write_answer(one)
+        self._answers = self._with_answers([answer] if answer else [], beside.answers)
         self._holds |= {hold.id: hold for hold in beside.holds}
         self.audit += beside.audit
-        self._calls.setdefault(entry.department, []).extend(beside.calls)
+        calls = [*self._calls.get(entry.department, []), *beside.calls]
+        self._calls[entry.department] = calls[-CALLS_KEPT:]
         if before.auth_id:
             del self._holders[before.auth_id]
         if entry.auth_id:
@@ -89,10 +94,18 @@ class MemoryLedger:
 
     def write_answer(self, answer: Answer) -> None:
         """Does `record_answer` without waiting."""
-        event = (answer.event.source, answer.event.id)
-        if self._answers.get(event, answer).payload_digest != answer.payload_digest:
-            raise LedgerConflict("another payload of this event's source and id was answered meanwhile")
-        self._answers[event] = answer
+        self._answers = self._with_answers([answer])
+
+    def _with_answers(self, *written: Sequence[Answer]) -> dict[tuple[str, str], Answer]:
+        answers = dict(self._answers)
+        for answer in chain(*written):
+            event = (answer.event.source, answer.event.id)
+            if not answers.get(event, answer).may_become(answer):
+                raise LedgerConflict(
+                    "another payload, or another outcome, of this event was answered meanwhile"
+                )
+            answers[event] = answer
+        return answers
 
     def counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
         """Does `tenant_counts` without waiting."""
@@ -134,8 +147,8 @@ class MemoryLedger:
     async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
         """See `Ledger.note_sweep`."""
         self._sweeps[sweep_id] = (finished_at, report)
-        while len(self._sweeps) > SWEEPS_KEPT:
-            del self._sweeps[next(iter(self._sweeps))]
+        if len(self._sweeps) > SWEEPS_KEPT:
+            del self._sweeps[min(self._sweeps, key=lambda id_: self._sweeps[id_][0])]
 
     async def sweep(self, sweep_id: str) -> str | None:
         """See `Ledger.sweep`."""
@@ -151,6 +164,9 @@ class MemoryLedger:
 
     async def wish(self, *wishes: Wish) -> None:
         """See `Ledger.wish`."""
+        if not self._wish_ids.isdisjoint(wish.id for wish in wishes):
+            raise LedgerFailed("the ledger refuses a write: there is a wish of this id already")
+        self._wish_ids |= {wish.id for wish in wishes}
         self._wishes |= {wish.id: wish for wish in wishes}
 
     async def wishes(self) -> Sequence[Wish]:
@@ -200,17 +216,19 @@ class MemoryLedger:
         self, now: datetime, limit: int, deletable_before: datetime | None = None
     ) -> Sequence[Department]:
         """See `Ledger.due`."""
-        due = [
+        due = sorted(
             (entry.due_at, key)
             for key, entry in self._entries.items()
             if entry.due_at is not None and entry.due_at <= now
-        ]
-        deletable = [
+        )
+        if deletable_before is None:
+            return [key for _, key in due[:limit]]
+        deletable = sorted(
             (entry.deletable_since, key)
             for key, entry in self._entries.items()
-            if deletable_before and entry.deletable_since and entry.deletable_since <= deletable_before
-        ]
-        return list(dict.fromkeys(key for _, key in (*sorted(due), *sorted(deletable))))[:limit]
+            if entry.deletable_since is not None and entry.deletable_since <= deletable_before
+        )
+        return longest_due(due, deletable, limit, now - deletable_before)
 
     async def overdue(self, since: datetime) -> int:
         """See `Ledger.overdue`."""
@@ -232,7 +250,7 @@ class MemoryLedger:
 
 def is_overdue(entry: Entry, since: datetime) -> bool:
     """Whether an entry older than `since` has a debt with a retry, or a late removal fails since then."""
-    if entry.retry is not None and entry.retry.failing_since < since:
+    if entry.retry is not None and entry.due_at is not None and entry.retry.failing_since < since:
         return True
     retry_at = entry.debt.retry_at if entry.debt else None
     return retry_at is not None and entry.created_at is not None and entry.created_at < since

@@ -1,19 +1,59 @@
 """The ledger's roles as SQL on a `SqliteStore`."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import apsw
 from pydantic_core import to_json
 
-from worker.adapters.sqlite.rows import answer_json, answer_of, entry_json, entry_of, wish_json, wish_of
+from worker.adapters.sqlite.audit import write_audit
+from worker.adapters.sqlite.rows import (
+    answer_json,
+    answer_of,
+    call_json,
+    call_of,
+    entry_json,
+    entry_of,
+    hold_json,
+    hold_of,
+    wish_json,
+    wish_of,
+)
 from worker.adapters.sqlite.store import SqliteStore, sqlite_store, sqlite_store_read
-from worker.core.model import Answer, Department, Entry, Recollection, Reference, Wish, replace
-from worker.ports import AuthIdTaken, LedgerConflict, LedgerForeign
+from worker.core.duties import longest_due
+from worker.core.limits import TenantCounts, WindowCount
+from worker.core.model import (
+    Answer,
+    CallNote,
+    Department,
+    Entry,
+    Hold,
+    HoldReason,
+    Recollection,
+    Reference,
+    Wish,
+    replace,
+)
+from worker.ports import (
+    NOTHING_BESIDE,
+    AuthIdTaken,
+    Beside,
+    LedgerConflict,
+    LedgerForeign,
+    NotAdmitted,
+)
+
+CALLS_KEPT = 50
+"""For each department."""
+SWEEPS_KEPT = 10
+CONFIRMED, UNCONFIRMED = '"confirmed":true', '"confirmed":false'
+"""As in the JSON of an answer. No text in it has these characters: its quotes are escaped."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 RECALL = (  # one statement, so both parts are consistent
     "SELECT (SELECT entry FROM departments WHERE tenant = ? AND department_id = ?),"
@@ -26,12 +66,54 @@ ANSWERS_TO = (  # the key begins with the source, so each of the few sources is 
     " SELECT answer FROM sources JOIN answers USING (source) WHERE event_id = ? ORDER BY source"
 )
 INSERT_ENTRY = (
-    "INSERT INTO departments (revision, status, name, auth_id, due_at, entry, tenant, department_id)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, department_id) DO NOTHING"
+    "INSERT INTO departments (revision, status, name, auth_id, due_at, entry, active, deletable_since,"
+    " last_removal_at, removals, tenant, department_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (tenant, department_id) DO NOTHING"
 )
 UPDATE_ENTRY = (
-    "UPDATE departments SET revision = ?1, status = ?2, name = ?3, auth_id = ?4, due_at = ?5, entry = ?6"
-    " WHERE tenant = ?7 AND department_id = ?8 AND revision = ?1 - 1"
+    "UPDATE departments SET revision = ?1, status = ?2, name = ?3, auth_id = ?4, due_at = ?5, entry = ?6,"
+    " active = ?7, deletable_since = ?8, last_removal_at = ?9, removals = ?10"
+    " WHERE tenant = ?11 AND department_id = ?12 AND revision = ?1 - 1"
+)
+RECORD_ANSWER = (  # a confirm, as almost always, is told from another outcome without decoding
+    "INSERT INTO answers VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO UPDATE"
+    " SET confirmed = excluded.confirmed, answer = excluded.answer WHERE answer IN (?8, ?9)"
+)
+REPLACE_ANSWER = (
+    "UPDATE answers SET answered_at = ?6, confirmed = ?7, answer = ?8 WHERE source = ?1 AND event_id = ?2"
+)
+ACTIVE = "SELECT count(*) FROM departments WHERE tenant = ? AND active = 1"
+REMOVED_SINCE = (
+    "SELECT ifnull(sum((SELECT count(*) FROM json_each(removals) WHERE value > ?2)), 0),"
+    " count(*) FILTER (WHERE active = 0)"
+    " FROM departments WHERE tenant = ?1 AND last_removal_at > ?2"
+)
+OVERDUE = (  # the index finds the few entries with a duty; the JSON of each has the rest
+    "SELECT count(*) FROM departments WHERE due_at IS NOT NULL AND ("
+    "entry ->> 'owed_at' IS NOT NULL AND unixepoch(entry ->> 'created_at', 'subsec') < ?1"
+    " OR unixepoch(entry ->> '$.retry.failing_since', 'subsec') < ?1)"
+)
+RECORD_HOLD = (
+    "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET held_at = excluded.held_at,"
+    " reason = excluded.reason, state = excluded.state, hold = excluded.hold"
+)
+ALL_HOLDS = "SELECT hold FROM holds ORDER BY held_at, id"
+OPEN_HOLDS = "SELECT hold FROM holds WHERE state IN ('waiting', 'approved') ORDER BY held_at, id"
+HOLDS_OF_ONE = (
+    "SELECT hold FROM holds WHERE tenant = ? AND department_id = ?"
+    " AND (? OR state IN ('waiting', 'approved')) ORDER BY held_at, id"
+)
+DUE = (
+    "SELECT due_at, tenant, department_id FROM departments WHERE due_at <= ?"
+    " ORDER BY due_at, tenant, department_id LIMIT ?"
+)
+DELETABLE = (
+    "SELECT deletable_since, tenant, department_id FROM departments WHERE deletable_since <= ?"
+    " ORDER BY deletable_since, tenant, department_id LIMIT ?"
+)
+INSERT_CALL = (
+    "INSERT INTO calls SELECT ?1, ?2, coalesce(max(number), 0) + 1, ?3 FROM calls"
+    " WHERE tenant = ?1 AND department_id = ?2 RETURNING number"
 )
 
 
@@ -67,14 +149,24 @@ class SqliteLedger:
             None if answer is None else answer_of(answer),
         )
 
-    async def record(self, entry: Entry, answer: Answer | None = None) -> Entry:
+    async def record(
+        self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE
+    ) -> Entry:
         """See `Ledger.record`."""
         written = replace(entry, revision=entry.revision + 1)
 
         def job(connection: apsw.Connection) -> Entry:
+            if beside.admission is None:
+                _write_entry(connection, written)
+            else:  # counted while the department still counts as active, and before any later writer
+                counts = _counts(connection, entry.department.tenant, beside.admission.since)
+                _write_entry(connection, written)
+                if not beside.admission.allows(counts):
+                    raise NotAdmitted(counts)
             if answer is not None:
                 _write_answer(connection, answer)
-            _write_entry(connection, written)
+            if beside is not NOTHING_BESIDE:
+                _write_beside(connection, entry.department, beside)
             return written
 
         return await self.store.run(job)
@@ -117,25 +209,104 @@ class SqliteLedger:
             )
         )
 
-    async def due(self, now: datetime, limit: int) -> Sequence[Department]:
+    async def due(
+        self, now: datetime, limit: int, deletable_before: datetime | None = None
+    ) -> Sequence[Department]:
         """See `Ledger.due`."""
         with self.store.read() as connection:
-            rows = connection.execute(
-                "SELECT tenant, department_id FROM departments WHERE due_at <= ? ORDER BY due_at LIMIT ?",
-                (now.timestamp(), limit),
-            )
-            return [Department(str(tenant), str(id_)) for tenant, id_ in rows]
+            due = _moments(connection.execute(DUE, (now.timestamp(), limit)))
+            if deletable_before is None:
+                return [department for _, department in due]
+            deletable = _moments(connection.execute(DELETABLE, (deletable_before.timestamp(), limit)))
+            return longest_due(due, deletable, limit, now - deletable_before)
 
     async def overdue(self, since: datetime) -> int:
         """See `Ledger.overdue`."""
         with self.store.read() as connection:
-            # The index finds the few entries with a duty; the JSON of each has the rest.
-            found = connection.execute(
-                "SELECT count(*) FROM departments WHERE due_at IS NOT NULL"
-                " AND entry ->> 'owed_at' IS NOT NULL AND unixepoch(entry ->> 'created_at', 'subsec') < ?",
-                (since.timestamp(),),
-            )
+            found = connection.execute(OVERDUE, (since.timestamp(),))
             return cast(int, found.fetchall()[0][0])
+
+    async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
+        """See `Ledger.tenant_counts`."""
+        with self.store.read() as connection:
+            with connection:  # all counts of one moment
+                counts = _counts(connection, tenant, since)
+            return counts  # noqa: RET504 - the block may swallow errors, as far as mypy knows
+
+    async def hold(self, hold_id: str) -> Hold | None:
+        """See `Ledger.hold`."""
+        with self.store.read() as connection:
+            rows = connection.execute("SELECT hold FROM holds WHERE id = ?", (hold_id,))
+            return next((hold_of(row[0]) for row in rows), None)
+
+    async def holds(self, department: Department | None = None, *, all_: bool = False) -> Sequence[Hold]:
+        """See `Ledger.holds`."""
+        everything = ALL_HOLDS if all_ else OPEN_HOLDS
+        with self.store.read() as connection:
+            if department is None:
+                rows = connection.execute(everything)
+            else:
+                rows = connection.execute(HOLDS_OF_ONE, (*department, all_))
+            return [hold_of(row[0]) for row in rows]
+
+    async def waiting_holds(self) -> Mapping[HoldReason, int]:
+        """See `Ledger.waiting_holds`."""
+        with self.store.read() as connection:
+            rows = connection.execute(
+                "SELECT reason, count(*) FROM holds"
+                " WHERE state IN ('waiting', 'approved') AND state = 'waiting' GROUP BY reason"
+            )
+            return {HoldReason(str(reason)): cast(int, number) for reason, number in rows}
+
+    async def note_running(self, at: datetime) -> None:
+        """See `Ledger.note_running`."""
+        await self.store.run(
+            lambda connection: connection.execute("UPDATE ledger SET running_at = ?", (at.timestamp(),))
+        )
+
+    async def running_at(self) -> datetime | None:
+        """See `Ledger.running_at`."""
+        with self.store.read() as connection:
+            rows = connection.execute("SELECT running_at FROM ledger WHERE running_at IS NOT NULL")
+            return next((_moment(row[0]) for row in rows), None)
+
+    async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
+        """See `Ledger.note_sweep`."""
+
+        def job(connection: apsw.Connection) -> None:
+            connection.execute(
+                "INSERT INTO sweeps VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+                " SET finished_at = excluded.finished_at, report = excluded.report",
+                (sweep_id, finished_at.timestamp(), report),
+            )
+            connection.execute(
+                "DELETE FROM sweeps WHERE id NOT IN"
+                " (SELECT id FROM sweeps ORDER BY finished_at DESC, id LIMIT ?)",
+                (SWEEPS_KEPT,),
+            )
+
+        await self.store.run(job)
+
+    async def sweep(self, sweep_id: str) -> str | None:
+        """See `Ledger.sweep`."""
+        with self.store.read() as connection:
+            rows = connection.execute("SELECT report FROM sweeps WHERE id = ?", (sweep_id,))
+            return next((str(row[0]) for row in rows), None)
+
+    async def last_sweep_at(self) -> datetime | None:
+        """See `Ledger.last_sweep_at`."""
+        with self.store.read() as connection:
+            rows = connection.execute("SELECT finished_at FROM sweeps ORDER BY finished_at DESC LIMIT 1")
+            return next((_moment(row[0]) for row in rows), None)
+
+    async def calls(self, department: Department, limit: int = CALLS_KEPT) -> Sequence[CallNote]:
+        """See `Ledger.calls`."""
+        with self.store.read() as connection:
+            rows = connection.execute(
+                "SELECT call FROM calls WHERE tenant = ? AND department_id = ? ORDER BY number DESC LIMIT ?",
+                (*department, limit),
+            )
+            return [call_of(row[0]) for row in rows][::-1]
 
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         """See `Ledger.entries`."""
@@ -162,12 +333,12 @@ class SqliteLedger:
             rows = connection.execute(ANSWERS_TO, (event_id,))
             return [answer_of(row[0]) for row in rows]
 
-    async def wish(self, wish: Wish) -> None:
+    async def wish(self, *wishes: Wish) -> None:
         """See `Ledger.wish`."""
-        values = (wish.id, wish.asked_at.timestamp(), wish_json(wish))
+        rows = [(wish.id, wish.asked_at.timestamp(), wish_json(wish)) for wish in wishes]
         await self.store.run(
-            lambda connection: connection.execute(
-                "INSERT INTO wishes (id, asked_at, wish) VALUES (?, ?, ?)", values
+            lambda connection: connection.executemany(
+                "INSERT INTO wishes (id, asked_at, wish) VALUES (?, ?, ?)", rows
             )
         )
 
@@ -222,13 +393,18 @@ class SqliteLedger:
 
 def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
     """Raises `LedgerConflict` if the entry was changed since it was recalled, and `AuthIdTaken`."""
+    removals = [_microseconds(at) for at in entry.counted_removals]
     values = (
         entry.revision,
         entry.status.value,
         entry.name,
         entry.auth_id,
-        entry.due_at.timestamp() if entry.due_at else None,
+        _unix(entry.due_at),
         entry_json(entry),
+        entry.is_counted_active,
+        _unix(entry.deletable_since),
+        max(removals) if removals else None,
+        to_json(removals).decode() if removals else None,
         *entry.department,
     )
     statement = INSERT_ENTRY if entry.revision == 1 else UPDATE_ENTRY
@@ -249,20 +425,73 @@ def _holder(connection: apsw.Connection, auth_id: str | None) -> Department | No
 
 
 def _write_answer(connection: apsw.Connection, answer: Answer) -> None:
-    """Raises `LedgerConflict` for another payload; otherwise only the confirm of an answer changes."""
-    connection.execute(
-        "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (source, event_id) DO UPDATE"
-        " SET confirmed = excluded.confirmed, answer = excluded.answer"
-        " WHERE payload_digest = excluded.payload_digest",
-        (
-            answer.event.source,
-            answer.event.id,
-            answer.payload_digest,
-            *answer.department,
-            answer.answered_at.isoformat(),
-            answer.confirmed,
-            answer_json(answer),
-        ),
+    """Raises `LedgerConflict` for another payload, and for an outcome that may not follow the known one."""
+    event, text = (answer.event.source, answer.event.id), answer_json(answer)
+    row = (
+        *event,
+        answer.payload_digest,
+        *answer.department,
+        answer.answered_at.isoformat(),
+        answer.confirmed,
+        text,
     )
-    if connection.changes() != 1:
-        raise LedgerConflict("another payload of this event's source and id was answered meanwhile")
+    unconfirmed = text.replace(CONFIRMED, UNCONFIRMED)
+    connection.execute(RECORD_ANSWER, (*row, unconfirmed))
+    if connection.changes() == 1:
+        return
+    known: Any = connection.execute(
+        "SELECT answer FROM answers WHERE source = ? AND event_id = ?", event
+    ).fetchone()
+    if not answer_of(known[0]).may_become(answer):
+        raise LedgerConflict("another payload, or another outcome, of this event was answered meanwhile")
+    connection.execute(REPLACE_ANSWER, row)
+
+
+def _write_beside(connection: apsw.Connection, department: Department, beside: Beside) -> None:
+    for answer in beside.answers:
+        _write_answer(connection, answer)
+    for hold in beside.holds:
+        connection.execute(
+            RECORD_HOLD,
+            (
+                hold.id,
+                *hold.department,
+                hold.held_at.timestamp(),
+                hold.reason.value,
+                hold.state.value,
+                hold_json(hold),
+            ),
+        )
+    write_audit(connection, beside.audit)
+    for call in beside.calls:
+        numbered: Any = connection.execute(INSERT_CALL, (*department, call_json(call))).fetchall()
+        if numbered[0][0] > CALLS_KEPT:
+            connection.execute(
+                "DELETE FROM calls WHERE tenant = ? AND department_id = ? AND number <= ?",
+                (*department, numbered[0][0] - CALLS_KEPT),
+            )
+
+
+def _counts(connection: apsw.Connection, tenant: str, since: Sequence[datetime]) -> TenantCounts:
+    active: Any = connection.execute(ACTIVE, (tenant,)).fetchone()
+    found: list[Any] = [
+        connection.execute(REMOVED_SINCE, (tenant, _microseconds(begin))).fetchone() for begin in since
+    ]
+    return TenantCounts(active[0], tuple(WindowCount(*counts) for counts in found))
+
+
+def _moments(rows: Iterable[Any]) -> Sequence[tuple[datetime, Department]]:
+    return [(_moment(at), Department(tenant, id_)) for at, tenant, id_ in rows]
+
+
+def _unix(moment: datetime | None) -> float | None:
+    return moment.timestamp() if moment else None
+
+
+def _moment(unix: Any) -> datetime:
+    return datetime.fromtimestamp(unix, UTC)
+
+
+def _microseconds(moment: datetime) -> int:
+    """Since 1970: exact, unlike Unix time with its fractions."""
+    return (moment - EPOCH) // MICROSECOND

@@ -1,8 +1,8 @@
-"""Entries, answers and wishes as JSON in the tables, beside the columns for queries.
+"""Entries, answers, wishes, holds and calls as JSON in the tables, beside the columns for queries.
 
 An entry's sub-values are flattened: the JSON has the keys of the first version, so ledgers of every version
 can be read, and SQL can read one field (`entry ->> 'owed_at'`). No other module knows both forms. A new field
-needs a key with a default here, for rows that were written before.
+needs a key with a default here, for rows that were written before. A key that has its default is left out.
 """
 
 from dataclasses import dataclass
@@ -16,16 +16,22 @@ from contracts.departments import Version
 from worker.core.model import (
     NO_TRACE,
     Answer,
+    CallNote,
+    Cause,
     Check,
     Claim,
     Debt,
+    Deletion,
     Department,
     Entry,
     Fingerprint,
+    Hold,
     IssuedCredentials,
     PartialReissue,
     Reference,
     Removed,
+    Removing,
+    Retry,
     Status,
     Trace,
     Wish,
@@ -66,16 +72,32 @@ class EntryRow:
     missing_since: datetime | None = None
     gone_at: datetime | None = None
     api_id: str | None = None
+    supersedes: str | None = None
+    removal_cause: Cause | None = None
+    removal_counted_at: datetime | None = None
+    removed_auth_id: str | None = None
+    deletion_cancelled: bool = False
+    hold: Hold | None = None
+    holds_made: int = 0
+    removing: Removing | None = None
+    deletion: Deletion | None = None
+    retry: Retry | None = None
+    past_removals: tuple[datetime, ...] = ()
+    owed_results: tuple[Answer, ...] = ()
+    results_at: datetime | None = None
+    keeps_name: bool = False
 
 
 _ENTRY = TypeAdapter(EntryRow)
 _ANSWER = TypeAdapter(Answer)
 _WISH = TypeAdapter(Wish)
+_HOLD = TypeAdapter(Hold)
+_CALL = TypeAdapter(CallNote)
 
 
 def entry_json(entry: Entry) -> str:
     """Encodes an entry."""
-    issued, debt, check = entry.issued, entry.debt, entry.check
+    issued, debt, check, removal = entry.issued, entry.debt, entry.check, entry.removal
     row = EntryRow(
         department=entry.department,
         revision=entry.revision,
@@ -92,7 +114,7 @@ def entry_json(entry: Entry) -> str:
         issued_trace=issued.trace if issued else NO_TRACE,
         owed_at=debt.retry_at if debt else None,
         created_at=entry.created_at,
-        removed_at=entry.removal.removed_at if entry.removal else None,
+        removed_at=removal.removed_at if removal else None,
         check_at=check.at if check else None,
         late_call=check is not None and check.late_call,
         recount_at=entry.duplicates_check_at,
@@ -104,8 +126,22 @@ def entry_json(entry: Entry) -> str:
         missing_since=entry.missing_since,
         gone_at=entry.gone_at,
         api_id=entry.api_id,
+        supersedes=issued.supersedes if issued else None,
+        removal_cause=removal.cause if removal else None,
+        removal_counted_at=removal.counted_at if removal else None,
+        removed_auth_id=removal.auth_id if removal else None,
+        deletion_cancelled=removal is not None and removal.cancelled,
+        hold=entry.hold,
+        holds_made=entry.holds_made,
+        removing=entry.removing,
+        deletion=entry.deletion,
+        retry=entry.retry,
+        past_removals=entry.past_removals,
+        owed_results=entry.owed_results,
+        results_at=entry.results_at,
+        keeps_name=entry.keeps_name,
     )
-    return _ENTRY.dump_json(row).decode()
+    return _ENTRY.dump_json(row, exclude_defaults=True).decode()
 
 
 def entry_of(text: Any) -> Entry:
@@ -127,11 +163,20 @@ def entry_of(text: Any) -> Entry:
             debt=_debt_of(row),
             check=_check_of(row),
             duplicates_check_at=row.recount_at,
-            removal=Removed(row.removed_at) if row.removed_at else None,
+            removal=_removal_of(row),
             repairs=row.mends,
             missing_since=row.missing_since,
             gone_at=row.gone_at,
             api_id=row.api_id,
+            hold=row.hold,
+            holds_made=row.holds_made,
+            removing=row.removing,
+            deletion=_deletion_of(row),
+            retry=row.retry,
+            past_removals=row.past_removals,
+            owed_results=row.owed_results,
+            results_at=row.results_at,
+            keeps_name=row.keeps_name,
         )
     except ValueError:
         raise _damaged() from None
@@ -157,6 +202,26 @@ def wish_of(text: Any) -> Wish:
     return _validated(_WISH, text)
 
 
+def hold_json(hold: Hold) -> str:
+    """Encodes a hold."""
+    return _HOLD.dump_json(hold).decode()
+
+
+def hold_of(text: Any) -> Hold:
+    """Decodes a hold; raises `LedgerFailed` for invalid JSON."""
+    return _validated(_HOLD, text)
+
+
+def call_json(call: CallNote) -> str:
+    """Encodes a call."""
+    return _CALL.dump_json(call).decode()
+
+
+def call_of(text: Any) -> CallNote:
+    """Decodes a call; raises `LedgerFailed` for invalid JSON."""
+    return _validated(_CALL, text)
+
+
 def _issued_of(row: EntryRow) -> IssuedCredentials | None:
     cause = row.issued_for
     if cause is None:
@@ -168,7 +233,24 @@ def _issued_of(row: EntryRow) -> IssuedCredentials | None:
         row.fingerprint,
         row.reissued_at,
         row.partial_reissues,
+        row.supersedes,
     )
+
+
+def _removal_of(row: EntryRow) -> Removed | None:
+    """Without a cause, as in a row of an earlier version, nothing is deleted later."""
+    if row.removed_at is None:
+        return None
+    return Removed(
+        row.removed_at, row.removal_cause, row.removal_counted_at, row.removed_auth_id, row.deletion_cancelled
+    )
+
+
+def _deletion_of(row: EntryRow) -> Deletion | None:
+    """A row that no migration has seen yet is only read: its deletion began after its subaccount was made."""
+    if row.deletion is None and row.status is Status.DELETING and row.created_at is not None:
+        return Deletion(row.created_at)
+    return row.deletion
 
 
 def _debt_of(row: EntryRow) -> Debt | None:
