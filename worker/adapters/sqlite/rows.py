@@ -249,7 +249,7 @@ def _removal_of(row: EntryRow) -> Removed | None:
 def _deletion_of(row: EntryRow) -> Deletion | None:
     """A row that no migration has seen yet is only read: its deletion began after its subaccount was made."""
     if row.deletion is None and row.status is Status.DELETING and row.created_at is not None:
-        return Deletion(row.created_at)
+        return Deletion(row.created_at, in_doubt=True)
     return row.deletion
 
 
