@@ -11,7 +11,7 @@ from worker.core.model import Hold, HoldReason, HoldState, Reference, Ruling
 from worker.telemetry.events import FINDING_KINDS, Telemetry
 from worker.telemetry.logs import configure_logging
 
-HOLD = Hold("h-1", SALES, HoldReason.RESOURCES, "2 numbers", removed(id="e-1").cause, "SA1", "Sales", NOW)
+HOLD = Hold("h-1", SALES, HoldReason.RESOURCES, "2 numbers", removed(id="e-1"), "SA1", "Sales", NOW)
 
 
 class Reported:
