@@ -214,6 +214,7 @@ def assemble(
         records=records,
         duties=ports.ledger,
         wishes=ports.ledger,
+        presence=ports.ledger,
         reissues=reissues,
         recreations=Recreations(line, records, ports.ledger, rules.retry, clock, telemetry),
         removals=Removals(
@@ -341,6 +342,7 @@ async def running_worker(
         worker.circuit.begin()
         await stack.enter_async_context(supervised(worker.clock_watch.run, clock, telemetry))
         await stack.enter_async_context(supervised(worker.scheduler.run, clock, telemetry))
+        await stack.enter_async_context(supervised(worker.scheduler.announce, clock, telemetry))
         consumer = await stack.enter_async_context(broker.consumer(worker.handler.receive))
         control = partial(worker.gate.control, consumer)
         await stack.enter_async_context(supervised(control, clock, telemetry))

@@ -3,11 +3,13 @@
 import asyncio
 import io
 from dataclasses import replace
+from datetime import timedelta
 from itertools import count
 from typing import Any
 
 import pytest
 
+from contracts.subaccounts import ResultCode
 from contracts.topology import NO_NAMESPACE, BrokerVersion
 from tests.support.builders import (
     CLAIM,
@@ -20,7 +22,8 @@ from tests.support.builders import (
 from tests.support.world import fault
 from worker.adapters.memory.dead_letters import MemoryAudit, MemoryDeadLetters
 from worker.core.decide import Policy
-from worker.core.model import Department, Status
+from worker.core.model import Department, Reissuing, Status
+from worker.core.reissue import answer_to, request_of
 from worker.operations.dead_letters import removal, summary, transfer
 from worker.operations.dead_letters.plan import plan
 from worker.operations.dead_letters.replay import Replay
@@ -29,7 +32,7 @@ from worker.operations.departments import UnknownDepartment, credentials_state, 
 from worker.operations.emit import EmitFailed, InvalidEvent, complete_event, emit, events_in
 from worker.operations.reset_version import UNDER_WAY, Resetting, of_department, of_source
 from worker.operations.topology import TopologyOptions, apply_topology, check_topology, export_topology
-from worker.operations.wishes import Asking, NotCarriedOut, StillUnderWay
+from worker.operations.wishes import Asking, NotCarriedOut, NoWorker, StillUnderWay
 from worker.ports import PublishFailed, Unroutable
 
 RABBITMQ_4 = BrokerVersion(4, 1)
@@ -130,21 +133,76 @@ async def test_a_reissue_is_carried_out_by_the_worker_or_withdrawn(world, new_id
     asking = Asking(world.ledger, audit, world.clock, "ada", new_id)
     with pytest.raises(UnknownDepartment):
         await asking.reissue(Department("default", "hr"), None)
+    await worker_runs(world)
     monkeypatch.setattr("worker.operations.wishes.TIMEOUT_SECONDS", 0.05)
     with pytest.raises(NotCarriedOut, match="is withdrawn"):
         await asking.reissue(SALES, None)
     assert [line.outcome for line in await audit.lines()] == ["asked for", "withdrawn, no worker has done it"]
 
 
+async def worker_runs(world):
+    await world.ledger.note_running(world.clock.now())
+
+
 async def answered(world, asked):
     """Runs the worker's wishes until the command has its answer."""
     async with world.working() as running:
         while not asked.done():
+            await worker_runs(world)
             await running.worker.scheduler.file_wishes()
             await running.worker.lanes.idle()
             world.clock.advance(1)
             await asyncio.sleep(0)
     return await asked
+
+
+async def test_without_a_worker_nothing_is_asked_for(world, new_id):
+    """A worker that ran a while ago, or that will run once a clock is set right, is none."""
+    await world.handle(department_created())
+    audit = MemoryAudit()
+    asking = Asking(world.ledger, audit, world.clock, "ada", new_id)
+    for seconds in (-6, 6):
+        await world.ledger.note_running(world.clock.now() + timedelta(seconds=seconds))
+        for asked in (
+            asking.reissue(SALES, None),
+            asking.recreate(SALES),
+            asking.ask_all([asking.wish(SALES, Reissuing())], "all"),
+        ):
+            with pytest.raises(NoWorker, match="start `provisioner run`"):
+                await asked
+    assert (await audit.lines(), await world.ledger.wishes()) == ([], [])
+
+
+async def test_several_wishes_are_left_at_once_and_each_is_answered(world, new_id):
+    ids = ("a", "b")
+    await world.handle(*(department_created(id=f"e-{one}", department_id=one) for one in ids))
+    audit, seen = MemoryAudit(), list[int]()
+    asking = Asking(world.ledger, audit, world.clock, "ada", new_id)
+    wishes = [asking.wish(SALES._replace(id=one), Reissuing()) for one in (*ids, "unknown")]
+    await worker_runs(world)
+    asked = asyncio.create_task(asking.ask_all(wishes, "all", seen.append))
+    answers = await answered(world, asked)
+    assert [answer.outcome for answer in answers] == ["reissued", "reissued", "failed"]
+    assert (seen[-1], await world.ledger.wishes()) == (3, [])
+    assert [line.outcome for line in await audit.lines()] == ["asked for"] * 3
+
+
+async def test_wishes_that_no_worker_grants_are_withdrawn(world, new_id):
+    """The worker stops beside its first answer."""
+    await world.handle(department_created())
+    audit = MemoryAudit()
+    asking = Asking(world.ledger, audit, world.clock, "ada", new_id)
+    first, second = (asking.wish(SALES, Reissuing()) for _ in range(2))
+    await worker_runs(world)
+    given = answer_to(request_of(first), await world.entry(), ResultCode.REISSUED, None, NOW)
+    await world.ledger.record_answer(replace(given, confirmed=True))
+    asked = asyncio.create_task(asking.ask_all([first, second], "all"))
+    await asyncio.sleep(0.01)
+    world.clock.advance(6)
+    answers = await asked
+    assert [answer is not None for answer in answers] == [True, False]
+    assert await world.ledger.wishes() == [first]  # the next worker ends it
+    assert [line.event_id for line in (await audit.lines())[2:]] == [second.id]
 
 
 async def test_a_recreation_is_waited_for_until_it_is_done(world, new_id, monkeypatch):
@@ -154,6 +212,7 @@ async def test_a_recreation_is_waited_for_until_it_is_done(world, new_id, monkey
     world.provider.subaccounts.clear()
     audit, begun = MemoryAudit(), []
     asking = Asking(world.ledger, audit, world.clock, "ada", new_id, lambda: begun.append(True))
+    await worker_runs(world)
     answer = await answered(world, asyncio.create_task(asking.recreate(SALES)))
     assert (answer.outcome, answer.auth_id) == ("created", (await world.entry()).auth_id)
     lines = await audit.lines()
@@ -164,9 +223,10 @@ async def test_a_recreation_is_waited_for_until_it_is_done(world, new_id, monkey
     assert await world.ledger.wishes() == []
 
 
-async def test_a_recreation_without_a_worker_is_withdrawn(world, new_id, monkeypatch):
+async def test_a_recreation_that_no_worker_begins_is_withdrawn(world, new_id, monkeypatch):
     monkeypatch.setattr("worker.operations.wishes.TIMEOUT_SECONDS", 0.05)
     await world.handle(department_created())
+    await worker_runs(world)
     with pytest.raises(NotCarriedOut, match="is withdrawn"):
         await Asking(world.ledger, MemoryAudit(), world.clock, "ada", new_id).recreate(SALES)
     assert await world.ledger.wishes() == []
@@ -177,6 +237,7 @@ async def test_a_recreation_that_takes_too_long_goes_on_without_the_command(worl
     monkeypatch.setattr("worker.operations.wishes.LONGEST_SECONDS", 0.1)
     await world.handle(department_created())
     world.provider.subaccounts.clear()
+    await worker_runs(world)
     asked = asyncio.create_task(
         Asking(world.ledger, MemoryAudit(), world.clock, "ada", new_id).recreate(SALES)
     )

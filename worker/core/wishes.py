@@ -1,0 +1,38 @@
+"""Wishes: the references of their answers, how long they are valid, whether a worker grants them."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from contracts.reissues import REISSUE
+from worker.core.model import Reference, Wish
+from worker.core.recreation import RECREATE
+from worker.core.reissue import WISHES
+
+APPROVAL_VALID_FOR = timedelta(hours=24)
+"""An approval or a rejection that no worker has acted on lapses after this time."""
+
+PRESENT_FOR = timedelta(seconds=5)
+"""A worker says each second that it runs; it counts as running for this long."""
+
+_TYPES: Mapping[str, str] = {
+    "reissue": REISSUE,
+    "recreate": RECREATE,
+    "approve": "hold.approve.v1",
+    "reject": "hold.reject.v1",
+    "correct": "subaccount.correct.v1",
+    "adopt": "department.adopt.v1",
+    "sweep": "departments.sweep.v1",
+}
+
+
+def reference_of(wish: Wish) -> Reference:
+    """The reference under which the answer to a wish is on record."""
+    return Reference(WISHES, wish.id, _TYPES[wish.asks.kind])
+
+
+def is_present(running_at: datetime | None, now: datetime) -> bool:
+    """Whether a worker runs that has last said so at `running_at`.
+
+    A time far ahead does not count: a clock was set back since.
+    """
+    return running_at is not None and abs(now - running_at) <= PRESENT_FOR
