@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.main import get_command
 
-from worker.cli import dead_letters, departments, events, keys, streams, terminal, topology
+from worker.cli import dead_letters, departments, events, holds, keys, streams, terminal, topology
 from worker.cli.arguments import command_of
 from worker.cli.emit import emit
 from worker.cli.environment import use_env_file
@@ -197,6 +197,7 @@ app.command()(departments.reissue)
 app.command("open")(open_)
 app.add_typer(topology.app, name="topology")
 app.add_typer(departments.app, name="departments")
+app.add_typer(holds.app, name="holds")
 app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(dead_letters.app, name="dead-letters")

@@ -136,11 +136,13 @@ class Asking:
             found |= await self._answered(wish)
         return found
 
-    async def withdraw(self, wishes: Sequence[Wish], selection: str) -> None:
+    async def withdraw(
+        self, wishes: Sequence[Wish], selection: str, why: str = "no worker has done it"
+    ) -> None:
         """Takes back wishes that nobody has granted."""
         for wish in wishes:
             await self.ledger.close_wish(wish.id)
-        await self._record(wishes, selection, "withdrawn, no worker has done it")
+        await self._record(wishes, selection, f"withdrawn, {why}")
 
     async def reissue(self, which: Department, recipient: str | None) -> Answer:
         """Has credentials issued again; outcome `failed` means that nothing was issued.
@@ -187,7 +189,7 @@ class Asking:
                 "the worker has begun, and goes on:"
                 f" `provisioner departments show {wish.department.id}` tells how it ends"
             )
-        await self._record([wish], selection, "withdrawn, no worker has done it")
+        await self.withdraw([wish], selection)
         raise NotCarriedOut(await self._why_not(wish))
 
     async def _why_not(self, wish: Wish) -> str:
