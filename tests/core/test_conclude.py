@@ -287,6 +287,29 @@ class TestChanged:
         )
         assert conclusion.answer.outcome is ResultKind.RESTORED
 
+    @pytest.mark.parametrize(
+        ("step", "status", "kept"),
+        [
+            (Rename(AUTH_ID, "Marketing"), Status.ACTIVE, None),
+            (Restore(AUTH_ID, "Marketing"), Status.DISABLED, None),
+            (Restore(AUTH_ID, None), Status.DISABLED, "EU 7"),
+            (Disable(AUTH_ID), Status.ACTIVE, "EU 7"),
+        ],
+    )
+    def test_a_name_that_was_kept_ends_with_a_rename(self, step, status, kept):
+        before = an_entry(status, keeps_name=True, kept_name="EU 7")
+
+        entry = concluded(before, renamed(sequence=11), step, Changed()).entry
+
+        assert (entry.keeps_name, entry.kept_name) == (True, kept)
+
+    def test_the_next_subaccount_of_a_department_has_a_tag(self):
+        before = an_entry(Status.DELETING, keeps_name=True, kept_name="EU 7")
+
+        entry = concluded(before, removed(sequence=11), Delete(AUTH_ID), Deleted()).entry
+
+        assert (entry.keeps_name, entry.kept_name) == (False, None)
+
     def test_a_disable_records_the_removal(self):
         entry, event = an_entry(), removed(sequence=11)
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.text import NAME_LENGTH
-from tests.support.builders import AUTH_ID, SALES, created
+from tests.support.builders import AUTH_ID, SALES, an_entry, created
 from worker.core.model import Department, Reference
-from worker.core.naming import TAG_LENGTH, NameTemplate, department_tag, idempotency_key
+from worker.core.naming import TAG_LENGTH, Names, NameTemplate, department_tag, idempotency_key
 
 CROCKFORD = set("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 TAG, OTHER_TAG = "DD9K4N194E", "CGE4V683A8"
@@ -254,3 +254,35 @@ class TestNameIn:
 
     def test_a_name_without_a_tag_is_returned_unchanged(self):
         assert NameTemplate().name_in("Sales (by hand)") == "Sales (by hand)"
+
+
+class TestKeptNames:
+    ours = Names("default", NameTemplate())
+
+    def test_a_new_name_is_sent_without_a_tag(self):
+        entry = an_entry(keeps_name=True)
+
+        assert self.ours.sent("Marketing", entry) == "Marketing"
+        assert self.ours.sent("Marketing " * 9, entry) == ("Marketing " * 6)[:60].rstrip()
+
+    def test_a_name_that_reads_as_a_tag_is_sent_with_our_own(self):
+        assert (
+            self.ours.sent(f"Sales [{OTHER_TAG}]", an_entry(keeps_name=True))
+            == f"Sales [{OTHER_TAG}] [{TAG}]"
+        )
+
+    @given(templates, names, names)
+    def test_no_name_without_a_tag_fakes_one(self, template, before, after):
+        sent = Names("default", template).sent(f"{before}{OTHER_TAG}{after}", an_entry(keeps_name=True))
+
+        assert template.tag_in(sent) in {None, TAG}
+
+    def test_the_name_on_record_is_the_kept_one_until_it_is_renamed(self):
+        assert self.ours.on_record(an_entry(keeps_name=True, kept_name="EU 7")) == "EU 7"
+        assert self.ours.on_record(an_entry(keeps_name=True)) == "Sales"
+        assert self.ours.on_record(an_entry()) == f"Sales [{TAG}]"
+
+    def test_any_name_may_be_that_of_a_subaccount_that_keeps_its_name(self):
+        assert self.ours.bears_ours("EU 7", an_entry(keeps_name=True))
+        assert not self.ours.bears_ours("EU 7", an_entry())
+        assert self.ours.bears_ours(f"EU 7 [{TAG}]", an_entry())

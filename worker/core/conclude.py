@@ -368,7 +368,7 @@ def _changed(
 ) -> Conclusion:
     match step:
         case Rename(_, name):
-            return _answered(replace(entry, name=name), cause, ResultKind.RENAMED, now)
+            return _answered(replace(entry, name=name, kept_name=None), cause, ResultKind.RENAMED, now)
         case Restore(_, name):
             kept = NAME_KEPT if name and not policy.capabilities.can_rename else None
             return _answered(_restored(entry, name, now), cause, ResultKind.RESTORED, now, kept)
@@ -449,7 +449,12 @@ def _duplicates_reason(made: Made) -> str | None:
 
 def _restored(entry: Entry, name: str | None, now: datetime) -> Entry:
     active = replace(
-        entry, status=Status.ACTIVE, name=name or entry.name, removal=None, debt=_debt_kept(entry)
+        entry,
+        status=Status.ACTIVE,
+        name=name or entry.name,
+        kept_name=None if name else entry.kept_name,
+        removal=None,
+        debt=_debt_kept(entry),
     )
     return put_off_debt(active, now)
 

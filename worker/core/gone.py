@@ -65,6 +65,7 @@ def vacated(entry: Entry, now: datetime) -> Entry:
         hold=None,
         retry=None,
         keeps_name=False,
+        kept_name=None,
     )
 
 

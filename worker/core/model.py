@@ -530,6 +530,7 @@ class Entry:
     `past_removals`: when the deletions of earlier subaccounts were counted, newest last.
     `owed_results`: answers that no message will publish again; the scheduler tries at `results_at`.
     `keeps_name`: it was adopted under a name without our tag, and is known by its auth id only.
+    `kept_name`: its name at the provider, until it is renamed.
     `api_id`: the provider's id of the last call of a step, which its support asks for.
     `missing_since`: since when the provider does not find the subaccount on record.
     `gone_at`: when it was certain that others had deleted it. It is kept until there is another subaccount,
@@ -564,6 +565,7 @@ class Entry:
     owed_results: tuple["Answer", ...] = ()
     results_at: datetime | None = None
     keeps_name: bool = False
+    kept_name: str | None = None
 
     def __post_init__(self) -> None:
         for broken in _broken_rules(self):
@@ -700,7 +702,7 @@ def _broken_rules_of_removal(entry: Entry) -> Iterator[str]:
         yield "the hold of an entry is open"
     if bool(entry.owed_results) != (entry.results_at is not None):
         yield "results are owed exactly while they have a time"
-    if entry.keeps_name and entry.auth_id is None:
+    if (entry.keeps_name and entry.auth_id is None) or (entry.kept_name is not None and not entry.keeps_name):
         yield "only an existing subaccount keeps its name"
 
 

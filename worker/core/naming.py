@@ -69,6 +69,10 @@ class NameTemplate:
         """The name to send. A long name is cut, the tag never."""
         return self.text.format(name=name[: self._room()].rstrip(), tag=tag)
 
+    def untagged(self, name: str) -> str:
+        """The name to send for a subaccount without a tag. A long name is cut."""
+        return name[: self.longest].rstrip()
+
     def tag_in(self, sent_name: str) -> str | None:
         """The tag of any deployment in a name from the provider; None without one."""
         match = _pattern(self.text).fullmatch(sent_name)
@@ -92,8 +96,22 @@ class Names:
     template: NameTemplate
 
     def sent(self, name: str, entry: Entry) -> str:
-        """The department's name as it is sent to the provider."""
+        """The department's name as it is sent to the provider.
+
+        A subaccount that keeps its name gets no tag, unless the new name would read as one.
+        """
+        untagged = self.template.untagged(name)
+        if entry.keeps_name and self.template.tag_in(untagged) is None:
+            return untagged
         return self.template.render(name, self.tag(entry))
+
+    def on_record(self, entry: Entry) -> str:
+        """The name of the subaccount on record, as the provider should show it."""
+        return entry.kept_name or self.sent(entry.existing.name, entry)
+
+    def bears_ours(self, sent_name: str, entry: Entry) -> bool:
+        """Whether a name from the provider may be that of the subaccount on record, by its tag."""
+        return entry.keeps_name or self.template.bears(sent_name, self.tag(entry))
 
     def tag(self, entry: Entry) -> str:
         """The tag of the entry's subaccount, in its incarnation."""

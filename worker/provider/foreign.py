@@ -68,7 +68,7 @@ class ForeignIds:
             return False
 
     async def _is_there(self, entry: Entry) -> bool:
-        """Whether the provider shows the subaccount on record under its tag."""
+        """Whether the provider shows the subaccount on record, under its tag if it has one."""
         try:
             async with self.provider.permit("get") as call:
                 shown = await call.get(entry.existing.auth_id)
@@ -76,4 +76,4 @@ class ForeignIds:
             if failed.fault.kind is FaultKind.NOT_FOUND:
                 return False
             raise
-        return self.names.template.bears(shown.name, self.names.tag(entry))
+        return self.names.bears_ours(shown.name, entry)

@@ -74,7 +74,7 @@ class Subaccounts:
         found = listed(await self._get(entry.auth_id))
         update = plan_repair(
             found,
-            self.names.sent(entry.name, entry),
+            self.names.on_record(entry),
             self.provider.capabilities,
             wanted_enabled=entry.status is Status.ACTIVE and not entry.held_back,
         )
