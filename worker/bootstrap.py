@@ -37,6 +37,7 @@ from worker.pipeline.recreations import Recreations
 from worker.pipeline.reissues import Reissues
 from worker.pipeline.removals import Removals
 from worker.pipeline.scheduler import Scheduler
+from worker.pipeline.tries import Tries
 from worker.ports import (
     Broker,
     Clock,
@@ -216,7 +217,7 @@ def assemble(
         wishes=ports.ledger,
         presence=ports.ledger,
         reissues=reissues,
-        recreations=Recreations(line, records, ports.ledger, rules.retry, clock, telemetry),
+        recreations=Recreations(line, records, ports.ledger, Tries(rules.retry, clock), clock, telemetry),
         removals=Removals(
             line=line,
             records=records,

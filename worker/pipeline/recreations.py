@@ -4,46 +4,34 @@ A recreation takes the stages of an event, with waits between its tries, but has
 brings it back after a crash, until its answer is on record.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from contracts.subaccounts import ResultCode
-from worker.core.judge import (
-    Done,
-    Failure,
-    Missing,
-    Park,
-    Pause,
-    Permanent,
-    RetryPolicy,
-    RetryState,
-    Wait,
-    judge,
-)
+from worker.core.judge import Done, Missing, Permanent
 from worker.core.model import Wish
 from worker.core.recreation import not_recreated, recreation_of
 from worker.pipeline.failures import failure_of
 from worker.pipeline.line import Line, Overtaken
 from worker.pipeline.records import Records
+from worker.pipeline.tries import Tries
 from worker.ports import Clock, Wishes
 from worker.telemetry.events import Telemetry
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Recreations:
     """Grants the wishes to recreate a subaccount."""
 
     line: Line
     records: Records
     wishes: Wishes
-    retry: RetryPolicy
+    tries: Tries
     clock: Clock
     telemetry: Telemetry
-    _states: dict[str, RetryState] = field(default_factory=dict)
-    _again_at: dict[str, float] = field(default_factory=dict)
 
     def is_due(self, wish: Wish) -> bool:
         """Whether the next try is due; the first one is at once."""
-        return self.clock.monotonic() >= self._again_at.get(wish.id, 0.0)
+        return self.tries.is_due(wish.id)
 
     async def grant(self, wish: Wish) -> None:
         """Makes one try. Records an answer if it ends the wish. Raises the exceptions of the ports."""
@@ -52,7 +40,7 @@ class Recreations:
         try:
             result = await self.line.carry(recreation_of(wish), lambda: False)
         except Exception as error:
-            self._put_off(wish, failure_of(error))
+            self.tries.put_off(wish.id, failure_of(error))
             raise
         match result:
             case Permanent(reason, detail, code):
@@ -62,10 +50,10 @@ class Recreations:
             case Overtaken():
                 return
             case Missing():
-                self._put_off(wish, result)
+                self.tries.put_off(wish.id, result)
             case failure:
                 self.telemetry.duty_failed(wish.department, failure.detail)
-                self._put_off(wish, failure)
+                self.tries.put_off(wish.id, failure)
 
     async def _refuse(self, wish: Wish, code: ResultCode, detail: str) -> None:
         asked = recreation_of(wish)
@@ -78,19 +66,4 @@ class Recreations:
         if known.answer is not None:
             self.telemetry.recreation_answered(known.answer, wish.asked_by)
         await self.wishes.close_wish(wish.id)
-        self._states.pop(wish.id, None)
-        self._again_at.pop(wish.id, None)
-
-    def _put_off(self, wish: Wish, failure: Failure) -> None:
-        state = self._states.get(wish.id, RetryState()).tried()
-        match judge(failure, state, self.retry, self.clock.jitter()):
-            case Wait(seconds, cost_seconds):
-                state = state.spent(cost_seconds)
-            case Pause(seconds):
-                state = state.paused()
-            case Park(delay):
-                seconds, state = delay.total_seconds(), RetryState()
-            case _:
-                seconds, state = max(self.retry.delays).total_seconds(), RetryState()
-        self._states[wish.id] = state
-        self._again_at[wish.id] = self.clock.monotonic() + seconds
+        self.tries.ended(wish.id)
