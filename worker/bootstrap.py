@@ -25,6 +25,7 @@ from worker.flow.plaintext import SEALED_BEFORE, PlaintextGuard
 from worker.flow.supervise import supervised
 from worker.flow.undelivered import ConfirmedMessages, RefusedResults, UndeliveredCredentials
 from worker.flow.waiting import WaitingRoom
+from worker.pipeline.bindings import Bindings
 from worker.pipeline.disappearances import Disappearances
 from worker.pipeline.handler import Handler
 from worker.pipeline.line import Line
@@ -230,6 +231,20 @@ def assemble(
         ),
         owed_results=OwedResults(records, outbox, names, clock),
         holds=ports.ledger,
+        bindings=Bindings(
+            records=records,
+            register=ports.ledger,
+            wishes=ports.ledger,
+            provider=circuit,
+            subaccounts=subaccounts,
+            orphans=orphans,
+            outbox=outbox,
+            tries=Tries(rules.retry, clock),
+            names=names,
+            clock=clock,
+            policy=policy,
+            telemetry=telemetry,
+        ),
         reconciler=reconciler,
         disappearances=disappearances,
         outbox=outbox,

@@ -382,6 +382,9 @@ class Wishes(Protocol):
     async def wishes(self) -> Sequence[Wish]:
         """The open wishes, oldest first."""
 
+    async def is_open(self, wish_id: str) -> bool:
+        """Whether a wish is neither answered nor withdrawn."""
+
     async def close_wish(self, wish_id: str) -> None:
         """Closes a wish that was answered or withdrawn; its record stays."""
 

@@ -151,6 +151,9 @@ class WatchedLedger:
     async def wishes(self) -> Sequence[Wish]:
         return await self.ledger.wishes()
 
+    async def is_open(self, wish_id: str) -> bool:
+        return await self.ledger.is_open(wish_id)
+
     async def close_wish(self, wish_id: str) -> None:
         await self.witness.see("close wish", lambda: self.ledger.close_wish(wish_id))
 

@@ -4,12 +4,15 @@ A write is conditional on the revision that was recalled, so the second of two w
 `LedgerConflict`. The writers:
 
     announce   the line and the outbox, before a call: the claim, the deletion, the check of a change;
-               the disappearances: that a subaccount is missing, or gone
+               the disappearances: that a subaccount is missing, or gone;
+               the bindings: a subaccount that is to be renamed or enabled
     conclude   the line, after a step: the next entry, with the answer if there is one, its hold and its call
     answered   the reissues: the answer to a request, before it is published and after the broker's confirm;
-               the recreations: the answer to one that was not carried out
+               the recreations: the answer to one that was not carried out;
+               the bindings: the answer to one, with the bound entry and the audit
     confirm    the line, after the broker's confirm: the debt that is left, the answer
-    delivered  the line, the outbox, the reissues: credentials confirmed before something else failed
+    delivered  the line, the outbox, the reissues: credentials confirmed before something else failed;
+               the bindings: a confirmed change, before credentials are published
     attended   the scheduler: duties that are done or put off
     ruled      the removals: a person's ruling on a hold, and an approval that has lapsed
     retried    the removals: the tries of a late removal that fails
@@ -79,12 +82,14 @@ class Records:
         """Records that an owed answer is confirmed, or put off. `answer`: as the event has it on record."""
         return await self.entries.record(entry, answer)
 
-    async def answered(self, answer: Answer, entry: Entry | None = None) -> None:
-        """Records a request's answer, with the entry if the request has changed it."""
+    async def answered(
+        self, answer: Answer, entry: Entry | None = None, audit: tuple[AuditLine, ...] = ()
+    ) -> None:
+        """Records a request's answer, with the entry if the request has changed it, and the audit then."""
         if entry is None:
             await self.entries.record_answer(answer)
         else:
-            await self.entries.record(entry, answer)
+            await self.entries.record(entry, answer, Beside(audit=audit))
 
     async def confirm(self, entry: Entry, answer: Answer) -> Entry:
         """Records that the broker has confirmed the answer."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
+from worker.core.binding import BINDING_VALID_FOR
 from worker.core.decide import Policy
 from worker.core.duties import (
     Duty,
@@ -20,6 +21,7 @@ from worker.core.duties import (
 from worker.core.gone import found, looked_for
 from worker.core.model import (
     Approving,
+    Binding,
     Department,
     Entry,
     LateRemoval,
@@ -33,6 +35,7 @@ from worker.core.removal import APPROVAL_VALID_FOR, deletable_before
 from worker.flow.lanes import FIRST, LAST, Lanes, Progress, Rank
 from worker.flow.ledger_watch import LedgerWatch
 from worker.flow.undelivered import UndeliveredCredentials
+from worker.pipeline.bindings import Bindings
 from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.failures import is_unexpected
 from worker.pipeline.outbox import Outbox
@@ -81,6 +84,7 @@ class Scheduler:
     removals: Removals
     owed_results: OwedResults
     holds: Holds
+    bindings: Bindings
     reconciler: Reconciler
     disappearances: Disappearances
     outbox: Outbox
@@ -146,6 +150,8 @@ class Scheduler:
                 return partial(self.reissues.grant, wish)
             case Recreating() if self.recreations.is_due(wish):
                 return partial(self.recreations.grant, wish)
+            case Binding() as asks if age <= BINDING_VALID_FOR and self.bindings.is_due(wish):
+                return partial(self.bindings.grant, wish, asks)
             case Approving() as asks if age < APPROVAL_VALID_FOR:
                 return partial(self.removals.approve, wish, asks)
             case Rejecting() as asks if age < APPROVAL_VALID_FOR:

@@ -173,6 +173,10 @@ class MemoryLedger:
         """See `Ledger.wishes`."""
         return sorted(self._wishes.values(), key=lambda wish: wish.asked_at)
 
+    async def is_open(self, wish_id: str) -> bool:
+        """See `Ledger.is_open`."""
+        return wish_id in self._wishes
+
     async def close_wish(self, wish_id: str) -> None:
         """See `Ledger.close_wish`."""
         self._wishes.pop(wish_id, None)

@@ -348,6 +348,12 @@ class SqliteLedger:
             rows = connection.execute("SELECT wish FROM wishes WHERE closed = 0 ORDER BY asked_at")
             return [wish_of(row[0]) for row in rows]
 
+    async def is_open(self, wish_id: str) -> bool:
+        """See `Ledger.is_open`."""
+        with self.store.read() as connection:
+            found = connection.execute("SELECT 1 FROM wishes WHERE id = ? AND closed = 0", (wish_id,))
+            return found.fetchone() is not None
+
     async def close_wish(self, wish_id: str) -> None:
         """See `Ledger.close_wish`."""
         await self.store.run(

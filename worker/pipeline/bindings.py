@@ -1,0 +1,164 @@
+"""Adopts existing subaccounts, as an operator's wishes in the ledger ask: `core/binding.py` decides.
+
+    look       recall the entry, GET the subaccount, ask the ledger who has it on record
+    record     the department has this subaccount, with a check: from here on every worker knows it
+    change     rename it to carry the tag, enable it: one call, under the permit that the record waited for
+    issue      publish the credentials, if the wish asks for them
+    answer     the answer and the audit, in one transaction; then the wish is closed
+
+A worker that dies in between leaves the open wish: the next one finds the department bound by it and goes on.
+Without a wish (it was withdrawn), the check makes the change, and the scheduler pays the debt.
+"""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from contracts.subaccounts import ResultKind
+from worker.core.binding import (
+    Already,
+    Bind,
+    Known,
+    Refused,
+    answer_to,
+    audit_line,
+    decide_binding,
+    unbound,
+)
+from worker.core.decide import Policy
+from worker.core.duties import clear_check
+from worker.core.judge import Missing, Permanent, classify, told
+from worker.core.model import Binding, Entry, Wish
+from worker.core.naming import Names
+from worker.core.wishes import reference_of
+from worker.pipeline.failures import failure_of
+from worker.pipeline.outbox import Outbox
+from worker.pipeline.records import Records
+from worker.pipeline.tries import Tries
+from worker.ports import (
+    AuthIdTaken,
+    CallFailed,
+    Clock,
+    ProvidedSubaccount,
+    Provider,
+    PublishFailed,
+    Register,
+    Wishes,
+)
+from worker.provider.scan import Orphans, listed
+from worker.provider.subaccounts import Subaccounts
+from worker.telemetry.events import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """Grants the wishes to adopt a subaccount."""
+
+    records: Records
+    register: Register
+    wishes: Wishes
+    provider: Provider
+    subaccounts: Subaccounts
+    orphans: Orphans
+    outbox: Outbox
+    tries: Tries
+    names: Names
+    clock: Clock
+    policy: Policy
+    telemetry: Telemetry
+
+    def is_due(self, wish: Wish) -> bool:
+        """Whether the next try is due; the first one is at once."""
+        return self.tries.is_due(wish.id)
+
+    async def grant(self, wish: Wish, asked: Binding) -> None:
+        """Makes one try. Records the answer if it ends the wish. Raises the exceptions of the ports."""
+        try:
+            if not await self.wishes.is_open(wish.id):
+                return  # it was withdrawn meanwhile
+            known = await self.records.recall(wish.department, reference_of(wish))
+            if known.answer is None:
+                await self._carry_out(wish, asked, known.entry)
+        except Exception as error:
+            self.tries.put_off(wish.id, failure_of(error))
+            if _is_outcomeelsewhere(error):
+                return
+            raise
+        await self.wishes.close_wish(wish.id)
+        self.tries.ended(wish.id)
+
+    async def _carry_out(self, wish: Wish, asked: Binding, entry: Entry) -> None:
+        shown = await self.subaccounts.get_if_there(asked.auth_id)
+        known = await self._known(asked, entry, shown)
+        match decide_binding(wish, asked, known, self.names, self.policy, self.clock.now()):
+            case Bind(bound, update):
+                token = shown.auth_token if shown else None
+                await self._bind(wish, asked, entry, Bind(bound, update), token)
+            case Already():
+                answer = answer_to(wish, entry, ResultKind.UNCHANGED, None, self.clock.now())
+                await self.records.answered(answer)
+            case Refused(reason, left):
+                await self._refuse(wish, asked, reason, entry, left)
+
+    async def _known(self, asked: Binding, entry: Entry, shown: ProvidedSubaccount | None) -> Known:
+        holder = (await self.register.holders([asked.auth_id])).get(asked.auth_id)
+        if shown is None:
+            return Known(entry, None, holder)
+        unknown = await self.orphans.tags() & self.subaccounts.tags(entry).keys()
+        its_own = self.names.template.tag_in(shown.name)
+        return Known(entry, listed(shown), holder, has_other=bool(unknown - {its_own}))
+
+    async def _bind(
+        self, wish: Wish, asked: Binding, before: Entry, bind: Bind, token: SecretStr | None
+    ) -> None:
+        recorded, entry = before, bind.entry
+        if bind.update:
+            async with self.provider.permit("update") as call:
+                recorded = await self.records.announce(before, bind.entry)
+                key = self.names.duty_key("adopt", recorded, asked.auth_id)
+                update = call.update(asked.auth_id, key, name=bind.update.name, enabled=bind.update.enabled)
+                refusal = await _refusal_of(update)
+            if refusal is not None:
+                await self._refuse(wish, asked, refusal, recorded, unbound(recorded))
+                return
+            entry = clear_check(recorded)
+        if entry.owed_to:
+            entry = await self._issued(await self.records.announce(recorded, entry), token)
+        now, outcome = self.clock.now(), f"adopted {asked.auth_id}"
+        answer = answer_to(wish, entry, ResultKind.CREATED, outcome, now)
+        await self.records.answered(answer, entry, (audit_line(wish, asked, outcome, now),))
+        self.telemetry.department_adopted(wish.department, asked.auth_id, wish.asked_by)
+
+    async def _issued(self, entry: Entry, token: SecretStr | None) -> Entry:
+        """Publishes the credentials owed. The scheduler pays a debt that is left."""
+        try:
+            return await self.outbox.deliver_owed(entry, token)
+        except (CallFailed, PublishFailed) as failed:
+            self.telemetry.duty_failed(entry.department, str(failed))
+            return (await self.records.recall(entry.department)).entry
+
+    async def _refuse(
+        self, wish: Wish, asked: Binding, reason: str, entry: Entry, left: Entry | None
+    ) -> None:
+        """Records that nothing was done. `left`: the entry without the binding, if there was one."""
+        now = self.clock.now()
+        answer = answer_to(wish, left or entry, ResultKind.FAILED, reason, now)
+        await self.records.answered(answer, left, (audit_line(wish, asked, f"refused: {reason}", now),))
+
+
+async def _refusal_of(update: Awaitable[object]) -> str | None:
+    """Why the provider will never make this change; None if it was made. Raises other `CallFailed`s."""
+    try:
+        await update
+    except CallFailed as failed:
+        failure = classify(failed.fault)
+        if not isinstance(failure, Permanent | Missing):
+            raise
+        return f"Plivo refused to rename or enable it: {told(failure)}"
+    return None
+
+
+def _is_outcomeelsewhere(error: Exception) -> bool:
+    """Whether the circuit has reported the error, or the next try answers it: somebody was quicker."""
+    return isinstance(error, AuthIdTaken) or (isinstance(error, CallFailed) and error.fault.outage)
