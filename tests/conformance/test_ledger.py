@@ -115,6 +115,7 @@ async def test_wishes_are_listed_until_they_are_closed(ledger):
     await ledger.close_wish(early.id)
     await ledger.close_wish("unknown")
     assert await ledger.wishes() == [late]
+    assert [await ledger.is_open(wish.id) for wish in (early, late)] == [False, True]
 
 
 async def test_overdue_counts_old_debts(ledger):

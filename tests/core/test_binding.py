@@ -17,9 +17,9 @@ from worker.core.binding import (
 )
 from worker.core.capabilities import EVERYTHING
 from worker.core.decide import Policy
-from worker.core.duties import duplicates_check_time
+from worker.core.duties import DEBT_PAUSE, duplicates_check_time
 from worker.core.listed import ListedSubaccount
-from worker.core.model import Binding, Check, Department, Entry, Status, Wish, replace
+from worker.core.model import Binding, Check, Department, Entry, IssuedCredentials, Status, Wish, replace
 from worker.core.naming import Names, NameTemplate
 from worker.core.wishes import reference_of
 
@@ -79,10 +79,8 @@ class TestBind:
     def test_credentials_are_owed_only_if_they_are_asked_for(self):
         entry = bound(asked=Binding(AUTH_ID, issues=True)).entry
 
-        assert entry.owed_to == {"crm"}
-        assert entry.debt.enable is False
-        assert entry.issued.cause == reference_of(a_wish(Binding(AUTH_ID)))
-        assert entry.issued.fingerprint is None
+        assert entry.debt == owing("crm", retry_at=NOW + DEBT_PAUSE)
+        assert entry.issued == IssuedCredentials(reference_of(a_wish(Binding(AUTH_ID))))
 
     def test_the_name_of_the_file_wins(self):
         decision = bound(asked=Binding(AUTH_ID, name="Sales"))
@@ -216,9 +214,9 @@ class TestContinued:
     def test_what_is_left_is_done(self):
         decision = self.continued(listed())
 
+        assert isinstance(decision, Bind)
         assert decision.update == Update(name=f"EU 7 [{TAG}]")
-        assert decision.entry.check == Check(NOW + POLICY.settle_window, late_call=True)
-        assert decision.entry.owed_to == {"crm"}
+        assert decision.entry == replace(self.mine, check=Check(NOW + POLICY.settle_window, late_call=True))
 
     def test_nothing_is_left(self):
         assert self.continued(listed(f"EU 7 [{TAG}]")) == Bind(self.mine, Update())
@@ -227,7 +225,9 @@ class TestContinued:
         renamed = replace(self.mine, name="Sales", version=created().version)
         disabled = an_entry(Status.DISABLED, issued=self.mine.issued)
 
-        assert self.continued(listed(), renamed).update == Update(name=f"Sales [{TAG}]")
+        decision = self.continued(listed(), renamed)
+        assert isinstance(decision, Bind)
+        assert decision.update == Update(name=f"Sales [{TAG}]")
         assert self.continued(listed(), disabled) == Already()
 
     def test_a_subaccount_that_is_gone_is_unbound(self):
@@ -235,11 +235,9 @@ class TestContinued:
 
         assert isinstance(decision, Refused)
         assert decision.entry == unbound(self.mine)
-        assert (decision.entry.status, decision.entry.auth_id) == (Status.ABSENT, None)
 
 
 def test_nothing_of_a_binding_is_left_once_it_is_unbound():
     entry = bound(asked=Binding(AUTH_ID, issues=True, keeps_name=True)).entry
 
     assert replace(unbound(entry), name=None) == UNKNOWN
-    assert entry.debt == owing("crm", retry_at=entry.debt.retry_at)

@@ -10,7 +10,6 @@ A worker that dies in between leaves the open wish: the next one finds the depar
 Without a wish (it was withdrawn), the check makes the change, and the scheduler pays the debt.
 """
 
-from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from pydantic import SecretStr
@@ -29,7 +28,7 @@ from worker.core.binding import (
 from worker.core.decide import Policy
 from worker.core.duties import clear_check
 from worker.core.judge import Missing, Permanent, classify, told
-from worker.core.model import Binding, Entry, Wish
+from worker.core.model import Binding, CallNote, Entry, Wish
 from worker.core.naming import Names
 from worker.core.wishes import reference_of
 from worker.pipeline.failures import failure_of
@@ -38,8 +37,10 @@ from worker.pipeline.records import Records
 from worker.pipeline.tries import Tries
 from worker.ports import (
     AuthIdTaken,
+    Beside,
     CallFailed,
     Clock,
+    Confirmed,
     ProvidedSubaccount,
     Provider,
     PublishFailed,
@@ -82,11 +83,11 @@ class Bindings:
                 await self._carry_out(wish, asked, known.entry)
         except Exception as error:
             self.tries.put_off(wish.id, failure_of(error))
-            if _is_outcomeelsewhere(error):
+            if _is_told_elsewhere(error):
                 return
             raise
         await self.wishes.close_wish(wish.id)
-        self.tries.ended(wish.id)
+        self.tries.end(wish.id)
 
     async def _carry_out(self, wish: Wish, asked: Binding, entry: Entry) -> None:
         shown = await self.subaccounts.get_if_there(asked.auth_id)
@@ -99,7 +100,7 @@ class Bindings:
                 answer = answer_to(wish, entry, ResultKind.UNCHANGED, None, self.clock.now())
                 await self.records.answered(answer)
             case Refused(reason, left):
-                await self._refuse(wish, asked, reason, entry, left)
+                await self._refuse(wish, reason, entry, left)
 
     async def _known(self, asked: Binding, entry: Entry, shown: ProvidedSubaccount | None) -> Known:
         holder = (await self.register.holders([asked.auth_id])).get(asked.auth_id)
@@ -113,21 +114,26 @@ class Bindings:
         self, wish: Wish, asked: Binding, before: Entry, bind: Bind, token: SecretStr | None
     ) -> None:
         recorded, entry = before, bind.entry
+        calls: tuple[CallNote, ...] = ()
         if bind.update:
             async with self.provider.permit("update") as call:
                 recorded = await self.records.announce(before, bind.entry)
                 key = self.names.duty_key("adopt", recorded, asked.auth_id)
-                update = call.update(asked.auth_id, key, name=bind.update.name, enabled=bind.update.enabled)
-                refusal = await _refusal_of(update)
-            if refusal is not None:
-                await self._refuse(wish, asked, refusal, recorded, unbound(recorded))
-                return
+                try:
+                    confirmed = await call.update(
+                        asked.auth_id, key, name=bind.update.name, enabled=bind.update.enabled
+                    )
+                except CallFailed as failed:
+                    await self._not_changed(wish, recorded, failed)
+                    return
             entry = clear_check(recorded)
+            calls = (self._note(asked, key, confirmed),)
         if entry.owed_to:
             entry = await self._issued(await self.records.announce(recorded, entry), token)
         now, outcome = self.clock.now(), f"adopted {asked.auth_id}"
         answer = answer_to(wish, entry, ResultKind.CREATED, outcome, now)
-        await self.records.answered(answer, entry, (audit_line(wish, asked, outcome, now),))
+        line = audit_line(wish, asked, outcome, now)
+        await self.records.bound(entry, answer, Beside(audit=(line,), calls=calls))
         self.telemetry.department_adopted(wish.department, asked.auth_id, wish.asked_by)
 
     async def _issued(self, entry: Entry, token: SecretStr | None) -> Entry:
@@ -138,27 +144,24 @@ class Bindings:
             self.telemetry.duty_failed(entry.department, str(failed))
             return (await self.records.recall(entry.department)).entry
 
-    async def _refuse(
-        self, wish: Wish, asked: Binding, reason: str, entry: Entry, left: Entry | None
-    ) -> None:
-        """Records that nothing was done. `left`: the entry without the binding, if there was one."""
-        now = self.clock.now()
-        answer = answer_to(wish, left or entry, ResultKind.FAILED, reason, now)
-        await self.records.answered(answer, left, (audit_line(wish, asked, f"refused: {reason}", now),))
-
-
-async def _refusal_of(update: Awaitable[object]) -> str | None:
-    """Why the provider will never make this change; None if it was made. Raises other `CallFailed`s."""
-    try:
-        await update
-    except CallFailed as failed:
+    async def _not_changed(self, wish: Wish, recorded: Entry, failed: CallFailed) -> None:
+        """Undoes the binding if another try gets the same response; else raises, and the check stays."""
         failure = classify(failed.fault)
         if not isinstance(failure, Permanent | Missing):
-            raise
-        return f"Plivo refused to rename or enable it: {told(failure)}"
-    return None
+            raise failed
+        reason = f"Plivo refused to rename or enable it: {told(failure)}"
+        await self._refuse(wish, reason, recorded, unbound(recorded))
+
+    async def _refuse(self, wish: Wish, reason: str, entry: Entry, left: Entry | None) -> None:
+        """Records that nothing was done. `left`: the entry without the binding, if there was one."""
+        answer = answer_to(wish, left or entry, ResultKind.FAILED, reason, self.clock.now())
+        await self.records.answered(answer, left)
+
+    def _note(self, asked: Binding, key: str, confirmed: Confirmed) -> CallNote:
+        now = self.clock.now()
+        return CallNote(now, "update", key, asked.auth_id, confirmed.status, confirmed.api_id)
 
 
-def _is_outcomeelsewhere(error: Exception) -> bool:
+def _is_told_elsewhere(error: Exception) -> bool:
     """Whether the circuit has reported the error, or the next try answers it: somebody was quicker."""
     return isinstance(error, AuthIdTaken) or (isinstance(error, CallFailed) and error.fault.outage)

@@ -9,7 +9,8 @@ A write is conditional on the revision that was recalled, so the second of two w
     conclude   the line, after a step: the next entry, with the answer if there is one, its hold and its call
     answered   the reissues: the answer to a request, before it is published and after the broker's confirm;
                the recreations: the answer to one that was not carried out;
-               the bindings: the answer to one, with the bound entry and the audit
+               the bindings: the answer to one that was not carried out, or was before
+    bound      the bindings: the bound entry with its answer
     confirm    the line, after the broker's confirm: the debt that is left, the answer
     delivered  the line, the outbox, the reissues: credentials confirmed before something else failed;
                the bindings: a confirmed change, before credentials are published
@@ -82,14 +83,16 @@ class Records:
         """Records that an owed answer is confirmed, or put off. `answer`: as the event has it on record."""
         return await self.entries.record(entry, answer)
 
-    async def answered(
-        self, answer: Answer, entry: Entry | None = None, audit: tuple[AuditLine, ...] = ()
-    ) -> None:
-        """Records a request's answer, with the entry if the request has changed it, and the audit then."""
+    async def answered(self, answer: Answer, entry: Entry | None = None) -> None:
+        """Records a request's answer, with the entry if the request has changed it."""
         if entry is None:
             await self.entries.record_answer(answer)
         else:
-            await self.entries.record(entry, answer, Beside(audit=audit))
+            await self.entries.record(entry, answer)
+
+    async def bound(self, entry: Entry, answer: Answer, beside: Beside) -> None:
+        """Records the end of an adoption, with its line of the audit and its call."""
+        await self.entries.record(entry, answer, beside)
 
     async def confirm(self, entry: Entry, answer: Answer) -> Entry:
         """Records that the broker has confirmed the answer."""

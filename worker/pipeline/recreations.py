@@ -18,7 +18,7 @@ from worker.ports import Clock, Wishes
 from worker.telemetry.events import Telemetry
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Recreations:
     """Grants the wishes to recreate a subaccount."""
 
@@ -66,4 +66,4 @@ class Recreations:
         if known.answer is not None:
             self.telemetry.recreation_answered(known.answer, wish.asked_by)
         await self.wishes.close_wish(wish.id)
-        self.tries.ended(wish.id)
+        self.tries.end(wish.id)

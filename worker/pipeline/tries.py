@@ -1,6 +1,5 @@
-"""The tries of work that no message repeats: when each is due again after a failure."""
+"""When the wishes that could not be granted are tried again."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from worker.core.judge import Failure, Park, Pause, RetryPolicy, RetryState, Wait, judge
@@ -9,20 +8,20 @@ from worker.ports import Clock
 
 @dataclass
 class Tries:
-    """Remembers when failed work is due again, with the backoff of a message. It is never given up."""
+    """The tries of each wish. They back off as those of an event do, and count nothing."""
 
     retry: RetryPolicy
     clock: Clock
-    _states: dict[Hashable, RetryState] = field(default_factory=dict)
-    _again_at: dict[Hashable, float] = field(default_factory=dict)
+    _states: dict[str, RetryState] = field(default_factory=dict)
+    _again_at: dict[str, float] = field(default_factory=dict)
 
-    def is_due(self, work: Hashable) -> bool:
+    def is_due(self, wish_id: str) -> bool:
         """Whether the next try is due; the first one is at once."""
-        return self.clock.monotonic() >= self._again_at.get(work, 0.0)
+        return self.clock.monotonic() >= self._again_at.get(wish_id, 0.0)
 
-    def put_off(self, work: Hashable, failure: Failure) -> None:
-        """Sets the time of the next try after a failed one."""
-        state = self._states.get(work, RetryState()).tried()
+    def put_off(self, wish_id: str, failure: Failure) -> None:
+        """Puts the next try off, because this one has failed."""
+        state = self._states.get(wish_id, RetryState()).tried()
         match judge(failure, state, self.retry, self.clock.jitter()):
             case Wait(seconds, cost_seconds):
                 state = state.spent(cost_seconds)
@@ -32,10 +31,10 @@ class Tries:
                 seconds, state = delay.total_seconds(), RetryState()
             case _:
                 seconds, state = max(self.retry.delays).total_seconds(), RetryState()
-        self._states[work] = state
-        self._again_at[work] = self.clock.monotonic() + seconds
+        self._states[wish_id] = state
+        self._again_at[wish_id] = self.clock.monotonic() + seconds
 
-    def ended(self, work: Hashable) -> None:
-        """Forgets work that has ended."""
-        self._states.pop(work, None)
-        self._again_at.pop(work, None)
+    def end(self, wish_id: str) -> None:
+        """Forgets a wish that has ended."""
+        self._states.pop(wish_id, None)
+        self._again_at.pop(wish_id, None)
