@@ -61,7 +61,7 @@ from worker.provider.pages import PageReader
 from worker.provider.scan import Orphans, Scanner
 from worker.provider.subaccounts import Subaccounts
 from worker.settings.load import SettingsError, rotating
-from worker.settings.model import WorkerSettings
+from worker.settings.model import ProviderSettings, WorkerSettings
 from worker.settings.parse import PREFIX
 from worker.telemetry.events import Telemetry
 
@@ -333,7 +333,7 @@ async def running_worker(
         sealer = _sealer(settings, clock, telemetry)
         comparisons = Comparisons(clock)
         plivo = plivo_provider(
-            _account(settings, telemetry),
+            plivo_account(settings, telemetry),
             clock,
             stopping,
             on_call=telemetry.called,
@@ -417,7 +417,8 @@ def _rules(settings: WorkerSettings) -> Rules:
     )
 
 
-def _account(settings: WorkerSettings, telemetry: Telemetry) -> PlivoAccount:
+def plivo_account(settings: ProviderSettings, telemetry: Telemetry) -> PlivoAccount:
+    """Our account at Plivo, as the settings have it. Its token is read again once it was refused."""
     return PlivoAccount(
         url=settings.plivo_api_url,
         auth_id=settings.plivo_auth_id,

@@ -53,9 +53,11 @@ def _deleted_at_once(removal: Removal, grace: timedelta) -> str | None:
 
 POLICY_CONFLICTS: tuple[Conflict, ...] = ((("removal", "removal_grace"), _deleted_at_once),)
 
+PROVIDER_CONFLICTS: tuple[Conflict, ...] = ((("name_template", "name_max"), _name_template_too_long),)
+
 WORKER_CONFLICTS: tuple[Conflict, ...] = (
     *POLICY_CONFLICTS,
-    (("name_template", "name_max"), _name_template_too_long),
+    *PROVIDER_CONFLICTS,
     (("settle_window", "api_timeout"), _settled_too_soon),
     (("api_timeout", "drain"), _drained_too_soon),
     (("recipients", "plaintext_secrets", "amqp_url"), _unsealed),

@@ -26,7 +26,7 @@ from worker.core.naming import NameTemplate
 from worker.core.protected import NOBODY_PROTECTED, Protected
 from worker.ports import RateLimit
 from worker.settings import parse, show
-from worker.settings.conflicts import POLICY_CONFLICTS, WORKER_CONFLICTS, Conflict
+from worker.settings.conflicts import POLICY_CONFLICTS, PROVIDER_CONFLICTS, WORKER_CONFLICTS, Conflict
 from worker.settings.files import Recipients, recipients_file, signing_key_file
 from worker.settings.parse import PREFIX, Address
 from worker.settings.show import Printed
@@ -213,10 +213,10 @@ class EventSettings(DeadLetterSettings):
     )
 
 
-class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
-    """All settings, for `provisioner run`."""
+class ProviderSettings(LedgerSettings):
+    """The account at Plivo, and the names of the subaccounts there."""
 
-    conflicts = WORKER_CONFLICTS
+    conflicts = PROVIDER_CONFLICTS
 
     plivo_auth_id: PlivoAuthId = Field(alias="PLIVO_AUTH_ID", description="Plivo's main account")
     plivo_auth_token: Annotated[SecretStr, AfterValidator(parse.token)] = Field(
@@ -243,13 +243,6 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
     name_max: int = Field(
         60, alias=f"{PREFIX}NAME_MAX", description="longest name sent; the tag is never cut"
     )
-    prefetch: int = Field(
-        1000,
-        alias=f"{PREFIX}PREFETCH",
-        ge=1,
-        le=2000,
-        description="messages in flight; waiting messages of one department collapse",
-    )
     concurrency: int = Field(
         50, alias=f"{PREFIX}CONCURRENCY", ge=1, le=1000, description="calls to Plivo in flight"
     )
@@ -260,6 +253,25 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
     )
     api_timeout: Duration = Field(
         timedelta(seconds=20), alias=f"{PREFIX}API_TIMEOUT", description="for one call to Plivo"
+    )
+
+    @property
+    def names(self) -> NameTemplate:
+        """The template of the names sent to Plivo."""
+        return NameTemplate(self.name_template, self.name_max)
+
+
+class WorkerSettings(ProviderSettings, TopologySettings, SealingSettings, PolicySettings):
+    """All settings, for `provisioner run`."""
+
+    conflicts = WORKER_CONFLICTS
+
+    prefetch: int = Field(
+        1000,
+        alias=f"{PREFIX}PREFETCH",
+        ge=1,
+        le=2000,
+        description="messages in flight; waiting messages of one department collapse",
     )
     retry_budget: Duration = Field(
         timedelta(seconds=60),
@@ -314,8 +326,3 @@ class WorkerSettings(TopologySettings, SealingSettings, PolicySettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias=f"{PREFIX}LOG_LEVEL", description="debug, info, warning or error"
     )
-
-    @property
-    def names(self) -> NameTemplate:
-        """The template of the names sent to Plivo."""
-        return NameTemplate(self.name_template, self.name_max)

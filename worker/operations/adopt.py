@@ -1,0 +1,172 @@
+"""Adopts existing subaccounts: a plan of all lines of a file, and the running worker that carries it out.
+
+The plan decides each line as the worker will, on the provider's list and the ledger as they are now. It
+changes nothing. The worker decides each line again, on a fresh look, and may refuse one that was planned.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from contracts.subaccounts import ResultKind
+from worker.core.adoption import in_question
+from worker.core.binding import Already, Bind, Known, Refused, audit_line, decide_binding
+from worker.core.decide import Policy
+from worker.core.listed import ListedSubaccount
+from worker.core.model import Answer, Binding, Department, Entry, Wish
+from worker.core.naming import Names
+from worker.operations.adoption_lines import AdoptionLine
+from worker.operations.wishes import Asking
+
+WITHDRAWN = "the worker has not done it, and it is withdrawn: see its log, and apply the file again"
+
+
+class State(StrEnum):
+    """What becomes of a line, or has become of it."""
+
+    ADOPT = "adopt"
+    ADOPTED = "adopted"
+    ALREADY = "already"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a person chose for all lines, as in `Binding`."""
+
+    keeps_names: bool = False
+    issues: bool = False
+    enables: bool = False
+
+    def binding(self, auth_id: str, name: str | None) -> Binding:
+        """The binding to this subaccount."""
+        return Binding(auth_id, name, self.keeps_names, self.issues, self.enables)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A line with its state, the department's name as it will be or is on record, and why it is refused."""
+
+    line: AdoptionLine
+    state: State
+    name: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Planning:
+    """The facts that a plan rests on. `listed`: the provider's whole list, by auth id."""
+
+    entries: Mapping[Department, Entry]
+    listed: Mapping[str, ListedSubaccount]
+    names: Names
+    policy: Policy
+    by: str
+    now: datetime
+
+    @classmethod
+    def of(
+        cls,
+        entries: Iterable[Entry],
+        listed: Mapping[str, ListedSubaccount],
+        names: Names,
+        policy: Policy,
+        by: str,
+        now: datetime,
+    ) -> "Planning":
+        """From the entries of the ledger."""
+        return cls({entry.department: entry for entry in entries}, listed, names, policy, by, now)
+
+    def plan(self, lines: Sequence[AdoptionLine], choices: Choices) -> list[Planned]:
+        """Decides each line. Of two lines with one department or one subaccount, the second is refused."""
+        holders = {entry.auth_id: entry.department for entry in self.entries.values() if entry.auth_id}
+        tagged = self._tagged()
+        departments: dict[Department, int] = {}
+        auth_ids: dict[str, int] = {}
+        planned = []
+        for line in lines:
+            first = departments.get(line.department) if line.department else None
+            first_auth_id = auth_ids.get(line.auth_id) if line.auth_id else None
+            if line.department is None or line.auth_id is None or line.mistakes:
+                planned.append(_refused(line, "; ".join(line.mistakes)))
+            elif first is not None:
+                planned.append(_refused(line, f"line {first} names this department already"))
+            elif first_auth_id is not None:
+                planned.append(_refused(line, f"line {first_auth_id} names this subaccount already"))
+            else:
+                entry = self.entries.get(line.department, Entry(line.department))
+                found = self.listed.get(line.auth_id)
+                others = self._tags_of(entry) & tagged.keys()
+                has_other = any(tagged[tag] - {line.auth_id} for tag in others)
+                known = Known(entry, found, holders.get(line.auth_id), has_other)
+                planned.append(self._decided(line, choices.binding(line.auth_id, line.name), known))
+            if line.department is not None:
+                departments.setdefault(line.department, line.number)
+            if line.auth_id is not None:
+                auth_ids.setdefault(line.auth_id, line.number)
+        return planned
+
+    def _decided(self, line: AdoptionLine, asked: Binding, known: Known) -> Planned:
+        wish = Wish("", known.entry.department, self.by, self.now, asked)
+        match decide_binding(wish, asked, known, self.names, self.policy, self.now):
+            case Bind(entry):
+                return Planned(line, State.ADOPT, entry.name)
+            case Already():
+                return Planned(line, State.ALREADY, known.entry.name)
+            case Refused(reason):
+                return _refused(line, reason)
+
+    def _tagged(self) -> Mapping[str, frozenset[str]]:
+        """The auth ids of the subaccounts with each tag."""
+        found: dict[str, frozenset[str]] = {}
+        for one in self.listed.values():
+            if (tag := self.names.template.tag_in(one.name)) is not None:
+                found[tag] = found.get(tag, frozenset()) | {one.auth_id}
+        return found
+
+    def _tags_of(self, entry: Entry) -> frozenset[str]:
+        return frozenset(self.names.tags(entry.department, in_question(entry)))
+
+
+async def apply(
+    asking: Asking,
+    planned: Sequence[Planned],
+    choices: Choices,
+    selection: str,
+    on_answered: Callable[[int], None],
+) -> list[Planned]:
+    """Has the running worker adopt the lines that the plan allows, and waits for it.
+
+    `selection`: the command's words for the audit. `on_answered` gets the number of lines done. Raises
+    `NoWorker`.
+    """
+    wishes = {
+        place: asking.wish(one.line.department, choices.binding(one.line.auth_id, one.line.name))
+        for place, one in enumerate(planned)
+        if one.state is State.ADOPT and one.line.department is not None and one.line.auth_id is not None
+    }
+    answers = await asking.ask_all(list(wishes.values()), selection, on_answered)
+    done, refused = list(planned), []
+    for (place, wish), answer in zip(wishes.items(), answers, strict=True):
+        done[place] = _done(planned[place], answer)
+        if answer is not None and isinstance(wish.asks, Binding) and done[place].state is State.REFUSED:
+            refused.append(audit_line(wish, wish.asks, f"refused: {answer.reason}", answer.answered_at))
+    await asking.audit.append(refused)
+    return done
+
+
+def _done(planned: Planned, answer: Answer | None) -> Planned:
+    if answer is None:
+        return replace(planned, state=State.REFUSED, reason=WITHDRAWN)
+    match answer.outcome:
+        case ResultKind.FAILED:
+            return replace(planned, state=State.REFUSED, reason=answer.reason)
+        case ResultKind.UNCHANGED:
+            return replace(planned, state=State.ALREADY, name=answer.name)
+        case _:
+            return replace(planned, state=State.ADOPTED, name=answer.name)
+
+
+def _refused(line: AdoptionLine, reason: str) -> Planned:
+    return Planned(line, State.REFUSED, line.name, reason)
