@@ -11,6 +11,7 @@ from tests.support.builders import SALES, department_created, department_removed
 from tests.support.port_tap import do_nothing
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.binding import BINDING_VALID_FOR
+from worker.core.decide import Policy
 from worker.core.model import ANY_RECIPIENT, Answer, Binding, Department, Status, Wish
 from worker.core.wishes import reference_of
 from worker.ports import LedgerConflict, Unroutable
@@ -18,6 +19,8 @@ from worker.provider.scan import Orphans
 
 WINDOW = SETTLE_WINDOW.total_seconds()
 MARKETING = Department("acme", "marketing")
+WITHOUT_LIMIT = Policy(limit=())
+"""Else the removal of the only department is held."""
 
 
 async def made(world: World, name: str = "EU 7", *, enabled: bool = True) -> str:
@@ -133,7 +136,8 @@ async def test_a_disabled_subaccount_is_enabled_and_renamed_in_one_call(world):
     assert [call for call in world.witness.journal if call.startswith("update")] == ["update name enabled"]
 
 
-async def test_a_kept_name_survives_everything_but_a_rename(world):
+async def test_a_kept_name_survives_everything_but_a_rename():
+    world = World(WITHOUT_LIMIT)
     auth_id = await made(world)
     await adopted(world, Binding(auth_id, name="Sales", keeps_name=True))
     assert world.provider.subaccounts[0].name == "EU 7"
@@ -160,7 +164,8 @@ async def test_a_late_rename_of_a_kept_name_is_corrected(world):
     assert world.provider.subaccounts[0].name == "Newer"
 
 
-async def test_an_event_applies_after_the_adoption(world):
+async def test_an_event_applies_after_the_adoption():
+    world = World(WITHOUT_LIMIT)
     auth_id = await made(world)
     await adopted(world, Binding(auth_id, issues=True))
     await world.handle(department_renamed("Marketing", sequence=1))
@@ -361,7 +366,7 @@ NEWER = {
 async def test_an_event_after_a_crash_wins(newest):
     """Without a binding on record the event makes a subaccount of its own, or remembers the removal."""
     for moment in count(1):
-        world = World()
+        world = World(WITHOUT_LIMIT)
         auth_id = await made(world)
         wish = await leave(world, Binding(auth_id, issues=True))
         died = await dies_at(world, moment)
