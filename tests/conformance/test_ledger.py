@@ -374,6 +374,7 @@ def entries(draw):
     status = draw(st.sampled_from(Status))
     exists = status in {Status.ACTIVE, Status.DISABLED, Status.DELETING}
     claimed = status is Status.CLAIMED
+    keeps_name = exists and draw(st.booleans())
     owed = draw(st.lists(answers, max_size=2).map(tuple))
     removing = st.builds(Removing, references, none | instants)
     removable = {
@@ -407,7 +408,8 @@ def entries(draw):
         past_removals=draw(st.lists(instants, max_size=3).map(tuple)),
         owed_results=owed,
         results_at=draw(instants) if owed else None,
-        keeps_name=exists and draw(st.booleans()),
+        keeps_name=keeps_name,
+        kept_name=draw(none | texts) if keeps_name else None,
     )
 
 

@@ -210,6 +210,10 @@ class SimulatedLedger:
         self._process.check()
         return await self._disk.wishes()
 
+    async def is_open(self, wish_id: str) -> bool:
+        self._process.check()
+        return await self._disk.is_open(wish_id)
+
     async def close_wish(self, wish_id: str) -> None:
         self._process.check()
         await self._disk.close_wish(wish_id)

@@ -86,6 +86,7 @@ class EntryRow:
     owed_results: tuple[Answer, ...] = ()
     results_at: datetime | None = None
     keeps_name: bool = False
+    kept_name: str | None = None
 
 
 _ENTRY = TypeAdapter(EntryRow)
@@ -140,6 +141,7 @@ def entry_json(entry: Entry) -> str:
         owed_results=entry.owed_results,
         results_at=entry.results_at,
         keeps_name=entry.keeps_name,
+        kept_name=entry.kept_name,
     )
     return _ENTRY.dump_json(row, exclude_defaults=True).decode()
 
@@ -177,6 +179,7 @@ def entry_of(text: Any) -> Entry:
             owed_results=row.owed_results,
             results_at=row.results_at,
             keeps_name=row.keeps_name,
+            kept_name=row.kept_name,
         )
     except ValueError:
         raise _damaged() from None
