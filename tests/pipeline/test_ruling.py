@@ -40,7 +40,7 @@ from worker.operations.holds import (
 from worker.operations.wishes import Asking
 from worker.ports import Beside
 
-REMOVED = Event.of(department_removed(sequence=11), "department.removed.v1", "digest").cause
+REMOVED = Event.of(department_removed(sequence=11), "department.removed.v1", "digest").bare
 COUNTS = Counts(2, 1, 0)
 
 

@@ -60,8 +60,8 @@ class Records:
         calls: tuple[CallNote, ...] = (),
         audit: tuple[AuditLine, ...] = (),
     ) -> Entry:
-        """Records the outcome of a step. Writes nothing without a change, an answer or a call."""
-        if conclusion.answer is None and conclusion.entry == before and not calls:
+        """Records the outcome of a step, with its call. Writes nothing without a change or an answer."""
+        if conclusion.answer is None and conclusion.entry == before:
             return before
         beside = Beside(conclusion.answers, conclusion.holds, audit, calls)
         return await self.entries.record(conclusion.entry, conclusion.answer, beside)
