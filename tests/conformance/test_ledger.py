@@ -1,8 +1,6 @@
 """The conformance suite of every ledger: memory, SQLite and the simulated one without faults."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, timedelta
 from pathlib import Path
@@ -15,10 +13,7 @@ from hypothesis import strategies as st
 
 from contracts.departments import Kind, Version
 from contracts.subaccounts import ResultCode, ResultKind
-from tests.simulation.chance import Chance, Profile
-from tests.simulation.history import History
-from tests.simulation.ledger import Disk, SimulatedLedger
-from tests.simulation.process import Process
+from tests.conformance.ledgers import LEDGERS, entry_of, fresh
 from tests.support.builders import (
     AUTH_ID,
     NOW,
@@ -30,8 +25,6 @@ from tests.support.builders import (
     removed,
     renamed,
 )
-from worker.adapters.ledgers import open_ledger
-from worker.adapters.memory.ledger import MemoryLedger
 from worker.core.inventory import Counts
 from worker.core.model import (
     Answer,
@@ -59,48 +52,7 @@ from worker.core.model import (
     Trace,
     Wish,
 )
-from worker.ports import AuthIdTaken, Ledger, LedgerConflict, LedgerForeign
-
-
-@asynccontextmanager
-async def in_memory(_folder: Path) -> AsyncIterator[Ledger]:
-    yield MemoryLedger()
-
-
-@asynccontextmanager
-async def in_sqlite(folder: Path) -> AsyncIterator[Ledger]:
-    async with open_ledger(f"sqlite:///{folder / 'ledger.db'}") as opened:
-        yield opened.ledger
-
-
-@asynccontextmanager
-async def simulated(_folder: Path) -> AsyncIterator[Ledger]:
-    loop = asyncio.get_running_loop()
-    chance = Chance(Profile("no faults", {}), seed=0)
-    yield SimulatedLedger(Disk(History(loop.time)), loop, chance, Process(loop))
-
-
-LEDGERS = [
-    pytest.param(in_memory, id="memory"),
-    pytest.param(in_sqlite, id="sqlite"),
-    pytest.param(simulated, id="simulated"),
-]
-
-
-@pytest.fixture(params=LEDGERS)
-async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
-    async with request.param(tmp_path) as opened:
-        yield opened
-
-
-def fresh(department: Department = SALES, **fields: object) -> Entry:
-    """An active entry that is not written yet."""
-    auth_id = f"SA-{department.tenant}-{department.id}"
-    return an_entry(Status.ACTIVE, **{"revision": 0, "department": department, "auth_id": auth_id} | fields)
-
-
-async def entry_of(ledger: Ledger, department: Department = SALES) -> Entry:
-    return (await ledger.recall(department, created().reference)).entry
+from worker.ports import AuthIdTaken, LedgerConflict, LedgerFailed, LedgerForeign
 
 
 async def test_wishes_are_listed_until_they_are_closed(ledger):
@@ -116,6 +68,18 @@ async def test_wishes_are_listed_until_they_are_closed(ledger):
     await ledger.close_wish("unknown")
     assert await ledger.wishes() == [late]
     assert [await ledger.is_open(wish.id) for wish in (early, late)] == [False, True]
+
+
+async def test_several_wishes_are_left_together_or_not_at_all(ledger):
+    first, second = (Wish(f"wish-{number}", SALES, "anna", NOW, Reissuing()) for number in (1, 2))
+    await ledger.wish(first)
+    with pytest.raises(LedgerFailed):
+        await ledger.wish(second, first)
+    assert await ledger.wishes() == [first]
+    await ledger.wish()
+    await ledger.close_wish(first.id)
+    with pytest.raises(LedgerFailed):
+        await ledger.wish(first)
 
 
 async def test_overdue_counts_old_debts(ledger):
@@ -415,10 +379,11 @@ def entries(draw):
 
 @settings(max_examples=40, deadline=None, print_blob=True)
 @given(entry=entries(), answer=answers)
-@pytest.mark.parametrize("opened", LEDGERS)
-async def test_every_field_is_stored(opened, entry, answer):
+@pytest.mark.parametrize("opening", LEDGERS)
+async def test_every_field_is_stored(opening, entry, answer):
     with TemporaryDirectory() as folder:
-        async with opened(Path(folder)) as ledger:
+        async with opening(Path(folder)) as whole:
+            ledger = whole.ledger
             written = await ledger.record(replace(entry, revision=0), answer)
             assert written == replace(entry, revision=1)
             assert await ledger.recall(entry.department, answer.event) == Recollection(written, answer)
