@@ -15,8 +15,11 @@ class Protected:
 
     def includes(self, department: Department) -> bool:
         """Whether the department is named."""
-        names = (department.id, f"{department.tenant}/{department.id}")
-        return any(_matches(pattern, name) for pattern in self.patterns for name in names)
+        whole = f"{department.tenant}/{department.id}"
+        return any(
+            _matches(pattern, department.id) or ("/" in pattern and _matches(pattern, whole))
+            for pattern in self.patterns
+        )
 
 
 NOBODY_PROTECTED = Protected()
