@@ -23,6 +23,7 @@ BUSY_SECONDS = 5.0
 BUSY_PAUSE_SECONDS = 0.01
 BUSY_MILLISECONDS = 500
 """The longest wait of SQLite inside a call while another process opens or recovers the file."""
+OLDER = "the ledger is of an older version; start `provisioner run` of this version on it once"
 MIGRATIONS = resources.files("worker.adapters.sqlite") / "migrations"
 
 T = TypeVar("T")
@@ -82,6 +83,10 @@ class SqliteStore:
         """A connection that sees durable data only; its errors become `LedgerFailed`."""
         try:
             yield self._reading
+        except apsw.SQLError as error:
+            if not str(error).startswith(("no such table", "no such column")):
+                raise LedgerFailed(f"the ledger cannot be read: {error}") from None
+            raise LedgerFailed(OLDER) from None
         except apsw.Error as error:
             path = Path(self._reading.filename)
             closed = f"; {closed_to_us(path)}" if _is_closed(path, error) else ""
