@@ -621,7 +621,7 @@ def _answered(
     )
     match cause:
         case LateRemoval():
-            return Conclusion(owing_result(replace(entry, retry=None), answer, now), answer)
+            return Conclusion(owing_result(replace(entry, hold=None, retry=None), answer, now), answer)
         case _ if superseded or cause.version is None:
             return Conclusion(entry, answer)
         case _:
