@@ -94,10 +94,10 @@ def is_removal_due(entry: Entry, policy: Policy, now: datetime) -> bool:
     """Whether a late removal goes on now."""
     if entry.late_removal is None or (entry.retry is not None and entry.retry.at > now):
         return False
-    if entry.status is not Status.DISABLED or entry.hold is not None:
+    if entry.status is not Status.DISABLED:
         return True
     due_at = _grace_ends_at(entry, policy)
-    return due_at is not None and due_at <= now
+    return due_at is not None and (entry.hold is not None or due_at <= now)
 
 
 def deletion_due_at(entry: Entry, policy: Policy) -> datetime | None:
