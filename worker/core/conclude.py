@@ -196,6 +196,8 @@ def intend(
             return arm_check(_reserved(entry, _required(cause), now), policy, now)
         case Restore():
             return arm_check(_deletion_cancelled(entry), policy, now)
+        case Reconsider():
+            return _deletion_cancelled(entry)
         case Rename():
             return arm_check(entry, policy, now)
         case _:

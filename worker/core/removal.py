@@ -7,8 +7,8 @@ looked at right before a deletion, on the state that the provider shows at that 
 does not cover the other.
 
 A removal ends late, without its message, if its grace is over or a person has approved it. It takes the same
-line as an event does, and the same checks. `Restore` cancels the deletion before it is sent: from then on
-something newer says that the department exists, whether the restore succeeds or not.
+line as an event does, and the same checks. `Restore` and `Reconsider` cancel the deletion before they are
+sent: from then on something newer says that the department exists, whether they succeed or not.
 """
 
 import base64
