@@ -310,6 +310,8 @@ def _failed(
             return _reconsidered(entry, _deleted(entry, None, now), policy, now)
         case Delete(), _:
             return Conclusion(_not_deleted(entry, failure), failure=failure)
+        case ((Inspect() | Reconsider()), _):  # a read that failed says nothing about an earlier call
+            return Conclusion(entry, failure=failure)
         case _:
             return Conclusion(_not_changed(entry, failure, policy, now), failure=failure)
 
