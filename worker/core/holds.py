@@ -17,6 +17,7 @@ from worker.core.model import (
     Hold,
     HoldReason,
     HoldState,
+    LateRemoval,
     Reference,
     Ruling,
     replace,
@@ -54,7 +55,7 @@ def held(entry: Entry, cause: Cause, step: HoldBack, now: datetime) -> Ruled:
         name=name,
         held_at=now,
         resources=counts,
-        disabled=entry.removal is not None,
+        disabled=before.disabled if before else isinstance(cause, LateRemoval),
         accepted=step.accepted,
     )
     answer = _answer(made, ResultKind.HELD, ResultCode(step.reason), step.detail, now, hold_id=made.id)
@@ -81,9 +82,10 @@ def approved(entry: Entry, hold: Hold, ruling: Ruling) -> Ruled:
 def rejected(entry: Entry, hold: Hold, ruling: Ruling) -> Ruled:
     """The entry once a person has rejected its removal. A disabled department stays disabled, for good."""
     ruled = replace(hold, state=HoldState.REJECTED, ruling=ruling)
-    without = replace(entry, hold=None, retry=None)
-    if hold.disabled and entry.removal is not None:
-        return Ruled(replace(without, removal=replace(entry.removal, cancelled=True)), ruled)
+    removal = entry.removal and replace(entry.removal, cancelled=True)
+    without = replace(entry, hold=None, retry=None, removal=removal)
+    if hold.disabled:
+        return Ruled(without, ruled)
     reason = f"removal rejected by {ruling.by}"
     answer = _answer(ruled, ResultKind.UNCHANGED, ResultCode.UNCHANGED, reason, ruling.at)
     return Ruled(owing_result(without, answer, ruling.at), ruled, answer)
