@@ -473,7 +473,7 @@ def _disabled(entry: Entry, cause: Cause | None, now: datetime) -> Entry:
 
 def _reserved(entry: Entry, cause: Cause, now: datetime) -> Entry:
     """The entry with the removal of an active department under way, counted unless a person approved it."""
-    if entry.status is not Status.ACTIVE:
+    if entry.removal is not None:
         return entry
     counted_at = None if isinstance(cause, LateRemoval) else now
     if entry.removing is not None:

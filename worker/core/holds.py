@@ -65,7 +65,7 @@ def held(entry: Entry, cause: Cause, step: HoldBack, now: datetime) -> Ruled:
 def voided(entry: Entry, hold: Hold, newer: Reference | None, now: datetime) -> Ruled:
     """The entry once its hold is void, for a newer event, or for a person who recreates the subaccount."""
     void = replace(hold, state=HoldState.VOID)
-    without = replace(entry, hold=None, retry=None)
+    without = replace(entry, hold=None, retry=None, removing=None)
     if hold.disabled:
         return Ruled(without, void)
     reason = None if newer else RECREATED

@@ -63,8 +63,8 @@ def guard(
     if not isinstance(decision, Disable | Delete):
         return decision
     entry = known.entry
-    if entry.removing is None and entry.status is Status.ACTIVE:
-        if known.counts is None and policy.limit:
+    if entry.removal is None:  # one under way is counted already, but it may be that of an older event
+        if entry.removing is None and known.counts is None and policy.limit:
             return CountTenant()
         if held := _held_by_rule(event, known, policy, now):
             return held
