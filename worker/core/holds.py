@@ -15,7 +15,6 @@ from worker.core.model import (
     Cause,
     Entry,
     Hold,
-    HoldReason,
     HoldState,
     LateRemoval,
     Reference,
@@ -40,7 +39,7 @@ def held(entry: Entry, cause: Cause, step: HoldBack, now: datetime) -> Ruled:
     """The entry once its removal is held. A hold for the same reason, whose approval failed, waits again."""
     before = entry.hold
     counts = step.inspection.inventory.counts if step.inspection and step.inspection.found else None
-    if before is not None and before.reason is step.reason is HoldReason.RESOURCES:
+    if before is not None and before.reason is step.reason:
         again = replace(before, state=HoldState.WAITING, ruling=None, detail=step.detail, resources=counts)
         return Ruled(replace(entry, hold=again, retry=None), again)
     auth_id, name, _ = entry.existing

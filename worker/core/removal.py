@@ -84,6 +84,8 @@ def decide_late_removal(
         return NothingLeft()
     if entry.late_removal is None or entry.late_removal.reference != asked.reference:
         return NothingLeft()
+    if entry.hold is not None and has_lapsed(entry.hold, now):
+        return _end_of_lapsed(entry.auth_id, entry.hold, known)
     step = removal_step(entry.auth_id, policy)
     if entry.status is Status.ACTIVE and not isinstance(step, Delete):
         return step
@@ -193,6 +195,18 @@ def _checked_deletion(
         detail = f"{counts} hang on it, {counts.total} in all; the approval was for {cascade}"
         return HoldBack(HoldReason.RESOURCES, detail, inspection, accepted)
     return Delete(auth_id, cascade is not None and counts.total > 0, inspection)
+
+
+def _end_of_lapsed(auth_id: str, hold: Hold, known: Recollection) -> Step | NothingLeft:
+    """The end of a lapsed approval whose deletion is under way: the hold waits again, unless it is done."""
+    inspection = known.inspection
+    if known.entry.deletion is None:
+        return NothingLeft()
+    if inspection is None:
+        return Inspect(auth_id)
+    if inspection.found is None:
+        return Delete(auth_id, inspection=inspection)
+    return HoldBack(hold.reason, hold.detail, inspection, hold.accepted)
 
 
 def _accepted(approved: Hold | None, drift: str | None) -> frozenset[str]:

@@ -62,7 +62,7 @@ class Removals:
         """Makes one try, if the removal is still due. Newer work in the lane goes first."""
         entry = (await self.records.recall(department)).entry
         now = self.clock.now()
-        if entry.hold is not None and has_lapsed(entry.hold, now):
+        if entry.hold is not None and entry.deletion is None and has_lapsed(entry.hold, now):
             await self._lapse(entry, entry.hold)
             return
         if entry.late_removal is None or not is_removal_due(entry, self.policy, now):
