@@ -1,11 +1,12 @@
 """A model of one department and its provider, without IO: it calls the core in the pipeline's order.
 
 The model provider executes a call immediately, never, or late but within the settle window. Time advances on
-every wait, and up to each duty that falls due.
+every wait, and up to each duty that falls due. Removals that are held or late, and the results that an entry
+owes, take the ways that the scheduler and the commands take.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
 from itertools import chain, count, repeat
@@ -17,32 +18,41 @@ from worker.core.conclude import (
     Changed,
     Deleted,
     Failed,
+    Inspected,
     Made,
     NothingDone,
     NothingSeen,
     Outcome,
     Seen,
+    admission_of,
     conclude,
     confirmed,
     intend,
 )
 from worker.core.decide import (
     Adopt,
+    CountTenant,
     Create,
-    Decision,
     Delete,
     Disable,
+    HoldBack,
+    Inspect,
     Look,
+    NothingLeft,
     Policy,
+    Reconsider,
     Refuse,
     Rename,
     Republish,
     Restore,
     Skip,
     Step,
-    decide,
+    VoidHold,
 )
 from worker.core.duties import Duty, check_done, check_repaired, due_duty, duplicates_checked, suspend_debt
+from worker.core.gone import found, looked_for
+from worker.core.holds import Ruled, approved, lapsed, rejected, result_published
+from worker.core.inventory import NOTHING, Inspection, Inventory
 from worker.core.judge import (
     CallFault,
     Failure,
@@ -55,7 +65,24 @@ from worker.core.judge import (
     classify,
     judge,
 )
-from worker.core.model import Answer, Entry, Event, Recollection, Status
+from worker.core.limits import TenantCounts, WindowCount
+from worker.core.listed import ListedSubaccount
+from worker.core.model import (
+    Answer,
+    Entry,
+    Event,
+    Hold,
+    LateRemoval,
+    Recollection,
+    Retry,
+    Ruling,
+    Status,
+)
+from worker.core.next_step import Asked, next_step
+from worker.core.removal import has_lapsed, is_removal_due, may_approve
+
+RETRY_PAUSE = timedelta(seconds=10)
+"""Between two tries of a late removal."""
 
 
 class Fate(Enum):
@@ -82,6 +109,24 @@ class Subaccount:
     incarnation: int  # taken from its tag
     name: str
     enabled: bool = True
+    inventory: Inventory = NOTHING
+
+
+def counts_of(entries: Iterable[Entry], since: Iterable[datetime]) -> TenantCounts:
+    """The counts that a ledger makes of a tenant's entries."""
+    known = list(entries)
+    return TenantCounts(
+        active=sum(one.is_counted_active for one in known),
+        windows=tuple(_within(known, begin) for begin in since),
+    )
+
+
+def _within(entries: Iterable[Entry], begin: datetime) -> WindowCount:
+    removals = [(one, sum(at > begin for at in one.counted_removals)) for one in entries]
+    return WindowCount(
+        removals=sum(times for _, times in removals),
+        departments=sum(times > 0 and not one.is_counted_active for one, times in removals),
+    )
 
 
 @dataclass
@@ -99,6 +144,10 @@ class Rehearsal:
     entry: Entry = field(default_factory=lambda: Entry(SALES))
     answers: dict[tuple[str, str], list[Answer]] = field(default_factory=dict)
     subaccounts: dict[str, Subaccount] = field(default_factory=dict)
+    holds: dict[str, Hold] = field(default_factory=dict)
+    published: list[Answer] = field(default_factory=list)
+    deletions: list[tuple[datetime, str]] = field(default_factory=list)
+    neighbours: Callable[[], Iterable[Entry]] = tuple
 
     def __post_init__(self) -> None:
         self._fates_of_creates: Iterator[Fate] = chain(self.creates, repeat(Fate.SUCCEEDS))
@@ -109,20 +158,89 @@ class Rehearsal:
     def deliver(self, event: Event) -> Republish | Refuse | None:
         """Makes one try. Returns None if it did not finish: a call failed, or the worker crashed."""
         self._do_due_duties()
-        while isinstance(decision := self._decide(event), Step):
-            self.entry = intend(decision, self.entry, event, IDEMPOTENCY_KEY, self.policy, self.now)
+        ended = self._carry(event)
+        match ended:
+            case Republish() | Refuse() | None:
+                return ended
+            case NothingLeft():
+                raise AssertionError("an event always has an end")
+            case failure:
+                self._wait_after(failure)
+                return None
+
+    def _carry(self, asked: Asked) -> Republish | Refuse | NothingLeft | Failure | None:
+        """Takes the line once; None if the worker crashed."""
+        known = self._recalled(asked)
+        for _ in range(20):
+            decision = next_step(asked, known, self.policy, self.now)
+            match decision:
+                case Republish() | Refuse() | NothingLeft():
+                    return decision
+                case CountTenant():
+                    known = replace(known, counts=self._counts())
+                    continue
+            intended = intend(decision, self.entry, asked, IDEMPOTENCY_KEY, self.policy, self.now)
+            admission = admission_of(self.entry, intended, self.policy, self.now)
+            if admission is not None and not admission.allows(counts := self._counts()):
+                known = replace(known, counts=counts)
+                continue
+            self.entry = intended
             fate = self._fate(decision)
             outcome = self._call(decision, fate)
             if fate in CRASHES:
                 return None
-            conclusion = conclude(self.entry, event, decision, outcome, self.policy, self.now)
+            conclusion = conclude(self.entry, asked, decision, outcome, self.policy, self.now)
             self.entry = conclusion.entry
-            if conclusion.answer is not None:
-                self.answers.setdefault(event.reference[:2], []).append(conclusion.answer)
+            self.holds |= {hold.id: hold for hold in conclusion.holds}
+            for answer in (*([conclusion.answer] if conclusion.answer else []), *conclusion.answers):
+                self._answer(answer)
             if conclusion.failure is not None:
-                self._wait_after(conclusion.failure)
-                return None
-        return decision
+                return conclusion.failure
+            known = replace(self._recalled(asked), counts=known.counts, inspection=conclusion.inspection)
+        raise AssertionError(f"no end of {asked} on {self.entry}")
+
+    def _answer(self, answer: Answer) -> None:
+        self.answers.setdefault(answer.event[:2], []).append(answer)
+
+    def _counts(self) -> TenantCounts:
+        since = [self.now - window.length for window in self.policy.limit]
+        return counts_of([self.entry, *self.neighbours()], since)
+
+    def remove_late(self) -> None:
+        """Carries a late removal out if it is due, as the scheduler does."""
+        entry = self.entry
+        if entry.hold is not None and entry.deletion is None and has_lapsed(entry.hold, self.now):
+            self._ruled(lapsed(entry, entry.hold))
+        elif entry.late_removal is not None and is_removal_due(entry, self.policy, self.now):
+            failure = self._carry(LateRemoval.of(entry.department, entry.late_removal))
+            if failure is not None and not isinstance(failure, NothingLeft | Republish | Refuse):
+                retry = Retry(self.now, self.now + RETRY_PAUSE, 1, "no")
+                self.entry = replace(self.entry, retry=retry) if self.entry.late_removal else self.entry
+        elif entry.retry is not None and entry.retry.at <= self.now:
+            self.entry = replace(entry, retry=None)
+
+    def approve(self, cascade: int | None = None) -> None:
+        """Approves the open hold, if it may be."""
+        hold = self.entry.hold
+        if hold is not None and may_approve(hold, self.entry, self.policy) is None:
+            self._ruled(approved(self.entry, hold, Ruling("ada", self.now, cascade)))
+
+    def reject(self) -> None:
+        """Rejects the open hold, unless its deletion is under way."""
+        if self.entry.hold is not None and self.entry.deletion is None:
+            self._ruled(rejected(self.entry, self.entry.hold, Ruling("ada", self.now)))
+
+    def _ruled(self, ruled: Ruled) -> None:
+        self.entry = ruled.entry
+        self.holds[ruled.hold.id] = ruled.hold
+        if ruled.answer is not None:
+            self._answer(ruled.answer)
+
+    def publish_owed(self) -> None:
+        """Publishes the results that the entry owes."""
+        for answer in self.entry.owed_results:
+            self.published.append(answer)
+            self.entry = result_published(self.entry, answer)
 
     def deliver_until_ended(self, event: Event) -> Republish | Refuse:
         """Repeats the event until it ends, as a lane does before it takes the next event."""
@@ -136,13 +254,25 @@ class Rehearsal:
             self._advance_to(min(coming))
             self._do_due_duties()
 
-    def _decide(self, event: Event) -> Decision:
-        answer = next(iter(self.answers.get(event.reference[:2], ())), None)
-        return decide(event, Recollection(self.entry, answer), self.policy, self.now)
+    def advance(self, by: timedelta) -> None:
+        """Lets time pass, with all that falls due in it."""
+        end = self.now + by
+        while (
+            coming := min([*filter(None, [self.entry.due_at]), *(at for at, _ in self._late)], default=end)
+        ) < end:
+            self._advance_to(max(coming, self.now + timedelta(seconds=1)))
+            self._do_due_duties()
+            self.remove_late()
+        self._advance_to(end)
+        self._do_due_duties()
+        self.remove_late()
+
+    def _recalled(self, asked: Asked) -> Recollection:
+        return Recollection(self.entry, next(iter(self.answers.get(asked.reference[:2], ())[-1:]), None))
 
     def _fate(self, step: Step) -> Fate:
         match step:
-            case Skip():
+            case Skip() | HoldBack() | VoidHold():
                 return Fate.SUCCEEDS
             case Create():
                 return next(self._fates_of_creates)
@@ -168,10 +298,12 @@ class Rehearsal:
 
     def _done(self, duty: Duty) -> Entry:
         match duty:
-            case Duty.CHECK if self._repaired():
-                return check_repaired(self.entry, self.policy, self.now)
+            case Duty.CHECK if self.entry.auth_id not in self.subaccounts:
+                return looked_for(self.entry, self.policy, self.now)
             case Duty.CHECK:
-                return check_done(self.entry)
+                repaired = self._repaired()
+                entry = found(check_done(self.entry), self.policy, self.now)
+                return check_repaired(entry, self.policy, self.now) if repaired else entry
             case Duty.CHECK_DUPLICATES:
                 return duplicates_checked(self.entry)
             case Duty.PAY_DEBT:
@@ -189,6 +321,8 @@ class Rehearsal:
         return before != (held.name, held.enabled)
 
     def _call(self, step: Step, fate: Fate) -> Outcome:
+        if isinstance(step, Inspect | Look | Reconsider):
+            return self._read(step) if fate is Fate.SUCCEEDS else _failed("get", fate)
         match = self._match() if isinstance(step, Adopt) else None
         if isinstance(step, Adopt) and match is None:  # the step ends after its scan
             return NothingSeen(self.now) if fate is Fate.SUCCEEDS else _failed("list", fate)
@@ -201,6 +335,16 @@ class Rehearsal:
             if fate is Fate.SUCCEEDS:
                 return outcome
         return _failed(_operation(step), fate)
+
+    def _read(self, step: Inspect | Look | Reconsider) -> Outcome:
+        one = self.subaccounts.get(step.auth_id)
+        if isinstance(step, Inspect):
+            listed = ListedSubaccount(step.auth_id, one.name, one.enabled, NOW.date()) if one else None
+            tagged = one is not None and one.incarnation == self.entry.incarnation
+            return Inspected(Inspection(listed, tagged, one.inventory if one else NOTHING, 0.0))
+        if one is None:
+            return Failed(classify(CallFault("get", FaultKind.NOT_FOUND, "404")))
+        return Seen()
 
     def _match(self) -> str | None:
         """The subaccount that carries the tag, if it exists yet."""
@@ -222,12 +366,13 @@ class Rehearsal:
             case Disable(auth_id):
                 return self._set(auth_id, None, enabled=False)
             case Delete(auth_id):
-                self.subaccounts.pop(auth_id, None)
+                if self.subaccounts.pop(auth_id, None) is not None:
+                    self.deletions.append((self.now, auth_id))
                 return Deleted()
-            case Look():
-                return Seen()
-            case Skip():
+            case Skip() | HoldBack() | VoidHold():
                 return NothingDone()
+            case Inspect() | Look() | Reconsider():
+                return self._read(step)
 
     def _create(self, name: str, incarnation: int) -> Outcome:
         auth_id = f"SA{next(self._numbers):018d}"

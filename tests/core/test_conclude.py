@@ -26,26 +26,48 @@ from worker.core.conclude import (
     Deleted,
     Failed,
     Found,
+    Inspected,
     Made,
     NothingDone,
     NothingSeen,
+    Seen,
+    admission_of,
     conclude,
     confirmed,
     intend,
 )
-from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Skip, Step
+from worker.core.decide import (
+    Adopt,
+    Create,
+    Delete,
+    Disable,
+    HoldBack,
+    Inspect,
+    Policy,
+    Reconsider,
+    Rename,
+    Restore,
+    Skip,
+    Step,
+)
 from worker.core.duties import DEBT_PAUSE
-from worker.core.judge import Permanent, Transient, Unavailable, Unknown
+from worker.core.inventory import NOTHING, Inspection
+from worker.core.judge import Missing, Permanent, Transient, Unavailable, Unknown
+from worker.core.limits import DEFAULT_LIMIT, Admission
 from worker.core.model import (
     ANY_RECIPIENT,
-    Cause,
     Check,
     Claim,
     Debt,
+    Deletion,
     Entry,
+    HoldReason,
     IssuedCredentials,
+    LateRemoval,
     Reference,
     Removed,
+    Removing,
+    Retry,
     Status,
     Trace,
 )
@@ -55,6 +77,7 @@ NEW_AUTH_ID = "SA000000000000000002"
 MADE = Made(NEW_AUTH_ID, SecretStr("made-up-token"))
 RECIPIENTS = frozenset({"crm", "billing"})
 POLICY = Policy(recipients=RECIPIENTS)
+LIMITED = replace(POLICY, limit=DEFAULT_LIMIT)
 WINDOW = POLICY.settle_window
 
 TRANSIENT = Transient("Plivo answered 503 to create")
@@ -71,8 +94,19 @@ STEPS: dict[str, tuple[Step, Status]] = {
     "disable": (Disable(AUTH_ID), Status.ACTIVE),
     "delete": (Delete(AUTH_ID), Status.DELETING),
     "skip": (Skip(ResultKind.UNCHANGED), Status.ACTIVE),
+    "inspect": (Inspect(AUTH_ID), Status.ACTIVE),
+    "hold back": (HoldBack(HoldReason.LIMIT, "used up"), Status.ACTIVE),
+    "reconsider": (Reconsider(AUTH_ID), Status.DELETING),
 }
-OUTCOMES = [MADE, NothingSeen(NOW), Changed(), Deleted(), NothingDone()]
+OUTCOMES = [
+    MADE,
+    NothingSeen(NOW),
+    Changed(),
+    Deleted(),
+    NothingDone(),
+    Seen(),
+    Inspected(Inspection(None, tagged=False, inventory=NOTHING, begun=0.0)),
+]
 POSSIBLE = {
     ("create", Made),
     ("adopt", Made),
@@ -82,6 +116,9 @@ POSSIBLE = {
     ("disable", Changed),
     ("delete", Deleted),
     ("skip", NothingDone),
+    ("inspect", Inspected),
+    ("hold back", NothingDone),
+    ("reconsider", Seen),
 }
 of_every_step = pytest.mark.parametrize("step", STEPS)
 with_every_failure = pytest.mark.parametrize("failure", FAILURES, ids=lambda f: type(f).__name__.lower())
@@ -112,12 +149,46 @@ class TestIntend:
 
         deleting = intend(Delete(AUTH_ID), entry, removed(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW)
 
-        assert deleting == replace(entry, status=Status.DELETING)
+        reserved = Removing(removed(sequence=11).reference, counted_at=NOW)
+        assert deleting == replace(entry, status=Status.DELETING, deletion=Deletion(NOW), removing=reserved)
 
-    def test_a_delete_already_begun_changes_nothing(self):
-        entry = an_entry(Status.DELETING)
+    def test_a_delete_already_begun_is_in_doubt(self):
+        event = removed(sequence=11)
+        before = intend(Delete(AUTH_ID), an_entry(), event, IDEMPOTENCY_KEY, POLICY, NOW)
 
-        assert intend(Delete(AUTH_ID), entry, removed(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW) == entry
+        again = intend(Delete(AUTH_ID, cascade=True), before, event, IDEMPOTENCY_KEY, POLICY, LATER)
+
+        assert again == replace(before, deletion=Deletion(LATER, cascade=True, in_doubt=True))
+
+    def test_a_disable_reserves_its_removal(self):
+        entry, event = an_entry(), removed(sequence=11)
+
+        intended = intend(Disable(AUTH_ID), entry, event, IDEMPOTENCY_KEY, POLICY, NOW)
+
+        assert changes(entry, intended) == {
+            "check": Check(NOW + WINDOW),
+            "removing": Removing(event.reference, counted_at=NOW),
+        }
+
+    def test_a_repeated_disable_counts_once(self):
+        event = removed(sequence=11)
+        before = intend(Disable(AUTH_ID), an_entry(), event, IDEMPOTENCY_KEY, POLICY, NOW)
+
+        again = intend(Disable(AUTH_ID), before, event, IDEMPOTENCY_KEY, POLICY, LATER)
+
+        assert again.counted_removals == (NOW,)
+
+    @pytest.mark.parametrize("step", [Restore(AUTH_ID, None), Reconsider(AUTH_ID)])
+    def test_something_newer_cancels_a_deletion_before_it_acts(self, step):
+        cause = removed(sequence=10).bare
+        status = Status.DISABLED if isinstance(step, Restore) else Status.DELETING
+        retry = Retry(NOW, LATER, 1, "no answer")
+        entry = an_entry(status, removal=Removed(NOW, cause), retry=retry)
+
+        intended = intend(step, entry, created(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW)
+
+        assert (intended.removal, intended.retry) == (Removed(NOW, cause, cancelled=True), None)
+        assert (intended.late_removal, intended.deletable_since) == (None, None)
 
     @pytest.mark.parametrize("step", ["adopt", "skip"])
     def test_adopt_and_skip_claim_nothing(self, step):
@@ -125,6 +196,36 @@ class TestIntend:
         entry = an_entry(status)
 
         assert intend(decided, entry, renamed(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW) == entry
+
+
+class TestAdmission:
+    """The ledger must admit the write that begins a removal which counts."""
+
+    EVENT = removed(sequence=11)
+
+    @pytest.mark.parametrize("step", [Disable(AUTH_ID), Delete(AUTH_ID)])
+    def test_a_removal_that_begins_needs_an_admission(self, step):
+        intended = intend(step, an_entry(), self.EVENT, IDEMPOTENCY_KEY, LIMITED, NOW)
+
+        assert admission_of(an_entry(), intended, LIMITED, NOW) == Admission(DEFAULT_LIMIT, NOW)
+        assert admission_of(intended, intended, LIMITED, NOW) is None
+        assert admission_of(an_entry(), intended, POLICY, NOW) is None
+
+    @pytest.mark.parametrize("step", [Disable(AUTH_ID), Delete(AUTH_ID)])
+    def test_an_approved_removal_counts_not(self, step):
+        late = LateRemoval.of(self.EVENT.department, self.EVENT)
+        intended = intend(step, an_entry(), late, IDEMPOTENCY_KEY, LIMITED, NOW)
+
+        assert intended.removing == Removing(self.EVENT.reference, None)
+        assert admission_of(an_entry(), intended, LIMITED, NOW) is None
+
+    @pytest.mark.parametrize("step", ["create", "adopt", "rename", "restore", "skip", "inspect", "hold back"])
+    def test_other_steps_need_none(self, step):
+        decided, status = STEPS[step]
+        entry = an_entry(status)
+        intended = intend(decided, entry, created(sequence=11), IDEMPOTENCY_KEY, LIMITED, NOW)
+
+        assert admission_of(entry, intended, LIMITED, NOW) is None
 
 
 class TestStepsAndOutcomes:
@@ -154,12 +255,22 @@ class TestStepsAndOutcomes:
         assert conclusion.entry.version == an_entry(status).version
 
     @pytest.mark.parametrize("failure", [TRANSIENT, UNAVAILABLE, PERMANENT])
-    @pytest.mark.parametrize("step", sorted(set(STEPS) - {"create"}))
+    @pytest.mark.parametrize("step", sorted(set(STEPS) - {"create", "delete"}))
     def test_a_definite_failure_leaves_the_entry_unchanged(self, step, failure):
         decided, status = STEPS[step]
         entry = an_entry(status)
 
         conclusion = concluded(entry, renamed(sequence=11), decided, Failed(failure))
+
+        assert (conclusion.entry, conclusion.failure) == (entry, failure)
+
+    @pytest.mark.parametrize("step", [Inspect(AUTH_ID), Reconsider(AUTH_ID)])
+    @with_every_failure
+    def test_a_failed_read_keeps_the_check_of_an_earlier_call(self, step, failure):
+        status = Status.DELETING if isinstance(step, Reconsider) else Status.ACTIVE
+        entry = an_entry(status, check=Check(NOW), removing=Removing(removed(sequence=11).reference))
+
+        conclusion = concluded(entry, removed(sequence=11), step, Failed(failure))
 
         assert (conclusion.entry, conclusion.failure) == (entry, failure)
 
@@ -174,7 +285,7 @@ class TestMade:
             claim=claim,
             issued=replace(ISSUED, generation=2),
             incarnation=3,
-            removal=Removed(NOW),
+            removal=Removed(NOW, counted_at=NOW, auth_id=AUTH_ID),
         )
         adopted = isinstance(step, Adopt)
 
@@ -190,7 +301,8 @@ class TestMade:
             version=event.version,
             version_type=event.reference.type,
             created_at=LATER,
-            issued=IssuedCredentials(event.reference, generation=3),
+            issued=IssuedCredentials(event.reference, generation=3, supersedes=AUTH_ID),
+            past_removals=(NOW,),
             debt=Debt(RECIPIENTS, retry_at=LATER + DEBT_PAUSE),
             check=Check(LATER + WINDOW, late_call=True) if adopted else None,
         )
@@ -320,9 +432,17 @@ class TestChanged:
             status=Status.DISABLED,
             version=event.version,
             version_type=event.reference.type,
-            removal=Removed(LATER),
+            removal=Removed(LATER, event.bare),
         )
         assert conclusion.answer.outcome is ResultKind.DISABLED
+
+    def test_a_disable_counts_from_its_reservation(self):
+        event = removed(sequence=11)
+        intended = intend(Disable(AUTH_ID), an_entry(), event, IDEMPOTENCY_KEY, POLICY, NOW)
+
+        disabled = concluded(intended, event, Disable(AUTH_ID), Changed()).entry
+
+        assert (disabled.removal, disabled.removing) == (Removed(LATER, event.bare, counted_at=NOW), None)
 
     @pytest.mark.parametrize(
         ("event", "step", "status"),
@@ -360,8 +480,14 @@ class TestChanged:
 
 class TestDeleted:
     def test_a_removal_is_answered_and_increments_the_incarnation(self):
-        entry = an_entry(Status.DELETING, debt=owing(*RECIPIENTS, retry_at=NOW), incarnation=2)
         event = removed(sequence=11)
+        entry = an_entry(
+            Status.DELETING,
+            debt=owing(*RECIPIENTS, retry_at=NOW),
+            incarnation=2,
+            removing=Removing(event.reference, counted_at=NOW),
+            keeps_name=True,
+        )
 
         conclusion = concluded(entry, event, Delete(AUTH_ID), Deleted())
 
@@ -371,20 +497,99 @@ class TestDeleted:
             auth_id=None,
             incarnation=3,
             debt=None,
-            removal=Removed(LATER),
+            removal=Removed(LATER, event.bare, counted_at=NOW, auth_id=AUTH_ID),
+            removing=None,
+            deletion=None,
+            keeps_name=False,
             version=event.version,
             version_type=event.reference.type,
         )
         assert (conclusion.answer.outcome, conclusion.answer.auth_id) == (ResultKind.REMOVED, AUTH_ID)
 
-    @pytest.mark.parametrize("event", [created(sequence=12), renamed(sequence=12)])
-    def test_an_event_during_a_deletion_is_decided_again_after_it(self, event):
+    @pytest.mark.parametrize("disabled", [False, True])
+    @pytest.mark.parametrize("failure", [TRANSIENT, UNAVAILABLE, PERMANENT])
+    def test_a_refused_deletion_leaves_the_entry_as_before_it(self, failure, disabled):
+        event = removed(sequence=11)
+        removal = Removed(NOW, event.bare) if disabled else None
+        before = an_entry(Status.DISABLED if disabled else Status.ACTIVE, removal=removal)
+        deleting = intend(Delete(AUTH_ID), before, event, IDEMPOTENCY_KEY, POLICY, NOW)
+
+        conclusion = concluded(deleting, event, Delete(AUTH_ID), Failed(failure))
+
+        assert conclusion == Conclusion(before, failure=failure)
+
+    def test_a_deletion_without_a_response_stays_on_record(self):
+        event = removed(sequence=11)
+        deleting = intend(Delete(AUTH_ID), an_entry(), event, IDEMPOTENCY_KEY, POLICY, NOW)
+
+        assert concluded(deleting, event, Delete(AUTH_ID), Failed(UNKNOWN)) == Conclusion(
+            deleting, failure=UNKNOWN
+        )
+
+    @with_every_failure
+    def test_a_deletion_in_doubt_stays_on_record(self, failure):
+        entry = an_entry(Status.DELETING, deletion=Deletion(NOW, in_doubt=True))
+
+        conclusion = concluded(entry, removed(sequence=11), Delete(AUTH_ID), Failed(failure))
+
+        assert conclusion == Conclusion(entry, failure=failure)
+
+
+class TestReconsidered:
+    """A newer event during a deletion: it is decided again once the deletion cannot be carried out late."""
+
+    AFTER = NOW + WINDOW
+    EVENTS = pytest.mark.parametrize("event", [created(sequence=12), renamed(sequence=12)])
+
+    def reconsidered(self, entry, event, outcome, now):
+        return conclude(entry, event, Reconsider(AUTH_ID), outcome, POLICY, now)
+
+    @EVENTS
+    @pytest.mark.parametrize("outcome", [Seen(), Failed(Missing("404"))])
+    def test_nothing_is_certain_before_the_settle_window_is_over(self, event, outcome):
         entry = an_entry(Status.DELETING)
 
-        conclusion = concluded(entry, event, Delete(AUTH_ID), Deleted())
+        conclusion = self.reconsidered(entry, event, outcome, self.AFTER - timedelta(seconds=1))
+
+        assert (conclusion.entry, conclusion.answer) == (entry, None)
+        assert isinstance(conclusion.failure, Unknown)
+        assert conclusion.failure.scan_in_seconds == pytest.approx(1.1)
+
+    @EVENTS
+    @pytest.mark.parametrize("removal", [None, Removed(NOW, removed(sequence=10).bare, cancelled=True)])
+    def test_one_that_is_still_there_is_as_before_and_checked_once_more(self, event, removal):
+        removing = None if removal else Removing(removed(sequence=10).reference, counted_at=NOW)
+        entry = an_entry(Status.DELETING, removal=removal, removing=removing)
+
+        conclusion = self.reconsidered(entry, event, Seen(), self.AFTER)
+
+        assert (conclusion.answer, conclusion.failure) == (None, None)
+        assert changes(entry, conclusion.entry).items() >= {
+            ("status", Status.DISABLED if removal else Status.ACTIVE),
+            ("deletion", None),
+            ("check", Check(self.AFTER + WINDOW, late_call=True)),
+        }
+        assert conclusion.entry.removing is None
+
+    @EVENTS
+    def test_one_that_is_gone_was_deleted_and_counts(self, event):
+        removing = Removing(removed(sequence=10).reference, counted_at=NOW)
+        entry = an_entry(Status.DELETING, removing=removing)
+
+        conclusion = self.reconsidered(entry, event, Failed(Missing("404")), self.AFTER)
 
         assert (conclusion.answer, conclusion.failure) == (None, None)
         assert (conclusion.entry.status, conclusion.entry.version) == (Status.REMOVED, entry.version)
+        assert conclusion.entry.removal == Removed(self.AFTER, None, counted_at=NOW, auth_id=AUTH_ID)
+
+    @EVENTS
+    def test_the_next_subaccount_supersedes_the_one_that_is_gone(self, event):
+        gone = self.reconsidered(an_entry(Status.DELETING), event, Failed(Missing("404")), self.AFTER).entry
+        claimed = intend(Create("Sales"), gone, event, IDEMPOTENCY_KEY, POLICY, self.AFTER)
+
+        made = concluded(claimed, event, Create("Sales"), MADE).entry
+
+        assert (made.issued.supersedes, made.incarnation) == (AUTH_ID, 2)
 
 
 class TestAnswers:
@@ -449,46 +654,36 @@ class TestConfirmed:
         assert left == replace(entry, debt=owing(*owed - recipients, retry_at=LATER))
 
 
-class TestWithoutAnEvent:
-    """A step that falls due is intended and concluded like any other."""
+class TestLate:
+    """A removal without its message is intended and concluded like any other."""
 
-    DISABLED = an_entry(Status.DISABLED, check=Check(NOW))
+    REMOVAL = replace(removed(sequence=10), trace=TestAnswers.EVENT.trace, name="Sales")
+    LATE = LateRemoval.of(REMOVAL.department, REMOVAL)
+    REMOVED = Removed(NOW, REMOVAL.bare, counted_at=NOW)
+    DISABLED = an_entry(Status.DISABLED, version=REMOVAL.version, removal=REMOVED)
 
-    def deleted(self, cause):
-        deleting = intend(Delete(AUTH_ID), self.DISABLED, cause, IDEMPOTENCY_KEY, POLICY, NOW)
-        assert deleting == replace(self.DISABLED, status=Status.DELETING)
-        return conclude(deleting, cause, Delete(AUTH_ID), Deleted(), POLICY, LATER)
+    def test_it_counts_no_second_time(self):
+        deleting = intend(Delete(AUTH_ID), self.DISABLED, self.LATE, IDEMPOTENCY_KEY, POLICY, NOW)
 
-    def test_a_deletion_returns_an_entry_and_no_answer(self):
-        gone = replace(
-            self.DISABLED,
-            status=Status.REMOVED,
-            auth_id=None,
-            incarnation=2,
-            check=None,
-            removal=Removed(LATER),
-        )
-        assert self.deleted(None) == Conclusion(gone)
+        assert changes(self.DISABLED, deleting) == {"status": Status.DELETING, "deletion": Deletion(NOW)}
+        assert admission_of(self.DISABLED, deleting, LIMITED, NOW) is None
 
-    @with_every_failure
-    def test_a_failed_deletion_stays_deleting_and_has_a_failure(self, failure):
-        deleting = intend(Delete(AUTH_ID), self.DISABLED, None, IDEMPOTENCY_KEY, POLICY, NOW)
+    def test_its_answer_is_that_of_the_event_and_is_owed(self):
+        deleting = intend(Delete(AUTH_ID), self.DISABLED, self.LATE, IDEMPOTENCY_KEY, POLICY, NOW)
 
-        failed = conclude(deleting, None, Delete(AUTH_ID), Failed(failure), POLICY, LATER)
+        conclusion = conclude(deleting, self.LATE, Delete(AUTH_ID), Deleted(), POLICY, LATER)
 
-        assert failed == Conclusion(deleting, failure=failure)
-
-    def test_a_cause_is_answered_and_keeps_the_newest_event(self):
-        removal = removed(sequence=10)
-        cause = Cause(removal.reference, removal.payload_digest, name="Sales", trace=TestAnswers.EVENT.trace)
-
-        conclusion = self.deleted(cause)
-
-        assert conclusion.entry == self.deleted(None).entry
         answer = conclusion.answer
-        assert (answer.event, answer.payload_digest) == (cause.reference, cause.payload_digest)
-        assert (answer.outcome, answer.auth_id, answer.trace) == (ResultKind.REMOVED, AUTH_ID, cause.trace)
+        assert answer is not None
+        assert (answer.event, answer.payload_digest) == (self.REMOVAL.reference, self.REMOVAL.payload_digest)
+        assert (answer.outcome, answer.auth_id) == (ResultKind.REMOVED, AUTH_ID)
+        assert (answer.trace, answer.name) == (self.REMOVAL.trace, "Sales")
+        assert (conclusion.entry.owed_results, conclusion.entry.results_at) == ((answer,), LATER)
+        assert conclusion.entry.removal == replace(self.REMOVED, removed_at=LATER, auth_id=AUTH_ID)
+        assert conclusion.entry.version == self.DISABLED.version
 
+
+class TestWithoutACause:
     @pytest.mark.parametrize(
         ("step", "status"),
         [
@@ -497,19 +692,31 @@ class TestWithoutAnEvent:
             (Disable(AUTH_ID), Status.ACTIVE),
         ],
     )
-    def test_a_change_without_an_event_keeps_the_version(self, step, status):
+    def test_a_change_without_a_cause_keeps_the_version(self, step, status):
         entry, event = an_entry(status), renamed(sequence=11)
 
         alone, with_event = (
             conclude(entry, cause, step, Changed(), POLICY, LATER) for cause in (None, event)
         )
 
-        assert alone == Conclusion(
-            replace(with_event.entry, version=entry.version, version_type=entry.version_type)
+        removal = with_event.entry.removal and replace(with_event.entry.removal, cause=None)
+        same = replace(
+            with_event.entry, version=entry.version, version_type=entry.version_type, removal=removal
         )
+        assert alone == Conclusion(same)
 
-    def test_a_create_needs_a_cause(self):
+    @pytest.mark.parametrize(
+        ("step", "status"),
+        [
+            (Create("Sales"), Status.ABSENT),
+            (Disable(AUTH_ID), Status.ACTIVE),
+            (Delete(AUTH_ID), Status.DISABLED),
+        ],
+    )
+    def test_a_create_and_a_removal_need_a_cause(self, step, status):
         with pytest.raises(ValueError, match="needs a cause"):
-            intend(Create("Sales"), an_entry(Status.ABSENT), None, IDEMPOTENCY_KEY, POLICY, NOW)
+            intend(step, an_entry(status), None, IDEMPOTENCY_KEY, POLICY, NOW)
+
+    def test_an_adoption_needs_a_cause(self):
         with pytest.raises(ValueError, match="needs a cause"):
             conclude(an_entry(Status.CLAIMED), None, Adopt("Sales"), MADE, POLICY, NOW)

@@ -11,8 +11,9 @@ from contracts.departments import Kind
 from contracts.subaccounts import ResultKind
 from tests.core.rehearsal import Fate, Rehearsal
 from tests.support.builders import NOW, a_recollection, created, removed, renamed
-from worker.core.decide import Policy, Removal, Republish, UnknownRename, decide
+from worker.core.decide import Policy, Removal, Republish, UnknownRename
 from worker.core.model import Event, Status
+from worker.core.next_step import next_step
 
 # A failure prints a line that replays it; --hypothesis-seed repeats a whole run.
 thoroughly = settings(max_examples=300, deadline=None, print_blob=True)
@@ -77,7 +78,7 @@ def newest_of(events: list[Event]) -> Event:
 
 def assert_decidable(entry):
     for event, policy in product(PROBES, ALL_POLICIES):
-        decide(event, a_recollection(entry), policy, NOW)
+        next_step(event, a_recollection(entry), policy, NOW)
 
 
 def assert_agrees_with_the_newest(rehearsal, newest):

@@ -171,7 +171,7 @@ PLANNED = [
     (an_entry(), removed(**NEWER), "disable", 1),
     (an_entry(Status.DISABLED), created(**NEWER), "restore", 1),
     (an_entry(Status.DELETING), removed(**NEWER), "delete", 1),
-    (an_entry(Status.DELETING), created(**NEWER), "delete", 2),
+    (an_entry(Status.DELETING), created(**NEWER), "reconsider", 1),
     (an_entry(Status.REMOVED), created(**NEWER), "create", 1),
     (None, created(sequence=None, time=NOW + timedelta(hours=1)), "still invalid", 0),
 ]

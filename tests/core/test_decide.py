@@ -27,6 +27,7 @@ from worker.core.decide import (
     Delete,
     Disable,
     Policy,
+    Reconsider,
     Refuse,
     Removal,
     Rename,
@@ -86,8 +87,8 @@ TABLE = {
     (ACTIVE, SAME): (UNCHANGED, UNCHANGED, BY_REMOVAL),
     (DISABLED, OTHER): (Restore(AUTH_ID, NAME), Restore(AUTH_ID, NAME), UNCHANGED),
     (DISABLED, SAME): (Restore(AUTH_ID, None), Restore(AUTH_ID, None), UNCHANGED),
-    (DELETING, OTHER): (Delete(AUTH_ID), Delete(AUTH_ID), Delete(AUTH_ID)),
-    (DELETING, SAME): (Delete(AUTH_ID), Delete(AUTH_ID), Delete(AUTH_ID)),
+    (DELETING, OTHER): (Reconsider(AUTH_ID), Reconsider(AUTH_ID), Delete(AUTH_ID)),
+    (DELETING, SAME): (Reconsider(AUTH_ID), Reconsider(AUTH_ID), Delete(AUTH_ID)),
     (GONE, OTHER): (Create(NAME), Create(NAME), UNCHANGED),
     (GONE, SAME): (Create(NAME), Create(NAME), UNCHANGED),
 }

@@ -8,7 +8,8 @@ the call is sent, because after a crash only the ledger can tell that a call may
 - A rename, restore, disable or enable gets a check one settle window ahead. A call without a clear response
   may be carried out late, over a newer one; the check is one GET then. The record of the outcome clears it,
   unless an earlier call under it was never recorded.
-- A deletion becomes DELETING: there is no way back, and 404 is success on the next try.
+- A deletion becomes DELETING until its outcome is known: it ends deleted, where 404 is success, or refused,
+  which leaves the entry as before it. One in doubt stays on record, and is inspected before the next try.
 
 A create ends in one of three ways. Created: the subaccount is on record and credentials are owed. Certainly
 not: the claim is withdrawn, and only the count before it stays. Unknown: the claim stays; scans of the list
@@ -181,7 +182,7 @@ class Conclusion:
 def intend(
     step: Step, entry: Entry, cause: Cause | None, idempotency_key: str, policy: Policy, now: datetime
 ) -> Entry:
-    """The entry to record before the step acts. Raises `ValueError` for a create without a cause."""
+    """The entry to record before the step acts. Raises `ValueError` for one that lacks the cause it needs."""
     match step:
         case Create(name):
             cause = _required(cause)
@@ -594,7 +595,7 @@ def _claim_of(entry: Entry) -> Claim:
 
 def _required(cause: Cause | None) -> Cause:
     if cause is None:
-        raise ValueError("a create or an adoption needs a cause")
+        raise ValueError("a create, an adoption or a removal needs a cause")
     return cause
 
 
