@@ -16,6 +16,7 @@ import pytest
 
 from contracts.subaccounts import ResultCode, ResultKind
 from tests.support.builders import NOW, SALES, an_answer, an_entry, created, owing
+from worker.adapters.memory.dead_letters import MemoryAudit
 from worker.adapters.sqlite import store as sqlite
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
@@ -390,7 +391,7 @@ async def test_a_reader_does_not_wait_for_a_writer(path):
         writer.execute("BEGIN IMMEDIATE")
         async with sqlite_ledger_read(path) as reading:
             (listed,) = await departments(reading)
-            found = await history(reading, listed.department)
+            found = await history(reading, MemoryAudit(), listed.department, NOW)
             assert await SqliteAudit(reading.store).lines() == []
         writer.execute("ROLLBACK")
     assert found.entry == listed

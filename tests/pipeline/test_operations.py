@@ -119,12 +119,12 @@ async def test_an_event_that_cannot_be_sent_is_a_user_error(failure, text):
 
 async def test_a_department_is_listed_with_its_history(world):
     await world.handle(department_created())
-    found = await history(world.ledger, SALES)
+    found = await history(world.ledger, MemoryAudit(), SALES, NOW)
     assert credentials_state(found.entry) == "sent (1)"
     assert [answer.outcome for answer in found.answers] == ["created"]
     assert await departments(world.ledger, "another") == []
     with pytest.raises(UnknownDepartment, match="never heard of department hr"):
-        await history(world.ledger, Department("default", "hr"))
+        await history(world.ledger, MemoryAudit(), Department("default", "hr"), NOW)
 
 
 async def test_a_reissue_is_carried_out_by_the_worker_or_withdrawn(world, new_id, monkeypatch):

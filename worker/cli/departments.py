@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter
 
-from contracts.departments import DEFAULT_TENANT
+from contracts.departments import DEFAULT_TENANT, Version
 from contracts.subaccounts import ResultCode, ResultKind
 from contracts.topology import SECRETS, SECRETS_QUEUE, Namespace, secrets_queue
 from worker.cli import terminal
 from worker.cli.consent import ask, is_interactive
+from worker.cli.documents import department_document, history_document, version_document
 from worker.cli.loop import run, run_to_exit
 from worker.cli.options import By, DepartmentId, Json, Limit, Tenant, Yes, spelt
-from worker.core.model import ANY_RECIPIENT, NO_TRACE, Answer, Department, Entry
+from worker.core.decide import Policy
+from worker.core.model import ANY_RECIPIENT, Answer, CallNote, Department, Entry, Hold, HoldState
 from worker.operations import departments as operations
 from worker.operations import reset_version as resets
 from worker.operations.departments import (
@@ -29,7 +30,7 @@ from worker.operations.departments import (
 from worker.operations.reset_version import Forgotten, Resetting, described
 from worker.operations.wishes import Asking
 from worker.settings.load import load
-from worker.settings.model import LedgerSettings, ReissueSettings
+from worker.settings.model import LedgerSettings, PolicySettings, ReissueSettings
 
 app = typer.Typer(no_args_is_help=True, help="Show departments as the ledger has them, and help them on.")
 
@@ -60,12 +61,12 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List all departments with their state."""
-    settings = load(LedgerSettings, os.environ)
+    settings = load(PolicySettings, os.environ)
     run(_list(settings, tenant, status or [], owed=owed, limit=limit, as_json=as_json))
 
 
 async def _list(
-    settings: LedgerSettings,
+    settings: PolicySettings,
     tenant: str | None,
     states: Sequence[str],
     *,
@@ -79,21 +80,27 @@ async def _list(
         entries = await operations.departments(ledger, tenant, states, owed=owed)
     filtered = tenant is not None or bool(states) or owed
     empty = "no department matches" if filtered else "no department yet"
-    _show_departments(entries, limit, empty, as_json=as_json)
+    _show_departments(entries, limit, empty, settings.policy, as_json=as_json)
 
 
 @app.command()
 def show(department_id: DepartmentId, tenant: Tenant = DEFAULT_TENANT, *, as_json: Json = False) -> None:
-    """Show one department: its subaccount, what it waits for, and the answer to each of its events."""
-    run(_show(load(LedgerSettings, os.environ), Department(tenant, department_id), as_json=as_json))
+    """Show the whole story of one department.
+
+    Its subaccount and what becomes of it, what it waits for, the answer to each of its events, its holds, the
+    last 50 calls to Plivo, and what people did. An idempotency key was sent with its call; Plivo's support
+    asks for the api_id.
+    """
+    run(_show(load(PolicySettings, os.environ), Department(tenant, department_id), as_json=as_json))
 
 
-async def _show(settings: LedgerSettings, which: Department, *, as_json: bool) -> None:
+async def _show(settings: PolicySettings, which: Department, *, as_json: bool) -> None:
+    from worker.adapters.system import SystemClock
     from worker.cli import open_ports
 
-    async with open_ports.ledger_to_read(settings) as (ledger, _):
-        found = await operations.history(ledger, which)
-    _show_history(found, as_json=as_json)
+    async with open_ports.ledger_to_read(settings) as (ledger, audit):
+        found = await operations.history(ledger, audit, which, SystemClock().now())
+    _show_history(found, settings.policy, as_json=as_json)
 
 
 @app.command()
@@ -247,37 +254,56 @@ async def _reissue(
     return answer.outcome is not ResultKind.FAILED
 
 
-def _show_departments(entries: Sequence[Entry], limit: int | None, empty: str, *, as_json: bool) -> None:
+def _show_departments(
+    entries: Sequence[Entry], limit: int | None, empty: str, policy: Policy, *, as_json: bool
+) -> None:
     """`empty`: the text for a table without rows."""
     shown = entries if limit is None else entries[:limit]
     if as_json:
-        terminal.print_json([_document(_entry_members(entry)) for entry in shown])
+        terminal.print_json([department_document(entry, policy) for entry in shown])
         return
     columns = ("tenant", "department", "name", "status", "auth id", "credentials", "newest event")
     terminal.print_table(columns, map(_entry_row, shown), empty)
     if len(shown) < len(entries):
         terminal.say(f"and {len(entries) - len(shown):,} more; --limit shows more", "dim")
+    if held := sum(entry.hold is not None and entry.hold.state is HoldState.WAITING for entry in entries):
+        which = "1 removal waits" if held == 1 else f"{held:,} removals wait"
+        terminal.say(f"{which} for a person: `provisioner holds list`", "dim")
 
 
-def _show_history(found: History, *, as_json: bool) -> None:
+def _show_history(found: History, policy: Policy, *, as_json: bool) -> None:
     if as_json:
-        answers = [_answer_document(answer) for answer in found.answers]
-        terminal.print_json(_document(_entry_members(found.entry)) | {"answers": answers})
+        terminal.print_json(history_document(found, policy))
         return
-    terminal.print_facts(found.entry.department.id, _facts(found.entry))
+    terminal.print_facts(found.entry.department.id, _facts(found.entry, policy))
     if waiting := [(one.what, one.since, one.next_try) for one in pending(found.entry)]:
         terminal.print_table(("waits for", "since", "next try"), waiting, "")
-    columns = ("answered at", "event", "type", "outcome", "confirmed", "reason")
-    terminal.print_table(columns, map(_answer_row, found.answers), "no event answered yet")
+    columns = ("answered at", "event", "type", "version", "outcome", "confirmed", "reason")
+    answers = [_answer_row(answer, found.version_of(answer.event)) for answer in found.answers]
+    terminal.print_table(columns, answers, "no event answered yet")
+    if found.holds:
+        terminal.print_table(
+            ("id", "reason", "state", "held at", "event", "detail"), map(_hold_row, found.holds), ""
+        )
+    if found.calls:
+        terminal.print_table(
+            ("called at", "operation", "status", "api_id", "idempotency key", "error"),
+            map(_call_row, found.calls),
+            "",
+        )
+    if found.lines:
+        lines = [(line.at, line.by, line.action, line.outcome) for line in found.lines]
+        terminal.print_table(("audited at", "by", "action", "outcome"), lines, "")
 
 
-def _facts(entry: Entry) -> dict[str, object]:
-    """The facts for a person; `--json` has the whole record."""
+def _facts(entry: Entry, policy: Policy) -> dict[str, object]:
+    """The facts for a person; `--json` has more."""
     tenant, state = entry.department.tenant, state_of(entry)
+    what_comes = operations.fate(entry, policy)
     return {
         "tenant": tenant if tenant != DEFAULT_TENANT else None,
         "name": entry.name,
-        "status": f"{state}: {MEANINGS[state]}",
+        "status": f"{state}: {MEANINGS[state]}" + (f"; {what_comes}" if what_comes else ""),
         "auth id": entry.auth_id,
         "credentials": credentials_state(entry),
         "newest event": f"{described(entry.version)}, {entry.version.kind}" if entry.version else None,
@@ -307,14 +333,14 @@ def _show_reset(results: Sequence[Forgotten], *, as_json: bool) -> None:
     left = [one for one in results if one.left is not None]
     if as_json:
         forgotten = [
-            {"tenant": which.tenant, "department_id": which.id, "version": version._asdict()}
+            {"tenant": which.tenant, "department_id": which.id, "version": version_document(version)}
             for which, version in reset
         ]
         kept = [
             {"tenant": one.department.tenant, "department_id": one.department.id, "why": one.left}
             for one in left
         ]
-        terminal.print_json(_document({"reset": forgotten, "left": kept}))
+        terminal.print_json({"reset": forgotten, "left": kept})
         return
     for one in left:
         terminal.complain([f"department {one.department.id}: {one.left}"])
@@ -351,50 +377,24 @@ def _entry_row(entry: Entry) -> tuple[object, ...]:
     return (*entry.department, entry.name, state_of(entry), entry.auth_id, credentials_state(entry), newest)
 
 
-def _answer_row(answer: Answer) -> tuple[object, ...]:
+def _answer_row(answer: Answer, version: Version | None) -> tuple[object, ...]:
     event = answer.event
-    return (answer.answered_at, event.id, event.type, answer.outcome, answer.confirmed, answer.reason)
+    newness = described(version).partition(" of ")[0] if version else None
+    return (
+        answer.answered_at,
+        event.id,
+        event.type,
+        newness,
+        answer.outcome,
+        answer.confirmed,
+        answer.reason,
+    )
 
 
-def _entry_members(entry: Entry) -> dict[str, Any]:
-    """The shown members of an entry, by JSON key: all but the token's fingerprint."""
-    issued, debt, check = entry.issued, entry.debt, entry.check
-    return {
-        "tenant": entry.department.tenant,
-        "department_id": entry.department.id,
-        "revision": entry.revision,
-        "status": entry.status,
-        "incarnation": entry.incarnation,
-        "generation": entry.generation,
-        "name": entry.name,
-        "auth_id": entry.auth_id,
-        "version": entry.version,
-        "version_type": entry.version_type,
-        "claim": entry.claim,
-        "owed_to": entry.owed_to,
-        "issued_for": issued.cause if issued else None,
-        "issued_trace": issued.trace if issued else NO_TRACE,
-        "owed_at": debt.retry_at if debt else None,
-        "created_at": entry.created_at,
-        "removed_at": entry.removal.removed_at if entry.removal else None,
-        "check_at": check.at if check else None,
-        "late_call": check is not None and check.late_call,
-        "recount_at": entry.duplicates_check_at,
-        "enable_owed": debt is not None and debt.enable,
-        "reissued_at": issued.reissued_at if issued else None,
-        "mends": entry.repairs,
-        "missing_since": entry.missing_since,
-        "gone_at": entry.gone_at,
-        "api_id": entry.api_id,
-    }
+def _hold_row(hold: Hold) -> tuple[object, ...]:
+    return hold.id, hold.reason, hold.state, hold.held_at, hold.cause.reference.id, hold.detail
 
 
-def _document(members: dict[str, Any]) -> dict[str, Any]:
-    document: dict[str, Any] = TypeAdapter(dict[str, Any]).dump_python(members, mode="json")
-    return document
-
-
-def _answer_document(answer: Answer) -> dict[str, Any]:
-    document: dict[str, Any] = TypeAdapter(Answer).dump_python(answer, mode="json")
-    document["event"] = dict(zip(("source", "id", "type"), document["event"], strict=True))
-    return {name: value for name, value in document.items() if name not in {"department", "trace"}}
+def _call_row(call: CallNote) -> tuple[object, ...]:
+    status = "no response" if call.status is None else call.status
+    return call.at, call.operation, status, call.api_id, call.idempotency_key, call.error

@@ -4,9 +4,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from contracts.departments import Version
 from worker.core.dead_letters import AuditLine
+from worker.core.decide import Policy
 from worker.core.inventory import Counts
-from worker.core.model import Answer, CallNote, Hold, Reference
+from worker.core.model import Answer, CallNote, Entry, Hold, Reference
+from worker.core.removal import deletion_due_at
+from worker.operations.departments import History, pending
 
 Document = dict[str, Any]
 
@@ -19,6 +23,64 @@ def time_or_none(at: datetime | None) -> datetime | None:
 def event_document(event: Reference) -> Document:
     """An event: source, id, and type as its producer wrote it."""
     return {"source": event.source, "id": event.id, "type": event.type}
+
+
+def version_document(version: Version | None) -> Document | None:
+    """The version that decides what is newer."""
+    if version is None:
+        return None
+    return {
+        "sequence": version.sequence,
+        "time": time_or_none(version.time),
+        "kind": version.kind,
+        "source": version.source,
+        "id": version.id,
+    }
+
+
+def department_document(entry: Entry, policy: Policy) -> Document:
+    """A department. `deletion_due_at` follows the policy; null: nothing will delete its subaccount."""
+    issued, removal = entry.issued, entry.removal
+    return {
+        "tenant": entry.department.tenant,
+        "department_id": entry.department.id,
+        "name": entry.name,
+        "status": entry.status,
+        "auth_id": entry.auth_id,
+        "incarnation": entry.incarnation,
+        "generation": entry.generation,
+        "owed_to": sorted(entry.owed_to),
+        "enable_owed": entry.debt is not None and entry.debt.enable,
+        "deletion_due_at": time_or_none(deletion_due_at(entry, policy)),
+        "version": version_document(entry.version),
+        "hold_id": entry.hold.id if entry.hold else None,
+        "created_at": time_or_none(entry.created_at),
+        "removed_at": time_or_none(removal.removed_at if removal else None),
+        "missing_since": time_or_none(entry.missing_since),
+        "gone_at": time_or_none(entry.gone_at),
+        "reissued_at": time_or_none(issued.reissued_at if issued else None),
+        "keeps_name": entry.keeps_name,
+        "api_id": entry.api_id,
+    }
+
+
+def history_document(found: History, policy: Policy) -> Document:
+    """A department's whole story."""
+    answers = [
+        answer_document(answer) | {"version": version_document(found.version_of(answer.event))}
+        for answer in found.answers
+    ]
+    waits = [
+        {"for": one.what, "since": time_or_none(one.since), "next_try": time_or_none(one.next_try)}
+        for one in pending(found.entry)
+    ]
+    return department_document(found.entry, policy) | {
+        "answers": answers,
+        "holds": [hold_document(hold) for hold in found.holds],
+        "calls": [call_document(call) for call in found.calls],
+        "audit": audit_documents(found.lines),
+        "waits": waits,
+    }
 
 
 def hold_document(hold: Hold) -> Document:

@@ -37,8 +37,8 @@ PAGES: Mapping[str, Page] = {
     "topology apply": ("provisioner topology apply", TopologySettings),
     "topology check": ("provisioner topology check --json", TopologySettings),
     "topology export": ("provisioner topology export > definitions.json", TopologySettings),
-    "departments list": ("provisioner departments list --status gone", LedgerSettings),
-    "departments show": ("provisioner departments show sales", LedgerSettings),
+    "departments list": ("provisioner departments list --status gone", PolicySettings),
+    "departments show": ("provisioner departments show sales", PolicySettings),
     "departments recreate": ("provisioner departments recreate sales --as ada", LedgerSettings),
     "departments reset-version": (
         "provisioner departments reset-version --source /hr/old --all",

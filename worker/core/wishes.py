@@ -1,10 +1,10 @@
 """Wishes: the references of their answers, how long they are valid, whether a worker grants them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from contracts.reissues import REISSUE
-from worker.core.model import Reference, Wish
+from worker.core.model import Approving, Hold, HoldState, Reference, Ruling, Wish, replace
 from worker.core.recreation import RECREATE
 from worker.core.reissue import WISHES
 
@@ -36,3 +36,18 @@ def is_present(running_at: datetime | None, now: datetime) -> bool:
     A time far ahead does not count: a clock was set back since.
     """
     return running_at is not None and abs(now - running_at) <= PRESENT_FOR
+
+
+def with_approvals(found: Sequence[Hold], wishes: Sequence[Wish], now: datetime) -> Sequence[Hold]:
+    """The holds; a waiting one is approved while an approval that has not lapsed waits for the worker."""
+    approvals = {
+        wish.asks.hold_id: Ruling(wish.asked_by, wish.asked_at, wish.asks.cascade)
+        for wish in wishes
+        if isinstance(wish.asks, Approving) and now - wish.asked_at < APPROVAL_VALID_FOR
+    }
+    return [
+        replace(hold, state=HoldState.APPROVED, ruling=approvals[hold.id])
+        if hold.state is HoldState.WAITING and hold.id in approvals
+        else hold
+        for hold in found
+    ]

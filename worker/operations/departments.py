@@ -1,12 +1,28 @@
 """Reads departments from the ledger."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from worker.core.model import ANY_RECIPIENT, Answer, Department, Entry, Status
+from contracts.departments import Version
+from worker.core.dead_letters import AuditLine
+from worker.core.decide import Policy, Removal
+from worker.core.model import (
+    ANY_RECIPIENT,
+    Answer,
+    CallNote,
+    Department,
+    Entry,
+    Hold,
+    HoldState,
+    Reference,
+    Status,
+)
 from worker.core.naming import NO_EVENT
-from worker.ports import Ledger, UserError
+from worker.core.reissue import WISHES
+from worker.core.removal import deletion_due_at
+from worker.core.wishes import with_approvals
+from worker.ports import Audit, Ledger, UserError
 
 GONE = "gone"
 """The state of a department whose subaccount others have deleted. The entry keeps its status beside it."""
@@ -45,10 +61,22 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A department's entry, and the answers to its events, oldest first."""
+    """A department's whole story: its entry, and the rest oldest first.
+
+    `answers`: to its events. `holds`: all that were made. `calls`: the last ones. `lines`: of the audit.
+    """
 
     entry: Entry
     answers: Sequence[Answer]
+    holds: Sequence[Hold] = ()
+    calls: Sequence[CallNote] = ()
+    lines: Sequence[AuditLine] = ()
+    versions: Mapping[tuple[str, str], Version] = field(default_factory=dict)
+    """Of the events whose version the ledger keeps, by source and id."""
+
+    def version_of(self, event: Reference) -> Version | None:
+        """The version of an event; None if the ledger does not keep it."""
+        return self.versions.get((event.source, event.id))
 
 
 async def departments(
@@ -88,12 +116,14 @@ def state_of(entry: Entry) -> str:
 
 def advice(entry: Entry) -> str | None:
     """Advice to a person about the department; None if nothing is wrong."""
-    if state_of(entry) != GONE:
-        return None
-    return (
-        f"`provisioner departments recreate {entry.department.id}` creates a new one;"
-        " a removed event of the department ends it"
-    )
+    if state_of(entry) == GONE:
+        return (
+            f"`provisioner departments recreate {entry.department.id}` creates a new one;"
+            " a removed event of the department ends it"
+        )
+    if entry.hold is not None and entry.hold.state is HoldState.WAITING:
+        return f"`provisioner holds show {entry.hold.id}`, then approve or reject it"
+    return None
 
 
 def pending(entry: Entry) -> Sequence[Pending]:
@@ -111,15 +141,54 @@ def pending(entry: Entry) -> Sequence[Pending]:
         found.append(Pending("a comparison with Plivo", next_try=entry.check.at))
     if entry.duplicates_check_at is not None:
         found.append(Pending("a look for duplicates at Plivo", next_try=entry.duplicates_check_at))
+    if entry.owed_results:
+        ids = ", ".join(answer.event.id for answer in entry.owed_results)
+        found.append(Pending(f"delivery of its results ({ids})", next_try=entry.results_at))
+    if entry.retry is not None:
+        tries = f"{entry.retry.tries:,} {'try' if entry.retry.tries == 1 else 'tries'}"
+        what = f"its removal to succeed, after {tries}: {entry.retry.detail}"
+        found.append(Pending(what, entry.retry.failing_since, entry.retry.at))
     return found
 
 
-async def history(ledger: Ledger, which: Department) -> History:
-    """The entry and the answers of one department; raises `UnknownDepartment`."""
-    for entry in await ledger.entries(which.tenant):
-        if entry.department == which:
-            return History(entry, await ledger.answers(which))
-    raise UnknownDepartment(which)
+async def history(ledger: Ledger, audit: Audit, which: Department, now: datetime) -> History:
+    """The whole story of one department; raises `UnknownDepartment`."""
+    entry = (await ledger.recall(which, NO_EVENT)).entry
+    if not entry.revision:
+        raise UnknownDepartment(which)
+    holds = with_approvals(await ledger.holds(which, all_=True), await ledger.wishes(), now)
+    return History(
+        entry,
+        [answer for answer in await ledger.answers(which) if answer.event.source != WISHES],
+        holds,
+        await ledger.calls(which),
+        await audit.lines(department=which),
+        {(version.source, version.id): version for version in _versions(entry, holds)},
+    )
+
+
+def _versions(entry: Entry, holds: Sequence[Hold]) -> Sequence[Version]:
+    removal = entry.removal.cause if entry.removal else None
+    causes = [hold.cause for hold in holds] + ([removal] if removal else [])
+    found = [cause.version for cause in causes] + [entry.version]
+    return [version for version in found if version is not None]
+
+
+def fate(entry: Entry, policy: Policy) -> str | None:
+    """What becomes of a removed department's subaccount, in words; None if nothing is to be said."""
+    if entry.hold is not None:
+        state = "is held" if entry.hold.state is HoldState.WAITING else "is approved, and under way"
+        return f"its removal {state} ({entry.hold.reason})"
+    if entry.status is not Status.DISABLED:
+        return None
+    due_at = deletion_due_at(entry, policy)
+    if due_at is not None:
+        return f"to be deleted at {due_at:%F %T}Z, unless a newer event restores it"
+    if entry.removal is not None and entry.removal.cancelled:
+        return "it stays disabled: a person has rejected its deletion"
+    if policy.removal in {Removal.DISABLE, Removal.IGNORE}:
+        return f"it stays disabled: PROVISIONER_REMOVAL is {policy.removal}"
+    return "it stays disabled"
 
 
 def credentials_state(entry: Entry) -> str | None:

@@ -11,17 +11,15 @@ from worker.core.decide import Policy, Removal
 from worker.core.inventory import Counts
 from worker.core.model import (
     Approving,
-    Department,
     Hold,
     HoldReason,
     HoldState,
     Rejecting,
-    Ruling,
     Wish,
     replace,
 )
 from worker.core.naming import NO_EVENT
-from worker.core.wishes import APPROVAL_VALID_FOR, reference_of
+from worker.core.wishes import reference_of, with_approvals
 from worker.operations.wishes import POLL_SECONDS, Asking, is_running
 from worker.ports import Audit, Ledger, UserError
 
@@ -104,11 +102,6 @@ async def holds(ledger: Ledger, now: datetime, which: HoldFilter) -> Sequence[Ho
     return [hold for hold in with_approvals(found, await ledger.wishes(), now) if which.takes(hold)]
 
 
-async def department_holds(ledger: Ledger, now: datetime, department: Department) -> Sequence[Hold]:
-    """All holds of a department, oldest first, with the approvals that wait for a worker."""
-    return with_approvals(await ledger.holds(department, all_=True), await ledger.wishes(), now)
-
-
 async def hold_story(ledger: Ledger, audit: Audit, now: datetime, hold_id: str) -> HoldStory:
     """A hold and its history; raises `UnknownHold`."""
     found = await ledger.hold(hold_id)
@@ -116,21 +109,6 @@ async def hold_story(ledger: Ledger, audit: Audit, now: datetime, hold_id: str) 
         raise UnknownHold(hold_id)
     (hold,) = with_approvals([found], await ledger.wishes(), now)
     return HoldStory(hold, await audit.lines(since=hold.held_at, department=hold.department))
-
-
-def with_approvals(found: Sequence[Hold], wishes: Sequence[Wish], now: datetime) -> Sequence[Hold]:
-    """The holds; a waiting one is approved while an approval that has not lapsed waits for the worker."""
-    approvals = {
-        wish.asks.hold_id: Ruling(wish.asked_by, wish.asked_at, wish.asks.cascade)
-        for wish in wishes
-        if isinstance(wish.asks, Approving) and now - wish.asked_at < APPROVAL_VALID_FOR
-    }
-    return [
-        replace(hold, state=HoldState.APPROVED, ruling=approvals[hold.id])
-        if hold.state is HoldState.WAITING and hold.id in approvals
-        else hold
-        for hold in found
-    ]
 
 
 @dataclass
