@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 
 from worker.adapters.amqp.broker import rabbit_broker
@@ -13,6 +14,7 @@ from worker.adapters.jose.seal import JoseSealer, RecipientKeys, Unsealed
 from worker.adapters.ledgers import open_ledger
 from worker.adapters.plivo.client import PlivoAccount, plivo_provider
 from worker.adapters.system import SystemClock
+from worker.core.breaker import State
 from worker.core.decide import Policy
 from worker.core.judge import RetryPolicy
 from worker.core.model import ANY_RECIPIENT
@@ -26,6 +28,8 @@ from worker.flow.supervise import supervised
 from worker.flow.undelivered import ConfirmedMessages, RefusedResults, UndeliveredCredentials
 from worker.flow.waiting import WaitingRoom
 from worker.pipeline.bindings import Bindings
+from worker.pipeline.comparison import Comparison, InLane
+from worker.pipeline.corrections import Corrections
 from worker.pipeline.disappearances import Disappearances
 from worker.pipeline.handler import Handler
 from worker.pipeline.line import Line
@@ -38,6 +42,7 @@ from worker.pipeline.recreations import Recreations
 from worker.pipeline.reissues import Reissues
 from worker.pipeline.removals import Removals
 from worker.pipeline.scheduler import Scheduler
+from worker.pipeline.sweeps import NO_OWN_SWEEPS, OwnSweeps, Sweeps
 from worker.pipeline.tries import Tries
 from worker.ports import (
     Broker,
@@ -50,6 +55,7 @@ from worker.ports import (
     Problems,
     Provider,
     Publisher,
+    RateLimit,
     Sealer,
     healthy,
 )
@@ -57,6 +63,8 @@ from worker.provider.act import Actor
 from worker.provider.circuit import Circuit
 from worker.provider.foreign import ForeignIds
 from worker.provider.inventories import Inventories
+from worker.provider.listing import Listing
+from worker.provider.pace import Pace
 from worker.provider.pages import PageReader
 from worker.provider.scan import Orphans, Scanner
 from worker.provider.subaccounts import Subaccounts
@@ -91,6 +99,8 @@ class Rules:
     policy: Policy
     retry: RetryPolicy
     prefetch: int
+    rate: RateLimit = RateLimit(300, timedelta(seconds=5))  # noqa: RUF009 - immutable
+    own_sweeps: OwnSweeps = NO_OWN_SWEEPS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +124,7 @@ class Worker:
 
     handler: Handler
     scheduler: Scheduler
+    sweeps: Sweeps
     lanes: Lanes
     gate: Gate
     circuit: Circuit
@@ -212,6 +223,43 @@ def assemble(
         telemetry=telemetry,
         stopping=stopping,
     )
+    pace = Pace(rules.rate, lambda: lanes.ranked > 0, clock, stopping)
+    listing = Listing(circuit, PageReader(clock, stopping), ports.fingerprints, pace)
+    corrections = Corrections(
+        records=records,
+        register=ports.ledger,
+        wishes=ports.ledger,
+        provider=circuit,
+        subaccounts=subaccounts,
+        listing=listing,
+        pace=pace,
+        reconciler=reconciler,
+        disappearances=disappearances,
+        outbox=outbox,
+        tries=Tries(rules.retry, clock),
+        names=names,
+        clock=clock,
+        policy=policy,
+        telemetry=telemetry,
+    )
+    sweeps = Sweeps(
+        comparison=Comparison(
+            listing=listing,
+            subaccounts=subaccounts,
+            ledger=ports.ledger,
+            names=names,
+            in_turn=InLane(lanes, ports.locks),
+            clock=clock,
+        ),
+        ledger=ports.ledger,
+        locks=ports.locks,
+        owner=rules.owner,
+        own=rules.own_sweeps,
+        is_well=lambda: circuit.state is State.CLOSED,
+        clock=clock,
+        telemetry=telemetry,
+        stopping=stopping,
+    )
     scheduler = parts.scheduler(
         records=records,
         duties=ports.ledger,
@@ -245,6 +293,8 @@ def assemble(
             policy=policy,
             telemetry=telemetry,
         ),
+        corrections=corrections,
+        sweeps=sweeps,
         reconciler=reconciler,
         disappearances=disappearances,
         outbox=outbox,
@@ -261,6 +311,7 @@ def assemble(
     return Worker(
         handler=handler,
         scheduler=scheduler,
+        sweeps=sweeps,
         lanes=lanes,
         gate=gate,
         circuit=circuit,
@@ -359,6 +410,7 @@ async def running_worker(
         await stack.enter_async_context(supervised(worker.clock_watch.run, clock, telemetry))
         await stack.enter_async_context(supervised(worker.scheduler.run, clock, telemetry))
         await stack.enter_async_context(supervised(worker.scheduler.announce, clock, telemetry))
+        await stack.enter_async_context(supervised(worker.sweeps.run, clock, telemetry))
         consumer = await stack.enter_async_context(broker.consumer(worker.handler.receive))
         control = partial(worker.gate.control, consumer)
         await stack.enter_async_context(supervised(control, clock, telemetry))
@@ -414,6 +466,8 @@ def _rules(settings: WorkerSettings) -> Rules:
         ),
         retry=RetryPolicy(settings.retry_budget, settings.retry_delays, settings.max_attempts),
         prefetch=settings.prefetch,
+        rate=settings.rate_limit,
+        own_sweeps=OwnSweeps(settings.sweep, settings.sweep_fix),
     )
 
 

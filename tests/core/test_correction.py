@@ -72,7 +72,7 @@ def test_only_the_finding_that_was_asked_for_is_corrected(finding):
     ("finding", "entry", "shown"),
     [
         ("name", KNOWN, seen()),
-        ("name", replace(KNOWN, keeps_name=True), seen(name="x")),
+        ("name", replace(KNOWN, keeps_name=True, kept_name="x"), seen(name="x")),
         ("enabled", KNOWN, seen()),
         ("enabled", an_entry(debt=owing("crm", enable=True)), seen(enabled=False)),
         ("enabled", DISABLED, seen(enabled=False)),
@@ -141,7 +141,7 @@ def test_a_changed_token_begins_a_generation_owed_to_all_recipients():
 
 def test_an_answer_names_the_subaccount_of_the_finding():
     wish = Wish("wish", SALES, "ada", NOW, Correcting(FindingKind.DOUBLE, OTHER))
-    answer = corrected(wish, CAUSE, KNOWN, ResultKind.FAILED, NOW, "why", ResultCode.NOT_ALLOWED)
+    answer = corrected(wish, KNOWN, ResultKind.FAILED, NOW, "why", ResultCode.NOT_ALLOWED)
     assert (answer.auth_id, answer.code, answer.reason, answer.confirmed) == (
         OTHER,
         "not-allowed",

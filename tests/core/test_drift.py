@@ -115,8 +115,11 @@ def test_a_token_that_was_never_issued_or_is_of_a_removed_department_is_no_findi
     assert kinds(disabled, seen(disabled, token=OTHER_TOKEN)) == []
 
 
-def test_a_department_that_keeps_its_name_may_have_any():
-    assert kinds(replace(KNOWN, keeps_name=True), seen(name="Their own name")) == []
+def test_a_department_that_keeps_its_name_lacks_no_tag():
+    kept = replace(KNOWN, keeps_name=True, kept_name="Their own name")
+    assert kinds(kept, seen(name="Their own name")) == []
+    assert kinds(replace(kept, kept_name=None), seen(name="Sales")) == []
+    assert kinds(kept, seen(name="Renamed by hand")) == ["name"]
 
 
 def test_a_provider_that_cannot_rename_or_shows_no_token_yields_no_such_finding():
@@ -158,7 +161,7 @@ def test_a_subaccount_left_over_of_a_removed_department_is_a_double():
 )
 def test_a_department_with_a_step_under_way_is_left_out(entry):
     assert kinds(entry, None, [seen(auth_id=OTHER)]) == []
-    assert is_uncertain(entry, entry)
+    assert is_uncertain(entry.revision, entry)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,7 @@ def test_a_department_with_a_step_under_way_is_left_out(entry):
     ids=["unchanged", "new", "changed", "a-call-may-be-on-its-way"],
 )
 def test_the_list_proves_nothing_about_a_department_that_changed_meanwhile(before, after, uncertain):
-    assert is_uncertain(before, after) is uncertain
+    assert is_uncertain(before.revision if before else None, after) is uncertain
 
 
 def sort(*listed: Seen, entries: tuple[Entry, ...] = (KNOWN,)) -> Sorted:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from contracts.subaccounts import ResultCode, ResultKind
 from worker.core.adoption import Update
+from worker.core.dead_letters import AuditLine
 from worker.core.decide import Policy, gone_detail
 from worker.core.drift import (
     FindingKind,
@@ -35,7 +36,8 @@ from worker.core.model import (
     replace,
 )
 from worker.core.naming import Names
-from worker.core.reissue import with_token
+from worker.core.reissue import WISHES, with_token
+from worker.core.wishes import reference_of
 
 CORRECTION_VALID_FOR = timedelta(hours=1)
 """An older wish to correct is ignored: no worker ran when it was left."""
@@ -123,7 +125,6 @@ def has_begun(reference: Reference, entry: Entry) -> bool:
 
 def corrected(
     wish: Wish,
-    reference: Reference,
     entry: Entry,
     outcome: ResultKind,
     now: datetime,
@@ -133,7 +134,7 @@ def corrected(
     """The answer to a wish to correct; `failed` if it was not done. It is recorded and never published."""
     return Answer(
         department=wish.department,
-        event=reference,
+        event=reference_of(wish),
         payload_digest=wish.id,
         outcome=outcome,
         code=code or ResultCode(outcome),
@@ -171,7 +172,7 @@ def _of_own(
     shown = seen.subaccount
     match kind:
         case FindingKind.NAME if has_wrong_name(entry, shown, names, policy.capabilities):
-            return Change(Update(name=names.sent(entry.existing.name, entry)), ResultKind.RENAMED)
+            return Change(Update(name=names.on_record(entry)), ResultKind.RENAMED)
         case FindingKind.ENABLED if (wanted := wanted_enabled(entry)) not in {None, shown.enabled}:
             outcome = ResultKind.RESTORED if wanted else ResultKind.DISABLED
             return Change(Update(enabled=wanted), outcome)
@@ -183,3 +184,21 @@ def _of_own(
             return IssueNext(seen.token)
         case _:
             return AsWanted("it is as the ledger says")
+
+
+def audit_of(wish: Wish, answer: Answer, finding: str) -> AuditLine:
+    """The line of the audit for a correction that was done, or was not."""
+    return AuditLine(
+        at=answer.answered_at,
+        by=wish.asked_by,
+        action=wish.asks.kind,
+        run=wish.id,
+        selection=finding,
+        event_id=wish.id,
+        source=WISHES,
+        tenant=wish.department.tenant,
+        department_id=wish.department.id,
+        reason=finding,
+        outcome=answer.outcome,
+        detail=f"{answer.auth_id}: {answer.reason}" if answer.reason else answer.auth_id,
+    )

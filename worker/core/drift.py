@@ -8,10 +8,11 @@ nothing, so such a department is looked at again, or left out. Nothing here chan
 """
 
 import json
+import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -19,9 +20,10 @@ from pydantic_core import to_json
 
 from contracts.departments import DEFAULT_TENANT
 from contracts.envelope import rfc3339
+from contracts.subaccounts import NAMESPACE
 from worker.core.capabilities import Capabilities
 from worker.core.listed import ListedSubaccount
-from worker.core.model import Department, Entry, Fingerprint, Hold, HoldState, Status
+from worker.core.model import Correcting, Department, Entry, Fingerprint, Hold, HoldState, Status, Wish
 from worker.core.naming import Names
 
 FEWEST_MISSING = 3
@@ -32,6 +34,13 @@ ANOTHER_ACCOUNT = (
     " begun anew? Compare PLIVO_AUTH_ID and PLIVO_API_URL with those of this ledger. Only the missing"
     " subaccounts are reported, and nothing is corrected"
 )
+
+
+BY_SWEEP = "sweep"
+"""The name in the audit of the sweep that corrects its findings by itself."""
+
+SWEEP_VALID_FOR = timedelta(hours=1)
+"""An older wish to sweep is ignored: no worker ran when it was left."""
 
 
 class FindingKind(StrEnum):
@@ -101,9 +110,9 @@ class Report:
     note: str | None = None
 
     @property
-    def counts(self) -> Mapping[FindingKind, int]:
+    def counts(self) -> Mapping[str, int]:
         """The number of findings by kind."""
-        return Counter(finding.kind for finding in self.findings)
+        return Counter(str(finding.kind) for finding in self.findings)
 
     def document(self) -> dict[str, Any]:
         """The report as `sweep --json` prints it."""
@@ -166,13 +175,18 @@ def tags_of(entry: Entry, names: Names) -> Mapping[str, Department]:
     return dict.fromkeys(names.tags(entry.department, range(1, entry.incarnation + 1)), entry.department)
 
 
-def is_uncertain(before: Entry | None, after: Entry) -> bool:
+def is_uncertain(revision_before: int | None, after: Entry) -> bool:
     """Whether the list proves nothing about a department: it changed meanwhile, or a step is under way.
 
-    `before`, `after`: its entry before and after the list was read; None if there was none.
+    `revision_before`: that of its entry before the list was read, None if there was none; `after`: its entry
+    after that.
     """
-    unchanged = before is not None and before.revision == after.revision
-    return not unchanged or after.check is not None or _is_approved(after.hold) or is_under_way(after)
+    return (
+        revision_before != after.revision
+        or after.check is not None
+        or _is_approved(after.hold)
+        or is_under_way(after)
+    )
 
 
 def is_under_way(entry: Entry) -> bool:
@@ -188,12 +202,11 @@ def wanted_enabled(entry: Entry) -> bool | None:
 
 
 def has_wrong_name(entry: Entry, shown: ListedSubaccount, names: Names, capabilities: Capabilities) -> bool:
-    """Whether the subaccount has another name than the ledger says, and can be renamed.
+    """Whether the subaccount has another name than the one on record, and can be renamed.
 
-    One that was adopted under its own name may keep any name.
+    One that was adopted under its own name lacks no tag.
     """
-    fixed_name = entry.keeps_name or not capabilities.can_rename
-    return not fixed_name and shown.name != names.sent(entry.existing.name, entry)
+    return capabilities.can_rename and shown.name != names.on_record(entry)
 
 
 def has_other_token(entry: Entry, token: Fingerprint | None) -> bool:
@@ -217,6 +230,29 @@ def compare(
     if entry.auth_id is not None and own is not None:
         found += _differences(entry, own, names, capabilities)
     return tuple(found)
+
+
+def sweep_id(owner: str, started_at: datetime) -> str:
+    """The id of a sweep that nobody asked for."""
+    return str(uuid.uuid5(NAMESPACE, to_json(["sweep", owner, started_at.isoformat()]).decode()))
+
+
+def corrections(findings: Sequence[Finding], sweep: str, now: datetime, wishes: Sequence[Wish]) -> list[Wish]:
+    """The wishes of a sweep that corrects its findings itself, apart from those that are open already."""
+    asked = {(wish.department, wish.asks) for wish in wishes}
+    return [
+        Wish(
+            id=str(uuid.uuid5(NAMESPACE, to_json([sweep, now.isoformat(), one.kind, one.auth_id]).decode())),
+            department=one.department,
+            asked_by=BY_SWEEP,
+            asked_at=now,
+            asks=Correcting(one.kind, one.auth_id),
+        )
+        for one in findings
+        if one.fixable
+        and one.department is not None
+        and (one.department, Correcting(one.kind, one.auth_id)) not in asked
+    ]
 
 
 def another_account(recorded: int, listed: int) -> str | None:
@@ -251,7 +287,7 @@ def _differences(entry: Entry, own: Seen, names: Names, capabilities: Capabiliti
 
     shown, found = own.subaccount, []
     if has_wrong_name(entry, shown, names, capabilities):
-        wanted = names.sent(entry.existing.name, entry)
+        wanted = names.on_record(entry)
         found.append(differs(FindingKind.NAME, f'it is "{shown.name}" at Plivo and "{wanted}" on record'))
     if wanted_enabled(entry) not in {None, shown.enabled}:
         detail = "enabled, although the department is removed"

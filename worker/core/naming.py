@@ -132,6 +132,10 @@ class Names:
         """The key of the call that enables a subaccount once its credentials are published."""
         return self._key("enable", entry, auth_id, cause)
 
+    def correction_key(self, finding: str, entry: Entry, auth_id: str, wish: Reference) -> str:
+        """The key of the call that corrects a finding, the same at each try of the wish."""
+        return self._key(f"correct {finding}", entry, auth_id, wish)
+
     def duty_key(self, duty: str, entry: Entry, auth_id: str) -> str:
         """The key of a call that no event asks for, the same at each try. Its cause is the event served."""
         claiming = entry.claim.event if entry.claim else None

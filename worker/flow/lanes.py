@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Progress(Enum):
@@ -68,6 +70,10 @@ def _priority(item: _Item) -> tuple[bool, Rank]:
     return item.rank == FIRST, item.rank
 
 
+def _is_ranked(rank: Rank) -> bool:
+    return rank not in (FIRST, LAST)
+
+
 @asynccontextmanager
 async def running_lanes() -> AsyncIterator["Lanes"]:
     """Lanes for the length of the block. Work that still runs at its end is cancelled."""
@@ -87,6 +93,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lanes: dict[Hashable, _Lane] = {}
+        self._ranked = 0
         self._running: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -94,6 +101,11 @@ class Lanes:
     def __len__(self) -> int:
         """The number of items that run or wait, under all keys."""
         return sum(lane.size for lane in self._lanes.values())
+
+    @property
+    def ranked(self) -> int:
+        """The number of items with a rank of their own: events. Duties go first, and requests last."""
+        return self._ranked
 
     def filed(self, key: Hashable) -> int:
         """The number of items that run or wait under this key."""
@@ -110,6 +122,30 @@ class Lanes:
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         lane.file(_Item(work, rank))
+        self._ranked += _is_ranked(rank)
+
+    async def turn(self, key: Hashable, work: Callable[[], Awaitable[T]], rank: Rank = LAST) -> T:
+        """Files work under a key, and returns its result or raises its error.
+
+        If the caller is cancelled before its turn, nothing runs.
+        """
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def attend() -> Progress:
+            if result.cancelled():
+                return Progress.ENDED
+            try:
+                value = await work()
+            except Exception as error:  # noqa: BLE001 - it is raised to the caller
+                if not result.cancelled():
+                    result.set_exception(error)
+            else:
+                if not result.cancelled():
+                    result.set_result(value)
+            return Progress.ENDED
+
+        self.file(key, attend, rank)
+        return await result
 
     def overtaken(self, key: Hashable, rank: Rank) -> bool:
         """Whether work of a higher rank has been filed under this key since the current round began."""
@@ -133,6 +169,7 @@ class Lanes:
                     lane.put_back(item)
                 else:
                     lane.size -= 1
+                    self._ranked -= _is_ranked(item.rank)
         finally:
             del self._lanes[key]
             if not self._lanes:

@@ -133,7 +133,7 @@ class Bindings:
         now, outcome = self.clock.now(), f"adopted {asked.auth_id}"
         answer = answer_to(wish, entry, ResultKind.CREATED, outcome, now)
         line = audit_line(wish, asked, outcome, now)
-        await self.records.bound(entry, answer, Beside(audit=(line,), calls=calls))
+        await self.records.granted(entry, answer, Beside(audit=(line,), calls=calls))
         self.telemetry.department_adopted(wish.department, asked.auth_id, wish.asked_by)
 
     async def _issued(self, entry: Entry, token: SecretStr | None) -> Entry:

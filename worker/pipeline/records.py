@@ -5,12 +5,14 @@ A write is conditional on the revision that was recalled, so the second of two w
 
     announce   the line and the outbox, before a call: the claim, the deletion, the check of a change;
                the disappearances: that a subaccount is missing, or gone;
-               the bindings: a subaccount that is to be renamed or enabled
+               the bindings: a subaccount that is to be renamed or enabled;
+               the corrections: the check of a change, and credentials owed for a changed token
     conclude   the line, after a step: the next entry, with the answer if there is one, its hold and its call
     answered   the reissues: the answer to a request, before it is published and after the broker's confirm;
                the recreations: the answer to one that was not carried out;
-               the bindings: the answer to one that was not carried out, or was before
-    bound      the bindings: the bound entry with its answer
+               the bindings: the answer to one that was not carried out, or was before;
+               the corrections: the answer to one for an unknown department
+    granted    the bindings, the corrections: the entry with the answer to the wish
     confirm    the line, after the broker's confirm: the debt that is left, the answer
     delivered  the line, the outbox, the reissues: credentials confirmed before something else failed;
                the bindings: a confirmed change, before credentials are published
@@ -90,9 +92,9 @@ class Records:
         else:
             await self.entries.record(entry, answer)
 
-    async def bound(self, entry: Entry, answer: Answer, beside: Beside) -> None:
-        """Records the end of an adoption, with its line of the audit and its call."""
-        await self.entries.record(entry, answer, beside)
+    async def granted(self, entry: Entry, answer: Answer, beside: Beside) -> Entry:
+        """Records the end of an adoption or a correction, with its line of the audit and its calls."""
+        return await self.entries.record(entry, answer, beside)
 
     async def confirm(self, entry: Entry, answer: Answer) -> Entry:
         """Records that the broker has confirmed the answer."""

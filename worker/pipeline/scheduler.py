@@ -22,12 +22,14 @@ from worker.core.gone import found, looked_for
 from worker.core.model import (
     Approving,
     Binding,
+    Correcting,
     Department,
     Entry,
     LateRemoval,
     Recreating,
     Reissuing,
     Rejecting,
+    Sweeping,
     Wish,
 )
 from worker.core.reissue import WISH_VALID_FOR
@@ -36,6 +38,7 @@ from worker.flow.lanes import FIRST, LAST, Lanes, Progress, Rank
 from worker.flow.ledger_watch import LedgerWatch
 from worker.flow.undelivered import UndeliveredCredentials
 from worker.pipeline.bindings import Bindings
+from worker.pipeline.corrections import Corrections
 from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.failures import is_unexpected
 from worker.pipeline.outbox import Outbox
@@ -45,6 +48,7 @@ from worker.pipeline.records import Records
 from worker.pipeline.recreations import Recreations
 from worker.pipeline.reissues import Reissues
 from worker.pipeline.removals import Removals, rank_of_removal
+from worker.pipeline.sweeps import Sweeps
 from worker.ports import (
     CallFailed,
     Clock,
@@ -85,6 +89,8 @@ class Scheduler:
     owed_results: OwedResults
     holds: Holds
     bindings: Bindings
+    corrections: Corrections
+    sweeps: Sweeps
     reconciler: Reconciler
     disappearances: Disappearances
     outbox: Outbox
@@ -139,7 +145,9 @@ class Scheduler:
             self.telemetry.duty_failed(None, str(error))
             return
         for wish in wishes:
-            if (grant := self._grant_of(wish)) is not None:
+            if isinstance(wish.asks, Sweeping):
+                self.sweeps.ask(wish)
+            elif wish.id not in self._filed and (grant := self._grant_of(wish)) is not None:
                 self._file(wish.id, wish.department, LAST, grant)
 
     def _grant_of(self, wish: Wish) -> Work | None:
@@ -152,6 +160,8 @@ class Scheduler:
                 return partial(self.recreations.grant, wish)
             case Binding() as asks if age <= BINDING_VALID_FOR and self.bindings.is_due(wish):
                 return partial(self.bindings.grant, wish, asks)
+            case Correcting() as asks if self.corrections.is_due(wish):
+                return partial(self.corrections.grant, wish, asks)
             case Approving() as asks if age < APPROVAL_VALID_FOR:
                 return partial(self.removals.approve, wish, asks)
             case Rejecting() as asks if age < APPROVAL_VALID_FOR:

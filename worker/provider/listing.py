@@ -1,0 +1,88 @@
+"""Reads the provider's whole list of subaccounts, with fingerprints in place of the tokens."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from worker.core.drift import Seen
+from worker.core.judge import CallFault, FaultKind
+from worker.core.pages import MAX_RESTARTS, MAX_STALE_PAGES, Cursor, Reading
+from worker.ports import CallFailed, Fingerprints, ProvidedSubaccount, Provider
+from worker.provider.pace import Pace
+from worker.provider.pages import PageReader
+from worker.provider.scan import listed
+
+STEP_BACK = 40
+"""Items to go back by where a deletion has shifted the list."""
+
+MAX_STEPS_BACK = 100
+"""Steps back in one reading. A long list is read for minutes, while others may delete from it."""
+
+OnPages = Callable[[int], None]
+"""Gets the number of pages read so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Reads the list at the given pace. A list counts only if it was read completely."""
+
+    provider: Provider
+    pages: PageReader
+    fingerprints: Fingerprints
+    pace: Pace
+
+    async def read(self, on_pages: OnPages) -> Mapping[str, Seen]:
+        """All subaccounts by auth id. Raises `CallFailed`, and `Stopping` once the worker stops."""
+        for _ in range(MAX_RESTARTS):
+            seen = await self._read(on_pages)
+            if seen is not None:
+                return seen
+        detail = "the list of subaccounts changed whenever it was read"
+        raise CallFailed(CallFault("list", FaultKind.UNEXPECTED, detail))
+
+    def seen(self, shown: ProvidedSubaccount) -> Seen:
+        """The subaccount without its token."""
+        token = shown.auth_token
+        return Seen(listed(shown), self.fingerprints.of(shown.auth_id, token) if token else None)
+
+    async def _read(self, on_pages: OnPages) -> dict[str, Seen] | None:
+        """Reads the list once. None if it may have skipped an item.
+
+        A deletion shifts the later items up. In a list with the newest first, a page that begins with a known
+        item cannot have skipped one, for all unknown items follow the known ones: so it goes back that far.
+        """
+        seen: dict[str, Seen] = {}
+        cursor, pages, steps_back, stale_pages = Cursor(), 0, 0, 0
+        while True:
+            page = await self._page(cursor.offset)
+            pages += 1
+            on_pages(pages)
+            ids = [one.auth_id for one in page]
+            stale_pages = 0 if any(id_ not in seen for id_ in ids) else stale_pages + 1
+            if stale_pages >= MAX_STALE_PAGES:
+                return None
+            joins = cursor.offset == 0 or cursor.last is not None or _begins_with(ids, seen)
+            reading = cursor.take(ids) if joins else Reading.BROKEN
+            match reading:
+                case Reading.BROKEN:
+                    offset = cursor.offset - STEP_BACK
+                    steps_back += 1
+                    newest_first = self.provider.capabilities.lists_newest_first
+                    if not newest_first or offset <= 0 or steps_back > MAX_STEPS_BACK:
+                        return None
+                    cursor = Cursor(offset)
+                case Reading.COMPLETE:
+                    return seen
+                case Reading.MORE:
+                    seen |= {one.auth_id: one for one in page}
+
+    async def _page(self, offset: int) -> list[Seen]:
+        async def read() -> list[Seen]:
+            await self.pace.turn()
+            async with self.provider.permit("list") as call:
+                return [self.seen(one) for one in await call.page(offset)]
+
+        return await self.pages.read(read)
+
+
+def _begins_with(ids: Sequence[str], known: Iterable[str]) -> bool:
+    return bool(ids) and ids[0] in known
