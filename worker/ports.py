@@ -269,6 +269,10 @@ class AuthIdTaken(LedgerFailed):
         self.holder = holder
 
 
+class LedgerMissing(LedgerFailed):
+    """There is no ledger at LEDGER_URL yet, or it is another one."""
+
+
 class LedgerUnusable(LedgerFailed):
     """There is no ledger at LEDGER_URL, and none can be created."""
 

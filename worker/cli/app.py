@@ -15,6 +15,7 @@ import typer
 from typer.main import get_command
 
 from worker.cli import dead_letters, departments, events, holds, keys, streams, terminal, topology
+from worker.cli.adopt import adopt
 from worker.cli.arguments import command_of
 from worker.cli.emit import emit
 from worker.cli.environment import use_env_file
@@ -195,6 +196,7 @@ app.command()(emit)
 app.command()(results)
 app.command()(departments.reissue)
 app.command("open")(open_)
+app.command()(adopt)
 app.add_typer(topology.app, name="topology")
 app.add_typer(departments.app, name="departments")
 app.add_typer(holds.app, name="holds")

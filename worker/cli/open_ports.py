@@ -12,6 +12,8 @@ from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import AmqpObjects, ManagedObjects, open_connection, open_publisher
 from worker.adapters.ledgers import open_ledger
+from worker.adapters.memory.dead_letters import MemoryAudit
+from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.system import SystemClock, fresh_id, os_user
 from worker.cli import terminal
 from worker.cli.options import Request
@@ -20,7 +22,7 @@ from worker.core.dead_letters import AuditLine
 from worker.core.messages import Outgoing
 from worker.core.model import Department
 from worker.operations.dead_letters.session import Session
-from worker.ports import Audit, Ledger, LedgerFailed, Listener, Publisher
+from worker.ports import Audit, Ledger, LedgerFailed, LedgerMissing, Listener, Publisher
 from worker.settings.model import BrokerSettings, DeadLetterSettings, LedgerSettings, TopologySettings
 from worker.telemetry.events import Telemetry
 
@@ -30,6 +32,18 @@ async def ledger_to_read(settings: LedgerSettings) -> AsyncIterator[tuple[Ledger
     """The ledger and its audit, both read-only. Raises `LedgerFailed`."""
     async with open_ledger(settings.ledger_url, read_only=True) as opened:
         yield opened.ledger, opened.audit
+
+
+@asynccontextmanager
+async def ledger_to_plan(settings: LedgerSettings) -> AsyncIterator[tuple[Ledger, Audit]]:
+    """The ledger, read-only; an empty one, and a hint, where none was made yet. Raises `LedgerFailed`."""
+    async with AsyncExitStack() as stack:
+        try:
+            opened = await stack.enter_async_context(ledger_to_read(settings))
+        except LedgerMissing as missing:
+            terminal.advise(f"{missing}; this is planned as on a new one")
+            opened = MemoryLedger(), MemoryAudit()
+        yield opened
 
 
 @asynccontextmanager

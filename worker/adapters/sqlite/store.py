@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 import apsw
 
-from worker.ports import LedgerFailed, LedgerForeign, LedgerUnusable
+from worker.ports import LedgerFailed, LedgerForeign, LedgerMissing, LedgerUnusable
 from worker.settings.files import closed_to_us
 
 BUSY_SECONDS = 5.0
@@ -264,7 +264,7 @@ def _is_missing(path: Path) -> bool:
 
 def _require(path: Path) -> None:
     if _is_missing(path):
-        raise LedgerFailed(f"there is no ledger at {path}; set LEDGER_URL to the one the worker uses")
+        raise LedgerMissing(f"there is no ledger at {path}; set LEDGER_URL to the one the worker uses")
     try:
         path.stat()
     except OSError as error:
