@@ -66,7 +66,7 @@ def _json_lines(content: str) -> Iterator[AdoptionLine]:
         if not line.strip():
             continue
         try:
-            given = from_json(line)
+            given = from_json(line.strip())
         except ValueError as error:  # it counts lines within this one
             reason = str(error).replace(" at line 1 column", " at column").strip()
             yield _bad_line(number, f"not JSON ({reason})")
