@@ -115,7 +115,9 @@ async def _adopt(settings: ProviderSettings, request: _Request, *, as_json: bool
         await asking.require_worker()
         planned = await _planned(settings, ledger, request, beside_worker=True)
         applied = request.skips or _is_well(planned)
-        if applied:
+        if applied and _counts(planned)[State.ADOPT]:
+            # The worker uses its whole limit at once: the calls of the list must not count beside it.
+            await asking.clock.sleep(settings.rate_limit.window.total_seconds())
             planned = await _applied(asking, planned, request)
     _show(planned, request, applied=applied, as_json=as_json)
     return _is_well(planned)

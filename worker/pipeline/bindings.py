@@ -10,7 +10,8 @@ A worker that dies in between leaves the open wish: the next one finds the depar
 Without a wish (it was withdrawn), the check makes the change, and the scheduler pays the debt.
 """
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
@@ -51,6 +52,9 @@ from worker.provider.scan import Orphans, listed
 from worker.provider.subaccounts import Subaccounts
 from worker.telemetry.events import Telemetry
 
+AT_ONCE = 30
+"""The adoptions that are carried out at the same time: an event waits for the calls of these, not of all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
@@ -68,6 +72,7 @@ class Bindings:
     clock: Clock
     policy: Policy
     telemetry: Telemetry
+    _few_at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     def is_due(self, wish: Wish) -> bool:
         """Whether the next try is due; the first one is at once."""
@@ -76,11 +81,12 @@ class Bindings:
     async def grant(self, wish: Wish, asked: Binding) -> None:
         """Makes one try. Records the answer if it ends the wish. Raises the exceptions of the ports."""
         try:
-            if not await self.wishes.is_open(wish.id):
-                return  # it was withdrawn meanwhile
-            known = await self.records.recall(wish.department, reference_of(wish))
-            if known.answer is None:
-                await self._carry_out(wish, asked, known.entry)
+            async with self._few_at_once:
+                if not await self.wishes.is_open(wish.id):
+                    return  # it was withdrawn meanwhile
+                known = await self.records.recall(wish.department, reference_of(wish))
+                if known.answer is None:
+                    await self._carry_out(wish, asked, known.entry)
         except Exception as error:
             self.tries.put_off(wish.id, failure_of(error))
             if _is_told_elsewhere(error):
