@@ -1,15 +1,40 @@
 """Compares ARCHITECTURE.md and the documents beside it with the code."""
 
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 
 import worker.pipeline.handler
-from tests.support.builders import NOW, a_recollection, an_answer, an_entry, created, removed, renamed
-from worker.core.decide import Policy, Refuse, Removal, Skip, UnknownRename, decide
-from worker.core.model import Status
+from tests.support.builders import (
+    AUTH_ID,
+    NOW,
+    SALES,
+    a_recollection,
+    an_answer,
+    an_entry,
+    created,
+    removed,
+    renamed,
+)
+from worker.core.decide import HoldBack, Policy, Refuse, Removal, Skip, UnknownRename, decide
+from worker.core.inventory import NOTHING, Inspection, Inventory
+from worker.core.limits import DEFAULT_LIMIT, TenantCounts, WindowCount
+from worker.core.listed import ListedSubaccount
+from worker.core.model import (
+    Hold,
+    HoldReason,
+    HoldState,
+    LateRemoval,
+    Recollection,
+    Removed,
+    Ruling,
+    Status,
+)
+from worker.core.next_step import next_step
+from worker.core.protected import Protected
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENT = (PROJECT / "worker/ARCHITECTURE.md").read_text(encoding="utf-8")
@@ -42,7 +67,7 @@ def rows_under(title, header):
 
 def decision_name(decision):
     match decision:
-        case Skip(why, _) | Refuse(why, _):
+        case Skip(why, _) | Refuse(why, _) | HoldBack(why, _):
             return f"{type(decision).__name__} `{why}`"
         case _:
             return type(decision).__name__
@@ -103,9 +128,58 @@ def test_the_rules_applied_before_the_table():
         a_recollection(entry),
         a_recollection(an_entry()),
     ]
+    held = decided(renamed(sequence=99), a_recollection(replace(an_entry(), hold=HOLD)))
     gone = decided(renamed(sequence=99), a_recollection(an_entry(gone_at=NOW)))
 
-    assert [row[1] for row in BEFORE] == [*(decided(event, each) for each in known), gone]
+    assert [row[1] for row in BEFORE] == [*(decided(event, each) for each in known), held, gone]
+
+
+REMOVALS = rows_under(DECISIONS, "Removal | Decision")
+LATE_REMOVALS = rows_under(DECISIONS, "Removal without its message | Decision")
+REMOVED = removed(sequence=11)
+HOLD = Hold("H1", SALES, HoldReason.LIMIT, "why", REMOVED.bare, AUTH_ID, NAME, NOW)
+APPROVED = replace(HOLD, state=HoldState.APPROVED, ruling=Ruling("ada", NOW))
+IDLE = (WindowCount(0, 0), WindowCount(0, 0))
+LIMITED = Policy(limit=DEFAULT_LIMIT)
+SHOWN = ListedSubaccount(AUTH_ID, NAME, enabled=True, created=NOW.date())
+
+
+def test_each_reason_to_hold_a_removal():
+    deletes = Policy(removal=Removal.DELETE)
+    counts = [TenantCounts(1, IDLE), TenantCounts(9, (WindowCount(3, 3), WindowCount(3, 3)))]
+    inspected = [
+        Inspection(SHOWN, tagged=False, inventory=NOTHING, begun=0),
+        Inspection(SHOWN, tagged=True, inventory=Inventory(numbers=("1",)), begun=0),
+    ]
+    guarded = [
+        (REMOVED, Recollection(an_entry()), replace(LIMITED, protected=Protected((SALES.id,)))),
+        (replace(REMOVED, merged_into="x"), Recollection(an_entry()), LIMITED),
+        *((REMOVED, Recollection(an_entry(), counts=each), LIMITED) for each in counts),
+        *((REMOVED, Recollection(an_entry(), inspection=each), deletes) for each in inspected),
+    ]
+    known = [
+        (event, replace(known, counts=known.counts or TenantCounts(9, IDLE)), by)
+        for event, known, by in guarded
+    ]
+
+    assert [row[1] for row in REMOVALS] == [decision_name(next_step(*each, NOW)) for each in known]
+    assert [row[1].split("`")[1] for row in REMOVALS] == list(HoldReason)
+
+
+def test_each_removal_without_its_message():
+    removal = Removed(NOW, REMOVED.bare)
+    disabled = an_entry(Status.DISABLED, removal=removal)
+    cases = [
+        (disabled, NOW),
+        (disabled, NOW + Policy().grace),
+        (an_entry(hold=APPROVED), NOW),
+        (an_entry(Status.DELETING, removal=removal), NOW),
+        (replace(disabled, removal=replace(removal, cancelled=True)), NOW + Policy().grace),
+    ]
+    late = LateRemoval.of(SALES, REMOVED)
+
+    decisions = [next_step(late, Recollection(entry), Policy(), now) for entry, now in cases]
+    assert [row[1] for row in LATE_REMOVALS] == [decision_name(each) for each in decisions]
 
 
 def test_the_drawn_stages_match_the_handlers_docstring():
@@ -138,7 +212,11 @@ def test_every_path_of_the_code_map_exists():
 
 
 def test_files_named_in_the_code_map_exist_in_their_folder():
-    named = [(row[0].strip("`"), file) for row in CODE_MAP for file in re.findall(r"`(\w+\.py)`", row[1])]
+    named = [
+        (row[0].split(", ")[0].strip("`"), file)
+        for row in CODE_MAP
+        for file in re.findall(r"`(\w+\.py)`", row[1])
+    ]
 
     assert named
     assert [each for each in named if not (PROJECT / each[0] / each[1]).exists()] == []
