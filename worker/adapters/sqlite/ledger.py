@@ -91,7 +91,7 @@ REMOVED_SINCE = (
 OVERDUE = (  # the index finds the few entries with a duty; the JSON of each has the rest
     "SELECT count(*) FROM departments WHERE due_at IS NOT NULL AND ("
     "entry ->> 'owed_at' IS NOT NULL AND unixepoch(entry ->> 'created_at', 'subsec') < ?1"
-    " OR unixepoch(entry ->> '$.retry.failing_since', 'subsec') < ?1)"
+    " OR unixepoch(entry ->> '$.rare.retry.failing_since', 'subsec') < ?1)"
 )
 RECORD_HOLD = (
     "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET held_at = excluded.held_at,"
@@ -399,7 +399,8 @@ class SqliteLedger:
 
 def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
     """Raises `LedgerConflict` if the entry was changed since it was recalled, and `AuthIdTaken`."""
-    removals = [_microseconds(at) for at in entry.counted_removals]
+    counted = entry.removal or entry.removing or entry.past_removals
+    removals = [_microseconds(at) for at in entry.counted_removals] if counted else None
     values = (
         entry.revision,
         entry.status.value,

@@ -40,6 +40,32 @@ from worker.ports import LedgerFailed
 
 T = TypeVar("T")
 
+NOBODY: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class RareRow:
+    """The JSON of the facts that most entries do not have, under one key: a key costs time in each write."""
+
+    cause: Cause | None = None
+    counted_at: datetime | None = None
+    auth_id: str | None = None
+    cancelled: bool = False
+    hold: Hold | None = None
+    holds_made: int = 0
+    removing: Removing | None = None
+    deletion: Deletion | None = None
+    retry: Retry | None = None
+    past_removals: tuple[datetime, ...] = ()
+    owed_results: tuple[Answer, ...] = ()
+    results_at: datetime | None = None
+    supersedes: str | None = None
+    keeps_name: bool = False
+    kept_name: str | None = None
+
+
+NOTHING_RARE = RareRow()
+
 
 @dataclass(slots=True)
 class EntryRow:
@@ -72,21 +98,7 @@ class EntryRow:
     missing_since: datetime | None = None
     gone_at: datetime | None = None
     api_id: str | None = None
-    supersedes: str | None = None
-    removal_cause: Cause | None = None
-    removal_counted_at: datetime | None = None
-    removed_auth_id: str | None = None
-    deletion_cancelled: bool = False
-    hold: Hold | None = None
-    holds_made: int = 0
-    removing: Removing | None = None
-    deletion: Deletion | None = None
-    retry: Retry | None = None
-    past_removals: tuple[datetime, ...] = ()
-    owed_results: tuple[Answer, ...] = ()
-    results_at: datetime | None = None
-    keeps_name: bool = False
-    kept_name: str | None = None
+    rare: RareRow | None = None
 
 
 _ENTRY = TypeAdapter(EntryRow)
@@ -98,24 +110,24 @@ _CALL = TypeAdapter(CallNote)
 
 def entry_json(entry: Entry) -> str:
     """Encodes an entry."""
-    issued, debt, check, removal = entry.issued, entry.debt, entry.check, entry.removal
+    issued, debt, check = entry.issued, entry.debt, entry.check
     row = EntryRow(
         department=entry.department,
         revision=entry.revision,
         status=entry.status,
         incarnation=entry.incarnation,
-        generation=entry.generation,
+        generation=issued.generation if issued else 0,
         name=entry.name,
         auth_id=entry.auth_id,
         version=entry.version,
         version_type=entry.version_type,
         claim=entry.claim,
-        owed_to=entry.owed_to,
+        owed_to=debt.recipients if debt else NOBODY,
         issued_for=issued.cause if issued else None,
         issued_trace=issued.trace if issued else NO_TRACE,
         owed_at=debt.retry_at if debt else None,
         created_at=entry.created_at,
-        removed_at=removal.removed_at if removal else None,
+        removed_at=entry.removal.removed_at if entry.removal else None,
         check_at=check.at if check else None,
         late_call=check is not None and check.late_call,
         recount_at=entry.duplicates_check_at,
@@ -127,21 +139,7 @@ def entry_json(entry: Entry) -> str:
         missing_since=entry.missing_since,
         gone_at=entry.gone_at,
         api_id=entry.api_id,
-        supersedes=issued.supersedes if issued else None,
-        removal_cause=removal.cause if removal else None,
-        removal_counted_at=removal.counted_at if removal else None,
-        removed_auth_id=removal.auth_id if removal else None,
-        deletion_cancelled=removal is not None and removal.cancelled,
-        hold=entry.hold,
-        holds_made=entry.holds_made,
-        removing=entry.removing,
-        deletion=entry.deletion,
-        retry=entry.retry,
-        past_removals=entry.past_removals,
-        owed_results=entry.owed_results,
-        results_at=entry.results_at,
-        keeps_name=entry.keeps_name,
-        kept_name=entry.kept_name,
+        rare=_rare_of(entry),
     )
     return _ENTRY.dump_json(row, exclude_defaults=True).decode()
 
@@ -149,6 +147,7 @@ def entry_json(entry: Entry) -> str:
 def entry_of(text: Any) -> Entry:
     """Decodes an entry; raises `LedgerFailed` for invalid JSON and for an inconsistent entry."""
     row = _validated(_ENTRY, text)
+    rare = row.rare or NOTHING_RARE
     try:
         return Entry(
             department=row.department,
@@ -170,16 +169,16 @@ def entry_of(text: Any) -> Entry:
             missing_since=row.missing_since,
             gone_at=row.gone_at,
             api_id=row.api_id,
-            hold=row.hold,
-            holds_made=row.holds_made,
-            removing=row.removing,
+            hold=rare.hold,
+            holds_made=rare.holds_made,
+            removing=rare.removing,
             deletion=_deletion_of(row),
-            retry=row.retry,
-            past_removals=row.past_removals,
-            owed_results=row.owed_results,
-            results_at=row.results_at,
-            keeps_name=row.keeps_name,
-            kept_name=row.kept_name,
+            retry=rare.retry,
+            past_removals=rare.past_removals,
+            owed_results=rare.owed_results,
+            results_at=rare.results_at,
+            keeps_name=rare.keeps_name,
+            kept_name=rare.kept_name,
         )
     except ValueError:
         raise _damaged() from None
@@ -236,7 +235,31 @@ def _issued_of(row: EntryRow) -> IssuedCredentials | None:
         row.fingerprint,
         row.reissued_at,
         row.partial_reissues,
-        row.supersedes,
+        row.rare.supersedes if row.rare else None,
+    )
+
+
+def _rare_of(entry: Entry) -> RareRow | None:
+    removal, supersedes = entry.removal, entry.issued.supersedes if entry.issued else None
+    facts = (removal, entry.removing, entry.deletion, entry.retry, entry.hold, entry.holds_made)
+    if not (any(facts) or entry.past_removals or entry.owed_results or supersedes or entry.keeps_name):
+        return None
+    return RareRow(
+        cause=removal.cause if removal else None,
+        counted_at=removal.counted_at if removal else None,
+        auth_id=removal.auth_id if removal else None,
+        cancelled=removal is not None and removal.cancelled,
+        hold=entry.hold,
+        holds_made=entry.holds_made,
+        removing=entry.removing,
+        deletion=entry.deletion,
+        retry=entry.retry,
+        past_removals=entry.past_removals,
+        owed_results=entry.owed_results,
+        results_at=entry.results_at,
+        supersedes=supersedes,
+        keeps_name=entry.keeps_name,
+        kept_name=entry.kept_name,
     )
 
 
@@ -244,16 +267,16 @@ def _removal_of(row: EntryRow) -> Removed | None:
     """Without a cause, as in a row of an earlier version, nothing is deleted later."""
     if row.removed_at is None:
         return None
-    return Removed(
-        row.removed_at, row.removal_cause, row.removal_counted_at, row.removed_auth_id, row.deletion_cancelled
-    )
+    rare = row.rare or NOTHING_RARE
+    return Removed(row.removed_at, rare.cause, rare.counted_at, rare.auth_id, rare.cancelled)
 
 
 def _deletion_of(row: EntryRow) -> Deletion | None:
     """A row that no migration has seen yet is only read: its deletion began after its subaccount was made."""
-    if row.deletion is None and row.status is Status.DELETING and row.created_at is not None:
+    deletion = row.rare.deletion if row.rare else None
+    if deletion is None and row.status is Status.DELETING and row.created_at is not None:
         return Deletion(row.created_at, in_doubt=True)
-    return row.deletion
+    return deletion
 
 
 def _debt_of(row: EntryRow) -> Debt | None:

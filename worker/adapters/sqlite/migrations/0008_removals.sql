@@ -12,7 +12,11 @@ UPDATE departments SET active = 1 WHERE status = 'active' AND entry ->> 'gone_at
 
 -- A deletion begun by an earlier version began before this moment, and its call may have been sent.
 UPDATE departments SET entry = json_set(
-    entry, '$.deletion', json_object('begun_at', strftime('%FT%H:%M:%fZ', 'now'), 'in_doubt', json('true'))
+    entry,
+    '$.rare',
+    json_object(
+        'deletion', json_object('begun_at', strftime('%FT%H:%M:%fZ', 'now'), 'in_doubt', json('true'))
+    )
 ) WHERE status = 'deleting';
 
 -- A limit is decided from these indexes: the active departments of a tenant, and those removed within a window.
