@@ -10,33 +10,21 @@ from contracts.envelope import STRUCTURED, Message
 from contracts.topology import DEAD_LETTERS, REPLAY, BrokerVersion
 from tests.support.builders import (
     NOW,
-    SALES,
-    Attributes,
-    a_recollection,
-    an_answer,
-    an_entry,
-    created,
-    owing,
-    removed,
-    renamed,
 )
 from worker.cli.view import filter_text
 from worker.core.dead_letters import (
     Selection,
     exported,
     from_json_safe,
-    least_calls,
     letter_of,
     may_be_lost,
     next_return_loses,
     replayed,
 )
-from worker.core.decide import Policy, decide
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, Subject, dead_letter
-from worker.core.model import Reference, Status
+from worker.core.model import Reference
 from worker.operations.dead_letters.batches import batch_sizes
-from worker.operations.dead_letters.plan import outcome_of
 
 SUBJECT = Subject(Reference("/hr", "hr-1", "com.example.department.created"), "acme", "sales")
 OWN_HEADERS = {"x-producer": "hr", "traceparent": "00-1-2-01", "raw": b"\xff"}
@@ -156,36 +144,3 @@ def test_an_export_holds_body_and_headers_for_an_import():
 def test_many_returns_risk_the_delivery_limit_of_rabbitmq_4(version, returns, wary, last):
     broker = BrokerVersion(*version)
     assert (may_be_lost(broker, returns), next_return_loses(broker, returns)) == (wary, last)
-
-
-NEWER: Attributes = {"sequence": 11}
-PLANNED = [
-    (None, created(), "create", 1),
-    (None, removed(), "unchanged", 0),
-    (an_entry(Status.CLAIMED), created(**NEWER), "adopt", 2),
-    (an_entry(Status.CLAIMED), removed(**NEWER), "adopt", 3),
-    (an_entry(), renamed(**NEWER), "rename", 1),
-    (an_entry(), created(**NEWER), "unchanged", 0),
-    (an_entry(debt=owing("")), created(**NEWER), "unchanged", 1),
-    (an_entry(), created(sequence=9), "superseded", 0),
-    (an_entry(), removed(**NEWER), "disable", 1),
-    (an_entry(Status.DISABLED), created(**NEWER), "restore", 1),
-    (an_entry(Status.DELETING), removed(**NEWER), "delete", 1),
-    (an_entry(Status.DELETING), created(**NEWER), "reconsider", 1),
-    (an_entry(Status.REMOVED), created(**NEWER), "create", 1),
-    (None, created(sequence=None, time=NOW + timedelta(hours=1)), "still invalid", 0),
-]
-
-
-@pytest.mark.parametrize(("entry", "event", "word", "calls"), PLANNED)
-def test_a_plan_shows_a_decision_in_one_word_and_its_calls(entry, event, word, calls):
-    known = a_recollection(entry)
-    decision = decide(event, known, Policy(), NOW)
-    assert (outcome_of(decision), least_calls(decision, event, known.entry)) == (word, calls)
-
-
-def test_an_answered_event_needs_no_call():
-    known = a_recollection(an_entry(), an_answer(created()))
-    decision = decide(created(), known, Policy(), NOW)
-    assert (outcome_of(decision), least_calls(decision, created(), known.entry)) == ("already answered", 0)
-    assert known.entry.department == SALES

@@ -23,6 +23,7 @@ from worker.cli.loop import DONE, FAILED, INTERRUPTED, MISUSED, run_to_exit
 from worker.cli.loop import run as run_coroutine
 from worker.cli.manual import add_manual
 from worker.cli.open import open_
+from worker.cli.plan import plan
 from worker.cli.results import results
 from worker.ports import UserError
 from worker.settings.load import load
@@ -194,6 +195,7 @@ def _register_sandbox() -> None:
 
 app.command()(emit)
 app.command()(results)
+app.command()(plan)
 app.command()(departments.reissue)
 app.command("open")(open_)
 app.command()(adopt)

@@ -9,7 +9,6 @@ from typing import Any
 from contracts import topology
 from contracts.departments import UnsupportedType, canonical_type
 from contracts.envelope import rfc3339
-from worker.core.decide import Adopt, Decision, Delete, Refuse, Republish, Skip
 from worker.core.messages import (
     ATTEMPTS,
     DEAD_AT,
@@ -27,7 +26,6 @@ from worker.core.messages import (
     text_of,
     without_broker_headers,
 )
-from worker.core.model import Entry, Event, Status
 
 REPLAY_ID = "x-replay-id"
 REPLAYED_BY = "x-replayed-by"
@@ -205,21 +203,6 @@ def may_be_lost(broker: topology.BrokerVersion, returns: int) -> bool:
 def next_return_loses(broker: topology.BrokerVersion, returns: int) -> bool:
     """Whether RabbitMQ drops the message at its next return, if its queue has the default limit."""
     return broker >= (4, 0) and returns == DEFAULT_DELIVERY_LIMIT
-
-
-def least_calls(decision: Decision, event: Event, entry: Entry) -> int:
-    """The number of provider calls that the event takes if each succeeds and matches the ledger."""
-    match decision:
-        case Refuse():
-            return 0
-        case Skip() | Republish():
-            return 1 if entry.status is Status.ACTIVE and entry.owed_to else 0  # the token is read
-        case Adopt(name):
-            return 2 if name else 3  # list and get; a third call if it is adopted only to be removed
-        case Delete() if event.kind != "removed":
-            return 2  # and created anew
-        case _:
-            return 1
 
 
 @dataclass(frozen=True, slots=True)

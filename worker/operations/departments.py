@@ -153,9 +153,15 @@ def pending(entry: Entry) -> Sequence[Pending]:
 
 async def history(ledger: Ledger, audit: Audit, which: Department, now: datetime) -> History:
     """The whole story of one department; raises `UnknownDepartment`."""
-    entry = (await ledger.recall(which, NO_EVENT)).entry
-    if not entry.revision:
+    found = await history_so_far(ledger, audit, which, now)
+    if not found.entry.revision:
         raise UnknownDepartment(which)
+    return found
+
+
+async def history_so_far(ledger: Ledger, audit: Audit, which: Department, now: datetime) -> History:
+    """The same; of an unknown department, an absent entry without a story."""
+    entry = (await ledger.recall(which, NO_EVENT)).entry
     holds = with_approvals(await ledger.holds(which, all_=True), await ledger.wishes(), now)
     return History(
         entry,

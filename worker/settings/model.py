@@ -4,6 +4,7 @@ A command loads the model that holds the settings it needs, and no other.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -197,6 +198,21 @@ class PolicySettings(LedgerSettings):
             unknown_rename=self.unknown_rename,
             settle_window=self.settle_window,
         )
+
+
+class PlanSettings(PolicySettings):
+    """For `plan`, which counts the calls of a create too."""
+
+    enable: Enable = Field(
+        Enable.CREATED,
+        alias=f"{PREFIX}ENABLE",
+        description="when a new subaccount is enabled: created, or published (once its credentials are)",
+    )
+
+    @property
+    def policy(self) -> Policy:
+        """The policy for `forecast`."""
+        return replace(super().policy, enable=self.enable)
 
 
 class DeadLetterSettings(BrokerSettings, PolicySettings):

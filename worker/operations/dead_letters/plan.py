@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from contracts.departments import Kind, Version
-from contracts.subaccounts import DeadReason, ResultKind
-from worker.core.dead_letters import Letter, least_calls
-from worker.core.decide import Decision, Look, Policy, Refuse, Republish, Skip, decide, gone_detail
+from contracts.departments import Version
+from worker.core.dead_letters import Letter
+from worker.core.decide import Policy, Refuse, Republish, Skip
+from worker.core.forecast import ANSWERED, Forecast, Planned
 from worker.core.model import Department, Event, Reissue
 from worker.core.reissue import Issue, decide_reissue
 from worker.operations.dead_letters.session import Found, Session
+from worker.operations.plan import forecast_on
 from worker.pipeline.reading import Reading, Unreadable
 from worker.ports import Ledger
 
@@ -68,47 +69,43 @@ async def plan(
 
 
 async def _prospect(session: Session, ledger: Ledger, policy: Policy, found: Found) -> Prospect:
-    event = found.reading
+    event, now = found.reading, session.clock.now()
     if isinstance(event, Unreadable):
         return Prospect(found.letter, f"still {event.verdict.reason}", event.verdict.detail, 0)
-    known = await ledger.recall(event.department, event.reference)
     if isinstance(event, Reissue):
-        asked = decide_reissue(event, known, policy, session.clock.now())
-        return Prospect(
-            found.letter, outcome_of(asked), detail_of(asked), 1 if isinstance(asked, Issue) else 0
-        )
-    decision = decide(event, known, policy, session.clock.now())
-    calls = least_calls(decision, event, known.entry)
-    if isinstance(decision, Look):
-        outcome = "removed" if event.kind is Kind.REMOVED else f"still {DeadReason.REJECTED}"
-        return Prospect(found.letter, outcome, gone_detail(known.entry), calls)
-    return Prospect(found.letter, outcome_of(decision), detail_of(decision), calls)
+        known = await ledger.recall(event.department, event.reference)
+        outcome, detail, calls = reissue_prospect(decide_reissue(event, known, policy, now))
+    else:
+        outcome, detail, calls = event_prospect(await forecast_on(ledger, event, policy, now))
+    return Prospect(found.letter, outcome, detail, calls)
 
 
-def outcome_of(decision: Decision | Issue) -> str:
-    """A decision as one word or two: `create`, `superseded`, `still invalid`."""
+def event_prospect(forecast: Forecast) -> tuple[str, str, int]:
+    """A forecast as one or two words (`create`, `superseded`, `still invalid`), a text, and its calls."""
+    reason, detail = forecast.reason or "", forecast.detail or ""
+    match forecast.decision:
+        case Planned.REFUSE:
+            return f"still {reason}", detail, forecast.calls
+        case Planned.SKIP | Planned.REPUBLISH if reason == ANSWERED:
+            return "already answered", detail, forecast.calls
+        case Planned.SKIP:
+            why = "; ".join(text for text in (reason, detail) if text)
+            return str(forecast.outcome), why or "nothing to change", forecast.calls
+        case Planned.HOLD:
+            return "hold", f"{reason}: {detail}", forecast.calls
+        case decision:
+            return decision, detail, forecast.calls
+
+
+def reissue_prospect(decision: Issue | Skip | Republish | Refuse) -> tuple[str, str, int]:
+    """The same for a request to issue credentials again: the token is read for it."""
     match decision:
-        case Refuse(reason, _):
-            return f"still {reason}"
-        case Republish():
-            return "already answered"
-        case Skip(outcome, _):
-            return str(outcome)
-        case _:
-            return type(decision).__name__.lower()
-
-
-def detail_of(decision: Decision | Issue) -> str:
-    """The reason for a decision as a short text; empty where the outcome says it all."""
-    match decision:
-        case Refuse(_, detail):
-            return detail
+        case Refuse(reason, detail):
+            return f"still {reason}", detail, 0
         case Republish(answer):
             again = "" if answer.confirmed else "; its result goes out again"
-            return f"{answer.outcome} at {answer.answered_at:%F %T}Z{again}"
-        case Skip(ResultKind.SUPERSEDED, reason):
-            return reason or "a newer event holds"
-        case Skip(_, reason):
-            return reason or "nothing to change"
-        case _:
-            return ""
+            return "already answered", f"{answer.outcome} at {answer.answered_at:%F %T}Z{again}", 0
+        case Skip(outcome, reason):
+            return str(outcome), reason or "", 0
+        case Issue():
+            return "issue", "", 1
