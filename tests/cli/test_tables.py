@@ -52,6 +52,20 @@ TABLES: dict[str, tuple[tuple[str, ...], list[Any]]] = {
             ),
         ],
     ),
+    "holds": (
+        ("id", "tenant", "department", "name", "reason", "state", "held at", "detail"),
+        [
+            ("HQ3ZJ5W7XKA2", "default", "ENG-042", "Engineering", "limit", "waiting", AT, DETAIL),
+            ("HB7MN2P4RST6", "acme", "d" * 70, "Field Ops", "last-active", "approved", AT, DETAIL),
+        ],
+    ),
+    "calls": (
+        ("called at", "operation", "status", "api_id", "idempotency key", "error"),
+        [
+            (AT, "update", 202, UUIDS[0], UUIDS[1], None),
+            (AT, "delete", "no response", None, UUIDS[0], "Plivo has not answered within 20 s"),
+        ],
+    ),
     "plan": (
         ("event or letter", "department", "was", "a replay now", "calls", ""),
         [(UUIDS[0], "ENG-042", "create-unknown", "create", 2, DETAIL)],
