@@ -1,15 +1,31 @@
 """The departments commands on a ledger beside no worker: what they show, ask and refuse."""
 
+import dataclasses
 import os
 import pty
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from tests.support.builders import AUTH_ID, CLAIM, NOW, an_entry, owing
+from contracts.subaccounts import ResultCode, ResultKind
+from tests.support.builders import AUDIT_LINE, AUTH_ID, CLAIM, NOW, an_answer, an_entry, created, owing
 from tests.support.commands import in_process, started
 from worker.adapters.sqlite.ledger import sqlite_ledger
-from worker.core.model import Check, Department, Status, replace
+from worker.core.model import (
+    CallNote,
+    Cause,
+    Check,
+    Department,
+    Hold,
+    HoldReason,
+    Reference,
+    Removed,
+    Retry,
+    Status,
+    replace,
+)
+from worker.ports import Beside
 
 
 def of(id_: str, status: Status = Status.ACTIVE, **fields):
@@ -92,6 +108,150 @@ async def test_show_says_what_a_department_waits_for(environ, id_, words):
         assert word in shown
     for internal in ("issued trace", "late call", "mends", "recount at", "incarnation", "revision"):
         assert internal not in shown
+
+
+KEYS = {
+    "tenant",
+    "department_id",
+    "name",
+    "status",
+    "auth_id",
+    "incarnation",
+    "generation",
+    "owed_to",
+    "enable_owed",
+    "deletion_due_at",
+}
+
+
+async def test_the_json_has_the_promised_keys_and_no_internal_ones(environ):
+    documents = (await in_process(environ, "departments", "list", "--json")).json
+    for document in documents:
+        assert document.keys() >= KEYS
+        assert not document.keys() & {"revision", "mends", "recount_at", "issued_trace", "check_at", "claim"}
+    owing_one = next(document for document in documents if document["department_id"] == "owing")
+    assert (owing_one["owed_to"], owing_one["enable_owed"], owing_one["generation"]) == (["crm"], False, 1)
+
+
+CAUSE = Cause(Reference("/hr", "hr-11", "department.removed.v1"), "digest")
+OPEN = Hold(
+    "HAAAAAAAAAAA",
+    Department("default", "held"),
+    HoldReason.LIMIT,
+    "the removals of PROVISIONER_REMOVAL_LIMIT 10%/24h are used up",
+    CAUSE,
+    "SA" + "H" * 18,
+    "Held",
+    NOW,
+)
+FAILING = Retry(NOW, NOW + timedelta(hours=1), 3, "Plivo answered 503 to delete")
+
+
+@pytest.fixture
+async def removals(tmp_path):
+    """A department whose removal is held, and removed ones: waiting, failing, cancelled."""
+    removed = Removed(NOW, CAUSE)
+    async with sqlite_ledger(tmp_path / "ledger.db") as ledger:
+        held = of("held", auth_id=OPEN.auth_id, hold=OPEN)
+        line = dataclasses.replace(
+            AUDIT_LINE, tenant="default", department_id="held", action="hold", outcome="held"
+        )
+        call = CallNote(NOW, "update", "7b1d7a3e-key", OPEN.auth_id, 202, "api-1")
+        lost = CallNote(NOW, "delete", "7b1d7a3e-lost", OPEN.auth_id, None, None, "no response within 20 s")
+        event = Reference("/hr", "hr-11", "department.removed.v1")
+        answer = replace(
+            an_answer(created()),
+            department=held.department,
+            event=event,
+            outcome=ResultKind.HELD,
+            code=ResultCode.LIMIT,
+            reason=OPEN.detail,
+            hold_id=OPEN.id,
+        )
+        await ledger.record(held, answer, Beside(holds=(OPEN,), audit=(line,), calls=(call, lost)))
+        removals: dict[str, dict[str, Any]] = {
+            "waiting": {"removal": removed},
+            "failing": {"removal": removed, "retry": FAILING},
+            "cancelled": {"removal": replace(removed, cancelled=True)},
+        }
+        for number, (id_, fields) in enumerate(removals.items()):
+            await ledger.record(of(id_, Status.DISABLED, auth_id=f"SA{number:018}", **fields))
+    return {"LEDGER_URL": f"sqlite:///{tmp_path}/ledger.db"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "due"),
+    [
+        ({}, {"waiting": "2026-12-21T12:00:00Z", "failing": "2026-11-21T13:00:00Z"}),
+        (
+            {"PROVISIONER_REMOVAL_GRACE": "1h"},
+            {"waiting": "2026-11-21T13:00:00Z", "failing": "2026-11-21T13:00:00Z"},
+        ),
+        (
+            {"PROVISIONER_REMOVAL": "delete"},
+            {"waiting": "2026-11-21T12:00:00Z", "failing": "2026-11-21T13:00:00Z"},
+        ),
+        ({"PROVISIONER_REMOVAL": "disable"}, {}),
+        ({"PROVISIONER_REMOVAL": "ignore"}, {}),
+    ],
+)
+async def test_the_deletion_is_due_as_the_settings_say_now(removals, settings, due):
+    documents = (await in_process(removals | settings, "departments", "list", "--json")).json
+    found = {document["department_id"]: document["deletion_due_at"] for document in documents}
+    assert {id_: at for id_, at in found.items() if at} == due
+
+
+async def test_the_story_of_a_department_as_json(removals):
+    story = (await in_process(removals, "departments", "show", "held", "--json")).json
+    assert story.keys() >= KEYS | {"answers", "holds", "calls", "audit"}
+    (answer,) = story["answers"]
+    assert answer["event"] == {"source": "/hr", "id": "hr-11", "type": "department.removed.v1"}
+    assert (answer["outcome"], answer["code"], answer["confirmed"]) == ("held", "limit", False)
+    assert answer["answered_at"].endswith("Z")
+    assert [hold["id"] for hold in story["holds"]] == [OPEN.id] == [story["hold_id"]]
+    assert [(call["operation"], call["status"], call["api_id"]) for call in story["calls"]] == [
+        ("update", 202, "api-1"),
+        ("delete", None, None),
+    ]
+    assert [line["action"] for line in story["audit"]] == ["hold"]
+
+
+@pytest.mark.parametrize(
+    ("id_", "words"),
+    [
+        (
+            "held",
+            [
+                "its removal is held (limit)",
+                f"provisioner holds show {OPEN.id}",
+                "7b1d7a3e-lost",
+                "no response",
+                "api-1",
+                "hr-11",
+            ],
+        ),
+        ("waiting", ["to be deleted at 2026-12-21 12:00:00Z, unless a newer event restores it"]),
+        (
+            "failing",
+            ["its removal to succeed, after 3 tries: Plivo answered 503 to delete", "2026-11-21 13:00:00Z"],
+        ),
+        ("cancelled", ["it stays disabled: a person has rejected its deletion"]),
+    ],
+)
+async def test_show_says_what_becomes_of_a_removed_department(removals, id_, words):
+    shown = (await in_process(removals, "departments", "show", id_)).out
+    assert [word for word in words if word not in shown] == []
+
+
+async def test_show_says_where_nothing_is_deleted(removals):
+    settings = {"PROVISIONER_REMOVAL": "disable"}
+    shown = (await in_process(removals | settings, "departments", "show", "waiting")).out
+    assert "it stays disabled: PROVISIONER_REMOVAL is disable" in shown
+
+
+async def test_the_list_points_at_the_waiting_holds(removals):
+    listed = await in_process(removals, "departments", "list")
+    assert listed.out.splitlines()[-1] == "1 removal waits for a person: `provisioner holds list`"
 
 
 async def test_recreate_of_an_unknown_department_is_one_line(environ):

@@ -27,7 +27,8 @@ from worker.core.model import (
     replace,
 )
 from worker.core.naming import NO_EVENT
-from worker.core.wishes import APPROVAL_VALID_FOR, reference_of
+from worker.core.removal import APPROVAL_VALID_FOR
+from worker.core.wishes import reference_of
 from worker.operations.holds import (
     HoldFilter,
     Rulings,

@@ -118,7 +118,7 @@ def _print_story(story: HoldStory, policy: Policy) -> None:
         "held at": hold.held_at,
         "event": f"{event.id} of {event.source}",
         "type": event.type,
-        "hangs on it": operation.in_words(hold.resources) if hold.resources else None,
+        "hangs on it": str(hold.resources) if hold.resources else None,
         "an approval": consequences["approval"],
         "a rejection": consequences["rejection"],
         "to approve": operation.approval_command(hold) if hold.is_open else None,

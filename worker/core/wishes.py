@@ -7,9 +7,7 @@ from contracts.reissues import REISSUE
 from worker.core.model import Approving, Hold, HoldState, Reference, Ruling, Wish, replace
 from worker.core.recreation import RECREATE
 from worker.core.reissue import WISHES
-
-APPROVAL_VALID_FOR = timedelta(hours=24)
-"""An approval or a rejection that no worker has acted on lapses after this time."""
+from worker.core.removal import APPROVAL_VALID_FOR
 
 PRESENT_FOR = timedelta(seconds=5)
 """A worker says each second that it runs; it counts as running for this long."""

@@ -264,7 +264,7 @@ def consequence(hold: Hold, policy: Policy) -> str:
         case HoldReason.RESOURCES:
             counts = hold.resources or Counts()
             return (
-                f"deletes subaccount {hold.auth_id}; {in_words(counts)} move to the main account."
+                f"deletes subaccount {hold.auth_id}; {counts} move to the main account."
                 f" With {cascade_option(hold)} they are destroyed with it, for good"
             )
         case HoldReason.DRIFT:
@@ -289,12 +289,6 @@ def rejection(hold: Hold) -> str:
     return "the department stays active, and its removal is answered `unchanged`"
 
 
-def in_words(counts: Counts) -> str:
-    """`1 number, 0 applications, 2 endpoints`."""
-    named = {"number": counts.numbers, "application": counts.applications, "endpoint": counts.endpoints}
-    return ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for noun, count in named.items())
-
-
 def cascade_option(hold: Hold) -> str:
     """The option that destroys the resources, as it must be typed."""
     return f"`--cascade {hold.id}={(hold.resources or Counts()).total}`"
@@ -311,7 +305,7 @@ def _to_type(hold: Hold) -> str:
         return f"`{approval_command(hold)}`"
     counts = hold.resources or Counts()
     return (
-        f"{in_words(counts)} hang on it now: `{approval_command(hold)}` moves them to the main account,"
+        f"{counts} hang on it now: `{approval_command(hold)}` moves them to the main account,"
         f" {cascade_option(hold)} beside it destroys them"
     )
 
