@@ -135,7 +135,7 @@ async def _planned(
     async with provider(settings, beside_worker=beside_worker) as (opened, pages):
         with progress("reading Plivo's list") as display:
             listed = await read_list(opened, pages, display.at)
-    planning = Planning.of(
+    planning = Planning(
         await ledger.entries(),
         listed,
         Names(settings.owner, settings.names),

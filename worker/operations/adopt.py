@@ -4,11 +4,11 @@ The plan decides each line as the worker will, on the provider's list and the le
 changes nothing. The worker decides each line again, on a fresh look, and may refuse one that was planned.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from functools import partial
+from functools import cached_property, partial
 
 from contracts.subaccounts import ResultKind
 from worker.core.adoption import in_question
@@ -61,77 +61,64 @@ class Planned:
 
 @dataclass(frozen=True)
 class Planning:
-    """The facts that a plan rests on. `listed`: the provider's whole list, by auth id."""
+    """Decides the lines of a file on what is known when it is made. `listed`: the provider's whole list."""
 
-    entries: Mapping[Department, Entry]
+    entries: Sequence[Entry]
     listed: Mapping[str, ListedSubaccount]
     names: Names
     policy: Policy
     by: str
     now: datetime
 
-    @classmethod
-    def of(
-        cls,
-        entries: Iterable[Entry],
-        listed: Mapping[str, ListedSubaccount],
-        names: Names,
-        policy: Policy,
-        by: str,
-        now: datetime,
-    ) -> "Planning":
-        """From the entries of the ledger."""
-        return cls({entry.department: entry for entry in entries}, listed, names, policy, by, now)
-
     def plan(self, lines: Sequence[AdoptionLine], choices: Choices) -> list[Planned]:
         """Decides each line. Of two lines with one department or one subaccount, the second is refused."""
-        holders = {entry.auth_id: entry.department for entry in self.entries.values() if entry.auth_id}
-        tagged = self._tagged()
-        departments: dict[Department, int] = {}
-        auth_ids: dict[str, int] = {}
+        first_with: dict[Department | str | None, int] = {}
         planned = []
         for line in lines:
-            first = departments.get(line.department) if line.department else None
-            first_auth_id = auth_ids.get(line.auth_id) if line.auth_id else None
-            if line.department is None or line.auth_id is None or line.mistakes:
-                planned.append(_refused(line, "; ".join(line.mistakes)))
-            elif first is not None:
-                planned.append(_refused(line, f"line {first} names this department already"))
-            elif first_auth_id is not None:
-                planned.append(_refused(line, f"line {first_auth_id} names this subaccount already"))
+            why = "; ".join(line.mistakes) or _named_before(line, first_with)
+            if why or line.department is None or line.auth_id is None:
+                planned.append(Planned(line, State.REFUSED, line.name, why))
             else:
-                entry = self.entries.get(line.department, Entry(line.department))
-                found = self.listed.get(line.auth_id)
-                others = self._tags_of(entry) & tagged.keys()
-                has_other = any(tagged[tag] - {line.auth_id} for tag in others)
-                known = Known(entry, found, holders.get(line.auth_id), has_other)
-                planned.append(self._decided(line, choices.binding(line.auth_id, line.name), known))
-            if line.department is not None:
-                departments.setdefault(line.department, line.number)
-            if line.auth_id is not None:
-                auth_ids.setdefault(line.auth_id, line.number)
+                planned.append(self._decided(line, line.department, line.auth_id, choices))
+            for named in (line.department, line.auth_id):
+                if named is not None:
+                    first_with.setdefault(named, line.number)
         return planned
 
-    def _decided(self, line: AdoptionLine, asked: Binding, known: Known) -> Planned:
-        wish = Wish("", known.entry.department, self.by, self.now, asked)
+    def _decided(self, line: AdoptionLine, department: Department, auth_id: str, choices: Choices) -> Planned:
+        asked = choices.binding(auth_id, line.name)
+        wish = Wish("", department, self.by, self.now, asked)
+        known = self._known(department, auth_id)
         match decide_binding(wish, asked, known, self.names, self.policy, self.now):
             case Bind(entry):
                 return Planned(line, State.ADOPT, entry.name)
             case Already():
                 return Planned(line, State.ALREADY, known.entry.name)
             case Refused(reason):
-                return _refused(line, reason)
+                return Planned(line, State.REFUSED, line.name, reason)
 
-    def _tagged(self) -> Mapping[str, frozenset[str]]:
+    def _known(self, department: Department, auth_id: str) -> Known:
+        entry = self._recorded.get(department, Entry(department))
+        tags = self.names.tags(department, in_question(entry))
+        has_other = any(self._tagged.get(tag, set()) - {auth_id} for tag in tags)
+        return Known(entry, self.listed.get(auth_id), self._holders.get(auth_id), has_other)
+
+    @cached_property
+    def _recorded(self) -> Mapping[Department, Entry]:
+        return {entry.department: entry for entry in self.entries}
+
+    @cached_property
+    def _holders(self) -> Mapping[str, Department]:
+        return {entry.auth_id: entry.department for entry in self.entries if entry.auth_id}
+
+    @cached_property
+    def _tagged(self) -> Mapping[str, set[str]]:
         """The auth ids of the subaccounts with each tag."""
-        found: dict[str, frozenset[str]] = {}
+        found: dict[str, set[str]] = {}
         for one in self.listed.values():
             if (tag := self.names.template.tag_in(one.name)) is not None:
-                found[tag] = found.get(tag, frozenset()) | {one.auth_id}
+                found.setdefault(tag, set()).add(one.auth_id)
         return found
-
-    def _tags_of(self, entry: Entry) -> frozenset[str]:
-        return frozenset(self.names.tags(entry.department, in_question(entry)))
 
 
 class ListFailed(UserError):
@@ -208,5 +195,10 @@ def _done(planned: Planned, answer: Answer | None) -> Planned:
             return replace(planned, state=State.ADOPTED, name=answer.name)
 
 
-def _refused(line: AdoptionLine, reason: str) -> Planned:
-    return Planned(line, State.REFUSED, line.name, reason)
+def _named_before(line: AdoptionLine, first_with: Mapping[Department | str | None, int]) -> str:
+    """Why the line is a duplicate; empty if it is none."""
+    if line.department in first_with:
+        return f"line {first_with[line.department]} names this department already"
+    if line.auth_id in first_with:
+        return f"line {first_with[line.auth_id]} names this subaccount already"
+    return ""
