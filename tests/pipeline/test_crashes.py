@@ -487,6 +487,7 @@ BESIDE_THE_LINE = {
     "Outbox.retry_owed",
     "Outbox.retry_refused",
     "Records.attended",
+    "Records.bound",
     "Reissues.grant",
     "Scanner.close",
     "Subaccounts.repair",
