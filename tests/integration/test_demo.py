@@ -33,7 +33,11 @@ STORY = (
     "created finance “Finance”, replayed",
     "subaccount.disabled",
     "the sandbox refuses a message sent with it (401)",
-    "12 messages, 5 departments with a subaccount each",
+    "subaccount.restored",
+    "subaccount.held, protected",
+    "provisioner holds approve H",
+    "removed finance, approved",
+    "15 steps, 5 departments with a subaccount each",
 )
 # Tokens of the sandbox are 40 characters of base64.
 TOKEN = re.compile(r"[A-Za-z0-9+/]{40}")
@@ -65,9 +69,9 @@ def assert_demo_succeeded(completed: subprocess.CompletedProcess[str], folder: P
 
 def assert_calls_come_first(text: str) -> None:
     """Each call is printed before the credentials and the result that it yields."""
-    parts = re.findall(r"^ +[0-9.]+s  (event|replay|call|secret|result) ", text, re.MULTILINE)
-    steps = re.findall(r"(?:event|replay)((?: \w+)*?)(?= event| replay|$)", " ".join(parts))
-    assert len(steps) == 12
+    parts = re.findall(r"^ +[0-9.]+s  (event|replay|ada|call|secret|result) ", text, re.MULTILINE)
+    steps = re.findall(r"(?:event|replay|ada)((?: \w+)*?)(?= event| replay| ada|$)", " ".join(parts))
+    assert len(steps) == 15
     assert {step.strip() for step in steps} == {"call result", "call secret result"}
 
 

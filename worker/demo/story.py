@@ -23,7 +23,7 @@ from worker.adapters.system import SystemClock, fresh_id
 from worker.bootstrap import running_worker
 from worker.core.dead_letters import Selection
 from worker.core.messages import Outgoing
-from worker.core.model import Answer
+from worker.core.model import Answer, Approving
 from worker.demo.playground import (
     exports,
     free_address,
@@ -35,6 +35,8 @@ from worker.demo.stage import Stage, stage
 from worker.operations.dead_letters.replay import Replay
 from worker.operations.dead_letters.session import Session
 from worker.operations.emit import complete_event, inbound
+from worker.operations.holds import HoldFilter, Rulings, holds
+from worker.operations.wishes import Asking
 from worker.ports import PublishFailed, UserError
 from worker.sandbox import Effect, Fault, Rule, Sandbox, Sight, running_sandbox
 from worker.sandbox import Entry as Call
@@ -48,6 +50,8 @@ TIMEOUT_SECONDS = 15.0
 READING_SECONDS = 0.6
 REFUSED = Fault("refused", Effect.NEVER, Sight.ERROR, 400)
 HR = "/demo/hr"
+PROTECTED = ("finance", "sales")
+PERSON = "ada"
 CONSOLE = Console(highlight=False)
 
 
@@ -175,6 +179,7 @@ def _environ(folder: str, place: Stage, sandbox: Sandbox) -> dict[str, str]:
         "LEDGER_URL": f"sqlite:///{Path(folder) / 'demo.db'}",
         "PROVISIONER_OWNER": "demo",
         "PROVISIONER_PLAINTEXT_SECRETS": "true",
+        "PROVISIONER_PROTECTED": ",".join(PROTECTED),
         **({"PROVISIONER_NAMESPACE": prefix} if (prefix := place.namespace.prefix) else {}),
     }
 
@@ -248,12 +253,27 @@ async def _replayed(story: Story) -> None:
 
 
 async def _removed(story: Story) -> None:
-    story.timeline.chapter("One is removed: its subaccount is disabled, not deleted")
+    story.timeline.chapter("One is removed: its subaccount is disabled, to be deleted after 30 days")
     await _play(story, _event("removed", "field-ops", None), ResultKind.DISABLED)
     await _show_token(story, "field-ops", works=False)
 
 
-SCENES = (_created, _renamed, _duplicate, _late, _invalid, _replayed, _removed)
+async def _restored(story: Story) -> None:
+    story.timeline.chapter("It comes back before that: the same subaccount and credentials work again")
+    await _play(story, _event("created", "field-ops", "Field Ops"), ResultKind.RESTORED)
+    await _show_token(story, "field-ops", works=True)
+
+
+async def _held(story: Story) -> None:
+    story.timeline.chapter("A protected one is removed: the removal is held until a person approves it")
+    event = _event("removed", "finance", None)
+    await _play(story, event, ResultKind.HELD)
+    await _show_token(story, "finance", works=True)
+    await _play_approved(story, event)
+    await _show_token(story, "finance", works=False)
+
+
+SCENES = (_created, _renamed, _duplicate, _late, _invalid, _replayed, _removed, _restored, _held)
 
 
 def _event(kind: str, department: str, name: str | None) -> CloudEvent:
@@ -313,15 +333,43 @@ async def _replay(story: Story) -> None:
         _must(report.answered == 1 and not report.is_bad, "the replay did not end in one answer")
 
 
+async def _play_approved(story: Story, event: CloudEvent) -> None:
+    """Approves the one held removal, and shows that it is carried out."""
+    begun, calls_before = story.timeline.seconds, len(story.sandbox.requests)
+    await _approve(story)
+    document = await _hear(story, names.RESULTS)
+    _must(document["type"] == "subaccount.disabled.v1", f"the approval: heard {document['type']}")
+    _must(document["causationid"] == event.id, "the approval ended in the result of another event")
+    calls = _show_calls(story, calls_before)
+    story.timeline.line("result", result := f"subaccount.{ResultKind.DISABLED}", "green")
+    milliseconds = (story.timeline.seconds - begun) * 1_000
+    story.rows.append(Row(f"{_label(event)}, approved", calls, result, milliseconds))
+
+
+async def _approve(story: Story) -> None:
+    """Does what `provisioner holds approve ID` does."""
+    clock = SystemClock()
+    async with open_ledger(story.environ["LEDGER_URL"], must_exist=True) as opened:
+        (hold,) = await holds(opened.ledger, clock.now(), HoldFilter())
+        story.timeline.line(PERSON, f"provisioner holds approve {hold.id}", "bold")
+        asking = Asking(opened.ledger, opened.audit, clock, PERSON, fresh_id)
+        (outcome,) = await Rulings(asking).ask([Approving(hold.id)])
+    _must(outcome.well, f"the approval was not carried out: {outcome.detail}")
+
+
 async def _final(story: Story, event: CloudEvent, expected: ResultKind | None) -> str:
+    document: Mapping[str, Any] = {}
     if expected is not None:
-        heard = (await _hear(story, names.RESULTS))["type"]
+        document = await _hear(story, names.RESULTS)
+        heard = document["type"]
         _must(heard == f"subaccount.{expected}.v1", f"{_label(event)}: heard {heard}")
     answer = await _in_time(story.answers.get(), f"the worker never answered {_label(event)}")
     _must(answer.event.id == event.id, "the worker answered another event")
     if expected is None:
         _must(answer.confirmed and story.stage.heard.empty(), "a duplicate was answered twice")
-    return f"subaccount.{expected}" if expected else "known, and answered before"
+        return "known, and answered before"
+    why = f", {document['data']['code']}" if expected is ResultKind.HELD else ""
+    return f"subaccount.{expected}{why}"
 
 
 async def _play_refused(story: Story, event: CloudEvent) -> None:
@@ -423,5 +471,5 @@ def _sum_up(story: Story) -> None:
     for row in story.rows:
         table.add_row(row.event, row.calls, row.result, f"{row.milliseconds:.0f} ms")
     CONSOLE.print(table)
-    totals = f"{len(story.rows)} messages, {len(story.tokens)} departments with a subaccount each"
+    totals = f"{len(story.rows)} steps, {len(story.tokens)} departments with a subaccount each"
     CONSOLE.print(f"{totals}, {story.timeline.seconds:.1f} s in all")
