@@ -149,6 +149,10 @@ async def test_the_demo_stays_until_ctrl_c(tmp_path: Path):
         answered = await provisioner(exported, "emit", "created", "--id", "mine", "--name", "Mine", "--wait")
         (env_file,) = re.findall(r"--env-file (\S+)$", text, re.MULTILINE)
         again = await provisioner({}, "--env-file", env_file, "departments", "show", "mine", "--json")
+        (adoption,) = re.findall(r"adopt --from (\S+)", text)
+        planned = await provisioner(exported, "adopt", "--from", adoption, "--json")
+        held = await provisioner(exported, "emit", "removed", "--id", "sales", "--wait", "--json")
+        holds = await provisioner(exported, "holds", "list", "--json")
         async with (
             aiohttp.ClientSession() as http,
             http.get(f"http://{exported['PROVISIONER_HTTP']}/readyz") as ready,
@@ -158,6 +162,9 @@ async def test_the_demo_stays_until_ctrl_c(tmp_path: Path):
         demo.send_signal(signal.SIGINT)
         rest, errors = await demo.communicate()
     assert (answered.code, again.json["status"]) == (0, "active")
+    assert [line["state"] for line in planned.json["lines"]] == ["adopt"]
+    assert held.code == 1
+    assert [hold["department_id"] for hold in holds.json] == ["sales"]
     assert demo.returncode == 0
     assert "nothing left behind" in " ".join(rest.decode().split())
     assert b"worker_started" in errors

@@ -68,12 +68,36 @@ def exports(settings: Mapping[str, str]) -> list[str]:
     return path + [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
 
 
-def things_to_try(http: str) -> list[tuple[str, str]]:
+async def existing_subaccount(environ: Mapping[str, str], http: aiohttp.ClientSession) -> str:
+    """Makes a subaccount at the sandbox as a person would, and returns its auth id."""
+    account = environ["PLIVO_AUTH_ID"]
+    authorization = aiohttp.encode_basic_auth(account, environ["PLIVO_AUTH_TOKEN"])
+    async with http.post(
+        f"{environ['PLIVO_API_URL']}/v1/Account/{account}/Subaccount/",
+        json={"name": "Warehouse", "enabled": True},
+        headers={"Authorization": authorization},
+        raise_for_status=True,
+    ) as response:
+        return str((await response.json())["auth_id"])
+
+
+def write_adoption(folder: Path, auth_id: str) -> Path:
+    """Writes a file for `provisioner adopt`, and returns its path."""
+    file = folder / "existing.csv"
+    file.write_text(f"department_id,auth_id\nwarehouse,{auth_id}\n", encoding="utf-8")
+    return file
+
+
+def things_to_try(http: str, adoption: Path, protected: str) -> list[tuple[str, str]]:
     """Commands for another terminal, and what each shows."""
     return [
         (f"{PROGRAM} emit created --id mine --name Mine --wait", "your first event, and its answer"),
         (f"{PROGRAM} results --follow", "every result as it comes"),
         (f"{PROGRAM} departments list", "who has which subaccount"),
+        (f"{PROGRAM} emit removed --id {protected} --wait", "a removal that is held, and exit 1"),
+        (f"{PROGRAM} holds list", "removals that wait for a person: approve or reject them"),
+        (f"{PROGRAM} sweep", "how Plivo differs from the ledger"),
+        (f"{PROGRAM} adopt --from {shlex.quote(str(adoption))}", "what it would adopt; --apply does it"),
         (f"{PROGRAM} dead-letters list", "what failed, and why"),
         (f"curl -s http://{http}/readyz", "whether the worker takes messages, or why not"),
     ]

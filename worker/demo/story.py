@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,11 +26,13 @@ from worker.core.dead_letters import Selection
 from worker.core.messages import Outgoing
 from worker.core.model import Answer, Approving
 from worker.demo.playground import (
+    existing_subaccount,
     exports,
     free_address,
     next_steps,
     things_to_try,
     worker_until_stopped,
+    write_adoption,
 )
 from worker.demo.stage import Stage, stage
 from worker.operations.dead_letters.replay import Replay
@@ -204,7 +207,8 @@ async def _stay(story: Story) -> None:
         env_file.write_text("".join(f"{name}={value}\n" for name, value in environ.items()))
         timeline.plain(f"# or give each command: --env-file {env_file}")
         timeline.chapter("Then try:")
-        timeline.listed(things_to_try(environ["PROVISIONER_HTTP"]))
+        adoption = write_adoption(story.folder, await existing_subaccount(environ, story.http))
+        timeline.listed(things_to_try(environ["PROVISIONER_HTTP"], adoption, PROTECTED[-1]))
         timeline.chapter("The log of the worker follows.")
         await stopped
 
@@ -230,8 +234,9 @@ async def _duplicate(story: Story) -> None:
 
 
 async def _late(story: Story) -> None:
-    story.timeline.chapter("An old message comes late: the newer version holds")
-    late = _event("renamed", "support", "Support Desk").model_copy(update={"sequence": 0})
+    story.timeline.chapter("An old message comes late: the newer one holds")
+    event = _event("renamed", "support", "Support Desk")
+    late = event.model_copy(update={"time": SystemClock().now() - timedelta(hours=1)})
     await _play(story, late, ResultKind.SUPERSEDED)
 
 
@@ -277,13 +282,10 @@ SCENES = (_created, _renamed, _duplicate, _late, _invalid, _replayed, _removed, 
 
 
 def _event(kind: str, department: str, name: str | None) -> CloudEvent:
-    """A valid event; its sequence is the time, so that later events are newer."""
-    now = SystemClock().now()
+    """A valid event of now. It has no sequence, so that the reader's own events are newer."""
     data = {"department_id": department} | ({"name": name} if name else {})
-    sequence = int(now.timestamp() * 1_000)
-    return complete_event(
-        {"type": f"department.{kind}.v1", "source": HR, "sequence": sequence, "data": data}, now, fresh_id
-    )
+    given = {"type": f"department.{kind}.v1", "source": HR, "data": data}
+    return complete_event(given, SystemClock().now(), fresh_id)
 
 
 async def _play(
