@@ -180,11 +180,11 @@ async def test_overdue_debts_are_counted_in_a_metric(world):
     await crash_owing(world)
     world.clock.advance(OVERDUE.total_seconds() + 1)
     async with world.working() as running:
-        await running.worker.scheduler.measure_debts()
+        await running.worker.scheduler.measure()
         assert _overdue(running) == 1
     await world.run_duties()
     async with world.working() as running:
-        await running.worker.scheduler.measure_debts()
+        await running.worker.scheduler.measure()
         assert _overdue(running) == 0
 
 

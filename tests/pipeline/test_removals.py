@@ -6,7 +6,6 @@ import pytest
 
 from tests.support.builders import (
     SALES,
-    AnyDepartmentEvent,
     department_created,
     department_removed,
     department_renamed,
@@ -337,7 +336,7 @@ class TestDrift:
         world.answered(REMOVED, "disabled", "removed")
 
 
-async def wiped(world: World, departments: int) -> list[AnyDepartmentEvent]:
+async def wiped(world: World, departments: int) -> None:
     for number in range(departments):
         id_ = f"d-{number}"
         await world.handle(department_created(f"D {number}", department_id=id_, sequence=1, id=f"c-{number}"))
@@ -346,7 +345,6 @@ async def wiped(world: World, departments: int) -> list[AnyDepartmentEvent]:
         for number in range(departments)
     ]
     await world.handle_all(*events)
-    return events
 
 
 @pytest.mark.parametrize(("departments", "disabled"), [(40, 4), (10, 3), (3, 2)])
