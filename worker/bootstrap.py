@@ -245,7 +245,6 @@ def assemble(
     sweeps = Sweeps(
         comparison=Comparison(
             listing=listing,
-            subaccounts=subaccounts,
             ledger=ports.ledger,
             names=names,
             in_turn=InLane(lanes, ports.locks),

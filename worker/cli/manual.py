@@ -37,6 +37,7 @@ PAGES: Mapping[str, Page] = {
         BrokerSettings,
     ),
     "adopt": ("provisioner adopt --from subaccounts.csv --issue", ProviderSettings),
+    "sweep": ("provisioner sweep --check --json", ProviderSettings),
     "topology apply": ("provisioner topology apply", TopologySettings),
     "topology check": ("provisioner topology check --json", TopologySettings),
     "topology export": ("provisioner topology export > definitions.json", TopologySettings),

@@ -34,7 +34,6 @@ from worker.core.naming import NO_EVENT, Names
 from worker.flow.lanes import Lanes
 from worker.ports import CallFailed, Clock, DepartmentLocks, Ledger, UserError
 from worker.provider.listing import Listing, OnPages
-from worker.provider.subaccounts import Subaccounts
 
 BATCH = 100
 """Departments or subaccounts to sort or compare before other work gets its turn."""
@@ -53,7 +52,7 @@ T = TypeVar("T")
 class InTurn(Protocol):
     """Runs work while no step of the department runs."""
 
-    async def __call__(self, department: Department, work: Callable[[], Awaitable[T]]) -> T:
+    async def __call__(self, department: Department, work: Callable[[], Awaitable[T]], /) -> T:
         """Returns the result of the work, or raises its error."""
 
 
@@ -109,7 +108,6 @@ class Comparison:
     """Compares the provider's list with the ledger."""
 
     listing: Listing
-    subaccounts: Subaccounts
     ledger: Ledger
     names: Names
     in_turn: InTurn
@@ -222,8 +220,8 @@ class Comparison:
         entry = (await self.ledger.recall(department, NO_EVENT)).entry
         if is_under_way(entry):
             return ()
-        own = await self._now(entry.auth_id) if entry.auth_id else None
-        others = [await self._now(double.auth_id) for double in doubles]
+        own = await self.listing.now(entry.auth_id) if entry.auth_id else None
+        others = [await self.listing.now(double.auth_id) for double in doubles]
         tags = tags_of(entry, self.names)
         held = await self.ledger.holders([double.auth_id for double in doubles]) if doubles else {}
         still = [
@@ -232,10 +230,6 @@ class Comparison:
             if one and one.auth_id not in held and self.names.template.tag_in(one.subaccount.name) in tags
         ]
         return compare(entry, own, still, self.names, self.listing.provider.capabilities)
-
-    async def _now(self, auth_id: str) -> Seen | None:
-        shown = await self.subaccounts.get_if_there(auth_id)
-        return self.listing.seen(shown) if shown else None
 
     def _differences(self, entry: Entry, found: Sorted) -> tuple[Finding, ...]:
         own = found.own.get(entry.auth_id) if entry.auth_id else None

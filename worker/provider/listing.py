@@ -39,6 +39,16 @@ class Listing:
         detail = "the list of subaccounts changed whenever it was read"
         raise CallFailed(CallFault("list", FaultKind.UNEXPECTED, detail))
 
+    async def now(self, auth_id: str) -> Seen | None:
+        """The subaccount as it is now; None if it is not there. Raises `CallFailed`."""
+        try:
+            async with self.provider.permit("get") as call:
+                return self.seen(await call.get(auth_id))
+        except CallFailed as failed:
+            if failed.fault.kind is FaultKind.NOT_FOUND:
+                return None
+            raise
+
     def seen(self, shown: ProvidedSubaccount) -> Seen:
         """The subaccount without its token."""
         token = shown.auth_token
