@@ -91,11 +91,11 @@ async def test_the_reissue_command_reports_a_missing_worker(system: RealSystem):
     async with sqlite_ledger(system.settings.ledger) as ledger:
         noted = await SqliteAudit(ledger.store).lines(by="anna")
         assert await ledger.wishes() == []
-    assert [(line.action, line.selection, line.department_id) for line in noted] == [
-        ("reissue", "--recipient crm", "sales")
-    ] * 2
-    assert [line.outcome for line in noted] == ["asked for", "withdrawn, no worker has done it"]
-    assert "is `provisioner run` running on this ledger?" in errors
+    # The worker counts as running for five seconds after its end.
+    lines = [(line.action, line.selection, line.department_id, line.outcome) for line in noted]
+    asked = ("reissue", "--recipient crm", "sales", "asked for")
+    assert lines in ([], [asked, (*asked[:3], "withdrawn, no worker has done it")])
+    assert "no worker runs on this ledger" in errors
     code, _, errors = await reissue(system, "marketing")
     assert (code, errors) == (
         1,

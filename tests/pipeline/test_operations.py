@@ -232,6 +232,19 @@ async def test_a_recreation_that_no_worker_begins_is_withdrawn(world, new_id, mo
     assert await world.ledger.wishes() == []
 
 
+async def test_a_worker_that_stops_is_not_waited_for(world, new_id):
+    await world.handle(department_created())
+    await worker_runs(world)
+    asked = asyncio.create_task(
+        Asking(world.ledger, MemoryAudit(), world.clock, "ada", new_id).reissue(SALES, None)
+    )
+    await asyncio.sleep(0.01)
+    world.clock.advance(6)
+    with pytest.raises(NoWorker, match="it is withdrawn"):
+        await asked
+    assert await world.ledger.wishes() == []
+
+
 async def test_a_recreation_that_takes_too_long_goes_on_without_the_command(world, new_id, monkeypatch):
     monkeypatch.setattr("worker.operations.wishes.TIMEOUT_SECONDS", 0.05)
     monkeypatch.setattr("worker.operations.wishes.LONGEST_SECONDS", 0.1)

@@ -34,9 +34,9 @@ NOT_DONE = (
 class NoWorker(UserError):
     """No worker runs on the ledger."""
 
-    def __init__(self, then: str = "nothing was asked for") -> None:
+    def __init__(self, otherwise: str) -> None:
         super().__init__(
-            f"no worker runs on this ledger, and only a running worker can do this; {then}:"
+            f"no worker runs on this ledger, and only a running worker can do this; {otherwise}:"
             " start `provisioner run` with the same LEDGER_URL"
         )
 
@@ -96,10 +96,10 @@ class Asking:
             await self.withdraw([wish for wish in wishes if wish.id not in answers], selection)
         return [answers.get(wish.id) for wish in wishes]
 
-    async def require_worker(self) -> None:
-        """Returns if a worker runs on the ledger; else raises `NoWorker`."""
+    async def require_worker(self, otherwise: str = "nothing was asked for") -> None:
+        """Returns if a worker runs on the ledger; else raises `NoWorker`, which says what became of it."""
         if not await is_running(self.ledger, self.clock):
-            raise NoWorker
+            raise NoWorker(otherwise)
 
     async def leave(self, wishes: Sequence[Wish], selection: str) -> None:
         """Leaves the wishes, all or none, whether a worker runs or not. The audit has them first."""
@@ -185,11 +185,13 @@ class Asking:
             await self._record([wish], selection, answer.reason or answer.outcome)
             return answer
         if not withdraws:
+            runs = await is_running(self.ledger, self.clock)
+            who = "the worker has begun, and goes on" if runs else "a worker has begun; the next one goes on"
             raise StillUnderWay(
-                "the worker has begun, and goes on:"
-                f" `provisioner departments show {wish.department.id}` tells how it ends"
+                f"{who}: `provisioner departments show {wish.department.id}` tells how it ends"
             )
         await self.withdraw([wish], selection)
+        await self.require_worker("it is withdrawn")
         raise NotCarriedOut(await self._why_not(wish))
 
     async def _why_not(self, wish: Wish) -> str:
@@ -200,11 +202,15 @@ class Asking:
         return f"{NOT_DONE}. The department waits for {waits[0].what}"
 
     async def _answer(self, wish: Wish, seconds: float) -> Answer | None:
+        """The answer, if it comes in time and while a worker runs."""
         try:
             async with asyncio.timeout(seconds):
                 while True:
+                    is_over = not await is_running(self.ledger, self.clock)
                     if answered := await self._answered(wish):
                         return answered[wish.id]
+                    if is_over:
+                        return None
                     await self.clock.sleep(POLL_SECONDS)
         except TimeoutError:
             return None
