@@ -454,6 +454,12 @@ class Reports(Protocol):
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         """All entries on record, of one tenant if given, sorted by tenant and id."""
 
+    async def entries_after(self, last: Department | None, limit: int) -> Sequence[Entry]:
+        """At most `limit` entries in the same order, from the one after `last` on; None: from the first.
+
+        A worker reads the whole record this way, so that its events do not wait for that.
+        """
+
     async def answers(self, department: Department) -> Sequence[Answer]:
         """The answers to the department's events, oldest first."""
 

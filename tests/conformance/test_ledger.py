@@ -210,6 +210,21 @@ async def test_entries_are_ordered_by_tenant_and_id(ledger):
     assert await ledger.entries("nobody") == []
 
 
+async def test_entries_can_be_read_in_parts(ledger):
+    departments = [
+        Department(*key) for key in (("a", "z"), ("b", "a"), ("b", "é"), ("b", "\U0001f600"), ("é", "a"))
+    ]
+    for department in departments[::-1]:
+        await ledger.record(Entry(department))
+    found, last = [], None
+    while part := await ledger.entries_after(last, 2):
+        assert len(part) <= 2
+        found += part
+        last = part[-1].department
+    assert [entry.department for entry in found] == departments
+    assert found == list(await ledger.entries())
+
+
 async def test_answers_of_one_department_are_listed_oldest_first(ledger):
     minutes = [3, 1, 2]
     answers = [

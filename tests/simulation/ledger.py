@@ -222,6 +222,10 @@ class SimulatedLedger:
         self._process.check()
         return await self._disk.entries(tenant)
 
+    async def entries_after(self, last: Department | None, limit: int) -> Sequence[Entry]:
+        self._process.check()
+        return await self._disk.entries_after(last, limit)
+
     async def answers(self, department: Department) -> Sequence[Answer]:
         self._process.check()
         return await self._disk.answers(department)

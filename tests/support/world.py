@@ -192,6 +192,9 @@ class WatchedLedger:
     async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
         return await self.ledger.entries(tenant)
 
+    async def entries_after(self, last: Department | None, limit: int) -> Sequence[Entry]:
+        return await self.ledger.entries_after(last, limit)
+
     async def answers(self, department: Department) -> Sequence[Answer]:
         return await self.ledger.answers(department)
 

@@ -242,6 +242,11 @@ class MemoryLedger:
         """See `Ledger.entries`."""
         return [self._entries[key] for key in sorted(self._entries) if tenant in {None, key.tenant}]
 
+    async def entries_after(self, last: Department | None, limit: int) -> Sequence[Entry]:
+        """See `Ledger.entries_after`."""
+        keys = [key for key in sorted(self._entries) if last is None or key > last]
+        return [self._entries[key] for key in keys[:limit]]
+
     async def answers(self, department: Department) -> Sequence[Answer]:
         """See `Ledger.answers`."""
         found = [answer for answer in self._answers.values() if answer.department == department]

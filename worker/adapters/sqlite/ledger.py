@@ -27,6 +27,7 @@ from worker.adapters.sqlite.store import SqliteStore, sqlite_store, sqlite_store
 from worker.core.duties import longest_due
 from worker.core.limits import TenantCounts, WindowCount
 from worker.core.model import (
+    EVERY_DEPARTMENT,
     Answer,
     CallNote,
     Department,
@@ -315,6 +316,16 @@ class SqliteLedger:
                 "SELECT entry FROM departments WHERE tenant = ?1 OR ?1 IS NULL"
                 " ORDER BY tenant, department_id",
                 (tenant,),
+            )
+            return [entry_of(row[0]) for row in rows]
+
+    async def entries_after(self, last: Department | None, limit: int) -> Sequence[Entry]:
+        """See `Ledger.entries_after`."""
+        with self.store.read() as connection:
+            rows = connection.execute(
+                "SELECT entry FROM departments WHERE (tenant, department_id) > (?, ?)"
+                " ORDER BY tenant, department_id LIMIT ?",
+                (*(last or EVERY_DEPARTMENT), limit),
             )
             return [entry_of(row[0]) for row in rows]
 
