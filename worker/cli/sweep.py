@@ -21,7 +21,7 @@ from worker.operations.sweep import (
     wishes_for,
     with_corrections,
 )
-from worker.operations.wishes import Asking, NoWorker, is_running
+from worker.operations.wishes import Asking, NoWorker
 from worker.ports import Ledger
 from worker.settings.load import load
 from worker.settings.model import ProviderSettings
@@ -80,9 +80,10 @@ async def _sweep(
 async def _report(settings: ProviderSettings, ledger: Ledger, asking: Asking) -> Report:
     from worker.cli.progress import progress
 
-    if await is_running(ledger, asking.clock):
-        with progress("the running worker reads Plivo's list"):
-            return await sweep_by_worker(asking)
+    with progress("the running worker reads Plivo's list"):
+        report = await sweep_by_worker(asking)
+    if report is not None:
+        return report
     terminal.advise("no worker runs on this ledger: this command reads Plivo's list itself")
     return await _own_report(settings, ledger)
 

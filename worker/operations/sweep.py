@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from contracts.subaccounts import ResultKind
 from worker.core.drift import Finding, FindingKind, Report, with_fixed
 from worker.core.model import EVERY_DEPARTMENT, Answer, Correcting, Sweeping, Wish
-from worker.operations.wishes import Asking, ignore
+from worker.operations.wishes import Asking, ignore, is_running
 from worker.pipeline.comparison import Comparison
 from worker.ports import CallFailed, UserError
 from worker.provider.listing import OnPages
@@ -43,15 +43,17 @@ class Correction:
     why_not: str | None = None
 
 
-async def sweep_by_worker(asking: Asking) -> Report:
-    """The report of a sweep that the running worker makes.
+async def sweep_by_worker(asking: Asking) -> Report | None:
+    """The report of a sweep that the running worker makes; None if no worker runs, or none any more.
 
-    It takes as long as the rate limit wants. Raises `NoWorker`, and `SweepFailed` if there is none.
+    It takes as long as the rate limit wants. Raises `SweepFailed` if there is no report.
     """
+    if not await is_running(asking.ledger, asking.clock):
+        return None
     wish = asking.wish(EVERY_DEPARTMENT, Sweeping())
     (answer,) = await asking.ask_all([wish], "all", patience_seconds=math.inf)
     if answer is None:
-        raise SweepFailed(NOT_DONE)
+        return None
     if answer.outcome is ResultKind.FAILED:
         raise SweepFailed(f"the worker could not sweep: {answer.reason}")
     report = await asking.ledger.sweep(wish.id)
