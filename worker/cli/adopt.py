@@ -126,15 +126,22 @@ async def _adopt(settings: ProviderSettings, request: _Request, *, as_json: bool
 async def _planned(
     settings: ProviderSettings, ledger: Reports, request: _Request, *, beside_worker: bool
 ) -> list[Planned]:
+    import asyncio
+
+    from worker.adapters.jose.fingerprints import KeyedFingerprints
     from worker.adapters.system import SystemClock
     from worker.cli.open_provider import provider
     from worker.cli.progress import progress
     from worker.core.decide import Policy
     from worker.core.naming import Names
+    from worker.provider.listing import Listing
+    from worker.provider.pace import Pace
 
+    pace = Pace(settings.rate_limit, lambda: beside_worker, SystemClock(), asyncio.Event())
     async with provider(settings, beside_worker=beside_worker) as (opened, pages):
-        with progress("reading Plivo's list") as display:
-            listed = await read_list(opened, pages, display.at)
+        listing = Listing(opened, pages, KeyedFingerprints(settings.plivo_auth_token), pace)
+        with progress("pages of Plivo's list") as display:
+            listed = await read_list(listing, display.at)
     planning = Planning(
         await ledger.entries(),
         listed,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from functools import cached_property, partial
+from functools import cached_property
 
 from contracts.subaccounts import ResultKind
 from worker.core.adoption import in_question
@@ -17,12 +17,10 @@ from worker.core.decide import Policy
 from worker.core.listed import ListedSubaccount
 from worker.core.model import Answer, Binding, Department, Entry, Wish
 from worker.core.naming import Names
-from worker.core.pages import MAX_RESTARTS, Cursor, Reading
 from worker.operations.adoption_lines import AdoptionLine
 from worker.operations.wishes import Asking
-from worker.ports import CallFailed, Provider, UserError
-from worker.provider.pages import PageReader
-from worker.provider.scan import page_of
+from worker.ports import CallFailed, UserError
+from worker.provider.listing import Listing, OnPages
 
 WITHDRAWN = "the worker has not done it, and it is withdrawn: see its log, and apply the file again"
 
@@ -125,35 +123,13 @@ class ListFailed(UserError):
     """The provider's list could not be read."""
 
 
-async def read_list(
-    provider: Provider, pages: PageReader, on_read: Callable[[int], None]
-) -> Mapping[str, ListedSubaccount]:
-    """All subaccounts, by auth id. `on_read` gets their number so far. Raises `ListFailed`."""
+async def read_list(listing: Listing, on_pages: OnPages) -> Mapping[str, ListedSubaccount]:
+    """All subaccounts, by auth id. Raises `ListFailed`."""
     try:
-        for _ in range(MAX_RESTARTS):
-            if (found := await _read(provider, pages, on_read)) is not None:
-                return found
+        found = await listing.read(on_pages)
     except CallFailed as failed:
         raise ListFailed(f"Plivo's list of subaccounts cannot be read: {failed}") from None
-    raise ListFailed("Plivo's list of subaccounts changed whenever it was read: try again")
-
-
-async def _read(
-    provider: Provider, pages: PageReader, on_read: Callable[[int], None]
-) -> Mapping[str, ListedSubaccount] | None:
-    """Reads the list once. None if an item was deleted meanwhile, or it repeats the same pages."""
-    found: dict[str, ListedSubaccount] = {}
-    cursor = Cursor()
-    while True:
-        page = await pages.read(partial(page_of, provider, cursor.offset))
-        match cursor.take([one.auth_id for one in page]):
-            case Reading.BROKEN:
-                return None
-            case Reading.COMPLETE:
-                return found
-            case Reading.MORE:
-                found |= {one.auth_id: one for one in page}
-                on_read(len(found))
+    return {auth_id: one.subaccount for auth_id, one in found.items()}
 
 
 async def apply_plan(
