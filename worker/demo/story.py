@@ -51,6 +51,8 @@ T = TypeVar("T")
 
 TIMEOUT_SECONDS = 15.0
 READING_SECONDS = 0.6
+ALIGNED = 60
+"""Columns of the longest command whose purpose is aligned with those of others."""
 REFUSED = Fault("refused", Effect.NEVER, Sight.ERROR, 400)
 HR = "/demo/hr"
 PROTECTED = ("finance", "sales")
@@ -83,8 +85,8 @@ class Timeline:
         CONSOLE.print(text, markup=False, soft_wrap=True)
 
     def listed(self, commands: Sequence[tuple[str, str]]) -> None:
-        """Prints commands, each with its purpose as the shell's comment."""
-        width = max(len(command) for command, _ in commands)
+        """Prints commands, each with its purpose as the shell's comment; those of long ones are not aligned."""
+        width = max(len(command) for command, _ in commands if len(command) <= ALIGNED)
         for command, purpose in commands:
             self.plain(f"{command.ljust(width)}  # {purpose}")
 
