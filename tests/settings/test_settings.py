@@ -510,9 +510,8 @@ def test_an_empty_secret_file_is_refused(tmp_path):
 # Removal
 
 
-def test_the_default_policy_is_that_of_the_core():
-    assert load(PolicySettings, {}).policy == Policy()
-    assert load(PolicySettings, {}).removal_limit == DEFAULT_LIMIT
+def test_the_default_policy_is_that_of_the_core_with_the_default_limit():
+    assert load(PolicySettings, {}).policy == Policy(limit=DEFAULT_LIMIT)
 
 
 def test_the_policy_has_grace_limit_and_protected_departments():

@@ -7,7 +7,6 @@ a subaccount. A combination that breaks a rule raises `ValueError` where it is b
 ledger. To add a state, add a sub-value or a rule here first.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -568,7 +567,8 @@ class Entry:
     kept_name: str | None = None
 
     def __post_init__(self) -> None:
-        for broken in _broken_rules(self):
+        broken = _broken_rule(self) or _broken_rule_of_removal(self)
+        if broken is not None:
             raise ValueError(broken)
 
     @property
@@ -667,43 +667,48 @@ class Entry:
         return self.hold.ruling.at if self.hold and self.hold.ruling else None
 
 
-def _broken_rules(entry: Entry) -> Iterator[str]:
-    """The rules between the fields that an entry breaks: of the subaccount, then of its removal."""
+_EXISTING = frozenset({Status.ACTIVE, Status.DISABLED, Status.DELETING})
+_NOT_REMOVED = frozenset({Status.ACTIVE, Status.ABSENT})
+_NEVER_GONE = frozenset({Status.ABSENT, Status.DELETING})
+
+
+def _broken_rule(entry: Entry) -> str | None:
+    """The first rule between the fields of a subaccount that an entry breaks. Runs at every change of one."""
     status, exists = entry.status, entry.auth_id is not None
-    claimed, disabled = status is Status.CLAIMED, status is Status.DISABLED
-    active, removed = status is Status.ACTIVE, status is Status.REMOVED
-    if exists != (active or disabled or status is Status.DELETING):
-        yield "an entry has an auth_id exactly while its subaccount exists"
+    if exists != (status in _EXISTING):
+        return "an entry has an auth_id exactly while its subaccount exists"
     if exists and (entry.name is None or entry.issued is None):
-        yield "an existing subaccount has a name, and credentials were issued for it"
-    if not exists and any(one is not None for one in (entry.check, entry.debt, entry.hold)):
-        yield "a debt, a check and a hold are for an existing subaccount"
-    if (claimed and entry.claim is None) or (exists and entry.claim is not None):
-        yield "a claimed department has a claim, and an existing subaccount has none"
-    if (disabled or removed) and entry.removal is None:
-        yield "a disabled or removed department has a removal"
-    if (active or status is Status.ABSENT) and entry.removal is not None:
-        yield "an active or absent department has no removal"
-    never_gone = status in {Status.ABSENT, Status.DELETING}
-    if (entry.missing_since is not None and not exists) or (entry.gone_at is not None and never_gone):
-        yield "a missing subaccount is on record, and a gone one was"
+        return "an existing subaccount has a name, and credentials were issued for it"
+    if not exists and (entry.check is not None or entry.debt is not None or entry.hold is not None):
+        return "a debt, a check and a hold are for an existing subaccount"
+    if (entry.claim is None and status is Status.CLAIMED) or (exists and entry.claim is not None):
+        return "a claimed department has a claim, and an existing subaccount has none"
+    if (entry.missing_since is not None and not exists) or (
+        entry.gone_at is not None and status in _NEVER_GONE
+    ):
+        return "a missing subaccount is on record, and a gone one was"
     if entry.revision < 0 or entry.incarnation < 1 or entry.repairs < 0:
-        yield "revisions and repairs count from 0, incarnations from 1"
-    yield from _broken_rules_of_removal(entry)
+        return "revisions and repairs count from 0, incarnations from 1"
+    return None
 
 
-def _broken_rules_of_removal(entry: Entry) -> Iterator[str]:
-    deleting = entry.status is Status.DELETING
-    if deleting != (entry.deletion is not None):
-        yield "a deletion is under way exactly while the department is deleting"
-    if entry.removing is not None and not (entry.status is Status.ACTIVE or deleting):
-        yield "a removal is under way for a subaccount that was active"
+def _broken_rule_of_removal(entry: Entry) -> str | None:
+    status, removal = entry.status, entry.removal
+    if removal is None and status in {Status.DISABLED, Status.REMOVED}:
+        return "a disabled or removed department has a removal"
+    if removal is not None and status in _NOT_REMOVED:
+        return "an active or absent department has no removal"
+    if (entry.deletion is None) is (status is Status.DELETING):
+        return "a deletion is under way exactly while the department is deleting"
+    if entry.removing is not None and status not in {Status.ACTIVE, Status.DELETING}:
+        return "a removal is under way for a subaccount that was active"
     if entry.hold is not None and not entry.hold.is_open:
-        yield "the hold of an entry is open"
-    if bool(entry.owed_results) != (entry.results_at is not None):
-        yield "results are owed exactly while they have a time"
-    if (entry.keeps_name and entry.auth_id is None) or (entry.kept_name is not None and not entry.keeps_name):
-        yield "only an existing subaccount keeps its name"
+        return "the hold of an entry is open"
+    if bool(entry.owed_results) is (entry.results_at is None):
+        return "results are owed exactly while they have a time"
+    if entry.keeps_name and entry.auth_id is None:
+        return "only an existing subaccount keeps its name"
+    return None
 
 
 @dataclass(frozen=True)
