@@ -85,7 +85,7 @@ class Timeline:
         CONSOLE.print(text, markup=False, soft_wrap=True)
 
     def listed(self, commands: Sequence[tuple[str, str]]) -> None:
-        """Prints commands, each with its purpose as the shell's comment; those of long ones are not aligned."""
+        """Prints commands, each with its purpose as a comment of the shell; long ones are not aligned."""
         width = max(len(command) for command, _ in commands if len(command) <= ALIGNED)
         for command, purpose in commands:
             self.plain(f"{command.ljust(width)}  # {purpose}")
