@@ -161,6 +161,17 @@ class TestHeldForAnEvent:
         assert (entry.status, entry.deletion) == (Status.DISABLED if removal else Status.ACTIVE, None)
         assert entry.check == Check(LATER + POLICY.settle_window, late_call=True)
 
+    @pytest.mark.parametrize("removal", [None, Removed(NOW, EVENT.bare)])
+    def test_a_deletion_that_may_still_be_carried_out_is_waited_for(self, removal):
+        """Else a newer event could restore what the late call then deletes."""
+        begun_at = LATER - timedelta(seconds=1)
+        deleting = an_entry(Status.DELETING, deletion=Deletion(begun_at), removal=removal)
+
+        conclusion = concluded(deleting, EVENT if removal is None else LATE, RESOURCES)
+
+        assert (conclusion.entry, conclusion.holds, conclusion.answer) == (deleting, (), None)
+        assert conclusion.failure.scan_in_seconds == pytest.approx(POLICY.settle_window.total_seconds() - 0.9)
+
     def test_one_without_an_inspection_has_no_counts(self):
         gone = Inspection(None, tagged=False, inventory=Inventory(), begun=1.0)
 

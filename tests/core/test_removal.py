@@ -713,14 +713,15 @@ class TestDeletingResumed:
     def test_what_is_found_meanwhile_holds_it_and_is_checked_for_a_late_call(self):
         step = late(self.DELETING, inspection=HUNG)
 
-        after: Any = conclude(self.DELETING, LATE, step, NOTHING_DONE, STAGED, OVER).entry
+        settled = OVER + STAGED.settle_window
+        after: Any = conclude(self.DELETING, LATE, step, NOTHING_DONE, STAGED, settled).entry
 
         assert (after.status, after.deletion, after.hold.reason) == (
             Status.DISABLED,
             None,
             HoldReason.RESOURCES,
         )
-        assert after.check == Check(OVER + STAGED.settle_window, late_call=True)
+        assert after.check == Check(settled + STAGED.settle_window, late_call=True)
 
     def test_one_of_an_event_is_carried_on_by_the_event_only(self):
         entry = stepped(EVENT, an_entry(), Delete(AUTH_ID), Failed(Unknown("no answer")), DELETES).entry

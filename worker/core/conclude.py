@@ -318,8 +318,10 @@ def _failed(
 
 
 def _held(entry: Entry, cause: Cause, step: HoldBack, policy: Policy, now: datetime) -> Conclusion:
-    """The removal is held. A deletion that was under way may still be carried out: a check looks for it."""
+    """The removal is held, once a deletion that was under way cannot be carried out any more."""
     if entry.deletion is not None:
+        if (undecided := _undecided(entry.deletion, policy, now)) is not None:
+            return Conclusion(entry, failure=undecided)
         entry = arm_late_check(_undeleted(entry), policy, now)
     ruled = held(replace(entry, removing=None), cause, step, now)
     if ruled.answer is None:
@@ -346,14 +348,17 @@ def _still_there(entry: Entry, policy: Policy, now: datetime) -> Conclusion:
 
 
 def _reconsidered(entry: Entry, settled: Entry, policy: Policy, now: datetime) -> Conclusion:
-    begun_at = entry.deletion.begun_at if entry.deletion else now
-    left = (begun_at + policy.settle_window - now).total_seconds()
+    undecided = _undecided(entry.deletion, policy, now) if entry.deletion else None
+    return Conclusion(settled) if undecided is None else Conclusion(entry, failure=undecided)
+
+
+def _undecided(deletion: Deletion, policy: Policy, now: datetime) -> Unknown | None:
+    """The wait until a deletion cannot be carried out late any more; None if it is over."""
+    left = (deletion.begun_at + policy.settle_window - now).total_seconds()
     if left <= 0:
-        return Conclusion(settled)
-    undecided = Unknown(
-        "it is not known yet whether a deletion was carried out", left + MARGIN.total_seconds()
-    )
-    return Conclusion(entry, failure=undecided)
+        return None
+    why = "it is not known yet whether a deletion was carried out"
+    return Unknown(why, left + MARGIN.total_seconds())
 
 
 def _undeleted(entry: Entry) -> Entry:
