@@ -59,6 +59,7 @@ from worker.core.judge import (
     FaultKind,
     Operation,
     Pause,
+    Permanent,
     RetryPolicy,
     RetryState,
     Wait,
@@ -147,7 +148,9 @@ class Rehearsal:
     holds: dict[str, Hold] = field(default_factory=dict)
     published: list[Answer] = field(default_factory=list)
     deletions: list[tuple[datetime, str]] = field(default_factory=list)
+    given_up: list[Event] = field(default_factory=list)
     neighbours: Callable[[], Iterable[Entry]] = tuple
+    on_step: Callable[[Asked, Step, Entry], None] = lambda *_: None
 
     def __post_init__(self) -> None:
         self._fates_of_creates: Iterator[Fate] = chain(self.creates, repeat(Fate.SUCCEEDS))
@@ -166,6 +169,8 @@ class Rehearsal:
                 raise AssertionError("an event always has an end")
             case failure:
                 self._wait_after(failure)
+                if isinstance(failure, Permanent):
+                    self.given_up.append(event)
                 return None
 
     def _carry(self, asked: Asked) -> Republish | Refuse | NothingLeft | Failure | None:
@@ -184,6 +189,7 @@ class Rehearsal:
             if admission is not None and not admission.allows(counts := self._counts()):
                 known = replace(known, counts=counts)
                 continue
+            self.on_step(asked, decision, intended)
             self.entry = intended
             fate = self._fate(decision)
             outcome = self._call(decision, fate)
@@ -257,15 +263,19 @@ class Rehearsal:
     def advance(self, by: timedelta) -> None:
         """Lets time pass, with all that falls due in it."""
         end = self.now + by
-        while (
-            coming := min([*filter(None, [self.entry.due_at]), *(at for at, _ in self._late)], default=end)
-        ) < end:
-            self._advance_to(max(coming, self.now + timedelta(seconds=1)))
+        while (coming := self._coming(end)) < end:
+            self._advance_to(coming)
             self._do_due_duties()
             self.remove_late()
         self._advance_to(end)
         self._do_due_duties()
         self.remove_late()
+
+    def _coming(self, end: datetime) -> datetime:
+        """The next moment at which something happens by itself, `end` at the latest."""
+        due_at = replace(self.entry, owed_results=(), results_at=None).due_at
+        moments = [*filter(None, [due_at]), *(at for at, _ in self._late)]
+        return min((at for at in moments if at > self.now), default=end)
 
     def _recalled(self, asked: Asked) -> Recollection:
         return Recollection(self.entry, next(iter(self.answers.get(asked.reference[:2], ())[-1:]), None))

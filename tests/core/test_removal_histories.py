@@ -23,11 +23,11 @@ from worker.core.limits import Window
 from worker.core.model import Department, Entry, Event, HoldReason, HoldState, LateRemoval, Reference, Status
 from worker.core.next_step import Asked
 
-DEPARTMENTS = [f"d{number}" for number in range(5)]
+DEPARTMENTS = [f"d{number}" for number in range(3)]
 GRACE = timedelta(days=3)
 LIMIT = (
-    Window(2, timedelta(hours=24), is_percentage=False),
-    Window(3, timedelta(days=30), is_percentage=False),
+    Window(1, timedelta(hours=24), is_percentage=False),
+    Window(2, timedelta(days=30), is_percentage=False),
 )
 FINAL = set(ResultKind) - {ResultKind.HELD, ResultKind.FAILED}
 OF_KIND = {Kind.CREATED: created, Kind.RENAMED: renamed, Kind.REMOVED: removed}
@@ -44,7 +44,7 @@ class Tenant(RuleBasedStateMachine):
         removal=st.sampled_from([Removal.DISABLE_THEN_DELETE, Removal.DELETE, Removal.DISABLE]),
         limited=st.booleans(),
         lateness=st.sampled_from([0.1, 0.9, 1.0]),
-        first=st.integers(0, len(DEPARTMENTS)),
+        first=st.integers(2, len(DEPARTMENTS)),
     )
     def begin(self, removal: Removal, limited: bool, lateness: float, first: int) -> None:  # noqa: FBT001
         self.policy = Policy(removal, GRACE, limit=LIMIT if limited else ())
@@ -52,6 +52,7 @@ class Tenant(RuleBasedStateMachine):
         self.events: dict[Reference, Event] = {}
         self.open: set[Reference] = set()
         self.decided: dict[str, list[Event]] = {id_: [] for id_ in DEPARTMENTS}
+        self.returning: dict[str, Event] = {}
         self.sequence = 100
         self.rehearsals = {id_: self._rehearsal(id_, lateness) for id_ in DEPARTMENTS}
         for id_ in DEPARTMENTS[:first]:
@@ -130,12 +131,14 @@ class Tenant(RuleBasedStateMachine):
         if isinstance(ended, Refuse) or event in one.given_up:  # dead-lettered: it leaves no mark
             self.open.discard(event.reference)
             self.events.pop(event.reference, None)
+            self.returning.pop(event.department.id, None)
             self.decided[event.department.id] = [
                 each for each in self.decided[event.department.id] if each != event
             ]
         elif ended is not None:
             self.open.discard(event.reference)
             if not self._is_superseded(one, event):
+                self.returning.pop(event.department.id, None)
                 self.decided[event.department.id].append(event)
         latest = max(each.now for each in self.rehearsals.values())
         for each in self.rehearsals.values():
@@ -149,12 +152,12 @@ class Tenant(RuleBasedStateMachine):
         """Before a step acts."""
         decided = self.decided[entry.department.id]
         if isinstance(step, Restore | Reconsider) and isinstance(asked, Event):
-            decided.append(asked)
+            self.returning[entry.department.id] = asked
         if not isinstance(step, Delete):
             return
-        newest = max(
-            [*decided, *([asked] if isinstance(asked, Event) else [])], key=lambda e: e.version.rank()
-        )
+        assert entry.department.id not in self.returning, "an event restores the department"
+        asked_now = [asked] if isinstance(asked, Event) else []
+        newest = max([*decided, *asked_now], key=lambda event: event.version.rank())
         assert newest.kind is Kind.REMOVED, f"{newest} says that the department exists"
         hold = entry.hold if entry.hold and entry.hold.state is HoldState.APPROVED else None
         assert hold is None or isinstance(asked, LateRemoval)
