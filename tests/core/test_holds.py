@@ -19,6 +19,7 @@ from worker.core.conclude import (
     intend,
 )
 from worker.core.decide import Create, Delete, Disable, HoldBack, Inspect, Look, Policy, Step, VoidHold
+from worker.core.duties import DEBT_PAUSE
 from worker.core.holds import (
     RECREATED,
     approved,
@@ -86,9 +87,12 @@ def concluded(entry: Entry, cause: Cause, step: Step, outcome: Any = NothingDone
 
 
 def waiting(step: HoldBack, entry: Entry = ACTIVE) -> Any:
-    """The entry once its removal is held: for the event, or late if the department is disabled."""
-    cause = EVENT if entry.removal is None else LATE
-    return concluded(entry, cause, step).entry
+    """The entry once its removal is held: for the event, or late if the department is disabled.
+
+    The result of a hold that was made for the event is published.
+    """
+    conclusion = concluded(entry, EVENT if entry.removal is None else LATE, step)
+    return result_published(conclusion.entry, conclusion.answer) if conclusion.answer else conclusion.entry
 
 
 def ruled_approved(entry: Any, cascade: int | None = None) -> Any:
@@ -115,7 +119,17 @@ class TestHeldForAnEvent:
             hold_id=hold.id,
         )
         assert (conclusion.answers, conclusion.failure) == ((), None)
-        assert conclusion.entry.owed_results == ()
+
+    def test_its_result_is_owed_if_its_delivery_does_not_publish_it(self):
+        """Something else may answer the event before it is delivered again, and the hold keeps its result."""
+        held = concluded(ACTIVE, EVENT, of_rule(HoldReason.LIMIT))
+        voided = concluded(held.entry, NEWER, VoidHold())
+
+        assert (held.entry.owed_results, held.entry.results_at) == ((held.answer,), LATER + DEBT_PAUSE)
+        assert voided.entry.owed_results == (held.answer, *voided.answers)
+        assert result_published(held.entry, held.answer) == replace(
+            held.entry, owed_results=(), results_at=None
+        )
 
     def test_the_hold_knows_its_event_and_its_subaccount(self):
         conclusion = concluded(ACTIVE, EVENT, replace(RESOURCES, accepted=frozenset({"limit"})))

@@ -328,7 +328,9 @@ def _held(entry: Entry, cause: Cause, step: HoldBack, policy: Policy, now: datet
         return Conclusion(ruled.entry, holds=(ruled.hold,))
     if not isinstance(cause, LateRemoval):
         versioned = replace(ruled.entry, version=cause.version, version_type=cause.reference.type)
-        return Conclusion(versioned, ruled.answer, holds=(ruled.hold,))
+        # The delivery publishes it. The entry owes it too, for the event may have another answer before that.
+        owing = owing_result(versioned, ruled.answer, now + DEBT_PAUSE)
+        return Conclusion(owing, ruled.answer, holds=(ruled.hold,))
     # An event that was answered `disabled` keeps that answer.
     answers = () if ruled.hold.disabled else (ruled.answer,)
     owing = owing_result(ruled.entry, ruled.answer, now)

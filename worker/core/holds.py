@@ -102,7 +102,9 @@ def owing_result(entry: Entry, answer: Answer, now: datetime) -> Entry:
 
 
 def result_published(entry: Entry, answer: Answer) -> Entry:
-    """The entry once the broker has confirmed an owed answer."""
+    """The entry once the broker has confirmed an owed answer; the same if it does not owe this one."""
+    if answer not in entry.owed_results:
+        return entry
     left = tuple(one for one in entry.owed_results if one != answer)
     return replace(entry, owed_results=left, results_at=entry.results_at if left else None)
 

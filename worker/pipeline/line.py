@@ -32,6 +32,7 @@ from worker.core.decide import (
     VoidHold,
     superseding,
 )
+from worker.core.holds import result_published
 from worker.core.inventory import Counts
 from worker.core.judge import Done, Failure, Permanent, Unavailable
 from worker.core.limits import Admission, TenantCounts
@@ -204,7 +205,7 @@ class Line:
                 await self.records.delivered(entry, delivered)
                 raise
         if delivered != entry or not answer.confirmed:
-            await self.records.confirm(delivered, answer)
+            await self.records.confirm(result_published(delivered, answer), answer)
         self.outbox.forget_token(delivered)
         if isinstance(event, Event):
             self.telemetry.answered(event, answer)
