@@ -27,7 +27,8 @@ class Profile:
     `latest_create_seconds`: the latest time after sending at which a create may be carried out;
     `latest_delete_seconds`: the same for a deletion.
     `longest_outage_seconds`: the longest time for which the provider refuses every call.
-    `always`: the faults included in every run.
+    `always`: the faults included in every run. `removals`: many departments, most of them removed, under all
+    policies of removal.
     """
 
     name: str
@@ -36,6 +37,12 @@ class Profile:
     latest_delete_seconds: float = LATEST_SECONDS
     longest_outage_seconds: float = 20.0
     always: frozenset[str] = frozenset()
+    removals: bool = False
+
+    @property
+    def deletes_very_late(self) -> bool:
+        """Whether a deletion may be carried out after the worker takes it for lost."""
+        return self.latest_delete_seconds > WINDOW_SECONDS
 
     @property
     def duplicates_allowed(self) -> bool:
@@ -162,6 +169,40 @@ LEDGER_LOST = PROVIDER | {
     "ledger lost": 0.6,
 }
 """The list shifts often, so its newest page soon contains only subaccounts of other users."""
+PEOPLE = {
+    "approved": 0.9,
+    "approved with a wrong count": 0.6,
+    "approved with cascade": 0.7,
+    "rejected": 0.5,
+    "ruled too late": 0.4,
+    "resource appears": 0.9,
+    "resource moves": 0.6,
+    "resource vanishes": 0.6,
+    "renamed by hand": 0.3,
+    "enabled by hand": 0.3,
+    "deleted by hand": 0.2,
+    "org chart wiped": 0.4,
+    "merged": 0.2,
+    "policy changed": 0.4,
+}
+"""What people do: operators to holds, users to resources, others at the provider's console, HR to all."""
+REMOVALS = PEOPLE | {
+    "event sent twice": 0.2,
+    "events out of order": 0.3,
+    "drained and restarted": 0.5,
+    "list shifts while read": 0.1,
+}
+DELETIONS = {
+    "answer lost": 0.3,
+    "carried out late": 0.4,
+    "server error, carried out": 0.3,
+    "in doubt": 0.1,
+    "in doubt, carried out": 0.2,
+    "deleted but read": 0.4,
+}
+"""Deletions whose outcome is not known."""
+KILLS = {kind: 1.5 * rate for kind, rate in PROCESS.items()}
+REMOVALS_UNDER_FAULTS = REMOVALS | LEDGER | BROKER | PROVIDER | DELETIONS | KILLS
 
 PROFILES = {
     profile.name: profile
@@ -178,6 +219,18 @@ PROFILES = {
         Profile("clock-set", PUNCTUAL | {"clock set": 0.7}, always=frozenset({"clock set"})),
         Profile("ledger-lost", LEDGER_LOST, always=frozenset({"ledger lost", "list shifts", "crash"})),
         Profile("very-late", ALL | {"carried out late": 0.5}, latest_create_seconds=8 * WINDOW_SECONDS),
+        Profile("removals", REMOVALS, removals=True),
+        Profile("deletions", REMOVALS | DELETIONS, always=frozenset({"carried out late"}), removals=True),
+        Profile("removals-kills", REMOVALS | DELETIONS | KILLS | LEDGER, removals=True),
+        Profile("removals-all", REMOVALS_UNDER_FAULTS, removals=True),
+        Profile("removals-two-workers", REMOVALS_UNDER_FAULTS | {"second worker": 0.6}, removals=True),
+        Profile(
+            "deletions-very-late",
+            REMOVALS | DELETIONS | KILLS,
+            latest_delete_seconds=8 * WINDOW_SECONDS,
+            always=frozenset({"carried out late"}),
+            removals=True,
+        ),
     )
 }
 
@@ -199,11 +252,15 @@ class Chance:
 
     def strikes(self, fault: str) -> bool:
         """Whether a fault strikes at this opportunity; counts it if so."""
-        rate = self._rates.get(fault)
-        if rate is None or self.healed or self._random.random() >= rate:
+        if not self.draws(fault):
             return False
         self.struck[fault] += 1
         return True
+
+    def draws(self, fault: str) -> bool:
+        """Whether a fault is due that counts only once it finds its object."""
+        rate = self._rates.get(fault)
+        return rate is not None and not self.healed and self._random.random() < rate
 
     def seconds(self, shortest: float, longest: float) -> float:
         return self._random.uniform(shortest, longest)

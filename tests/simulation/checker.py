@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tests.simulation.history import Note
-from tests.simulation.history_state import FINAL, HistoryState, RunConditions, read
+from tests.simulation.history_state import FINAL, HELD, HistoryState, RunConditions, read
 from tests.simulation.producer_events import REMOVED, RENAMED, ProducerEvent
+from tests.simulation.removal_rules import judge_removals
 
 
 class Snapshot(NamedTuple):
@@ -24,8 +25,10 @@ def judge_before_replay(notes: Sequence[Note], conditions: RunConditions) -> lis
 def judge_history(notes: Sequence[Note], now: Snapshot, conditions: RunConditions) -> list[str]:
     """After the replay of all dead letters: every promise holds."""
     state = read(notes, conditions)
+    late = conditions.deletes_very_late
     return [
         *state.broken,
+        *(judge_removals(notes, deletes_very_late=late) if conditions.removals else ()),
         *_lost(state),
         *_states_broken(state, _newest(state)),
         *_answers_broken(state),
@@ -102,18 +105,34 @@ def _states_broken(
     """G2 and G3: number and name of the enabled subaccounts follow the newest event."""
     for department, event in newest.items():
         enabled = [one for one in state.subaccounts[department].values() if one["enabled"]]
-        if department in but:
+        if department in but or department in state.meddled:
             continue
         wanted = 0 if event is None or event.kind == REMOVED else 1
+        if event and state.conditions.removals and _is_not_removed(state, event):
+            wanted = 1
         if event is None and state.conditions.removals_ignored and len(enabled) == 1:
             continue  # a removal was ignored
+        if not state.subaccounts[department] and event and event.kind == REMOVED:
+            continue  # an earlier deletion without a clear answer was carried out, before the rules changed
         if len(enabled) != wanted:
             ids = [one["auth_id"] for one in enabled]
             newest_event = f"{event.id} ({event.kind})" if event else "no event that creates it"
             yield f"G2: {department} has {ids} enabled, but {newest_event} is the newest"
-        elif event and wanted and not enabled[0]["name"].startswith(f"{_name(state, event)} ["):
+        elif (
+            event and event.kind != REMOVED and not enabled[0]["name"].startswith(f"{_name(state, event)} [")
+        ):
             called, said = enabled[0]["name"], _name(state, event)
             yield f"G3: {department} has the name {called!r}, but {event.id} requires {said!r}"
+
+
+def _is_not_removed(state: HistoryState, event: ProducerEvent) -> bool:
+    """Whether a removal waits for a person, was rejected before anything was done, or is ignored."""
+    answer = state.answered.get(event.id)
+    if event.kind != REMOVED or answer is None:
+        return False
+    reason = answer.reason or ""
+    kept = reason.startswith(("removal rejected by ", "removals are ignored"))
+    return answer.outcome == HELD or (answer.outcome == "unchanged" and kept)
 
 
 def _name(state: HistoryState, event: ProducerEvent) -> str | None:
@@ -135,13 +154,18 @@ def _answers_broken(state: HistoryState) -> Iterator[str]:
     for id_, events in state.sent.items():
         if events[0].department is None or id_ in rejected:
             continue
+        answer = state.answered.get(id_)
+        if answer is None and events[0].department in state.deleted_by_hand:
+            continue  # it is dead-lettered until somebody recreates the subaccount
         final = set(state.attempted[id_]) & FINAL
-        if final != {state.answered[id_].outcome if id_ in state.answered else None}:
+        if not answer or final != answer.outcomes - {HELD}:
             yield f"G4: {id_} has the final outcomes {sorted(final)}"
-        if not set(state.results[id_]) & FINAL:
+        if not set(state.results[id_]) & (FINAL | {HELD}):
             yield f"G4: no final outcome of {id_} was confirmed"
+        if answer and not state.results[id_][answer.outcome]:
+            yield f"G4: {answer.outcome} of {id_} was not confirmed"
         for outcome, ids in state.attempted[id_].items():
-            if len(ids) > 1:
+            if len(ids) > 1 and outcome != HELD:
                 yield f"G4: {id_} was answered {outcome} under {len(ids)} ids"
 
 
@@ -149,7 +173,7 @@ def _credentials_broken(state: HistoryState, now: Snapshot) -> Iterator[str]:
     for department, messages in state.credentials.items():
         yield from _generations_broken(department, messages)
     for owner, auth_id, _, enabled, token in now.subaccounts:
-        if not enabled or owner is None:
+        if not enabled or owner is None or owner in state.meddled:
             continue
         confirmed = [one["data"] for one in state.credentials[owner] if one["confirmed"]]
         last = confirmed[-1] if confirmed else {}
@@ -173,5 +197,5 @@ def _duplicates_broken(state: HistoryState) -> Iterator[str]:
     """All duplicates but one subaccount must have been reported."""
     for department, there in state.subaccounts.items():
         unreported = [auth_id for auth_id in there if auth_id not in state.reported]
-        if len(unreported) > 1:
+        if len(unreported) > 1 and department not in state.meddled:
             yield f"G2: {department} has {unreported}, and none was reported as a duplicate"

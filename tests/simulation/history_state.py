@@ -13,6 +13,11 @@ from tests.simulation.history import Note
 from tests.simulation.producer_events import CREATED, RENAMED, ProducerEvent
 
 FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded", "reissued"}
+HELD = "held"
+MAY_FOLLOW = {(HELD, "disabled"), (HELD, "removed"), (HELD, "superseded"), (HELD, "unchanged")} | {
+    ("disabled", "removed")
+}
+"""The pairs of outcomes that one event may have, one after the other."""
 MAX_CREATES = 3
 QUARANTINE_AFTER_DELIVERIES = 20
 """Deliveries after which a message may be quarantined as a poison message."""
@@ -30,15 +35,23 @@ class RunConditions(NamedTuple):
     duplicates_allowed: bool = False
     outages_only: bool = False
     two_workers: bool = False
+    removals: bool = False
+    deletes_very_late: bool = False
 
 
 @dataclass
 class AnsweredEvent:
-    """The recorded answer of an event."""
+    """The recorded answer of an event. `earlier`: the outcomes that it has replaced."""
 
     outcome: str
     name: str | None
     auth_id: str | None
+    reason: str | None = None
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def outcomes(self) -> set[str]:
+        return {self.outcome, *self.earlier}
 
 
 class RecordedEntry(NamedTuple):
@@ -88,6 +101,9 @@ class HistoryState:
     outages: int = 0
     reported: set[str] = field(default_factory=set)
     tried_half_open: int | None = None  # calls begun since the circuit became half-open; None in other states
+    meddled: set[str] = field(default_factory=set)  # departments that a person changed by hand
+    deleted_by_hand: set[str] = field(default_factory=set)
+    voided: set[str] = field(default_factory=set)  # events whose held removal a newer event has voided
     broken: list[str] = field(default_factory=list)
 
 
@@ -110,13 +126,21 @@ def _sent(state: HistoryState, note: Note) -> None:
 
 
 def _answered(state: HistoryState, note: Note) -> None:
-    answered = AnsweredEvent(note.detail["outcome"], note.detail["name"], note.detail["auth_id"])
-    is_new = note.detail["event"] not in state.answered  # else only its confirm is recorded
-    if answered.outcome == "superseded" and is_new:
+    told, before = note.detail, state.answered.get(note.detail["event"])
+    is_new = before is None or before.outcome != told["outcome"]  # else only its confirm is recorded
+    if told["outcome"] == "superseded" and is_new:
         _superseded(state, note)
-    state.answered.setdefault(note.detail["event"], answered)
+    if is_new:
+        earlier = (*before.earlier, before.outcome) if before else ()
+        state.answered[told["event"]] = AnsweredEvent(
+            told["outcome"], told["name"], told["auth_id"], told["reason"], earlier
+        )
+        if before and (before.outcome, told["outcome"]) not in MAY_FOLLOW:
+            state.broken.append(
+                f"G4: {told['event']} was answered {before.outcome}, then {told['outcome']}, at {note.at:.3f}"
+            )
     state.reported.update((note.detail["reason"] or "").replace(",", " ").split())
-    if note.department and is_new and answered.outcome != "superseded":  # which says nothing about a create
+    if note.department and is_new and told["outcome"] != "superseded":  # which says nothing about a create
         state.undecided.discard(note.department)
 
 
@@ -124,15 +148,22 @@ def _superseded(state: HistoryState, note: Note) -> None:
     """G3: only an event on record may supersede another. Two payloads may share an id."""
     id_ = note.detail["event"]
     rank = min(event.rank() for event in state.sent[id_])
+    # The event that voids a hold is decided next, on the entry without it.
+    on_record = state.sent if id_ in state.voided else state.answered
     newer = (
         event
-        for other in state.answered
+        for other in on_record
         if other != id_
         for event in state.sent[other]
         if event.department == note.department and event.rank() > rank
     )
     if not any(newer):
         state.broken.append(f"G3: {id_} was superseded without a newer event on record, at {note.at:.3f}")
+
+
+def _hold_recorded(state: HistoryState, note: Note) -> None:
+    if note.detail["state"] == "void":
+        state.voided.add(note.detail["event"])
 
 
 def _delivered(state: HistoryState, note: Note) -> None:
@@ -147,7 +178,7 @@ def _attempted(state: HistoryState, note: Note) -> None:
         message = note.detail["message"]
         id_, outcome = _event_of(message), message["data"]["outcome"]
         state.attempted[id_][outcome].add(message["id"])
-        if outcome in FINAL and id_ not in state.answered:
+        if outcome in FINAL | {HELD} and id_ not in state.answered:
             state.broken.append(f"G1: {id_} was answered {outcome} before that was durable, at {note.at:.3f}")
     elif note.detail["to"] == "secrets" and note.department:
         state.credentials[note.department].append(note.detail["message"] | {"confirmed": False})
@@ -214,7 +245,7 @@ def _ack(state: HistoryState, note: Note) -> None:
     if state.parked[body] > confirmed_before.parked:
         return
     reasons = state.dead[body][confirmed_before.dead :]
-    confirmed = answer is not None and state.results[event].get(answer.outcome)
+    confirmed = answer is not None and any(map(state.results[event].get, answer.outcomes))
     # If this copy was answered, the dead letter is that of another copy or of a conflicting duplicate.
     of_this_one = reasons and not (confirmed and "conflicting-duplicate" not in reasons)
     if of_this_one:
@@ -328,7 +359,9 @@ def _changed(state: HistoryState, note: Note) -> None:
     if note.department is None:
         return
     there, auth_id = state.subaccounts[note.department], note.detail["auth_id"]
-    if _tag(there[auth_id]["name"]) != _tag(note.detail["name"]):
+    if note.detail["hand"]:
+        state.meddled.add(note.department)
+    elif note.department not in state.meddled and _tag(there[auth_id]["name"]) != _tag(note.detail["name"]):
         state.broken.append(f"G2: the tag of {auth_id} changed, at {note.at:.3f}")
     there[auth_id] = note.detail
 
@@ -339,6 +372,9 @@ def _tag(name: str) -> str:
 
 def _gone(state: HistoryState, note: Note) -> None:
     if note.department:
+        if note.detail["hand"] or state.conditions.deletes_very_late:
+            state.meddled.add(note.department)
+            state.deleted_by_hand.add(note.department)
         state.subaccounts[note.department].pop(note.detail["auth_id"], None)
 
 
@@ -349,6 +385,7 @@ def _duplicates(state: HistoryState, note: Note) -> None:
 _READERS = {
     "sent": _sent,
     "answered": _answered,
+    "hold recorded": _hold_recorded,
     "delivered": _delivered,
     "> publish": _attempted,
     "confirmed": _confirmed,
@@ -374,13 +411,15 @@ _READERS = {
 
 
 def _at_most_one(state: HistoryState, note: Note) -> None:
+    if note.department in state.meddled:  # without its tag, one is not found again
+        return
     if note.department and len(there := state.subaccounts[note.department]) > 1:
         state.broken.append(f"G2: {note.department} has {sorted(there)} at {note.at:.3f}")
 
 
 def _inert_before_published(state: HistoryState, note: Note) -> None:
     """A subaccount created disabled is enabled after its credentials are confirmed; never two at once."""
-    if note.department is None:
+    if note.department is None or note.department in state.meddled:
         return
     enabled = [id_ for id_, one in state.subaccounts[note.department].items() if one["enabled"]]
     if len(enabled) > 1:

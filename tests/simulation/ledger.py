@@ -22,6 +22,7 @@ from worker.core.model import (
     Reference,
     Wish,
 )
+from worker.core.reissue import WISHES
 from worker.ports import NOTHING_BESIDE, Beside, LedgerConflict, LedgerFailed, NotAdmitted
 
 
@@ -31,6 +32,8 @@ class Disk(MemoryLedger):
     def __init__(self, history: History) -> None:
         super().__init__()
         self.history = history
+        self.writer: int | None = None
+        """The worker whose write is carried out."""
 
     def lose(self) -> None:
         self.history.note("ledger lost")
@@ -46,15 +49,41 @@ class Disk(MemoryLedger):
 
     def write(self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE) -> Entry:
         written = super().write(entry, answer, beside)
+        for hold in beside.holds:
+            self._note_hold(hold)
         self._note(written, answer)
         for other in beside.answers:
             self._note_answer(other)
         return written
 
-    @property
-    def idle(self) -> bool:
-        """Whether no entry has a duty left."""
-        return not any(entry.due_at for entry in self._entries.values())
+    def idle(self, deletable_before: datetime | None = None) -> bool:
+        """Whether no entry has a duty left, and no person a wish. `deletable_before`: as in `due`."""
+        entries = self._entries.values()
+        waiting = deletable_before and any(
+            one.deletable_since and one.deletable_since <= deletable_before for one in entries
+        )
+        return not waiting and not self._wishes and not any(entry.due_at for entry in entries)
+
+    def leave(self, wish: Wish) -> None:
+        """Leaves a wish, as a command does."""
+        self._wish_ids.add(wish.id)
+        self._wishes[wish.id] = wish
+
+    def all_holds(self) -> list[Hold]:
+        """All holds, oldest first."""
+        return list(self._holds.values())
+
+    def _note_hold(self, hold: Hold) -> None:
+        self.history.note(
+            "hold recorded",
+            hold.department.id,
+            hold=hold.id,
+            state=str(hold.state),
+            reason=str(hold.reason),
+            event=hold.cause.reference.id,
+            disabled=hold.disabled,
+            by=hold.ruling and hold.ruling.by,
+        )
 
     def _note(self, entry: Entry, answer: Answer | None) -> None:
         self.history.note(
@@ -68,13 +97,16 @@ class Disk(MemoryLedger):
             attempt=entry.claim and entry.claim.attempt,
             key=entry.claim and entry.claim.idempotency_key,
             enable_owed=True if entry.debt and entry.debt.enable else None,
+            removing=entry.removing and entry.removing.event.id,
+            hold=entry.hold and entry.hold.id,
+            writer=self.writer,
         )
         if answer is not None:
             self._note_answer(answer)
 
     def _note_answer(self, answer: Answer) -> None:
         self.history.note(
-            "answered",
+            "wish answered" if answer.event.source == WISHES else "answered",
             answer.department.id,
             event=answer.event.id,
             outcome=str(answer.outcome),
@@ -257,6 +289,7 @@ class SimulatedLedger:
             written.set_result(result)
 
     def _written(self, entry: Entry, answer: Answer | None, beside: Beside) -> Entry | Exception:
+        self._disk.writer = self._process.number
         try:
             on_disk = self._disk.write(entry, answer, beside)
         except (LedgerConflict, LedgerFailed, NotAdmitted) as refusal:

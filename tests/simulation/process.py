@@ -17,8 +17,9 @@ class ProcessDead(BaseException):
 class Process:
     """One worker process and its tasks. `at_death` callbacks run when it dies."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, number: int = 1) -> None:
         self._loop = loop
+        self.number = number
         self._tasks: Tasks = []
         self.alive = True
         self.leaving = False

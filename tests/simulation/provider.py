@@ -107,6 +107,7 @@ class ProviderServer:
     def __post_init__(self) -> None:
         self._made = 0
         self._given = 0
+        self._departments: dict[str, str | None] = {}
         self._filters: bool | None = None
         for age in range(self.chance.number(0, 14)):
             self.subaccounts.append(self._new(self._strange_name(), self.now() - timedelta(days=age // 3)))
@@ -130,7 +131,7 @@ class ProviderServer:
         if REFUSED in name and not self.chance.healed:
             raise _refusal("create", 400)
         made = self._new(name, self.now())
-        made.department = name.split(" ", maxsplit=1)[0]
+        made.department = self._departments[made.auth_id] = name.split(" ", maxsplit=1)[0]
         made.enabled = enabled
         lag = self.chance.seconds(0, LONGEST_LAG_SECONDS) if self.chance.strikes("list lags") else 0.0
         made.listed_from = min(self.loop.time() + lag, max(listed_by, self.loop.time()))
@@ -138,15 +139,22 @@ class ProviderServer:
         self._changed("exists", made, listed_from=round(made.listed_from, 3))
         return NewSubaccount(made.auth_id, SecretStr(made.auth_token))
 
-    def update(self, auth_id: str, name: str | None, enabled: bool | None) -> None:  # noqa: FBT001
+    def update(
+        self,
+        auth_id: str,
+        name: str | None,
+        enabled: bool | None,  # noqa: FBT001
+        by: str | None = None,
+    ) -> None:
+        """`by`: the person who changes it by hand; None for a worker."""
         found = self._found("update", auth_id)
         if name is not None and REFUSED in name and not self.chance.healed:
             raise _refusal("update", 400)
         found.name = found.name if name is None else name
         found.enabled = found.enabled if enabled is None else enabled
-        self._changed("changed", found)
+        self._changed("changed", found, hand=by)
 
-    def delete(self, auth_id: str, *, cascade: bool = False) -> None:
+    def delete(self, auth_id: str, *, cascade: bool = False, by: str | None = None) -> None:
         """Deletes it, and with `cascade` its resources too; else they move. The history notes their fate."""
         found = self._found("delete", auth_id)
         lag = self.chance.seconds(0, LONGEST_LAG_SECONDS) if self.chance.strikes("deleted but read") else 0.0
@@ -161,7 +169,9 @@ class ProviderServer:
         if cascade:
             self.resources = [one for one in self.resources if one not in owned]
         fate = "destroyed" if cascade else "moved"
-        self._changed("gone", found, cascade=cascade, **{fate: [f"{one.kind} {one.id}" for one in owned]})
+        self._changed(
+            "gone", found, hand=by, cascade=cascade, **{fate: [f"{one.kind} {one.id}" for one in owned]}
+        )
 
     def get(self, auth_id: str) -> ProvidedSubaccount:
         ghosts = [ghost.subaccount for ghost in self._haunting() if ghost.subaccount.auth_id == auth_id]
@@ -230,8 +240,8 @@ class ProviderServer:
             self.give(None, self.chance.one_of(tuple(ResourceKind)))
 
     def department_of(self, auth_id: str | None) -> str | None:
-        """The department of a subaccount that exists; None for those of other users."""
-        return next((one.department for one in self.subaccounts if one.auth_id == auth_id), None)
+        """The department that a subaccount was made for; None for those of other users."""
+        return self._departments.get(auth_id) if auth_id else None
 
     def _haunting(self) -> list[Ghost]:
         return [ghost for ghost in self.ghosts if ghost.until > self.loop.time()]
@@ -370,7 +380,7 @@ class SimulatedProvider:
         self._process.check()
         note = self._server.history.note
         plan = plan_call(operation, self._chance, self._server.refuses)
-        note(f"> {operation}", department, **told)
+        note(f"> {operation}", department, worker=self._process.number, **told)
         carried_out = self._server.begin(plan, effect)
         self._process.endanger("crash at a call", self._chance)
         await asyncio.sleep(plan.answered_after)
@@ -381,6 +391,8 @@ class SimulatedProvider:
             certain = answer.fault.kind in CERTAIN
             note(f"< {operation}", department, failed=answer.fault.detail, certain=certain, **told)
             raise answer
+        if operation == "count":
+            note("counted", department, worker=self._process.number, **told)
         return answer
 
 

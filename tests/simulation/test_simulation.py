@@ -25,6 +25,12 @@ RUNS = {
     "clock-set": 1,
     "ledger-lost": 2,
     "very-late": 2,
+    "removals": 1,
+    "deletions": 1,
+    "removals-kills": 1,
+    "removals-all": 1,
+    "removals-two-workers": 1,
+    "deletions-very-late": 1,
 }
 
 

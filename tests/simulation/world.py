@@ -1,10 +1,12 @@
 """One run: the worker's own parts on simulated ports drawn from a seed, until the last replay."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import cast
+from fractions import Fraction
+from itertools import count
+from typing import Any, cast
 
 from pydantic import SecretStr
 
@@ -23,6 +25,7 @@ from tests.simulation.history import History
 from tests.simulation.history_state import RunConditions
 from tests.simulation.history_telemetry import HistoryTelemetry, message_facts, routing_key_of
 from tests.simulation.ledger import Disk, SimulatedLedger
+from tests.simulation.people import People
 from tests.simulation.process import Process
 from tests.simulation.producer_events import EventSchedule, ProducerEvent, draw_schedule
 from tests.simulation.provider import REFUSALS, ProviderServer, SimulatedProvider
@@ -33,9 +36,21 @@ from worker.adapters.memory.locks import InProcessLocks
 from worker.bootstrap import Parts, Ports, Rules, assemble
 from worker.core.decide import Enable, Policy, Removal, UnknownRename
 from worker.core.judge import RetryPolicy
+from worker.core.limits import RemovalLimit, Window
 from worker.core.messages import Outgoing
 from worker.core.naming import NameTemplate
+from worker.core.protected import Protected
+from worker.core.removal import deletable_before
 from worker.ports import Ledger
+
+
+def _percentage(percent: int, seconds: int) -> Window:
+    return Window(Fraction(percent), timedelta(seconds=seconds), is_percentage=True)
+
+
+def _count(most: int, seconds: int) -> Window:
+    return Window(most, timedelta(seconds=seconds), is_percentage=False)
+
 
 OWNER_NAME = "simulated"
 TEMPLATE = NameTemplate()
@@ -44,6 +59,16 @@ LONGEST_RUN_SECONDS = 4000.0
 DOWN_SECONDS = WINDOW_SECONDS + 1.0
 """After a ledger loss no worker starts earlier, so calls under way are carried out first."""
 ROUNDS = 3
+GRACES = (5, 20, 60, 180)
+"""In seconds."""
+LIMITS: tuple[RemovalLimit, ...] = (
+    (),
+    (_percentage(10, 600), _count(5, 3600)),
+    (_percentage(40, 120),),
+    (_count(2, 30),),
+    (_count(1, 60), _count(3, 600)),
+)
+PROTECTED = (("d2",), ("acme/d3", "beta/d3"), ("d1*",))
 PREFETCH = 6
 RETRY_DELAYS = (timedelta(seconds=2), timedelta(seconds=20), timedelta(seconds=60))
 TOPOLOGY = names.topology(names.BrokerVersion(4, 1), RETRY_DELAYS)
@@ -102,11 +127,13 @@ class SimulatedWorld:
     broker: Broker = field(init=False)
     provider: ProviderServer = field(init=False)
     disk: Disk = field(init=False)
+    people: People = field(init=False)
     policy: Policy = field(init=False)
     retry: RetryPolicy = field(init=False)
     processes: list[Process] = field(default_factory=list)
     clock_offset_seconds: float = 0.0
     down_until: float = 0.0
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
         self.broker = Broker(self.loop, self.chance, self.history, returns_to_front=self.chance.coin())
@@ -114,6 +141,7 @@ class SimulatedWorld:
         self.broker.routes.bind(names.RESULTS, "results", "#")
         self.provider = ProviderServer(self.loop, self.chance, self.history, self._now)
         self.disk = Disk(self.history)
+        self.people = People(self.disk, self.provider, self.chance, self.history, self._wall_clock)
         self.policy = self._policy()
         # some runs give up early, most as late as by default
         budget, attempts = self.chance.one_of(((1, 2), (5, 4), (60, 8), (60, 8)))
@@ -125,24 +153,42 @@ class SimulatedWorld:
         if self.chance.profile.loses_the_ledger:  # departments that the lost ledger knew need not be rejected
             rename = UnknownRename.CREATE
         enable = Enable.PUBLISHED if self.chance.coin(0.3) else Enable.CREATED
+        if self.chance.profile.removals:
+            plain = Policy(settle_window=SETTLE_WINDOW, enable=enable)
+            return self._removal_policy(plain, Removal.DISABLE_THEN_DELETE, Removal.DELETE)
         return Policy(removal, unknown_rename=rename, settle_window=SETTLE_WINDOW, enable=enable)
+
+    def _removal_policy(self, policy: Policy, *choices: Removal) -> Policy:
+        """The policy with other choices about removals."""
+        return replace(
+            policy,
+            removal=self.chance.one_of(choices),
+            grace=timedelta(seconds=self.chance.one_of(GRACES)),
+            limit=self.chance.one_of(LIMITS),
+            protected=Protected(self.chance.one_of(PROTECTED) if self.chance.coin(0.4) else ()),
+        )
 
     @property
     def conditions(self) -> RunConditions:
         return RunConditions(
             published_first=self.policy.enable is Enable.PUBLISHED,
             gives_up_early=self.retry.attempts < RetryPolicy().attempts,
-            removals_ignored=self.policy.removal is Removal.IGNORE,
+            removals_ignored=self.policy.removal is Removal.IGNORE and not self.chance.profile.removals,
             unknown_renames_rejected=self.policy.unknown_rename is UnknownRename.REJECT,
             duplicates_allowed=self.chance.profile.duplicates_allowed,
             outages_only=self.chance.profile.outages_only,
             two_workers=self.chance.profile.two_workers,
+            removals=self.chance.profile.removals,
+            deletes_very_late=self.chance.profile.deletes_very_late,
         )
 
     async def run(self) -> list[str]:
         self.start_worker()
         await self._inject_faults()
         await self._wait_until_idle()
+        if self.chance.profile.removals:
+            self.people.rule_on_the_rest()
+            await self._wait_until_idle()
         broken = judge_before_replay(self.history.notes, self.conditions)
         for _ in range(ROUNDS):
             self._replay_dead_letters()
@@ -160,8 +206,10 @@ class SimulatedWorld:
         if self.loop.time() < self.down_until:
             self.loop.call_at(self.down_until, self.start_worker)
             return
-        self.history.note("worker started")
-        process = Process(self.loop)
+        if self.chance.strikes("policy changed"):
+            self.policy = self._removal_policy(self.policy, *Removal)
+        process = Process(self.loop, next(self.numbers))
+        self.history.note("worker started", worker=process.number, **policy_facts(self.policy))
         self.processes.append(process)
         process.at_death.append(lambda: self._restart_later(process))
         process.begin(self._run_worker(process))
@@ -213,6 +261,9 @@ class SimulatedWorld:
             self.loop.call_later(after, self._send, event)
         for fault, strike in self._timed_faults():
             self._schedule(fault, strike, end)
+        for action, act in self.people.actions():
+            while self.chance.draws(action):
+                self.loop.call_later(self.chance.seconds(0, end), self._act, action, act)
         await asyncio.sleep(end)
         self.chance.healed = True
         self.provider.refuses = None
@@ -235,6 +286,10 @@ class SimulatedWorld:
     def _schedule(self, fault: str, strike: Callable[[], None], end: float) -> None:
         while self.chance.strikes(fault):
             self.loop.call_later(self.chance.seconds(0, end), strike)
+
+    def _act(self, action: str, act: Callable[[], bool]) -> None:
+        if act():
+            self.chance.struck[action] += 1
 
     def _timed_faults(self) -> Sequence[tuple[str, Callable[[], None]]]:
         """Faults that strike at a moment, not at a call, each with its action."""
@@ -303,7 +358,9 @@ class SimulatedWorld:
             await asyncio.sleep(POLL_SECONDS)
 
     def _idle(self) -> bool:
-        return bool(self.processes) and self.broker.idle and not self.provider.under_way and self.disk.idle
+        soon = self._wall_clock() + timedelta(seconds=LONGEST_RUN_SECONDS)
+        duties_done = self.disk.idle(deletable_before(self.policy, soon))
+        return bool(self.processes) and self.broker.idle and not self.provider.under_way and duties_done
 
     def _replay_dead_letters(self) -> None:
         dead = [
@@ -329,6 +386,16 @@ class SimulatedWorld:
 
     def _wall_clock(self) -> datetime:
         return self.schedule.start + timedelta(seconds=self.loop.time() + self.clock_offset_seconds)
+
+
+def policy_facts(policy: Policy) -> dict[str, Any]:
+    """The choices about removals, as fields of a history note."""
+    return {
+        "removal": str(policy.removal),
+        "grace": policy.grace.total_seconds(),
+        "limit": [(float(one.most), one.is_percentage, one.length.total_seconds()) for one in policy.limit],
+        "protected": list(policy.protected.patterns),
+    }
 
 
 def inbound(event: ProducerEvent) -> Outgoing:
