@@ -111,6 +111,8 @@ class Parts:
     line: type[Line] = Line
     outbox: type[Outbox] = Outbox
     scheduler: type[Scheduler] = Scheduler
+    removals: type[Removals] = Removals
+    owed_results: type[OwedResults] = OwedResults
     actor: type[Actor] = Actor
     subaccounts: type[Subaccounts] = Subaccounts
     scanner: type[Scanner] = Scanner
@@ -266,7 +268,7 @@ def assemble(
         presence=ports.ledger,
         reissues=reissues,
         recreations=Recreations(line, records, ports.ledger, Tries(rules.retry, clock), clock, telemetry),
-        removals=Removals(
+        removals=parts.removals(
             line=line,
             records=records,
             holds=ports.ledger,
@@ -276,7 +278,7 @@ def assemble(
             policy=policy,
             telemetry=telemetry,
         ),
-        owed_results=OwedResults(records, outbox, names, clock),
+        owed_results=parts.owed_results(records, outbox, names, clock),
         holds=ports.ledger,
         bindings=Bindings(
             records=records,

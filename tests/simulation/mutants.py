@@ -82,11 +82,13 @@ class IgnoresFailedPublishes(Outbox):
 
 
 class PublishesBeforeItRecords(Line):
-    async def _record(self, event: Asked, step: Step, entry: Entry, outcome: Outcome) -> Any:
+    async def _record(
+        self, event: Asked, step: Step, known: Recollection, entry: Entry, key: str, outcome: Outcome
+    ) -> Any:
         answer = conclude(entry, event, step, outcome, self.policy, self.clock.now()).answer
         if answer is not None:
             await self.outbox.publish_result(messages.result(answer, self.names.owner, self.clock.now()))
-        return await super()._record(event, step, entry, outcome)
+        return await super()._record(event, step, known, entry, key, outcome)
 
 
 class WritesNoClaim(Line):
@@ -136,21 +138,25 @@ class CreatesAgainWithoutSettling(Actor):
 class TrustsOneEmptyScan(Line):
     """Treats a create as lost after one empty scan, without a settle window."""
 
-    async def _record(self, event: Asked, step: Step, entry: Entry, outcome: Outcome) -> Any:
+    async def _record(
+        self, event: Asked, step: Step, known: Recollection, entry: Entry, key: str, outcome: Outcome
+    ) -> Any:
         if isinstance(step, Adopt) and isinstance(outcome, NothingSeen) and entry.claim is not None:
             claim = replace(entry.claim, clean_scans=5)
             later = NothingSeen(claim.started_at + timedelta(days=1))
-            return await super()._record(event, step, replace(entry, claim=claim), later)
-        return await super()._record(event, step, entry, outcome)
+            return await super()._record(event, step, known, replace(entry, claim=claim), key, later)
+        return await super()._record(event, step, known, entry, key, outcome)
 
 
 class CountsScansInsteadOfTime(Line):
     """Treats a create as lost after two empty scans, without waiting for the settle window."""
 
-    async def _record(self, event: Asked, step: Step, entry: Entry, outcome: Outcome) -> Any:
+    async def _record(
+        self, event: Asked, step: Step, known: Recollection, entry: Entry, key: str, outcome: Outcome
+    ) -> Any:
         if isinstance(step, Adopt) and isinstance(outcome, NothingSeen) and entry.claim is not None:
             outcome = NothingSeen(entry.claim.started_at + timedelta(days=1))
-        return await super()._record(event, step, entry, outcome)
+        return await super()._record(event, step, known, entry, key, outcome)
 
 
 class TakesTheFirstMatch(Subaccounts):
@@ -255,19 +261,23 @@ class MarksANewLedgerCaughtUp(Orphans):
 class AdoptsAsTheFirstIncarnation(Line):
     """Records an adopted subaccount under the incarnation of the entry instead of its own."""
 
-    async def _record(self, event: Asked, step: Step, entry: Entry, outcome: Outcome) -> Any:
+    async def _record(
+        self, event: Asked, step: Step, known: Recollection, entry: Entry, key: str, outcome: Outcome
+    ) -> Any:
         if isinstance(outcome, Made):
             outcome = replace(outcome, found=None)
-        return await super()._record(event, step, entry, outcome)
+        return await super()._record(event, step, known, entry, key, outcome)
 
 
 class DoesNotCountCrashes(Line):
     """Repeats a create without a recorded outcome however often the worker died in it."""
 
-    async def _record(self, event: Asked, step: Step, entry: Entry, outcome: Outcome) -> Any:
+    async def _record(
+        self, event: Asked, step: Step, known: Recollection, entry: Entry, key: str, outcome: Outcome
+    ) -> Any:
         if isinstance(outcome, NothingSeen) and entry.claim is not None and entry.claim.attempt:
             entry = replace(entry, claim=replace(entry.claim, attempt=1))
-        return await super()._record(event, step, entry, outcome)
+        return await super()._record(event, step, known, entry, key, outcome)
 
 
 class RemovesAgainstThePolicy(Line):
@@ -415,7 +425,8 @@ class AnswersOlderEventsFirst(Line):
         result = await super().carry(event, is_overtaken)
         if isinstance(result, Overtaken):
             entry = (await self.records.recall(event.department)).entry
-            recorded = await self._record(event, Skip(ResultKind.SUPERSEDED), entry, NothingDone())
+            superseded = Skip(ResultKind.SUPERSEDED)
+            recorded = await self._record(event, superseded, Recollection(entry), entry, "", NothingDone())
             if isinstance(recorded, _Recorded) and recorded.known.answer is not None:
                 await self._publish(event, recorded.known.entry, recorded.known.answer, None)
         return result
@@ -466,3 +477,4 @@ MUTANTS = (
     Mutant("believes a refusal without a probe", Parts(circuit=BelievesRefusalsUnproved), "outage"),
     Mutant("answers older events before the newest is recorded", Parts(line=AnswersOlderEventsFirst)),
 )
+"""Those about removals are in `removal_mutants.py`."""

@@ -4,12 +4,13 @@ import pytest
 
 from tests.simulation.chance import PROFILES
 from tests.simulation.mutants import MUTANTS
+from tests.simulation.removal_mutants import REMOVAL_MUTANTS
 from tests.simulation.world import simulate
 
 ENOUGH_SEEDS = 1500
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.mistake)
+@pytest.mark.parametrize("mutant", [*MUTANTS, *REMOVAL_MUTANTS], ids=lambda mutant: mutant.mistake)
 def test_each_mutant_is_detected(mutant):
     profile = PROFILES[mutant.profile]
     seeds = (seed for seed in range(ENOUGH_SEEDS) if simulate(profile, seed, mutant.parts).broken)

@@ -22,6 +22,7 @@ from worker.core import messages
 from worker.core.conclude import Conclusion, Made, Outcome, admission_of, conclude, intend
 from worker.core.decide import (
     CountTenant,
+    Decision,
     Delete,
     NothingLeft,
     Policy,
@@ -102,7 +103,7 @@ class Line:
         known = await self.records.recall(event.department, event.reference)
         token = None
         while True:
-            match next_step(event, known, self.policy, self.clock.now()):
+            match self._decide(event, known):
                 case Republish(answer):  # on record, now or before
                     await self._publish(event, known.entry, answer, token)
                     return Done()
@@ -117,6 +118,9 @@ class Line:
                     if not isinstance(done, _Recorded):
                         return done
                     known, token = done.known, done.token or token
+
+    def _decide(self, event: Asked, known: Recollection) -> Decision | CountTenant | NothingLeft:
+        return next_step(event, known, self.policy, self.clock.now())
 
     async def _counts(self, tenant: str) -> TenantCounts:
         return await self.records.tenant_counts(tenant, Admission(self.policy.limit, self.clock.now()).since)
