@@ -11,6 +11,7 @@ import termios
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from contracts import topology as names
@@ -79,7 +80,7 @@ def assert_printed(expected: list[str], printed: list[str]) -> None:
     assert anywhere or at == len(printed), "more than the README shows: " + "\n".join(printed[at:])
 
 
-async def at_a_terminal(command: str, environ: dict[str, str]) -> list[str]:
+async def at_a_terminal(command: str, environ: dict[str, str], folder: Path = ROOT) -> list[str]:
     """Runs a command of the shell at a terminal, agrees to its question, and returns its lines."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
@@ -90,7 +91,7 @@ async def at_a_terminal(command: str, environ: dict[str, str]) -> list[str]:
     process = await asyncio.create_subprocess_exec(
         *("/bin/sh", "-c", command),
         env=inherited | environ | terminal,
-        cwd=ROOT,
+        cwd=folder,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -119,13 +120,13 @@ async def emitted(system: RealSystem, *arguments: str) -> None:
     await provisioner(system.environ, "emit", *arguments, "--wait")
 
 
-async def a_removed_department_and_an_active_one(system: RealSystem) -> None:
+async def a_removed_department_and_an_active_one(system: RealSystem, _folder: Path) -> None:
     await emitted(system, "created", "--id", "field-ops", "--name", "Field Ops")
-    await emitted(system, "removed", "--id", "field-ops")
     await emitted(system, "created", "--id", "sales", "--name", "Sales")
+    await emitted(system, "removed", "--id", "field-ops")
 
 
-async def four_dead_letters(system: RealSystem) -> None:
+async def four_dead_letters(system: RealSystem, _folder: Path) -> None:
     await system.send(b'{"specversion": "1.0", "id":')
     while await system.depth(names.DEAD_LETTER_QUEUE) < 1:  # noqa: ASYNC110 - only the broker knows
         await asyncio.sleep(0.02)
@@ -139,25 +140,78 @@ async def four_dead_letters(system: RealSystem) -> None:
     system.sandbox.set_rules()
 
 
-async def nothing(_system: RealSystem) -> None:
+async def nothing(_system: RealSystem, _folder: Path) -> None:
     return None
 
 
-ARRANGED: dict[str, Callable[[RealSystem], Awaitable[None]]] = {
+async def two_held_removals(system: RealSystem, _folder: Path) -> None:
+    await emitted(system, "created", "--id", "sales", "--name", "Sales")
+    await emitted(system, "created", "--id", "legal", "--name", "Legal")
+    await emitted(system, "created", "--id", "berlin", "--name", "Berlin", "--tenant", "emea")
+    await emitted(system, "removed", "--id", "legal", "--merged-into", "sales", "--event-id", "hr-4720")
+    await emitted(system, "removed", "--id", "berlin", "--tenant", "emea", "--event-id", "hr-4721")
+
+
+async def the_two_departments_of_a_merger(system: RealSystem, _folder: Path) -> None:
+    for department, name in (("ENG-042", "Engineering"), ("MUC-007", "Munich")):
+        named = ("--id", department, "--name", name, "--time", "2026-11-01T08:00:00Z")
+        await emitted(system, "created", *named)
+
+
+async def changes_by_hand(system: RealSystem, _folder: Path) -> None:
+    await emitted(system, "created", "--id", "sales", "--name", "Sales")
+    await emitted(system, "created", "--id", "support", "--name", "Support")
+    found = {subaccount.name.split()[0]: subaccount for subaccount in system.sandbox.subaccounts()}
+    sales, support = found["Sales"], found["Support"]
+    await by_hand(system, f"{sales.auth_id}/", {"name": "Sales, EMEA"})
+    await by_hand(system, f"{support.auth_id}/", {"name": support.name, "enabled": False})
+    await by_hand(system, "", {"name": "Warehouse", "enabled": True})
+
+
+async def existing_subaccounts(system: RealSystem, folder: Path) -> None:
+    for name in ("Design Team", "R&D"):
+        await by_hand(system, "", {"name": name, "enabled": True})
+    found = {subaccount.name: subaccount.auth_id for subaccount in system.sandbox.subaccounts()}
+    design, research = found["Design Team"], found["R&D"]
+    lines = ("department_id,auth_id,name", f"design,{design},Design", f"research,{research},Research")
+    (folder / "existing.csv").write_text("".join(f"{line}\n" for line in lines))
+
+
+async def by_hand(system: RealSystem, path: str, body: dict[str, object]) -> None:
+    """Makes or changes a subaccount at the sandbox, as a person would at Plivo's console."""
+    account, token = system.environ["PLIVO_AUTH_ID"], system.environ["PLIVO_AUTH_TOKEN"]
+    headers = {"Authorization": aiohttp.encode_basic_auth(account, token)}
+    url = f"{system.sandbox.url}/v1/Account/{account}/Subaccount/{path}"
+    async with (
+        aiohttp.ClientSession(headers=headers, raise_for_status=True) as http,
+        http.post(url, json=body),
+    ):
+        pass
+
+
+ARRANGED: dict[str, Callable[[RealSystem, Path], Awaitable[None]]] = {
     "provisioner departments list": a_removed_department_and_an_active_one,
     "provisioner dead-letters list": four_dead_letters,
+    "provisioner holds list": two_held_removals,
+    "provisioner plan --file contracts/examples/removed-merged.json": the_two_departments_of_a_merger,
+    "provisioner sweep": changes_by_hand,
+    "cat existing.csv": existing_subaccounts,
 }
 WITHOUT_SETTINGS = "PROVISIONER_API_TIMEOUT=20 provisioner run"
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[steps(block)[0][0][:50] for block in BLOCKS])
-async def test_a_console_block_is_what_the_commands_print(system: RealSystem, block: str):
+async def test_a_console_block_is_what_the_commands_print(system: RealSystem, tmp_path: Path, block: str):
     first, _ = steps(block)[0]
     environ = {} if first == WITHOUT_SETTINGS else system.environ
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for folder in ("contracts", "deploy"):
+        (checkout / folder).symlink_to(ROOT / folder)
     async with system.worker():
-        await ARRANGED.get(first, nothing)(system)
+        await ARRANGED.get(first, nothing)(system, checkout)
         for command, expected in steps(block):
-            assert_printed(expected, await at_a_terminal(command, environ))
+            assert_printed(expected, await at_a_terminal(command, environ, checkout))
 
 
 def test_each_arrangement_is_that_of_a_block():
