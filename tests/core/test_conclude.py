@@ -187,7 +187,9 @@ class TestIntend:
 
         intended = intend(step, entry, created(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW)
 
-        assert (intended.removal, intended.retry) == (Removed(NOW, cause, cancelled=True), None)
+        by = created(sequence=11).version
+        assert intended.retry is None
+        assert intended.removal == Removed(NOW, cause, cancelled=True, cancelled_by=by)
         assert (intended.late_removal, intended.deletable_since) == (None, None)
 
     @pytest.mark.parametrize("step", ["adopt", "skip"])

@@ -138,11 +138,17 @@ class Tenant(RuleBasedStateMachine):
         elif ended is not None:
             self.open.discard(event.reference)
             if not self._is_superseded(one, event):
-                self.returning.pop(event.department.id, None)
+                self._returned(event)
                 self.decided[event.department.id].append(event)
         latest = max(each.now for each in self.rehearsals.values())
         for each in self.rehearsals.values():
             each.advance(latest - each.now)
+
+    def _returned(self, answered: Event) -> None:
+        """An event that restores its department is not pending any more, unless the answered one is older."""
+        pending = self.returning.get(answered.department.id)
+        if pending is not None and not pending.version.newer_than(answered.version):
+            del self.returning[answered.department.id]
 
     def _is_superseded(self, one: Rehearsal, event: Event) -> bool:
         answers = one.answers[event.reference[:2]]

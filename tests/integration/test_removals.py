@@ -81,8 +81,8 @@ async def test_grace_restore_and_the_next_incarnation(system: RealSystem):
     assert second["data"]["supersedes"] == deleted
     assert (first["data"]["generation"], second["data"]["generation"]) == (1, 2)
     for auth_id in (deleted, quiet):
-        (call,) = estate.deletions(auth_id)
-        assert (call.query, call.body) == ("", {})
+        (sent,) = estate.deletions(auth_id)
+        assert (sent.query, sent.body) == ("", {})
     check_departments(listed, shown)
 
 
@@ -143,8 +143,8 @@ async def test_the_grace_survives_sigkill_and_a_changed_policy_applies_to_those_
     assert result["causationid"] == removal
     assert estate.at_plivo(waits) is estate.at_plivo(killed) is None
     for auth_id in (killed, waits):
-        (call,) = estate.deletions(auth_id)
-        assert (call.query, call.body) == ("", {})
+        (sent,) = estate.deletions(auth_id)
+        assert (sent.query, sent.body) == ("", {})
 
 
 def called(shown: dict[str, Any], operation: str) -> dict[str, Any]:

@@ -357,3 +357,20 @@ async def test_a_wiped_org_chart_is_held(departments, disabled):
     assert states.count(Status.DISABLED) == disabled
     assert len(await world.ledger.holds()) == departments - disabled
     assert deletions(world) == []
+
+
+async def test_an_older_removal_does_not_take_up_what_a_waiting_event_cancelled(world):
+    """The newer event has failed and is parked: it still says that the department exists."""
+    await world.handle(CREATED, REMOVED)
+    newer, older = department_created("Sales", sequence=5), department_removed(sequence=4, id="older")
+    world.witness.fail("update", fault("update", 400))
+    await world.handle(newer)
+    world.dead_lettered("rejected")
+    await world.handle(older)
+    world.answered(older, "unchanged")
+    await pass_time(world, 2 * GRACE)
+    assert deletions(world) == []
+    newest = department_removed(sequence=6, id="newest")
+    await world.handle(newest)
+    await pass_time(world, timedelta(seconds=1))
+    assert len(deletions(world)) == 1

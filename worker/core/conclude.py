@@ -192,13 +192,14 @@ def intend(
         case Delete(_, cascade):
             deletion = Deletion(now, cascade, in_doubt=entry.deletion is not None)
             reserved = _reserved(entry, _required(cause), now)
-            return replace(reserved, status=Status.DELETING, deletion=deletion, check=None)
+            looked = replace(reserved, missing_since=None, gone_at=None)  # the inspection has just looked
+            return replace(looked, status=Status.DELETING, deletion=deletion, check=None)
         case Disable():
             return arm_check(_reserved(entry, _required(cause), now), policy, now)
         case Restore():
-            return arm_check(_deletion_cancelled(entry), policy, now)
+            return arm_check(_deletion_cancelled(entry, cause), policy, now)
         case Reconsider():
-            return _deletion_cancelled(entry)
+            return _deletion_cancelled(entry, cause)
         case Rename():
             return arm_check(entry, policy, now)
         case _:
@@ -489,11 +490,13 @@ def _reserved(entry: Entry, cause: Cause, now: datetime) -> Entry:
     return replace(entry, removing=Removing(cause.reference, counted_at))
 
 
-def _deletion_cancelled(entry: Entry) -> Entry:
+def _deletion_cancelled(entry: Entry, cause: Cause | None) -> Entry:
     """The entry once something newer says that the department exists."""
     if entry.removal is None:
         return entry
-    return replace(entry, removal=replace(entry.removal, cancelled=True), retry=None)
+    before, by = entry.removal.cancelled_by, cause.version if cause else None
+    newest = by if by is not None and by.newer_than(before) else before
+    return replace(entry, removal=replace(entry.removal, cancelled=True, cancelled_by=newest), retry=None)
 
 
 def admission_of(before: Entry, intended: Entry, policy: Policy, now: datetime) -> Admission | None:
@@ -649,6 +652,7 @@ def _versioned(entry: Entry, cause: Cause, version: Version) -> Entry:
     newest = replace(entry, version=version, version_type=cause.reference.type)
     if version.kind is not Kind.REMOVED:
         return replace(newest, removing=None)
-    if newest.status is Status.DISABLED and newest.removal is not None and newest.removal.cancelled:
-        return replace(newest, removal=replace(newest.removal, cancelled=False))
+    removal = newest.removal
+    if newest.status is Status.DISABLED and removal is not None and version.newer_than(removal.cancelled_by):
+        return replace(newest, removal=replace(removal, cancelled=False, cancelled_by=None))
     return newest

@@ -473,7 +473,9 @@ class Removed:
     """The removal of a department. `removed_at`: when the provider confirmed the disable or the delete.
 
     `cause`: the removal event; None if a person asked for it. `counted_at`: as in `Removing`. `auth_id`: the
-    subaccount that was deleted. `cancelled`: a person has rejected the deletion, so it stays disabled.
+    subaccount that was deleted. `cancelled`: it stays disabled, because a person has rejected the deletion,
+    or something newer says that the department exists: the event of version `cancelled_by`. A removal that is
+    newer still takes the deletion up again.
     """
 
     removed_at: datetime
@@ -481,6 +483,7 @@ class Removed:
     counted_at: datetime | None = None
     auth_id: str | None = None
     cancelled: bool = False
+    cancelled_by: Version | None = None
 
 
 @dataclass(frozen=True)

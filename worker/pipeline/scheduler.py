@@ -232,7 +232,8 @@ class Scheduler:
             await self.records.attended(done)
             self.outbox.forget_token(done)
         except LedgerConflict:
-            if done.repairs != entry.repairs:  # it may have undone what is on record now
+            if done.repairs != entry.repairs or done.check is not None:
+                # A repair, with or without a response, may undo what is on record now.
                 await self.reconciler.arm_late_check(entry.department)
             raise
 

@@ -51,6 +51,7 @@ class RareRow:
     counted_at: datetime | None = None
     auth_id: str | None = None
     cancelled: bool = False
+    cancelled_by: Version | None = None
     hold: Hold | None = None
     holds_made: int = 0
     removing: Removing | None = None
@@ -249,6 +250,7 @@ def _rare_of(entry: Entry) -> RareRow | None:
         counted_at=removal.counted_at if removal else None,
         auth_id=removal.auth_id if removal else None,
         cancelled=removal is not None and removal.cancelled,
+        cancelled_by=removal.cancelled_by if removal else None,
         hold=entry.hold,
         holds_made=entry.holds_made,
         removing=entry.removing,
@@ -268,7 +270,9 @@ def _removal_of(row: EntryRow) -> Removed | None:
     if row.removed_at is None:
         return None
     rare = row.rare or NOTHING_RARE
-    return Removed(row.removed_at, rare.cause, rare.counted_at, rare.auth_id, rare.cancelled)
+    return Removed(
+        row.removed_at, rare.cause, rare.counted_at, rare.auth_id, rare.cancelled, rare.cancelled_by
+    )
 
 
 def _deletion_of(row: EntryRow) -> Deletion | None:
