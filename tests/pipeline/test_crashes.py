@@ -32,11 +32,13 @@ from worker.pipeline import (
     handler,
     line,
     outbox,
+    owed_results,
     quarantine,
     reconcile,
     records,
     recreations,
     reissues,
+    removals,
 )
 from worker.pipeline.quarantine import QUARANTINE_AFTER_DELIVERIES
 from worker.provider import act, circuit, inventories, pages, scan, subaccounts
@@ -312,8 +314,9 @@ async def test_owed_credentials_are_published_after_a_second_crash():
 
 
 # Every await between delivery and ack, by function, with the port call it makes; also those of a recreation,
-# whose crashes are in test_recreating.py. An await that leads to another function of this table, or that only
-# waits, has no call. A new await must be added here, and the stories above must make its call.
+# whose crashes are in test_recreating.py, and of a late removal (test_removal_crashes.py). An await that
+# leads to another function of this table, or that only waits, has no call. A new await must be added here,
+# and the stories must make its call.
 BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Handler._handle": {"self._try": None, "self._end": None, "self._wait_or_park": None},
     "Handler._try": {"self.quarantine.admit": None},
@@ -337,9 +340,11 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Line.carry": {
         "self.reconciler.arm_pending_check": None,
         "self.records.recall": None,
+        "self._counts": None,
         "self._carry_out": None,
         "self._publish": None,
     },
+    "Line._counts": {"self.records.tenant_counts": None},
     "Line._carry_out": {
         "self.actor.foresee": None,
         "self.actor.permit": None,
@@ -364,6 +369,40 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     },
     "Recreations._refuse": {"self.records.recall": None, "self.records.answered": None, "self._end": None},
     "Recreations._end": {"self.records.recall": None, "self.wishes.close_wish": None},
+    "Removals.carry_out": {
+        "self.records.recall": None,
+        "self._lapse": None,
+        "self._end_retry": None,
+        "self.line.carry": None,
+        "self._retry": None,
+    },
+    "Removals.approve": {
+        "self._held": None,
+        "self.records.ruled": None,
+        "self.wishes.close_wish": None,
+        "self._not_taken": None,
+    },
+    "Removals.reject": {
+        "self._held": None,
+        "self.records.ruled": None,
+        "self.wishes.close_wish": None,
+        "self._not_taken": None,
+    },
+    "Removals._held": {"self.records.recall": None, "self.holds.hold": None},
+    "Removals._not_taken": {
+        "self.records.recall": None,
+        "self.records.answered": None,
+        "self.wishes.close_wish": None,
+    },
+    "Removals._lapse": {"self.records.ruled": None},
+    "Removals._end_retry": {"self.records.retried": None},
+    "Removals._retry": {"self.records.recall": None, "self.records.retried": None},
+    "OwedResults.publish": {
+        "self.outbox.publish_result": None,
+        "self.records.published": None,
+        "self._confirm": None,
+    },
+    "OwedResults._confirm": {"self.records.recall": None, "self.records.published": None},
     "Disappearances.note": {"self.records.recall": None, "self.records.announce": None},
     "Records.recall": {"self.entries.recall": "recall"},
     "Records.announce": {"self.entries.record": "record claimed"},
@@ -374,6 +413,11 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     },
     "Records.confirm": {"self.entries.record": "record active created confirmed"},
     "Records.delivered": {"self.entries.record": "record active"},
+    "Records.tenant_counts": {"self.duties.tenant_counts": None},
+    "Records.ruled": {"self.entries.record": "record active"},
+    "Records.retried": {"self.entries.record": "record active"},
+    "Records.published": {"self.entries.record": "record active"},
+    "Records.granted": {"self.entries.record": "record active"},
     "Records.recheck": {"self.entries.record": "record active"},
     "Records.reset": {"self.entries.record": "record active"},
     "Reconciler.not_recorded": {"self._yield_to_other_worker": None},
@@ -422,7 +466,7 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Outbox.deliver": {"self._send": None},
     "Outbox._send": {"self.plaintext_guard.check": None, "self.publisher.publish": "publish secrets"},
     "Actor.foresee": {"self.orphans.tags": None},
-    "Actor.act": {"self._call": None, "self._adopt": None},
+    "Actor.act": {"self._call": None, "self._adopt": None, "self.subaccounts.inspect": None},
     "Actor._call": {"self._create": None, "self._changed": None, "self._delete": None, "call.get": "get"},
     "Actor._create": {"call.create": "create"},
     "Actor._changed": {"call": "update"},
@@ -452,7 +496,7 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Inventories.of": {"self._ids": None},
     "Inventories._ids": {"self._read": None},
     "Inventories._read": {"self.pages.read": None},
-    "Inventories._page": {"self.provider.permit": None, "call.resources": None},
+    "Inventories._page": {"self.provider.permit": None, "call.resources": "count"},
     "Orphans.tags": {"self._first": None, "self._find": None},
     "Orphans._find": {
         "self._register.caught_up": "caught up",
@@ -523,6 +567,8 @@ def boundaries_in_the_code() -> dict[str, set[str]]:
         outbox,
         reissues,
         recreations,
+        removals,
+        owed_results,
         act,
         subaccounts,
         scan,
