@@ -181,6 +181,8 @@ PEOPLE = {
     "renamed by hand": 0.3,
     "enabled by hand": 0.3,
     "deleted by hand": 0.2,
+    "sweep asked for": 0.4,
+    "adopted": 0.3,
     "org chart wiped": 0.4,
     "merged": 0.2,
     "policy changed": 0.4,

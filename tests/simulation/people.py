@@ -12,7 +12,19 @@ from tests.simulation.history import History
 from tests.simulation.ledger import Disk
 from tests.simulation.provider import ProviderServer, Subaccount
 from worker.core.inventory import ResourceKind
-from worker.core.model import Approving, Hold, HoldReason, HoldState, Rejecting, Wish
+from worker.core.model import (
+    EVERY_DEPARTMENT,
+    Approving,
+    Binding,
+    Department,
+    Hold,
+    HoldReason,
+    HoldState,
+    Rejecting,
+    Sweeping,
+    Wish,
+    WishFor,
+)
 
 OPERATORS = ("ann", "bob")
 BY_HAND = "carl"
@@ -43,6 +55,8 @@ class People:
             ("renamed by hand", self._rename),
             ("enabled by hand", self._enable),
             ("deleted by hand", self._delete),
+            ("sweep asked for", self._sweep),
+            ("adopted", self._adopt),
         )
 
     def rule_on_the_rest(self) -> None:
@@ -104,6 +118,28 @@ class People:
         wish = Wish(f"wish-{self.asked}", hold.department, by, self.now(), asks)
         self.disk.leave(wish)
         return True
+
+    def _sweep(self) -> bool:
+        """Asks for a sweep, which corrects what it finds."""
+        self._leave(EVERY_DEPARTMENT, Sweeping(fixes=self.chance.coin(0.8)))
+        return True
+
+    def _adopt(self) -> bool:
+        """Asks for a subaccount of somebody else to be adopted, for a department that no event names."""
+        strangers = [one for one in self.provider.subaccounts if one.department is None]
+        if not strangers:
+            return False
+        stranger = self.chance.one_of(strangers)
+        asks = Binding(stranger.auth_id, keeps_name=self.chance.coin(0.3), enables=True)
+        self._leave(Department("gamma", f"x{self.chance.number(1, 3)}"), asks)
+        return True
+
+    def _leave(self, department: Department, asks: WishFor) -> None:
+        self.asked += 1
+        wish = Wish(f"wish-{self.asked}", department, self.chance.one_of(OPERATORS), self.now(), asks)
+        auth_id = asks.auth_id if isinstance(asks, Binding) else None
+        self.history.note("asked for", None, wish=wish.id, kind=asks.kind, auth_id=auth_id)
+        self.disk.leave(wish)
 
     def _ours(self) -> list[Subaccount]:
         return [one for one in self.provider.subaccounts if one.department]

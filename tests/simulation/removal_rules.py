@@ -97,6 +97,7 @@ class RemovalState:
     totals: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
     held_ids: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # by event
     deleted_by_hand: set[str] = field(default_factory=set)
+    adopted: set[str] = field(default_factory=set)  # subaccounts that a person wants to be adopted
     credentials: dict[str, set[tuple[str, str | None]]] = field(default_factory=lambda: defaultdict(set))
     broken: list[str] = field(default_factory=list)
 
@@ -133,6 +134,10 @@ def _worker_started(state: RemovalState, note: Note) -> None:
 
 def _asked(state: RemovalState, note: Note) -> None:
     state.asked.add((note.detail["hold"], note.detail["kind"], note.detail["cascade"]))
+
+
+def _asked_for(state: RemovalState, note: Note) -> None:
+    state.adopted.add(note.detail["auth_id"])
 
 
 def _hold_recorded(state: RemovalState, note: Note) -> None:
@@ -347,6 +352,8 @@ def _exists(state: RemovalState, note: Note) -> None:
 
 def _changed(state: RemovalState, note: Note) -> None:
     shown, told = state.shown.get(note.detail["auth_id"]), note.detail
+    if note.department is None and not told["hand"] and told["auth_id"] not in state.adopted:
+        state.breaks(note, f"nobody of ours has {told['auth_id']}, and a worker changes it")
     if shown is None:
         return
     if told["enabled"] != shown.enabled:
@@ -405,6 +412,7 @@ _READERS: dict[str, Any] = {
     "sent": _sent,
     "worker started": _worker_started,
     "asked": _asked,
+    "asked for": _asked_for,
     "hold recorded": _hold_recorded,
     "answered": _answered,
     "recorded": _recorded,

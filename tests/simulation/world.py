@@ -246,6 +246,8 @@ class SimulatedWorld:
 
         process.leave = leave
         process.begin(worker.gate.control(consumer))
+        if self.chance.profile.removals:
+            process.begin(worker.sweeps.run())
         await worker.scheduler.run()
 
     def _restart_later(self, process: Process) -> None:
