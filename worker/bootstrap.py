@@ -275,6 +275,7 @@ def assemble(
             wishes=ports.ledger,
             lanes=lanes,
             clock=clock,
+            clock_watch=clock_watch,
             policy=policy,
             telemetry=telemetry,
         ),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.pipeline.outages import pass_seconds
-from tests.support.builders import NOW, department_created
+from tests.support.builders import NOW, department_created, department_removed
 from tests.support.settling_loop import settled
 from tests.support.world import World
 from worker.bootstrap import RunningWorker
@@ -18,6 +18,7 @@ from worker.flow.clock_watch import ASK_AGAIN_SECONDS, BLOCKER, Comparisons
 AHEAD = NOW + timedelta(minutes=15)
 EVENT = department_created("Sales", time=AHEAD, sequence=None)
 BEHIND = timedelta(minutes=11)
+GRACE = timedelta(days=30)
 
 
 class Dated(World):
@@ -163,3 +164,41 @@ async def test_with_a_sequence_no_clock_matters(dated):
         await dated.send(event)
         await dated.run_until_done()
     dated.answered(event, "created")
+
+
+class TestGrace:
+    """The clock is a month ahead of the provider's, so that a grace that has just begun seems to be over."""
+
+    @pytest.fixture
+    async def waiting(self, dated) -> Dated:
+        await dated.handle(department_created("Sales", sequence=1), department_removed(sequence=2))
+        dated.clock.advance(GRACE.total_seconds())
+        dated.skew = -GRACE
+        dated.provider.calls.clear()
+        return dated
+
+    async def file_due(self, running: RunningWorker) -> None:
+        await running.worker.scheduler.file_due()
+        await running.worker.lanes.idle()
+
+    async def test_a_clock_that_is_known_to_be_wrong_ends_no_grace(self, waiting):
+        async with waiting.comparing() as running:
+            waiting.answered_call()
+            await self.file_due(running)
+            assert waiting.provider.calls == []
+
+    async def test_the_inspection_may_be_the_first_to_show_that_it_is_wrong(self, waiting):
+        async def answer() -> None:
+            waiting.answered_call()
+
+        async with waiting.comparing() as running:
+            waiting.witness.before("get", answer)
+            await self.file_due(running)
+            await self.file_due(running)
+            operations = [operation for operation, *_ in waiting.provider.calls]
+            assert "delete" not in operations
+            assert operations.count("get") == 1
+            waiting.skew = timedelta(0)
+            waiting.answered_call()
+            await self.file_due(running)
+        await waiting.has_no_live_subaccount()

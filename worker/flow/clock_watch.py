@@ -50,6 +50,12 @@ class ClockWatch:
     _doubted: dict[Reference, float] = field(default_factory=dict)
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def is_off(self) -> bool:
+        """Whether the clock was wrong when it was last compared: then no grace is over by it."""
+        latest = self.comparisons.latest if self.comparisons else None
+        return latest is not None and latest.off
+
     def may_refuse(self, event: Reference) -> bool:
         """Whether the clock, which makes this event invalid, is right. If that is unknown, `ask` follows."""
         if self.comparisons is None:

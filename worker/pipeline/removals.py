@@ -28,6 +28,7 @@ from worker.core.model import (
 )
 from worker.core.reissue import WISHES
 from worker.core.removal import has_lapsed, is_removal_due, may_approve
+from worker.flow.clock_watch import ClockWatch
 from worker.flow.lanes import Lanes, Rank
 from worker.pipeline.failures import failure_of
 from worker.pipeline.line import Line, Overtaken
@@ -55,11 +56,18 @@ class Removals:
     wishes: Wishes
     lanes: Lanes
     clock: Clock
+    clock_watch: ClockWatch
     policy: Policy
     telemetry: Telemetry
 
     async def carry_out(self, department: Department, rank: Rank) -> None:
-        """Makes one try, if the removal is still due. Newer work in the lane goes first."""
+        """Makes one try, if the removal is still due. Newer work in the lane goes first.
+
+        Nothing is due by a clock that is wrong, and a try that shows so does not count: its next would be
+        due by that clock, too.
+        """
+        if self.clock_watch.is_off:
+            return
         entry = (await self.records.recall(department)).entry
         now = self.clock.now()
         if entry.hold is not None and entry.deletion is None and has_lapsed(entry.hold, now):
@@ -74,7 +82,7 @@ class Removals:
         except Exception as error:
             await self._retry(department, failure_of(error))
             raise
-        if not isinstance(result, Done | Overtaken):
+        if not isinstance(result, Done | Overtaken) and not self.clock_watch.is_off:
             await self._retry(department, result)
 
     async def approve(self, wish: Wish, asks: Approving) -> None:
