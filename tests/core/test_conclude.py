@@ -435,6 +435,8 @@ class TestChanged:
             version=event.version,
             version_type=event.reference.type,
             removal=Removed(LATER, event.bare),
+            owed_results=(conclusion.answer,),
+            results_at=LATER + DEBT_PAUSE,
         )
         assert conclusion.answer.outcome is ResultKind.DISABLED
 
@@ -703,7 +705,12 @@ class TestWithoutACause:
 
         removal = with_event.entry.removal and replace(with_event.entry.removal, cause=None)
         same = replace(
-            with_event.entry, version=entry.version, version_type=entry.version_type, removal=removal
+            with_event.entry,
+            version=entry.version,
+            version_type=entry.version_type,
+            removal=removal,
+            owed_results=(),
+            results_at=None,
         )
         assert alone == Conclusion(same)
 

@@ -329,9 +329,7 @@ def _held(entry: Entry, cause: Cause, step: HoldBack, policy: Policy, now: datet
         return Conclusion(ruled.entry, holds=(ruled.hold,))
     if not isinstance(cause, LateRemoval):
         versioned = replace(ruled.entry, version=cause.version, version_type=cause.reference.type)
-        # The delivery publishes it. The entry owes it too, for the event may have another answer before that.
-        owing = owing_result(versioned, ruled.answer, now + DEBT_PAUSE)
-        return Conclusion(owing, ruled.answer, holds=(ruled.hold,))
+        return Conclusion(_owing(versioned, ruled.answer, now), ruled.answer, holds=(ruled.hold,))
     # An event that was answered `disabled` keeps that answer.
     answers = () if ruled.hold.disabled else (ruled.answer,)
     owing = owing_result(ruled.entry, ruled.answer, now)
@@ -640,7 +638,15 @@ def _answered(
         case _ if superseded or cause.version is None:
             return Conclusion(entry, answer)
         case _:
-            return Conclusion(_versioned(entry, cause, cause.version), answer)
+            return Conclusion(_owing(_versioned(entry, cause, cause.version), answer, now), answer)
+
+
+def _owing(entry: Entry, answer: Answer, now: datetime) -> Entry:
+    """The entry that owes the answer until it is published, if another may take its place before that.
+
+    Its message publishes it at once. The scheduler does if the message comes back too late.
+    """
+    return owing_result(entry, answer, now + DEBT_PAUSE) if answer.is_provisional else entry
 
 
 def _versioned(entry: Entry, cause: Cause, version: Version) -> Entry:

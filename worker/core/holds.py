@@ -96,9 +96,10 @@ def lapsed(entry: Entry, hold: Hold) -> Ruled:
     return Ruled(replace(entry, hold=waiting, retry=None), waiting)
 
 
-def owing_result(entry: Entry, answer: Answer, now: datetime) -> Entry:
-    """The entry with one more answer that the scheduler has to publish."""
-    return replace(entry, owed_results=(*entry.owed_results, answer), results_at=entry.results_at or now)
+def owing_result(entry: Entry, answer: Answer, at: datetime) -> Entry:
+    """The entry with one more answer that the scheduler has to publish, at `at` or before."""
+    results_at = min(entry.results_at or at, at)
+    return replace(entry, owed_results=(*entry.owed_results, answer), results_at=results_at)
 
 
 def result_published(entry: Entry, answer: Answer) -> Entry:

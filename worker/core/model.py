@@ -530,7 +530,8 @@ class Entry:
     the holds of the department.
     `removing`: a removal whose call is on the way. `deletion`: while DELETING. `retry`: of a late removal.
     `past_removals`: when the deletions of earlier subaccounts were counted, newest last.
-    `owed_results`: answers that no message will publish again; the scheduler tries at `results_at`.
+    `owed_results`: answers that no message will publish again, and those that a later one may replace before
+    their message does; the scheduler tries at `results_at`.
     `keeps_name`: it was adopted under a name without our tag, and is known by its auth id only.
     `kept_name`: its name at the provider, until it is renamed.
     `api_id`: the provider's id of the last call of a step, which its support asks for.
@@ -735,6 +736,11 @@ class Answer:
     confirmed: bool = False
     recipients: frozenset[str] = frozenset()
     hold_id: str | None = None
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether a later outcome of the same event may take its place."""
+        return self.outcome in {ResultKind.HELD, ResultKind.DISABLED}
 
     def may_become(self, other: "Answer") -> bool:
         """Whether `other` may take its place: a final outcome is not taken back.

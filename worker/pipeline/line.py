@@ -210,8 +210,9 @@ class Line:
             except PublishFailed:
                 await self.records.delivered(entry, delivered)
                 raise
+            delivered = result_published(delivered, answer)
         if delivered != entry or not answer.confirmed:
-            await self.records.confirm(result_published(delivered, answer), answer)
+            await self.records.confirm(delivered, answer)
         self.outbox.forget_token(delivered)
         if isinstance(event, Event):
             self.telemetry.answered(event, answer)
