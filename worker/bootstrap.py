@@ -32,7 +32,7 @@ from worker.pipeline.comparison import Comparison, InLane
 from worker.pipeline.corrections import Corrections
 from worker.pipeline.disappearances import Disappearances
 from worker.pipeline.handler import Handler
-from worker.pipeline.line import Line
+from worker.pipeline.line import REMOVALS_AT_ONCE, Line
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.owed_results import OwedResults
 from worker.pipeline.quarantine import Quarantine
@@ -208,6 +208,7 @@ def assemble(
         clock=clock,
         clock_watch=clock_watch,
         policy=policy,
+        removal_slots=asyncio.Semaphore(REMOVALS_AT_ONCE),
         telemetry=telemetry,
     )
     handler = parts.handler(

@@ -3,6 +3,7 @@
 The way of a removal without faults is in `test_removals.py`.
 """
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -19,11 +20,18 @@ from tests.pipeline.test_removals import (
     tend,
     the_hold,
 )
-from tests.support.builders import SALES, department_removed, department_renamed, reissue_requested
+from tests.support.builders import (
+    SALES,
+    department_created,
+    department_removed,
+    department_renamed,
+    reissue_requested,
+)
 from tests.support.world import World, fault
 from worker.core.decide import Enable, Policy, Removal
 from worker.core.model import Approving, HoldState, Rejecting, Status, Wish
 from worker.core.protected import Protected
+from worker.pipeline.line import REMOVALS_AT_ONCE
 from worker.ports import LedgerFailed, PublishFailed
 
 SALES_PROTECTED = Protected(("sales",))
@@ -184,3 +192,26 @@ async def test_a_ruling_that_could_not_be_recorded_is_granted_later(protecting):
         await pass_time(protecting, MINUTES)
     protecting.answered(REMOVED, "held", "disabled")
     assert await protecting.ledger.wishes() == []
+
+
+async def test_many_removals_leave_room_for_others(world):
+    """Removals whose calls take long keep further removals waiting, and nobody else."""
+    ids = [f"d-{number}" for number in range(2 * REMOVALS_AT_ONCE)]
+    await world.handle_all(*(department_created(sequence=1, id=f"c-{one}", department_id=one) for one in ids))
+    answered, told = asyncio.Event(), asyncio.Event()
+    for _ in range(REMOVALS_AT_ONCE):
+        world.witness.before("update enabled", answered.wait)
+
+    async def tell() -> None:
+        told.set()
+
+    world.witness.before("publish results subaccount.created", tell)
+    removals = [department_removed(sequence=2, id=f"r-{one}", department_id=one) for one in ids]
+    async with world.working():
+        await world.send(*removals, CREATED)
+        await told.wait()
+        assert "update enabled" not in world.witness.journal
+        answered.set()
+        await world.run_until_done()
+    for removal in removals:
+        world.answered(removal, "disabled")

@@ -12,11 +12,14 @@ the handler. Decide to record is a loop: after an adoption for a removal, or a d
 event is decided again on the new entry.
 """
 
+import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
 
+from contracts.departments import Kind
 from contracts.subaccounts import ResultKind
 from worker.core import messages
 from worker.core.conclude import Conclusion, Made, Outcome, admission_of, conclude, intend
@@ -60,6 +63,10 @@ from worker.provider.act import Actor
 from worker.provider.foreign import ForeignIds
 from worker.telemetry.events import Telemetry
 
+REMOVALS_AT_ONCE = 4
+"""More of them wait. So a wiped org chart, or many approvals, delay creates and renames very little: they
+share the event loop, the ledger and the rate limit with a few removals, not with a thousand."""
+
 
 @dataclass(frozen=True, slots=True)
 class Overtaken:
@@ -95,10 +102,15 @@ class Line:
     clock: Clock
     clock_watch: ClockWatch
     policy: Policy
+    removal_slots: asyncio.Semaphore
     telemetry: Telemetry
 
     async def carry(self, event: Asked, is_overtaken: Overtaking) -> Result:
-        """Makes one try. Raises the exceptions of the ports."""
+        """Makes one try, once a removal has its turn. Raises the exceptions of the ports."""
+        async with self.removal_slots if _is_removal(event) else nullcontext():
+            return await self._carry(event, is_overtaken)
+
+    async def _carry(self, event: Asked, is_overtaken: Overtaking) -> Result:
         await self.reconciler.arm_pending_check(event.department)
         known = await self.records.recall(event.department, event.reference)
         token = None
@@ -228,3 +240,7 @@ class Line:
             if noted.gone_at is None:
                 raise
             return noted
+
+
+def _is_removal(asked: Asked) -> bool:
+    return asked.version is not None and asked.version.kind is Kind.REMOVED
