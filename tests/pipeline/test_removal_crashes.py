@@ -23,6 +23,7 @@ from worker.core.limits import Window
 from worker.core.model import Approving, HoldState, Rejecting, Status, Wish
 from worker.core.protected import Protected
 from worker.core.removal import APPROVAL_VALID_FOR
+from worker.ports import LedgerConflict
 
 CREATED = department_created("Sales", sequence=1)
 REMOVED = department_removed(sequence=2)
@@ -261,3 +262,15 @@ async def test_a_ruling_on_an_unknown_hold_is_answered_once():
     story = Story("unknown", LAST_ACTIVE, reject_a_void_one, ("held",), Status.ACTIVE, HoldState.WAITING)
     async for world, _ in every_crash(story):
         await complete(world, story)
+
+
+async def test_a_worker_that_loses_a_removal_to_another_does_not_disturb_it():
+    """The loser of a write records nothing: it would make the winner lose its next write."""
+    world = await STORIES[0].world()
+    world.witness.fail("record deleting", LedgerConflict("another worker was faster"))
+    before = await world.entry()
+    async with world.working() as running:
+        await running.worker.scheduler.file_due()
+        await running.worker.lanes.idle()
+    assert await world.entry() == before
+    await complete(world, STORIES[0])

@@ -34,7 +34,7 @@ from worker.pipeline.failures import failure_of
 from worker.pipeline.line import Line, Overtaken
 from worker.pipeline.records import Records
 from worker.pipeline.traces import WORKER
-from worker.ports import Clock, Holds, Wishes
+from worker.ports import Clock, Holds, LedgerConflict, Wishes
 from worker.telemetry.events import Telemetry
 
 FIRST_PAUSE = timedelta(seconds=5)
@@ -79,6 +79,8 @@ class Removals:
         removal = LateRemoval.of(department, entry.late_removal)
         try:
             result = await self.line.carry(removal, lambda: self.lanes.overtaken(department, rank))
+        except LedgerConflict:  # another worker carries it out, and a record of this try would stop it
+            raise
         except Exception as error:
             await self._retry(department, failure_of(error))
             raise
