@@ -380,3 +380,12 @@ def test_an_approval_is_described_before(hold, removal, words):
 def test_a_rejection_is_described_before():
     assert "stays active" in rejection(a_hold())
     assert "stays disabled" in rejection(resources(disabled=True))
+
+
+async def test_the_audit_has_a_line_for_each_of_many_holds_and_not_all_ids_in_each(scene):
+    many = [a_hold(number) for number in range(1, 101)]
+    await scene.with_holds(*many)
+    await scene.ask(*(Approving(hold.id) for hold in many), waits=False)
+    audited = await scene.audited()
+    assert len(audited) == 100
+    assert {selection.partition(" and ")[2] for _, selection, _ in audited} == {"80 more"}

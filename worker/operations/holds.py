@@ -26,6 +26,9 @@ from worker.ports import Audit, Ledger, UserError
 FOLLOWED_SECONDS = 300.0
 """How long a command waits without any progress for what the worker has taken up."""
 
+SELECTION_SHOWN = 20
+"""How many of the ids that a command names are in each of its lines of the audit."""
+
 NO_WORKER = "no worker runs on this ledger; the request stays for 24 h: start `provisioner run`"
 
 NOT_YET = (
@@ -146,7 +149,7 @@ class Rulings:
         await self._replace_earlier(followed)
         wishes = [one for one in followed.values() if isinstance(one, Wish)]
         if wishes:
-            await self.asking.leave(wishes, " ".join(map(_spelt, asks)))
+            await self.asking.leave(wishes, _selection(asks))
         return followed
 
     async def _replace_earlier(self, followed: Mapping[str, object]) -> None:
@@ -319,7 +322,14 @@ def _days(policy: Policy) -> str:
     return f"{days:.0f} days" if not rest and days != 1 else f"{policy.grace.total_seconds() / 3600:g} h"
 
 
+def _selection(asks: Sequence[Ruled]) -> str:
+    """The requests as they were typed, for the audit, which has a line for each: so not all of very many."""
+    typed = [_spelt(ask) for ask in asks[:SELECTION_SHOWN]]
+    more = len(asks) - len(typed)
+    return " ".join([*typed, f"and {more:,} more"] if more else typed)
+
+
 def _spelt(ask: Ruled) -> str:
-    """The request as it was typed, for the audit."""
+    """One request as it was typed."""
     cascade = ask.cascade if isinstance(ask, Approving) else None
     return ask.hold_id if cascade is None else f"{ask.hold_id} --cascade {ask.hold_id}={cascade}"
