@@ -265,7 +265,12 @@ def _ack(state: HistoryState, note: Note) -> None:
 
 
 def _owes_nothing(state: HistoryState, note: Note, department: str, auth_id: str | None) -> None:
-    """The credentials of a created subaccount are confirmed before the ack, while it is on record."""
+    """The credentials of a created subaccount are confirmed before the ack, while it is on record.
+
+    There are none to read any more of one that others have deleted.
+    """
+    if auth_id not in state.subaccounts[department]:
+        return
     confirmed_ids = (
         one["data"]["auth_id"] for one in state.credentials.get(department, ()) if one["confirmed"]
     )
