@@ -51,7 +51,7 @@ async def soak(
         sandbox = await stack.enter_async_context(
             running_sandbox(faults=plan.faults, seed=plan.seed, rate_limit="off")
         )
-        environ = _environ(plan, url, sandbox.url, folder)
+        environ = _environ(plan, url, sandbox.url, folder) | dict(kind.settings)
         received = await stack.enter_async_context(
             result_log(load(TopologySettings, environ), notify.answered)
         )

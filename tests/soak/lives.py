@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -70,6 +70,8 @@ class Soak:
     logged: Counter[str] = field(default_factory=Counter)
     ending: ClassVar[str] = "kills"
     moment_weights: ClassVar[Sequence[int]] = (1, 7, 2)
+    calls: ClassVar[Sequence[str]] = CALLS
+    settings: ClassVar[Mapping[str, str]] = {"PROVISIONER_REMOVAL_LIMIT": "off"}
 
     async def run(self) -> list[Violation]:
         rng = random.Random(self.plan.seed)
@@ -105,7 +107,7 @@ class Soak:
 
     async def _wait_for_moment(self, worker: WorkerProcess, rng: random.Random) -> None:
         longest = self.plan.longest_life.total_seconds()
-        asked = rng.choice(CALLS)
+        asked = rng.choice(self.calls)
         at_count = self.sandbox.journal.answered[asked] + rng.randint(1, MAX_CALLS)
         match rng.choices(("starting", "working", "any"), self.moment_weights)[0]:
             case "starting":
