@@ -151,6 +151,8 @@ async def test_the_demo_stays_until_ctrl_c(tmp_path: Path):
         again = await provisioner({}, "--env-file", env_file, "departments", "show", "mine", "--json")
         (adoption,) = re.findall(r"adopt --from (\S+)", text)
         planned = await provisioner(exported, "adopt", "--from", adoption, "--json")
+        (event,) = re.findall(r"plan --file (\S+)", text)
+        foreseen = await provisioner(exported, "plan", "--file", event, "--json")
         held = await provisioner(exported, "emit", "removed", "--id", "sales", "--wait", "--json")
         holds = await provisioner(exported, "holds", "list", "--json")
         async with (
@@ -163,6 +165,7 @@ async def test_the_demo_stays_until_ctrl_c(tmp_path: Path):
         rest, errors = await demo.communicate()
     assert (answered.code, again.json["status"]) == (0, "active")
     assert [line["state"] for line in planned.json["lines"]] == ["adopt"]
+    assert foreseen.json["decision"] == "disable"
     assert held.code == 1
     assert [hold["department_id"] for hold in holds.json] == ["sales"]
     assert demo.returncode == 0

@@ -11,7 +11,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
+from pydantic_core import to_json
 
+from contracts.envelope import CloudEvent
 from worker.service.consume import consume
 from worker.service.signals import stop_signal
 from worker.settings.load import load
@@ -88,7 +90,14 @@ def write_adoption(folder: Path, auth_id: str) -> Path:
     return file
 
 
-def things_to_try(http: str, adoption: Path, protected: str) -> list[tuple[str, str]]:
+def write_event(folder: Path, event: CloudEvent) -> Path:
+    """Writes an event for `provisioner plan`, and returns its path."""
+    file = folder / "event.json"
+    file.write_bytes(to_json(event, exclude_none=True))
+    return file
+
+
+def things_to_try(http: str, adoption: Path, event: Path, protected: str) -> list[tuple[str, str]]:
     """Commands for another terminal, and what each shows."""
     return [
         (f"{PROGRAM} emit created --id mine --name Mine --wait", "your first event, and its answer"),
@@ -96,6 +105,7 @@ def things_to_try(http: str, adoption: Path, protected: str) -> list[tuple[str, 
         (f"{PROGRAM} departments list", "who has which subaccount"),
         (f"{PROGRAM} emit removed --id {protected} --wait", "a removal that is held, and exit 1"),
         (f"{PROGRAM} holds list", "removals that wait for a person: approve or reject them"),
+        (f"{PROGRAM} plan --file {shlex.quote(str(event))}", "what a removal would do"),
         (f"{PROGRAM} sweep", "how Plivo differs from the ledger"),
         (f"{PROGRAM} adopt --from {shlex.quote(str(adoption))}", "what it would adopt; --apply does it"),
         (f"{PROGRAM} dead-letters list", "what failed, and why"),

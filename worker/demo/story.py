@@ -33,6 +33,7 @@ from worker.demo.playground import (
     things_to_try,
     worker_until_stopped,
     write_adoption,
+    write_event,
 )
 from worker.demo.stage import Stage, stage
 from worker.operations.dead_letters.replay import Replay
@@ -210,7 +211,8 @@ async def _stay(story: Story) -> None:
         timeline.plain(f"# or give each command: --env-file {env_file}")
         timeline.chapter("Then try:")
         adoption = write_adoption(story.folder, await existing_subaccount(environ, story.http))
-        timeline.listed(things_to_try(environ["PROVISIONER_HTTP"], adoption, PROTECTED[-1]))
+        event = write_event(story.folder, _event("removed", "legal", None))
+        timeline.listed(things_to_try(environ["PROVISIONER_HTTP"], adoption, event, PROTECTED[-1]))
         timeline.chapter("The log of the worker follows.")
         await stopped
 
