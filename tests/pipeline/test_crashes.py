@@ -337,7 +337,8 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
         "attempt": None,
         "self.marks.clear_poison": "clear_poison",
     },
-    "Line.carry": {
+    "Line.carry": {"self.removal_slots if _is_removal(event) else nullcontext()": None, "self._carry": None},
+    "Line._carry": {
         "self.reconciler.arm_pending_check": None,
         "self.records.recall": None,
         "self._counts": None,
