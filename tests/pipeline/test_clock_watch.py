@@ -12,7 +12,9 @@ from tests.pipeline.outages import pass_seconds
 from tests.support.builders import NOW, department_created, department_removed
 from tests.support.settling_loop import settled
 from tests.support.world import World
+from worker.adapters.memory.provider import StoredResource
 from worker.bootstrap import RunningWorker
+from worker.core.inventory import ResourceKind
 from worker.flow.clock_watch import ASK_AGAIN_SECONDS, BLOCKER, Comparisons
 
 AHEAD = NOW + timedelta(minutes=15)
@@ -202,3 +204,14 @@ class TestGrace:
             waiting.answered_call()
             await self.file_due(running)
         await waiting.has_no_live_subaccount()
+
+    async def test_a_wrong_clock_holds_no_deletion_either_for_its_approval_would_delete(self, waiting):
+        async def answer() -> None:
+            waiting.answered_call()
+
+        auth_id = (await waiting.entry()).auth_id
+        waiting.provider.owned = [StoredResource(ResourceKind.NUMBERS, "14150000001", auth_id)]
+        async with waiting.comparing() as running:
+            waiting.witness.before("get", answer)
+            await self.file_due(running)
+            assert await waiting.ledger.holds() == []

@@ -27,6 +27,7 @@ from worker.core.decide import (
     CountTenant,
     Decision,
     Delete,
+    HoldBack,
     NothingLeft,
     Policy,
     Refuse,
@@ -145,7 +146,8 @@ class Line:
     async def _carry_out(
         self, event: Asked, decided: Step, known: Recollection, is_overtaken: Overtaking
     ) -> _Recorded | Overtaken | Failure:
-        if isinstance(decided, Delete) and isinstance(event, LateRemoval) and self.clock_watch.is_off:
+        late_end = isinstance(event, LateRemoval) and isinstance(decided, Delete | HoldBack)
+        if late_end and self.clock_watch.is_off:
             return Unavailable("the worker's clock is wrong, so it cannot tell whether the grace is over")
         entry = known.entry
         step = await self.actor.foresee(decided, entry)
