@@ -239,6 +239,21 @@ class TestHolds:
         await world.has_one_live_subaccount("Sales")
 
 
+async def test_an_approval_lapses_if_the_settings_delete_nothing_any_more(world):
+    await world.handle(CREATED)
+    give(world, (await world.entry()).auth_id, "14155550001")
+    await world.handle(REMOVED)
+    await pass_time(world, GRACE)
+    hold = await the_hold(world)
+    world.witness.fail("get", fault("get", 503, outage=True))
+    await ask(world, Approving(hold.id))
+    world.policy = Policy(Removal.DISABLE)
+    await pass_time(world, timedelta(minutes=1))
+    lapsed = await the_hold(world)
+    assert (lapsed.id, lapsed.state, deletions(world)) == (hold.id, "waiting", [])
+    assert await world.ledger.due(world.clock.now(), 10, None) == []
+
+
 class TestResources:
     async def held_for_resources(self, world: World, removal: Removal = Removal.DELETE) -> Hold:
         world.policy = Policy(removal)

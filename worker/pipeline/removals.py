@@ -19,6 +19,7 @@ from worker.core.model import (
     Department,
     Entry,
     Hold,
+    HoldState,
     LateRemoval,
     Reference,
     Rejecting,
@@ -70,7 +71,7 @@ class Removals:
             return
         entry = (await self.records.recall(department)).entry
         now = self.clock.now()
-        if entry.hold is not None and entry.deletion is None and has_lapsed(entry.hold, now):
+        if entry.hold is not None and entry.deletion is None and self._ends(entry.hold, entry):
             await self._lapse(entry, entry.hold)
             return
         if entry.late_removal is None or not is_removal_due(entry, self.policy, now):
@@ -130,6 +131,11 @@ class Removals:
         reference = Reference(WISHES, wish.id, type_)
         taken = _answered(wish, reference, self.clock.now(), None)
         return replace(taken, auth_id=hold.auth_id, name=hold.name)
+
+    def _ends(self, hold: Hold, entry: Entry) -> bool:
+        """Whether an approval is too old, or the settings, which have changed since, delete nothing."""
+        allowed = may_approve(hold, entry, self.policy) is None
+        return has_lapsed(hold, self.clock.now()) or (hold.state is HoldState.APPROVED and not allowed)
 
     async def _lapse(self, entry: Entry, hold: Hold) -> None:
         ruled = lapsed(entry, hold)
