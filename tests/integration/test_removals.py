@@ -161,6 +161,7 @@ async def test_each_reason_holds_a_removal_and_a_person_decides(system: RealSyst
         await estate.create("l", "last")
         wiped = [f"w{number}" for number in range(6)]
         await estate.create("w", *wiped)
+        await check_plans(estate)
         sent = {
             "board": await estate.say("removed", "board", "p"),
             "vault-1": await estate.say("removed", "vault-1", "safe"),
@@ -183,6 +184,33 @@ async def test_each_reason_holds_a_removal_and_a_person_decides(system: RealSyst
         await check_a_newer_event(estate, holds, sent)
         assert await worker.stop() == 0
     await check_without_a_worker(estate)
+
+
+async def check_plans(estate: Estate) -> None:
+    """What a plan says of events that nobody has sent, and it changes nothing."""
+    before = len(estate.system.sandbox.requests), (await estate.command("departments", "list", "--json")).out
+    expected = {
+        ("removed", "board", "p"): ("hold", "held", "protected"),
+        ("removed", "last", "l"): ("hold", "held", "last-active"),
+        ("removed", "w0", "w"): ("disable", "disabled", None),
+        ("created", "new", "w"): ("create", "created", None),
+        ("renamed", "w0", "w"): ("skip", "unchanged", None),
+    }
+    for (kind, department, tenant), (decision, outcome, reason) in expected.items():
+        file = Path(estate.system.settings.ledger).with_name("event.json")
+        file.write_text(json.dumps(estate.event(kind, department, tenant)))
+        plan = await estate.command("plan", "--file", str(file), "--json")
+        assert plan.code == 0, plan.err
+        document = plan.json
+        assert document.keys() >= {"decision", "outcome", "reason", "calls", "department"}
+        assert (document["decision"], document["outcome"]) == (decision, outcome), document
+        assert reason is None or document["reason"] == reason, document
+        assert document["department"]["department_id"] == department
+        assert isinstance(document["calls"], int)
+    file.write_text("no event")
+    assert (await estate.command("plan", "--file", str(file), "--json")).code == 1
+    after = len(estate.system.sandbox.requests), (await estate.command("departments", "list", "--json")).out
+    assert after == before
 
 
 def check_holds(estate: Estate, holds: dict[str, Any], sent: dict[str, str]) -> None:
