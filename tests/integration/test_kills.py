@@ -100,6 +100,7 @@ async def takeover(
         "PROVISIONER_SETTLE_WINDOW": settle_window,
         "PROVISIONER_API_TIMEOUT": "1s",
         "PROVISIONER_REMOVAL": removal,
+        "PROVISIONER_REMOVAL_LIMIT": "off",
     }
     async with worker_process(environ, module) as worker:
         yield (

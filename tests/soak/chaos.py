@@ -157,6 +157,7 @@ def _environ(plan: ChaosPlan, url: str, sandbox: Sandbox, folder: Path) -> dict[
         "PROVISIONER_RATE_LIMIT": "100000/1s",
         "PROVISIONER_SETTLE_WINDOW": delay_label(plan.settle_window),
         "PROVISIONER_API_TIMEOUT": delay_label(plan.api_timeout),
+        "PROVISIONER_REMOVAL_LIMIT": "off",
     }
 
 

@@ -165,6 +165,7 @@ async def outage(plan: OutagePlan, folder: Path) -> Outage:
             "PLIVO_AUTH_TOKEN": AUTH_TOKEN,
             "PLIVO_API_URL": proxy.url,
             "LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
+            "PROVISIONER_REMOVAL_LIMIT": "off",
             **plan.settings,
         }
         worker = await stack.enter_async_context(worker_process(environ))
