@@ -33,15 +33,15 @@ class Halt:
     when: Callable[..., bool] = lambda *_, **__: True
 
 
-def _intends(_entry: Entry, answer: Answer | None = None) -> bool:
+def _intends(_entry: Entry, answer: Answer | None = None, *_: object) -> bool:
     return answer is None
 
 
-def _answers(_entry: Entry, answer: Answer | None = None) -> bool:
+def _answers(_entry: Entry, answer: Answer | None = None, *_: object) -> bool:
     return answer is not None and not answer.confirmed
 
 
-def _confirms(_entry: Entry, answer: Answer | None = None) -> bool:
+def _confirms(_entry: Entry, answer: Answer | None = None, *_: object) -> bool:
     return answer is not None and answer.confirmed
 
 
