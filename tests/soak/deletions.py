@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import ClassVar
 
-import aiohttp
-
 from tests.soak.command import parser
 from tests.soak.kills import run_soak
 from tests.soak.lives import Soak, SoakPlan
@@ -55,21 +53,15 @@ class Deletions(Soak):
     async def _send(self, statements: Sequence[Statement]) -> None:
         for statement in statements:
             if statement.kind == "removed" and random.Random(statement.id).random() < WITH_RESOURCES:
-                await self._give_application(statement.department)
+                self._give_application(statement.department)
             await super()._send([statement])
 
-    async def _give_application(self, department: str) -> None:
+    def _give_application(self, department: str) -> None:
         """Makes an application of the department's subaccount, if it is there by now."""
         owners = [one for one in self.sandbox.subaccounts() if one.name.startswith(f"{department} ")]
-        if len(owners) != 1:
-            return
-        sandbox, auth_id = self.sandbox, owners[0].auth_id
-        url = f"{sandbox.url}/v1/Account/{sandbox.auth_id}/Application/"
-        body = {"app_name": f"app-{department}", "answer_url": "http://127.0.0.1/", "subaccount": auth_id}
-        login = {"Authorization": aiohttp.encode_basic_auth(sandbox.auth_id, sandbox.auth_token)}
-        async with aiohttp.ClientSession(headers=login) as session, session.post(url, json=body) as response:
-            if response.status == 201:
-                self.applications[auth_id] = (await response.json())["app_id"]
+        if len(owners) == 1:
+            auth_id = owners[0].auth_id
+            (self.applications[auth_id],) = self.sandbox.seed_resources(auth_id, applications=1).applications
 
     async def _owed(self) -> bool:
         """Whether anything is due now or when a grace ends."""
