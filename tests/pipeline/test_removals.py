@@ -1,5 +1,6 @@
 """A removed department, from its event to the deletion of its subaccount."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -17,6 +18,7 @@ from worker.core.inventory import Counts, ResourceKind
 from worker.core.limits import Window
 from worker.core.model import Approving, Hold, HoldState, Rejecting, Status, Wish
 from worker.core.protected import Protected
+from worker.core.removal import deletable_before
 from worker.core.wishes import reference_of
 
 GRACE = timedelta(days=30)
@@ -309,6 +311,32 @@ class TestResources:
         assert deletions(world) == []
         world.answered(REMOVED, "disabled", "held")
         assert (await world.entry()).status is Status.DISABLED
+
+    async def test_a_newer_event_that_voids_the_hold_cancels_the_deletion_with_it(self, world):
+        """A worker that dies between the void and the restore knows already that the department exists."""
+        hold = await self.held_for_resources(world, Removal.DISABLE_THEN_DELETE)
+        give(world, None, "14155550001")
+        reached = asyncio.Event()
+
+        async def die_at_the_next() -> None:
+            world.witness.before("record disabled", die)
+
+        async def die() -> None:
+            reached.set()
+            await asyncio.Event().wait()
+
+        world.witness.before("record disabled", die_at_the_next)
+        async with world.working():
+            await world.send(RESTORED)
+            await reached.wait()
+        void = await world.ledger.hold(hold.id)
+        assert void is not None
+        assert void.state is HoldState.VOID
+        now = world.clock.now()
+        assert await world.ledger.due(now, 10, deletable_before(world.policy, now)) == []
+        await world.handle()
+        world.answered(RESTORED, "restored")
+        assert deletions(world) == []
 
     async def test_the_inventory_is_in_the_audit(self, world):
         hold = await self.held_for_resources(world)

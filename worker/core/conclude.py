@@ -340,7 +340,11 @@ def _voided(entry: Entry, cause: Cause, now: datetime) -> Conclusion:
     if entry.hold is None:
         raise ValueError("there is no hold to void")
     ruled = voided(entry, entry.hold, cause.reference, now)
-    return Conclusion(ruled.entry, holds=(ruled.hold,), answers=(ruled.answer,) if ruled.answer else ())
+    without = ruled.entry
+    if cause.version is not None and cause.version.kind is not Kind.REMOVED:
+        # The grace is over: without its hold, the deletion would be due before the event is decided again.
+        without = _deletion_cancelled(without, cause)
+    return Conclusion(without, holds=(ruled.hold,), answers=(ruled.answer,) if ruled.answer else ())
 
 
 def _still_there(entry: Entry, policy: Policy, now: datetime) -> Conclusion:
