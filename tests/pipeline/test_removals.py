@@ -20,6 +20,7 @@ from worker.core.model import Approving, Hold, HoldState, Rejecting, Status, Wis
 from worker.core.protected import Protected
 from worker.core.removal import deletable_before
 from worker.core.wishes import reference_of
+from worker.ports import LedgerFailed
 
 GRACE = timedelta(days=30)
 DAY = timedelta(days=1)
@@ -239,6 +240,34 @@ class TestHolds:
         lapsed = await the_hold(world)
         assert (lapsed.id, lapsed.state) == (hold.id, "waiting")
         await world.has_one_live_subaccount("Sales")
+
+    async def test_a_worker_that_dies_after_an_approval_does_not_approve_again(self):
+        world = World(Policy(protected=Protected(("sales",))))
+        await world.handle(CREATED, REMOVED)
+        hold = await the_hold(world)
+        world.witness.fail("close wish", LedgerFailed("the disk is full"))
+        await world.ledger.wish(Wish("w", SALES, "ada", world.clock.now(), Approving(hold.id)))
+        async with world.working() as running:
+            await running.worker.scheduler.file_wishes()
+            await running.worker.lanes.idle()
+        approved = await the_hold(world)
+        world.witness.fail("update", fault("update", 403))
+        await pass_time(world, timedelta(minutes=1))
+        assert await world.ledger.wishes() == []
+        again = await the_hold(world)
+        assert (again.state, again.ruling) == ("approved", approved.ruling)
+
+    async def test_a_withdrawn_approval_is_not_carried_out(self):
+        world = World(Policy(protected=Protected(("sales",))))
+        await world.handle(CREATED, REMOVED)
+        wish = Wish("w", SALES, "ada", world.clock.now(), Approving((await the_hold(world)).id))
+        await world.ledger.wish(wish)
+        async with world.working() as running:
+            await running.worker.scheduler.file_wishes()
+            await world.ledger.close_wish(wish.id)
+            await running.worker.lanes.idle()
+        await tend(world)
+        assert (await the_hold(world)).state is HoldState.WAITING
 
 
 async def test_an_approval_lapses_if_the_settings_delete_nothing_any_more(world):

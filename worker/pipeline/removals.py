@@ -90,6 +90,8 @@ class Removals:
 
     async def approve(self, wish: Wish, asks: Approving) -> None:
         """Records the approval; the removal is due from then on. Raises the ports' exceptions."""
+        if await self._is_over(wish, APPROVE):
+            return
         entry, hold = await self._held(wish, asks.hold_id)
         why_not = may_approve(hold, entry, self.policy) if hold else "there is no such hold"
         if hold is not None and why_not is None and entry.hold is not None:
@@ -104,6 +106,8 @@ class Removals:
 
     async def reject(self, wish: Wish, asks: Rejecting) -> None:
         """Records the rejection, which ends the removal. Raises the ports' exceptions."""
+        if await self._is_over(wish, REJECT):
+            return
         entry, hold = await self._held(wish, asks.hold_id)
         open_one = entry.hold if hold and entry.hold and entry.hold.id == hold.id else None
         if hold is not None and open_one is not None and entry.deletion is None:
@@ -119,12 +123,19 @@ class Removals:
     async def _held(self, wish: Wish, hold_id: str) -> tuple[Entry, Hold | None]:
         return (await self.records.recall(wish.department)).entry, await self.holds.hold(hold_id)
 
-    async def _not_taken(self, wish: Wish, type_: str, why: str) -> None:
-        """Answers the wish, unless a try that died before it could close it has answered it."""
+    async def _is_over(self, wish: Wish, type_: str) -> bool:
+        """Whether the wish is withdrawn, or was answered by a try that died before it could close it."""
+        if not await self.wishes.is_open(wish.id):
+            return True
         reference = Reference(WISHES, wish.id, type_)
         if (await self.records.recall(wish.department, reference)).answer is None:
-            answer = _answered(wish, reference, self.clock.now(), why)
-            await self.records.answered(answer)
+            return False
+        await self.wishes.close_wish(wish.id)
+        return True
+
+    async def _not_taken(self, wish: Wish, type_: str, why: str) -> None:
+        reference = Reference(WISHES, wish.id, type_)
+        await self.records.answered(_answered(wish, reference, self.clock.now(), why))
         await self.wishes.close_wish(wish.id)
 
     def _taken(self, wish: Wish, type_: str, hold: Hold) -> Answer:
