@@ -241,6 +241,18 @@ class TestHolds:
         assert (lapsed.id, lapsed.state) == (hold.id, "waiting")
         await world.has_one_live_subaccount("Sales")
 
+    async def test_an_approval_is_valid_from_when_the_person_asked(self):
+        world = World(Policy(protected=Protected(("sales",))))
+        await world.handle(CREATED, REMOVED)
+        hold = await the_hold(world)
+        await world.ledger.wish(Wish("w", SALES, "ada", world.clock.now(), Approving(hold.id)))
+        world.witness.fail("update", fault("update", 503, outage=True))
+        await pass_time(world, timedelta(hours=23))
+        assert (await the_hold(world)).state is HoldState.APPROVED
+        await pass_time(world, timedelta(hours=1))
+        assert (await the_hold(world)).state is HoldState.WAITING
+        await world.has_one_live_subaccount("Sales")
+
     async def test_a_worker_that_dies_after_an_approval_does_not_approve_again(self):
         world = World(Policy(protected=Protected(("sales",))))
         await world.handle(CREATED, REMOVED)

@@ -95,7 +95,8 @@ class Removals:
         entry, hold = await self._held(wish, asks.hold_id)
         why_not = may_approve(hold, entry, self.policy) if hold else "there is no such hold"
         if hold is not None and why_not is None and entry.hold is not None:
-            ruled = approved(entry, entry.hold, Ruling(wish.asked_by, self.clock.now(), asks.cascade))
+            at = min(wish.asked_at, self.clock.now())  # valid from when the person said so
+            ruled = approved(entry, entry.hold, Ruling(wish.asked_by, at, asks.cascade))
             cascade = "" if asks.cascade is None else f", to destroy its {asks.cascade} resources too"
             line = self._audit(wish, hold, f"approved hold {hold.id}{cascade}")
             await self.records.ruled(ruled, self._taken(wish, APPROVE, hold), line)
