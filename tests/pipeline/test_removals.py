@@ -123,6 +123,38 @@ class TestGrace:
         await pass_time(world, 2 * GRACE)
         assert deletions(world) == []
 
+    @pytest.mark.parametrize("removal", [Removal.DISABLE, Removal.IGNORE])
+    @pytest.mark.parametrize("after_effect", [False, True])
+    async def test_another_policy_ends_a_deletion_in_doubt(self, world, removal, after_effect):
+        await world.handle(CREATED, REMOVED)
+        world.witness.fail("delete", fault("delete"), after_effect=after_effect)
+        await pass_time(world, GRACE)
+        assert (await world.entry()).status is Status.DELETING
+        world.policy = Policy(removal)
+        for _ in range(5):
+            await pass_time(world, timedelta(minutes=5))
+        sent = 2 if after_effect else 0  # one had its effect, and the last one meets 404
+        assert len(deletions(world)) == sent
+        entry = await world.entry()
+        if after_effect:
+            world.answered(REMOVED, "disabled", "removed")
+        else:
+            assert (entry.status, entry.retry) == (Status.DISABLED, None)
+            world.policy = Policy(Removal.DELETE)
+            await pass_time(world, timedelta(minutes=1))
+            world.answered(REMOVED, "disabled", "removed")
+
+    async def test_another_policy_disables_instead_of_a_deletion_in_doubt(self):
+        world = World(Policy(Removal.DELETE))
+        await world.handle(CREATED)
+        await world.crash_before("delete", REMOVED)
+        assert (await world.entry()).status is Status.DELETING
+        world.policy = Policy(Removal.DISABLE)
+        await world.handle()
+        assert deletions(world) == []
+        assert (await world.entry()).status is Status.DISABLED
+        world.answered(REMOVED, "disabled")
+
     async def test_policy_delete_makes_departments_that_wait_due_at_once(self, world):
         await world.handle(CREATED, REMOVED)
         world.policy = Policy(Removal.DELETE)

@@ -199,7 +199,7 @@ def intend(
         case Restore():
             return arm_check(_deletion_cancelled(entry, cause), policy, now)
         case Reconsider():
-            return _deletion_cancelled(entry, cause)
+            return entry if _is_removal(cause) else _deletion_cancelled(entry, cause)
         case Rename():
             return arm_check(entry, policy, now)
         case _:
@@ -308,6 +308,8 @@ def _failed(
             return _not_created(entry, failure, policy, now)
         case ((Rename() | Restore() | Disable() | Look()), Missing()):
             return _not_found(entry, _required(cause), failure, policy, now)
+        case Reconsider(), Missing() if _is_removal(cause):
+            return Conclusion(entry)  # inspected again: it is deleted
         case Reconsider(), Missing():
             return _reconsidered(entry, _deleted(entry, None, now), policy, now)
         case Delete(), _:
@@ -341,7 +343,7 @@ def _voided(entry: Entry, cause: Cause, now: datetime) -> Conclusion:
         raise ValueError("there is no hold to void")
     ruled = voided(entry, entry.hold, cause.reference, now)
     without = ruled.entry
-    if cause.version is not None and cause.version.kind is not Kind.REMOVED:
+    if not _is_removal(cause):
         # The grace is over: without its hold, the deletion would be due before the event is decided again.
         without = _deletion_cancelled(without, cause)
     return Conclusion(without, holds=(ruled.hold,), answers=(ruled.answer,) if ruled.answer else ())
@@ -530,7 +532,7 @@ def _not_found(entry: Entry, cause: Cause, missing: Missing, policy: Policy, now
         return Conclusion(without, failure=dataclasses.replace(missing, gone_in_seconds=left))
     if isinstance(cause, Recreation):
         return Conclusion(vacated(without, now))  # decided again: a new one is created
-    if cause.version and cause.version.kind is Kind.REMOVED:
+    if _is_removal(cause):
         removed, code = _deleted(without, cause, now), ResultCode.GONE_AT_PROVIDER
         return _answered(removed, cause, ResultKind.REMOVED, now, auth_id=entry.auth_id, code=code)
     code, api_id = ResultCode.GONE_AT_PROVIDER, missing.api_id
@@ -603,6 +605,10 @@ def _claim_of(entry: Entry) -> Claim:
     if entry.claim is None:
         raise ValueError(f"no create was claimed: the department is {entry.status}")
     return entry.claim
+
+
+def _is_removal(cause: Cause | None) -> bool:
+    return cause is not None and cause.version is not None and cause.version.kind is Kind.REMOVED
 
 
 def _required(cause: Cause | None) -> Cause:

@@ -26,6 +26,7 @@ from worker.core.decide import (
     Inspect,
     NothingLeft,
     Policy,
+    Reconsider,
     Removal,
     Step,
     removal_step,
@@ -174,13 +175,15 @@ def _held_by_rule(event: Event, known: Recollection, policy: Policy, now: dateti
 
 def _checked_deletion(
     auth_id: str, known: Recollection, approved: Hold | None, policy: Policy
-) -> Inspect | HoldBack | Delete:
+) -> Inspect | HoldBack | Delete | Reconsider:
     """The deletion, once the provider has shown the subaccount. `approved`: the hold that it was for."""
     inspection = known.inspection
     if inspection is None:
         return Inspect(auth_id)
     if inspection.found is None:  # the deletion meets 404, which is success
         return Delete(auth_id, inspection=inspection)
+    if known.entry.deletion is not None and _grace(policy) is None:  # the settings have changed since
+        return Reconsider(auth_id)
     accepted = _accepted(approved, drift := drift_of(known.entry, inspection))
     if HoldReason.PROTECTED not in accepted and policy.protected.includes(known.entry.department):
         return HoldBack(HoldReason.PROTECTED, PROTECTED_DETAIL, inspection, accepted)
