@@ -378,23 +378,26 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
         "self._retry": None,
     },
     "Removals.approve": {
+        "self._is_over": None,
         "self._held": None,
         "self.records.ruled": None,
         "self.wishes.close_wish": None,
         "self._not_taken": None,
     },
     "Removals.reject": {
+        "self._is_over": None,
         "self._held": None,
         "self.records.ruled": None,
         "self.wishes.close_wish": None,
         "self._not_taken": None,
     },
     "Removals._held": {"self.records.recall": None, "self.holds.hold": None},
-    "Removals._not_taken": {
+    "Removals._is_over": {
+        "self.wishes.is_open": None,
         "self.records.recall": None,
-        "self.records.answered": None,
         "self.wishes.close_wish": None,
     },
+    "Removals._not_taken": {"self.records.answered": None, "self.wishes.close_wish": None},
     "Removals._lapse": {"self.records.ruled": None},
     "Removals._end_retry": {"self.records.retried": None},
     "Removals._retry": {"self.records.recall": None, "self.records.retried": None},
