@@ -281,6 +281,14 @@ class TestVoided:
 
         assert [hold.state for hold in conclusion.holds] == [HoldState.VOID]
         assert (conclusion.answers, conclusion.entry.owed_results) == ((), before.owed_results)
+        removal = conclusion.entry.removal
+        assert removal is not None
+        assert (removal.cancelled, removal.cancelled_by) == (True, NEWER.version)
+        assert conclusion.entry.late_removal is None
+
+    def test_a_newer_removal_leaves_the_deletion_due(self):
+        conclusion = concluded(waiting(DRIFT, DISABLED), removed(sequence=12), VoidHold())
+
         assert conclusion.entry.removal == DISABLED.removal
 
     def test_a_hold_is_needed(self):
