@@ -233,10 +233,12 @@ class TestCounts:
             0, (WindowCount(3, 1), WindowCount(1, 1))
         )
 
-    async def test_a_removal_that_a_person_approved_does_not_count(self, ledger):
+    async def test_a_removal_that_a_person_approved_is_no_removal_but_a_department(self, ledger):
         (entry,) = await departments(ledger, "sales")
         await ledger.record(disabled(entry, NOW, counted_at=None))
-        assert await ledger.tenant_counts("acme", [NOW - HOUR]) == TenantCounts(0, (WindowCount(0, 0),))
+        assert await ledger.tenant_counts("acme", [NOW - HOUR, NOW]) == TenantCounts(
+            0, (WindowCount(0, 1), WindowCount(0, 0))
+        )
 
     async def test_a_cancelled_deletion_stays_counted(self, ledger):
         """The department was disabled, and still is."""

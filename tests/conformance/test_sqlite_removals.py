@@ -163,7 +163,9 @@ async def test_counts_are_those_of_the_entries_after_any_writes(path):
                     WindowCount(
                         sum(at > begin for entry in entries for at in entry.counted_removals),
                         sum(
-                            any(at > begin for at in entry.counted_removals) and not entry.is_counted_active
+                            not entry.is_counted_active
+                            and entry.latest_removal is not None
+                            and entry.latest_removal > begin
                             for entry in entries
                         ),
                     )

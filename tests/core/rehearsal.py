@@ -123,10 +123,11 @@ def counts_of(entries: Iterable[Entry], since: Iterable[datetime]) -> TenantCoun
 
 
 def _within(entries: Iterable[Entry], begin: datetime) -> WindowCount:
-    removals = [(one, sum(at > begin for at in one.counted_removals)) for one in entries]
+    known = list(entries)
+    gone = [one.latest_removal for one in known if not one.is_counted_active]
     return WindowCount(
-        removals=sum(times for _, times in removals),
-        departments=sum(times > 0 and not one.is_counted_active for one, times in removals),
+        removals=sum(at > begin for one in known for at in one.counted_removals),
+        departments=sum(at is not None and at > begin for at in gone),
     )
 
 
@@ -163,7 +164,10 @@ class Rehearsal:
         self._do_due_duties()
         ended = self._carry(event)
         match ended:
-            case Republish() | Refuse() | None:
+            case Republish(answer):  # its delivery publishes the result
+                self.entry = result_published(self.entry, answer)
+                return ended
+            case Refuse() | None:
                 return ended
             case NothingLeft():
                 raise AssertionError("an event always has an end")
@@ -259,6 +263,8 @@ class Rehearsal:
         while coming := [*filter(None, [self.entry.due_at]), *(at for at, _ in self._late)]:
             self._advance_to(min(coming))
             self._do_due_duties()
+            if self.entry.results_at is not None and self.entry.results_at <= self.now:
+                self.publish_owed()
 
     def advance(self, by: timedelta) -> None:
         """Lets time pass, with all that falls due in it."""

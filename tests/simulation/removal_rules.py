@@ -240,10 +240,11 @@ def _within_limit(state: RemovalState, note: Note, tenant: str, rules: Rules) ->
     }
     if not active - {note.department}:
         state.breaks(note, f"is the last active one of {tenant}, and is removed without an approval")
-    counted = [one for one in state.removals if one.tenant == tenant and one.counts]
+    removals = [one for one in state.removals if one.tenant == tenant]
+    counted = [one for one in removals if one.counts]
     for most, is_percentage, seconds in rules.limit:
         surely = sum(one.at > note.at - seconds + CLOCK_SLACK_SECONDS for one in counted)
-        perhaps = {one.department for one in counted if one.at > note.at - seconds - CLOCK_SLACK_SECONDS}
+        perhaps = {one.department for one in removals if one.at > note.at - seconds - CLOCK_SLACK_SECONDS}
         base = len(active | perhaps | {note.department})
         allowed = max(3, int(most * base / 100)) if is_percentage else int(most)
         if surely > allowed:

@@ -48,7 +48,10 @@ DEFAULT_LIMIT: RemovalLimit = (
 
 @dataclass(frozen=True, slots=True)
 class WindowCount:
-    """The counted removals within a window, and the departments removed in it that are not active now."""
+    """The counted removals within a window, and the departments removed in it that are not active now.
+
+    Those that a person has approved are among the departments, and not among the removals.
+    """
 
     removals: int
     departments: int

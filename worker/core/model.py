@@ -626,6 +626,12 @@ class Entry:
         return (*self.past_removals, *(at for at in current if at is not None))
 
     @property
+    def latest_removal(self) -> datetime | None:
+        """When the department was last removed, whether that counts or a person has approved it."""
+        removed = (self.removal.removed_at,) if self.removal else ()
+        return max((*self.counted_removals, *removed), default=None)
+
+    @property
     def late_removal(self) -> Cause | None:
         """The event of a removal that ends without its message: approved, waiting for its time, or begun."""
         if self.hold is not None:

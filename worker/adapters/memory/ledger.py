@@ -266,8 +266,8 @@ def is_overdue(entry: Entry, since: datetime) -> bool:
 
 
 def _within(entries: Sequence[Entry], since: datetime) -> WindowCount:
-    removals = [(entry, sum(at > since for at in entry.counted_removals)) for entry in entries]
+    gone = [entry.latest_removal for entry in entries if not entry.is_counted_active]
     return WindowCount(
-        removals=sum(times for _, times in removals),
-        departments=sum(times > 0 and not entry.is_counted_active for entry, times in removals),
+        removals=sum(at > since for entry in entries for at in entry.counted_removals),
+        departments=sum(at is not None and at > since for at in gone),
     )

@@ -412,6 +412,7 @@ def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
     """Raises `LedgerConflict` if the entry was changed since it was recalled, and `AuthIdTaken`."""
     counted = entry.removal or entry.removing or entry.past_removals
     removals = [_microseconds(at) for at in entry.counted_removals] if counted else None
+    latest = entry.latest_removal if counted else None
     values = (
         entry.revision,
         entry.status.value,
@@ -421,7 +422,7 @@ def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
         entry_json(entry),
         entry.is_counted_active,
         _unix(entry.deletable_since),
-        max(removals) if removals else None,
+        _microseconds(latest) if latest else None,
         to_json(removals).decode() if removals else None,
         *entry.department,
     )

@@ -1,8 +1,8 @@
 -- Removals: their limits, holds, calls and sweeps.
 
 -- `active`: it counts as an active department of its tenant. `deletable_since`: Unix time at which the grace of
--- its deletion began. `removals`: JSON array of the times of its counted removals in microseconds since 1970, and
--- `last_removal_at` the newest of them; both NULL without any.
+-- its deletion began. `removals`: JSON array of the times of its counted removals in microseconds since 1970; NULL
+-- without any. `last_removal_at`: when it was last removed, counted or not.
 ALTER TABLE departments ADD COLUMN active INTEGER NOT NULL DEFAULT 0 CHECK (active IN (0, 1));
 ALTER TABLE departments ADD COLUMN deletable_since REAL;
 ALTER TABLE departments ADD COLUMN last_removal_at INTEGER;
