@@ -33,6 +33,13 @@ RUNS = {
     "deletions-very-late": 1,
 }
 
+_RARELY = frozenset(
+    {"approved with cascade", "approved with a wrong count", "enabled by hand", "name refused"}
+)
+RARE = {"removals-kills": _RARELY, "removals-all": _RARELY, "removals-two-workers": _RARELY}
+"""Faults that need a chain of others, so that few runs of a mixed profile strike them. In `removals`, and in
+`provider` for names, a chunk must strike them all."""
+
 
 @pytest.mark.parametrize(
     ("profile", "first"),
@@ -45,7 +52,8 @@ def test_all_promises_hold_under_faults(profile, first):
         assert not run.broken, report(run)
         struck += run.chance.struck
 
-    assert coverage(PROFILES[profile], struck) == [], "these faults never struck"
+    never = set(coverage(PROFILES[profile], struck)) - RARE.get(profile, frozenset())
+    assert never == set(), "these faults never struck"
 
 
 @pytest.mark.parametrize("profile", PROFILES)
