@@ -259,8 +259,15 @@ class TestANewerRemovalWhileOneIsInDoubt:
         merged = replace(removed(sequence=12), merged_into="marketing")
         protects = replace(LIMITED, protected=PROTECTS)
 
-        assert asks(merged, entry, LIMITED).reason is HoldReason.MERGED
-        assert asks(removed(sequence=12), entry, protects).reason is HoldReason.PROTECTED
+        assert asks(merged, entry, LIMITED, inspection=BARE).reason is HoldReason.MERGED
+        assert asks(removed(sequence=12), entry, protects, inspection=BARE).reason is HoldReason.PROTECTED
+
+    def test_a_deletion_that_may_be_carried_out_is_looked_at_before_any_rule(self):
+        """Held, the department would count as active without a subaccount."""
+        merged = replace(removed(sequence=12), merged_into="marketing")
+
+        assert asks(merged, self.DELETING, LIMITED) == Inspect(AUTH_ID)
+        assert asks(merged, self.DELETING, LIMITED, inspection=GONE) == Delete(AUTH_ID, inspection=GONE)
 
     def test_it_is_not_counted_again(self):
         assert asks(removed(sequence=12), self.DOUBTFUL, LIMITED) == Disable(AUTH_ID)
@@ -275,7 +282,7 @@ class TestANewerRemovalWhileOneIsInDoubt:
 
         entry = voided(entry, entry.hold, newer.reference, LATER).entry
 
-        assert asks(newer, entry, LIMITED) == CountTenant()
+        assert asks(newer, entry, LIMITED, inspection=BARE) == CountTenant()
         intended = intend(Delete(AUTH_ID), entry, newer, IDEMPOTENCY_KEY, LIMITED, LATER)
         assert intended.removing == Removing(newer.reference, counted_at=LATER)
         assert admission_of(entry, intended, LIMITED, LATER) is not None

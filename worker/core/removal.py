@@ -64,16 +64,16 @@ def guard(
     if not isinstance(decision, Disable | Delete):
         return decision
     entry = known.entry
+    if entry.deletion is not None and _is_gone_or_unseen(known):  # in doubt: it may be carried out by now
+        return _checked_deletion(decision.auth_id, known, None, policy)
     if entry.removal is None:  # one under way is counted already, but it may be that of an older event
         if entry.removing is None and known.counts is None and policy.limit:
             return CountTenant()
         if held := _held_by_rule(event, known, policy, now):
             return held
-    return (
-        decision
-        if isinstance(decision, Disable)
-        else _checked_deletion(decision.auth_id, known, None, policy)
-    )
+    if isinstance(decision, Disable):
+        return decision
+    return _checked_deletion(decision.auth_id, known, None, policy)
 
 
 def decide_late_removal(
@@ -154,6 +154,10 @@ def drift_of(entry: Entry, inspection: Inspection) -> str | None:
     if not inspection.tagged and not entry.keeps_name:
         differences.append(f"its name at Plivo does not carry the department's tag: {found.name}")
     return "; ".join(differences) or None
+
+
+def _is_gone_or_unseen(known: Recollection) -> bool:
+    return known.inspection is None or known.inspection.found is None
 
 
 def _held_by_rule(event: Event, known: Recollection, policy: Policy, now: datetime) -> HoldBack | None:
