@@ -6,7 +6,6 @@ record with its tries, and is tried again with growing pauses.
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
 
 from contracts.subaccounts import ResultCode, ResultKind
 from worker.core.dead_letters import AuditLine
@@ -27,8 +26,8 @@ from worker.core.model import (
     Ruling,
     Wish,
 )
-from worker.core.reissue import WISHES
 from worker.core.removal import has_lapsed, is_removal_due, may_approve
+from worker.core.wishes import reference_of
 from worker.flow.clock_watch import ClockWatch
 from worker.flow.lanes import Lanes, Rank
 from worker.pipeline.failures import failure_of
@@ -42,9 +41,6 @@ FIRST_PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(hours=1)
 OUTAGE_PAUSE = timedelta(seconds=30)
 """The pause while the provider serves nobody: that is not a failure of this removal."""
-
-APPROVE: Final = "hold.approve.v1"
-REJECT: Final = "hold.reject.v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ class Removals:
 
     async def approve(self, wish: Wish, asks: Approving) -> None:
         """Records the approval; the removal is due from then on. Raises the ports' exceptions."""
-        if await self._is_over(wish, APPROVE):
+        if await self._is_over(wish):
             return
         entry, hold = await self._held(wish, asks.hold_id)
         why_not = may_approve(hold, entry, self.policy) if hold else "there is no such hold"
@@ -99,48 +95,48 @@ class Removals:
             ruled = approved(entry, entry.hold, Ruling(wish.asked_by, at, asks.cascade))
             cascade = "" if asks.cascade is None else f", to destroy its {asks.cascade} resources too"
             line = self._audit(wish, hold, f"approved hold {hold.id}{cascade}")
-            await self.records.ruled(ruled, self._taken(wish, APPROVE, hold), line)
+            await self.records.ruled(ruled, self._taken(wish, hold), line)
             self.telemetry.hold_ruled(ruled.hold, wish.asked_by)
             await self.wishes.close_wish(wish.id)
         else:
-            await self._not_taken(wish, APPROVE, why_not or "")
+            await self._not_taken(wish, why_not or "")
 
     async def reject(self, wish: Wish, asks: Rejecting) -> None:
         """Records the rejection, which ends the removal. Raises the ports' exceptions."""
-        if await self._is_over(wish, REJECT):
+        if await self._is_over(wish):
             return
         entry, hold = await self._held(wish, asks.hold_id)
         open_one = entry.hold if hold and entry.hold and entry.hold.id == hold.id else None
         if hold is not None and open_one is not None and entry.deletion is None:
             ruled = rejected(entry, open_one, Ruling(wish.asked_by, self.clock.now()))
             line = self._audit(wish, hold, f"rejected hold {hold.id}")
-            await self.records.ruled(ruled, self._taken(wish, REJECT, hold), line)
+            await self.records.ruled(ruled, self._taken(wish, hold), line)
             self.telemetry.hold_ruled(ruled.hold, wish.asked_by)
             await self.wishes.close_wish(wish.id)
         else:
             why_not = f"it is {hold.state}" if hold else "there is no such hold"
-            await self._not_taken(wish, REJECT, why_not)
+            await self._not_taken(wish, why_not)
 
     async def _held(self, wish: Wish, hold_id: str) -> tuple[Entry, Hold | None]:
         return (await self.records.recall(wish.department)).entry, await self.holds.hold(hold_id)
 
-    async def _is_over(self, wish: Wish, type_: str) -> bool:
+    async def _is_over(self, wish: Wish) -> bool:
         """Whether the wish is withdrawn, or was answered by a try that died before it could close it."""
         if not await self.wishes.is_open(wish.id):
             return True
-        reference = Reference(WISHES, wish.id, type_)
+        reference = reference_of(wish)
         if (await self.records.recall(wish.department, reference)).answer is None:
             return False
         await self.wishes.close_wish(wish.id)
         return True
 
-    async def _not_taken(self, wish: Wish, type_: str, why: str) -> None:
-        reference = Reference(WISHES, wish.id, type_)
+    async def _not_taken(self, wish: Wish, why: str) -> None:
+        reference = reference_of(wish)
         await self.records.answered(_answered(wish, reference, self.clock.now(), why))
         await self.wishes.close_wish(wish.id)
 
-    def _taken(self, wish: Wish, type_: str, hold: Hold) -> Answer:
-        reference = Reference(WISHES, wish.id, type_)
+    def _taken(self, wish: Wish, hold: Hold) -> Answer:
+        reference = reference_of(wish)
         taken = _answered(wish, reference, self.clock.now(), None)
         return replace(taken, auth_id=hold.auth_id, name=hold.name)
 
@@ -159,7 +155,7 @@ class Removals:
     async def _end_retry(self, entry: Entry) -> None:
         """A removal that is not due any more, since the settings have changed, is not tried again."""
         if entry.retry is not None and entry.retry.at <= self.clock.now():
-            await self.records.retried(replace_retry(entry, None))
+            await self.records.retried(replace(entry, retry=None))
 
     async def _retry(self, department: Department, failure: Failure) -> None:
         entry = (await self.records.recall(department)).entry
@@ -167,16 +163,11 @@ class Removals:
             return
         now = self.clock.now()
         retry = _next_try(entry.retry, failure, now, self.clock.jitter())
-        await self.records.retried(replace_retry(entry, retry))
+        await self.records.retried(replace(entry, retry=retry))
         self.telemetry.removal_failed(department, retry.detail, retry.tries, retry.at)
 
     def _audit(self, wish: Wish, hold: Hold, outcome: str) -> AuditLine:
         return _line(hold, wish.id, wish.asked_by, wish.asks.kind, outcome, self.clock.now())
-
-
-def replace_retry(entry: Entry, retry: Retry | None) -> Entry:
-    """The entry with other tries of its late removal."""
-    return replace(entry, retry=retry)
 
 
 def rank_of_removal(entry: Entry) -> Rank:
