@@ -287,6 +287,21 @@ class TestANewerRemovalWhileOneIsInDoubt:
         assert intended.removing == Removing(newer.reference, counted_at=LATER)
         assert admission_of(entry, intended, LIMITED, LATER) is not None
 
+    def test_an_approved_one_that_turns_out_to_be_carried_out_needs_no_admission(self):
+        """Nothing more is removed, and a refused admission would be asked for again without end."""
+        entry = held(HoldReason.LIMIT, replace(self.DELETING, removing=Removing(EVENT.reference, None)))
+        newer = removed(sequence=12)
+        entry = voided(entry, entry.hold, newer.reference, LATER).entry
+
+        step: Any = asks(newer, entry, LIMITED, inspection=GONE)
+        intended = intend(step, entry, newer, IDEMPOTENCY_KEY, LIMITED, LATER)
+
+        assert (step, intended.removing) == (
+            Delete(AUTH_ID, inspection=GONE),
+            Removing(newer.reference, None),
+        )
+        assert admission_of(entry, intended, LIMITED, LATER) is None
+
 
 class TestLapsed:
     """An approval that was not carried out within a day."""

@@ -189,9 +189,9 @@ def intend(
             attempt = entry.unknown_creates(cause.reference) + 1
             claim = Claim(now, idempotency_key, cause.reference, attempt, trace=cause.trace)
             return replace(entry, status=Status.CLAIMED, name=name, claim=claim)
-        case Delete(_, cascade):
+        case Delete(_, cascade, inspection):
             deletion = Deletion(now, cascade, in_doubt=entry.deletion is not None)
-            reserved = _reserved(entry, _required(cause), now)
+            reserved = _reserved(entry, _required(cause), now, inspection)
             looked = replace(reserved, missing_since=None, gone_at=None)  # the inspection has just looked
             return replace(looked, status=Status.DELETING, deletion=deletion, check=None)
         case Disable():
@@ -484,11 +484,15 @@ def _disabled(entry: Entry, cause: Cause | None, now: datetime) -> Entry:
     )
 
 
-def _reserved(entry: Entry, cause: Cause, now: datetime) -> Entry:
-    """The entry with the removal of an active department under way, counted unless a person approved it."""
+def _reserved(entry: Entry, cause: Cause, now: datetime, inspection: Inspection | None = None) -> Entry:
+    """The entry with the removal of an active department under way, counted unless a person approved it.
+
+    A deletion that turns out to be carried out is the approved one, whose hold a newer removal has voided.
+    """
     if entry.removal is not None:
         return entry
-    counted_at = None if isinstance(cause, LateRemoval) else now
+    carried_out = entry.deletion is not None and inspection is not None and inspection.found is None
+    counted_at = None if isinstance(cause, LateRemoval) or carried_out else now
     if entry.removing is not None:
         counted_at = entry.removing.counted_at
     return replace(entry, removing=Removing(cause.reference, counted_at))
