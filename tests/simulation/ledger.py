@@ -56,13 +56,14 @@ class Disk(MemoryLedger):
             self._note_answer(other)
         return written
 
-    def idle(self, deletable_before: datetime | None = None) -> bool:
-        """Whether no entry has a duty left, and no person a wish. `deletable_before`: as in `due`."""
-        entries = self._entries.values()
-        waiting = deletable_before and any(
-            one.deletable_since and one.deletable_since <= deletable_before for one in entries
-        )
-        return not waiting and not self._wishes and not any(entry.due_at for entry in entries)
+    def left(self, deletable_before: datetime | None = None) -> list[str]:
+        """The duties of entries and the wishes of people that are left. `deletable_before`: as in `due`."""
+        duties = [
+            f"duty of {entry.department.id}"
+            for entry in self._entries.values()
+            if entry.due_at or _is_deletable(entry, deletable_before)
+        ]
+        return duties + [f"wish {wish.asks.kind} for {wish.department.id}" for wish in self._wishes.values()]
 
     def leave(self, wish: Wish) -> None:
         """Leaves a wish, as a command does."""
@@ -302,3 +303,7 @@ class SimulatedLedger:
         for _ in range(self._chance.number(0, len(self._queued))):
             self._write_next()
         self._queued.clear()
+
+
+def _is_deletable(entry: Entry, before: datetime | None) -> bool:
+    return before is not None and entry.deletable_since is not None and entry.deletable_since <= before

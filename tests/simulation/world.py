@@ -356,13 +356,23 @@ class SimulatedWorld:
         await asyncio.sleep(POLL_SECONDS)
         while not self._idle():
             if self.loop.time() > deadline:
-                raise NeverIdle
+                raise NeverIdle(self._left())
             await asyncio.sleep(POLL_SECONDS)
 
     def _idle(self) -> bool:
+        return not self._left()
+
+    def _left(self) -> str:
+        """The work that is left, now or later; empty if there is none."""
         soon = self._wall_clock() + timedelta(seconds=LONGEST_RUN_SECONDS)
-        duties_done = self.disk.idle(deletable_before(self.policy, soon))
-        return bool(self.processes) and self.broker.idle and not self.provider.under_way and duties_done
+        left = self.disk.left(deletable_before(self.policy, soon))
+        if not self.processes:
+            left.append("no worker")
+        if not self.broker.idle:
+            left.append("messages")
+        if self.provider.under_way:
+            left.append("requests under way")
+        return ", ".join(left)
 
     def _replay_dead_letters(self) -> None:
         dead = [
@@ -413,8 +423,8 @@ def simulate(profile: Profile, seed: int, parts: Parts | None = None, without: S
     world = SimulatedWorld(loop, chance, parts or Parts(), history, draw_schedule(chance))
     try:
         broken = loop.run_until_complete(world.run())
-    except NeverIdle:
-        broken = ["G1: does not become idle"]
+    except NeverIdle as left:
+        broken = [f"G1: does not become idle: {left}"]
     except NothingScheduled:
         broken = ["no timer is set, but work is left"]
     finally:
