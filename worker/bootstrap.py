@@ -17,7 +17,7 @@ from worker.adapters.system import SystemClock
 from worker.core.breaker import State
 from worker.core.decide import Policy
 from worker.core.judge import RetryPolicy
-from worker.core.model import ANY_RECIPIENT
+from worker.core.model.credentials import ANY_RECIPIENT
 from worker.core.naming import Names, NameTemplate
 from worker.flow.clock_watch import ClockWatch, Comparisons
 from worker.flow.gate import Gate

@@ -17,18 +17,15 @@ from worker.core.inventory import ProvidedResource, ResourceKind
 from worker.core.judge import CallFault, Operation, told
 from worker.core.limits import Admission, TenantCounts
 from worker.core.messages import Outgoing
-from worker.core.model import (
-    Answer,
-    CallNote,
-    Department,
-    Entry,
-    Fingerprint,
-    Hold,
-    HoldReason,
-    Recollection,
-    Reference,
-    Wish,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import Reference
+from worker.core.model.credentials import Fingerprint
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
+from worker.core.model.holds import Hold, HoldReason
+from worker.core.model.recollection import Recollection
+from worker.core.model.wishes import Wish
 
 
 class UserError(Exception):

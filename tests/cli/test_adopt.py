@@ -12,7 +12,9 @@ from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.cli import terminal
 from worker.core.decide import Policy
 from worker.core.listed import ListedSubaccount
-from worker.core.model import Department, Entry, Status, replace
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.replace import replace
 from worker.core.naming import Names, NameTemplate
 from worker.operations.adopt import Choices, Planned, Planning, State
 from worker.operations.adoption_lines import AdoptionLine, lines_in

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from worker.cli.files import FileUnusable, read_text
-from worker.core.model import Department
+from worker.core.model.departments import Department
 from worker.operations.adoption_lines import AdoptionLine, NotReadable, lines_in
 
 ONE, TWO = "SA0000000000000000A1", "SA0000000000000000A2"

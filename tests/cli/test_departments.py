@@ -12,19 +12,13 @@ from contracts.subaccounts import ResultCode, ResultKind
 from tests.support.builders import AUDIT_LINE, AUTH_ID, CLAIM, NOW, an_answer, an_entry, created, owing
 from tests.support.commands import in_process, started
 from worker.adapters.sqlite.ledger import sqlite_ledger
-from worker.core.model import (
-    CallNote,
-    Cause,
-    Check,
-    Department,
-    Hold,
-    HoldReason,
-    Reference,
-    Removed,
-    Retry,
-    Status,
-    replace,
-)
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import Cause, Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Check, Status
+from worker.core.model.holds import Hold, HoldReason
+from worker.core.model.removals import Removed, Retry
+from worker.core.model.replace import replace
 from worker.ports import Beside
 
 

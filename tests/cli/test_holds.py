@@ -14,18 +14,12 @@ from tests.support.builders import NOW, an_entry, department_removed
 from tests.support.commands import in_process, started
 from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.core.inventory import Counts
-from worker.core.model import (
-    Answer,
-    Approving,
-    Cause,
-    Department,
-    Event,
-    Hold,
-    HoldReason,
-    HoldState,
-    Ruling,
-    replace,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Cause, Event
+from worker.core.model.departments import Department
+from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Approving
 from worker.core.wishes import reference_of
 from worker.ports import Beside
 

@@ -10,7 +10,7 @@ import pytest
 
 from worker.core.judge import Pause, Transient, Wait
 from worker.core.messages import Subject
-from worker.core.model import Reference
+from worker.core.model.causes import Reference
 from worker.telemetry.events import REMEMBERED, Telemetry
 from worker.telemetry.logs import GatheredLines, configure_logging
 

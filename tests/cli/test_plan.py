@@ -11,7 +11,11 @@ import pytest
 from tests.support.builders import NOW, an_entry, owing
 from tests.support.commands import in_process, provisioner
 from worker.adapters.sqlite.ledger import sqlite_ledger
-from worker.core.model import Cause, Department, Reference, Removed, Status, replace
+from worker.core.model.causes import Cause, Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Status
+from worker.core.model.removals import Removed
+from worker.core.model.replace import replace
 
 CAUSE = Cause(Reference("/hr", "hr-9", "department.removed.v1"), "digest")
 CREATED = {

@@ -7,7 +7,7 @@ import pytest
 
 from contracts.subaccounts import DeadReason
 from worker.cli.app import command_line
-from worker.core.model import HoldReason
+from worker.core.model.holds import HoldReason
 from worker.settings.model import WorkerSettings
 from worker.settings.show import described
 from worker.telemetry.events import FINDING_KINDS

@@ -7,7 +7,8 @@ import pytest
 
 from tests.support.builders import NOW, SALES, an_entry, removed
 from worker.core.inventory import Counts
-from worker.core.model import Hold, HoldReason, HoldState, Reference, Ruling
+from worker.core.model.causes import Reference
+from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
 from worker.telemetry.events import FINDING_KINDS, Telemetry
 from worker.telemetry.logs import configure_logging
 

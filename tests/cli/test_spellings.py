@@ -10,7 +10,7 @@ from tests.support.builders import an_answer, an_entry, created
 from worker.adapters.ledgers import open_ledger
 from worker.cli.app import main
 from worker.cli.options import spelt
-from worker.core.model import Department
+from worker.core.model.departments import Department
 
 CAFE = Department("emea", "Caf\u00e9 42")
 

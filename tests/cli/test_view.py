@@ -15,7 +15,7 @@ from worker.cli.view import Ending
 from worker.core.dead_letters import letter_of
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, Subject, dead_letter
-from worker.core.model import Reference
+from worker.core.model.causes import Reference
 from worker.operations.dead_letters.session import Found
 from worker.operations.dead_letters.summary import Gathered, Summary
 from worker.operations.dead_letters.tracking import Outcome, ReplayReport

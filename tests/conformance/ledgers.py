@@ -17,7 +17,8 @@ from worker.adapters.ledgers import open_ledger
 from worker.adapters.memory.dead_letters import MemoryAudit
 from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.memory.locks import InProcessLocks
-from worker.core.model import Department, Entry, Status
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
 from worker.ports import Ledger, OpenedLedger
 
 

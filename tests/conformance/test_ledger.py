@@ -26,32 +26,15 @@ from tests.support.builders import (
     renamed,
 )
 from worker.core.inventory import Counts
-from worker.core.model import (
-    Answer,
-    Cause,
-    Check,
-    Claim,
-    Debt,
-    Deletion,
-    Department,
-    Entry,
-    Fingerprint,
-    Hold,
-    HoldReason,
-    HoldState,
-    IssuedCredentials,
-    PartialReissue,
-    Recollection,
-    Reference,
-    Reissuing,
-    Removed,
-    Removing,
-    Retry,
-    Ruling,
-    Status,
-    Trace,
-    Wish,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Cause, Reference, Trace
+from worker.core.model.credentials import Debt, Fingerprint, IssuedCredentials, PartialReissue
+from worker.core.model.departments import Department
+from worker.core.model.entry import Check, Claim, Entry, Status
+from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
+from worker.core.model.recollection import Recollection
+from worker.core.model.removals import Deletion, Removed, Removing, Retry
+from worker.core.model.wishes import Reissuing, Wish
 from worker.ports import AuthIdTaken, LedgerConflict, LedgerFailed, LedgerForeign
 
 

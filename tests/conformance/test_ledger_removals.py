@@ -11,24 +11,14 @@ from tests.conformance.ledgers import entry_of, fresh
 from tests.support.builders import AUDIT_LINE, NOW, SALES, an_answer, created, removed, renamed
 from worker.core.inventory import Counts
 from worker.core.limits import DEFAULT_LIMIT, Admission, TenantCounts, Window, WindowCount
-from worker.core.model import (
-    Answer,
-    CallNote,
-    Check,
-    Deletion,
-    Department,
-    Entry,
-    Hold,
-    HoldReason,
-    HoldState,
-    Recollection,
-    Reference,
-    Removed,
-    Removing,
-    Retry,
-    Ruling,
-    Status,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Check, Entry, Status
+from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
+from worker.core.model.recollection import Recollection
+from worker.core.model.removals import Deletion, Removed, Removing, Retry
 from worker.ports import AuthIdTaken, Beside, LedgerConflict, NotAdmitted
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -11,7 +11,7 @@ from tests.support.builders import SALES
 from tests.support.settling_loop import settled
 from worker.adapters.ledgers import open_ledger
 from worker.adapters.memory.locks import InProcessLocks
-from worker.core.model import Department
+from worker.core.model.departments import Department
 from worker.ports import DepartmentLocks
 
 OTHER = Department("acme", "other")

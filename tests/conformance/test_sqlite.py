@@ -20,7 +20,11 @@ from worker.adapters.memory.dead_letters import MemoryAudit
 from worker.adapters.sqlite import store as sqlite
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
-from worker.core.model import Check, Department, Entry, IssuedCredentials, Recollection, Reference, Status
+from worker.core.model.causes import Reference
+from worker.core.model.credentials import IssuedCredentials
+from worker.core.model.departments import Department
+from worker.core.model.entry import Check, Entry, Status
+from worker.core.model.recollection import Recollection
 from worker.operations.departments import departments, history
 from worker.ports import LedgerConflict, LedgerFailed, LedgerForeign, LedgerUnusable
 

@@ -27,7 +27,9 @@ from worker.adapters.sqlite import store as sqlite
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import SqliteLedger, sqlite_ledger, sqlite_ledger_read
 from worker.core.limits import DEFAULT_LIMIT, Admission, RemovalLimit, TenantCounts, Window, WindowCount
-from worker.core.model import Department, Entry, Removed, Status
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.removals import Removed
 from worker.ports import Beside, LedgerConflict, LedgerFailed, NotAdmitted
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

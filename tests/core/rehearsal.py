@@ -68,17 +68,12 @@ from worker.core.judge import (
 )
 from worker.core.limits import TenantCounts, WindowCount
 from worker.core.listed import ListedSubaccount
-from worker.core.model import (
-    Answer,
-    Entry,
-    Event,
-    Hold,
-    LateRemoval,
-    Recollection,
-    Retry,
-    Ruling,
-    Status,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Event, LateRemoval
+from worker.core.model.entry import Entry, Status
+from worker.core.model.holds import Hold, Ruling
+from worker.core.model.recollection import Recollection
+from worker.core.model.removals import Retry
 from worker.core.next_step import Asked, next_step
 from worker.core.removal import has_lapsed, is_removal_due, may_approve
 

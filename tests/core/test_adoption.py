@@ -29,7 +29,7 @@ from worker.core.adoption import (
 )
 from worker.core.capabilities import EVERYTHING, Capabilities
 from worker.core.listed import ListedSubaccount
-from worker.core.model import Status
+from worker.core.model.entry import Status
 from worker.core.pages import Cursor, Reading
 
 # A failure prints a line that replays it; --hypothesis-seed repeats a whole run.

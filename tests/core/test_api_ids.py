@@ -23,7 +23,7 @@ from worker.core.judge import (
     told,
 )
 from worker.core.messages import Outgoing, dead_letter
-from worker.core.model import Status
+from worker.core.model.entry import Status
 
 API_ID = "5a9f8b2c-10be-11f1-9c0a-0242ac110003"
 AUTH_ID = "SA000000000000000001"

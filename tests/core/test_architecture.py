@@ -23,16 +23,11 @@ from worker.core.decide import HoldBack, Policy, Refuse, Removal, Skip, UnknownR
 from worker.core.inventory import NOTHING, Inspection, Inventory
 from worker.core.limits import DEFAULT_LIMIT, TenantCounts, WindowCount
 from worker.core.listed import ListedSubaccount
-from worker.core.model import (
-    Hold,
-    HoldReason,
-    HoldState,
-    LateRemoval,
-    Recollection,
-    Removed,
-    Ruling,
-    Status,
-)
+from worker.core.model.causes import LateRemoval
+from worker.core.model.entry import Status
+from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
+from worker.core.model.recollection import Recollection
+from worker.core.model.removals import Removed
 from worker.core.next_step import next_step
 from worker.core.protected import Protected
 

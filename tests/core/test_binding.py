@@ -19,7 +19,11 @@ from worker.core.capabilities import EVERYTHING
 from worker.core.decide import Policy
 from worker.core.duties import DEBT_PAUSE, duplicates_check_time
 from worker.core.listed import ListedSubaccount
-from worker.core.model import Binding, Check, Department, Entry, IssuedCredentials, Status, Wish, replace
+from worker.core.model.credentials import IssuedCredentials
+from worker.core.model.departments import Department
+from worker.core.model.entry import Check, Entry, Status
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Binding, Wish
 from worker.core.naming import Names, NameTemplate
 from worker.core.wishes import reference_of
 

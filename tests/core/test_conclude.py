@@ -54,23 +54,11 @@ from worker.core.duties import DEBT_PAUSE
 from worker.core.inventory import NOTHING, Inspection
 from worker.core.judge import Missing, Permanent, Transient, Unavailable, Unknown
 from worker.core.limits import DEFAULT_LIMIT, Admission
-from worker.core.model import (
-    ANY_RECIPIENT,
-    Check,
-    Claim,
-    Debt,
-    Deletion,
-    Entry,
-    HoldReason,
-    IssuedCredentials,
-    LateRemoval,
-    Reference,
-    Removed,
-    Removing,
-    Retry,
-    Status,
-    Trace,
-)
+from worker.core.model.causes import LateRemoval, Reference, Trace
+from worker.core.model.credentials import ANY_RECIPIENT, Debt, IssuedCredentials
+from worker.core.model.entry import Check, Claim, Entry, Status
+from worker.core.model.holds import HoldReason
+from worker.core.model.removals import Deletion, Removed, Removing, Retry
 
 LATER = NOW + timedelta(minutes=1)
 NEW_AUTH_ID = "SA000000000000000002"

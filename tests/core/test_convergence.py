@@ -12,7 +12,8 @@ from contracts.subaccounts import ResultKind
 from tests.core.rehearsal import Fate, Rehearsal
 from tests.support.builders import NOW, a_recollection, created, removed, renamed
 from worker.core.decide import Policy, Removal, Republish, UnknownRename
-from worker.core.model import Event, Status
+from worker.core.model.causes import Event
+from worker.core.model.entry import Status
 from worker.core.next_step import next_step
 
 # A failure prints a line that replays it; --hypothesis-seed repeats a whole run.

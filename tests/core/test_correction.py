@@ -23,7 +23,12 @@ from worker.core.correction import (
 )
 from worker.core.decide import Policy
 from worker.core.drift import FindingKind
-from worker.core.model import Correcting, Department, Entry, Reference, Removing, Status, Wish, replace
+from worker.core.model.causes import Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.removals import Removing
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Correcting, Wish
 from worker.core.naming import NO_EVENT
 
 CAUSE = Reference("/wishes", "wish", "correct")

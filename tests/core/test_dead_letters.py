@@ -23,7 +23,7 @@ from worker.core.dead_letters import (
 )
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, Subject, dead_letter
-from worker.core.model import Reference
+from worker.core.model.causes import Reference
 from worker.operations.dead_letters.batches import batch_sizes
 
 SUBJECT = Subject(Reference("/hr", "hr-1", "com.example.department.created"), "acme", "sales")

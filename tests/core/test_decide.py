@@ -37,7 +37,7 @@ from worker.core.decide import (
     UnknownRename,
     decide,
 )
-from worker.core.model import Claim, Status
+from worker.core.model.entry import Claim, Status
 
 CREATED, RENAMED, REMOVED = Kind.CREATED, Kind.RENAMED, Kind.REMOVED
 ABSENT, CLAIMED, ACTIVE = Status.ABSENT, Status.CLAIMED, Status.ACTIVE

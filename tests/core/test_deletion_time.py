@@ -8,7 +8,10 @@ import pytest
 from tests.support.builders import NOW, an_entry, department_removed
 from worker.core.capabilities import EVERYTHING
 from worker.core.decide import Policy, Removal
-from worker.core.model import Cause, Event, Hold, HoldReason, HoldState, Removed, Retry, Ruling, Status
+from worker.core.model.causes import Cause, Event
+from worker.core.model.entry import Status
+from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
+from worker.core.model.removals import Removed, Retry
 from worker.core.removal import deletion_due_at
 
 EVENT = Event.of(department_removed(sequence=11), "department.removed.v1", "digest")

@@ -22,16 +22,11 @@ from worker.core.drift import (
     tags_of,
 )
 from worker.core.listed import ListedSubaccount
-from worker.core.model import (
-    Check,
-    Department,
-    Entry,
-    Fingerprint,
-    Removed,
-    Removing,
-    Status,
-    replace,
-)
+from worker.core.model.credentials import Fingerprint
+from worker.core.model.departments import Department
+from worker.core.model.entry import Check, Entry, Status
+from worker.core.model.removals import Removed, Removing
+from worker.core.model.replace import replace
 from worker.core.naming import NO_EVENT, Names, NameTemplate
 
 NAMES = Names("default", NameTemplate())

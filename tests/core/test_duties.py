@@ -23,7 +23,7 @@ from worker.core.duties import (
     put_off_due,
     suspend_debt,
 )
-from worker.core.model import Check, Status
+from worker.core.model.entry import Check, Status
 
 POLICY = Policy(settle_window=timedelta(minutes=2))
 NEXT = NOW + POLICY.settle_window

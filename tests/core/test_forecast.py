@@ -20,7 +20,10 @@ from tests.support.builders import (
 from worker.core.decide import CountTenant, Enable, Policy, Removal, UnknownRename
 from worker.core.forecast import Forecast, forecast
 from worker.core.limits import DEFAULT_LIMIT, TenantCounts, WindowCount
-from worker.core.model import Cause, Department, Entry, Event, Hold, HoldReason, Status
+from worker.core.model.causes import Cause, Event
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.holds import Hold, HoldReason
 from worker.core.protected import Protected
 from worker.operations.dead_letters.plan import event_prospect
 

@@ -34,25 +34,11 @@ from worker.core.holds import (
 from worker.core.inventory import Counts, Inspection, Inventory
 from worker.core.judge import Missing, Permanent, Transient, Unknown
 from worker.core.listed import ListedSubaccount
-from worker.core.model import (
-    Answer,
-    Cause,
-    Check,
-    Deletion,
-    Entry,
-    Hold,
-    HoldReason,
-    HoldState,
-    LateRemoval,
-    Recreation,
-    Reference,
-    Removed,
-    Removing,
-    Retry,
-    Ruling,
-    Status,
-    Trace,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Cause, LateRemoval, Recreation, Reference, Trace
+from worker.core.model.entry import Check, Entry, Status
+from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
+from worker.core.model.removals import Deletion, Removed, Removing, Retry
 
 LATER = NOW + timedelta(hours=1)
 POLICY = Policy()

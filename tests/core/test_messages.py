@@ -24,16 +24,10 @@ from tests.support.builders import AUTH_ID, ISSUED, NOW, an_answer, an_entry, cr
 from worker.core import messages
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, Subject
-from worker.core.model import (
-    ANY_RECIPIENT,
-    NO_TRACE,
-    Department,
-    Entry,
-    IssuedCredentials,
-    Reference,
-    Status,
-    Trace,
-)
+from worker.core.model.causes import NO_TRACE, Reference, Trace
+from worker.core.model.credentials import ANY_RECIPIENT, IssuedCredentials
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
 
 OWNER = "default"
 TOKEN = "NDU1ZmM4MTBmMzk3M2E4YTJiOGVkNGEyOWQwZjdk"

@@ -22,7 +22,11 @@ from tests.support.builders import (
     removed,
     renamed,
 )
-from worker.core.model import NO_TRACE, Check, Debt, Event, Reference, Removed, Status, Trace, replace
+from worker.core.model.causes import NO_TRACE, Event, Reference, Trace
+from worker.core.model.credentials import Debt
+from worker.core.model.entry import Check, Status
+from worker.core.model.removals import Removed
+from worker.core.model.replace import replace
 
 SENT_TYPE = "com.example.hr.department.created"
 

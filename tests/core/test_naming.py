@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from contracts.text import NAME_LENGTH
 from tests.support.builders import AUTH_ID, SALES, an_entry, created
-from worker.core.model import Department, Reference
+from worker.core.model.causes import Reference
+from worker.core.model.departments import Department
 from worker.core.naming import TAG_LENGTH, Names, NameTemplate, department_tag, idempotency_key
 
 CROCKFORD = set("0123456789ABCDEFGHJKMNPQRSTVWXYZ")

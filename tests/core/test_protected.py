@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.core.model import Department
+from worker.core.model.departments import Department
 from worker.core.protected import NOBODY_PROTECTED, Protected
 
 

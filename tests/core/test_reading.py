@@ -7,7 +7,7 @@ from pydantic_core import to_json
 
 from contracts.envelope import STRUCTURED, Message
 from tests.support.builders import department_created, department_removed, department_renamed
-from worker.core.model import Reference
+from worker.core.model.causes import Reference
 from worker.pipeline.reading import Unreadable, glimpse, subject_of, validate
 
 EVENTS = [department_created(), department_renamed(), department_removed()]

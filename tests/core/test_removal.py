@@ -52,24 +52,12 @@ from worker.core.inventory import NOTHING, Inspection, Inventory
 from worker.core.judge import Transient, Unknown
 from worker.core.limits import DEFAULT_LIMIT, TenantCounts, WindowCount
 from worker.core.listed import ListedSubaccount
-from worker.core.model import (
-    Cause,
-    Check,
-    Deletion,
-    Department,
-    Entry,
-    Event,
-    Hold,
-    HoldReason,
-    HoldState,
-    LateRemoval,
-    Recollection,
-    Removed,
-    Removing,
-    Retry,
-    Ruling,
-    Status,
-)
+from worker.core.model.causes import Cause, Event, LateRemoval
+from worker.core.model.departments import Department
+from worker.core.model.entry import Check, Entry, Status
+from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
+from worker.core.model.recollection import Recollection
+from worker.core.model.removals import Deletion, Removed, Removing, Retry
 from worker.core.next_step import next_step
 from worker.core.protected import Protected
 from worker.core.removal import (

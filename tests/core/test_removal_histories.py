@@ -20,7 +20,10 @@ from tests.support.builders import created, removed, renamed
 from worker.core.decide import Delete, Policy, Reconsider, Refuse, Removal, Restore, Step
 from worker.core.inventory import Inventory
 from worker.core.limits import Window
-from worker.core.model import Department, Entry, Event, HoldReason, HoldState, LateRemoval, Reference, Status
+from worker.core.model.causes import Event, LateRemoval, Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.holds import HoldReason, HoldState
 from worker.core.next_step import Asked
 
 DEPARTMENTS = [f"d{number}" for number in range(3)]

@@ -20,7 +20,9 @@ from worker.core.conclude import (
 )
 from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Step, decide
 from worker.core.judge import Permanent, Transient, Unknown
-from worker.core.model import Check, Claim, Recollection, Removed, Status
+from worker.core.model.entry import Check, Claim, Status
+from worker.core.model.recollection import Recollection
+from worker.core.model.removals import Removed
 
 LATER = NOW + timedelta(seconds=1)
 POLICY = Policy()

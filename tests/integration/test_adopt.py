@@ -12,7 +12,7 @@ import pytest
 from contracts import topology as names
 from tests.support.commands import CommandOutput, in_process, provisioner
 from tests.support.real import EVENT, RealSystem
-from worker.core.model import Department
+from worker.core.model.departments import Department
 from worker.core.naming import NO_EVENT
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]

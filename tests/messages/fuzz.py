@@ -42,7 +42,7 @@ from worker.core.messages import (
     unparked,
     without_broker_headers,
 )
-from worker.core.model import Event, Reissue
+from worker.core.model.causes import Event, Reissue
 from worker.pipeline.reading import Unreadable, reading_of, subject_of
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

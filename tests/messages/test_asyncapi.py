@@ -15,7 +15,7 @@ from contracts.subaccounts import DeadReason
 from contracts.topology import BrokerVersion, topology
 from worker.core.judge import DeadLetter
 from worker.core.messages import LEFT_OUT, Outgoing, Subject, dead_letter
-from worker.core.model import Reference
+from worker.core.model.causes import Reference
 
 DOCUMENT: dict[str, Any] = yaml.safe_load(
     (Path(contracts.__file__).parent / "asyncapi.yaml").read_text(encoding="utf-8")

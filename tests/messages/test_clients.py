@@ -18,7 +18,7 @@ from pamqp.header import ContentHeader
 
 from tests.support.npm import installed
 from worker.adapters.amqp.codec.properties import read
-from worker.core.model import Event
+from worker.core.model.causes import Event
 from worker.pipeline.reading import Unreadable, reading_of
 
 DATA = {"department_id": 67610, "name": "Engineering"}

@@ -14,7 +14,10 @@ from worker.adapters.memory.provider import StoredSubaccount
 from worker.bootstrap import RunningWorker
 from worker.core.correction import CORRECTION_VALID_FOR
 from worker.core.drift import Report
-from worker.core.model import ANY_RECIPIENT, EVERY_DEPARTMENT, Answer, Correcting, Department, Sweeping, Wish
+from worker.core.model.answers import Answer
+from worker.core.model.credentials import ANY_RECIPIENT
+from worker.core.model.departments import EVERY_DEPARTMENT, Department
+from worker.core.model.wishes import Correcting, Sweeping, Wish
 from worker.core.wishes import reference_of
 
 T = TypeVar("T")

@@ -13,7 +13,8 @@ from tests.support.builders import department_created, department_removed, depar
 from tests.support.world import World, fault
 from worker.core.decide import Policy, Removal
 from worker.core.judge import RetryPolicy
-from worker.core.model import Department, Status
+from worker.core.model.departments import Department
+from worker.core.model.entry import Status
 from worker.ports import CallFailed, Confirmed, ProvidedSubaccount, PublishFailed
 from worker.provider.scan import Orphans
 

@@ -18,7 +18,9 @@ from tests.support.world import World, fault
 from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.memory.provider import MemoryProvider
 from worker.core.decide import Policy, Removal
-from worker.core.model import Claim, Department, Entry, Removed, Status
+from worker.core.model.departments import Department
+from worker.core.model.entry import Claim, Entry, Status
+from worker.core.model.removals import Removed
 from worker.provider.scan import Orphans
 
 CREATED = department_created("Sales", sequence=1)

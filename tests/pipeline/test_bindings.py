@@ -12,7 +12,11 @@ from tests.support.port_tap import do_nothing
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.binding import BINDING_VALID_FOR
 from worker.core.decide import Policy
-from worker.core.model import ANY_RECIPIENT, Answer, Binding, Department, Status, Wish
+from worker.core.model.answers import Answer
+from worker.core.model.credentials import ANY_RECIPIENT
+from worker.core.model.departments import Department
+from worker.core.model.entry import Status
+from worker.core.model.wishes import Binding, Wish
 from worker.core.wishes import reference_of
 from worker.ports import LedgerConflict, Unroutable
 from worker.provider.scan import Orphans

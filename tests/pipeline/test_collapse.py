@@ -18,7 +18,7 @@ from worker.adapters.memory.clock import MemoryClock
 from worker.adapters.memory.provider import MemoryProvider
 from worker.core.decide import Policy, UnknownRename
 from worker.core.judge import Operation, RetryPolicy
-from worker.core.model import Department
+from worker.core.model.departments import Department
 from worker.ports import Call, Confirmed
 
 CREATED = department_created("Sales", sequence=1)

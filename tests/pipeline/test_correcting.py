@@ -15,7 +15,10 @@ from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.adapters.jose.seal import Unsealed
 from worker.core.correction import CORRECTION_VALID_FOR
 from worker.core.decide import Enable, Policy, Removal
-from worker.core.model import ANY_RECIPIENT, Correcting, Department, Status, Wish
+from worker.core.model.credentials import ANY_RECIPIENT
+from worker.core.model.departments import Department
+from worker.core.model.entry import Status
+from worker.core.model.wishes import Correcting, Wish
 from worker.core.wishes import reference_of
 from worker.ports import LedgerConflict, LedgerFailed, Unroutable
 

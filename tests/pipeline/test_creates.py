@@ -10,7 +10,8 @@ from contracts.topology import WORK_QUEUE
 from tests.support.builders import ISSUED, department_created, department_removed
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Policy, Removal
-from worker.core.model import Department, Status
+from worker.core.model.departments import Department
+from worker.core.model.entry import Status
 
 CREATED = department_created("Sales", sequence=1)
 WINDOW = SETTLE_WINDOW.total_seconds()

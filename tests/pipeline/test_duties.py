@@ -9,7 +9,8 @@ import pytest
 from tests.support.builders import NOW, department_created, department_removed, department_renamed
 from tests.support.port_tap import do_nothing
 from tests.support.world import SETTLE_WINDOW, World, fault
-from worker.core.model import Removed, Status
+from worker.core.model.entry import Status
+from worker.core.model.removals import Removed
 
 CREATED = department_created("Sales", sequence=1)
 WINDOW = SETTLE_WINDOW.total_seconds()

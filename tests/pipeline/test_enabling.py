@@ -9,7 +9,8 @@ from tests.support.builders import an_entry, department_created, department_remo
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Enable, Policy
 from worker.core.duties import suspend_debt
-from worker.core.model import ANY_RECIPIENT, Check, Status
+from worker.core.model.credentials import ANY_RECIPIENT
+from worker.core.model.entry import Check, Status
 from worker.operations.departments import credentials_state
 from worker.pipeline.scheduler import OVERDUE
 from worker.provider.scan import Orphans

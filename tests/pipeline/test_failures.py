@@ -13,7 +13,7 @@ from tests.support.settling_loop import settled
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.adapters.sqlite.rows import entry_json, entry_of
 from worker.core.decide import Policy, Removal
-from worker.core.model import Status
+from worker.core.model.entry import Status
 from worker.ports import LedgerConflict, LedgerFailed, NotTaken, PublishFailed
 from worker.telemetry.logs import configure_logging
 

@@ -12,7 +12,8 @@ from tests.support.world import World
 from worker.adapters.memory.dead_letters import MemoryAudit
 from worker.core.decide import Enable, Policy, Removal
 from worker.core.limits import DEFAULT_LIMIT
-from worker.core.model import Approving, HoldState, Rejecting
+from worker.core.model.holds import HoldState
+from worker.core.model.wishes import Approving, Rejecting
 from worker.core.protected import Protected
 from worker.operations.holds import Rulings
 from worker.operations.plan import event_in, plan

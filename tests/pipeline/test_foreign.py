@@ -4,7 +4,7 @@ from tests.pipeline.outages import pass_seconds, working_with_duties
 from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.world import World
 from worker.adapters.memory.provider import MemoryProvider
-from worker.core.model import Status
+from worker.core.model.entry import Status
 
 CREATED = department_created("Sales", sequence=1)
 OTHER = department_created("Other", id="other", department_id="other", sequence=1)

@@ -16,7 +16,8 @@ from tests.support.builders import (
 )
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Policy, Removal
-from worker.core.model import Reissuing, Status, Wish
+from worker.core.model.entry import Status
+from worker.core.model.wishes import Reissuing, Wish
 from worker.core.reissue import request_of
 from worker.operations.dead_letters.plan import plan
 

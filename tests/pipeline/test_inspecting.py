@@ -15,7 +15,8 @@ from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.memory.provider import PAGE, StoredResource
 from worker.core.inventory import NOTHING, Inventory, ProvidedResource, ResourceKind
 from worker.core.judge import FaultKind, Transient, classify
-from worker.core.model import Status, replace
+from worker.core.model.entry import Status
+from worker.core.model.replace import replace
 from worker.core.naming import Names, NameTemplate
 from worker.core.pages import MAX_RESTARTS
 from worker.ports import CallFailed

@@ -7,7 +7,7 @@ from tests.pipeline.outages import pass_seconds, working_with_duties
 from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.settling_loop import settled
 from tests.support.world import World
-from worker.core.model import Reissuing, Wish
+from worker.core.model.wishes import Reissuing, Wish
 from worker.flow.ledger_watch import RETRY_SECONDS
 from worker.pipeline.quarantine import QUARANTINE_AFTER_DELIVERIES
 from worker.ports import LedgerFailed

@@ -22,7 +22,8 @@ from tests.support.builders import (
 from tests.support.world import World
 from worker.core.decide import Policy, Removal, Superseding, UnknownRename
 from worker.core.messages import Outgoing
-from worker.core.model import Answer, Entry, Status
+from worker.core.model.answers import Answer
+from worker.core.model.entry import Entry, Status
 from worker.telemetry.logs import configure_logging
 
 CREATED = department_created("Sales", sequence=1)

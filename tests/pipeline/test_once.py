@@ -14,7 +14,7 @@ from tests.support.world import RESULTS_QUEUE, World, fault
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys
 from worker.core.decide import Enable, Policy
 from worker.core.judge import RetryPolicy
-from worker.core.model import Reissuing, Wish
+from worker.core.model.wishes import Reissuing, Wish
 from worker.core.reissue import request_of
 from worker.flow.gate import RELEASE_AFTER_SECONDS
 from worker.ports import LedgerConflict, LedgerFailed, NotTaken, PublishFailed, Unroutable

@@ -22,7 +22,9 @@ from tests.support.builders import (
 from tests.support.world import fault
 from worker.adapters.memory.dead_letters import MemoryAudit, MemoryDeadLetters
 from worker.core.decide import Policy
-from worker.core.model import Department, Reissuing, Status
+from worker.core.model.departments import Department
+from worker.core.model.entry import Status
+from worker.core.model.wishes import Reissuing
 from worker.core.reissue import answer_to, request_of
 from worker.operations.dead_letters import removal, summary, transfer
 from worker.operations.dead_letters.plan import plan

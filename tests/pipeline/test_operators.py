@@ -20,7 +20,10 @@ from worker.core.dead_letters import Selection
 from worker.core.decide import Policy
 from worker.core.judge import DeadLetter
 from worker.core.messages import dead_letter
-from worker.core.model import Department, Entry, Recollection, Reference
+from worker.core.model.causes import Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
+from worker.core.model.recollection import Recollection
 from worker.operations.dead_letters import removal, tracking, transfer
 from worker.operations.dead_letters.plan import plan
 from worker.operations.dead_letters.replay import Replay, ReplayFailed

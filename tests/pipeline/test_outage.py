@@ -11,7 +11,7 @@ from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.settling_loop import settled
 from tests.support.world import World
 from worker.bootstrap import RunningWorker
-from worker.core.model import Department
+from worker.core.model.departments import Department
 
 CREATED = department_created("Sales", sequence=1)
 LONG = 12 * 60.0

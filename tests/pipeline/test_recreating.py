@@ -10,7 +10,9 @@ from tests.support.builders import SALES, department_created, department_removed
 from tests.support.port_tap import do_nothing
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Enable, Policy
-from worker.core.model import Answer, Recreating, Status, Wish
+from worker.core.model.answers import Answer
+from worker.core.model.entry import Status
+from worker.core.model.wishes import Recreating, Wish
 from worker.core.recreation import RECREATION_VALID_FOR, recreation_of
 
 CREATED = department_created("Sales", sequence=1)

@@ -27,7 +27,9 @@ from worker.core.decide import Enable, Policy
 from worker.core.judge import RetryPolicy
 from worker.core.keyring import public_part
 from worker.core.messages import Outgoing
-from worker.core.model import Reissuing, Removed, Status, Wish
+from worker.core.model.entry import Status
+from worker.core.model.removals import Removed
+from worker.core.model.wishes import Reissuing, Wish
 from worker.core.reissue import REISSUE_PAUSE, WISH_VALID_FOR, request_of
 from worker.ports import NotTaken
 

@@ -20,7 +20,9 @@ from worker.bootstrap import RunningWorker
 from worker.core.decide import Policy, Removal
 from worker.core.inventory import ResourceKind
 from worker.core.limits import Window
-from worker.core.model import Approving, HoldState, Rejecting, Status, Wish
+from worker.core.model.entry import Status
+from worker.core.model.holds import HoldState
+from worker.core.model.wishes import Approving, Rejecting, Wish
 from worker.core.protected import Protected
 from worker.core.removal import APPROVAL_VALID_FOR
 from worker.ports import LedgerConflict

@@ -29,7 +29,9 @@ from tests.support.builders import (
 )
 from tests.support.world import World, fault
 from worker.core.decide import Enable, Policy, Removal
-from worker.core.model import Approving, HoldState, Rejecting, Status, Wish
+from worker.core.model.entry import Status
+from worker.core.model.holds import HoldState
+from worker.core.model.wishes import Approving, Rejecting, Wish
 from worker.core.protected import Protected
 from worker.pipeline.line import REMOVALS_AT_ONCE
 from worker.ports import LedgerFailed, PublishFailed

@@ -16,7 +16,9 @@ from worker.adapters.memory.provider import StoredResource
 from worker.core.decide import Policy, Removal
 from worker.core.inventory import Counts, ResourceKind
 from worker.core.limits import Window
-from worker.core.model import Approving, Hold, HoldState, Rejecting, Status, Wish
+from worker.core.model.entry import Status
+from worker.core.model.holds import Hold, HoldState
+from worker.core.model.wishes import Approving, Rejecting, Wish
 from worker.core.protected import Protected
 from worker.core.removal import deletable_before
 from worker.core.wishes import reference_of

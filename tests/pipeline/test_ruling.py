@@ -14,18 +14,12 @@ from worker.adapters.memory.dead_letters import MemoryAudit
 from worker.adapters.memory.ledger import MemoryLedger
 from worker.core.decide import Policy, Removal
 from worker.core.inventory import Counts
-from worker.core.model import (
-    Answer,
-    Approving,
-    Department,
-    Event,
-    Hold,
-    HoldReason,
-    HoldState,
-    Rejecting,
-    Ruling,
-    replace,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Event
+from worker.core.model.departments import Department
+from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Approving, Rejecting
 from worker.core.naming import NO_EVENT
 from worker.core.removal import APPROVAL_VALID_FOR
 from worker.core.wishes import reference_of

@@ -12,7 +12,7 @@ from worker.adapters.jose.open import open_message
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys
 from worker.core.decide import Policy
 from worker.core.keyring import public_part
-from worker.core.model import ANY_RECIPIENT
+from worker.core.model.credentials import ANY_RECIPIENT
 
 CREATED = department_created("Sales", sequence=1)
 RENAMED = department_renamed("Marketing", sequence=2)

@@ -24,7 +24,7 @@ from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.memory.provider import PAGE, MemoryProvider
 from worker.core.capabilities import Capabilities
 from worker.core.decide import NAME_KEPT, Enable, Policy, Removal
-from worker.core.model import Status
+from worker.core.model.entry import Status
 from worker.core.reissue import CANNOT_REISSUE
 from worker.ports import Confirmed, NewSubaccount, ProvidedSubaccount, PublishFailed
 from worker.provider.scan import Orphans

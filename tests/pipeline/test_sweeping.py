@@ -17,7 +17,9 @@ from tests.support.world import World, fault
 from worker.core.capabilities import Capabilities
 from worker.core.decide import Enable, Policy, Removal
 from worker.core.drift import Report
-from worker.core.model import EVERY_DEPARTMENT, Department, Status, Sweeping, Wish
+from worker.core.model.departments import EVERY_DEPARTMENT, Department
+from worker.core.model.entry import Status
+from worker.core.model.wishes import Sweeping, Wish
 from worker.core.naming import Names
 from worker.core.wishes import reference_of
 from worker.pipeline.sweeps import AGAIN_AFTER, FIRST_AFTER, OwnSweeps

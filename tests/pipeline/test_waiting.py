@@ -12,7 +12,7 @@ from tests.support.builders import NOW, department_created
 from tests.support.settling_loop import settled
 from tests.support.world import World, fault
 from worker.adapters.memory.clock import MemoryClock
-from worker.core.model import Department
+from worker.core.model.departments import Department
 from worker.flow.waiting import WaitingRoom, WaitOutcome
 
 

@@ -17,7 +17,7 @@ from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.bootstrap import RunningWorker, running_worker
 from worker.core.decide import Policy
-from worker.core.model import ANY_RECIPIENT
+from worker.core.model.credentials import ANY_RECIPIENT
 from worker.flow.plaintext import SEALED_BEFORE
 from worker.ports import Broker
 from worker.settings.load import SettingsError, load

@@ -24,7 +24,7 @@ from worker.adapters.jose.key_files import KeyFileError, signing_key_made_once
 from worker.adapters.jose.open import open_message
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys, Unsealed
 from worker.core.keyring import public_part
-from worker.core.model import ANY_RECIPIENT
+from worker.core.model.credentials import ANY_RECIPIENT
 from worker.ports import NoRecipientKey
 
 WORKER = signing_key()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from worker.core.decide import Policy, Removal, UnknownRename
 from worker.core.limits import DEFAULT_LIMIT, Window
-from worker.core.model import Department
+from worker.core.model.departments import Department
 from worker.ports import RateLimit
 from worker.settings.load import SettingsError, load, rotating
 from worker.settings.model import (

@@ -15,7 +15,10 @@ from tests.simulation.producer_events import ProducerEvent
 from worker.core.inventory import Counts
 from worker.core.judge import Failure, Operation, Park, Pause, Wait
 from worker.core.messages import Outgoing, Subject
-from worker.core.model import Department, Entry, Hold, Reference
+from worker.core.model.causes import Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
+from worker.core.model.holds import Hold
 from worker.telemetry.events import Telemetry
 
 

@@ -11,17 +11,14 @@ from tests.simulation.history import History
 from tests.simulation.process import Process
 from worker.adapters.memory.ledger import MemoryLedger
 from worker.core.limits import TenantCounts
-from worker.core.model import (
-    Answer,
-    CallNote,
-    Department,
-    Entry,
-    Hold,
-    HoldReason,
-    Recollection,
-    Reference,
-    Wish,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
+from worker.core.model.holds import Hold, HoldReason
+from worker.core.model.recollection import Recollection
+from worker.core.model.wishes import Wish
 from worker.core.reissue import WISHES
 from worker.ports import NOTHING_BESIDE, Beside, LedgerConflict, LedgerFailed, NotAdmitted
 

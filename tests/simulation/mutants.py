@@ -36,7 +36,10 @@ from worker.core.judge import (
     Unknown,
     classify,
 )
-from worker.core.model import Answer, Entry, Event, Recollection, Status
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Event
+from worker.core.model.entry import Entry, Status
+from worker.core.model.recollection import Recollection
 from worker.pipeline.handler import Handler
 from worker.pipeline.line import Asked, Line, Overtaken, Result, _Recorded
 from worker.pipeline.outbox import Outbox

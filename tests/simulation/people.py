@@ -12,19 +12,9 @@ from tests.simulation.history import History
 from tests.simulation.ledger import Disk
 from tests.simulation.provider import ProviderServer, Subaccount
 from worker.core.inventory import ResourceKind
-from worker.core.model import (
-    EVERY_DEPARTMENT,
-    Approving,
-    Binding,
-    Department,
-    Hold,
-    HoldReason,
-    HoldState,
-    Rejecting,
-    Sweeping,
-    Wish,
-    WishFor,
-)
+from worker.core.model.departments import EVERY_DEPARTMENT, Department
+from worker.core.model.holds import Hold, HoldReason, HoldState
+from worker.core.model.wishes import Approving, Binding, Rejecting, Sweeping, Wish, WishFor
 
 OPERATORS = ("ann", "bob")
 BY_HAND = "carl"

@@ -13,16 +13,11 @@ from worker.core.gone import vacated
 from worker.core.holds import result_published
 from worker.core.inventory import NOTHING, Inspection
 from worker.core.limits import Admission, TenantCounts, WindowCount
-from worker.core.model import (
-    Approving,
-    Department,
-    Entry,
-    HoldReason,
-    HoldState,
-    Recollection,
-    Status,
-    Wish,
-)
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.holds import HoldReason, HoldState
+from worker.core.model.recollection import Recollection
+from worker.core.model.wishes import Approving, Wish
 from worker.pipeline.line import Asked, Line
 from worker.pipeline.owed_results import OwedResults
 from worker.pipeline.records import Records

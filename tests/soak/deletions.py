@@ -19,7 +19,7 @@ from tests.soak.lives import Soak, SoakPlan
 from tests.soak.statements import WORDS, Statement
 from tests.soak.verdict import Document, Violation
 from worker.cli.open_ports import ledger_to_read
-from worker.core.model import HoldState
+from worker.core.model.holds import HoldState
 from worker.settings.load import load
 from worker.settings.model import LedgerSettings
 

@@ -21,7 +21,8 @@ from worker.adapters.plivo.client import PlivoCall
 from worker.adapters.sqlite.ledger import SqliteLedger
 from worker.cli.app import main
 from worker.core.messages import Outgoing
-from worker.core.model import Answer, Entry
+from worker.core.model.answers import Answer
+from worker.core.model.entry import Entry
 
 
 @dataclass(frozen=True)

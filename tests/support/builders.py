@@ -19,19 +19,13 @@ from contracts.envelope import Message, read
 from contracts.reissues import ReissueRequested
 from contracts.subaccounts import ResultCode, ResultKind
 from worker.core.dead_letters import AuditLine
-from worker.core.model import (
-    Answer,
-    Claim,
-    Debt,
-    Deletion,
-    Department,
-    Entry,
-    Event,
-    IssuedCredentials,
-    Recollection,
-    Removed,
-    Status,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Event
+from worker.core.model.credentials import Debt, IssuedCredentials
+from worker.core.model.departments import Department
+from worker.core.model.entry import Claim, Entry, Status
+from worker.core.model.recollection import Recollection
+from worker.core.model.removals import Deletion, Removed
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SALES = Department("acme", "sales")

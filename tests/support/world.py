@@ -44,19 +44,15 @@ from worker.core.inventory import ProvidedResource, ResourceKind
 from worker.core.judge import CallFault, FaultKind, Operation, RetryPolicy
 from worker.core.limits import TenantCounts
 from worker.core.messages import Outgoing
-from worker.core.model import (
-    ANY_RECIPIENT,
-    Answer,
-    CallNote,
-    Department,
-    Entry,
-    Hold,
-    HoldReason,
-    Recollection,
-    Reference,
-    Status,
-    Wish,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import Reference
+from worker.core.model.credentials import ANY_RECIPIENT
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.holds import Hold, HoldReason
+from worker.core.model.recollection import Recollection
+from worker.core.model.wishes import Wish
 from worker.core.naming import Names, NameTemplate
 from worker.operations.emit import inbound
 from worker.ports import (

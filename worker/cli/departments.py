@@ -15,7 +15,12 @@ from worker.cli.documents import department_document, history_document, version_
 from worker.cli.loop import run, run_to_exit
 from worker.cli.options import By, DepartmentId, Json, Limit, Tenant, Yes, spelt
 from worker.core.decide import Policy
-from worker.core.model import ANY_RECIPIENT, Answer, CallNote, Department, Entry, Hold, HoldState
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.credentials import ANY_RECIPIENT
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
+from worker.core.model.holds import Hold, HoldState
 from worker.operations import departments as operations
 from worker.operations import reset_version as resets
 from worker.operations.departments import (

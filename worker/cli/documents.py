@@ -8,7 +8,11 @@ from contracts.departments import Version
 from worker.core.dead_letters import AuditLine
 from worker.core.decide import Policy
 from worker.core.inventory import Counts
-from worker.core.model import Answer, CallNote, Entry, Hold, Reference
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import Reference
+from worker.core.model.entry import Entry
+from worker.core.model.holds import Hold
 from worker.core.removal import deletion_due_at
 from worker.operations.departments import History, pending
 

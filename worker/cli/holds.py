@@ -12,7 +12,8 @@ from worker.cli.documents import audit_documents, hold_document
 from worker.cli.loop import run, run_to_exit
 from worker.cli.options import By, Departments, Json, Tenants, Yes, one_of
 from worker.core.decide import Policy
-from worker.core.model import Approving, Hold, HoldReason, HoldState, Rejecting
+from worker.core.model.holds import Hold, HoldReason, HoldState
+from worker.core.model.wishes import Approving, Rejecting
 from worker.operations import holds as operation
 from worker.operations.holds import Ending, HoldFilter, HoldStory, Outcome, Ruled, Rulings
 from worker.operations.wishes import Asking

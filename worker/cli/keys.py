@@ -24,7 +24,7 @@ from worker.core.keyring import (
     kind_of,
     public_part,
 )
-from worker.core.model import ANY_RECIPIENT
+from worker.core.model.credentials import ANY_RECIPIENT
 from worker.ports import LedgerFailed, UserError
 from worker.settings.files import decoded
 from worker.settings.load import SettingsError, load

@@ -20,7 +20,7 @@ from worker.cli.options import Request
 from worker.cli.view import filter_text
 from worker.core.dead_letters import AuditLine
 from worker.core.messages import Outgoing
-from worker.core.model import Department
+from worker.core.model.departments import Department
 from worker.operations.dead_letters.session import Session
 from worker.ports import Audit, Ledger, LedgerFailed, LedgerMissing, Listener, Publisher
 from worker.settings.model import BrokerSettings, DeadLetterSettings, LedgerSettings, TopologySettings

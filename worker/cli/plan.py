@@ -13,7 +13,7 @@ from worker.cli.loop import run
 from worker.cli.options import Json
 from worker.core.decide import Policy
 from worker.core.forecast import Planned
-from worker.core.model import Event
+from worker.core.model.causes import Event
 from worker.operations import plan as operation
 from worker.operations.departments import MEANINGS, History, fate, history_so_far, state_of
 from worker.operations.plan import Plan

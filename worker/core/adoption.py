@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from worker.core.capabilities import Capabilities
 from worker.core.listed import ListedSubaccount
-from worker.core.model import Entry, Status
+from worker.core.model.entry import Entry, Status
 
 SCAN_TIMES = (1 / 24, 1 / 8, 3 / 8, 1.0)
 """When to scan for a lost create, as parts of the settle window."""

@@ -17,17 +17,12 @@ from worker.core.dead_letters import AuditLine
 from worker.core.decide import Policy
 from worker.core.duties import DEBT_PAUSE, arm_check, duplicates_check_time
 from worker.core.listed import ListedSubaccount
-from worker.core.model import (
-    Answer,
-    Binding,
-    Debt,
-    Department,
-    Entry,
-    IssuedCredentials,
-    Status,
-    Wish,
-    replace,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.credentials import Debt, IssuedCredentials
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Binding, Wish
 from worker.core.naming import Names
 from worker.core.reissue import WISHES
 from worker.core.wishes import reference_of

@@ -63,26 +63,13 @@ from worker.core.holds import held, owing_result, voided
 from worker.core.inventory import Inspection
 from worker.core.judge import Failure, Missing, Permanent, Unknown, told
 from worker.core.limits import Admission
-from worker.core.model import (
-    ANY_RECIPIENT,
-    Answer,
-    Cause,
-    Check,
-    Claim,
-    Debt,
-    Deletion,
-    Entry,
-    Fingerprint,
-    Hold,
-    HoldState,
-    IssuedCredentials,
-    LateRemoval,
-    Recreation,
-    Removed,
-    Removing,
-    Status,
-    replace,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Cause, LateRemoval, Recreation
+from worker.core.model.credentials import ANY_RECIPIENT, Debt, Fingerprint, IssuedCredentials
+from worker.core.model.entry import Check, Claim, Entry, Status
+from worker.core.model.holds import Hold, HoldState
+from worker.core.model.removals import Deletion, Removed, Removing
+from worker.core.model.replace import replace
 
 PAST_REMOVALS_KEPT = 50
 """Deletions of one department that stay counted, should it be created anew and again."""

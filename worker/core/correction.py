@@ -22,19 +22,13 @@ from worker.core.drift import (
     wanted_enabled,
 )
 from worker.core.duties import DEBT_PAUSE
-from worker.core.model import (
-    NO_TRACE,
-    Answer,
-    Correcting,
-    Debt,
-    Department,
-    Entry,
-    Fingerprint,
-    Reference,
-    Status,
-    Wish,
-    replace,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import NO_TRACE, Reference
+from worker.core.model.credentials import Debt, Fingerprint
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Correcting, Wish
 from worker.core.naming import Names
 from worker.core.reissue import WISHES, with_token
 from worker.core.wishes import reference_of

@@ -18,15 +18,12 @@ from worker.core.adoption import MAX_UNKNOWN_CREATES
 from worker.core.capabilities import EVERYTHING, Capabilities
 from worker.core.inventory import Inspection
 from worker.core.limits import RemovalLimit
-from worker.core.model import (
-    ANY_RECIPIENT,
-    Answer,
-    Entry,
-    Event,
-    HoldReason,
-    Recollection,
-    Status,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Event
+from worker.core.model.credentials import ANY_RECIPIENT
+from worker.core.model.entry import Entry, Status
+from worker.core.model.holds import HoldReason
+from worker.core.model.recollection import Recollection
 from worker.core.protected import NOBODY_PROTECTED, Protected
 
 CLOCK_TOLERANCE = timedelta(minutes=10)

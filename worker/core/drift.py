@@ -23,7 +23,11 @@ from contracts.envelope import rfc3339
 from contracts.subaccounts import NAMESPACE
 from worker.core.capabilities import Capabilities
 from worker.core.listed import ListedSubaccount
-from worker.core.model import Correcting, Department, Entry, Fingerprint, Hold, HoldState, Status, Wish
+from worker.core.model.credentials import Fingerprint
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.holds import Hold, HoldState
+from worker.core.model.wishes import Correcting, Wish
 from worker.core.naming import Names
 
 FEWEST_MISSING = 3

@@ -11,7 +11,9 @@ from enum import Enum, auto
 
 from worker.core.adoption import DUPLICATES_CHECK_WINDOWS
 from worker.core.decide import Policy
-from worker.core.model import Check, Department, Entry, Status, replace
+from worker.core.model.departments import Department
+from worker.core.model.entry import Check, Entry, Status
+from worker.core.model.replace import replace
 
 DEBT_PAUSE = timedelta(minutes=1)
 """The time between two tries of the scheduler to pay a debt. The line itself tries at once."""

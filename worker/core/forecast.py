@@ -36,7 +36,12 @@ from worker.core.decide import (
     gone_detail,
 )
 from worker.core.inventory import ResourceKind
-from worker.core.model import Answer, Entry, Event, Hold, Recollection, Reference, Status, replace
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Event, Reference
+from worker.core.model.entry import Entry, Status
+from worker.core.model.holds import Hold
+from worker.core.model.recollection import Recollection
+from worker.core.model.replace import replace
 from worker.core.next_step import next_step
 
 DELETION_CALLS = 1 + len(ResourceKind) + 1

@@ -10,7 +10,9 @@ from datetime import datetime, timedelta
 
 from worker.core.decide import Policy
 from worker.core.duties import arm_check, arm_late_check, put_off_debt, suspend_debt
-from worker.core.model import Entry, Removed, Status, replace
+from worker.core.model.entry import Entry, Status
+from worker.core.model.removals import Removed
+from worker.core.model.replace import replace
 
 FORGET_WINDOWS = 10
 """Looks further apart than this many settle windows, and than `FORGET_AFTER`, do not belong together: the

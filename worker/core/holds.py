@@ -10,17 +10,11 @@ from datetime import datetime
 
 from contracts.subaccounts import ResultCode, ResultKind
 from worker.core.decide import HoldBack
-from worker.core.model import (
-    Answer,
-    Cause,
-    Entry,
-    Hold,
-    HoldState,
-    LateRemoval,
-    Reference,
-    Ruling,
-    replace,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Cause, LateRemoval, Reference
+from worker.core.model.entry import Entry
+from worker.core.model.holds import Hold, HoldState, Ruling
+from worker.core.model.replace import replace
 from worker.core.removal import hold_id
 
 RECREATED = "a person has asked for a new subaccount of the department"

@@ -34,7 +34,7 @@ from typing import Literal
 
 from contracts.subaccounts import DeadReason, ResultCode
 from contracts.topology import DEFAULT_RETRY_DELAYS
-from worker.core.model import replace
+from worker.core.model.replace import replace
 
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 30.0

@@ -22,7 +22,9 @@ from contracts.subaccounts import (
     routing_key,
 )
 from worker.core.judge import DeadLetter, Park
-from worker.core.model import NO_TRACE, Answer, Entry, Reference, Reissue, Trace
+from worker.core.model.answers import Answer
+from worker.core.model.causes import NO_TRACE, Reference, Reissue, Trace
+from worker.core.model.entry import Entry
 
 ISSUED: Final = "subaccount.credentials.issued.v1"
 REISSUED: Final = "subaccount.credentials.reissued.v1"

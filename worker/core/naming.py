@@ -12,7 +12,9 @@ from pydantic_core import to_json
 
 from contracts.subaccounts import NAMESPACE
 from worker.core.decide import Delete, Step
-from worker.core.model import Cause, Department, Entry, Reference
+from worker.core.model.causes import Cause, Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
 
 TAG_LENGTH = 10
 NO_EVENT = Reference("", "", "")

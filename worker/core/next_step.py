@@ -3,7 +3,8 @@
 from datetime import datetime
 
 from worker.core.decide import CountTenant, Decision, NothingLeft, Policy, decide
-from worker.core.model import Event, LateRemoval, Recollection, Recreation
+from worker.core.model.causes import Event, LateRemoval, Recreation
+from worker.core.model.recollection import Recollection
 from worker.core.recreation import decide_recreation
 from worker.core.removal import decide_late_removal, guard
 

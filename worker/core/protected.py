@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from worker.core.model import Department
+from worker.core.model.departments import Department
 
 WILDCARD = "*"
 

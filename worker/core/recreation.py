@@ -10,7 +10,11 @@ from datetime import datetime, timedelta
 from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from worker.core.adoption import MAX_UNKNOWN_CREATES
 from worker.core.decide import Adopt, Create, Look, Refuse, Republish, Skip, answered_before
-from worker.core.model import Answer, Entry, Recollection, Recreation, Reference, Status, Wish
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Recreation, Reference
+from worker.core.model.entry import Entry, Status
+from worker.core.model.recollection import Recollection
+from worker.core.model.wishes import Wish
 from worker.core.reissue import WISHES
 
 RECREATE = "department.recreate.v1"

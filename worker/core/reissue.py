@@ -7,20 +7,13 @@ from datetime import datetime, timedelta
 from contracts.reissues import REISSUE
 from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from worker.core.decide import Policy, Refuse, Republish, Skip, answered_before, gone_detail
-from worker.core.model import (
-    ANY_RECIPIENT,
-    Answer,
-    Entry,
-    Fingerprint,
-    PartialReissue,
-    Recollection,
-    Reference,
-    Reissue,
-    Reissuing,
-    Status,
-    Wish,
-    replace,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Reference, Reissue
+from worker.core.model.credentials import ANY_RECIPIENT, Fingerprint, PartialReissue
+from worker.core.model.entry import Entry, Status
+from worker.core.model.recollection import Recollection
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Reissuing, Wish
 
 REISSUE_PAUSE = timedelta(seconds=60)
 """The minimum time between two reissues of a department."""

@@ -33,18 +33,11 @@ from worker.core.decide import (
 )
 from worker.core.inventory import Inspection
 from worker.core.limits import Admission
-from worker.core.model import (
-    Department,
-    Entry,
-    Event,
-    Hold,
-    HoldReason,
-    HoldState,
-    LateRemoval,
-    Recollection,
-    Reference,
-    Status,
-)
+from worker.core.model.causes import Event, LateRemoval, Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.holds import Hold, HoldReason, HoldState
+from worker.core.model.recollection import Recollection
 
 APPROVAL_VALID_FOR = timedelta(hours=24)
 """An approval that the worker could not carry out by then lapses."""

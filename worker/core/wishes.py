@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from contracts.reissues import REISSUE
-from worker.core.model import Approving, Hold, HoldState, Reference, Ruling, Wish, replace
+from worker.core.model.causes import Reference
+from worker.core.model.holds import Hold, HoldState, Ruling
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Approving, Wish
 from worker.core.recreation import RECREATE
 from worker.core.reissue import WISHES
 from worker.core.removal import APPROVAL_VALID_FOR

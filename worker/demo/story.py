@@ -24,7 +24,8 @@ from worker.adapters.system import SystemClock, fresh_id
 from worker.bootstrap import running_worker
 from worker.core.dead_letters import Selection
 from worker.core.messages import Outgoing
-from worker.core.model import Answer, Approving
+from worker.core.model.answers import Answer
+from worker.core.model.wishes import Approving
 from worker.demo.playground import (
     existing_subaccount,
     exports,

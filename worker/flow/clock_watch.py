@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from worker.core.clock_skew import Comparison, in_words, trustworthy
-from worker.core.model import Reference
+from worker.core.model.causes import Reference
 from worker.flow.gate import Gate
 from worker.flow.waiting import sleep_unless_stopping
 from worker.ports import Clock

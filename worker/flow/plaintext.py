@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from worker.core.model import ANY_RECIPIENT
+from worker.core.model.credentials import ANY_RECIPIENT
 from worker.ports import NoRecipientKey, Register
 
 SEALED_BEFORE = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from worker.core.judge import LONGEST_WAIT_SECONDS
 from worker.core.messages import Outgoing
-from worker.core.model import Department
+from worker.core.model.departments import Department
 from worker.flow.gate import Gate
 from worker.ports import Clock, NotTaken
 

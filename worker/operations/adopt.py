@@ -15,7 +15,10 @@ from worker.core.adoption import in_question
 from worker.core.binding import Already, Bind, Known, Refused, audit_line, decide_binding
 from worker.core.decide import Policy
 from worker.core.listed import ListedSubaccount
-from worker.core.model import Answer, Binding, Department, Entry, Wish
+from worker.core.model.answers import Answer
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
+from worker.core.model.wishes import Binding, Wish
 from worker.core.naming import Names
 from worker.operations.adoption_lines import AdoptionLine
 from worker.operations.wishes import Asking

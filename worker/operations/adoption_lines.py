@@ -17,7 +17,7 @@ from pydantic_core import from_json
 from contracts import text
 from contracts.departments import DEFAULT_TENANT
 from contracts.spelling import near_miss
-from worker.core.model import Department
+from worker.core.model.departments import Department
 from worker.ports import UserError
 
 REQUIRED = ("department_id", "auth_id")

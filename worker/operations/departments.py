@@ -7,17 +7,13 @@ from datetime import datetime
 from contracts.departments import Version
 from worker.core.dead_letters import AuditLine
 from worker.core.decide import Policy, Removal
-from worker.core.model import (
-    ANY_RECIPIENT,
-    Answer,
-    CallNote,
-    Department,
-    Entry,
-    Hold,
-    HoldState,
-    Reference,
-    Status,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import Reference
+from worker.core.model.credentials import ANY_RECIPIENT
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.holds import Hold, HoldState
 from worker.core.naming import NO_EVENT
 from worker.core.reissue import WISHES
 from worker.core.removal import deletion_due_at

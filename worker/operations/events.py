@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from worker.core.dead_letters import AuditLine, Letter
-from worker.core.model import Answer, Claim, Department, Entry
+from worker.core.model.answers import Answer
+from worker.core.model.departments import Department
+from worker.core.model.entry import Claim, Entry
 from worker.operations.dead_letters.session import Session
 from worker.operations.departments import credentials_state
 from worker.ports import Audit, Ledger, UserError

@@ -9,15 +9,9 @@ from contracts.subaccounts import ResultKind
 from worker.core.dead_letters import AuditLine
 from worker.core.decide import Policy, Removal
 from worker.core.inventory import Counts
-from worker.core.model import (
-    Approving,
-    Hold,
-    HoldReason,
-    HoldState,
-    Rejecting,
-    Wish,
-    replace,
-)
+from worker.core.model.holds import Hold, HoldReason, HoldState
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Approving, Rejecting, Wish
 from worker.core.naming import NO_EVENT
 from worker.core.wishes import reference_of, with_approvals
 from worker.operations.wishes import POLL_SECONDS, Asking, is_running

@@ -12,7 +12,8 @@ from contracts.subaccounts import DeadReason, ResultKind
 from worker.core.decide import CountTenant, Policy
 from worker.core.forecast import Forecast, Planned, forecast
 from worker.core.limits import Admission
-from worker.core.model import Department, Event, Reference, Reissue
+from worker.core.model.causes import Event, Reference, Reissue
+from worker.core.model.departments import Department
 from worker.pipeline.reading import Unreadable, validate
 from worker.ports import Ledger, UserError
 

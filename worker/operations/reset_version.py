@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from contracts.departments import Version
 from worker.core.dead_letters import AuditLine
-from worker.core.model import Department, Entry, Status, replace
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
+from worker.core.model.replace import replace
 from worker.core.naming import NO_EVENT
 from worker.operations.departments import UnknownDepartment
 from worker.pipeline.records import Records

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 
 from contracts.subaccounts import ResultKind
 from worker.core.drift import Finding, FindingKind, Report, with_fixed
-from worker.core.model import EVERY_DEPARTMENT, Answer, Correcting, Sweeping, Wish
+from worker.core.model.answers import Answer
+from worker.core.model.departments import EVERY_DEPARTMENT
+from worker.core.model.wishes import Correcting, Sweeping, Wish
 from worker.operations.wishes import Asking, ignore, is_running
 from worker.pipeline.comparison import Comparison
 from worker.ports import CallFailed, UserError

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from worker.core.dead_letters import AuditLine
-from worker.core.model import Answer, Department, Recreating, Reissuing, Wish, WishFor
+from worker.core.model.answers import Answer
+from worker.core.model.departments import Department
+from worker.core.model.wishes import Recreating, Reissuing, Wish, WishFor
 from worker.core.naming import NO_EVENT
 from worker.core.wishes import is_present, reference_of
 from worker.operations.departments import UnknownDepartment, pending

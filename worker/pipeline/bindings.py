@@ -29,7 +29,9 @@ from worker.core.binding import (
 from worker.core.decide import Policy
 from worker.core.duties import clear_check
 from worker.core.judge import Missing, Permanent, classify, told
-from worker.core.model import Binding, CallNote, Entry, Wish
+from worker.core.model.calls import CallNote
+from worker.core.model.entry import Entry
+from worker.core.model.wishes import Binding, Wish
 from worker.core.naming import Names
 from worker.core.wishes import reference_of
 from worker.pipeline.failures import failure_of

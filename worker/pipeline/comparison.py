@@ -29,7 +29,8 @@ from worker.core.drift import (
     ordered,
     tags_of,
 )
-from worker.core.model import Department, Entry, Status
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry, Status
 from worker.core.naming import NO_EVENT, Names
 from worker.flow.lanes import Lanes
 from worker.ports import CallFailed, Clock, DepartmentLocks, Ledger, UserError

@@ -29,7 +29,10 @@ from worker.core.drift import FindingKind, is_under_way
 from worker.core.duties import arm_check, clear_check
 from worker.core.gone import found
 from worker.core.judge import Missing, Permanent, classify, told
-from worker.core.model import Answer, CallNote, Correcting, Entry, Wish
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.entry import Entry
+from worker.core.model.wishes import Correcting, Wish
 from worker.core.naming import Names
 from worker.core.wishes import reference_of
 from worker.pipeline.disappearances import Disappearances

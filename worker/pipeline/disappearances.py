@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from worker.core.decide import Policy
 from worker.core.gone import looked_for
 from worker.core.judge import CallFault, FaultKind
-from worker.core.model import Department, Entry
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
 from worker.flow.undelivered import UndeliveredCredentials
 from worker.pipeline.records import Records
 from worker.ports import Clock

@@ -34,7 +34,7 @@ from worker.core.judge import (
     judge,
     parking_delay,
 )
-from worker.core.model import Event, Reissue
+from worker.core.model.causes import Event, Reissue
 from worker.flow.lanes import Lanes, Progress
 from worker.flow.ledger_watch import LedgerWatch
 from worker.flow.waiting import WaitingRoom, WaitOutcome

@@ -41,7 +41,11 @@ from worker.core.holds import result_published
 from worker.core.inventory import Counts
 from worker.core.judge import Done, Failure, Permanent, Unavailable
 from worker.core.limits import Admission, TenantCounts
-from worker.core.model import Answer, Entry, Event, HoldState, LateRemoval, Recollection
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Event, LateRemoval
+from worker.core.model.entry import Entry
+from worker.core.model.holds import HoldState
+from worker.core.model.recollection import Recollection
 from worker.core.naming import Names
 from worker.core.next_step import Asked, next_step
 from worker.flow.clock_watch import ClockWatch

@@ -33,7 +33,7 @@ from worker.core.decide import Policy
 from worker.core.duties import arm_check, put_off_debt
 from worker.core.judge import DeadLetter, FaultKind
 from worker.core.messages import Outgoing, Subject
-from worker.core.model import Entry
+from worker.core.model.entry import Entry
 from worker.core.naming import Names
 from worker.flow.plaintext import PlaintextGuard
 from worker.flow.undelivered import ConfirmedMessages, RefusedResults, UndeliveredCredentials

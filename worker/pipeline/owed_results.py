@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from worker.core import messages
 from worker.core.duties import DEBT_PAUSE
 from worker.core.holds import result_published, results_put_off
-from worker.core.model import Answer, Entry
+from worker.core.model.answers import Answer
+from worker.core.model.entry import Entry
 from worker.core.naming import Names
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.records import Records

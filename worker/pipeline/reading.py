@@ -30,7 +30,7 @@ from contracts.reissues import (
 from contracts.subaccounts import DeadReason, ResultCode
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, Subject, unparked
-from worker.core.model import Event, Reference, Reissue, Trace
+from worker.core.model.causes import Event, Reference, Reissue, Trace
 
 
 @dataclass(frozen=True, slots=True)

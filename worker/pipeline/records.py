@@ -32,7 +32,12 @@ from worker.core.conclude import Conclusion
 from worker.core.dead_letters import AuditLine
 from worker.core.holds import Ruled
 from worker.core.limits import TenantCounts
-from worker.core.model import Answer, CallNote, Department, Entry, Recollection, Reference
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
+from worker.core.model.recollection import Recollection
 from worker.core.naming import NO_EVENT
 from worker.ports import NOTHING_BESIDE, Beside, Duties, Entries
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from contracts.subaccounts import ResultCode
 from worker.core.judge import Done, Missing, Permanent
-from worker.core.model import Wish
+from worker.core.model.wishes import Wish
 from worker.core.recreation import not_recreated, recreation_of
 from worker.pipeline.failures import failure_of
 from worker.pipeline.line import Line, Overtaken

@@ -13,7 +13,10 @@ from worker.core import messages
 from worker.core.decide import Policy, Refuse, Republish, Skip
 from worker.core.gone import found
 from worker.core.judge import Done, Failure, Permanent, Transient
-from worker.core.model import Answer, Entry, Reissue, Wish
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Reissue
+from worker.core.model.entry import Entry
+from worker.core.model.wishes import Wish
 from worker.core.naming import Names
 from worker.core.reissue import (
     Issue,

@@ -12,20 +12,13 @@ from worker.core.dead_letters import AuditLine
 from worker.core.decide import Policy
 from worker.core.holds import approved, lapsed, rejected
 from worker.core.judge import Done, Failure, Missing, Unavailable, Unknown, told
-from worker.core.model import (
-    Answer,
-    Approving,
-    Department,
-    Entry,
-    Hold,
-    HoldState,
-    LateRemoval,
-    Reference,
-    Rejecting,
-    Retry,
-    Ruling,
-    Wish,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import LateRemoval, Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
+from worker.core.model.holds import Hold, HoldState, Ruling
+from worker.core.model.removals import Retry
+from worker.core.model.wishes import Approving, Rejecting, Wish
 from worker.core.removal import has_lapsed, is_removal_due, may_approve
 from worker.core.wishes import reference_of
 from worker.flow.clock_watch import ClockWatch

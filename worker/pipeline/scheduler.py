@@ -19,13 +19,13 @@ from worker.core.duties import (
     suspend_debt,
 )
 from worker.core.gone import found, looked_for
-from worker.core.model import (
+from worker.core.model.causes import LateRemoval
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
+from worker.core.model.wishes import (
     Approving,
     Binding,
     Correcting,
-    Department,
-    Entry,
-    LateRemoval,
     Recreating,
     Reissuing,
     Rejecting,

@@ -12,7 +12,9 @@ from datetime import datetime, timedelta
 
 from contracts.subaccounts import ResultCode, ResultKind
 from worker.core.drift import SWEEP_VALID_FOR, Report, corrections, sweep_id
-from worker.core.model import EVERY_DEPARTMENT, Answer, Sweeping, Wish
+from worker.core.model.answers import Answer
+from worker.core.model.departments import EVERY_DEPARTMENT
+from worker.core.model.wishes import Sweeping, Wish
 from worker.core.wishes import reference_of
 from worker.pipeline.comparison import Comparison, ListContradicted
 from worker.ports import CallFailed, Clock, DepartmentLocks, Ledger, LedgerFailed

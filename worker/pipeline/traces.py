@@ -7,7 +7,11 @@ from worker.core.conclude import Changed, Deleted, Failed, Made, NothingDone, No
 from worker.core.dead_letters import AuditLine
 from worker.core.decide import Adopt, Create, Delete, Disable, HoldBack, Rename, Restore, Step
 from worker.core.inventory import Inventory
-from worker.core.model import CallNote, Cause, Department, Entry, Hold, LateRemoval, Ruling
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import Cause, LateRemoval
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
+from worker.core.model.holds import Hold, Ruling
 
 WORKER = "worker"
 """The actor in audit lines of steps that no person has asked for."""

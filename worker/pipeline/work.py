@@ -9,7 +9,8 @@ from worker.core import messages
 from worker.core.decide import UnknownRename
 from worker.core.judge import Pause, RetryState, Wait
 from worker.core.messages import Outgoing, Subject
-from worker.core.model import Reissue, replace
+from worker.core.model.causes import Reissue
+from worker.core.model.replace import replace
 from worker.flow.lanes import FIRST, LAST, Rank
 from worker.pipeline.reading import Reading, Unreadable, reading_of, subject_of
 from worker.ports import Delivery

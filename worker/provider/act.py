@@ -39,7 +39,8 @@ from worker.core.decide import (
     VoidHold,
 )
 from worker.core.judge import CallFault, FaultKind, Unavailable, classify
-from worker.core.model import Entry, Status, replace
+from worker.core.model.entry import Entry, Status
+from worker.core.model.replace import replace
 from worker.core.naming import Names
 from worker.ports import Call, CallFailed, Clock, Confirmed, Provider
 from worker.provider.scan import Orphans, Scanner, listed

@@ -8,7 +8,8 @@ ledger's account again.
 from dataclasses import dataclass, field
 
 from worker.core.judge import FaultKind
-from worker.core.model import Department, Entry
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
 from worker.core.naming import NO_EVENT, Names
 from worker.ports import AuthIdTaken, CallFailed, Clock, Ledger, LedgerForeign, Provider
 

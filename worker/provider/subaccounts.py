@@ -16,7 +16,7 @@ from worker.core.adoption import (
 )
 from worker.core.inventory import NOTHING, Inspection
 from worker.core.judge import FaultKind
-from worker.core.model import Entry, Status
+from worker.core.model.entry import Entry, Status
 from worker.core.naming import Names
 from worker.ports import (
     AuthIdTaken,

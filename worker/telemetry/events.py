@@ -20,18 +20,11 @@ from worker.core.decide import Step, Superseding
 from worker.core.inventory import Counts
 from worker.core.judge import CallFault, DeadLetter, Failure, Operation, Park, Pause, Wait
 from worker.core.messages import Subject
-from worker.core.model import (
-    Answer,
-    Department,
-    Entry,
-    Event,
-    Hold,
-    HoldReason,
-    HoldState,
-    LateRemoval,
-    Recreation,
-    Reference,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Event, LateRemoval, Recreation, Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
+from worker.core.model.holds import Hold, HoldReason, HoldState
 from worker.telemetry.logs import LINES
 from worker.telemetry.metrics import Metrics
 

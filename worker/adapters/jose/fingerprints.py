@@ -7,7 +7,7 @@ import hmac
 
 from pydantic import SecretStr
 
-from worker.core.model import Fingerprint
+from worker.core.model.credentials import Fingerprint
 
 KEY_CHECK_DIGITS = 8
 TOKEN_DIGITS = 32

@@ -25,7 +25,7 @@ from worker.core.keyring import (
     sealing_algorithm,
     signing_algorithm,
 )
-from worker.core.model import ANY_RECIPIENT
+from worker.core.model.credentials import ANY_RECIPIENT
 from worker.ports import NoRecipientKey
 from worker.settings.files import NotText, decoded
 

@@ -11,7 +11,7 @@ from contracts.topology import DEAD_LETTER_QUEUE, BrokerVersion
 from worker.adapters.memory.broker import MemoryBroker
 from worker.core.dead_letters import AuditLine
 from worker.core.messages import Outgoing
-from worker.core.model import Department
+from worker.core.model.departments import Department
 from worker.ports import BrowsedLetter, Delivery, QueueTaken
 
 UNLIMITED = 2**31

@@ -8,19 +8,15 @@ from itertools import chain
 from worker.core.dead_letters import AuditLine
 from worker.core.duties import longest_due
 from worker.core.limits import TenantCounts, WindowCount
-from worker.core.model import (
-    Answer,
-    CallNote,
-    Department,
-    Entry,
-    Hold,
-    HoldReason,
-    HoldState,
-    Recollection,
-    Reference,
-    Wish,
-    replace,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import Reference
+from worker.core.model.departments import Department
+from worker.core.model.entry import Entry
+from worker.core.model.holds import Hold, HoldReason, HoldState
+from worker.core.model.recollection import Recollection
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Wish
 from worker.ports import (
     NOTHING_BESIDE,
     AuthIdTaken,

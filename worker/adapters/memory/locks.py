@@ -4,7 +4,7 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 from weakref import WeakValueDictionary
 
-from worker.core.model import Department
+from worker.core.model.departments import Department
 
 
 class InProcessLocks:

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from worker.adapters.sqlite.store import SqliteStore
 from worker.core.dead_letters import AuditLine
-from worker.core.model import Department
+from worker.core.model.departments import Department
 
 LINES = (
     "SELECT audit FROM audit WHERE (?1 IS NULL OR at >= ?1) AND (?2 IS NULL OR by = ?2)"

@@ -26,19 +26,15 @@ from worker.adapters.sqlite.rows import (
 from worker.adapters.sqlite.store import SqliteStore, sqlite_store, sqlite_store_read
 from worker.core.duties import longest_due
 from worker.core.limits import TenantCounts, WindowCount
-from worker.core.model import (
-    EVERY_DEPARTMENT,
-    Answer,
-    CallNote,
-    Department,
-    Entry,
-    Hold,
-    HoldReason,
-    Recollection,
-    Reference,
-    Wish,
-    replace,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import Reference
+from worker.core.model.departments import EVERY_DEPARTMENT, Department
+from worker.core.model.entry import Entry
+from worker.core.model.holds import Hold, HoldReason
+from worker.core.model.recollection import Recollection
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Wish
 from worker.ports import (
     NOTHING_BESIDE,
     AuthIdTaken,

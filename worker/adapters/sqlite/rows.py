@@ -13,29 +13,15 @@ from pydantic import TypeAdapter
 from pydantic_core import ValidationError
 
 from contracts.departments import Version
-from worker.core.model import (
-    NO_TRACE,
-    Answer,
-    CallNote,
-    Cause,
-    Check,
-    Claim,
-    Debt,
-    Deletion,
-    Department,
-    Entry,
-    Fingerprint,
-    Hold,
-    IssuedCredentials,
-    PartialReissue,
-    Reference,
-    Removed,
-    Removing,
-    Retry,
-    Status,
-    Trace,
-    Wish,
-)
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import NO_TRACE, Cause, Reference, Trace
+from worker.core.model.credentials import Debt, Fingerprint, IssuedCredentials, PartialReissue
+from worker.core.model.departments import Department
+from worker.core.model.entry import Check, Claim, Entry, Status
+from worker.core.model.holds import Hold
+from worker.core.model.removals import Deletion, Removed, Removing, Retry
+from worker.core.model.wishes import Wish
 from worker.ports import LedgerFailed
 
 T = TypeVar("T")

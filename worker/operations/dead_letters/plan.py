@@ -8,7 +8,8 @@ from contracts.departments import Version
 from worker.core.dead_letters import Letter
 from worker.core.decide import Policy, Refuse, Republish, Skip
 from worker.core.forecast import ANSWERED, Forecast, Planned
-from worker.core.model import Department, Event, Reissue
+from worker.core.model.causes import Event, Reissue
+from worker.core.model.departments import Department
 from worker.core.reissue import Issue, decide_reissue
 from worker.operations.dead_letters.session import Found, Session
 from worker.operations.plan import forecast_on

@@ -7,7 +7,7 @@ from itertools import count
 
 from worker.core.dead_letters import replayed
 from worker.core.messages import Outgoing
-from worker.core.model import Event
+from worker.core.model.causes import Event
 from worker.operations.dead_letters.batches import LetterRate, batch_sizes
 from worker.operations.dead_letters.removal import Batch, Remover
 from worker.operations.dead_letters.session import Found, Session

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from worker.core.dead_letters import Letter
-from worker.core.model import Event
+from worker.core.model.causes import Event
 from worker.flow.waiting import sleep_unless_stopping
 from worker.operations.dead_letters.batches import BATCH_LETTERS
 from worker.operations.dead_letters.session import Session, read

@@ -13,7 +13,7 @@ from contracts.envelope import Message
 from contracts.reissues import REISSUE_KEY
 from worker.core.dead_letters import Letter, exported, from_json_safe, letter_of, replayed
 from worker.core.messages import Outgoing
-from worker.core.model import Event, Reissue
+from worker.core.model.causes import Event, Reissue
 from worker.operations.dead_letters.batches import BATCH_LETTERS
 from worker.operations.dead_letters.replay import ReplayFailed, publish_all
 from worker.operations.dead_letters.session import Session, read
