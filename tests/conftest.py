@@ -1,4 +1,4 @@
-"""Fixtures of all test folders: quiet logs, a real broker, and a loop that can tell when it is idle."""
+"""Fixtures of all test folders: quiet logs, real servers, and a loop that can tell when it is idle."""
 
 import asyncio
 import os
@@ -10,10 +10,11 @@ from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
 from tests.support.nodes import running_node, skip_or_fail
 from tests.support.port_tap import checked_taps
+from tests.support.postgres_node import fresh_database, postgres_binaries, postgres_node
 from tests.support.settling_loop import SettlingLoop
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import open_connection
-from worker.demo.private_node import SERVER_SCRIPT, private_node
+from worker.demo.private_node import SERVER_SCRIPT, NodeUnavailable, private_node
 from worker.telemetry.logs import configure_logging
 
 # What a test may leave at the broker, whatever arguments it was declared with.
@@ -62,6 +63,35 @@ async def clean_broker(broker_url: str) -> AsyncIterator[str]:
     await _clear(broker_url)
     yield broker_url
     await _clear(broker_url)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A database of the server in POSTGRES_URL, or of a private one. No server: a skip, in CI a failure.
+
+    Tests leave nothing in it: what they keep goes to `postgres_database`.
+    """
+    if url := os.environ.get("POSTGRES_URL"):
+        yield url
+        return
+    with running_node(postgres_node()) as (node, _):
+        yield node.url()
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """The URL of a database of the test's own, empty."""
+    with fresh_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_server() -> None:
+    """For tests that run a server of their own, whatever POSTGRES_URL says."""
+    try:
+        postgres_binaries()
+    except NodeUnavailable as error:
+        skip_or_fail(str(error))
 
 
 async def _refuse_in_use(url: str) -> None:

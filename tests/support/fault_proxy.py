@@ -1,4 +1,4 @@
-"""A fault proxy between a client and any server, or RabbitMQ.
+"""A fault proxy between a client and any server, RabbitMQ or PostgreSQL.
 
 A fault that affects nothing fails its test at the end of the block. Refused connections and resets are not
 counted.
@@ -169,6 +169,35 @@ class BrokerProxy(FaultProxy):
                 self.reset()
 
 
+class DatabaseProxy(FaultProxy):
+    """Recognises what PostgreSQL has executed.
+
+    https://www.postgresql.org/docs/current/protocol-message-formats.html
+    """
+
+    def __init__(self, target: URL) -> None:
+        super().__init__(target)
+        self._lost: bytes | None = None
+
+    def lose_response(self, tag: str = "COMMIT") -> None:
+        """Resets the connections once, in place of the response to the next statement with this tag.
+
+        The client cannot know that the statement was executed.
+        """
+        self.unspent.add("lost response")
+        text = tag.encode() + b"\0"
+        self._lost = b"C" + struct.pack(">I", len(text) + 4) + text  # CommandComplete
+
+    async def _pass_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            if self._lost is not None and self._lost in data:
+                self._lost = None
+                self.unspent.discard("lost response")
+                self.reset()
+            await self._write(writer, data)
+        raise ConnectionError
+
+
 P = TypeVar("P", bound=FaultProxy)
 
 
@@ -190,3 +219,8 @@ def fault_proxy(broker_url: str) -> AbstractAsyncContextManager[BrokerProxy]:
 def server_proxy(url: str) -> AbstractAsyncContextManager[FaultProxy]:
     """Runs a proxy in front of any server."""
     return _running(FaultProxy(URL(url)))
+
+
+def database_proxy(url: str) -> AbstractAsyncContextManager[DatabaseProxy]:
+    """Runs a proxy in front of the PostgreSQL at this URL, which names host and port."""
+    return _running(DatabaseProxy(URL(url)))

@@ -1,14 +1,16 @@
-"""RabbitMQ nodes for tests. Where one cannot run, its tests are skipped on a laptop and fail in CI."""
+"""Servers for tests. Where one cannot run, its tests are skipped on a laptop and fail in CI."""
 
 import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import pytest
 
-from worker.demo.private_node import NodeUnavailable, PrivateNode
+from worker.demo.private_node import NodeUnavailable
+
+N = TypeVar("N")
 
 
 def skip_or_fail(reason: str) -> NoReturn:
@@ -20,8 +22,8 @@ def skip_or_fail(reason: str) -> NoReturn:
 
 @contextmanager
 def running_node(
-    node: AbstractAsyncContextManager[PrivateNode],
-) -> Iterator[tuple[PrivateNode, asyncio.Runner]]:
+    node: AbstractAsyncContextManager[N],
+) -> Iterator[tuple[N, asyncio.Runner]]:
     """Runs the node during the block; yields it with a runner for the coroutines of fixtures."""
     with asyncio.Runner() as runner:
         try:
