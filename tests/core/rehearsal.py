@@ -14,21 +14,9 @@ from itertools import chain, count, repeat
 from pydantic import SecretStr
 
 from tests.support.builders import IDEMPOTENCY_KEY, NOW, SALES
-from worker.core.conclude import (
-    Changed,
-    Deleted,
-    Failed,
-    Inspected,
-    Made,
-    NothingDone,
-    NothingSeen,
-    Outcome,
-    Seen,
-    admission_of,
-    conclude,
-    confirmed,
-    intend,
-)
+from worker.core.conclude import conclude, intend
+from worker.core.conclusions.removal import admission_of
+from worker.core.debts import confirmed
 from worker.core.decide import (
     Adopt,
     CountTenant,
@@ -75,6 +63,17 @@ from worker.core.model.holds import Hold, Ruling
 from worker.core.model.recollection import Recollection
 from worker.core.model.removals import Retry
 from worker.core.next_step import Asked, next_step
+from worker.core.outcomes import (
+    Changed,
+    Deleted,
+    Failed,
+    Inspected,
+    Made,
+    NothingDone,
+    NothingSeen,
+    Outcome,
+    Seen,
+)
 from worker.core.removal import has_lapsed, is_removal_due, may_approve
 
 RETRY_PAUSE = timedelta(seconds=10)

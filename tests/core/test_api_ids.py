@@ -8,7 +8,7 @@ import pytest
 from contracts.envelope import STRUCTURED, Message
 from contracts.subaccounts import DeadReason, ResultKind
 from tests.support.builders import NOW, an_entry, renamed
-from worker.core.conclude import Changed, Deleted, Failed, NothingDone, conclude
+from worker.core.conclude import conclude
 from worker.core.dead_letters import audit_line, letter_of
 from worker.core.decide import Delete, Policy, Rename, Skip
 from worker.core.judge import (
@@ -24,6 +24,7 @@ from worker.core.judge import (
 )
 from worker.core.messages import Outgoing, dead_letter
 from worker.core.model.entry import Status
+from worker.core.outcomes import Changed, Deleted, Failed, NothingDone
 
 API_ID = "5a9f8b2c-10be-11f1-9c0a-0242ac110003"
 AUTH_ID = "SA000000000000000001"

@@ -20,22 +20,10 @@ from tests.support.builders import (
     removed,
     renamed,
 )
-from worker.core.conclude import (
-    Changed,
-    Conclusion,
-    Deleted,
-    Failed,
-    Found,
-    Inspected,
-    Made,
-    NothingDone,
-    NothingSeen,
-    Seen,
-    admission_of,
-    conclude,
-    confirmed,
-    intend,
-)
+from worker.core.conclude import conclude, intend
+from worker.core.conclusions.conclusion import Conclusion
+from worker.core.conclusions.removal import admission_of
+from worker.core.debts import confirmed
 from worker.core.decide import (
     Adopt,
     Create,
@@ -59,6 +47,17 @@ from worker.core.model.credentials import ANY_RECIPIENT, Debt, IssuedCredentials
 from worker.core.model.entry import Check, Claim, Entry, Status
 from worker.core.model.holds import HoldReason
 from worker.core.model.removals import Deletion, Removed, Removing, Retry
+from worker.core.outcomes import (
+    Changed,
+    Deleted,
+    Failed,
+    Found,
+    Inspected,
+    Made,
+    NothingDone,
+    NothingSeen,
+    Seen,
+)
 
 LATER = NOW + timedelta(minutes=1)
 NEW_AUTH_ID = "SA000000000000000002"

@@ -8,16 +8,8 @@ import pytest
 
 from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from tests.support.builders import AUTH_ID, IDEMPOTENCY_KEY, NOW, an_entry, created, removed
-from worker.core.conclude import (
-    Changed,
-    Conclusion,
-    Deleted,
-    Failed,
-    Inspected,
-    NothingDone,
-    conclude,
-    intend,
-)
+from worker.core.conclude import conclude, intend
+from worker.core.conclusions.conclusion import Conclusion
 from worker.core.decide import Create, Delete, Disable, HoldBack, Inspect, Look, Policy, Step, VoidHold
 from worker.core.duties import DEBT_PAUSE
 from worker.core.holds import (
@@ -39,6 +31,7 @@ from worker.core.model.causes import Cause, LateRemoval, Recreation, Reference, 
 from worker.core.model.entry import Check, Entry, Status
 from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
 from worker.core.model.removals import Deletion, Removed, Removing, Retry
+from worker.core.outcomes import Changed, Deleted, Failed, Inspected, NothingDone
 
 LATER = NOW + timedelta(hours=1)
 POLICY = Policy()

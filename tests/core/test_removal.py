@@ -22,17 +22,9 @@ from tests.support.builders import (
     renamed,
 )
 from worker.core.capabilities import Capabilities
-from worker.core.conclude import (
-    PAST_REMOVALS_KEPT,
-    Changed,
-    Deleted,
-    Failed,
-    Made,
-    NothingDone,
-    admission_of,
-    conclude,
-    intend,
-)
+from worker.core.conclude import conclude, intend
+from worker.core.conclusions.creation import PAST_REMOVALS_KEPT
+from worker.core.conclusions.removal import admission_of
 from worker.core.decide import (
     CountTenant,
     Delete,
@@ -59,6 +51,7 @@ from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
 from worker.core.model.recollection import Recollection
 from worker.core.model.removals import Deletion, Removed, Removing, Retry
 from worker.core.next_step import next_step
+from worker.core.outcomes import Changed, Deleted, Failed, Made, NothingDone
 from worker.core.protected import Protected
 from worker.core.removal import (
     APPROVAL_VALID_FOR,

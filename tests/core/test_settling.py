@@ -8,21 +8,14 @@ from pydantic import SecretStr
 
 from contracts.subaccounts import DeadReason, ResultKind
 from tests.support.builders import AUTH_ID, IDEMPOTENCY_KEY, NOW, an_entry, created, removed, renamed
-from worker.core.conclude import (
-    Changed,
-    Conclusion,
-    Deleted,
-    Failed,
-    Made,
-    NothingSeen,
-    conclude,
-    intend,
-)
+from worker.core.conclude import conclude, intend
+from worker.core.conclusions.conclusion import Conclusion
 from worker.core.decide import Adopt, Create, Delete, Disable, Policy, Rename, Restore, Step, decide
 from worker.core.judge import Permanent, Transient, Unknown
 from worker.core.model.entry import Check, Claim, Status
 from worker.core.model.recollection import Recollection
 from worker.core.model.removals import Removed
+from worker.core.outcomes import Changed, Deleted, Failed, Made, NothingSeen
 
 LATER = NOW + timedelta(seconds=1)
 POLICY = Policy()

@@ -10,7 +10,8 @@ from contracts.subaccounts import DeadReason, ResultKind
 from worker.bootstrap import Parts
 from worker.core import messages
 from worker.core.adoption import Match, duplicates_of, to_disable
-from worker.core.conclude import Made, NothingDone, NothingSeen, Outcome, conclude, confirmed
+from worker.core.conclude import conclude
+from worker.core.debts import confirmed
 from worker.core.decide import (
     Adopt,
     Create,
@@ -40,6 +41,7 @@ from worker.core.model.answers import Answer
 from worker.core.model.causes import Event
 from worker.core.model.entry import Entry, Status
 from worker.core.model.recollection import Recollection
+from worker.core.outcomes import Made, NothingDone, NothingSeen, Outcome
 from worker.pipeline.handler import Handler
 from worker.pipeline.line import Asked, Line, Overtaken, Result, _Recorded
 from worker.pipeline.outbox import Outbox
@@ -359,7 +361,7 @@ class TrustsLostResponses(Actor):
     """Treats a change without a response as done."""
 
     async def _changed(self, call: Any) -> Outcome:
-        from worker.core.conclude import Changed
+        from worker.core.outcomes import Changed
 
         try:
             return await super()._changed(call)

@@ -7,7 +7,8 @@ from typing import Any
 from tests.simulation.mutants import Mutant
 from worker.bootstrap import Parts
 from worker.core import messages
-from worker.core.conclude import Conclusion, Outcome, intend
+from worker.core.conclude import intend
+from worker.core.conclusions.conclusion import Conclusion
 from worker.core.decide import Create, Delete, HoldBack, Inspect, Reconsider, Restore, Step, removal_step
 from worker.core.gone import vacated
 from worker.core.holds import result_published
@@ -18,6 +19,7 @@ from worker.core.model.entry import Entry, Status
 from worker.core.model.holds import HoldReason, HoldState
 from worker.core.model.recollection import Recollection
 from worker.core.model.wishes import Approving, Wish
+from worker.core.outcomes import Outcome
 from worker.pipeline.line import Asked, Line
 from worker.pipeline.owed_results import OwedResults
 from worker.pipeline.records import Records

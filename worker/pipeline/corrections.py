@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from contracts.subaccounts import ResultCode, ResultKind
-from worker.core.conclude import Changed
 from worker.core.correction import (
     CORRECTION_VALID_FOR,
     AsWanted,
@@ -34,6 +33,7 @@ from worker.core.model.calls import CallNote
 from worker.core.model.entry import Entry
 from worker.core.model.wishes import Correcting, Wish
 from worker.core.naming import Names
+from worker.core.outcomes import Changed
 from worker.core.wishes import reference_of
 from worker.pipeline.disappearances import Disappearances
 from worker.pipeline.failures import failure_of

@@ -22,7 +22,9 @@ from pydantic import SecretStr
 from contracts.departments import Kind
 from contracts.subaccounts import ResultKind
 from worker.core import messages
-from worker.core.conclude import Conclusion, Made, Outcome, admission_of, conclude, intend
+from worker.core.conclude import conclude, intend
+from worker.core.conclusions.conclusion import Conclusion
+from worker.core.conclusions.removal import admission_of
 from worker.core.decide import (
     CountTenant,
     Decision,
@@ -48,6 +50,7 @@ from worker.core.model.holds import HoldState
 from worker.core.model.recollection import Recollection
 from worker.core.naming import Names
 from worker.core.next_step import Asked, next_step
+from worker.core.outcomes import Made, Outcome
 from worker.flow.clock_watch import ClockWatch
 from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.outbox import Outbox

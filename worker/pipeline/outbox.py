@@ -28,7 +28,7 @@ from pydantic import SecretStr
 
 from contracts.subaccounts import CredentialsMessage
 from worker.core import messages
-from worker.core.conclude import confirmed, enabled, retarget_debts, written_off
+from worker.core.debts import confirmed, enabled, retarget_debts, written_off
 from worker.core.decide import Policy
 from worker.core.duties import arm_check, put_off_debt
 from worker.core.judge import DeadLetter, FaultKind

@@ -7,12 +7,12 @@ with the entry.
 
 from dataclasses import dataclass, field
 
-from worker.core.conclude import Changed, Failed, Made, Outcome
 from worker.core.decide import Policy
 from worker.core.duties import arm_late_check
 from worker.core.judge import Unknown
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry
+from worker.core.outcomes import Changed, Failed, Made, Outcome
 from worker.pipeline.records import Records
 from worker.ports import Clock, LedgerConflict
 from worker.provider.subaccounts import Subaccounts

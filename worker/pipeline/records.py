@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from worker.core.conclude import Conclusion
+from worker.core.conclusions.conclusion import Conclusion
 from worker.core.dead_letters import AuditLine
 from worker.core.holds import Ruled
 from worker.core.limits import TenantCounts

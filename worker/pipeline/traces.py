@@ -3,7 +3,6 @@
 from datetime import datetime
 from functools import partial
 
-from worker.core.conclude import Changed, Deleted, Failed, Made, NothingDone, NothingSeen, Outcome, Seen
 from worker.core.dead_letters import AuditLine
 from worker.core.decide import Adopt, Create, Delete, Disable, HoldBack, Rename, Restore, Step
 from worker.core.inventory import Inventory
@@ -12,6 +11,7 @@ from worker.core.model.causes import Cause, LateRemoval
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry
 from worker.core.model.holds import Hold, Ruling
+from worker.core.outcomes import Changed, Deleted, Failed, Made, NothingDone, NothingSeen, Outcome, Seen
 
 WORKER = "worker"
 """The actor in audit lines of steps that no person has asked for."""

@@ -9,18 +9,6 @@ from dataclasses import dataclass
 
 from contracts.subaccounts import ResultKind
 from worker.core.adoption import choose, duplicates_of, plan_adoption
-from worker.core.conclude import (
-    Changed,
-    Deleted,
-    Failed,
-    Found,
-    Inspected,
-    Made,
-    NothingDone,
-    NothingSeen,
-    Outcome,
-    Seen,
-)
 from worker.core.decide import (
     Adopt,
     CallStep,
@@ -42,6 +30,18 @@ from worker.core.judge import CallFault, FaultKind, Unavailable, classify
 from worker.core.model.entry import Entry, Status
 from worker.core.model.replace import replace
 from worker.core.naming import Names
+from worker.core.outcomes import (
+    Changed,
+    Deleted,
+    Failed,
+    Found,
+    Inspected,
+    Made,
+    NothingDone,
+    NothingSeen,
+    Outcome,
+    Seen,
+)
 from worker.ports import Call, CallFailed, Clock, Confirmed, Provider
 from worker.provider.scan import Orphans, Scanner, listed
 from worker.provider.subaccounts import Subaccounts

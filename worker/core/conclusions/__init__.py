@@ -1,0 +1,1 @@
+"""The conclusions of each kind of step. `worker/core/conclude.py` chooses among them."""

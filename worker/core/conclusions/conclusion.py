@@ -1,0 +1,102 @@
+"""A conclusion, and the answer in it, which makes its cause the newest event of the department."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from contracts.departments import Kind, Version
+from contracts.subaccounts import ResultCode, ResultKind
+from worker.core.duties import DEBT_PAUSE
+from worker.core.holds import owing_result
+from worker.core.inventory import Inspection
+from worker.core.judge import Failure
+from worker.core.model.answers import Answer
+from worker.core.model.causes import Cause, LateRemoval
+from worker.core.model.entry import Entry, Status
+from worker.core.model.holds import Hold
+from worker.core.model.replace import replace
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """The next entry. Without an answer or a failure, the event is decided again on it.
+
+    `holds`: made or changed. `answers`: to other events, whose removals were held. `inspection`: for the next
+    decision; it is not recorded.
+    """
+
+    entry: Entry
+    answer: Answer | None = None
+    failure: Failure | None = None
+    holds: tuple[Hold, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    inspection: Inspection | None = None
+
+
+def answered(
+    entry: Entry,
+    cause: Cause | None,
+    outcome: ResultKind,
+    now: datetime,
+    reason: str | None = None,
+    auth_id: str | None = None,
+    code: ResultCode | None = None,
+) -> Conclusion:
+    """The event, or the late removal, is answered. Without a cause there is only the entry."""
+    if cause is None:
+        return Conclusion(entry)
+    superseded = outcome is ResultKind.SUPERSEDED
+    answer = Answer(
+        department=entry.department,
+        event=cause.reference,
+        payload_digest=cause.payload_digest,
+        outcome=outcome,
+        code=code or ResultCode(outcome),
+        answered_at=now,
+        name=cause.name or entry.name,
+        auth_id=auth_id or entry.auth_id,
+        reason=reason,
+        superseded_by=entry.newest if superseded else None,
+        trace=cause.trace,
+    )
+    match cause:
+        case LateRemoval():
+            return Conclusion(owing_result(replace(entry, hold=None, retry=None), answer, now), answer)
+        case _ if superseded or cause.version is None:
+            return Conclusion(entry, answer)
+        case _:
+            return Conclusion(owing(_versioned(entry, cause, cause.version), answer, now), answer)
+
+
+def owing(entry: Entry, answer: Answer, now: datetime) -> Entry:
+    """The entry that owes the answer until it is published, if another may take its place before that.
+
+    Its message publishes it at once. The scheduler does if the message comes back too late.
+    """
+    return owing_result(entry, answer, now + DEBT_PAUSE) if answer.is_provisional else entry
+
+
+def is_removal(cause: Cause | None) -> bool:
+    """Whether the step is for the removal of the department."""
+    return cause is not None and cause.version is not None and cause.version.kind is Kind.REMOVED
+
+
+def required(cause: Cause | None) -> Cause:
+    """The cause; raises `ValueError` if there is none."""
+    if cause is None:
+        raise ValueError("a create, an adoption or a removal needs a cause")
+    return cause
+
+
+def _versioned(entry: Entry, cause: Cause, version: Version) -> Entry:
+    """The entry once `cause` is its newest event.
+
+    A removal on its way does not count any more if the event is none. A newer removal takes up a deletion
+    that was cancelled.
+    """
+    newest = replace(entry, version=version, version_type=cause.reference.type)
+    if version.kind is not Kind.REMOVED:
+        return replace(newest, removing=None)
+    removal = newest.removal
+    if newest.status is Status.DISABLED and removal is not None and version.newer_than(removal.cancelled_by):
+        return replace(newest, removal=replace(removal, cancelled=False, cancelled_by=None))
+    return newest
