@@ -136,11 +136,10 @@ async def test_the_running_worker_sweeps_and_corrects(system: RealSystem):
 
 async def test_corrections_can_be_left_to_the_worker(system: RealSystem):
     ids = await drifted(system)
-    await no_worker()
-    left = await sweep(system, "--fix", "--no-wait", "--json")
-    assert (left.code, kinds(left)) == (0, EXPECTED)
-    assert "left to the worker: 3 corrections" in left.err
     async with system.worker() as running:
+        left = await sweep(system, "--fix", "--no-wait", "--json")
+        assert (left.code, kinds(left)) == (0, EXPECTED)
+        assert "left to the worker: 3 corrections" in left.err
         while await running.ledger.wishes():
             await running.worker.lanes.idle()
             await asyncio.sleep(0.05)

@@ -15,10 +15,10 @@ from worker.operations.sweep import (
     Correction,
     correct,
     correctable,
+    leave,
     needs_a_person,
     sweep_alone,
     sweep_by_worker,
-    wishes_for,
     with_corrections,
 )
 from worker.operations.wishes import Asking, NoWorker
@@ -118,15 +118,15 @@ async def _corrections(
     findings = correctable(report) if fix else ()
     if not findings:
         return (), ()
-    if not waits:
-        await asking.leave(wishes_for(findings, asking), "--fix")
-        terminal.advise(f"left to the worker: {len(findings):,} corrections, valid for an hour")
-        return (), ()
     try:
-        with progress("correcting", len(findings)) as display:
-            return await correct(asking, findings, display.at), ()
+        if waits:
+            with progress("correcting", len(findings)) as display:
+                return await correct(asking, findings, display.at), ()
+        await leave(asking, findings)
     except NoWorker as error:
         return (), str(error).splitlines()
+    terminal.advise(f"left to the worker: {len(findings):,} corrections, valid for an hour")
+    return (), ()
 
 
 def _show(report: Report, corrections: Sequence[Correction], *, fix: bool, as_json: bool) -> None:

@@ -96,6 +96,12 @@ async def correct(
     return [_correction(*one) for one in zip(findings, answers, strict=True)]
 
 
+async def leave(asking: Asking, findings: Sequence[Finding]) -> None:
+    """Leaves the corrections of these findings to the running worker. Raises `NoWorker` if none runs."""
+    await asking.require_worker()
+    await asking.leave(wishes_for(findings, asking), "--fix")
+
+
 def with_corrections(report: Report, corrections: Sequence[Correction]) -> Report:
     """The report, with what the worker has confirmed."""
     fixed = {(one.finding.kind, one.finding.auth_id) for one in corrections if one.fixed}
