@@ -13,7 +13,7 @@ from worker.cli import terminal
 from worker.cli.files import read_text
 from worker.cli.loop import run_to_exit
 from worker.cli.options import By, Json
-from worker.operations.adopt import Choices, Planned, Planning, State, apply_plan, read_list
+from worker.operations.adopt import Choices, Planned, Planning, State, apply_plan
 from worker.operations.adoption_lines import AdoptionLine, lines_in
 from worker.operations.wishes import Asking, is_running
 from worker.ports import Reports
@@ -26,6 +26,8 @@ WORDS = {
     State.ALREADY: "adopted before",
     State.REFUSED: "refused",
 }
+
+COLUMNS = ("line", "tenant", "department", "auth id", "name", "state", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,27 +128,20 @@ async def _adopt(settings: ProviderSettings, request: _Request, *, as_json: bool
 async def _planned(
     settings: ProviderSettings, ledger: Reports, request: _Request, *, beside_worker: bool
 ) -> list[Planned]:
-    import asyncio
-
-    from worker.adapters.jose.fingerprints import KeyedFingerprints
     from worker.adapters.system import SystemClock
-    from worker.cli.open_provider import provider
+    from worker.cli.open_provider import listing
     from worker.cli.progress import progress
     from worker.core.decide import Policy
     from worker.core.naming import Names
-    from worker.provider.listing import Listing
-    from worker.provider.pace import Pace
 
-    pace = Pace(settings.rate_limit, lambda: beside_worker, SystemClock(), asyncio.Event())
-    async with provider(settings, beside_worker=beside_worker) as (opened, pages):
-        listing = Listing(opened, pages, KeyedFingerprints(settings.plivo_auth_token), pace)
+    async with listing(settings, beside_worker=beside_worker) as opened:
         with progress("pages of Plivo's list") as display:
-            listed = await read_list(listing, display.at)
+            seen = await opened.read(display.at)
     planning = Planning(
         await ledger.entries(),
-        listed,
+        {auth_id: one.subaccount for auth_id, one in seen.items()},
         Names(settings.owner, settings.names),
-        Policy(capabilities=opened.capabilities),
+        Policy(capabilities=opened.provider.capabilities),
         request.by,
         SystemClock().now(),
     )
@@ -176,8 +171,7 @@ def _show(planned: Sequence[Planned], request: _Request, *, applied: bool, as_js
         return
     shown = [one for one in planned if one.state is State.REFUSED] if applied else planned
     if shown:
-        columns = ("line", "tenant", "department", "auth id", "name", "", "reason")
-        terminal.print_table(columns, map(_row, shown), "")
+        terminal.print_table(COLUMNS, map(_row, shown), "")
     terminal.say(", ".join(f"{counts[state]:,} {word}" for state, word in WORDS.items() if counts[state]))
     if advice := _advice(counts, request, applied=applied):
         terminal.advise(advice)

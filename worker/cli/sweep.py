@@ -17,7 +17,6 @@ from worker.operations.sweep import (
     correctable,
     leave,
     needs_a_person,
-    sweep_alone,
     sweep_by_worker,
     with_corrections,
 )
@@ -89,24 +88,17 @@ async def _report(settings: ProviderSettings, ledger: Ledger, asking: Asking) ->
 
 
 async def _own_report(settings: ProviderSettings, ledger: Ledger) -> Report:
-    import asyncio
-
-    from worker.adapters.jose.fingerprints import KeyedFingerprints
     from worker.adapters.system import SystemClock
-    from worker.cli.open_provider import provider
+    from worker.cli.open_provider import listing
     from worker.cli.progress import progress
     from worker.core.naming import Names
     from worker.pipeline.comparison import Comparison, at_once
-    from worker.provider.listing import Listing
-    from worker.provider.pace import Pace
 
-    pace = Pace(settings.rate_limit, lambda: False, SystemClock(), asyncio.Event())
-    async with provider(settings, beside_worker=False) as (opened, pages):
-        listing = Listing(opened, pages, KeyedFingerprints(settings.plivo_auth_token), pace)
-        names = Names(settings.owner, settings.names)
-        comparison = Comparison(listing, ledger, names, at_once, SystemClock())
+    names = Names(settings.owner, settings.names)
+    async with listing(settings, beside_worker=False) as opened:
+        comparison = Comparison(opened, ledger, names, at_once, SystemClock())
         with progress("pages of Plivo's list") as display:
-            return await sweep_alone(comparison, display.at)
+            return await comparison.sweep(display.at)
 
 
 async def _corrections(

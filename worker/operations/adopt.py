@@ -22,8 +22,6 @@ from worker.core.model.wishes import Binding, Wish
 from worker.core.naming import Names
 from worker.operations.adoption_lines import AdoptionLine
 from worker.operations.wishes import Asking
-from worker.ports import CallFailed, UserError
-from worker.provider.listing import Listing, OnPages
 
 WITHDRAWN = "the worker has not done it, and it is withdrawn: see its log, and apply the file again"
 
@@ -120,19 +118,6 @@ class Planning:
             if (tag := self.names.template.tag_in(one.name)) is not None:
                 found.setdefault(tag, set()).add(one.auth_id)
         return found
-
-
-class ListFailed(UserError):
-    """The provider's list could not be read."""
-
-
-async def read_list(listing: Listing, on_pages: OnPages) -> Mapping[str, ListedSubaccount]:
-    """All subaccounts, by auth id. Raises `ListFailed`."""
-    try:
-        found = await listing.read(on_pages)
-    except CallFailed as failed:
-        raise ListFailed(f"Plivo's list of subaccounts cannot be read: {failed}") from None
-    return {auth_id: one.subaccount for auth_id, one in found.items()}
 
 
 async def apply_plan(

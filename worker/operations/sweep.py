@@ -13,9 +13,7 @@ from worker.core.model.answers import Answer
 from worker.core.model.departments import EVERY_DEPARTMENT
 from worker.core.model.wishes import Correcting, Sweeping, Wish
 from worker.operations.wishes import Asking, ignore, is_running
-from worker.pipeline.comparison import Comparison
-from worker.ports import CallFailed, UserError
-from worker.provider.listing import OnPages
+from worker.ports import UserError
 
 NOT_DONE = "the running worker has not done it, and it is withdrawn: see its log, and sweep again"
 
@@ -62,14 +60,6 @@ async def sweep_by_worker(asking: Asking) -> Report | None:
     if report is None:
         raise SweepFailed("the report of the sweep is not kept any more: newer ones have replaced it")
     return Report.from_json(report)
-
-
-async def sweep_alone(comparison: Comparison, on_pages: OnPages) -> Report:
-    """The report of a sweep that the command makes itself. Raises `SweepFailed`."""
-    try:
-        return await comparison.sweep(on_pages)
-    except CallFailed as failed:
-        raise SweepFailed(f"Plivo's subaccounts cannot be read: {failed}") from None
 
 
 def correctable(report: Report) -> Sequence[Finding]:
