@@ -150,38 +150,146 @@ def assemble(
 
     `stopping` is set when a drain begins; the provider's adapter has the same event.
     """
-    parts = parts or Parts()
-    clock = ports.clock
-    policy = replace(rules.policy, capabilities=ports.provider.capabilities)
-    names = Names(rules.owner, rules.template)
-    lanes = Lanes()
-    waiting = WaitingRoom.for_half_of(rules.prefetch, clock)
-    gate = Gate(clock, telemetry, waiting)
-    undelivered = UndeliveredCredentials(gate)
-    circuit = parts.circuit(ports.provider, gate, waiting, clock, telemetry)
+    given = _Given(
+        ports=ports,
+        rules=rules,
+        parts=parts or Parts(),
+        policy=replace(rules.policy, capabilities=ports.provider.capabilities),
+        names=Names(rules.owner, rules.template),
+        telemetry=telemetry,
+        stopping=stopping,
+    )
+    intake = _intake(given)
+    calls = _calls(given, intake)
+    watches = _watches(given, intake, calls)
+    entries = _entries(given, intake, calls)
+    line = _line(given, calls, watches, entries)
+    sweeping = _sweeping(given, intake, calls, entries)
+    return Worker(
+        handler=_handler(given, intake, watches, entries, line),
+        scheduler=_scheduler(given, intake, calls, watches, entries, line, sweeping),
+        sweeps=sweeping.sweeps,
+        lanes=intake.lanes,
+        gate=intake.gate,
+        circuit=calls.circuit,
+        clock_watch=watches.clock,
+        scanner=calls.scanner,
+        ledger_watch=watches.ledger,
+        waiting=intake.waiting,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """The values that the functions below have in common. `policy`: with the provider's capabilities."""
+
+    ports: Ports
+    rules: Rules
+    parts: Parts
+    policy: Policy
+    names: Names
+    telemetry: Telemetry
+    stopping: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Intake:
+    """Whether messages are taken, and how their work is ordered."""
+
+    lanes: Lanes
+    waiting: WaitingRoom
+    gate: Gate
+    undelivered: UndeliveredCredentials
+
+
+def _intake(given: _Given) -> _Intake:
+    clock = given.ports.clock
+    waiting = WaitingRoom.for_half_of(given.rules.prefetch, clock)
+    gate = Gate(clock, given.telemetry, waiting)
+    return _Intake(lanes=Lanes(), waiting=waiting, gate=gate, undelivered=UndeliveredCredentials(gate))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Calls:
+    """The calls to the provider."""
+
+    circuit: Circuit
+    foreign: ForeignIds
+    scanner: Scanner
+    orphans: Orphans
+    subaccounts: Subaccounts
+    actor: Actor
+
+
+def _calls(given: _Given, intake: _Intake) -> _Calls:
+    ports, parts, names, template = given.ports, given.parts, given.names, given.rules.template
+    clock, stopping = ports.clock, given.stopping
+    circuit = parts.circuit(ports.provider, intake.gate, intake.waiting, clock, given.telemetry)
     foreign = ForeignIds(circuit, ports.ledger, names, clock)
-    ledger_watch = LedgerWatch(partial(_try_ledger, ports.ledger, rules, foreign), gate, clock)
-    clock_watch = ClockWatch(ports.comparisons, circuit.ask, gate, clock, telemetry)
-    scanner = parts.scanner(circuit, rules.template, clock, stopping)
+    scanner = parts.scanner(circuit, template, clock, stopping)
     inventories = Inventories(circuit, PageReader(clock, stopping))
-    orphans = parts.orphans(scanner, circuit, rules.template, ports.ledger)
+    orphans = parts.orphans(scanner, circuit, template, ports.ledger)
     subaccounts = parts.subaccounts(circuit, ports.ledger, names, scanner, foreign, inventories, clock)
-    actor = parts.actor(circuit, subaccounts, scanner, orphans, names, clock, policy.enable)
-    records = Records(ports.ledger, ports.ledger)
-    reconciler = Reconciler(records, subaccounts, clock, policy, telemetry)
-    disappearances = Disappearances(records, undelivered, clock, policy, telemetry)
-    outbox = parts.outbox(
-        records=records,
+    return _Calls(
+        circuit=circuit,
+        foreign=foreign,
+        scanner=scanner,
+        orphans=orphans,
         subaccounts=subaccounts,
+        actor=parts.actor(circuit, subaccounts, scanner, orphans, names, clock, given.policy.enable),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Watches:
+    """The watches that block the gate: while the ledger takes no writes, or our clock is wrong."""
+
+    ledger: LedgerWatch
+    clock: ClockWatch
+
+
+def _watches(given: _Given, intake: _Intake, calls: _Calls) -> _Watches:
+    ports, gate = given.ports, intake.gate
+    write = partial(_try_ledger, ports.ledger, given.rules, calls.foreign)
+    return _Watches(
+        ledger=LedgerWatch(write, gate, ports.clock),
+        clock=ClockWatch(ports.comparisons, calls.circuit.ask, gate, ports.clock, given.telemetry),
+    )
+
+
+async def _try_ledger(ledger: Ledger, rules: Rules, foreign: ForeignIds) -> None:
+    """Writes to the ledger, and raises `LedgerForeign` while the provider is not the one that it is for."""
+    await ledger.bind(rules.owner, rules.account)
+    await foreign.check()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Entries:
+    """The entries: how they are read, written and kept true, and how what they owe is published."""
+
+    records: Records
+    reconciler: Reconciler
+    disappearances: Disappearances
+    outbox: Outbox
+    reissues: Reissues
+
+
+def _entries(given: _Given, intake: _Intake, calls: _Calls) -> _Entries:
+    ports, policy, telemetry = given.ports, given.policy, given.telemetry
+    records = Records(ports.ledger, ports.ledger)
+    disappearances = Disappearances(records, intake.undelivered, ports.clock, policy, telemetry)
+    outbox = given.parts.outbox(
+        records=records,
+        subaccounts=calls.subaccounts,
         publisher=ports.publisher,
         sealer=ports.sealer,
         fingerprints=ports.fingerprints,
-        undelivered=undelivered,
+        undelivered=intake.undelivered,
         plaintext_guard=PlaintextGuard(ports.ledger, policy.plaintext),
-        refused=RefusedResults(gate, clock),
+        refused=RefusedResults(intake.gate, ports.clock),
         confirmed=ConfirmedMessages(),
-        names=names,
-        clock=clock,
+        names=given.names,
+        clock=ports.clock,
         policy=policy,
         telemetry=telemetry,
     )
@@ -190,66 +298,92 @@ def assemble(
         wishes=ports.ledger,
         outbox=outbox,
         disappearances=disappearances,
-        subaccounts=subaccounts,
+        subaccounts=calls.subaccounts,
         fingerprints=ports.fingerprints,
-        names=names,
-        clock=clock,
+        names=given.names,
+        clock=ports.clock,
         policy=policy,
         telemetry=telemetry,
     )
-    line = parts.line(
+    return _Entries(
         records=records,
-        reconciler=reconciler,
+        reconciler=Reconciler(records, calls.subaccounts, ports.clock, policy, telemetry),
         disappearances=disappearances,
-        foreign=foreign,
-        actor=actor,
         outbox=outbox,
-        names=names,
-        clock=clock,
-        clock_watch=clock_watch,
-        policy=policy,
-        removal_slots=asyncio.Semaphore(REMOVALS_AT_ONCE),
-        telemetry=telemetry,
-    )
-    handler = parts.handler(
-        line=line,
         reissues=reissues,
-        quarantine=Quarantine(ports.ledger, ledger_watch),
-        outbox=outbox,
-        lanes=lanes,
-        locks=ports.locks,
-        waiting=waiting,
-        ledger_watch=ledger_watch,
-        clock=clock,
-        policy=policy,
-        retry=rules.retry,
-        telemetry=telemetry,
-        stopping=stopping,
     )
+
+
+def _line(given: _Given, calls: _Calls, watches: _Watches, entries: _Entries) -> Line:
+    return given.parts.line(
+        records=entries.records,
+        reconciler=entries.reconciler,
+        disappearances=entries.disappearances,
+        foreign=calls.foreign,
+        actor=calls.actor,
+        outbox=entries.outbox,
+        names=given.names,
+        clock=given.ports.clock,
+        clock_watch=watches.clock,
+        policy=given.policy,
+        removal_slots=asyncio.Semaphore(REMOVALS_AT_ONCE),
+        telemetry=given.telemetry,
+    )
+
+
+def _handler(given: _Given, intake: _Intake, watches: _Watches, entries: _Entries, line: Line) -> Handler:
+    return given.parts.handler(
+        line=line,
+        reissues=entries.reissues,
+        quarantine=Quarantine(given.ports.ledger, watches.ledger),
+        outbox=entries.outbox,
+        lanes=intake.lanes,
+        locks=given.ports.locks,
+        waiting=intake.waiting,
+        ledger_watch=watches.ledger,
+        clock=given.ports.clock,
+        policy=given.policy,
+        retry=given.rules.retry,
+        telemetry=given.telemetry,
+        stopping=given.stopping,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sweeping:
+    """The comparison of the provider's list with the ledger, and the corrections of its findings."""
+
+    sweeps: Sweeps
+    corrections: Corrections
+
+
+def _sweeping(given: _Given, intake: _Intake, calls: _Calls, entries: _Entries) -> _Sweeping:
+    ports, rules, lanes, circuit = given.ports, given.rules, intake.lanes, calls.circuit
+    clock, stopping = ports.clock, given.stopping
     pace = Pace(rules.rate, lambda: lanes.ranked > 0, clock, stopping)
     listing = Listing(circuit, PageReader(clock, stopping), ports.fingerprints, pace)
     corrections = Corrections(
-        records=records,
+        records=entries.records,
         register=ports.ledger,
         wishes=ports.ledger,
         provider=circuit,
-        subaccounts=subaccounts,
+        subaccounts=calls.subaccounts,
         listing=listing,
         pace=pace,
-        reconciler=reconciler,
-        disappearances=disappearances,
-        outbox=outbox,
+        reconciler=entries.reconciler,
+        disappearances=entries.disappearances,
+        outbox=entries.outbox,
         tries=Tries(rules.retry, clock),
-        names=names,
+        names=given.names,
         clock=clock,
-        policy=policy,
-        telemetry=telemetry,
+        policy=given.policy,
+        telemetry=given.telemetry,
     )
     sweeps = Sweeps(
         comparison=Comparison(
             listing=listing,
             ledger=ports.ledger,
-            names=names,
+            names=given.names,
             in_turn=InLane(lanes, ports.locks),
             clock=clock,
         ),
@@ -259,76 +393,81 @@ def assemble(
         own=rules.own_sweeps,
         is_well=lambda: circuit.state is State.CLOSED,
         clock=clock,
-        telemetry=telemetry,
+        telemetry=given.telemetry,
         stopping=stopping,
     )
-    scheduler = parts.scheduler(
+    return _Sweeping(sweeps=sweeps, corrections=corrections)
+
+
+def _scheduler(
+    given: _Given,
+    intake: _Intake,
+    calls: _Calls,
+    watches: _Watches,
+    entries: _Entries,
+    line: Line,
+    sweeping: _Sweeping,
+) -> Scheduler:
+    ports, records, outbox = given.ports, entries.records, entries.outbox
+    clock, telemetry = ports.clock, given.telemetry
+    tries = Tries(given.rules.retry, clock)
+    return given.parts.scheduler(
         records=records,
         duties=ports.ledger,
         wishes=ports.ledger,
         presence=ports.ledger,
-        reissues=reissues,
-        recreations=Recreations(line, records, ports.ledger, Tries(rules.retry, clock), clock, telemetry),
-        removals=parts.removals(
-            line=line,
-            records=records,
-            holds=ports.ledger,
-            wishes=ports.ledger,
-            lanes=lanes,
-            clock=clock,
-            clock_watch=clock_watch,
-            policy=policy,
-            telemetry=telemetry,
-        ),
-        owed_results=parts.owed_results(records, outbox, names, clock),
+        reissues=entries.reissues,
+        recreations=Recreations(line, records, ports.ledger, tries, clock, telemetry),
+        removals=_removals(given, intake, watches, entries, line),
+        owed_results=given.parts.owed_results(records, outbox, given.names, clock),
         holds=ports.ledger,
-        bindings=Bindings(
-            records=records,
-            register=ports.ledger,
-            wishes=ports.ledger,
-            provider=circuit,
-            subaccounts=subaccounts,
-            orphans=orphans,
-            outbox=outbox,
-            tries=Tries(rules.retry, clock),
-            names=names,
-            clock=clock,
-            policy=policy,
-            telemetry=telemetry,
-        ),
-        corrections=corrections,
-        sweeps=sweeps,
-        reconciler=reconciler,
-        disappearances=disappearances,
+        bindings=_bindings(given, calls, entries),
+        corrections=sweeping.corrections,
+        sweeps=sweeping.sweeps,
+        reconciler=entries.reconciler,
+        disappearances=entries.disappearances,
         outbox=outbox,
-        subaccounts=subaccounts,
-        undelivered=undelivered,
-        lanes=lanes,
+        subaccounts=calls.subaccounts,
+        undelivered=intake.undelivered,
+        lanes=intake.lanes,
         locks=ports.locks,
-        ledger_watch=ledger_watch,
+        ledger_watch=watches.ledger,
         clock=clock,
-        policy=policy,
+        policy=given.policy,
         telemetry=telemetry,
-        stopping=stopping,
-    )
-    return Worker(
-        handler=handler,
-        scheduler=scheduler,
-        sweeps=sweeps,
-        lanes=lanes,
-        gate=gate,
-        circuit=circuit,
-        clock_watch=clock_watch,
-        scanner=scanner,
-        ledger_watch=ledger_watch,
-        waiting=waiting,
+        stopping=given.stopping,
     )
 
 
-async def _try_ledger(ledger: Ledger, rules: Rules, foreign: ForeignIds) -> None:
-    """Writes to the ledger, and raises `LedgerForeign` while the provider is not the one that it is for."""
-    await ledger.bind(rules.owner, rules.account)
-    await foreign.check()
+def _removals(given: _Given, intake: _Intake, watches: _Watches, entries: _Entries, line: Line) -> Removals:
+    return given.parts.removals(
+        line=line,
+        records=entries.records,
+        holds=given.ports.ledger,
+        wishes=given.ports.ledger,
+        lanes=intake.lanes,
+        clock=given.ports.clock,
+        clock_watch=watches.clock,
+        policy=given.policy,
+        telemetry=given.telemetry,
+    )
+
+
+def _bindings(given: _Given, calls: _Calls, entries: _Entries) -> Bindings:
+    return Bindings(
+        records=entries.records,
+        register=given.ports.ledger,
+        wishes=given.ports.ledger,
+        provider=calls.circuit,
+        subaccounts=calls.subaccounts,
+        orphans=calls.orphans,
+        outbox=entries.outbox,
+        tries=Tries(given.rules.retry, given.ports.clock),
+        names=given.names,
+        clock=given.ports.clock,
+        policy=given.policy,
+        telemetry=given.telemetry,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
