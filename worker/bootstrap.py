@@ -433,6 +433,7 @@ def _scheduler(
         locks=ports.locks,
         ledger_watch=watches.ledger,
         clock=clock,
+        clock_watch=watches.clock,
         policy=given.policy,
         telemetry=telemetry,
         stopping=given.stopping,

@@ -18,20 +18,20 @@ from worker.core.correction import (
     Look,
     corrected,
     decide_correction,
-    has_begun,
     next_generation,
 )
 from worker.core.decide import Policy
 from worker.core.drift import FindingKind
-from worker.core.model.causes import Reference
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry, Status
 from worker.core.model.removals import Removing
 from worker.core.model.replace import replace
 from worker.core.model.wishes import Correcting, Wish
 from worker.core.naming import NO_EVENT
+from worker.core.wishes import has_begun, reference_of
 
-CAUSE = Reference("/wishes", "wish", "correct")
+WISH = Wish("wish", SALES, "ada", NOW, Correcting(FindingKind.TOKEN, AUTH_ID))
+CAUSE = reference_of(WISH)
 DISABLED = an_entry(Status.DISABLED)
 REMOVED = an_entry(Status.REMOVED)
 
@@ -139,7 +139,7 @@ def test_a_changed_token_begins_a_generation_owed_to_all_recipients():
     assert after.debt is not None
     assert (after.debt.enable, after.debt.retry_at) == (True, NOW + timedelta(minutes=1))
     assert (after.existing.issued.cause, after.existing.issued.fingerprint) == (CAUSE, OTHER_TOKEN)
-    assert (has_begun(CAUSE, before), has_begun(CAUSE, after)) == (False, True)
+    assert (has_begun(WISH, before), has_begun(WISH, after)) == (False, True)
     assert isinstance(decided("token", after, seen(token=OTHER_TOKEN)), AsWanted)
     assert isinstance(decided("token", after, seen(token=ISSUED_TOKEN)), IssueNext)
 

@@ -12,13 +12,12 @@ from tests.support.settling_loop import settled
 from tests.support.world import World
 from worker.adapters.memory.provider import StoredSubaccount
 from worker.bootstrap import RunningWorker
-from worker.core.correction import CORRECTION_VALID_FOR
 from worker.core.drift import Report
 from worker.core.model.answers import Answer
 from worker.core.model.credentials import ANY_RECIPIENT
 from worker.core.model.departments import EVERY_DEPARTMENT, Department
 from worker.core.model.wishes import Correcting, Sweeping, Wish
-from worker.core.wishes import reference_of
+from worker.core.wishes import VALID_FOR, reference_of
 
 T = TypeVar("T")
 
@@ -93,7 +92,7 @@ async def answered(world: World, wish: Wish) -> Answer:
             await running.worker.scheduler.file_wishes()
             await passing(world, running.worker.lanes.idle())
             world.clock.advance(1)
-            assert world.clock.now() - wish.asked_at < CORRECTION_VALID_FOR, world.witness.journal[-20:]
+            assert world.clock.now() - wish.asked_at < VALID_FOR["correct"], world.witness.journal[-20:]
     answer = (await world.ledger.recall(wish.department, reference_of(wish))).answer
     assert answer is not None
     return answer

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
 from itertools import count
 
 import pytest
@@ -10,14 +9,13 @@ import pytest
 from tests.support.builders import SALES, department_created, department_removed, department_renamed
 from tests.support.port_tap import do_nothing
 from tests.support.world import SETTLE_WINDOW, World, fault
-from worker.core.binding import BINDING_VALID_FOR
 from worker.core.decide import Policy
 from worker.core.model.answers import Answer
 from worker.core.model.credentials import ANY_RECIPIENT
 from worker.core.model.departments import Department
 from worker.core.model.entry import Status
 from worker.core.model.wishes import Binding, Wish
-from worker.core.wishes import reference_of
+from worker.core.wishes import VALID_FOR, reference_of
 from worker.ports import LedgerConflict, Unroutable
 from worker.provider.scan import Orphans
 
@@ -264,14 +262,33 @@ async def test_whatever_fails_is_tried_again(world, call):
     assert len(world.ledger.audit) == 1
 
 
-async def test_an_old_wish_is_ignored(world):
-    wish = await leave(world, Binding(await made(world)))
-    world.clock.advance((BINDING_VALID_FOR + timedelta(seconds=1)).total_seconds())
+async def attended(world):
     async with world.working() as running:
         await running.worker.scheduler.file_wishes()
         await running.worker.lanes.idle()
-    assert await answer_to(world, wish) is None
-    assert await world.ledger.entries() == []
+
+
+async def test_an_old_wish_is_answered_that_it_is_too_late(world):
+    wish = await leave(world, Binding(await made(world)))
+    world.clock.advance(VALID_FOR["adopt"].total_seconds())
+    await attended(world)
+    answer = await answer_to(world, wish)
+    assert answer is not None
+    assert answer.outcome == "failed"
+    assert answer.reason == "too late: no worker has done it within 1 h; ask again"
+    assert await world.ledger.entries() == await world.ledger.wishes() == []
+
+
+async def test_an_old_wish_that_has_begun_is_carried_on(world):
+    wish = await leave(world, Binding(await made(world)))
+    world.witness.fail("update", fault("update", 503))
+    await attended(world)
+    world.clock.advance(VALID_FOR["adopt"].total_seconds())
+    await attended(world)
+    answer = await answer_to(world, wish)
+    assert answer is not None
+    assert answer.outcome == "created"
+    assert await world.ledger.wishes() == []
 
 
 async def test_a_withdrawn_wish_is_not_carried_out(world):

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from tests.pipeline.outages import pass_seconds
-from tests.support.builders import NOW, department_created, department_removed
+from tests.support.builders import NOW, SALES, department_created, department_removed
 from tests.support.settling_loop import settled
 from tests.support.world import World
 from worker.adapters.memory.provider import StoredResource
 from worker.bootstrap import RunningWorker
 from worker.core.inventory import ResourceKind
+from worker.core.model.wishes import Reissuing, Wish
+from worker.core.wishes import VALID_FOR
 from worker.flow.clock_watch import ASK_AGAIN_SECONDS, BLOCKER, Comparisons
 
 AHEAD = NOW + timedelta(minutes=15)
@@ -204,6 +206,20 @@ class TestGrace:
             waiting.answered_call()
             await self.file_due(running)
         await waiting.has_no_live_subaccount()
+
+    async def test_no_wish_is_too_late_by_a_wrong_clock(self, waiting):
+        await waiting.ledger.wish(Wish("w", SALES, "ada", waiting.clock.now(), Reissuing()))
+        waiting.clock.advance(VALID_FOR["reissue"].total_seconds())
+        async with waiting.comparing() as running:
+            waiting.answered_call()
+            await running.worker.scheduler.file_wishes()
+            await running.worker.lanes.idle()
+            assert len(await waiting.ledger.wishes()) == 1
+            waiting.skew = timedelta(0)
+            waiting.answered_call()
+            await running.worker.scheduler.file_wishes()
+            await running.worker.lanes.idle()
+        assert await waiting.ledger.wishes() == []
 
     async def test_a_wrong_clock_holds_no_deletion_either_for_its_approval_would_delete(self, waiting):
         async def answer() -> None:

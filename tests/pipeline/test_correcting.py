@@ -13,13 +13,11 @@ from tests.pipeline.test_sweeping import change_token, delete, disable, double, 
 from tests.support.builders import SALES, department_created, department_removed, department_renamed
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.adapters.jose.seal import Unsealed
-from worker.core.correction import CORRECTION_VALID_FOR
 from worker.core.decide import Enable, Policy, Removal
 from worker.core.model.credentials import ANY_RECIPIENT
 from worker.core.model.departments import Department
 from worker.core.model.entry import Status
-from worker.core.model.wishes import Correcting, Wish
-from worker.core.wishes import reference_of
+from worker.core.wishes import VALID_FOR, reference_of
 from worker.ports import LedgerConflict, LedgerFailed, Unroutable
 
 DRIFTS = {"name": rename, "enabled": disable, "token": change_token, "double": double}
@@ -299,15 +297,18 @@ async def test_a_department_removed_before_its_new_credentials_were_published_ge
     assert {one.data["generation"] for one in world.credentials()} == {1}
 
 
-async def test_an_old_wish_is_ignored():
+async def test_an_old_wish_is_answered_that_it_is_too_late():
     world, auth_id = await drifted("name")
-    await world.ledger.wish(
-        Wish("old", SALES, "ada", world.clock.now() - 2 * CORRECTION_VALID_FOR, Correcting("name", auth_id))
-    )
+    wish = await leave(world, "name", auth_id)
+    world.clock.advance(VALID_FOR["correct"].total_seconds())
     async with world.working() as running:
         await running.worker.scheduler.file_wishes()
         await running.worker.lanes.idle()
-    assert world.provider.calls == []
+    answer = await answered(world, wish)
+    assert (answer.outcome, answer.code) == ("failed", "not-allowed")
+    assert "too late" in (answer.reason or "")
+    assert world.ledger.audit[-1].outcome == f"not done: {answer.reason}"
+    assert world.provider.calls == await world.ledger.wishes() == []
 
 
 async def test_many_corrections_keep_the_pace_of_a_sweep():

@@ -30,7 +30,8 @@ from worker.core.messages import Outgoing
 from worker.core.model.entry import Status
 from worker.core.model.removals import Removed
 from worker.core.model.wishes import Reissuing, Wish
-from worker.core.reissue import REISSUE_PAUSE, WISH_VALID_FOR, request_of
+from worker.core.reissue import REISSUE_PAUSE, request_of
+from worker.core.wishes import VALID_FOR
 from worker.ports import NotTaken
 
 CREATED = department_created("Sales", sequence=1)
@@ -389,12 +390,14 @@ async def test_a_rejected_wish_is_answered_with_its_reason(world):
     assert await world.ledger.wishes() == []
 
 
-async def test_an_old_wish_is_not_granted(world):
+async def test_an_old_wish_is_answered_that_it_is_too_late(world):
     await world.handle(CREATED)
-    await add_wish(world)
-    world.clock.advance(WISH_VALID_FOR.total_seconds() + 1)
+    wish = await add_wish(world)
+    world.clock.advance(VALID_FOR["reissue"].total_seconds())
     await grant_wishes(world)
-    assert reissued(world) == []
+    why = "too late: no worker has done it within 60 s; ask again"
+    assert await answer_to(world, wish) == ("not-allowed", why)
+    assert reissued(world) == await world.ledger.wishes() == []
 
 
 async def test_a_failed_wish_is_retried_at_the_next_poll(world):

@@ -287,6 +287,38 @@ class TestHolds:
         assert (await the_hold(world)).state is HoldState.WAITING
         await world.has_one_live_subaccount("Sales")
 
+    @pytest.mark.parametrize("asks", [Approving, Rejecting])
+    async def test_a_ruling_that_no_worker_has_seen_for_a_day_is_too_late(self, asks):
+        world = World(Policy(protected=Protected(("sales",))))
+        await world.handle(CREATED, REMOVED)
+        hold = await the_hold(world)
+        wish = Wish("w", SALES, "ada", world.clock.now(), asks(hold.id))
+        await world.ledger.wish(wish)
+        await pass_time(world, DAY)
+        answer = (await world.ledger.recall(SALES, reference_of(wish))).answer
+        why = "too late: no worker has done it within 24 h; ask again"
+        assert answer is not None
+        assert (answer.outcome, answer.code, answer.reason) == ("failed", "not-allowed", why)
+        assert await world.ledger.wishes() == []
+        assert (await the_hold(world)).state is HoldState.WAITING
+        line = world.ledger.audit[-1]
+        assert (line.by, line.action, line.outcome) == ("ada", wish.asks.kind, f"not done: {why}")
+
+    async def test_a_worker_that_dies_before_it_can_close_a_late_wish_answers_once(self):
+        world = World(Policy(protected=Protected(("sales",))))
+        await world.handle(CREATED, REMOVED)
+        hold = await the_hold(world)
+        await world.ledger.wish(Wish("w", SALES, "ada", world.clock.now(), Rejecting(hold.id)))
+        world.witness.fail("close wish", LedgerFailed("the disk is full"))
+        world.clock.advance(DAY.total_seconds())
+        async with world.working() as running:
+            await running.worker.scheduler.file_wishes()
+            await running.worker.lanes.idle()
+        assert len(await world.ledger.wishes()) == 1
+        await tend(world)
+        assert await world.ledger.wishes() == []
+        assert [line.action for line in world.ledger.audit].count("reject") == 1
+
     async def test_a_worker_that_dies_after_an_approval_does_not_approve_again(self):
         world = World(Policy(protected=Protected(("sales",))))
         await world.handle(CREATED, REMOVED)

@@ -21,7 +21,7 @@ from worker.core.model.departments import EVERY_DEPARTMENT, Department
 from worker.core.model.entry import Status
 from worker.core.model.wishes import Sweeping, Wish
 from worker.core.naming import Names
-from worker.core.wishes import reference_of
+from worker.core.wishes import VALID_FOR, reference_of
 from worker.pipeline.sweeps import AGAIN_AFTER, FIRST_AFTER, OwnSweeps
 from worker.ports import LedgerFailed
 
@@ -416,14 +416,15 @@ async def test_a_finding_is_not_asked_for_twice():
     assert len(await world.ledger.wishes()) <= 1
 
 
-async def test_an_old_wish_is_not_granted():
+async def test_an_old_wish_is_answered_that_it_is_too_late():
     world = await a_world(3)
-    await world.ledger.wish(
-        Wish("old", EVERY_DEPARTMENT, "ada", world.clock.now() - timedelta(hours=2), Sweeping())
-    )
+    await world.ledger.wish(Wish("old", EVERY_DEPARTMENT, "ada", world.clock.now(), Sweeping()))
+    world.clock.advance(VALID_FOR["sweep"].total_seconds())
     async with world.working() as running:
         await attended(running)
-    assert world.provider.calls == []
+    answer = await answer_to_the_sweep(world, "old")
+    assert (answer.outcome, answer.code) == ("failed", "not-allowed")
+    assert world.provider.calls == await world.ledger.wishes() == []
 
 
 # The pace

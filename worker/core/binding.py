@@ -7,13 +7,12 @@ and the wish, which continues.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from contracts import text
 from contracts.departments import Kind
 from contracts.subaccounts import ResultCode, ResultKind
 from worker.core.adoption import Update, in_question
-from worker.core.dead_letters import AuditLine
 from worker.core.decide import Policy
 from worker.core.duties import DEBT_PAUSE, arm_check, duplicates_check_time
 from worker.core.listed import ListedSubaccount
@@ -24,11 +23,7 @@ from worker.core.model.entry import Entry, Status
 from worker.core.model.replace import replace
 from worker.core.model.wishes import Binding, Wish
 from worker.core.naming import Names
-from worker.core.reissue import WISHES
-from worker.core.wishes import reference_of
-
-BINDING_VALID_FOR = timedelta(hours=1)
-"""A binding that was asked for longer ago, and that no worker has answered, is ignored."""
+from worker.core.wishes import has_begun, reference_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +66,7 @@ def decide_binding(
 ) -> Bind | Already | Refused:
     """Decides a binding, for a plan or at the moment when it is carried out."""
     entry, found = known.entry, known.found
-    if entry.auth_id == asked.auth_id and _is_of(wish, entry):
+    if entry.auth_id == asked.auth_id and has_begun(wish, entry):
         return _continued(asked, entry, found, names, policy, now)
     if entry.auth_id == asked.auth_id and entry.is_live:
         return Already()
@@ -106,24 +101,6 @@ def answer_to(wish: Wish, entry: Entry, outcome: ResultKind, reason: str | None,
     )
 
 
-def audit_line(wish: Wish, asked: Binding, outcome: str, now: datetime) -> AuditLine:
-    """The line of the audit for a binding."""
-    department = wish.department
-    return AuditLine(
-        at=now,
-        by=wish.asked_by,
-        action=asked.kind,
-        run=wish.id,
-        selection=asked.auth_id,
-        event_id=wish.id,
-        source=WISHES,
-        tenant=department.tenant,
-        department_id=department.id,
-        reason="",
-        outcome=outcome,
-    )
-
-
 def unbound(entry: Entry) -> Entry:
     """The entry once the provider has refused to make the subaccount as it is wanted."""
     return replace(
@@ -139,10 +116,6 @@ def unbound(entry: Entry) -> Entry:
         keeps_name=False,
         kept_name=None,
     )
-
-
-def _is_of(wish: Wish, entry: Entry) -> bool:
-    return entry.issued is not None and entry.issued.cause == reference_of(wish)
 
 
 def _continued(

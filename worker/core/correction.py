@@ -5,8 +5,9 @@ then an event may have changed the department, or somebody the subaccount. So th
 as it is now and on a new look at the provider, and may be that nothing is left to do.
 """
 
+import dataclasses
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from contracts.subaccounts import ResultCode, ResultKind
 from worker.core.adoption import Update
@@ -30,11 +31,8 @@ from worker.core.model.entry import Entry, Status
 from worker.core.model.replace import replace
 from worker.core.model.wishes import Correcting, Wish
 from worker.core.naming import Names
-from worker.core.reissue import WISHES, with_token
-from worker.core.wishes import reference_of
-
-CORRECTION_VALID_FOR = timedelta(hours=1)
-"""An older wish to correct is ignored: no worker ran when it was left."""
+from worker.core.reissue import with_token
+from worker.core.wishes import audit_of, reference_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +110,6 @@ def next_generation(
     )
 
 
-def has_begun(reference: Reference, entry: Entry) -> bool:
-    """Whether credentials were already issued, or are owed, for this correction."""
-    return entry.auth_id is not None and entry.existing.issued.cause == reference
-
-
 def corrected(
     wish: Wish,
     entry: Entry,
@@ -180,19 +173,8 @@ def _of_own(
             return AsWanted("it is as the ledger says")
 
 
-def audit_of(wish: Wish, answer: Answer, finding: str) -> AuditLine:
+def audit_of_correction(wish: Wish, answer: Answer, finding: str) -> AuditLine:
     """The line of the audit for a correction that was done, or was not."""
-    return AuditLine(
-        at=answer.answered_at,
-        by=wish.asked_by,
-        action=wish.asks.kind,
-        run=wish.id,
-        selection=finding,
-        event_id=wish.id,
-        source=WISHES,
-        tenant=wish.department.tenant,
-        department_id=wish.department.id,
-        reason=finding,
-        outcome=answer.outcome,
-        detail=f"{answer.auth_id}: {answer.reason}" if answer.reason else answer.auth_id,
-    )
+    line = audit_of(wish, finding, answer.outcome, answer.answered_at)
+    detail = f"{answer.auth_id}: {answer.reason}" if answer.reason else answer.auth_id
+    return dataclasses.replace(line, reason=finding, detail=detail)

@@ -12,7 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -42,9 +42,6 @@ ANOTHER_ACCOUNT = (
 
 BY_SWEEP = "sweep"
 """The name in the audit of the sweep that corrects its findings by itself."""
-
-SWEEP_VALID_FOR = timedelta(hours=1)
-"""An older wish to sweep is ignored: no worker ran when it was left."""
 
 
 class FindingKind(StrEnum):

@@ -18,9 +18,6 @@ from worker.core.model.wishes import Reissuing, Wish
 REISSUE_PAUSE = timedelta(seconds=60)
 """The minimum time between two reissues of a department."""
 
-WISH_VALID_FOR = timedelta(seconds=60)
-"""A wish older than this is ignored: no worker ran when it was left."""
-
 PARTIAL_REISSUES_KEPT = 10
 """Requests that failed for a recipient and were given up stay in the entry: only the newest are kept."""
 

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from contracts.subaccounts import ResultKind
 from worker.core.adoption import in_question
-from worker.core.binding import Already, Bind, Known, Refused, audit_line, decide_binding
+from worker.core.binding import Already, Bind, Known, Refused, decide_binding
 from worker.core.decide import Policy
 from worker.core.listed import ListedSubaccount
 from worker.core.model.answers import Answer
@@ -20,6 +20,7 @@ from worker.core.model.departments import Department
 from worker.core.model.entry import Entry
 from worker.core.model.wishes import Binding, Wish
 from worker.core.naming import Names
+from worker.core.wishes import audit_of
 from worker.operations.adoption_lines import AdoptionLine
 from worker.operations.wishes import Asking
 
@@ -142,7 +143,7 @@ async def apply_plan(
     for (place, wish), answer in zip(wishes.items(), answers, strict=True):
         done[place] = _done(planned[place], answer)
         if answer is not None and isinstance(wish.asks, Binding) and done[place].state is State.REFUSED:
-            refused.append(audit_line(wish, wish.asks, f"refused: {answer.reason}", answer.answered_at))
+            refused.append(audit_of(wish, wish.asks.auth_id, f"refused: {answer.reason}", answer.answered_at))
     await asking.audit.append(refused)
     return done
 

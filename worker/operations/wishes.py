@@ -8,12 +8,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from worker.core.dead_letters import AuditLine
 from worker.core.model.answers import Answer
 from worker.core.model.departments import Department
 from worker.core.model.wishes import Recreating, Reissuing, Wish, WishFor
 from worker.core.naming import NO_EVENT
-from worker.core.wishes import is_present, reference_of
+from worker.core.wishes import audit_of, is_present, reference_of
 from worker.operations.departments import UnknownDepartment, pending
 from worker.ports import Audit, Clock, Ledger, Presence, UserError
 
@@ -228,21 +227,4 @@ class Asking:
     async def _record(self, wishes: Sequence[Wish], selection: str, outcome: str) -> None:
         """Appends a line for each wish to the audit."""
         now = self.clock.now()
-        await self.audit.append(
-            [
-                AuditLine(
-                    at=now,
-                    by=wish.asked_by,
-                    action=wish.asks.kind,
-                    run=wish.id,
-                    selection=selection,
-                    event_id=wish.id,
-                    source=reference_of(wish).source,
-                    tenant=wish.department.tenant,
-                    department_id=wish.department.id,
-                    reason="",
-                    outcome=outcome,
-                )
-                for wish in wishes
-            ]
-        )
+        await self.audit.append([audit_of(wish, selection, outcome, now) for wish in wishes])

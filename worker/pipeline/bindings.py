@@ -22,7 +22,6 @@ from worker.core.binding import (
     Known,
     Refused,
     answer_to,
-    audit_line,
     decide_binding,
     unbound,
 )
@@ -33,7 +32,7 @@ from worker.core.model.calls import CallNote
 from worker.core.model.entry import Entry
 from worker.core.model.wishes import Binding, Wish
 from worker.core.naming import Names
-from worker.core.wishes import reference_of
+from worker.core.wishes import audit_of, reference_of
 from worker.pipeline.failures import failure_of
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.records import Records
@@ -140,7 +139,7 @@ class Bindings:
             entry = await self._issued(await self.records.announce(recorded, entry), token)
         now, outcome = self.clock.now(), f"adopted {asked.auth_id}"
         answer = answer_to(wish, entry, ResultKind.CREATED, outcome, now)
-        line = audit_line(wish, asked, outcome, now)
+        line = audit_of(wish, asked.auth_id, outcome, now)
         await self.records.granted(entry, answer, Beside(audit=(line,), calls=calls))
         self.telemetry.department_adopted(wish.department, asked.auth_id, wish.asked_by)
 

@@ -11,16 +11,14 @@ from pydantic import SecretStr
 
 from contracts.subaccounts import ResultCode, ResultKind
 from worker.core.correction import (
-    CORRECTION_VALID_FOR,
     AsWanted,
     Change,
     Decline,
     IssueNext,
     Look,
-    audit_of,
+    audit_of_correction,
     corrected,
     decide_correction,
-    has_begun,
     next_generation,
 )
 from worker.core.decide import Policy
@@ -34,7 +32,7 @@ from worker.core.model.entry import Entry
 from worker.core.model.wishes import Correcting, Wish
 from worker.core.naming import Names
 from worker.core.outcomes import Changed
-from worker.core.wishes import reference_of
+from worker.core.wishes import has_begun, reference_of
 from worker.pipeline.disappearances import Disappearances
 from worker.pipeline.failures import failure_of
 from worker.pipeline.outbox import Outbox
@@ -91,9 +89,8 @@ class Corrections:
     telemetry: Telemetry
 
     def is_due(self, wish: Wish) -> bool:
-        """Whether the wish is young enough, its next try is due, and the pace of sweeps allows it."""
-        is_valid = self.clock.now() - wish.asked_at <= CORRECTION_VALID_FOR
-        return is_valid and self.tries.is_due(wish.id) and self.pace.take(CALLS_OF_ONE)
+        """Whether the next try is due, and the pace of sweeps allows it."""
+        return self.tries.is_due(wish.id) and self.pace.take(CALLS_OF_ONE)
 
     async def grant(self, wish: Wish, asked: Correcting) -> None:
         """Makes one try. Records an answer if it ends the wish. Raises the exceptions of the ports."""
@@ -110,7 +107,7 @@ class Corrections:
         if known.answer is not None:  # a worker died before it closed the wish
             await self._close(wish)
             return
-        if has_begun(reference_of(wish), entry):
+        if has_begun(wish, entry):
             await self._deliver(wish, asked, entry, None)
             return
         looked = await self._look(asked, entry)
@@ -201,7 +198,7 @@ class Corrections:
         calls: tuple[CallNote, ...] = (),
     ) -> None:
         answer = corrected(wish, entry, outcome, self.clock.now(), why, code)
-        line = audit_of(wish, answer, asked.finding)
+        line = audit_of_correction(wish, answer, asked.finding)
         if entry.revision:
             await self.records.granted(entry, answer, Beside(audit=(line,), calls=calls))
         else:  # a department that the ledger does not know gets no entry by this

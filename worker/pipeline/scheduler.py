@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
-from worker.core.binding import BINDING_VALID_FOR
 from worker.core.decide import Policy
 from worker.core.duties import (
     Duty,
@@ -32,8 +31,9 @@ from worker.core.model.wishes import (
     Sweeping,
     Wish,
 )
-from worker.core.reissue import WISH_VALID_FOR
-from worker.core.removal import APPROVAL_VALID_FOR, deletable_before
+from worker.core.removal import deletable_before
+from worker.core.wishes import audit_of, has_begun, is_too_late, reference_of, too_late
+from worker.flow.clock_watch import ClockWatch
 from worker.flow.lanes import FIRST, LAST, Lanes, Progress, Rank
 from worker.flow.ledger_watch import LedgerWatch
 from worker.flow.undelivered import UndeliveredCredentials
@@ -50,6 +50,7 @@ from worker.pipeline.reissues import Reissues
 from worker.pipeline.removals import Removals, rank_of_removal
 from worker.pipeline.sweeps import Sweeps
 from worker.ports import (
+    Beside,
     CallFailed,
     Clock,
     DepartmentLocks,
@@ -100,6 +101,7 @@ class Scheduler:
     locks: DepartmentLocks
     ledger_watch: LedgerWatch
     clock: Clock
+    clock_watch: ClockWatch
     policy: Policy
     telemetry: Telemetry
     stopping: asyncio.Event
@@ -138,36 +140,65 @@ class Scheduler:
             self._file(department, department, FIRST, partial(self._attend, department))
 
     async def file_wishes(self) -> None:
-        """Files the open wishes. One that cannot be granted now is tried again while it is valid."""
+        """Files the open wishes. One that cannot be granted now is tried again while it is valid.
+
+        None is too late by a clock that is wrong.
+        """
         try:
             wishes = await self.wishes.wishes()
         except LedgerFailed as error:
             self.telemetry.duty_failed(None, str(error))
             return
         for wish in wishes:
-            if isinstance(wish.asks, Sweeping):
+            if wish.id in self._filed:
+                continue
+            if is_too_late(wish, self.clock.now()):
+                if not self.clock_watch.is_off:
+                    self._file(wish.id, wish.department, LAST, partial(self._end_too_late, wish))
+            elif isinstance(wish.asks, Sweeping):
                 self.sweeps.ask(wish)
-            elif wish.id not in self._filed and (grant := self._grant_of(wish)) is not None:
+            elif (grant := self._grant_of(wish)) is not None:
                 self._file(wish.id, wish.department, LAST, grant)
 
     def _grant_of(self, wish: Wish) -> Work | None:
-        """How to grant a wish; None if it is too old, or its next try is not due."""
-        age = self.clock.now() - wish.asked_at
+        """How to grant a wish; None if its next try is not due."""
         match wish.asks:
-            case Reissuing() if age <= WISH_VALID_FOR:
+            case Reissuing():
                 return partial(self.reissues.grant, wish)
             case Recreating() if self.recreations.is_due(wish):
                 return partial(self.recreations.grant, wish)
-            case Binding() as asks if age <= BINDING_VALID_FOR and self.bindings.is_due(wish):
+            case Binding() as asks if self.bindings.is_due(wish):
                 return partial(self.bindings.grant, wish, asks)
             case Correcting() as asks if self.corrections.is_due(wish):
                 return partial(self.corrections.grant, wish, asks)
-            case Approving() as asks if age < APPROVAL_VALID_FOR:
+            case Approving() as asks:
                 return partial(self.removals.approve, wish, asks)
-            case Rejecting() as asks if age < APPROVAL_VALID_FOR:
+            case Rejecting() as asks:
                 return partial(self.removals.reject, wish, asks)
             case _:
                 return None
+
+    async def _end_too_late(self, wish: Wish) -> None:
+        """Answers a wish that no worker has begun with in time; one that has begun is carried on."""
+        known = await self.records.recall(wish.department, reference_of(wish))
+        if known.answer is None and await self.wishes.is_open(wish.id):
+            if has_begun(wish, known.entry):
+                await self._carry_on(wish)
+                return
+            answer = too_late(wish, known.entry, self.clock.now())
+            line = audit_of(wish, "", f"not done: {answer.reason}", answer.answered_at)
+            if known.entry.revision:
+                await self.records.granted(known.entry, answer, Beside(audit=(line,)))
+            else:  # a department that the ledger does not know gets no entry by this
+                await self.records.answered(answer)
+            self.telemetry.duty_failed(
+                wish.department, f"{wish.asks.kind} of {wish.asked_by}: {answer.reason}"
+            )
+        await self.wishes.close_wish(wish.id)
+
+    async def _carry_on(self, wish: Wish) -> None:
+        if (grant := self._grant_of(wish)) is not None:
+            await grant()
 
     async def measure(self) -> None:
         """Sets the gauges of overdue debts and waiting holds."""

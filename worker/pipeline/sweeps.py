@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from contracts.subaccounts import ResultCode, ResultKind
-from worker.core.drift import SWEEP_VALID_FOR, Report, corrections, sweep_id
+from worker.core.drift import Report, corrections, sweep_id
 from worker.core.model.answers import Answer
 from worker.core.model.departments import EVERY_DEPARTMENT
 from worker.core.model.wishes import Sweeping, Wish
@@ -77,9 +77,8 @@ class Sweeps:
             await self.clock.sleep(POLL_SECONDS)
 
     def ask(self, wish: Wish) -> None:
-        """Takes note of a wish to sweep, unless it is too old."""
-        if self.clock.now() - wish.asked_at <= SWEEP_VALID_FOR:
-            self._asked[wish.id] = wish
+        """Takes note of a wish to sweep."""
+        self._asked[wish.id] = wish
 
     async def attend(self) -> None:
         """Makes the sweeps that are asked for, then one that is due."""
