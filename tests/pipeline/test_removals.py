@@ -223,6 +223,16 @@ class TestHolds:
         assert len(deletions(world)) == 1
         world.answered(REMOVED, "held", "disabled", "held", "removed")
 
+    async def test_an_approval_is_carried_out_in_the_poll_that_sees_it(self):
+        world = World(Policy(protected=Protected(("sales",))))
+        await world.handle(CREATED, REMOVED)
+        hold = await the_hold(world)
+        await world.ledger.wish(Wish("w", SALES, "ada", world.clock.now(), Approving(hold.id)))
+        async with world.working() as running:
+            await running.worker.scheduler.file_wishes()
+            await running.worker.lanes.idle()
+        assert (await world.entry()).status is Status.DISABLED
+
     async def test_an_approval_is_not_counted_against_the_limit(self):
         world = World(Policy(limit=ONE_PER_DAY))
         await wiped(world, 4)

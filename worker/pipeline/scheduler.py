@@ -172,11 +172,16 @@ class Scheduler:
             case Correcting() as asks if self.corrections.is_due(wish):
                 return partial(self.corrections.grant, wish, asks)
             case Approving() as asks:
-                return partial(self.removals.approve, wish, asks)
+                return partial(self._approve, wish, asks)
             case Rejecting() as asks:
                 return partial(self.removals.reject, wish, asks)
             case _:
                 return None
+
+    async def _approve(self, wish: Wish, asks: Approving) -> None:
+        """Records the approval and files the removal: a person waits for it."""
+        await self.removals.approve(wish, asks)
+        self._file_late_removal((await self.records.recall(wish.department)).entry)
 
     async def _end_too_late(self, wish: Wish) -> None:
         """Answers a wish that no worker has begun with in time; one that has begun is carried on."""
@@ -244,8 +249,11 @@ class Scheduler:
             entry = (await self.records.recall(department)).entry
         if entry.results_at is not None and entry.results_at <= now:
             entry = await self.owed_results.publish(entry)
+        self._file_late_removal(entry)
+
+    def _file_late_removal(self, entry: Entry) -> None:
         if entry.late_removal is not None:
-            rank = rank_of_removal(entry)
+            department, rank = entry.department, rank_of_removal(entry)
             removal = partial(self.removals.carry_out, department, rank)
             self._file((department, LateRemoval), department, rank, removal)
 
