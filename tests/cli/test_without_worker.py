@@ -7,7 +7,9 @@ from tests.cli.test_holds import a_hold, path_of
 from tests.support.builders import AUTH_ID, an_entry
 from tests.support.commands import in_process
 from worker.adapters.sqlite.ledger import sqlite_ledger
-from worker.core.model import Approving, HoldReason, Rejecting, replace
+from worker.core.model.holds import HoldReason
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Approving, Rejecting
 from worker.ports import Beside
 from worker.sandbox import Sandbox, running_sandbox
 
