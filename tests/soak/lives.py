@@ -126,6 +126,7 @@ class Soak:
         worker = await start(self.environ)
         try:
             async with asyncio.timeout(REST_SECONDS):
+                await worker.logged("consuming")  # before that, nothing takes its SIGTERM
                 await self._wait_until_idle()
             code = await worker.stop()
         except TimeoutError:

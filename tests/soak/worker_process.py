@@ -30,8 +30,11 @@ class WorkerProcess:
 
     async def logged(self, event: str, times: int = 1) -> None:
         """Waits until the log has this many lines of the event; raises `WorkerEnded` or `TimeoutError`."""
-        async with asyncio.timeout(LOG_TIMEOUT_SECONDS), self._grown:
-            await self._grown.wait_for(lambda: self.count(event) >= times or self._log_ended)
+        try:
+            async with asyncio.timeout(LOG_TIMEOUT_SECONDS), self._grown:
+                await self._grown.wait_for(lambda: self.count(event) >= times or self._log_ended)
+        except TimeoutError:
+            raise TimeoutError(f"no {event} within {LOG_TIMEOUT_SECONDS} s: {self.log[-5:]}") from None
         if self.count(event) < times:
             raise WorkerEnded(f"the worker ended before {event}: {self.log[-5:]}")
 
