@@ -10,7 +10,19 @@ from contracts.subaccounts import DeadReason, ResultCode, ResultKind
 from tests.support.builders import AUTH_ID, IDEMPOTENCY_KEY, NOW, an_entry, created, removed
 from worker.core.conclude import conclude, intend
 from worker.core.conclusions.conclusion import Conclusion
-from worker.core.decide import Create, Delete, Disable, HoldBack, Inspect, Look, Policy, Step, VoidHold
+from worker.core.decide import (
+    Create,
+    Delete,
+    Disable,
+    HoldBack,
+    Inspect,
+    Look,
+    Policy,
+    Skip,
+    Step,
+    VoidHold,
+    decide,
+)
 from worker.core.duties import DEBT_PAUSE
 from worker.core.holds import (
     RECREATED,
@@ -30,6 +42,7 @@ from worker.core.model.answers import Answer
 from worker.core.model.causes import Cause, LateRemoval, Recreation, Reference, Trace
 from worker.core.model.entry import Check, Entry, Status
 from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
+from worker.core.model.recollection import Recollection
 from worker.core.model.removals import Deletion, Removed, Removing, Retry
 from worker.core.outcomes import Changed, Deleted, Failed, Inspected, NothingDone
 
@@ -265,8 +278,23 @@ class TestVoided:
         assert (removal.cancelled, removal.cancelled_by) == (True, NEWER.version)
         assert conclusion.entry.late_removal is None
 
-    def test_a_newer_removal_leaves_the_deletion_due(self):
-        conclusion = concluded(waiting(DRIFT, DISABLED), removed(sequence=12), VoidHold())
+    def test_a_newer_removal_takes_the_deletion_up_as_its_own(self):
+        newer = removed(sequence=12)
+
+        without = concluded(waiting(DRIFT, DISABLED), newer, VoidHold()).entry
+        assert (without.late_removal, without.removal.cancelled_by) == (None, None)
+        step: Any = decide(newer, Recollection(without), POLICY, LATER)
+        conclusion = concluded(without, newer, step)
+
+        assert step == Skip(ResultKind.DISABLED)
+        assert (conclusion.answer.event, conclusion.answer.outcome) == (newer.reference, ResultKind.DISABLED)
+        assert conclusion.entry.removal == Removed(NOW, newer.bare, counted_at=NOW)
+        assert conclusion.entry.late_removal == newer.bare
+
+    def test_a_newer_removal_leaves_a_deletion_in_doubt_to_be_inspected(self):
+        doubtful = replace(DISABLED, status=Status.DELETING, deletion=Deletion(NOW), hold=waiting(DRIFT).hold)
+
+        conclusion = concluded(doubtful, removed(sequence=12), VoidHold())
 
         assert conclusion.entry.removal == DISABLED.removal
 

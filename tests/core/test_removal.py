@@ -748,9 +748,31 @@ class TestSomethingNewer:
         skip = asks(newer, failed)
         after = conclude(failed, newer, skip, NOTHING_DONE, STAGED, LATER).entry
 
-        assert skip == Skip(ResultKind.UNCHANGED)
+        assert skip == Skip(ResultKind.DISABLED)
         assert deletion_due_at(after, STAGED) == OVER
+        assert after.late_removal == newer.bare
         assert late(after).auth_id == AUTH_ID
+
+    def test_a_removal_that_is_older_than_what_cancelled_the_deletion_leaves_it_cancelled(self):
+        back = created(sequence=13)
+        failed = stepped(back, disabled(), Restore(AUTH_ID, None), Failed(Transient("503"))).entry
+
+        older = removed(sequence=12)
+        skip = asks(older, failed)
+        after = conclude(failed, older, skip, NOTHING_DONE, STAGED, LATER).entry
+
+        assert skip == Skip(ResultKind.UNCHANGED)
+        assert after.late_removal is None
+
+    def test_a_removal_that_is_ignored_is_unchanged_and_leaves_the_deletion_to_its_event(self):
+        failed = stepped(created(sequence=12), disabled(), Restore(AUTH_ID, None), Failed(Transient("503")))
+
+        newer = removed(sequence=13)
+        skip = asks(newer, failed.entry, IGNORES)
+        after: Any = conclude(failed.entry, newer, skip, NOTHING_DONE, IGNORES, LATER).entry
+
+        assert skip == Skip(ResultKind.UNCHANGED)
+        assert after.removal == disabled().removal
 
     def test_a_restored_department_does_not_count_any_more(self):
         restored = stepped(created(sequence=12), disabled(), Restore(AUTH_ID, None), Changed()).entry

@@ -478,6 +478,25 @@ class TestDrift:
         assert deletions(world) == [hold.auth_id]
         world.answered(REMOVED, "disabled", "held", "removed")
 
+    async def test_a_newer_removal_takes_a_held_deletion_up_as_its_own(self, world):
+        await world.handle(CREATED)
+        give(world, (await world.entry()).auth_id, "14155550001")
+        await world.handle(REMOVED)
+        await pass_time(world, GRACE)
+        first = await the_hold(world)
+        newer = department_removed(sequence=3, id="newer")
+        await world.handle(newer)
+        await tend(world)
+        second = await the_hold(world)
+        assert (first.cause.reference.id, second.cause.reference.id) == ("removed-2", "newer")
+        await ask(world, Approving(second.id))
+        entry = await world.entry()
+        assert entry.removal is not None
+        assert entry.removal.cause is not None
+        assert (entry.status, entry.removal.cause.reference.id) == (Status.REMOVED, "newer")
+        world.answered(REMOVED, "disabled", "held")
+        world.answered(newer, "disabled", "held", "removed")
+
     async def test_drift_is_looked_at_before_resources_and_each_is_approved(self, world):
         await world.handle(CREATED)
         give(world, (await world.entry()).auth_id, "14155550001")

@@ -314,10 +314,22 @@ def _by_the_table(event: Event, entry: Entry, policy: Policy) -> Decision:
             return Restore(auth_id, name if name != entry.name else None)
         case Status.ACTIVE, Kind.REMOVED, str(auth_id), _:
             return removal_step(auth_id, policy)
+        case Status.DISABLED, Kind.REMOVED, _, _ if _takes_up_the_deletion(event, entry, policy):
+            return Skip(ResultKind.DISABLED)
         case Status.ABSENT | Status.DISABLED | Status.REMOVED, Kind.REMOVED, _, _:
             return Skip(ResultKind.UNCHANGED)
         case _:  # an event without a name that it must have
             raise ValueError(f"no decision for a {entry.status} entry and a {event.kind} event")
+
+
+def _takes_up_the_deletion(event: Event, entry: Entry, policy: Policy) -> bool:
+    """Whether a deletion was cancelled, and this removal is newer than what cancelled it.
+
+    Its answer is `disabled`, because the deletion is its own from then on: `removed` may follow.
+    """
+    removal = entry.removal
+    cancelled = removal is not None and removal.cancelled and event.version.newer_than(removal.cancelled_by)
+    return cancelled and policy.removal is not Removal.IGNORE
 
 
 def _of_a_gone_department(event: Event, entry: Entry) -> Decision:

@@ -64,7 +64,7 @@ def answered(
         case _ if superseded or cause.version is None:
             return Conclusion(entry, answer)
         case _:
-            return Conclusion(owing(_versioned(entry, cause, cause.version), answer, now), answer)
+            return Conclusion(owing(_versioned(entry, cause, cause.version, outcome), answer, now), answer)
 
 
 def owing(entry: Entry, answer: Answer, now: datetime) -> Entry:
@@ -87,16 +87,19 @@ def required(cause: Cause | None) -> Cause:
     return cause
 
 
-def _versioned(entry: Entry, cause: Cause, version: Version) -> Entry:
+def _versioned(entry: Entry, cause: Cause, version: Version, outcome: ResultKind) -> Entry:
     """The entry once `cause` is its newest event.
 
     A removal on its way does not count any more if the event is none. A newer removal takes up a deletion
-    that was cancelled.
+    that was cancelled, as its own if it is answered `disabled`.
     """
     newest = replace(entry, version=version, version_type=cause.reference.type)
     if version.kind is not Kind.REMOVED:
         return replace(newest, removing=None)
     removal = newest.removal
-    if newest.status is Status.DISABLED and removal is not None and version.newer_than(removal.cancelled_by):
-        return replace(newest, removal=replace(removal, cancelled=False, cancelled_by=None))
-    return newest
+    if newest.status is not Status.DISABLED or removal is None or not removal.cancelled:
+        return newest
+    if not version.newer_than(removal.cancelled_by):
+        return newest
+    wanted_by = cause.bare if outcome is ResultKind.DISABLED else removal.cause
+    return replace(newest, removal=replace(removal, cause=wanted_by, cancelled=False, cancelled_by=None))

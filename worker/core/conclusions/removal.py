@@ -125,9 +125,11 @@ def _voided(entry: Entry, cause: Cause, now: datetime) -> Conclusion:
         raise ValueError("there is no hold to void")
     ruled = voided(entry, entry.hold, cause.reference, now)
     without = ruled.entry
+    # The grace is over: without its hold, the deletion would be due before the event is decided again.
     if not is_removal(cause):
-        # The grace is over: without its hold, the deletion would be due before the event is decided again.
         without = deletion_cancelled(without, cause)
+    elif entry.status is Status.DISABLED:  # the removal takes it up
+        without = deletion_cancelled(without, None)
     return Conclusion(without, holds=(ruled.hold,), answers=(ruled.answer,) if ruled.answer else ())
 
 

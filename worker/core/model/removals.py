@@ -25,8 +25,8 @@ class Removed:
 
     `cause`: the removal event; None if a person asked for it. `counted_at`: as in `Removing`. `auth_id`: the
     subaccount that was deleted. `cancelled`: it stays disabled, because a person has rejected the deletion,
-    or something newer says that the department exists: the event of version `cancelled_by`. A removal that is
-    newer still takes the deletion up again.
+    or something newer says that the department exists: the event of version `cancelled_by`; or a newer
+    removal has voided its hold. A removal that is newer still takes the deletion up, as its own.
     """
 
     removed_at: datetime
