@@ -201,6 +201,7 @@ async def test_the_story_of_a_department_as_json(removals):
     (answer,) = story["answers"]
     assert answer["event"] == {"source": "/hr", "id": "hr-11", "type": "department.removed.v1"}
     assert (answer["outcome"], answer["code"], answer["confirmed"]) == ("held", "limit", False)
+    assert answer["version"]["sequence"] == 1
     assert answer["answered_at"].endswith("Z")
     assert [hold["id"] for hold in story["holds"]] == [OPEN.id] == [story["hold_id"]]
     assert [(call["operation"], call["status"], call["api_id"]) for call in story["calls"]] == [

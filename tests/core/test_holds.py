@@ -109,6 +109,7 @@ class TestHeldForAnEvent:
             reason=step.detail,
             trace=EVENT.trace,
             hold_id=hold.id,
+            version=EVENT.version,
         )
         assert (conclusion.answers, conclusion.failure) == ((), None)
 

@@ -107,6 +107,7 @@ def an_answer(event: Event, outcome: ResultKind = ResultKind.CREATED, **fields: 
         code or ResultCode(outcome),
         NOW,
         event.name,
+        version=event.version,
     )
     return replace(answer, **fields)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from contracts.departments import DEFAULT_TENANT, Version
+from contracts.departments import DEFAULT_TENANT
 from contracts.subaccounts import ResultCode, ResultKind
 from contracts.topology import SECRETS, SECRETS_QUEUE, Namespace, secrets_queue
 from worker.cli import terminal
@@ -284,8 +284,7 @@ def _show_history(found: History, policy: Policy, *, as_json: bool) -> None:
     if waiting := [(one.what, one.since, one.next_try) for one in pending(found.entry)]:
         terminal.print_table(("waits for", "since", "next try"), waiting, "")
     columns = ("answered at", "event", "type", "version", "outcome", "confirmed", "reason")
-    answers = [_answer_row(answer, found.version_of(answer.event)) for answer in found.answers]
-    terminal.print_table(columns, answers, "no event answered yet")
+    terminal.print_table(columns, map(_answer_row, found.answers), "no event answered yet")
     if found.holds:
         terminal.print_table(
             ("id", "reason", "state", "held at", "event", "detail"), map(_hold_row, found.holds), ""
@@ -382,9 +381,9 @@ def _entry_row(entry: Entry) -> tuple[object, ...]:
     return (*entry.department, entry.name, state_of(entry), entry.auth_id, credentials_state(entry), newest)
 
 
-def _answer_row(answer: Answer, version: Version | None) -> tuple[object, ...]:
+def _answer_row(answer: Answer) -> tuple[object, ...]:
     event = answer.event
-    newness = described(version).partition(" of ")[0] if version else None
+    newness = described(answer.version).partition(" of ")[0] if answer.version else None
     return (
         answer.answered_at,
         event.id,

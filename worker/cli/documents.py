@@ -70,16 +70,12 @@ def department_document(entry: Entry, policy: Policy) -> Document:
 
 def history_document(found: History, policy: Policy) -> Document:
     """A department's whole story."""
-    answers = [
-        answer_document(answer) | {"version": version_document(found.version_of(answer.event))}
-        for answer in found.answers
-    ]
     waits = [
         {"for": one.what, "since": time_or_none(one.since), "next_try": time_or_none(one.next_try)}
         for one in pending(found.entry)
     ]
     return department_document(found.entry, policy) | {
-        "answers": answers,
+        "answers": [answer_document(answer) for answer in found.answers],
         "holds": [hold_document(hold) for hold in found.holds],
         "calls": [call_document(call) for call in found.calls],
         "audit": audit_documents(found.lines),
@@ -121,6 +117,7 @@ def answer_document(answer: Answer) -> Document:
     superseded_by = answer.superseded_by
     return {
         "event": event_document(answer.event),
+        "version": version_document(answer.version),
         "outcome": answer.outcome,
         "code": answer.code,
         "reason": answer.reason,

@@ -132,4 +132,5 @@ def _answer(
         superseded_by=superseded_by,
         trace=hold.cause.trace,
         hold_id=hold_id,
+        version=hold.cause.version,
     )

@@ -1,15 +1,13 @@
 """Reads departments from the ledger."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
-from contracts.departments import Version
 from worker.core.dead_letters import AuditLine
 from worker.core.decide import Policy, Removal
 from worker.core.model.answers import Answer
 from worker.core.model.calls import CallNote
-from worker.core.model.causes import Reference
 from worker.core.model.credentials import ANY_RECIPIENT
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry, Status
@@ -67,12 +65,6 @@ class History:
     holds: Sequence[Hold] = ()
     calls: Sequence[CallNote] = ()
     lines: Sequence[AuditLine] = ()
-    versions: Mapping[tuple[str, str], Version] = field(default_factory=dict)
-    """Of the events whose version the ledger keeps, by source and id."""
-
-    def version_of(self, event: Reference) -> Version | None:
-        """The version of an event; None if the ledger does not keep it."""
-        return self.versions.get((event.source, event.id))
 
 
 async def departments(
@@ -158,22 +150,13 @@ async def history(ledger: Ledger, audit: Audit, which: Department, now: datetime
 async def history_so_far(ledger: Ledger, audit: Audit, which: Department, now: datetime) -> History:
     """The same; of an unknown department, an absent entry without a story."""
     entry = (await ledger.recall(which, NO_EVENT)).entry
-    holds = with_approvals(await ledger.holds(which, all_=True), await ledger.wishes(), now)
     return History(
         entry,
         [answer for answer in await ledger.answers(which) if answer.event.source != WISHES],
-        holds,
+        with_approvals(await ledger.holds(which, all_=True), await ledger.wishes(), now),
         await ledger.calls(which),
         await audit.lines(department=which),
-        {(version.source, version.id): version for version in _versions(entry, holds)},
     )
-
-
-def _versions(entry: Entry, holds: Sequence[Hold]) -> Sequence[Version]:
-    removal = entry.removal.cause if entry.removal else None
-    causes = [hold.cause for hold in holds] + ([removal] if removal else [])
-    found = [cause.version for cause in causes] + [entry.version]
-    return [version for version in found if version is not None]
 
 
 def fate(entry: Entry, policy: Policy) -> str | None:

@@ -57,6 +57,7 @@ def answered(
         reason=reason,
         superseded_by=entry.newest if superseded else None,
         trace=cause.trace,
+        version=cause.version,
     )
     match cause:
         case LateRemoval():

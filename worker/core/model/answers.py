@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from contracts.departments import Version
 from contracts.subaccounts import ResultCode, ResultKind
 from worker.core.model.causes import NO_TRACE, Reference, Trace
 from worker.core.model.departments import Department
@@ -13,7 +14,8 @@ from worker.core.model.replace import replace
 class Answer:
     """The final outcome of one event or request, as it is recorded and published.
 
-    `recipients`: those to whom a request has published credentials. `hold_id`: of the hold, if it is held.
+    `version`: that of the event; a request has none. `recipients`: those to whom a request has published
+    credentials. `hold_id`: of the hold, if it is held.
     """
 
     department: Department
@@ -30,6 +32,7 @@ class Answer:
     confirmed: bool = False
     recipients: frozenset[str] = frozenset()
     hold_id: str | None = None
+    version: Version | None = None
 
     @property
     def is_provisional(self) -> bool:
