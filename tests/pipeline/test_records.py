@@ -10,8 +10,8 @@ GATEWAY = PACKAGE / "pipeline" / "records.py"
 WRITERS = {
     "announce": {"bindings", "corrections", "disappearances", "line", "outbox"},
     "conclude": {"line"},
-    "answered": {"bindings", "corrections", "recreations", "reissues", "removals"},
-    "granted": {"bindings", "corrections"},
+    "answered": {"bindings", "corrections", "recreations", "reissues", "removals", "scheduler"},
+    "granted": {"bindings", "corrections", "scheduler"},
     "confirm": {"line"},
     "delivered": {"line", "outbox", "reissues"},
     "attended": {"scheduler"},

@@ -12,7 +12,8 @@ A write is conditional on the revision that was recalled, so the second of two w
                the recreations: the answer to one that was not carried out;
                the bindings: the answer to one that was not carried out, or was before;
                the corrections: the answer to one for an unknown department
-    granted    the bindings, the corrections: the entry with the answer to the wish
+    granted    the bindings, the corrections: the entry with the answer to the wish;
+               the scheduler: the same for a wish that is too old, as with `answered`
     confirm    the line, after the broker's confirm: the debt that is left, the answer
     delivered  the line, the outbox, the reissues: credentials confirmed before something else failed;
                the bindings: a confirmed change, before credentials are published
