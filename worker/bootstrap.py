@@ -68,6 +68,7 @@ from worker.provider.pace import Pace
 from worker.provider.pages import PageReader
 from worker.provider.scan import Orphans, Scanner
 from worker.provider.subaccounts import Subaccounts
+from worker.settings.conflicts import NO_SIGNING_KEY
 from worker.settings.load import SettingsError, rotating
 from worker.settings.model import ProviderSettings, WorkerSettings
 from worker.settings.parse import PREFIX
@@ -585,10 +586,11 @@ def _missing_keys(settings: WorkerSettings) -> Iterator[str]:
 
 
 def _sealer(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> Sealer:
-    """The sealer that the settings ask for; raises `KeyFileError`."""
+    """The sealer that the settings ask for; raises `KeyFileError` or `SettingsError`."""
     if settings.recipients is None:
         return Unsealed()
-    path = settings.signing_key_path
+    if (path := settings.signing_key_path) is None:
+        raise SettingsError(NO_SIGNING_KEY)
     key = read_signing_key(path) if settings.signing_key else signing_key_made_once(path, clock.now())
     recipients = RecipientKeys(*settings.recipients, telemetry.recipient_key)
     recipients.refresh()

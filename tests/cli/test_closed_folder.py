@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from worker.adapters.ledgers import open_ledger
+from worker.settings.ledger_url import SqliteUrl
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -39,7 +40,7 @@ def folder() -> Iterator[Path]:
 
 def _make_ledger(folder: Path) -> None:
     async def make():
-        async with open_ledger(f"sqlite:///{folder / 'a.db'}"):
+        async with open_ledger(SqliteUrl(folder / "a.db")):
             pass
 
     asyncio.run(make())

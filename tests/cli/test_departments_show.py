@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from tests.support.builders import an_entry
 from worker.adapters.ledgers import open_ledger
 from worker.cli.app import app
+from worker.settings.ledger_url import SqliteUrl
 
 API_ID = "5a9f8b2c-10be-11f1-9c0a-0242ac110003"
 
@@ -16,7 +17,7 @@ API_ID = "5a9f8b2c-10be-11f1-9c0a-0242ac110003"
 @pytest.fixture
 def department(tmp_path, monkeypatch) -> str:
     """A department whose last call Plivo named."""
-    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    url = SqliteUrl(tmp_path / "ledger.db")
     entry = an_entry(revision=0, api_id=API_ID)
 
     async def fill() -> None:
@@ -24,7 +25,7 @@ def department(tmp_path, monkeypatch) -> str:
             await opened.ledger.record(entry)
 
     asyncio.run(fill())
-    monkeypatch.setenv("LEDGER_URL", url)
+    monkeypatch.setenv("LEDGER_URL", str(url))
     return f"{entry.department.id} --tenant {entry.department.tenant}"
 
 

@@ -11,6 +11,7 @@ from worker.adapters.ledgers import open_ledger
 from worker.cli.app import main
 from worker.cli.options import spelt
 from worker.core.model.departments import Department
+from worker.settings.ledger_url import SqliteUrl
 
 CAFE = Department("emea", "Caf\u00e9 42")
 
@@ -18,7 +19,7 @@ CAFE = Department("emea", "Caf\u00e9 42")
 @pytest.fixture
 def ledger(tmp_path, monkeypatch):
     """The environment of a ledger of one department."""
-    url = f"sqlite:///{tmp_path / 'a.db'}"
+    url = SqliteUrl(tmp_path / "a.db")
 
     async def fill():
         event = created(department_id=CAFE.id, tenant=CAFE.tenant)
@@ -26,7 +27,7 @@ def ledger(tmp_path, monkeypatch):
             await opened.ledger.record(an_entry(department=CAFE, revision=0), an_answer(event))
 
     asyncio.run(fill())
-    monkeypatch.setenv("LEDGER_URL", url)
+    monkeypatch.setenv("LEDGER_URL", str(url))
 
 
 def printed(arguments, monkeypatch, capsys):

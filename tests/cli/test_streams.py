@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.builders import an_answer, an_entry, created
 from worker.adapters.ledgers import open_ledger
+from worker.settings.ledger_url import SqliteUrl
 
 PROVISIONER = (sys.executable, "-m", "worker")
 NAME = "Équipe 営業 🚀"
@@ -20,14 +21,14 @@ CLOSABLE = [(2,), (0, 1), (1, 2), (0, 1, 2)]
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory) -> str:
     """A ledger of one department, whose name no small encoding can show."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('ledger') / 'a.db'}"
+    url = SqliteUrl(tmp_path_factory.mktemp("ledger") / "a.db")
 
     async def fill():
         async with open_ledger(url) as opened:
             await opened.ledger.record(an_entry(name=NAME, revision=0), an_answer(created(NAME)))
 
     asyncio.run(fill())
-    return url
+    return str(url)
 
 
 def environment(ledger: str, **more: str) -> dict[str, str]:

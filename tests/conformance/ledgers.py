@@ -20,6 +20,7 @@ from worker.adapters.memory.locks import InProcessLocks
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry, Status
 from worker.ports import Ledger, OpenedLedger
+from worker.settings.ledger_url import SqliteUrl
 
 
 @asynccontextmanager
@@ -30,7 +31,7 @@ async def in_memory(_folder: Path) -> AsyncIterator[OpenedLedger]:
 
 @asynccontextmanager
 async def in_sqlite(folder: Path) -> AsyncIterator[OpenedLedger]:
-    async with open_ledger(f"sqlite:///{folder / 'ledger.db'}") as opened:
+    async with open_ledger(SqliteUrl(folder / "ledger.db")) as opened:
         yield opened
 
 

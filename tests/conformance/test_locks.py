@@ -13,6 +13,7 @@ from worker.adapters.ledgers import open_ledger
 from worker.adapters.memory.locks import InProcessLocks
 from worker.core.model.departments import Department
 from worker.ports import DepartmentLocks
+from worker.settings.ledger_url import SqliteUrl
 
 OTHER = Department("acme", "other")
 
@@ -22,7 +23,7 @@ async def locks(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     if request.param == "memory":
         yield InProcessLocks()
         return
-    async with open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}") as opened:
+    async with open_ledger(SqliteUrl(tmp_path / "ledger.db")) as opened:
         yield opened.locks
 
 

@@ -81,7 +81,7 @@ async def publish_dead_letters(
 @asynccontextmanager
 async def idle(system: RealSystem) -> AsyncIterator[dict[str, str]]:
     """Yields the environment once broker objects and a ledger exist; no worker runs."""
-    async with sqlite_ledger(system.settings.ledger), await connect(system.url, "test") as connection:
+    async with sqlite_ledger(system.ledger), await connect(system.url, "test") as connection:
         await rabbitmq_topology.apply(connection, names.topology(names.BrokerVersion(3, 10)))
         yield system.environ
 

@@ -109,7 +109,7 @@ async def the_ledger_is_read_only(there: ProbedWorker) -> None:
 
 
 async def the_ledger_is_deleted(there: ProbedWorker) -> None:
-    there.running.settings.ledger.unlink()
+    there.system.ledger.unlink()
 
 
 async def the_secrets_queue_is_full(there: ProbedWorker) -> None:
@@ -162,7 +162,7 @@ async def test_a_worker_is_ready_again_once_it_consumes_again(probed_worker: Pro
 
 
 async def test_a_slow_ledger_makes_the_worker_not_ready_within_the_timeout(probed_worker: ProbedWorker):
-    another = apsw.Connection(str(probed_worker.running.settings.ledger))
+    another = apsw.Connection(str(probed_worker.system.ledger))
     another.execute("BEGIN IMMEDIATE")
     assert await probed_worker.problems(503) == [
         "the ledger takes no write in time: the disk is slow, or another process holds the file"

@@ -88,7 +88,7 @@ async def test_the_reissue_command_reports_a_missing_worker(system: RealSystem):
         await with_credentials_issued(system)
     code, _, errors = await reissue(system, "sales", "--as", "anna", "--recipient", "crm")
     assert code == 1
-    async with sqlite_ledger(system.settings.ledger) as ledger:
+    async with sqlite_ledger(system.ledger) as ledger:
         noted = await SqliteAudit(ledger.store).lines(by="anna")
         assert await ledger.wishes() == []
     # The worker counts as running for five seconds after its end.

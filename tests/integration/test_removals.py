@@ -127,7 +127,9 @@ async def test_the_grace_survives_sigkill_and_a_changed_policy_applies_to_those_
         await estate.answer(again, "created")
         await estate.secrets.count(5)
         assert await worker.stop() == 0
-    signer = public_part(read_signing_key(system.settings.signing_key_path))
+    signing_key = system.settings.signing_key_path
+    assert signing_key is not None
+    signer = public_part(read_signing_key(signing_key))
     sealed = [one.body for one in estate.secrets.messages if json.loads(one.body)["subject"] == "killed"]
     contents = [open_message(body, [key], [signer]).content for body in sealed]
     assert [content.supersedes for content in contents] == [None, killed]
@@ -197,7 +199,7 @@ async def check_plans(estate: Estate) -> None:
         ("renamed", "w0", "w"): ("skip", "unchanged", None),
     }
     for (kind, department, tenant), (decision, outcome, reason) in expected.items():
-        file = Path(estate.system.settings.ledger).with_name("event.json")
+        file = estate.system.ledger.with_name("event.json")
         file.write_text(json.dumps(estate.event(kind, department, tenant)))
         plan = await estate.command("plan", "--file", str(file), "--json")
         assert plan.code == 0, plan.err

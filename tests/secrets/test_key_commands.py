@@ -169,6 +169,20 @@ class TestCheck:
         ((state, detail),) = shell.check(expect=1).values()
         assert (state, "chmod 600" in detail) == ("unsafe", True)
 
+    def test_beside_a_database_there_is_no_place_for_a_signing_key(self, shell: Shell):
+        shell.environ("LEDGER_URL", "postgresql://127.0.0.1:1/nobody-listens")
+        assert shell.check() == {"signing": ("not needed", "PROVISIONER_RECIPIENTS is not set")}
+        for command in (("keys", "public"), ("keys", "new", "--signing")):
+            assert "PROVISIONER_SIGNING_KEY is not set: with a PostgreSQL" in shell(*command, expect=2).stderr
+        shell("keys", "new", "crm", "--add-to", "recipients.json")
+        shell.environ("PROVISIONER_RECIPIENTS", "recipients.json")
+        assert "`provisioner keys new --signing --out FILE`" in shell("keys", "check", expect=2).stderr
+
+        shell("keys", "new", "--signing", "--out", "signing.json")
+        shell.environ("PROVISIONER_SIGNING_KEY", "signing.json")
+        assert shell.check().popitem()[1] == ("in use", "")
+        assert len(json.loads(shell("keys", "public").stdout)["keys"]) == 1
+
     def test_the_public_option_needs_a_key(self, shell: Shell):
         assert "keys new --signing" in shell("keys", "public", expect=1).stderr
 

@@ -14,6 +14,7 @@ from worker.core.decide import Policy, Removal, UnknownRename
 from worker.core.limits import DEFAULT_LIMIT, Window
 from worker.core.model.departments import Department
 from worker.ports import RateLimit
+from worker.settings.ledger_url import SqliteUrl
 from worker.settings.load import SettingsError, load, rotating
 from worker.settings.model import (
     BrokerSettings,
@@ -301,22 +302,6 @@ def test_the_management_url_may_contain_a_login(url):
 def test_an_invalid_management_url_is_refused_without_showing_it(url):
     (line,) = mistakes(PROVISIONER_MANAGEMENT_URL=url)
     assert line == "PROVISIONER_MANAGEMENT_URL is not an http(s) URL; write http://user:password@host:15672"
-
-
-def test_the_ledger_is_a_file():
-    assert loaded(LEDGER_URL="sqlite:///a/b.db").ledger == Path("a/b.db")
-    assert loaded(LEDGER_URL="sqlite:////var/a.db").ledger == Path("/var/a.db")
-
-
-def test_an_in_memory_ledger_is_refused():
-    (line,) = mistakes(LEDGER_URL="sqlite:///:memory:")
-    assert line.startswith("LEDGER_URL is a ledger in memory, which a restart would lose")
-
-
-@pytest.mark.parametrize("url", ["a.db", "sqlite:///", "sqlite://a", f"postgresql://u:{SECRET}@h/db"])
-def test_an_invalid_ledger_url_is_refused(url):
-    (line,) = mistakes(LEDGER_URL=url)
-    assert line.startswith("LEDGER_URL is not a ledger URL; write sqlite:///relative/path.db")
 
 
 REFUSED = {
@@ -787,13 +772,6 @@ def test_a_token_instead_of_its_path_is_refused_without_showing_it():
     assert line == "PLIVO_AUTH_TOKEN_FILE cannot be read: No such file or directory"
 
 
-def test_the_default_signing_key_is_beside_the_ledger(tmp_path):
-    chosen = loaded(LEDGER_URL="sqlite:////var/lib/a.db")
-    assert chosen.signing_key_path == Path("/var/lib/a.db.signing-key.json")
-    path = keys_file(tmp_path, SIGNER)
-    assert loaded(PROVISIONER_SIGNING_KEY=path).signing_key_path == Path(path)
-
-
 def test_with_recipients_a_remote_broker_is_allowed(tmp_path):
     path = keys_file(tmp_path, CRM)
     assert loaded(AMQP_URL="amqps://u:p@rabbit.example/", PROVISIONER_RECIPIENTS=path).recipients
@@ -951,7 +929,7 @@ def test_a_repr_shows_no_secret():
 
 def test_a_command_needs_only_its_own_settings():
     assert load(BrokerSettings, {}).amqp_url == ("amqp://guest:guest@127.0.0.1:5672/",)
-    assert load(LedgerSettings, {"AMQP_URL": "nonsense"}).ledger == Path("provisioner.db")
+    assert load(LedgerSettings, {"AMQP_URL": "nonsense"}).ledger_url == SqliteUrl(Path("provisioner.db"))
     assert load(BrokerSettings, {"AMQP_URL": "amqp://u:p@rabbit.example/"}).amqp_url
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aio_pika
@@ -13,6 +14,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from contracts import topology as names
 from worker.bootstrap import RunningWorker, running_worker
 from worker.sandbox import Sandbox
+from worker.settings.ledger_url import SqliteUrl
 from worker.settings.load import load
 from worker.settings.model import WorkerSettings
 from worker.telemetry.events import Telemetry
@@ -61,6 +63,13 @@ class RealSystem:
     sandbox: Sandbox
     environ: dict[str, str]
     channel: AbstractChannel
+
+    @property
+    def ledger(self) -> Path:
+        """The file of the ledger."""
+        url = self.settings.ledger_url
+        assert isinstance(url, SqliteUrl)
+        return url.path
 
     @property
     def settings(self) -> WorkerSettings:

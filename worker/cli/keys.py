@@ -26,12 +26,16 @@ from worker.core.keyring import (
 )
 from worker.core.model.credentials import ANY_RECIPIENT
 from worker.ports import LedgerFailed, UserError
+from worker.settings.conflicts import NO_SIGNING_KEY
 from worker.settings.files import decoded
 from worker.settings.load import SettingsError, load
 from worker.settings.model import KeyCheckSettings, SealingSettings
+from worker.settings.parse import PREFIX
 from worker.settings.warnings import others_may
 
 SIGNING = "signing"
+MADE_AT_START, NOT_NEEDED = "made at the first start", "not needed"
+"""States of a signing key that is not there."""
 NOBODY = "(nobody)"
 """Stands for the recipient of a key whose `kid` names none."""
 
@@ -59,7 +63,7 @@ def new(
     if recipient is not None:
         _new_recipient_key(recipient, chosen or KeyType.X25519, out, add_to)
         return
-    path = out or load(SealingSettings, os.environ).signing_key_path
+    path = out or _signing_key_path()
     _new_signing_key(path, chosen or KeyType.ED25519)
 
 
@@ -68,7 +72,7 @@ def public() -> None:
     """Print the worker's public keys (JWKS), with which recipients verify its signatures."""
     from worker.adapters.jose.key_files import KeyFileError, is_there, public_jwks
 
-    path = load(SealingSettings, os.environ).signing_key_path
+    path = _signing_key_path()
     if not is_there(path):
         raise KeyFileError(f"there is no signing key at {path}; `provisioner keys new --signing` makes one")
     terminal.print_json(public_jwks(path))
@@ -90,7 +94,7 @@ def check(*, as_json: Json = False) -> None:
     else:
         table = [tuple(row.values()) for row in rows]
         terminal.print_table(("for", "kid", "type", "state", "detail"), table, "")
-    served = {row["for"] for row in rows if row["state"] in {"in use", "made at the first start"}}
+    served = {row["for"] for row in rows if row["state"] in {"in use", MADE_AT_START, NOT_NEEDED}}
     terminal.advise(*(f"not looked at: {one}" for one in needs.unseen))
     leave(well=served >= {*(row["for"] for row in rows), SIGNING})
 
@@ -214,11 +218,21 @@ def _row(key: KeyState, states: tuple[KeyState, ...]) -> dict[str, str]:
     return _cells(key.recipient, key.kid, key.kind, "in use" if in_use else "older", "")
 
 
-def _signing_row(path: Path) -> dict[str, str]:
+def _signing_key_path() -> Path:
+    """The file of the signing key; raises `SettingsError` if there is no place for it."""
+    path = load(SealingSettings, os.environ).signing_key_path
+    if path is None:
+        raise SettingsError(NO_SIGNING_KEY)
+    return path
+
+
+def _signing_row(path: Path | None) -> dict[str, str]:
     from worker.adapters.jose.key_files import KeyFileError, is_there, read_keys, read_signing_key
 
+    if path is None:
+        return _cells(SIGNING, "", "", NOT_NEEDED, f"{PREFIX}RECIPIENTS is not set")
     if not is_there(path):
-        return _cells(SIGNING, "", "", "made at the first start", str(path))
+        return _cells(SIGNING, "", "", MADE_AT_START, str(path))
     try:
         key = read_signing_key(path)
     except KeyFileError as error:

@@ -45,8 +45,9 @@ from worker.operations.wishes import Asking
 from worker.ports import PublishFailed, UserError
 from worker.sandbox import Effect, Fault, Rule, Sandbox, Sight, running_sandbox
 from worker.sandbox import Entry as Call
+from worker.settings.ledger_url import LedgerUrl
 from worker.settings.load import load
-from worker.settings.model import WorkerSettings
+from worker.settings.model import LedgerSettings, WorkerSettings
 from worker.telemetry.events import Telemetry
 
 T = TypeVar("T")
@@ -125,6 +126,11 @@ class Story:
     answers: "asyncio.Queue[Answer]" = field(default_factory=asyncio.Queue)
     tokens: dict[str, tuple[str, SecretStr]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+
+    @property
+    def ledger_url(self) -> LedgerUrl:
+        """Where the worker's ledger is."""
+        return load(LedgerSettings, self.environ).ledger_url
 
 
 async def tell(environ: Mapping[str, str], *, memory: bool, stay: bool = False) -> None:
@@ -324,7 +330,7 @@ async def _replay(story: Story) -> None:
     """Does what `provisioner dead-letters replay --reason rejected` does."""
     async with (
         story.stage.dead_letters() as queue,
-        open_ledger(story.environ["LEDGER_URL"], must_exist=True) as opened,
+        open_ledger(story.ledger_url, must_exist=True) as opened,
     ):
         session = Session(
             queue,
@@ -356,7 +362,7 @@ async def _play_approved(story: Story, event: CloudEvent) -> None:
 async def _approve(story: Story) -> None:
     """Does what `provisioner holds approve ID` does."""
     clock = SystemClock()
-    async with open_ledger(story.environ["LEDGER_URL"], must_exist=True) as opened:
+    async with open_ledger(story.ledger_url, must_exist=True) as opened:
         (hold,) = await holds(opened.ledger, clock.now(), HoldFilter())
         story.timeline.line(PERSON, f"provisioner holds approve {hold.id}", "bold")
         asking = Asking(opened.ledger, opened.audit, clock, PERSON, fresh_id)

@@ -107,7 +107,7 @@ def _shown(settings: WorkerSettings) -> dict[str, Any]:
         "owner": settings.owner,
         "provider": settings.plivo_api_url,
         "account": settings.plivo_auth_id,
-        "ledger": str(settings.ledger),
+        "ledger": str(settings.ledger_url),
         **{name: written(WorkerSettings.model_fields[name], getattr(settings, name)) for name in SHOWN},
         "recipients": list(settings.recipient_names),
     }

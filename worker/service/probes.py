@@ -19,6 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from worker.adapters.jose.key_files import KeyFileError, public_jwks
 from worker.bootstrap import RunningWorker
 from worker.ports import LedgerFailed, LedgerForeign, UserError
+from worker.settings.ledger_url import PostgresUrl, SqliteUrl
 from worker.settings.parse import Address
 from worker.telemetry.events import Telemetry
 
@@ -29,6 +30,12 @@ LEDGER_CHECK_SECONDS = 1.0
 # By default Kubernetes waits one second for a response.
 LEDGER_TIMEOUT_SECONDS = 0.7
 READY_TIMEOUT_SECONDS = 0.9
+
+
+SLOW = {
+    SqliteUrl: "the ledger takes no write in time: the disk is slow, or another process holds the file",
+    PostgresUrl: "the ledger takes no write in time: PostgreSQL or the network to it is slow",
+}
 
 
 class AddressUnusable(UserError):
@@ -84,7 +91,7 @@ class Readiness:
             async with asyncio.timeout(LEDGER_TIMEOUT_SECONDS):
                 await self._worker.ledger.bind(settings.owner, settings.plivo_auth_id)
         except TimeoutError:
-            return ["the ledger takes no write in time: the disk is slow, or another process holds the file"]
+            return [SLOW[type(settings.ledger_url)]]
         except (LedgerFailed, LedgerForeign) as error:
             return [str(error)]
         return []
@@ -93,7 +100,7 @@ class Readiness:
 class Probes:
     """Makes the responses, on any thread. `beat` runs on the worker's loop and shows whether it hangs."""
 
-    def __init__(self, telemetry: Telemetry, signing_key: Path) -> None:
+    def __init__(self, telemetry: Telemetry, signing_key: Path | None) -> None:
         self._readiness: Readiness | None = None
         self._without_worker = "the worker is starting"
         self._registry = telemetry.registry

@@ -5,11 +5,18 @@ Each check takes the values of its fields and returns one line, or None if they 
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from worker.core.decide import Removal
 from worker.core.naming import NameTemplate
 from worker.settings.files import Recipients
+from worker.settings.ledger_url import LedgerUrl, SqliteUrl
 from worker.settings.parse import PREFIX, on_loopback
+
+NO_SIGNING_KEY = (
+    f"{PREFIX}SIGNING_KEY is not set: with a PostgreSQL ledger all workers share one key, and none is made at"
+    " the start; `provisioner keys new --signing --out FILE` makes it"
+)
 
 Conflict = tuple[tuple[str, ...], Callable[..., str | None]]
 """The names of the fields, and the check that takes their values in this order."""
@@ -44,6 +51,12 @@ def _unsealed(recipients: Recipients | None, allowed: bool, urls: Sequence[str])
     return f"{PREFIX}PLAINTEXT_SECRETS is not true: {why}; set {PREFIX}RECIPIENTS to seal them"
 
 
+def _unsigned(url: LedgerUrl, recipients: Recipients | None, signing_key: Path | None) -> str | None:
+    if recipients is None or signing_key is not None or isinstance(url, SqliteUrl):
+        return None
+    return NO_SIGNING_KEY
+
+
 def _deleted_at_once(removal: Removal, grace: timedelta) -> str | None:
     if grace or removal is not Removal.DISABLE_THEN_DELETE:
         return None
@@ -55,9 +68,12 @@ POLICY_CONFLICTS: tuple[Conflict, ...] = ((("removal", "removal_grace"), _delete
 
 PROVIDER_CONFLICTS: tuple[Conflict, ...] = ((("name_template", "name_max"), _name_template_too_long),)
 
+SEALING_CONFLICTS: tuple[Conflict, ...] = ((("ledger_url", "recipients", "signing_key"), _unsigned),)
+
 WORKER_CONFLICTS: tuple[Conflict, ...] = (
     *POLICY_CONFLICTS,
     *PROVIDER_CONFLICTS,
+    *SEALING_CONFLICTS,
     (("settle_window", "api_timeout"), _settled_too_soon),
     (("api_timeout", "drain"), _drained_too_soon),
     (("recipients", "plaintext_secrets", "amqp_url"), _unsealed),

@@ -98,10 +98,11 @@ def check_tls(query: Mapping[str, str]) -> None:
         raise ValueError("has a keyfile without a certfile")
     for name in TLS_FILES:
         if path := query.get(name):
-            _readable(name, Path(path))
+            require_readable(name, Path(path))
 
 
-def _readable(name: str, path: Path) -> None:
+def require_readable(name: str, path: Path) -> None:
+    """Raises `ValueError` if the file that a URL names as `name` cannot be read."""
     try:
         path.read_bytes()
     except OSError as error:

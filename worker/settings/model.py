@@ -27,8 +27,15 @@ from worker.core.naming import NameTemplate
 from worker.core.protected import NOBODY_PROTECTED, Protected
 from worker.ports import RateLimit
 from worker.settings import parse, show
-from worker.settings.conflicts import POLICY_CONFLICTS, PROVIDER_CONFLICTS, WORKER_CONFLICTS, Conflict
+from worker.settings.conflicts import (
+    POLICY_CONFLICTS,
+    PROVIDER_CONFLICTS,
+    SEALING_CONFLICTS,
+    WORKER_CONFLICTS,
+    Conflict,
+)
 from worker.settings.files import Recipients, recipients_file, signing_key_file
+from worker.settings.ledger_url import LedgerUrl, SqliteUrl
 from worker.settings.parse import PREFIX, Address
 from worker.settings.show import Printed
 from worker.telemetry.logs import LogFormat
@@ -112,31 +119,35 @@ class TopologySettings(BrokerSettings, RecipientSettings):
 class LedgerSettings(Settings):
     """Where the ledger is."""
 
-    ledger: Annotated[Path, BeforeValidator(parse.sqlite_path), Printed(show.sqlite_url)] = Field(
-        Path("provisioner.db"),
+    ledger_url: Annotated[LedgerUrl, BeforeValidator(parse.ledger_url)] = Field(
+        SqliteUrl(Path("provisioner.db")),
         alias="LEDGER_URL",
-        description="the ledger of departments and their subaccounts",
+        description="the ledger of departments and their subaccounts; postgresql://user@host/database for"
+        " more than one worker",
     )
-
-    @property
-    def ledger_url(self) -> str:
-        """The ledger's URL, as `open_ledger` takes it."""
-        return show.sqlite_url(self.ledger)
 
 
 class SealingSettings(RecipientSettings, LedgerSettings):
     """The keys that credentials are sealed and signed with."""
 
+    conflicts = SEALING_CONFLICTS
+
     signing_key: Annotated[Path | None, BeforeValidator(signing_key_file)] = Field(
         None,
         alias=f"{PREFIX}SIGNING_KEY",
-        description="file of the worker's private key (JWK); one is made beside the ledger",
+        description="file of the worker's private key (JWK); one is made beside an SQLite ledger",
     )
 
     @property
-    def signing_key_path(self) -> Path:
-        """The file of the signing key, by default beside the ledger."""
-        return self.signing_key or self.ledger.with_name(f"{self.ledger.name}.signing-key.json")
+    def signing_key_path(self) -> Path | None:
+        """The file of the signing key, by default beside the ledger; None with a ledger in PostgreSQL.
+
+        There, credentials that are sealed need a `signing_key`.
+        """
+        if self.signing_key is None and isinstance(self.ledger_url, SqliteUrl):
+            ledger = self.ledger_url.path
+            return ledger.with_name(f"{ledger.name}.signing-key.json")
+        return self.signing_key
 
 
 class KeyCheckSettings(TopologySettings, SealingSettings):

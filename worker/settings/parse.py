@@ -9,7 +9,6 @@ from contextlib import suppress
 from datetime import timedelta
 from fractions import Fraction
 from ipaddress import ip_address
-from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import SecretStr
@@ -22,12 +21,12 @@ from worker.core.protected import WILDCARD, Protected
 from worker.core.visible import visible
 from worker.ports import RateLimit
 from worker.settings.files import check_tls
+from worker.settings.ledger_url import parse_ledger_url
 
 PREFIX = "PROVISIONER_"
 LONGEST_DURATION = timedelta(days=49)
 LONGEST_GRACE = timedelta(days=3650)
 LONGEST_WINDOW = timedelta(days=400)
-SQLITE = "sqlite:///"
 OFF = "off"
 
 _UNITS = {"ms": "milliseconds", "s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -168,7 +167,7 @@ def amqp_urls(text: object) -> object:
 
 def on_loopback(urls: Sequence[str]) -> bool:
     """Whether the host of every URL is this machine."""
-    return all(_is_loopback(URL(url).host or "") for url in urls)
+    return all(is_loopback(URL(url).host or "") for url in urls)
 
 
 def namespace(text: object) -> object:
@@ -176,16 +175,9 @@ def namespace(text: object) -> object:
     return Namespace(text) if isinstance(text, str) else text
 
 
-def sqlite_path(text: object) -> object:
-    """The file of a `sqlite:///` URL, as a `Path`."""
-    if isinstance(text, str) and text.startswith(SQLITE) and len(text) > len(SQLITE):
-        path = text.removeprefix(SQLITE)
-        if path == ":memory:":
-            raise ValueError(
-                "is a ledger in memory, which a restart would lose; write sqlite:////absolute/path.db"
-            )
-        return Path(path)
-    raise ValueError("is not a ledger URL; write sqlite:///relative/path.db or sqlite:////absolute/path.db")
+def ledger_url(text: object) -> object:
+    """The URL of a file of SQLite, or of a database of PostgreSQL."""
+    return parse_ledger_url(text) if isinstance(text, str) else text
 
 
 def api_url(text: str) -> str:
@@ -247,8 +239,11 @@ def _url(text: str, schemes: Container[str], otherwise: str) -> URL:
     raise ValueError(otherwise)
 
 
-def _is_loopback(host: str) -> bool:
-    """Trusts no host name but localhost: a name may mean another address tomorrow."""
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine.
+
+    Trusts no host name but localhost: a name may mean another address tomorrow.
+    """
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

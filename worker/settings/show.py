@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,7 +17,7 @@ from worker.core.limits import RemovalLimit, Window
 from worker.core.protected import Protected
 from worker.ports import RateLimit
 from worker.settings.files import Recipients
-from worker.settings.parse import OFF, SQLITE, Address
+from worker.settings.parse import OFF, Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +99,3 @@ def address(value: Address) -> str:
 def path_of(recipients: Recipients) -> str:
     """The path of the recipients' file."""
     return str(recipients.path)
-
-
-def sqlite_url(path: Path) -> str:
-    """`sqlite:///provisioner.db`."""
-    return f"{SQLITE}{path}"

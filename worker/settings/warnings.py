@@ -6,10 +6,12 @@ from pathlib import Path
 
 from yarl import URL
 
+from worker.settings.ledger_url import LedgerUrl, PostgresUrl, SqliteUrl, servers
 from worker.settings.model import WorkerSettings
-from worker.settings.parse import PREFIX
+from worker.settings.parse import PREFIX, is_loopback
 
 SECRET_SETTINGS = ("AMQP_URL", "PLIVO_AUTH_TOKEN", "PLIVO_PROXY_URL", f"{PREFIX}MANAGEMENT_URL")
+VERIFIED = ("verify-ca", "verify-full")
 
 
 def warnings_about(settings: WorkerSettings, environ: Mapping[str, str]) -> list[str]:
@@ -17,7 +19,7 @@ def warnings_about(settings: WorkerSettings, environ: Mapping[str, str]) -> list
     return [
         *_about_files(settings, environ),
         *_about_recipients(settings),
-        *_about_ledger(settings.ledger),
+        *_about_ledger(settings.ledger_url, environ),
         *_about_owner(settings),
     ]
 
@@ -33,6 +35,14 @@ def others_may(path: Path, permission: int) -> bool:
         return False
 
 
+def is_open(path: Path) -> bool:
+    """Whether a file's mode grants others or its group anything; False if the mode cannot be read."""
+    try:
+        return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+    except OSError:
+        return False
+
+
 def _about_files(settings: WorkerSettings, environ: Mapping[str, str]) -> Iterator[str]:
     for what, path in _private_files(settings, environ):
         if others_may(path, stat.S_IROTH):
@@ -40,13 +50,15 @@ def _about_files(settings: WorkerSettings, environ: Mapping[str, str]) -> Iterat
 
 
 def _private_files(settings: WorkerSettings, environ: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
-    for name in SECRET_SETTINGS:
+    has_password = isinstance(settings.ledger_url, PostgresUrl)
+    for name in (*SECRET_SETTINGS, *(["LEDGER_URL"] if has_password else [])):
         if path := environ.get(f"{name}_FILE"):
             yield f"{name}_FILE", Path(path)
     for url in settings.amqp_url:
         if path := URL(url).query.get("keyfile"):
             yield "the keyfile of AMQP_URL", Path(path)
-    yield "the signing key", settings.signing_key_path
+    if settings.signing_key_path is not None:
+        yield "the signing key", settings.signing_key_path
 
 
 def _about_recipients(settings: WorkerSettings) -> Iterator[str]:
@@ -58,12 +70,35 @@ def _about_recipients(settings: WorkerSettings) -> Iterator[str]:
             yield f"everybody on this machine may make themselves a recipient: chmod o-w {place}"
 
 
-def _about_ledger(ledger: Path) -> Iterator[str]:
-    folder = ledger.absolute().parent
+def _about_ledger(url: LedgerUrl, environ: Mapping[str, str]) -> Iterator[str]:
+    match url:
+        case SqliteUrl(path):
+            yield from _about_ledger_file(path)
+        case PostgresUrl():
+            yield from _about_database(url, environ)
+
+
+def _about_ledger_file(path: Path) -> Iterator[str]:
+    folder = path.absolute().parent
     if others_may(folder, stat.S_IWOTH):
         yield f"everybody on this machine may put files beside the ledger: chmod o-w {folder}"
-    if others_may(ledger, stat.S_IROTH):
-        yield f"the ledger can be read by everybody on this machine: chmod 600 {ledger}"
+    if others_may(path, stat.S_IROTH):
+        yield f"the ledger can be read by everybody on this machine: chmod 600 {path}"
+
+
+def _about_database(url: PostgresUrl, environ: Mapping[str, str]) -> Iterator[str]:
+    """Whether its server is verified, and whether libpq will read the file of passwords."""
+    defaults = {"host": environ.get("PGHOST", ""), "sslmode": environ.get("PGSSLMODE", "")}
+    found = {**defaults, **url.parameters()}
+    remote = [host for host, _ in servers(found) if not host.startswith("/") and not is_loopback(host)]
+    if any(remote) and found["sslmode"] not in VERIFIED:
+        yield (
+            "the PostgreSQL server is not verified, so anyone on the way could pose as it: add"
+            " sslmode=verify-full&sslrootcert=FILE to LEDGER_URL"
+        )
+    passwords = found.get("passfile") or environ.get("PGPASSFILE")
+    if passwords and is_open(Path(passwords)):
+        yield f"PGPASSFILE is ignored by libpq, since others may read it: chmod 600 {passwords}"
 
 
 def _about_owner(settings: WorkerSettings) -> Iterator[str]:

@@ -110,12 +110,12 @@ def rotate_signing_key(path: Path, kind: KeyType, now: datetime) -> dict[str, An
     return made
 
 
-def public_jwks(path: Path) -> dict[str, list[Jwk]]:
+def public_jwks(path: Path | None) -> dict[str, list[Jwk]]:
     """The public parts of all keys in the file, to verify signatures; empty without a file.
 
     Raises `KeyFileError`.
     """
-    return public_set(read_keys(path) if is_there(path) else ())
+    return public_set(read_keys(path) if path is not None and is_there(path) else ())
 
 
 def add_public(path: Path, jwk: Jwk) -> None:
