@@ -11,7 +11,7 @@ from tests.pipeline.outages import pass_seconds
 from tests.support.builders import SALES, department_created, department_removed, department_renamed, owing
 from tests.support.settling_loop import settled
 from tests.support.world import SETTLE_WINDOW, World, fault
-from worker.adapters.sqlite.rows import entry_json, entry_of
+from worker.adapters.rows import entry_json, entry_of
 from worker.core.decide import Policy, Removal
 from worker.core.model.entry import Status
 from worker.ports import LedgerConflict, LedgerFailed, NotTaken, PublishFailed

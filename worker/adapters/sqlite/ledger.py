@@ -10,8 +10,7 @@ from typing import Any, cast
 import apsw
 from pydantic_core import to_json
 
-from worker.adapters.sqlite.audit import write_audit
-from worker.adapters.sqlite.rows import (
+from worker.adapters.rows import (
     answer_json,
     answer_of,
     call_json,
@@ -23,6 +22,7 @@ from worker.adapters.sqlite.rows import (
     wish_json,
     wish_of,
 )
+from worker.adapters.sqlite.audit import write_audit
 from worker.adapters.sqlite.store import SqliteStore, sqlite_store, sqlite_store_read
 from worker.core.duties import longest_due
 from worker.core.limits import TenantCounts, WindowCount
