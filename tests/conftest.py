@@ -14,7 +14,7 @@ from tests.support.postgres_node import fresh_database, postgres_binaries, postg
 from tests.support.settling_loop import SettlingLoop
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import open_connection
-from worker.demo.private_node import SERVER_SCRIPT, NodeUnavailable, private_node
+from worker.demo.private_node import Installation, NodeUnavailable, private_node
 from worker.telemetry.logs import configure_logging
 
 # What a test may leave at the broker, whatever arguments it was declared with.
@@ -53,7 +53,7 @@ def broker_url() -> Iterator[str]:
 @pytest.fixture
 def rabbitmq_server() -> None:
     """For tests that run a node of their own, whatever AMQP_URL says: a skip without it, in CI a failure."""
-    if not SERVER_SCRIPT.exists():
+    if not Installation.chosen().exists:
         skip_or_fail("rabbitmq-server is not installed")
 
 

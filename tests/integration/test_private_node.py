@@ -17,7 +17,7 @@ import pytest
 from pamqp.common import FieldTable
 from yarl import URL
 
-from worker.demo.private_node import NodeUnavailable, PrivateNode, private_node
+from worker.demo.private_node import ROOT_VARIABLE, NodeUnavailable, PrivateNode, private_node
 
 pytestmark = pytest.mark.usefixtures("rabbitmq_server")
 
@@ -152,7 +152,7 @@ async def test_a_failed_start_reports_the_reason_and_leaves_nothing(monkeypatch,
 
 
 async def test_a_missing_package_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr("worker.demo.private_node.SERVER_SCRIPT", tmp_path / "rabbitmq-server")
+    monkeypatch.setenv(ROOT_VARIABLE, str(tmp_path))
     with pytest.raises(NodeUnavailable, match=r"apt-get install rabbitmq-server, or set AMQP_URL"):
         async with private_node():
             pass

@@ -1,8 +1,8 @@
 """A private RabbitMQ node: for the demo, and for tests that need a broker.
 
-It runs the `rabbitmq-server` package of Debian or Ubuntu, as root or as any user, on free loopback ports and
-inside one temporary folder. It shares nothing with a system-wide RabbitMQ, needs no epmd, and ends with its
-owner.
+It runs the `rabbitmq-server` package of Debian or Ubuntu, installed or unpacked in RABBITMQ_ROOT, as root or
+as any user, on free loopback ports and inside one temporary folder. It shares nothing with a system-wide
+RabbitMQ, needs no epmd, and ends with its owner.
 """
 
 import asyncio
@@ -15,11 +15,15 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
-# Not /usr/sbin/rabbitmq-server: that wrapper insists on the rabbitmq user and on /var/lib/rabbitmq.
-SERVER_SCRIPT = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+import aiohttp
+
+ROOT_VARIABLE = "RABBITMQ_ROOT"
+"""The environment variable with the folder into which RabbitMQ's and Erlang's packages were unpacked."""
+
 # Relative to the folder of the node: the scripts do not quote this path, and an absolute one may have spaces.
 SCRIPTS = Path("installation/sbin")
 
@@ -42,6 +46,39 @@ while node=$(grep -lszxF "HOME=$1" /proc/[0-9]*/environ | cut -d/ -f3) && [ -n "
 done
 rm -rf "$1"
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """RabbitMQ's and Erlang's packages: the system's, or unpacked in a folder of their own."""
+
+    root: Path
+
+    @classmethod
+    def chosen(cls) -> Self:
+        """The one in RABBITMQ_ROOT, else the system's."""
+        return cls(Path(os.environ.get(ROOT_VARIABLE) or "/"))
+
+    @property
+    def exists(self) -> bool:
+        """Whether RabbitMQ is there."""
+        return self._server_script.exists()
+
+    @property
+    def home(self) -> Path:
+        """RabbitMQ's folder, with `sbin`, `escript` and `plugins`."""
+        return self._server_script.resolve().parent.parent
+
+    @property
+    def path(self) -> str:
+        """The PATH on which its scripts find its own Erlang first."""
+        path = os.environ.get("PATH", os.defpath)
+        return path if self.root == Path("/") else f"{self.root / 'usr/lib/erlang/bin'}{os.pathsep}{path}"
+
+    @property
+    def _server_script(self) -> Path:
+        # Not /usr/sbin/rabbitmq-server: that wrapper insists on the rabbitmq user and on /var/lib/rabbitmq.
+        return self.root / "usr/lib/rabbitmq/bin/rabbitmq-server"
 
 
 class NodeUnavailable(Exception):
@@ -71,21 +108,22 @@ class Ports:
 class PrivateNode:
     """A running node. Its URLs and its data stay the same over `stop` and `start`."""
 
-    def __init__(self, folder: Path, ports: Ports, *, management: bool) -> None:
+    def __init__(self, folder: Path, ports: Ports, installation: Installation, *, management: bool) -> None:
         self.url = f"amqp://guest:guest@127.0.0.1:{ports.amqp}/"
         self.management_url = f"http://guest:guest@127.0.0.1:{ports.management}" if management else None
         self.version = "unknown"
         self._folder = folder
         self._ports = ports
+        self._environment = _environment(folder, ports, installation)
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self, on_progress: Callable[[str], None] = lambda _: None) -> None:
-        """Start the node and return when it answers AMQP.
+        """Start the node and return when it answers AMQP and, where enabled, the management API.
 
         Raises NodeUnavailable if it ends early or is silent for START_TIMEOUT_SECONDS.
         """
         on_progress("starting Erlang")
-        self._process = _spawn(self._folder, self._ports)
+        self._process = _spawn(self._folder, self._environment)
         try:
             async with asyncio.timeout(START_TIMEOUT_SECONDS):
                 await self._announce_version(self._process, on_progress)
@@ -120,7 +158,7 @@ class PrivateNode:
             self._folder / SCRIPTS / "rabbitmqctl",
             "--quiet",
             *arguments,
-            env=_environment(self._folder, self._ports),
+            env=self._environment,
             cwd=self._folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -142,6 +180,8 @@ class PrivateNode:
 
     async def _answer(self, process: subprocess.Popen[bytes]) -> None:
         while not await _answers_amqp(self._ports.amqp):
+            await self._pause(process)
+        while self.management_url and not await _answers_management(self.management_url):
             await self._pause(process)
 
     async def _pause(self, process: subprocess.Popen[bytes]) -> None:
@@ -173,14 +213,16 @@ async def private_node(
     `on_progress` gets one short line per stage of the start.
     Raises NodeUnavailable.
     """
-    _require_installation()
+    installation = Installation.chosen()
+    _require(installation)
     ports = Ports.free()
     folder = Path(tempfile.mkdtemp(prefix="private-rabbitmq-"))
     keeper = _keep(folder)
-    node = PrivateNode(folder, ports, management=management)
+    node = PrivateNode(folder, ports, installation, management=management)
     try:
         enabled = {*plugins, *({"rabbitmq_management"} if management else ())}
-        _furnish(folder, _settings(ports, management=management) | dict(config or {}), enabled)
+        settings = _settings(ports, management=management) | dict(config or {})
+        _furnish(folder, installation, settings, enabled)
         await node.start(on_progress)
         yield node
     finally:
@@ -188,8 +230,8 @@ async def private_node(
         await node.stop()
 
 
-def _require_installation() -> None:
-    if not SERVER_SCRIPT.exists():
+def _require(installation: Installation) -> None:
+    if not installation.exists:
         raise NodeUnavailable(
             "RabbitMQ is not installed: apt-get install rabbitmq-server, or set AMQP_URL to a running broker"
         )
@@ -201,7 +243,9 @@ def _keep(folder: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def _furnish(folder: Path, settings: Mapping[str, str], enabled: Collection[str]) -> None:
+def _furnish(
+    folder: Path, installation: Installation, settings: Mapping[str, str], enabled: Collection[str]
+) -> None:
     cookie = folder / ".erlang.cookie"
     cookie.touch(mode=0o600)
     cookie.write_text(secrets.token_hex())
@@ -210,15 +254,15 @@ def _furnish(folder: Path, settings: Mapping[str, str], enabled: Collection[str]
     (folder / "enabled_plugins").write_text(f"[{','.join(sorted(enabled))}].\n")
     (folder / "rabbitmq-env.conf").touch()
     _log_file(folder).touch()
-    _link_installation(folder / "installation", enabled)
+    _link(installation, folder / "installation", enabled)
 
 
-def _link_installation(home: Path, enabled: Collection[str]) -> None:
+def _link(installation: Installation, home: Path, enabled: Collection[str]) -> None:
     """Link the installation, without the plugins that this node does not need.
 
     Erlang looks for every module in every plugin: with all of them, starting takes twice as long.
     """
-    installed = SERVER_SCRIPT.resolve().parent.parent
+    installed = installation.home
     wanted = {"rabbitmq_prelaunch", *enabled}
     if "rabbitmq_management" in enabled:
         wanted |= MANAGEMENT_PLUGINS
@@ -244,13 +288,13 @@ def _settings(ports: Ports, *, management: bool) -> dict[str, str]:
     return settings
 
 
-def _spawn(folder: Path, ports: Ports) -> subprocess.Popen[bytes]:
+def _spawn(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     log = _log_file(folder)
     log.write_bytes(b"")
     with log.open("ab") as output:
         return subprocess.Popen(
             [folder / SCRIPTS / "rabbitmq-server"],
-            env=_environment(folder, ports),
+            env=environment,
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -259,11 +303,11 @@ def _spawn(folder: Path, ports: Ports) -> subprocess.Popen[bytes]:
         )
 
 
-def _environment(folder: Path, ports: Ports) -> dict[str, str]:
+def _environment(folder: Path, ports: Ports, installation: Installation) -> dict[str, str]:
     name = f"private-{ports.amqp}@127.0.0.1"
     fixed_port = f"-erl_epmd_port {ports.distribution}"
     return {
-        "PATH": os.environ.get("PATH", os.defpath),
+        "PATH": installation.path,
         "LANG": "C.UTF-8",
         "HOME": str(folder),
         "RABBITMQ_SCRIPTS_DIR": str(SCRIPTS),
@@ -308,6 +352,15 @@ async def _answers_amqp(port: int) -> bool:
         return False
     finally:
         writer.close()
+
+
+async def _answers_management(url: str) -> bool:
+    """RabbitMQ 4.3 answers 500 for a moment after its start."""
+    try:
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/api/overview") as response:
+            return response.status == HTTPStatus.OK
+    except aiohttp.ClientError:
+        return False
 
 
 def _is_free(port: int) -> bool:
