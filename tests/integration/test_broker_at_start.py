@@ -19,7 +19,7 @@ from worker.adapters.amqp.owner import ForeignOwner
 from worker.adapters.amqp.start import TopologyUnsafe
 from worker.adapters.amqp.topology import as_it_is
 from worker.adapters.brokers import open_connection
-from worker.bootstrap import running_worker
+from worker.bootstrap.running import running_worker
 from worker.demo.private_node import PrivateNode, private_node
 from worker.settings.load import load
 from worker.settings.model import WorkerSettings

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from tests.soak.chaos import ChaosPlan, Stop, chaos
 from worker.adapters.amqp import link, publisher
-from worker.bootstrap import running_worker
+from worker.bootstrap.running import running_worker
 from worker.settings.load import load
 from worker.settings.model import WorkerSettings
 from worker.telemetry.events import Telemetry

@@ -14,7 +14,7 @@ import pytest
 from contracts import topology as names
 from tests.support.gateway import Gateway, Refusal, gateway
 from tests.support.real import EVENT, Listener, RealSystem
-from worker.bootstrap import running_worker
+from worker.bootstrap.running import running_worker
 from worker.service.probes import Probes, serving
 from worker.settings.parse import Address
 from worker.telemetry.events import Telemetry

@@ -20,7 +20,7 @@ from tests.support.real import EVENT, RealSystem
 from worker.adapters.amqp.listener import listening
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import open_connection
-from worker.bootstrap import running_worker
+from worker.bootstrap.running import running_worker
 from worker.sandbox import Sandbox, running_sandbox
 from worker.settings.load import load
 from worker.settings.model import WorkerSettings

@@ -21,7 +21,7 @@ from tests.support.real import RealSystem
 from worker.adapters.amqp.consumer import RabbitConsumer
 from worker.adapters.amqp.publisher import RabbitPublisher
 from worker.adapters.sqlite.ledger import SqliteLedger
-from worker.bootstrap import RunningWorker, running_worker
+from worker.bootstrap.running import RunningWorker, running_worker
 from worker.service import probes
 from worker.service.probes import serving
 from worker.settings.parse import Address

@@ -15,7 +15,7 @@ from yarl import URL
 from contracts import topology as names
 from tests.support.nodes import running_node
 from tests.support.real import EVENT, RealSystem
-from worker.bootstrap import RunningWorker, running_worker
+from worker.bootstrap.running import RunningWorker, running_worker
 from worker.demo.private_node import PrivateNode, private_node
 from worker.sandbox import Sandbox, running_sandbox
 from worker.settings.load import load

@@ -14,7 +14,7 @@ from tests.support.real import RealSystem
 from worker.adapters.amqp import broker as amqp_broker
 from worker.adapters.amqp.errors import BrokerUnavailable
 from worker.adapters.memory.broker import MemoryBroker
-from worker.bootstrap import running_worker
+from worker.bootstrap.running import running_worker
 from worker.demo.story import DemoFailed, tell
 from worker.ports import PublishFailed
 from worker.telemetry.events import Telemetry

@@ -8,7 +8,7 @@ from typing import Any
 from tests.support.settling_loop import settled
 from tests.support.world import World, kind_of_fault
 from worker.adapters.memory.provider import MemoryProvider
-from worker.bootstrap import RunningWorker
+from worker.bootstrap.running import RunningWorker
 from worker.core.inventory import ResourceKind
 from worker.core.judge import CallFault, Operation
 from worker.ports import CallFailed, Confirmed, NewSubaccount

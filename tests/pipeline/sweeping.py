@@ -11,7 +11,7 @@ from tests.support.port_tap import do_nothing
 from tests.support.settling_loop import settled
 from tests.support.world import World
 from worker.adapters.memory.provider import StoredSubaccount
-from worker.bootstrap import RunningWorker
+from worker.bootstrap.running import RunningWorker
 from worker.core.drift import Report
 from worker.core.model.answers import Answer
 from worker.core.model.credentials import ANY_RECIPIENT

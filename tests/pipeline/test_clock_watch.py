@@ -13,7 +13,7 @@ from tests.support.builders import NOW, SALES, department_created, department_re
 from tests.support.settling_loop import settled
 from tests.support.world import World
 from worker.adapters.memory.provider import StoredResource
-from worker.bootstrap import RunningWorker
+from worker.bootstrap.running import RunningWorker
 from worker.core.inventory import ResourceKind
 from worker.core.model.wishes import Reissuing, Wish
 from worker.core.wishes import VALID_FOR

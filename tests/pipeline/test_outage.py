@@ -10,7 +10,7 @@ from tests.pipeline.outages import Refusing, a_fault, pass_seconds, working_with
 from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.settling_loop import settled
 from tests.support.world import World
-from worker.bootstrap import RunningWorker
+from worker.bootstrap.running import RunningWorker
 from worker.core.model.departments import Department
 
 CREATED = department_created("Sales", sequence=1)

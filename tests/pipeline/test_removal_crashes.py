@@ -16,7 +16,7 @@ from tests.support.builders import SALES, department_created, department_removed
 from tests.support.port_tap import do_nothing
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.adapters.memory.provider import StoredResource
-from worker.bootstrap import RunningWorker
+from worker.bootstrap.running import RunningWorker
 from worker.core.decide import Policy, Removal
 from worker.core.inventory import ResourceKind
 from worker.core.limits import Window

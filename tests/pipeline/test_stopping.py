@@ -8,7 +8,7 @@ from contracts.topology import WORK_QUEUE
 from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.world import World, fault
 from worker.adapters.memory.broker import MemoryConsumer
-from worker.bootstrap import RunningWorker
+from worker.bootstrap.running import RunningWorker
 from worker.core.model.entry import Status
 from worker.flow.supervise import supervised
 from worker.ports import Delivery

@@ -15,7 +15,7 @@ from tests.support.world import World
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys, Unsealed
 from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.sqlite.ledger import sqlite_ledger
-from worker.bootstrap import RunningWorker, running_worker
+from worker.bootstrap.running import RunningWorker, running_worker
 from worker.core.decide import Policy
 from worker.core.model.credentials import ANY_RECIPIENT
 from worker.flow.plaintext import SEALED_BEFORE

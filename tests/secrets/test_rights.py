@@ -25,7 +25,7 @@ from worker.adapters.amqp.errors import BrokerRefuses
 from worker.adapters.amqp.listener import listening
 from worker.adapters.brokers import open_connection, open_publisher
 from worker.adapters.jose.key_files import public_jwks, write_new
-from worker.bootstrap import running_worker
+from worker.bootstrap.running import running_worker
 from worker.cli.open import Keys, open_queue
 from worker.core.messages import Outgoing
 from worker.sandbox import Sandbox, running_sandbox

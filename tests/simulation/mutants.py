@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from contracts.subaccounts import DeadReason, ResultKind
-from worker.bootstrap import Parts
+from worker.bootstrap.wiring import Parts
 from worker.core import messages
 from worker.core.adoption import Match, duplicates_of, to_disable
 from worker.core.conclude import conclude

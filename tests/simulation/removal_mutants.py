@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tests.simulation.mutants import Mutant
-from worker.bootstrap import Parts
+from worker.bootstrap.wiring import Parts
 from worker.core import messages
 from worker.core.conclude import intend
 from worker.core.conclusions.conclusion import Conclusion

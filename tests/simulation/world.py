@@ -33,7 +33,7 @@ from tests.simulation.virtual_time import NothingScheduled, VirtualLoop
 from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.jose.seal import Unsealed
 from worker.adapters.memory.locks import InProcessLocks
-from worker.bootstrap import Parts, Ports, Rules, assemble
+from worker.bootstrap.wiring import Parts, Ports, Rules, assemble
 from worker.core.decide import Enable, Policy, Removal, UnknownRename
 from worker.core.judge import RetryPolicy
 from worker.core.limits import RemovalLimit, Window

@@ -12,7 +12,7 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from contracts import topology as names
-from worker.bootstrap import RunningWorker, running_worker
+from worker.bootstrap.running import RunningWorker, running_worker
 from worker.sandbox import Sandbox
 from worker.settings.ledger_url import SqliteUrl
 from worker.settings.load import load

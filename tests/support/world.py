@@ -37,7 +37,8 @@ from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.memory.locks import InProcessLocks
 from worker.adapters.memory.provider import MemoryProvider, StoredSubaccount
 from worker.adapters.plivo.status import kind_of
-from worker.bootstrap import Parts, Ports, Rules, RunningWorker, assemble
+from worker.bootstrap.running import RunningWorker
+from worker.bootstrap.wiring import Parts, Ports, Rules, assemble
 from worker.core.capabilities import Capabilities
 from worker.core.decide import Policy
 from worker.core.inventory import ProvidedResource, ResourceKind

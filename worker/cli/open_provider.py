@@ -8,7 +8,7 @@ from dataclasses import replace
 from worker.adapters.jose.fingerprints import KeyedFingerprints
 from worker.adapters.plivo.client import plivo_provider
 from worker.adapters.system import SystemClock
-from worker.bootstrap import plivo_account
+from worker.bootstrap.running import plivo_account
 from worker.ports import CallFailed, Provider, RateLimit, UserError
 from worker.provider.listing import Listing
 from worker.provider.pace import Pace

@@ -21,7 +21,7 @@ from contracts.envelope import STRUCTURED, CloudEvent, Message
 from contracts.subaccounts import DeadReason, ResultKind
 from worker.adapters.ledgers import open_ledger
 from worker.adapters.system import SystemClock, fresh_id
-from worker.bootstrap import running_worker
+from worker.bootstrap.running import running_worker
 from worker.core.dead_letters import Selection
 from worker.core.messages import Outgoing
 from worker.core.model.answers import Answer

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from worker.bootstrap import RunningWorker, running_worker
+from worker.bootstrap.running import RunningWorker, running_worker
 from worker.service.probes import Probes, serving
 from worker.service.signals import IGNORED, stop_signals
 from worker.settings.model import WorkerSettings

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from worker.adapters.jose.key_files import KeyFileError, public_jwks
-from worker.bootstrap import RunningWorker
+from worker.bootstrap.running import RunningWorker
 from worker.ports import LedgerFailed, LedgerForeign, UserError
 from worker.settings.ledger_url import PostgresUrl, SqliteUrl
 from worker.settings.parse import Address
