@@ -1,5 +1,6 @@
 """The ports: interfaces that the pipeline declares for the outside world. `adapters/` implements them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -494,16 +495,46 @@ class DepartmentLocks(Protocol):
     """
 
     def hold(self, department: Department) -> AbstractAsyncContextManager[None]:
-        """Waits until no other task or worker holds the department. Not reentrant."""
+        """Waits until no other task or worker holds the department. Not reentrant.
+
+        Raises `LedgerFailed` without a connection to the ledger. It interrupts the block, and raises that, if
+        the lock is lost.
+        """
+
+
+class Fence(Protocol):
+    """Whether this worker's locks still exclude others. Other workers may have them once they do not."""
+
+    def check(self) -> None:
+        """Raises `LedgerFailed` unless the ledger has confirmed the locks a moment ago."""
+
+    async def until_lost(self) -> str:
+        """Returns the reason once all locks that are held now are lost."""
+
+
+class Unbroken:
+    """The fence of a ledger that has one worker: locks within its process are not lost."""
+
+    def check(self) -> None:
+        """See `Fence.check`."""
+
+    async def until_lost(self) -> str:
+        """See `Fence.until_lost`. Never returns."""
+        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        return await never
+
+
+UNBROKEN = Unbroken()
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedLedger:
-    """An open ledger with the audit and the locks of the same database."""
+    """An open ledger with the audit, the locks and the fence of the same database."""
 
     ledger: Ledger
     audit: Audit
     locks: DepartmentLocks
+    fence: Fence = UNBROKEN
 
 
 class BrowsedLetter(Protocol):

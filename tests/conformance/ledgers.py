@@ -1,12 +1,18 @@
-"""The ledgers that the suites of the ledger's ports are run on: memory, SQLite, and the simulated one."""
+"""The ledgers that the suites of its ports are run on: memory, SQLite, PostgreSQL, and the simulated one."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
+from pydantic import SecretStr
+from yarl import URL
 
 from tests.simulation.chance import Chance, Profile
 from tests.simulation.history import History
@@ -17,26 +23,52 @@ from worker.adapters.ledgers import open_ledger
 from worker.adapters.memory.dead_letters import MemoryAudit
 from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.memory.locks import InProcessLocks
+from worker.adapters.postgres.ledger import postgres_ledger
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry, Status
 from worker.ports import Ledger, OpenedLedger
 from worker.settings.ledger_url import SqliteUrl
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a ledger may keep its data: an empty folder, or a schema of its own in this database."""
+
+    folder: Path
+    server: str = ""
+
+
 @asynccontextmanager
-async def in_memory(_folder: Path) -> AsyncIterator[OpenedLedger]:
+async def in_memory(_place: Place) -> AsyncIterator[OpenedLedger]:
     ledger = MemoryLedger()
     yield OpenedLedger(ledger, MemoryAudit(ledger.audit), InProcessLocks())
 
 
 @asynccontextmanager
-async def in_sqlite(folder: Path) -> AsyncIterator[OpenedLedger]:
-    async with open_ledger(SqliteUrl(folder / "ledger.db")) as opened:
+async def in_sqlite(place: Place) -> AsyncIterator[OpenedLedger]:
+    async with open_ledger(SqliteUrl(place.folder / "ledger.db")) as opened:
         yield opened
 
 
 @asynccontextmanager
-async def simulated(_folder: Path) -> AsyncIterator[OpenedLedger]:
+async def in_postgres(place: Place) -> AsyncIterator[OpenedLedger]:
+    with fresh_schema(place.server) as url:
+        async with postgres_ledger(SecretStr(url)) as opened:
+            yield opened
+
+
+@contextmanager
+def fresh_schema(server: str) -> Iterator[str]:
+    """The URL of an empty schema of its own: much quicker than a database."""
+    name = f"test_{secrets.token_hex(8)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name)))
+        yield str(URL(server).update_query(options=f"-csearch_path={name}"))
+        connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(name)))
+
+
+@asynccontextmanager
+async def simulated(_place: Place) -> AsyncIterator[OpenedLedger]:
     """Without faults."""
     loop = asyncio.get_running_loop()
     disk = Disk(History(loop.time))
@@ -47,6 +79,7 @@ async def simulated(_folder: Path) -> AsyncIterator[OpenedLedger]:
 LEDGERS = [
     pytest.param(in_memory, id="memory"),
     pytest.param(in_sqlite, id="sqlite"),
+    pytest.param(in_postgres, id="postgres"),
     pytest.param(simulated, id="simulated"),
 ]
 

@@ -11,20 +11,14 @@ import pytest
 from pydantic import TypeAdapter
 
 from tests.support.builders import AUDIT_LINE, NOW
-from worker.adapters.memory.dead_letters import MemoryAudit
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
 from worker.core.dead_letters import AuditLine
-from worker.ports import Audit, LedgerFailed
+from worker.ports import Audit, LedgerFailed, OpenedLedger
 
 NAMELESS = replace(
     AUDIT_LINE, event_id=None, source=None, tenant=None, department_id=None, reason="malformed"
 )
-
-
-@asynccontextmanager
-async def in_memory(_folder: Path) -> AsyncIterator[Audit]:
-    yield MemoryAudit()
 
 
 @asynccontextmanager
@@ -33,10 +27,9 @@ async def in_sqlite(folder: Path) -> AsyncIterator[Audit]:
         yield SqliteAudit(ledger.store)
 
 
-@pytest.fixture(params=[pytest.param(in_memory, id="memory"), pytest.param(in_sqlite, id="sqlite")])
-async def audit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Audit]:
-    async with request.param(tmp_path) as opened:
-        yield opened
+@pytest.fixture
+def audit(opened: OpenedLedger) -> Audit:
+    return opened.audit
 
 
 async def test_lines_are_returned_in_order(audit):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from contracts.departments import Kind, Version
 from contracts.subaccounts import ResultCode, ResultKind
-from tests.conformance.ledgers import LEDGERS, entry_of, fresh
+from tests.conformance.ledgers import entry_of, fresh
 from tests.support.builders import (
     AUTH_ID,
     NOW,
@@ -377,7 +377,6 @@ def entries(draw):
 
 @settings(max_examples=40, deadline=None, print_blob=True)
 @given(entry=entries(), answer=answers)
-@pytest.mark.parametrize("opening", LEDGERS)
 async def test_every_field_is_stored(opening, entry, answer):
     with TemporaryDirectory() as folder:
         async with opening(Path(folder)) as whole:

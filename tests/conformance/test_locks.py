@@ -2,42 +2,36 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.builders import SALES
 from tests.support.settling_loop import settled
-from worker.adapters.ledgers import open_ledger
 from worker.adapters.memory.locks import InProcessLocks
 from worker.core.model.departments import Department
-from worker.ports import DepartmentLocks
-from worker.settings.ledger_url import SqliteUrl
+from worker.ports import DepartmentLocks, OpenedLedger
 
 OTHER = Department("acme", "other")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def locks(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[DepartmentLocks]:
-    if request.param == "memory":
-        yield InProcessLocks()
-        return
-    async with open_ledger(SqliteUrl(tmp_path / "ledger.db")) as opened:
-        yield opened.locks
+@pytest.fixture
+def locks(opened: OpenedLedger) -> DepartmentLocks:
+    return opened.locks
 
 
 async def test_a_department_has_one_holder_at_a_time_in_fifo_order(locks):
     journal: list[str] = []
-    release = asyncio.Event()
+    begun, release = asyncio.Event(), asyncio.Event()
 
     async def work(name: str) -> None:
         async with locks.hold(SALES):
             journal.append(f"{name} begins")
+            begun.set()
             await release.wait()
             journal.append(f"{name} ends")
 
     tasks = [asyncio.create_task(work(name)) for name in ("first", "second", "third")]
+    await begun.wait()
     await settled()
     assert journal == ["first begins"]
     release.set()

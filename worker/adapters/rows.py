@@ -1,4 +1,4 @@
-"""Entries, answers, wishes, holds and calls as JSON in the tables, beside the columns for queries.
+"""Entries, answers, wishes, holds and calls as JSON in the tables, and instants in the columns for queries.
 
 An entry's sub-values are flattened: the JSON has the keys of the first version, so ledgers of every version
 can be read, and SQL can read one field (`entry ->> 'owed_at'`). No other module knows both forms. A new field
@@ -6,7 +6,7 @@ needs a key with a default here, for rows that were written before. A key that h
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -27,6 +27,8 @@ from worker.ports import LedgerFailed
 T = TypeVar("T")
 
 NOBODY: frozenset[str] = frozenset()
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(slots=True)
@@ -209,6 +211,28 @@ def call_json(call: CallNote) -> str:
 def call_of(text: Any) -> CallNote:
     """Decodes a call; raises `LedgerFailed` for invalid JSON."""
     return _validated(_CALL, text)
+
+
+def counted_removals(entry: Entry) -> list[int] | None:
+    """The times of the entry's counted removals, in microseconds since 1970; None without any."""
+    if not (entry.removal or entry.removing or entry.past_removals):
+        return None
+    return [microseconds(at) for at in entry.counted_removals] or None
+
+
+def unix(moment: datetime | None) -> float | None:
+    """Unix time."""
+    return moment.timestamp() if moment else None
+
+
+def moment_of(seconds: Any) -> datetime:
+    """The instant of a Unix time."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def microseconds(moment: datetime) -> int:
+    """Microseconds since 1970: exact, unlike Unix time with its fractions."""
+    return (moment - EPOCH) // MICROSECOND
 
 
 def _issued_of(row: EntryRow) -> IssuedCredentials | None:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,10 +15,14 @@ from worker.adapters.rows import (
     answer_of,
     call_json,
     call_of,
+    counted_removals,
     entry_json,
     entry_of,
     hold_json,
     hold_of,
+    microseconds,
+    moment_of,
+    unix,
     wish_json,
     wish_of,
 )
@@ -49,8 +53,6 @@ CALLS_KEPT = 50
 SWEEPS_KEPT = 10
 CONFIRMED, UNCONFIRMED = '"confirmed":true', '"confirmed":false'
 """As in the JSON of an answer. No text in it has these characters: its quotes are escaped."""
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
 
 RECALL = (  # one statement, so both parts are consistent
     "SELECT (SELECT entry FROM departments WHERE tenant = ? AND department_id = ?),"
@@ -265,7 +267,7 @@ class SqliteLedger:
         """See `Ledger.running_at`."""
         with self.store.read() as connection:
             rows = connection.execute("SELECT running_at FROM ledger WHERE running_at IS NOT NULL")
-            return next((_moment(row[0]) for row in rows), None)
+            return next((moment_of(row[0]) for row in rows), None)
 
     async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
         """See `Ledger.note_sweep`."""
@@ -294,7 +296,7 @@ class SqliteLedger:
         """See `Ledger.last_sweep_at`."""
         with self.store.read() as connection:
             rows = connection.execute("SELECT finished_at FROM sweeps ORDER BY finished_at DESC LIMIT 1")
-            return next((_moment(row[0]) for row in rows), None)
+            return next((moment_of(row[0]) for row in rows), None)
 
     async def calls(self, department: Department, limit: int = CALLS_KEPT) -> Sequence[CallNote]:
         """See `Ledger.calls`."""
@@ -406,19 +408,18 @@ class SqliteLedger:
 
 def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
     """Raises `LedgerConflict` if the entry was changed since it was recalled, and `AuthIdTaken`."""
-    counted = entry.removal or entry.removing or entry.past_removals
-    removals = [_microseconds(at) for at in entry.counted_removals] if counted else None
-    latest = entry.latest_removal if counted else None
+    removals = counted_removals(entry)
+    latest = entry.latest_removal
     values = (
         entry.revision,
         entry.status.value,
         entry.name,
         entry.auth_id,
-        _unix(entry.due_at),
+        unix(entry.due_at),
         entry_json(entry),
         entry.is_counted_active,
-        _unix(entry.deletable_since),
-        _microseconds(latest) if latest else None,
+        unix(entry.deletable_since),
+        microseconds(latest) if latest else None,
         to_json(removals).decode() if removals else None,
         *entry.department,
     )
@@ -490,23 +491,10 @@ def _write_beside(connection: apsw.Connection, department: Department, beside: B
 def _counts(connection: apsw.Connection, tenant: str, since: Sequence[datetime]) -> TenantCounts:
     active: Any = connection.execute(ACTIVE, (tenant,)).fetchone()
     found: list[Any] = [
-        connection.execute(REMOVED_SINCE, (tenant, _microseconds(begin))).fetchone() for begin in since
+        connection.execute(REMOVED_SINCE, (tenant, microseconds(begin))).fetchone() for begin in since
     ]
     return TenantCounts(active[0], tuple(WindowCount(*counts) for counts in found))
 
 
 def _moments(rows: Iterable[Any]) -> Sequence[tuple[datetime, Department]]:
-    return [(_moment(at), Department(tenant, id_)) for at, tenant, id_ in rows]
-
-
-def _unix(moment: datetime | None) -> float | None:
-    return moment.timestamp() if moment else None
-
-
-def _moment(unix: Any) -> datetime:
-    return datetime.fromtimestamp(unix, UTC)
-
-
-def _microseconds(moment: datetime) -> int:
-    """Since 1970: exact, unlike Unix time with its fractions."""
-    return (moment - EPOCH) // MICROSECOND
+    return [(moment_of(at), Department(tenant, id_)) for at, tenant, id_ in rows]

@@ -1,0 +1,499 @@
+"""The ledger's roles as SQL on a `PostgresStore`."""
+
+import dataclasses
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from pydantic import SecretStr
+
+from worker.adapters.postgres.audit import PostgresAudit, audit_rows
+from worker.adapters.postgres.connection import Connection, Row
+from worker.adapters.postgres.locks import PostgresLocks
+from worker.adapters.postgres.store import (
+    Answered,
+    Change,
+    PostgresStore,
+    Stale,
+    Values,
+    Verdict,
+    Written,
+    postgres_store,
+    postgres_store_read,
+    record,
+    transaction,
+)
+from worker.adapters.rows import (
+    answer_json,
+    answer_of,
+    call_json,
+    call_of,
+    counted_removals,
+    entry_json,
+    entry_of,
+    hold_json,
+    hold_of,
+    microseconds,
+    moment_of,
+    unix,
+    wish_json,
+    wish_of,
+)
+from worker.adapters.system import SystemClock
+from worker.core.duties import longest_due
+from worker.core.limits import Admission, TenantCounts, WindowCount
+from worker.core.model.answers import Answer
+from worker.core.model.calls import CallNote
+from worker.core.model.causes import Reference
+from worker.core.model.departments import EVERY_DEPARTMENT, Department
+from worker.core.model.entry import Entry
+from worker.core.model.holds import Hold, HoldReason
+from worker.core.model.recollection import Recollection
+from worker.core.model.replace import replace
+from worker.core.model.wishes import Wish
+from worker.ports import (
+    NOTHING_BESIDE,
+    Beside,
+    LedgerConflict,
+    LedgerFailed,
+    LedgerForeign,
+    NotAdmitted,
+    OpenedLedger,
+)
+
+CALLS_KEPT = 50
+"""For each department, by `record_changes`."""
+SWEEPS_KEPT = 10
+PAGE = 1000
+"""Entries in one reading statement, so that each ends in time."""
+TRIES = 3
+"""Of a change whose event has another answer each time."""
+
+COUNTS = (  # one statement, so all counts are of one moment; row 0 has the active departments
+    "SELECT 0, (SELECT count(*) FROM departments WHERE tenant = %(tenant)s AND active), 0 UNION ALL"
+    " SELECT window_.number, counted.removals, counted.departments"
+    " FROM unnest(%(since)s::bigint[]) WITH ORDINALITY AS window_ (since, number), LATERAL ("
+    " SELECT count(*) FILTER (WHERE NOT active) AS departments, coalesce(sum("
+    " (SELECT count(*) FROM unnest(removals) AS at WHERE at > window_.since)), 0)::bigint AS removals"
+    " FROM departments WHERE tenant = %(tenant)s AND last_removal_at > window_.since) AS counted"
+)
+HOLDS = (
+    "SELECT hold FROM holds WHERE (%(all)s OR state IN ('waiting', 'approved'))"
+    " AND (%(tenant)s::text IS NULL OR (tenant, department_id) = (%(tenant)s, %(department_id)s))"
+    " ORDER BY held_at, id"
+)
+WAITING_HOLDS = (
+    "SELECT reason, count(*) FROM holds"
+    " WHERE state IN ('waiting', 'approved') AND state = 'waiting' GROUP BY reason"
+)
+DUE = (
+    "SELECT due_at, tenant, department_id FROM departments WHERE due_at <= %s"
+    " ORDER BY due_at, tenant, department_id LIMIT %s"
+)
+DELETABLE = (
+    "SELECT deletable_since, tenant, department_id FROM departments WHERE deletable_since <= %s"
+    " ORDER BY deletable_since, tenant, department_id LIMIT %s"
+)
+ENTRIES_AFTER = (
+    "SELECT entry FROM departments WHERE (tenant, department_id) > (%s, %s)"
+    " AND (%s::text IS NULL OR tenant = %s) ORDER BY tenant, department_id LIMIT %s"
+)
+BIND = (
+    "INSERT INTO ledger (owner, provider_account) VALUES (%s, %s)"
+    " ON CONFLICT (only_row) DO UPDATE SET times_bound = ledger.times_bound + 1"
+    " RETURNING owner, provider_account"
+)
+
+
+@asynccontextmanager
+async def postgres_ledger(
+    url: SecretStr,
+    on_commit: Callable[[int], None] = lambda _changes: None,
+    *,
+    read_only: bool = False,
+    must_exist: bool = False,
+) -> AsyncIterator[OpenedLedger]:
+    """The ledger in the database at `url`, with its audit, locks and fence; see `postgres_store`."""
+    if read_only:
+        async with postgres_store_read(url) as store:
+            yield OpenedLedger(PostgresLedger(store), PostgresAudit(store), NoLocks())
+        return
+    jitter = SystemClock().jitter
+    async with postgres_store(url, on_commit, jitter, must_exist=must_exist) as (store, session):
+        locks = PostgresLocks(session, jitter)
+        try:
+            yield OpenedLedger(PostgresLedger(store), PostgresAudit(store), locks, session)
+        finally:
+            await locks.close()
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresLedger:
+    """The `Ledger` port on a store."""
+
+    store: PostgresStore
+
+    async def recall(self, department: Department, event: Reference) -> Recollection:
+        """See `Ledger.recall`."""
+        entry, answer = await self.store.recall(department, _key(event.source, event.id))
+        return Recollection(
+            Entry(department) if entry is None else entry_of(entry),
+            None if answer is None else answer_of(answer),
+        )
+
+    async def record(
+        self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE
+    ) -> Entry:
+        """See `Ledger.record`."""
+        written = replace(entry, revision=entry.revision + 1)
+        answers = beside.answers if answer is None else (answer, *beside.answers)
+        change = Change(
+            entry.department,
+            _entry_values(written),
+            _answer_values(answers),
+            [_hold_values(hold) for hold in beside.holds],
+            [{**_named(entry.department), "call": call_json(call)} for call in beside.calls],
+            audit_rows(beside.audit),
+        )
+        if beside.admission is None:
+            await self._write(change, answers, self.store.write)
+        else:
+            await self._write(change, answers, partial(self._write_admitted, admission=beside.admission))
+        return written
+
+    async def record_answer(self, answer: Answer) -> None:
+        """See `Ledger.record_answer`."""
+        change = Change(answer.department, answers=_answer_values((answer,)))
+        await self._write(change, (answer,), self.store.write)
+
+    async def _write(
+        self, change: Change, answers: Sequence[Answer], write: Callable[[Change], Awaitable[Verdict]]
+    ) -> None:
+        """Writes the change; raises `LedgerConflict`. An answer may take the place of one before it."""
+        for _ in range(TRIES):
+            match await write(change):
+                case Written():
+                    return
+                case Stale():
+                    break
+                case Answered(known):
+                    change = _replacing(change, answers, known)
+        raise LedgerConflict("the department's entry was changed by another writer meanwhile")
+
+    async def _write_admitted(self, change: Change, admission: Admission) -> Verdict:
+        """Writes a removal if the counts of its tenant allow it; in turn with the others of the tenant."""
+        tenant = change.department.tenant
+
+        async def work(connection: Connection) -> Verdict:
+            async with transaction(connection):
+                await connection.rows("SELECT pg_advisory_xact_lock(%s)", (_tenant_key(tenant),))
+                # Counted before the write, while the department still counts as active.
+                counts = _counts(await connection.rows(*_counting(tenant, admission.since)))
+                (verdict,) = await record(connection, [change])
+                if isinstance(verdict, Written) and not admission.allows(counts):
+                    raise NotAdmitted(counts)
+            return verdict
+
+        return await self.store.run(work, change.department)
+
+    async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
+        """See `Ledger.holders`."""
+        rows = await self.store.rows(
+            "SELECT auth_id, tenant, department_id FROM departments WHERE auth_id = ANY(%s)",
+            (list(auth_ids),),
+        )
+        return {auth_id: Department(tenant, id_) for auth_id, tenant, id_ in rows}
+
+    async def caught_up(self) -> bool:
+        """See `Ledger.caught_up`."""
+        return await self.store.rows("SELECT caught_up FROM ledger") == [(True,)]
+
+    async def note_caught_up(self, *, caught_up: bool) -> None:
+        """See `Ledger.note_caught_up`."""
+        await self.store.execute("UPDATE ledger SET caught_up = %s", (caught_up,))
+
+    async def sealed_for(self) -> frozenset[str]:
+        """See `Ledger.sealed_for`."""
+        return frozenset(row[0] for row in await self.store.rows("SELECT recipient FROM sealed_for"))
+
+    async def note_sealed(self, recipient: str) -> None:
+        """See `Ledger.note_sealed`."""
+        await self.store.execute("INSERT INTO sealed_for VALUES (%s) ON CONFLICT DO NOTHING", (recipient,))
+
+    async def due(
+        self, now: datetime, limit: int, deletable_before: datetime | None = None
+    ) -> Sequence[Department]:
+        """See `Ledger.due`."""
+        due = _moments(await self.store.rows(DUE, (now.timestamp(), limit)))
+        if deletable_before is None:
+            return [department for _, department in due]
+        deletable = _moments(await self.store.rows(DELETABLE, (deletable_before.timestamp(), limit)))
+        return longest_due(due, deletable, limit, now - deletable_before)
+
+    async def overdue(self, since: datetime) -> int:
+        """See `Ledger.overdue`."""
+        query = "SELECT count(*) FROM departments WHERE overdue_since < %s"
+        return _number(await self.store.rows(query, (since.timestamp(),)))
+
+    async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
+        """See `Ledger.tenant_counts`."""
+        return _counts(await self.store.rows(*_counting(tenant, since)))
+
+    async def hold(self, hold_id: str) -> Hold | None:
+        """See `Ledger.hold`."""
+        rows = await self.store.rows("SELECT hold FROM holds WHERE id = %s", (hold_id,))
+        return hold_of(rows[0][0]) if rows else None
+
+    async def holds(self, department: Department | None = None, *, all_: bool = False) -> Sequence[Hold]:
+        """See `Ledger.holds`."""
+        tenant, id_ = department or (None, None)
+        rows = await self.store.rows(HOLDS, {"all": all_, "tenant": tenant, "department_id": id_})
+        return [hold_of(row[0]) for row in rows]
+
+    async def waiting_holds(self) -> Mapping[HoldReason, int]:
+        """See `Ledger.waiting_holds`."""
+        return {HoldReason(reason): number for reason, number in await self.store.rows(WAITING_HOLDS)}
+
+    async def note_running(self, at: datetime) -> None:
+        """See `Ledger.note_running`."""
+        await self.store.execute("UPDATE ledger SET running_at = %s", (at.timestamp(),))
+
+    async def running_at(self) -> datetime | None:
+        """See `Ledger.running_at`."""
+        rows = await self.store.rows("SELECT running_at FROM ledger WHERE running_at IS NOT NULL")
+        return moment_of(rows[0][0]) if rows else None
+
+    async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
+        """See `Ledger.note_sweep`."""
+
+        async def work(connection: Connection) -> None:
+            async with transaction(connection):
+                await connection.rows(
+                    "INSERT INTO sweeps VALUES (%s, %s, %s) ON CONFLICT (id) DO UPDATE"
+                    " SET finished_at = excluded.finished_at, report = excluded.report",
+                    (sweep_id, finished_at.timestamp(), report),
+                )
+                await connection.rows(
+                    "DELETE FROM sweeps WHERE id NOT IN"
+                    " (SELECT id FROM sweeps ORDER BY finished_at DESC, id LIMIT %s)",
+                    (SWEEPS_KEPT,),
+                )
+
+        await self.store.run(work)
+
+    async def sweep(self, sweep_id: str) -> str | None:
+        """See `Ledger.sweep`."""
+        rows = await self.store.rows("SELECT report FROM sweeps WHERE id = %s", (sweep_id,))
+        return str(rows[0][0]) if rows else None
+
+    async def last_sweep_at(self) -> datetime | None:
+        """See `Ledger.last_sweep_at`."""
+        rows = await self.store.rows("SELECT finished_at FROM sweeps ORDER BY finished_at DESC LIMIT 1")
+        return moment_of(rows[0][0]) if rows else None
+
+    async def calls(self, department: Department, limit: int = CALLS_KEPT) -> Sequence[CallNote]:
+        """See `Ledger.calls`."""
+        rows = await self.store.rows(
+            "SELECT call FROM calls WHERE tenant = %s AND department_id = %s ORDER BY number DESC LIMIT %s",
+            (*department, limit),
+        )
+        return [call_of(row[0]) for row in rows][::-1]
+
+    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
+        """See `Ledger.entries`."""
+        found: list[Entry] = []
+        last: Department | None = None
+        while part := await self._page(last, PAGE, tenant):
+            found += part
+            last = part[-1].department
+        return found
+
+    async def entries_after(self, last: Department | None, limit: int) -> Sequence[Entry]:
+        """See `Ledger.entries_after`."""
+        return await self._page(last, limit)
+
+    async def _page(self, last: Department | None, limit: int, tenant: str | None = None) -> Sequence[Entry]:
+        after = last or Department(tenant or EVERY_DEPARTMENT.tenant, EVERY_DEPARTMENT.id)
+        rows = await self.store.rows(ENTRIES_AFTER, (*after, tenant, tenant, limit))
+        return [entry_of(row[0]) for row in rows]
+
+    async def answers(self, department: Department) -> Sequence[Answer]:
+        """See `Ledger.answers`."""
+        rows = await self.store.rows(
+            "SELECT answer FROM answers WHERE tenant = %s AND department_id = %s ORDER BY answered_at, key",
+            department,
+        )
+        return [answer_of(row[0]) for row in rows]
+
+    async def answers_to(self, event_id: str) -> Sequence[Answer]:
+        """See `Ledger.answers_to`."""
+        rows = await self.store.rows(
+            "SELECT answer FROM answers WHERE event_id = %s ORDER BY source", (event_id,)
+        )
+        return [answer_of(row[0]) for row in rows]
+
+    async def wish(self, *wishes: Wish) -> None:
+        """See `Ledger.wish`."""
+        rows = [(wish.id, wish.asked_at.timestamp(), wish_json(wish)) for wish in wishes]
+        await self.store.execute(
+            "INSERT INTO wishes (id, asked_at, wish)"
+            " SELECT * FROM unnest(%s::text[], %s::double precision[], %s::text[])",
+            [list(column) for column in zip(*rows, strict=True)] if rows else ([], [], []),
+        )
+
+    async def wishes(self) -> Sequence[Wish]:
+        """See `Ledger.wishes`."""
+        rows = await self.store.rows("SELECT wish FROM wishes WHERE NOT closed ORDER BY asked_at")
+        return [wish_of(row[0]) for row in rows]
+
+    async def is_open(self, wish_id: str) -> bool:
+        """See `Ledger.is_open`."""
+        return bool(await self.store.rows("SELECT 1 FROM wishes WHERE id = %s AND NOT closed", (wish_id,)))
+
+    async def close_wish(self, wish_id: str) -> None:
+        """See `Ledger.close_wish`."""
+        await self.store.execute("UPDATE wishes SET closed = true WHERE id = %s", (wish_id,))
+
+    async def mark_poison(self, message: str) -> int:
+        """See `Ledger.mark_poison`."""
+        return _number(
+            await self.store.execute(
+                "INSERT INTO suspects VALUES (%s, 1) ON CONFLICT (message)"
+                " DO UPDATE SET marks = suspects.marks + 1 RETURNING marks",
+                (message,),
+            )
+        )
+
+    async def clear_poison(self, message: str) -> None:
+        """See `Ledger.clear_poison`."""
+        await self.store.execute("DELETE FROM suspects WHERE message = %s", (message,))
+
+    async def bind(self, owner: str, provider_account: str) -> None:
+        """See `Ledger.bind`."""
+
+        async def work(connection: Connection) -> None:
+            async with transaction(connection):
+                (bound,) = await connection.rows(BIND, (owner, provider_account))
+                if bound != (owner, provider_account):
+                    raise LedgerForeign.of(bound, (owner, provider_account))
+
+        await self.store.run(work)
+
+
+class NoLocks:
+    """For a ledger that is only read."""
+
+    def hold(self, _department: Department) -> AbstractAsyncContextManager[None]:
+        """Raises `LedgerFailed`."""
+        raise LedgerFailed("a ledger that was opened to read has no locks")
+
+
+def _entry_values(entry: Entry) -> Values:
+    latest = entry.latest_removal
+    return {
+        **_named(entry.department),
+        "revision": entry.revision,
+        "status": entry.status.value,
+        "auth_id": entry.auth_id,
+        "active": entry.is_counted_active,
+        "due_at": unix(entry.due_at),
+        "overdue_since": unix(overdue_since(entry)),
+        "deletable_since": unix(entry.deletable_since),
+        "last_removal_at": microseconds(latest) if latest else None,
+        "removals": counted_removals(entry),
+        "entry": entry_json(entry),
+    }
+
+
+def overdue_since(entry: Entry) -> datetime | None:
+    """The age of its oldest debt that is tried again, or of its late removal that fails; None without any."""
+    if entry.due_at is None:
+        return None
+    since = (
+        entry.created_at if entry.debt is not None and entry.debt.retry_at is not None else None,
+        entry.retry.failing_since if entry.retry is not None else None,
+    )
+    return min((at for at in since if at is not None), default=None)
+
+
+def _answer_values(answers: Sequence[Answer]) -> Sequence[Values]:
+    """The answers as rows, the last one of each event; raises `LedgerConflict` if two contradict."""
+    last: dict[str, Answer] = {}
+    for answer in answers:
+        key = _key(answer.event.source, answer.event.id)
+        if not last.get(key, answer).may_become(answer):
+            raise LedgerConflict(ANSWERED)
+        last[key] = answer
+    return [
+        {
+            "key": key,
+            "source": answer.event.source,
+            "event_id": answer.event.id,
+            **_named(answer.department),
+            "answered_at": microseconds(answer.answered_at),
+            "confirmed": answer.confirmed,
+            "answer": answer_json(answer),
+        }
+        for key, answer in last.items()
+    ]
+
+
+ANSWERED = "another payload, or another outcome, of this event was answered meanwhile"
+
+
+def _replacing(change: Change, answers: Sequence[Answer], text: str) -> Change:
+    """The change whose answer takes the place of the known one; raises `LedgerConflict` if it may not."""
+    known = answer_of(text)
+    key = _key(known.event.source, known.event.id)
+    last = [answer for answer in answers if _key(answer.event.source, answer.event.id) == key][-1]
+    if not known.may_become(last):
+        raise LedgerConflict(ANSWERED)
+    replaced = [{**values, "replaces": text} if values["key"] == key else values for values in change.answers]
+    return dataclasses.replace(change, answers=replaced)
+
+
+def _hold_values(hold: Hold) -> Values:
+    return {
+        "id": hold.id,
+        **_named(hold.department),
+        "held_at": hold.held_at.timestamp(),
+        "reason": hold.reason.value,
+        "state": hold.state.value,
+        "hold": hold_json(hold),
+    }
+
+
+def _named(department: Department) -> Values:
+    return {"tenant": department.tenant, "department_id": department.id}
+
+
+def _key(source: str, event_id: str) -> str:
+    """Identifies an event, as a UUID without hyphens: a source and an id may be too long for an index."""
+    return hashlib.sha256(f"{source}\0{event_id}".encode()).hexdigest()[:32]
+
+
+def _tenant_key(tenant: str) -> int:
+    """The key of the lock under which the removals of a tenant are counted."""
+    return int.from_bytes(hashlib.sha256(f"tenant\0{tenant}".encode()).digest()[:8], signed=True)
+
+
+def _counting(tenant: str, since: Sequence[datetime]) -> tuple[str, Any]:
+    """The statement that counts, and its parameters."""
+    return COUNTS, {"tenant": tenant, "since": [microseconds(begin) for begin in since]}
+
+
+def _counts(rows: Sequence[Row]) -> TenantCounts:
+    (_, active, _), *windows = sorted(rows)
+    return TenantCounts(active, tuple(WindowCount(*counts) for _, *counts in windows))
+
+
+def _moments(rows: Sequence[Row]) -> Sequence[tuple[datetime, Department]]:
+    return [(moment_of(at), Department(tenant, id_)) for at, tenant, id_ in rows]
+
+
+def _number(rows: Sequence[Row]) -> int:
+    return int(rows[0][0])
