@@ -79,6 +79,15 @@ async def test_each_kind_is_corrected(finding):
     assert [(one.operation, one.auth_id) for one in calls] == [("update", auth_id)] * len(updates(world))
 
 
+async def test_a_call_without_a_response_is_on_record_too():
+    world, auth_id = await drifted("name")
+    world.witness.fail("update", fault("update"))
+    answer = await corrected(world, "name", auth_id)
+    assert answer.outcome == "renamed"
+    calls = [one for one in await world.ledger.calls(SALES) if one.operation != "create"]
+    assert [(one.operation, one.error is None) for one in calls] == [("update", False), ("update", True)]
+
+
 async def test_credentials_after_a_changed_token_are_those_of_the_next_generation():
     world, _ = await drifted("token")
     await corrected(world, "token")

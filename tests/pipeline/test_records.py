@@ -3,7 +3,16 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import worker
+from tests.support.builders import NOW, SALES, an_entry
+from worker.adapters.memory.ledger import MemoryLedger
+from worker.core.conclusions.conclusion import Conclusion
+from worker.core.model.calls import CallNote
+from worker.core.model.entry import Entry
+from worker.pipeline.records import CALLS_KEPT, Records
+from worker.ports import LedgerConflict
 
 PACKAGE = Path(worker.__file__).parent
 GATEWAY = PACKAGE / "pipeline" / "records.py"
@@ -17,6 +26,7 @@ WRITERS = {
     "attended": {"scheduler"},
     "ruled": {"removals"},
     "retried": {"removals"},
+    "keep": {"bindings", "corrections"},
     "published": {"owed_results"},
     "recheck": {"reconcile"},
 }
@@ -46,3 +56,50 @@ def test_each_kind_of_write_has_the_listed_callers():
                 found.setdefault(call.rpartition(".")[2], set()).add(path.stem)
 
     assert found == WRITERS
+
+
+def a_call(number: int = 1) -> CallNote:
+    return CallNote(NOW, "delete", f"key-{number}", "SA1", error="no response")
+
+
+class TestCallsThatChangeNothing:
+    @pytest.fixture
+    def ledger(self) -> MemoryLedger:
+        return MemoryLedger()
+
+    @pytest.fixture
+    def records(self, ledger: MemoryLedger) -> Records:
+        return Records(ledger, ledger)
+
+    @pytest.fixture
+    async def entry(self, ledger: MemoryLedger) -> Entry:
+        return await ledger.record(an_entry(revision=0))
+
+    async def test_they_cost_no_write_and_the_next_one_has_them(self, ledger, records, entry):
+        for number in range(2):
+            assert await records.conclude(entry, Conclusion(entry), (a_call(number),)) == entry
+        assert (await records.recall(SALES)).entry.revision == entry.revision
+        assert await ledger.calls(SALES) == []
+
+        await records.retried(entry)
+
+        assert await ledger.calls(SALES) == [a_call(0), a_call(1)]
+        await records.retried((await records.recall(SALES)).entry)
+        assert len(await ledger.calls(SALES)) == 2
+
+    async def test_a_conflict_loses_none(self, ledger, records, entry):
+        records.keep(SALES, a_call(0))
+        newer = await ledger.record(entry)
+        with pytest.raises(LedgerConflict):
+            await records.conclude(entry, Conclusion(an_entry(name="Other")), (a_call(1),))
+
+        await records.retried(newer)
+
+        assert await ledger.calls(SALES) == [a_call(0), a_call(1)]
+
+    async def test_only_the_newest_are_kept(self, ledger, records, entry):
+        records.keep(SALES, *map(a_call, range(CALLS_KEPT + 1)))
+
+        await records.retried(entry)
+
+        assert await ledger.calls(SALES) == [a_call(number) for number in range(1, CALLS_KEPT + 1)]

@@ -81,6 +81,16 @@ class TestGrace:
         world.answered(REMOVED, "disabled", "removed")
         assert (await world.entry()).status is Status.REMOVED
 
+    async def test_each_try_of_a_deletion_is_among_the_calls(self, world):
+        await world.handle(CREATED, REMOVED)
+        world.witness.fail("delete", fault("delete"), times=3)
+        await pass_time(world, GRACE)
+        for _ in range(5):
+            await pass_time(world, timedelta(minutes=5))
+        calls = [one for one in await world.ledger.calls(SALES) if one.operation == "delete"]
+        assert (await world.entry()).status is Status.REMOVED
+        assert [one.error is None for one in calls] == [False, False, False, True]
+
     async def test_the_grace_begins_with_the_confirmed_disable(self, world):
         await world.handle(CREATED)
         world.clock.advance(DAY.total_seconds())

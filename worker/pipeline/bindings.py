@@ -36,13 +36,13 @@ from worker.core.wishes import audit_of, reference_of
 from worker.pipeline.failures import failure_of
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.records import Records
+from worker.pipeline.traces import update_note
 from worker.pipeline.tries import Tries
 from worker.ports import (
     AuthIdTaken,
     Beside,
     CallFailed,
     Clock,
-    Confirmed,
     ProvidedSubaccount,
     Provider,
     PublishFailed,
@@ -131,10 +131,12 @@ class Bindings:
                         asked.auth_id, key, name=bind.update.name, enabled=bind.update.enabled
                     )
                 except CallFailed as failed:
+                    note = update_note(key, asked.auth_id, failed, self.clock.now())
+                    self.records.keep(wish.department, note)
                     await self._not_changed(wish, recorded, failed)
                     return
             entry = clear_check(recorded)
-            calls = (self._note(asked, key, confirmed),)
+            calls = (update_note(key, asked.auth_id, confirmed, self.clock.now()),)
         if entry.owed_to:
             entry = await self._issued(await self.records.announce(recorded, entry), token)
         now, outcome = self.clock.now(), f"adopted {asked.auth_id}"
@@ -163,10 +165,6 @@ class Bindings:
         """Records that nothing was done. `left`: the entry without the binding, if there was one."""
         answer = answer_to(wish, left or entry, ResultKind.FAILED, reason, self.clock.now())
         await self.records.answered(answer, left)
-
-    def _note(self, asked: Binding, key: str, confirmed: Confirmed) -> CallNote:
-        now = self.clock.now()
-        return CallNote(now, "update", key, asked.auth_id, confirmed.status, confirmed.api_id)
 
 
 def _is_told_elsewhere(error: Exception) -> bool:

@@ -38,12 +38,12 @@ from worker.pipeline.failures import failure_of
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
+from worker.pipeline.traces import update_note
 from worker.pipeline.tries import Tries
 from worker.ports import (
     Beside,
     CallFailed,
     Clock,
-    Confirmed,
     LedgerConflict,
     LedgerFailed,
     ProvidedSubaccount,
@@ -149,10 +149,12 @@ class Corrections:
                 update = change.update
                 confirmed = await call.update(asked.auth_id, key, name=update.name, enabled=update.enabled)
             except CallFailed as failed:
+                note = update_note(key, asked.auth_id, failed, self.clock.now())
+                self.records.keep(wish.department, note)
                 await self._failed(wish, asked, entry, failed)
                 return
         done = found(clear_check(entry), self.policy, self.clock.now()) if is_own else entry
-        note = self._note(asked, key, confirmed)
+        note = update_note(key, asked.auth_id, confirmed, self.clock.now())
         try:
             await self._end(wish, asked, done, change.outcome, calls=(note,))
         except (LedgerConflict, LedgerFailed) as error:
@@ -215,10 +217,6 @@ class Corrections:
     async def _close(self, wish: Wish) -> None:
         await self.wishes.close_wish(wish.id)
         self.tries.end(wish.id)
-
-    def _note(self, asked: Correcting, key: str, confirmed: Confirmed) -> CallNote:
-        now = self.clock.now()
-        return CallNote(now, "update", key, asked.auth_id, confirmed.status, confirmed.api_id)
 
 
 def _token_of(shown: ProvidedSubaccount | None) -> SecretStr | None:

@@ -23,10 +23,13 @@ A write is conditional on the revision that was recalled, so the second of two w
     published  the owed results: an answer that the broker has confirmed, or that is put off
     reset      the command that forgets versions: an entry without one
     recheck    the reconciler: a check, on the entry that another worker has recorded
+
+A call that changes nothing on record costs no write of its own: `keep` has the next write of the department
+append it. It is lost only if the worker ends before that.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from worker.core.conclusions.conclusion import Conclusion
@@ -40,7 +43,10 @@ from worker.core.model.departments import Department
 from worker.core.model.entry import Entry
 from worker.core.model.recollection import Recollection
 from worker.core.naming import NO_EVENT
-from worker.ports import NOTHING_BESIDE, Beside, Duties, Entries
+from worker.ports import NOTHING_BESIDE, Beside, Duties, Entries, LedgerConflict, LedgerFailed
+
+CALLS_KEPT = 50
+"""The calls of a department that are kept for its next write: as many as the ledger keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,12 @@ class Records:
 
     entries: Entries
     duties: Duties
+    _kept: dict[Department, tuple[CallNote, ...]] = field(default_factory=dict)
+
+    def keep(self, department: Department, *calls: CallNote) -> None:
+        """Keeps calls for the next write of the department."""
+        if calls:
+            self._kept[department] = (*self._kept.get(department, ()), *calls)[-CALLS_KEPT:]
 
     async def recall(self, department: Department, event: Reference = NO_EVENT) -> Recollection:
         """The department's entry, and the answer to this event if there is one."""
@@ -59,7 +71,7 @@ class Records:
 
         Raises `NotAdmitted` for a removal that the limit does not allow.
         """
-        return before if announced == before else await self.entries.record(announced, None, beside)
+        return before if announced == before else await self._record(announced, None, beside)
 
     async def conclude(
         self,
@@ -68,11 +80,12 @@ class Records:
         calls: tuple[CallNote, ...] = (),
         audit: tuple[AuditLine, ...] = (),
     ) -> Entry:
-        """Records the outcome of a step, with its call. Writes nothing without a change or an answer."""
+        """Records the outcome of a step, with its call, which is kept if there is no change and no answer."""
         if conclusion.answer is None and conclusion.entry == before:
+            self.keep(before.department, *calls)
             return before
         beside = Beside(conclusion.answers, conclusion.holds, audit, calls)
-        return await self.entries.record(conclusion.entry, conclusion.answer, beside)
+        return await self._record(conclusion.entry, conclusion.answer, beside)
 
     async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
         """The departments of a tenant now, and those removed in each window."""
@@ -81,43 +94,59 @@ class Records:
     async def ruled(self, ruled: Ruled, answer: Answer | None, audit: AuditLine) -> Entry:
         """Records a ruling on a hold. `answer`: to the person's wish."""
         answers = tuple(one for one in (ruled.answer, answer) if one is not None)
-        return await self.entries.record(ruled.entry, None, Beside(answers, (ruled.hold,), (audit,)))
+        return await self._record(ruled.entry, None, Beside(answers, (ruled.hold,), (audit,)))
 
     async def retried(self, entry: Entry) -> Entry:
         """Records the tries of a late removal."""
-        return await self.entries.record(entry)
+        return await self._record(entry)
 
     async def published(self, entry: Entry, answer: Answer | None = None) -> Entry:
         """Records that an owed answer is confirmed, or put off. `answer`: as the event has it on record."""
-        return await self.entries.record(entry, answer)
+        return await self._record(entry, answer)
 
     async def answered(self, answer: Answer, entry: Entry | None = None) -> None:
         """Records a request's answer, with the entry if the request has changed it."""
         if entry is None:
             await self.entries.record_answer(answer)
         else:
-            await self.entries.record(entry, answer)
+            await self._record(entry, answer)
 
     async def granted(self, entry: Entry, answer: Answer, beside: Beside) -> Entry:
         """Records the end of an adoption or a correction, with its line of the audit and its calls."""
-        return await self.entries.record(entry, answer, beside)
+        return await self._record(entry, answer, beside)
 
     async def confirm(self, entry: Entry, answer: Answer) -> Entry:
         """Records that the broker has confirmed the answer."""
-        return await self.entries.record(entry, replace(answer, confirmed=True))
+        return await self._record(entry, replace(answer, confirmed=True))
 
     async def delivered(self, before: Entry, entry: Entry) -> Entry:
         """Records credentials that are confirmed, before anything else is tried again."""
-        return before if entry == before else await self.entries.record(entry)
+        return before if entry == before else await self._record(entry)
 
     async def attended(self, entry: Entry) -> None:
         """Records the entry after its due duties."""
-        await self.entries.record(entry)
+        await self._record(entry)
 
     async def reset(self, entry: Entry) -> None:
         """Records an entry that has forgotten its newest version."""
-        await self.entries.record(entry)
+        await self._record(entry)
 
     async def recheck(self, entry: Entry) -> None:
         """Records that the provider's state must be compared with the entry."""
-        await self.entries.record(entry)
+        await self._record(entry)
+
+    async def _record(
+        self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE
+    ) -> Entry:
+        """Writes the entry, with the calls that were kept for it."""
+        kept = self._kept.pop(entry.department, ())
+        if kept:
+            beside = replace(beside, calls=(*kept, *beside.calls))
+        try:
+            return await self.entries.record(entry, answer, beside)
+        except LedgerConflict:
+            self.keep(entry.department, *beside.calls)
+            raise
+        except LedgerFailed:  # it may be written
+            self.keep(entry.department, *kept)
+            raise

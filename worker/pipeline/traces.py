@@ -6,12 +6,14 @@ from functools import partial
 from worker.core.dead_letters import AuditLine
 from worker.core.decide import Adopt, Create, Delete, Disable, HoldBack, Rename, Restore, Step
 from worker.core.inventory import Inventory
+from worker.core.judge import classify
 from worker.core.model.calls import CallNote
 from worker.core.model.causes import Cause, LateRemoval
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry
 from worker.core.model.holds import Hold, Ruling
 from worker.core.outcomes import Changed, Deleted, Failed, Made, NothingDone, NothingSeen, Outcome, Seen
+from worker.ports import CallFailed, Confirmed
 
 WORKER = "worker"
 """The actor in audit lines of steps that no person has asked for."""
@@ -32,6 +34,15 @@ def call_notes(step: Step, entry: Entry, key: str, outcome: Outcome, now: dateti
             return (note(entry.auth_id, failure.status, failure.api_id, failure.detail),)
         case _:
             return ()
+
+
+def update_note(key: str, auth_id: str, outcome: Confirmed | CallFailed, now: datetime) -> CallNote:
+    """An update that a person has asked for, as it ended."""
+    note = partial(CallNote, now, "update", key, auth_id)
+    if isinstance(outcome, Confirmed):
+        return note(outcome.status, outcome.api_id)
+    failure = classify(outcome.fault)
+    return note(failure.status, failure.api_id, failure.detail)
 
 
 def deletion_audit(step: Step, entry: Entry, cause: Cause, now: datetime) -> tuple[AuditLine, ...]:
