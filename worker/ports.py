@@ -292,6 +292,12 @@ class LedgerForeign(UserError):
         )
 
 
+class LedgerTaken(UserError):
+    """Another worker works on the ledger, and it is for one at a time."""
+
+    exit_code = 2
+
+
 class NotAdmitted(Exception):
     """A removal would exceed the limit of its tenant; nothing was written. `counts`: at that moment."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
+from worker.adapters.ledgers import require_no_worker
 from worker.bootstrap.running import RunningWorker, running_worker
 from worker.service.probes import Probes, serving
 from worker.service.signals import IGNORED, stop_signals
@@ -29,6 +30,7 @@ async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
     _leave_no_core()
     if unknown := unknown_names(environ):
         telemetry.settings_unused(list(unknown), "; ".join(unknown_lines(environ)))
+    require_no_worker(settings.ledger_url)  # it may have the address of the probes too, but this says more
     probes = Probes(telemetry, settings.signing_key_path)
     try:
         # Every mistake is found before a message is taken. Otherwise each start would count as a delivery of

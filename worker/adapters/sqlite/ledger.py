@@ -118,10 +118,14 @@ INSERT_CALL = (
 
 @asynccontextmanager
 async def sqlite_ledger(
-    path: Path, on_commit: Callable[[int], None] = lambda _operations: None, *, must_exist: bool = False
+    path: Path,
+    on_commit: Callable[[int], None] = lambda _operations: None,
+    *,
+    must_exist: bool = False,
+    alone: bool = False,
 ) -> AsyncIterator["SqliteLedger"]:
     """A ledger on the file at `path`; see `sqlite_store`."""
-    async with sqlite_store(path, on_commit, must_exist=must_exist) as store:
+    async with sqlite_store(path, on_commit, must_exist=must_exist, alone=alone) as store:
         yield SqliteLedger(store)
 
 

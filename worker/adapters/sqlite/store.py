@@ -9,13 +9,14 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import apsw
 
+from worker.adapters.sqlite.worker_lock import locked
 from worker.ports import LedgerFailed, LedgerForeign, LedgerMissing, LedgerUnusable
 from worker.settings.files import closed_to_us
 
@@ -33,18 +34,23 @@ Waiting = tuple[Job, asyncio.Future[Any]]
 
 @asynccontextmanager
 async def sqlite_store(
-    path: Path, on_commit: Callable[[int], None] = lambda _operations: None, *, must_exist: bool = False
+    path: Path,
+    on_commit: Callable[[int], None] = lambda _operations: None,
+    *,
+    must_exist: bool = False,
+    alone: bool = False,
 ) -> AsyncIterator["SqliteStore"]:
     """Opens the file, creates it if it is missing (mode 0600), and migrates its schema.
 
-    `on_commit` gets the number of operations in each commit. Raises `LedgerFailed`, `LedgerUnusable` or
-    `LedgerForeign`.
+    `on_commit` gets the number of operations in each commit. `alone`: as its one worker (`locked`). Raises
+    `LedgerFailed`, `LedgerUnusable`, `LedgerForeign` or `LedgerTaken`.
     """
     writing = _open(path, must_exist=must_exist)
     store = SqliteStore(_open_to_read(path), writing, on_commit)
     try:
-        await store.run(_migrate)
-        yield store
+        with _lock(path) if alone else nullcontext():  # before the migration, which another worker would meet
+            await store.run(_migrate)
+            yield store
     finally:
         await store.close()
 
@@ -190,6 +196,15 @@ def _resolve(done: asyncio.Future[Any], result: Any) -> None:
             done.set_exception(result)
         else:
             done.set_result(result)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    try:
+        with locked(path):
+            yield
+    except OSError as error:
+        raise _cannot_open(path, error) from None
 
 
 def _open(path: Path, *, must_exist: bool) -> apsw.Connection:
