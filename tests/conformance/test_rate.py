@@ -345,6 +345,8 @@ class StrictServer:
         return True
 
 
+@pytest.mark.no_cover
+@pytest.mark.xdist_group("rate")
 @settings(max_examples=25, deadline=None, print_blob=True)
 @given(
     limit=st.sampled_from([(20, 1.0), (300, 5.0), (50, 10.0)]),

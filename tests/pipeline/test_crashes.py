@@ -214,6 +214,7 @@ async def test_the_next_worker_completes_the_event_after_a_crash_anywhere(story,
         await assert_completed(world, story)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("story", [*STORIES, GONE], ids=lambda story: story.name)
 async def test_the_event_is_completed_after_repeated_crashes(story):
     async for world, moment in every_crash(story):
@@ -239,6 +240,7 @@ OVERTAKING = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("newest", OVERTAKING.values(), ids=OVERTAKING)
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 async def test_a_newer_event_can_overtake_the_event_of_a_crash(story, newest):

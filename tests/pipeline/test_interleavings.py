@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from itertools import chain, repeat
 
+import pytest
 from hypothesis import event as hypothesis_event
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -69,6 +70,7 @@ LIFE = [
 ]
 
 
+@pytest.mark.no_cover
 @settings(max_examples=400, deadline=None, print_blob=True)
 @example((LIFE, LIFE), [(("delete", fault("delete")), False)], [], Removal.DELETE)  # chance may draw none
 @given(deliveries(), failures, delays, st.sampled_from([Removal.DISABLE, Removal.DELETE]))

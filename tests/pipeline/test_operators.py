@@ -329,6 +329,7 @@ def most_in_a_second(times):
     return max(sum(begun <= time < begun + 1 for time in times) for begun in times)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("tracked", [True, False])
 @pytest.mark.parametrize("rate", [0.5, 1, 2.5, 7, 60, 130])
 async def test_the_rate_holds_in_every_second(world, rate, tracked):

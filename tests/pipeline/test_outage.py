@@ -91,7 +91,7 @@ async def test_messages_stay_queued_and_unacked_ones_are_requeued(world):
     assert parked_or_dead(world) == []
 
 
-@pytest.mark.parametrize("departments", [1, 25])
+@pytest.mark.parametrize("departments", [1, pytest.param(25, marks=pytest.mark.no_cover)])
 @pytest.mark.parametrize("refusal", [{"status": 402}, {"status": 401}, {"status": 403}, {}], ids=str)
 async def test_no_message_is_unacked_until_the_consumer_timeout(world, departments, refusal):
     """The probe passes, so every trial unblocks the gate briefly, while the messages stay unacked."""
@@ -106,7 +106,7 @@ async def test_no_message_is_unacked_until_the_consumer_timeout(world, departmen
             assert all(world.clock.monotonic() - since < 20 * 60 for since in taken.values())
 
 
-@pytest.mark.parametrize("departments", [1, 19])
+@pytest.mark.parametrize("departments", [1, pytest.param(19, marks=pytest.mark.no_cover)])
 @pytest.mark.parametrize("status", [401, 402])
 async def test_creates_refused_for_login_or_credit_are_not_given_up(world, departments, status):
     """The creates are too few to open the circuit, and the probe passes."""
@@ -130,6 +130,7 @@ async def test_few_calls_are_sent_during_an_outage(world):
         assert world.provider.probes <= 2 + LONG / 7
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "refusal", [{"status": 503}, {}, {"status": 403}, {"status": 400, "own": False}], ids=str
 )

@@ -237,6 +237,7 @@ async def test_the_next_worker_completes_the_removal_after_a_crash_anywhere(stor
         await complete(world, story)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 async def test_the_removal_is_completed_after_repeated_crashes(story):
     async for world, moment in every_crash(story):
@@ -245,6 +246,7 @@ async def test_the_removal_is_completed_after_repeated_crashes(story):
         await complete(world, story)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 async def test_a_newer_event_after_the_crash_restores_or_creates(story):
     async for world, _ in every_crash(story):
