@@ -58,11 +58,13 @@ from worker.core.naming import Names, NameTemplate
 from worker.operations.emit import inbound
 from worker.ports import (
     NOTHING_BESIDE,
+    UNBROKEN,
     Beside,
     Call,
     CallFailed,
     Confirmed,
     Delivery,
+    Fence,
     Fingerprints,
     NewSubaccount,
     ProvidedSubaccount,
@@ -300,6 +302,7 @@ class World:
     orphans: type[Orphans] = NoOrphans
     earlier_deliveries: int = 0
     """The `x-delivery-count` of the messages sent: how often the broker delivered them before."""
+    fence: Fence = UNBROKEN
     sealer: Sealer = field(default_factory=Unsealed)
     fingerprints: Fingerprints = field(default_factory=lambda: KeyedFingerprints(SecretStr("main token")))
 
@@ -321,6 +324,7 @@ class World:
             sealer=self.sealer,
             fingerprints=self.fingerprints,
             clock=self.clock,
+            fence=self.fence,
         )
         rules = Rules(
             owner=OWNER,
@@ -337,6 +341,7 @@ class World:
 
         async with self.broker.consumer(WORK_QUEUE, PREFETCH, receive) as consumer:
             controlling = asyncio.create_task(worker.gate.control(consumer))
+            watching = asyncio.create_task(worker.ledger_watch.watch_fence())
             try:
                 yield RunningWorker(
                     worker=worker,
@@ -347,6 +352,7 @@ class World:
                 )
             finally:
                 controlling.cancel()
+                watching.cancel()
                 await worker.close()
 
     async def run_duties(self) -> None:

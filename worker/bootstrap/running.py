@@ -111,11 +111,13 @@ async def running_worker(
             fingerprints=KeyedFingerprints(settings.plivo_auth_token),
             clock=clock,
             comparisons=comparisons,
+            fence=opened.fence,
         )
         worker = assemble(ports, _rules(settings), telemetry, stopping)
         stack.push_async_callback(worker.close)
         telemetry.gauge_waiting(worker.lanes.__len__, worker.waiting.__len__)
         worker.circuit.begin()
+        await stack.enter_async_context(supervised(worker.ledger_watch.watch_fence, clock, telemetry))
         await stack.enter_async_context(supervised(worker.clock_watch.run, clock, telemetry))
         await stack.enter_async_context(supervised(worker.scheduler.run, clock, telemetry))
         await stack.enter_async_context(supervised(worker.scheduler.announce, clock, telemetry))

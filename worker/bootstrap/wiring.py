@@ -34,8 +34,10 @@ from worker.pipeline.scheduler import Scheduler
 from worker.pipeline.sweeps import NO_OWN_SWEEPS, OwnSweeps, Sweeps
 from worker.pipeline.tries import Tries
 from worker.ports import (
+    UNBROKEN,
     Clock,
     DepartmentLocks,
+    Fence,
     Fingerprints,
     Ledger,
     Provider,
@@ -45,6 +47,7 @@ from worker.ports import (
 )
 from worker.provider.act import Actor
 from worker.provider.circuit import Circuit
+from worker.provider.fenced import FencedProvider
 from worker.provider.foreign import ForeignIds
 from worker.provider.inventories import Inventories
 from worker.provider.listing import Listing
@@ -68,6 +71,7 @@ class Ports:
     clock: Clock
     comparisons: Comparisons | None = None
     """Kept by the provider's adapter; None if it cannot be asked for the time."""
+    fence: Fence = UNBROKEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +209,8 @@ class _Calls:
 def _calls(given: _Given, intake: _Intake) -> _Calls:
     ports, parts, names, template = given.ports, given.parts, given.names, given.rules.template
     clock, stopping = ports.clock, given.stopping
-    circuit = parts.circuit(ports.provider, intake.gate, intake.waiting, clock, given.telemetry)
+    fenced = FencedProvider(ports.provider, ports.fence)
+    circuit = parts.circuit(fenced, intake.gate, intake.waiting, clock, given.telemetry)
     foreign = ForeignIds(circuit, ports.ledger, names, clock)
     scanner = parts.scanner(circuit, template, clock, stopping)
     inventories = Inventories(circuit, PageReader(clock, stopping))
@@ -233,7 +238,7 @@ def _watches(given: _Given, intake: _Intake, calls: _Calls) -> _Watches:
     ports, gate = given.ports, intake.gate
     write = partial(_try_ledger, ports.ledger, given.rules, calls.foreign)
     return _Watches(
-        ledger=LedgerWatch(write, gate, ports.clock),
+        ledger=LedgerWatch(write, gate, ports.clock, ports.fence),
         clock=ClockWatch(ports.comparisons, calls.circuit.ask, gate, ports.clock, given.telemetry),
     )
 

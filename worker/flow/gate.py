@@ -5,7 +5,7 @@ parked message loses its place, and a retry costs a call.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,6 +43,8 @@ class Gate:
     telemetry: Telemetry
     waiting: WaitingRoom
     _blocks: dict[str, str] = field(default_factory=dict)
+    _returning: bool = False
+    """Whether the unacked messages are to be returned without delay."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -74,34 +76,41 @@ class Gate:
         self.waiting.global_outages.discard(blocker)
         self.waiting.end_pauses()
 
+    def return_messages(self) -> None:
+        """Returns the unacked messages at once, for other workers too. It pauses the consumer for that."""
+        self._returning = True
+        self._changed.set()
+
     async def control(self, consumer: Pausable) -> None:
         """Pauses and resumes the consumer as blocks come and go. Never returns."""
         release_at: float | None = None  # until messages are consumed again there is nothing to release
         opened_at = 0.0
         while True:
-            await self._until(blocked=True)
+            await self._until(lambda: bool(self._blocks) or self._returning)
             now = self.clock.monotonic()
             if release_at is None or now - opened_at > SAME_BLOCK_WITHIN_SECONDS:
                 release_at = now + RELEASE_AFTER_SECONDS
             await consumer.pause()
             if not await self._opens_within(max(0.0, release_at - now)):
+                self._returning = False
                 await consumer.release()
                 release_at = None
-                await self._until(blocked=False)
+                await self._until(lambda: not self._blocks)
             opened_at = self.clock.monotonic()
             await consumer.resume()
 
     async def _opens_within(self, seconds: float) -> bool:
-        opened = asyncio.create_task(self._until(blocked=False))
+        """Whether the last block ends in time, and before the messages are to be returned."""
+        ended = asyncio.create_task(self._until(lambda: not self._blocks or self._returning))
         elapsed = asyncio.create_task(self.clock.sleep(seconds))
         try:
-            await asyncio.wait({opened, elapsed}, return_when=asyncio.FIRST_COMPLETED)
-            return opened.done()
+            await asyncio.wait({ended, elapsed}, return_when=asyncio.FIRST_COMPLETED)
+            return ended.done() and not self._returning
         finally:
-            opened.cancel()
+            ended.cancel()
             elapsed.cancel()
 
-    async def _until(self, *, blocked: bool) -> None:
-        while bool(self._blocks) is not blocked:
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
             self._changed.clear()
             await self._changed.wait()

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from worker.flow.gate import Gate
-from worker.ports import AuthIdTaken, Clock, LedgerFailed, LedgerForeign
+from worker.ports import UNBROKEN, AuthIdTaken, Clock, Fence, LedgerFailed, LedgerForeign
 
 BLOCKER = "ledger"
 RETRY_SECONDS = 1.0
@@ -19,8 +19,11 @@ class LedgerWatch:
     The trial write distinguishes an outage from a fault of one department, such as a damaged row.
     """
 
-    def __init__(self, write: Callable[[], Awaitable[None]], gate: Gate, clock: Clock) -> None:
+    def __init__(
+        self, write: Callable[[], Awaitable[None]], gate: Gate, clock: Clock, fence: Fence = UNBROKEN
+    ) -> None:
         self._write = write
+        self._fence = fence
         self._gate = gate
         self._clock = clock
         self._watching: asyncio.Task[None] | None = None
@@ -32,6 +35,16 @@ class LedgerWatch:
         if self.trouble is not None:
             raise LedgerFailed(self.trouble)
 
+    async def watch_fence(self) -> None:
+        """Returns all messages to the queue whenever the locks are lost. Never returns.
+
+        Other workers may have the departments now, and need their messages.
+        """
+        while True:
+            self._block(await self._fence.until_lost())
+            self._gate.return_messages()
+            self._try_again()
+
     def failed(self, error: LedgerFailed) -> None:
         """Reports a failed read or write. Starts the trial writes unless they already run.
 
@@ -39,14 +52,17 @@ class LedgerWatch:
         """
         if isinstance(error, AuthIdTaken):
             self._block(str(error))
-        if self._watching is None or self._watching.done():
-            self._watching = asyncio.create_task(self._watch())
+        self._try_again()
 
     async def close(self) -> None:
         """Cancels the trial writes."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])
+
+    def _try_again(self) -> None:
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         while not await self._writable():
