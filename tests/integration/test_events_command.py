@@ -64,7 +64,9 @@ async def test_what_could_not_be_read_is_said(system: RealSystem):
 
 async def test_an_unknown_event_is_one_line(system: RealSystem, tmp_path: Path):
     async with open_connection([system.url]) as connection:
-        await rabbitmq_topology.apply(connection, names.topology(names.BrokerVersion(3, 10)))
+        await rabbitmq_topology.apply(
+            connection, names.topology(names.BrokerVersion.parse(connection.server_version))
+        )
     await system.send(json.dumps(EVENT).encode())
     missing = {"LEDGER_URL": f"sqlite:///{tmp_path / 'none.db'}"}
     shown = await in_process(system.environ | missing, *SHOW, "hr-9", "--source", "/hr")

@@ -63,7 +63,9 @@ async def test_emit_waits_for_all_events_of_a_file(system: RealSystem, tmp_path:
 
 async def test_emit_gives_up_in_one_line_without_a_worker(system: RealSystem):
     async with open_connection([system.url]) as connection:
-        await rabbitmq_topology.apply(connection, names.topology(names.BrokerVersion(3, 10)))
+        await rabbitmq_topology.apply(
+            connection, names.topology(names.BrokerVersion.parse(connection.server_version))
+        )
     answered = await in_process(
         system.environ, *CREATED, "--event-id", "hr-1", "--wait", "--timeout", "300ms"
     )
