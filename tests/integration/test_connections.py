@@ -1,6 +1,7 @@
 """Consuming and publishing over a failing network: no message is lost, and each link recovers."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -11,13 +12,14 @@ from yarl import URL
 from contracts.envelope import STRUCTURED, Message
 from contracts.topology import DEPARTMENTS, REPLAY, WORK_QUEUE, BrokerVersion, topology
 from tests.conformance.brokers import Inbox, rabbit_bench
+from tests.soak.broker_faults import allow_holding
 from tests.support.fault_proxy import BrokerProxy, fault_proxy
 from worker.adapters.amqp import connect as connecting
 from worker.adapters.amqp import consumer as rabbitmq_consumer
 from worker.adapters.amqp import link as rabbitmq_link
 from worker.adapters.amqp import publisher as rabbitmq_publisher
 from worker.adapters.amqp import topology as rabbitmq_topology
-from worker.adapters.amqp.channel import RabbitDelivery
+from worker.adapters.amqp.channel import CANCELLED, RabbitDelivery
 from worker.adapters.amqp.connect import connect
 from worker.adapters.amqp.consumer import RabbitConsumer
 from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable, explain
@@ -26,6 +28,7 @@ from worker.adapters.amqp.publisher import Prepare, RabbitPublisher, no_preparat
 from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
+from worker.demo.private_node import private_node
 from worker.ports import Delivery, PublishFailed
 from worker.telemetry.events import Telemetry
 
@@ -118,6 +121,58 @@ async def test_a_consumer_reconnects_after_a_network_fault(
         assert not first.live
         await first.ack()
     assert inbox.bodies == [b"before", b"before", b"after"]
+
+
+class Timed(Telemetry):
+    """Notes when the consumer was lost and when it was there again, and why."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: list[float] = []
+        self.begun: asyncio.Queue[float] = asyncio.Queue()
+        self.reasons: list[str] = []
+
+    def consuming(self, queue: str, prefetch: int) -> None:
+        self.begun.put_nowait(time.monotonic())
+        super().consuming(queue, prefetch)
+
+    def consuming_ended(self) -> None:
+        self.ended.append(time.monotonic())
+        super().consuming_ended()
+
+    def broker_lost(self, link: str, detail: str) -> None:
+        self.reasons.append(detail)
+        super().broker_lost(link, detail)
+
+
+@pytest.mark.usefixtures("rabbitmq_server")
+async def test_a_consumer_that_holds_a_message_too_long_consumes_again_at_once():
+    """RabbitMQ before 4.3 closes its channel; from 4.3 it cancels the consumer."""
+    inbox, timed = Inbox(), Timed()
+    async with private_node() as node:
+        await allow_holding(node, milliseconds=500, tick_milliseconds=200)
+        async with await connect(node.url, "test") as connection:
+            await declare(connection)
+            cancels = BrokerVersion.parse(connection.server_version) >= (4, 3)
+            consumer = RabbitConsumer(WORK_QUEUE, 10, inbox, no_preparation, timed)
+            keeping = Link("test", [node.url], SystemClock(), timed)
+            async with publishing(node.url) as publisher, consumer.running(keeping):
+                await publish(publisher, b"slow")
+                first, second = (await inbox.holds(2))[:2]
+                await second.ack()
+                await timed.begun.get()
+                seconds = await timed.begun.get() - timed.ended[0]
+                assert not first.live
+                assert consumer.consuming
+            state = await rabbitmq_topology.state_of(connection, WORK_QUEUE)
+    assert seconds < 3
+    assert (
+        timed.reasons[0] == CANCELLED
+        if cancels
+        else "delivery acknowledgement on channel" in timed.reasons[0]
+    )
+    assert state is not None
+    assert state.messages == 0
 
 
 async def test_a_failing_receive_callback_does_not_affect_other_messages(proxy, clean_broker):

@@ -61,17 +61,17 @@ async def queue_deleted(targets: FaultTargets) -> None:
 
 
 async def consumer_timeout(targets: FaultTargets) -> None:
-    """Makes the broker close the channel of a consumer that holds a message too long.
+    """Makes the broker close the channel of a consumer that holds a message too long, or cancel the consumer.
 
     A channel knows the time allowed from its beginning: hence the resets, before and after.
     """
-    await _allow(targets.node, TIMEOUT_MILLISECONDS, TICK_MILLISECONDS)
+    await allow_holding(targets.node, TIMEOUT_MILLISECONDS, TICK_MILLISECONDS)
     await reset(targets)
     async with targets.proxy.connected_anew():
         targets.sandbox.set_rules(Rule("create_subaccount", fault("no-answer"), times=1), *targets.rules)
         await targets.send(_new_department())
     targets.sandbox.set_rules(*targets.rules)
-    await _allow(targets.node, USUAL_TIMEOUT_MILLISECONDS, USUAL_TICK_MILLISECONDS)
+    await allow_holding(targets.node, USUAL_TIMEOUT_MILLISECONDS, USUAL_TICK_MILLISECONDS)
     await reset(targets)
 
 
@@ -137,7 +137,8 @@ def _new_department() -> Statement:
     return Statement(department, "created", 1, f"{department} north")
 
 
-async def _allow(node: PrivateNode, milliseconds: int, tick_milliseconds: int) -> None:
+async def allow_holding(node: PrivateNode, milliseconds: int, tick_milliseconds: int) -> None:
+    """Sets how long a message may be held on channels opened from now on, and how often that is looked at."""
     await node.rabbitmqctl(
         "eval",
         f"application:set_env(rabbit, consumer_timeout, {milliseconds}),"

@@ -11,6 +11,9 @@ from worker.adapters.amqp.seam import Channel, Connection
 from worker.core.messages import Outgoing
 from worker.ports import Delivery
 
+CANCELLED = "the broker has cancelled the consumer: its queue was deleted or moved, or an ack is overdue"
+"""RabbitMQ before 4.3 closes the channel where an ack is overdue."""
+
 
 class ConsumingChannel:
     """A channel with its consumer. Its deliveries are void once it is closed."""
@@ -91,7 +94,7 @@ class ConsumingChannel:
 
     def _cancelled(self) -> None:
         self._tag = None
-        self._lose("the broker has cancelled the consumer: the queue was deleted or moved")
+        self._lose(CANCELLED)
 
     def _closed(self, error: BaseException | None) -> None:
         if not self._fenced:
