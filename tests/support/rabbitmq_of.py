@@ -212,13 +212,14 @@ def cache_folder() -> Path:
 
 def main() -> int:
     """Prints the folder of the version asked for."""
-    if len(sys.argv) != 2 or sys.argv[1] not in RELEASES:
-        print(f"usage: python -m tests.support.rabbitmq_of {{{'|'.join(RELEASES)}}}", file=sys.stderr)
+    version = " ".join(sys.argv[1:])
+    if version not in RELEASES:
+        print(f"RabbitMQ {version!r} is not known: give one of {', '.join(RELEASES)}", file=sys.stderr)
         return 2
     try:
-        print(rabbitmq_of(sys.argv[1], cache_folder()))
+        print(rabbitmq_of(version, cache_folder()))
     except RabbitMQUnavailable as error:
-        print(f"RabbitMQ {sys.argv[1]} cannot be fetched: {error}", file=sys.stderr)
+        print(f"RabbitMQ {version} cannot be fetched: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -67,4 +67,4 @@ def test_a_failed_look_up_goes_on_with_the_folder_from_the_cache():
 def test_an_unknown_version_is_a_usage_error():
     output = fetched("5.0")
     assert output.returncode == 2
-    assert output.stderr == "usage: python -m tests.support.rabbitmq_of {3.10|4.0|4.3}\n"
+    assert output.stderr == "RabbitMQ '5.0' is not known: give one of 3.10, 4.0, 4.3\n"
