@@ -247,7 +247,9 @@ async def test_released_deliveries_are_requeued_in_order_and_not_live(bench):
     assert inbox.bodies == [b"0", b"1", b"2", b"1", b"2", b"3"]
     async with bench.consumer(WORK_QUEUE, 3, again):
         (left,) = await again.holds(1)
-    assert (again.bodies, left.original.message.headers) == ([b"1"], {"x-delivery-count": 2})
+    headers = left.original.message.headers
+    assert (again.bodies, headers["x-delivery-count"]) == ([b"1"], 2)
+    assert headers.keys() <= {"x-delivery-count", "x-acquired-count"}  # RabbitMQ 4.3 counts both
 
 
 async def test_no_delivery_arrives_after_a_pause(bench):
