@@ -48,6 +48,10 @@ rm -rf "$1"
 """
 
 
+class NodeUnavailable(Exception):
+    """No node can be started. The text is one line for people, with the remedy."""
+
+
 @dataclass(frozen=True, slots=True)
 class Installation:
     """RabbitMQ's and Erlang's packages: the system's, or unpacked in a folder of their own."""
@@ -64,6 +68,14 @@ class Installation:
         """Whether RabbitMQ is there."""
         return self._server_script.exists()
 
+    def require(self) -> None:
+        """Raises NodeUnavailable if it is not there."""
+        if not self.exists:
+            raise NodeUnavailable(
+                "RabbitMQ is not installed: apt-get install rabbitmq-server, or set AMQP_URL to a running"
+                " broker"
+            )
+
     @property
     def home(self) -> Path:
         """RabbitMQ's folder, with `sbin`, `escript` and `plugins`."""
@@ -79,10 +91,6 @@ class Installation:
     def _server_script(self) -> Path:
         # Not /usr/sbin/rabbitmq-server: that wrapper insists on the rabbitmq user and on /var/lib/rabbitmq.
         return self.root / "usr/lib/rabbitmq/bin/rabbitmq-server"
-
-
-class NodeUnavailable(Exception):
-    """No node can be started. The text is one line for people, with the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +116,15 @@ class Ports:
 class PrivateNode:
     """A running node. Its URLs and its data stay the same over `stop` and `start`."""
 
-    def __init__(self, folder: Path, ports: Ports, installation: Installation, *, management: bool) -> None:
+    def __init__(
+        self, folder: Path, ports: Ports, environment: Mapping[str, str], *, management: bool = False
+    ) -> None:
         self.url = f"amqp://guest:guest@127.0.0.1:{ports.amqp}/"
         self.management_url = f"http://guest:guest@127.0.0.1:{ports.management}" if management else None
         self.version = "unknown"
         self._folder = folder
         self._ports = ports
-        self._environment = _environment(folder, ports, installation)
+        self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self, on_progress: Callable[[str], None] = lambda _: None) -> None:
@@ -214,15 +224,15 @@ async def private_node(
     Raises NodeUnavailable.
     """
     installation = Installation.chosen()
-    _require(installation)
+    installation.require()
     ports = Ports.free()
     folder = Path(tempfile.mkdtemp(prefix="private-rabbitmq-"))
-    keeper = _keep(folder)
-    node = PrivateNode(folder, ports, installation, management=management)
+    keeper = keep(folder)
+    node = PrivateNode(folder, ports, environment_of(folder, ports, installation), management=management)
     try:
         enabled = {*plugins, *({"rabbitmq_management"} if management else ())}
-        settings = _settings(ports, management=management) | dict(config or {})
-        _furnish(folder, installation, settings, enabled)
+        settings = settings_of(ports, management=management) | dict(config or {})
+        furnish(folder, installation, settings, enabled)
         await node.start(on_progress)
         yield node
     finally:
@@ -230,22 +240,17 @@ async def private_node(
         await node.stop()
 
 
-def _require(installation: Installation) -> None:
-    if not installation.exists:
-        raise NodeUnavailable(
-            "RabbitMQ is not installed: apt-get install rabbitmq-server, or set AMQP_URL to a running broker"
-        )
-
-
-def _keep(folder: Path) -> subprocess.Popen[bytes]:
+def keep(folder: Path) -> subprocess.Popen[bytes]:
+    """Start what ends all processes with this HOME, and removes it, once its standard input ends."""
     return subprocess.Popen(
         ["/bin/sh", "-c", KEEPER, "keeper", folder], stdin=subprocess.PIPE, start_new_session=True
     )
 
 
-def _furnish(
-    folder: Path, installation: Installation, settings: Mapping[str, str], enabled: Collection[str]
+def furnish(
+    folder: Path, installation: Installation, settings: Mapping[str, str], enabled: Collection[str] = ()
 ) -> None:
+    """Put everything into the folder that a node needs to start."""
     cookie = folder / ".erlang.cookie"
     cookie.touch(mode=0o600)
     cookie.write_text(secrets.token_hex())
@@ -275,7 +280,8 @@ def _link(installation: Installation, home: Path, enabled: Collection[str]) -> N
             (home / "plugins" / plugin.name).symlink_to(plugin)
 
 
-def _settings(ports: Ports, *, management: bool) -> dict[str, str]:
+def settings_of(ports: Ports, *, management: bool = False) -> dict[str, str]:
+    """The lines of rabbitmq.conf."""
     settings = {
         "listeners.tcp.1": f"127.0.0.1:{ports.amqp}",
         "disk_free_limit.absolute": "50MB",
@@ -303,7 +309,8 @@ def _spawn(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[byt
         )
 
 
-def _environment(folder: Path, ports: Ports, installation: Installation) -> dict[str, str]:
+def environment_of(folder: Path, ports: Ports, installation: Installation) -> dict[str, str]:
+    """The environment of a node's processes, and of rabbitmqctl."""
     name = f"private-{ports.amqp}@127.0.0.1"
     fixed_port = f"-erl_epmd_port {ports.distribution}"
     return {
