@@ -178,6 +178,16 @@ def test_the_definitions_contain_only_the_known_users():
     assert all(user["password_hash"] == "" and user["tags"] == [] for user in document["users"])
 
 
+def test_the_definitions_contain_the_exchanges_of_their_topic_permissions():
+    """RabbitMQ from 4.3 imports no permission without its exchange; one that differs refuses the worker."""
+    document = json.loads(DEFINITIONS.read_text())
+    version = names.BrokerVersion(4, 1)
+    ours = names.definitions(names.topology(version), version)["exchanges"]
+    named = {entry["exchange"] for entry in document["topic_permissions"]}
+    there = sorted(document["exchanges"], key=lambda one: str(one["name"]))
+    assert there == sorted((one for one in ours if one["name"] in named), key=lambda one: str(one["name"]))
+
+
 async def test_a_user_without_a_password_cannot_log_in_with_one(secured: Secured):
     await secured.node.rabbitmqctl("clear_password", PRODUCER)
     for password in ("", "guest", PASSWORD):
