@@ -17,7 +17,7 @@ import aio_pika
 import pytest
 
 from contracts import topology as names
-from tests.support.commands import CommandOutput
+from tests.support.commands import CommandOutput, in_process
 from tests.support.real import RealSystem
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.connect import connect
@@ -27,7 +27,13 @@ from worker.demo.private_node import private_node
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(180)]
 
 
+READING = {"list", "show", "plan", "export", "audit"}
+"""Commands that end before a person would stop them. The others listen to signals, so they need a process."""
+
+
 async def cli(environ: dict[str, str], *arguments: str, given: bytes = b"") -> CommandOutput:
+    if arguments[0] in READING:
+        return await in_process(environ, "dead-letters", *arguments)
     process = await started(environ, *arguments)
     out, err = await process.communicate(given)
     assert b"Traceback" not in err
