@@ -1,6 +1,7 @@
 """Fixtures of all test folders: quiet logs, real servers, and a loop that can tell when it is idle."""
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
@@ -19,6 +20,12 @@ from worker.telemetry.logs import configure_logging
 
 # What a test may leave at the broker, whatever arguments it was declared with.
 LEFT_BEHIND = topology(BrokerVersion(4, 1))
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector the collected tests and the imported modules: a tenth of the CPU time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
