@@ -4,8 +4,10 @@ import asyncio
 import gc
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadGroupScheduling
 
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
@@ -22,10 +24,31 @@ from worker.telemetry.logs import configure_logging
 LEFT_BEHIND = topology(BrokerVersion(4, 1))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests of groups first, in their order: a long one at the end would leave cores idle."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 def pytest_collection_finish() -> None:
     """Spares the garbage collector the collected tests and the imported modules: a tenth of the CPU time."""
     gc.collect()
     gc.freeze()
+
+
+class FilesOfBrokerTests(LoadGroupScheduling):
+    """Runs the files of the group "broker" in any process: without AMQP_URL each has a node of its own."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        group: str = super()._split_scope(nodeid)
+        return nodeid.partition("::")[0] if group == "broker" else group
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadGroupScheduling | None:
+    if config.getvalue("dist") != "loadgroup" or "AMQP_URL" in os.environ:
+        return None
+    return FilesOfBrokerTests(config, log)
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -47,7 +70,8 @@ def _injected_faults_strike() -> Iterator[None]:
 def broker_url() -> Iterator[str]:
     """The broker in AMQP_URL, or a private node. Where there is none: a skip, in CI a failure.
 
-    Tests that use it share it, so they run in one process: `xdist_group("broker")`.
+    Tests that use it are marked `xdist_group("broker")`: the broker in AMQP_URL is shared, so they run in one
+    process then. A private node belongs to one process.
     """
     if url := os.environ.get("AMQP_URL"):
         asyncio.run(_refuse_in_use(url))

@@ -27,7 +27,7 @@ from worker.core.keyring import public_part
 from worker.demo.private_node import Ports
 from worker.sandbox import Rule, Sandbox, fault, running_sandbox
 
-pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.xdist_group("secured"), pytest.mark.timeout(180)]
 
 USER = "canary"
 DEPARTMENTS = ("sales", "legal", "field-ops", "support", "finance", "people")

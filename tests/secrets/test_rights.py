@@ -33,7 +33,7 @@ from worker.settings.load import load
 from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings
 from worker.telemetry.events import Telemetry
 
-pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.xdist_group("secured"), pytest.mark.timeout(120)]
 
 TOPOLOGY, WORKER, PRODUCER, CRM, REPLAYER = (
     "provisioner-topology",

@@ -16,7 +16,7 @@ from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable
 from worker.settings.load import SettingsError, load
 from worker.settings.model import BrokerSettings
 
-pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.xdist_group("secured"), pytest.mark.timeout(120)]
 
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
 
