@@ -271,6 +271,10 @@ class Rehearsal:
         self._do_due_duties()
         self.remove_late()
 
+    def pause(self, by: timedelta) -> None:
+        """Lets time pass while no worker runs."""
+        self._advance_to(self.now + by)
+
     def _coming(self, end: datetime) -> datetime:
         """The next moment at which something happens by itself, `end` at the latest."""
         due_at = replace(self.entry, owed_results=(), results_at=None).due_at

@@ -1,23 +1,24 @@
 """For any history of a tenant: no removal that something forbids, and one final answer for each event.
 
 Several departments live in virtual time. Events come in any order, calls fail in every way, others change the
-subaccounts, and a person approves and rejects. The rules are looked at before each deletion and after each
-step.
+subaccounts, a person approves, rejects and protects, and at times no worker runs. The rules are looked at
+before each step of a removal and after each step.
 """
 
 from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from contracts.departments import Kind
 from contracts.subaccounts import ResultKind
 from tests.core.rehearsal import Fate, Rehearsal, counts_of
 from tests.support.builders import created, removed, renamed
-from worker.core.decide import Delete, Policy, Reconsider, Refuse, Removal, Restore, Step
+from worker.core.decide import Delete, Disable, Policy, Reconsider, Refuse, Removal, Restore, Step
 from worker.core.inventory import Inventory
 from worker.core.limits import Window
 from worker.core.model.causes import Event, LateRemoval, Reference
@@ -25,6 +26,8 @@ from worker.core.model.departments import Department
 from worker.core.model.entry import Entry, Status
 from worker.core.model.holds import HoldReason, HoldState
 from worker.core.next_step import Asked
+from worker.core.protected import Protected
+from worker.core.removal import APPROVAL_VALID_FOR, RULES
 
 DEPARTMENTS = [f"d{number}" for number in range(3)]
 GRACE = timedelta(days=3)
@@ -38,16 +41,17 @@ OF_KIND = {Kind.CREATED: created, Kind.RENAMED: renamed, Kind.REMOVED: removed}
 departments = st.sampled_from(DEPARTMENTS)
 fates = st.lists(st.sampled_from(Fate), min_size=1, max_size=6)
 waits = st.sampled_from([timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), GRACE])
+pauses = st.sampled_from([timedelta(hours=1), APPROVAL_VALID_FOR, GRACE])
 
 
 class Tenant(RuleBasedStateMachine):
     """One tenant, its ledger and its subaccounts."""
 
     @initialize(
-        removal=st.sampled_from([Removal.DISABLE_THEN_DELETE, Removal.DELETE, Removal.DISABLE]),
+        removal=st.sampled_from([*[Removal.DISABLE_THEN_DELETE] * 3, *[Removal.DELETE] * 2, Removal.DISABLE]),
         limited=st.booleans(),
         lateness=st.sampled_from([0.1, 0.9, 1.0]),
-        first=st.integers(2, len(DEPARTMENTS)),
+        first=st.integers(1, len(DEPARTMENTS)),
     )
     def begin(self, removal: Removal, limited: bool, lateness: float, first: int) -> None:  # noqa: FBT001
         self.policy = Policy(removal, GRACE, limit=LIMIT if limited else ())
@@ -56,6 +60,8 @@ class Tenant(RuleBasedStateMachine):
         self.open: set[Reference] = set()
         self.decided: dict[str, list[Event]] = {id_: [] for id_ in DEPARTMENTS}
         self.returning: dict[str, Event] = {}
+        self.approved: dict[Reference, set[HoldReason]] = {}
+        self.rejected: set[Reference] = set()
         self.sequence = 100
         self.rehearsals = {id_: self._rehearsal(id_, lateness) for id_ in DEPARTMENTS}
         for id_ in DEPARTMENTS[:first]:
@@ -80,9 +86,18 @@ class Tenant(RuleBasedStateMachine):
     @rule(id_=departments, kind=st.sampled_from(Kind), name=st.sampled_from("AB"), older=st.integers(0, 3))
     def deliver(self, id_: str, kind: Kind, name: str, older: int) -> None:
         """A new event, which may be older than others of its department."""
+        self._deliver(id_, kind, name, older)
+
+    @rule(id_=departments, merged_into=st.sampled_from([None, None, None, "another"]))
+    def remove(self, id_: str, merged_into: str | None) -> None:
+        """The newest event of a department removes it."""
+        self._deliver(id_, Kind.REMOVED, "A", 0, merged_into)
+
+    def _deliver(self, id_: str, kind: Kind, name: str, older: int, merged_into: str | None = None) -> None:
         self.sequence += 10
         number = self.sequence - 25 * older
         event = OF_KIND[kind](name, department_id=id_, sequence=number, id=f"event-{self.sequence}")
+        event = replace(event, merged_into=merged_into)
         self.events[event.reference] = event
         self.open.add(event.reference)
         self._try(event)
@@ -103,14 +118,79 @@ class Tenant(RuleBasedStateMachine):
         for one in self.rehearsals.values():
             one.advance(by)
 
-    @rule(id_=departments, cascade=st.none() | st.integers(0, 2))
-    def approve(self, id_: str, cascade: int | None) -> None:
-        self.rehearsals[id_].approve(cascade)
-        self.rehearsals[id_].remove_late()
+    @rule(by=pauses)
+    def pause(self, by: timedelta) -> None:
+        """No worker runs for a time."""
+        for one in self.rehearsals.values():
+            one.pause(by)
+
+    @precondition(lambda self: self._held())
+    @rule(data=st.data(), cascade=st.none() | st.integers(0, 2))
+    def approve(self, data: st.DataObject, cascade: int | None) -> None:
+        one = data.draw(st.sampled_from(self._held()))
+        self._approve(one, cascade)
+        one.remove_late()
+
+    @precondition(lambda self: self._held())
+    @rule(data=st.data(), by=pauses)
+    def approve_and_pause(self, data: st.DataObject, by: timedelta) -> None:
+        """The worker stops before it can carry the removal out."""
+        self._approve(data.draw(st.sampled_from(self._held())), None)
+        self.pause(by)
+        self.wait(timedelta(seconds=1))
+
+    @precondition(lambda self: self._held())
+    @rule(data=st.data())
+    def reject(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self._held()))
+        hold = one.entry.hold
+        one.reject()
+        if hold is not None and one.entry.hold is None:
+            self.rejected.add(hold.cause.reference)
 
     @rule(id_=departments)
-    def reject(self, id_: str) -> None:
-        self.rehearsals[id_].reject()
+    def protect(self, id_: str) -> None:
+        self._protect(id_)
+
+    @precondition(lambda self: self._waiting())
+    @rule(data=st.data(), what=st.sampled_from(["protected", "enabled", "numbers"]))
+    def meet_at_the_deletion(self, data: st.DataObject, what: str) -> None:
+        """A department that waits for its deletion comes to have a reason to hold it; its grace ends."""
+        id_ = data.draw(st.sampled_from(self._waiting()))
+        match what:
+            case "protected":
+                self._protect(id_)
+            case "enabled":
+                self.enable(id_)
+            case _:
+                self.hang(id_, 2)
+        self.wait(GRACE)
+
+    @rule()
+    def protect_nobody(self) -> None:
+        self._protect()
+
+    def _protect(self, *names: str) -> None:
+        self.policy = replace(self.policy, protected=Protected(names))
+        for one in self.rehearsals.values():
+            one.policy = self.policy
+
+    def _waiting(self) -> list[str]:
+        """The departments that wait for their deletion."""
+        known = self.rehearsals.items() if hasattr(self, "rehearsals") else ()
+        return [id_ for id_, one in known if one.entry.deletable_since is not None]
+
+    def _held(self) -> list[Rehearsal]:
+        """The departments with an open hold."""
+        if not hasattr(self, "rehearsals"):
+            return []
+        return [one for one in self.rehearsals.values() if one.entry.hold is not None]
+
+    def _approve(self, one: Rehearsal, cascade: int | None = None) -> None:
+        one.approve(cascade)
+        hold = one.entry.hold
+        if hold is not None and hold.state is HoldState.APPROVED:
+            self.approved.setdefault(hold.cause.reference, set()).add(hold.reason)
 
     @rule(id_=departments, numbers=st.integers(0, 2))
     def hang(self, id_: str, numbers: int) -> None:
@@ -162,6 +242,8 @@ class Tenant(RuleBasedStateMachine):
         decided = self.decided[entry.department.id]
         if isinstance(step, Restore | Reconsider) and isinstance(asked, Event):
             self.returning[entry.department.id] = asked
+        if isinstance(step, Disable | Delete) and not _finds_nothing(step):
+            self._may_be_removed(asked, self.rehearsals[entry.department.id].entry)
         if not isinstance(step, Delete):
             return
         assert entry.department.id not in self.returning, "an event restores the department"
@@ -184,6 +266,31 @@ class Tenant(RuleBasedStateMachine):
             assert hold is not None
             assert hold.ruling is not None
             assert hold.ruling.cascade == total > 0
+        if not _finds_nothing(step):
+            self._may_be_deleted(asked, step, self.rehearsals[entry.department.id].entry)
+
+    def _may_be_removed(self, asked: Asked, before: Entry) -> None:
+        """Nothing holds the removal of a subaccount that is there, or a person has approved it in time."""
+        one = self.rehearsals[before.department.id]
+        if isinstance(asked, LateRemoval):
+            assert asked.reference not in self.rejected
+            ruling = before.hold.ruling if before.hold else None
+            assert ruling is None or one.now - ruling.at < APPROVAL_VALID_FOR, "the approval has lapsed"
+        elif isinstance(asked, Event) and before.removal is None:
+            assert not self.policy.protected.includes(before.department)
+            assert asked.merged_into is None
+            others = (other.entry for other in self.rehearsals.values() if other is not one)
+            if self.policy.limit and before.removing is None:
+                assert any(other.is_counted_active for other in others), "it is the last active one"
+
+    def _may_be_deleted(self, asked: Asked, step: Delete, before: Entry) -> None:
+        """A person has approved this very removal where its deletion must wait for one."""
+        approved = self.approved.get(asked.reference, set())
+        if self.policy.protected.includes(before.department):
+            assert approved & RULES
+        found = step.inspection.found if step.inspection else None
+        if found is not None and found.enabled and before.removal is not None:
+            assert HoldReason.DRIFT in approved
 
     @invariant()
     def no_window_has_more_removals_than_it_allows(self) -> None:
@@ -223,7 +330,7 @@ class Tenant(RuleBasedStateMachine):
                 self._try(self.events[reference])
             self.wait(timedelta(hours=1))
             for one in self.rehearsals.values():
-                one.approve()
+                self._approve(one)
             self.wait(GRACE)
         assert not self.open
         for one in self.rehearsals.values():
@@ -241,6 +348,11 @@ class Tenant(RuleBasedStateMachine):
                 assert held or FINAL & set(outcomes), outcomes
         late = {hold.id for hold in one.holds.values() if hold.disabled}
         assert late <= {answer.hold_id for answer in one.published}
+
+
+def _finds_nothing(step: Disable | Delete) -> bool:
+    """Whether the subaccount of the deletion is gone already: there is nothing left to be held."""
+    return isinstance(step, Delete) and step.inspection is not None and step.inspection.found is None
 
 
 TestTenant = Tenant.TestCase
