@@ -11,7 +11,6 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
-from pydantic import SecretStr
 from yarl import URL
 
 from tests.simulation.chance import Chance, Profile
@@ -23,11 +22,10 @@ from worker.adapters.ledgers import open_ledger
 from worker.adapters.memory.dead_letters import MemoryAudit
 from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.memory.locks import InProcessLocks
-from worker.adapters.postgres.ledger import postgres_ledger
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry, Status
 from worker.ports import Ledger, OpenedLedger
-from worker.settings.ledger_url import SqliteUrl
+from worker.settings.ledger_url import SqliteUrl, parse_ledger_url
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ async def in_sqlite(place: Place) -> AsyncIterator[OpenedLedger]:
 @asynccontextmanager
 async def in_postgres(place: Place) -> AsyncIterator[OpenedLedger]:
     with fresh_schema(place.server) as url:
-        async with postgres_ledger(SecretStr(url)) as opened:
+        async with open_ledger(parse_ledger_url(url)) as opened:
             yield opened
 
 

@@ -33,6 +33,7 @@ def several(*reasons: str) -> str:
         ),
         (f'{AT}FATAL:  no pg_hba.conf entry for host "1.2.3.4", user "u"', "let the server's pg_hba.conf"),
         (f"{AT}session is read-only", "it is a standby"),
+        (f"{AT}server is in hot standby mode", "it is a standby"),
         (f"{AT}FATAL:  unsupported startup parameter in options: tcp_user_timeout", "a pooler stands"),
         (
             f'{AT}FATAL:  unrecognized configuration parameter "idle_session_timeout"',

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from worker.settings.ledger_url import LedgerUrl, PostgresUrl, SqliteUrl, parse_ledger_url, servers
-from worker.settings.load import SettingsError, load
+from worker.settings.load import SettingsError, load, rotating
 from worker.settings.model import LedgerSettings, SealingSettings, WorkerSettings
 from worker.settings.show import described
 from worker.settings.warnings import warnings_about
@@ -66,6 +66,32 @@ def test_the_url_may_come_from_a_file(tmp_path):
     file = tmp_path / "url"
     file.write_text(f"{REMOTE}\n")
     assert load(LedgerSettings, {"LEDGER_URL_FILE": str(file)}).ledger_url == chosen(REMOTE)
+
+
+def test_only_the_login_of_a_ledger_changes_without_a_restart(tmp_path):
+    file = tmp_path / "url"
+    file.write_text("postgresql://u:old@db/p")
+    reports: list[str | None] = []
+    settings = load(LedgerSettings, {"LEDGER_URL_FILE": str(file)})
+    url = rotating(settings, "ledger_url", lambda _, why_kept: reports.append(why_kept))
+    file.write_text(f"postgresql://v:{SECRET}@db/p?sslmode=require")
+    assert url.read_again() == parse_ledger_url(f"postgresql://v:{SECRET}@db/p?sslmode=require")
+    for other in (
+        "postgresql://db/other",
+        "postgresql://other/p",
+        "sqlite:///p",
+        f"postgres://u:{SECRET}@db:x/p",
+    ):
+        file.write_text(other)
+        assert str(url.read_again()) == "postgresql://v@db/p"
+    changed, *kept = reports
+    assert changed is None
+    assert kept[0] == (
+        "LEDGER_URL_FILE names another ledger (postgresql://db/other) than the one in use: restore it,"
+        " or restart"
+    )
+    assert len(kept) == 4
+    assert SECRET not in str(kept)
 
 
 NO_URL = "is not a ledger URL; write sqlite:////absolute/path.db, or postgresql://"

@@ -5,12 +5,13 @@ To add a kind of ledger, add its URL to the settings, its adapter here and to th
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from functools import partial
 
 from worker.adapters.memory.locks import InProcessLocks
 from worker.adapters.sqlite.audit import SqliteAudit
-from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
+from worker.adapters.sqlite.ledger import SqliteLedger, sqlite_ledger, sqlite_ledger_read
 from worker.adapters.sqlite.worker_lock import no_worker
-from worker.ports import LedgerUnusable, OpenedLedger
+from worker.ports import OpenedLedger
 from worker.settings.ledger_url import LedgerUrl, PostgresUrl, SqliteUrl
 
 
@@ -22,24 +23,39 @@ async def open_ledger(
     must_exist: bool = False,
     alone: bool = False,
     on_commit: Callable[[int], None] = lambda _operations: None,
+    read_again: Callable[[], LedgerUrl] | None = None,
 ) -> AsyncIterator[OpenedLedger]:
     """Opens the ledger at `url`, with its audit and its department locks.
 
     With `read_only` or `must_exist` a missing ledger is not created. `alone`: a worker opens it, or a command
     that no worker may meet; raises `LedgerTaken` if it is for one at a time and another has it. `on_commit`
-    gets the number of operations in each commit. Raises `LedgerFailed`, `LedgerForeign`.
+    gets the number of operations in each commit. `read_again` gives the URL for each connection to a server:
+    its login may have changed. Raises `LedgerFailed`, `LedgerForeign`.
     """
     async with AsyncExitStack() as stack:
         match url:
             case SqliteUrl(path) if read_only:
                 stack.enter_context(no_worker(path) if alone else nullcontext())
-                opened = sqlite_ledger_read(path)
+                file = await stack.enter_async_context(sqlite_ledger_read(path))
+                yield _in_a_file(file)
             case SqliteUrl(path):
-                opened = sqlite_ledger(path, on_commit, must_exist=must_exist, alone=alone)
+                opening = sqlite_ledger(path, on_commit, must_exist=must_exist, alone=alone)
+                yield _in_a_file(await stack.enter_async_context(opening))
             case PostgresUrl():
-                raise LedgerUnusable("this version opens no PostgreSQL ledger; set LEDGER_URL to sqlite:///…")
-        ledger = await stack.enter_async_context(opened)
-        yield OpenedLedger(ledger, SqliteAudit(ledger.store), InProcessLocks())
+                from worker.adapters.postgres.ledger import postgres_ledger  # noqa: PLC0415 - takes 0.2 s
+
+                newest = partial(_newest, url, read_again)
+                database = postgres_ledger(newest, on_commit, read_only=read_only, must_exist=must_exist)
+                yield await stack.enter_async_context(database)
+
+
+def _in_a_file(ledger: SqliteLedger) -> OpenedLedger:
+    return OpenedLedger(ledger, SqliteAudit(ledger.store), InProcessLocks())
+
+
+def _newest(url: PostgresUrl, read_again: Callable[[], LedgerUrl] | None) -> PostgresUrl:
+    found = read_again() if read_again else url
+    return found if isinstance(found, PostgresUrl) else url
 
 
 def require_no_worker(url: LedgerUrl) -> None:

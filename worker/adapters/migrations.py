@@ -32,8 +32,13 @@ def pending(applied: Mapping[str, str], known: Sequence[Migration]) -> Sequence[
     Raises `LedgerForeign` for a migration that this version does not know, or knows otherwise.
     """
     if newer := sorted(applied.keys() - {one.name for one in known}):
-        raise LedgerForeign(f"its schema is of a newer version, which knows {newer[-1]}; run that one")
+        raise LedgerForeign(
+            f"the ledger is of a newer version of this program, which knows {newer[-1]}: run that version,"
+            " or set LEDGER_URL to another ledger"
+        )
     for one in known:
         if applied.get(one.name, one.checksum) != one.checksum:
-            raise LedgerForeign(f"its schema is not this version's: {one.name} differs")
+            raise LedgerForeign(
+                f"the ledger is not of this version: its {one.name} differs; set LEDGER_URL to another ledger"
+            )
     return [one for one in known if one.name not in applied]

@@ -85,7 +85,10 @@ async def running_worker(
     if missing := list(_missing_keys(settings)):
         raise SettingsError("\n".join(missing))
     async with AsyncExitStack() as stack:
-        opening = open_ledger(settings.ledger_url, alone=True, on_commit=telemetry.committed)
+        newest = rotating(settings, "ledger_url", telemetry.setting_read_again).read_again
+        opening = open_ledger(
+            settings.ledger_url, alone=True, on_commit=telemetry.committed, read_again=newest
+        )
         opened = await stack.enter_async_context(opening)
         await opened.ledger.bind(settings.owner, settings.plivo_auth_id)
         if not settings.recipients and not settings.plaintext_secrets and await opened.ledger.sealed_for():

@@ -59,7 +59,12 @@ class PostgresUrl:
         """`postgresql://user@host:5432/database`: without the password and other parameters."""
         found = self.parameters()
         login = f"{found['user']}@" if "user" in found else ""
-        return visible(f"{POSTGRES[0]}{login}{self.place}/{found.get('dbname', '')}")
+        return visible(f"{POSTGRES[0]}{login}{self.place}/{self.database}")
+
+    @property
+    def database(self) -> str:
+        """The name of the database; empty if it is that of the user."""
+        return self.parameters().get("dbname", "")
 
     @property
     def place(self) -> str:
@@ -81,6 +86,15 @@ def parse_ledger_url(text: str) -> LedgerUrl:
     if text.startswith(POSTGRES):
         return _postgres(text)
     raise ValueError(_NO_URL)
+
+
+def is_same_ledger(one: LedgerUrl, other: LedgerUrl) -> bool:
+    """Whether both name the same file, or the same database on the same servers, whatever the login."""
+    match one, other:
+        case PostgresUrl(), PostgresUrl():
+            return (one.place, one.database) == (other.place, other.database)
+        case _:
+            return one == other
 
 
 def servers(parameters: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from worker.ports import UserError
 from worker.settings import parse
 from worker.settings.files import NotText, decoded, why_unreadable
+from worker.settings.ledger_url import LedgerUrl, is_same_ledger
 from worker.settings.model import Settings
 from worker.settings.proxy import proxy_in_environment
 from worker.settings.rotation import OnRead, Rotating
@@ -66,6 +67,8 @@ def _read_again(settings: Settings, name: str, field: FieldInfo, path: Path) -> 
     value = _valid_in_file(field, path)
     if name == "plivo_auth_token":
         _refuse_another_account(settings)
+    if name == "ledger_url":
+        _refuse_another_ledger(getattr(settings, name), value)
     if conflicts := list(_conflicts_among(dict(settings) | {name: value}, type(settings))):
         raise SettingsError(conflicts[0])
     return value
@@ -95,6 +98,14 @@ def _refuse_another_account(settings: Settings) -> None:
         raise SettingsError(
             "PLIVO_AUTH_ID_FILE names another main account, but the ledger is that of the one in use:"
             " restore the id, or restart with a ledger of its own"
+        )
+
+
+def _refuse_another_ledger(in_use: LedgerUrl, found: LedgerUrl) -> None:
+    """A worker keeps its ledger until it is restarted: half of what it has begun would be on each."""
+    if not is_same_ledger(in_use, found):
+        raise SettingsError(
+            f"LEDGER_URL_FILE names another ledger ({found}) than the one in use: restore it, or restart"
         )
 
 

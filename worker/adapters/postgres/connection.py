@@ -12,11 +12,11 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
-from pydantic import SecretStr
 
-from worker.ports import LedgerFailed, LedgerUnusable
+from worker.adapters.postgres.refusals import refused
+from worker.ports import LedgerFailed
+from worker.settings.ledger_url import PostgresUrl
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 3.5
@@ -110,14 +110,18 @@ class Connection:
         await self._wrapped.close()
 
 
-async def connect(url: SecretStr, name: str, options: Mapping[str, str] | None = None) -> Connection:
-    """Connects to the server at `url` that can be written to.
+async def connect(
+    url: PostgresUrl, name: str, options: Mapping[str, str] | None = None, *, to_read: bool = False
+) -> Connection:
+    """Connects to the server of `url` that can be written to; with `to_read` only to read from it.
 
     `name`: as the server shows the connection. `options`: settings of the server for this connection. Raises
     `LedgerFailed`, or `LedgerUnusable` if it cannot help to try again.
     """
     connecting = asyncio.ensure_future(
-        psycopg.AsyncConnection.connect(**_parameters(url, name, options or {}), autocommit=True)
+        psycopg.AsyncConnection.connect(
+            **_parameters(url, name, options or {}, to_read=to_read), autocommit=True
+        )
     )
     try:
         await asyncio.wait({connecting}, timeout=CONNECT_SECONDS)
@@ -126,13 +130,11 @@ async def connect(url: SecretStr, name: str, options: Mapping[str, str] | None =
             connecting.cancel()
     if not connecting.done():
         connecting.add_done_callback(_dropped)
-        raise LedgerFailed(
-            f"the ledger cannot be reached: no answer from PostgreSQL within {CONNECT_SECONDS:g} s"
-        )
+        raise LedgerFailed(f"the ledger cannot be reached: no answer from {url} within {CONNECT_SECONDS:g} s")
     try:
         return Connection(connecting.result())
     except psycopg.Error as error:
-        raise _not_connected(reason_of(error)) from None
+        raise refused(error) from None
 
 
 def _dropped(connecting: "asyncio.Future[psycopg.AsyncConnection[TupleRow]]") -> None:
@@ -141,50 +143,16 @@ def _dropped(connecting: "asyncio.Future[psycopg.AsyncConnection[TupleRow]]") ->
         connecting.exception()
 
 
-def _parameters(url: SecretStr, name: str, options: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        given = conninfo_to_dict(url.get_secret_value())
-    except psycopg.Error:
-        raise LedgerUnusable(
-            "LEDGER_URL is no URL that PostgreSQL's client understands;"
-            " write postgresql://user@host/database (https://www.postgresql.org/docs/current/libpq-connect.html)"
-        ) from None
-    ours = " ".join(f"-c {key}={value}" for key, value in (_OURS | dict(options)).items())
+def _parameters(url: PostgresUrl, name: str, options: Mapping[str, str], *, to_read: bool) -> dict[str, Any]:
+    given = url.parameters()
+    reading = {"default_transaction_read_only": "on"} if to_read else {}
+    ours = " ".join(f"-c {key}={value}" for key, value in (_OURS | reading | dict(options)).items())
     return {
         **_CLIENT,
         **given,
-        "options": f"{given.get('options') or ''} {ours}".strip(),
+        "options": f"{given.get('options', '')} {ours}".strip(),
         "application_name": name,
-        "target_session_attrs": "read-write",  # a standby would grant the same locks
+        # A standby would grant the same locks, and have older data. `read-write` asks the session.
+        "target_session_attrs": "primary" if to_read else "read-write",
         "client_encoding": "utf8",
     }
-
-
-def reason_of(error: psycopg.Error) -> str:
-    """What went wrong, in one line."""
-    text = error.diag.message_primary or str(error) or "the connection is closed"
-    return " ".join(text.split()).removeprefix("connection failed: ")[:400]
-
-
-def _not_connected(reason: str) -> LedgerFailed:
-    """The error of a failed attempt. The client library tells its cause in words only."""
-    only_host = "Multiple connection attempts" not in reason
-    hint = next((hint for words, hint in _HINTS.items() if words in reason), None)
-    if hint is None or not only_host:
-        return LedgerFailed(f"the ledger cannot be reached: {reason}")
-    return LedgerUnusable(f"the ledger cannot be opened: {reason}; {hint}")
-
-
-_LOGIN = "correct the user or the password of LEDGER_URL (or PGPASSWORD, PGPASSFILE)"
-_HINTS = {
-    "password authentication failed": _LOGIN,
-    "no password supplied": _LOGIN,
-    "authentication failed": _LOGIN,
-    "no pg_hba.conf entry": "let the server's pg_hba.conf accept this host and user",
-    "role": "create the user, or name another in LEDGER_URL",
-    "permission denied for database": "grant CONNECT on the database to this user",
-    "session is read-only": "it is a standby, and a ledger needs the primary: name that in LEDGER_URL",
-    "unsupported startup parameter": "a pooler stands in between: LEDGER_URL must name PostgreSQL itself",
-    "does not exist": "create the database, or name another in LEDGER_URL",
-}
-"""What to do, by words in the reason; the first that match."""

@@ -9,8 +9,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from pydantic import SecretStr
-
 from worker.adapters.postgres.audit import PostgresAudit, audit_rows
 from worker.adapters.postgres.connection import Connection, Row
 from worker.adapters.postgres.locks import PostgresLocks
@@ -64,6 +62,7 @@ from worker.ports import (
     NotAdmitted,
     OpenedLedger,
 )
+from worker.settings.ledger_url import PostgresUrl
 
 CALLS_KEPT = 50
 """For each department, by `record_changes`."""
@@ -111,13 +110,16 @@ BIND = (
 
 @asynccontextmanager
 async def postgres_ledger(
-    url: SecretStr,
+    url: Callable[[], PostgresUrl],
     on_commit: Callable[[int], None] = lambda _changes: None,
     *,
     read_only: bool = False,
     must_exist: bool = False,
 ) -> AsyncIterator[OpenedLedger]:
-    """The ledger in the database at `url`, with its audit, locks and fence; see `postgres_store`."""
+    """The ledger in the database at `url`, with its audit, locks and fence; see `postgres_store`.
+
+    `url` is asked before each connection: its login may have changed.
+    """
     if read_only:
         async with postgres_store_read(url) as store:
             yield OpenedLedger(PostgresLedger(store), PostgresAudit(store), NoLocks())

@@ -19,7 +19,9 @@ _HINTS = {
     r'database ".*" does not exist': "create the database, or name another one in LEDGER_URL",
     r'permission denied for database ".*"': "grant the user CONNECT on the database",
     r"no pg_hba.conf entry": "let the server's pg_hba.conf accept this host and user",
-    r"session is read-only": "it is a standby, and a ledger writes; LEDGER_URL must name the primary",
+    r"session is read-only|server is in hot standby mode": (
+        "it is a standby, or set to take no writes; LEDGER_URL must name the primary"
+    ),
     r"unsupported startup parameter": "a pooler stands in between; LEDGER_URL must name PostgreSQL itself",
     r"unrecognized configuration parameter": "PostgreSQL 14 or newer is needed",
     r"invalid response to SSL negotiation|expected authentication request": (

@@ -6,8 +6,9 @@ import psycopg
 from psycopg import errors
 
 from worker.adapters.migrations import migrations_in, pending
-from worker.adapters.postgres.connection import Connection, reason_of
-from worker.ports import LedgerFailed, LedgerUnusable
+from worker.adapters.postgres.connection import Connection
+from worker.adapters.postgres.refusals import reason_of, refused
+from worker.ports import LedgerFailed
 
 MIGRATIONS = migrations_in(resources.files("worker.adapters.postgres") / "migrations")
 MIGRATION_SECONDS = 60.0
@@ -43,9 +44,7 @@ async def migrate(connection: Connection) -> None:
             await connection.rows("INSERT INTO migrations VALUES (%s, %s)", (one.name, one.checksum))
         await connection.rows("COMMIT")
     except errors.InsufficientPrivilege as refusal:
-        raise LedgerUnusable(
-            f"the ledger cannot be made: {reason_of(refusal)}; grant CREATE on the schema to this user"
-        ) from None
+        raise refused(refusal) from None
     except psycopg.Error as error:
         if connection.closed:
             raise

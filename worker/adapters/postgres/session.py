@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import psycopg
-from pydantic import SecretStr
 
 from worker.adapters.postgres.connection import (
     IDLE_SECONDS,
@@ -21,10 +20,11 @@ from worker.adapters.postgres.connection import (
     T,
     Work,
     connect,
-    reason_of,
 )
+from worker.adapters.postgres.refusals import reason_of
 from worker.adapters.system import fresh_id
 from worker.ports import LedgerFailed
+from worker.settings.ledger_url import PostgresUrl
 
 PROOF_SECONDS = 2.0
 """How long a proof lasts. The server frees no lock sooner than 2.9 s after it last heard from us."""
@@ -86,7 +86,7 @@ class Link:
 class Session(Link):
     """A link whose connection holds locks, with their proof."""
 
-    def __init__(self, url: SecretStr, jitter: Callable[[], float]) -> None:
+    def __init__(self, url: Callable[[], PostgresUrl], jitter: Callable[[], float]) -> None:
         super().__init__(self._begin)
         self._url = url
         self._jitter = jitter
@@ -132,7 +132,7 @@ class Session(Link):
                     await self.use(lambda connection: connection.rows("SELECT 1", ()))
 
     async def _begin(self) -> Connection:
-        connection = await connect(self._url, self.name, {"idle_session_timeout": f"{IDLE_SECONDS}s"})
+        connection = await connect(self._url(), self.name, {"idle_session_timeout": f"{IDLE_SECONDS}s"})
         try:
             await connection.rows(DURABLE, ())
             is_alone = (False,) not in await connection.rows(END_EARLIER, (self.name,))
@@ -148,8 +148,13 @@ class Session(Link):
 
 
 @asynccontextmanager
-async def running_session(url: SecretStr, jitter: Callable[[], float]) -> AsyncIterator[Session]:
-    """A session that is kept during the block. It connects when it is first used."""
+async def running_session(
+    url: Callable[[], PostgresUrl], jitter: Callable[[], float]
+) -> AsyncIterator[Session]:
+    """A session that is kept during the block. It connects when it is first used.
+
+    `url` is asked before each connection.
+    """
     session, stopping = Session(url, jitter), asyncio.Event()
     keeping = asyncio.create_task(session.keep(stopping))
     try:

@@ -8,16 +8,17 @@ from typing import Any, Generic, TypeVar, cast
 
 import psycopg
 from psycopg import errors
-from pydantic import SecretStr
 from pydantic_core import to_json
 
-from worker.adapters.postgres.connection import Connection, ConnectionLost, Row, connect, reason_of
+from worker.adapters.postgres.connection import Connection, ConnectionLost, Row, connect
 from worker.adapters.postgres.gathering import Asked, Gathering
 from worker.adapters.postgres.locks import lock_key
+from worker.adapters.postgres.refusals import reason_of
 from worker.adapters.postgres.schema import applied_migrations, migrate
 from worker.adapters.postgres.session import Link, Session, running_session
 from worker.core.model.departments import Department
 from worker.ports import AuthIdTaken, LedgerFailed, LedgerMissing, LedgerUnusable
+from worker.settings.ledger_url import PostgresUrl
 
 BATCH = 500
 """Changes in one commit at most."""
@@ -105,14 +106,20 @@ class _Recall:
 
 @asynccontextmanager
 async def postgres_store(
-    url: SecretStr, on_commit: Callable[[int], None], jitter: Callable[[], float], *, must_exist: bool = False
+    url: Callable[[], PostgresUrl],
+    on_commit: Callable[[int], None],
+    jitter: Callable[[], float],
+    *,
+    must_exist: bool = False,
 ) -> AsyncIterator[tuple["PostgresStore", Session]]:
     """Opens the ledger in the database at `url`, makes it if it is missing, and migrates its schema.
+
+    `url` is asked before each connection.
 
     `on_commit` gets the number of changes in each commit. Raises `LedgerFailed`, `LedgerUnusable`,
     `LedgerMissing` or `LedgerForeign`.
     """
-    reading = Link(lambda: connect(url, "provisioner reads"))
+    reading = Link(lambda: connect(url(), "provisioner reads"))
     async with running_session(url, jitter) as session:
         store = PostgresStore(reading, session, on_commit)
         try:
@@ -123,10 +130,9 @@ async def postgres_store(
 
 
 @asynccontextmanager
-async def postgres_store_read(url: SecretStr) -> AsyncIterator["PostgresStore"]:
+async def postgres_store_read(url: Callable[[], PostgresUrl]) -> AsyncIterator["PostgresStore"]:
     """Opens an existing ledger read-only; raises `LedgerFailed`."""
-    options = {"default_transaction_read_only": "on"}
-    store = PostgresStore(Link(lambda: connect(url, "provisioner reads", options)), None)
+    store = PostgresStore(Link(lambda: connect(url(), "provisioner reads", to_read=True)), None)
     try:
         await store.read(_require)
         yield store
