@@ -23,10 +23,11 @@ from worker.core.model.calls import CallNote
 from worker.core.model.causes import Reference
 from worker.core.model.credentials import Fingerprint
 from worker.core.model.departments import Department
-from worker.core.model.entry import Entry
+from worker.core.model.entry import Entry, Status
 from worker.core.model.holds import Hold, HoldReason
 from worker.core.model.recollection import Recollection
 from worker.core.model.wishes import Wish
+from worker.core.presence import WorkerSeen
 
 
 class UserError(Exception):
@@ -398,13 +399,23 @@ class Wishes(Protocol):
 
 
 class Presence(Protocol):
-    """Whether a worker runs on this ledger. All raise `LedgerFailed`."""
+    """The workers that run on this ledger. All raise `LedgerFailed`.
 
-    async def note_running(self, at: datetime) -> None:
-        """Records that a worker runs at this moment."""
+    Only the ledger's own clock counts: the clocks of hosts differ. A worker that has announced itself is seen
+    by whoever asks after that.
+    """
 
-    async def running_at(self) -> datetime | None:
-        """When a worker has last said that it runs; None if none ever did."""
+    async def announce(self, worker: WorkerSeen) -> None:
+        """Records that this worker runs now, whatever its `seen_at`. It stays on record for a day."""
+
+    async def leave(self, worker_id: str) -> None:
+        """Records that this worker has `left` now; does nothing for an unknown one."""
+
+    async def workers(self, within: timedelta) -> Sequence[WorkerSeen]:
+        """The workers seen within this time, those that have left among them, by start and id.
+
+        A worker seen in the future, after the clock was set back, counts only within the same time.
+        """
 
 
 class Sweeps(Protocol):
@@ -469,6 +480,9 @@ class Reports(Protocol):
 
     async def answers_to(self, event_id: str) -> Sequence[Answer]:
         """The answers to the events of this id, one for each source, by source."""
+
+    async def count_by_status(self) -> Mapping[Status, int]:
+        """The number of departments on record in each status that has any."""
 
     async def calls(self, department: Department, limit: int = 50) -> Sequence[CallNote]:
         """The last calls for the department, oldest first. Older ones may be forgotten."""
@@ -535,12 +549,16 @@ UNBROKEN = Unbroken()
 
 @dataclass(frozen=True, slots=True)
 class OpenedLedger:
-    """An open ledger with the audit, the locks and the fence of the same database."""
+    """An open ledger with the audit, the locks and the fence of the same database.
+
+    `shared`: several workers may run on it at once.
+    """
 
     ledger: Ledger
     audit: Audit
     locks: DepartmentLocks
     fence: Fence = UNBROKEN
+    shared: bool = False
 
 
 class BrowsedLetter(Protocol):

@@ -3,14 +3,14 @@
 import asyncio
 import os
 import pty
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from contracts.subaccounts import ResultCode, ResultKind
-from tests.support.builders import NOW, an_entry, department_removed
+from tests.support.builders import NOW, a_worker, an_entry, department_removed
 from tests.support.commands import in_process, started
 from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.core.inventory import Counts
@@ -213,11 +213,11 @@ async def test_two_counts_for_one_id_are_a_usage_error(environ):
 async def test_a_running_worker_is_waited_for(environ):
     """The worker is played: it approves, and carries the removal out."""
     async with sqlite_ledger(path_of(environ)) as ledger:
-        await ledger.note_running(datetime.now(UTC))
+        await ledger.announce(a_worker())
         process = await started(environ, "holds", "approve", LIMIT, "--as", "ada")
         while not (left := await ledger.wishes()):
             await asyncio.sleep(0.05)
-            await ledger.note_running(datetime.now(UTC))
+            await ledger.announce(a_worker())
         entry = (await ledger.recall(left[0].department, CAUSE.reference)).entry
         done = replace(HOLDS[0], state=HoldState.DONE, ruling=Ruling("ada", NOW))
         answer = Answer(

@@ -442,17 +442,6 @@ class TestCalls:
         assert await ledger.calls(SALES) == [failed]
 
 
-class TestPresence:
-    async def test_the_last_moment_counts(self, ledger):
-        await ledger.bind("default", "MA1")
-        assert await ledger.running_at() is None
-        for at in (NOW, NOW + timedelta(microseconds=1234567)):
-            await ledger.note_running(at)
-            assert await ledger.running_at() == at
-        await ledger.bind("default", "MA1")
-        assert await ledger.running_at() == NOW + timedelta(microseconds=1234567)
-
-
 class TestSweeps:
     async def test_the_newest_ten_are_kept(self, ledger):
         assert (await ledger.last_sweep_at(), await ledger.sweep("S1")) == (None, None)

@@ -22,7 +22,7 @@ from contracts.subaccounts import ResultKind
 from tests.conformance.ledgers import entry_of, fresh
 from tests.conformance.test_ledger_removals import REMOVAL, SALES_LINE, a_call, a_hold, disabled, removing
 from tests.conformance.test_sqlite import migrations_until
-from tests.support.builders import NOW, SALES, an_answer, created
+from tests.support.builders import NOW, SALES, a_worker, an_answer, created
 from worker.adapters.sqlite import store as sqlite
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import SqliteLedger, sqlite_ledger, sqlite_ledger_read
@@ -260,7 +260,7 @@ async def test_copies_of_the_open_files_hold_all_that_was_recorded(path, tmp_pat
     """As after a power failure: nobody has closed the ledger."""
     async with sqlite_ledger(path) as ledger:
         await ledger.bind("default", "MA1")
-        await ledger.note_running(NOW)
+        await ledger.announce(a_worker())
         await ledger.note_sweep("S1", NOW, "{}")
         entry = await ledger.record(fresh())
         entry = await ledger.record(disabled(entry, NOW), beside=everything(1))
@@ -273,7 +273,8 @@ async def test_copies_of_the_open_files_hold_all_that_was_recorded(path, tmp_pat
         assert await entry_of(ledger) == entry
         assert await ledger.holds() == [a_hold(1)]
         assert await ledger.calls(SALES) == [a_call(1)]
-        assert (await ledger.running_at(), await ledger.last_sweep_at()) == (NOW, NOW)
+        assert [worker.id for worker in await ledger.workers(HOUR)] == [a_worker().id]
+        assert await ledger.last_sweep_at() == NOW
         assert await ledger.tenant_counts("acme", [NOW - HOUR]) == TenantCounts(0, (WindowCount(1, 1),))
 
 

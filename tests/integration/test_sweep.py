@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from typing import Any
 
 import aiohttp
@@ -16,7 +15,6 @@ from tests.support.real import EVENT, RealSystem
 
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 
-PRESENT_SECONDS = 1.5
 DOCUMENT = {"started_at", "finished_at", "subaccounts", "departments", "findings"}
 FINDING = {"kind", "tenant", "department_id", "auth_id", "detail", "fixable", "fixed"}
 
@@ -77,14 +75,8 @@ def kinds(output: CommandOutput) -> list[str]:
     return [finding["kind"] for finding in output.json["findings"]]
 
 
-@pytest.fixture(autouse=True)
-def _a_worker_that_stops_is_gone_at_once(monkeypatch):
-    monkeypatch.setattr("worker.core.wishes.PRESENT_FOR", timedelta(seconds=PRESENT_SECONDS))
-
-
 async def test_without_a_worker_the_command_reads_the_list_itself(system: RealSystem):
     await drifted(system)
-    await no_worker()
 
     found = await sweep(system, "--json")
 
@@ -100,11 +92,6 @@ async def test_without_a_worker_the_command_reads_the_list_itself(system: RealSy
     assert (refused.code, kinds(refused)) == (1, EXPECTED)
     assert "no worker runs on this ledger" in refused.err
     assert not any(one["fixed"] for one in refused.json["findings"])
-
-
-async def no_worker() -> None:
-    """Waits until the worker that has stopped does not count as running any more."""
-    await asyncio.sleep(PRESENT_SECONDS + 0.1)
 
 
 async def test_the_running_worker_sweeps_and_corrects(system: RealSystem):
@@ -158,7 +145,6 @@ async def test_an_account_as_on_record_has_no_finding(system: RealSystem):
 
 async def test_another_account_is_refused_or_named(system: RealSystem):
     ids = await departments(system, "a", "b", "c")
-    await no_worker()
     other = system.environ | {"PLIVO_AUTH_ID": "MAOTHERACCOUNT000000"}
     refused = await in_process(other, "sweep")
     assert "the ledger belongs to" in refused.err
@@ -171,7 +157,6 @@ async def test_another_account_is_refused_or_named(system: RealSystem):
 
 async def test_a_refused_login_fails_with_one_line(system: RealSystem):
     await departments(system, "a")
-    await no_worker()
     failed = await in_process(system.environ | {"PLIVO_AUTH_TOKEN": "wrong"}, "sweep", "--json")
     assert (failed.code, failed.out) == (1, "")
     assert "Plivo's subaccounts cannot be read" in failed.err

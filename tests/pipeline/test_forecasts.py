@@ -7,7 +7,7 @@ import pytest
 
 from contracts.envelope import Message
 from tests.pipeline.test_removals import give, tend
-from tests.support.builders import SALES, department_created, department_removed, department_renamed
+from tests.support.builders import SALES, a_worker, department_created, department_removed, department_renamed
 from tests.support.world import World
 from worker.adapters.memory.dead_letters import MemoryAudit
 from worker.core.decide import Enable, Policy, Removal
@@ -63,10 +63,10 @@ def rulings(world: World) -> Rulings:
 
 async def ruled(world: World, ask: Approving | Rejecting):
     """Runs the command beside a worker until it ends."""
-    await world.ledger.note_running(world.clock.now())
+    await world.ledger.announce(a_worker())
     asked = asyncio.create_task(rulings(world).ask([ask]))
     while not asked.done():
-        await world.ledger.note_running(world.clock.now())
+        await world.ledger.announce(a_worker())
         await tend(world)
         world.clock.advance(1)
         await asyncio.sleep(0)

@@ -3,7 +3,6 @@
 import asyncio
 import io
 from dataclasses import replace
-from datetime import timedelta
 from itertools import count
 from typing import Any
 
@@ -15,6 +14,7 @@ from tests.support.builders import (
     CLAIM,
     NOW,
     SALES,
+    a_worker,
     department_created,
     department_removed,
     department_renamed,
@@ -143,7 +143,7 @@ async def test_a_reissue_is_carried_out_by_the_worker_or_withdrawn(world, new_id
 
 
 async def worker_runs(world):
-    await world.ledger.note_running(world.clock.now())
+    await world.ledger.announce(a_worker())
 
 
 async def answered(world, asked):
@@ -159,12 +159,15 @@ async def answered(world, asked):
 
 
 async def test_without_a_worker_nothing_is_asked_for(world, new_id):
-    """A worker that ran a while ago, or that will run once a clock is set right, is none."""
+    """A worker that ran a while ago, or that will run once a clock is set right, or that stops, is none."""
     await world.handle(department_created())
     audit = MemoryAudit()
     asking = Asking(world.ledger, audit, world.clock, "ada", new_id)
-    for seconds in (-6, 6):
-        await world.ledger.note_running(world.clock.now() + timedelta(seconds=seconds))
+    await world.ledger.announce(a_worker("w1"))
+    await world.ledger.leave("w1")
+    await world.ledger.announce(a_worker("w2"))
+    for seconds in (6, -12):  # the clock was set back meanwhile
+        world.clock.advance(seconds)
         for asked in (
             asking.reissue(SALES, None),
             asking.recreate(SALES),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contracts.subaccounts import ResultCode, ResultKind
-from tests.support.builders import NOW, an_entry, department_removed
+from tests.support.builders import NOW, a_worker, an_entry, department_removed
 from worker.adapters.memory.clock import MemoryClock
 from worker.adapters.memory.dead_letters import MemoryAudit
 from worker.adapters.memory.ledger import MemoryLedger
@@ -64,11 +64,8 @@ class Scene:
     """A ledger with holds, and a worker that this test plays."""
 
     def __init__(self) -> None:
-        self.ledger, self.audit, self.clock = (
-            MemoryLedger(),
-            MemoryAudit(),
-            MemoryClock(NOW + timedelta(seconds=10)),
-        )
+        self.clock = MemoryClock(NOW + timedelta(seconds=10))
+        self.ledger, self.audit = MemoryLedger(self.clock.now), MemoryAudit()
         numbers = count(1)
         self.asking = Asking(self.ledger, self.audit, self.clock, "ada", lambda: f"wish-{next(numbers)}")
         self.seen: list[int] = []
@@ -84,7 +81,7 @@ class Scene:
         await self.ledger.record(entry, beside=Beside(holds=(hold,)))
 
     async def runs(self) -> None:
-        await self.ledger.note_running(self.clock.now())
+        await self.ledger.announce(a_worker())
 
     def ask(self, *asks, waits: bool = True):
         return asyncio.create_task(Rulings(self.asking, self.seen.append).ask(asks, waits=waits))

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from tests.simulation.chance import Chance
@@ -15,10 +15,11 @@ from worker.core.model.answers import Answer
 from worker.core.model.calls import CallNote
 from worker.core.model.causes import Reference
 from worker.core.model.departments import Department
-from worker.core.model.entry import Entry
+from worker.core.model.entry import Entry, Status
 from worker.core.model.holds import Hold, HoldReason
 from worker.core.model.recollection import Recollection
 from worker.core.model.wishes import Wish
+from worker.core.presence import WorkerSeen
 from worker.core.reissue import WISHES
 from worker.ports import NOTHING_BESIDE, Beside, LedgerConflict, LedgerFailed, NotAdmitted
 
@@ -41,7 +42,7 @@ class Disk(MemoryLedger):
         self._holds.clear()
         self._calls.clear()
         self._sweeps.clear()
-        self._running_at = None
+        self._workers.clear()
         self._caught_up = False
 
     def write(self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE) -> Entry:
@@ -62,7 +63,7 @@ class Disk(MemoryLedger):
         ]
         return duties + [f"wish {wish.asks.kind} for {wish.department.id}" for wish in self._wishes.values()]
 
-    def leave(self, wish: Wish) -> None:
+    def leave_wish(self, wish: Wish) -> None:
         """Leaves a wish, as a command does."""
         self._wish_ids.add(wish.id)
         self._wishes[wish.id] = wish
@@ -208,13 +209,21 @@ class SimulatedLedger:
         self._process.check()
         return await self._disk.waiting_holds()
 
-    async def note_running(self, at: datetime) -> None:
+    async def announce(self, worker: WorkerSeen) -> None:
         self._process.check()
-        await self._disk.note_running(at)
+        await self._disk.announce(worker)
 
-    async def running_at(self) -> datetime | None:
+    async def leave(self, worker_id: str) -> None:
         self._process.check()
-        return await self._disk.running_at()
+        await self._disk.leave(worker_id)
+
+    async def workers(self, within: timedelta) -> Sequence[WorkerSeen]:
+        self._process.check()
+        return await self._disk.workers(within)
+
+    async def count_by_status(self) -> Mapping[Status, int]:
+        self._process.check()
+        return await self._disk.count_by_status()
 
     async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
         self._process.check()

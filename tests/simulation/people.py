@@ -106,7 +106,7 @@ class People:
         cascade = asks.cascade if isinstance(asks, Approving) else None
         self.history.note("asked", hold.department.id, kind=asks.kind, hold=hold.id, cascade=cascade, by=by)
         wish = Wish(f"wish-{self.asked}", hold.department, by, self.now(), asks)
-        self.disk.leave(wish)
+        self.disk.leave_wish(wish)
         return True
 
     def _sweep(self) -> bool:
@@ -129,7 +129,7 @@ class People:
         wish = Wish(f"wish-{self.asked}", department, self.chance.one_of(OPERATORS), self.now(), asks)
         auth_id = asks.auth_id if isinstance(asks, Binding) else None
         self.history.note("asked for", None, wish=wish.id, kind=asks.kind, auth_id=auth_id)
-        self.disk.leave(wish)
+        self.disk.leave_wish(wish)
 
     def _ours(self) -> list[Subaccount]:
         return [one for one in self.provider.subaccounts if one.department]

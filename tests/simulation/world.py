@@ -141,6 +141,7 @@ class SimulatedWorld:
         self.broker.routes.bind(names.RESULTS, "results", "#")
         self.provider = ProviderServer(self.loop, self.chance, self.history, self._now)
         self.disk = Disk(self.history)
+        self.disk.now = self._wall_clock
         self.people = People(self.disk, self.provider, self.chance, self.history, self._wall_clock)
         self.policy = self._policy()
         # some runs give up early, most as late as by default

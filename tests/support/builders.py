@@ -5,7 +5,7 @@ event as the core sees it. All of them concern one department, SALES.
 """
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, Unpack
 
 from contracts.departments import (
@@ -26,6 +26,7 @@ from worker.core.model.departments import Department
 from worker.core.model.entry import Claim, Entry, Status
 from worker.core.model.recollection import Recollection
 from worker.core.model.removals import Deletion, Removed
+from worker.core.presence import WorkerSeen
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SALES = Department("acme", "sales")
@@ -110,6 +111,20 @@ def an_answer(event: Event, outcome: ResultKind = ResultKind.CREATED, **fields: 
         version=event.version,
     )
     return replace(answer, **fields)
+
+
+def a_worker(id_: str = "w1", **fields: Any) -> WorkerSeen:
+    """`seen_at` is long ago: only the ledger's clock may count."""
+    given: dict[str, Any] = {
+        "host": "host-1",
+        "pid": 4711,
+        "version": "1.2.3",
+        "started_at": NOW,
+        "seen_at": NOW - timedelta(days=100),
+        "consuming": True,
+        "rate_share": 300,
+    }
+    return WorkerSeen(id_, **given | fields)
 
 
 def a_recollection(entry: Entry | None = None, answer: Answer | None = None) -> Recollection:

@@ -55,6 +55,7 @@ from worker.core.model.holds import Hold, HoldReason
 from worker.core.model.recollection import Recollection
 from worker.core.model.wishes import Wish
 from worker.core.naming import Names, NameTemplate
+from worker.core.presence import WorkerSeen
 from worker.operations.emit import inbound
 from worker.ports import (
     NOTHING_BESIDE,
@@ -126,11 +127,17 @@ class WatchedLedger:
     async def waiting_holds(self) -> Mapping[HoldReason, int]:
         return await self.ledger.waiting_holds()
 
-    async def note_running(self, at: datetime) -> None:
-        await self.ledger.note_running(at)
+    async def announce(self, worker: WorkerSeen) -> None:
+        await self.ledger.announce(worker)
 
-    async def running_at(self) -> datetime | None:
-        return await self.ledger.running_at()
+    async def leave(self, worker_id: str) -> None:
+        await self.ledger.leave(worker_id)
+
+    async def workers(self, within: timedelta) -> Sequence[WorkerSeen]:
+        return await self.ledger.workers(within)
+
+    async def count_by_status(self) -> Mapping[Status, int]:
+        return await self.ledger.count_by_status()
 
     async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
         await self.witness.see("note sweep", lambda: self.ledger.note_sweep(sweep_id, finished_at, report))
@@ -307,6 +314,7 @@ class World:
     fingerprints: Fingerprints = field(default_factory=lambda: KeyedFingerprints(SecretStr("main token")))
 
     def __post_init__(self) -> None:
+        self.ledger.now = self.clock.now
         self.broker = MemoryBroker(self.clock.sleep)
         recipients = sorted(self.policy.recipients - {ANY_RECIPIENT})
         self.broker.declare(topology(BrokerVersion(4, 1), self.retry.delays, recipients))

@@ -21,7 +21,9 @@ from worker.core.model.departments import Department
 from worker.core.model.entry import Check, Claim, Entry, Status
 from worker.core.model.holds import Hold
 from worker.core.model.removals import Deletion, Removed, Removing, Retry
+from worker.core.model.replace import replace
 from worker.core.model.wishes import Wish
+from worker.core.presence import WorkerSeen
 from worker.ports import LedgerFailed
 
 T = TypeVar("T")
@@ -95,6 +97,7 @@ _ANSWER = TypeAdapter(Answer)
 _WISH = TypeAdapter(Wish)
 _HOLD = TypeAdapter(Hold)
 _CALL = TypeAdapter(CallNote)
+_WORKER = TypeAdapter(WorkerSeen)
 
 
 def entry_json(entry: Entry) -> str:
@@ -233,6 +236,16 @@ def moment_of(seconds: Any) -> datetime:
 def microseconds(moment: datetime) -> int:
     """Microseconds since 1970: exact, unlike Unix time with its fractions."""
     return (moment - EPOCH) // MICROSECOND
+
+
+def worker_json(worker: WorkerSeen) -> str:
+    """Encodes what a worker says of itself."""
+    return _WORKER.dump_json(worker).decode()
+
+
+def worker_of(text: Any, seen_at: float, *, left: bool) -> WorkerSeen:
+    """Decodes what a worker said of itself at this Unix time; raises `LedgerFailed` for invalid JSON."""
+    return replace(_validated(_WORKER, text), seen_at=moment_of(seen_at), left=left)
 
 
 def _issued_of(row: EntryRow) -> IssuedCredentials | None:

@@ -1,13 +1,17 @@
-"""The system's clock, randomness, fresh ids and user name. No other module reads them."""
+"""The system's clock, randomness, fresh ids, user name and process. No other module reads them."""
 
 import asyncio
 import getpass
 import os
 import random
+import socket
 import time
 import uuid
 from datetime import UTC, datetime
+from importlib.metadata import version
 from itertools import count
+
+from worker.core.presence import WorkerSeen
 
 
 class SystemClock:
@@ -45,6 +49,20 @@ def fresh_message_id() -> str:
     Randomness is read once in a process, since this is called for every message.
     """
     return f"{_PROCESS}-{next(_NUMBERS)}"
+
+
+def this_process(started_at: datetime) -> WorkerSeen:
+    """The running process as a worker that has not begun to work."""
+    return WorkerSeen(
+        id=fresh_id(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        version=version("subaccount-provisioner"),
+        started_at=started_at,
+        seen_at=started_at,
+        consuming=False,
+        rate_share=0,
+    )
 
 
 def os_user() -> str:

@@ -12,12 +12,14 @@ from worker.adapters.jose.key_files import read_signing_key, signing_key_made_on
 from worker.adapters.jose.seal import JoseSealer, RecipientKeys, Unsealed
 from worker.adapters.ledgers import open_ledger
 from worker.adapters.plivo.client import PlivoAccount, plivo_provider
-from worker.adapters.system import SystemClock
+from worker.adapters.system import SystemClock, this_process
 from worker.bootstrap.wiring import Ports, Rules, Worker, assemble
 from worker.core.judge import RetryPolicy
 from worker.core.model.credentials import ANY_RECIPIENT
+from worker.core.presence import WorkerSeen
 from worker.flow.clock_watch import Comparisons
 from worker.flow.plaintext import SEALED_BEFORE
+from worker.flow.presence import Announcer
 from worker.flow.supervise import supervised
 from worker.pipeline.sweeps import OwnSweeps
 from worker.ports import (
@@ -57,6 +59,10 @@ class RunningWorker:
         """One line for each reason why no event could succeed now."""
         trouble = self.worker.circuit.trouble
         return [*self.worker.gate.blocks.values(), *([trouble] if trouble else [])]
+
+    async def problems(self) -> list[str]:
+        """One line for each reason why no event could be completed now, but for the state of the ledger."""
+        return [*self.blocks(), *await self.consumer.problems(), *await self.publisher_problems()]
 
     async def drain(self) -> bool:
         """Stops consuming and finishes running work; False if that exceeds `PROVISIONER_DRAIN`."""
@@ -123,12 +129,21 @@ async def running_worker(
         await stack.enter_async_context(supervised(worker.ledger_watch.watch_fence, clock, telemetry))
         await stack.enter_async_context(supervised(worker.clock_watch.run, clock, telemetry))
         await stack.enter_async_context(supervised(worker.scheduler.run, clock, telemetry))
-        await stack.enter_async_context(supervised(worker.scheduler.announce, clock, telemetry))
         await stack.enter_async_context(supervised(worker.sweeps.run, clock, telemetry))
+        itself = _Itself(this_process(clock.now()), settings)
+        announcer = Announcer(
+            presence=opened.ledger,
+            worker_id=itself.process.id,
+            describe=itself.describe,
+            is_stopping=stopping.is_set,
+            clock=clock,
+            on_failure=worker.ledger_watch.failed,
+        )
+        await stack.enter_async_context(_announced(announcer, clock, telemetry))
         consumer = await stack.enter_async_context(broker.consumer(worker.handler.receive))
         control = partial(worker.gate.control, consumer)
         await stack.enter_async_context(supervised(control, clock, telemetry))
-        yield RunningWorker(
+        itself.running = RunningWorker(
             worker=worker,
             consumer=consumer,
             ledger=opened.ledger,
@@ -136,6 +151,36 @@ async def running_worker(
             telemetry=telemetry,
             publisher_problems=broker.publisher_problems,
         )
+        yield itself.running
+
+
+@dataclass
+class _Itself:
+    """The worker as the ledger shows it; it is starting until `running` is set."""
+
+    process: WorkerSeen
+    settings: WorkerSettings
+    running: RunningWorker | None = None
+
+    async def describe(self) -> WorkerSeen:
+        """What the worker says of itself now."""
+        shown = replace(self.process, rate_share=self.settings.rate_limit.calls)
+        if self.running is None:
+            return replace(shown, problems=("the worker is starting",))
+        return replace(
+            shown,
+            consuming=self.running.consumer.consuming,
+            problems=tuple(dict.fromkeys(await self.running.problems())),
+            circuit=self.running.worker.circuit.state,
+        )
+
+
+@asynccontextmanager
+async def _announced(announcer: Announcer, clock: Clock, telemetry: Telemetry) -> AsyncIterator[None]:
+    """Says during the block that the worker runs, and at its end that it has left."""
+    async with supervised(announcer.run, clock, telemetry):
+        yield
+    await announcer.leave()
 
 
 def _missing_keys(settings: WorkerSettings) -> Iterator[str]:

@@ -401,7 +401,6 @@ def _scheduler(
         records=records,
         duties=ports.ledger,
         wishes=ports.ledger,
-        presence=ports.ledger,
         reissues=entries.reissues,
         recreations=Recreations(line, records, ports.ledger, tries, clock, telemetry),
         removals=_removals(given, intake, watches, entries, line),

@@ -107,7 +107,7 @@ async def _adopt(settings: ProviderSettings, request: _Request, *, as_json: bool
 
     if not request.applies:
         async with open_ports.ledger_to_plan(settings) as (ledger, _):
-            beside_worker = await is_running(ledger, SystemClock())
+            beside_worker = await is_running(ledger)
             planned = await _planned(settings, ledger, request, beside_worker=beside_worker)
         _show(planned, request, applied=False, as_json=as_json)
         return _is_well(planned)

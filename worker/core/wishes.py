@@ -1,4 +1,4 @@
-"""Wishes: the references of their answers, how long they are valid, whether a worker grants them.
+"""Wishes: the references of their answers, and how long they are valid.
 
 A wish that no worker has granted in time is answered `failed`: what a person wanted then may be wrong now.
 One that has begun is carried on, however old it is.
@@ -19,9 +19,6 @@ from worker.core.model.wishes import Approving, Wish
 from worker.core.recreation import RECREATE
 from worker.core.reissue import WISHES
 from worker.core.removal import APPROVAL_VALID_FOR
-
-PRESENT_FOR = timedelta(seconds=5)
-"""A worker says each second that it runs; it counts as running for this long."""
 
 _TYPES: Mapping[str, str] = {
     "reissue": REISSUE,
@@ -94,14 +91,6 @@ def audit_of(wish: Wish, selection: str, outcome: str, at: datetime) -> AuditLin
         reason="",
         outcome=outcome,
     )
-
-
-def is_present(running_at: datetime | None, now: datetime) -> bool:
-    """Whether a worker runs that has last said so at `running_at`.
-
-    A time far ahead does not count: a clock was set back since.
-    """
-    return running_at is not None and abs(now - running_at) <= PRESENT_FOR
 
 
 def with_approvals(found: Sequence[Hold], wishes: Sequence[Wish], now: datetime) -> Sequence[Hold]:

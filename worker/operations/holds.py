@@ -167,7 +167,7 @@ class Rulings:
             if settled:
                 last = clock.monotonic()
                 self.on_progress(len(self._outcomes))
-            elif not await is_running(ledger, clock):
+            elif not await is_running(ledger):
                 self._end_all(waiting, NO_WORKER)
                 return
             elif clock.monotonic() - last > FOLLOWED_SECONDS:

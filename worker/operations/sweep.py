@@ -48,7 +48,7 @@ async def sweep_by_worker(asking: Asking) -> Report | None:
 
     It takes as long as the rate limit wants. Raises `SweepFailed` if there is no report.
     """
-    if not await is_running(asking.ledger, asking.clock):
+    if not await is_running(asking.ledger):
         return None
     wish = asking.wish(EVERY_DEPARTMENT, Sweeping())
     (answer,) = await asking.ask_all([wish], "all", patience_seconds=math.inf)

@@ -12,7 +12,8 @@ from worker.core.model.answers import Answer
 from worker.core.model.departments import Department
 from worker.core.model.wishes import Recreating, Reissuing, Wish, WishFor
 from worker.core.naming import NO_EVENT
-from worker.core.wishes import audit_of, is_present, reference_of
+from worker.core.presence import PRESENT_FOR
+from worker.core.wishes import audit_of, reference_of
 from worker.operations.departments import UnknownDepartment, pending
 from worker.ports import Audit, Clock, Ledger, Presence, UserError
 
@@ -50,9 +51,9 @@ class StillUnderWay(UserError):
     """A worker has begun, and goes on after the command."""
 
 
-async def is_running(presence: Presence, clock: Clock) -> bool:
-    """Whether a worker runs on the ledger: it says so each second."""
-    return is_present(await presence.running_at(), clock.now())
+async def is_running(presence: Presence) -> bool:
+    """Whether a worker runs on the ledger, and has not begun to stop: it says so each second."""
+    return any(not worker.left for worker in await presence.workers(PRESENT_FOR))
 
 
 def ignore(_answered: int) -> None:
@@ -99,7 +100,7 @@ class Asking:
 
     async def require_worker(self, otherwise: str = "nothing was asked for") -> None:
         """Returns if a worker runs on the ledger; else raises `NoWorker`, which says what became of it."""
-        if not await is_running(self.ledger, self.clock):
+        if not await is_running(self.ledger):
             raise NoWorker(otherwise)
 
     async def leave(self, wishes: Sequence[Wish], selection: str) -> None:
@@ -130,7 +131,7 @@ class Asking:
                 on_answered(len(wishes) - len(waiting))
                 continue
             patient = self.clock.monotonic() - last < patience_seconds
-            if not patient or not await is_running(self.ledger, self.clock):
+            if not patient or not await is_running(self.ledger):
                 break
             await self.clock.sleep(POLL_SECONDS)
         for wish in waiting.values():  # a worker may have died between an answer and the end of its wish
@@ -186,7 +187,7 @@ class Asking:
             await self._record([wish], selection, answer.reason or answer.outcome)
             return answer
         if not withdraws:
-            runs = await is_running(self.ledger, self.clock)
+            runs = await is_running(self.ledger)
             who = "the worker has begun, and goes on" if runs else "a worker has begun; the next one goes on"
             raise StillUnderWay(
                 f"{who}: `provisioner departments show {wish.department.id}` tells how it ends"
@@ -207,7 +208,7 @@ class Asking:
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    is_over = not await is_running(self.ledger, self.clock)
+                    is_over = not await is_running(self.ledger)
                     if answered := await self._answered(wish):
                         return answered[wish.id]
                     if is_over:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -58,7 +57,6 @@ from worker.ports import (
     Holds,
     LedgerConflict,
     LedgerFailed,
-    Presence,
     PublishFailed,
     Wishes,
 )
@@ -83,7 +81,6 @@ class Scheduler:
     records: Records
     duties: Duties
     wishes: Wishes
-    presence: Presence
     reissues: Reissues
     recreations: Recreations
     removals: Removals
@@ -115,17 +112,6 @@ class Scheduler:
                 await self.file_wishes()
             await self.outbox.retry_refused()
             await self.measure()
-            await self.clock.sleep(POLL_SECONDS)
-
-    async def announce(self) -> None:
-        """Says each `POLL_SECONDS` that a worker runs, until it drains: commands wait for it only then.
-
-        It does not wait for the duties, which may take long. Never returns.
-        """
-        while True:
-            if self.ledger_watch.trouble is None and not self.stopping.is_set():
-                with suppress(LedgerFailed):  # the next use of the ledger reports it
-                    await self.presence.note_running(self.clock.now())
             await self.clock.sleep(POLL_SECONDS)
 
     async def file_due(self) -> None:

@@ -67,14 +67,7 @@ class Readiness:
 
     async def problems(self) -> list[str]:
         """One line for each problem. Empty when ready."""
-        worker = self._worker
-        problems = [
-            *worker.blocks(),
-            *await worker.consumer.problems(),
-            *await worker.publisher_problems(),
-            *await self._ledger(),
-        ]
-        return list(dict.fromkeys(problems))
+        return list(dict.fromkeys([*await self._worker.problems(), *await self._ledger()]))
 
     async def _ledger(self) -> list[str]:
         """Writes to the ledger, once in `LEDGER_CHECK_SECONDS`: a read would not notice a full disk."""

@@ -1,10 +1,11 @@
 """The ledger in memory, for tests. It passes the ledger's conformance suite."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from itertools import chain
 
+from worker.adapters.system import SystemClock
 from worker.core.dead_letters import AuditLine
 from worker.core.duties import longest_due
 from worker.core.limits import TenantCounts, WindowCount
@@ -12,11 +13,12 @@ from worker.core.model.answers import Answer
 from worker.core.model.calls import CallNote
 from worker.core.model.causes import Reference
 from worker.core.model.departments import Department
-from worker.core.model.entry import Entry
+from worker.core.model.entry import Entry, Status
 from worker.core.model.holds import Hold, HoldReason, HoldState
 from worker.core.model.recollection import Recollection
 from worker.core.model.replace import replace
 from worker.core.model.wishes import Wish
+from worker.core.presence import WorkerSeen
 from worker.ports import (
     NOTHING_BESIDE,
     AuthIdTaken,
@@ -29,12 +31,14 @@ from worker.ports import (
 
 CALLS_KEPT = 50
 SWEEPS_KEPT = 10
+_CLOCK = SystemClock()
 
 
 class MemoryLedger:
-    """The `Ledger` port, without durability."""
+    """The `Ledger` port, without durability. `now`: the ledger's own clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], datetime] = _CLOCK.now) -> None:
+        self.now = now
         self._entries: dict[Department, Entry] = {}
         self._answers: dict[tuple[str, str], Answer] = {}
         self._holders: dict[str, Department] = {}
@@ -47,7 +51,7 @@ class MemoryLedger:
         self._holds: dict[str, Hold] = {}
         self._calls: dict[Department, list[CallNote]] = {}
         self._sweeps: dict[str, tuple[datetime, str]] = {}
-        self._running_at: datetime | None = None
+        self._workers: dict[str, WorkerSeen] = {}
         self.audit: list[AuditLine] = []
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
@@ -132,13 +136,24 @@ class MemoryLedger:
         """See `Ledger.waiting_holds`."""
         return Counter(hold.reason for hold in self._holds.values() if hold.state is HoldState.WAITING)
 
-    async def note_running(self, at: datetime) -> None:
-        """See `Ledger.note_running`."""
-        self._running_at = at
+    async def announce(self, worker: WorkerSeen) -> None:
+        """See `Ledger.announce`."""
+        self._workers[worker.id] = replace(worker, seen_at=self.now())
 
-    async def running_at(self) -> datetime | None:
-        """See `Ledger.running_at`."""
-        return self._running_at
+    async def leave(self, worker_id: str) -> None:
+        """See `Ledger.leave`."""
+        if worker_id in self._workers:
+            self._workers[worker_id] = replace(self._workers[worker_id], seen_at=self.now(), left=True)
+
+    async def workers(self, within: timedelta) -> Sequence[WorkerSeen]:
+        """See `Ledger.workers`."""
+        now = self.now()
+        seen = [worker for worker in self._workers.values() if abs(now - worker.seen_at) <= within]
+        return sorted(seen, key=lambda worker: (worker.started_at, worker.id))
+
+    async def count_by_status(self) -> Mapping[Status, int]:
+        """See `Ledger.count_by_status`."""
+        return Counter(entry.status for entry in self._entries.values())
 
     async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
         """See `Ledger.note_sweep`."""

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -40,6 +40,8 @@ from worker.adapters.rows import (
     unix,
     wish_json,
     wish_of,
+    worker_json,
+    worker_of,
 )
 from worker.adapters.system import SystemClock
 from worker.core.duties import longest_due
@@ -48,11 +50,12 @@ from worker.core.model.answers import Answer
 from worker.core.model.calls import CallNote
 from worker.core.model.causes import Reference
 from worker.core.model.departments import EVERY_DEPARTMENT, Department
-from worker.core.model.entry import Entry
+from worker.core.model.entry import Entry, Status
 from worker.core.model.holds import Hold, HoldReason
 from worker.core.model.recollection import Recollection
 from worker.core.model.replace import replace
 from worker.core.model.wishes import Wish
+from worker.core.presence import WorkerSeen
 from worker.ports import (
     NOTHING_BESIDE,
     Beside,
@@ -67,6 +70,7 @@ from worker.settings.ledger_url import PostgresUrl
 CALLS_KEPT = 50
 """For each department, by `record_changes`."""
 SWEEPS_KEPT = 10
+WORKERS_KEPT = timedelta(days=1)
 PAGE = 1000
 """Entries in one reading statement, so that each ends in time."""
 TRIES = 3
@@ -101,6 +105,17 @@ ENTRIES_AFTER = (
     "SELECT entry FROM departments WHERE (tenant, department_id) > (%s, %s)"
     " AND (%s::text IS NULL OR tenant = %s) ORDER BY tenant, department_id LIMIT %s"
 )
+ANNOUNCE = (  # clock_timestamp() is the server's clock now; now() is the begin of the transaction
+    "INSERT INTO workers VALUES (%s, extract(epoch FROM clock_timestamp()), false, %s)"
+    " ON CONFLICT (id) DO UPDATE"
+    " SET seen_at = excluded.seen_at, has_left = false, worker = excluded.worker"
+)
+LEAVE = "UPDATE workers SET seen_at = extract(epoch FROM clock_timestamp()), has_left = true WHERE id = %s"
+FORGET_WORKERS = "DELETE FROM workers WHERE seen_at < extract(epoch FROM clock_timestamp()) - %s"
+WORKERS = (
+    "SELECT seen_at, has_left, worker FROM workers"
+    " WHERE abs(extract(epoch FROM clock_timestamp()) - seen_at) <= %s"
+)
 BIND = (
     "INSERT INTO ledger (owner, provider_account) VALUES (%s, %s)"
     " ON CONFLICT (only_row) DO UPDATE SET times_bound = ledger.times_bound + 1"
@@ -128,7 +143,7 @@ async def postgres_ledger(
     async with postgres_store(url, on_commit, jitter, must_exist=must_exist) as (store, session):
         locks = PostgresLocks(session, jitter)
         try:
-            yield OpenedLedger(PostgresLedger(store), PostgresAudit(store), locks, session)
+            yield OpenedLedger(PostgresLedger(store), PostgresAudit(store), locks, session, shared=True)
         finally:
             await locks.close()
 
@@ -260,14 +275,30 @@ class PostgresLedger:
         """See `Ledger.waiting_holds`."""
         return {HoldReason(reason): number for reason, number in await self.store.rows(WAITING_HOLDS)}
 
-    async def note_running(self, at: datetime) -> None:
-        """See `Ledger.note_running`."""
-        await self.store.execute("UPDATE ledger SET running_at = %s", (at.timestamp(),))
+    async def announce(self, worker: WorkerSeen) -> None:
+        """See `Ledger.announce`."""
 
-    async def running_at(self) -> datetime | None:
-        """See `Ledger.running_at`."""
-        rows = await self.store.rows("SELECT running_at FROM ledger WHERE running_at IS NOT NULL")
-        return moment_of(rows[0][0]) if rows else None
+        async def work(connection: Connection) -> None:
+            async with transaction(connection):
+                await connection.rows(ANNOUNCE, (worker.id, worker_json(worker)))
+                await connection.rows(FORGET_WORKERS, (WORKERS_KEPT.total_seconds(),))
+
+        await self.store.run(work)
+
+    async def leave(self, worker_id: str) -> None:
+        """See `Ledger.leave`."""
+        await self.store.execute(LEAVE, (worker_id,))
+
+    async def workers(self, within: timedelta) -> Sequence[WorkerSeen]:
+        """See `Ledger.workers`."""
+        rows = await self.store.rows(WORKERS, (within.total_seconds(),))
+        seen = [worker_of(text, seen_at, left=has_left) for seen_at, has_left, text in rows]
+        return sorted(seen, key=lambda worker: (worker.started_at, worker.id))
+
+    async def count_by_status(self) -> Mapping[Status, int]:
+        """See `Ledger.count_by_status`."""
+        rows = await self.store.rows("SELECT status, count(*) FROM departments GROUP BY status")
+        return {Status(status): number for status, number in rows}
 
     async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
         """See `Ledger.note_sweep`."""

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,8 @@ from worker.adapters.rows import (
     unix,
     wish_json,
     wish_of,
+    worker_json,
+    worker_of,
 )
 from worker.adapters.sqlite.audit import write_audit
 from worker.adapters.sqlite.store import SqliteStore, sqlite_store, sqlite_store_read
@@ -34,11 +36,12 @@ from worker.core.model.answers import Answer
 from worker.core.model.calls import CallNote
 from worker.core.model.causes import Reference
 from worker.core.model.departments import EVERY_DEPARTMENT, Department
-from worker.core.model.entry import Entry
+from worker.core.model.entry import Entry, Status
 from worker.core.model.holds import Hold, HoldReason
 from worker.core.model.recollection import Recollection
 from worker.core.model.replace import replace
 from worker.core.model.wishes import Wish
+from worker.core.presence import WorkerSeen
 from worker.ports import (
     NOTHING_BESIDE,
     AuthIdTaken,
@@ -51,6 +54,7 @@ from worker.ports import (
 CALLS_KEPT = 50
 """For each department."""
 SWEEPS_KEPT = 10
+WORKERS_KEPT = timedelta(days=1)
 CONFIRMED, UNCONFIRMED = '"confirmed":true', '"confirmed":false'
 """As in the JSON of an answer. No text in it has these characters: its quotes are escaped."""
 
@@ -110,6 +114,13 @@ DELETABLE = (
     "SELECT deletable_since, tenant, department_id FROM departments WHERE deletable_since <= ?"
     " ORDER BY deletable_since, tenant, department_id LIMIT ?"
 )
+ANNOUNCE = (
+    "INSERT INTO workers VALUES (?, unixepoch('subsec'), 0, ?)"
+    " ON CONFLICT DO UPDATE SET seen_at = excluded.seen_at, has_left = 0, worker = excluded.worker"
+)
+LEAVE = "UPDATE workers SET seen_at = unixepoch('subsec'), has_left = 1 WHERE id = ?"
+FORGET_WORKERS = "DELETE FROM workers WHERE seen_at < unixepoch('subsec') - ?"
+WORKERS = "SELECT seen_at, has_left, worker FROM workers WHERE abs(unixepoch('subsec') - seen_at) <= ?"
 INSERT_CALL = (
     "INSERT INTO calls SELECT ?1, ?2, coalesce(max(number), 0) + 1, ?3 FROM calls"
     " WHERE tenant = ?1 AND department_id = ?2 RETURNING number"
@@ -261,17 +272,31 @@ class SqliteLedger:
             )
             return {HoldReason(str(reason)): cast(int, number) for reason, number in rows}
 
-    async def note_running(self, at: datetime) -> None:
-        """See `Ledger.note_running`."""
-        await self.store.run(
-            lambda connection: connection.execute("UPDATE ledger SET running_at = ?", (at.timestamp(),))
-        )
+    async def announce(self, worker: WorkerSeen) -> None:
+        """See `Ledger.announce`."""
 
-    async def running_at(self) -> datetime | None:
-        """See `Ledger.running_at`."""
+        def job(connection: apsw.Connection) -> None:
+            connection.execute(ANNOUNCE, (worker.id, worker_json(worker)))
+            connection.execute(FORGET_WORKERS, (WORKERS_KEPT.total_seconds(),))
+
+        await self.store.run(job)
+
+    async def leave(self, worker_id: str) -> None:
+        """See `Ledger.leave`."""
+        await self.store.run(lambda connection: connection.execute(LEAVE, (worker_id,)))
+
+    async def workers(self, within: timedelta) -> Sequence[WorkerSeen]:
+        """See `Ledger.workers`."""
         with self.store.read() as connection:
-            rows = connection.execute("SELECT running_at FROM ledger WHERE running_at IS NOT NULL")
-            return next((moment_of(row[0]) for row in rows), None)
+            rows = connection.execute(WORKERS, (within.total_seconds(),))
+            seen = [worker_of(text, cast(float, at), left=bool(has_left)) for at, has_left, text in rows]
+            return sorted(seen, key=lambda worker: (worker.started_at, worker.id))
+
+    async def count_by_status(self) -> Mapping[Status, int]:
+        """See `Ledger.count_by_status`."""
+        with self.store.read() as connection:
+            rows = connection.execute("SELECT status, count(*) FROM departments GROUP BY status")
+            return {Status(str(status)): cast(int, number) for status, number in rows}
 
     async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
         """See `Ledger.note_sweep`."""

@@ -8,8 +8,7 @@ CREATE TABLE ledger (
     owner text NOT NULL,
     provider_account text NOT NULL,
     times_bound bigint NOT NULL DEFAULT 1,
-    caught_up boolean NOT NULL DEFAULT false, -- whether it knew all there is when the whole list was last read
-    running_at double precision -- when a worker has last said that it runs
+    caught_up boolean NOT NULL DEFAULT false -- whether it knew all there is when the whole list was last read
 );
 
 -- One row for each department ever heard of. `entry` is the whole truth; the columns beside it are for conditional
@@ -39,6 +38,17 @@ CREATE INDEX departments_by_deletable_since ON departments (deletable_since, ten
 WHERE deletable_since IS NOT NULL;
 CREATE INDEX active_departments ON departments (tenant) WHERE active;
 CREATE INDEX departments_by_removal ON departments (tenant, last_removal_at) WHERE last_removal_at IS NOT NULL;
+
+CREATE INDEX departments_by_status ON departments (status); -- to count them
+
+-- The workers that run on this ledger, as each says every second, and those of the last day. `seen_at`: Unix time by
+-- the clock of this server, so that all are compared on one clock.
+CREATE TABLE workers (
+    id text COLLATE "C" PRIMARY KEY,
+    seen_at double precision NOT NULL,
+    has_left boolean NOT NULL,
+    worker text NOT NULL
+);
 
 -- One row for each event answered. `key`: of its source and id, whose texts may be too long for an index.
 CREATE TABLE answers (
