@@ -185,6 +185,18 @@ class RateLimit(NamedTuple):
     window: timedelta
 
 
+class CallRate(Protocol):
+    """A rate limit that may change, such as a worker's share of one. `calls` is that of this moment."""
+
+    @property
+    def calls(self) -> int:
+        """The most calls in the window that ends now; 0: no call may begin."""
+
+    @property
+    def window(self) -> timedelta:
+        """The length of the window; it never changes."""
+
+
 class CallFailed(Exception):
     """A provider call did not succeed; `fault` has the kind of error and its text."""
 

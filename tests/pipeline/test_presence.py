@@ -8,9 +8,12 @@ from datetime import timedelta
 from tests.support.builders import a_worker
 from tests.support.settling_loop import settled
 from worker.adapters.memory.ledger import MemoryLedger
+from worker.flow.gate import Gate
 from worker.flow.presence import Announcer
+from worker.flow.waiting import WaitingRoom
 from worker.operations.wishes import is_running
 from worker.ports import LedgerFailed
+from worker.telemetry.events import Telemetry
 
 
 class Failing(MemoryLedger):
@@ -31,6 +34,7 @@ class Failing(MemoryLedger):
 
 class Scene:
     def __init__(self, clock):
+        telemetry = Telemetry()
         self.clock = clock
         self.ledger = Failing(clock.now)
         self.consuming, self.stopping = False, asyncio.Event()
@@ -39,8 +43,11 @@ class Scene:
             presence=self.ledger,
             worker_id="w1",
             describe=self._describe,
+            share=None,
+            gate=Gate(clock, telemetry, WaitingRoom.for_half_of(10, clock)),
             is_stopping=self.stopping.is_set,
             clock=clock,
+            telemetry=telemetry,
             on_failure=self.failures.append,
         )
 

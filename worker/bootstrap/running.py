@@ -19,11 +19,12 @@ from worker.core.model.credentials import ANY_RECIPIENT
 from worker.core.presence import WorkerSeen
 from worker.flow.clock_watch import Comparisons
 from worker.flow.plaintext import SEALED_BEFORE
-from worker.flow.presence import Announcer
+from worker.flow.presence import Announcer, SharedLimit
 from worker.flow.supervise import supervised
 from worker.pipeline.sweeps import OwnSweeps
 from worker.ports import (
     Broker,
+    CallRate,
     Clock,
     Consumer,
     Ledger,
@@ -101,8 +102,11 @@ async def running_worker(
             raise SettingsError(SEALED_BEFORE)
         sealer = _sealer(settings, clock, telemetry)
         comparisons = Comparisons(clock)
+        process = this_process(clock.now())
+        share = SharedLimit(settings.rate_limit, process.id, clock) if opened.shared else None
+        rate = share or settings.rate_limit
         plivo = plivo_provider(
-            plivo_account(settings, telemetry),
+            replace(plivo_account(settings, telemetry), rate=rate),
             clock,
             stopping,
             on_call=telemetry.called,
@@ -122,7 +126,7 @@ async def running_worker(
             comparisons=comparisons,
             fence=opened.fence,
         )
-        worker = assemble(ports, _rules(settings), telemetry, stopping)
+        worker = assemble(ports, replace(_rules(settings), rate=rate), telemetry, stopping)
         stack.push_async_callback(worker.close)
         telemetry.gauge_waiting(worker.lanes.__len__, worker.waiting.__len__)
         worker.circuit.begin()
@@ -130,13 +134,16 @@ async def running_worker(
         await stack.enter_async_context(supervised(worker.clock_watch.run, clock, telemetry))
         await stack.enter_async_context(supervised(worker.scheduler.run, clock, telemetry))
         await stack.enter_async_context(supervised(worker.sweeps.run, clock, telemetry))
-        itself = _Itself(this_process(clock.now()), settings)
+        itself = _Itself(process, rate)
         announcer = Announcer(
             presence=opened.ledger,
-            worker_id=itself.process.id,
+            worker_id=process.id,
             describe=itself.describe,
+            share=share,
+            gate=worker.gate,
             is_stopping=stopping.is_set,
             clock=clock,
+            telemetry=telemetry,
             on_failure=worker.ledger_watch.failed,
         )
         await stack.enter_async_context(_announced(announcer, clock, telemetry))
@@ -159,12 +166,12 @@ class _Itself:
     """The worker as the ledger shows it; it is starting until `running` is set."""
 
     process: WorkerSeen
-    settings: WorkerSettings
+    rate: CallRate
     running: RunningWorker | None = None
 
     async def describe(self) -> WorkerSeen:
         """What the worker says of itself now."""
-        shown = replace(self.process, rate_share=self.settings.rate_limit.calls)
+        shown = replace(self.process, rate_share=self.rate.calls)
         if self.running is None:
             return replace(shown, problems=("the worker is starting",))
         return replace(

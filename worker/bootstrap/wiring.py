@@ -35,6 +35,7 @@ from worker.pipeline.sweeps import NO_OWN_SWEEPS, OwnSweeps, Sweeps
 from worker.pipeline.tries import Tries
 from worker.ports import (
     UNBROKEN,
+    CallRate,
     Clock,
     DepartmentLocks,
     Fence,
@@ -84,7 +85,7 @@ class Rules:
     policy: Policy
     retry: RetryPolicy
     prefetch: int
-    rate: RateLimit = RateLimit(300, timedelta(seconds=5))  # noqa: RUF009 - immutable
+    rate: CallRate = RateLimit(300, timedelta(seconds=5))  # noqa: RUF009 - immutable
     own_sweeps: OwnSweeps = NO_OWN_SWEEPS
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker.flow.waiting import sleep_unless_stopping
-from worker.ports import Clock, RateLimit
+from worker.ports import CallRate, Clock
 from worker.provider.rate import Stopping
 
 IDLE_SHARE = 0.5
@@ -29,7 +29,7 @@ class Pace:
     It comes on top of the permits, which keep the limit itself.
     """
 
-    rate: RateLimit
+    rate: CallRate
     is_busy: Callable[[], bool]
     clock: Clock
     stopping: asyncio.Event
@@ -54,5 +54,5 @@ class Pace:
 
     def _advance(self, calls: int) -> None:
         share = BUSY_SHARE if self.is_busy() else IDLE_SHARE
-        gap = self.rate.window.total_seconds() / (self.rate.calls * share)
+        gap = self.rate.window.total_seconds() / (max(1, self.rate.calls) * share)
         self._next_at = max(self._next_at, self.clock.monotonic()) + calls * gap

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
+from worker.core.share import LATEST_ARRIVAL
 from worker.flow.waiting import sleep_unless_stopping
-from worker.ports import Clock, RateLimit
-
-LATEST_ARRIVAL = 0.03
-"""The part of the window after which a sent call has surely arrived at the provider and counts there."""
+from worker.ports import CallRate, Clock
 
 GROWTH = 0.1
 """The part of the limit regained in each window without a 429."""
@@ -29,6 +28,14 @@ LONGEST_REST_SECONDS = 5.0
 must not stay inside a call for minutes."""
 
 
+NO_SHARE_AGAIN_SECONDS = 0.1
+"""How often a call that waits looks again, while this worker has no share of the limit."""
+
+NO_SHARE_PATIENCE_SECONDS = 15.0
+"""How long a call waits for a share, longer than a newcomer's wait at the default limit. Then it is refused:
+the ledger that tells the share may be gone."""
+
+
 class Stopping(Exception):
     """The worker stops: no further call begins."""
 
@@ -41,20 +48,33 @@ class Resting(Exception):
         self.seconds = seconds
 
 
+class NoShare(Exception):
+    """The worker has no share of the rate limit now, or less than when it gave the slot."""
+
+
 @dataclass(eq=False, slots=True)
 class Slot:
-    """One call's place under the limit. It is held until it is used or given back, without a time limit."""
+    """One call's place under the limit. It is held until it is used or given back, without a time limit.
+
+    `may_begin`: whether the limit still allows the call.
+    """
 
     clock: Clock
     given_at: float
     latest_arrival_seconds: float
+    may_begin: Callable[[], bool]
     sent: bool = False
     _counted_by: float = 0.0
 
     def begin(self) -> None:
-        """Marks the call as sent now. Raises `ValueError` for a second call: each needs a slot."""
+        """Marks the call as sent now. Raises `NoShare` if the limit has shrunk too far meanwhile.
+
+        Raises `ValueError` for a second call: each needs a slot.
+        """
         if self.sent:
             raise ValueError("a permit is for one call")
+        if not self.may_begin():
+            raise NoShare
         self.sent = True
         self._counted_by = self.clock.monotonic() + self.latest_arrival_seconds
 
@@ -68,13 +88,17 @@ class Slot:
 
 
 class RateLimiter:
-    """A sliding-window log of calls. Unlike a token bucket it never allows two limits in one window."""
+    """A sliding-window log of calls. Unlike a token bucket it never allows two limits in one window.
 
-    def __init__(self, limit: RateLimit, clock: Clock, stopping: asyncio.Event) -> None:
+    The limit may change at any time. When it shrinks, the slots given before count, and those too many are
+    void: their calls do not begin.
+    """
+
+    def __init__(self, limit: CallRate, clock: Clock, stopping: asyncio.Event) -> None:
         self._clock = clock
-        self._limit = limit.calls
+        self._limit = limit
         self._window = limit.window.total_seconds()
-        self._allowed = float(limit.calls)
+        self._slowed: float | None = None
         self._slots: deque[Slot] = deque()
         self._changed_at = 0.0
         self._closed_until = 0.0
@@ -85,23 +109,28 @@ class RateLimiter:
     @property
     def allowed(self) -> int:
         """The present limit, in calls per window."""
-        return int(self._allowed)
+        calls = self._limit.calls
+        return calls if self._slowed is None else min(calls, int(self._slowed))
 
     async def slot(self) -> Slot:
-        """Waits in order until one more call may be sent; raises `Stopping` or `Resting`."""
+        """Waits in order until one more call may be sent; raises `Stopping`, `Resting` or `NoShare`."""
         async with self._first:
             return await self.priority_slot()
 
     async def priority_slot(self) -> Slot:
-        """Gets a slot ahead of all that wait; raises `Stopping` or `Resting`."""
+        """Gets a slot ahead of all that wait; raises `Stopping`, `Resting` or `NoShare`."""
+        share_by = self._clock.monotonic() + NO_SHARE_PATIENCE_SECONDS
         while (seconds := self._seconds_to_wait()) > 0:
             rest = self._closed_until - self._clock.monotonic()
             if rest > LONGEST_REST_SECONDS and not self._stopping.is_set():
                 raise Resting(rest)
+            if not self._limit.calls and self._clock.monotonic() >= share_by:
+                raise NoShare
             await self._pass(seconds)
         if self._stopping.is_set():
             raise Stopping
-        slot = Slot(self._clock, self._clock.monotonic(), LATEST_ARRIVAL * self._window)
+        now = self._clock.monotonic()
+        slot = Slot(self._clock, now, LATEST_ARRIVAL * self._window, self._may_begin)
         self._slots.append(slot)
         return slot
 
@@ -113,16 +142,29 @@ class RateLimiter:
         """Halves the limit after a 429 response. In one window only the first one counts."""
         now = self._clock.monotonic()
         self._closed_until = max(self._closed_until, now + (retry_after_seconds or 0.0))
-        if self._allowed == self._limit or now >= self._changed_at + self._window:
-            self._allowed = max(1.0, self._allowed / 2)
+        calls = float(self._limit.calls)
+        if calls and (self._slowed is None or now >= self._changed_at + self._window):
+            self._slowed = max(1.0, min(calls, self._slowed or calls) / 2)
             self._changed_at = now
+
+    def _may_begin(self) -> bool:
+        """Whether the calls sent in the window that ends now leave room for one more."""
+        calls = self._limit.calls
+        if len(self._slots) <= calls:
+            return True
+        now = self._clock.monotonic()
+        sent = (slot for slot in self._slots if slot.sent and slot.counted_by(now) + self._window > now)
+        return sum(1 for _ in sent) < calls
 
     def _seconds_to_wait(self) -> float:
         now = self._clock.monotonic()
         self._grow_back(now)
         self._forget_expired(now)
+        allowed = self.allowed
+        if allowed < 1:
+            return NO_SHARE_AGAIN_SECONDS
         free_at = self._closed_until
-        too_many = len(self._slots) - self.allowed + 1
+        too_many = len(self._slots) - allowed + 1
         if too_many > 0:
             leaving = islice(self._slots, too_many)  # roughly in the order of their counting
             free_at = max(free_at, max(slot.counted_by(now) for slot in leaving) + self._window)
@@ -148,9 +190,12 @@ class RateLimiter:
 
     def _grow_back(self, now: float) -> None:
         windows = (now - max(self._changed_at, self._closed_until)) // self._window
-        if self._allowed < self._limit and windows >= 1:
-            self._allowed = min(self._limit, self._allowed + windows * GROWTH * self._limit)
+        calls = self._limit.calls
+        if self._slowed is not None and calls and windows >= 1:
+            self._slowed += windows * GROWTH * calls
             self._changed_at = now
+            if self._slowed >= calls:
+                self._slowed = None
 
     async def _pass(self, seconds: float) -> None:
         await sleep_unless_stopping(self._clock, seconds, self._stopping)

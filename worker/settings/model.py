@@ -276,7 +276,7 @@ class ProviderSettings(LedgerSettings):
     rate_limit: Annotated[RateLimit, BeforeValidator(parse.rate_limit), Printed(show.rate_limit)] = Field(
         RateLimit(300, timedelta(seconds=5)),
         alias=f"{PREFIX}RATE_LIMIT",
-        description="calls to Plivo in any window",
+        description="calls to Plivo in any window, of all workers on one ledger together",
     )
     api_timeout: Duration = Field(
         timedelta(seconds=20), alias=f"{PREFIX}API_TIMEOUT", description="for one call to Plivo"

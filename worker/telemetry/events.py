@@ -370,6 +370,11 @@ class _ProviderEvents(_Reports):
         """`status` is the HTTP status; None: no response."""
         self._metrics.observe("call_seconds", seconds, operation, str(status or 0))
 
+    def sharing(self, workers: int, calls: int) -> None:
+        """The workers that run on this ledger, and the calls per window that this one may send."""
+        self._metrics.set("workers_alive", workers)
+        self._metrics.set("rate_share", calls)
+
     def clock_skew(self, seconds: float) -> None:
         """How far the provider's clock is ahead of the worker's."""
         self._metrics.set("clock_skew_seconds", seconds)

@@ -88,6 +88,11 @@ GAUGES = (
         "provisioner_unrouted_messages",
         "Messages in the unrouted queue, looked at every 30 seconds: no queue takes their routing key.",
     ),
+    Metric(
+        "provisioner_workers_alive",
+        "Workers on this ledger that the rate limit is divided among, this one too.",
+    ),
+    Metric("provisioner_rate_share", "Calls per window of the rate limit that this worker may send."),
     Metric("provisioner_consuming", "1 while a consumer is registered at the broker."),
 )
 

@@ -35,8 +35,8 @@ from worker.core.capabilities import EVERYTHING
 from worker.core.clock_skew import skew_of
 from worker.core.inventory import ProvidedResource, ResourceKind
 from worker.core.judge import CallFault, FaultKind, Operation
-from worker.ports import CallFailed, Clock, Confirmed, NewSubaccount, ProvidedSubaccount, RateLimit
-from worker.provider.rate import RateLimiter, Resting, Slot, Stopping
+from worker.ports import CallFailed, CallRate, Clock, Confirmed, NewSubaccount, ProvidedSubaccount
+from worker.provider.rate import NoShare, RateLimiter, Resting, Slot, Stopping
 from worker.settings.rotation import Rotating
 
 PAGE = 20
@@ -69,7 +69,7 @@ class PlivoAccount:
     auth_token: Rotating[SecretStr]
     timeout: timedelta
     concurrency: int
-    rate: RateLimit
+    rate: CallRate
     proxy: Rotating[SecretStr | None] = field(default_factory=lambda: Rotating(None))
 
 
@@ -288,6 +288,8 @@ class PlivoProvider:
             detail = f"Plivo asked for no call within the next {rest.seconds:.0f} s; nothing was sent"
             fault = CallFault(operation, FaultKind.NOT_SENT, detail, rest.seconds, outage=True)
             raise CallFailed(fault) from None
+        except NoShare:
+            raise CallFailed(_without_share(operation)) from None
         try:
             yield PlivoCall(self, slot)
         finally:
@@ -301,7 +303,10 @@ class PlivoProvider:
         way = self._access.way()
         headers = {**way.headers, **({"Idempotency-Key": request.key} if request.key else {})}
         data = None if request.body is None else to_json(request.body)
-        slot.begin()
+        try:
+            slot.begin()
+        except NoShare:
+            raise CallFailed(_without_share(request.operation)) from None
         begun, sent_at = self._clock.monotonic(), self._clock.now()
         status, sent = None, Sent()
         try:
@@ -512,6 +517,11 @@ def _fault_of(
     what = "cannot be reached" if kind is FaultKind.NOT_SENT else "gave no readable response"
     detail = f"Plivo {what} for {operation}: {why}"
     return CallFault(operation, kind, detail, took_seconds=took_seconds, status=status)
+
+
+def _without_share(operation: Operation) -> CallFault:
+    detail = "this worker has no share of the rate limit now; nothing was sent"
+    return CallFault(operation, FaultKind.NOT_SENT, detail, outage=True)
 
 
 @dataclass(slots=True)
