@@ -8,11 +8,10 @@ from contracts.topology import SECRETS_QUEUE, WORK_QUEUE
 from tests.support.builders import an_entry, department_created, department_removed, department_renamed, owing
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Enable, Policy
-from worker.core.duties import suspend_debt
+from worker.core.duties import OVERDUE, suspend_debt
 from worker.core.model.credentials import ANY_RECIPIENT
 from worker.core.model.entry import Check, Status
 from worker.operations.departments import credentials_state
-from worker.pipeline.scheduler import OVERDUE
 from worker.provider.scan import Orphans
 
 CREATED = department_created("Sales", sequence=1)

@@ -13,7 +13,7 @@ from worker.adapters.amqp.connect import close, connect
 from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable, explain
 from worker.adapters.amqp.getter import Getter
 from worker.adapters.amqp.link import Link
-from worker.adapters.amqp.management import InEffect, queue_names, read_in_effect
+from worker.adapters.amqp.management import InEffect, queue_names, read_in_effect, unacked
 from worker.adapters.amqp.publisher import RabbitPublisher
 from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
 from worker.adapters.amqp.topology import Finding
@@ -84,6 +84,10 @@ class ManagedObjects:
     async def queues(self) -> Sequence[str]:
         """The names of all queues; raises `ManagementUnavailable`."""
         return await queue_names(self._url, self._vhost)
+
+    async def unacked(self, queue: str) -> int:
+        """The messages of a queue that its consumers hold; raises `ManagementUnavailable`."""
+        return await unacked(self._url, self._vhost, queue)
 
 
 Waiting = AsyncIterator[tuple[bytes, Callable[[], None]]]

@@ -25,6 +25,7 @@ from worker.cli.manual import add_manual
 from worker.cli.open import open_
 from worker.cli.plan import plan
 from worker.cli.results import results
+from worker.cli.status import status
 from worker.cli.sweep import sweep
 from worker.ports import UserError
 from worker.settings.load import load
@@ -201,6 +202,7 @@ app.command()(departments.reissue)
 app.command("open")(open_)
 app.command()(adopt)
 app.command()(sweep)
+app.command()(status)
 app.add_typer(topology.app, name="topology")
 app.add_typer(departments.app, name="departments")
 app.add_typer(holds.app, name="holds")

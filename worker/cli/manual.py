@@ -16,6 +16,7 @@ from worker.settings.model import (
     ProviderSettings,
     SealingSettings,
     Settings,
+    StatusSettings,
     TopologySettings,
     WorkerSettings,
 )
@@ -26,6 +27,7 @@ Page = tuple[str, type[Settings] | None]
 
 PAGES: Mapping[str, Page] = {
     "run": ("provisioner --env-file worker.env run", WorkerSettings),
+    "status": ("provisioner status --json", StatusSettings),
     "demo": ("provisioner demo --memory", BrokerSettings),
     "sandbox": ("provisioner sandbox --state sandbox.db", None),
     "emit": ("provisioner emit created --id sales --name Sales", BrokerSettings),

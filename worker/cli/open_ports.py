@@ -23,7 +23,7 @@ from worker.core.messages import Outgoing
 from worker.core.model.departments import Department
 from worker.operations.dead_letters.session import Session
 from worker.ports import Audit, Ledger, LedgerFailed, LedgerMissing, Listener, Publisher
-from worker.settings.model import BrokerSettings, DeadLetterSettings, LedgerSettings, TopologySettings
+from worker.settings.model import BrokerSettings, DeadLetterSettings, LedgerSettings, QueueSettings
 from worker.telemetry.events import Telemetry
 
 
@@ -102,7 +102,7 @@ async def existing_queues(
     return there, refused
 
 
-def objects_in_effect(settings: TopologySettings) -> ManagedObjects | None:
+def objects_in_effect(settings: QueueSettings) -> ManagedObjects | None:
     """The broker's objects over its management API; None if the settings name none."""
     if settings.management_url is None:
         return None

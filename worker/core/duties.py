@@ -18,6 +18,9 @@ from worker.core.model.replace import replace
 DEBT_PAUSE = timedelta(minutes=1)
 """The time between two tries of the scheduler to pay a debt. The line itself tries at once."""
 
+OVERDUE = timedelta(minutes=5)
+"""Older debts count as overdue."""
+
 MAX_REPAIRS = 5
 """Each multiple of this number of repairs ends the checks of an entry. Late calls are rarer, but a provider
 may, for example, always show another name than the one it was sent."""

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import partial
 
 from worker.core.decide import Policy
 from worker.core.duties import (
+    OVERDUE,
     Duty,
     check_done,
     check_repaired,
@@ -64,8 +64,6 @@ from worker.provider.subaccounts import Subaccounts
 from worker.telemetry.events import Telemetry
 
 POLL_SECONDS = 1.0
-OVERDUE = timedelta(minutes=5)
-"""Older debts count as overdue."""
 DUE_BATCH = 100
 
 Work = Callable[[], Awaitable[None]]

@@ -96,8 +96,8 @@ class RecipientSettings(Settings):
         return self.recipients.names if self.recipients else ()
 
 
-class TopologySettings(BrokerSettings, RecipientSettings):
-    """The inputs of the broker's exchanges, queues and bindings."""
+class QueueSettings(BrokerSettings):
+    """The queues, and where the broker tells more of them than AMQP does."""
 
     retry_delays: Durations = Field(
         DEFAULT_RETRY_DELAYS,
@@ -114,6 +114,10 @@ class TopologySettings(BrokerSettings, RecipientSettings):
     def vhost(self) -> str:
         """The virtual host in the first AMQP URL."""
         return URL(self.amqp_url[0]).path.removeprefix("/") or "/"
+
+
+class TopologySettings(QueueSettings, RecipientSettings):
+    """The inputs of the broker's exchanges, queues and bindings."""
 
 
 class LedgerSettings(Settings):
@@ -156,6 +160,10 @@ class KeyCheckSettings(TopologySettings, SealingSettings):
 
 class ReissueSettings(BrokerSettings, LedgerSettings):
     """For `reissue`, which names the queues that the credentials went to."""
+
+
+class StatusSettings(QueueSettings, LedgerSettings):
+    """For `status`, which looks at the queues and the ledger, and needs no account at the provider."""
 
 
 class PolicySettings(LedgerSettings):

@@ -48,6 +48,10 @@ class _Queue(BaseModel):
     name: str
 
 
+class _Depth(BaseModel):
+    unacked: int = Field(alias="messages_unacknowledged")
+
+
 class _Binding(BaseModel):
     source: str
     destination: str
@@ -160,6 +164,12 @@ async def queue_names(url: SecretStr, vhost: str) -> list[str]:
     """The names of all queues of a virtual host; raises `ManagementUnavailable`."""
     place = quote(vhost, safe="")
     return [one.name for one in await _read(url, f"api/queues/{place}?columns=name", list[_Queue])]
+
+
+async def unacked(url: SecretStr, vhost: str, queue: str) -> int:
+    """The messages of a queue that its consumers hold unacked; raises `ManagementUnavailable`."""
+    place = f"{quote(vhost, safe='')}/{quote(queue, safe='')}"
+    return (await _read(url, f"api/queues/{place}?columns=messages_unacknowledged", _Depth)).unacked
 
 
 async def _read(url: SecretStr, path: str, shape: type[T]) -> T:
