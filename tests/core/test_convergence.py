@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,8 @@ from worker.core.decide import Policy, Removal, Republish, UnknownRename
 from worker.core.model.causes import Event
 from worker.core.model.entry import Status
 from worker.core.next_step import next_step
+
+pytestmark = pytest.mark.no_cover
 
 # A failure prints a line that replays it; --hypothesis-seed repeats a whole run.
 thoroughly = settings(max_examples=300, deadline=None, print_blob=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -28,6 +29,8 @@ from worker.core.model.holds import HoldReason, HoldState
 from worker.core.next_step import Asked
 from worker.core.protected import Protected
 from worker.core.removal import APPROVAL_VALID_FOR, RULES
+
+pytestmark = pytest.mark.no_cover
 
 DEPARTMENTS = [f"d{number}" for number in range(3)]
 GRACE = timedelta(days=3)
