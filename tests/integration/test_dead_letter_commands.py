@@ -27,8 +27,8 @@ from worker.demo.private_node import private_node
 pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(180)]
 
 
-READING = {"list", "show", "plan", "export", "audit"}
-"""Commands that end before a person would stop them. The others listen to signals, so they need a process."""
+READING = {"list", "show", "plan", "audit"}
+"""The others listen to signals, or write bytes to the descriptor of stdout, so they need a process."""
 
 
 async def cli(environ: dict[str, str], *arguments: str, given: bytes = b"") -> CommandOutput:
