@@ -128,7 +128,7 @@ async def it_is_paused(there: ProbedWorker) -> None:
     ("fault", "problems"),
     [
         (nobody_listens, [f"{DEAF}.*(reset|refused)", f"{MUTE}.*(reset|refused)"]),
-        (the_queue_is_deleted, [f"{DEAF}.*(the queue was deleted|no queue)"]),
+        (the_queue_is_deleted, [f"{DEAF}.*(its queue was deleted|no queue)"]),
         (the_channel_is_closed, [f"{DEAF}.*(PRECONDITION_FAILED|refused|gone)"]),
         (the_publisher_is_gone, [MUTE]),
         (the_ledger_is_read_only, ["the ledger cannot be written: .*readonly"]),

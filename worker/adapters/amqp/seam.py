@@ -179,7 +179,7 @@ class Channel:
         self._library.connection.closing.add_done_callback(closed)
 
     def on_consumer_cancelled(self, notify: Callable[[], None]) -> None:
-        """Calls `notify` when the broker cancels a consumer: its queue was deleted or moved."""
+        """Calls `notify` when the broker cancels a consumer: its queue is gone, or an ack is overdue."""
         self._library.on_consumer_cancel_callbacks.add(lambda _frame: notify())
 
     async def set_prefetch(self, count: int) -> None:
