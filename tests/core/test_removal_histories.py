@@ -128,9 +128,12 @@ class Tenant(RuleBasedStateMachine):
             one.pause(by)
 
     @precondition(lambda self: self._held())
-    @rule(data=st.data(), cascade=st.none() | st.integers(0, 2))
-    def approve(self, data: st.DataObject, cascade: int | None) -> None:
+    @rule(data=st.data(), cascade=st.none() | st.integers(0, 2), numbers=st.none() | st.integers(1, 2))
+    def approve(self, data: st.DataObject, cascade: int | None, numbers: int | None) -> None:
+        """A person approves; others may have added numbers meanwhile."""
         one = data.draw(st.sampled_from(self._held()))
+        if numbers is not None:
+            self.hang(one.entry.department.id, numbers)
         self._approve(one, cascade)
         one.remove_late()
 
@@ -151,37 +154,31 @@ class Tenant(RuleBasedStateMachine):
         if hold is not None and one.entry.hold is None:
             self.rejected.add(hold.cause.reference)
 
-    @rule(id_=departments)
-    def protect(self, id_: str) -> None:
-        self._protect(id_)
+    @rule(ids=st.permutations(DEPARTMENTS))
+    def remove_all(self, ids: list[str]) -> None:
+        """Every department is removed at once, as by a wiped org chart."""
+        for id_ in ids:
+            self._deliver(id_, Kind.REMOVED, "A", 0)
 
-    @precondition(lambda self: self._waiting())
-    @rule(data=st.data(), what=st.sampled_from(["protected", "enabled", "numbers"]))
-    def meet_at_the_deletion(self, data: st.DataObject, what: str) -> None:
-        """A department that waits for its deletion comes to have a reason to hold it; its grace ends."""
-        id_ = data.draw(st.sampled_from(self._waiting()))
+    @rule(id_=departments, what=st.sampled_from(["protected", "enabled", "numbers"]))
+    def remove_and_meet(self, id_: str, what: str) -> None:
+        """A department that is removed comes to have a reason to hold its deletion; the grace ends."""
+        self._deliver(id_, Kind.REMOVED, "A", 0)
         match what:
             case "protected":
-                self._protect(id_)
+                self.protect(id_)
             case "enabled":
                 self.enable(id_)
             case _:
                 self.hang(id_, 2)
         self.wait(GRACE)
 
-    @rule()
-    def protect_nobody(self) -> None:
-        self._protect()
-
-    def _protect(self, *names: str) -> None:
-        self.policy = replace(self.policy, protected=Protected(names))
+    @rule(id_=st.none() | departments)
+    def protect(self, id_: str | None) -> None:
+        """The settings name one department as protected, or none any more."""
+        self.policy = replace(self.policy, protected=Protected((id_,) if id_ else ()))
         for one in self.rehearsals.values():
             one.policy = self.policy
-
-    def _waiting(self) -> list[str]:
-        """The departments that wait for their deletion."""
-        known = self.rehearsals.items() if hasattr(self, "rehearsals") else ()
-        return [id_ for id_, one in known if one.entry.deletable_since is not None]
 
     def _held(self) -> list[Rehearsal]:
         """The departments with an open hold."""
@@ -359,4 +356,4 @@ def _finds_nothing(step: Disable | Delete) -> bool:
 
 
 TestTenant = Tenant.TestCase
-TestTenant.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, print_blob=True)
+TestTenant.settings = settings(max_examples=200, stateful_step_count=40, deadline=None, print_blob=True)
