@@ -6,82 +6,33 @@ import shutil
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import apsw
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from contracts.subaccounts import ResultKind
 from tests.conformance.ledgers import entry_of, fresh
 from tests.conformance.test_ledger_removals import REMOVAL, SALES_LINE, a_call, a_hold, disabled, removing
+from tests.conformance.test_ledger_workers import DAY, HOUR, department, removals_of, remove
 from tests.conformance.test_sqlite import migrations_until
 from tests.support.builders import NOW, SALES, a_worker, an_answer, created
 from worker.adapters.sqlite import store as sqlite
 from worker.adapters.sqlite.audit import SqliteAudit
-from worker.adapters.sqlite.ledger import SqliteLedger, sqlite_ledger, sqlite_ledger_read
-from worker.core.limits import DEFAULT_LIMIT, Admission, RemovalLimit, TenantCounts, Window, WindowCount
+from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
+from worker.core.limits import TenantCounts, Window, WindowCount
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry, Status
 from worker.core.model.removals import Removed
-from worker.ports import Beside, LedgerConflict, LedgerFailed, NotAdmitted
+from worker.ports import Beside, LedgerFailed
 
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 TABLES = ("departments", "answers", "holds", "audit", "calls")
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "ledger.db"
-
-
-def department(number: int) -> Department:
-    return Department("acme", str(number))
-
-
-@asynccontextmanager
-async def workers(path: Path, count: int) -> AsyncIterator[Sequence[SqliteLedger]]:
-    """The ledgers of several workers on one file. Each has connections of its own, as a process has."""
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(sqlite_ledger(path)) for _ in range(count)]
-
-
-async def remove(ledger: SqliteLedger, which: Department, at: datetime, limit: RemovalLimit) -> bool:
-    """Whether a worker whose clock shows `at` was admitted to remove an active department."""
-    entry = await entry_of(ledger, which)
-    while entry.is_counted_active:
-        try:
-            await ledger.record(removing(entry, at), beside=Beside(admission=Admission(limit, at)))
-        except NotAdmitted:
-            return False
-        except LedgerConflict:
-            entry = await entry_of(ledger, which)
-        else:
-            return True
-    return False
-
-
-async def removals_of(ledger: SqliteLedger) -> list[datetime]:
-    return sorted(at for entry in await ledger.entries() for at in entry.counted_removals)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-async def test_all_workers_share_one_limit(path, count):
-    async with workers(path, count) as ledgers:
-        for number in range(40):
-            await ledgers[0].record(fresh(department(number)))
-        admitted = await asyncio.gather(
-            *(remove(ledgers[number % count], department(number), NOW, DEFAULT_LIMIT) for number in range(40))
-        )
-        assert sum(admitted) == len(await removals_of(ledgers[0])) == 4
-        counts = await ledgers[-1].tenant_counts("acme", [NOW - DAY])
-        assert counts == TenantCounts(36, (WindowCount(4, 4),))
 
 
 async def test_workers_in_threads_share_one_limit(path):
@@ -103,78 +54,6 @@ async def test_workers_in_threads_share_one_limit(path):
             await ledger.record(fresh(department(number)))
         admitted = await asyncio.gather(*(asyncio.to_thread(work, first) for first in (0, 10, 20)))
         assert sum(admitted) == len(await removals_of(ledger)) == 7
-
-
-limits = st.lists(
-    st.builds(
-        lambda most, hours, is_percentage: Window(most, timedelta(hours=hours), is_percentage),
-        st.integers(1, 40),
-        st.integers(1, 48),
-        st.booleans(),
-    ),
-    min_size=1,
-    max_size=2,
-).map(tuple)
-requests = st.lists(
-    st.tuples(st.integers(0, 9), st.integers(0, 3), st.integers(0, 72), st.booleans()), max_size=30
-)
-"""Which department, by which worker, at how many hours, and whether all that was asked before ends first."""
-
-
-@settings(max_examples=30, deadline=None, print_blob=True)
-@given(limit=limits, departments=st.integers(1, 10), count=st.integers(1, 4), asked=requests)
-async def test_no_order_timing_or_number_of_workers_exceeds_a_limit(limit, departments, count, asked):
-    with TemporaryDirectory() as folder:
-        async with workers(Path(folder) / "ledger.db", count) as ledgers, asyncio.TaskGroup() as group:
-            for number in range(departments):
-                await ledgers[0].record(fresh(department(number)))
-            begun: list[asyncio.Task[bool]] = []
-            for number, worker, hours, waits in asked:
-                ledger = ledgers[worker % count]
-                which = department(number % departments)
-                begun.append(group.create_task(remove(ledger, which, NOW + hours * HOUR, limit)))
-                if waits:
-                    await asyncio.wait(begun)
-            if begun:
-                await asyncio.wait(begun)
-            removals = await removals_of(ledgers[0])
-            assert len(removals) == sum(task.result() for task in begun) < departments
-            for window in limit:
-                for end in removals:
-                    within = [at for at in removals if end - window.length < at <= end]
-                    assert len(within) <= window.allowed(departments)
-
-
-async def test_counts_are_those_of_the_entries_after_any_writes(path):
-    """The columns that the counts come from follow every change of an entry."""
-    since = [NOW - DAY, NOW, NOW + HOUR]
-    async with sqlite_ledger(path) as ledger:
-        for number in range(4):
-            entry = await ledger.record(fresh(department(number)))
-            for change in (
-                lambda entry: removing(entry, NOW),
-                lambda entry: disabled(entry, NOW + HOUR),
-                lambda entry: replace(entry, status=Status.ACTIVE, removal=None),
-                lambda entry: replace(entry, past_removals=(NOW, NOW + 2 * HOUR)),
-                lambda entry: replace(entry, gone_at=NOW),
-                lambda entry: replace(entry, gone_at=None),
-            )[: number + 2]:
-                entry = await ledger.record(change(entry))
-                entries = await ledger.entries()
-                expected = [
-                    WindowCount(
-                        sum(at > begin for entry in entries for at in entry.counted_removals),
-                        sum(
-                            not entry.is_counted_active
-                            and entry.latest_removal is not None
-                            and entry.latest_removal > begin
-                            for entry in entries
-                        ),
-                    )
-                    for begin in since
-                ]
-                active = sum(entry.is_counted_active for entry in entries)
-                assert await ledger.tenant_counts("acme", since) == TenantCounts(active, tuple(expected))
 
 
 @pytest.mark.parametrize("table", TABLES)
