@@ -287,6 +287,20 @@ async def test_undeliverable_credentials_stop_further_creates(world):
     world.has_dead_lettered_nothing()
 
 
+async def test_credentials_that_another_worker_delivers_unblock_this_one(world):
+    world.broker.unbind(SECRETS, SECRETS_QUEUE, "#")
+    async with world.working() as blocked:
+        await world.send(CREATED)
+        await world.clock.asleep(2)  # the retry and the release, as above
+        scheduler = blocked.worker.scheduler
+        await scheduler.look_at_undelivered()
+        assert blocked.blocks(), "they are still owed"
+        entry = await world.entry()
+        await world.ledger.record(replace(entry, debt=None))  # as the other worker does
+        await scheduler.look_at_undelivered()
+        assert blocked.blocks() == []
+
+
 async def test_what_was_confirmed_but_not_recorded_is_not_published_again(world):
     world.witness.fail("record active created confirmed", LedgerFailed("once"))
     await world.handle(CREATED)

@@ -125,6 +125,16 @@ class UndeliveredCredentials:
             self._departments.setdefault(recipient, set()).add(department)
             self._gate.block(_blocker(recipient), f"credentials cannot be delivered: {error}")
 
+    @property
+    def examples(self) -> Mapping[str, Department]:
+        """For each recipient that blocks the gate, one of the departments whose credentials it lacks."""
+        return {recipient: next(iter(owing)) for recipient, owing in self._departments.items()}
+
+    def delivered(self, recipient: str) -> None:
+        """Unblocks the gate for a recipient: another worker has delivered to it."""
+        if self._departments.pop(recipient, None) is not None:
+            self._gate.unblock(_blocker(recipient))
+
 
 def _blocker(recipient: str) -> str:
     return f"credentials of {recipient}" if recipient else "credentials"

@@ -108,6 +108,7 @@ class Scheduler:
             if self.ledger_watch.trouble is None:
                 await self.file_due()
                 await self.file_wishes()
+                await self.look_at_undelivered()
             await self.outbox.retry_refused()
             await self.measure()
             await self.clock.sleep(POLL_SECONDS)
@@ -188,6 +189,16 @@ class Scheduler:
     async def _carry_on(self, wish: Wish) -> None:
         if (grant := self._grant_of(wish)) is not None:
             await grant()
+
+    async def look_at_undelivered(self) -> None:
+        """Unblocks the gate for each recipient that another worker has delivered to meanwhile."""
+        for recipient, department in self.undelivered.examples.items():
+            try:
+                entry = (await self.records.recall(department)).entry
+            except LedgerFailed:
+                return  # the next use of the ledger reports it
+            if recipient not in entry.owed_to:
+                self.undelivered.delivered(recipient)
 
     async def measure(self) -> None:
         """Sets the gauges of overdue debts and waiting holds."""
