@@ -37,6 +37,8 @@ VARYING = (
     (r"\b[0-9a-f]{24}\b", r"[0-9a-f]{24}"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ"),
     (r"─+", "─+"),
+    (r"worker-1 +4711", r"\S+ +\d+"),
+    (r"yes +300", r"yes +\d+"),
 )
 
 
@@ -140,6 +142,13 @@ async def four_dead_letters(system: RealSystem, _folder: Path) -> None:
     system.sandbox.set_rules()
 
 
+async def two_departments_and_a_bad_message(system: RealSystem, folder: Path) -> None:
+    await a_removed_department_and_an_active_one(system, folder)
+    await system.send(b"{}")
+    while (await provisioner(system.environ, "status", "--json")).json["dead_letters"] != 1:  # noqa: ASYNC110 - only the broker knows
+        await asyncio.sleep(0.05)
+
+
 async def nothing(_system: RealSystem, _folder: Path) -> None:
     return None
 
@@ -191,6 +200,7 @@ async def by_hand(system: RealSystem, path: str, body: dict[str, object]) -> Non
 
 ARRANGED: dict[str, Callable[[RealSystem, Path], Awaitable[None]]] = {
     "provisioner departments list": a_removed_department_and_an_active_one,
+    "provisioner status": two_departments_and_a_bad_message,
     "provisioner dead-letters list": four_dead_letters,
     "provisioner holds list": two_held_removals,
     "provisioner plan --file contracts/examples/removed-merged.json": the_two_departments_of_a_merger,

@@ -117,8 +117,10 @@ def _departments(ledger: InLedger) -> Mapping[str, int]:
 
 
 def _print(overview: Overview) -> None:
-    columns = ("host", "pid", "version", "started at", "consuming", "rate share", "problems")
-    terminal.print_table(columns, map(_row, overview.workers), "no worker runs")
+    problems = ("problems",) if any(worker.problems for worker in overview.workers) else ()
+    columns = ("host", "pid", "version", "started at", "consuming", "rate share", *problems)
+    rows = [_row(worker)[: len(columns)] for worker in overview.workers]
+    terminal.print_table(columns, rows, "no worker runs")
     terminal.print_facts("in all", _facts(overview))
     if not overview.needs:
         terminal.say("nothing needs a person", "green")
