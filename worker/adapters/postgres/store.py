@@ -26,9 +26,13 @@ TRIES = 3
 """Of one change that met others: after that, something else is wrong."""
 OLDER = "the ledger is of an older version; start `provisioner run` of this version on it once"
 READ_ONLY = "the ledger cannot be written: it was opened to read"
+UNHEEDED = (
+    "the ledger cannot be opened: a pooler drops the settings by which the server frees the locks of a machine"
+    " that is gone; LEDGER_URL must name PostgreSQL itself"
+)
 POOLED = (
     "the ledger cannot be opened: a pooler shares one connection among many, so locks exclude nobody;"
-    " LEDGER_URL must name PostgreSQL itself, or a pooler in session mode"
+    " LEDGER_URL must name PostgreSQL itself"
 )
 
 RECORD = "SELECT * FROM record_changes(%s::json, %s::json, %s::json, %s::json, %s::json, %s)"
@@ -385,6 +389,7 @@ async def _prepare(session: Session, reading: Link, *, must_exist: bool) -> None
         if must_exist:
             await session.use(_require)
         await session.use(migrate)
+        await _check_settings_arrived(session)
         await _check_locks_exclude(session, reading)
     except psycopg.Error as error:
         raise LedgerFailed(f"the ledger cannot be opened: {reason_of(error)}") from None
@@ -395,6 +400,12 @@ async def _require(connection: Connection) -> None:
         raise LedgerMissing(
             f"there is no ledger at {connection.place}; set LEDGER_URL to the one the workers use"
         )
+
+
+async def _check_settings_arrived(session: Session) -> None:
+    """Raises `LedgerUnusable` if the server has not what the session asked for when it connected."""
+    if await session.use(lambda one: one.rows("SHOW idle_session_timeout")) == [("0",)]:
+        raise LedgerUnusable(UNHEEDED)
 
 
 async def _check_locks_exclude(session: Session, reading: Link) -> None:
