@@ -16,7 +16,7 @@ _NO_VHOST = re.compile(r"vhost (.*) not found")
 _VHOST_DENIED = re.compile(r"access to vhost '(.*)' refused for user '(.*)'$")
 _VHOST_DOWN = re.compile(r": vhost '(.*)' is down")
 _LIMIT = re.compile(r"(?:(user|node) )?connection limit \((\d+)\) is reached")
-_CHANNEL_LIMIT = re.compile(r"number of channels opened.*limit of \((\d+)\)")
+_CHANNEL_LIMIT = re.compile(r"number of channels opened.*limit of \(?(\d+)")
 _OURS_REFUSED = re.compile(r"alert (?:certificate (\w+)|(unknown ca)|(bad certificate))", re.IGNORECASE)
 _LEAST_RIGHT = {"queue": "read", "exchange": "write"}
 """The right that a delivery or a publish needs: a broker before 4.0 does not say which one is missing."""
