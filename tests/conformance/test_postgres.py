@@ -453,9 +453,9 @@ asyncio.run(main())
         [
             (
                 "INSERT INTO migrations VALUES ('9999_newer.sql', 'x')",
-                "newer version, which knows 9999_newer.sql",
+                "newer version .*9999_newer.sql",
             ),
-            ("UPDATE migrations SET checksum = 'x'", "not this version's: 0001_ledger.sql differs"),
+            ("UPDATE migrations SET checksum = 'x'", "0001_ledger.sql"),
         ],
     )
     async def test_a_schema_of_another_version_is_refused(self, url, change, error):
