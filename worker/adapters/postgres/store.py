@@ -27,8 +27,8 @@ TRIES = 3
 OLDER = "the ledger is of an older version; start `provisioner run` of this version on it once"
 READ_ONLY = "the ledger cannot be written: it was opened to read"
 UNHEEDED = (
-    "the ledger cannot be opened: a pooler drops the settings by which the server frees the locks of a machine"
-    " that is gone; LEDGER_URL must name PostgreSQL itself"
+    "the ledger cannot be opened: a pooler drops the settings by which the server frees the locks of a"
+    " machine that is gone; LEDGER_URL must name PostgreSQL itself"
 )
 POOLED = (
     "the ledger cannot be opened: a pooler shares one connection among many, so locks exclude nobody;"
