@@ -187,10 +187,13 @@ async def test_a_command_makes_no_ledger(servers: Servers):
             assert tables.fetchone() == (0,)
 
 
-async def test_a_ledger_of_another_owner_or_a_newer_version_is_refused(servers: Servers):
+async def test_a_ledger_of_another_owner_user_or_version_is_refused(servers: Servers):
     with fresh_database(servers.url()) as url:
         async with open_ledger(parse_ledger_url(url)) as opened:
             await opened.ledger.bind("somebody-else", "MA1")
+        powerless = url.replace("postgres@", "powerless@")
+        ended = await in_process({"LEDGER_URL": powerless}, "departments", "list")
+        assert (ended.code, "let the user own the schema" in ended.err) == (2, True)
         ended = await provisioner(WORKER | {"LEDGER_URL": url}, "run")
         assert ended.code == 2
         assert ended.err.splitlines()[-1].startswith("the ledger belongs to owner somebody-else")

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from worker.adapters.postgres.connection import Connection, ConnectionLost, Row, connect
 from worker.adapters.postgres.gathering import Asked, Gathering
 from worker.adapters.postgres.locks import lock_key
-from worker.adapters.postgres.refusals import reason_of
+from worker.adapters.postgres.refusals import reason_of, refused
 from worker.adapters.postgres.schema import applied_migrations, migrate
 from worker.adapters.postgres.session import Link, Session, running_session
 from worker.core.model.departments import Department
@@ -27,8 +27,8 @@ TRIES = 3
 OLDER = "the ledger is of an older version; start `provisioner run` of this version on it once"
 READ_ONLY = "the ledger cannot be written: it was opened to read"
 UNHEEDED = (
-    "the ledger cannot be opened: a pooler drops the settings by which the server frees the locks of a"
-    " machine that is gone; LEDGER_URL must name PostgreSQL itself"
+    "the ledger cannot be opened: a pooler drops the settings by which the server frees the locks of a lost"
+    " machine; LEDGER_URL must name PostgreSQL itself"
 )
 POOLED = (
     "the ledger cannot be opened: a pooler shares one connection among many, so locks exclude nobody;"
@@ -307,6 +307,8 @@ class PostgresStore:
                 return await self._reading.use(work)
         except (errors.UndefinedTable, errors.UndefinedColumn):
             raise LedgerFailed(OLDER) from None
+        except errors.InsufficientPrivilege as error:
+            raise refused(error) from None
         except psycopg.Error as error:
             raise LedgerFailed(f"the ledger cannot be read: {reason_of(error)}") from None
 
@@ -386,13 +388,13 @@ def _json(rows: Sequence[Values]) -> str | None:
 
 async def _prepare(session: Session, reading: Link, *, must_exist: bool) -> None:
     try:
+        await _check_settings_arrived(session)
+        await _check_locks_exclude(session, reading)
         if must_exist:
             await session.use(_require)
         await session.use(migrate)
-        await _check_settings_arrived(session)
-        await _check_locks_exclude(session, reading)
     except psycopg.Error as error:
-        raise LedgerFailed(f"the ledger cannot be opened: {reason_of(error)}") from None
+        raise refused(error) from None
 
 
 async def _require(connection: Connection) -> None:
