@@ -16,6 +16,7 @@ from worker.core.capabilities import Capabilities
 from worker.core.dead_letters import AuditLine
 from worker.core.inventory import ProvidedResource, ResourceKind
 from worker.core.judge import CallFault, Operation, told
+from worker.core.keeping import PurgeStep, Row, Schema, Table
 from worker.core.limits import Admission, TenantCounts
 from worker.core.messages import Outgoing
 from worker.core.model.answers import Answer
@@ -305,6 +306,10 @@ class LedgerForeign(UserError):
         )
 
 
+class LedgerNotEmpty(UserError):
+    """The ledger to be filled holds rows already."""
+
+
 class LedgerTaken(UserError):
     """Another worker works on the ledger, and it is for one at a time."""
 
@@ -462,11 +467,14 @@ class Register(Protocol):
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
         """The department of each of these subaccounts that is on record, by auth id."""
 
-    async def caught_up(self) -> bool:
-        """Whether the ledger knew every subaccount when the whole list was last read; False at first."""
+    async def caught_up_at(self) -> datetime | None:
+        """Until when the ledger has certainly known every subaccount; None if that is not known.
 
-    async def note_caught_up(self, *, caught_up: bool) -> None:
-        """Records whether the ledger knew every subaccount of the whole list."""
+        A worker repeats it while it runs, so a time long ago may be that of a backup.
+        """
+
+    async def note_caught_up(self, at: datetime | None) -> None:
+        """Records that the ledger knew every subaccount at this moment; None: that it does not."""
 
     async def sealed_for(self) -> frozenset[str]:
         """The recipients that credentials were ever sealed for."""
@@ -500,7 +508,66 @@ class Reports(Protocol):
         """The last calls for the department, oldest first. Older ones may be forgotten."""
 
 
-class Ledger(Entries, Duties, Holds, Wishes, Presence, Sweeps, PoisonMarks, Register, Reports, Protocol):
+class KeptRows(Protocol):
+    """All rows of a ledger at one moment. All raise `LedgerFailed`."""
+
+    async def counts(self) -> Mapping[Table, int]:
+        """The number of rows in each table."""
+
+    def batches(self, table: Table) -> AsyncIterator[Sequence[Row]]:
+        """The rows of a table in their order (`COLUMNS`), many at a time."""
+
+
+class Filling(KeptRows, Protocol):
+    """A ledger that is filled from another one, with the rows it has got so far."""
+
+    async def add(self, table: Table, rows: Sequence[Row]) -> None:
+        """Writes rows; they come in the order of `Table` and of `COLUMNS`. Raises `LedgerFailed`.
+
+        So does a row that cannot be read, because it is damaged.
+        """
+
+
+class Keeping(Protocol):
+    """Copies and checks of a whole ledger. All raise `LedgerFailed`."""
+
+    def reading(self) -> AbstractAsyncContextManager[KeptRows]:
+        """All rows at the moment at which the block begins, whatever is written meanwhile."""
+
+    def filling(self) -> AbstractAsyncContextManager[Filling]:
+        """One transaction in an empty ledger: durable at the end of the block, undone if that raises.
+
+        Raises `LedgerNotEmpty` for a ledger that holds more than a binding, and `LedgerForeign` where rows
+        are added that bind it to another owner.
+        """
+
+    async def schema(self) -> Schema:
+        """Which migrations were applied to the ledger; that may be another version's."""
+
+    async def damages(self) -> Sequence[str]:
+        """One line for each damage that the database finds in its own files and indexes; slow."""
+
+
+class Purges(Protocol):
+    """Forgets old answers. All raise `LedgerFailed`."""
+
+    async def purge(self, before: datetime, after: Department | None, limit: int) -> PurgeStep:
+        """Forgets the answers from before this moment that `purgeable` names; those of some departments.
+
+        Looks at most at `limit` departments, in their order, from the one after `after` on; None: from the
+        first. A department that is written meanwhile keeps its answers.
+        """
+
+    async def purged_at(self) -> datetime | None:
+        """When a worker has last begun to purge; None if none ever has."""
+
+    async def note_purge(self, at: datetime) -> None:
+        """Records that a worker begins to purge."""
+
+
+class Ledger(
+    Entries, Duties, Holds, Wishes, Presence, Sweeps, PoisonMarks, Register, Reports, Purges, Protocol
+):
     """All roles of a ledger; an adapter implements them together."""
 
 
@@ -561,7 +628,7 @@ UNBROKEN = Unbroken()
 
 @dataclass(frozen=True, slots=True)
 class OpenedLedger:
-    """An open ledger with the audit, the locks and the fence of the same database.
+    """An open ledger with the audit, the locks, the keeping and the fence of the same database.
 
     `shared`: several workers may run on it at once.
     """
@@ -569,6 +636,7 @@ class OpenedLedger:
     ledger: Ledger
     audit: Audit
     locks: DepartmentLocks
+    keeping: Keeping
     fence: Fence = UNBROKEN
     shared: bool = False
 

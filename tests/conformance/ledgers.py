@@ -20,6 +20,7 @@ from tests.simulation.process import Process
 from tests.support.builders import SALES, an_entry, created
 from worker.adapters.ledgers import open_ledger
 from worker.adapters.memory.dead_letters import MemoryAudit
+from worker.adapters.memory.keeping import MemoryKeeping
 from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.memory.locks import InProcessLocks
 from worker.core.model.departments import Department
@@ -39,7 +40,7 @@ class Place:
 @asynccontextmanager
 async def in_memory(_place: Place) -> AsyncIterator[OpenedLedger]:
     ledger = MemoryLedger()
-    yield OpenedLedger(ledger, MemoryAudit(ledger.audit), InProcessLocks())
+    yield OpenedLedger(ledger, MemoryAudit(ledger.audit), InProcessLocks(), MemoryKeeping(ledger))
 
 
 @asynccontextmanager
@@ -71,7 +72,7 @@ async def simulated(_place: Place) -> AsyncIterator[OpenedLedger]:
     loop = asyncio.get_running_loop()
     disk = Disk(History(loop.time))
     ledger = SimulatedLedger(disk, loop, Chance(Profile("no faults", {}), seed=0), Process(loop))
-    yield OpenedLedger(ledger, MemoryAudit(disk.audit), InProcessLocks())
+    yield OpenedLedger(ledger, MemoryAudit(disk.audit), InProcessLocks(), MemoryKeeping(disk))
 
 
 LEDGERS = [

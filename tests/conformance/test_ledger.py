@@ -439,10 +439,10 @@ async def test_sealing_is_remembered_for_good(ledger):
 
 async def test_caught_up_is_stored_until_it_is_changed(ledger):
     await ledger.bind("default", "MA1")
-    assert not await ledger.caught_up()
-    await ledger.note_caught_up(caught_up=True)
-    assert await ledger.caught_up()
-    await ledger.bind("default", "MA1")
-    assert await ledger.caught_up()
-    await ledger.note_caught_up(caught_up=False)
-    assert not await ledger.caught_up()
+    assert await ledger.caught_up_at() is None
+    for moment in (NOW, NOW + timedelta(microseconds=1)):
+        await ledger.note_caught_up(moment)
+        await ledger.bind("default", "MA1")
+        assert await ledger.caught_up_at() == moment
+    await ledger.note_caught_up(None)
+    assert await ledger.caught_up_at() is None

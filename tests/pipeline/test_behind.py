@@ -1,6 +1,7 @@
 """A ledger that is new, lost or restored: existing subaccounts are adopted, not created again."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -121,15 +122,45 @@ async def test_a_restored_ledger_is_detected_by_the_newest_page(world):
     there = world.provider.subaccounts[0].auth_id
     await create_foreign(world.provider, 5)
     backup = MemoryLedger()
-    await backup.note_caught_up(caught_up=True)
+    await backup.note_caught_up(NOW)
     await backup.record(Entry(SALES, status=Status.REMOVED, incarnation=2, removal=Removed(NOW)))
     restored = with_empty_ledger(world, ledger=backup)
 
     await restored.handle(department_created("Other", department_id="other", id="other-1", sequence=1))
-    assert not await backup.caught_up()
+    assert await backup.caught_up_at() is None
     await restored.handle(department_created("Sales", sequence=4))
 
     assert [one.auth_id for one in restored.subaccounts(await restored.entry())] == [there]
+
+
+async def test_a_ledger_that_was_used_long_ago_reads_the_whole_list(world):
+    """It may be yesterday's backup: the newest page alone does not show what was adopted since."""
+    await world.handle(CREATED)
+    await create_foreign(world.provider, 45)
+    await world.handle(department_created("Other", department_id="other", id="other-1", sequence=1))
+    backup = MemoryLedger()
+    other = await world.entry(OTHER)
+    await backup.record(replace(other, revision=0))
+    await backup.note_caught_up(NOW - timedelta(days=1))
+    restored = with_empty_ledger(world, ledger=backup)
+
+    await restored.handle(department_created("Sales", sequence=2))
+
+    assert len(world.provider.subaccounts) == 47
+    await restored.has_one_live_subaccount("Sales")
+
+
+async def test_a_newest_page_that_shows_none_on_record_is_not_enough(world):
+    """Others have created a page of subaccounts since, so those that are not on record stand below."""
+    await world.handle(CREATED)
+    await create_foreign(world.provider, 45)
+    restored = with_empty_ledger(world)
+    await restored.ledger.note_caught_up(NOW)
+
+    await restored.handle(department_created("Sales", sequence=2))
+
+    assert len(world.provider.subaccounts) == 46
+    await restored.has_one_live_subaccount("Sales")
 
 
 @pytest.mark.parametrize("removal", Removal)

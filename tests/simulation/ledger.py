@@ -10,6 +10,7 @@ from tests.simulation.chance import Chance
 from tests.simulation.history import History
 from tests.simulation.process import Process
 from worker.adapters.memory.ledger import MemoryLedger
+from worker.core.keeping import PurgeStep
 from worker.core.limits import TenantCounts
 from worker.core.model.answers import Answer
 from worker.core.model.calls import CallNote
@@ -21,7 +22,13 @@ from worker.core.model.recollection import Recollection
 from worker.core.model.wishes import Wish
 from worker.core.presence import WorkerSeen
 from worker.core.reissue import WISHES
-from worker.ports import NOTHING_BESIDE, Beside, LedgerConflict, LedgerFailed, NotAdmitted
+from worker.ports import (
+    NOTHING_BESIDE,
+    Beside,
+    LedgerConflict,
+    LedgerFailed,
+    NotAdmitted,
+)
 
 
 class Disk(MemoryLedger):
@@ -43,7 +50,7 @@ class Disk(MemoryLedger):
         self._calls.clear()
         self._sweeps.clear()
         self._workers.clear()
-        self._caught_up = False
+        self._caught_up_at = None
 
     def write(self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE) -> Entry:
         written = super().write(entry, answer, beside)
@@ -65,7 +72,6 @@ class Disk(MemoryLedger):
 
     def leave_wish(self, wish: Wish) -> None:
         """Leaves a wish, as a command does."""
-        self._wish_ids.add(wish.id)
         self._wishes[wish.id] = wish
 
     def all_holds(self) -> list[Hold]:
@@ -167,13 +173,13 @@ class SimulatedLedger:
         self._process.check()
         return await self._disk.holders(auth_ids)
 
-    async def caught_up(self) -> bool:
+    async def caught_up_at(self) -> datetime | None:
         self._process.check()
-        return await self._disk.caught_up()
+        return await self._disk.caught_up_at()
 
-    async def note_caught_up(self, *, caught_up: bool) -> None:
+    async def note_caught_up(self, at: datetime | None) -> None:
         self._process.check()
-        await self._disk.note_caught_up(caught_up=caught_up)
+        await self._disk.note_caught_up(at)
 
     async def sealed_for(self) -> frozenset[str]:
         self._process.check()
@@ -272,6 +278,18 @@ class SimulatedLedger:
     async def answers_to(self, event_id: str) -> Sequence[Answer]:
         self._process.check()
         return await self._disk.answers_to(event_id)
+
+    async def purge(self, before: datetime, after: Department | None, limit: int) -> PurgeStep:
+        self._process.check()
+        return await self._disk.purge(before, after, limit)
+
+    async def purged_at(self) -> datetime | None:
+        self._process.check()
+        return await self._disk.purged_at()
+
+    async def note_purge(self, at: datetime) -> None:
+        self._process.check()
+        await self._disk.note_purge(at)
 
     def _write_time(self) -> float:
         """When the next write reaches the disk: after all writes requested before it."""

@@ -251,7 +251,7 @@ class TrustsTheNewestPage(Orphans):
     """Assumes that nothing is unknown if the newest page has nothing unknown, even with a new ledger."""
 
     async def _find(self) -> set[str]:
-        return await self._unknown(await self._newest_page())
+        return await self._unknown(self._tagged(await page_of(self._provider, 0)))
 
 
 class MarksANewLedgerCaughtUp(Orphans):
@@ -259,8 +259,11 @@ class MarksANewLedgerCaughtUp(Orphans):
 
     async def _find(self) -> set[str]:
         found = await super()._find()
-        await self._register.note_caught_up(caught_up=True)
+        await self._register.note_caught_up(self._clock.now())
         return found
+
+    async def _has_caught_up(self) -> bool:
+        return await self._register.caught_up_at() is not None
 
 
 class AdoptsAsTheFirstIncarnation(Line):

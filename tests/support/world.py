@@ -43,6 +43,7 @@ from worker.core.capabilities import Capabilities
 from worker.core.decide import Policy
 from worker.core.inventory import ProvidedResource, ResourceKind
 from worker.core.judge import CallFault, FaultKind, Operation, RetryPolicy
+from worker.core.keeping import PurgeStep
 from worker.core.limits import TenantCounts
 from worker.core.messages import Outgoing
 from worker.core.model.answers import Answer
@@ -175,11 +176,11 @@ class WatchedLedger:
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
         return await self.witness.see("holders", lambda: self.ledger.holders(auth_ids))
 
-    async def caught_up(self) -> bool:
-        return await self.witness.see("caught up", self.ledger.caught_up)
+    async def caught_up_at(self) -> datetime | None:
+        return await self.witness.see("caught up", self.ledger.caught_up_at)
 
-    async def note_caught_up(self, *, caught_up: bool) -> None:
-        await self.witness.see("note caught up", lambda: self.ledger.note_caught_up(caught_up=caught_up))
+    async def note_caught_up(self, at: datetime | None) -> None:
+        await self.witness.see("note caught up", lambda: self.ledger.note_caught_up(at))
 
     async def sealed_for(self) -> frozenset[str]:
         return await self.ledger.sealed_for()
@@ -206,6 +207,15 @@ class WatchedLedger:
 
     async def answers_to(self, event_id: str) -> Sequence[Answer]:
         return await self.ledger.answers_to(event_id)
+
+    async def purge(self, before: datetime, after: Department | None, limit: int) -> PurgeStep:
+        return await self.ledger.purge(before, after, limit)
+
+    async def purged_at(self) -> datetime | None:
+        return await self.ledger.purged_at()
+
+    async def note_purge(self, at: datetime) -> None:
+        await self.ledger.note_purge(at)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from functools import partial
 
 from worker.adapters.memory.locks import InProcessLocks
 from worker.adapters.sqlite.audit import SqliteAudit
+from worker.adapters.sqlite.keeping import SqliteKeeping
 from worker.adapters.sqlite.ledger import SqliteLedger, sqlite_ledger, sqlite_ledger_read
 from worker.adapters.sqlite.worker_lock import no_worker
 from worker.ports import OpenedLedger
@@ -50,7 +51,7 @@ async def open_ledger(
 
 
 def _in_a_file(ledger: SqliteLedger) -> OpenedLedger:
-    return OpenedLedger(ledger, SqliteAudit(ledger.store), InProcessLocks())
+    return OpenedLedger(ledger, SqliteAudit(ledger.store), InProcessLocks(), SqliteKeeping(ledger.store))
 
 
 def _newest(url: PostgresUrl, read_again: Callable[[], LedgerUrl] | None) -> PostgresUrl:

@@ -1,10 +1,11 @@
-"""Entries, answers, wishes, holds and calls as JSON in the tables, and instants in the columns for queries.
+"""Entries, answers, wishes, holds, calls, lines of the audit as JSON in tables, and instants for queries.
 
 An entry's sub-values are flattened: the JSON has the keys of the first version, so ledgers of every version
 can be read, and SQL can read one field (`entry ->> 'owed_at'`). No other module knows both forms. A new field
 needs a key with a default here, for rows that were written before. A key that has its default is left out.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ from pydantic import TypeAdapter
 from pydantic_core import ValidationError
 
 from contracts.departments import Version
+from worker.core.dead_letters import AuditLine
+from worker.core.keeping import purgeable
 from worker.core.model.answers import Answer
 from worker.core.model.calls import CallNote
 from worker.core.model.causes import NO_TRACE, Cause, Reference, Trace
@@ -98,6 +101,7 @@ _WISH = TypeAdapter(Wish)
 _HOLD = TypeAdapter(Hold)
 _CALL = TypeAdapter(CallNote)
 _WORKER = TypeAdapter(WorkerSeen)
+_LINE = TypeAdapter(AuditLine)
 
 
 def entry_json(entry: Entry) -> str:
@@ -236,6 +240,34 @@ def moment_of(seconds: Any) -> datetime:
 def microseconds(moment: datetime) -> int:
     """Microseconds since 1970: exact, unlike Unix time with its fractions."""
     return (moment - EPOCH) // MICROSECOND
+
+
+def moment_at(since_1970: int) -> datetime:
+    """The instant of `microseconds`."""
+    return EPOCH + since_1970 * MICROSECOND
+
+
+def audit_json(line: AuditLine) -> str:
+    """Encodes a line of the audit."""
+    return _LINE.dump_json(line).decode()
+
+
+def audit_of(text: Any) -> AuditLine:
+    """Decodes a line of the audit; raises `LedgerFailed` for invalid JSON."""
+    return _validated(_LINE, text)
+
+
+def forgettable(entry: Any, answers: Sequence[Any]) -> Iterator[tuple[Entry, Answer]]:
+    """The entry of a department with each of its old answers to forget; nothing if a text is damaged."""
+    if not answers:
+        return
+    try:
+        decoded = entry_of(entry)
+        found = purgeable(decoded, [answer_of(text) for text in answers])
+    except LedgerFailed:
+        return
+    for answer in found:
+        yield decoded, answer
 
 
 def worker_json(worker: WorkerSeen) -> str:

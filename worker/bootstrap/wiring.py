@@ -215,7 +215,7 @@ def _calls(given: _Given, intake: _Intake) -> _Calls:
     foreign = ForeignIds(circuit, ports.ledger, names, clock)
     scanner = parts.scanner(circuit, template, clock, stopping)
     inventories = Inventories(circuit, PageReader(clock, stopping))
-    orphans = parts.orphans(scanner, circuit, template, ports.ledger)
+    orphans = parts.orphans(scanner, circuit, template, ports.ledger, clock)
     subaccounts = parts.subaccounts(circuit, ports.ledger, names, scanner, foreign, inventories, clock)
     return _Calls(
         circuit=circuit,

@@ -1,13 +1,14 @@
 """Scans the provider's list: one scan at a time, shared by all that wait for it."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from worker.core.adoption import far_enough
 from worker.core.judge import CallFault, FaultKind
+from worker.core.keeping import may_be_behind
 from worker.core.listed import ListedSubaccount
 from worker.core.naming import NameTemplate
 from worker.core.pages import MAX_RESTARTS, Cursor, Reading
@@ -114,12 +115,18 @@ class Orphans:
     """Tags of subaccounts that the ledger does not know because it is new, lost, or restored."""
 
     def __init__(
-        self, scanner: Scanner, provider: Provider, template: NameTemplate, register: Register
+        self,
+        scanner: Scanner,
+        provider: Provider,
+        template: NameTemplate,
+        register: Register,
+        clock: Clock,
     ) -> None:
         self._scanner = scanner
         self._provider = provider
         self._template = template
         self._register = register
+        self._clock = clock
         self._tags: set[str] | None = None
         self._first = asyncio.Lock()
 
@@ -136,24 +143,39 @@ class Orphans:
             self._tags.difference_update(tags)
 
     async def _find(self) -> set[str]:
-        """Reads the whole list until it has no orphan; after that the newest page is enough."""
-        newest_first = self._provider.capabilities.lists_newest_first
-        caught_up = newest_first and await self._register.caught_up()
-        if caught_up and not await self._unknown(await self._newest_page()):
+        """Reads the whole list, unless the newest page shows that the ledger has caught up with it."""
+        if await self._has_caught_up():
             return set()
+        begun = self._clock.now()
         unknown = await self._unknown((await self._scanner.scan(None)).seen)
-        await self._register.note_caught_up(caught_up=not unknown)
+        await self._register.note_caught_up(None if unknown else begun)
         return unknown
 
-    async def _newest_page(self) -> Mapping[str, list[ListedSubaccount]]:
+    async def _has_caught_up(self) -> bool:
+        """Whether nothing can be unknown: the ledger knew all a short while ago, and the newest page since.
+
+        What was created since then stands above all that is on record. So the page must show one on record.
+        """
+        if not self._provider.capabilities.lists_newest_first:
+            return False
+        if may_be_behind(await self._register.caught_up_at(), self._clock.now()):
+            return False
+        page = await page_of(self._provider, 0)
+        on_record = await self._register.holders([one.auth_id for one in page]) if page else {}
+        return (bool(on_record) or not page) and not self._unknown_among(self._tagged(page), on_record)
+
+    def _tagged(self, page: Sequence[ListedSubaccount]) -> Mapping[str, Sequence[ListedSubaccount]]:
         seen: dict[str, list[ListedSubaccount]] = {}
-        note(await page_of(self._provider, 0), self._template, seen)
+        note(page, self._template, seen)
         return seen
 
     async def _unknown(self, seen: Mapping[str, Sequence[ListedSubaccount]]) -> set[str]:
         ids = [one.auth_id for listed in seen.values() for one in listed]
-        known = await self._register.holders(ids) if ids else {}
-        return {tag for tag, ones in seen.items() if not any(one.auth_id in known for one in ones)}
+        return self._unknown_among(seen, await self._register.holders(ids) if ids else {})
+
+    @staticmethod
+    def _unknown_among(seen: Mapping[str, Sequence[ListedSubaccount]], on_record: Container[str]) -> set[str]:
+        return {tag for tag, ones in seen.items() if not any(one.auth_id in on_record for one in ones)}
 
 
 async def page_of(provider: Provider, offset: int) -> list[ListedSubaccount]:

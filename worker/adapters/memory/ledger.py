@@ -4,10 +4,28 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import chain
+from typing import Any
 
+from worker.adapters.rows import (
+    answer_json,
+    answer_of,
+    audit_json,
+    audit_of,
+    call_json,
+    call_of,
+    entry_json,
+    entry_of,
+    hold_json,
+    hold_of,
+    microseconds,
+    moment_at,
+    wish_json,
+    wish_of,
+)
 from worker.adapters.system import SystemClock
 from worker.core.dead_letters import AuditLine
 from worker.core.duties import longest_due
+from worker.core.keeping import PurgeStep, Row, Table, purgeable
 from worker.core.limits import TenantCounts, WindowCount
 from worker.core.model.answers import Answer
 from worker.core.model.calls import CallNote
@@ -44,12 +62,13 @@ class MemoryLedger:
         self._holders: dict[str, Department] = {}
         self._bound: tuple[str, str] | None = None
         self._poison_marks: Counter[str] = Counter()
-        self._caught_up = False
+        self._caught_up_at: datetime | None = None
+        self._purged_at: datetime | None = None
         self._sealed_for: set[str] = set()
         self._wishes: dict[str, Wish] = {}
-        self._wish_ids: set[str] = set()
+        self._closed_wishes: dict[str, Wish] = {}
         self._holds: dict[str, Hold] = {}
-        self._calls: dict[Department, list[CallNote]] = {}
+        self._calls: dict[Department, dict[int, CallNote]] = {}
         self._sweeps: dict[str, tuple[datetime, str]] = {}
         self._workers: dict[str, WorkerSeen] = {}
         self.audit: list[AuditLine] = []
@@ -79,14 +98,19 @@ class MemoryLedger:
         self._answers = self._with_answers([answer] if answer else [], beside.answers)
         self._holds |= {hold.id: hold for hold in beside.holds}
         self.audit += beside.audit
-        calls = [*self._calls.get(entry.department, []), *beside.calls]
-        self._calls[entry.department] = calls[-CALLS_KEPT:]
+        self._note_calls(entry.department, beside.calls)
         if before.auth_id:
             del self._holders[before.auth_id]
         if entry.auth_id:
             self._holders[entry.auth_id] = entry.department
         self._entries[entry.department] = replace(entry, revision=entry.revision + 1)
         return self._entries[entry.department]
+
+    def _note_calls(self, department: Department, calls: Sequence[CallNote]) -> None:
+        numbered = self._calls.setdefault(department, {})
+        numbered |= dict(enumerate(calls, start=max(numbered, default=0) + 1))
+        for number in list(numbered)[:-CALLS_KEPT]:
+            del numbered[number]
 
     async def record_answer(self, answer: Answer) -> None:
         """See `Ledger.record_answer`."""
@@ -171,13 +195,13 @@ class MemoryLedger:
 
     async def calls(self, department: Department, limit: int = 50) -> Sequence[CallNote]:
         """See `Ledger.calls`."""
-        return self._calls.get(department, [])[-limit:]
+        return list(self._calls.get(department, {}).values())[-limit:]
 
     async def wish(self, *wishes: Wish) -> None:
         """See `Ledger.wish`."""
-        if not self._wish_ids.isdisjoint(wish.id for wish in wishes):
+        known = self._wishes.keys() | self._closed_wishes.keys()
+        if not known.isdisjoint(wish.id for wish in wishes):
             raise LedgerFailed("the ledger refuses a write: there is a wish of this id already")
-        self._wish_ids |= {wish.id for wish in wishes}
         self._wishes |= {wish.id: wish for wish in wishes}
 
     async def wishes(self) -> Sequence[Wish]:
@@ -190,7 +214,8 @@ class MemoryLedger:
 
     async def close_wish(self, wish_id: str) -> None:
         """See `Ledger.close_wish`."""
-        self._wishes.pop(wish_id, None)
+        if (wish := self._wishes.pop(wish_id, None)) is not None:
+            self._closed_wishes[wish_id] = wish
 
     async def mark_poison(self, message: str) -> int:
         """See `Ledger.mark_poison`."""
@@ -211,13 +236,13 @@ class MemoryLedger:
         """See `Ledger.holders`."""
         return {auth_id: self._holders[auth_id] for auth_id in auth_ids if auth_id in self._holders}
 
-    async def caught_up(self) -> bool:
-        """See `Ledger.caught_up`."""
-        return self._caught_up
+    async def caught_up_at(self) -> datetime | None:
+        """See `Ledger.caught_up_at`."""
+        return self._caught_up_at
 
-    async def note_caught_up(self, *, caught_up: bool) -> None:
+    async def note_caught_up(self, at: datetime | None) -> None:
         """See `Ledger.note_caught_up`."""
-        self._caught_up = caught_up
+        self._caught_up_at = at
 
     async def sealed_for(self) -> frozenset[str]:
         """See `Ledger.sealed_for`."""
@@ -266,6 +291,73 @@ class MemoryLedger:
     async def answers_to(self, event_id: str) -> Sequence[Answer]:
         """See `Ledger.answers_to`."""
         return [self._answers[key] for key in sorted(self._answers) if key[1] == event_id]
+
+    def rows(self) -> Mapping[Table, Sequence[Row]]:
+        """All rows, as `KeptRows` has them."""
+        bound, at, wishes = self._bound, self._caught_up_at, self._wishes | self._closed_wishes
+        return {
+            Table.LEDGER: [(*bound, microseconds(at) if at else None)] if bound else [],
+            Table.SEALED_FOR: [(recipient,) for recipient in sorted(self._sealed_for)],
+            Table.DEPARTMENTS: [(*key, entry_json(self._entries[key])) for key in sorted(self._entries)],
+            Table.ANSWERS: [(*key, answer_json(self._answers[key])) for key in sorted(self._answers)],
+            Table.HOLDS: [(id_, hold_json(self._holds[id_])) for id_ in sorted(self._holds)],
+            Table.WISHES: [
+                (id_, int(id_ in self._closed_wishes), wish_json(wishes[id_])) for id_ in sorted(wishes)
+            ],
+            Table.CALLS: [
+                (*key, number, call_json(call))
+                for key in sorted(self._calls)
+                for number, call in self._calls[key].items()
+            ],
+            Table.SWEEPS: [(id_, microseconds(at), text) for id_, (at, text) in sorted(self._sweeps.items())],
+            Table.SUSPECTS: sorted(self._poison_marks.items()),
+            Table.AUDIT: [(number, audit_json(line)) for number, line in enumerate(self.audit, start=1)],
+        }
+
+    def load(self, rows: Mapping[Table, Sequence[Row]]) -> None:
+        """Takes over the rows of another ledger, none if one is damaged or of another owner."""
+        given: Mapping[Table, Sequence[Any]] = {table: rows.get(table, ()) for table in Table}
+        bound, caught_up_at = self._bound, self._caught_up_at
+        for owner, account, at in given[Table.LEDGER]:
+            bound, caught_up_at = bound or (owner, account), moment_at(at) if at is not None else None
+            if bound != (owner, account):
+                raise LedgerForeign.of(bound, (owner, account))
+        entries = [entry_of(text) for _, _, text in given[Table.DEPARTMENTS]]
+        answers = {(source, id_): answer_of(text) for source, id_, text in given[Table.ANSWERS]}
+        holds = {id_: hold_of(text) for id_, text in given[Table.HOLDS]}
+        wishes = [(id_, closed, wish_of(text)) for id_, closed, text in given[Table.WISHES]]
+        calls = [(Department(*key), number, call_of(text)) for *key, number, text in given[Table.CALLS]]
+        self.audit += [audit_of(text) for _, text in given[Table.AUDIT]]
+        self._bound, self._caught_up_at = bound, caught_up_at
+        self._sealed_for = {recipient for (recipient,) in given[Table.SEALED_FOR]}
+        self._entries = {entry.department: entry for entry in entries}
+        self._holders = {entry.auth_id: entry.department for entry in entries if entry.auth_id}
+        self._answers, self._holds = answers, holds
+        self._wishes = {id_: wish for id_, closed, wish in wishes if not closed}
+        self._closed_wishes = {id_: wish for id_, closed, wish in wishes if closed}
+        for department, number, call in calls:
+            self._calls.setdefault(department, {})[number] = call
+        self._sweeps = {id_: (moment_at(at), text) for id_, at, text in given[Table.SWEEPS]}
+        self._poison_marks = Counter(dict(given[Table.SUSPECTS]))
+
+    async def purge(self, before: datetime, after: Department | None, limit: int) -> PurgeStep:
+        """See `Ledger.purge`."""
+        entries = await self.entries_after(after, limit)
+        removed = 0
+        for entry in entries:
+            old = [one for one in await self.answers(entry.department) if one.answered_at < before]
+            for answer in purgeable(entry, old):
+                del self._answers[answer.event.source, answer.event.id]
+                removed += 1
+        return PurgeStep(removed, len(entries), entries[-1].department if entries else None)
+
+    async def purged_at(self) -> datetime | None:
+        """See `Ledger.purged_at`."""
+        return self._purged_at
+
+    async def note_purge(self, at: datetime) -> None:
+        """See `Ledger.note_purge`."""
+        self._purged_at = at
 
 
 def is_overdue(entry: Entry, since: datetime) -> bool:

@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from pydantic import TypeAdapter
-
 from worker.adapters.postgres.store import Change, PostgresStore, Values
-from worker.adapters.rows import microseconds
+from worker.adapters.rows import audit_json, audit_of, microseconds
 from worker.adapters.system import fresh_id
 from worker.core.dead_letters import AuditLine
 from worker.core.model.departments import EVERY_DEPARTMENT, Department
@@ -17,8 +15,6 @@ LINES = (
 )
 OF_ID = " AND (event_id = %(id)s OR letter = %(id)s)"
 OF_DEPARTMENT = " AND tenant = %(tenant)s AND department_id = %(department_id)s"
-
-_LINE = TypeAdapter(AuditLine)
 
 
 class PostgresAudit:
@@ -46,7 +42,7 @@ class PostgresAudit:
             query += OF_DEPARTMENT
             conditions |= {"tenant": department.tenant, "department_id": department.id}
         rows = await self._store.rows(f"{query} ORDER BY number", conditions)
-        return [_LINE.validate_json(row[0]) for row in rows]
+        return [audit_of(row[0]) for row in rows]
 
 
 def audit_rows(lines: Sequence[AuditLine]) -> Sequence[Values]:
@@ -60,7 +56,7 @@ def audit_rows(lines: Sequence[AuditLine]) -> Sequence[Values]:
             "letter": line.letter,
             "tenant": line.tenant,
             "department_id": line.department_id,
-            "audit": _LINE.dump_json(line).decode(),
+            "audit": audit_json(line),
         }
         for line in lines
     ]

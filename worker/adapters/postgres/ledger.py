@@ -7,17 +7,28 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import groupby
 from typing import Any
+
+from pydantic_core import to_json
 
 from worker.adapters.postgres.audit import PostgresAudit, audit_rows
 from worker.adapters.postgres.connection import Connection, Row
+from worker.adapters.postgres.keeping import PostgresKeeping
+from worker.adapters.postgres.ledger_values import (
+    ANSWERED,
+    answer_values,
+    entry_values,
+    hold_values,
+    key_of,
+    named,
+)
 from worker.adapters.postgres.locks import PostgresLocks
 from worker.adapters.postgres.store import (
     Answered,
     Change,
     PostgresStore,
     Stale,
-    Values,
     Verdict,
     Written,
     postgres_store,
@@ -26,18 +37,15 @@ from worker.adapters.postgres.store import (
     transaction,
 )
 from worker.adapters.rows import (
-    answer_json,
     answer_of,
     call_json,
     call_of,
-    counted_removals,
-    entry_json,
     entry_of,
-    hold_json,
+    forgettable,
     hold_of,
     microseconds,
+    moment_at,
     moment_of,
-    unix,
     wish_json,
     wish_of,
     worker_json,
@@ -45,6 +53,7 @@ from worker.adapters.rows import (
 )
 from worker.adapters.system import SystemClock
 from worker.core.duties import longest_due
+from worker.core.keeping import PurgeStep
 from worker.core.limits import Admission, TenantCounts, WindowCount
 from worker.core.model.answers import Answer
 from worker.core.model.calls import CallNote
@@ -116,6 +125,18 @@ WORKERS = (
     "SELECT seen_at, has_left, worker FROM workers"
     " WHERE abs(extract(epoch FROM clock_timestamp()) - seen_at) <= %s"
 )
+OLD_ANSWERS = (
+    "SELECT d.tenant, d.department_id, entry, answer FROM (SELECT tenant, department_id, entry"
+    " FROM departments WHERE (tenant, department_id) > (%s, %s) ORDER BY tenant, department_id LIMIT %s) AS d"
+    " LEFT JOIN answers AS a ON a.tenant = d.tenant AND a.department_id = d.department_id"
+    " AND answered_at < %s ORDER BY d.tenant, d.department_id"
+)
+FORGET = (  # unless the department was written since
+    "DELETE FROM answers USING json_to_recordset(%s::json)"
+    ' AS x (key uuid, tenant text COLLATE "C", department_id text COLLATE "C", revision bigint),'
+    " departments AS d WHERE answers.key = x.key AND d.tenant = x.tenant"
+    " AND d.department_id = x.department_id AND d.revision = x.revision RETURNING 1"
+)
 BIND = (
     "INSERT INTO ledger (owner, provider_account) VALUES (%s, %s)"
     " ON CONFLICT (only_row) DO UPDATE SET times_bound = ledger.times_bound + 1"
@@ -135,15 +156,17 @@ async def postgres_ledger(
 
     `url` is asked before each connection: its login may have changed.
     """
+    keeping = PostgresKeeping(url)
     if read_only:
         async with postgres_store_read(url) as store:
-            yield OpenedLedger(PostgresLedger(store), PostgresAudit(store), NoLocks())
+            yield OpenedLedger(PostgresLedger(store), PostgresAudit(store), NoLocks(), keeping)
         return
     jitter = SystemClock().jitter
     async with postgres_store(url, on_commit, jitter, must_exist=must_exist) as (store, session):
         locks = PostgresLocks(session, jitter)
         try:
-            yield OpenedLedger(PostgresLedger(store), PostgresAudit(store), locks, session, shared=True)
+            ledger, audit = PostgresLedger(store), PostgresAudit(store)
+            yield OpenedLedger(ledger, audit, locks, keeping, session, shared=True)
         finally:
             await locks.close()
 
@@ -156,7 +179,7 @@ class PostgresLedger:
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
         """See `Ledger.recall`."""
-        entry, answer = await self.store.recall(department, _key(event.source, event.id))
+        entry, answer = await self.store.recall(department, key_of(event.source, event.id))
         return Recollection(
             Entry(department) if entry is None else entry_of(entry),
             None if answer is None else answer_of(answer),
@@ -170,10 +193,10 @@ class PostgresLedger:
         answers = beside.answers if answer is None else (answer, *beside.answers)
         change = Change(
             entry.department,
-            _entry_values(written),
-            _answer_values(answers),
-            [_hold_values(hold) for hold in beside.holds],
-            [{**_named(entry.department), "call": call_json(call)} for call in beside.calls],
+            entry_values(written),
+            answer_values(answers),
+            [hold_values(hold) for hold in beside.holds],
+            [{**named(entry.department), "call": call_json(call)} for call in beside.calls],
             audit_rows(beside.audit),
         )
         if beside.admission is None:
@@ -184,7 +207,7 @@ class PostgresLedger:
 
     async def record_answer(self, answer: Answer) -> None:
         """See `Ledger.record_answer`."""
-        change = Change(answer.department, answers=_answer_values((answer,)))
+        change = Change(answer.department, answers=answer_values((answer,)))
         await self._write(change, (answer,), self.store.write)
 
     async def _write(
@@ -225,13 +248,20 @@ class PostgresLedger:
         )
         return {auth_id: Department(tenant, id_) for auth_id, tenant, id_ in rows}
 
-    async def caught_up(self) -> bool:
-        """See `Ledger.caught_up`."""
-        return await self.store.rows("SELECT caught_up FROM ledger") == [(True,)]
+    async def caught_up_at(self) -> datetime | None:
+        """See `Ledger.caught_up_at`."""
+        rows = await self.store.rows("SELECT caught_up_at FROM ledger WHERE caught_up_at IS NOT NULL")
+        return moment_at(rows[0][0]) if rows else None
 
-    async def note_caught_up(self, *, caught_up: bool) -> None:
+    async def note_caught_up(self, at: datetime | None) -> None:
         """See `Ledger.note_caught_up`."""
-        await self.store.execute("UPDATE ledger SET caught_up = %s", (caught_up,))
+        value = microseconds(at) if at else None
+        await self.store.execute("UPDATE ledger SET caught_up_at = %s", (value,))
+
+    async def note_still_caught_up(self, at: datetime) -> None:
+        """See `Ledger.note_still_caught_up`."""
+        still = "UPDATE ledger SET caught_up_at = %s WHERE caught_up_at IS NOT NULL"
+        await self.store.execute(still, (microseconds(at),))
 
     async def sealed_for(self) -> frozenset[str]:
         """See `Ledger.sealed_for`."""
@@ -405,6 +435,29 @@ class PostgresLedger:
         """See `Ledger.clear_poison`."""
         await self.store.execute("DELETE FROM suspects WHERE message = %s", (message,))
 
+    async def purge(self, before: datetime, after: Department | None, limit: int) -> PurgeStep:
+        """See `Ledger.purge`. It writes only if there is something to forget."""
+        start = after or EVERY_DEPARTMENT
+        rows = await self.store.rows(OLD_ANSWERS, (*start, limit, microseconds(before)))
+        of_each = {key: list(found) for key, found in groupby(rows, key=lambda row: Department(*row[:2]))}
+        forgotten = [
+            {"key": key_of(answer.event.source, answer.event.id), **named(entry.department)}
+            | {"revision": entry.revision}
+            for found in of_each.values()
+            for entry, answer in forgettable(found[0][2], [row[3] for row in found if row[3] is not None])
+        ]
+        removed = await self.store.execute(FORGET, (to_json(forgotten).decode(),)) if forgotten else []
+        return PurgeStep(len(removed), len(of_each), next(reversed(of_each), None))
+
+    async def purged_at(self) -> datetime | None:
+        """See `Ledger.purged_at`."""
+        rows = await self.store.rows("SELECT purged_at FROM ledger WHERE purged_at IS NOT NULL")
+        return moment_at(rows[0][0]) if rows else None
+
+    async def note_purge(self, at: datetime) -> None:
+        """See `Ledger.note_purge`."""
+        await self.store.execute("UPDATE ledger SET purged_at = %s", (microseconds(at),))
+
     async def bind(self, owner: str, provider_account: str) -> None:
         """See `Ledger.bind`."""
 
@@ -425,88 +478,15 @@ class NoLocks:
         raise LedgerFailed("a ledger that was opened to read has no locks")
 
 
-def _entry_values(entry: Entry) -> Values:
-    latest = entry.latest_removal
-    return {
-        **_named(entry.department),
-        "revision": entry.revision,
-        "status": entry.status.value,
-        "auth_id": entry.auth_id,
-        "active": entry.is_counted_active,
-        "due_at": unix(entry.due_at),
-        "overdue_since": unix(overdue_since(entry)),
-        "deletable_since": unix(entry.deletable_since),
-        "last_removal_at": microseconds(latest) if latest else None,
-        "removals": counted_removals(entry),
-        "entry": entry_json(entry),
-    }
-
-
-def overdue_since(entry: Entry) -> datetime | None:
-    """The age of its oldest debt that is tried again, or of its late removal that fails; None without any."""
-    if entry.due_at is None:
-        return None
-    since = (
-        entry.created_at if entry.debt is not None and entry.debt.retry_at is not None else None,
-        entry.retry.failing_since if entry.retry is not None else None,
-    )
-    return min((at for at in since if at is not None), default=None)
-
-
-def _answer_values(answers: Sequence[Answer]) -> Sequence[Values]:
-    """The answers as rows, the last one of each event; raises `LedgerConflict` if two contradict."""
-    last: dict[str, Answer] = {}
-    for answer in answers:
-        key = _key(answer.event.source, answer.event.id)
-        if not last.get(key, answer).may_become(answer):
-            raise LedgerConflict(ANSWERED)
-        last[key] = answer
-    return [
-        {
-            "key": key,
-            "source": answer.event.source,
-            "event_id": answer.event.id,
-            **_named(answer.department),
-            "answered_at": microseconds(answer.answered_at),
-            "confirmed": answer.confirmed,
-            "answer": answer_json(answer),
-        }
-        for key, answer in last.items()
-    ]
-
-
-ANSWERED = "another payload, or another outcome, of this event was answered meanwhile"
-
-
 def _replacing(change: Change, answers: Sequence[Answer], text: str) -> Change:
     """The change whose answer takes the place of the known one; raises `LedgerConflict` if it may not."""
     known = answer_of(text)
-    key = _key(known.event.source, known.event.id)
-    last = [answer for answer in answers if _key(answer.event.source, answer.event.id) == key][-1]
+    key = key_of(known.event.source, known.event.id)
+    last = [answer for answer in answers if key_of(answer.event.source, answer.event.id) == key][-1]
     if not known.may_become(last):
         raise LedgerConflict(ANSWERED)
     replaced = [{**values, "replaces": text} if values["key"] == key else values for values in change.answers]
     return dataclasses.replace(change, answers=replaced)
-
-
-def _hold_values(hold: Hold) -> Values:
-    return {
-        "id": hold.id,
-        **_named(hold.department),
-        "held_at": hold.held_at.timestamp(),
-        "reason": hold.reason.value,
-        "state": hold.state.value,
-        "hold": hold_json(hold),
-    }
-
-
-def _named(department: Department) -> Values:
-    return {"tenant": department.tenant, "department_id": department.id}
-
-
-def _key(source: str, event_id: str) -> str:
-    """Identifies an event, as a UUID without hyphens: a source and an id may be too long for an index."""
-    return hashlib.sha256(f"{source}\0{event_id}".encode()).hexdigest()[:32]
 
 
 def _tenant_key(tenant: str) -> int:

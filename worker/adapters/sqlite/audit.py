@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import apsw
-from pydantic import TypeAdapter
 
+from worker.adapters.rows import audit_json, audit_of
 from worker.adapters.sqlite.store import SqliteStore
 from worker.core.dead_letters import AuditLine
 from worker.core.model.departments import Department
@@ -19,8 +19,6 @@ LINES_OF_DEPARTMENT = (  # spelled as in the index that serves it
     " AND (?1 IS NULL OR at >= ?1) AND (?2 IS NULL OR by = ?2)"
     " AND (?3 IS NULL OR event_id = ?3 OR audit ->> '$.letter' = ?3) ORDER BY number"
 )
-
-_LINE = TypeAdapter(AuditLine)
 
 
 class SqliteAudit:
@@ -47,14 +45,14 @@ class SqliteAudit:
                 rows = connection.execute(LINES, conditions)
             else:
                 rows = connection.execute(LINES_OF_DEPARTMENT, (*conditions, *department))
-            return [_LINE.validate_json(str(row[0])) for row in rows]
+            return [audit_of(row[0]) for row in rows]
 
 
 def write_audit(connection: apsw.Connection, lines: Sequence[AuditLine]) -> None:
     """Appends the lines within the transaction of the connection."""
     connection.executemany(
         "INSERT INTO audit (at, by, event_id, audit) VALUES (?, ?, ?, ?)",
-        [(_written(line.at), line.by, line.event_id, _LINE.dump_json(line).decode()) for line in lines],
+        [(_written(line.at), line.by, line.event_id, audit_json(line)) for line in lines],
     )
 
 

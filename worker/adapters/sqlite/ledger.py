@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,9 +19,11 @@ from worker.adapters.rows import (
     counted_removals,
     entry_json,
     entry_of,
+    forgettable,
     hold_json,
     hold_of,
     microseconds,
+    moment_at,
     moment_of,
     unix,
     wish_json,
@@ -31,6 +34,7 @@ from worker.adapters.rows import (
 from worker.adapters.sqlite.audit import write_audit
 from worker.adapters.sqlite.store import SqliteStore, sqlite_store, sqlite_store_read
 from worker.core.duties import longest_due
+from worker.core.keeping import PurgeStep
 from worker.core.limits import TenantCounts, WindowCount
 from worker.core.model.answers import Answer
 from worker.core.model.calls import CallNote
@@ -121,6 +125,17 @@ ANNOUNCE = (
 LEAVE = "UPDATE workers SET seen_at = unixepoch('subsec'), has_left = 1 WHERE id = ?"
 FORGET_WORKERS = "DELETE FROM workers WHERE seen_at < unixepoch('subsec') - ?"
 WORKERS = "SELECT seen_at, has_left, worker FROM workers WHERE abs(unixepoch('subsec') - seen_at) <= ?"
+OLD_ANSWERS = (
+    "SELECT entries.tenant, entries.department_id, entry, answer FROM (SELECT tenant, department_id, entry"
+    " FROM departments WHERE (tenant, department_id) > (?1, ?2) ORDER BY tenant, department_id LIMIT ?3)"
+    " AS entries LEFT JOIN answers ON answers.tenant = entries.tenant"
+    " AND answers.department_id = entries.department_id AND answered_at < ?4"
+    " ORDER BY entries.tenant, entries.department_id"
+)
+FORGET_ANSWER = (  # unless the department was written since
+    "DELETE FROM answers WHERE source = ?1 AND event_id = ?2 AND ?5 ="
+    " (SELECT revision FROM departments WHERE tenant = ?3 AND department_id = ?4)"
+)
 INSERT_CALL = (
     "INSERT INTO calls SELECT ?1, ?2, coalesce(max(number), 0) + 1, ?3 FROM calls"
     " WHERE tenant = ?1 AND department_id = ?2 RETURNING number"
@@ -199,15 +214,17 @@ class SqliteLedger:
             )
             return {str(auth_id): Department(str(tenant), str(id_)) for auth_id, tenant, id_ in rows}
 
-    async def caught_up(self) -> bool:
-        """See `Ledger.caught_up`."""
+    async def caught_up_at(self) -> datetime | None:
+        """See `Ledger.caught_up_at`."""
         with self.store.read() as connection:
-            return connection.execute("SELECT caught_up FROM ledger").fetchone() == (1,)
+            rows = connection.execute("SELECT caught_up_at FROM ledger WHERE caught_up_at IS NOT NULL")
+            return next((moment_at(row[0]) for row in rows), None)
 
-    async def note_caught_up(self, *, caught_up: bool) -> None:
+    async def note_caught_up(self, at: datetime | None) -> None:
         """See `Ledger.note_caught_up`."""
+        value = microseconds(at) if at else None
         await self.store.run(
-            lambda connection: connection.execute("UPDATE ledger SET caught_up = ?", (caught_up,))
+            lambda connection: connection.execute("UPDATE ledger SET caught_up_at = ?", (value,))
         )
 
     async def sealed_for(self) -> frozenset[str]:
@@ -419,6 +436,32 @@ class SqliteLedger:
 
         await self.store.run(job)
 
+    async def purge(self, before: datetime, after: Department | None, limit: int) -> PurgeStep:
+        """See `Ledger.purge`. It writes only if there is something to forget."""
+        last, old = after or EVERY_DEPARTMENT, before.astimezone(UTC).isoformat()
+        with self.store.read() as connection:
+            rows: list[Any] = connection.execute(OLD_ANSWERS, (*last, limit, old)).fetchall()
+        of_each = {key: list(found) for key, found in groupby(rows, key=lambda row: Department(*row[:2]))}
+        forgotten = [
+            (answer.event.source, answer.event.id, *department, entry.revision)
+            for department, found in of_each.items()
+            for entry, answer in forgettable(found[0][2], [row[3] for row in found if row[3] is not None])
+        ]
+        removed = await self.store.run(lambda connection: _forget(connection, forgotten)) if forgotten else 0
+        return PurgeStep(removed, len(of_each), next(reversed(of_each), None))
+
+    async def purged_at(self) -> datetime | None:
+        """See `Ledger.purged_at`."""
+        with self.store.read() as connection:
+            rows = connection.execute("SELECT purged_at FROM ledger WHERE purged_at IS NOT NULL")
+            return next((moment_at(row[0]) for row in rows), None)
+
+    async def note_purge(self, at: datetime) -> None:
+        """See `Ledger.note_purge`."""
+        await self.store.run(
+            lambda connection: connection.execute("UPDATE ledger SET purged_at = ?", (microseconds(at),))
+        )
+
     async def bind(self, owner: str, provider_account: str) -> None:
         """See `Ledger.bind`."""
 
@@ -435,26 +478,54 @@ class SqliteLedger:
         await self.store.run(job)
 
 
-def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
-    """Raises `LedgerConflict` if the entry was changed since it was recalled, and `AuthIdTaken`."""
-    removals = counted_removals(entry)
-    latest = entry.latest_removal
-    values = (
+def _forget(connection: apsw.Connection, answers: Iterable[tuple[str | int, ...]]) -> int:
+    removed = 0
+    for answer in answers:
+        connection.execute(FORGET_ANSWER, answer)
+        removed += connection.changes()
+    return removed
+
+
+def entry_row(entry: Entry, text: str) -> tuple[Any, ...]:
+    """The values of an entry for `INSERT_ENTRY` and `UPDATE_ENTRY`; `text`: its JSON."""
+    removals, latest = counted_removals(entry), entry.latest_removal
+    return (
         entry.revision,
         entry.status.value,
         entry.name,
         entry.auth_id,
         unix(entry.due_at),
-        entry_json(entry),
+        text,
         entry.is_counted_active,
         unix(entry.deletable_since),
         microseconds(latest) if latest else None,
         to_json(removals).decode() if removals else None,
         *entry.department,
     )
+
+
+def answer_row(event: tuple[str, str], answer: Answer, text: str) -> tuple[Any, ...]:
+    """The values of an answer in the order of its columns; `text`: its JSON."""
+    return (
+        *event,
+        answer.payload_digest,
+        *answer.department,
+        answer.answered_at.isoformat(),
+        answer.confirmed,
+        text,
+    )
+
+
+def hold_row(hold: Hold, text: str) -> tuple[Any, ...]:
+    """The values of a hold in the order of its columns; `text`: its JSON."""
+    return hold.id, *hold.department, hold.held_at.timestamp(), hold.reason.value, hold.state.value, text
+
+
+def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
+    """Raises `LedgerConflict` if the entry was changed since it was recalled, and `AuthIdTaken`."""
     statement = INSERT_ENTRY if entry.revision == 1 else UPDATE_ENTRY
     try:
-        connection.execute(statement, values)
+        connection.execute(statement, entry_row(entry, entry_json(entry)))
     except apsw.ConstraintError:
         holder = _holder(connection, entry.auth_id)
         if entry.auth_id is None or holder in {None, entry.department}:
@@ -472,14 +543,7 @@ def _holder(connection: apsw.Connection, auth_id: str | None) -> Department | No
 def _write_answer(connection: apsw.Connection, answer: Answer) -> None:
     """Raises `LedgerConflict` for another payload, and for an outcome that may not follow the known one."""
     event, text = (answer.event.source, answer.event.id), answer_json(answer)
-    row = (
-        *event,
-        answer.payload_digest,
-        *answer.department,
-        answer.answered_at.isoformat(),
-        answer.confirmed,
-        text,
-    )
+    row = answer_row(event, answer, text)
     unconfirmed = text.replace(CONFIRMED, UNCONFIRMED)
     connection.execute(RECORD_ANSWER, (*row, unconfirmed))
     if connection.changes() == 1:
@@ -496,17 +560,7 @@ def _write_beside(connection: apsw.Connection, department: Department, beside: B
     for answer in beside.answers:
         _write_answer(connection, answer)
     for hold in beside.holds:
-        connection.execute(
-            RECORD_HOLD,
-            (
-                hold.id,
-                *hold.department,
-                hold.held_at.timestamp(),
-                hold.reason.value,
-                hold.state.value,
-                hold_json(hold),
-            ),
-        )
+        connection.execute(RECORD_HOLD, hold_row(hold, hold_json(hold)))
     write_audit(connection, beside.audit)
     for call in beside.calls:
         numbered: Any = connection.execute(INSERT_CALL, (*department, call_json(call))).fetchall()

@@ -87,8 +87,14 @@ class SqliteStore:
     @contextmanager
     def read(self) -> Iterator[apsw.Connection]:
         """A connection that sees durable data only; its errors become `LedgerFailed`."""
+        with self.reading_from(self._reading) as connection:
+            yield connection
+
+    @contextmanager
+    def reading_from(self, connection: apsw.Connection) -> Iterator[apsw.Connection]:
+        """The same connection, whose errors become `LedgerFailed` in the block."""
         try:
-            yield self._reading
+            yield connection
         except apsw.SQLError as error:
             if not str(error).startswith(("no such table", "no such column")):
                 raise LedgerFailed(f"the ledger cannot be read: {error}") from None
@@ -108,6 +114,22 @@ class SqliteStore:
         if self._committer is None:
             self._committer = asyncio.create_task(self._commit_all())
         return cast(T, await done)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[apsw.Connection]:
+        """One long transaction of a command, which must write nothing else meanwhile.
+
+        It is durable at the end of the block, and undone if that raises. Errors become `LedgerFailed`.
+        """
+        try:
+            await self._begin()
+            yield self._writing
+            await self._in_thread("COMMIT")
+        except apsw.Error as error:
+            raise LedgerFailed(f"the ledger cannot be written: {error}") from None
+        finally:
+            if self._writing.in_transaction:
+                self._writing.execute("ROLLBACK")
 
     async def close(self) -> None:
         """Finishes pending writes and closes the file."""
@@ -284,6 +306,16 @@ def _require(path: Path) -> None:
         path.stat()
     except OSError as error:
         raise _cannot_open(path, error) from None
+
+
+def applied_migrations(connection: apsw.Connection) -> Sequence[str]:
+    """The names of the migrations that were applied to this file, in order."""
+    return [str(row[0]) for row in connection.execute("SELECT name FROM migrations ORDER BY name")]
+
+
+def known_migrations() -> Sequence[str]:
+    """The names of this version's migrations, in order."""
+    return sorted(file.name for file in MIGRATIONS.iterdir())
 
 
 def _migrate(connection: apsw.Connection) -> None:
