@@ -476,6 +476,9 @@ class Register(Protocol):
     async def note_caught_up(self, at: datetime | None) -> None:
         """Records that the ledger knew every subaccount at this moment; None: that it does not."""
 
+    async def note_still_caught_up(self, at: datetime) -> None:
+        """Moves `caught_up_at` on to this moment, unless it is None."""
+
     async def sealed_for(self) -> frozenset[str]:
         """The recipients that credentials were ever sealed for."""
 

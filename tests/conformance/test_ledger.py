@@ -444,5 +444,8 @@ async def test_caught_up_is_stored_until_it_is_changed(ledger):
         await ledger.note_caught_up(moment)
         await ledger.bind("default", "MA1")
         assert await ledger.caught_up_at() == moment
+    await ledger.note_still_caught_up(NOW)
+    assert await ledger.caught_up_at() == NOW
     await ledger.note_caught_up(None)
+    await ledger.note_still_caught_up(NOW)
     assert await ledger.caught_up_at() is None

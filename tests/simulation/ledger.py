@@ -181,6 +181,10 @@ class SimulatedLedger:
         self._process.check()
         await self._disk.note_caught_up(at)
 
+    async def note_still_caught_up(self, at: datetime) -> None:
+        self._process.check()
+        await self._disk.note_still_caught_up(at)
+
     async def sealed_for(self) -> frozenset[str]:
         self._process.check()
         return await self._disk.sealed_for()

@@ -249,6 +249,8 @@ class SimulatedWorld:
         process.begin(worker.gate.control(consumer))
         if self.chance.profile.removals:
             process.begin(worker.sweeps.run())
+        process.begin(worker.upkeep.stay_current())
+        process.begin(worker.upkeep.purge_daily())
         await worker.scheduler.run()
 
     def _restart_later(self, process: Process) -> None:

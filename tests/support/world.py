@@ -182,6 +182,9 @@ class WatchedLedger:
     async def note_caught_up(self, at: datetime | None) -> None:
         await self.witness.see("note caught up", lambda: self.ledger.note_caught_up(at))
 
+    async def note_still_caught_up(self, at: datetime) -> None:
+        await self.ledger.note_still_caught_up(at)
+
     async def sealed_for(self) -> frozenset[str]:
         return await self.ledger.sealed_for()
 

@@ -134,6 +134,8 @@ async def running_worker(
         await stack.enter_async_context(supervised(worker.clock_watch.run, clock, telemetry))
         await stack.enter_async_context(supervised(worker.scheduler.run, clock, telemetry))
         await stack.enter_async_context(supervised(worker.sweeps.run, clock, telemetry))
+        await stack.enter_async_context(supervised(worker.upkeep.stay_current, clock, telemetry))
+        await stack.enter_async_context(supervised(worker.upkeep.purge_daily, clock, telemetry))
         itself = _Itself(process, rate)
         announcer = Announcer(
             presence=opened.ledger,

@@ -33,6 +33,7 @@ from worker.pipeline.removals import Removals
 from worker.pipeline.scheduler import Scheduler
 from worker.pipeline.sweeps import NO_OWN_SWEEPS, OwnSweeps, Sweeps
 from worker.pipeline.tries import Tries
+from worker.pipeline.upkeep import Upkeep
 from worker.ports import (
     UNBROKEN,
     CallRate,
@@ -113,6 +114,7 @@ class Worker:
     handler: Handler
     scheduler: Scheduler
     sweeps: Sweeps
+    upkeep: Upkeep
     lanes: Lanes
     gate: Gate
     circuit: Circuit
@@ -155,6 +157,7 @@ def assemble(
         handler=_handler(given, intake, watches, entries, line),
         scheduler=_scheduler(given, intake, calls, watches, entries, line, sweeping),
         sweeps=sweeping.sweeps,
+        upkeep=Upkeep(ports.ledger, ports.ledger, ports.clock, telemetry, stopping),
         lanes=intake.lanes,
         gate=intake.gate,
         circuit=calls.circuit,

@@ -354,6 +354,15 @@ class _SweepEvents(_Reports):
         """A sweep was not finished; nothing of it is reported."""
         self._log.warning("sweep_failed", detail=detail)
 
+    def purged(self, removed: int, seconds: float) -> None:
+        """Old answers were forgotten: so many."""
+        log = self._log.info if removed else self._log.debug
+        log("ledger_purged", answers=removed, seconds=round(seconds, 2))
+
+    def purge_failed(self, detail: str) -> None:
+        """A purge was not finished; the next day's does the rest."""
+        self._log.warning("ledger_purge_failed", detail=detail)
+
     def finding_corrected(self, kind: str, department: Department, auth_id: str, by: str) -> None:
         """`by`: the operator of the command, or the setting that asks for it."""
         self._log.warning("finding_corrected", kind=kind, auth_id=auth_id, by=by, **_of(department))

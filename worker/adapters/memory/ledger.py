@@ -244,6 +244,10 @@ class MemoryLedger:
         """See `Ledger.note_caught_up`."""
         self._caught_up_at = at
 
+    async def note_still_caught_up(self, at: datetime) -> None:
+        """See `Ledger.note_still_caught_up`."""
+        self._caught_up_at = self._caught_up_at and at
+
     async def sealed_for(self) -> frozenset[str]:
         """See `Ledger.sealed_for`."""
         return frozenset(self._sealed_for)

@@ -227,6 +227,11 @@ class SqliteLedger:
             lambda connection: connection.execute("UPDATE ledger SET caught_up_at = ?", (value,))
         )
 
+    async def note_still_caught_up(self, at: datetime) -> None:
+        """See `Ledger.note_still_caught_up`."""
+        still = "UPDATE ledger SET caught_up_at = ? WHERE caught_up_at IS NOT NULL"
+        await self.store.run(lambda connection: connection.execute(still, (microseconds(at),)))
+
     async def sealed_for(self) -> frozenset[str]:
         """See `Ledger.sealed_for`."""
         with self.store.read() as connection:
