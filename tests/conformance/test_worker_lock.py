@@ -135,6 +135,12 @@ async def test_the_lock_file_is_its_owners_alone(url, path):
         assert lock_path(path).stat().st_mode & 0o777 == 0o600
 
 
+async def test_an_error_of_the_worker_is_not_one_of_the_lock(url):
+    with pytest.raises(TimeoutError):
+        async with open_ledger(url, alone=True):
+            raise TimeoutError
+
+
 async def test_a_lock_that_cannot_be_made_is_a_clear_error(url, path):
     lock_path(path).mkdir()
     with pytest.raises(LedgerUnusable, match="cannot be opened"):

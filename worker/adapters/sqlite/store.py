@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -46,9 +46,11 @@ async def sqlite_store(
     `LedgerFailed`, `LedgerUnusable`, `LedgerForeign` or `LedgerTaken`.
     """
     writing = _open(path, must_exist=must_exist)
-    store = SqliteStore(_open_to_read(path), writing, on_commit)
+    store = SqliteStore(open_to_read(path), writing, on_commit)
     try:
-        with _lock(path) if alone else nullcontext():  # before the migration, which another worker would meet
+        with ExitStack() as stack:
+            if alone:  # before the migration, which another worker would meet
+                _lock(path, stack)
             await store.run(_migrate)
             yield store
     finally:
@@ -58,7 +60,7 @@ async def sqlite_store(
 @asynccontextmanager
 async def sqlite_store_read(path: Path) -> AsyncIterator["SqliteStore"]:
     """Opens an existing ledger read-only; raises `LedgerFailed`."""
-    reading = _open_to_read(path)
+    reading = open_to_read(path)
     store = SqliteStore(reading, reading, lambda _operations: None)
     try:
         yield store
@@ -220,11 +222,10 @@ def _resolve(done: asyncio.Future[Any], result: Any) -> None:
             done.set_result(result)
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def _lock(path: Path, stack: ExitStack) -> None:
+    """Locks the ledger until the stack is left."""
     try:
-        with locked(path):
-            yield
+        stack.enter_context(locked(path))
     except OSError as error:
         raise _cannot_open(path, error) from None
 
@@ -245,7 +246,8 @@ def _open(path: Path, *, must_exist: bool) -> apsw.Connection:
     return connection
 
 
-def _open_to_read(path: Path) -> apsw.Connection:
+def open_to_read(path: Path) -> apsw.Connection:
+    """A read-only connection to an existing ledger; raises `LedgerFailed`."""
     _require(path)
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
