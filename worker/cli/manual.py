@@ -55,6 +55,13 @@ PAGES: Mapping[str, Page] = {
     "holds show": ("provisioner holds show HOLD-ID", PolicySettings),
     "holds approve": ("provisioner holds approve HOLD-ID --cascade HOLD-ID=3 --as ada", LedgerSettings),
     "holds reject": ("provisioner holds reject HOLD-ID --as ada", LedgerSettings),
+    "ledger copy": (
+        "provisioner ledger copy --from sqlite:///provisioner.db --to postgresql://worker@db/provisioner",
+        None,
+    ),
+    "ledger backup": ("provisioner ledger backup backups/2026-11-28.db", LedgerSettings),
+    "ledger check": ("provisioner ledger check --json", LedgerSettings),
+    "ledger purge": ("provisioner ledger purge --older-than 30d", LedgerSettings),
     "keys new": ("provisioner keys new crm --add-to recipients.json", SealingSettings),
     "keys public": ("provisioner keys public > worker.json", SealingSettings),
     "keys check": ("provisioner keys check", SealingSettings),

@@ -102,6 +102,12 @@ class Display(Observer):
         self._shown_at = meter.clock.monotonic()
         self._warned = False
 
+    def out_of(self, done: int, total: int) -> None:
+        """Sets the number of finished letters, and of all, which is known only now."""
+        self.meter.total = total
+        self._bar.update(self._task, total=total)
+        self.at(done)
+
     def at(self, done: int) -> None:
         """Sets the total of finished letters."""
         self.more(done - self.meter.done)

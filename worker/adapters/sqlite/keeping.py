@@ -15,7 +15,7 @@ from worker.adapters.rows import answer_of, audit_of, call_of, entry_of, hold_of
 from worker.adapters.sqlite.ledger import INSERT_ENTRY, RECORD_HOLD, answer_row, entry_row, hold_row
 from worker.adapters.sqlite.store import SqliteStore, applied_migrations, known_migrations
 from worker.core.keeping import Row, Schema, Table
-from worker.ports import LedgerForeign, LedgerNotEmpty
+from worker.ports import KeptRows, LedgerFailed, LedgerForeign, LedgerNotEmpty
 
 BATCH = 1000
 MOST_DAMAGES = 10
@@ -81,7 +81,23 @@ class SqliteKeeping:
         """See `Keeping.damages`."""
         with self.store.read() as connection:
             found = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({MOST_DAMAGES})")]
-        return [] if found == ["ok"] else found
+        if found != ["ok"]:
+            return found
+        async with self.reading() as rows:
+            unreadable = [line async for line in _unreadable(rows)]
+        return unreadable[:MOST_DAMAGES]
+
+
+async def _unreadable(rows: KeptRows) -> AsyncIterator[str]:
+    """A line for each row that cannot be read."""
+    for table in INSERT:
+        async for batch in rows.batches(table):
+            for row in batch:
+                try:
+                    INSERT[table][1](*row)
+                except LedgerFailed:
+                    key = " ".join(str(value) for value in row[:-1])
+                    yield f"{table} {key}: it cannot be read: damaged, or of another version"
 
 
 @dataclass(frozen=True, slots=True)
