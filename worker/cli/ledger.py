@@ -108,7 +108,7 @@ async def _require_no_worker(ledger: "Ledger", url: LedgerUrl) -> None:
 
     clock = SystemClock()
     until = clock.monotonic() + LEAVE_SECONDS
-    while await is_running(ledger, clock):
+    while await is_running(ledger):
         if clock.monotonic() > until:
             raise NotCopied(f"a worker runs on {url}; stop it first, and start it on the copy afterwards")
         await clock.sleep(0.2)
