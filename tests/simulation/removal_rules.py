@@ -194,6 +194,9 @@ def _recorded(state: RemovalState, note: Note) -> None:
         one.removal = None
     if one.removal is not None and status == "removed":
         one.removal = None  # it stays among the removals
+    elif status == "removed" and one.status == "active":  # found gone: no call of ours, so it is not counted
+        tenant = state.tenants.get(note.department, "")
+        state.removals.append(Begun(note.department, tenant, note.at, counts=False))
     one.status, one.auth_id, one.removing, one.hold = status, told["auth_id"], told["removing"], hold
 
 
