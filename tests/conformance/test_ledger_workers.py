@@ -169,6 +169,18 @@ async def test_all_workers_share_one_limit(workers, count):
         assert counts == TenantCounts(36, (WindowCount(4, 4),))
 
 
+async def test_of_two_workers_that_remove_the_last_that_a_limit_allows_one_succeeds(workers):
+    limit = (Window(1, DAY, is_percentage=False),)
+    async with workers(2) as ledgers:
+        for number in range(20):
+            tenant = f"tenant {number}"
+            both = [Department(tenant, id_) for id_ in ("a", "b")]
+            for which in (*both, Department(tenant, "c")):
+                await ledgers[0].record(fresh(which))
+            asked = (remove(ledger, which, NOW, limit) for ledger, which in zip(ledgers, both, strict=True))
+            assert sorted(await asyncio.gather(*asked)) == [False, True]
+
+
 limits = st.lists(
     st.builds(
         lambda most, hours, is_percentage: Window(most, timedelta(hours=hours), is_percentage),

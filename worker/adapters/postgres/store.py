@@ -222,12 +222,10 @@ class PostgresStore:
         """Writes the changes in one commit. `again`: they may have been written before, without an answer."""
         try:
             await self._writing.use(partial(self._record, changes, again=again))
-        except ConnectionLost as lost:
-            unlocked = [asked for asked in changes if asked.item.epoch is None]
-            if unlocked and not again:
-                await self._write(unlocked, again=True)
-            for asked in changes:
-                asked.fail(lost)
+        except ConnectionLost:
+            if again:
+                raise
+            await self._write(changes, again=True)
         except psycopg.Error as error:
             if len(changes) == 1 and not isinstance(error, RACES):
                 changes[0].fail(refusal(error))
@@ -268,6 +266,8 @@ class PostgresStore:
 
     async def _record(self, changes: Sequence[_Change], connection: Connection, *, again: bool) -> None:
         current = [asked for asked in changes if self._check_epoch(asked)]
+        if not current:
+            return
         verdicts = await record(connection, [asked.item.what for asked in current], again=again)
         self._on_commit(len(current))
         for asked, verdict in zip(current, verdicts, strict=True):
