@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import stat
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -13,6 +14,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from tests.conformance.ledgers import fresh_schema
 from tests.conformance.test_keeping import answered, furnish
 from tests.support.builders import SALES
 from tests.support.commands import CommandOutput, in_process, provisioner
@@ -21,7 +23,8 @@ from worker.adapters.sqlite import store
 from worker.adapters.sqlite.keeping import SqliteFilling
 from worker.adapters.system import SystemClock
 from worker.core.keeping import Row, Table
-from worker.settings.ledger_url import SqliteUrl
+from worker.core.presence import WorkerSeen
+from worker.settings.ledger_url import SqliteUrl, parse_ledger_url
 
 NOW = SystemClock().now()
 
@@ -258,6 +261,49 @@ def damage(path: Path) -> None:
         size = path.stat().st_size
         file.seek(size // 4096 // 2 * 4096)
         file.write(b"\xff" * 8192)
+
+
+class TestPostgres:
+    @pytest.fixture
+    def database(self, postgres_url: str) -> Iterator[str]:
+        with fresh_schema(postgres_url) as url:
+            yield url
+
+    async def test_there_and_back(self, environ, furnished, tmp_path, database):
+        there = await in_process(
+            environ, "ledger", "copy", "--from", f"sqlite:///{furnished}", "--to", database, "--json"
+        )
+        assert there.code == 0, there.err
+        moved = environ | {"LEDGER_URL": database}
+        checked = await in_process(moved, "ledger", "check", "--json")
+        assert (checked.code, checked.json["troubles"]) == (0, [])
+        assert (await in_process(moved, "ledger", "purge", "--json")).json["departments"] == 2
+
+        made = await in_process(moved, "ledger", "backup", str(tmp_path / "backup.db"), "--json")
+        assert made.code == 0, made.err
+        rows = await rows_at(tmp_path / "backup.db")
+        assert rows[Table.LEDGER] == [("default", "MA1", None)], "a worker takes it for behind"
+        assert {one.name for one in tmp_path.iterdir() if "backup" in one.name} == {"backup.db"}
+        assert stat.S_IMODE((tmp_path / "backup.db").stat().st_mode) == 0o600
+
+        target = f"sqlite:///{tmp_path / 'back.db'}"
+        back = await in_process(environ, "ledger", "copy", "--from", database, "--to", target, "--json")
+        assert back.code == 0, back.err
+        back_rows, before = await rows_at(tmp_path / "back.db"), await rows_at(furnished)
+        assert len(back_rows.pop(Table.AUDIT)) == len(before.pop(Table.AUDIT)) + 2  # of the purge
+        assert back_rows == before
+        assert "password" not in there.out + back.out + made.out
+
+    async def test_it_refuses_while_a_worker_runs_there(self, environ, furnished, database, monkeypatch):
+        monkeypatch.setattr("worker.cli.ledger.LEAVE_SECONDS", 0.0)
+        async with open_ledger(parse_ledger_url(database)) as opened:
+            await opened.ledger.announce(
+                WorkerSeen("w1", "host-a", 1, "1.0", NOW, NOW, consuming=True, rate_share=300)
+            )
+        there = await in_process(
+            environ, "ledger", "copy", "--from", f"sqlite:///{furnished}", "--to", database
+        )
+        refused(there, "a worker runs on postgresql://")
 
 
 class TestCheck:
