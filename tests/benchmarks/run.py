@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.table import Table
 
-from tests.benchmarks import idle, memory, prefetch, start, storm, sweep, throughput, wiped
+from tests.benchmarks import idle, ledgers, memory, prefetch, start, storm, sweep, throughput, wiped
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.stage import BenchmarkSetup, stage
 from worker.cli import terminal as console
@@ -33,6 +33,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "idle": idle.measure,
         "memory": memory.measure,
         "prefetch": prefetch.measure,
+        "ledgers": ledgers.measure,
         "sweep": sweep.measure,
         "wiped": wiped.measure,
     }

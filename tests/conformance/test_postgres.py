@@ -22,6 +22,7 @@ from tests.support.fault_proxy import database_proxy
 from tests.support.nodes import running_node
 from tests.support.postgres_node import PostgresNode, fresh_database, postgres_node, postgres_standby
 from worker.adapters.ledgers import open_ledger
+from worker.adapters.postgres.connection import IDLE_SECONDS
 from worker.adapters.postgres.gathering import CALL_SECONDS
 from worker.adapters.postgres.session import PROOF_SECONDS, Session
 from worker.core.limits import Window
@@ -177,6 +178,45 @@ asyncio.run(main())
             async with asyncio.timeout(2):
                 await waiting
         await process.wait()
+
+    async def test_a_frozen_process_loses_its_locks_and_does_not_act_when_it_wakes(self, url):
+        script = """
+import asyncio, sys
+from pydantic import SecretStr
+from tests.support.builders import SALES
+from worker.adapters.ledgers import open_ledger
+from worker.ports import LedgerFailed
+from worker.settings.ledger_url import PostgresUrl
+
+async def main():
+    loop = asyncio.get_running_loop()
+    async with open_ledger(PostgresUrl(SecretStr(sys.argv[1]))) as opened:
+        try:
+            async with opened.locks.hold(SALES):
+                print("held", flush=True)
+                seen = loop.time()
+                while loop.time() < seen + 5:
+                    seen = loop.time()
+                    await asyncio.sleep(0.01)
+                opened.fence.check()
+                print("acts")
+        except LedgerFailed as error:
+            print("does not act:", error)
+
+asyncio.run(main())
+"""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, url, cwd=PROJECT, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"held\n"
+        async with ledger_at(url) as opened:
+            process.send_signal(signal.SIGSTOP)
+            async with asyncio.timeout(IDLE_SECONDS + 10):
+                await _once(opened)
+            process.send_signal(signal.SIGCONT)
+            said, _ = await process.communicate()
+        assert said.startswith(b"does not act: ")
 
 
 async def _once(opened: OpenedLedger) -> None:
