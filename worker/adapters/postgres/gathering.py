@@ -57,6 +57,8 @@ class Gathering(Generic[Item, Result]):
     def file(self, item: Item) -> Asked[Item, Result]:
         """Files the item for the next batch, without waiting."""
         asked: Asked[Item, Result] = Asked(item)
+        while self._unanswered and self._unanswered[0].done.done():
+            self._unanswered.popleft()
         self._waiting.append(asked)
         self._unanswered.append(asked)
         if self._working is None:
