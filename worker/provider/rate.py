@@ -100,6 +100,7 @@ class RateLimiter:
         self._window = limit.window.total_seconds()
         self._slowed: float | None = None
         self._slots: deque[Slot] = deque()
+        self._latest_at = 0.0  # when the newest of them was given
         self._changed_at = 0.0
         self._closed_until = 0.0
         self._crowded_until = 0.0
@@ -132,11 +133,13 @@ class RateLimiter:
         now = self._clock.monotonic()
         slot = Slot(self._clock, now, LATEST_ARRIVAL * self._window, self._may_begin)
         self._slots.append(slot)
+        self._latest_at = now
         return slot
 
     def give_back(self, slot: Slot) -> None:
         """Returns an unused slot for the next call."""
         self._slots.remove(slot)
+        self._latest_at = max((slot.given_at for slot in self._slots), default=0.0)
 
     def slow_down(self, retry_after_seconds: float | None) -> None:
         """Halves the limit after a 429 response. In one window only the first one counts."""
@@ -185,8 +188,7 @@ class RateLimiter:
         """When the next call may go, so that many calls do not use up a window at its beginning."""
         if now >= self._crowded_until or self.allowed <= BURST_CALLS or not self._slots:
             return now
-        latest = max(slot.given_at for slot in self._slots)
-        return latest + EVEN_SPACING * self._window / self.allowed
+        return self._latest_at + EVEN_SPACING * self._window / self.allowed
 
     def _grow_back(self, now: float) -> None:
         windows = (now - max(self._changed_at, self._closed_until)) // self._window
