@@ -10,8 +10,10 @@ import aiohttp
 import pytest
 
 from contracts import topology as names
+from tests.support.builders import a_worker
 from tests.support.commands import CommandOutput, in_process, provisioner
 from tests.support.real import EVENT, RealSystem
+from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.core.model.departments import Department
 from worker.core.naming import NO_EVENT
 
@@ -88,9 +90,9 @@ async def test_without_a_worker_nothing_is_applied(system: RealSystem, tmp_path:
     file = written(tmp_path, f"sales,{auth_id}")
     async with system.worker():
         pass
-    withdrawn = await adopt(
-        system, file, "--apply", "--json"
-    )  # it has stopped, and said a moment ago that it runs
+    async with sqlite_ledger(system.ledger) as ledger:
+        await ledger.announce(a_worker())  # it was killed, and said a moment ago that it runs
+    withdrawn = await adopt(system, file, "--apply", "--json")
     refused = await adopt(system, file, "--apply")
 
     assert (withdrawn.code, states(withdrawn.json)) == (1, [(2, "refused")])
