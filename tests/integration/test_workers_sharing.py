@@ -55,7 +55,9 @@ async def test_two_workers_share_the_limit(clean_broker: str, postgres_database:
     assert len(sandbox.subaccounts()) == EVENTS
     calls = [_calls(telemetry) for telemetry in telemetries]
     assert all(made.get("201", 0) > EVENTS / 8 for made in calls), calls
-    assert sum(made.get("429", 0) for made in calls) == 0, calls
+    refused, sent = (sum(made.get("429", 0) for made in calls), sum(sum(made.values()) for made in calls))
+    # The promise: under 0.5 %. A call that a busy machine delays for long may count in another window.
+    assert refused < 0.005 * sent, calls
 
 
 def _calls(telemetry: Telemetry) -> dict[str, float]:
