@@ -160,12 +160,12 @@ async def test_a_start_without_recipients_is_refused(tmp_path, environ, recipien
     assert refusal.value.exit_code == 2
 
 
-async def test_it_is_refused_while_another_worker_runs(tmp_path, environ):
-    keys = write_keys(tmp_path / "keys.json", fresh_sealing_key("crm"))
-    async with started(environ | {"PROVISIONER_RECIPIENTS": str(keys)}) as running:
+async def test_it_is_refused_while_another_worker_runs(environ, postgres_database):
+    shared = environ | {"LEDGER_URL": postgres_database}
+    async with started(shared | {"PROVISIONER_PLAINTEXT_SECRETS": "true"}) as running:
         await running.ledger.note_sealed("crm")
         with pytest.raises(SettingsError, match="sealed"):
-            async with started(environ):
+            async with started(shared):
                 pytest.fail("it started")
 
 
