@@ -346,6 +346,7 @@ class StrictServer:
 
 
 @pytest.mark.no_cover
+@pytest.mark.timeout(300)  # half a million calls in simulated time, on a machine that may be busy
 @pytest.mark.xdist_group("rate")
 @settings(max_examples=25, deadline=None, print_blob=True)
 @given(
