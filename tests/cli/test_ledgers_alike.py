@@ -135,7 +135,7 @@ async def test_a_command_does_the_same_on_every_ledger(urls, command):
 
 
 async def outcome(url: str, command: str) -> tuple[CommandOutput, list[str]]:
-    """What a command prints, and what it leaves in the ledger."""
+    """The output of a command, and the ledger after it."""
     environ: Mapping[str, str] = {
         "LEDGER_URL": url,
         "AMQP_URL": "amqp://127.0.0.1:9/",

@@ -1,4 +1,4 @@
-"""What of a ledger may be forgotten: never what would let an event be carried out a second time."""
+"""Tests of the answers that a purge may forget: none that keeps an event from a second effect."""
 
 from collections.abc import Iterator
 from contextlib import suppress

@@ -49,6 +49,18 @@ def world(fence: BreakableFence) -> World:
     return World(fence=fence)
 
 
+def a_slow_create(world: World) -> tuple[asyncio.Event, asyncio.Event]:
+    """Sets the first event once a create has begun; the create goes on once the second is set."""
+    calling, answered = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> None:
+        calling.set()
+        await answered.wait()
+
+    world.witness.before("create", slowly)
+    return calling, answered
+
+
 def changes(world: World) -> list[str]:
     return [noted for noted in world.witness.journal if noted.startswith(CHANGES)]
 
@@ -87,14 +99,7 @@ async def test_a_create_that_was_claimed_is_not_sent_on_a_stale_proof(world, fen
 async def test_lost_locks_give_all_messages_back_at_once(world, fence):
     """Another worker may have the departments now."""
     world.witness.fail("bind", LedgerFailed(LOST))
-    calling = asyncio.Event()
-    answered = asyncio.Event()
-
-    async def slowly() -> None:
-        calling.set()
-        await answered.wait()
-
-    world.witness.before("create", slowly)
+    calling, answered = a_slow_create(world)
     async with world.working() as running:
         await world.send(CREATED)
         await calling.wait()
@@ -115,14 +120,7 @@ async def test_lost_locks_give_all_messages_back_at_once(world, fence):
 
 
 async def test_a_loss_that_is_over_at_once_gives_the_messages_back_too(world, fence):
-    calling = asyncio.Event()
-    answered = asyncio.Event()
-
-    async def slowly() -> None:
-        calling.set()
-        await answered.wait()
-
-    world.witness.before("create", slowly)
+    calling, answered = a_slow_create(world)
     async with world.working() as running:
         await world.send(CREATED)
         await calling.wait()

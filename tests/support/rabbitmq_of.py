@@ -89,7 +89,7 @@ class Apt:
         (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {release} main\n")
 
     def packages(self) -> list[str]:
-        """What to fetch, as `name=version`, as the release stands now."""
+        """The packages to fetch, as `name=version`, as the release stands now."""
         if not KEYRING.exists():
             raise RabbitMQUnavailable(f"{KEYRING} is missing: apt-get install debian-archive-keyring")
         self._run("update", "-o", "APT::Update::Error-Mode=any")

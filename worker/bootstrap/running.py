@@ -172,7 +172,7 @@ class _Itself:
     running: RunningWorker | None = None
 
     async def describe(self) -> WorkerSeen:
-        """What the worker says of itself now."""
+        """The worker's present description of itself."""
         shown = replace(self.process, rate_share=self.rate.calls)
         if self.running is None:
             return replace(shown, problems=("the worker is starting",))

@@ -1,4 +1,4 @@
-"""What a ledger holds, in the same form for every kind of ledger, and what of it may be forgotten.
+"""The contents of a ledger, in the same form for every kind of ledger, and the part that may be purged.
 
 To copy a ledger, its rows are read as plain values and written to another one. The digest over them tells
 whether both hold the same.
@@ -22,7 +22,7 @@ RETENTION = timedelta(days=90)
 """How long the answers of events are kept that are not the newest of their department."""
 
 CURRENT_FOR = timedelta(hours=1)
-"""How long a ledger that knew every subaccount counts as knowing them, while no worker uses it. What was used
+"""How long a ledger that knew every subaccount counts as knowing them, while no worker uses it. One used
 longer ago may be a backup that was put back: then the whole list is read before the first create."""
 
 Row = tuple[str | int | None, ...]
@@ -30,7 +30,7 @@ Row = tuple[str | int | None, ...]
 
 
 class Table(StrEnum):
-    """What a ledger holds. A copy reads and writes them in this order."""
+    """The tables of a ledger. A copy reads and writes them in this order."""
 
     LEDGER = "ledger"
     """One row: the owner it is bound to. None in a ledger that no worker has started on."""
@@ -78,7 +78,7 @@ class Schema(NamedTuple):
 
 
 class PurgeStep(NamedTuple):
-    """What one step of a purge did: answers removed, departments looked at.
+    """The result of one step of a purge: answers removed, departments looked at.
 
     `last`: the last department; None: there was none left.
     """

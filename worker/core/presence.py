@@ -14,7 +14,7 @@ PRESENT_FOR = timedelta(seconds=5)
 
 @dataclass(frozen=True)
 class WorkerSeen:
-    """What a worker says of itself. Times are UTC.
+    """A worker's description of itself. Times are UTC.
 
     `id`: fresh for each process. `seen_at`: when it has last said so, by the ledger's own clock.
     `rate_share`: the calls that it may send in each window of the rate limit. `problems`: one line for each

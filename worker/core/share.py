@@ -41,7 +41,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one worker knows of the others. All times but `seen_at` are its own monotonic seconds.
+    """One worker's knowledge of the others. All times but `seen_at` are its own monotonic seconds.
 
     `limit` is in calls per window, for all workers together. `looked_at`: when its newest look began;
     `joins_at`: from when on it may send.

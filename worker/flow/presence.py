@@ -14,7 +14,7 @@ from worker.telemetry.events import Telemetry
 BLOCKER = "rate share"
 
 Describe = Callable[[], Awaitable[WorkerSeen]]
-"""What the worker says of itself now."""
+"""The worker's present description of itself."""
 
 
 class SharedLimit:

@@ -36,7 +36,7 @@ class NotCopied(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What a copy has brought: rows by table, and the digest of both ledgers."""
+    """The result of a copy: rows by table, and the digest of both ledgers."""
 
     counts: Mapping[Table, int]
     digest: str
@@ -109,7 +109,7 @@ def trouble_of(schema: Schema) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a check has found.
+    """The result of a check.
 
     `bound`: owner and provider account; None for a ledger that no worker has started on. `newest_at`: when
     the newest event of all departments was answered. `troubles`: one line for each.
@@ -167,7 +167,7 @@ async def _newest(ledger: Ledger, on_departments: OnProgress) -> tuple[datetime 
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What a purge has forgotten: the answers from before `before`, in so many departments."""
+    """The result of a purge: the answers from before `before`, in so many departments."""
 
     before: datetime
     answers: int

@@ -14,7 +14,7 @@ _WORST_FIRST = (State.OPEN, State.HALF_OPEN, State.CLOSED)
 
 @dataclass(frozen=True, slots=True)
 class InLedger:
-    """What the ledger shows."""
+    """The part of the status that comes from the ledger."""
 
     workers: Sequence[WorkerSeen]
     departments: Mapping[Status, int]
@@ -24,7 +24,7 @@ class InLedger:
 
 @dataclass(frozen=True, slots=True)
 class InQueues:
-    """What the broker shows: messages ready in its queues. None: a queue that is not there or not shown.
+    """The broker's part of the status: messages ready in its queues; None if one is away or not shown.
 
     `unacked`: messages of the work queue that workers hold; only the management API tells.
     """
@@ -87,7 +87,7 @@ def _waiting(number: int | None, what: str, command: str) -> Iterator[str]:
 
 
 async def in_ledger(ledger: Ledger, clock: Clock) -> InLedger:
-    """What the ledger shows now. Raises `LedgerFailed`."""
+    """The ledger's part of the status now. Raises `LedgerFailed`."""
     workers = await ledger.workers(PRESENT_FOR)
     return InLedger(
         workers=[worker for worker in workers if not worker.left],

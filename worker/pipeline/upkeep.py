@@ -60,7 +60,7 @@ class Upkeep:
         return last is None or abs(self.clock.now() - last) >= PURGE_EVERY
 
     async def _purge(self) -> None:
-        """Another worker begins none meanwhile. What a worker leaves that ends, the next day's purge does."""
+        """Another worker begins none meanwhile. If the worker ends, the next day's purge does the rest."""
         begun = self.clock.now()
         await self.purges.note_purge(begun)
         removed, last = 0, EVERY_DEPARTMENT

@@ -116,7 +116,7 @@ def _sqlite(path: str) -> SqliteUrl:
 
 def _postgres(text: str) -> PostgresUrl:
     found = _parameters(text)
-    # What stands after an unquoted @ or / in the password is read as a host, a port or a database.
+    # Text after an unquoted @ or / in the password is read as a host, a port or a database.
     misplaced = any("@" in host.lstrip("@") for host, _ in servers(found)) or "@" in found.get("dbname", "")
     if misplaced or re.search(r"\s", text) or not all(map(_is_port, found.get("port", "").split(","))):
         raise ValueError(_NOT_POSTGRES)
@@ -144,7 +144,7 @@ def _parameters(text: str) -> Mapping[str, str]:
 
 
 def _meant(error: str, known: Iterable[str]) -> str | None:
-    """A line about a misspelt parameter. What looks like no parameter may be part of a password."""
+    """A line about a misspelt parameter. Text that resembles no parameter may be part of a password."""
     unknown = re.search(r'invalid URI query parameter: "([^"]*)"', error)
     close = get_close_matches(unknown[1], list(known), 1) if unknown else []
     return f"has a parameter that PostgreSQL does not know; did you mean {close[0]}?" if close else None

@@ -34,7 +34,7 @@ _HINTS = {
         "let the user own the schema, or grant CREATE on it; every worker has the same user"
     ),
 }
-"""What to do, by words of the server and of libpq, which tells no code. The first that match count."""
+"""Advice, by words of the server and of libpq, which tells no code. The first that match count."""
 
 _EACH_SERVER = re.compile(r"^- host: .*?: (?=connection|failed)", re.MULTILINE)
 """The begin of the line about one server, in an error about several."""
@@ -57,12 +57,12 @@ def refused(error: psycopg.Error) -> LedgerFailed:
 
 
 def reason_of(error: psycopg.Error) -> str:
-    """What went wrong, in one line."""
+    """The error in one line."""
     return _line(error.diag.message_primary or str(error))
 
 
 def _reasons(error: psycopg.Error) -> Iterator[str]:
-    """What each server said."""
+    """The text of each server."""
     if isinstance(error, errors.OperationalError) and error.sqlstate is None:
         _, *servers = _EACH_SERVER.split(str(error))
         yield from map(_line, servers or [str(error)])

@@ -95,7 +95,7 @@ class Session(Link):
         self.epoch = 0
         """The number of losses so far: what was begun in an earlier epoch holds no lock any more."""
         self.leases: dict[int, Callable[[], None]] = {}
-        """What interrupts the holder of each lock, by its key. Empty after a loss."""
+        """The function that interrupts the holder of each lock, by its key. Empty after a loss."""
 
     def proof_age(self) -> float:
         """Seconds since the newest statement was sent that the server has answered; infinite without one."""

@@ -54,7 +54,7 @@ Write = Callable[[Connection], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What is written whole or not at all: an entry, answers, and what is beside them."""
+    """An atomic write: an entry, answers, and the facts beside them."""
 
     department: Department
     entry: Values | None = None

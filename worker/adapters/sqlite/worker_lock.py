@@ -1,7 +1,7 @@
 """The lock of the one worker that works on an SQLite ledger: a file beside it, locked with flock(2).
 
 The system gives the lock back when the process ends, however it ends, so none is ever left behind. The file
-stays: another process may hold it open. What it says names the process that locked it last.
+stays: another process may hold it open. Its text names the process that locked it last.
 
 On NFS, Linux passes flock on to the server, so it also excludes other hosts, unless the mount says `nolock`
 or `local_lock`. An SQLite ledger must not be there anyway: its write-ahead log needs memory that all its
