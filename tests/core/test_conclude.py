@@ -44,7 +44,7 @@ from worker.core.judge import Missing, Permanent, Transient, Unavailable, Unknow
 from worker.core.limits import DEFAULT_LIMIT, Admission
 from worker.core.model.causes import LateRemoval, Reference, Trace
 from worker.core.model.credentials import ANY_RECIPIENT, Debt, IssuedCredentials
-from worker.core.model.entry import Check, Claim, Entry, Status
+from worker.core.model.entry import Check, Claim, Entry, NewerEvent, Status
 from worker.core.model.holds import HoldReason
 from worker.core.model.removals import Deletion, Removed, Removing, Retry
 from worker.core.outcomes import (
@@ -129,7 +129,10 @@ class TestIntend:
         claimed = intend(Create("Marketing"), entry, event, IDEMPOTENCY_KEY, POLICY, NOW)
 
         claim = Claim(NOW, IDEMPOTENCY_KEY, event.reference)
-        assert claimed == replace(entry, status=Status.CLAIMED, name="Marketing", claim=claim)
+        wanted_by = NewerEvent(event.version, event.reference)
+        assert claimed == replace(
+            entry, status=Status.CLAIMED, name="Marketing", claim=claim, wanted_by=wanted_by
+        )
 
     def test_a_delete_is_recorded_as_deleting(self):
         entry = an_entry()
@@ -174,17 +177,23 @@ class TestIntend:
 
         intended = intend(step, entry, created(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW)
 
-        by = created(sequence=11).version
         assert intended.retry is None
-        assert intended.removal == Removed(NOW, cause, cancelled=True, cancelled_by=by)
+        assert intended.removal == Removed(NOW, cause, cancelled=True)
         assert (intended.late_removal, intended.deletable_since) == (None, None)
 
-    @pytest.mark.parametrize("step", ["adopt", "skip"])
-    def test_adopt_and_skip_claim_nothing(self, step):
-        decided, status = STEPS[step]
+    def test_skip_claims_nothing(self):
+        decided, status = STEPS["skip"]
         entry = an_entry(status)
 
         assert intend(decided, entry, renamed(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW) == entry
+
+    def test_adopt_claims_nothing_and_notes_its_event(self):
+        decided, status = STEPS["adopt"]
+        entry, event = an_entry(status), renamed(sequence=11)
+
+        intended = intend(decided, entry, event, IDEMPOTENCY_KEY, POLICY, NOW)
+
+        assert changes(entry, intended) == {"wanted_by": NewerEvent(event.version, event.reference)}
 
 
 class TestAdmission:

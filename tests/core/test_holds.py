@@ -40,7 +40,7 @@ from worker.core.judge import Missing, Permanent, Transient, Unknown
 from worker.core.listed import ListedSubaccount
 from worker.core.model.answers import Answer
 from worker.core.model.causes import Cause, LateRemoval, Recreation, Reference, Trace
-from worker.core.model.entry import Check, Entry, Status
+from worker.core.model.entry import Check, Entry, NewerEvent, Status
 from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
 from worker.core.model.recollection import Recollection
 from worker.core.model.removals import Deletion, Removed, Removing, Retry
@@ -276,14 +276,15 @@ class TestVoided:
         assert (conclusion.answers, conclusion.entry.owed_results) == ((), before.owed_results)
         removal = conclusion.entry.removal
         assert removal is not None
-        assert (removal.cancelled, removal.cancelled_by) == (True, NEWER.version)
+        assert removal.cancelled
+        assert conclusion.entry.wanted_by == NewerEvent(NEWER.version, NEWER.reference)
         assert conclusion.entry.late_removal is None
 
     def test_a_newer_removal_takes_the_deletion_up_as_its_own(self):
         newer = removed(sequence=12)
 
         without = concluded(waiting(DRIFT, DISABLED), newer, VoidHold()).entry
-        assert (without.late_removal, without.removal.cancelled_by) == (None, None)
+        assert (without.late_removal, without.wanted_by) == (None, None)
         step: Any = decide(newer, Recollection(without), POLICY, LATER)
         conclusion = concluded(without, newer, step)
 

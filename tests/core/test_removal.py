@@ -26,14 +26,18 @@ from worker.core.conclude import conclude, intend
 from worker.core.conclusions.creation import PAST_REMOVALS_KEPT
 from worker.core.conclusions.removal import admission_of
 from worker.core.decide import (
+    Adopt,
     CountTenant,
+    Create,
     Delete,
     Disable,
     HoldBack,
     Inspect,
     NothingLeft,
     Policy,
+    Reconsider,
     Removal,
+    Rename,
     Restore,
     Skip,
     VoidHold,
@@ -51,7 +55,7 @@ from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
 from worker.core.model.recollection import Recollection
 from worker.core.model.removals import Deletion, Removed, Removing, Retry
 from worker.core.next_step import next_step
-from worker.core.outcomes import Changed, Deleted, Failed, Made, NothingDone
+from worker.core.outcomes import Changed, Deleted, Failed, Made, NothingDone, Seen
 from worker.core.protected import Protected
 from worker.core.removal import (
     APPROVAL_VALID_FOR,
@@ -761,8 +765,66 @@ class TestSomethingNewer:
         skip = asks(older, failed)
         after = conclude(failed, older, skip, NOTHING_DONE, STAGED, LATER).entry
 
-        assert skip == Skip(ResultKind.UNCHANGED)
-        assert after.late_removal is None
+        assert skip == Skip(ResultKind.SUPERSEDED)
+        assert after == failed
+
+    @pytest.mark.parametrize("policy", [STAGED, DELETES, DISABLES])
+    @pytest.mark.parametrize(
+        ("step", "status"),
+        [
+            (Rename(AUTH_ID, "Sales B"), Status.ACTIVE),
+            (Restore(AUTH_ID, None), Status.DISABLED),
+            (Create("Sales B"), Status.ABSENT),
+            (Adopt("Sales B"), Status.CLAIMED),
+        ],
+    )
+    def test_an_older_removal_is_superseded_while_the_event_waits(self, policy, step, status):
+        """Its failed step has left no other trace: the removal would delete what the event says exists."""
+        waits = renamed("Sales B", sequence=13)
+        entry = an_entry(status) if status is not Status.DISABLED else disabled()
+        failed = stepped(waits, entry, step, Failed(Transient("503"))).entry
+
+        older, newer = removed(sequence=12), removed(sequence=14)
+        skip = asks(older, failed, policy)
+        answer: Any = conclude(failed, older, skip, NOTHING_DONE, policy, LATER).answer
+
+        assert skip == Skip(ResultKind.SUPERSEDED)
+        assert answer.superseded_by == waits.reference
+        assert asks(newer, failed, policy) != skip
+
+    def test_a_deletion_in_doubt_that_the_event_waits_for_is_seen_to_its_end(self):
+        """Of an immediate deletion, whose removal comes again before the settle window is over."""
+        older, waits = removed(sequence=12), created(sequence=13)
+        begun = stepped(older, an_entry(), Delete(AUTH_ID), Failed(Unknown("no answer")), DELETES).entry
+        entry = stepped(waits, begun, Reconsider(AUTH_ID), Seen(), DELETES).entry
+
+        assert entry.status is Status.DELETING
+        assert asks(older, entry, DELETES) == Inspect(AUTH_ID)
+        assert asks(older, entry, DELETES, inspection=GONE) == Delete(AUTH_ID, inspection=GONE)
+        there = inspected()
+        assert asks(older, entry, DELETES, inspection=there) == Reconsider(AUTH_ID)
+
+        looked = intend(Reconsider(AUTH_ID), entry, older, IDEMPOTENCY_KEY, DELETES, OVER)
+        settled = conclude(looked, older, Reconsider(AUTH_ID), Seen(), DELETES, OVER).entry
+        assert settled.status is Status.ACTIVE
+        assert asks(older, settled, DELETES) == Skip(ResultKind.SUPERSEDED)
+
+    @pytest.mark.parametrize("answers", [created(sequence=13), removed(sequence=14)])
+    def test_the_event_waits_until_it_or_a_newer_one_is_answered(self, answers):
+        waits = created("Sales B", sequence=13)
+        failed = stepped(waits, an_entry(), Rename(AUTH_ID, "Sales B"), Failed(Transient("503"))).entry
+
+        after = conclude(failed, answers, Skip(ResultKind.UNCHANGED), NOTHING_DONE, STAGED, LATER).entry
+
+        assert (failed.wanted_by.reference, after.wanted_by) == (waits.reference, None)
+
+    def test_an_older_event_that_is_answered_leaves_it_waiting(self):
+        waits, older = created("Sales B", sequence=13), renamed("Sales C", sequence=12)
+        failed = stepped(waits, an_entry(), Rename(AUTH_ID, "Sales B"), Failed(Transient("503"))).entry
+
+        after = stepped(older, failed, Rename(AUTH_ID, "Sales C"), Changed()).entry
+
+        assert (after.version, after.wanted_by) == (older.version, failed.wanted_by)
 
     def test_a_removal_that_is_ignored_is_unchanged_and_leaves_the_deletion_to_its_event(self):
         failed = stepped(created(sequence=12), disabled(), Restore(AUTH_ID, None), Failed(Transient("503")))

@@ -19,7 +19,7 @@ from contracts.departments import Kind
 from contracts.subaccounts import ResultKind
 from tests.core.rehearsal import Fate, Rehearsal, counts_of
 from tests.support.builders import created, removed, renamed
-from worker.core.decide import Delete, Disable, Policy, Reconsider, Refuse, Removal, Restore, Step
+from worker.core.decide import Delete, Disable, Policy, Refuse, Removal, Skip, Step
 from worker.core.inventory import Inventory
 from worker.core.limits import Window
 from worker.core.model.causes import Event, LateRemoval, Reference
@@ -95,6 +95,17 @@ class Tenant(RuleBasedStateMachine):
     def remove(self, id_: str, merged_into: str | None) -> None:
         """The newest event of a department removes it."""
         self._deliver(id_, Kind.REMOVED, "A", 0, merged_into)
+
+    @rule(id_=departments, first=fates, second=fates)
+    def remove_overtaken(self, id_: str, first: list[Fate], second: list[Fate]) -> None:
+        """A removal that has failed comes again after a newer event that has failed."""
+        self.coming.extend(first)
+        self._deliver(id_, Kind.REMOVED, "A", 0)
+        overtaken = self.events.get(Reference("/hr", f"event-{self.sequence}", "department.removed.v1"))
+        self.coming.extend(second)
+        self._deliver(id_, Kind.CREATED, "B", 0)
+        if overtaken is not None:
+            self._try(overtaken)
 
     def _deliver(self, id_: str, kind: Kind, name: str, older: int, merged_into: str | None = None) -> None:
         self.sequence += 10
@@ -228,7 +239,7 @@ class Tenant(RuleBasedStateMachine):
             each.advance(latest - each.now)
 
     def _returned(self, answered: Event) -> None:
-        """An event that restores its department is not pending any more, unless the answered one is older."""
+        """An event whose step has begun does not wait any more, unless the answered one is older."""
         pending = self.returning.get(answered.department.id)
         if pending is not None and not pending.version.newer_than(answered.version):
             del self.returning[answered.department.id]
@@ -240,13 +251,16 @@ class Tenant(RuleBasedStateMachine):
     def _looked_at(self, asked: Asked, step: Step, entry: Entry) -> None:
         """Before a step acts."""
         decided = self.decided[entry.department.id]
-        if isinstance(step, Restore | Reconsider) and isinstance(asked, Event):
+        if isinstance(asked, Event) and asked.kind is not Kind.REMOVED and not isinstance(step, Skip):
             self.returning[entry.department.id] = asked
         if isinstance(step, Disable | Delete) and not _finds_nothing(step):
             self._may_be_removed(asked, self.rehearsals[entry.department.id].entry)
         if not isinstance(step, Delete):
             return
-        assert entry.department.id not in self.returning, "an event restores the department"
+        waits = self.returning.get(entry.department.id)
+        if waits is not None and not _finds_nothing(step):
+            assert asked.version is not None
+            assert asked.version.newer_than(waits.version), f"{waits} says that the department exists"
         asked_now = [asked] if isinstance(asked, Event) else []
         newest = max([*decided, *asked_now], key=lambda event: event.version.rank())
         assert newest.kind is Kind.REMOVED, f"{newest} says that the department exists"

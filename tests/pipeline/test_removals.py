@@ -556,7 +556,7 @@ async def test_an_older_removal_does_not_take_up_what_a_waiting_event_cancelled(
     await world.handle(newer)
     world.dead_lettered("rejected")
     await world.handle(older)
-    world.answered(older, "unchanged")
+    world.answered(older, "superseded")
     await pass_time(world, 2 * GRACE)
     assert deletions(world) == []
     newest = department_removed(sequence=6, id="newest")

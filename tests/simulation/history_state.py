@@ -103,6 +103,7 @@ class HistoryState:
     tried_half_open: int | None = None  # calls begun since the circuit became half-open; None in other states
     meddled: set[str] = field(default_factory=set)  # departments that a person changed by hand
     deleted_by_hand: set[str] = field(default_factory=set)
+    begun: dict[str | None, set[str]] = field(default_factory=lambda: defaultdict(set))  # by department
     voided: set[str] = field(default_factory=set)  # events whose held removal a newer event has voided
     broken: list[str] = field(default_factory=list)
 
@@ -149,7 +150,7 @@ def _superseded(state: HistoryState, note: Note) -> None:
     id_ = note.detail["event"]
     rank = min(event.rank() for event in state.sent[id_])
     # The event that voids a hold is decided next, on the entry without it.
-    on_record = state.sent if id_ in state.voided else state.answered
+    on_record = state.sent if id_ in state.voided else {*state.answered, *state.begun[note.department]}
     newer = (
         event
         for other in on_record
@@ -284,6 +285,8 @@ def _owes_nothing(state: HistoryState, note: Note, department: str, auth_id: str
 def _recorded(state: HistoryState, note: Note) -> None:
     if note.department is None:
         return
+    if note.detail["wanted_by"]:
+        state.begun[note.department].add(note.detail["wanted_by"])
     status = note.detail["status"]
     state.on_record[note.department] = RecordedEntry(status, note.detail["auth_id"])
     creates, key = state.open_creates[note.department], note.detail["key"]

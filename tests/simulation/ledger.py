@@ -104,6 +104,7 @@ class Disk(MemoryLedger):
             enable_owed=True if entry.debt and entry.debt.enable else None,
             removing=entry.removing and entry.removing.event.id,
             hold=entry.hold and entry.hold.id,
+            wanted_by=entry.wanted_by and entry.wanted_by.reference.id,
             writer=self.writer,
         )
         if answer is not None:

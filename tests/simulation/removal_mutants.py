@@ -138,6 +138,13 @@ class RestoresAtOnce(Line):
         return await Line._record(line, event, step, known, entry, key, outcome)
 
 
+class ForgetsWhatWaits(Line):
+    """Removes for an event that is older than one whose step has begun."""
+
+    def _decide(self, event: Asked, known: Recollection) -> Any:
+        return super()._decide(event, replace(known, entry=replace(known.entry, wanted_by=None)))
+
+
 class WrongRecords(Records):
     """Records another conclusion than the line has come to."""
 
@@ -230,6 +237,7 @@ REMOVAL_MUTANTS = (
     Mutant("always deletes with cascade", Parts(line=AlwaysCascades), "removals"),
     Mutant("creates instead of restoring", Parts(line=CreatesInsteadOfRestoring), "removals"),
     Mutant("restores while a deletion is in doubt", Parts(line=RestoresAtOnce), "deletions"),
+    Mutant("forgets the event that waits", Parts(line=ForgetsWhatWaits), "deletions"),
     Mutant("deletes what has resources", Parts(line=DeletesWithResources), "removals"),
     Mutant("deletes what has drifted", Parts(line=IgnoresDrift), "removals"),
     Mutant("removes the protected", Parts(line=RemovesProtected), "removals"),

@@ -70,6 +70,7 @@ class Department:
     auth_id: str | None = None
     removing: str | None = None
     hold: str | None = None
+    wanted_by: str | None = None  # an event under way that says that it exists
     removal: Begun | None = None  # the present one
     disabled_at: float = 0.0  # its disable was confirmed after this
     deleted_for: str | None = None  # the event that the last deletion was begun for, if it was active
@@ -198,6 +199,7 @@ def _recorded(state: RemovalState, note: Note) -> None:
         tenant = state.tenants.get(note.department, "")
         state.removals.append(Begun(note.department, tenant, note.at, counts=False))
     one.status, one.auth_id, one.removing, one.hold = status, told["auth_id"], told["removing"], hold
+    one.wanted_by = told["wanted_by"]
 
 
 def _approved(state: RemovalState, one: Department, *reasons: str) -> bool:
@@ -300,9 +302,19 @@ def _delete(state: RemovalState, note: Note) -> None:
     if read_at is None or note.at - read_at > INSPECTION_VALID_SECONDS:
         state.breaks(note, "is deleted without an inspection")
     elif shown is not None:
+        if _waits(state, one):
+            state.breaks(
+                note, f"is deleted, although {one.wanted_by}, which is under way, says that it exists"
+            )
         if set(counted) != set(KINDS):
             state.breaks(note, f"is deleted, and only {sorted(counted)} were counted")
         _as_inspected(state, note, one, shown, read_at)
+
+
+def _waits(state: RemovalState, one: Department) -> bool:
+    """Whether an event is under way that is newer than the removal which the deletion is for."""
+    waits, cause = state.events.get(one.wanted_by or ""), state.events.get(one.deleted_for or "")
+    return waits is not None and cause is not None and waits.rank() > cause.rank()
 
 
 def _as_inspected(state: RemovalState, note: Note, one: Department, shown: Shown, read_at: float) -> None:

@@ -21,7 +21,7 @@ from worker.core.model.calls import CallNote
 from worker.core.model.causes import NO_TRACE, Cause, Reference, Trace
 from worker.core.model.credentials import Debt, Fingerprint, IssuedCredentials, PartialReissue
 from worker.core.model.departments import Department
-from worker.core.model.entry import Check, Claim, Entry, Status
+from worker.core.model.entry import Check, Claim, Entry, NewerEvent, Status
 from worker.core.model.holds import Hold
 from worker.core.model.removals import Deletion, Removed, Removing, Retry
 from worker.core.model.replace import replace
@@ -44,7 +44,7 @@ class RareRow:
     counted_at: datetime | None = None
     auth_id: str | None = None
     cancelled: bool = False
-    cancelled_by: Version | None = None
+    wanted_by: NewerEvent | None = None
     hold: Hold | None = None
     holds_made: int = 0
     removing: Removing | None = None
@@ -154,6 +154,7 @@ def entry_of(text: Any) -> Entry:
             auth_id=row.auth_id,
             version=row.version,
             version_type=row.version_type,
+            wanted_by=rare.wanted_by,
             created_at=row.created_at,
             claim=row.claim,
             issued=_issued_of(row),
@@ -298,14 +299,21 @@ def _issued_of(row: EntryRow) -> IssuedCredentials | None:
 def _rare_of(entry: Entry) -> RareRow | None:
     removal, supersedes = entry.removal, entry.issued.supersedes if entry.issued else None
     facts = (removal, entry.removing, entry.deletion, entry.retry, entry.hold, entry.holds_made)
-    if not (any(facts) or entry.past_removals or entry.owed_results or supersedes or entry.keeps_name):
+    if not (
+        any(facts)
+        or entry.wanted_by
+        or entry.past_removals
+        or entry.owed_results
+        or supersedes
+        or entry.keeps_name
+    ):
         return None
     return RareRow(
         cause=removal.cause if removal else None,
         counted_at=removal.counted_at if removal else None,
         auth_id=removal.auth_id if removal else None,
         cancelled=removal is not None and removal.cancelled,
-        cancelled_by=removal.cancelled_by if removal else None,
+        wanted_by=entry.wanted_by,
         hold=entry.hold,
         holds_made=entry.holds_made,
         removing=entry.removing,
@@ -325,9 +333,7 @@ def _removal_of(row: EntryRow) -> Removed | None:
     if row.removed_at is None:
         return None
     rare = row.rare or NOTHING_RARE
-    return Removed(
-        row.removed_at, rare.cause, rare.counted_at, rare.auth_id, rare.cancelled, rare.cancelled_by
-    )
+    return Removed(row.removed_at, rare.cause, rare.counted_at, rare.auth_id, rare.cancelled)
 
 
 def _deletion_of(row: EntryRow) -> Deletion | None:

@@ -9,6 +9,7 @@ the call is sent, because after a crash only the ledger can tell that a call may
   may be carried out late, over a newer one; the check is one GET then. The record of the outcome clears it,
   unless an earlier call under it was never recorded.
 - A deletion becomes DELETING until its outcome is known.
+- An event that says that the department exists is noted, so that no older removal acts until it is answered.
 
 Here the step and its outcome choose the conclusion; `conclusions/` has those of a creation, a change and a
 removal. A conclusion without answer or failure means that the event is decided again on the new entry.
@@ -20,7 +21,7 @@ from datetime import datetime
 from contracts.subaccounts import ResultKind
 from worker.core import gone
 from worker.core.conclusions.change import changed, not_changed, not_found, seen
-from worker.core.conclusions.conclusion import Conclusion, answered, is_removal, required
+from worker.core.conclusions.conclusion import Conclusion, answered, is_removal, required, wanted
 from worker.core.conclusions.creation import created, not_created, nothing_seen
 from worker.core.conclusions.removal import (
     deletion_cancelled,
@@ -41,6 +42,7 @@ from worker.core.decide import (
     Restore,
     Skip,
     Step,
+    VoidHold,
 )
 from worker.core.duties import arm_check, clear_check
 from worker.core.holds import voided
@@ -66,6 +68,8 @@ def intend(
     step: Step, entry: Entry, cause: Cause | None, idempotency_key: str, policy: Policy, now: datetime
 ) -> Entry:
     """The entry to record before the step acts. Raises `ValueError` for one that lacks the cause it needs."""
+    if not isinstance(step, Skip | VoidHold):  # those end in this same write
+        entry = wanted(entry, cause)
     match step:
         case Create(name):
             cause = required(cause)
@@ -80,9 +84,9 @@ def intend(
         case Disable():
             return arm_check(reserved(entry, required(cause), now), policy, now)
         case Restore():
-            return arm_check(deletion_cancelled(entry, cause), policy, now)
+            return arm_check(deletion_cancelled(entry), policy, now)
         case Reconsider():
-            return entry if is_removal(cause) else deletion_cancelled(entry, cause)
+            return entry if is_removal(cause) else deletion_cancelled(entry)
         case Rename():
             return arm_check(entry, policy, now)
         case _:

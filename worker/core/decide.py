@@ -21,7 +21,7 @@ from worker.core.limits import RemovalLimit
 from worker.core.model.answers import Answer
 from worker.core.model.causes import Event
 from worker.core.model.credentials import ANY_RECIPIENT
-from worker.core.model.entry import Entry, Status
+from worker.core.model.entry import Entry, NewerEvent, Status
 from worker.core.model.holds import HoldReason
 from worker.core.model.recollection import Recollection
 from worker.core.protected import NOBODY_PROTECTED, Protected
@@ -244,8 +244,8 @@ def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> 
     if _time_decides(event, known.entry) and event.version.time > now + CLOCK_TOLERANCE:
         detail = "time: more than 10 minutes ahead of the worker's clock"
         return Refuse(DeadReason.INVALID, detail, by_clock=True)
-    if not event.version.newer_than(known.entry.version):
-        return _superseded(event.version, known.entry.version)
+    if newer := known.entry.newer_event(event.version):
+        return _when_superseded(event, known.entry, newer)
     if known.entry.hold is not None:
         return VoidHold()
     if known.entry.gone_at is not None and known.entry.claim is None:
@@ -266,9 +266,9 @@ def answered_before(payload_digest: str, answer: Answer) -> Republish | Refuse:
     )
 
 
-def superseding(older: Version, newest: Version | None) -> Superseding:
+def superseding(older: Version, newest: Version) -> Superseding:
     """Why the newest version supersedes the older one."""
-    if newest is None or (older.source, older.id) == (newest.source, newest.id):
+    if (older.source, older.id) == (newest.source, newest.id):
         return Superseding.OLDER
     match older.sequence, newest.sequence:
         case None, None if older.time == newest.time:
@@ -281,11 +281,18 @@ def superseding(older: Version, newest: Version | None) -> Superseding:
             return Superseding.OLDER
 
 
-def _superseded(older: Version, newest: Version | None) -> Skip:
+def _when_superseded(event: Event, entry: Entry, newer: NewerEvent) -> Skip | Delete:
+    """Superseded; but a deletion in doubt that the newer event waits for is seen to its end first."""
+    if entry.deletion is not None and event.version.newer_than(entry.version):
+        return Delete(entry.existing.auth_id)
+    return _superseded(event.version, newer.version)
+
+
+def _superseded(older: Version, newest: Version) -> Skip:
     match superseding(older, newest):
         case Superseding.TIE:
             return Skip(ResultKind.SUPERSEDED, TIED, code=ResultCode.TIE)
-        case Superseding.NO_SEQUENCE | Superseding.LOWER_SEQUENCE if newest:
+        case Superseding.NO_SEQUENCE | Superseding.LOWER_SEQUENCE:
             why = f"superseded by sequence {newest.sequence} of {newest.source}"
             return Skip(ResultKind.SUPERSEDED, why)
         case _:
@@ -314,7 +321,7 @@ def _by_the_table(event: Event, entry: Entry, policy: Policy) -> Decision:
             return Restore(auth_id, name if name != entry.name else None)
         case Status.ACTIVE, Kind.REMOVED, str(auth_id), _:
             return removal_step(auth_id, policy)
-        case Status.DISABLED, Kind.REMOVED, _, _ if _takes_up_the_deletion(event, entry, policy):
+        case Status.DISABLED, Kind.REMOVED, _, _ if _takes_up_the_deletion(entry, policy):
             return Skip(ResultKind.DISABLED)
         case Status.ABSENT | Status.DISABLED | Status.REMOVED, Kind.REMOVED, _, _:
             return Skip(ResultKind.UNCHANGED)
@@ -322,13 +329,12 @@ def _by_the_table(event: Event, entry: Entry, policy: Policy) -> Decision:
             raise ValueError(f"no decision for a {entry.status} entry and a {event.kind} event")
 
 
-def _takes_up_the_deletion(event: Event, entry: Entry, policy: Policy) -> bool:
-    """Whether a deletion was cancelled, and this removal is newer than what cancelled it.
+def _takes_up_the_deletion(entry: Entry, policy: Policy) -> bool:
+    """Whether a deletion was cancelled that a newer removal makes its own.
 
-    Its answer is `disabled`, because the deletion is its own from then on: `removed` may follow.
+    The answer is `disabled`, because `removed` may follow.
     """
-    removal = entry.removal
-    cancelled = removal is not None and removal.cancelled and event.version.newer_than(removal.cancelled_by)
+    cancelled = entry.removal is not None and entry.removal.cancelled
     return cancelled and policy.removal is not Removal.IGNORE
 
 

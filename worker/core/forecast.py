@@ -37,7 +37,7 @@ from worker.core.decide import (
 )
 from worker.core.inventory import ResourceKind
 from worker.core.model.answers import Answer
-from worker.core.model.causes import Event, Reference
+from worker.core.model.causes import Event
 from worker.core.model.entry import Entry, Status
 from worker.core.model.holds import Hold
 from worker.core.model.recollection import Recollection
@@ -124,7 +124,7 @@ def _told(decision: Decision, event: Event, entry: Entry, policy: Policy) -> For
         case Republish(answer):
             return _answered(answer, owed)
         case Skip(outcome, reason):
-            return Forecast(Planned.SKIP, outcome, owed, reason or _why_superseded(outcome, entry.newest))
+            return Forecast(Planned.SKIP, outcome, owed, reason or _why_superseded(outcome, event, entry))
         case HoldBack(reason, detail):
             return Forecast(Planned.HOLD, ResultKind.HELD, owed, reason, detail)
         case Look() if event.kind is Kind.REMOVED:
@@ -173,10 +173,12 @@ def _adopted(name: str | None, policy: Policy) -> Forecast:
     return Forecast(Planned.ADOPT, None, 2 + removing, detail=detail)
 
 
-def _why_superseded(outcome: ResultKind, newest: Reference | None) -> str | None:
-    if outcome is not ResultKind.SUPERSEDED or newest is None:
+def _why_superseded(outcome: ResultKind, event: Event, entry: Entry) -> str | None:
+    newer = entry.newer_event(event.version)
+    if outcome is not ResultKind.SUPERSEDED or newer is None:
         return None
-    return f"a newer event was answered: {newest.id} of {newest.source}"
+    state = "was answered" if newer.version == entry.version else "is being carried out"
+    return f"a newer event {state}: {newer.reference.id} of {newer.reference.source}"
 
 
 def owed_calls(entry: Entry) -> int:

@@ -8,7 +8,8 @@ does not cover the other.
 
 A removal ends late, without its message, if its grace is over or a person has approved it. It takes the same
 line as an event does, and the same checks. `Restore` and `Reconsider` cancel the deletion before they are
-sent: from then on something newer says that the department exists, whether they succeed or not.
+sent: from then on something newer says that the department exists, whether they succeed or not. No removal
+that is older deletes it then, as `Entry.wanted_by` tells.
 """
 
 import base64
@@ -59,6 +60,8 @@ def guard(
     entry = known.entry
     if entry.deletion is not None and _is_gone_or_unseen(known):  # in doubt: it may be carried out by now
         return _checked_deletion(decision.auth_id, known, None, policy)
+    if entry.newer_event(event.version):  # it waits until this one has seen the end of the deletion
+        return Reconsider(decision.auth_id)
     if entry.removal is None:  # one under way is counted already, but it may be that of an older event
         if entry.removing is None and known.counts is None and policy.limit:
             return CountTenant()

@@ -85,7 +85,9 @@ class Resetting:
 
     async def _written(self, entry: Entry) -> bool:
         try:
-            await Records(self.ledger, self.ledger).reset(replace(entry, version=None, version_type=None))
+            await Records(self.ledger, self.ledger).reset(
+                replace(entry, version=None, version_type=None, wanted_by=None)
+            )
         except LedgerConflict:
             return False
         return True

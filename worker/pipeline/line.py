@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pydantic import SecretStr
 
 from contracts.departments import Kind
-from contracts.subaccounts import ResultKind
 from worker.core import messages
 from worker.core.conclude import conclude, intend
 from worker.core.conclusions.conclusion import Conclusion
@@ -217,9 +216,11 @@ class Line:
             self.telemetry.subaccount_deleted(
                 before, step.auth_id, counts, counts.total if step.cascade else None
             )
-        if isinstance(event, Event) and isinstance(step, Skip) and step.outcome is ResultKind.SUPERSEDED:
-            why = superseding(event.version, entry.version)
-            self.telemetry.superseded(event, entry.newest, why, self.clock.monotonic())
+        if not (isinstance(event, Event) and isinstance(step, Skip)):
+            return
+        if (newer := before.newer_event(event.version)) is not None:
+            why = superseding(event.version, newer.version)
+            self.telemetry.superseded(event, newer.reference, why, self.clock.monotonic())
 
     async def _publish(self, event: Asked, entry: Entry, answer: Answer, token: SecretStr | None) -> None:
         """Publishes all that the broker has not confirmed yet, and records its confirm."""

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from contracts.departments import Kind, Version
+from contracts.departments import Kind
 from contracts.subaccounts import ResultCode, ResultKind
 from worker.core.duties import DEBT_PAUSE
 from worker.core.holds import owing_result
 from worker.core.inventory import Inspection
 from worker.core.judge import Failure
 from worker.core.model.answers import Answer
-from worker.core.model.causes import Cause, LateRemoval
-from worker.core.model.entry import Entry, Status
+from worker.core.model.causes import Cause, LateRemoval, Reference
+from worker.core.model.entry import Entry, NewerEvent, Status
 from worker.core.model.holds import Hold
 from worker.core.model.replace import replace
 
@@ -55,7 +55,7 @@ def answered(
         name=cause.name or entry.name,
         auth_id=auth_id or entry.auth_id,
         reason=reason,
-        superseded_by=entry.newest if superseded else None,
+        superseded_by=_superseding(entry, cause) if superseded else None,
         trace=cause.trace,
         version=cause.version,
     )
@@ -65,7 +65,7 @@ def answered(
         case _ if superseded or cause.version is None:
             return Conclusion(entry, answer)
         case _:
-            return Conclusion(owing(_versioned(entry, cause, cause.version, outcome), answer, now), answer)
+            return Conclusion(owing(_as_newest(entry, cause, outcome), answer, now), answer)
 
 
 def owing(entry: Entry, answer: Answer, now: datetime) -> Entry:
@@ -88,19 +88,39 @@ def required(cause: Cause | None) -> Cause:
     return cause
 
 
-def _versioned(entry: Entry, cause: Cause, version: Version, outcome: ResultKind) -> Entry:
+def wanted(entry: Entry, cause: Cause | None) -> Entry:
+    """The entry that knows of an event which says that the department exists, before its step acts."""
+    if cause is None or cause.version is None or cause.version.kind is Kind.REMOVED:
+        return entry
+    if entry.wanted_by is not None and not cause.version.newer_than(entry.wanted_by.version):
+        return entry
+    return replace(entry, wanted_by=NewerEvent(cause.version, cause.reference))
+
+
+def versioned(entry: Entry, cause: Cause) -> Entry:
+    """The entry once `cause` is the newest event that was answered."""
+    still = entry.wanted_by
+    if still is not None and cause.version is not None and not still.version.newer_than(cause.version):
+        still = None
+    return replace(entry, version=cause.version, version_type=cause.reference.type, wanted_by=still)
+
+
+def _superseding(entry: Entry, cause: Cause) -> Reference | None:
+    newer = entry.newer_event(cause.version) if cause.version else None
+    return newer.reference if newer else None
+
+
+def _as_newest(entry: Entry, cause: Cause, outcome: ResultKind) -> Entry:
     """The entry once `cause` is its newest event.
 
     A removal on its way does not count any more if the event is none. A newer removal takes up a deletion
     that was cancelled, as its own if it is answered `disabled`.
     """
-    newest = replace(entry, version=version, version_type=cause.reference.type)
-    if version.kind is not Kind.REMOVED:
+    newest = versioned(entry, cause)
+    if not is_removal(cause):
         return replace(newest, removing=None)
     removal = newest.removal
     if newest.status is not Status.DISABLED or removal is None or not removal.cancelled:
         return newest
-    if not version.newer_than(removal.cancelled_by):
-        return newest
-    wanted_by = cause.bare if outcome is ResultKind.DISABLED else removal.cause
-    return replace(newest, removal=replace(removal, cause=wanted_by, cancelled=False, cancelled_by=None))
+    taken_up_by = cause.bare if outcome is ResultKind.DISABLED else removal.cause
+    return replace(newest, removal=replace(removal, cause=taken_up_by, cancelled=False))

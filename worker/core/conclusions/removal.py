@@ -8,7 +8,7 @@ from datetime import datetime
 
 from contracts.subaccounts import ResultKind
 from worker.core.adoption import MARGIN
-from worker.core.conclusions.conclusion import Conclusion, answered, is_removal, owing
+from worker.core.conclusions.conclusion import Conclusion, answered, is_removal, owing, versioned, wanted
 from worker.core.decide import Delete, HoldBack, Inspect, Policy, Reconsider, Step, VoidHold
 from worker.core.duties import arm_late_check
 from worker.core.gone import vacated
@@ -76,13 +76,11 @@ def reserved(entry: Entry, cause: Cause, now: datetime, inspection: Inspection |
     return replace(entry, removing=Removing(cause.reference, counted_at))
 
 
-def deletion_cancelled(entry: Entry, cause: Cause | None) -> Entry:
-    """The entry once something newer says that the department exists."""
+def deletion_cancelled(entry: Entry) -> Entry:
+    """The entry once its deletion is not wanted any more, or waits for the newer removal that takes it up."""
     if entry.removal is None:
         return entry
-    before, by = entry.removal.cancelled_by, cause.version if cause else None
-    newest = by if by is not None and by.newer_than(before) else before
-    return replace(entry, removal=replace(entry.removal, cancelled=True, cancelled_by=newest), retry=None)
+    return replace(entry, removal=replace(entry.removal, cancelled=True), retry=None)
 
 
 def admission_of(before: Entry, intended: Entry, policy: Policy, now: datetime) -> Admission | None:
@@ -112,8 +110,8 @@ def _held(entry: Entry, cause: Cause, step: HoldBack, policy: Policy, now: datet
     if ruled.answer is None:
         return Conclusion(ruled.entry, holds=(ruled.hold,))
     if not isinstance(cause, LateRemoval):
-        versioned = replace(ruled.entry, version=cause.version, version_type=cause.reference.type)
-        return Conclusion(owing(versioned, ruled.answer, now), ruled.answer, holds=(ruled.hold,))
+        newest = versioned(ruled.entry, cause)
+        return Conclusion(owing(newest, ruled.answer, now), ruled.answer, holds=(ruled.hold,))
     # An event that was answered `disabled` keeps that answer.
     answers = () if ruled.hold.disabled else (ruled.answer,)
     owed = owing_result(ruled.entry, ruled.answer, now)
@@ -124,12 +122,10 @@ def _voided(entry: Entry, cause: Cause, now: datetime) -> Conclusion:
     if entry.hold is None:
         raise ValueError("there is no hold to void")
     ruled = voided(entry, entry.hold, cause.reference, now)
-    without = ruled.entry
+    without = wanted(ruled.entry, cause)
     # The grace is over: without its hold, the deletion would be due before the event is decided again.
-    if not is_removal(cause):
-        without = deletion_cancelled(without, cause)
-    elif entry.status is Status.DISABLED:  # the removal takes it up
-        without = deletion_cancelled(without, None)
+    if not is_removal(cause) or entry.status is Status.DISABLED:  # the removal takes it up
+        without = deletion_cancelled(without)
     return Conclusion(without, holds=(ruled.hold,), answers=(ruled.answer,) if ruled.answer else ())
 
 

@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from contracts.departments import Version
+from contracts.departments import Kind, Version
 from worker.core.model.answers import Answer
 from worker.core.model.causes import NO_TRACE, Cause, Reference, Trace
 from worker.core.model.credentials import Debt, IssuedCredentials
@@ -69,6 +69,13 @@ class Check:
     late_call: bool = False
 
 
+class NewerEvent(NamedTuple):
+    """An event that supersedes others of its department."""
+
+    version: Version
+    reference: Reference
+
+
 class Existing(NamedTuple):
     """The facts of an existing subaccount."""
 
@@ -84,6 +91,8 @@ class Entry:
     `revision` counts writes: a write succeeds only if there was no other since the entry was recalled.
     `incarnation`: the number of the existing subaccount, or else of the next one.
     `version`: that of the newest event answered; `version_type`: its type as its producer wrote it.
+    `wanted_by`: the newest event that says that the department exists, from the start of its step until it,
+    or a newer event, is answered. A removal that is older is superseded by it.
     `created_at`: when the newest subaccount was recorded as created.
     `duplicates_check_at`: when to look for duplicates again; a create was taken for lost, or ran twice.
     `repairs` counts the checks that had to correct the provider.
@@ -109,6 +118,7 @@ class Entry:
     auth_id: str | None = None
     version: Version | None = None
     version_type: str | None = None
+    wanted_by: NewerEvent | None = None
     created_at: datetime | None = None
     claim: Claim | None = None
     issued: IssuedCredentials | None = None
@@ -143,6 +153,13 @@ class Entry:
             return None
         type_ = self.version_type or f"department.{self.version.kind}.v1"
         return Reference(self.version.source, self.version.id, type_)
+
+    def newer_event(self, version: Version) -> NewerEvent | None:
+        """The event that supersedes one of this version; None if it is the newest."""
+        if self.newest is not None and self.version is not None and not version.newer_than(self.version):
+            return NewerEvent(self.version, self.newest)
+        wanted = self.wanted_by if version.kind is Kind.REMOVED else None
+        return wanted if wanted is not None and not version.newer_than(wanted.version) else None
 
     @property
     def existing(self) -> Existing:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from contracts.departments import Version
 from worker.core.model.causes import Cause, Reference
 
 
@@ -25,8 +24,8 @@ class Removed:
 
     `cause`: the removal event; None if a person asked for it. `counted_at`: as in `Removing`. `auth_id`: the
     subaccount that was deleted. `cancelled`: it stays disabled, because a person has rejected the deletion,
-    or something newer says that the department exists: the event of version `cancelled_by`; or a newer
-    removal has voided its hold. A removal that is newer still takes the deletion up, as its own.
+    or something newer says that the department exists, or a newer removal has voided its hold. A removal
+    that is newer still takes the deletion up, as its own.
     """
 
     removed_at: datetime
@@ -34,7 +33,6 @@ class Removed:
     counted_at: datetime | None = None
     auth_id: str | None = None
     cancelled: bool = False
-    cancelled_by: Version | None = None
 
 
 @dataclass(frozen=True)
