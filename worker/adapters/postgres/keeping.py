@@ -22,7 +22,10 @@ from worker.settings.ledger_url import PostgresUrl
 BATCH = 1000
 LONGEST_SECONDS = 3600.0
 """For a statement that may sort or commit a large ledger."""
-WHILE_THE_OTHER_WORKS = {"idle_in_transaction_session_timeout": "0"}
+WHILE_THE_OTHER_WORKS = {
+    "idle_in_transaction_session_timeout": "0",
+    "enable_seqscan": "on",  # a copy reads whole tables
+}
 NAME = "provisioner copies"
 
 SELECT: Mapping[Table, str] = MappingProxyType(

@@ -86,7 +86,8 @@ TRIES = 3
 """Of a change whose event has another answer each time."""
 
 COUNTS = (  # one statement, so all counts are of one moment; row 0 has the active departments
-    "SELECT 0, (SELECT count(*) FROM departments WHERE tenant = %(tenant)s AND active), 0 UNION ALL"
+    "SELECT 0, (SELECT coalesce(sum(active), 0)::bigint FROM active_counts WHERE tenant = %(tenant)s), 0"
+    " UNION ALL"
     " SELECT window_.number, counted.removals, counted.departments"
     " FROM unnest(%(since)s::bigint[]) WITH ORDINALITY AS window_ (since, number), LATERAL ("
     " SELECT count(*) FILTER (WHERE NOT active) AS departments, coalesce(sum("

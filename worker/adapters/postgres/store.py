@@ -24,6 +24,9 @@ BATCH = 500
 """Changes in one commit at most."""
 TRIES = 3
 """Of one change that met others: after that, something else is wrong."""
+REPLANNED_AFTER = 1000
+"""Changes after which the server plans its statements anew. It keeps a plan until it analyzes the tables, minutes
+later; one made for few rows reads all of them, so each event would take longer than the one before."""
 OLDER = "the ledger is of an older version; start `provisioner run` of this version on it once"
 READ_ONLY = "the ledger cannot be written: it was opened to read"
 UNHEEDED = (
@@ -156,6 +159,7 @@ class PostgresStore:
         self._reading = reading
         self._session = session
         self._on_commit = on_commit
+        self._changes_planned = 0
         self._changes: Gathering[_UnderLock[Change], Verdict] = Gathering(self._write_batch, BATCH)
         self._writes: Gathering[_UnderLock[Write], Any] = Gathering(self._run_one, 1)
         self._recalls: Gathering[_Recall, Row] = Gathering(self._recall_batch, BATCH)
@@ -272,6 +276,10 @@ class PostgresStore:
         self._on_commit(len(current))
         for asked, verdict in zip(current, verdicts, strict=True):
             asked.resolve(verdict)
+        self._changes_planned += len(current)
+        if self._changes_planned >= REPLANNED_AFTER:
+            self._changes_planned = 0
+            await connection.rows("DISCARD PLANS", ())
 
     async def _run_one(self, batch: Sequence[Asked[_UnderLock[Write], Any]]) -> None:
         (asked,) = batch

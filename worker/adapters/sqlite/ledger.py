@@ -89,16 +89,17 @@ RECORD_ANSWER = (  # a confirm, as almost always, is told from another outcome w
 REPLACE_ANSWER = (
     "UPDATE answers SET answered_at = ?6, confirmed = ?7, answer = ?8 WHERE source = ?1 AND event_id = ?2"
 )
-ACTIVE = "SELECT count(*) FROM departments WHERE tenant = ? AND active = 1"
+ACTIVE = "SELECT ifnull((SELECT active FROM active_counts WHERE tenant = ?), 0)"
 REMOVED_SINCE = (
     "SELECT ifnull(sum((SELECT count(*) FROM json_each(removals) WHERE value > ?2)), 0),"
     " count(*) FILTER (WHERE active = 0)"
     " FROM departments WHERE tenant = ?1 AND last_removal_at > ?2"
 )
-OVERDUE = (  # the index finds the few entries with a duty; the JSON of each has the rest
-    "SELECT count(*) FROM departments WHERE due_at IS NOT NULL AND ("
-    "entry ->> 'owed_at' IS NOT NULL AND unixepoch(entry ->> 'created_at', 'subsec') < ?1"
-    " OR unixepoch(entry ->> '$.rare.retry.failing_since', 'subsec') < ?1)"
+OVERDUE = (  # exactly the expression of an index
+    "SELECT count(*) FROM departments WHERE due_at IS NOT NULL AND min("
+    "CASE WHEN entry ->> 'owed_at' IS NULL THEN 1e12"
+    " ELSE ifnull(unixepoch(entry ->> 'created_at', 'subsec'), 1e12) END,"
+    " ifnull(unixepoch(entry ->> '$.rare.retry.failing_since', 'subsec'), 1e12)) < ?"
 )
 RECORD_HOLD = (
     "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET held_at = excluded.held_at,"
