@@ -12,18 +12,16 @@ from worker.core.drift import (
     FIXABLE,
     Finding,
     FindingKind,
+    Others,
     Report,
     Seen,
-    Sorted,
     another_account,
     compare,
     is_uncertain,
     ordered,
-    tags_of,
 )
 from worker.core.listed import ListedSubaccount
 from worker.core.model.credentials import Fingerprint
-from worker.core.model.departments import Department
 from worker.core.model.entry import Check, Entry, Status
 from worker.core.model.removals import Removed, Removing
 from worker.core.model.replace import replace
@@ -173,28 +171,14 @@ def test_the_list_proves_nothing_about_a_department_that_changed_meanwhile(befor
     assert is_uncertain(before.revision if before else None, after) is uncertain
 
 
-def sort(*listed: Seen, entries: tuple[Entry, ...] = (KNOWN,)) -> Sorted:
-    found, tags = Sorted.empty(), dict[str, Department]()
-    for entry in entries:
-        tags |= tags_of(entry, NAMES)
-    on_record = {entry.auth_id: entry.department for entry in entries if entry.auth_id}
-    for one in listed:
-        found.sort(one, on_record, tags, NAMES)
-    return found
-
-
-def test_a_subaccount_on_record_is_its_entrys_own_whatever_its_name_is():
-    others = seen(replace(KNOWN, department=Department("acme", "other")))
-    assert set(sort(others).own) == {AUTH_ID}
-
-
 def test_a_subaccount_with_a_tag_of_any_incarnation_so_far_is_a_double():
     now = replace(KNOWN, incarnation=3)
-    found = sort(
-        seen(auth_id=OTHER), seen(replace(KNOWN, incarnation=4), auth_id=OTHER + "4"), entries=(now,)
+    others = Others(
+        [seen(auth_id=OTHER), seen(replace(KNOWN, incarnation=4), auth_id=OTHER + "4")],
+        NAMES,
     )
-    assert [one.auth_id for one in found.doubles[SALES]] == [OTHER]
-    assert [one.kind for one in found.strangers] == ["unrecorded"]
+    assert [one.auth_id for one in others.take_doubles(now)] == [OTHER]
+    assert [one.kind for one in others.strangers()] == ["unrecorded"]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +189,9 @@ def test_a_subaccount_with_a_tag_of_any_incarnation_so_far_is_a_double():
     ],
 )
 def test_a_subaccount_of_nobody_on_record(name, kind):
-    (finding,) = sort(seen(auth_id=OTHER, name=name)).strangers
+    others = Others([seen(auth_id=OTHER, name=name)], NAMES)
+    assert not others.take_doubles(KNOWN)
+    (finding,) = others.strangers()
     assert (finding.kind, finding.department, finding.auth_id, finding.fixable) == (kind, None, OTHER, False)
 
 

@@ -13,10 +13,18 @@ from worker.cli import terminal
 from worker.cli.files import read_text
 from worker.cli.loop import run_to_exit
 from worker.cli.options import By, Json
-from worker.operations.adopt import Choices, Planned, Planning, State, apply_plan
+from worker.operations.adopt import (
+    Choices,
+    ListedForLines,
+    Planned,
+    Planning,
+    State,
+    apply_plan,
+    entries_of_lines,
+)
 from worker.operations.adoption_lines import AdoptionLine, lines_in
 from worker.operations.wishes import Asking, is_running
-from worker.ports import Reports
+from worker.ports import Ledger
 from worker.settings.load import load
 from worker.settings.model import ProviderSettings
 
@@ -126,7 +134,7 @@ async def _adopt(settings: ProviderSettings, request: _Request, *, as_json: bool
 
 
 async def _planned(
-    settings: ProviderSettings, ledger: Reports, request: _Request, *, beside_worker: bool
+    settings: ProviderSettings, ledger: Ledger, request: _Request, *, beside_worker: bool
 ) -> list[Planned]:
     from worker.adapters.system import SystemClock
     from worker.cli.open_provider import listing
@@ -134,13 +142,16 @@ async def _planned(
     from worker.core.decide import Policy
     from worker.core.naming import Names
 
+    names = Names(settings.owner, settings.names)
+    entries = await entries_of_lines(ledger, request.lines)
+    listed = ListedForLines(request.lines, entries, names)
     async with listing(settings, beside_worker=beside_worker) as opened:
         with progress("pages of Plivo's list") as display:
-            seen = await opened.read(display.at)
+            await opened.read(listed, display.at)
     planning = Planning(
-        await ledger.entries(),
-        {auth_id: one.subaccount for auth_id, one in seen.items()},
-        Names(settings.owner, settings.names),
+        entries,
+        listed.found,
+        names,
         Policy(capabilities=opened.provider.capabilities),
         request.by,
         SystemClock().now(),

@@ -1,16 +1,16 @@
 """Drift: how the provider's list of subaccounts differs from the ledger.
 
-A sweep reads the whole list and sorts it: a subaccount on record belongs to the entry that has its auth id,
-whatever its name is; another one with a tag of a department is a double of it; the rest is unrecorded or
-untagged. Each entry is then compared with its own subaccount. Where a step is under way, the list proves
-nothing, so such a department is looked at again, or left out. Nothing here changes anything:
+A sweep reads the whole list: a subaccount on record belongs to the entry that has its auth id, whatever its
+name is, and is compared with it; another one with a tag of a department is a double of it; the rest is
+unrecorded or untagged. An entry whose subaccount is not in the list misses it. Where a step is under way, the
+list proves nothing, so such a department is looked at again, or left out. Nothing here changes anything:
 `core/correction.py` decides what to do about one finding, on fresh state.
 """
 
 import json
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -143,32 +143,29 @@ class Report:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Sorted:
-    """The listed subaccounts by whose they are: each entry's own by auth id, doubles, and strangers."""
+class Others:
+    """The listed subaccounts that are not on record: doubles of departments, and strangers."""
 
-    own: dict[str, Seen]
-    doubles: dict[Department, list[Seen]]
-    strangers: list[Finding]
+    def __init__(self, listed: Iterable[Seen], names: Names) -> None:
+        self._names = names
+        self._tagged: dict[str, list[Seen]] = {}
+        self._untagged: list[Seen] = []
+        for one in listed:
+            if (tag := names.template.tag_in(one.subaccount.name)) is None:
+                self._untagged.append(one)
+            else:
+                self._tagged.setdefault(tag, []).append(one)
 
-    @classmethod
-    def empty(cls) -> "Sorted":
-        """Nothing sorted yet."""
-        return cls({}, {}, [])
+    def take_doubles(self, entry: Entry) -> Sequence[Seen]:
+        """Those with a tag of the department; they are no strangers then."""
+        if not self._tagged:
+            return ()
+        return [one for tag in tags_of(entry, self._names) for one in self._tagged.pop(tag, ())]
 
-    def sort(
-        self, one: Seen, on_record: Mapping[str, Department], tags: Mapping[str, Department], names: Names
-    ) -> None:
-        """Adds one listed subaccount. `on_record`: departments by auth id; `tags`: by the tags they yield."""
-        if one.auth_id in on_record:
-            self.own[one.auth_id] = one
-            return
-        tag = names.template.tag_in(one.subaccount.name)
-        department = tags.get(tag) if tag else None
-        if department is not None:
-            self.doubles.setdefault(department, []).append(one)
-        else:
-            self.strangers.append(_stranger(one, tag))
+    def strangers(self) -> Sequence[Finding]:
+        """A finding for each that is nobody's double."""
+        tagged = [_stranger(one, tag) for tag, ones in self._tagged.items() for one in ones]
+        return [*tagged, *(_stranger(one, None) for one in self._untagged)]
 
 
 def tags_of(entry: Entry, names: Names) -> Mapping[str, Department]:
@@ -221,16 +218,27 @@ def has_other_token(entry: Entry, token: Fingerprint | None) -> bool:
 def compare(
     entry: Entry, own: Seen | None, doubles: Sequence[Seen], names: Names, capabilities: Capabilities
 ) -> tuple[Finding, ...]:
-    """The findings of one department. `own`: the subaccount on record as listed, None if it is not there."""
+    """The findings of one department. `own`: the subaccount on record as shown, None if it is not there."""
+    presence = compare_presence(entry, doubles, is_listed=own is not None)
+    return presence if own is None else (*presence, *compare_state(entry, own, names, capabilities))
+
+
+def compare_presence(entry: Entry, doubles: Sequence[Seen], *, is_listed: bool) -> tuple[Finding, ...]:
+    """The doubles of a department, and whether its subaccount on record is missing."""
     if is_under_way(entry):
         return ()
-    found = [_double(entry, one, own) for one in doubles]
+    found = [_double(entry, one, is_listed=is_listed) for one in doubles]
     auth_id = entry.auth_id or _vacated(entry)
-    if auth_id is not None and own is None:
+    if auth_id is not None and not is_listed:
         found.append(Finding(FindingKind.MISSING, entry.department, auth_id, _what_to_do(entry)))
-    if entry.auth_id is not None and own is not None:
-        found += _differences(entry, own, names, capabilities)
     return tuple(found)
+
+
+def compare_state(entry: Entry, own: Seen, names: Names, capabilities: Capabilities) -> tuple[Finding, ...]:
+    """How the subaccount on record differs from its entry."""
+    if is_under_way(entry) or entry.auth_id is None:
+        return ()
+    return tuple(_differences(entry, own, names, capabilities))
 
 
 def sweep_id(owner: str, started_at: datetime) -> str:
@@ -301,16 +309,16 @@ def _differences(entry: Entry, own: Seen, names: Names, capabilities: Capabiliti
     return found
 
 
-def _double(entry: Entry, double: Seen, own: Seen | None) -> Finding:
+def _double(entry: Entry, double: Seen, *, is_listed: bool) -> Finding:
     kind = FindingKind.DOUBLE if double.subaccount.enabled else FindingKind.DOUBLE_DISABLED
     if entry.auth_id is None:
         rest = "the department has no subaccount on record"
-    elif own is None:
+    elif not is_listed:
         rest = f"on record is {entry.auth_id}, which is missing: look first which of them is in use"
     else:
         rest = f"on record is {entry.auth_id}"
     # With the one on record missing, this may be the only one that works.
-    fixable = kind in FIXABLE and (entry.auth_id is None or own is not None)
+    fixable = kind in FIXABLE and (entry.auth_id is None or is_listed)
     return Finding(
         kind, entry.department, double.auth_id, f"it carries a tag of the department; {rest}", fixable
     )

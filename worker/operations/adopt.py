@@ -14,15 +14,20 @@ from contracts.subaccounts import ResultKind
 from worker.core.adoption import in_question
 from worker.core.binding import Already, Bind, Known, Refused, decide_binding
 from worker.core.decide import Policy
+from worker.core.drift import Seen
 from worker.core.listed import ListedSubaccount
 from worker.core.model.answers import Answer
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry
 from worker.core.model.wishes import Binding, Wish
-from worker.core.naming import Names
+from worker.core.naming import NO_EVENT, Names
 from worker.core.wishes import audit_of
 from worker.operations.adoption_lines import AdoptionLine
 from worker.operations.wishes import Asking
+from worker.ports import Ledger
+
+AT_ONCE = 500
+"""Subaccounts to look up in the ledger at a time."""
 
 WITHDRAWN = "the worker has not done it, and it is withdrawn: see its log, and apply the file again"
 
@@ -59,9 +64,49 @@ class Planned:
     reason: str | None = None
 
 
+async def entries_of_lines(ledger: Ledger, lines: Sequence[AdoptionLine]) -> Sequence[Entry]:
+    """The entries on record of the lines' departments, and those that have the lines' subaccounts."""
+    departments = {line.department for line in lines if line.department is not None}
+    auth_ids = sorted({line.auth_id for line in lines if line.auth_id is not None})
+    for first in range(0, len(auth_ids), AT_ONCE):
+        departments.update((await ledger.holders(auth_ids[first : first + AT_ONCE])).values())
+    found = [(await ledger.recall(department, NO_EVENT)).entry for department in sorted(departments)]
+    return [entry for entry in found if entry.revision]
+
+
+class ListedForLines:
+    """Takes from the provider's list what the lines of a file are decided on: see `Planning.listed`."""
+
+    def __init__(self, lines: Sequence[AdoptionLine], entries: Sequence[Entry], names: Names) -> None:
+        recorded = {entry.department: entry for entry in entries}
+        self._auth_ids = {line.auth_id for line in lines}
+        self._tags = {
+            tag
+            for department in {line.department for line in lines if line.department is not None}
+            for tag in names.tags(department, in_question(recorded.get(department, Entry(department))))
+        }
+        self._names = names
+        self.found: dict[str, ListedSubaccount] = {}
+
+    def begin(self) -> None:
+        """See `Taker.begin`."""
+        self.found.clear()
+
+    async def take(self, page: Sequence[Seen]) -> None:
+        """See `Taker.take`."""
+        for one in page:
+            tag = self._names.template.tag_in(one.subaccount.name)
+            if one.auth_id in self._auth_ids or tag in self._tags:
+                self.found[one.auth_id] = one.subaccount
+
+
 @dataclass(frozen=True)
 class Planning:
-    """Decides the lines of a file on what is known when it is made. `listed`: the provider's whole list."""
+    """Decides the lines of a file on what is known when it is made.
+
+    `entries`: those of the lines' departments, and those that have the lines' subaccounts. `listed`: the
+    lines' subaccounts by auth id, and all others with a tag of a line's department.
+    """
 
     entries: Sequence[Entry]
     listed: Mapping[str, ListedSubaccount]

@@ -1,29 +1,33 @@
 """Comparison: makes one sweep. It reads the provider's list and the ledger, and reports how they differ.
 
     entries    the revision of each entry, before the list is read
-    list       all subaccounts, to the end of the list
-    entries    again: a department that changed meanwhile is uncertain
-    sort       each subaccount to its entry, to a department as a double, or to the strangers
-    compare    each entry with its subaccount
+    list       page by page to its end; each subaccount on record is compared with its entry at once
+    entries    again: whose subaccount was not listed, and whose tag others carry; a department that changed
+               meanwhile is uncertain
     look again where the list differs: entry and subaccount are read as they are now, in the department's lane
 
-It changes nothing. The worker makes it in the background; a command makes it where no worker runs.
+Neither the list nor the entries are held: a million departments take 30 MB, beside what is found. It changes
+nothing. The worker makes it in the background; a command makes it where no worker runs.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 
+from worker.core.capabilities import Capabilities
 from worker.core.drift import (
     Finding,
     FindingKind,
+    Others,
     Report,
     Seen,
-    Sorted,
     another_account,
     compare,
+    compare_presence,
+    compare_state,
     is_uncertain,
     is_under_way,
     ordered,
@@ -32,12 +36,13 @@ from worker.core.drift import (
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry, Status
 from worker.core.naming import NO_EVENT, Names
+from worker.core.pages import Ids
 from worker.flow.lanes import Lanes
 from worker.ports import CallFailed, Clock, DepartmentLocks, Ledger, UserError
 from worker.provider.listing import Listing, OnPages
 
-BATCH = 100
-"""Departments or subaccounts to sort or compare before other work gets its turn."""
+HOLDERS_AT_ONCE = 500
+"""Subaccounts to look up in the ledger at a time."""
 
 PART = 25
 """Entries to read at a time; one takes about a tenth of a millisecond."""
@@ -99,10 +104,74 @@ class ListContradicted(UserError):
         )
 
 
+class Revisions:
+    """The revisions of all entries, in twelve bytes each. They are noted and asked for in the same order."""
+
+    def __init__(self) -> None:
+        self._departments = array("q")
+        self._revisions = array("I")
+        self._next = 0
+
+    def note(self, entry: Entry) -> None:
+        """Notes the next entry."""
+        self._departments.append(hash(entry.department))
+        self._revisions.append(entry.revision)
+
+    def of(self, department: Department) -> int | None:
+        """The revision that was noted for the next department; None for one that is new since then."""
+        place = self._next
+        if place == len(self._departments) or self._departments[place] != hash(department):
+            return None
+        self._next += 1
+        return self._revisions[place]
+
+
+@dataclass
+class _Listed:
+    """Takes the list: how subaccounts on record differ from their entries, and those not on record."""
+
+    ledger: Ledger
+    names: Names
+    capabilities: Capabilities
+    differing: dict[Department, tuple[Finding, ...]] = field(default_factory=dict)
+    others: dict[str, Seen] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """See `Taker.begin`."""
+        self.differing.clear()
+        self.others.clear()
+
+    async def take(self, page: Sequence[Seen]) -> None:
+        """See `Taker.take`."""
+        holders = await self.ledger.holders([one.auth_id for one in page])
+        entries = await asyncio.gather(*map(self._entry, holders.values()))
+        on_record = {entry.auth_id: entry for entry in entries}
+        for one in page:
+            if (entry := on_record.get(one.auth_id)) is None:
+                self.others[one.auth_id] = one
+                continue
+            self.others.pop(one.auth_id, None)
+            self.differing.pop(entry.department, None)
+            if found := compare_state(entry, one, self.names, self.capabilities):
+                self.differing[entry.department] = found
+
+    async def _entry(self, department: Department) -> Entry:
+        return (await self.ledger.recall(department, NO_EVENT)).entry
+
+    async def not_on_record(self) -> Sequence[Seen]:
+        """The others, without those that were recorded since they were listed."""
+        ids = list(self.others)
+        for first in range(0, len(ids), HOLDERS_AT_ONCE):
+            for auth_id in await self.ledger.holders(ids[first : first + HOLDERS_AT_ONCE]):
+                del self.others[auth_id]
+        return list(self.others.values())
+
+
 @dataclass(frozen=True, slots=True)
 class _Compared:
     """What the list says. `doubtful`: the departments that must be looked at again, or left out."""
 
+    departments: int
     findings: Mapping[Department, tuple[Finding, ...]]
     doubtful: frozenset[Department]
     doubles: Mapping[Department, Sequence[Seen]]
@@ -126,10 +195,12 @@ class Comparison:
         Raises `CallFailed`, `LedgerFailed`, `ListContradicted`, and `Stopping` once the worker stops.
         """
         started_at = self.clock.now()
-        revisions = {entry.department: entry.revision for entry in await self._entries()}
-        seen = await self.listing.read(on_pages)
-        entries = await self._entries()
-        compared = await self._compared(entries, revisions, seen)
+        revisions = Revisions()
+        async for entry in self._entries():
+            revisions.note(entry)
+        listed = _Listed(self.ledger, self.names, self.listing.provider.capabilities)
+        listed_ids = await self.listing.read(listed, on_pages)
+        compared = await self._compared(revisions, listed, listed_ids)
         if compared.note is None:
             findings = await self._looked_again(compared)
         else:
@@ -137,42 +208,43 @@ class Comparison:
         return Report(
             started_at=started_at,
             finished_at=self.clock.now(),
-            subaccounts=len(seen),
-            departments=len(entries),
+            subaccounts=len(listed_ids),
+            departments=compared.departments,
             findings=ordered(findings),
             note=compared.note,
         )
 
-    async def _entries(self) -> Sequence[Entry]:
+    async def _entries(self) -> AsyncIterator[Entry]:
         """All entries, in parts: reading many at once would keep the events waiting."""
-        found: list[Entry] = []
-        while part := await self.ledger.entries_after(found[-1].department if found else None, PART):
-            found += part
+        last: Department | None = None
+        while part := await self.ledger.entries_after(last, PART):
+            for entry in part:
+                yield entry
+            last = part[-1].department
             await self.clock.sleep(PAUSE_SECONDS)
-        return found
 
-    async def _compared(
-        self, entries: Sequence[Entry], revisions: Mapping[Department, int], seen: Mapping[str, Seen]
-    ) -> _Compared:
-        on_record = {entry.auth_id: entry.department for entry in entries if entry.auth_id}
-        tags: dict[str, Department] = {}
-        for number, entry in enumerate(entries):
-            await _breathe(number)
-            tags |= tags_of(entry, self.names)
-        found = Sorted.empty()
-        for number, one in enumerate(seen.values()):
-            await _breathe(number)
-            found.sort(one, on_record, tags, self.names)
+    async def _compared(self, revisions: Revisions, listed: _Listed, listed_ids: Ids) -> _Compared:
+        others = Others(await listed.not_on_record(), self.names)
         findings, doubtful = dict[Department, tuple[Finding, ...]](), set[Department]()
-        for number, entry in enumerate(entries):
-            await _breathe(number)
-            if mine := self._differences(entry, found):
-                findings[entry.department] = mine
-                if is_uncertain(revisions.get(entry.department), entry):
-                    doubtful.add(entry.department)
-        recorded = [entry.auth_id for entry in entries if _should_be_listed(entry)]
-        note = another_account(len(recorded), sum(auth_id in found.own for auth_id in recorded))
-        return _Compared(findings, frozenset(doubtful), found.doubles, found.strangers, note)
+        all_doubles: dict[Department, Sequence[Seen]] = {}
+        departments = recorded = recorded_and_listed = 0
+        async for entry in self._entries():
+            department = entry.department
+            before = revisions.of(department)
+            is_listed = entry.auth_id is not None and entry.auth_id in listed_ids
+            departments += 1
+            if _should_be_listed(entry):
+                recorded += 1
+                recorded_and_listed += is_listed
+            if doubles := others.take_doubles(entry):
+                all_doubles[department] = doubles
+            found = compare_presence(entry, doubles, is_listed=is_listed)
+            if mine := (*found, *listed.differing.get(department, ())):
+                findings[department] = mine
+                if is_uncertain(before, entry):
+                    doubtful.add(department)
+        note = another_account(recorded, recorded_and_listed)
+        return _Compared(departments, findings, frozenset(doubtful), all_doubles, others.strangers(), note)
 
     async def _looked_again(self, compared: _Compared) -> list[Finding]:
         """The findings that still hold. Beyond `LOOKS` departments, those of the list stand as they are."""
@@ -246,17 +318,6 @@ class Comparison:
         ]
         return compare(entry, own, still, self.names, self.listing.provider.capabilities)
 
-    def _differences(self, entry: Entry, found: Sorted) -> tuple[Finding, ...]:
-        own = found.own.get(entry.auth_id) if entry.auth_id else None
-        doubles = found.doubles.get(entry.department, ())
-        return compare(entry, own, doubles, self.names, self.listing.provider.capabilities)
-
 
 def _should_be_listed(entry: Entry) -> bool:
     return entry.status in {Status.ACTIVE, Status.DISABLED} and entry.gone_at is None
-
-
-async def _breathe(number: int) -> None:
-    """Lets other work run after each `BATCH` of items."""
-    if number % BATCH == 0:
-        await asyncio.sleep(0)
