@@ -1,7 +1,7 @@
 """The ports: interfaces that the pipeline declares for the outside world. `adapters/` implements them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -489,14 +489,17 @@ class Register(Protocol):
 class Reports(Protocol):
     """Queries of the operator's commands. All raise `LedgerFailed`."""
 
-    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
-        """All entries on record, of one tenant if given, sorted by tenant and id."""
+    async def entries_after(
+        self, last: Department | None, limit: int, tenant: str | None = None
+    ) -> Sequence[Entry]:
+        """At most `limit` entries by tenant and id, from the one after `last` on; None: from the first.
 
-    async def entries_after(self, last: Department | None, limit: int) -> Sequence[Entry]:
-        """At most `limit` entries in the same order, from the one after `last` on; None: from the first.
-
-        A worker reads the whole record this way, so that its events do not wait for that.
+        `tenant`: only entries of this one; then `last` is one of them. The whole record is read in such
+        parts, so that neither memory nor the events of a worker depend on its size.
         """
+
+    async def claimed(self) -> Sequence[Entry]:
+        """The entries with a create under way, by tenant and id: no more than workers have in flight."""
 
     async def answers(self, department: Department) -> Sequence[Answer]:
         """The answers to the department's events, oldest first."""
@@ -509,6 +512,20 @@ class Reports(Protocol):
 
     async def calls(self, department: Department, limit: int = 50) -> Sequence[CallNote]:
         """The last calls for the department, oldest first. Older ones may be forgotten."""
+
+
+async def every_entry(
+    ledger: Reports, tenant: str | None = None, at_once: int = 200
+) -> AsyncGenerator[Entry, None]:
+    """All entries on record, of one tenant if given, by tenant and id; read `at_once` at a time.
+
+    An entry is the one of the moment at which its part is read.
+    """
+    last: Department | None = None
+    while part := await ledger.entries_after(last, at_once, tenant):
+        for entry in part:
+            yield entry
+        last = part[-1].department
 
 
 class KeptRows(Protocol):

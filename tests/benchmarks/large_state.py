@@ -94,7 +94,9 @@ async def fill(url: LedgerUrl, departments: int) -> None:
 
 async def _fill_sqlite(path: Path, departments: int) -> None:
     async with sqlite_ledger(path) as ledger, ledger.store.transaction() as connection:
-        connection.executemany(INSERT_ENTRY, (entry_row(one, entry_json(one)) for one in entries(departments)))
+        connection.executemany(
+            INSERT_ENTRY, (entry_row(one, entry_json(one)) for one in entries(departments))
+        )
         connection.executemany(
             "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (answer_row(one.event[:2], one, answer_json(one)) for one in answers(departments)),

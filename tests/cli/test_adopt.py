@@ -8,6 +8,7 @@ from rich.console import Console
 
 from tests.support.builders import NOW, SALES, an_entry
 from tests.support.commands import in_process
+from tests.support.entries import entries_of
 from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.cli import terminal
 from worker.core.decide import Policy
@@ -144,7 +145,7 @@ async def test_apply_says_that_no_worker_runs_before_anything_else(environ, tmp_
     assert (output.code, output.out) == (1, "")
     assert "no worker runs on this ledger" in output.err
     async with sqlite_ledger(tmp_path / "ledger.db") as ledger:
-        assert await ledger.wishes() == await ledger.entries() == []
+        assert await ledger.wishes() == await entries_of(ledger) == []
 
 
 async def test_a_plan_names_every_refused_line(environ, tmp_path):

@@ -18,6 +18,7 @@ from tests.support.builders import (
     owing,
 )
 from tests.support.commands import CommandOutput, in_process
+from tests.support.entries import entries_of
 from worker.adapters.ledgers import open_ledger
 from worker.core.inventory import Counts
 from worker.core.model.calls import CallNote
@@ -107,7 +108,7 @@ def entry(department: Department, status: Status = Status.ACTIVE, **fields: obje
 
 async def contents(opened: OpenedLedger) -> list[str]:
     """All that the ports show of a ledger, but for ids and times that a command makes."""
-    found = [*await opened.ledger.entries(), *await opened.ledger.wishes(), *await opened.audit.lines()]
+    found = [*await entries_of(opened.ledger), *await opened.ledger.wishes(), *await opened.audit.lines()]
     return [neutral(repr(one)) for one in found]
 
 

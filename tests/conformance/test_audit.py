@@ -11,6 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from tests.support.builders import AUDIT_LINE, NOW
+from tests.support.entries import entries_of
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
 from worker.core.dead_letters import AuditLine
@@ -116,7 +117,7 @@ async def test_a_ledger_of_an_older_version_without_an_audit_is_read(tmp_path):
         await ledger.store.run(lambda db: db.execute("DROP TABLE audit"))
         await ledger.store.run(lambda db: db.execute("DELETE FROM migrations WHERE name = '0003_audit.sql'"))
     async with sqlite_ledger_read(path) as ledger:
-        assert await ledger.entries() == []
+        assert await entries_of(ledger) == []
     async with in_sqlite(tmp_path) as audit:
         await audit.append([AUDIT_LINE])
 

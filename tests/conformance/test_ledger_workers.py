@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from tests.conformance.ledgers import entry_of, fresh, fresh_schema
 from tests.conformance.test_ledger_removals import a_hold, disabled, removing
 from tests.support.builders import NOW, SALES, an_answer, created
+from tests.support.entries import entries_of
 from worker.adapters.ledgers import open_ledger
 from worker.core.limits import DEFAULT_LIMIT, Admission, RemovalLimit, TenantCounts, Window, WindowCount
 from worker.core.model.departments import Department
@@ -79,7 +80,7 @@ async def remove(ledger: Ledger, which: Department, at: datetime, limit: Removal
 
 
 async def removals_of(ledger: Ledger) -> list[datetime]:
-    return sorted(at for entry in await ledger.entries() for at in entry.counted_removals)
+    return sorted(at for entry in await entries_of(ledger) for at in entry.counted_removals)
 
 
 async def test_of_two_workers_that_write_over_one_revision_one_succeeds(workers):
@@ -124,7 +125,7 @@ async def test_an_auth_id_is_recorded_by_one_of_two_workers(workers):
             return_exceptions=True,
         )
         assert sorted(type(one).__name__ for one in written) == ["AuthIdTaken", "Entry"]
-        assert len(await one.entries()) == 1
+        assert len(await entries_of(one)) == 1
 
 
 async def test_wishes_and_holds_of_one_worker_are_seen_by_the_other(workers):
@@ -237,7 +238,7 @@ async def test_counts_are_those_of_the_entries_after_any_writes(workers):
                 lambda entry: replace(entry, gone_at=None),
             )[: number + 2]:
                 entry = await ledger.record(change(entry))
-                entries = await ledger.entries()
+                entries = await entries_of(ledger)
                 expected = [
                     WindowCount(
                         sum(at > begin for entry in entries for at in entry.counted_removals),

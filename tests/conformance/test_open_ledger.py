@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support.builders import AUDIT_LINE, an_entry
+from tests.support.entries import entries_of
 from worker.adapters.ledgers import open_ledger
 from worker.ports import LedgerFailed
 from worker.settings.ledger_url import SqliteUrl
@@ -19,7 +20,7 @@ async def test_ledger_and_audit_share_one_file(url):
         recorded = await opened.ledger.record(an_entry(revision=0))
         await opened.audit.append([AUDIT_LINE])
     async with open_ledger(url, must_exist=True) as opened:
-        assert await opened.ledger.entries() == [recorded]
+        assert await entries_of(opened.ledger) == [recorded]
         assert await opened.audit.lines() == [AUDIT_LINE]
     assert sum(commits) == 3  # including the migration
 
@@ -28,7 +29,7 @@ async def test_a_ledger_opened_read_only_cannot_be_written(url):
     async with open_ledger(url) as opened:
         await opened.ledger.record(an_entry(revision=0))
     async with open_ledger(url, read_only=True) as opened:
-        (entry,) = await opened.ledger.entries()
+        (entry,) = await entries_of(opened.ledger)
         with pytest.raises(LedgerFailed, match="cannot be written"):
             await opened.ledger.record(entry)
 

@@ -18,6 +18,7 @@ from tests.conformance.ledgers import entry_of, fresh, fresh_schema
 from tests.conformance.test_ledger_removals import REMOVAL, SALES_LINE, a_call, a_hold, removing
 from tests.conformance.test_ledger_workers import DAY, department, removals_of, remove
 from tests.support.builders import AUDIT_LINE, NOW, SALES, an_answer, created
+from tests.support.entries import entries_of
 from tests.support.fault_proxy import database_proxy
 from tests.support.nodes import running_node
 from tests.support.postgres_node import PostgresNode, fresh_database, postgres_node, postgres_standby
@@ -262,7 +263,7 @@ class TestLoss:
             with pytest.raises(LedgerFailed):
                 await write()
             await back(opened)
-            assert await opened.ledger.entries() == []
+            assert await entries_of(opened.ledger) == []
 
     async def test_a_write_whose_commit_was_not_confirmed_is_found_to_be_ours(self, url):
         answer = an_answer(created())
@@ -331,7 +332,7 @@ class TestNetwork:
             calls = [
                 opened.ledger.record(entry),
                 opened.ledger.recall(SALES, created().reference),
-                opened.ledger.entries(),
+                entries_of(opened.ledger),
                 opened.ledger.bind("default", "MA1"),
                 opened.audit.append([AUDIT_LINE]),
                 opened.ledger.record(removing(entry, NOW), beside=Beside(audit=(SALES_LINE,))),
@@ -373,7 +374,7 @@ class TestNetwork:
                     *(opened.ledger.record(fresh(department(number))) for number in range(50))
                 )
             opened.fence.check()
-            assert len(written) == len(await opened.ledger.entries()) == 50
+            assert len(written) == len(await entries_of(opened.ledger)) == 50
 
 
 class TestServer:
@@ -403,7 +404,7 @@ class TestServer:
                                 await opened.ledger.bind("default", "MA1")
                             await node.start()
             await back(opened)
-            found = {one.department for one in await opened.ledger.entries()}
+            found = {one.department for one in await entries_of(opened.ledger)}
             assert found >= {*done, entry.department}
             await opened.ledger.record(entry)
 
@@ -483,7 +484,7 @@ asyncio.run(main())
         async with ledger_at(url) as opened:
             entry = await opened.ledger.record(fresh())
         async with ledger_at(url, read_only=True) as opened:
-            assert await opened.ledger.entries() == [entry]
+            assert await entries_of(opened.ledger) == [entry]
             for write in (opened.ledger.record(entry), opened.audit.append([AUDIT_LINE])):
                 with pytest.raises(LedgerFailed, match="cannot be written"):
                     await write
@@ -534,7 +535,7 @@ asyncio.run(main())
             assert "refuses a write" in str(refused)
             others = [await entry_of(opened.ledger, department(number)) for number in range(10)]
             assert written == others
-            assert await opened.ledger.entries() == [*others, entry]
+            assert await entries_of(opened.ledger) == [*others, entry]
             assert (await opened.ledger.calls(SALES), await opened.ledger.holds()) == ([], [])
 
 

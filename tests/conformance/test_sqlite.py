@@ -16,6 +16,7 @@ import pytest
 
 from contracts.subaccounts import ResultCode, ResultKind
 from tests.support.builders import NOW, SALES, an_answer, an_entry, created, owing
+from tests.support.entries import entries_of
 from worker.adapters.memory.dead_letters import MemoryAudit
 from worker.adapters.sqlite import store as sqlite
 from worker.adapters.sqlite.audit import SqliteAudit
@@ -84,7 +85,7 @@ async def test_writes_during_a_commit_share_the_next_commit(path):
     async with sqlite_ledger(path, commits.append) as ledger:
         commits.clear()
         await asyncio.gather(*(ledger.record(fresh(number)) for number in range(50)))
-        assert len(await ledger.entries()) == 50
+        assert len(await entries_of(ledger)) == 50
     assert sum(commits) == 50
     assert len(commits) <= 2
 
@@ -103,7 +104,7 @@ async def test_a_failed_job_is_rolled_back_without_the_others(path):
         )
         assert commits in ([4], [1, 3])
         assert [type(result) for result in results] == [Entry, LedgerConflict, ZeroDivisionError, Entry]
-        assert [entry.department.id for entry in await ledger.entries()] == ["1", "3"]
+        assert [entry.department.id for entry in await entries_of(ledger)] == ["1", "3"]
         assert (await ledger.recall(SALES, answer.event)).answer is None
 
 
@@ -126,7 +127,7 @@ async def test_closing_waits_for_pending_writes(path):
         await asyncio.sleep(0)
     assert len(await asyncio.gather(*begun)) == 5
     async with sqlite_ledger(path) as ledger:
-        assert len(await ledger.entries()) == 5
+        assert len(await entries_of(ledger)) == 5
 
 
 async def test_migrations_are_applied_once(path):
@@ -245,7 +246,7 @@ async def test_a_read_only_file_can_be_read_and_fails_on_a_write(monkeypatch):
             recorded = await ledger.record(fresh())
         path.chmod(0o400)
         async with sqlite_ledger(path) as ledger:
-            assert await ledger.entries() == [recorded]
+            assert await entries_of(ledger) == [recorded]
             for write in (
                 ledger.bind("default", "MA1"),
                 ledger.record(recorded),
@@ -340,7 +341,7 @@ async def test_entries_of_earlier_versions_can_be_read(path, row, fields):
     async with sqlite_ledger(path) as ledger:
         await ledger.record(an_entry(revision=0, auth_id=None, status=Status.ABSENT))
         await ledger.store.run(lambda db: db.execute("UPDATE departments SET entry = ?", (OLDEST % row,)))
-        assert await ledger.entries() == [an_entry(**expected)]
+        assert await entries_of(ledger) == [an_entry(**expected)]
 
 
 async def test_an_entry_that_breaks_a_rule_is_damaged(path):
@@ -350,7 +351,7 @@ async def test_an_entry_that_breaks_a_rule_is_damaged(path):
             lambda db: db.execute("UPDATE departments SET entry = json_set(entry, '$.name', null)")
         )
         with pytest.raises(LedgerFailed, match="a row of the ledger cannot be read") as failure:
-            await ledger.entries()
+            await entries_of(ledger)
         one_line(failure)
 
 
@@ -394,7 +395,7 @@ async def test_a_reader_does_not_wait_for_a_writer(path):
         writer = apsw.Connection(str(path))
         writer.execute("BEGIN IMMEDIATE")
         async with sqlite_ledger_read(path) as reading:
-            (listed,) = await departments(reading)
+            (listed,) = [entry async for entry in departments(reading)]
             found = await history(reading, MemoryAudit(), listed.department, NOW)
             assert await SqliteAudit(reading.store).lines() == []
         writer.execute("ROLLBACK")

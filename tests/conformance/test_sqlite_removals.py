@@ -18,6 +18,7 @@ from tests.conformance.test_ledger_removals import REMOVAL, SALES_LINE, a_call, 
 from tests.conformance.test_ledger_workers import DAY, HOUR, department, removals_of, remove
 from tests.conformance.test_sqlite import migrations_until
 from tests.support.builders import NOW, SALES, a_worker, an_answer, created
+from tests.support.entries import entries_of
 from worker.adapters.sqlite import store as sqlite
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.ledger import sqlite_ledger, sqlite_ledger_read
@@ -118,7 +119,7 @@ async def test_a_killed_writer_leaves_whole_writes(path):
     durable += [int(line) for line in (await writer.stdout.read()).splitlines()]
     assert await writer.wait() == -signal.SIGKILL
     async with sqlite_ledger(path, must_exist=True) as ledger:
-        entries = await ledger.entries()
+        entries = await entries_of(ledger)
         removed = {entry.department for entry in entries if entry.status is Status.DISABLED}
         assert {department(number) for number in durable} <= removed
         assert len(removed) - len(durable) in {0, 1}
@@ -220,7 +221,7 @@ async def test_an_older_ledger_is_counted_and_its_deletions_are_in_doubt(path, t
 async def test_an_older_ledger_is_read_before_a_worker_has_opened_it(path, tmp_path, monkeypatch):
     await an_older_ledger(path, tmp_path, monkeypatch)
     async with sqlite_ledger_read(path) as ledger:
-        assert len(await ledger.entries()) == 5
+        assert len(await entries_of(ledger)) == 5
         assert await SqliteAudit(ledger.store).lines(department=SALES) == [SALES_LINE]
         for read in (ledger.holds(), ledger.calls(SALES), ledger.tenant_counts("acme", [])):
             with pytest.raises(LedgerFailed, match=r"older version.*provisioner run") as failure:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.builders import an_entry
+from tests.support.entries import entries_of
 from worker.adapters.ledgers import open_ledger, require_no_worker
 from worker.adapters.sqlite.worker_lock import lock_path
 from worker.ports import LedgerTaken, LedgerUnusable
@@ -59,7 +60,7 @@ async def test_a_second_worker_is_refused_and_told_who_has_the_ledger(url, path)
         await first.ledger.record(an_entry(revision=0))
     require_no_worker(url)
     async with open_ledger(url, alone=True) as next_one:
-        assert len(await next_one.ledger.entries()) == 1
+        assert len(await entries_of(next_one.ledger)) == 1
 
 
 async def test_a_refused_worker_does_not_migrate_the_ledger(url, monkeypatch, tmp_path):
@@ -89,7 +90,7 @@ async def test_commands_work_beside_a_worker(url):
     async with open_ledger(url, alone=True) as first:
         await first.ledger.record(an_entry(revision=0))
         async with open_ledger(url, read_only=True) as reading, open_ledger(url, must_exist=True) as writing:
-            assert len(await reading.ledger.entries()) == 1
+            assert len(await entries_of(reading.ledger)) == 1
             await writing.ledger.note_sealed("crm")
 
 

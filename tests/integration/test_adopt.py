@@ -12,6 +12,7 @@ import pytest
 from contracts import topology as names
 from tests.support.builders import a_worker
 from tests.support.commands import CommandOutput, in_process, provisioner
+from tests.support.entries import entries_of
 from tests.support.real import EVENT, RealSystem
 from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.core.model.departments import Department
@@ -101,7 +102,7 @@ async def test_without_a_worker_nothing_is_applied(system: RealSystem, tmp_path:
     assert "no worker runs on this ledger" in refused.err
     assert shown(system) == {auth_id: ("EU 7", True)}
     async with system.worker() as running:
-        assert await running.ledger.entries() == await running.ledger.wishes() == []
+        assert await entries_of(running.ledger) == await running.ledger.wishes() == []
 
 
 async def test_the_worker_adopts_what_the_plan_allows(system: RealSystem, tmp_path: Path):

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from contracts import topology as names
+from tests.support.entries import entries_of
 from tests.support.postgres_node import PostgresNode, postgres_node, postgres_standby
 from tests.support.real import EVENT, RealSystem
 from worker.adapters.ledgers import open_ledger
@@ -61,7 +62,7 @@ async def test_a_failover_loses_nothing_and_makes_nothing_twice(system: RealSyst
             await create(system, "after")
             await results.count(3)
         async with open_ledger(system.settings.ledger_url, read_only=True) as opened:
-            entries = {entry.department.id: entry for entry in await opened.ledger.entries()}
+            entries = {entry.department.id: entry for entry in await entries_of(opened.ledger)}
         assert entries.keys() == {"before", "meanwhile", "after"}
         assert all(entry.auth_id for entry in entries.values())
     assert len(system.sandbox.subaccounts()) == 3

@@ -7,6 +7,7 @@ from itertools import count
 import pytest
 
 from tests.support.builders import SALES, department_created, department_removed, department_renamed
+from tests.support.entries import entries_of
 from tests.support.port_tap import do_nothing
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.core.decide import Policy
@@ -195,13 +196,13 @@ async def test_of_two_departments_one_gets_the_subaccount(world):
     assert {answer.outcome for answer in answers} == {"created", "failed"}
     refused = next(answer for answer in answers if answer.outcome == "failed")
     assert f"{auth_id} is on record for department" in (refused.reason or "")
-    assert len([entry for entry in await world.ledger.entries() if entry.auth_id]) == 1
+    assert len([entry for entry in await entries_of(world.ledger) if entry.auth_id]) == 1
 
 
 async def test_nothing_is_recorded_of_a_department_that_was_refused(world):
     answer = await adopted(world, Binding("SA000000000000009999"))
     assert (answer.outcome, answer.code) == ("failed", "not-allowed")
-    assert await world.ledger.entries() == []
+    assert await entries_of(world.ledger) == []
 
 
 async def test_a_subaccount_of_the_department_that_the_ledger_does_not_know_goes_first(world):
@@ -276,7 +277,7 @@ async def test_an_old_wish_is_answered_that_it_is_too_late(world):
     assert answer is not None
     assert answer.outcome == "failed"
     assert answer.reason == "too late: no worker has done it within 1 h; ask again"
-    assert await world.ledger.entries() == await world.ledger.wishes() == []
+    assert await entries_of(world.ledger) == await world.ledger.wishes() == []
 
 
 async def test_an_old_wish_that_has_begun_is_carried_on(world):
@@ -298,7 +299,7 @@ async def test_a_withdrawn_wish_is_not_carried_out(world):
         await world.ledger.close_wish(wish.id)
         await running.worker.lanes.idle()
     assert await answer_to(world, wish) is None
-    assert await world.ledger.entries() == []
+    assert await entries_of(world.ledger) == []
 
 
 async def dies_at(world: World, moment: int) -> bool:

@@ -11,6 +11,7 @@ from contracts.subaccounts import CredentialsMessage
 from tests.pipeline.sweeping import a_world, answered, corrected, dies_at, leave, passing, stored
 from tests.pipeline.test_sweeping import change_token, delete, disable, double, rename
 from tests.support.builders import SALES, department_created, department_removed, department_renamed
+from tests.support.entries import entries_of
 from tests.support.world import SETTLE_WINDOW, World, fault
 from worker.adapters.jose.seal import Unsealed
 from worker.core.decide import Enable, Policy, Removal
@@ -181,7 +182,7 @@ async def test_an_unknown_department_is_declined_and_gets_no_entry():
     nobody = Department("acme", "nobody")
     answer = await answered(world, await leave(world, "name", "SA1", nobody))
     assert answer.outcome == "failed"
-    assert nobody not in [entry.department for entry in await world.ledger.entries()]
+    assert nobody not in [entry.department for entry in await entries_of(world.ledger)]
 
 
 @pytest.mark.parametrize("finding", ["missing", "untagged", "anything"])
@@ -322,7 +323,7 @@ async def test_an_old_wish_is_answered_that_it_is_too_late():
 
 async def test_many_corrections_keep_the_pace_of_a_sweep():
     world = await a_world(60)
-    for number, entry in enumerate(await world.ledger.entries()):
+    for number, entry in enumerate(await entries_of(world.ledger)):
         stored(world, entry.auth_id).name = "Renamed by hand"
         await leave(world, "name", entry.auth_id or "", entry.department, id_=str(number))
     world.provider.calls.clear()

@@ -19,6 +19,7 @@ from tests.support.builders import (
     event_of,
     owing,
 )
+from tests.support.entries import entries_of
 from tests.support.world import World
 from worker.core.decide import Policy, Removal, Superseding, UnknownRename
 from worker.core.messages import Outgoing
@@ -333,7 +334,7 @@ async def test_the_token_is_only_in_its_credentials_message(world, capsys):
 
     token = world.provider.subaccounts[0].auth_token.get_secret_value()
     assert token in str([published.data for published in world.credentials()])
-    entries = TypeAdapter(list[Entry]).dump_json(list(await world.ledger.entries()))
+    entries = TypeAdapter(list[Entry]).dump_json(list(await entries_of(world.ledger)))
     answers = TypeAdapter(list[Answer]).dump_json(list(await world.ledger.answers(SALES)))
     published = [
         outgoing

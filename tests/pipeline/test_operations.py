@@ -61,7 +61,7 @@ async def test_events_are_published_one_by_one(world, new_id):
     ]
     assert [sent async for sent in emit(world.broker, events)] == [1, 2]
     await world.handle()
-    assert [entry.department.id for entry in await departments(world.ledger)] == ["sales"]
+    assert [entry.department.id async for entry in departments(world.ledger)] == ["sales"]
     with pytest.raises(InvalidEvent, match=r"^line 2: not JSON"):
         events_in("\n{", now, new_id)
 
@@ -124,7 +124,7 @@ async def test_a_department_is_listed_with_its_history(world):
     found = await history(world.ledger, MemoryAudit(), SALES, NOW)
     assert credentials_state(found.entry) == "sent (1)"
     assert [answer.outcome for answer in found.answers] == ["created"]
-    assert await departments(world.ledger, "another") == []
+    assert [entry async for entry in departments(world.ledger, "another")] == []
     with pytest.raises(UnknownDepartment, match="never heard of department hr"):
         await history(world.ledger, MemoryAudit(), Department("default", "hr"), NOW)
 

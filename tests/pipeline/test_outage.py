@@ -8,6 +8,7 @@ import pytest
 from contracts.topology import SECRETS, SECRETS_QUEUE, WORK_QUEUE
 from tests.pipeline.outages import Refusing, a_fault, pass_seconds, working_with_duties
 from tests.support.builders import SALES, department_created, department_renamed
+from tests.support.entries import entries_of
 from tests.support.settling_loop import settled
 from tests.support.world import World
 from worker.bootstrap.running import RunningWorker
@@ -140,7 +141,7 @@ async def test_failing_creates_with_working_reads_are_not_given_up(world, refusa
     async with world.working():
         await world.send(*map(create, range(40)))
         await pass_seconds(world, 30 * 60)
-        entries = await world.ledger.entries()
+        entries = await entries_of(world.ledger)
         assert all(entry.claim.attempt <= 1 for entry in entries if entry.claim)
         world.provider.refuses.clear()
         await world.run_until_done()

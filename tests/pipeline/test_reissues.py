@@ -18,6 +18,7 @@ from tests.support.builders import (
     department_renamed,
     reissue_requested,
 )
+from tests.support.entries import entries_of
 from tests.support.secrets_keys import KeyReports, fresh_sealing_key, signing_key, write_keys
 from tests.support.world import World, fault
 from worker.adapters.jose.fingerprints import KeyedFingerprints
@@ -187,7 +188,7 @@ async def test_nothing_is_issued_without_an_active_subaccount(world, before, cod
 
 async def test_a_request_for_an_unknown_department_leaves_no_entry(world):
     await world.handle(ASKED)
-    assert await world.ledger.entries() == []
+    assert await entries_of(world.ledger) == []
     await world.handle(CREATED, reissue_requested(id="second"))
     world.answered(CREATED, "created")
     assert len(reissued(world)) == 1

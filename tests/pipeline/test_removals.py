@@ -11,6 +11,7 @@ from tests.support.builders import (
     department_removed,
     department_renamed,
 )
+from tests.support.entries import entries_of
 from tests.support.world import World, fault
 from worker.adapters.memory.provider import StoredResource
 from worker.core.decide import Policy, Removal
@@ -541,7 +542,7 @@ async def test_a_wiped_org_chart_is_held(departments, disabled):
     limit = (Window(10, DAY, is_percentage=True), Window(20, GRACE, is_percentage=False))
     world = World(Policy(limit=limit))
     await wiped(world, departments)
-    entries = await world.ledger.entries()
+    entries = await entries_of(world.ledger)
     states = [entry.status for entry in entries]
     assert states.count(Status.DISABLED) == disabled
     assert len(await world.ledger.holds()) == departments - disabled

@@ -268,13 +268,15 @@ class SimulatedLedger:
         self._process.check()
         await self._disk.close_wish(wish_id)
 
-    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
+    async def entries_after(
+        self, last: Department | None, limit: int, tenant: str | None = None
+    ) -> Sequence[Entry]:
         self._process.check()
-        return await self._disk.entries(tenant)
+        return await self._disk.entries_after(last, limit, tenant)
 
-    async def entries_after(self, last: Department | None, limit: int) -> Sequence[Entry]:
+    async def claimed(self) -> Sequence[Entry]:
         self._process.check()
-        return await self._disk.entries_after(last, limit)
+        return await self._disk.claimed()
 
     async def answers(self, department: Department) -> Sequence[Answer]:
         self._process.check()

@@ -18,6 +18,7 @@ from tests.soak.kills import run_soak
 from tests.soak.lives import Soak, SoakPlan
 from tests.soak.statements import WORDS, Statement
 from tests.soak.verdict import Document, Violation
+from tests.support.entries import entries_of
 from worker.cli.open_ports import ledger_to_read
 from worker.core.model.holds import HoldState
 from worker.settings.load import load
@@ -66,7 +67,7 @@ class Deletions(Soak):
     async def _owed(self) -> bool:
         """Whether anything is due now or when a grace ends."""
         async with ledger_to_read(load(LedgerSettings, self.environ)) as (ledger, _):
-            entries = await ledger.entries()
+            entries = await entries_of(ledger)
             holds = await ledger.holds()
         self.held = sum(one.state is HoldState.WAITING for one in holds)
         due = any(entry.due_at or entry.deletable_since for entry in entries)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from contracts import topology as names
 from tests.soak.verdict import Violation
+from tests.support.entries import entries_of
 from worker.adapters.amqp.topology import state_of
 from worker.adapters.brokers import open_connection
 from worker.cli.open_ports import ledger_to_read
@@ -19,7 +20,7 @@ async def nothing_due(environ: Mapping[str, str]) -> None:
     """Returns once the ledger has no duty left."""
     while True:
         async with ledger_to_read(load(LedgerSettings, environ)) as (ledger, _):
-            entries = await ledger.entries()
+            entries = await entries_of(ledger)
         if not any(entry.due_at for entry in entries):
             return
         await asyncio.sleep(POLL_SECONDS)

@@ -14,6 +14,7 @@ from tests.soak.result_log import ResultLog
 from tests.soak.statements import Statement
 from tests.soak.verdict import Violation
 from tests.soak.worker_process import WorkerProcess, start
+from tests.support.entries import entries_of
 from worker.cli.open_ports import ledger_to_read
 from worker.sandbox import PROFILES, Rule, Sandbox
 from worker.settings.load import load
@@ -150,7 +151,7 @@ class Soak:
     async def _owed(self) -> bool:
         """Whether a department has a duty or a message waits."""
         async with ledger_to_read(load(LedgerSettings, self.environ)) as (ledger, _):
-            entries = await ledger.entries()
+            entries = await entries_of(ledger)
         return any(entry.due_at for entry in entries) or await self.result_log.waiting() > 0
 
     def _read(self, worker: WorkerProcess) -> None:

@@ -199,11 +199,13 @@ class WatchedLedger:
     async def overdue(self, since: datetime) -> int:
         return await self.ledger.overdue(since)
 
-    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
-        return await self.ledger.entries(tenant)
+    async def entries_after(
+        self, last: Department | None, limit: int, tenant: str | None = None
+    ) -> Sequence[Entry]:
+        return await self.ledger.entries_after(last, limit, tenant)
 
-    async def entries_after(self, last: Department | None, limit: int) -> Sequence[Entry]:
-        return await self.ledger.entries_after(last, limit)
+    async def claimed(self) -> Sequence[Entry]:
+        return await self.ledger.claimed()
 
     async def answers(self, department: Department) -> Sequence[Answer]:
         return await self.ledger.answers(department)

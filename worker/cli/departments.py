@@ -1,7 +1,8 @@
 """`provisioner departments` and `provisioner reissue`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +37,10 @@ from worker.operations.reset_version import Forgotten, Resetting, described
 from worker.operations.wishes import Asking
 from worker.settings.load import load
 from worker.settings.model import LedgerSettings, PolicySettings, ReissueSettings
+
+COLUMNS = ("tenant", "department", "name", "status", "auth id", "credentials", "newest event")
+ROWS_AT_ONCE = 1000
+"""Rows that are laid out together, as one table."""
 
 app = typer.Typer(no_args_is_help=True, help="Show departments as the ledger has them, and help them on.")
 
@@ -81,11 +86,17 @@ async def _list(
 ) -> None:
     from worker.cli import open_ports
 
-    async with open_ports.ledger_to_read(settings) as (ledger, _):
-        entries = await operations.departments(ledger, tenant, states, owed=owed)
     filtered = tenant is not None or bool(states) or owed
-    empty = "no department matches" if filtered else "no department yet"
-    _show_departments(entries, limit, empty, settings.policy, as_json=as_json)
+    async with (
+        open_ports.ledger_to_read(settings) as (ledger, _),
+        aclosing(operations.departments(ledger, tenant, states, owed=owed)) as entries,
+    ):
+        if as_json:
+            await _print_departments(entries, limit, settings.policy)
+        else:
+            await _show_departments(
+                entries, limit, "no department matches" if filtered else "no department yet"
+            )
 
 
 @app.command()
@@ -259,19 +270,34 @@ async def _reissue(
     return answer.outcome is not ResultKind.FAILED
 
 
-def _show_departments(
-    entries: Sequence[Entry], limit: int | None, empty: str, policy: Policy, *, as_json: bool
-) -> None:
-    """`empty`: the text for a table without rows."""
-    shown = entries if limit is None else entries[:limit]
-    if as_json:
-        terminal.print_json([department_document(entry, policy) for entry in shown])
-        return
-    columns = ("tenant", "department", "name", "status", "auth id", "credentials", "newest event")
-    terminal.print_table(columns, map(_entry_row, shown), empty)
-    if len(shown) < len(entries):
-        terminal.say(f"and {len(entries) - len(shown):,} more; --limit shows more", "dim")
-    if held := sum(entry.hold is not None and entry.hold.state is HoldState.WAITING for entry in entries):
+async def _print_departments(entries: AsyncIterator[Entry], limit: int | None, policy: Policy) -> None:
+    with terminal.json_array() as add:
+        printed = 0
+        async for entry in entries:
+            add(department_document(entry, policy))
+            printed += 1
+            if printed == limit:
+                return
+
+
+async def _show_departments(entries: AsyncIterator[Entry], limit: int | None, empty: str) -> None:
+    """Shows tables of at most `ROWS_AT_ONCE` departments. `empty`: the text for one without rows."""
+    rows: list[tuple[object, ...]] = []
+    found = shown = held = 0
+    async for entry in entries:
+        found += 1
+        held += entry.hold is not None and entry.hold.state is HoldState.WAITING
+        if limit is None or shown < limit:
+            rows.append(_entry_row(entry))
+            shown += 1
+        if len(rows) == ROWS_AT_ONCE:
+            terminal.print_table(COLUMNS, rows, empty)
+            rows.clear()
+    if rows or not shown:
+        terminal.print_table(COLUMNS, rows, empty)
+    if shown < found:
+        terminal.say(f"and {found - shown:,} more; --limit shows more", "dim")
+    if held:
         which = "1 removal waits" if held == 1 else f"{held:,} removals wait"
         terminal.say(f"{which} for a person: `provisioner holds list`", "dim")
 

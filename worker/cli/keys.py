@@ -25,7 +25,7 @@ from worker.core.keyring import (
     public_part,
 )
 from worker.core.model.credentials import ANY_RECIPIENT
-from worker.ports import LedgerFailed, UserError
+from worker.ports import LedgerFailed, UserError, every_entry
 from worker.settings.conflicts import NO_SIGNING_KEY
 from worker.settings.files import decoded
 from worker.settings.load import SettingsError, load
@@ -123,10 +123,11 @@ async def _served_and_owed(settings: KeyCheckSettings) -> tuple[Mapping[str, int
 
     try:
         async with open_ports.ledger_to_read(settings) as (ledger, _):
-            entries, served = await ledger.entries(), await ledger.sealed_for()
+            served, owed = await ledger.sealed_for(), Counter[str]()
+            async for entry in every_entry(ledger):
+                owed.update(entry.owed_to - {ANY_RECIPIENT})
     except LedgerFailed as error:
         return {}, [f"who is owed credentials ({error})"]
-    owed = Counter(one for entry in entries for one in entry.owed_to if one != ANY_RECIPIENT)
     return dict.fromkeys(served, 0) | owed, []
 
 

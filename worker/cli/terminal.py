@@ -1,7 +1,8 @@
 """Output: text, tables and JSON on stdout, errors and hints on stderr. Nothing from outside controls it."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -95,6 +96,21 @@ def _json_escape_invisible(found: re.Match[str]) -> str:
 def print_json(value: Any) -> None:
     """Prints one JSON document on stdout."""
     write(ascii_json(to_json(value, indent=2)).decode() + "\n")
+
+
+@contextmanager
+def json_array() -> Iterator[Callable[[Any], None]]:
+    """Prints a JSON array as `print_json` does, item by item. The block gets a function that adds one."""
+    begun = False
+
+    def add(item: Any) -> None:
+        nonlocal begun
+        text = ascii_json(to_json(item, indent=2)).decode().replace("\n", "\n  ")
+        write(f"{',' if begun else '['}\n  {text}")
+        begun = True
+
+    yield add
+    write("\n]\n" if begun else "[]\n")
 
 
 def write(text: str) -> None:

@@ -1,6 +1,6 @@
 """Reads departments from the ledger."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,7 +16,7 @@ from worker.core.naming import NO_EVENT
 from worker.core.reissue import WISHES
 from worker.core.removal import deletion_due_at
 from worker.core.wishes import with_approvals
-from worker.ports import Audit, Ledger, UserError
+from worker.ports import Audit, Ledger, UserError, every_entry
 
 GONE = "gone"
 """The state of a department whose subaccount others have deleted. The entry keeps its status beside it."""
@@ -73,14 +73,14 @@ async def departments(
     states: Sequence[str] = (),
     *,
     owed: bool = False,
-) -> Sequence[Entry]:
-    """The departments on record, by tenant and id; of one tenant, of some states, with debts, if given."""
-    entries = await ledger.entries(tenant)
-    return [
-        entry
-        for entry in entries
-        if (not states or state_of(entry) in states) and (not owed or entry.debt is not None)
-    ]
+) -> AsyncGenerator[Entry, None]:
+    """The departments on record, by tenant and id; of one tenant, of some states, with debts, if given.
+
+    They are read in parts while they are used.
+    """
+    async for entry in every_entry(ledger, tenant):
+        if (not states or state_of(entry) in states) and (not owed or entry.debt is not None):
+            yield entry
 
 
 async def recreatable(ledger: Ledger, which: Department) -> Entry:

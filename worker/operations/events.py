@@ -65,7 +65,7 @@ async def look_in_ledger(found: Evidence, event_id: str, ledger: Ledger, audit: 
     ]
     found.claimed = [
         (entry.department, entry.claim)
-        for entry in await ledger.entries()
+        for entry in await ledger.claimed()
         if entry.claim and entry.claim.event.id == event_id
     ]
     found.audited = await audit.lines(id_=event_id)

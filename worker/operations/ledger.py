@@ -1,5 +1,6 @@
 """Copies, checks and purges of a whole ledger."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -150,8 +151,8 @@ async def _newest(ledger: Ledger, on_departments: OnProgress) -> tuple[datetime 
     troubles: list[str] = []
     last: Department | None = None
     while entries := await ledger.entries_after(last, AT_ONCE):
-        for entry in entries:
-            known = await ledger.recall(entry.department, entry.newest or NO_EVENT)
+        recalls = (ledger.recall(entry.department, entry.newest or NO_EVENT) for entry in entries)
+        for entry, known in zip(entries, await asyncio.gather(*recalls), strict=True):
             if known.answer is not None:
                 at = known.answer.answered_at
                 newest_at = at if newest_at is None else max(newest_at, at)

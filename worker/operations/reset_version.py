@@ -17,7 +17,7 @@ from worker.core.model.replace import replace
 from worker.core.naming import NO_EVENT
 from worker.operations.departments import UnknownDepartment
 from worker.pipeline.records import Records
-from worker.ports import Audit, Clock, Ledger, LedgerConflict
+from worker.ports import Audit, Clock, Ledger, LedgerConflict, every_entry
 
 TIMEOUT_SECONDS = 10.0
 """How long to wait for a create or a deletion that is under way."""
@@ -46,7 +46,7 @@ async def of_department(ledger: Ledger, which: Department) -> Sequence[Entry]:
 
 async def of_source(ledger: Ledger, source: str, tenant: str | None) -> Sequence[Entry]:
     """The entries of all departments, of one tenant if given, whose newest event came from `source`."""
-    return [entry for entry in await ledger.entries(tenant) if _is_from(entry, source)]
+    return [entry async for entry in every_entry(ledger, tenant) if _is_from(entry, source)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ anew. Going on would create duplicates, and change the subaccounts of others: ev
 ledger's account again.
 """
 
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from worker.core.judge import FaultKind
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry
 from worker.core.naming import NO_EVENT, Names
-from worker.ports import AuthIdTaken, CallFailed, Clock, Ledger, LedgerForeign, Provider
+from worker.ports import AuthIdTaken, CallFailed, Clock, Ledger, LedgerForeign, Provider, every_entry
 
 LOOK_SECONDS = 5.0
 """The time between two looks at the provider."""
@@ -41,10 +42,16 @@ class ForeignIds:
         A person may have given that one the tag of another department: this concerns no one else. Looks at
         `SAMPLE` of the others. Raises `CallFailed`.
         """
-        others = [entry for entry in await self.ledger.entries() if entry.department != holder]
-        for entry in [entry for entry in others if entry.is_live][-SAMPLE:]:
-            if await self._is_there(entry):
-                return False
+        looked_at = 0
+        async with aclosing(every_entry(self.ledger)) as entries:
+            async for entry in entries:
+                if entry.department == holder or not entry.is_live:
+                    continue
+                if await self._is_there(entry):
+                    return False
+                looked_at += 1
+                if looked_at == SAMPLE:
+                    break
         return True
 
     async def check(self) -> None:

@@ -278,14 +278,17 @@ class MemoryLedger:
         """See `Ledger.overdue`."""
         return sum(is_overdue(entry, since) for entry in self._entries.values())
 
-    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
-        """See `Ledger.entries`."""
-        return [self._entries[key] for key in sorted(self._entries) if tenant in {None, key.tenant}]
-
-    async def entries_after(self, last: Department | None, limit: int) -> Sequence[Entry]:
+    async def entries_after(
+        self, last: Department | None, limit: int, tenant: str | None = None
+    ) -> Sequence[Entry]:
         """See `Ledger.entries_after`."""
-        keys = [key for key in sorted(self._entries) if last is None or key > last]
-        return [self._entries[key] for key in keys[:limit]]
+        keys = [key for key in self._entries if (last is None or key > last) and tenant in {None, key.tenant}]
+        return [self._entries[key] for key in sorted(keys)[:limit]]
+
+    async def claimed(self) -> Sequence[Entry]:
+        """See `Ledger.claimed`."""
+        keys = [key for key, entry in self._entries.items() if entry.status is Status.CLAIMED]
+        return [self._entries[key] for key in sorted(keys)]
 
     async def answers(self, department: Department) -> Sequence[Answer]:
         """See `Ledger.answers`."""

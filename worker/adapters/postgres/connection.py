@@ -34,8 +34,8 @@ _OURS = {
     "idle_in_transaction_session_timeout": "5000",
     "lock_timeout": "2000",
     "default_transaction_isolation": "read\\ committed",
-    # Every statement here finds its rows by an index. A plan made while a table is small would read all of it,
-    # and is kept when the table has grown: see `REPLANNED_AFTER` in store.py.
+    # Every statement of a worker finds its rows by an index. A plan made while a table is small would read
+    # all of it, and is kept when the table has grown: see `REPLANNED_AFTER` in store.py.
     "enable_seqscan": "off",
     "jit": "off",
 }

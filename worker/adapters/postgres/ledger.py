@@ -80,8 +80,6 @@ CALLS_KEPT = 50
 """For each department, by `record_changes`."""
 SWEEPS_KEPT = 10
 WORKERS_KEPT = timedelta(days=1)
-PAGE = 1000
-"""Entries in one reading statement, so that each ends in time."""
 TRIES = 3
 """Of a change whose event has another answer each time."""
 
@@ -113,8 +111,13 @@ DELETABLE = (
 )
 ENTRIES_AFTER = (
     "SELECT entry FROM departments WHERE (tenant, department_id) > (%s, %s)"
-    " AND (%s::text IS NULL OR tenant = %s) ORDER BY tenant, department_id LIMIT %s"
+    " ORDER BY tenant, department_id LIMIT %s"
 )
+ENTRIES_OF_TENANT = (
+    "SELECT entry FROM departments WHERE tenant = %s AND department_id > %s"
+    " ORDER BY tenant, department_id LIMIT %s"
+)
+CLAIMED = "SELECT entry FROM departments WHERE status = 'claimed' ORDER BY tenant, department_id"
 ANNOUNCE = (  # clock_timestamp() is the server's clock now; now() is the begin of the transaction
     "INSERT INTO workers VALUES (%s, extract(epoch FROM clock_timestamp()), false, %s)"
     " ON CONFLICT (id) DO UPDATE"
@@ -367,23 +370,20 @@ class PostgresLedger:
         )
         return [call_of(row[0]) for row in rows][::-1]
 
-    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
-        """See `Ledger.entries`."""
-        found: list[Entry] = []
-        last: Department | None = None
-        while part := await self._page(last, PAGE, tenant):
-            found += part
-            last = part[-1].department
-        return found
-
-    async def entries_after(self, last: Department | None, limit: int) -> Sequence[Entry]:
+    async def entries_after(
+        self, last: Department | None, limit: int, tenant: str | None = None
+    ) -> Sequence[Entry]:
         """See `Ledger.entries_after`."""
-        return await self._page(last, limit)
-
-    async def _page(self, last: Department | None, limit: int, tenant: str | None = None) -> Sequence[Entry]:
-        after = last or Department(tenant or EVERY_DEPARTMENT.tenant, EVERY_DEPARTMENT.id)
-        rows = await self.store.rows(ENTRIES_AFTER, (*after, tenant, tenant, limit))
+        after = last or EVERY_DEPARTMENT
+        if tenant is None:
+            rows = await self.store.rows(ENTRIES_AFTER, (*after, limit))
+        else:
+            rows = await self.store.rows(ENTRIES_OF_TENANT, (tenant, after.id, limit))
         return [entry_of(row[0]) for row in rows]
+
+    async def claimed(self) -> Sequence[Entry]:
+        """See `Ledger.claimed`."""
+        return [entry_of(row[0]) for row in await self.store.rows(CLAIMED)]
 
     async def answers(self, department: Department) -> Sequence[Answer]:
         """See `Ledger.answers`."""

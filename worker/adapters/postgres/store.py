@@ -25,8 +25,8 @@ BATCH = 500
 TRIES = 3
 """Of one change that met others: after that, something else is wrong."""
 REPLANNED_AFTER = 1000
-"""Changes after which the server plans its statements anew. It keeps a plan until it analyzes the tables, minutes
-later; one made for few rows reads all of them, so each event would take longer than the one before."""
+"""Changes after which the server plans its statements anew. It keeps a plan until it analyzes the tables,
+minutes later. One made for few rows reads all of them: each event would take longer than the one before."""
 OLDER = "the ledger is of an older version; start `provisioner run` of this version on it once"
 READ_ONLY = "the ledger cannot be written: it was opened to read"
 UNHEEDED = (

@@ -119,6 +119,15 @@ DELETABLE = (
     "SELECT deletable_since, tenant, department_id FROM departments WHERE deletable_since <= ?"
     " ORDER BY deletable_since, tenant, department_id LIMIT ?"
 )
+ENTRIES_AFTER = (
+    "SELECT entry FROM departments WHERE (tenant, department_id) > (?, ?)"
+    " ORDER BY tenant, department_id LIMIT ?"
+)
+ENTRIES_OF_TENANT = (
+    "SELECT entry FROM departments WHERE tenant = ? AND department_id > ?"
+    " ORDER BY tenant, department_id LIMIT ?"
+)
+CLAIMED = "SELECT entry FROM departments WHERE status = 'claimed' ORDER BY tenant, department_id"
 ANNOUNCE = (
     "INSERT INTO workers VALUES (?, unixepoch('subsec'), 0, ?)"
     " ON CONFLICT DO UPDATE SET seen_at = excluded.seen_at, has_left = 0, worker = excluded.worker"
@@ -359,25 +368,22 @@ class SqliteLedger:
             )
             return [call_of(row[0]) for row in rows][::-1]
 
-    async def entries(self, tenant: str | None = None) -> Sequence[Entry]:
-        """See `Ledger.entries`."""
+    async def entries_after(
+        self, last: Department | None, limit: int, tenant: str | None = None
+    ) -> Sequence[Entry]:
+        """See `Ledger.entries_after`."""
+        after = last or EVERY_DEPARTMENT
         with self.store.read() as connection:
-            rows = connection.execute(
-                "SELECT entry FROM departments WHERE tenant = ?1 OR ?1 IS NULL"
-                " ORDER BY tenant, department_id",
-                (tenant,),
-            )
+            if tenant is None:
+                rows = connection.execute(ENTRIES_AFTER, (*after, limit))
+            else:
+                rows = connection.execute(ENTRIES_OF_TENANT, (tenant, after.id, limit))
             return [entry_of(row[0]) for row in rows]
 
-    async def entries_after(self, last: Department | None, limit: int) -> Sequence[Entry]:
-        """See `Ledger.entries_after`."""
+    async def claimed(self) -> Sequence[Entry]:
+        """See `Ledger.claimed`."""
         with self.store.read() as connection:
-            rows = connection.execute(
-                "SELECT entry FROM departments WHERE (tenant, department_id) > (?, ?)"
-                " ORDER BY tenant, department_id LIMIT ?",
-                (*(last or EVERY_DEPARTMENT), limit),
-            )
-            return [entry_of(row[0]) for row in rows]
+            return [entry_of(row[0]) for row in connection.execute(CLAIMED)]
 
     async def answers(self, department: Department) -> Sequence[Answer]:
         """See `Ledger.answers`."""
