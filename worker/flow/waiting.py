@@ -55,7 +55,8 @@ class WaitingRoom:
     """The limit, in messages."""
     global_outages: set[str] = field(default_factory=set)
     """The names of the outages that affect all messages."""
-    _waiters: set[_Waiter] = field(default_factory=set)
+    _waiters: dict[_Waiter, None] = field(default_factory=dict)
+    """In the order of their arrival, in which an outage's end wakes them."""
     _closed: bool = False
 
     @classmethod
@@ -81,7 +82,7 @@ class WaitingRoom:
             return WaitOutcome.ELAPSED
         ended: asyncio.Future[WaitOutcome] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(self.clock.monotonic() + seconds, messages, paused, evictable, ended)
-        self._waiters.add(waiter)
+        self._waiters[waiter] = None
         sleep = asyncio.ensure_future(self.clock.sleep(seconds))
         sleep.add_done_callback(lambda _sleep: _end(waiter, WaitOutcome.ELAPSED))
         try:
@@ -89,7 +90,7 @@ class WaitingRoom:
             return await ended
         finally:
             sleep.cancel()
-            self._waiters.discard(waiter)
+            del self._waiters[waiter]
 
     def make_room(self) -> None:
         """Evicts the longest waits until the others fit. Call it when a lane has grown."""
