@@ -35,6 +35,7 @@ def several(*reasons: str) -> str:
         (f"{AT}session is read-only", "it is a standby"),
         (f"{AT}server is in hot standby mode", "it is a standby"),
         (f"{AT}FATAL:  unsupported startup parameter in options: tcp_user_timeout", "a pooler stands"),
+        (f'{AT}prepared statement "_pg3_1" does not exist', "a pooler stands"),
         (
             f'{AT}FATAL:  unrecognized configuration parameter "idle_session_timeout"',
             "PostgreSQL 14 or newer",

@@ -23,6 +23,9 @@ _HINTS = {
         "it is a standby, or set to take no writes; LEDGER_URL must name the primary"
     ),
     r"unsupported startup parameter": "a pooler stands in between; LEDGER_URL must name PostgreSQL itself",
+    r'prepared statement ".*" (does not exist|already exists)': (
+        "a pooler stands in between; LEDGER_URL must name PostgreSQL itself"
+    ),
     r"unrecognized configuration parameter": "PostgreSQL 14 or newer is needed",
     r"invalid response to SSL negotiation|expected authentication request": (
         "something else than PostgreSQL listens there; correct host and port in LEDGER_URL"

@@ -21,7 +21,7 @@ from worker.adapters.postgres.connection import (
     Work,
     connect,
 )
-from worker.adapters.postgres.refusals import reason_of
+from worker.adapters.postgres.refusals import reason_of, refused
 from worker.adapters.system import fresh_id
 from worker.ports import LedgerFailed
 from worker.settings.ledger_url import PostgresUrl
@@ -138,7 +138,7 @@ class Session(Link):
             is_alone = (False,) not in await connection.rows(END_EARLIER, (self.name,))
         except psycopg.Error as error:
             await connection.close()
-            raise LedgerFailed(f"the ledger cannot be reached: {reason_of(error)}") from None
+            raise refused(error) from None
         if not is_alone:
             await connection.close()
             raise LedgerFailed(
