@@ -1,9 +1,12 @@
 """Fixtures of all test folders: quiet logs, real servers, and a loop that can tell when it is idle."""
 
 import asyncio
+import fcntl
 import gc
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,10 +27,40 @@ from worker.telemetry.logs import configure_logging
 LEFT_BEHIND = topology(BrokerVersion(4, 1))
 
 
+ALONE = "alone"
+"""The group of the tests that measure real time: while one runs, no other process runs a test."""
+
+
+class Turn(IntEnum):
+    """The order of the tests. A long one near the end would leave cores idle."""
+
+    WAITING = 0  # those of groups: most wait for a server
+    LONG = 1  # too long to measure their coverage
+    SHORT = 2
+    ALONE = 3
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the tests of groups first, in their order: a long one at the end would leave cores idle."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> Turn:
+    group = item.get_closest_marker("xdist_group")
+    if group is None:
+        return Turn.LONG if item.get_closest_marker("no_cover") else Turn.SHORT
+    return Turn.ALONE if ALONE in group.args else Turn.WAITING
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Every test takes a lock that it shares, but one of the group `alone` does not share it.
+
+    The wait for the lock does not count for the time limit of a test.
+    """
+    with Path(__file__).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if _turn(item) is Turn.ALONE else fcntl.LOCK_SH)
+        return (yield)
 
 
 def pytest_collection_finish() -> None:

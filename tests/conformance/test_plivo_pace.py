@@ -119,6 +119,7 @@ async def refused(provider: PlivoProvider, calls: int) -> int:
     return len(kinds)
 
 
+@pytest.mark.xdist_group("alone")
 async def test_a_strict_server_refuses_nothing_and_is_used_fully():
     """Sends the calls of three windows: none is refused, and there are exactly two pauses."""
     sent: list[float] = []

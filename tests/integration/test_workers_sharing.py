@@ -14,7 +14,7 @@ from worker.bootstrap.running import running_worker
 from worker.sandbox import running_sandbox
 from worker.telemetry.events import Telemetry
 
-pytestmark = pytest.mark.xdist_group("broker")
+pytestmark = pytest.mark.xdist_group("alone")
 
 LIMIT, EVENTS = "40/2s", 200
 
