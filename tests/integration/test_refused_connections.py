@@ -1,7 +1,6 @@
 """Why RabbitMQ refuses a connection or an operation, in words: limits, rights, logins and wrong ports."""
 
 import asyncio
-import json
 import os
 import sys
 from asyncio.subprocess import PIPE
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
+from tests.support.management import delete, put
 from tests.support.nodes import running_node
 from worker.adapters.amqp import connect as connecting
 from worker.adapters.amqp.connect import connect
@@ -21,7 +21,6 @@ from worker.demo.private_node import PrivateNode, private_node
 
 pytestmark = [pytest.mark.xdist_group("refusals"), pytest.mark.timeout(120)]
 
-NO_CONNECTION = json.dumps({"max-connections": 0})
 USER, PASSWORD, VHOST = "without-rights", "pa55-of-the-user", "two"
 
 
@@ -29,8 +28,8 @@ USER, PASSWORD, VHOST = "without-rights", "pa55-of-the-user", "two"
 def node() -> Iterator[PrivateNode]:
     """A node with a virtual host on which a user has no right."""
     with running_node(private_node(management=True)) as (running, runner):
-        runner.run(running.rabbitmqctl("add_vhost", VHOST))
-        runner.run(running.rabbitmqctl("add_user", USER, PASSWORD))
+        runner.run(put(running, f"vhosts/{VHOST}"))
+        runner.run(put(running, f"users/{USER}", password=PASSWORD, tags=""))
         yield running
 
 
@@ -55,20 +54,20 @@ async def usable(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def limits(node: PrivateNode, kind: str, of: str, limit: str) -> AsyncIterator[None]:
-    """Sets the limits of a virtual host or a user during the block."""
-    of_vhost = (("set_vhost_limits", "-p", of, limit), ("clear_vhost_limits", "-p", of))
-    of_user = (("set_user_limits", of, limit), ("clear_user_limits", of, "all"))
-    set_, clear = of_vhost if kind == "vhost" else of_user
-    await node.rabbitmqctl(*set_)
+async def limit(node: PrivateNode, of: str, name: str, value: int) -> AsyncIterator[None]:
+    """Sets one limit of a virtual host or a user during the block."""
+    await put(node, f"{of}/{name}", value=value)
     try:
         yield
     finally:
-        await node.rabbitmqctl(*clear)
+        await delete(node, f"{of}/{name}")
+
+
+OF_VHOST, OF_USER = "vhost-limits/%2F", "user-limits/guest"
 
 
 async def test_a_limit_of_connections_of_a_virtual_host_is_told(node: PrivateNode):
-    async with limits(node, "vhost", "/", NO_CONNECTION):
+    async with limit(node, OF_VHOST, "max-connections", 0):
         told = await refusal(node.url)
     assert told.endswith(
         "the limit of connections of this virtual host is reached (0): raise it, or end other connections"
@@ -78,12 +77,12 @@ async def test_a_limit_of_connections_of_a_virtual_host_is_told(node: PrivateNod
 
 
 async def test_a_limit_of_connections_of_a_user_is_told(node: PrivateNode):
-    async with limits(node, "user", "guest", NO_CONNECTION):
+    async with limit(node, OF_USER, "max-connections", 0):
         assert "the limit of connections of this user is reached (0)" in await refusal(node.url)
 
 
 async def test_a_limit_of_channels_is_told(node: PrivateNode):
-    async with limits(node, "user", "guest", json.dumps({"max-channels": 1})):
+    async with limit(node, OF_USER, "max-channels", 1):
         assert "the limit of channels is reached (1): raise it" in await refusal(node.url)
 
 
@@ -179,8 +178,8 @@ RIGHTS = {
 @pytest.fixture
 async def mine(node: PrivateNode) -> AsyncIterator[Channel]:
     """A channel of a user with rights on names that begin with `mine`."""
-    await node.rabbitmqctl("set_permissions", "-p", VHOST, USER, "^mine", "^mine", "^mine")
-    await node.rabbitmqctl("set_permissions", "-p", VHOST, "guest", ".*", ".*", ".*")
+    await put(node, f"permissions/{VHOST}/{USER}", configure="^mine", write="^mine", read="^mine")
+    await put(node, f"permissions/{VHOST}/guest", configure=".*", write=".*", read=".*")
     other = str(URL(node.url).with_path(f"/{VHOST}"))
     async with await connect(other, "other") as theirs, await connect(url_of(node), "test") as connection:
         async with theirs.channel() as channel:
@@ -191,7 +190,7 @@ async def mine(node: PrivateNode) -> AsyncIterator[Channel]:
         async with theirs.channel() as channel:
             await channel.objects.queue_delete("theirs")
             await channel.objects.queue_delete("mine")
-    await node.rabbitmqctl("clear_permissions", "-p", VHOST, USER)
+    await delete(node, f"permissions/{VHOST}/{USER}")
 
 
 @pytest.mark.parametrize("act", RIGHTS)
@@ -233,7 +232,7 @@ async def test_run_topology_and_emit_tell_the_limit(node: PrivateNode, tmp_path:
         _, errors = await process.communicate()
         return process.returncode, errors.decode()
 
-    async with limits(node, "vhost", "/", NO_CONNECTION):
+    async with limit(node, OF_VHOST, "max-connections", 0):
         ends = await asyncio.gather(
             end_of("run"),
             end_of("topology", "apply"),

@@ -17,6 +17,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     authority = Authority(folder)
     port = Ports.free().amqp
     node = private_node(
+        management=True,
         plugins={"rabbitmq_auth_mechanism_ssl"},
         config=_config(authority, port, authority.issue("broker", "localhost")),
     )

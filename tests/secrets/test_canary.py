@@ -20,6 +20,7 @@ import pytest
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
 from tests.support.canaries import Canaries, assert_absent
+from tests.support.management import delete, put
 from tests.support.secrets_keys import fresh_sealing_key, write_keys
 from tests.support.secured import Secured
 from worker.adapters.jose.key_files import read_signing_key
@@ -146,8 +147,8 @@ async def canary_system(secured: Secured, tmp_path: Path) -> AsyncIterator[Canar
     canaries = Canaries()
     canaries.add("main account", token_hex(20))
     canaries.add("broker password", token_hex(20))
-    await secured.node.rabbitmqctl("add_user", USER, canaries.secrets["broker password"])
-    await secured.node.rabbitmqctl("set_permissions", USER, ".*", ".*", ".*")
+    await put(secured.node, f"users/{USER}", password=canaries.secrets["broker password"], tags="")
+    await put(secured.node, f"permissions/%2F/{USER}", configure=".*", write=".*", read=".*")
     rules = [Rule("create_subaccount", fault(name), times=1) for name in FAULTS]
     seed = randbits(32)
     print(f"sandbox seed {seed}")  # noqa: T201 - shown where a test fails
@@ -168,7 +169,7 @@ async def canary_system(secured: Secured, tmp_path: Path) -> AsyncIterator[Canar
                 await channel.queue_delete(queue.name)
             await channel.queue_delete(names.SECRETS_QUEUE)
     finally:
-        await secured.node.rabbitmqctl("delete_user", USER)
+        await delete(secured.node, f"users/{USER}")
 
 
 @dataclass

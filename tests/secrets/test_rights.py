@@ -16,6 +16,7 @@ from aio_pika.exceptions import ChannelClosed, PublishError
 from contracts import topology as names
 from contracts.envelope import Message
 from tests.support.commands import provisioner
+from tests.support.management import delete, put
 from tests.support.real import EVENT
 from tests.support.secrets_keys import fresh_sealing_key, write_keys
 from tests.support.secured import DEFINITIONS, PASSWORD, Secured
@@ -153,7 +154,7 @@ def _binding(name: str) -> Act:
 async def users(secured: Secured, tmp_path: Path) -> AsyncIterator[Callable[[str], str]]:
     """The URL of each user; the topology user has declared the topology."""
     for user in (TOPOLOGY, WORKER, PRODUCER, CRM, REPLAYER):
-        await secured.node.rabbitmqctl("change_password", user, PASSWORD)
+        await put(secured.node, f"users/{user}", password=PASSWORD, tags="")
     recipients = write_keys(
         tmp_path / "both.json", fresh_sealing_key("crm.1"), fresh_sealing_key("billing.1")
     )
@@ -189,7 +190,7 @@ def test_the_definitions_contain_the_exchanges_of_their_topic_permissions():
 
 
 async def test_a_user_without_a_password_cannot_log_in_with_one(secured: Secured):
-    await secured.node.rabbitmqctl("clear_password", PRODUCER)
+    await put(secured.node, f"users/{PRODUCER}", password_hash="", tags="")
     for password in ("", "guest", PASSWORD):
         url = secured.url_of(PRODUCER).replace(PASSWORD, password)
         with pytest.raises(aio_pika.exceptions.AMQPConnectionError):
@@ -245,15 +246,15 @@ async def test_the_documented_rights_are_enough_to_listen(users: Callable[[str],
     rights = re.search(r"set_permissions (\S+) '(.*?)' '(.*?)' '(.*?)'", document)
     assert rights is not None
     user, configure, write, read = rights.groups()
-    await secured.node.rabbitmqctl("add_user", user, PASSWORD)
-    await secured.node.rabbitmqctl("set_permissions", user, configure, write, read)
+    await put(secured.node, f"users/{user}", password=PASSWORD, tags="")
+    await put(secured.node, f"permissions/%2F/{user}", configure=configure, write=write, read=read)
     try:
         async with listening([users(user)], names.NO_NAMESPACE) as listener:
             async with open_publisher([users(TOPOLOGY)], Telemetry(), names.NO_NAMESPACE) as publisher:
                 await publisher.publish(Outgoing(names.RESULTS, "subaccount.created", Message(b"{}", None)))
             assert (await listener.next()).message.body == b"{}"
     finally:
-        await secured.node.rabbitmqctl("delete_user", user)
+        await delete(secured.node, f"users/{user}")
 
 
 class TestTheMainJob:
