@@ -171,7 +171,7 @@ class SimulatedConsumer:
 
     def _turn(self, told: str, *, paused: bool) -> None:
         self.process.check()
-        self.broker.history.note(told)
+        self.broker.history.note(told, worker=self.process.number)
         self.paused = paused
         self._queue.feed()
 
@@ -179,6 +179,11 @@ class SimulatedConsumer:
         """Closes in order: acked messages are removed, and the rest is requeued at once."""
         self.stopped = True
         self._channel.close()
+
+    def replace(self, lost: "Channel") -> None:
+        """Connects again, unless the lost channel was given up meanwhile: there is one at a time."""
+        if self._channel is lost:
+            self.connect()
 
     def connect(self) -> None:
         if self.process.alive and not self.stopped:
@@ -229,7 +234,7 @@ class Channel:
 
     def notice(self) -> None:
         self.live = False
-        self._broker.loop.call_later(self._broker.chance.seconds(0, 1), self._consumer.connect)
+        self._broker.loop.call_later(self._broker.chance.seconds(0, 1), self._consumer.replace, self)
 
     def close(self) -> None:
         for tag in self._acked:
@@ -240,7 +245,7 @@ class Channel:
     def _arrive(self, tag: int, queued: Queued) -> None:
         process = self._consumer.process
         if self.connected and process.alive:
-            self._broker.note("delivered", queued, tag, again=queued.returned or None)
+            self._broker.note("delivered", queued, tag, again=queued.returned or None, worker=process.number)
             process.within(lambda: self._consumer.receive(SimulatedDelivery(self, tag, queued)))
 
     def _settle(self, tag: int) -> None:

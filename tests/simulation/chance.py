@@ -28,7 +28,8 @@ class Profile:
     `latest_delete_seconds`: the same for a deletion.
     `longest_outage_seconds`: the longest time for which the provider refuses every call.
     `always`: the faults included in every run. `removals`: many departments, most of them removed, under all
-    policies of removal.
+    policies of removal. `workers`: the most at once. If it is more than one, at least two begin, and share a
+    database that loses connections.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Profile:
     longest_outage_seconds: float = 20.0
     always: frozenset[str] = frozenset()
     removals: bool = False
+    workers: int = 1
 
     @property
     def deletes_very_late(self) -> bool:
@@ -55,9 +57,9 @@ class Profile:
         return self.name == "outage"
 
     @property
-    def two_workers(self) -> bool:
-        """Whether a second worker may record something that the first does not know yet."""
-        return "second worker" in self.rates
+    def many_workers(self) -> bool:
+        """Whether another worker may record something that the first does not know yet."""
+        return self.workers > 1
 
     @property
     def loses_the_ledger(self) -> bool:
@@ -203,6 +205,30 @@ DELETIONS = {
     "deleted but read": 0.4,
 }
 """Deletions whose outcome is not known."""
+DATABASE = {
+    "session cut": 0.7,
+    "session cut at a call": 0.08,
+    "session cut before a commit": 0.02,
+    "session cut after a commit": 0.02,
+    "database silent": 0.7,
+    "database silent at a call": 0.08,
+    "database fails over": 0.4,
+    "host vanished": 0.3,
+}
+"""A database that many workers share, and that loses their connections."""
+WORKERS = DATABASE | {"another worker": 0.6, "worker leaves": 0.5}
+MOST_WORKERS = 8
+CUT_OFF = DATABASE | {
+    "database silent at a call": 0.2,
+    "events out of order": 0.5,
+    "event sent twice": 0.3,
+    "answers slowly": 0.4,
+    "answer lost": 0.2,
+    "carried out late": 0.3,
+    "list lags": 0.5,
+    "crash": 0.4,
+}
+"""Workers that lose the database during slow calls, and have more of them to make."""
 KILLS = {kind: 1.5 * rate for kind, rate in PROCESS.items()}
 REMOVALS_UNDER_FAULTS = REMOVALS | LEDGER | BROKER | PROVIDER | DELETIONS | KILLS
 
@@ -217,7 +243,13 @@ PROFILES = {
         Profile("outage", OUTAGE, longest_outage_seconds=90.0, always=frozenset({"refused for a while"})),
         Profile("crashing", CRASHING, always=frozenset({"crash at a call", "in doubt"})),
         Profile("all", ALL),
-        Profile("two-workers", ALL | {"second worker": 0.5}),
+        Profile("many-workers", BROKER | PROVIDER | PROCESS | WORKERS, workers=MOST_WORKERS),
+        Profile(
+            "cut-off",
+            CUT_OFF,
+            always=frozenset({"database silent at a call", "answers slowly", "carried out late"}),
+            workers=3,
+        ),
         Profile("clock-set", PUNCTUAL | {"clock set": 0.7}, always=frozenset({"clock set"})),
         Profile("ledger-lost", LEDGER_LOST, always=frozenset({"ledger lost", "list shifts", "crash"})),
         Profile("very-late", ALL | {"carried out late": 0.5}, latest_create_seconds=8 * WINDOW_SECONDS),
@@ -225,7 +257,12 @@ PROFILES = {
         Profile("deletions", REMOVALS | DELETIONS, always=frozenset({"carried out late"}), removals=True),
         Profile("removals-kills", REMOVALS | DELETIONS | KILLS | LEDGER, removals=True),
         Profile("removals-all", REMOVALS_UNDER_FAULTS, removals=True),
-        Profile("removals-two-workers", REMOVALS_UNDER_FAULTS | {"second worker": 0.6}, removals=True),
+        Profile(
+            "removals-many-workers",
+            REMOVALS | BROKER | PROVIDER | DELETIONS | KILLS | WORKERS,
+            removals=True,
+            workers=MOST_WORKERS,
+        ),
         Profile(
             "deletions-very-late",
             REMOVALS | DELETIONS | KILLS,

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from tests.simulation.database_rules import judge_workers
 from tests.simulation.history import Note
 from tests.simulation.history_state import FINAL, HELD, HistoryState, RunConditions, read
 from tests.simulation.producer_events import REMOVED, RENAMED, ProducerEvent
@@ -28,6 +29,7 @@ def judge_history(notes: Sequence[Note], now: Snapshot, conditions: RunCondition
     late = conditions.deletes_very_late
     return [
         *state.broken,
+        *(judge_workers(notes) if conditions.many_workers else ()),
         *(judge_removals(notes, deletes_very_late=late) if conditions.removals else ()),
         *_lost(state),
         *_states_broken(state, _newest(state)),

@@ -34,7 +34,7 @@ class RunConditions(NamedTuple):
     unknown_renames_rejected: bool = False
     duplicates_allowed: bool = False
     outages_only: bool = False
-    two_workers: bool = False
+    many_workers: bool = False
     removals: bool = False
     deletes_very_late: bool = False
 
@@ -224,8 +224,8 @@ def _dead(state: HistoryState, note: Note, department: str) -> None:
     if exhausted or limited or reason in {"malformed", "unsupported-type"}:
         state.broken.append(f"G7: {id_} is well-formed and was dead-lettered {reason}, at {note.at:.3f}")
     rejected = state.conditions.unknown_renames_rejected and state.sent[id_][0].kind == RENAMED
-    # Unknown to this worker: with two workers the other one may just have created it.
-    unknown_department = state.conditions.two_workers or state.on_record[department].status in {
+    # Unknown to this worker: with many workers another one may just have created it.
+    unknown_department = state.conditions.many_workers or state.on_record[department].status in {
         "absent",
         "claimed",
     }
@@ -255,7 +255,7 @@ def _ack(state: HistoryState, note: Note) -> None:
             state.broken.append(f"G4: {event} was dead-lettered without a failed result, at {note.at:.3f}")
         # Results without an event cannot be told apart, and two workers publish those of two copies at
         # once: there each ack takes one.
-        one_by_one = not note.department or state.conditions.two_workers
+        one_by_one = not note.department or state.conditions.many_workers
         state.failed_before[told] = state.failed_before[told] + 1 if one_by_one else state.failed[told]
     elif answer is None:
         state.broken.append(f"G1: {event} acked before its outcome was durable, at {note.at:.3f}")
@@ -296,7 +296,7 @@ def _recorded(state: HistoryState, note: Note) -> None:
     creates[key] = kept
     if note.department in state.repaired and status in {"active", "disabled"} and not note.detail["check_at"]:
         if (
-            state.conditions.two_workers
+            state.conditions.many_workers
         ):  # by the other one: whoever set it right finds that out, and then records
             return
         state.broken.append(f"G3: {note.department} was repaired and is not checked again, at {note.at:.3f}")

@@ -74,6 +74,10 @@ class Disk(MemoryLedger):
         """Leaves a wish, as a command does."""
         self._wishes[wish.id] = wish
 
+    def entry(self, department: Department) -> Entry | None:
+        """The entry of a department, if there is one."""
+        return self._entries.get(department)
+
     def all_holds(self) -> list[Hold]:
         """All holds, oldest first."""
         return list(self._holds.values())
@@ -135,7 +139,7 @@ class SimulatedLedger:
         process.at_death.append(self._write_some_at_death)
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
-        self._process.check()
+        await self._reach()
         return await self._disk.recall(department, event)
 
     async def record(
@@ -153,150 +157,154 @@ class SimulatedLedger:
         return result
 
     async def record_answer(self, answer: Answer) -> None:
-        self._process.check()
+        await self._reach()
         await self._disk.record_answer(answer)
 
     async def bind(self, owner: str, provider_account: str) -> None:
-        self._process.check()
+        await self._reach()
         if self._chance.strikes("write failed"):
             raise LedgerFailed("cannot be written")
         await self._disk.bind(owner, provider_account)
 
     async def mark_poison(self, message: str) -> int:
-        self._process.check()
+        await self._reach()
         return await self._disk.mark_poison(message)
 
     async def clear_poison(self, message: str) -> None:
-        self._process.check()
+        await self._reach()
         await self._disk.clear_poison(message)
 
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
-        self._process.check()
+        await self._reach()
         return await self._disk.holders(auth_ids)
 
     async def caught_up_at(self) -> datetime | None:
-        self._process.check()
+        await self._reach()
         return await self._disk.caught_up_at()
 
     async def note_caught_up(self, at: datetime | None) -> None:
-        self._process.check()
+        await self._reach()
         await self._disk.note_caught_up(at)
 
     async def note_still_caught_up(self, at: datetime) -> None:
-        self._process.check()
+        await self._reach()
         await self._disk.note_still_caught_up(at)
 
     async def sealed_for(self) -> frozenset[str]:
-        self._process.check()
+        await self._reach()
         return await self._disk.sealed_for()
 
     async def note_sealed(self, recipient: str) -> None:
-        self._process.check()
+        await self._reach()
         await self._disk.note_sealed(recipient)
 
     async def due(
         self, now: datetime, limit: int, deletable_before: datetime | None = None
     ) -> Sequence[Department]:
-        self._process.check()
+        await self._reach()
         return await self._disk.due(now, limit, deletable_before)
 
     async def overdue(self, since: datetime) -> int:
-        self._process.check()
+        await self._reach()
         return await self._disk.overdue(since)
 
     async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
-        self._process.check()
+        await self._reach()
         return await self._disk.tenant_counts(tenant, since)
 
     async def hold(self, hold_id: str) -> Hold | None:
-        self._process.check()
+        await self._reach()
         return await self._disk.hold(hold_id)
 
     async def holds(self, department: Department | None = None, *, all_: bool = False) -> Sequence[Hold]:
-        self._process.check()
+        await self._reach()
         return await self._disk.holds(department, all_=all_)
 
     async def waiting_holds(self) -> Mapping[HoldReason, int]:
-        self._process.check()
+        await self._reach()
         return await self._disk.waiting_holds()
 
     async def announce(self, worker: WorkerSeen) -> None:
-        self._process.check()
+        await self._reach()
         await self._disk.announce(worker)
 
     async def leave(self, worker_id: str) -> None:
-        self._process.check()
+        await self._reach()
         await self._disk.leave(worker_id)
 
     async def workers(self, within: timedelta) -> Sequence[WorkerSeen]:
-        self._process.check()
+        await self._reach()
         return await self._disk.workers(within)
 
     async def count_by_status(self) -> Mapping[Status, int]:
-        self._process.check()
+        await self._reach()
         return await self._disk.count_by_status()
 
     async def note_sweep(self, sweep_id: str, finished_at: datetime, report: str) -> None:
-        self._process.check()
+        await self._reach()
         await self._disk.note_sweep(sweep_id, finished_at, report)
 
     async def sweep(self, sweep_id: str) -> str | None:
-        self._process.check()
+        await self._reach()
         return await self._disk.sweep(sweep_id)
 
     async def last_sweep_at(self) -> datetime | None:
-        self._process.check()
+        await self._reach()
         return await self._disk.last_sweep_at()
 
     async def calls(self, department: Department, limit: int = 50) -> Sequence[CallNote]:
-        self._process.check()
+        await self._reach()
         return await self._disk.calls(department, limit)
 
     async def wish(self, *wishes: Wish) -> None:
-        self._process.check()
+        await self._reach()
         await self._disk.wish(*wishes)
 
     async def wishes(self) -> Sequence[Wish]:
-        self._process.check()
+        await self._reach()
         return await self._disk.wishes()
 
     async def is_open(self, wish_id: str) -> bool:
-        self._process.check()
+        await self._reach()
         return await self._disk.is_open(wish_id)
 
     async def close_wish(self, wish_id: str) -> None:
-        self._process.check()
+        await self._reach()
         await self._disk.close_wish(wish_id)
 
     async def entries_after(
         self, last: Department | None, limit: int, tenant: str | None = None
     ) -> Sequence[Entry]:
-        self._process.check()
+        await self._reach()
         return await self._disk.entries_after(last, limit, tenant)
 
     async def claimed(self) -> Sequence[Entry]:
-        self._process.check()
+        await self._reach()
         return await self._disk.claimed()
 
     async def answers(self, department: Department) -> Sequence[Answer]:
-        self._process.check()
+        await self._reach()
         return await self._disk.answers(department)
 
     async def answers_to(self, event_id: str) -> Sequence[Answer]:
-        self._process.check()
+        await self._reach()
         return await self._disk.answers_to(event_id)
 
     async def purge(self, before: datetime, after: Department | None, limit: int) -> PurgeStep:
-        self._process.check()
+        await self._reach()
         return await self._disk.purge(before, after, limit)
 
     async def purged_at(self) -> datetime | None:
-        self._process.check()
+        await self._reach()
         return await self._disk.purged_at()
 
     async def note_purge(self, at: datetime) -> None:
-        self._process.check()
+        await self._reach()
         await self._disk.note_purge(at)
+
+    async def _reach(self) -> None:
+        """Called before each read or small write; raises `LedgerFailed` if the ledger cannot be reached."""
+        self._process.check()
 
     def _write_time(self) -> float:
         """When the next write reaches the disk: after all writes requested before it."""

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from contracts.subaccounts import DeadReason, ResultKind
+from tests.simulation.database import DatabaseParts
 from worker.bootstrap.wiring import Parts
 from worker.core import messages
 from worker.core.adoption import Match, duplicates_of, to_disable
@@ -66,6 +67,7 @@ class Mutant:
     parts: Parts
     profile: str = "all"
     seed: int = 0
+    database_parts: DatabaseParts | None = None
 
 
 class AcksBeforeConfirm(Handler):
@@ -494,4 +496,4 @@ MUTANTS = (
     Mutant("believes a refusal without a probe", Parts(circuit=BelievesRefusalsUnproved), "outage"),
     Mutant("answers older events before the newest is recorded", Parts(line=AnswersOlderEventsFirst)),
 )
-"""Those about removals are in `removal_mutants.py`."""
+"""Those about removals are in `removal_mutants.py`, about many workers in `worker_mutants.py`."""

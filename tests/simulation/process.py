@@ -15,7 +15,10 @@ class ProcessDead(BaseException):
 
 
 class Process:
-    """One worker process and its tasks. `at_death` callbacks run when it dies."""
+    """One worker process and its tasks. `at_death` callbacks run when it dies.
+
+    `left_for_good`: no other one takes its place.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, number: int = 1) -> None:
         self._loop = loop
@@ -23,6 +26,7 @@ class Process:
         self._tasks: Tasks = []
         self.alive = True
         self.leaving = False
+        self.left_for_good = False
         self.leave: Callable[[], Awaitable[None]] | None = None
         self.at_death: list[Callable[[], None]] = []
 

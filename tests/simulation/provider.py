@@ -292,8 +292,14 @@ class SimulatedProvider:
 
     capabilities = EVERYTHING
 
-    def __init__(self, server: ProviderServer, process: Process) -> None:
+    def __init__(
+        self,
+        server: ProviderServer,
+        process: Process,
+        on_call: Callable[[Process], None] = lambda _: None,
+    ) -> None:
         self._server = server
+        self._on_call = on_call
         self._process = process
         self._chance = server.chance
         self._slots = asyncio.Semaphore(CONCURRENCY)
@@ -383,6 +389,7 @@ class SimulatedProvider:
         note(f"> {operation}", department, worker=self._process.number, **told)
         carried_out = self._server.begin(plan, effect)
         self._process.endanger("crash at a call", self._chance)
+        self._on_call(self._process)
         await asyncio.sleep(plan.answered_after)
         self._process.check()
         answer = plan.fault and CallFailed(plan.fault)

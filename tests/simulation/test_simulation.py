@@ -21,7 +21,8 @@ RUNS = {
     "outage": 2,
     "crashing": 1,
     "all": 4,
-    "two-workers": 1,
+    "many-workers": 1,
+    "cut-off": 1,
     "clock-set": 1,
     "ledger-lost": 2,
     "very-late": 2,
@@ -29,14 +30,14 @@ RUNS = {
     "deletions": 1,
     "removals-kills": 1,
     "removals-all": 1,
-    "removals-two-workers": 1,
+    "removals-many-workers": 1,
     "deletions-very-late": 1,
 }
 
 _RARELY = frozenset(
     {"approved with cascade", "approved with a wrong count", "enabled by hand", "name refused"}
 )
-RARE = {"removals-kills": _RARELY, "removals-all": _RARELY, "removals-two-workers": _RARELY}
+RARE = {"removals-kills": _RARELY, "removals-all": _RARELY, "removals-many-workers": _RARELY}
 """Faults that need a chain of others, so that few runs of a mixed profile strike them. In `removals`, and in
 `provider` for names, a chunk must strike them all."""
 

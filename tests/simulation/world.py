@@ -21,6 +21,8 @@ from tests.simulation.checker import (
     judge_history,
     judge_replay,
 )
+from tests.simulation.database import Database, DatabaseParts, connected
+from tests.simulation.database_ledger import DatabaseLedger
 from tests.simulation.history import History
 from tests.simulation.history_state import RunConditions
 from tests.simulation.history_telemetry import HistoryTelemetry, message_facts, routing_key_of
@@ -41,7 +43,7 @@ from worker.core.messages import Outgoing
 from worker.core.naming import NameTemplate
 from worker.core.protected import Protected
 from worker.core.removal import deletable_before
-from worker.ports import Ledger
+from worker.ports import UNBROKEN, DepartmentLocks, Fence, Ledger
 
 
 def _percentage(percent: int, seconds: int) -> Window:
@@ -124,9 +126,11 @@ class SimulatedWorld:
     parts: Parts
     history: History
     schedule: EventSchedule
+    database_parts: DatabaseParts
     broker: Broker = field(init=False)
     provider: ProviderServer = field(init=False)
     disk: Disk = field(init=False)
+    database: Database = field(init=False)
     people: People = field(init=False)
     policy: Policy = field(init=False)
     retry: RetryPolicy = field(init=False)
@@ -142,6 +146,7 @@ class SimulatedWorld:
         self.provider = ProviderServer(self.loop, self.chance, self.history, self._now)
         self.disk = Disk(self.history)
         self.disk.now = self._wall_clock
+        self.database = Database(self.loop, self.chance, self.history)
         self.people = People(self.disk, self.provider, self.chance, self.history, self._wall_clock)
         self.policy = self._policy()
         # some runs give up early, most as late as by default
@@ -178,13 +183,15 @@ class SimulatedWorld:
             unknown_renames_rejected=self.policy.unknown_rename is UnknownRename.REJECT,
             duplicates_allowed=self.chance.profile.duplicates_allowed,
             outages_only=self.chance.profile.outages_only,
-            two_workers=self.chance.profile.two_workers,
+            many_workers=self.chance.profile.many_workers,
             removals=self.chance.profile.removals,
             deletes_very_late=self.chance.profile.deletes_very_late,
         )
 
     async def run(self) -> list[str]:
-        self.start_worker()
+        most = self.chance.profile.workers
+        for _ in range(self.chance.number(2, most) if most > 1 else 1):
+            self.start_worker()
         await self._inject_faults()
         await self._wait_until_idle()
         if self.chance.profile.removals:
@@ -213,15 +220,16 @@ class SimulatedWorld:
         self.history.note("worker started", worker=process.number, **policy_facts(self.policy))
         self.processes.append(process)
         process.at_death.append(lambda: self._restart_later(process))
-        process.begin(self._run_worker(process))
+        process.begin(self._run_worker(process, self.policy))
 
-    async def _run_worker(self, process: Process) -> None:
+    async def _run_worker(self, process: Process, policy: Policy) -> None:
         clock = SimulatedClock(self.loop, self._wall_clock, self.chance, process)
+        ledger, locks, fence = self._ledger(process)
         ports = Ports(
-            # Implements the part of the port that a run uses.
-            ledger=cast(Ledger, SimulatedLedger(self.disk, self.loop, self.chance, process)),
-            locks=InProcessLocks(),
-            provider=SimulatedProvider(self.provider, process),
+            ledger=ledger,
+            locks=locks,
+            fence=fence,
+            provider=SimulatedProvider(self.provider, process, self.database.endanger),
             publisher=SimulatedPublisher(
                 self.broker, process, lambda sent: message_facts(sent, self.broker.events)
             ),
@@ -233,7 +241,7 @@ class SimulatedWorld:
             owner=OWNER_NAME,
             account="MA1",
             template=TEMPLATE,
-            policy=self.policy,
+            policy=policy,
             retry=self.retry,
             prefetch=PREFETCH,
         )
@@ -249,13 +257,25 @@ class SimulatedWorld:
         process.begin(worker.gate.control(consumer))
         if self.chance.profile.removals:
             process.begin(worker.sweeps.run())
+        if self.chance.profile.many_workers:
+            process.begin(worker.ledger_watch.watch_fence())
         process.begin(worker.upkeep.stay_current())
         process.begin(worker.upkeep.purge_daily())
         await worker.scheduler.run()
 
+    def _ledger(self, process: Process) -> tuple[Ledger, DepartmentLocks, Fence]:
+        """What a worker uses of the ledger. It has the part of the port that a run uses."""
+        if not self.chance.profile.many_workers:
+            alone = SimulatedLedger(self.disk, self.loop, self.chance, process)
+            return cast(Ledger, alone), InProcessLocks(), UNBROKEN
+        client = connected(self.database, process, self.database_parts)
+        return cast(Ledger, DatabaseLedger(self.disk, client, self.chance)), client.locks, client.fence
+
     def _restart_later(self, process: Process) -> None:
-        self.history.note("worker dead")
+        self.history.note("worker dead", worker=process.number)
         self.processes.remove(process)
+        if process.left_for_good:
+            return
         self.loop.call_later(self.chance.seconds(0.1, 5), self.start_worker)
 
     async def _inject_faults(self) -> None:
@@ -273,6 +293,7 @@ class SimulatedWorld:
         self.chance.healed = True
         self.provider.refuses = None
         self._bind_secrets()
+        self.database.heal()
         self.history.note("healed")
 
     def _send(self, event: ProducerEvent) -> None:
@@ -301,7 +322,11 @@ class SimulatedWorld:
         return (
             ("crash", self._crash),
             ("drained and restarted", self._drain),
-            ("second worker", self.start_worker),
+            ("another worker", self._add_worker),
+            ("worker leaves", self._leave),
+            ("session cut", self.database.cut),
+            ("database silent", self.database.silence),
+            ("database fails over", self.database.fail_over),
             ("ledger lost", self._lose_ledger),
             ("clock set", self._set_clock),
             ("consumer lost", self.broker.lose_consumers),
@@ -324,13 +349,21 @@ class SimulatedWorld:
         self.clock_offset_seconds = self.chance.seconds(-MAX_CLOCK_OFFSET_SECONDS, MAX_CLOCK_OFFSET_SECONDS)
         self.history.note("clock set", ahead=round(self.clock_offset_seconds, 3))
 
-    def _drain(self) -> None:
+    def _add_worker(self) -> None:
+        if len(self.processes) < self.chance.profile.workers:
+            self.start_worker()
+
+    def _leave(self) -> None:
+        """A worker drains and does not come back, unless it is the last one."""
+        self._drain(for_good=sum(not one.leaving for one in self.processes) > 1)
+
+    def _drain(self, *, for_good: bool = False) -> None:
         staying = [(one, one.leave) for one in self.processes if one.leave and not one.leaving]
         if not staying:
             return
         process, drain = self.chance.one_of(staying)
-        process.leaving = True
-        self.history.note("draining")
+        process.leaving, process.left_for_good = True, for_good
+        self.history.note("draining", worker=process.number)
 
         async def leave() -> None:
             await drain()
@@ -418,12 +451,21 @@ def inbound(event: ProducerEvent) -> Outgoing:
     return Outgoing(names.DEPARTMENTS, routing_key_of(event), Message(event.body, STRUCTURED))
 
 
-def simulate(profile: Profile, seed: int, parts: Parts | None = None, without: Sequence[str] = ()) -> Run:
+def simulate(
+    profile: Profile,
+    seed: int,
+    parts: Parts | None = None,
+    without: Sequence[str] = (),
+    database_parts: DatabaseParts | None = None,
+) -> Run:
     """Runs one seed of a profile; a pure function of its arguments."""
     chance = Chance(profile, seed, without)
     loop = VirtualLoop()
     history = History(loop.time)
-    world = SimulatedWorld(loop, chance, parts or Parts(), history, draw_schedule(chance))
+    schedule = draw_schedule(chance)
+    world = SimulatedWorld(
+        loop, chance, parts or Parts(), history, schedule, database_parts or DatabaseParts()
+    )
     try:
         broken = loop.run_until_complete(world.run())
     except NeverIdle as left:
