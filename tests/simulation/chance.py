@@ -261,7 +261,7 @@ PROFILES = {
             "removals-many-workers",
             REMOVALS | BROKER | PROVIDER | DELETIONS | KILLS | WORKERS,
             removals=True,
-            workers=MOST_WORKERS,
+            workers=4,
         ),
         Profile(
             "deletions-very-late",

@@ -28,10 +28,11 @@ class Report:
     figures: list[tuple[str, str]] = field(default_factory=list)
 
 
-def parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options of every soak."""
+def parser(name: str, description: str | None, *, departments: bool = True) -> argparse.ArgumentParser:
+    """A parser with the options of every soak; the number of departments where that is its size."""
     made = argparse.ArgumentParser(prog=f"python -m tests.soak.{name}", description=description)
-    made.add_argument("--departments", type=int, default=500)
+    if departments:
+        made.add_argument("--departments", type=int, default=500)
     made.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="drawn if not given")
     return made
 

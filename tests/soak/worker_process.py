@@ -41,6 +41,11 @@ class WorkerProcess:
     def count(self, event: str) -> int:
         return sum(line["event"] == event for line in self.log)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.returncode is not None
+
     async def kill(self) -> None:
         """Sends SIGKILL and waits for the end."""
         if self._process.returncode is None:
