@@ -382,6 +382,12 @@ class Duties(Protocol):
         Late removals that have failed since then count too.
         """
 
+    async def unsettled(self, since: datetime) -> int:
+        """The number of departments whose create began before `since` and has no outcome on record."""
+
+    async def owing(self) -> int:
+        """The number of active departments whose credentials are owed to a recipient."""
+
     async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
         """The departments of a tenant now: active, and removed in each window that began at `since`."""
 
@@ -644,6 +650,14 @@ class Unbroken:
 
 
 UNBROKEN = Unbroken()
+
+
+OnCommit = Callable[[int, float], None]
+"""Gets the number of operations in each commit of a ledger, and the seconds that it took."""
+
+
+def no_note(_operations: int, _seconds: float) -> None:
+    """An `OnCommit` that does nothing."""
 
 
 @dataclass(frozen=True, slots=True)

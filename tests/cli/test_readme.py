@@ -10,7 +10,7 @@ from worker.cli.app import command_line
 from worker.core.model.holds import HoldReason
 from worker.settings.model import WorkerSettings
 from worker.settings.show import described
-from worker.telemetry.events import FINDING_KINDS
+from worker.telemetry.metrics import COUNTERS, FINDING_KINDS, GAUGES, HISTOGRAMS, exported_name
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -76,11 +76,11 @@ def test_log_events_and_metrics_of_the_runbook_are_those_of_the_code():
     symptoms = RUNBOOK.partition("\n## Where to look\n")[2].partition("\n## ")[0]
     first_cells = re.findall(r"^\| (`.*?) \|", symptoms, re.MULTILINE)
     events = {name for cell in first_cells for name in re.findall(r"`(?!provisioner_)([a-z_]+)`", cell)}
-    metrics = {name.removesuffix("_total") for name in re.findall(r"`(provisioner_[a-z_]+)", RUNBOOK)}
+    metrics = set(re.findall(r"`(?:[a-z() -]*)(provisioner_[a-z_]+)", RUNBOOK))
     assert events
     assert metrics
-    assert [name for name in sorted(events | metrics) if f'"{name}"' not in code] == []
-    assert metrics == set(re.findall(r'"(provisioner_[a-z_]+)"', code))
+    assert [name for name in sorted(events) if f'"{name}"' not in code] == []
+    assert metrics <= {exported_name(one) for one in (*COUNTERS, *GAUGES, *HISTOGRAMS)}
 
 
 def test_readyz_lines_of_the_runbook_are_those_of_the_code():

@@ -9,8 +9,9 @@ from tests.support.builders import NOW, SALES, an_entry, removed
 from worker.core.inventory import Counts
 from worker.core.model.causes import Reference
 from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
-from worker.telemetry.events import FINDING_KINDS, Telemetry
+from worker.telemetry.events import Telemetry
 from worker.telemetry.logs import configure_logging
+from worker.telemetry.metrics import FINDING_KINDS
 
 HOLD = Hold("h-1", SALES, HoldReason.RESOURCES, "2 numbers", removed(id="e-1"), "SA1", "Sales", NOW)
 

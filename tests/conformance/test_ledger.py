@@ -80,6 +80,25 @@ async def test_overdue_counts_old_debts(ledger):
     assert await ledger.overdue(NOW + timedelta(seconds=1)) == 3
 
 
+async def test_owing_counts_active_departments_that_owe_credentials(ledger):
+    for number, debt in enumerate(
+        [owing("crm", retry_at=NOW), owing("crm", retry_at=None), owing(enable=True, retry_at=NOW), None]
+    ):
+        await ledger.record(
+            fresh(Department("acme", f"d{number}"), created_at=NOW, debt=debt, check=Check(NOW))
+        )
+    assert await ledger.owing() == 1
+
+
+async def test_unsettled_counts_old_creates_without_an_outcome(ledger):
+    for number, age in enumerate([10, 60, 3600]):
+        claim = Claim(NOW - timedelta(seconds=age), "key", created().reference)
+        await ledger.record(Entry(Department("acme", f"d{number}"), status=Status.CLAIMED, claim=claim))
+    await ledger.record(fresh(Department("acme", "made"), created_at=NOW - timedelta(hours=1)))
+    assert await ledger.unsettled(NOW - timedelta(seconds=30)) == 2
+    assert await ledger.unsettled(NOW - timedelta(seconds=3600)) == 0
+
+
 async def test_an_unknown_department_is_absent_without_answers(ledger):
     assert await ledger.recall(SALES, created().reference) == Recollection(Entry(SALES))
     assert await entries_of(ledger) == []

@@ -16,7 +16,7 @@ def url(tmp_path):
 
 async def test_ledger_and_audit_share_one_file(url):
     commits: list[int] = []
-    async with open_ledger(url, on_commit=commits.append) as opened:
+    async with open_ledger(url, on_commit=lambda operations, _seconds: commits.append(operations)) as opened:
         recorded = await opened.ledger.record(an_entry(revision=0))
         await opened.audit.append([AUDIT_LINE])
     async with open_ledger(url, must_exist=True) as opened:

@@ -82,7 +82,7 @@ async def test_wal_and_full_sync_are_in_effect(path):
 
 async def test_writes_during_a_commit_share_the_next_commit(path):
     commits: list[int] = []
-    async with sqlite_ledger(path, commits.append) as ledger:
+    async with sqlite_ledger(path, lambda operations, _seconds: commits.append(operations)) as ledger:
         commits.clear()
         await asyncio.gather(*(ledger.record(fresh(number)) for number in range(50)))
         assert len(await entries_of(ledger)) == 50
@@ -93,7 +93,7 @@ async def test_writes_during_a_commit_share_the_next_commit(path):
 async def test_a_failed_job_is_rolled_back_without_the_others(path):
     commits: list[int] = []
     answer = an_answer(created())
-    async with sqlite_ledger(path, commits.append) as ledger:
+    async with sqlite_ledger(path, lambda operations, _seconds: commits.append(operations)) as ledger:
         commits.clear()
         results = await asyncio.gather(
             ledger.record(fresh(1)),

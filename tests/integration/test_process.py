@@ -84,7 +84,7 @@ async def test_a_worker_handles_events_reports_ready_and_ends_on_a_signal(
             assert ready.status == 200
             assert await ready.json() == {"status": "ready", "wrong": []}
         async with http.get(f"http://{started['http']}/metrics") as metrics:
-            assert 'provisioner_events_received_total{kind="created"} 1.0' in await metrics.text()
+            assert 'provisioner_events_received_total{type="created"} 1.0' in await metrics.text()
         async with http.get(f"http://{started['http']}/livez") as live:
             assert live.status == 200
         process.send_signal(signal.SIGUSR1)

@@ -202,7 +202,7 @@ async def test_the_metrics_count_connections(probed_worker: ProbedWorker):
     async with probed_worker.http.get(f"{probed_worker.url}/metrics") as answer:
         lines = set((await answer.text()).splitlines())
     assert {
-        'provisioner_broker_connections_total{link="consumer"} 2.0',
+        "provisioner_broker_reconnects_total 2.0",
         'provisioner_broker_disconnections_total{link="publisher"} 1.0',
         'provisioner_broker_connected{link="consumer"} 1.0',
         'provisioner_broker_connected{link="publisher"} 1.0',

@@ -65,7 +65,7 @@ def _calls(telemetry: Telemetry) -> dict[str, float]:
     found: dict[str, float] = {}
     for metric in telemetry.registry.collect():
         for sample in metric.samples:
-            if sample.name == "provisioner_call_seconds_count":
+            if sample.name == "provisioner_provider_requests_total":
                 status = sample.labels["status"]
                 found[status] = found.get(status, 0) + sample.value
     return found

@@ -33,7 +33,7 @@ class HistoryTelemetry(Telemetry):
         self._history = history
 
     received = stepped = answered = superseded = dead_lettered = credentials_published = _nothing
-    debts_overdue = subaccount_missing = result_unroutable = _nothing
+    departments_counted = subaccount_missing = result_unroutable = _nothing
     intake_held = intake_lifted = _nothing
     holds_waiting = sweep_finished = sweep_on_record = sweep_failed = _nothing
 

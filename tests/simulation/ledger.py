@@ -208,6 +208,14 @@ class SimulatedLedger:
         await self._reach()
         return await self._disk.overdue(since)
 
+    async def unsettled(self, since: datetime) -> int:
+        self._process.check()
+        return await self._disk.unsettled(since)
+
+    async def owing(self) -> int:
+        self._process.check()
+        return await self._disk.owing()
+
     async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
         await self._reach()
         return await self._disk.tenant_counts(tenant, since)

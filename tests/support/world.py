@@ -116,6 +116,12 @@ class WatchedLedger:
         words = ["record answer", answer.outcome, *(["confirmed"] if answer.confirmed else [])]
         await self.witness.see(" ".join(words), lambda: self.ledger.record_answer(answer))
 
+    async def unsettled(self, since: datetime) -> int:
+        return await self.ledger.unsettled(since)
+
+    async def owing(self) -> int:
+        return await self.ledger.owing()
+
     async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
         return await self.ledger.tenant_counts(tenant, since)
 

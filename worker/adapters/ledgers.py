@@ -12,7 +12,7 @@ from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.keeping import SqliteKeeping
 from worker.adapters.sqlite.ledger import SqliteLedger, sqlite_ledger, sqlite_ledger_read
 from worker.adapters.sqlite.worker_lock import no_worker
-from worker.ports import OpenedLedger
+from worker.ports import OnCommit, OpenedLedger, no_note
 from worker.settings.ledger_url import LedgerUrl, PostgresUrl, SqliteUrl
 
 
@@ -23,15 +23,15 @@ async def open_ledger(
     read_only: bool = False,
     must_exist: bool = False,
     alone: bool = False,
-    on_commit: Callable[[int], None] = lambda _operations: None,
+    on_commit: OnCommit = no_note,
     read_again: Callable[[], LedgerUrl] | None = None,
 ) -> AsyncIterator[OpenedLedger]:
     """Opens the ledger at `url`, with its audit and its department locks.
 
     With `read_only` or `must_exist` a missing ledger is not created. `alone`: a worker opens it, or a command
-    that no worker may meet; raises `LedgerTaken` if it is for one at a time and another has it. `on_commit`
-    gets the number of operations in each commit. `read_again` gives the URL for each connection to a server:
-    its login may have changed. Raises `LedgerFailed`, `LedgerForeign`.
+    that no worker may meet; raises `LedgerTaken` if it is for one at a time and another has it. `read_again`
+    gives the URL for each connection to a server: its login may have changed. Raises `LedgerFailed`,
+    `LedgerForeign`.
     """
     async with AsyncExitStack() as stack:
         match url:

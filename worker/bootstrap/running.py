@@ -18,6 +18,7 @@ from worker.core.judge import RetryPolicy
 from worker.core.model.credentials import ANY_RECIPIENT
 from worker.core.presence import WorkerSeen
 from worker.flow.clock_watch import Comparisons
+from worker.flow.load import LoadWatch
 from worker.flow.plaintext import SEALED_BEFORE
 from worker.flow.presence import Announcer, SharedLimit
 from worker.flow.supervise import supervised
@@ -128,7 +129,8 @@ async def running_worker(
         )
         worker = assemble(ports, replace(_rules(settings), rate=rate), telemetry, stopping)
         stack.push_async_callback(worker.close)
-        telemetry.gauge_waiting(worker.lanes.__len__, worker.waiting.__len__)
+        load = LoadWatch(worker.lanes, worker.waiting, lambda: provider.rate_used, clock, telemetry)
+        await stack.enter_async_context(supervised(load.run, clock, telemetry))
         worker.circuit.begin()
         await stack.enter_async_context(supervised(worker.ledger_watch.watch_fence, clock, telemetry))
         await stack.enter_async_context(supervised(worker.clock_watch.run, clock, telemetry))

@@ -21,6 +21,9 @@ DEBT_PAUSE = timedelta(minutes=1)
 OVERDUE = timedelta(minutes=5)
 """Older debts count as overdue."""
 
+UNSETTLED = timedelta(seconds=30)
+"""A create without an outcome that began longer ago is not just under way: no call takes as long."""
+
 MAX_REPAIRS = 5
 """Each multiple of this number of repairs ends the checks of an entry. Late calls are rarer, but a provider
 may, for example, always show another name than the one it was sent."""

@@ -71,6 +71,11 @@ class WaitingRoom:
         """The number of messages that wait."""
         return sum(waiter.messages() for waiter in self._waiters)
 
+    @property
+    def lanes(self) -> int:
+        """The number of waits: each is that of one lane."""
+        return len(self._waiters)
+
     async def wait(
         self, seconds: float, messages: Callable[[], int], *, paused: bool, evictable: bool = True
     ) -> WaitOutcome:

@@ -15,9 +15,7 @@ result, `judge` makes a verdict of it, and `_end` carries the verdict out. Only 
 
 import asyncio
 from dataclasses import dataclass
-from typing import Literal
 
-from contracts.departments import Kind
 from worker.core import messages
 from worker.core.decide import Policy
 from worker.core.judge import (
@@ -46,7 +44,7 @@ from worker.pipeline.reading import Reading, Unreadable
 from worker.pipeline.reissues import Reissues
 from worker.pipeline.work import Work
 from worker.ports import Clock, Delivery, DepartmentLocks, LedgerFailed
-from worker.telemetry.events import Telemetry
+from worker.telemetry.events import MessageType, Telemetry
 
 MAX_HELD_SECONDS = 900.0
 """After this long, a waiting delivery is parked, uncounted. RabbitMQ closes the channel of a consumer that
@@ -77,7 +75,7 @@ class Handler:
         """Files a delivery into its department's lane. The consumer calls it; it returns at once."""
         leave_at = self.clock.monotonic() + MAX_HELD_SECONDS
         work = Work.of(delivery, self.policy.unknown_rename, self.clock.now(), leave_at)
-        self.telemetry.received(_kind_of(work.reading))
+        self.telemetry.received(_type_of(work.reading))
         self.lanes.file(work.lane, lambda: self._handle(work), work.rank)
         self.waiting.make_room()
 
@@ -168,7 +166,7 @@ class Handler:
         # The id of an unattributed result is derived from the time of death: each try has the same.
         now = work.received_at if subject is None else self.clock.now()
         await self.outbox.dead_letter(work.original, verdict, subject, work.state.attempts + 1, now)
-        self.telemetry.dead_lettered(verdict, subject)
+        self.telemetry.dead_lettered(_type_of(work.reading), verdict, subject)
 
     async def _wait_or_park(self, work: Work, verdict: Wait | Pause) -> Verdict:
         """Waits for the next try. A message that is held too long, or evicted, is parked uncounted."""
@@ -189,7 +187,7 @@ class Handler:
         )
 
 
-def _kind_of(reading: Reading) -> Kind | Literal["reissue", "unreadable"]:
+def _type_of(reading: Reading) -> MessageType:
     match reading:
         case Event():
             return reading.kind

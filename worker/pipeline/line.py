@@ -237,7 +237,7 @@ class Line:
             await self.records.confirm(delivered, answer)
         self.outbox.forget_token(delivered)
         if isinstance(event, Event):
-            self.telemetry.answered(event, answer)
+            self.telemetry.answered(event, answer, self.clock.now())
 
     async def _deliver_owed(self, entry: Entry, token: SecretStr | None) -> Entry:
         """Delivers the debt. A subaccount that is gone owes nothing any more."""

@@ -8,6 +8,7 @@ from functools import partial
 from worker.core.decide import Policy
 from worker.core.duties import (
     OVERDUE,
+    UNSETTLED,
     Duty,
     check_done,
     check_repaired,
@@ -201,13 +202,16 @@ class Scheduler:
                 self.undelivered.delivered(recipient)
 
     async def measure(self) -> None:
-        """Sets the gauges of overdue debts and waiting holds."""
+        """Sets the gauges of creates without an outcome, debts and waiting holds."""
+        now = self.clock.now()
         try:
-            overdue = await self.duties.overdue(self.clock.now() - OVERDUE)
+            unsettled = await self.duties.unsettled(now - UNSETTLED)
+            owing = await self.duties.owing()
+            overdue = await self.duties.overdue(now - OVERDUE)
             waiting = await self.holds.waiting_holds()
         except LedgerFailed:
             return  # the next use of the ledger reports it
-        self.telemetry.debts_overdue(overdue)
+        self.telemetry.departments_counted(unsettled=unsettled, owing=owing, overdue=overdue)
         self.telemetry.holds_waiting(waiting)
 
     def _file(self, key: Hashable, department: Department, rank: Rank, work: Work) -> None:

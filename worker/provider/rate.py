@@ -113,6 +113,12 @@ class RateLimiter:
         calls = self._limit.calls
         return calls if self._slowed is None else min(calls, int(self._slowed))
 
+    @property
+    def used(self) -> float:
+        """The calls begun in the window that ends now, as a part of the limit; 0 without a share of it."""
+        calls, now = self._limit.calls, self._clock.monotonic()
+        return self._sent_lately(now) / calls if calls else 0.0
+
     async def slot(self) -> Slot:
         """Waits in order until one more call may be sent; raises `Stopping`, `Resting` or `NoShare`."""
         async with self._first:
@@ -155,9 +161,11 @@ class RateLimiter:
         calls = self._limit.calls
         if len(self._slots) <= calls:
             return True
-        now = self._clock.monotonic()
+        return self._sent_lately(self._clock.monotonic()) < calls
+
+    def _sent_lately(self, now: float) -> int:
         sent = (slot for slot in self._slots if slot.sent and slot.counted_by(now) + self._window > now)
-        return sum(1 for _ in sent) < calls
+        return sum(1 for _ in sent)
 
     def _seconds_to_wait(self) -> float:
         now = self._clock.monotonic()

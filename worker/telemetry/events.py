@@ -4,6 +4,7 @@ A method of `Telemetry` reports one thing: a line in the log, a metric, or both.
 interface: alerts and dashboards read them. Metrics are declared in `telemetry/metrics.py`.
 """
 
+import platform
 import traceback
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict
@@ -15,7 +16,9 @@ from prometheus_client import CollectorRegistry
 
 from contracts.departments import Kind
 from contracts.envelope import rfc3339
+from contracts.subaccounts import ResultKind
 from contracts.topology import delay_label
+from worker.core.breaker import State
 from worker.core.decide import Step, Superseding
 from worker.core.inventory import Counts
 from worker.core.judge import CallFault, DeadLetter, Failure, Operation, Park, Pause, Wait
@@ -26,7 +29,7 @@ from worker.core.model.departments import Department
 from worker.core.model.entry import Entry
 from worker.core.model.holds import Hold, HoldReason, HoldState
 from worker.telemetry.logs import LINES
-from worker.telemetry.metrics import Metrics
+from worker.telemetry.metrics import CIRCUIT, FINDING_KINDS, NO_RESPONSE, Metrics
 
 REPEAT_SECONDS = 60.0
 """A wait is a warning once per period and department, or once for a failure that affects every message."""
@@ -34,19 +37,8 @@ REPEAT_SECONDS = 60.0
 REMEMBERED = 10_000
 """How many departments and failures of the last period are remembered; beyond, the oldest is forgotten."""
 
-CIRCUIT_STATES = ("closed", "half-open", "open")
-
-FINDING_KINDS = (
-    "double",
-    "double-disabled",
-    "name",
-    "enabled",
-    "token",
-    "missing",
-    "unrecorded",
-    "untagged",
-)
-"""The kinds of findings of a sweep."""
+MessageType = Kind | Literal["reissue", "unreadable"]
+"""What a message is: a department event by its kind, a request to reissue, or none of them."""
 
 OnAnswered = Callable[[Event, Answer], None]
 
@@ -69,6 +61,7 @@ class _ProcessEvents(_Reports):
     """The process: start and end, settings and keys."""
 
     def started(self, version: str, settings: dict[str, Any]) -> None:
+        self._metrics.set(1, "build_info", version, platform.python_version())
         self._log.info("worker_started", version=version, **settings)
 
     def settings_unused(self, names: list[str], detail: str) -> None:
@@ -89,7 +82,7 @@ class _ProcessEvents(_Reports):
     def recipient_key(self, recipient: str, kid: str | None, why: str) -> None:
         """The key in use for a recipient, at the start and at each change; None: no key is usable."""
         name = recipient or "nobody in particular"
-        self._metrics.set("recipient_key_usable", 0 if kid is None else 1, name)
+        self._metrics.set(0 if kid is None else 1, "recipient_key_usable", name)
         if kid is None:
             self._log.error("recipient_key_missing", recipient=name, detail=why)
         else:
@@ -117,7 +110,7 @@ class _ProcessEvents(_Reports):
 class _MessageEvents(_Reports):
     """Messages on their way through the worker."""
 
-    def received(self, kind: Kind | Literal["reissue", "unreadable"]) -> None:
+    def received(self, kind: MessageType) -> None:
         self._metrics.count("events_received", kind)
 
     def stepped(self, event: Event | LateRemoval | Recreation, step: Step, entry: Entry) -> None:
@@ -129,9 +122,11 @@ class _MessageEvents(_Reports):
             **_about(event),
         )
 
-    def answered(self, event: Event, answer: Answer) -> None:
+    def answered(self, event: Event, answer: Answer, now: datetime) -> None:
         """An event is finished: answered now or, if `answer.confirmed`, before."""
-        self._metrics.count("events_answered", event.kind, answer.outcome)
+        self._metrics.count("events", event.kind, answer.outcome)
+        if not answer.confirmed:
+            self._aged(event, now)
         self._log.info(
             "department_event_answered",
             kind=event.kind,
@@ -167,7 +162,7 @@ class _MessageEvents(_Reports):
 
     def reissue_answered(self, answer: Answer, asked_by: str | None = None) -> None:
         """`asked_by` is the operator of the command; None for a message."""
-        self._metrics.count("events_answered", "reissue", answer.outcome)
+        self._metrics.count("events", "reissue", answer.outcome)
         self._log.info(
             "reissue_answered",
             event_id=answer.event.id,
@@ -190,7 +185,8 @@ class _MessageEvents(_Reports):
             **_of(answer.department),
         )
 
-    def dead_lettered(self, verdict: DeadLetter, subject: Subject | None) -> None:
+    def dead_lettered(self, kind: MessageType, verdict: DeadLetter, subject: Subject | None) -> None:
+        self._metrics.count("events", kind, ResultKind.FAILED)
         self._metrics.count("dead_letters", verdict.reason)
         about = _about_subject(subject)
         self._log.warning("message_dead_lettered", reason=verdict.reason, detail=verdict.detail, **about)
@@ -224,6 +220,9 @@ class _MessageEvents(_Reports):
             **_api_id_of(failure),
             **_about_subject(subject),
         )
+
+    def _aged(self, event: Event, now: datetime) -> None:
+        self._metrics.observe(max(0.0, (now - event.version.time).total_seconds()), "event_age_seconds")
 
     def _reported_lately(self, about: Hashable, now_seconds: float) -> bool:
         """Whether it was reported in the last period; remembers it. The oldest is first, for time rises."""
@@ -284,8 +283,11 @@ class _DepartmentEvents(_Reports):
         about = _of(department) if department else {}
         self._log.warning("duty_failed", detail=detail, **about)
 
-    def debts_overdue(self, departments: int) -> None:
-        self._metrics.set("debts_overdue", departments)
+    def departments_counted(self, *, unsettled: int, owing: int, overdue: int) -> None:
+        """The departments on record whose create has no outcome, and those that owe; for all workers."""
+        self._metrics.set(unsettled, "creates_unsettled")
+        self._metrics.set(owing, "credentials_owed")
+        self._metrics.set(overdue, "debts_overdue")
 
 
 class _RemovalEvents(_Reports):
@@ -299,7 +301,7 @@ class _RemovalEvents(_Reports):
     def holds_waiting(self, waiting: Mapping[HoldReason, int]) -> None:
         """The number of waiting holds by reason; a reason that is not given has none."""
         for reason in HoldReason:
-            self._metrics.set("holds_waiting", waiting.get(reason, 0), reason)
+            self._metrics.set(waiting.get(reason, 0), "holds_waiting", reason)
 
     def hold_ruled(self, hold: Hold, by: str) -> None:
         """A person has approved or rejected a hold; `hold.state` says which."""
@@ -322,6 +324,7 @@ class _RemovalEvents(_Reports):
 
     def subaccount_deleted(self, entry: Entry, auth_id: str, counts: Counts, cascade: int | None) -> None:
         """`counts`: the resources that hung on it. `cascade`: how many were destroyed with it; None: none."""
+        self._metrics.count("subaccounts_deleted")
         self._log.info(
             "subaccount_deleted",
             auth_id=auth_id,
@@ -340,7 +343,7 @@ class _SweepEvents(_Reports):
     ) -> None:
         """A sweep over so many subaccounts has ended. `findings`: their number by kind (`FINDING_KINDS`)."""
         for kind in FINDING_KINDS:
-            self._metrics.set("sweep_findings", findings.get(kind, 0), kind)
+            self._metrics.set(findings.get(kind, 0), "sweep_findings", kind)
         self.sweep_on_record(finished_at)
         found = {kind: number for kind, number in findings.items() if number}
         log = self._log.warning if found else self._log.info
@@ -348,7 +351,7 @@ class _SweepEvents(_Reports):
 
     def sweep_on_record(self, finished_at: datetime) -> None:
         """When the last sweep ended; at the start, by the ledger."""
-        self._metrics.set("sweep_finished_timestamp_seconds", finished_at.timestamp())
+        self._metrics.set(finished_at.timestamp(), "sweep_finished_timestamp_seconds")
 
     def sweep_failed(self, detail: str) -> None:
         """A sweep was not finished; nothing of it is reported."""
@@ -377,24 +380,24 @@ class _ProviderEvents(_Reports):
 
     def called(self, operation: Operation, status: int | None, seconds: float) -> None:
         """`status` is the HTTP status; None: no response."""
-        self._metrics.observe("call_seconds", seconds, operation, str(status or 0))
+        self._metrics.count("provider_requests", operation, str(status or NO_RESPONSE))
+        self._metrics.observe(seconds, "provider_request_seconds")
 
     def sharing(self, workers: int, calls: int) -> None:
         """The workers that run on this ledger, and the calls per window that this one may send."""
-        self._metrics.set("workers_alive", workers)
-        self._metrics.set("rate_share", calls)
+        self._metrics.set(workers, "workers_alive")
+        self._metrics.set(calls, "rate_share")
 
     def clock_skew(self, seconds: float) -> None:
         """How far the provider's clock is ahead of the worker's."""
-        self._metrics.set("clock_skew_seconds", seconds)
+        self._metrics.set(seconds, "clock_skew_seconds")
 
     def call_failed(self, fault: CallFault) -> None:
         """Each failed call, with the provider's own id of it, if there is one."""
         self._log.info("call_failed", operation=fault.operation, detail=fault.detail, **_api_id_of(fault))
 
-    def circuit(self, state: str) -> None:
-        for one in CIRCUIT_STATES:
-            self._metrics.set("circuit_state", one == state, one)
+    def circuit(self, state: State) -> None:
+        self._metrics.set(CIRCUIT[state], "circuit_state")
 
     def circuit_opened(self, operation: Operation, detail: str, *, again: bool) -> None:
         """One alert until a call of that kind succeeds, however often the circuit reopens before."""
@@ -412,20 +415,28 @@ class _FlowEvents(_Reports):
     """The intake of messages, and the number that the worker has taken."""
 
     def intake_held(self, holder: str, why: str) -> None:
-        self._metrics.set("intake_held", 1, holder)
+        self._metrics.set(1, "intake_held", holder)
         self._log.warning("intake_held", holder=holder, detail=why)
 
     def intake_lifted(self, holder: str) -> None:
-        self._metrics.set("intake_held", 0, holder)
+        self._metrics.set(0, "intake_held", holder)
         self._log.info("intake_lifted", holder=holder)
 
-    def gauge_waiting(self, lanes: Callable[[], float], waiting: Callable[[], float]) -> None:
-        """Called once, with readers of the numbers of messages taken and of messages that wait for a try."""
-        self._metrics.read(messages_held=lanes, messages_waiting=waiting)
+    def load(self, *, held: int, lanes_waiting: int, messages_waiting: int, rate_used: float) -> None:
+        """The load of this second.
 
-    def committed(self, operations: int) -> None:
-        """A commit of the ledger, with its number of operations."""
-        self._metrics.observe("ledger_batch_size", operations)
+        `held`: messages that were taken and have not ended. The waiting ones wait for their next try, in so
+        many lanes. `rate_used`: the calls of the last window, as a part of the share of the rate limit.
+        """
+        self._metrics.set(held, "messages_held")
+        self._metrics.set(lanes_waiting, "lanes_waiting")
+        self._metrics.set(messages_waiting, "messages_waiting")
+        self._metrics.set(rate_used, "rate_limit_used_ratio")
+
+    def committed(self, operations: int, seconds: float) -> None:
+        """A commit of the ledger, with its number of operations and how long it took."""
+        self._metrics.observe(operations, "ledger_batch_size")
+        self._metrics.observe(seconds, "ledger_commit_seconds")
 
 
 class _BrokerEvents(_Reports):
@@ -433,14 +444,16 @@ class _BrokerEvents(_Reports):
 
     _unrouted = 0
 
-    def broker_connected(self, link: str, host: str, version: str) -> None:
-        self._metrics.count("broker_connections", link)
-        self._metrics.set("broker_connected", 1, link)
+    def broker_connected(self, link: str, host: str, version: str, *, again: bool) -> None:
+        """`again`: the connection replaces one that was lost."""
+        if again:
+            self._metrics.count("broker_reconnects")
+        self._metrics.set(1, "broker_connected", link)
         self._log.info("broker_connected", link=link, host=host, version=version)
 
     def broker_disconnected(self, link: str) -> None:
         self._metrics.count("broker_disconnections", link)
-        self._metrics.set("broker_connected", 0, link)
+        self._metrics.set(0, "broker_connected", link)
 
     def broker_lost(self, link: str, detail: str) -> None:
         self._log.warning("broker_lost", link=link, detail=detail)
@@ -451,7 +464,7 @@ class _BrokerEvents(_Reports):
 
     def unrouted(self, messages: int) -> None:
         """The number of messages in the unrouted queue. A warning when there are more than before."""
-        self._metrics.set("unrouted_messages", messages)
+        self._metrics.set(messages, "unrouted_messages")
         if messages > self._unrouted:
             self._log.warning(
                 "messages_unrouted",
@@ -460,15 +473,22 @@ class _BrokerEvents(_Reports):
             )
         self._unrouted = messages
 
+    def queued(self, *, ready: int | None, parked: int | None, dead_letters: int | None) -> None:
+        """The messages in the work queue, the delay queues and the dead-letter queue; None: not seen."""
+        seen = {"messages_ready": ready, "messages_parked": parked, "dead_letters_waiting": dead_letters}
+        for name, messages in seen.items():
+            if messages is not None:
+                self._metrics.set(messages, name)
+
     def topology_refused(self, detail: str) -> None:
         self._log.warning("topology_refused", detail=detail)
 
     def consuming(self, queue: str, prefetch: int) -> None:
-        self._metrics.set("consuming", 1)
+        self._metrics.set(1, "consuming")
         self._log.info("consuming", queue=queue, prefetch=prefetch)
 
     def consuming_ended(self) -> None:
-        self._metrics.set("consuming", 0)
+        self._metrics.set(0, "consuming")
 
 
 class Telemetry(

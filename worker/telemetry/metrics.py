@@ -1,165 +1,410 @@
 """Every metric, as data. Names, labels and buckets are an interface for dashboards and alerts.
 
-Labels have closed sets of values: never a department or a token.
+A label has a closed set of values, or values that the settings name: never a department, a token or a part of
+an event. A value outside a closed set is shown as `other`. `deploy/monitoring/README.md` is made from this
+module by `python -m worker.telemetry.page`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http import HTTPStatus
+from itertools import product
+from typing import Generic, TypeVar, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+from contracts.departments import Kind
+from contracts.subaccounts import DeadReason, ResultKind
+from worker.core.breaker import State
+from worker.core.decide import Superseding
+from worker.core.judge import Operation
+from worker.core.model.holds import HoldReason
+
+PREFIX = "provisioner_"
+OTHER = "other"
+"""Stands for a label's value that is not in its closed set."""
+
+NO_RESPONSE = "none"
+"""The status of a call without a response."""
+
+Values = tuple[str, ...]
 M = TypeVar("M", Counter, Gauge, Histogram)
 
 
-@dataclass(frozen=True, slots=True)
+class Named(StrEnum):
+    """Where the values of a label come from that has no closed set. The value says it to readers."""
+
+    RECIPIENTS = "the recipients of the settings"
+    DELAYS = "the delays of `PROVISIONER_RETRY_DELAYS`"
+    BLOCKERS = "the parts that block the intake, and the recipients of the settings"
+    BUILD = "the installed version"
+
+
+TYPES: Values = (*Kind, "reissue", "unreadable")
+"""What a message is: a department event by its kind, a request to reissue, or none of them."""
+
+OUTCOMES: Values = tuple(ResultKind)
+STATUSES: Values = (NO_RESPONSE, *(str(status.value) for status in HTTPStatus))
+LINKS: Values = ("consumer", "publisher")
+FINDING_KINDS: Values = (
+    "double",
+    "double-disabled",
+    "name",
+    "enabled",
+    "token",
+    "missing",
+    "unrecorded",
+    "untagged",
+)
+"""The kinds of findings of a sweep."""
+
+FAILURES: Values = ("transient", "unknown", "missing", "unavailable")
+"""The failures after which a step is tried again, as `core.judge` names them."""
+
+CIRCUIT: Mapping[State, int] = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
+"""The values of `circuit_state`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Metric:
-    """A counter or a gauge."""
+    """A counter or a gauge. Counters are exported with `_total` behind their name.
+
+    `help`: its meaning. `action`: what to do when it moves. `labels`: the values of each label. Where all of
+    them are closed sets, each series exists from the start, as 0: an increase is seen from the first one on.
+    `sparse`: they are too many for that.
+    """
 
     name: str
     help: str
-    labels: tuple[str, ...] = ()
+    action: str
+    labels: Mapping[str, Values | Named] = field(default_factory=dict)
+    sparse: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Distribution(Metric):
     """A histogram, with the upper bounds of its buckets."""
 
-    name: str
-    help: str
     buckets: tuple[float, ...]
-    labels: tuple[str, ...] = ()
 
 
 COUNTERS = (
-    Metric("provisioner_events_received", "Messages taken from the work queue.", ("kind",)),
-    Metric("provisioner_events_answered", "Events answered, by outcome.", ("kind", "outcome")),
     Metric(
-        "provisioner_events_superseded",
-        "Events answered superseded, by why: older, tie, lower-sequence, no-sequence.",
-        ("why",),
-    ),
-    Metric("provisioner_dead_letters", "Messages dead-lettered, by reason.", ("reason",)),
-    Metric("provisioner_credentials_published", "Credentials published and confirmed by the broker."),
-    Metric("provisioner_waits", "Steps that failed and are tried again.", ("failure",)),
-    Metric("provisioner_results_unroutable", "Results published without a bound queue."),
-    Metric("provisioner_doubles_disabled", "Duplicate subaccounts of a department that were disabled."),
-    Metric("provisioner_removals_held", "Removals held for a person, by reason.", ("reason",)),
-    Metric("provisioner_broker_connections", "Connections made to the broker.", ("link",)),
-    Metric(
-        "provisioner_broker_disconnections",
-        "Connections to the broker that were lost, given up or closed.",
-        ("link",),
+        name="events",
+        help="Messages that were ended, by what they are and how they were answered. One that comes again is"
+        " counted again.",
+        action="Many `failed`: see `dead_letters_total`. Many `superseded`: see `events_superseded_total`.",
+        labels={"type": TYPES, "outcome": OUTCOMES},
     ),
     Metric(
-        "provisioner_parked",
-        "Messages parked in a delay queue, by delay and by whether that counts as an attempt.",
-        ("delay", "counted"),
+        name="events_received",
+        help="Messages taken from the work queue, redeliveries included.",
+        action="None while events come: the producers or the bindings of `departments`.",
+        labels={"type": TYPES},
     ),
-    Metric("provisioner_circuit_opened", "Times that the circuit around the provider opened."),
+    Metric(
+        name="events_superseded",
+        help="Events answered `superseded`, by why a newer one wins.",
+        action="`tie`: have the producer send a `sequence`, or finer times. `lower-sequence` or"
+        " `no-sequence`: two systems send for one department.",
+        labels={"why": tuple(Superseding)},
+    ),
+    Metric(
+        name="dead_letters",
+        help="Messages given up, by reason.",
+        action="Each one needs a person: `provisioner dead-letters list`.",
+        labels={"reason": tuple(DeadReason)},
+    ),
+    Metric(
+        name="credentials_published",
+        help="Credentials published, each confirmed by the broker.",
+        action="None.",
+    ),
+    Metric(
+        name="waits",
+        help="Steps that failed and are tried again, by failure.",
+        action="None if it stops. Else `step_waiting` in the log says why.",
+        labels={"failure": FAILURES},
+    ),
+    Metric(
+        name="parked",
+        help="Messages put into a delay queue, by delay and by whether that counts as an attempt.",
+        action="Repair the cause before `PROVISIONER_MAX_ATTEMPTS`: `step_waiting` in the log says it.",
+        labels={"delay": Named.DELAYS, "counted": ("true", "false")},
+    ),
+    Metric(
+        name="results_unroutable",
+        help="Results for which no queue is bound. They count as answered.",
+        action="Bind a queue to `provisioner.results`, if somebody wants the results.",
+    ),
+    Metric(
+        name="doubles_disabled",
+        help="Duplicate subaccounts of a department that were disabled.",
+        action="Find out who else creates subaccounts with our tag; delete the empty ones at Plivo.",
+    ),
+    Metric(
+        name="removals_held",
+        help="Removals that were held for a person, by reason.",
+        action="`provisioner holds list`.",
+        labels={"reason": tuple(HoldReason)},
+    ),
+    Metric(
+        name="subaccounts_deleted",
+        help="Subaccounts that were deleted at Plivo.",
+        action="None if departments were removed; `provisioner dead-letters audit` has each.",
+    ),
+    Metric(
+        name="provider_requests",
+        help="Requests to Plivo, by operation and HTTP status (`none`: no response).",
+        action="Many `429`: who else uses the account's limit. `401`: the token. `5xx`, `none`: Plivo or the"
+        " way to it.",
+        labels={"operation": get_args(Operation), "status": STATUSES},
+        sparse=True,
+    ),
+    Metric(
+        name="circuit_opened",
+        help="Outages of Plivo, of the way to it, or of the account: times that the circuit opened.",
+        action="`/readyz` and `circuit_opened` in the log say why.",
+    ),
+    Metric(
+        name="broker_reconnects",
+        help="Connections to RabbitMQ that replaced a lost one.",
+        action="Often: RabbitMQ's log, the network, proxies with an idle limit.",
+    ),
+    Metric(
+        name="broker_disconnections",
+        help="Connections to RabbitMQ that were lost, given up or closed, by purpose.",
+        action="As `broker_reconnects_total`.",
+        labels={"link": LINKS},
+    ),
 )
 
 GAUGES = (
     Metric(
-        "provisioner_recipient_key_usable",
-        "1 while the recipient has a usable key; at 0 its credentials wait.",
-        ("recipient",),
+        name="build_info",
+        help="Always 1; the labels tell what runs.",
+        action="More than one `version` for long: a rolling upgrade has stopped.",
+        labels={"version": Named.BUILD, "python": Named.BUILD},
     ),
     Metric(
-        "provisioner_debts_overdue",
-        "Departments with credentials, enabling or a removal owed for more than 5 minutes.",
-    ),
-    Metric("provisioner_holds_waiting", "Removals that wait for a person now, by reason.", ("reason",)),
-    Metric("provisioner_sweep_findings", "Findings of the last sweep of this process, by kind.", ("kind",)),
-    Metric(
-        "provisioner_sweep_finished_timestamp_seconds",
-        "When the last sweep ended, in seconds since 1970; 0 before the first.",
-    ),
-    Metric("provisioner_broker_connected", "1 while the link has a connection to the broker.", ("link",)),
-    Metric(
-        "provisioner_circuit_state", "1 for the current state of the circuit around the provider.", ("state",)
-    ),
-    Metric("provisioner_intake_held", "1 while the intake of messages is blocked, by blocker.", ("holder",)),
-    Metric(
-        "provisioner_clock_skew_seconds",
-        "How far the provider's clock is ahead of the worker's, by its latest response.",
+        name="consuming",
+        help="1 while a consumer is registered at RabbitMQ.",
+        action="0 for long: `/readyz` says why.",
     ),
     Metric(
-        "provisioner_unrouted_messages",
-        "Messages in the unrouted queue, looked at every 30 seconds: no queue takes their routing key.",
+        name="intake_held",
+        help="1 while a part of the worker blocks the intake of messages, by part.",
+        action="`/readyz` says why.",
+        labels={"holder": Named.BLOCKERS},
     ),
     Metric(
-        "provisioner_workers_alive",
-        "Workers on this ledger that the rate limit is divided among, this one too.",
+        name="circuit_state",
+        help="The circuit around Plivo: 0 closed, 1 half-open (one call decides), 2 open (no call is made).",
+        action="2 for long: Plivo, the way to it or the account; `/readyz` says which.",
     ),
-    Metric("provisioner_rate_share", "Calls per window of the rate limit that this worker may send."),
-    Metric("provisioner_consuming", "1 while a consumer is registered at the broker."),
+    Metric(
+        name="rate_limit_used_ratio",
+        help="Calls begun in the last window of `PROVISIONER_RATE_LIMIT`, as a part of this worker's share.",
+        action="Near 1 for long: calls wait. Raise the limit if Plivo allows it; more workers do not help.",
+    ),
+    Metric(
+        name="rate_share",
+        help="Calls per window of the rate limit that this worker may make.",
+        action="0 for over a minute: more workers run than the limit has calls.",
+    ),
+    Metric(
+        name="workers_alive",
+        help="Workers on this ledger that the rate limit is divided among, this one too.",
+        action="Fewer than were deployed: `provisioner status` shows who is missing.",
+    ),
+    Metric(
+        name="clock_skew_seconds",
+        help="How far Plivo's clock is ahead of the worker's, by its latest response.",
+        action="Beyond 60 s either way nothing is consumed: set the worker's clock.",
+    ),
+    Metric(
+        name="lanes_waiting",
+        help="Departments whose events wait in the worker for their next try.",
+        action="Grows: `step_waiting` in the log says why.",
+    ),
+    Metric(
+        name="messages_held",
+        help="Messages taken from the queue and not ended.",
+        action="At `PROVISIONER_PREFETCH` for long: the worker takes no more until some end.",
+    ),
+    Metric(
+        name="messages_waiting",
+        help="The messages of `lanes_waiting`.",
+        action="As `lanes_waiting`. Beyond half of `PROVISIONER_PREFETCH` the longest waits are parked.",
+    ),
+    Metric(
+        name="messages_ready",
+        help="Messages in the work queue that no worker has taken, looked at every 30 seconds.",
+        action="Grows while workers consume: more events than the rate limit has calls for.",
+    ),
+    Metric(
+        name="messages_parked",
+        help="Messages in the delay queues, looked at every 30 seconds. They come back by themselves.",
+        action="Grows: departments fail again and again; `message_parked` in the log names them.",
+    ),
+    Metric(
+        name="dead_letters_waiting",
+        help="Messages in the dead-letter queue, looked at every 30 seconds.",
+        action="Each one needs a person: `provisioner dead-letters list`.",
+    ),
+    Metric(
+        name="unrouted_messages",
+        help="Messages in the unrouted queue, looked at every 30 seconds: no queue takes their routing key.",
+        action="`provisioner dead-letters list --unrouted` shows the key; have the producer correct it.",
+    ),
+    Metric(
+        name="creates_unsettled",
+        help="Departments whose create began over 30 seconds ago and has no certain outcome.",
+        action="Above 0 for longer than `PROVISIONER_SETTLE_WINDOW`: Plivo's list cannot be read.",
+    ),
+    Metric(
+        name="credentials_owed",
+        help="Active departments whose credentials RabbitMQ has not confirmed for each recipient.",
+        action="Above 0 for minutes: `/readyz`; `provisioner departments list --owed` shows to whom.",
+    ),
+    Metric(
+        name="debts_overdue",
+        help="Departments with credentials, enabling or a removal owed for more than 5 minutes.",
+        action="`provisioner departments list --owed`, and `duty_failed` in the log.",
+    ),
+    Metric(
+        name="recipient_key_usable",
+        help="1 while the recipient has a usable key; at 0 its credentials wait.",
+        action="`provisioner keys check`.",
+        labels={"recipient": Named.RECIPIENTS},
+    ),
+    Metric(
+        name="holds_waiting",
+        help="Removals that wait for a person now, by reason.",
+        action="`provisioner holds list`, then `approve` or `reject`.",
+        labels={"reason": tuple(HoldReason)},
+    ),
+    Metric(
+        name="sweep_findings",
+        help="Findings of the last sweep of this process, by kind.",
+        action="`provisioner sweep` shows them.",
+        labels={"kind": FINDING_KINDS},
+    ),
+    Metric(
+        name="sweep_finished_timestamp_seconds",
+        help="When the last sweep ended, in seconds since 1970; 0 before the first.",
+        action="Two days old: `sweep_failed` in the log.",
+    ),
+    Metric(
+        name="broker_connected",
+        help="1 while there is a connection to RabbitMQ, by purpose.",
+        action="0 for long: `broker_lost` in the log says why.",
+        labels={"link": LINKS},
+    ),
 )
-
-READ_GAUGES = (
-    Metric("provisioner_messages_held", "Messages taken and not finished."),
-    Metric("provisioner_messages_waiting", "Messages that wait for a next try."),
-)
-"""Read at each scrape; they exist from `Metrics.read` on."""
 
 HISTOGRAMS = (
     Distribution(
-        "provisioner_call_seconds",
-        "Duration of provider calls, by operation and HTTP status (0: no response).",
-        (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0),
-        ("operation", "status"),
+        name="event_age_seconds",
+        help="From an event's `time` to its result: how long a department waits.",
+        action="Grows: `messages_ready` (backlog), `lanes_waiting` (failures), or late producers.",
+        buckets=(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0),
     ),
     Distribution(
-        "provisioner_ledger_batch_size",
-        "Ledger operations per commit.",
-        (1, 2, 5, 10, 20, 50, 100, 200, 500),
+        name="provider_request_seconds",
+        help="Duration of requests to Plivo.",
+        action="Near `PROVISIONER_API_TIMEOUT`: calls end unknown soon; Plivo's status page, the network.",
+        buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0),
+    ),
+    Distribution(
+        name="ledger_commit_seconds",
+        help="Duration of the ledger's commits.",
+        action="Above 0.1 s: the disk, or the network to PostgreSQL.",
+        buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+    ),
+    Distribution(
+        name="ledger_batch_size",
+        help="Writes per commit of the ledger. They gather while one is under way.",
+        action="None; a slow disk makes them larger.",
+        buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
     ),
 )
 
 
-class Metrics:
-    """The metrics in one registry, named without their prefix: `count("waits", "transient")`.
+def exported_name(metric: Metric) -> str:
+    """The name under which a metric is exported; that of a histogram has `_bucket` and so on behind it."""
+    return f"{PREFIX}{metric.name}{'_total' if metric in COUNTERS else ''}"
 
-    An unknown name is a `KeyError`, a wrong number of labels a `ValueError`.
+
+class Metrics:
+    """The metrics in one registry, by their names without the prefix: `count("waits", "transient")`.
+
+    An unknown name is a `KeyError`, a wrong number of labels a `ValueError`. Series are kept, so that an
+    event costs no look-up in the client library.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
-        self._counters = {
-            _short(one.name): Counter(one.name, one.help, one.labels, registry=registry) for one in COUNTERS
+        disable_created_metrics()  # type: ignore[no-untyped-call] # nobody reads the `_created` series
+        self._counters = _Family(
+            {one: Counter(PREFIX + one.name, one.help, [*one.labels], registry=registry) for one in COUNTERS}
+        )
+        self._gauges = _Family(
+            {one: Gauge(PREFIX + one.name, one.help, [*one.labels], registry=registry) for one in GAUGES}
+        )
+        self._histograms = _Family(
+            {
+                one: Histogram(
+                    PREFIX + one.name, one.help, [*one.labels], registry=registry, buckets=one.buckets
+                )
+                for one in HISTOGRAMS
+            }
+        )
+
+    def count(self, *series: str, by: int = 1) -> None:
+        """Adds to a counter: its name, and the values of its labels."""
+        self._counters.of(series).inc(by)
+
+    def set(self, value: float, *series: str) -> None:
+        """Sets a gauge: its name, and the values of its labels."""
+        self._gauges.of(series).set(value)
+
+    def observe(self, value: float, *series: str) -> None:
+        """Adds a value to a histogram: its name, and the values of its labels."""
+        self._histograms.of(series).observe(value)
+
+
+def _known_series(metric: Metric) -> Iterator[Values]:
+    """The series that exist from the start."""
+    sets = [known for known in metric.labels.values() if not isinstance(known, Named)]
+    if len(sets) == len(metric.labels) and not metric.sparse:
+        for values in product(*sets):
+            yield (metric.name, *values)
+
+
+class _Family(Generic[M]):
+    """The metrics of one type, with their series by name and values of the labels."""
+
+    def __init__(self, metrics: Mapping[Metric, M]) -> None:
+        self._metrics: Mapping[str, tuple[Metric, M]] = {
+            one.name: (one, made) for one, made in metrics.items()
         }
-        self._gauges = {
-            _short(one.name): Gauge(one.name, one.help, one.labels, registry=registry) for one in GAUGES
-        }
-        self._histograms = {
-            _short(one.name): Histogram(
-                one.name, one.help, one.labels, registry=registry, buckets=one.buckets
-            )
-            for one in HISTOGRAMS
-        }
+        self._series: dict[Values, M] = {}
+        for one in metrics:
+            for series in _known_series(one):
+                self.of(series)
 
-    def count(self, name: str, *labels: str, by: int = 1) -> None:
-        """Adds to a counter."""
-        _labelled(self._counters, name, labels).inc(by)
+    def of(self, series: Values) -> M:
+        """The series of a name and values; those outside their closed sets become `OTHER`."""
+        return self._series.get(series) or self._kept(series)
 
-    def set(self, name: str, value: float, *labels: str) -> None:
-        """Sets a gauge."""
-        _labelled(self._gauges, name, labels).set(value)
-
-    def observe(self, name: str, value: float, *labels: str) -> None:
-        """Adds a value to a histogram."""
-        _labelled(self._histograms, name, labels).observe(value)
-
-    def read(self, **readers: Callable[[], float]) -> None:
-        """Registers `READ_GAUGES` with their readers, by name: `read(messages_held=lanes.__len__)`."""
-        for gauge in READ_GAUGES:
-            made = Gauge(gauge.name, gauge.help, registry=self.registry)
-            made.set_function(readers[_short(gauge.name)])
-
-
-def _labelled(metrics: Mapping[str, M], name: str, labels: tuple[str, ...]) -> M:
-    return metrics[name].labels(*labels) if labels else metrics[name]
-
-
-def _short(name: str) -> str:
-    return name.removeprefix("provisioner_")
+    def _kept(self, series: Values) -> M:
+        name, *values = series
+        declared, made = self._metrics[name]
+        if len(values) != len(declared.labels):
+            raise ValueError(f"{name} has the labels {', '.join(declared.labels) or 'none'}")
+        bounded: list[str] = [
+            value if isinstance(known, Named) or value in known else OTHER
+            for value, known in zip(values, declared.labels.values(), strict=True)
+        ]
+        return self._series.setdefault((name, *bounded), made.labels(*bounded) if bounded else made)

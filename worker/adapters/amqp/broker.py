@@ -4,7 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from contracts.topology import UNROUTED_QUEUE, WORK_QUEUE, BrokerVersion, Topology, topology
+from contracts.topology import (
+    DEAD_LETTER_QUEUE,
+    UNROUTED_QUEUE,
+    WORK_QUEUE,
+    BrokerVersion,
+    Topology,
+    retry_queue,
+    topology,
+)
 from worker.adapters.amqp import topology as broker_objects
 from worker.adapters.amqp.connect import connected, unavailable_if_lost
 from worker.adapters.amqp.consumer import RabbitConsumer
@@ -44,8 +52,7 @@ async def rabbit_broker(
         with suppress(OwnerUnseen):  # said at the start
             await lease.take(connection)
         with suppress(ChannelClosed):  # RabbitMQ 4.2.6 to 4.3.0 tell it only to users who may configure it
-            if unrouted := await broker_objects.state_of(connection, settings.namespace.of(UNROUTED_QUEUE)):
-                telemetry.unrouted(unrouted.messages)
+            await _tell_lengths(connection, settings, telemetry)
 
     @asynccontextmanager
     async def consumer(receive: Receive) -> AsyncIterator[Consumer]:
@@ -57,6 +64,23 @@ async def rabbit_broker(
     link = Link("publisher", urls.value, clock, telemetry, urls.read_again)
     async with RabbitPublisher.running(link, prepare, settings.namespace) as publisher:
         yield Broker(publisher, consumer, publisher.problems)
+
+
+async def _tell_lengths(connection: Connection, settings: WorkerSettings, telemetry: Telemetry) -> None:
+    """Tells how many messages are ready in the queues. Raises `ChannelClosed` if it may not see them."""
+
+    async def ready(*queues: str) -> int | None:
+        states = [await broker_objects.state_of(connection, settings.namespace.of(queue)) for queue in queues]
+        seen = [state.messages for state in states if state is not None]
+        return sum(seen) if seen else None
+
+    if (unrouted := await ready(UNROUTED_QUEUE)) is not None:
+        telemetry.unrouted(unrouted)
+    telemetry.queued(
+        ready=await ready(WORK_QUEUE),
+        parked=await ready(*map(retry_queue, settings.retry_delays)),
+        dead_letters=await ready(DEAD_LETTER_QUEUE),
+    )
 
 
 def wanted_topology(connection: Connection, settings: TopologySettings) -> Topology:

@@ -72,6 +72,7 @@ class Link:
         self._read_again = read_again
         self._use(urls)
         self._telemetry = telemetry
+        self._made_before = False
         self._connected_at: float | None = None
         self._logged: tuple[str, float] | None = None
 
@@ -120,7 +121,8 @@ class Link:
     async def _live(self, serve: Serve, url: str) -> None:
         """Makes and serves one connection; always raises the reason it ended."""
         connection = await connect(url, f"provisioner {self._name}")
-        self._telemetry.broker_connected(self._name, address(url), connection.server_version)
+        again, self._made_before = self._made_before, True
+        self._telemetry.broker_connected(self._name, address(url), connection.server_version, again=again)
         self.failure, self._connected_at = None, self._clock.monotonic()
         try:
             await _first_to_fail(serve(connection), _watch(connection))

@@ -278,6 +278,16 @@ class MemoryLedger:
         """See `Ledger.overdue`."""
         return sum(is_overdue(entry, since) for entry in self._entries.values())
 
+    async def unsettled(self, since: datetime) -> int:
+        """See `Ledger.unsettled`."""
+        claims = (entry.claim for entry in self._entries.values() if entry.status is Status.CLAIMED)
+        return sum(claim is not None and claim.started_at < since for claim in claims)
+
+    async def owing(self) -> int:
+        """See `Ledger.owing`."""
+        debts = (entry.debt for entry in self._entries.values())
+        return sum(debt is not None and bool(debt.recipients) and debt.retry_at is not None for debt in debts)
+
     async def entries_after(
         self, last: Department | None, limit: int, tenant: str | None = None
     ) -> Sequence[Entry]:

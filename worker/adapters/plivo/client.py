@@ -266,6 +266,11 @@ class PlivoProvider:
         self._concurrency = asyncio.Semaphore(account.concurrency)
         self._limiter = RateLimiter(account.rate, clock, stopping)
 
+    @property
+    def rate_used(self) -> float:
+        """See `RateLimiter.used`."""
+        return self._limiter.used
+
     @asynccontextmanager
     async def permit(self, operation: Operation) -> AsyncIterator["PlivoCall"]:
         """See `Provider.permit`."""

@@ -72,7 +72,9 @@ from worker.ports import (
     LedgerFailed,
     LedgerForeign,
     NotAdmitted,
+    OnCommit,
     OpenedLedger,
+    no_note,
 )
 from worker.settings.ledger_url import PostgresUrl
 
@@ -151,7 +153,7 @@ BIND = (
 @asynccontextmanager
 async def postgres_ledger(
     url: Callable[[], PostgresUrl],
-    on_commit: Callable[[int], None] = lambda _changes: None,
+    on_commit: OnCommit = no_note,
     *,
     read_only: bool = False,
     must_exist: bool = False,
@@ -289,6 +291,22 @@ class PostgresLedger:
         """See `Ledger.overdue`."""
         query = "SELECT count(*) FROM departments WHERE overdue_since < %s"
         return _number(await self.store.rows(query, (since.timestamp(),)))
+
+    async def unsettled(self, since: datetime) -> int:
+        """See `Ledger.unsettled`."""
+        query = (
+            "SELECT count(*) FROM departments WHERE status = 'claimed'"
+            " AND (entry::json #>> '{claim,started_at}')::timestamptz < %s"
+        )
+        return _number(await self.store.rows(query, (since,)))
+
+    async def owing(self) -> int:
+        """See `Ledger.owing`."""
+        query = (
+            "SELECT count(*) FROM departments WHERE overdue_since IS NOT NULL"
+            " AND entry::json ->> 'owed_at' IS NOT NULL AND entry::json #>> '{owed_to,0}' IS NOT NULL"
+        )
+        return _number(await self.store.rows(query))
 
     async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
         """See `Ledger.tenant_counts`."""

@@ -1,5 +1,6 @@
 """The database of a ledger: group commit on the session, gathered reads on a second connection."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from worker.adapters.postgres.refusals import reason_of, refused
 from worker.adapters.postgres.schema import applied_migrations, migrate
 from worker.adapters.postgres.session import Link, Session, running_session
 from worker.core.model.departments import Department
-from worker.ports import AuthIdTaken, LedgerFailed, LedgerMissing, LedgerUnusable
+from worker.ports import AuthIdTaken, LedgerFailed, LedgerMissing, LedgerUnusable, OnCommit, no_note
 from worker.settings.ledger_url import PostgresUrl
 
 BATCH = 500
@@ -114,7 +115,7 @@ class _Recall:
 @asynccontextmanager
 async def postgres_store(
     url: Callable[[], PostgresUrl],
-    on_commit: Callable[[int], None],
+    on_commit: OnCommit,
     jitter: Callable[[], float],
     *,
     must_exist: bool = False,
@@ -123,8 +124,7 @@ async def postgres_store(
 
     `url` is asked before each connection.
 
-    `on_commit` gets the number of changes in each commit. Raises `LedgerFailed`, `LedgerUnusable`,
-    `LedgerMissing` or `LedgerForeign`.
+    Raises `LedgerFailed`, `LedgerUnusable`, `LedgerMissing` or `LedgerForeign`.
     """
     reading = Link(lambda: connect(url(), "provisioner reads"))
     async with running_session(url, jitter) as session:
@@ -153,9 +153,7 @@ class PostgresStore:
     Without a session it is read-only.
     """
 
-    def __init__(
-        self, reading: Link, session: Session | None, on_commit: Callable[[int], None] = lambda _changes: None
-    ) -> None:
+    def __init__(self, reading: Link, session: Session | None, on_commit: OnCommit = no_note) -> None:
         self._reading = reading
         self._session = session
         self._on_commit = on_commit
@@ -272,8 +270,9 @@ class PostgresStore:
         current = [asked for asked in changes if self._check_epoch(asked)]
         if not current:
             return
+        begun = asyncio.get_running_loop().time()
         verdicts = await record(connection, [asked.item.what for asked in current], again=again)
-        self._on_commit(len(current))
+        self._on_commit(len(current), asyncio.get_running_loop().time() - begun)
         for asked, verdict in zip(current, verdicts, strict=True):
             asked.resolve(verdict)
         self._changes_planned += len(current)
@@ -286,8 +285,9 @@ class PostgresStore:
 
         async def work(connection: Connection) -> None:
             if self._check_epoch(asked):
+                begun = asyncio.get_running_loop().time()
                 asked.resolve(await asked.item.what(connection))
-                self._on_commit(1)
+                self._on_commit(1, asyncio.get_running_loop().time() - begun)
 
         try:
             await self._writing.use(work)

@@ -1,6 +1,6 @@
 """The ledger's roles as SQL on a `SqliteStore`."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -53,6 +53,8 @@ from worker.ports import (
     LedgerConflict,
     LedgerForeign,
     NotAdmitted,
+    OnCommit,
+    no_note,
 )
 
 CALLS_KEPT = 50
@@ -100,6 +102,14 @@ OVERDUE = (  # exactly the expression of an index
     "CASE WHEN entry ->> 'owed_at' IS NULL THEN 1e12"
     " ELSE ifnull(unixepoch(entry ->> 'created_at', 'subsec'), 1e12) END,"
     " ifnull(unixepoch(entry ->> '$.rare.retry.failing_since', 'subsec'), 1e12)) < ?"
+)
+UNSETTLED = (
+    "SELECT count(*) FROM departments"
+    " WHERE status = 'claimed' AND unixepoch(entry ->> '$.claim.started_at', 'subsec') < ?1"
+)
+OWING = (
+    "SELECT count(*) FROM departments"
+    " WHERE due_at IS NOT NULL AND entry ->> 'owed_at' IS NOT NULL AND entry ->> '$.owed_to[0]' IS NOT NULL"
 )
 RECORD_HOLD = (
     "INSERT INTO holds VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET held_at = excluded.held_at,"
@@ -155,7 +165,7 @@ INSERT_CALL = (
 @asynccontextmanager
 async def sqlite_ledger(
     path: Path,
-    on_commit: Callable[[int], None] = lambda _operations: None,
+    on_commit: OnCommit = no_note,
     *,
     must_exist: bool = False,
     alone: bool = False,
@@ -271,6 +281,17 @@ class SqliteLedger:
         with self.store.read() as connection:
             found = connection.execute(OVERDUE, (since.timestamp(),))
             return cast(int, found.fetchall()[0][0])
+
+    async def unsettled(self, since: datetime) -> int:
+        """See `Ledger.unsettled`."""
+        with self.store.read() as connection:
+            found = connection.execute(UNSETTLED, (since.timestamp(),))
+            return cast(int, found.fetchall()[0][0])
+
+    async def owing(self) -> int:
+        """See `Ledger.owing`."""
+        with self.store.read() as connection:
+            return cast(int, connection.execute(OWING).fetchall()[0][0])
 
     async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
         """See `Ledger.tenant_counts`."""

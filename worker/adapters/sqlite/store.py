@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import apsw
 
 from worker.adapters.sqlite.worker_lock import locked
-from worker.ports import LedgerFailed, LedgerForeign, LedgerMissing, LedgerUnusable
+from worker.ports import LedgerFailed, LedgerForeign, LedgerMissing, LedgerUnusable, OnCommit, no_note
 from worker.settings.files import closed_to_us
 
 BUSY_SECONDS = 5.0
@@ -35,15 +35,15 @@ Waiting = tuple[Job, asyncio.Future[Any]]
 @asynccontextmanager
 async def sqlite_store(
     path: Path,
-    on_commit: Callable[[int], None] = lambda _operations: None,
+    on_commit: OnCommit = no_note,
     *,
     must_exist: bool = False,
     alone: bool = False,
 ) -> AsyncIterator["SqliteStore"]:
     """Opens the file, creates it if it is missing (mode 0600), and migrates its schema.
 
-    `on_commit` gets the number of operations in each commit. `alone`: as its one worker (`locked`). Raises
-    `LedgerFailed`, `LedgerUnusable`, `LedgerForeign` or `LedgerTaken`.
+    `alone`: as its one worker (`locked`). Raises `LedgerFailed`, `LedgerUnusable`, `LedgerForeign` or
+    `LedgerTaken`.
     """
     writing = _open(path, must_exist=must_exist)
     store = SqliteStore(open_to_read(path), writing, on_commit)
@@ -61,7 +61,7 @@ async def sqlite_store(
 async def sqlite_store_read(path: Path) -> AsyncIterator["SqliteStore"]:
     """Opens an existing ledger read-only; raises `LedgerFailed`."""
     reading = open_to_read(path)
-    store = SqliteStore(reading, reading, lambda _operations: None)
+    store = SqliteStore(reading, reading, no_note)
     try:
         yield store
     finally:
@@ -75,9 +75,7 @@ class SqliteStore:
     for the disk, in a thread, and its BEGIN may wait for another process that writes.
     """
 
-    def __init__(
-        self, reading: apsw.Connection, writing: apsw.Connection, on_commit: Callable[[int], None]
-    ) -> None:
+    def __init__(self, reading: apsw.Connection, writing: apsw.Connection, on_commit: OnCommit) -> None:
         self._reading = reading
         self._writing = writing
         self._file = _identity(writing)
@@ -150,6 +148,7 @@ class SqliteStore:
 
     async def _commit_once(self) -> None:
         batch: Sequence[Waiting] = ()
+        begun = asyncio.get_running_loop().time()
         try:
             await self._begin()
             batch, self._gathered = self._gathered, []
@@ -161,7 +160,7 @@ class SqliteStore:
             if not batch:  # BEGIN failed
                 batch, self._gathered = self._gathered, []
             results = [LedgerFailed(f"the ledger cannot be written: {error}")] * len(batch)
-        self._on_commit(len(batch))
+        self._on_commit(len(batch), asyncio.get_running_loop().time() - begun)
         for (_, done), result in zip(batch, results, strict=True):
             _resolve(done, result)
 
