@@ -48,7 +48,7 @@ def rabbitmq_of(version: str, cache: Path) -> Path:
     """Returns the folder with RabbitMQ of this version, such as "4.0". Takes 10 s the first time."""
     release = RELEASES[version]
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / f"{release}.lock"):
+    with locked(cache / f"{release}.lock"):
         known = _newest(cache, release)
         if known and time.time() - (known / READY).stat().st_mtime < LOOK_UP_AGAIN_SECONDS:
             return known
@@ -67,7 +67,7 @@ def _looked_up(apt: "Apt", cache: Path) -> Path:
     folder = cache / f"{apt.release}-{key}"
     if not (folder / READY).exists():
         shutil.rmtree(folder, ignore_errors=True)
-        _unpack(apt.downloaded(packages), folder)
+        unpack(apt.downloaded(packages), folder)
         _adapt(folder)
         _try_out(folder)
     (folder / READY).write_text("\n".join(packages))
@@ -88,11 +88,15 @@ class Apt:
         mirror = os.environ.get("DEBIAN_MIRROR", MIRROR)
         (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {release} main\n")
 
-    def packages(self) -> list[str]:
-        """The packages to fetch, as `name=version`, as the release stands now."""
+    def update(self) -> None:
+        """Fetches the release's list of packages."""
         if not KEYRING.exists():
             raise RabbitMQUnavailable(f"{KEYRING} is missing: apt-get install debian-archive-keyring")
         self._run("update", "-o", "APT::Update::Error-Mode=any")
+
+    def packages(self) -> list[str]:
+        """The packages to fetch, as `name=version`, as the release stands now."""
+        self.update()
         planned = self._run("install", "--simulate", "rabbitmq-server")
         found = re.findall(r"^Inst (\S+) \((\S+)", planned, re.MULTILINE)
         return sorted(f"{name}={version}" for name, version in found if NEEDED.match(name))
@@ -124,7 +128,7 @@ class Apt:
         return _run("apt-get", *options, "--quiet=2", *arguments, cwd=self._archives)
 
 
-def _unpack(archives: Sequence[Path], folder: Path) -> None:
+def unpack(archives: Sequence[Path], folder: Path) -> None:
     """Unpacks the packages. None of their scripts runs."""
     folder.mkdir()
     for archive in archives:
@@ -179,7 +183,7 @@ def _forget_unused(cache: Path, release: str) -> None:
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def locked(file: Path) -> Iterator[None]:
     with file.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

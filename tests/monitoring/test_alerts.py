@@ -1,0 +1,55 @@
+"""alerts.yaml under promtool: each alert fires on its incident, and none on a healthy worker."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.prometheus import prometheus_folder
+from worker.telemetry.page import PAGE
+
+ALERTS, TESTS = PAGE.with_name("alerts.yaml"), PAGE.with_name("alerts.test.yaml")
+
+
+@pytest.fixture(scope="module")
+def promtool() -> Path:
+    return prometheus_folder() / "promtool"
+
+
+def test_promtool_accepts_the_alerts(promtool: Path):
+    done = subprocess.run([promtool, "check", "rules", ALERTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_passes_the_tests_of_the_alerts(promtool: Path):
+    done = subprocess.run([promtool, "test", "rules", TESTS], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_notices_an_alert_that_never_fires(promtool: Path, tmp_path: Path):
+    """The tests would fail on a wrong rule: here one with another limit."""
+    rules = ALERTS.read_text()
+    assert "(provisioner_unrouted_messages) > 0" in rules
+    (tmp_path / "alerts.yaml").write_text(rules.replace("(provisioner_unrouted_messages) > 0", "(up) > 9"))
+    document = yaml.safe_load(TESTS.read_text())
+    document["tests"] = [one for one in document["tests"] if "routing key" in one["name"]]
+    (tmp_path / "alerts.test.yaml").write_text(yaml.safe_dump(document))
+    done = subprocess.run(
+        [promtool, "test", "rules", tmp_path / "alerts.test.yaml"], capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert b"ProvisionerUnrouted" in done.stderr + done.stdout
+
+
+def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not():
+    alerts = set(re.findall(r"- alert: (\w+)", ALERTS.read_text()))
+    tests = yaml.safe_load(TESTS.read_text())["tests"]
+    fired = set(re.findall(r'alertname="(\w+)"', str([one.get("promql_expr_test") for one in tests])))
+    assert fired == alerts
+    assert all(
+        any(not check["exp_samples"] for check in one["promql_expr_test"])
+        for one in tests
+        if "promql_expr_test" in one and "schema" not in one["name"]
+    )
