@@ -388,7 +388,8 @@ async def test_the_first_probe_opens_the_circuit_before_any_call(bench):
     assert bench.circuit.trouble == "Plivo has not answered yet: the first call is under way"
     await settled()
     assert bench.circuit.trouble is None
-    assert bench.gate.blocks == {BLOCKER: "circuit open: Plivo answered 401 to list"}
+    advice = "set PLIVO_AUTH_ID and PLIVO_AUTH_TOKEN to those that Plivo's console shows"
+    assert bench.gate.blocks == {BLOCKER: f"circuit open: Plivo answered 401 to list; {advice}"}
     bench.provider.refuses.clear()
     await bench.by_time(State.CLOSED)  # the probe itself is a call of the refused kind
     assert not bench.gate.blocks

@@ -42,8 +42,10 @@ def trustworthy(latest: Comparison | None, since: float) -> bool:
     return latest is not None and not latest.off and latest.at > since
 
 
-def in_words(skew: timedelta) -> str:
-    """The reason why no messages are taken."""
+def in_words(skew: timedelta, whose: str = "Plivo") -> str:
+    """How far our clock is off another one, with what to do about it."""
     seconds = round(abs(skew).total_seconds())
     direction = "behind" if skew > timedelta(0) else "ahead of"
-    return f"the worker's clock is {seconds} s {direction} Plivo's; set it right (is time synchronised here?)"
+    return (
+        f"the worker's clock is {seconds} s {direction} {whose}'s; set it right (is time synchronised here?)"
+    )

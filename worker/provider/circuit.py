@@ -32,6 +32,7 @@ from worker.core.breaker import (
     Unblock,
 )
 from worker.core.capabilities import Capabilities
+from worker.core.checks import provider_advice
 from worker.core.inventory import ProvidedResource, ResourceKind
 from worker.core.judge import CallFault, FaultKind, Operation, blames_request, suggests_outage
 from worker.flow.gate import Gate
@@ -192,7 +193,7 @@ class Circuit:
         outcome, fault = await self._prober.probe_twice()
         self._note(fault)
         if outcome is Probed.FAILED and fault is not None:
-            self._take(FaultProbed("list", fault.detail, passes=False))
+            self._take(FaultProbed("list", f"{fault.detail}; {provider_advice(fault)}", passes=False))
 
     async def close(self) -> None:
         """Ends its probes."""

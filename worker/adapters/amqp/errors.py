@@ -1,6 +1,7 @@
 """Explains to the person who set AMQP_URL why the broker cannot be used, and what to do."""
 
 import re
+from typing import NamedTuple
 
 from yarl import URL
 
@@ -20,6 +21,16 @@ _CHANNEL_LIMIT = re.compile(r"number of channels opened.*limit of \(?(\d+)")
 _OURS_REFUSED = re.compile(r"alert (?:certificate (\w+)|(unknown ca)|(bad certificate))", re.IGNORECASE)
 _LEAST_RIGHT = {"queue": "read", "exchange": "write"}
 """The right that a delivery or a publish needs: a broker before 4.0 does not say which one is missing."""
+
+
+class Denied(NamedTuple):
+    """An operation that RabbitMQ refused for lack of a right (configure, write or read) on one object."""
+
+    user: str
+    right: str
+    kind: str
+    name: str
+    vhost: str
 
 
 class BrokerUnavailable(UserError):
@@ -42,13 +53,19 @@ def explain(error: BaseException) -> str:
     return _refusal(text) or cause_of(error) or text or type(error).__name__
 
 
+def denied(text: str) -> Denied | None:
+    """The right that is missing, by the text of an error; None for any other error."""
+    if (found := _DENIED.search(text)) is None:
+        return None
+    right, kind, name, vhost, user = found.groups()
+    return Denied(user, right or _LEAST_RIGHT[kind], kind, name, vhost)
+
+
 def _refusal(text: str) -> str | None:
     """The refused operation, and the command that allows it; None if the text is no such refusal."""
-    if found := _DENIED.search(text):
-        right, kind, name, vhost, user = found.groups()
-        right = right or _LEAST_RIGHT[kind]
+    if one := denied(text):
         return (
-            f"user {user} has no {right} right on {kind} {name} in virtual host {vhost}:"
+            f"user {one.user} has no {one.right} right on {one.kind} {one.name} in virtual host {one.vhost}:"
             " grant it with `rabbitmqctl set_permissions`"
         )
     if found := _TOPIC_DENIED.search(text):

@@ -91,6 +91,13 @@ class InEffect:
     queues: Mapping[str, Mapping[str, Any]]
     exchanges: Mapping[str, Mapping[str, Any]]
 
+    def arguments(self, queue: str, broker: BrokerVersion) -> Mapping[str, Any]:
+        """The arguments of a queue together with its policies; those of a missing queue are empty."""
+        whole = self.queues.get(queue, {})
+        for policy in self._policies_of(queue):
+            whole = in_effect(whole, policy.definition, broker)
+        return whole
+
     def adapted(self, topology: Topology) -> Topology:
         """The topology without the arguments of exchanges that a policy gives the same alternate exchange.
 
@@ -119,15 +126,8 @@ class InEffect:
         if queue.name not in self.queues:
             yield Finding("queue", queue.name, "missing", TO_MAKE_IT)
             return
-        whole = arguments = self.queues[queue.name]
-        policies = [
-            policy
-            for each in (self.policies, self.operator_policies)
-            if (policy := _in_force(each, queue.name, QUEUE_KINDS))
-        ]
-        for policy in policies:
-            whole = in_effect(whole, policy.definition, broker)
-        by_argument, lost = losses(queue, arguments, broker), losses(queue, whole, broker)
+        policies, whole = self._policies_of(queue.name), self.arguments(queue.name, broker)
+        by_argument, lost = losses(queue, self.queues[queue.name], broker), losses(queue, whole, broker)
         if here := [line for line in lost if line in by_argument]:
             yield Finding("queue", queue.name, "differs", "; ".join(here), loses=True)
         worse = [line for line in lost if line not in by_argument]
@@ -135,6 +135,11 @@ class InEffect:
             if harmful := sorted(HARMFUL_KEYS & policy.definition.keys()):
                 detail = "; ".join([f"policy {policy.name} sets {', '.join(harmful)}", *worse])
                 yield Finding("policy", queue.name, "differs", detail, loses=bool(worse))
+
+    def _policies_of(self, queue: str) -> Sequence[_Policy]:
+        """The policies in effect on a queue: at most one of users, and one of operators."""
+        both = (_in_force(each, queue, QUEUE_KINDS) for each in (self.policies, self.operator_policies))
+        return [policy for policy in both if policy]
 
     def _about_exchange(self, exchange: Exchange) -> Iterator[Finding]:
         if exchange.name not in self.exchanges:
@@ -172,7 +177,23 @@ async def unacked(url: SecretStr, vhost: str, queue: str) -> int:
     return (await _read(url, f"api/queues/{place}?columns=messages_unacknowledged", _Depth)).unacked
 
 
+async def server_date(url: SecretStr) -> str | None:
+    """The `Date` header of a response of the broker; None without one. Raises `ManagementUnavailable`."""
+    _, date = await _response(url, "api/whoami")
+    return date
+
+
 async def _read(url: SecretStr, path: str, shape: type[T]) -> T:
+    body, _ = await _response(url, path)
+    try:
+        return TypeAdapter(shape).validate_json(body)
+    except ValidationError:
+        shown = URL(url.get_secret_value()).with_user(None)
+        raise ManagementUnavailable(f"{shown} answers, but not as RabbitMQ's management API does") from None
+
+
+async def _response(url: SecretStr, path: str) -> tuple[bytes, str | None]:
+    """The body and the `Date` header of a response. Raises `ManagementUnavailable`."""
     import aiohttp  # noqa: PLC0415 - a quarter of the start of each command, and few ask this API
 
     address = URL(url.get_secret_value())
@@ -185,12 +206,10 @@ async def _read(url: SecretStr, path: str, shape: type[T]) -> T:
         async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as http:
             target = URL(f"{str(shown).rstrip('/')}/{path}", encoded=True)
             async with http.get(target, headers=headers) as response:
-                return TypeAdapter(shape).validate_json(await response.read())
+                return await response.read(), response.headers.get("Date")
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         why = getattr(error, "message", "") or cause_of(error) or f"no answer within {TIMEOUT_SECONDS} s"
         raise ManagementUnavailable(f"RabbitMQ's management API at {shown} cannot be read: {why}") from None
-    except ValidationError:
-        raise ManagementUnavailable(f"{shown} answers, but not as RabbitMQ's management API does") from None
 
 
 def _compare_bindings(found: Sequence[_Binding], topology: Topology) -> list[Finding]:

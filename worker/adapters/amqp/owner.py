@@ -45,9 +45,32 @@ class OwnerLease:
         self._work_queue = namespace.of(WORK_QUEUE)
         self._queue = namespace.of(OWNER_QUEUE)
         self._owner = owner
+        self._arguments = {
+            "x-expires": FORGOTTEN_MILLISECONDS,
+            "x-dead-letter-exchange": self._queue,
+            "x-dead-letter-routing-key": owner,
+        }
         self._connection: Connection | None = None
         self._channel: Channel | None = None
         self._held = False
+
+    async def look(self, connection: Connection) -> None:
+        """Compares with the owner whose workers read the work queue now, if any do. Takes nothing.
+
+        Raises `ForeignOwner`, `OwnerUnseen` or `BROKER_ERRORS`.
+        """
+        channel = await connection.open_channel()
+        try:
+            await channel.objects.queue_state(self._queue)
+            await channel.objects.declare_queue(self._queue, self._arguments, auto_delete=True)
+        except ChannelNotFoundEntity:
+            return
+        except ChannelPreconditionFailed as error:
+            raise self._foreign(explain(error)) from None
+        except ChannelClosed as error:
+            raise OwnerUnseen(explain(error)) from None
+        finally:
+            await channel.close()
 
     async def take(self, connection: Connection) -> None:
         """Takes the lease on this connection, unless it is held there already.
@@ -65,15 +88,7 @@ class OwnerLease:
         """Whether the lease was taken; False if the queue went with its last consumer meanwhile."""
         channel = await connection.open_channel()
         try:
-            await channel.objects.declare_queue(
-                self._queue,
-                {
-                    "x-expires": FORGOTTEN_MILLISECONDS,
-                    "x-dead-letter-exchange": self._queue,
-                    "x-dead-letter-routing-key": self._owner,
-                },
-                auto_delete=True,
-            )
+            await channel.objects.declare_queue(self._queue, self._arguments, auto_delete=True)
             channel.on_consumer_cancelled(self._lose)
             await channel.consume(self._queue)
         except ChannelPreconditionFailed as error:

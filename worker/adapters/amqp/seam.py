@@ -6,8 +6,8 @@ assumption made here, and tests/conformance/amqp/test_seam.py has one test for e
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, NamedTuple, Self, cast
 
 import aiormq
@@ -130,6 +130,56 @@ class BrokerObjects:
         """Binds a queue to an exchange; the key may be a topic pattern."""
         with _library_call(queue="write", exchange="read"):
             await self._library.queue_bind(queue, exchange, routing_key)
+
+    async def try_configure_exchange(self, name: str) -> None:
+        """Raises `ChannelAccessRefused` without the right to declare an exchange. Changes nothing.
+
+        The declaration has an argument that RabbitMQ refuses after it has looked at the rights.
+        """
+        await self._try(self.declare_exchange(name, "topic", {"alternate-exchange": 0}))
+
+    async def try_configure_queue(self, name: str) -> None:
+        """Raises `ChannelAccessRefused` without the right to declare a queue. Changes nothing, likewise."""
+        await self._try(self.declare_queue(name, {"x-expires": "never"}))
+
+    async def try_write(self, exchange: str, elsewhere: str) -> None:
+        """Raises `ChannelAccessRefused` without the right to publish to an exchange. Changes nothing.
+
+        Asks to unbind it from `elsewhere`, an exchange that does not exist: RabbitMQ looks first at the right
+        to write to the one, then at the right to read the other, then for a binding, of which there is none.
+        """
+        with _library_call(**{f"exchange '{exchange}'": "write", "exchange": "read"}):
+            try:
+                await self._library.exchange_unbind(exchange, elsewhere, routing_key=elsewhere)
+            except ChannelNotFoundEntity:
+                return
+            except ChannelAccessRefused as error:
+                if f"exchange '{elsewhere}'" not in str(error):
+                    raise
+
+    async def try_read(self, queue: str) -> None:
+        """Raises `ChannelAccessRefused` without the right to consume a queue. Changes nothing.
+
+        The consumer has an argument that RabbitMQ refuses after it has looked at the rights.
+        """
+        with _library_call(queue="read"):
+            await self._try(
+                self._library.basic_consume(queue, ignore_message, arguments={"x-priority": "none"})
+            )
+
+    async def try_bind(self, queue: str, exchange: str, elsewhere: str) -> None:
+        """Raises `ChannelAccessRefused` without the rights to bind a queue to an exchange. Changes nothing.
+
+        Asks to remove a binding with the key `elsewhere`, which nobody has.
+        """
+        with _library_call(queue="write", exchange="read"):
+            await self._try(self._library.queue_unbind(queue, exchange, routing_key=elsewhere))
+
+    @staticmethod
+    async def _try(asked: Awaitable[Any]) -> None:
+        """Ignores every refusal but one for lack of a right."""
+        with suppress(ChannelNotFoundEntity, ChannelPreconditionFailed):
+            await asked
 
     async def queue_delete(self, name: str) -> None:
         """Deletes a queue with its messages."""

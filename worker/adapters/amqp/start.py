@@ -7,8 +7,10 @@ from contracts.topology import BrokerVersion, Topology
 from worker.adapters.amqp import topology as broker_objects
 from worker.adapters.amqp.errors import BrokerRefuses
 from worker.adapters.amqp.management import InEffect, ManagementUnavailable, read_in_effect
+from worker.adapters.amqp.rights import missing_to_work
 from worker.adapters.amqp.seam import Connection
 from worker.adapters.amqp.topology import Finding
+from worker.core.checks import too_old
 from worker.settings.model import WorkerSettings
 
 
@@ -32,10 +34,13 @@ class Look:
 
 
 async def look(connection: Connection, wanted: Topology, settings: WorkerSettings) -> Look:
-    """Declares the topology, or compares it with `PROVISIONER_TOPOLOGY=assume`.
+    """Declares the topology, or compares it with `PROVISIONER_TOPOLOGY=assume`; then looks at our rights.
 
-    Raises `TopologyUnsafe` for what is seen to be missing or to lose messages, and as `apply` does.
+    Raises `TopologyUnsafe` for a broker that is too old and for what is seen to be missing or to lose
+    messages, `BrokerRefuses` for rights that are missing, and as `apply` does.
     """
+    if why := too_old(BrokerVersion.parse(connection.server_version)):
+        raise TopologyUnsafe(why)
     found = Look()
     await _read(found, settings)
     if settings.topology == "declare":
@@ -46,6 +51,8 @@ async def look(connection: Connection, wanted: Topology, settings: WorkerSetting
     findings = await _findings(connection, wanted, found, settings)
     if refused := [one for one in findings if one.state == "missing" or one.loses]:
         raise TopologyUnsafe("\n".join(dict.fromkeys(map(_line, refused))))
+    if lacking := await missing_to_work(connection, settings.namespace):
+        raise BrokerRefuses("\n".join(lacking))
     found.odd += [_line(one) for one in findings if one.state == "differs"]
     return found
 
@@ -70,8 +77,9 @@ async def _findings(
     if settings.topology == "declare":
         return shown
     compared = await broker_objects.check(connection, found.adapted(wanted))
-    if in_effect:
-        return [one for one in compared if one.state == "missing"] + shown
+    if in_effect:  # which shows no types of exchanges
+        other_type = [one for one in compared if one.kind == "exchange" and one.loses]
+        return [one for one in compared if one.state == "missing"] + other_type + shown
     if refused := [one.name for one in compared if one.state == "refused"]:
         found.unseen.append(
             f"the arguments of {', '.join(dict.fromkeys(refused))} (no right to configure them)"

@@ -26,6 +26,7 @@ NO_ALTERNATE = (
     "has no such alternate exchange, so what no queue takes is lost: delete it (its bindings go too) and run"
     " `provisioner topology apply`; or set a policy alternate-exchange on it, and PROVISIONER_MANAGEMENT_URL"
 )
+OTHER_TYPE = "it is of another type, which does not pass on by patterns of routing keys: delete it"
 
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<name>[^']+)' .*but current is"
@@ -118,8 +119,12 @@ async def _compare_exchange(connection: Connection, wanted: Exchange) -> Finding
     )
     if isinstance(found, Finding):
         return found
-    detail = NO_ALTERNATE if _lacks_alternate(found) else explain(found)
-    return Finding("exchange", wanted.name, "differs", detail)
+    if _lacks_alternate(found):
+        return Finding("exchange", wanted.name, "differs", NO_ALTERNATE)
+    refusal = explain(found)
+    if "inequivalent arg 'type'" in refusal:
+        return Finding("exchange", wanted.name, "differs", f"{OTHER_TYPE} ({refusal})", loses=True)
+    return Finding("exchange", wanted.name, "differs", refusal)
 
 
 async def _compare_queue(connection: Connection, wanted: Queue) -> Finding:
