@@ -1,9 +1,6 @@
 """`provisioner` on a PostgreSQL that refuses: one line that says what to do, and no password."""
 
 import asyncio
-import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,16 +10,15 @@ import psycopg
 import pytest
 
 from tests.support.commands import in_process, provisioner
-from tests.support.nodes import running_node, skip_or_fail
+from tests.support.nodes import running_node
+from tests.support.pooler import pooler
 from tests.support.postgres_node import (
     NEEDS_PASSWORD,
-    Account,
     fresh_database,
     postgres_node,
     postgres_standby,
 )
 from worker.adapters.ledgers import open_ledger
-from worker.demo.private_node import Ports
 from worker.ports import LedgerFailed, OpenedLedger
 from worker.settings.ledger_url import parse_ledger_url
 from worker.settings.load import load, rotating
@@ -145,33 +141,6 @@ async def test_a_pooler_is_refused(servers: Servers, settings: str, words: str):
     line = ended.err.splitlines()[-1]
     assert words in line
     assert line.endswith("LEDGER_URL must name PostgreSQL itself")
-
-
-@asynccontextmanager
-async def pooler(server: int, settings: str) -> AsyncIterator[str]:
-    """A PgBouncer in front of the server at this port; its address. It refuses to run as root."""
-    if (program := shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")) is None:
-        skip_or_fail("pgbouncer is not installed")
-    port, account = Ports.free().amqp, Account.unprivileged()
-    config = (
-        f"[databases]\npostgres = host=127.0.0.1 port={server} user=postgres\n[pgbouncer]\n"
-        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n{settings}\n"
-    )
-    with tempfile.NamedTemporaryFile("w", suffix=".ini") as file:
-        file.write(config)
-        file.flush()
-        os.chmod(file.name, 0o644)  # noqa: PTH101 - the name is text
-        process = await asyncio.create_subprocess_exec(
-            program, file.name, stderr=asyncio.subprocess.PIPE, **account.options
-        )
-        assert process.stderr is not None
-        try:
-            while b"process up" not in await process.stderr.readline():
-                assert process.returncode is None
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.kill()
-            await process.communicate()
 
 
 async def test_a_command_makes_no_ledger(servers: Servers):

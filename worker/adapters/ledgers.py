@@ -5,12 +5,14 @@ To add a kind of ledger, add its URL to the settings, its adapter here and to th
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 
 from worker.adapters.memory.locks import InProcessLocks
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.keeping import SqliteKeeping
 from worker.adapters.sqlite.ledger import SqliteLedger, sqlite_ledger, sqlite_ledger_read
+from worker.adapters.sqlite.store import require_place as sqlite_place
 from worker.adapters.sqlite.worker_lock import no_worker
 from worker.ports import OnCommit, OpenedLedger, no_note
 from worker.settings.ledger_url import LedgerUrl, PostgresUrl, SqliteUrl
@@ -57,6 +59,30 @@ def _in_a_file(ledger: SqliteLedger) -> OpenedLedger:
 def _newest(url: PostgresUrl, read_again: Callable[[], LedgerUrl] | None) -> PostgresUrl:
     found = read_again() if read_again else url
     return found if isinstance(found, PostgresUrl) else url
+
+
+@dataclass(frozen=True, slots=True)
+class LockRoom:
+    """The number of locks that the database has room for, and how many one worker may take."""
+
+    locks: int
+    for_each_worker: int
+
+
+async def require_place(url: LedgerUrl) -> LockRoom | None:
+    """Raises `LedgerFailed` unless a worker could open the ledger at `url`, or make it. Changes nothing.
+
+    Returns None where locks take no room.
+    """
+    match url:
+        case SqliteUrl(path):
+            sqlite_place(path)
+            return None
+        case PostgresUrl():
+            from worker.adapters.postgres.locks import MOST_HELD  # noqa: PLC0415 - takes 0.2 s
+            from worker.adapters.postgres.place import lock_room  # noqa: PLC0415
+
+            return LockRoom(await lock_room(url), MOST_HELD)
 
 
 def require_no_worker(url: LedgerUrl) -> None:

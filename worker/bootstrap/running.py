@@ -36,7 +36,7 @@ from worker.ports import (
 )
 from worker.settings.conflicts import NO_SIGNING_KEY
 from worker.settings.load import SettingsError, rotating
-from worker.settings.model import ProviderSettings, WorkerSettings
+from worker.settings.model import ProviderSettings, RecipientSettings, WorkerSettings
 from worker.settings.parse import PREFIX
 from worker.telemetry.events import Telemetry
 
@@ -90,7 +90,7 @@ async def running_worker(
     Raises `SettingsError`, `KeyFileError`, `LedgerFailed`, `LedgerForeign` or `BrokerUnavailable`.
     """
     clock, stopping = SystemClock(), asyncio.Event()
-    if missing := list(_missing_keys(settings)):
+    if missing := list(missing_keys(settings)):
         raise SettingsError("\n".join(missing))
     async with AsyncExitStack() as stack:
         newest = rotating(settings, "ledger_url", telemetry.setting_read_again).read_again
@@ -194,7 +194,7 @@ async def _announced(announcer: Announcer, clock: Clock, telemetry: Telemetry) -
     await announcer.leave()
 
 
-def _missing_keys(settings: WorkerSettings) -> Iterator[str]:
+def missing_keys(settings: RecipientSettings) -> Iterator[str]:
     """A line for each recipient without a usable key, and for each key without a recipient.
 
     Both are errors only at the start.

@@ -17,6 +17,7 @@ from typer.main import get_command
 from worker.cli import dead_letters, departments, events, holds, keys, ledger, streams, terminal, topology
 from worker.cli.adopt import adopt
 from worker.cli.arguments import command_of
+from worker.cli.doctor import doctor
 from worker.cli.emit import emit
 from worker.cli.environment import use_env_file
 from worker.cli.loop import DONE, FAILED, INTERRUPTED, MISUSED, run_to_exit
@@ -69,9 +70,9 @@ def main() -> NoReturn:
 
 
 def _warn_of_unknown_settings(code: int) -> None:
-    """Names each, except where the worker's log did, and beside help."""
-    logged = command_of(sys.argv[1:]) == "run" and code != MISUSED
-    if not logged and {"--help", "--version"}.isdisjoint(sys.argv):
+    """Names each, except where the command did, and beside help."""
+    told = code != MISUSED and command_of(sys.argv[1:]) in {"run", "doctor"}
+    if not told and {"--help", "--version"}.isdisjoint(sys.argv):
         terminal.advise(*unknown_lines(os.environ))
 
 
@@ -203,6 +204,7 @@ app.command("open")(open_)
 app.command()(adopt)
 app.command()(sweep)
 app.command()(status)
+app.command()(doctor)
 app.add_typer(topology.app, name="topology")
 app.add_typer(departments.app, name="departments")
 app.add_typer(holds.app, name="holds")

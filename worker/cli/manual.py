@@ -28,6 +28,7 @@ Page = tuple[str, type[Settings] | None]
 PAGES: Mapping[str, Page] = {
     "run": ("provisioner --env-file worker.env run", WorkerSettings),
     "status": ("provisioner status --json", StatusSettings),
+    "doctor": ("provisioner doctor --json", WorkerSettings),
     "demo": ("provisioner demo --memory", BrokerSettings),
     "sandbox": ("provisioner sandbox --state sandbox.db", None),
     "emit": ("provisioner emit created --id sales --name Sales", BrokerSettings),

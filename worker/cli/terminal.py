@@ -31,6 +31,8 @@ if not OUT.is_terminal:
 _STYLES = {
     "active": "green",
     "ok": "green",
+    "warn": "yellow",
+    "fail": "red",
     "created": "green",
     "claimed": "yellow",
     "disabled": "yellow",

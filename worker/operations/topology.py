@@ -27,6 +27,10 @@ class Finding(Protocol):
     def detail(self) -> str:
         """The difference or the remedy, in one line; empty if ok."""
 
+    @property
+    def loses(self) -> bool:
+        """Whether messages can be lost with the object as it is."""
+
 
 class BrokerObjects(Protocol):
     """The broker over AMQP. Every call raises `BrokerUnavailable`."""

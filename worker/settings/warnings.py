@@ -16,11 +16,16 @@ VERIFIED = ("verify-ca", "verify-full")
 
 def warnings_about(settings: WorkerSettings, environ: Mapping[str, str]) -> list[str]:
     """One line for each risk, with the command that removes it."""
+    return [*exposures(settings, environ), *shared_owner(settings)]
+
+
+def exposures(settings: WorkerSettings, environ: Mapping[str, str]) -> list[str]:
+    """One line for each secret that others can read, and each peer that is not verified."""
     return [
         *_about_files(settings, environ),
         *_about_recipients(settings),
         *_about_ledger(settings.ledger_url, environ),
-        *_about_owner(settings),
+        *_about_unencrypted(settings),
     ]
 
 
@@ -101,7 +106,17 @@ def _about_database(url: PostgresUrl, environ: Mapping[str, str]) -> Iterator[st
         yield f"PGPASSFILE is ignored by libpq, since others may read it: chmod 600 {passwords}"
 
 
-def _about_owner(settings: WorkerSettings) -> Iterator[str]:
+def _about_unencrypted(settings: WorkerSettings) -> Iterator[str]:
+    """Whether the token of the account goes over a network in the clear, to a server that nobody verifies.
+
+    The broker is left out: many run it without TLS in a network of their own.
+    """
+    url = URL(settings.plivo_api_url)
+    if url.scheme == "http" and not is_loopback(url.host or ""):
+        yield "PLIVO_API_URL has no TLS, so anyone on the way can read the auth token: write https://"
+
+
+def shared_owner(settings: WorkerSettings) -> Iterator[str]:
     """Tags depend on the owner, so two deployments of one owner find each other's subaccounts."""
     if settings.namespace.prefix and settings.owner == WorkerSettings.model_fields["owner"].default:
         yield (

@@ -394,10 +394,15 @@ def _json(rows: Sequence[Values]) -> str | None:
     return to_json(rows).decode() if rows else None
 
 
+async def require_locks(session: Session, reading: Link) -> None:
+    """Raises `LedgerUnusable` where locks of the session exclude nobody, or outlive it. Changes nothing."""
+    await _check_settings_arrived(session)
+    await _check_locks_exclude(session, reading)
+
+
 async def _prepare(session: Session, reading: Link, *, must_exist: bool) -> None:
     try:
-        await _check_settings_arrived(session)
-        await _check_locks_exclude(session, reading)
+        await require_locks(session, reading)
         if must_exist:
             await session.use(_require)
         await session.use(migrate)

@@ -256,6 +256,19 @@ def open_to_read(path: Path) -> apsw.Connection:
     return connection
 
 
+def require_place(path: Path) -> None:
+    """Raises `LedgerUnusable` unless a worker could open the ledger at `path`, or make it.
+
+    Changes nothing.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise _cannot_open(path, FileNotFoundError())
+    used = [folder] if _is_missing(path) else [folder, path]
+    if not all(os.access(place, os.R_OK | os.W_OK) for place in used):
+        raise _cannot_open(path, PermissionError())
+
+
 def _cannot_open(path: Path, error: OSError | apsw.Error) -> LedgerFailed:
     elsewhere = "set LEDGER_URL to another file"
     match error:

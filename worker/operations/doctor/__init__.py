@@ -1,0 +1,1 @@
+"""Checks of an installation, which change nothing: settings, broker, ledger, provider, recipients."""
