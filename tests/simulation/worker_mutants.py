@@ -71,7 +71,7 @@ class NeverCloses:
 def _among_many(
     mistake: str, parts: Parts | None = None, profile: str = "many-workers", **database_parts: Any
 ) -> Mutant:
-    return Mutant(mistake, parts or Parts(), profile, DatabaseParts(**database_parts))
+    return Mutant(mistake, parts or Parts(), profile, database_parts=DatabaseParts(**database_parts))
 
 
 WORKER_MUTANTS = (
