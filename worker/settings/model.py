@@ -48,7 +48,9 @@ PlivoAuthId = Annotated[str, AfterValidator(parse.main_account)]
 class Settings(BaseModel):
     """Base of all settings: frozen, and errors quote no value."""
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, hide_input_in_errors=True, arbitrary_types_allowed=True, defer_build=True
+    )
 
     conflicts: ClassVar[tuple[Conflict, ...]] = ()
 
