@@ -206,7 +206,13 @@ async def assert_completed(world: World, story: Story) -> None:
 
 
 @pytest.mark.parametrize("story", [*STORIES, GONE], ids=lambda story: story.name)
-@pytest.mark.parametrize("pause", [0.0, SETTLE_WINDOW.total_seconds() + 1], ids=["at-once", "later"])
+@pytest.mark.parametrize(
+    "pause",
+    [
+        pytest.param(0.0, id="at-once"),
+        pytest.param(SETTLE_WINDOW.total_seconds() + 1, id="later", marks=pytest.mark.no_cover),
+    ],
+)
 async def test_the_next_worker_completes_the_event_after_a_crash_anywhere(story, pause):
     async for world, _ in every_crash(story):
         world.clock.advance(pause)
@@ -224,6 +230,7 @@ async def test_the_event_is_completed_after_repeated_crashes(story):
         await assert_completed(world, story)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("story", PUBLISHED, ids=lambda story: story.name)
 async def test_a_crash_leaves_no_subaccount_enabled_before_publication(story):
     async for world, _ in every_crash(story):
