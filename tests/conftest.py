@@ -27,6 +27,8 @@ from worker.telemetry.logs import configure_logging
 LEFT_BEHIND = topology(BrokerVersion(4, 1))
 
 
+INTEGRATION = "tests/integration/"
+
 ALONE = "alone"
 """The group of the tests that measure real time: while one runs, no other process runs a test."""
 
@@ -34,7 +36,7 @@ ALONE = "alone"
 class Turn(IntEnum):
     """The order of the tests. A long one near the end would leave cores idle."""
 
-    WAITING = 0  # those of groups: most wait for a server
+    WAITING = 0  # those of groups and of tests/integration: most wait for a server
     LONG = 1  # too long to measure their coverage
     SHORT = 2
     ALONE = 3
@@ -47,9 +49,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _turn(item: pytest.Item) -> Turn:
     group = item.get_closest_marker("xdist_group")
-    if group is None:
-        return Turn.LONG if item.get_closest_marker("no_cover") else Turn.SHORT
-    return Turn.ALONE if ALONE in group.args else Turn.WAITING
+    if group is not None:
+        return Turn.ALONE if ALONE in group.args else Turn.WAITING
+    if item.nodeid.startswith(INTEGRATION):
+        return Turn.WAITING
+    return Turn.LONG if item.get_closest_marker("no_cover") else Turn.SHORT
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -70,11 +74,16 @@ def pytest_collection_finish() -> None:
 
 
 class FilesOfBrokerTests(LoadGroupScheduling):
-    """Runs the files of the group "broker" in any process: without AMQP_URL each has a node of its own."""
+    """Runs the files of the group "broker" in any process: without AMQP_URL each has a node of its own.
+
+    Keeps the tests of every other file of tests/integration together, too: they may share servers.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         group: str = super()._split_scope(nodeid)
-        return nodeid.partition("::")[0] if group == "broker" else group
+        is_ungrouped = group == nodeid
+        by_file = group == "broker" or (is_ungrouped and nodeid.startswith(INTEGRATION))
+        return nodeid.partition("::")[0] if by_file else group
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,7 +8,11 @@ import pytest
 from tests.integration.test_chaos import in_this_process
 from tests.soak.cluster import CLUSTER_FAULTS, ClusterPlan, cluster_run
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("rabbitmq_server")]
+pytestmark = [
+    pytest.mark.xdist_group("alone"),
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("rabbitmq_server"),
+]
 
 
 async def test_no_message_is_lost_while_nodes_of_a_cluster_are_lost(tmp_path: Path):

@@ -26,7 +26,7 @@ from worker.ports import Delivery, PublishFailed
 from worker.telemetry.events import Telemetry
 from worker.telemetry.logs import LEAKY_LOGGERS, configure_logging
 
-pytestmark = [pytest.mark.xdist_group("secured"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.xdist_group("secured"), pytest.mark.timeout(120)]
 
 TOKEN = "a-token-that-nobody-may-log-0123456789"
 QUEUE = "test.credentials"
