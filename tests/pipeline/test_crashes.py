@@ -344,8 +344,9 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Quarantine._alone": {
         "self.marks.mark_poison": "mark_poison",
         "attempt": None,
-        "self.marks.clear_poison": "clear_poison",
+        "self.survived.clear": None,
     },
+    "Survived.clear": {"self.marks.clear_poison": "clear_poison"},
     "Line.carry": {"self.removal_slots if _is_removal(event) else nullcontext()": None, "self._carry": None},
     "Line._carry": {
         "self.reconciler.arm_pending_check": None,

@@ -7,8 +7,10 @@ from tests.pipeline.outages import pass_seconds, working_with_duties
 from tests.support.builders import SALES, department_created, department_renamed
 from tests.support.settling_loop import settled
 from tests.support.world import World
+from worker.core.messages import message_digest
 from worker.core.model.wishes import Reissuing, Wish
 from worker.flow.ledger_watch import RETRY_SECONDS
+from worker.operations.emit import inbound
 from worker.pipeline.quarantine import QUARANTINE_AFTER_DELIVERIES
 from worker.ports import LedgerFailed
 
@@ -89,6 +91,20 @@ async def test_a_poison_mark_that_cannot_be_cleared_does_not_count_as_a_crash(wo
     await world.handle(CREATED)
     await world.has_one_live_subaccount("Sales")
     world.has_dead_lettered_nothing()
+
+
+async def test_the_mark_of_a_worker_that_lives_is_cleared_before_it_works_again(world):
+    """So outages during the tries of one message, each at another worker, never add up to crashes."""
+    world.earlier_deliveries = QUARANTINE_AFTER_DELIVERIES
+    world.witness.fail("record claimed", FULL, times=None)
+    world.witness.fail("clear_poison", FULL, times=2)
+    async with world.working() as running:
+        await world.send(CREATED)
+        await settled()
+        assert running.blocks() == [str(FULL)]
+        await pass_seconds(world, RETRY_SECONDS)
+        assert running.blocks() == []
+        assert await world.ledger.mark_poison(message_digest(inbound(CREATED))) == 1
 
 
 async def test_a_failure_of_one_department_does_not_block_others(world):

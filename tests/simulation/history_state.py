@@ -21,6 +21,8 @@ MAY_FOLLOW = {(HELD, "disabled"), (HELD, "removed"), (HELD, "superseded"), (HELD
 MAX_CREATES = 3
 QUARANTINE_AFTER_DELIVERIES = 20
 """Deliveries after which a message may be quarantined as a poison message."""
+QUARANTINE_DEATHS = 3
+"""Workers that must have died before a message may be given up as one that kills them."""
 UNDECIDED = {"create-unknown", "rejected", "exhausted", "delivery-limit"}
 """Dead-letter reasons after which a create or a deletion may have been carried out in part."""
 
@@ -99,6 +101,7 @@ class HistoryState:
     open_creates: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by key
     repaired: set[str] = field(default_factory=set)
     outages: int = 0
+    deaths: int = 0  # of workers
     reported: set[str] = field(default_factory=set)
     tried_half_open: int | None = None  # calls begun since the circuit became half-open; None in other states
     meddled: set[str] = field(default_factory=set)  # departments that a person changed by hand
@@ -218,9 +221,8 @@ def _dead(state: HistoryState, note: Note, department: str) -> None:
     if reason in UNDECIDED:
         state.undecided.add(department)
     exhausted = reason == "exhausted" and not state.conditions.gives_up_early
-    limited = (
-        reason == "delivery-limit" and state.deliveries[note.detail["body"]] <= QUARANTINE_AFTER_DELIVERIES
-    )
+    suspected = state.deliveries[note.detail["body"]] > QUARANTINE_AFTER_DELIVERIES
+    limited = reason == "delivery-limit" and not (suspected and state.deaths >= QUARANTINE_DEATHS)
     if exhausted or limited or reason in {"malformed", "unsupported-type"}:
         state.broken.append(f"G7: {id_} is well-formed and was dead-lettered {reason}, at {note.at:.3f}")
     rejected = state.conditions.unknown_renames_rejected and state.sent[id_][0].kind == RENAMED
@@ -306,6 +308,11 @@ def _recorded(state: HistoryState, note: Note) -> None:
 def _repaired(state: HistoryState, note: Note) -> None:
     if note.department:
         state.repaired.add(note.department)
+
+
+def _worker_dead(state: HistoryState, note: Note) -> None:
+    state.deaths += 1
+    _repair_not_recorded(state, note)
 
 
 def _repair_not_recorded(state: HistoryState, note: Note) -> None:
@@ -402,7 +409,7 @@ _READERS = {
     "recorded": _recorded,
     "repaired": _repaired,
     "duty failed": _repair_not_recorded,
-    "worker dead": _repair_not_recorded,
+    "worker dead": _worker_dead,
     "ledger lost": _ledger_lost,
     "circuit": _circuit,
     "> update": _called,

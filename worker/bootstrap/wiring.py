@@ -24,7 +24,7 @@ from worker.pipeline.handler import Handler
 from worker.pipeline.line import REMOVALS_AT_ONCE, Line
 from worker.pipeline.outbox import Outbox
 from worker.pipeline.owed_results import OwedResults
-from worker.pipeline.quarantine import Quarantine
+from worker.pipeline.quarantine import Quarantine, Survived
 from worker.pipeline.reconcile import Reconciler
 from worker.pipeline.records import Records
 from worker.pipeline.recreations import Recreations
@@ -236,20 +236,27 @@ class _Watches:
 
     ledger: LedgerWatch
     clock: ClockWatch
+    survived: Survived
 
 
 def _watches(given: _Given, intake: _Intake, calls: _Calls) -> _Watches:
     ports, gate = given.ports, intake.gate
-    write = partial(_try_ledger, ports.ledger, given.rules, calls.foreign)
+    survived = Survived(ports.ledger)
+    write = partial(_try_ledger, ports.ledger, given.rules, calls.foreign, survived)
     return _Watches(
         ledger=LedgerWatch(write, gate, ports.clock, ports.fence),
         clock=ClockWatch(ports.comparisons, calls.circuit.ask, gate, ports.clock, given.telemetry),
+        survived=survived,
     )
 
 
-async def _try_ledger(ledger: Ledger, rules: Rules, foreign: ForeignIds) -> None:
-    """Writes to the ledger, and raises `LedgerForeign` while the provider is not the one that it is for."""
+async def _try_ledger(ledger: Ledger, rules: Rules, foreign: ForeignIds, survived: Survived) -> None:
+    """Writes to the ledger, marks that are to be cleared too, before other workers take the messages.
+
+    Raises `LedgerForeign` while the provider is not the one that the ledger is for.
+    """
     await ledger.bind(rules.owner, rules.account)
+    await survived.clear()
     await foreign.check()
 
 
@@ -325,7 +332,7 @@ def _handler(given: _Given, intake: _Intake, watches: _Watches, entries: _Entrie
     return given.parts.handler(
         line=line,
         reissues=entries.reissues,
-        quarantine=Quarantine(given.ports.ledger, watches.ledger),
+        quarantine=Quarantine(given.ports.ledger, watches.survived, watches.ledger),
         outbox=entries.outbox,
         lanes=intake.lanes,
         locks=given.ports.locks,

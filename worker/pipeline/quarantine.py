@@ -2,7 +2,8 @@
 
 A worker that dies leaves only the broker's delivery count, and that grows for every message prefetched with
 the poison message. So a message that was delivered often is marked in the ledger, worked on alone, and
-unmarked. A mark that was never cleared means that a worker died while it worked on the message.
+unmarked. A mark that was never cleared means that a worker died while it worked on the message. A worker that
+lives, but could not clear its mark because the ledger was away, clears it before it works again.
 """
 
 from collections.abc import Awaitable, Callable
@@ -24,14 +25,27 @@ MAX_CRASHES = 3
 
 
 @dataclass
+class Survived:
+    """The digests of messages that this worker has survived, until their marks are cleared."""
+
+    marks: PoisonMarks
+    messages: set[str] = field(default_factory=set)
+
+    async def clear(self) -> None:
+        """Clears the marks. Raises `LedgerFailed`; the rest is then left for the next time."""
+        for message in list(self.messages):
+            await self.marks.clear_poison(message)
+            self.messages.discard(message)
+
+
+@dataclass
 class Quarantine:
     """Runs tries in parallel, and those of a suspected message alone."""
 
     marks: PoisonMarks
+    survived: Survived
     ledger_watch: LedgerWatch
     lock: SharedExclusiveLock = field(default_factory=SharedExclusiveLock)
-    _crashes: dict[str, int] = field(default_factory=dict)
-    """Marks by message digest, until they are cleared: while this worker lives, it marks a message once."""
 
     async def admit(self, work: Work, attempt: Callable[[Work], Awaitable[Result]]) -> Result:
         """The result of `attempt`, or a dead letter `delivery-limit`. Raises `LedgerFailed`."""
@@ -43,13 +57,12 @@ class Quarantine:
 
     async def _alone(self, message: str, work: Work, attempt: Callable[[Work], Awaitable[Result]]) -> Result:
         self.ledger_watch.check()
-        if message not in self._crashes:
-            self._crashes[message] = await self.marks.mark_poison(message)
-        if self._crashes[message] > MAX_CRASHES:
+        await self.survived.clear()
+        if await self.marks.mark_poison(message) > MAX_CRASHES:
             why = f"{MAX_CRASHES} workers ended while they worked on it alone"
             result: Result = Permanent(DeadReason.DELIVERY_LIMIT, why)
         else:
             result = await attempt(work)
-        await self.marks.clear_poison(message)
-        del self._crashes[message]
+        self.survived.messages.add(message)
+        await self.survived.clear()
         return result
