@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.table import Table
 
-from tests.benchmarks import idle, ledgers, memory, prefetch, start, storm, sweep, throughput, wiped
+from tests.benchmarks import idle, ledgers, memory, prefetch, start, storm, sweep, throughput, tracing, wiped
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.stage import BenchmarkSetup, stage
 from worker.cli import terminal as console
@@ -36,6 +36,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "ledgers": ledgers.measure,
         "sweep": sweep.measure,
         "wiped": wiped.measure,
+        "tracing": tracing.measure,
     }
 )
 

@@ -6,10 +6,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import aio_pika
 from aio_pika.abc import AbstractChannel
@@ -82,8 +83,11 @@ class BenchmarkSetup:
             burst = everything[first : first + BURST]
             await asyncio.gather(*(exchange.publish(message(one), routing_key(one)) for one in burst))
 
-    def worker(self, load: Load) -> AbstractAsyncContextManager[Consuming]:
-        environ = {
+    def worker(
+        self, load: Load, environ: Mapping[str, str] = MappingProxyType({})
+    ) -> AbstractAsyncContextManager[Consuming]:
+        """`environ`: variables beside those of the load."""
+        settings = {
             "AMQP_URL": self.amqp_url,
             "PLIVO_AUTH_ID": AUTH_ID,
             "PLIVO_AUTH_TOKEN": AUTH_TOKEN,
@@ -94,9 +98,10 @@ class BenchmarkSetup:
             "PROVISIONER_CONCURRENCY": str(load.concurrency or min(load.prefetch, 1000)),
             "PROVISIONER_RATE_LIMIT": "{}/{}s".format(*load.pace) if load.pace else AS_GOOD_AS_UNLIMITED,
             "PROVISIONER_LOG_FORMAT": "json",
+            **environ,
         }
         command: list[str | Path] = [Path(sys.executable).with_name("provisioner"), "run"]
-        return consuming(command, self.folder / "worker.log", environ)
+        return consuming(command, self.folder / "worker.log", settings)
 
     def bare(self, load: Load) -> AbstractAsyncContextManager[Consuming]:
         asked = {

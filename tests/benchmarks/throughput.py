@@ -30,7 +30,7 @@ async def _compared(stage: BenchmarkSetup, scale: Scale, latency: float, prefetc
     sides = {"worker": stage.worker, "bare loop": stage.bare}
     for _ in range(scale.rounds):
         for name, side in sides.items():
-            rate, cost = await _run(stage, side, scale.events, latency, prefetch)
+            rate, cost = await run(stage, side, scale.events, latency, prefetch)
             rates[name].append(rate)
             costs[name].append(cost)
     where = f"{latency * 1000:.0f} ms, prefetch {prefetch}"
@@ -47,7 +47,7 @@ def _ratios(values: Mapping[str, Sequence[float]]) -> list[float]:
     return [ours / bare for ours, bare in zip(values["worker"], values["bare loop"], strict=True)]
 
 
-async def _run(
+async def run(
     stage: BenchmarkSetup, side: Side, events: int, latency: float, prefetch: int
 ) -> tuple[float, float]:
     """Events per second, and CPU seconds per 1,000 events, after the warm-up."""

@@ -20,6 +20,7 @@ import pytest
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
 from tests.support.canaries import Canaries, assert_absent
+from tests.support.collector import collector
 from tests.support.management import delete, put
 from tests.support.secrets_keys import fresh_sealing_key, write_keys
 from tests.support.secured import Secured
@@ -222,8 +223,11 @@ async def running(environ: dict[str, str]) -> AsyncIterator[Running]:
 async def test_nothing_the_worker_writes_contains_a_secret(canary_system: CanarySystem, *, sealed: bool):
     """Without seals the token is in the message and at the broker, where the search must find it."""
     found: dict[str, set[str]] = {}
-    environ = canary_system.environ(sealed=sealed)
-    async with running(environ) as worker:
+    spans = bytearray()
+    async with (
+        collector(spans) as endpoint,
+        running(canary_system.environ(sealed=sealed) | {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}) as worker,
+    ):
         await listen(canary_system)
         await canary_system.play()
         signing = (
@@ -253,6 +257,9 @@ async def test_nothing_the_worker_writes_contains_a_secret(canary_system: Canary
         assert await worker.process.wait() == 0, worker.printed.decode()
     assert len(canary_system.sandbox.subaccounts()) >= len(DEPARTMENTS)
     found["logs"] = search(bytes(worker.printed))
+    found["spans"] = search(bytes(spans))
+    assert spans.count(b"plivo create") >= len(DEPARTMENTS)
+    assert b"Sales and more" not in spans
     found["results"] = search(b"".join(canary_system.published[names.RESULTS].messages))
     found["dead letters"] = search(b"".join(canary_system.published[names.DEAD_LETTERS].messages))
     found |= canary_system.canaries.found_in_folder(canary_system.made("tmp"))

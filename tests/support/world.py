@@ -76,6 +76,7 @@ from worker.provider.scan import Orphans
 from worker.settings.load import load
 from worker.settings.model import WorkerSettings
 from worker.telemetry.events import Telemetry
+from worker.telemetry.spans import NO_SPANS, Spans
 
 OWNER = "default"
 SETTLE_WINDOW = timedelta(seconds=120)
@@ -342,9 +343,9 @@ class World:
         self.broker.bind(RESULTS, RESULTS_QUEUE, "#")
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[RunningWorker]:
+    async def working(self, spans: Spans = NO_SPANS) -> AsyncIterator[RunningWorker]:
         """Runs a worker during the block, and kills it at the end without a drain."""
-        telemetry = Telemetry()
+        telemetry = Telemetry(spans=spans)
         ports = Ports(
             ledger=WatchedLedger(self.witness, self.ledger),
             locks=InProcessLocks(),

@@ -113,6 +113,7 @@ async def running_worker(
             on_call=telemetry.called,
             on_clock=comparisons.note,
             on_failure=telemetry.call_failed,
+            traced=telemetry.calling,
         )
         provider = await stack.enter_async_context(plivo)
         broker = await stack.enter_async_context(connect(settings, clock, telemetry))

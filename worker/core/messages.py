@@ -138,6 +138,14 @@ def failed_unattributed(
     return _outgoing_result((fingerprint(letter),), ResultKind.FAILED, owner, {"time": rfc3339(now)}, data)
 
 
+def traced(outgoing: Outgoing, headers: Mapping[str, str]) -> Outgoing:
+    """The message with trace headers of its transport; its attributes have the event's own trace."""
+    if not headers:
+        return outgoing
+    message = replace(outgoing.message, headers={**outgoing.message.headers, **headers})
+    return replace(outgoing, message=message)
+
+
 def fingerprint(letter: Outgoing) -> str:
     """Identifies a dead letter: a digest of its routing key, time of death and body."""
     dead_at = text_of(letter.message.headers.get(DEAD_AT)) or ""

@@ -86,6 +86,13 @@ class Handler:
         await self.lanes.idle()
 
     async def _handle(self, work: Work) -> Progress:
+        """Takes a delivery to its end, in one span."""
+        reading = work.reading
+        cause = None if isinstance(reading, Unreadable) else reading
+        with self.telemetry.handling(_type_of(reading), cause):
+            return await self._try_until_ended(work)
+
+    async def _try_until_ended(self, work: Work) -> Progress:
         """Takes a delivery to its end, in as many tries as it needs."""
         while work.delivery.live and not self.stopping.is_set():
             work = work.tried()

@@ -119,7 +119,8 @@ class Line:
 
     async def _carry(self, event: Asked, is_overtaken: Overtaking) -> Result:
         await self.reconciler.arm_pending_check(event.department)
-        known = await self.records.recall(event.department, event.reference)
+        with self.telemetry.stage("recall"):
+            known = await self.records.recall(event.department, event.reference)
         token = None
         while True:
             match self._decide(event, known):
@@ -163,7 +164,8 @@ class Line:
             claimed_at = self.clock.monotonic()
             key = self.names.key(step, entry, event)
             try:
-                claimed = await self._claim(step, entry, event, key)
+                with self.telemetry.stage("claim"):
+                    claimed = await self._claim(step, entry, event, key)
             except NotAdmitted as refused:  # others were removed meanwhile: it is decided again
                 return _Recorded(replace(known, counts=refused.counts), None)
             outcome = await self.actor.act(step, claimed, key, claimed_at, call)
@@ -185,7 +187,8 @@ class Line:
         calls = call_notes(step, entry, key, outcome, now)
         audit = hold_audit(step, conclusion.holds, event, now)
         try:
-            recorded = await self.records.conclude(entry, conclusion, calls, audit)
+            with self.telemetry.stage("record"):
+                recorded = await self.records.conclude(entry, conclusion, calls, audit)
         except (LedgerConflict, LedgerFailed) as error:
             if isinstance(error, AuthIdTaken):
                 self.foreign.met(error)

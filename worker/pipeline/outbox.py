@@ -115,7 +115,8 @@ class Outbox:
 
     async def _publish_result(self, outgoing: Outgoing) -> None:
         try:
-            await self.publisher.publish(outgoing)
+            with self.telemetry.publishing(outgoing.exchange) as headers:
+                await self.publisher.publish(messages.traced(outgoing, headers))
         except Unroutable:
             self.telemetry.result_unroutable(outgoing.routing_key)
         except NotTaken as error:
@@ -219,7 +220,9 @@ class Outbox:
     async def _send(self, entry: Entry, clear: CredentialsMessage, recipient: str) -> None:
         await self.plaintext_guard.check(recipient)
         message = self.sealer.seal(clear, recipient)
-        await self.publisher.publish(messages.addressed(clear, recipient, message))
+        outgoing = messages.addressed(clear, recipient, message)
+        with self.telemetry.publishing(outgoing.exchange) as headers:
+            await self.publisher.publish(messages.traced(outgoing, headers))
         self.confirmed.add(clear.id)
         self.telemetry.credentials_published(entry, clear.causationid, recipient)
 

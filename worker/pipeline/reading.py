@@ -57,7 +57,7 @@ def reading_of(delivered: Outgoing) -> Reading:
 def validate(message: Message) -> Reading:
     """Reads a message without regard to its routing key."""
     try:
-        given = attributes_in(message)
+        given = _with_trace(attributes_in(message), message.headers)
         envelope = event_of(given)
     except Malformed as error:
         return Unreadable(_refusal(DeadReason.MALFORMED, error), glimpse(message))
@@ -69,6 +69,16 @@ def validate(message: Message) -> Reading:
         return Unreadable(_refusal(DeadReason.UNSUPPORTED_TYPE, error), _readable_part(envelope))
     except Invalid as error:
         return Unreadable(_refusal(DeadReason.INVALID, error), _readable_part(envelope))
+
+
+def _with_trace(attributes: dict[str, Any], headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes with the trace of the transport where the event has none.
+
+    Producers with OpenTelemetry have `traceparent` in a plain header.
+    """
+    if "traceparent" in attributes or "traceparent" not in headers:
+        return attributes
+    return attributes | {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
 
 
 def glimpse(message: Message) -> Subject | None:

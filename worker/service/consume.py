@@ -4,7 +4,8 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -19,13 +20,49 @@ from worker.settings.warnings import warnings_about
 from worker.telemetry.events import Telemetry
 
 CUT_OFF = 1
+VERSION = version("subaccount-provisioner")
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+WITHOUT_EXTRA = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed:"
+    " pip install 'subaccount-provisioner[otel]', or unset it"
+)
 SHOWN = ("removal", "removal_grace", "removal_limit", "protected", "sweep", "sweep_fix")
 """The settings that say what may be removed or corrected, which the first log line shows."""
 
 
 async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
     """Runs a worker until a stop signal. Returns True if it finished all the work it had begun."""
-    telemetry = Telemetry()
+    with _telemetry(environ) as telemetry:
+        return await _consume(settings, environ, telemetry)
+
+
+@contextmanager
+def _telemetry(environ: Mapping[str, str]) -> Iterator[Telemetry]:
+    """Telemetry with traces, if an exporter for them is configured."""
+    if not traces_wanted(environ):
+        yield Telemetry()
+        return
+    try:
+        from worker.adapters.otel import complaints, exported_spans  # noqa: PLC0415 - an extra, and slow
+    except ModuleNotFoundError:
+        telemetry = Telemetry()
+        telemetry.tracing_impossible(WITHOUT_EXTRA)
+        yield telemetry
+        return
+    with exported_spans(VERSION, environ) as spans:
+        telemetry = Telemetry(spans=spans)
+        with complaints(telemetry.spans_lost):
+            yield telemetry
+
+
+def traces_wanted(environ: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's own variables name an exporter and do not switch it off."""
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    return environ.get("OTEL_TRACES_EXPORTER") != "none" and any(environ.get(name) for name in ENDPOINTS)
+
+
+async def _consume(settings: WorkerSettings, environ: Mapping[str, str], telemetry: Telemetry) -> bool:
     stop = Stop(settings.drain.total_seconds(), lambda: _exit_at_once(telemetry))
     _leave_no_core()
     if unknown := unknown_names(environ):
@@ -39,7 +76,7 @@ async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
             if unsafe := warnings_about(settings, environ):
                 telemetry.settings_unsafe(unsafe)
             facts = _shown(settings) | {"http": f"{http.host}:{http.port}"}
-            telemetry.started(version("subaccount-provisioner"), facts)
+            telemetry.started(VERSION, facts)
             with probes.watching(worker):
                 await stop.asked()
                 return await _drained(worker)

@@ -7,6 +7,7 @@ interface: alerts and dashboards read them. Metrics are declared in `telemetry/m
 import platform
 import traceback
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Literal
@@ -24,12 +25,13 @@ from worker.core.inventory import Counts
 from worker.core.judge import CallFault, DeadLetter, Failure, Operation, Park, Pause, Wait
 from worker.core.messages import Subject
 from worker.core.model.answers import Answer
-from worker.core.model.causes import Event, LateRemoval, Recreation, Reference
+from worker.core.model.causes import NO_TRACE, Event, LateRemoval, Recreation, Reference, Reissue
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry
 from worker.core.model.holds import Hold, HoldReason, HoldState
 from worker.telemetry.logs import LINES
 from worker.telemetry.metrics import CIRCUIT, FINDING_KINDS, NO_RESPONSE, Metrics
+from worker.telemetry.spans import NO_SPANS, Headers, Spans
 
 REPEAT_SECONDS = 60.0
 """A wait is a warning once per period and department, or once for a failure that affects every message."""
@@ -40,15 +42,23 @@ REMEMBERED = 10_000
 MessageType = Kind | Literal["reissue", "unreadable"]
 """What a message is: a department event by its kind, a request to reissue, or none of them."""
 
+_MESSAGING = {"messaging.system": "rabbitmq", "messaging.operation.type": "process"}
+
 OnAnswered = Callable[[Event, Answer], None]
 
 
 class _Reports:
-    """The log and the metrics that all topics share."""
+    """The log, the metrics and the spans that all topics share."""
+
+    _spans: Spans = NO_SPANS
 
     def __init__(
-        self, registry: CollectorRegistry | None = None, on_answered: OnAnswered | None = None
+        self,
+        registry: CollectorRegistry | None = None,
+        on_answered: OnAnswered | None = None,
+        spans: Spans = NO_SPANS,
     ) -> None:
+        self._spans = spans
         self.registry = registry or CollectorRegistry()
         self._metrics = Metrics(self.registry)
         self._log = structlog.get_logger().bind()  # once, not for every line
@@ -107,6 +117,50 @@ class _ProcessEvents(_Reports):
         self._log.error("step_crashed", error=type(error).__name__, frames=frames)
 
 
+class _SpanEvents(_Reports):
+    """The spans of a trace; each lasts as long as its block."""
+
+    def handling(self, kind: MessageType, cause: Event | Reissue | None) -> AbstractContextManager[Any]:
+        """A message is worked on, from its lane to its end. `cause`: None if it cannot be read."""
+        if self._spans is NO_SPANS:
+            return NO_SPANS.stage("")  # the facts are not even gathered
+        if cause is None:
+            return self._spans.event(f"process {kind}", NO_TRACE, _MESSAGING)
+        facts = {
+            **_MESSAGING,
+            "messaging.message.id": cause.reference.id,
+            "provisioner.source": cause.reference.source,
+            "provisioner.tenant": cause.department.tenant,
+            "provisioner.department_id": cause.department.id,
+        }
+        return self._spans.event(f"process {kind}", cause.trace, facts)
+
+    def stage(self, name: Literal["recall", "claim", "record"]) -> AbstractContextManager[Any]:
+        """A stage of the line."""
+        return self._spans.stage(name)
+
+    def calling(self, operation: Operation) -> AbstractContextManager[Headers]:
+        """A request to the provider, with the headers to send along."""
+        return self._spans.call(operation)
+
+    def publishing(self, exchange: str) -> AbstractContextManager[Headers]:
+        """A message is published and confirmed; with the headers to send along."""
+        return self._spans.publish(exchange)
+
+    def tracing_impossible(self, detail: str) -> None:
+        """At the start: traces were asked for, and cannot be made."""
+        self._log.warning("tracing_impossible", detail=detail)
+
+    def spans_lost(self) -> None:
+        """Some spans were not exported. Called in any thread."""
+        self._metrics.count("spans_lost")
+        if "spans" not in self._warned_of:
+            self._warned_of.add("spans")
+            self._log.warning(
+                "spans_lost", detail="see OTEL_EXPORTER_OTLP_ENDPOINT; logged once, counted each time"
+            )
+
+
 class _MessageEvents(_Reports):
     """Messages on their way through the worker."""
 
@@ -125,6 +179,7 @@ class _MessageEvents(_Reports):
     def answered(self, event: Event, answer: Answer, now: datetime) -> None:
         """An event is finished: answered now or, if `answer.confirmed`, before."""
         self._metrics.count("events", event.kind, answer.outcome)
+        self._spans.note_event({"provisioner.outcome": answer.outcome})
         if not answer.confirmed:
             self._aged(event, now)
         self._log.info(
@@ -188,6 +243,9 @@ class _MessageEvents(_Reports):
     def dead_lettered(self, kind: MessageType, verdict: DeadLetter, subject: Subject | None) -> None:
         self._metrics.count("events", kind, ResultKind.FAILED)
         self._metrics.count("dead_letters", verdict.reason)
+        self._spans.note_event(
+            {"provisioner.outcome": ResultKind.FAILED, "provisioner.reason": verdict.reason}
+        )
         about = _about_subject(subject)
         self._log.warning("message_dead_lettered", reason=verdict.reason, detail=verdict.detail, **about)
 
@@ -382,6 +440,7 @@ class _ProviderEvents(_Reports):
         """`status` is the HTTP status; None: no response."""
         self._metrics.count("provider_requests", operation, str(status or NO_RESPONSE))
         self._metrics.observe(seconds, "provider_request_seconds")
+        self._spans.note_status(status)
 
     def sharing(self, workers: int, calls: int) -> None:
         """The workers that run on this ledger, and the calls per window that this one may send."""
@@ -493,6 +552,7 @@ class _BrokerEvents(_Reports):
 
 class Telemetry(
     _ProcessEvents,
+    _SpanEvents,
     _MessageEvents,
     _DepartmentEvents,
     _RemovalEvents,

@@ -173,6 +173,11 @@ COUNTERS = (
         action="Often: RabbitMQ's log, the network, proxies with an idle limit.",
     ),
     Metric(
+        name="spans_lost",
+        help="Times that spans of traces were lost, or could not be exported.",
+        action="`OTEL_EXPORTER_OTLP_ENDPOINT`, and the collector behind it. Events are not affected.",
+    ),
+    Metric(
         name="broker_disconnections",
         help="Connections to RabbitMQ that were lost, given up or closed, by purpose.",
         action="As `broker_reconnects_total`.",

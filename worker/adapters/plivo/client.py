@@ -6,7 +6,7 @@ Each call is sent once: no retry, no redirect.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -205,6 +205,15 @@ _LISTS: Mapping[ResourceKind, tuple[str, type[_Resources[Any]]]] = {
 }
 
 
+Traced = Callable[[Operation], AbstractContextManager[Mapping[str, str]]]
+"""The span of a request, with the headers that carry its trace."""
+
+
+def untraced(_operation: Operation) -> AbstractContextManager[Mapping[str, str]]:
+    """A `Traced` without a trace."""
+    return nullcontext({})
+
+
 @asynccontextmanager
 async def plivo_provider(
     account: PlivoAccount,
@@ -213,12 +222,13 @@ async def plivo_provider(
     on_call: Callable[[Operation, int | None, float], None] = lambda _operation, _status, _seconds: None,
     on_clock: Callable[[timedelta | None], None] = lambda _skew: None,
     on_failure: Callable[[CallFault], None] = lambda _fault: None,
+    traced: Traced = untraced,
 ) -> AsyncIterator["PlivoProvider"]:
     """Opens a session. Once `stopping` is set, calls in flight are finished and no further one begins.
 
     `on_call` gets operation, HTTP status (None without a response) and seconds of each request. `on_clock`
     gets how far Plivo's clock is ahead of ours, by each of its own responses; None: it has no date.
-    `on_failure` gets each call that was sent in vain.
+    `on_failure` gets each call that was sent in vain. `traced` gives the trace headers of a request.
     """
     # Half of the time is for the connect, which sends nothing.
     seconds = account.timeout.total_seconds()
@@ -232,7 +242,7 @@ async def plivo_provider(
     # aiohttp would silently repeat GET and DELETE when a kept connection breaks.
     session._retry_connection = False  # noqa: SLF001 - there is no public switch
     async with session:
-        yield PlivoProvider(account, session, clock, stopping, on_call, on_clock, on_failure)
+        yield PlivoProvider(account, session, clock, stopping, on_call, on_clock, on_failure, traced)
 
 
 class PlivoProvider:
@@ -249,7 +259,9 @@ class PlivoProvider:
         on_call: Callable[[Operation, int | None, float], None],
         on_clock: Callable[[timedelta | None], None],
         on_failure: Callable[[CallFault], None],
+        traced: Traced = untraced,
     ) -> None:
+        self._traced = traced
         self.on_failure = on_failure
         self._base = f"{account.url.rstrip('/')}/v1/Account/{account.auth_id}/"
         self._access = Access(
@@ -305,8 +317,13 @@ class PlivoProvider:
 
     async def send(self, slot: Slot, request: "_Request") -> "_Answer":
         """Sends one request and returns the 2xx response; raises `CallFailed`."""
+        with self._traced(request.operation) as trace_headers:
+            return await self._send(slot, request, trace_headers)
+
+    async def _send(self, slot: Slot, request: "_Request", trace_headers: Mapping[str, str]) -> "_Answer":
         way = self._access.way()
-        headers = {**way.headers, **({"Idempotency-Key": request.key} if request.key else {})}
+        key = {"Idempotency-Key": request.key} if request.key else {}
+        headers = {**way.headers, **key, **trace_headers}
         data = None if request.body is None else to_json(request.body)
         try:
             slot.begin()
