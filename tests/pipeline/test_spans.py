@@ -14,6 +14,7 @@ from contracts.envelope import Message
 from tests.support.builders import department_created, department_removed
 from tests.support.world import RESULTS_QUEUE, World
 from worker.adapters.otel import OtelSpans
+from worker.core.model.causes import NO_TRACE
 from worker.telemetry.events import Telemetry
 from worker.telemetry.spans import NO_SPANS
 
@@ -138,24 +139,30 @@ async def test_spans_hold_no_token_and_no_name(world, traced):
 
 def test_a_span_that_fails_says_only_what_kind_of_error(traced):
     def fail() -> None:
-        with traced.spans.call("create"):
+        with traced.spans.event("process created", NO_TRACE, {}), traced.spans.call("create"):
             raise ValueError("token 123")
 
     with pytest.raises(ValueError, match="token"):
         fail()
-    (span,) = traced.finished
+    span = traced.named("plivo create")
     assert span.status.status_code is StatusCode.ERROR
     assert span.attributes == {"provisioner.operation": "create", "error.type": "ValueError"}
-    assert "token" not in span.to_json()
+    assert "token" not in traced.named("process created").to_json() + span.to_json()
 
 
 def test_a_call_has_its_status_and_sends_its_trace(traced):
     telemetry = Telemetry(spans=traced.spans)
-    with telemetry.calling("create") as headers:
+    with traced.spans.event("process created", NO_TRACE, {}), telemetry.calling("create") as headers:
         telemetry.called("create", 201, 0.1)
     span = traced.named("plivo create")
     assert span.attributes["http.response.status_code"] == 201
     assert headers["traceparent"].split("-")[1:3] == [*ids(span)[:2]]
+
+
+def test_work_without_an_event_has_no_span(traced):
+    with traced.spans.stage("recall"), traced.spans.call("list") as headers:
+        traced.spans.note_event({"provisioner.outcome": "created"})
+    assert (headers, traced.finished) == ({}, [])
 
 
 def test_without_tracing_nothing_is_made():

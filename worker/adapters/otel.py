@@ -10,20 +10,20 @@ either, since their texts may hold anything.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from threading import Thread
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_span
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from worker.core.model.causes import Trace
-from worker.telemetry.spans import Attributes, Headers
+from worker.telemetry.spans import NO_HEADERS, Attributes, Headers
 
 FLUSH_SECONDS = 3.0
 """The longest wait at the end for an exporter that does not answer."""
@@ -34,42 +34,31 @@ _EVENT: ContextVar[Span | None] = ContextVar("event span", default=None)
 
 
 class OtelSpans:
-    """Makes spans with a tracer. Each ends with its block, with an error status if that raises."""
+    """Makes spans with a tracer, for events whose trace is sampled. Work without an event has none."""
 
     def __init__(self, provider: TracerProvider, version: str) -> None:
         self._tracer = provider.get_tracer("subaccount-provisioner", version)
 
-    @contextmanager
-    def event(self, name: str, trace: Trace, attributes: Attributes) -> Iterator[None]:
+    def event(self, name: str, trace: Trace, attributes: Attributes) -> AbstractContextManager[Headers]:
         """See `Spans.event`."""
         given = {"traceparent": trace.traceparent, "tracestate": trace.tracestate}
-        carrier = {header: value for header, value in given.items() if value}
-        parent = _PROPAGATOR.extract(carrier, Context())
-        with self._span(name, SpanKind.CONSUMER, attributes, parent) as span:
-            token = _EVENT.set(span)
-            try:
-                yield
-            finally:
-                _EVENT.reset(token)
+        parent = _PROPAGATOR.extract({header: value for header, value in given.items() if value}, Context())
+        return _Block(
+            self._tracer.start_span(name, parent, SpanKind.CONSUMER, _known(attributes)), kept_in=_EVENT
+        )
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> AbstractContextManager[Headers]:
         """See `Spans.stage`."""
-        with self._span(name, SpanKind.INTERNAL, {}):
-            yield
+        return self._part(name, SpanKind.INTERNAL, {})
 
-    @contextmanager
-    def call(self, operation: str) -> Iterator[Headers]:
+    def call(self, operation: str) -> AbstractContextManager[Headers]:
         """See `Spans.call`."""
-        with self._span(f"plivo {operation}", SpanKind.CLIENT, {"provisioner.operation": operation}):
-            yield _headers()
+        return self._part(f"plivo {operation}", SpanKind.CLIENT, {"provisioner.operation": operation})
 
-    @contextmanager
-    def publish(self, exchange: str) -> Iterator[Headers]:
+    def publish(self, exchange: str) -> AbstractContextManager[Headers]:
         """See `Spans.publish`."""
         facts = {"messaging.system": "rabbitmq", "messaging.destination.name": exchange}
-        with self._span(f"publish {exchange}", SpanKind.PRODUCER, facts):
-            yield _headers()
+        return self._part(f"publish {exchange}", SpanKind.PRODUCER, facts)
 
     def note_event(self, attributes: Attributes) -> None:
         """See `Spans.note_event`."""
@@ -81,24 +70,42 @@ class OtelSpans:
         if status is not None:
             get_current_span().set_attribute("http.response.status_code", status)
 
-    @contextmanager
-    def _span(
-        self, name: str, kind: SpanKind, attributes: Attributes, parent: Context | None = None
-    ) -> Iterator[Span]:
-        with self._tracer.start_as_current_span(
-            name,
-            parent,
-            kind,
-            _known(attributes),
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            try:
-                yield span
-            except BaseException as error:
-                span.set_status(Status(StatusCode.ERROR))
-                span.set_attribute("error.type", type(error).__name__)
-                raise
+    def _part(self, name: str, kind: SpanKind, attributes: Attributes) -> AbstractContextManager[Headers]:
+        sends = kind is not SpanKind.INTERNAL
+        if not get_current_span().is_recording():
+            return nullcontext(_headers() if sends else NO_HEADERS)
+        return _Block(self._tracer.start_span(name, None, kind, attributes), sends=sends)
+
+
+class _Block:
+    """A span that is current in the block, and ends with it; with an error status if that raises.
+
+    Yields the headers that carry it, if it `sends` something. `kept_in`: a variable that holds it too.
+    """
+
+    __slots__ = ("_kept", "_kept_in", "_sends", "_span", "_token")
+
+    def __init__(
+        self, span: Span, *, sends: bool = False, kept_in: ContextVar[Span | None] | None = None
+    ) -> None:
+        self._span = span
+        self._sends = sends
+        self._kept_in = kept_in
+
+    def __enter__(self) -> Headers:
+        self._token = attach(set_span_in_context(self._span))
+        if self._kept_in is not None:
+            self._kept = self._kept_in.set(self._span)
+        return _headers() if self._sends else NO_HEADERS
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._kept_in is not None:
+            self._kept_in.reset(self._kept)
+        detach(self._token)
+        if kind is not None:
+            self._span.set_status(Status(StatusCode.ERROR))
+            self._span.set_attribute("error.type", kind.__name__)
+        self._span.end()
 
 
 @contextmanager
