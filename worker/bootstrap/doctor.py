@@ -2,8 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -42,13 +42,14 @@ from worker.core.checks import (
     warn,
 )
 from worker.core.clock_skew import skew_of
+from worker.core.listed import ListedSubaccount
 from worker.core.presence import PRESENT_FOR
 from worker.flow.plaintext import SEALED_BEFORE
 from worker.operations.doctor.broker import queue_checks, topology_checks
 from worker.operations.doctor.examine import Probe
 from worker.operations.doctor.ledger import OF_LEDGER, account_checks, ledger_checks
 from worker.operations.topology import TopologyOptions
-from worker.ports import CallFailed, LedgerFailed, LedgerMissing, OpenedLedger, Register
+from worker.ports import CallFailed, LedgerFailed, LedgerForeign, LedgerMissing, OpenedLedger
 from worker.provider.scan import page_of
 from worker.settings.ledger_url import SqliteUrl
 from worker.settings.load import SettingsError, load
@@ -68,6 +69,9 @@ TO_MANAGEMENT = (
 )
 TO_PROVIDER = "correct PLIVO_API_URL"
 TO_SETTINGS = "correct it; `provisioner run --help` describes each setting"
+NOT_LOOKED_AT = warn(
+    "other checks", "not made: they need the settings", "correct the settings, then run `provisioner doctor`"
+)
 TO_KEYS = f"repair the file of {PREFIX}RECIPIENTS; `provisioner keys new` makes a key pair"
 
 
@@ -77,7 +81,7 @@ def probes(environ: Mapping[str, str]) -> Sequence[Probe]:
         settings = load(WorkerSettings, environ)
     except SettingsError as error:
         mistakes = [told("settings", line, TO_SETTINGS) for line in str(error).splitlines()]
-        return [_of_settings(environ, mistakes)]
+        return [_of_settings(environ, [*mistakes, NOT_LOOKED_AT])]
     return [
         _of_settings(environ, [ok("settings", "all are valid")]),
         Probe("files", "correct the modes of these files", partial(_files, settings, environ)),
@@ -281,27 +285,23 @@ async def _provider(settings: WorkerSettings) -> Sequence[Check]:
             page = await page_of(opened, 0)
         except CallFailed as failed:
             return [provider(failed.fault), *_provider_clock(skews)]
-    found = [ok("provider", f"Plivo accepts the login of {settings.plivo_auth_id}"), *_provider_clock(skews)]
-    async with _ledger_if_usable(settings) as ledger:
-        if ledger is not None:
-            found += await account_checks(ledger, page, settings.names)
-    return found
+    return [
+        ok("provider", f"Plivo accepts the login of {settings.plivo_auth_id}"),
+        *_provider_clock(skews),
+        *await _against_ledger(settings, page),
+    ]
 
 
 def _provider_clock(skews: Sequence[timedelta | None]) -> Sequence[Check]:
     return [clock("provider clock", "Plivo", skews[-1])] if skews else []
 
 
-@asynccontextmanager
-async def _ledger_if_usable(settings: WorkerSettings) -> AsyncIterator[Register | None]:
-    """The ledger; an empty one where there is none yet. None: it cannot be read, as its own check tells."""
-    async with AsyncExitStack() as stack:
-        register: Register | None = None
-        with suppress(LedgerFailed):
-            try:
-                opened = await stack.enter_async_context(open_ledger(settings.ledger_url, read_only=True))
-                register = opened.ledger
-                await register.caught_up_at()
-            except LedgerMissing:
-                register = MemoryLedger()
-        yield register
+async def _against_ledger(settings: WorkerSettings, page: Sequence[ListedSubaccount]) -> Sequence[Check]:
+    """Compares the newest page of the list. Empty if the ledger cannot be read, as its own check tells."""
+    try:
+        async with open_ledger(settings.ledger_url, read_only=True) as opened:
+            return await account_checks(opened.ledger, page, settings.names)
+    except LedgerMissing:  # a new ledger, or a lost one
+        return await account_checks(MemoryLedger(), page, settings.names)
+    except (LedgerFailed, LedgerForeign):
+        return []

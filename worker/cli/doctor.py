@@ -26,10 +26,13 @@ def doctor(*, as_json: Json = False) -> None:
 async def _doctor(environ: Mapping[str, str], *, as_json: bool) -> bool:
     """Returns whether no check failed."""
     from worker.bootstrap.doctor import probes
+    from worker.cli.progress import progress
     from worker.core.checks import CheckStatus
     from worker.operations.doctor.examine import examine
 
-    found = await examine(probes(environ))
+    wanted = probes(environ)
+    with progress("checks", len(wanted)) as display:
+        found = await examine(wanted, on_done=display.more)
     if as_json:
         terminal.print_json([_document(check) for check in found])
     else:

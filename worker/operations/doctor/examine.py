@@ -24,9 +24,22 @@ class Probe:
     look: Callable[[], Awaitable[Sequence[Check]]]
 
 
-async def examine(probes: Sequence[Probe], limit_seconds: float = LIMIT_SECONDS) -> Sequence[Check]:
-    """Makes all checks, and returns them in the order of the probes. Raises nothing."""
-    found = await asyncio.gather(*(_examined(probe, limit_seconds) for probe in probes))
+async def examine(
+    probes: Sequence[Probe],
+    limit_seconds: float = LIMIT_SECONDS,
+    on_done: Callable[[int], None] = lambda _more: None,
+) -> Sequence[Check]:
+    """Makes all checks, and returns them in the order of the probes. Raises nothing.
+
+    `on_done` gets 1 for each probe that is done.
+    """
+
+    async def one(probe: Probe) -> Sequence[Check]:
+        checks = await _examined(probe, limit_seconds)
+        on_done(1)
+        return checks
+
+    found = await asyncio.gather(*map(one, probes))
     return [check for checks in found for check in checks]
 
 
