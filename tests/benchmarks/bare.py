@@ -84,6 +84,7 @@ async def main(asked: dict[str, Any]) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(await aio_pika.connect(asked["amqp_url"]))
+        connection.close_callbacks.add(lambda *_: stop.set())  # without a broker there is nothing to measure
         login = aiohttp.BasicAuth(asked["auth_id"], asked["auth_token"])
         connector = aiohttp.TCPConnector(limit=asked["concurrency"])
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, auth=login))

@@ -13,6 +13,8 @@ class Scale:
     departments: int
     rounds: int
     seed: int
+    large: int
+    ledgers: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 import aiohttp
 from aio_pika.abc import AbstractIncomingMessage
@@ -28,6 +29,10 @@ async def measure(stage: BenchmarkSetup, _scale: Scale) -> list[Figure]:
 
 async def beyond_the_provider(stage: BenchmarkSetup, side: Side, prefetch: int = 200) -> list[float]:
     """Milliseconds from an event to its credentials, without the provider's part."""
+    return await stage.repeated(partial(_beyond_the_provider, stage, side, prefetch))
+
+
+async def _beyond_the_provider(stage: BenchmarkSetup, side: Side, prefetch: int) -> list[float]:
     await stage.set([])
     async with provider() as there, side(Load(there.url, prefetch)), _caller() as session:
         heard = await _credentials(stage)

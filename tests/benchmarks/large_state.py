@@ -20,6 +20,7 @@ from worker.adapters.postgres.ledger_values import answer_values, entry_values
 from worker.adapters.rows import answer_json, entry_json
 from worker.adapters.sqlite.ledger import INSERT_ENTRY, answer_row, entry_row, sqlite_ledger
 from worker.core.model.answers import Answer
+from worker.core.model.causes import Reference
 from worker.core.model.credentials import Fingerprint, IssuedCredentials
 from worker.core.model.departments import Department
 from worker.core.model.entry import Entry, Status
@@ -64,10 +65,15 @@ def auth_id(number: int) -> str:
     return f"SA{number:018}"
 
 
+def event(number: int, place: int) -> Reference:
+    """An event of the department; those that were answered have the places 1 and 2."""
+    return Reference("/hr", f"e-{number:08}-{place}", ANSWERS[0].event.type)
+
+
 def entries(departments: int) -> Iterator[Entry]:
     """The entries, in the order of their ids."""
     for number in range(departments):
-        version = RENAMED.version._replace(id=_event(number, 2))
+        version = RENAMED.version._replace(id=event(number, 2).id)
         entry = replace(ENTRY, department=department(number), auth_id=auth_id(number), version=version)
         if number % ONE_IN == ONE_IN - 1:
             gone = Removed(LONG_AGO, counted_at=LONG_AGO, auth_id=entry.auth_id)
@@ -79,8 +85,8 @@ def answers(departments: int) -> Iterator[Answer]:
     """The answers to the events of each department."""
     for number in range(departments):
         for place, answer in enumerate(ANSWERS, start=1):
-            event = answer.event._replace(id=_event(number, place))
-            yield replace(answer, department=department(number), event=event, auth_id=auth_id(number))
+            answered = answer.event._replace(id=event(number, place).id)
+            yield replace(answer, department=department(number), event=answered, auth_id=auth_id(number))
 
 
 async def fill(url: LedgerUrl, departments: int) -> None:
@@ -118,7 +124,8 @@ async def _fill_postgres(url: PostgresUrl, departments: int) -> None:
                 statement = INSERT.format(table, ", ".join(some[0]))
                 await connection.rows(statement, (to_json(some).decode(),), LONGEST_SECONDS)
         await connection.rows("COMMIT", (), LONGEST_SECONDS)
-        await connection.rows("VACUUM (ANALYZE)", None, LONGEST_SECONDS)
+        for table in tables:
+            await connection.rows(f"VACUUM (ANALYZE) {table}", None, LONGEST_SECONDS)
     finally:
         await connection.close()
 
@@ -127,7 +134,3 @@ def _batches(rows: Iterable[T]) -> Iterator[list[T]]:
     rows = iter(rows)
     while some := list(islice(rows, BATCH)):
         yield some
-
-
-def _event(number: int, place: int) -> str:
-    return f"e-{number:08}-{place}"

@@ -8,6 +8,7 @@ one department.
 import os
 import signal
 import time
+from functools import partial
 
 from tests.benchmarks import idle, storm
 from tests.benchmarks.events import interleaved, one_each
@@ -29,8 +30,8 @@ async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
     for prefetch in PREFETCHES:
         figures += await _storms(stage, scale, prefetch)
         figures.append(await _idle(stage, prefetch))
-        figures += await _memory(stage, prefetch)
-        figures += await _recovery(stage, prefetch)
+        figures += await stage.repeated(partial(_memory, stage, prefetch))
+        figures += await stage.repeated(partial(_recovery, stage, prefetch))
     return figures
 
 

@@ -42,6 +42,10 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+class SideEnded(Exception):
+    """The process that is measured has ended by itself."""
+
+
 @dataclass(frozen=True)
 class Consuming:
     """A process that consumes from the work queue."""
@@ -51,7 +55,10 @@ class Consuming:
 
     @property
     def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            raise SideEnded(f"process {self.pid} has ended") from None
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property

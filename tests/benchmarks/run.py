@@ -15,7 +15,19 @@ from typing import Any
 
 from rich.table import Table
 
-from tests.benchmarks import idle, ledgers, memory, prefetch, start, storm, sweep, throughput, tracing, wiped
+from tests.benchmarks import (
+    idle,
+    large,
+    ledgers,
+    memory,
+    prefetch,
+    start,
+    storm,
+    sweep,
+    throughput,
+    tracing,
+    wiped,
+)
 from tests.benchmarks.figures import Figure, Scale
 from tests.benchmarks.stage import BenchmarkSetup, stage
 from worker.cli import terminal as console
@@ -24,6 +36,11 @@ Benchmark = Callable[[BenchmarkSetup, Scale], Coroutine[Any, Any, list[Figure]]]
 
 EVENTS = 8_000
 """Many times the largest prefetch; otherwise the first batch dominates the measurement."""
+
+LARGE = 1_000_000
+
+LONG = {"large"}
+"""Those that are measured only if they are named: they take an hour."""
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
@@ -34,6 +51,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "memory": memory.measure,
         "prefetch": prefetch.measure,
         "ledgers": ledgers.measure,
+        "large": large.measure,
         "sweep": sweep.measure,
         "wiped": wiped.measure,
         "tracing": tracing.measure,
@@ -47,6 +65,8 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=EVENTS, help="per run of the throughput benchmark")
     parser.add_argument("--departments", type=int, default=1000, help="in a storm, with 10 events each")
     parser.add_argument("--rounds", type=int, default=3, help="of what is measured more than once")
+    parser.add_argument("--large", type=int, default=LARGE, help="departments and events of a large ledger")
+    parser.add_argument("--ledger", choices=large.LEDGERS, action="append", help="of `large`; else both")
     parser.add_argument("--seed", type=int, default=0, help="of a storm's order")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
@@ -72,8 +92,16 @@ def show(figures: list[Figure]) -> None:
 
 def main() -> None:
     chosen = asked()
-    scale = Scale(chosen.events, chosen.departments, chosen.rounds, chosen.seed)
-    figures = asyncio.run(measured(chosen.only or list(BENCHMARKS), scale))
+    scale = Scale(
+        chosen.events,
+        chosen.departments,
+        chosen.rounds,
+        chosen.seed,
+        chosen.large,
+        tuple(chosen.ledger or large.LEDGERS),
+    )
+    usual = [name for name in BENCHMARKS if name not in LONG]
+    figures = asyncio.run(measured(chosen.only or usual, scale))
     if chosen.json:
         told = [dataclasses.asdict(one) | {"median": one.median, "met": one.met} for one in figures]
         json.dump({"scale": dataclasses.asdict(scale), "figures": told}, sys.stdout, indent=2)

@@ -6,22 +6,26 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 import aio_pika
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aiormq.exceptions import AMQPError
 
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
 from tests.benchmarks.events import Event, message, routing_key
-from tests.benchmarks.processes import Consuming, consuming
+from tests.benchmarks.processes import Consuming, SideEnded, consuming
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.connect import connect
-from worker.adapters.amqp.seam import Connection
+from worker.adapters.amqp.errors import BrokerUnavailable
+from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
+from worker.cli import terminal as console
 from worker.demo.private_node import private_node
 from worker.sandbox import AUTH_ID, AUTH_TOKEN
 
@@ -29,20 +33,28 @@ HEARD = "benchmark.results"
 AS_GOOD_AS_UNLIMITED = "1000000/1s"
 LONGEST_SECONDS = 300
 BURST = 500
+ROUND_TRIES = 3
+
+CUT_OFF = (SideEnded, BrokerUnavailable, AMQPError, ConnectionError)
+
 POLL_SECONDS = 0.02
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Load:
     """The conditions of one run. `pace` is (calls, seconds), a limit that each side observes itself.
 
-    `concurrency`: calls in flight; as many as the prefetch allows by default.
+    `concurrency`: calls in flight; as many as the prefetch allows by default. `ledger_url`: that of the
+    worker; by default a file that `set` removes.
     """
 
     provider_url: str
     prefetch: int = 200
     pace: tuple[int, int] | None = None
     concurrency: int | None = None
+    ledger_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,14 +66,60 @@ class Progress:
     cpu_seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class BenchmarkSetup:
     """A private node, a folder and the two sides that are compared."""
 
     amqp_url: str
     folder: Path
-    connection: Connection
-    channel: AbstractChannel
+    _links: "Links | None" = None
+    _open: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def connection(self) -> Connection:
+        assert self._links is not None
+        return self._links.connection
+
+    @property
+    def channel(self) -> AbstractChannel:
+        assert self._links is not None
+        return self._links.channel
+
+    async def repeated(self, round_: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of a round. It is made again if the broker ends a connection in the middle.
+
+        On a busy machine RabbitMQ does so once in a while, by an internal error (AMQP 541). One such error
+        must not lose the figures of an hour.
+        """
+        for tries_left in reversed(range(ROUND_TRIES)):
+            try:
+                return await round_()
+            except Exception as error:
+                if not tries_left or not (self.is_cut_off or isinstance(error, CUT_OFF)):
+                    raise
+                console.ERR.print(f"[dim]the broker ended a connection ({error!r}); the round is repeated")
+            await self.open()
+        raise AssertionError
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the broker has ended a connection or a channel of ours."""
+        return self._links is None or self._links.is_cut_off
+
+    async def open(self) -> None:
+        """Opens the connections, instead of earlier ones."""
+        await self.close()
+        connection = await self._open.enter_async_context(await connect(self.amqp_url, "benchmark"))
+        plain = await aio_pika.connect(self.amqp_url)
+        self._open.push_async_callback(plain.close)
+        channel = await plain.channel(publisher_confirms=True, on_return_raises=True)
+        self._links = Links(connection, plain, channel)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        self._links = None
+        with suppress(*BROKER_ERRORS, RuntimeError):  # some are closed already
+            await self._open.aclose()
 
     async def set(self, events: Iterable[Event]) -> None:
         """Resets queues and folder, and publishes these events to the work queue."""
@@ -92,7 +150,7 @@ class BenchmarkSetup:
             "PLIVO_AUTH_ID": AUTH_ID,
             "PLIVO_AUTH_TOKEN": AUTH_TOKEN,
             "PLIVO_API_URL": load.provider_url,
-            "LEDGER_URL": f"sqlite:///{self.folder / 'ledger.db'}",
+            "LEDGER_URL": load.ledger_url or f"sqlite:///{self.folder / 'ledger.db'}",
             "PROVISIONER_HTTP": "127.0.0.1:0",
             "PROVISIONER_PREFETCH": str(load.prefetch),
             "PROVISIONER_CONCURRENCY": str(load.concurrency or min(load.prefetch, 1000)),
@@ -128,6 +186,19 @@ class BenchmarkSetup:
         return course
 
 
+@dataclass(frozen=True)
+class Links:
+    """The connections of the stage itself."""
+
+    connection: Connection
+    plain: AbstractConnection
+    channel: AbstractChannel
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self.plain.is_closed or self.channel.is_closed
+
+
 Side = Callable[[Load], AbstractAsyncContextManager[Consuming]]
 
 
@@ -135,10 +206,10 @@ Side = Callable[[Load], AbstractAsyncContextManager[Consuming]]
 async def stage() -> AsyncIterator[BenchmarkSetup]:
     """Yields the setup on a new private node."""
     with tempfile.TemporaryDirectory() as folder:
-        async with (
-            private_node() as node,
-            await connect(node.url, "benchmark") as connection,
-            await aio_pika.connect(node.url) as plain,
-        ):
-            channel = await plain.channel(publisher_confirms=True, on_return_raises=True)
-            yield BenchmarkSetup(node.url, Path(folder) / "run", connection, channel)
+        async with private_node() as node:
+            setup = BenchmarkSetup(node.url, Path(folder) / "run")
+            await setup.open()
+            try:
+                yield setup
+            finally:
+                await setup.close()

@@ -7,6 +7,7 @@ which holds one event of each department, and once with a prefetch that holds al
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 from tests.benchmarks.events import Event, close_together, interleaved
 from tests.benchmarks.figures import Figure, Scale
@@ -66,6 +67,10 @@ def _figures(name: str, runs: list[StormRun], events: int, sooner: float | None)
 
 async def run(stage: BenchmarkSetup, side: Side, events: list[Event], prefetch: int = PREFETCH) -> StormRun:
     """Runs one storm under the rate limit."""
+    return await stage.repeated(partial(_run, stage, side, events, prefetch))
+
+
+async def _run(stage: BenchmarkSetup, side: Side, events: list[Event], prefetch: int) -> StormRun:
     await stage.set(events)
     rate = f"{CALLS}/{WINDOW_SECONDS}s"
     async with provider(rate) as there:

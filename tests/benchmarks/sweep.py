@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from aio_pika.abc import AbstractIncomingMessage
 
@@ -50,6 +51,10 @@ class Answers:
 
 async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
     """Rounds without and with a sweep take turns, on one ledger and one account."""
+    return await stage.repeated(partial(_measure, stage, scale))
+
+
+async def _measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
     p50: list[float] = []
     p99: list[float] = []
     swept: list[float] = []

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from tests.benchmarks.events import one_each
 from tests.benchmarks.figures import Figure, Scale
@@ -51,6 +52,12 @@ async def run(
     stage: BenchmarkSetup, side: Side, events: int, latency: float, prefetch: int
 ) -> tuple[float, float]:
     """Events per second, and CPU seconds per 1,000 events, after the warm-up."""
+    return await stage.repeated(partial(_run, stage, side, events, latency, prefetch))
+
+
+async def _run(
+    stage: BenchmarkSetup, side: Side, events: int, latency: float, prefetch: int
+) -> tuple[float, float]:
     await stage.set(one_each(events))
     async with provider(latency_seconds=latency) as there, side(Load(there.url, prefetch)) as running:
         course = await stage.watch(running, events)

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 import aio_pika
 from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
@@ -107,7 +108,8 @@ async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
     """Measures a small organisation and one of `scale.departments`."""
     figures = []
     for departments in (SMALL, scale.departments):
-        runs = [await run(stage, departments, scale.seed) for _ in range(scale.rounds)]
+        one = partial(run, stage, departments, scale.seed)
+        runs = [await stage.repeated(one) for _ in range(scale.rounds)]
         figures += _figures(f"wipe of {departments} departments", departments, runs)
     return figures
 
