@@ -10,8 +10,10 @@ from tests.support.builders import NOW, SALES, an_entry
 from worker.adapters.memory.ledger import MemoryLedger
 from worker.core.conclusions.conclusion import Conclusion
 from worker.core.model.calls import CallNote
+from worker.core.model.departments import Department
 from worker.core.model.entry import Entry
-from worker.pipeline.records import CALLS_KEPT, Records
+from worker.core.model.replace import replace
+from worker.pipeline.records import CALLS_KEPT, DEPARTMENTS_KEPT, Records
 from worker.ports import LedgerConflict
 
 PACKAGE = Path(worker.__file__).parent
@@ -96,6 +98,18 @@ class TestCallsThatChangeNothing:
         await records.retried(newer)
 
         assert await ledger.calls(SALES) == [a_call(0), a_call(1)]
+
+    async def test_those_of_many_departments_without_a_next_write_are_forgotten(self, ledger, records, entry):
+        records.keep(SALES, a_call(0))
+        others = [Department("acme", str(number)) for number in range(DEPARTMENTS_KEPT)]
+        for other in others:
+            records.keep(other, a_call(1))
+
+        await records.retried(entry)
+        await records.retried(replace(entry, department=others[-1], auth_id="SA-other", revision=0))
+
+        assert await ledger.calls(SALES) == []
+        assert await ledger.calls(others[-1]) == [a_call(1)]
 
     async def test_only_the_newest_are_kept(self, ledger, records, entry):
         records.keep(SALES, *map(a_call, range(CALLS_KEPT + 1)))

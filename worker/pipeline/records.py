@@ -48,6 +48,9 @@ from worker.ports import NOTHING_BESIDE, Beside, Duties, Entries, LedgerConflict
 CALLS_KEPT = 50
 """The calls of a department that are kept for its next write: as many as the ledger keeps."""
 
+DEPARTMENTS_KEPT = 1000
+"""Departments whose calls are kept. A department that is dead-lettered may have no next write."""
+
 
 @dataclass(frozen=True, slots=True)
 class Records:
@@ -60,7 +63,10 @@ class Records:
     def keep(self, department: Department, *calls: CallNote) -> None:
         """Keeps calls for the next write of the department."""
         if calls:
-            self._kept[department] = (*self._kept.get(department, ()), *calls)[-CALLS_KEPT:]
+            kept = self._kept.pop(department, ())
+            self._kept[department] = (*kept, *calls)[-CALLS_KEPT:]
+            if len(self._kept) > DEPARTMENTS_KEPT:
+                del self._kept[next(iter(self._kept))]  # the one that has waited longest
 
     async def recall(self, department: Department, event: Reference = NO_EVENT) -> Recollection:
         """The department's entry, and the answer to this event if there is one."""

@@ -16,6 +16,10 @@ from worker.ports import CallFailed, Clock, ProvidedSubaccount, Provider, Regist
 from worker.provider.pages import PageReader
 
 
+HOLDERS_AT_ONCE = 500
+"""Subaccounts to look up in the ledger at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScanResult:
     """The result of a complete scan: tagged subaccounts, by tag. `begun` is before its first page."""
@@ -171,7 +175,10 @@ class Orphans:
 
     async def _unknown(self, seen: Mapping[str, Sequence[ListedSubaccount]]) -> set[str]:
         ids = [one.auth_id for listed in seen.values() for one in listed]
-        return self._unknown_among(seen, await self._register.holders(ids) if ids else {})
+        on_record = set[str]()
+        for first in range(0, len(ids), HOLDERS_AT_ONCE):
+            on_record.update(await self._register.holders(ids[first : first + HOLDERS_AT_ONCE]))
+        return self._unknown_among(seen, on_record)
 
     @staticmethod
     def _unknown_among(seen: Mapping[str, Sequence[ListedSubaccount]], on_record: Container[str]) -> set[str]:
