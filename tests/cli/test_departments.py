@@ -3,15 +3,19 @@
 import dataclasses
 import os
 import pty
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic_core import to_json
 
 from contracts.subaccounts import ResultCode, ResultKind
 from tests.support.builders import AUDIT_LINE, AUTH_ID, CLAIM, NOW, an_answer, an_entry, created, owing
 from tests.support.commands import in_process, started
+from tests.support.entries import EndlessLedger
 from worker.adapters.sqlite.ledger import sqlite_ledger
+from worker.cli import departments, open_ports
 from worker.core.model.calls import CallNote
 from worker.core.model.causes import Cause, Reference
 from worker.core.model.departments import Department
@@ -314,3 +318,41 @@ async def test_a_filter_that_matches_nothing_does_not_say_that_there_are_no_depa
     assert (
         "no department matches" in (await in_process(environ, "departments", "list", "--tenant", "other")).out
     )
+
+
+async def test_a_list_longer_than_one_table_is_several_with_all_departments(environ, monkeypatch):
+    whole = (await in_process(environ, "departments", "list")).out
+    monkeypatch.setattr(departments, "ROWS_AT_ONCE", 3)
+    listed = (await in_process(environ, "departments", "list")).out
+    assert (whole.count("newest event"), listed.count("newest event")) == (1, 2)
+    assert [line.split()[1] for line in listed.splitlines() if line.startswith("default")] == sorted(
+        entry.department.id for entry in ENTRIES
+    )
+    limited = (await in_process(environ, "departments", "list", "--limit", "3")).out
+    assert limited.count("newest event") == 1
+    assert "and 1 more; --limit shows more" in limited
+
+
+async def test_the_json_of_a_list_is_an_array_whatever_its_length(environ):
+    listed = await in_process(environ, "departments", "list", "--json")
+    assert listed.out == to_json(listed.json, indent=2).decode() + "\n"
+    assert (await in_process(environ, "departments", "list", "--json", "--tenant", "other")).out == "[]\n"
+    (first,) = (await in_process(environ, "departments", "list", "--json", "--limit", "1")).json
+    assert first == listed.json[0]
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--status", "gone"), ("--limit", "5")])
+async def test_a_list_holds_few_of_many_departments_at_a_time(environ, monkeypatch, options):
+    ledger = EndlessLedger(3_000)
+
+    @asynccontextmanager
+    async def ledger_to_read(_settings):
+        yield ledger, None
+
+    monkeypatch.setattr(open_ports, "ledger_to_read", ledger_to_read)
+    listed = await in_process(environ, "departments", "list", *options)
+    assert listed.code == 0
+    if not options:
+        assert listed.out.count("d-0000") == 3_000
+    assert ledger.made == (3_000 if "--json" not in options or len(options) == 1 else 5)
+    assert ledger.most_alive <= 500

@@ -219,13 +219,22 @@ async def test_entries_can_be_read_in_parts(ledger):
     ]
     for department in departments[::-1]:
         await ledger.record(Entry(department))
-    found, last = [], None
-    while part := await ledger.entries_after(last, 2):
-        assert len(part) <= 2
-        found += part
-        last = part[-1].department
-    assert [entry.department for entry in found] == departments
-    assert found == list(await entries_of(ledger))
+    for tenant in (None, "a", "b", "nobody"):
+        found, last = [], None
+        while part := await ledger.entries_after(last, 2, tenant):
+            assert len(part) <= 2
+            found += part
+            last = part[-1].department
+        assert [entry.department for entry in found] == [
+            one for one in departments if tenant in {None, one.tenant}
+        ]
+        assert found == await entries_of(ledger, tenant)
+
+
+async def test_the_entries_with_a_create_under_way_are_found(ledger):
+    for number, status in enumerate([Status.CLAIMED, Status.ACTIVE, Status.CLAIMED, Status.REMOVED]):
+        await ledger.record(fresh(Department("acme", f"{9 - number}"), status))
+    assert [entry.department.id for entry in await ledger.claimed()] == ["7", "9"]
 
 
 async def test_answers_of_one_department_are_listed_oldest_first(ledger):

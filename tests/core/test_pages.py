@@ -1,14 +1,18 @@
 """The cursor over a paged list. `test_adoption.py` and `test_inventories.py` read changing lists with it."""
 
+import random
+import tracemalloc
+
 import pytest
 
-from worker.core.pages import MAX_STALE_PAGES, Cursor, Reading
+from worker.core import pages
+from worker.core.pages import MAX_STALE_PAGES, RECENT_IDS, Cursor, Ids, Reading
 
 
-def after(*pages: str) -> tuple[Cursor, Reading]:
+def after(*taken: str) -> tuple[Cursor, Reading]:
     """The cursor after pages of one-letter ids, and how the reading stands."""
     cursor, reading = Cursor(), Reading.MORE
-    for page in pages:
+    for page in taken:
         assert reading is Reading.MORE
         reading = cursor.take(list(page))
     return cursor, reading
@@ -48,3 +52,29 @@ def test_a_list_that_repeats_its_pages_is_given_up():
     readings = [cursor.take(["a", "b"]) for _ in range(MAX_STALE_PAGES + 1)]
     assert set(readings[:-1]) == {Reading.MORE}
     assert readings[-1] is Reading.BROKEN
+
+
+def test_a_set_of_many_ids_has_each_once_and_no_other(monkeypatch):
+    """Enough for arrays that are merged, and for several that are full."""
+    monkeypatch.setattr(pages, "RECENT_IDS", 16)
+    monkeypatch.setattr(pages, "SORTED_IDS", 64)
+    ids, known = Ids(), set[str]()
+    chance = random.Random(7)
+    for _ in range(100):
+        some = [f"SA{chance.randrange(10**3)}" for _ in range(7)]
+        assert ids.add(some) == (not known.issuperset(some))
+        known.update(some)
+    assert len(ids) == len(known)
+    assert all((f"SA{number}" in ids) == (f"SA{number}" in known) for number in range(10**3 + 9))
+    assert not ids.add(known)
+
+
+def test_a_set_of_ids_takes_few_bytes_for_each():
+    tracemalloc.start()
+    ids = Ids()
+    for first in range(0, 5 * RECENT_IDS, RECENT_IDS // 4):
+        ids.add(f"SA{number:018}" for number in range(first, first + RECENT_IDS // 4))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(ids) == 5 * RECENT_IDS
+    assert held / len(ids) < 16
