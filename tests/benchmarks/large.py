@@ -88,7 +88,9 @@ async def measure(stage: BenchmarkSetup, scale: Scale) -> list[Figure]:
                 urls = {"small": url_of("small"), "large": url_of("large")}
                 for name, departments in (("small", SMALL), ("large", scale.large)):
                     begun = time.monotonic()
-                    await fill(parse_ledger_url(urls[name]), departments)
+                    # In a thread of its own: the connections to the broker need their heartbeats meanwhile.
+                    filling = fill(parse_ledger_url(urls[name]), departments)
+                    await asyncio.to_thread(asyncio.run, filling)
                     console.ERR.print(
                         f"[dim]{kind}: filled {departments:,} in {time.monotonic() - begun:,.0f} s"
                     )

@@ -15,7 +15,6 @@ from worker.core.pages import MAX_RESTARTS, Cursor, Reading
 from worker.ports import CallFailed, Clock, ProvidedSubaccount, Provider, Register
 from worker.provider.pages import PageReader
 
-
 HOLDERS_AT_ONCE = 500
 """Subaccounts to look up in the ledger at a time."""
 
