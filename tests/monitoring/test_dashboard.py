@@ -1,5 +1,7 @@
 """dashboard.json: each expression is PromQL over metrics and labels that the worker exports."""
 
+import html
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 
 from tests.monitoring.exported import ALERTS, DASHBOARD, METRICS, expressions, written_out
 from worker.telemetry.metrics import HISTOGRAMS, exported_name
+from worker.telemetry.page import PAGE
 
 OF_PROMETHEUS = {"job", "instance", "le"}
 SERIES = METRICS | {
@@ -47,3 +50,10 @@ def test_each_panel_has_a_place_of_its_own():
         assert not cells & places, panel["title"]
         places |= cells
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_the_picture_shows_every_panel():
+    picture = PAGE.with_name("dashboard.svg").read_text()
+    texts = {html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]+)</text>", picture)}
+    assert {panel["title"] for panel in DASHBOARD["panels"]} <= texts
+    assert picture.count("<polyline") > len(DASHBOARD["panels"])
