@@ -32,12 +32,12 @@ SHOWN = ("removal", "removal_grace", "removal_limit", "protected", "sweep", "swe
 
 async def consume(settings: WorkerSettings, environ: Mapping[str, str]) -> bool:
     """Runs a worker until a stop signal. Returns True if it finished all the work it had begun."""
-    with _telemetry(environ) as telemetry:
+    with telemetry_for(environ) as telemetry:
         return await _consume(settings, environ, telemetry)
 
 
 @contextmanager
-def _telemetry(environ: Mapping[str, str]) -> Iterator[Telemetry]:
+def telemetry_for(environ: Mapping[str, str]) -> Iterator[Telemetry]:
     """Telemetry with traces, if an exporter for them is configured."""
     if not traces_wanted(environ):
         yield Telemetry()
