@@ -3,8 +3,14 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,8 @@ from tests.support.fault_proxy import database_proxy
 from tests.support.nodes import running_node
 from tests.support.postgres_node import PostgresNode, fresh_database, postgres_node, postgres_standby
 from worker.adapters.ledgers import open_ledger
+from worker.adapters.migrations import Migration
+from worker.adapters.postgres import schema
 from worker.adapters.postgres.connection import IDLE_SECONDS
 from worker.adapters.postgres.gathering import CALL_SECONDS
 from worker.adapters.postgres.session import PROOF_SECONDS, Session
@@ -75,6 +83,25 @@ def ledger_at(url: str, **how: Any) -> AbstractAsyncContextManager[OpenedLedger]
 async def ledgers_at(url: str, count: int) -> AsyncIterator[Sequence[OpenedLedger]]:
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(ledger_at(url)) for _ in range(count)]
+
+
+async def _entries_at(url: str) -> Sequence[object]:
+    async with ledger_at(url) as opened:
+        return await entries_of(opened.ledger)
+
+
+@pytest.fixture
+def next_version(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """While it runs, the program is a version with one more migration."""
+    migration = Migration("9999_next.sql", "ALTER TABLE ledger ADD COLUMN next integer", "a checksum")
+
+    @contextmanager
+    def running() -> Iterator[None]:
+        with monkeypatch.context() as patched:
+            patched.setattr(schema, "MIGRATIONS", [*schema.MIGRATIONS, migration])
+            yield
+
+    return running
 
 
 def one_line(failure: pytest.ExceptionInfo[BaseException]) -> str:
@@ -508,6 +535,41 @@ asyncio.run(main())
             async with ledger_at(url):
                 pass
         one_line(refusal)
+
+    async def test_tables_are_not_changed_under_an_older_worker(self, url, next_version):
+        async with ledger_at(url) as older:
+            await older.ledger.record(fresh())
+            with next_version(), pytest.raises(LedgerUnusable, match="stop every worker") as refusal:
+                async with ledger_at(url):
+                    pass
+            one_line(refusal)
+            await older.ledger.record(fresh(OTHER))
+        with next_version():
+            async with asyncio.TaskGroup() as starts:
+                opened = [starts.create_task(_entries_at(url)) for _ in range(4)]
+            assert [len(one.result()) for one in opened] == [2] * 4
+        with pytest.raises(LedgerForeign, match="newer version"):
+            async with ledger_at(url):
+                pass
+
+    async def test_workers_of_one_schema_start_beside_each_other(self, url):
+        async with ledgers_at(url, 2) as (first, second):
+            await first.ledger.record(fresh())
+            await second.ledger.record(fresh(OTHER))
+
+    async def test_a_worker_that_was_cut_off_writes_nothing_to_newer_tables(self, url):
+        """Its lock was lost with its connection, so a newer version may have migrated meanwhile."""
+        async with ledger_at(url) as opened:
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("INSERT INTO migrations VALUES ('9999_newer.sql', 'x')")
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE application_name LIKE 'provisioner worker %%'"
+                )
+            with pytest.raises(LedgerFailed, match=r"connection to the ledger was lost|newer version"):
+                await opened.ledger.record(fresh())
+            with pytest.raises(LedgerFailed, match="newer version"):
+                await opened.ledger.record(fresh())
 
     @pytest.mark.parametrize(
         "change", ["UPDATE audit SET by = 'nobody'", "DELETE FROM audit", "TRUNCATE audit"]

@@ -96,6 +96,8 @@ class Session(Link):
         """The number of losses so far: what was begun in an earlier epoch holds no lock any more."""
         self.leases: dict[int, Callable[[], None]] = {}
         """The function that interrupts the holder of each lock, by its key. Empty after a loss."""
+        self.resume: Work[None] | None = None
+        """What each further connection begins with."""
 
     def proof_age(self) -> float:
         """Seconds since the newest statement was sent that the server has answered; infinite without one."""
@@ -134,17 +136,23 @@ class Session(Link):
     async def _begin(self) -> Connection:
         connection = await connect(self._url(), self.name, {"idle_session_timeout": f"{IDLE_SECONDS}s"})
         try:
-            await connection.rows(DURABLE, ())
-            is_alone = (False,) not in await connection.rows(END_EARLIER, (self.name,))
+            await self._take_over(connection)
+        except LedgerFailed:
+            await connection.close()
+            raise
         except psycopg.Error as error:
             await connection.close()
             raise refused(error) from None
-        if not is_alone:
-            await connection.close()
+        return connection
+
+    async def _take_over(self, connection: Connection) -> None:
+        await connection.rows(DURABLE, ())
+        if (False,) in await connection.rows(END_EARLIER, (self.name,)):
             raise LedgerFailed(
                 "the ledger cannot be used: an earlier connection of this worker is still open"
             )
-        return connection
+        if self.resume is not None:
+            await self.resume(connection)
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from worker.adapters.postgres.connection import Connection, ConnectionLost, Row,
 from worker.adapters.postgres.gathering import Asked, Gathering
 from worker.adapters.postgres.locks import lock_key
 from worker.adapters.postgres.refusals import reason_of, refused
-from worker.adapters.postgres.schema import applied_migrations, migrate
+from worker.adapters.postgres.schema import applied_migrations, migrate, use_schema
 from worker.adapters.postgres.session import Link, Session, running_session
 from worker.core.model.departments import Department
 from worker.ports import AuthIdTaken, LedgerFailed, LedgerMissing, LedgerUnusable, OnCommit, no_note
@@ -406,6 +406,8 @@ async def _prepare(session: Session, reading: Link, *, must_exist: bool) -> None
         if must_exist:
             await session.use(_require)
         await session.use(migrate)
+        session.resume = use_schema
+        await session.use(use_schema)
     except psycopg.Error as error:
         raise refused(error) from None
 
