@@ -88,7 +88,13 @@ async def back_up(ledger: Path, file: Path, on_pages: Callable[[int, int], None]
         except apsw.Error as error:
             raise LedgerFailed(f"the backup failed: {error}") from None
     if found != "ok":
-        raise LedgerFailed(f"the backup is damaged, and so is the ledger, it seems: {found}")
+        first = damage_lines(str(found))[0]
+        raise LedgerFailed(f"the backup is damaged, and so is the ledger, it seems: {first}")
+
+
+def damage_lines(found: str) -> list[str]:
+    """The damages in one result of SQLite's checks, which may have several lines under a heading."""
+    return [line for line in found.splitlines() if not line.startswith("***")] or [found]
 
 
 def _mark(backup: apsw.Connection) -> None:

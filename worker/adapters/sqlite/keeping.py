@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 
 from worker.adapters.rows import answer_of, audit_of, call_of, entry_of, hold_of, moment_at, wish_of
+from worker.adapters.sqlite.backup import damage_lines
 from worker.adapters.sqlite.ledger import INSERT_ENTRY, RECORD_HOLD, answer_row, entry_row, hold_row
 from worker.adapters.sqlite.store import SqliteStore, applied_migrations, known_migrations
 from worker.core.keeping import Row, Schema, Table
@@ -80,9 +81,10 @@ class SqliteKeeping:
     async def damages(self) -> Sequence[str]:
         """See `Keeping.damages`."""
         with self.store.read() as connection:
-            found = [str(row[0]) for row in connection.execute(f"PRAGMA integrity_check({MOST_DAMAGES})")]
+            checked = connection.execute(f"PRAGMA integrity_check({MOST_DAMAGES})")
+            found = [line for row in checked for line in damage_lines(str(row[0]))]
         if found != ["ok"]:
-            return found
+            return found[:MOST_DAMAGES]
         async with self.reading() as rows:
             unreadable = [line async for line in _unreadable(rows)]
         return unreadable[:MOST_DAMAGES]
