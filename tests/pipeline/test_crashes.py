@@ -327,7 +327,8 @@ async def test_owed_credentials_are_published_after_a_second_crash():
 # leads to another function of this table, or that only waits, has no call. A new await must be added here,
 # and the stories must make its call.
 BOUNDARIES: dict[str, dict[str, str | None]] = {
-    "Handler._handle": {"self._try": None, "self._end": None, "self._wait_or_park": None},
+    "Handler._handle": {"self._try_until_ended": None},
+    "Handler._try_until_ended": {"self._try": None, "self._end": None, "self._wait_or_park": None},
     "Handler._try": {"self.quarantine.admit": None},
     "Handler._work_on": {"self.locks.hold": None, "self.line.carry": None, "self.reissues.answer": None},
     "Handler._end": {"self._dead_letter": None, "self._park": None, "work.delivery.ack": "ack"},
