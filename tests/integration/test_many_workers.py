@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -9,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from contracts import topology as names
+from tests.soak.scale import ScalePlan, scale
 from tests.soak.worker_process import worker_process
 from tests.support.fault_proxy import database_proxy
 from tests.support.real import EVENT, TIMEOUT_SECONDS, Listener, RealSystem
@@ -104,3 +106,15 @@ async def test_a_killed_worker_leaves_its_creates_to_the_other(shared):
         async with worker_with(shared.environ):
             await killed.kill()
             await all_done(shared, results, secrets)
+
+
+@pytest.mark.timeout(400)
+async def test_a_short_soak_of_workers_that_come_and_go_keeps_all_rules(
+    clean_broker: str, postgres_database: str
+):
+    """Two hundred events and two workers: one is killed in mid-work, and those at the end are drained."""
+    seed = random.getrandbits(32)  # derived from --randomly-seed of pytest
+    print(f"seed {seed}")  # noqa: T201 - shown if it fails
+    plan = ScalePlan(200, seed, workers=2, kills=1, drains=0, restarts=0, steady=True)
+    report = await scale(plan, clean_broker, postgres_database)
+    assert report.broken == []

@@ -142,8 +142,8 @@ class Scale:
     environ: dict[str, str]
     sandbox: Sandbox
     client: SoakClient
-    restart: Restart
-    on_turn: Callable[[int, int], None] = lambda _turns, _answered: None
+    restart: Restart | None
+    on_turn: Callable[[int, int], None]
     workers: list[WorkerProcess] = field(default_factory=list)
     ended: list[WorkerProcess] = field(default_factory=list)
     draining: list[asyncio.Task[None]] = field(default_factory=list)
@@ -205,6 +205,7 @@ class Scale:
             case "drain":
                 await self._drain(rng)
             case "restart":
+                assert self.restart is not None
                 await self.restart()
 
     async def _scale(self, rng: random.Random, done: float) -> None:
@@ -299,9 +300,13 @@ class Scale:
 
 
 async def scale(
-    plan: ScalePlan, broker: str, database: str, restart: Restart, on_turn: Callable[[int, int], None]
+    plan: ScalePlan,
+    broker: str,
+    database: str,
+    restart: Restart | None = None,
+    on_turn: Callable[[int, int], None] = lambda _turns, _answered: None,
 ) -> Report:
-    """Runs the soak on a broker and an empty database."""
+    """Runs the soak on a broker and an empty database, which `restart` restarts if the plan has it."""
     began = time.monotonic()
     async with AsyncExitStack() as stack:
         sandbox = await stack.enter_async_context(running_sandbox(seed=plan.seed, rate_limit="off"))
