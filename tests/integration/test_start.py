@@ -1,22 +1,26 @@
-"""A connection lost while the topology is declared: retried within the grace period, then one error line."""
+"""A broker lost while the topology is declared, or a database that is away, at the start.
+
+It is retried within the grace period; then there is one error line.
+"""
 
 import asyncio
 import json
 import os
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from tests.support.fault_proxy import BrokerProxy, fault_proxy
+from tests.support.fault_proxy import BrokerProxy, DatabaseProxy, database_proxy, fault_proxy
 from tests.support.real import RealSystem
 from worker.adapters.amqp import broker as amqp_broker
 from worker.adapters.amqp.errors import BrokerUnavailable
 from worker.adapters.memory.broker import MemoryBroker
+from worker.bootstrap import running as running_of_worker
 from worker.bootstrap.running import running_worker
 from worker.demo.story import DemoFailed, tell
-from worker.ports import PublishFailed
+from worker.ports import LedgerFailed, PublishFailed
 from worker.telemetry.events import Telemetry
 from worker.telemetry.logs import configure_logging
 
@@ -64,6 +68,47 @@ async def test_a_start_fails_with_one_line_after_the_grace_period(
     with pytest.raises(BrokerUnavailable, match=r"^RabbitMQ cannot be used: .*reset") as lost:
         async with running_worker(system.settings, Telemetry()):
             pytest.fail("the start succeeded without a broker")
+    assert "\n" not in str(lost.value)
+    assert lost.value.exit_code == 1
+
+
+@pytest.fixture
+async def database(system: RealSystem, postgres_database: str) -> AsyncIterator[DatabaseProxy]:
+    async with database_proxy(postgres_database) as proxy:
+        system.environ["LEDGER_URL"] = proxy.url
+        yield proxy
+
+
+class _SeesTheLedgerAway(Telemetry):
+    """Calls `then` once the ledger was found away."""
+
+    def __init__(self, then: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self._then = then
+        self.healing: asyncio.Future[None] | None = None
+
+    def ledger_away(self, detail: str) -> None:
+        assert detail.startswith("the ledger cannot be reached: ")
+        assert "\n" not in detail
+        self.healing = self.healing or asyncio.ensure_future(self._then())
+
+
+async def test_a_start_waits_for_a_database_that_is_starting_too(system: RealSystem, database: DatabaseProxy):
+    database.refuse()
+    telemetry = _SeesTheLedgerAway(database.listen)
+    async with running_worker(system.settings, telemetry) as running:
+        assert running.consumer.consuming
+    assert telemetry.healing is not None
+
+
+async def test_a_start_fails_with_one_line_if_the_database_stays_away(
+    system: RealSystem, database: DatabaseProxy, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(running_of_worker, "LEDGER_GRACE_SECONDS", 0.0)
+    database.refuse()
+    with pytest.raises(LedgerFailed, match=r"^the ledger cannot be reached: .*refused") as lost:
+        async with running_worker(system.settings, Telemetry()):
+            pytest.fail("the start succeeded without a ledger")
     assert "\n" not in str(lost.value)
     assert lost.value.exit_code == 1
 

@@ -29,12 +29,16 @@ from worker.ports import (
     Clock,
     Consumer,
     Ledger,
+    LedgerFailed,
+    LedgerUnusable,
     NoRecipientKey,
+    OpenedLedger,
     Problems,
     Sealer,
     healthy,
 )
 from worker.settings.conflicts import NO_SIGNING_KEY
+from worker.settings.ledger_url import PostgresUrl
 from worker.settings.load import SettingsError, rotating
 from worker.settings.model import ProviderSettings, RecipientSettings, WorkerSettings
 from worker.settings.parse import PREFIX
@@ -78,6 +82,10 @@ class RunningWorker:
         return True
 
 
+LEDGER_GRACE_SECONDS = 15.0
+"""For a server that is away at the start. Then the process ends, and its supervisor starts another one."""
+LEDGER_RETRY_SECONDS = 1.0
+
 Connect = Callable[[WorkerSettings, Clock, Telemetry], AbstractAsyncContextManager[Broker]]
 
 
@@ -93,11 +101,7 @@ async def running_worker(
     if missing := list(missing_keys(settings)):
         raise SettingsError("\n".join(missing))
     async with AsyncExitStack() as stack:
-        newest = rotating(settings, "ledger_url", telemetry.setting_read_again).read_again
-        opening = open_ledger(
-            settings.ledger_url, alone=True, on_commit=telemetry.committed, read_again=newest
-        )
-        opened = await stack.enter_async_context(opening)
+        opened = await _opened_ledger(stack, settings, clock, telemetry)
         await opened.ledger.bind(settings.owner, settings.plivo_auth_id)
         if not settings.recipients and not settings.plaintext_secrets and await opened.ledger.sealed_for():
             raise SettingsError(SEALED_BEFORE)
@@ -164,6 +168,29 @@ async def running_worker(
             publisher_problems=broker.publisher_problems,
         )
         yield itself.running
+
+
+async def _opened_ledger(
+    stack: AsyncExitStack, settings: WorkerSettings, clock: Clock, telemetry: Telemetry
+) -> OpenedLedger:
+    """Opens the ledger. A server that is away is waited for, as the broker is: it may be starting too.
+
+    Raises `LedgerFailed` if it is away for longer, and at once if waiting cannot help.
+    """
+    newest = rotating(settings, "ledger_url", telemetry.setting_read_again).read_again
+    give_up_at = clock.monotonic() + LEDGER_GRACE_SECONDS
+    while True:
+        opening = open_ledger(
+            settings.ledger_url, alone=True, on_commit=telemetry.committed, read_again=newest
+        )
+        try:
+            return await stack.enter_async_context(opening)
+        except LedgerFailed as error:
+            is_server = isinstance(settings.ledger_url, PostgresUrl)
+            if not is_server or isinstance(error, LedgerUnusable) or clock.monotonic() >= give_up_at:
+                raise
+            telemetry.ledger_away(str(error))
+        await clock.sleep(LEDGER_RETRY_SECONDS * (0.5 + clock.jitter()))
 
 
 @dataclass

@@ -424,6 +424,10 @@ class _SweepEvents(_Reports):
         """A purge was not finished; the next day's does the rest."""
         self._log.warning("ledger_purge_failed", detail=detail)
 
+    def ledger_away(self, detail: str) -> None:
+        """At the start: its server cannot be reached yet."""
+        self._log.warning("ledger_away", detail=detail)
+
     def finding_corrected(self, kind: str, department: Department, auth_id: str, by: str) -> None:
         """`by`: the operator of the command, or the setting that asks for it."""
         self._log.warning("finding_corrected", kind=kind, auth_id=auth_id, by=by, **_of(department))
