@@ -1,8 +1,8 @@
 """The baseline: the same job without a ledger, on plain aio-pika and aiohttp.
 
 It makes one POST for each message, publishes credentials and result concurrently, waits for the confirms,
-and acks. Without a ledger, a crash or a duplicate creates a second subaccount. `python -m
-tests.benchmarks.bare JSON`
+and acks. Without calls it publishes the result, waits for the confirm, and acks. Without a ledger, a crash or
+a duplicate creates a second subaccount. `python -m tests.benchmarks.bare JSON`
 """
 
 import asyncio
@@ -45,6 +45,15 @@ class BareWorker:
     secrets: AbstractExchange
     results: AbstractExchange
     pace: AbstractAsyncContextManager[None]
+
+    async def answer(self, message: AbstractIncomingMessage) -> None:
+        """Makes no call: the answer to an event that changes nothing."""
+        event = json.loads(message.body)
+        about = {"tenant": "default", "department_id": event["data"]["department_id"]}
+        caused_by = {name: event[name] for name in ("source", "id", "type")}
+        result = about | {"name": event["data"]["name"], "outcome": "unchanged", "event": caused_by}
+        await publish(self.results, "subaccount.unchanged", result, event)
+        await message.ack()
 
     async def carry(self, message: AbstractIncomingMessage) -> None:
         event = json.loads(message.body)
@@ -99,7 +108,7 @@ async def main(asked: dict[str, Any]) -> None:
         channel = await connection.channel(publisher_confirms=False)
         await channel.set_qos(asked["prefetch"])
         queue = await channel.get_queue(names.WORK_QUEUE, ensure=False)
-        await queue.consume(bare.carry)
+        await queue.consume(bare.carry if asked["calls"] else bare.answer)
         say(CONSUMING)
         await stop.wait()
 

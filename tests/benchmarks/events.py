@@ -4,6 +4,7 @@ import json
 import random
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import aio_pika
@@ -43,12 +44,22 @@ def _mixed(departments: int, each: int, chance: random.Random) -> Iterator[Event
             current[place : place + 1] = islice(to_come, 1)
 
 
-def message(event: Event) -> aio_pika.Message:
-    department, number = event
-    kind = "created" if number == 1 else "renamed"
-    data = {"department_id": f"d-{department}", "name": f"Department {department} version {number}"}
-    about = {"id": f"e-{department}-{number}", "type": f"department.{kind}.v1", "sequence": number}
-    body = json.dumps(EVENT | about | {"data": data}).encode()
+@dataclass(frozen=True)
+class Said:
+    """An event whose name and sequence do not follow from its number: `named` is the version of the name."""
+
+    department: int
+    number: int
+    named: int
+    sequence: int
+
+
+def message(event: Event | Said) -> aio_pika.Message:
+    said = event if isinstance(event, Said) else Said(*event, named=event[1], sequence=event[1])
+    name = f"Department {said.department} version {said.named}"
+    about = {"id": f"e-{said.department}-{said.number}", "type": f"{routing_key(event)}.v1"}
+    data = {"department_id": f"d-{said.department}", "name": name}
+    body = json.dumps(EVENT | about | {"sequence": said.sequence, "data": data}).encode()
     return aio_pika.Message(
         body,
         content_type="application/cloudevents+json",
@@ -56,5 +67,6 @@ def message(event: Event) -> aio_pika.Message:
     )
 
 
-def routing_key(event: Event) -> str:
-    return "department.created" if event[1] == 1 else "department.renamed"
+def routing_key(event: Event | Said) -> str:
+    number = event.number if isinstance(event, Said) else event[1]
+    return "department.created" if number == 1 else "department.renamed"

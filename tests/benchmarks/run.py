@@ -16,6 +16,7 @@ from typing import Any
 from rich.table import Table
 
 from tests.benchmarks import (
+    flood,
     idle,
     large,
     ledgers,
@@ -46,6 +47,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
         "start": start.measure,
         "throughput": throughput.measure,
+        "flood": flood.measure,
         "storm": storm.measure,
         "idle": idle.measure,
         "memory": memory.measure,

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from aiormq.exceptions import AMQPError
 
 from contracts import topology as names
 from contracts.topology import BrokerVersion, topology
-from tests.benchmarks.events import Event, message, routing_key
+from tests.benchmarks.events import Event, Said, message, routing_key
 from tests.benchmarks.processes import Consuming, SideEnded, consuming
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.connect import connect
@@ -47,7 +47,8 @@ class Load:
     """The conditions of one run. `pace` is (calls, seconds), a limit that each side observes itself.
 
     `concurrency`: calls in flight; as many as the prefetch allows by default. `ledger_url`: that of the
-    worker; by default a file that `set` removes.
+    worker; by default a file that `set` removes. `calls`: whether the bare loop makes a POST, and publishes
+    credentials beside the result.
     """
 
     provider_url: str
@@ -55,11 +56,12 @@ class Load:
     pace: tuple[int, int] | None = None
     concurrency: int | None = None
     ledger_url: str | None = None
+    calls: bool = True
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The number of results at a moment (monotonic seconds) and the CPU seconds used until then."""
+    """The results, or the events taken, at a moment (monotonic seconds), and the CPU seconds until then."""
 
     at: float
     results: int
@@ -123,6 +125,13 @@ class BenchmarkSetup:
 
     async def set(self, events: Iterable[Event]) -> None:
         """Resets queues and folder, and publishes these events to the work queue."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        await self.set_queues()
+        await self.send(events)
+
+    async def set_queues(self) -> None:
+        """Makes all queues anew, empty."""
         wanted = topology(BrokerVersion.parse(self.connection.server_version))
         for queue in wanted.queues:
             await self.channel.queue_delete(queue.name)
@@ -130,11 +139,8 @@ class BenchmarkSetup:
         await self.channel.queue_delete(HEARD)
         heard = await self.channel.declare_queue(HEARD, exclusive=True)
         await heard.bind(names.RESULTS, "#")
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
-        await self.send(events)
 
-    async def send(self, events: Iterable[Event]) -> None:
+    async def send(self, events: Iterable[Event | Said]) -> None:
         exchange = await self.channel.get_exchange(names.DEPARTMENTS, ensure=False)
         everything = list(events)
         for first in range(0, len(everything), BURST):
@@ -170,20 +176,39 @@ class BenchmarkSetup:
             "prefetch": load.prefetch,
             "concurrency": load.prefetch,
             "pace": load.pace,
+            "calls": load.calls,
         }
         command = [sys.executable, "-m", "tests.benchmarks.bare", json.dumps(asked)]
         return consuming(command, self.folder / "bare.log", {})
 
     async def watch(self, side: Consuming, until: int) -> list[Progress]:
         """Samples the number of results until there are `until`."""
+        return await self._watch(side, until, self._results)
+
+    async def watch_taken(self, side: Consuming, events: int) -> list[Progress]:
+        """Samples the number of events taken from the work queue, of `events`, until all are."""
+
+        async def taken() -> int:
+            return events - await self._ready(names.WORK_QUEUE)
+
+        return await self._watch(side, events, taken)
+
+    async def _watch(
+        self, side: Consuming, until: int, progress: Callable[[], Awaitable[int]]
+    ) -> list[Progress]:
         course: list[Progress] = []
         async with asyncio.timeout(LONGEST_SECONDS):
             while not course or course[-1].results < until:
-                heard = await self.channel.declare_queue(HEARD, passive=True, exclusive=True)
-                count = heard.declaration_result.message_count or 0
-                course.append(Progress(time.monotonic(), count, side.cpu_seconds))
+                course.append(Progress(time.monotonic(), await progress(), side.cpu_seconds))
                 await asyncio.sleep(POLL_SECONDS)
         return course
+
+    async def _results(self) -> int:
+        return await self._ready(HEARD, exclusive=True)
+
+    async def _ready(self, queue: str, *, exclusive: bool = False) -> int:
+        found = await self.channel.declare_queue(queue, passive=True, exclusive=exclusive)
+        return found.declaration_result.message_count or 0
 
 
 @dataclass(frozen=True)
