@@ -373,14 +373,26 @@ def payload_digest(event: CloudEvent) -> str:
 def digest(event: CloudEvent, canonical: str) -> str:
     """Returns the same for an event of any type; `canonical` is the type's name in its contract."""
     tenant = DEFAULT_TENANT if event.tenant is None else _respelt(identifier, event.tenant)
-    payload = [canonical, tenant, _canonical(_spelt_data(event.data))]
+    return digest_of_payload(canonical, tenant, _spelt_data(event.data))
+
+
+def digest_of_payload(canonical: str, tenant: object, data: Any) -> str:
+    """Returns the same for a tenant and data in their one spelling."""
+    payload = [canonical, tenant, _canonical(_given(data))]
     return hashlib.sha256(_COMPACT.encode(payload).encode()).hexdigest()
+
+
+def _given(data: Any) -> Any:
+    """The members that are not `null`."""
+    if not isinstance(data, dict):
+        return data
+    return {member: value for member, value in data.items() if value is not None}
 
 
 def _spelt_data(data: Any) -> Any:
     if not isinstance(data, dict):
         return data
-    given = {member: value for member, value in data.items() if value is not None}
+    given = _given(data)
     return given | {
         member: _respelt(spelling, given[member])
         for member, spelling in _SPELLINGS.items()

@@ -31,6 +31,7 @@ from contracts.subaccounts import DeadReason, ResultCode
 from worker.core.judge import DeadLetter
 from worker.core.messages import Outgoing, Subject, unparked
 from worker.core.model.causes import Event, Reference, Reissue, Trace
+from worker.pipeline.plain_events import plain_event
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,17 @@ def validate(message: Message) -> Reading:
     """Reads a message without regard to its routing key."""
     try:
         given = _with_trace(attributes_in(message), message.headers)
+    except Malformed as error:
+        return _malformed(error, message)
+    return plain_event(given) or validate_attributes(given, message)
+
+
+def validate_attributes(given: Mapping[str, Any], message: Message) -> Reading:
+    """Reads the attributes of a message by the contract."""
+    try:
         envelope = event_of(given)
     except Malformed as error:
-        return Unreadable(_refusal(DeadReason.MALFORMED, error), glimpse(message))
+        return _malformed(error, message)
     try:
         if asks_for_reissue(envelope):
             return Reissue.of(reissue_request(envelope, given), envelope.type, request_digest(envelope))
@@ -96,6 +105,10 @@ def subject_of(reading: Reading) -> Subject | None:
         case Reissue():
             name = None
     return Subject(reading.reference, *reading.department, name, reading.trace)
+
+
+def _malformed(error: Malformed, message: Message) -> Unreadable:
+    return Unreadable(_refusal(DeadReason.MALFORMED, error), glimpse(message))
 
 
 def _refusal(reason: DeadReason, error: ValueError) -> DeadLetter:
