@@ -178,6 +178,18 @@ async def test_an_answer_alone_makes_no_entry(ledger):
     assert await ledger.answers(SALES) == [confirmed]
 
 
+async def test_a_confirm_writes_the_answer_whatever_is_on_record(ledger):
+    answer = an_answer(created())
+    confirmed = replace(answer, confirmed=True)
+    await ledger.record_answer(confirmed)
+    assert await ledger.answers(SALES) == [confirmed]
+    await ledger.record_answer(confirmed)
+    for other in (replace(confirmed, payload_digest="another"), replace(confirmed, name="Other")):
+        with pytest.raises(LedgerConflict):
+            await ledger.record_answer(replace(other, answered_at=answer.answered_at + timedelta(seconds=1)))
+    assert await ledger.answers(SALES) == [confirmed]
+
+
 async def test_source_and_id_identify_an_event(ledger):
     answer = an_answer(created(source="/hr"))
     await ledger.record(fresh(), answer)

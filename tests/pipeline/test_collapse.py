@@ -143,7 +143,7 @@ async def test_older_events_are_answered_after_the_newest_is_recorded(world):
     await world.handle_all(rename(2), rename(3), rename(4))
     calls = [call for call in world.witness.journal if "record" in call or "results" in call]
     assert calls[:2] == ["record active", "record active renamed"]
-    assert calls.index("record active renamed") < calls.index("record active superseded")
+    assert calls.index("record active renamed") < calls.index("record answer superseded")
 
 
 async def test_a_recorded_outcome_is_kept(world):

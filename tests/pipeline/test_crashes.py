@@ -421,12 +421,18 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Disappearances.note": {"self.records.recall": None, "self.records.announce": None},
     "Records.recall": {"self.entries.recall": "recall"},
     "Records.announce": {"self._record": "record claimed"},
-    "Records.conclude": {"self._record": "record active created"},
+    "Records.conclude": {
+        "self._record": "record active created",
+        "self.entries.record_answer": "record answer superseded",
+    },
     "Records.answered": {
         "self._record": "record active reissued",
         "self.entries.record_answer": "record answer reissued confirmed",
     },
-    "Records.confirm": {"self._record": "record active created confirmed"},
+    "Records.confirm": {
+        "self._record": "record active created confirmed",
+        "self.entries.record_answer": "record answer renamed confirmed",
+    },
     "Records.delivered": {"self._record": "record active"},
     "Records.tenant_counts": {"self.duties.tenant_counts": None},
     "Records.ruled": {"self._record": "record active"},

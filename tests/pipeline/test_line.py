@@ -79,7 +79,7 @@ async def test_a_rename_updates_only_the_name(world):
         "update name",
         "record active renamed",
         "publish results subaccount.renamed",
-        "record active renamed confirmed",
+        "record answer renamed confirmed",
         "ack",
     ]
     await world.has_one_live_subaccount("Marketing")
@@ -116,7 +116,7 @@ async def test_a_deletion_is_inspected_and_recorded_before_its_call():
         "delete",
         "record removed removed",
         "publish results subaccount.removed",
-        "record removed removed confirmed",
+        "record answer removed confirmed",
         "ack",
     ]
     assert world.provider.subaccounts == []
@@ -140,7 +140,7 @@ async def test_a_disabled_department_is_restored_in_one_call(world):
         "update name enabled",
         "record active restored",
         "publish results subaccount.restored",
-        "record active restored confirmed",
+        "record answer restored confirmed",
         "ack",
     ]
     await world.has_one_live_subaccount("Sales and Service")
@@ -199,7 +199,7 @@ async def test_an_event_that_changes_nothing_causes_no_call(world):
         "recall",
         "record active unchanged",
         "publish results subaccount.unchanged",
-        "record active unchanged confirmed",
+        "record answer unchanged confirmed",
         "ack",
     ]
     world.answered(same, "unchanged")
@@ -232,7 +232,7 @@ async def test_an_unconfirmed_answer_is_published_again_under_its_id(world):
     assert await steps(world, CREATED) == [
         "recall",
         "publish results subaccount.created",
-        "record active created confirmed",
+        "record answer created confirmed",
         "ack",
     ]
     assert [published.id for published in world.results(CREATED)] == [first.id] * 2

@@ -27,7 +27,7 @@ class SimulatedChange(Change):
     It is told whether it may have been carried out before, without an answer.
     """
 
-    carry_out: Callable[[bool], Entry | Exception]
+    carry_out: Callable[[bool], Entry | Exception | None]
 
 
 class DatabaseLedger(SimulatedLedger):
@@ -62,6 +62,19 @@ class DatabaseLedger(SimulatedLedger):
             raise result
         return result
 
+    async def record_answer(self, answer: Answer) -> None:
+        self._process.check()
+        change = SimulatedChange(
+            answer.department,
+            answers=[{"key": (answer.event.source, answer.event.id)}],
+            carry_out=lambda _again: self._carry_out_answer(answer),
+        )
+        self._process.endanger("crash at a write", self._chance)
+        result: Any = await self._client.store.write(change)
+        self._process.check()
+        if isinstance(result, Exception):
+            raise result
+
     async def bind(self, owner: str, provider_account: str) -> None:
         await self._reach_session()
         await self._disk.bind(owner, provider_account)
@@ -95,3 +108,11 @@ class DatabaseLedger(SimulatedLedger):
             return self._disk.write(entry, answer, beside)
         except (LedgerConflict, LedgerFailed, NotAdmitted) as refusal:
             return refusal
+
+    def _carry_out_answer(self, answer: Answer) -> Exception | None:
+        self._disk.writer = self._process.number
+        try:
+            self._disk.write_answer(answer)
+        except LedgerConflict as refusal:
+            return refusal
+        return None

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from tests.simulation.chance import Chance
 from tests.simulation.history import History
@@ -29,6 +29,8 @@ from worker.ports import (
     LedgerFailed,
     NotAdmitted,
 )
+
+T = TypeVar("T")
 
 
 class Disk(MemoryLedger):
@@ -60,6 +62,10 @@ class Disk(MemoryLedger):
         for other in beside.answers:
             self._note_answer(other)
         return written
+
+    def write_answer(self, answer: Answer) -> None:
+        super().write_answer(answer)
+        self._note_answer(answer)
 
     def left(self, deletable_before: datetime | None = None) -> list[str]:
         """The duties of entries and the wishes of people that are left. `deletable_before`: as in `due`."""
@@ -145,20 +151,23 @@ class SimulatedLedger:
     async def record(
         self, entry: Entry, answer: Answer | None = None, beside: Beside = NOTHING_BESIDE
     ) -> Entry:
+        return await self._queue(lambda: self._disk.write(entry, answer, beside))
+
+    async def _queue(self, write: Callable[[], T]) -> T:
+        """Writes in turn with the others. A crash may come before or after."""
         self._process.check()
         written: asyncio.Future[Any] = self._loop.create_future()
-        self._queued.append(lambda: self._write(written, entry, answer, beside))
+        self._queued.append(lambda: self._write(written, write))
         self._loop.call_at(self._write_time(), self._write_next)
         self._process.endanger("crash at a write", self._chance)
         result = await written
         self._process.check()
         if isinstance(result, Exception):
             raise result
-        return result
+        return cast(T, result)
 
     async def record_answer(self, answer: Answer) -> None:
-        await self._reach()
-        await self._disk.record_answer(answer)
+        await self._queue(lambda: self._disk.write_answer(answer))
 
     async def bind(self, owner: str, provider_account: str) -> None:
         await self._reach()
@@ -326,20 +335,18 @@ class SimulatedLedger:
         if self._queued:
             self._queued.popleft()()
 
-    def _write(
-        self, written: "asyncio.Future[Any]", entry: Entry, answer: Answer | None, beside: Beside
-    ) -> None:
+    def _write(self, written: "asyncio.Future[Any]", write: Callable[[], Any]) -> None:
         if not self._chance.strikes("write failed"):
-            result = self._written(entry, answer, beside)
+            result = self._written(write)
         else:
             result = LedgerFailed("cannot be written")
         if not written.done():
             written.set_result(result)
 
-    def _written(self, entry: Entry, answer: Answer | None, beside: Beside) -> Entry | Exception:
+    def _written(self, write: Callable[[], Any]) -> Any:
         self._disk.writer = self._process.number
         try:
-            on_disk = self._disk.write(entry, answer, beside)
+            on_disk = write()
         except (LedgerConflict, LedgerFailed, NotAdmitted) as refusal:
             return refusal
         failed = self._chance.strikes("written but failed")

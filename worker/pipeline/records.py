@@ -7,14 +7,15 @@ A write is conditional on the revision that was recalled, so the second of two w
                the disappearances: that a subaccount is missing, or gone;
                the bindings: a subaccount that is to be renamed or enabled;
                the corrections: the check of a change, and credentials owed for a changed token
-    conclude   the line, after a step: the next entry, with the answer if there is one, its hold and its call
+    conclude   the line, after a step: the next entry, with the answer if there is one, its hold and its call;
+               the answer alone if it changes nothing in the entry
     answered   the reissues: the answer to a request, before it is published and after the broker's confirm;
                the recreations: the answer to one that was not carried out;
                the bindings: the answer to one that was not carried out, or was before;
                the corrections: the answer to one for an unknown department
     granted    the bindings, the corrections: the entry with the answer to the wish;
                the scheduler: the same for a wish that is too old, as with `answered`
-    confirm    the line, after the broker's confirm: the debt that is left, the answer
+    confirm    the line, after the broker's confirm: the answer, with the entry if that changes a debt in it
     delivered  the line, the outbox, the reissues: credentials confirmed before something else failed;
                the bindings: a confirmed change, before credentials are published
     attended   the scheduler: duties that are done or put off
@@ -86,11 +87,16 @@ class Records:
         calls: tuple[CallNote, ...] = (),
         audit: tuple[AuditLine, ...] = (),
     ) -> Entry:
-        """Records the outcome of a step, with its call, which is kept if there is no change and no answer."""
-        if conclusion.answer is None and conclusion.entry == before:
-            self.keep(before.department, *calls)
-            return before
+        """Records the outcome of a step, with its call, which is kept if there is no change.
+
+        An answer that changes nothing in the entry, such as `superseded`, is written alone.
+        """
         beside = Beside(conclusion.answers, conclusion.holds, audit, calls)
+        if conclusion.entry == before and beside == Beside(calls=calls):
+            self.keep(before.department, *calls)
+            if conclusion.answer is not None:
+                await self.entries.record_answer(conclusion.answer)
+            return before
         return await self._record(conclusion.entry, conclusion.answer, beside)
 
     async def tenant_counts(self, tenant: str, since: Sequence[datetime]) -> TenantCounts:
@@ -121,9 +127,13 @@ class Records:
         """Records the end of an adoption or a correction, with its line of the audit and its calls."""
         return await self._record(entry, answer, beside)
 
-    async def confirm(self, entry: Entry, answer: Answer) -> Entry:
-        """Records that the broker has confirmed the answer."""
-        return await self._record(entry, replace(answer, confirmed=True))
+    async def confirm(self, before: Entry, entry: Entry, answer: Answer) -> None:
+        """Records that the broker has confirmed the answer. An unchanged entry is not written."""
+        confirmed = replace(answer, confirmed=True)
+        if entry == before:
+            await self.entries.record_answer(confirmed)
+        else:
+            await self._record(entry, confirmed)
 
     async def delivered(self, before: Entry, entry: Entry) -> Entry:
         """Records credentials that are confirmed, before anything else is tried again."""

@@ -84,9 +84,18 @@ UPDATE_ENTRY = (
     " active = ?7, deletable_since = ?8, last_removal_at = ?9, removals = ?10"
     " WHERE tenant = ?11 AND department_id = ?12 AND revision = ?1 - 1"
 )
+UPDATE_ENTRY_ONLY = (  # SQLite writes every index of the columns that are set, whether they change or not
+    "UPDATE departments SET revision = ?1, entry = ?6 WHERE tenant = ?11 AND department_id = ?12"
+    " AND revision = ?1 - 1 AND status = ?2 AND name IS ?3 AND auth_id IS ?4 AND due_at IS ?5 AND active = ?7"
+    " AND deletable_since IS ?8 AND last_removal_at IS ?9 AND removals IS ?10"
+)
 RECORD_ANSWER = (  # a confirm, as almost always, is told from another outcome without decoding
     "INSERT INTO answers VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO UPDATE"
     " SET confirmed = excluded.confirmed, answer = excluded.answer WHERE answer IN (?8, ?9)"
+)
+CONFIRM = (  # the same answer has the same time: a later outcome of the event has another
+    "UPDATE answers SET confirmed = 1, answer = replace(answer, ?1, ?2)"
+    " WHERE source = ?3 AND event_id = ?4 AND payload_digest = ?5 AND answered_at = ?6"
 )
 REPLACE_ANSWER = (
     "UPDATE answers SET answered_at = ?6, confirmed = ?7, answer = ?8 WHERE source = ?1 AND event_id = ?2"
@@ -222,7 +231,8 @@ class SqliteLedger:
 
     async def record_answer(self, answer: Answer) -> None:
         """See `Ledger.record_answer`."""
-        await self.store.run(lambda connection: _write_answer(connection, answer))
+        write = _confirm if answer.confirmed and not answer.is_provisional else _write_answer
+        await self.store.run(lambda connection: write(connection, answer))
 
     async def holders(self, auth_ids: Sequence[str]) -> Mapping[str, Department]:
         """See `Ledger.holders`."""
@@ -556,9 +566,14 @@ def hold_row(hold: Hold, text: str) -> tuple[Any, ...]:
 
 def _write_entry(connection: apsw.Connection, entry: Entry) -> None:
     """Raises `LedgerConflict` if the entry was changed since it was recalled, and `AuthIdTaken`."""
-    statement = INSERT_ENTRY if entry.revision == 1 else UPDATE_ENTRY
+    row = entry_row(entry, entry_json(entry))
     try:
-        connection.execute(statement, entry_row(entry, entry_json(entry)))
+        if entry.revision == 1:
+            connection.execute(INSERT_ENTRY, row)
+        else:
+            connection.execute(UPDATE_ENTRY_ONLY, row)
+            if connection.changes() == 0:
+                connection.execute(UPDATE_ENTRY, row)
     except apsw.ConstraintError:
         holder = _holder(connection, entry.auth_id)
         if entry.auth_id is None or holder in {None, entry.department}:
@@ -587,6 +602,15 @@ def _write_answer(connection: apsw.Connection, answer: Answer) -> None:
     if not answer_of(known[0]).may_become(answer):
         raise LedgerConflict("another payload, or another outcome, of this event was answered meanwhile")
     connection.execute(REPLACE_ANSWER, row)
+
+
+def _confirm(connection: apsw.Connection, answer: Answer) -> None:
+    """As `_write_answer`, but does not encode the answer if it is on record and only its confirm is new."""
+    event, answered_at = answer.event, answer.answered_at.isoformat()
+    key = (event.source, event.id, answer.payload_digest, answered_at)
+    connection.execute(CONFIRM, (UNCONFIRMED, CONFIRMED, *key))
+    if connection.changes() == 0:
+        _write_answer(connection, answer)
 
 
 def _write_beside(connection: apsw.Connection, department: Department, beside: Beside) -> None:
