@@ -339,7 +339,6 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     "Quarantine.admit": {
         "self.lock.shared": None,
         "self.lock.exclusive": None,
-        "attempt": None,
         "self._alone": None,
     },
     "Quarantine._alone": {
@@ -348,7 +347,7 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
         "self.survived.clear": None,
     },
     "Survived.clear": {"self.marks.clear_poison": "clear_poison"},
-    "Line.carry": {"self.removal_slots if _is_removal(event) else nullcontext()": None, "self._carry": None},
+    "Line.carry": {"self.removal_slots": None, "self._carry": None},
     "Line._carry": {
         "self.reconciler.arm_pending_check": None,
         "self.records.recall": None,

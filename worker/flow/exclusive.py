@@ -4,8 +4,11 @@ A message that crashes its worker interrupts all messages in progress. If it run
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class SharedExclusiveLock:
@@ -20,16 +23,15 @@ class SharedExclusiveLock:
         self._none_shared.set()
         self._exclusive = asyncio.Lock()
 
-    @asynccontextmanager
-    async def shared(self) -> AsyncIterator[None]:
-        """Holds the lock together with other shared holders."""
+    async def shared(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work`, which holds the lock together with other shared holders."""
         while self._exclusive.locked():
             async with self._exclusive:
                 pass
         self._shared_holders += 1
         self._none_shared.clear()
         try:
-            yield
+            return await work()
         finally:
             self._shared_holders -= 1
             if not self._shared_holders:

@@ -14,7 +14,6 @@ event is decided again on the new entry.
 
 import asyncio
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
@@ -49,7 +48,7 @@ from worker.core.model.holds import HoldState
 from worker.core.model.recollection import Recollection
 from worker.core.naming import Names
 from worker.core.next_step import Asked, next_step
-from worker.core.outcomes import Made, Outcome
+from worker.core.outcomes import Made, NothingDone, Outcome
 from worker.flow.clock_watch import ClockWatch
 from worker.pipeline.disappearances import Disappearances, is_missing
 from worker.pipeline.outbox import Outbox
@@ -114,7 +113,9 @@ class Line:
 
     async def carry(self, event: Asked, is_overtaken: Overtaking) -> Result:
         """Makes one try, once a removal has its turn. Raises the exceptions of the ports."""
-        async with self.removal_slots if _is_removal(event) else nullcontext():
+        if not _is_removal(event):
+            return await self._carry(event, is_overtaken)
+        async with self.removal_slots:
             return await self._carry(event, is_overtaken)
 
     async def _carry(self, event: Asked, is_overtaken: Overtaking) -> Result:
@@ -158,8 +159,10 @@ class Line:
             return Unavailable("the worker's clock is wrong, so it cannot tell whether the grace is over")
         entry = known.entry
         step = await self.actor.foresee(decided, entry)
+        if isinstance(step, Skip):  # it has nothing to claim, and no call
+            return await self._record(event, step, known, entry, "", NothingDone())
         async with self.actor.permit(step) as call:
-            if not isinstance(step, Skip | VoidHold) and is_overtaken():
+            if not isinstance(step, VoidHold) and is_overtaken():
                 return Overtaken()
             claimed_at = self.clock.monotonic()
             key = self.names.key(step, entry, event)
@@ -237,7 +240,7 @@ class Line:
                 raise
             delivered = result_published(delivered, answer)
         if delivered != entry or not answer.confirmed:
-            await self.records.confirm(delivered, answer)
+            await self.records.confirm(entry, delivered, answer)
         self.outbox.forget_token(delivered)
         if isinstance(event, Event):
             self.telemetry.answered(event, answer, self.clock.now())

@@ -8,6 +8,7 @@ lives, but could not clear its mark because the ledger was away, clears it befor
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from contracts.subaccounts import DeadReason
 from worker.core import messages
@@ -50,8 +51,7 @@ class Quarantine:
     async def admit(self, work: Work, attempt: Callable[[Work], Awaitable[Result]]) -> Result:
         """The result of `attempt`, or a dead letter `delivery-limit`. Raises `LedgerFailed`."""
         if messages.deliveries_of(work.delivery.original) < QUARANTINE_AFTER_DELIVERIES:
-            async with self.lock.shared():
-                return await attempt(work)
+            return await self.lock.shared(partial(attempt, work))
         async with self.lock.exclusive():
             return await self._alone(messages.message_digest(work.delivery.original), work, attempt)
 

@@ -118,7 +118,7 @@ def _as_newest(entry: Entry, cause: Cause, outcome: ResultKind) -> Entry:
     """
     newest = versioned(entry, cause)
     if not is_removal(cause):
-        return replace(newest, removing=None)
+        return replace(newest, removing=None) if newest.removing else newest
     removal = newest.removal
     if newest.status is not Status.DISABLED or removal is None or not removal.cancelled:
         return newest
