@@ -239,7 +239,7 @@ class Line:
                 await self.records.delivered(entry, delivered)
                 raise
             delivered = result_published(delivered, answer)
-        if delivered != entry or not answer.confirmed:
+        if not answer.confirmed or delivered != entry:
             await self.records.confirm(entry, delivered, answer)
         self.outbox.forget_token(delivered)
         if isinstance(event, Event):

@@ -130,7 +130,7 @@ class Records:
     async def confirm(self, before: Entry, entry: Entry, answer: Answer) -> None:
         """Records that the broker has confirmed the answer. An unchanged entry is not written."""
         confirmed = replace(answer, confirmed=True)
-        if entry == before:
+        if entry is before or entry == before:
             await self.entries.record_answer(confirmed)
         else:
             await self._record(entry, confirmed)
