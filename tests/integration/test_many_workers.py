@@ -115,6 +115,6 @@ async def test_a_short_soak_of_workers_that_come_and_go_keeps_all_rules(
     """Two hundred events and two workers: one is killed in mid-work, and those at the end are drained."""
     seed = random.getrandbits(32)  # derived from --randomly-seed of pytest
     print(f"seed {seed}")  # noqa: T201 - shown if it fails
-    plan = ScalePlan(200, seed, workers=2, kills=1, drains=0, restarts=0, steady=True)
+    plan = ScalePlan(200, seed, workers=2, kills=1, drains=0, restarts=0, steady=True, settle_seconds=5)
     report = await scale(plan, clean_broker, postgres_database)
     assert report.broken == []

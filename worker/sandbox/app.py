@@ -179,6 +179,7 @@ class App:
                 fault=exchange.fault.name if exchange.fault else None,
                 headers=headers,
                 body=exchange.body,
+                abandoned=request.transport is None or request.transport.is_closing(),
             )
         )
 

@@ -14,6 +14,7 @@ class Entry:
     """One request. `headers` lack Authorization; `status` is None if no response was sent.
 
     `operation` is None for a path that does not exist. `fault` is the name of the fault that it met.
+    `abandoned`: its client had gone by the time of the response.
     """
 
     method: str
@@ -24,6 +25,7 @@ class Entry:
     fault: str | None
     headers: Mapping[str, str]
     body: Any
+    abandoned: bool = False
 
 
 @dataclass
