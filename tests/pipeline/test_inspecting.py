@@ -136,14 +136,28 @@ async def test_an_enabled_subaccount_is_seen_as_such(bench):
     assert (await bench.inspect()).found.enabled
 
 
-async def test_of_one_that_is_gone_nothing_is_counted(bench):
+async def test_nothing_hangs_on_one_that_is_gone(bench):
     await bench.make()
     bench.provider.subaccounts.clear()
 
     seen = await bench.inspect()
 
     assert (seen.found, seen.tagged, seen.inventory) == (None, False, NOTHING)
-    assert bench.counted() == 0
+    assert bench.counted() == 3
+
+
+async def test_a_404_is_not_believed_while_resources_hang_on_the_subaccount(bench):
+    auth_id = await bench.make()
+    bench.seed(NUMBERS, "14155550000", owner=auth_id)
+    bench.provider.subaccounts.clear()
+
+    fault = (await bench.failure()).fault
+
+    assert fault.kind is FaultKind.UNEXPECTED
+    assert (
+        fault.detail
+        == "Plivo does not find the subaccount (404), and 1 number, 0 applications, 0 endpoints hang on it"
+    )
 
 
 async def test_an_entry_without_a_subaccount_cannot_be_inspected(bench):

@@ -48,7 +48,7 @@ class Shown:
     tag: str
     enabled_since: float
     name_since: float
-    disabled_at: float = 0.0  # when a worker disabled it last, or changed it while it was disabled
+    disabled_at: list[float] = field(default_factory=list)  # by a worker, or changed while it was disabled
     owned: dict[str, float] = field(default_factory=dict)  # resources and since when they are there
 
 
@@ -181,11 +181,10 @@ def _recorded(state: RemovalState, note: Note) -> None:
     unannounced = one.status == "active" and status in {"disabled", "deleting"} and one.removal is None
     if (begins or unannounced) and one.removal is None:
         _begins(state, note, one, rules)
-    if status == "deleting" != one.status:
-        one.deleted_for = told["removing"]
-        _deletion_begins(state, note, one, rules)
+    if status == "deleting":
+        _deleting(state, note, one, rules)
     if status == "disabled" and one.status == "active" and one.auth_id in state.shown:
-        one.disabled_at = state.shown[one.auth_id].disabled_at
+        one.disabled_at = _disabled_at(state.shown[one.auth_id], one.removal)
     if one.auth_id and status == "removed":
         one.before = one.auth_id
     if told["auth_id"] and told["auth_id"] not in one.supersedes:
@@ -200,6 +199,13 @@ def _recorded(state: RemovalState, note: Note) -> None:
         state.removals.append(Begun(note.department, tenant, note.at, counts=False))
     one.status, one.auth_id, one.removing, one.hold = status, told["auth_id"], told["removing"], hold
     one.wanted_by = told["wanted_by"]
+
+
+def _disabled_at(shown: Shown, removal: Begun | None) -> float:
+    """When the removal disabled it. An earlier try may be carried out after the confirm of a later one."""
+    since = removal.at if removal else 0.0
+    last = shown.disabled_at[-1] if shown.disabled_at else 0.0
+    return next((at for at in shown.disabled_at if at >= since), last)
 
 
 def _approved(state: RemovalState, one: Department, *reasons: str) -> bool:
@@ -256,6 +262,15 @@ def _within_limit(state: RemovalState, note: Note, tenant: str, rules: Rules) ->
             state.breaks(
                 note, f"is removal {surely} of {tenant} within {seconds} s, and {allowed} are allowed"
             )
+
+
+def _deleting(state: RemovalState, note: Note, one: Department, rules: Rules) -> None:
+    removing = note.detail["removing"]
+    if one.status == "deleting":  # a newer removal may take it up
+        one.deleted_for = removing or one.deleted_for
+        return
+    one.deleted_for = removing
+    _deletion_begins(state, note, one, rules)
 
 
 def _deletion_begins(state: RemovalState, note: Note, one: Department, rules: Rules) -> None:
@@ -379,7 +394,7 @@ def _changed(state: RemovalState, note: Note) -> None:
             shown.name_since = note.at
         shown.name = told["name"]
     if not told["enabled"] and not told["hand"]:
-        shown.disabled_at = note.at
+        shown.disabled_at.append(note.at)
 
 
 def _gone(state: RemovalState, note: Note) -> None:

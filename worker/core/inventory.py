@@ -72,7 +72,7 @@ NOTHING = Inventory()
 class Inspection:
     """A subaccount as the provider has just shown it, before it is deleted.
 
-    `found`: None if it is not there, and then nothing was counted. `tagged`: its name bears the tag of its
+    `found`: None if it is not there, and then nothing hangs on it. `tagged`: its name bears the tag of its
     department. `begun`: monotonic seconds, before the first call.
     """
 

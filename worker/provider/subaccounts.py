@@ -15,7 +15,7 @@ from worker.core.adoption import (
     to_disable,
 )
 from worker.core.inventory import NOTHING, Inspection
-from worker.core.judge import FaultKind
+from worker.core.judge import CallFault, FaultKind
 from worker.core.model.entry import Entry, Status
 from worker.core.naming import Names
 from worker.ports import (
@@ -84,19 +84,22 @@ class Subaccounts:
         return bool(update)
 
     async def inspect(self, entry: Entry) -> Inspection:
-        """Reads the entry's subaccount and its inventory. Raises `ValueError` for an entry without one."""
+        """Reads the entry's subaccount and its inventory. Raises `ValueError` for an entry without one.
+
+        A 404 alone does not show that it is gone: one that has resources is there. `CallFailed` says so.
+        """
         if entry.auth_id is None:
             raise ValueError(f"there is no subaccount to inspect: the department is {entry.status}")
         begun = self.clock.monotonic()
         shown = await self.get_if_there(entry.auth_id)
-        if shown is None:
-            return Inspection(found=None, tagged=False, inventory=NOTHING, begun=begun)
-        return Inspection(
-            found=listed(shown),
-            tagged=self.names.template.bears(shown.name, self.names.tag(entry)),
-            inventory=await self.inventories.of(shown.auth_id),
-            begun=begun,
-        )
+        inventory = await self.inventories.of(entry.auth_id)
+        if shown is not None:
+            tagged = self.names.template.bears(shown.name, self.names.tag(entry))
+            return Inspection(listed(shown), tagged, inventory, begun)
+        if inventory != NOTHING:
+            detail = f"Plivo does not find the subaccount (404), and {inventory.counts} hang on it"
+            raise CallFailed(CallFault("get", FaultKind.UNEXPECTED, detail))
+        return Inspection(found=None, tagged=False, inventory=NOTHING, begun=begun)
 
     def permit_to_enable(self) -> AbstractAsyncContextManager[Call]:
         """The permit for `enable_made`, acquired before the record that announces the call."""
