@@ -89,7 +89,7 @@ class Timeline:
 
     def listed(self, commands: Sequence[tuple[str, str]]) -> None:
         """Prints commands, each with its purpose as a comment of the shell; long ones are not aligned."""
-        width = max(len(command) for command, _ in commands if len(command) <= ALIGNED)
+        width = max((len(command) for command, _ in commands if len(command) <= ALIGNED), default=0)
         for command, purpose in commands:
             self.plain(f"{command.ljust(width)}  # {purpose}")
 
