@@ -1,7 +1,9 @@
 """Warnings about files that others can read or write, and about deployments of one owner."""
 
 import json
+import os
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -70,6 +72,19 @@ def test_recipient_keys_writable_by_others_warn(folder: Path):
         f"everybody on this machine may make themselves a recipient: chmod o-w {recipients}",
         f"everybody on this machine may make themselves a recipient: chmod o-w {own}",
     ]
+
+
+def test_a_folder_of_a_read_only_mount_is_written_to_by_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Kubernetes mounts secrets so: the folder has mode 1777."""
+    recipients = file(folder / "recipients.json", 0o644, json.dumps({"keys": [CRM]}))
+    folder.chmod(0o1777)
+    real = os.statvfs
+    monkeypatch.setattr(os, "statvfs", lambda path: Mounted(real(path).f_flag | os.ST_RDONLY))
+    assert warnings_of(folder, PROVISIONER_RECIPIENTS=str(recipients)) == []
+
+
+class Mounted(NamedTuple):
+    f_flag: int
 
 
 def test_a_ledger_or_folder_readable_by_others_warns(folder: Path):

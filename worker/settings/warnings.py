@@ -1,5 +1,6 @@
 """Warnings about valid settings and file modes that are insecure."""
 
+import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,9 +33,12 @@ def exposures(settings: WorkerSettings, environ: Mapping[str, str]) -> list[str]
 def others_may(path: Path, permission: int) -> bool:
     """Whether a file's mode grants a permission to all users; False if the mode cannot be read.
 
-    `permission` is `stat.S_IROTH` or `stat.S_IWOTH`.
+    `permission` is `stat.S_IROTH` or `stat.S_IWOTH`. Nobody writes to what is mounted read-only:
+    Kubernetes mounts secrets so, in a folder of mode 1777.
     """
     try:
+        if permission == stat.S_IWOTH and os.statvfs(path).f_flag & os.ST_RDONLY:
+            return False
         return bool(path.stat().st_mode & permission)
     except OSError:
         return False
