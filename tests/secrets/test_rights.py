@@ -36,12 +36,13 @@ from worker.telemetry.events import Telemetry
 
 pytestmark = [pytest.mark.xdist_group("secured"), pytest.mark.timeout(120)]
 
-TOPOLOGY, WORKER, PRODUCER, CRM, REPLAYER = (
+TOPOLOGY, WORKER, PRODUCER, CRM, REPLAYER, SCALER = (
     "provisioner-topology",
     "provisioner-worker",
     "provisioner-producer",
     "provisioner-recipient-crm",
     "provisioner-replayer",
+    "provisioner-scaler",
 )
 
 ISSUED_TO_CRM = "subaccount.credentials.issued.crm"
@@ -80,6 +81,7 @@ ALLOWED = {
     },
     PRODUCER: {f"publish {names.DEPARTMENTS} department.created"},
     CRM: {f"read {names.secrets_queue('crm')}", f"purge {names.secrets_queue('crm')}"},
+    SCALER: set(),
     REPLAYER: {
         f"publish {names.REPLAY} department.created",
         f"read {names.DEAD_LETTER_QUEUE}",
@@ -153,7 +155,7 @@ def _binding(name: str) -> Act:
 @pytest.fixture
 async def users(secured: Secured, tmp_path: Path) -> AsyncIterator[Callable[[str], str]]:
     """The URL of each user; the topology user has declared the topology."""
-    for user in (TOPOLOGY, WORKER, PRODUCER, CRM, REPLAYER):
+    for user in (TOPOLOGY, *ALLOWED):
         await put(secured.node, f"users/{user}", password=PASSWORD, tags="")
     recipients = write_keys(
         tmp_path / "both.json", fresh_sealing_key("crm.1"), fresh_sealing_key("billing.1")
@@ -220,6 +222,29 @@ async def test_the_topology_user_cannot_publish_credentials(users: Callable[[str
         channel = await there.channel(on_return_raises=True)
         with pytest.raises(ChannelClosed, match="ACCESS_REFUSED"):
             await _publishing(names.SECRETS, ISSUED_TO_CRM)(channel)
+
+
+async def test_the_scaler_counts_messages_without_any_right(users: Callable[[str], str]):
+    async with await aio_pika.connect(users(SCALER)) as there:
+        queue = await (await there.channel()).declare_queue(names.WORK_QUEUE, passive=True)
+        assert queue.declaration_result.message_count == 0
+
+
+async def test_the_definitions_of_its_version_make_the_whole_topology(secured: Secured, tmp_path: Path):
+    """They are imported in place of `topology apply`."""
+    async with open_connection([secured.node.url]) as there:
+        version = names.BrokerVersion.parse(there.server_version)
+    file = DEFINITIONS.with_name(f"definitions-{version.major}.x.json")
+    await secured.node.rabbitmqctl("import_definitions", str(file))
+    await put(secured.node, f"users/{TOPOLOGY}", password=PASSWORD, tags="")
+    recipients = write_keys(tmp_path / "crm.json", fresh_sealing_key("crm.1"))
+    settings = {"AMQP_URL": secured.url_of(TOPOLOGY), "PROVISIONER_RECIPIENTS": str(recipients)}
+    checked = await provisioner(settings, "topology", "check")
+    assert checked.code == 0, checked.out + checked.err
+    async with await aio_pika.connect(secured.node.url) as administrator:
+        channel = await administrator.channel()
+        for queue in names.topology(version, recipients=("crm",)).queues:
+            await channel.queue_delete(queue.name)
 
 
 @pytest.mark.parametrize("recipient", ["billing", "nobody"])
