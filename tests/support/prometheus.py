@@ -1,11 +1,7 @@
-"""Prometheus and promtool for the tests: those on the PATH, or Debian's, unpacked into the user's cache.
-
-Of Debian's package only the two programs are used. Nothing is installed, and no rights are needed.
-"""
+"""A running Prometheus for the tests, and the folder of its programs."""
 
 import asyncio
 import json
-import shutil
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,35 +11,14 @@ from typing import Any
 
 import aiohttp
 
-from tests.support.nodes import skip_or_fail
-from tests.support.rabbitmq_of import Apt, RabbitMQUnavailable, cache_folder, locked, unpack
+from tests.support.debian import debian_program
 
-RELEASE = "bookworm"
 START_SECONDS = 30.0
 
 
 def prometheus_folder() -> Path:
     """The folder with the programs. Skips the test where there is none; in CI that is a failure."""
-    if found := shutil.which("promtool"):
-        return Path(found).parent
-    try:
-        return _fetched(cache_folder().with_name("prometheus"))
-    except RabbitMQUnavailable as error:
-        skip_or_fail(f"there is no promtool, and it cannot be fetched: {error}")
-
-
-def _fetched(cache: Path) -> Path:
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / RELEASE
-    with locked(cache / "lock"):
-        if not folder.exists():
-            apt = Apt(cache / "apt", RELEASE)
-            apt.update()
-            unpacked = cache / "unpacked"
-            shutil.rmtree(unpacked, ignore_errors=True)
-            unpack(apt.downloaded(["prometheus"]), unpacked)
-            unpacked.rename(folder)
-    return folder / "usr/bin"
+    return debian_program("promtool", "prometheus", "bookworm").parent
 
 
 @dataclass(frozen=True)
