@@ -1,0 +1,212 @@
+"""The systemd unit: under systemd-analyze, and its command run with its environment and its restrictions."""
+
+import asyncio
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import aio_pika
+import aiohttp
+import pytest
+
+from contracts import topology as names
+from tests.support.commands import provisioner
+from tests.support.nodes import skip_or_fail
+from tests.support.postgres_node import Account
+from tests.support.secrets_keys import sealing_key, write_keys
+from worker.demo.private_node import Ports
+from worker.sandbox import running_sandbox
+from worker.settings.load import load
+from worker.settings.model import WorkerSettings
+
+SYSTEMD = Path(__file__).parents[2] / "deploy/systemd"
+UNIT, ENVIRONMENT = SYSTEMD / "provisioner.service", SYSTEMD / "provisioner.env"
+INSTALLED = "/opt/provisioner/bin/provisioner"
+HERE = Path(sys.executable).with_name("provisioner")
+EXPOSURE_TENTHS = 20
+
+
+def unit() -> Mapping[str, Sequence[str]]:
+    """The values of each key, in order."""
+    found: dict[str, list[str]] = {}
+    for key, value in re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE):
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def value(key: str) -> str:
+    (only,) = unit()[key]
+    return only
+
+
+def analyze(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    if not shutil.which("systemd-analyze"):
+        skip_or_fail("there is no systemd-analyze: apt-get install systemd")
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [("", "", ""), ("Restart=", "Restarts=", "Restarts")])
+def test_systemd_knows_every_key(tmp_path: Path, old: str, new: str, said: str):
+    """It tells an unknown key, and ends with 0."""
+    installed = tmp_path / UNIT.name
+    installed.write_text(UNIT.read_text().replace(INSTALLED, "/bin/true").replace(old, new))
+    done = analyze("verify", installed)
+    assert done.returncode == 0
+    assert said in done.stderr
+    assert bool(said) == bool(done.stderr)
+
+
+def test_its_exposure_is_at_most_two():
+    done = analyze("security", "--offline=true", f"--threshold={EXPOSURE_TENTHS}", UNIT)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_drain_ends_before_systemd_kills_it():
+    assert value("TimeoutStopSec") == "40s"
+    drain = WorkerSettings.model_fields["drain"].default
+    assert drain.total_seconds() < 40
+
+
+def test_it_is_restarted_except_when_its_settings_are_wrong():
+    assert value("Restart") == "always"
+    assert value("RestartPreventExitStatus") == "2"
+    assert value("StartLimitIntervalSec") == "0"  # an outage of RabbitMQ may last longer than five tries
+
+
+def test_the_example_of_its_settings_is_valid(tmp_path: Path):
+    environ = settings_of(tmp_path, {})
+    known = {field.alias for field in WorkerSettings.model_fields.values()}
+    assert {name.removesuffix("_FILE") for name in environ} <= known
+    assert set(load(WorkerSettings, environ).files) == {"AMQP_URL", "PLIVO_AUTH_TOKEN"}
+
+
+def settings_of(folder: Path, secrets: Mapping[str, str]) -> dict[str, str]:
+    """The settings of provisioner.env, with `folder` for /etc/provisioner, where secrets are written."""
+    lines = re.findall(r"^(\w+)=(.*)$", ENVIRONMENT.read_text(), re.MULTILINE)
+    for name, default in {"amqp-url": "amqp://127.0.0.1/", "plivo-auth-token": "token"}.items():
+        (folder / name).write_text(secrets.get(name, default))
+    write_keys(folder / "recipients.json", sealing_key())
+    return {name: one.replace("/etc/provisioner", str(folder)) for name, one in lines}
+
+
+@dataclass(frozen=True)
+class Service:
+    """What systemd would do with the unit, without systemd."""
+
+    command: Sequence[str]
+    environ: Mapping[str, str]
+    state: Path
+
+    @property
+    def address(self) -> str:
+        return self.environ["PROVISIONER_HTTP"]
+
+    async def start(self) -> Process:
+        """Returns when it is ready."""
+        process = await asyncio.create_subprocess_exec(
+            *self.command, env=self.environ, cwd=self.state, stdin=subprocess.DEVNULL, stderr=PIPE
+        )
+        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+            while process.returncode is None:
+                try:
+                    async with session.get(f"http://{self.address}/readyz") as response:
+                        if response.status == 200:
+                            return process
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.05)
+        assert process.stderr is not None
+        pytest.fail((await process.stderr.read()).decode())
+
+
+def allowed_calls() -> str:
+    """The names of the unit's SystemCallFilter, its sets resolved."""
+    sets: dict[str, list[str]] = {}
+    for line in analyze("--no-pager", "syscall-filter").stdout.splitlines():
+        if line.startswith("@"):
+            members = sets[line.strip()] = []
+        elif line.startswith("    ") and not line.strip().startswith("#"):
+            members.append(line.strip())
+
+    def resolved(name: str) -> set[str]:
+        return set().union(*map(resolved, sets[name])) if name in sets else {name}
+
+    allowed: set[str] = set()
+    for line in unit()["SystemCallFilter"]:
+        chosen = set().union(*map(resolved, line.removeprefix("~").split()))
+        allowed = allowed - chosen if line.startswith("~") else allowed | chosen
+    return "\n".join(sorted(allowed))
+
+
+@pytest.fixture
+async def service(clean_broker: str) -> AsyncIterator[Service]:
+    """The unit's command, confined as the unit says, beside RabbitMQ and a sandbox."""
+    account = Account.unprivileged()
+    if not account.may_enter(HERE.parent):
+        account = Account()
+    folder = Path(tempfile.mkdtemp(prefix="provisioner-unit-"))
+    state, etc = folder / "state", folder / "etc"
+    for one in (state, etc):
+        one.mkdir()
+    (folder / "syscalls").write_text(allowed_calls())
+    async with running_sandbox(rate_limit="off") as sandbox:
+        secrets = {"amqp-url": clean_broker, "plivo-auth-token": sandbox.auth_token}
+        environ = settings_of(etc, secrets) | {
+            "PATH": os.environ["PATH"],
+            "LEDGER_URL": f"sqlite:///{state}/provisioner.db",
+            "PLIVO_AUTH_ID": sandbox.auth_id,
+            "PLIVO_API_URL": sandbox.url,
+            "PROVISIONER_HTTP": f"127.0.0.1:{Ports.free().amqp}",
+        }
+        for line in unit()["Environment"]:
+            environ |= dict(one.split("=", 1) for one in shlex.split(line))
+        uid, gid = account.uid or 0, account.gid or 0
+        for path in (folder, state, etc, *etc.iterdir(), folder / "syscalls"):
+            os.chown(path, uid, gid) if account.uid else None
+        start = value("ExecStart").replace(INSTALLED, str(HERE))
+        confined = [sys.executable, str(Path(__file__).with_name("confined.py")), f"{uid}:{gid}"]
+        yield Service([*confined, str(folder / "syscalls"), *shlex.split(start)], environ, state)
+    async with await aio_pika.connect(clean_broker) as connection:
+        await (await connection.channel()).queue_delete(names.secrets_queue("crm"))
+    shutil.rmtree(folder)
+
+
+def is_confined(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return {"NoNewPrivs:\t1", "Seccomp:\t2"} <= set(status.splitlines())
+
+
+@pytest.mark.xdist_group("broker")
+async def test_its_command_works_confined_and_survives_sigkill(service: Service):
+    async def answer(*event: str) -> str:
+        told = await provisioner(service.environ, "emit", *event, "--id", "sales", "--wait", "--json")
+        assert told.code == 0, told.err
+        return told.out
+
+    process = await service.start()
+    try:
+        assert is_confined(process.pid)
+        assert '"created"' in await answer("created", "--name", "Sales")
+        ledger = service.state / "provisioner.db"
+        assert ledger.stat().st_mode & 0o777 == 0o600
+        process.kill()
+        await process.communicate()
+        process = await service.start()  # as Restart=always does
+        assert '"renamed"' in await answer("renamed", "--name", "Sales EMEA")
+        process.send_signal(signal.SIGTERM)
+        _, log = await asyncio.wait_for(process.communicate(), 40)
+        assert process.returncode == 0, log
+        assert b'"worker_stopped"' in log
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
