@@ -81,6 +81,8 @@ is_there() {
     case $1 in
         rabbitmq-server) [[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ]] ;;
         nodejs) command -v node ;;
+        systemd) command -v systemd-analyze ;;
+        python3-venv) /usr/bin/python3 -I -c 'import ensurepip' 2>&1 ;;
         *) command -v "$1" ;;
     esac
 } >/dev/null
