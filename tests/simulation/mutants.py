@@ -461,28 +461,28 @@ MUTANTS = (
     Mutant("never checks for duplicates", Parts(scheduler=NeverChecksForDuplicates), "very-late"),
     Mutant("never checks changes", Parts(scheduler=NeverChecksChanges), seed=181),
     Mutant("scans only the first page", Parts(scanner=ScansOnlyTheFirstPage), "adoption"),
-    Mutant("scans without overlap", Parts(scanner=ScansWithoutOverlap), "adoption", seed=320),
+    Mutant("scans without overlap", Parts(scanner=ScansWithoutOverlap), "adoption", seed=213),
     Mutant("adopts by name, not by tag", Parts(subaccounts=AdoptsByName), "adoption"),
     Mutant("does not check a correction again", Parts(scheduler=ChecksOnce), seed=90),
     Mutant(
         "knows only the first incarnation",
         Parts(subaccounts=KnowsOnlyTheFirstIncarnation),
         "ledger-lost",
-        seed=415,
+        seed=73,
     ),
     Mutant(
-        "trusts the newest page of a new ledger", Parts(orphans=TrustsTheNewestPage), "ledger-lost", seed=25
+        "trusts the newest page of a new ledger", Parts(orphans=TrustsTheNewestPage), "ledger-lost", seed=8
     ),
-    Mutant("marks a new ledger as caught up", Parts(orphans=MarksANewLedgerCaughtUp), "ledger-lost", seed=25),
-    Mutant("records the wrong incarnation", Parts(line=AdoptsAsTheFirstIncarnation), "ledger-lost", seed=415),
-    Mutant("does not count crashes", Parts(line=DoesNotCountCrashes), "crashing", seed=56),
+    Mutant("marks a new ledger as caught up", Parts(orphans=MarksANewLedgerCaughtUp), "ledger-lost", seed=74),
+    Mutant("records the wrong incarnation", Parts(line=AdoptsAsTheFirstIncarnation), "ledger-lost", seed=73),
+    Mutant("does not count crashes", Parts(line=DoesNotCountCrashes), "crashing", seed=26),
     Mutant("removes against the policy", Parts(line=RemovesAgainstThePolicy)),
     Mutant("creates against the policy", Parts(line=CreatesAgainstThePolicy), seed=59),
     Mutant("rejects renames of known departments", Parts(line=RejectsKnownRenames)),
     Mutant("tolerates no clock skew", Parts(line=ToleratesNoClockSkew), "clock-set"),
     Mutant("answers before it publishes credentials", Parts(outbox=AnswersBeforeCredentials)),
     Mutant("ignores versions", Parts(line=IgnoresVersions)),
-    Mutant("ignores duplicates", Parts(line=IgnoresDuplicates)),
+    Mutant("ignores duplicates", Parts(line=IgnoresDuplicates), seed=4),
     Mutant("forgets owed credentials", Parts(line=ForgetsDebts)),
     Mutant(
         "sends changes without a recorded check", Parts(line=SendsChangesWithoutACheck), "broker", seed=53
@@ -493,7 +493,7 @@ MUTANTS = (
     Mutant("parks without the routing key", Parts(handler=ForgetsTheRoutingKey), "provider", seed=659),
     Mutant("counts outages as attempts", Parts(handler=CountsOutagesAsAttempts), "outage"),
     Mutant("lets all calls through when half-open", Parts(circuit=LetsAllCallsThrough), "outage"),
-    Mutant("believes a refusal without a probe", Parts(circuit=BelievesRefusalsUnproved), "outage"),
+    Mutant("believes a refusal without a probe", Parts(circuit=BelievesRefusalsUnproved), "outage", seed=389),
     Mutant("answers older events before the newest is recorded", Parts(line=AnswersOlderEventsFirst)),
 )
 """Those about removals are in `removal_mutants.py`, about many workers in `worker_mutants.py`."""

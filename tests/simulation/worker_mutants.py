@@ -69,15 +69,19 @@ class NeverCloses:
 
 
 def _among_many(
-    mistake: str, parts: Parts | None = None, profile: str = "many-workers", **database_parts: Any
+    mistake: str,
+    parts: Parts | None = None,
+    profile: str = "many-workers",
+    seed: int = 0,
+    **database_parts: Any,
 ) -> Mutant:
-    return Mutant(mistake, parts or Parts(), profile, database_parts=DatabaseParts(**database_parts))
+    return Mutant(mistake, parts or Parts(), profile, seed, DatabaseParts(**database_parts))
 
 
 WORKER_MUTANTS = (
     _among_many("acks after a lost session", Parts(handler=AcksWhatItHad)),
     _among_many("writes with an old epoch", store=WritesUnderAnyEpoch),
     _among_many("keeps department locks over sessions", locks=KeepsLocksOverSessions),
-    _among_many("has a fence that never closes", profile="cut-off", fence=NeverCloses),
+    _among_many("has a fence that never closes", profile="cut-off", seed=90, fence=NeverCloses),
     _among_many("keeps its messages after a lost session", fence=TellsOfNoLoss),
 )

@@ -158,6 +158,9 @@ class SimulatedWorld:
         rename = UnknownRename.REJECT if self.chance.coin(0.3) else UnknownRename.CREATE
         if self.chance.profile.loses_the_ledger:  # departments that the lost ledger knew need not be rejected
             rename = UnknownRename.CREATE
+            removal = (
+                Removal.DELETE if self.chance.coin() else removal
+            )  # a lost ledger had later incarnations
         enable = Enable.PUBLISHED if self.chance.coin(0.3) else Enable.CREATED
         if self.chance.profile.removals:
             plain = Policy(settle_window=SETTLE_WINDOW, enable=enable)
