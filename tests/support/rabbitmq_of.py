@@ -75,6 +75,18 @@ def _looked_up(apt: "Apt", cache: Path) -> Path:
     return folder
 
 
+def mirror() -> str:
+    """The mirror in DEBIAN_MIRROR, else the one that this machine installs Debian's packages from."""
+    if chosen := os.environ.get("DEBIAN_MIRROR"):
+        return chosen
+    try:
+        known = _run("apt-get", "indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages")
+    except RabbitMQUnavailable:
+        return MIRROR
+    pairs = (line.partition(" ") for line in known.splitlines())
+    return next((address for label, _, address in pairs if label == "Debian" and address), MIRROR)
+
+
 class Apt:
     """apt with a state of its own: it sees one release, and no package is installed."""
 
@@ -85,8 +97,7 @@ class Apt:
         for one in (folder / "lists/partial", self._archives / "partial"):
             one.mkdir(parents=True, exist_ok=True)
         (folder / "status").touch()
-        mirror = os.environ.get("DEBIAN_MIRROR", MIRROR)
-        (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror} {release} main\n")
+        (folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror()} {release} main\n")
 
     def update(self) -> None:
         """Fetches the release's list of packages."""
