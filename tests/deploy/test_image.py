@@ -73,37 +73,46 @@ def output(image: Stage, *command: str) -> str:
     return out
 
 
-@pytest.mark.xdist_group("image")
-class TestTheImage:
-    def test_it_runs_as_a_user_without_rights_on_a_read_only_root(self, image: Stage):
-        assert output(image, "sh", "-c", "id -u && id -G").split() == ["10001", "10001"]
-        assert "Read-only file system" in output(image, "sh", "-c", "touch /opt/provisioner/x 2>&1 || true")
-        assert output(image, "sh", "-c", "touch x && pwd").strip() == "/var/lib/provisioner"
+def check_that_it_runs_as_a_user_without_rights_on_a_read_only_root(image: Stage):
+    assert output(image, "sh", "-c", "id -u && id -G").split() == ["10001", "10001"]
+    assert "Read-only file system" in output(image, "sh", "-c", "touch /opt/provisioner/x 2>&1 || true")
+    assert output(image, "sh", "-c", "touch x && pwd").strip() == "/var/lib/provisioner"
 
-    def test_it_has_what_it_needs_and_no_tool_of_the_build(self, image: Stage):
-        assert output(image, *image.entrypoint, "--version").startswith("provisioner ")
-        listed = {path.name for path in (image.files / "opt/provisioner/bin").iterdir()}
-        assert "provisioner" in listed
-        assert not {"uv", "pytest", "pip"} & listed
-        assert not (image.files / "uv").exists()
-        assert not (image.files / "build").exists()
 
-    def test_the_demo_runs_in_it(self, image: Stage):
-        assert "demo" in output(image, *image.entrypoint, "demo", "--memory").lower()
+def check_that_it_has_what_it_needs_and_no_tool_of_the_build(image: Stage):
+    assert output(image, *image.entrypoint, "--version").startswith("provisioner ")
+    listed = {path.name for path in (image.files / "opt/provisioner/bin").iterdir()}
+    assert "provisioner" in listed
+    assert not {"uv", "pytest", "pip"} & listed
+    assert not (image.files / "uv").exists()
+    assert not (image.files / "build").exists()
 
-    def test_its_health_is_that_of_the_worker_and_sigterm_ends_it(self, image: Stage):
-        """The worker waits for RabbitMQ, which is not there: it is alive."""
-        image.environ["PROVISIONER_HTTP"] = f"0.0.0.0:{Ports.free().amqp}"
-        with run(image, [*image.entrypoint, *image.command]) as worker:
-            try:
-                while not is_healthy(image):
-                    assert worker.poll() is None, worker.communicate()[0]
-                worker.send_signal(signal.SIGTERM)
-                out, _ = worker.communicate()
-                assert worker.returncode == 0, out
-            finally:
-                worker.kill()
-        assert not is_healthy(image)
+
+def check_that_the_demo_runs_in_it(image: Stage):
+    assert "demo" in output(image, *image.entrypoint, "demo", "--memory").lower()
+
+
+def check_that_its_health_is_that_of_the_worker_and_sigterm_ends_it(image: Stage):
+    """The worker waits for RabbitMQ, which is not there: it is alive."""
+    image.environ["PROVISIONER_HTTP"] = f"0.0.0.0:{Ports.free().amqp}"
+    with run(image, [*image.entrypoint, *image.command]) as worker:
+        try:
+            while not is_healthy(image):
+                assert worker.poll() is None, worker.communicate()[0]
+            worker.send_signal(signal.SIGTERM)
+            out, _ = worker.communicate()
+            assert worker.returncode == 0, out
+        finally:
+            worker.kill()
+    assert not is_healthy(image)
+
+
+def test_the_image_runs_as_a_container_does(image: Stage):
+    """One test, since it takes a while to build."""
+    check_that_it_runs_as_a_user_without_rights_on_a_read_only_root(image)
+    check_that_it_has_what_it_needs_and_no_tool_of_the_build(image)
+    check_that_the_demo_runs_in_it(image)
+    check_that_its_health_is_that_of_the_worker_and_sigterm_ends_it(image)
 
 
 def is_healthy(image: Stage) -> bool:

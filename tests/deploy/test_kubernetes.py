@@ -21,7 +21,7 @@ from worker.settings.parse import Address
 
 KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
 OVERLAYS = ("staging", "production")
-VERSIONS = ("1.31", "1.34", "1.37")
+VERSIONS = ("1.31", "1.37")
 SECRETS = "/run/secrets/provisioner"
 
 Document = Mapping[str, Any]
