@@ -23,6 +23,8 @@ from worker.adapters.brokers import open_connection
 from worker.demo.private_node import Installation, NodeUnavailable, private_node
 from worker.telemetry.logs import configure_logging
 
+pytest.register_assert_rewrite("tests.support.world")  # here, before any other module imports it
+
 # What a test may leave at the broker, whatever arguments it was declared with.
 LEFT_BEHIND = topology(BrokerVersion(4, 1))
 

@@ -9,6 +9,7 @@ import struct
 import sys
 import termios
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import aiohttp
@@ -208,6 +209,8 @@ ARRANGED: dict[str, Callable[[RealSystem, Path], Awaitable[None]]] = {
     "cat existing.csv": existing_subaccounts,
 }
 WITHOUT_SETTINGS = "PROVISIONER_API_TIMEOUT=20 provisioner run"
+WITHOUT_WORKER = "provisioner doctor"
+"""Before the first start, and with a token of another account."""
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[steps(block)[0][0][:50] for block in BLOCKS])
@@ -218,7 +221,9 @@ async def test_a_console_block_is_what_the_commands_print(system: RealSystem, tm
     checkout.mkdir()
     for folder in ("contracts", "deploy"):
         (checkout / folder).symlink_to(ROOT / folder)
-    async with system.worker():
+    if first == WITHOUT_WORKER:
+        environ = environ | {"PLIVO_AUTH_TOKEN": "of-another-account"}
+    async with nullcontext() if first == WITHOUT_WORKER else system.worker():
         await ARRANGED.get(first, nothing)(system, checkout)
         for command, expected in steps(block):
             assert_printed(expected, await at_a_terminal(command, environ, checkout))
@@ -227,7 +232,7 @@ async def test_a_console_block_is_what_the_commands_print(system: RealSystem, tm
 def test_each_arrangement_is_that_of_a_block():
     firsts = {steps(block)[0][0] for block in BLOCKS}
     assert len(BLOCKS) >= 6
-    assert firsts >= {*ARRANGED, WITHOUT_SETTINGS}
+    assert firsts >= {*ARRANGED, WITHOUT_SETTINGS, WITHOUT_WORKER}
 
 
 def test_a_line_that_differs_is_noticed():

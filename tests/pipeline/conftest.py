@@ -2,9 +2,7 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.support.world")
-
-from tests.support.world import World  # noqa: E402 - after registering it for assertion rewriting
+from tests.support.world import World
 
 
 @pytest.fixture

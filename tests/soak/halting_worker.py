@@ -22,7 +22,6 @@ from worker.adapters.sqlite.ledger import SqliteLedger
 from worker.cli.app import main
 from worker.core.messages import Outgoing
 from worker.core.model.answers import Answer
-from worker.core.model.entry import Entry
 
 
 @dataclass(frozen=True)
@@ -34,15 +33,21 @@ class Halt:
     when: Callable[..., bool] = lambda *_, **__: True
 
 
-def _intends(_entry: Entry, answer: Answer | None = None, *_: object) -> bool:
-    return answer is None
+def _answer_in(values: tuple[object, ...]) -> Answer | None:
+    return next((value for value in values if isinstance(value, Answer)), None)
 
 
-def _answers(_entry: Entry, answer: Answer | None = None, *_: object) -> bool:
+def _intends(*values: object) -> bool:
+    return _answer_in(values) is None
+
+
+def _answers(*values: object) -> bool:
+    answer = _answer_in(values)
     return answer is not None and not answer.confirmed
 
 
-def _confirms(_entry: Entry, answer: Answer | None = None, *_: object) -> bool:
+def _confirms(*values: object) -> bool:
+    answer = _answer_in(values)
     return answer is not None and answer.confirmed
 
 
@@ -54,10 +59,10 @@ STAGES: Mapping[str, Halt] = MappingProxyType(
     {
         "received": Halt(SqliteLedger, ("record",), _intends),
         "claimed": Halt(PlivoCall, ("create", "update", "delete")),
-        "done": Halt(SqliteLedger, ("record",), _answers),
+        "done": Halt(SqliteLedger, ("record", "record_answer"), _answers),
         "recorded": Halt(RabbitPublisher, ("publish",)),
         "credentials published": Halt(RabbitPublisher, ("publish",), _is_result),
-        "published": Halt(SqliteLedger, ("record",), _confirms),
+        "published": Halt(SqliteLedger, ("record", "record_answer"), _confirms),
         "noted": Halt(RabbitDelivery, ("ack",)),
     }
 )
