@@ -8,6 +8,7 @@ import ast
 import asyncio
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -370,6 +371,31 @@ async def test_aiormq_reports_a_consumer_cancelled_by_the_broker():
         await asyncio.wait_for(cancelled.wait(), 5)
         connection.hang_up()
         await connection.close()
+
+
+class AnswersWhenCancelled:
+    """A channel of aiormq whose answer comes in the moment in which the caller is cancelled."""
+
+    number = 1
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def basic_qos(self, **_: object) -> None:
+        await asyncio.wait_for(self.answer, 5)
+
+
+@pytest.mark.parametrize("seam", [False, True])
+async def test_a_cancellation_goes_through_although_the_answer_comes_in_the_same_moment(seam: bool):  # noqa: FBT001
+    """Lost, it would let a worker that is to stop go on. `asyncio.wait_for` loses it until Python 3.11."""
+    stub = AnswersWhenCancelled()
+    call = Channel(cast(Any, stub)).set_prefetch(1) if seam else stub.basic_qos()
+    calling = asyncio.ensure_future(call)
+    await asyncio.sleep(0)
+    stub.answer.set_result(None)
+    calling.cancel()
+    await asyncio.wait([calling])
+    assert calling.cancelled() is (seam or sys.version_info >= (3, 12))
 
 
 def test_aiormq_maps_the_codes_of_closed_channels_to_these_errors():

@@ -387,8 +387,10 @@ def _library_call(**rights: str) -> Iterator[None]:
     RabbitMQ 3 does not name it.
 
     aiormq raises `RuntimeError` on a closed channel or connection. When it gives up on a silent peer, it
-    cancels the tasks that wait for an answer. A cancellation that our code requested goes through.
+    cancels the tasks that wait for an answer. A cancellation that our code requested goes through, also where
+    the answer comes in the same moment: `asyncio.wait_for` of Python 3.11, in aiormq, drops it then.
     """
+    before = _cancellations()
     try:
         yield
     except ChannelAccessRefused as error:
@@ -398,10 +400,18 @@ def _library_call(**rights: str) -> Iterator[None]:
     except RuntimeError:
         raise ConnectionError(CONNECTION_CLOSED) from None
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if _cancellations():
             raise
         raise ConnectionError("the connection is gone") from None
+    finally:
+        if _cancellations() > before:
+            raise asyncio.CancelledError
+
+
+def _cancellations() -> int:
+    """How often our code has cancelled the current task."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
 
 
 def _with_right(refusal: str, rights: Mapping[str, str]) -> str:
