@@ -12,6 +12,9 @@ from tests.simulation.run import report
 from tests.simulation.world import simulate
 
 CHUNK = 150
+SLOW = {"removals-kills": 50, "removals-all": 50, "removals-many-workers": 50}
+"""Runs in a chunk of profiles whose runs take long, since a test has two minutes, on busy cores too."""
+
 RUNS = {
     "calm": 1,
     "broker": 3,
@@ -28,9 +31,9 @@ RUNS = {
     "very-late": 2,
     "removals": 1,
     "deletions": 1,
-    "removals-kills": 1,
-    "removals-all": 1,
-    "removals-many-workers": 1,
+    "removals-kills": 3,
+    "removals-all": 3,
+    "removals-many-workers": 3,
     "deletions-very-late": 1,
 }
 
@@ -44,11 +47,15 @@ RARE = {"removals-kills": _RARELY, "removals-all": _RARELY, "removals-many-worke
 
 @pytest.mark.parametrize(
     ("profile", "first"),
-    [(profile, chunk * CHUNK) for profile, chunks in RUNS.items() for chunk in range(chunks)],
+    [
+        (profile, chunk * SLOW.get(profile, CHUNK))
+        for profile, chunks in RUNS.items()
+        for chunk in range(chunks)
+    ],
 )
 def test_all_promises_hold_under_faults(profile, first):
     struck: Counter[str] = Counter()
-    for seed in range(first, first + CHUNK):
+    for seed in range(first, first + SLOW.get(profile, CHUNK)):
         run = simulate(PROFILES[profile], seed)
         assert not run.broken, report(run)
         struck += run.chance.struck
