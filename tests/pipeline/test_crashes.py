@@ -479,7 +479,7 @@ BOUNDARIES: dict[str, dict[str, str | None]] = {
     },
     "Outbox._token_or_written_off": {"self.subaccounts.token": None, "self.records.delivered": None},
     "Outbox._try_to_enable": {
-        "self.subaccounts.permit_to_enable": None,
+        "self.subaccounts.permit_to_update": None,
         "self.records.announce": None,
         "self.subaccounts.enable_made": None,
     },
@@ -558,6 +558,7 @@ BESIDE_THE_LINE = {
     "Records.bound",
     "Reissues.grant",
     "Scanner.close",
+    "Subaccounts.difference",
     "Subaccounts.repair",
     "Subaccounts.disable_duplicates",
     "Circuit.close",

@@ -83,6 +83,32 @@ async def test_a_correction_is_checked_again_one_settle_window_later(world):
     assert (await world.entry()).due_at is None
 
 
+async def test_a_correction_that_a_crash_leaves_unknown_is_followed_by_a_check():
+    """It may be carried out up to a settle window later, over a newer event."""
+    for moment in count(1):
+        world = World()
+        await rename_after_an_unknown_rename(world)
+        world.provider.subaccounts[0].name = world.sent_name("Marketing")
+        world.clock.advance(WINDOW + 1)
+        world.witness.journal.clear()
+        died = await crash_at(world, moment)
+        sent_at = world.clock.now()
+        was_sent = any(call.startswith("update") for call in world.witness.journal)
+        await world.run_duties()
+        await world.handle(department_renamed("Support", sequence=4))
+        if was_sent and died:
+            world.provider.subaccounts[0].name = world.sent_name("Sales")  # the correction, carried out late
+            due_at = (await world.entry()).due_at
+            assert due_at is not None
+            assert due_at >= sent_at + SETTLE_WINDOW
+            world.clock.advance(WINDOW + 1)
+            await world.run_duties()
+        await world.has_one_live_subaccount("Support")
+        if not died:
+            assert moment > 8, "recall, get, record, update and record have more moments"
+            return
+
+
 async def test_the_duplicate_check_finds_a_very_late_duplicate(world):
     recorded = await create_duplicate(world)
     await world.run_duties()

@@ -19,7 +19,7 @@ from worker.ports import LedgerConflict
 PACKAGE = Path(worker.__file__).parent
 GATEWAY = PACKAGE / "pipeline" / "records.py"
 WRITERS = {
-    "announce": {"bindings", "corrections", "disappearances", "line", "outbox"},
+    "announce": {"bindings", "corrections", "disappearances", "line", "outbox", "scheduler"},
     "conclude": {"line"},
     "answered": {"bindings", "corrections", "recreations", "reissues", "removals", "scheduler"},
     "granted": {"bindings", "corrections", "scheduler"},

@@ -229,7 +229,7 @@ class Outbox:
     async def _try_to_enable(self, entry: Entry) -> tuple[Entry, CallFailed | None]:
         """Records the intent, then enables. Returns the entry, and the error if it is not enabled."""
         try:
-            async with self.subaccounts.permit_to_enable() as call:
+            async with self.subaccounts.permit_to_update() as call:
                 announced = arm_check(entry, self.policy, self.clock.now())
                 entry = await self.records.announce(entry, announced)
                 await self.subaccounts.enable_made(call, entry)

@@ -10,6 +10,7 @@ from worker.core.duties import (
     OVERDUE,
     UNSETTLED,
     Duty,
+    arm_late_check,
     check_done,
     check_repaired,
     due_duty,
@@ -242,10 +243,10 @@ class Scheduler:
     async def _attend(self, department: Department) -> None:
         """Does the due duties, publishes owed results, and files a late removal that is due."""
         entry = (await self.records.recall(department)).entry
-        now = self.clock.now()
-        if due_duty(entry, now) is not None:
-            await self._record(entry, await self._done(entry))
+        while duty := due_duty(entry, self.clock.now()):
+            await self._record(entry, await self._done(duty, entry))
             entry = (await self.records.recall(department)).entry
+        now = self.clock.now()
         if entry.results_at is not None and entry.results_at <= now:
             entry = await self.owed_results.publish(entry)
         self._file_late_removal(entry)
@@ -275,15 +276,15 @@ class Scheduler:
                 await self.reconciler.arm_late_check(entry.department)
             raise
 
-    async def _done(self, entry: Entry) -> Entry:
-        """Does the due duties, and puts all off if one fails. Returns the entry."""
-        now = self.clock.now()
+    async def _done(self, duty: Duty, entry: Entry) -> Entry:
+        """Does the duty, and puts off all that are due if it fails. Returns the entry."""
         try:
-            while duty := due_duty(entry, now):
-                entry = await self._do(duty, entry)
+            return await self._do(duty, entry)
         except (CallFailed, PublishFailed) as failed:
-            entry = self._put_off(entry, failed)
-        return entry
+            on_record = (
+                await self.records.recall(entry.department)
+            ).entry  # the duty may have announced a call
+            return self._put_off(on_record, failed)
 
     def _put_off(self, entry: Entry, failed: CallFailed | PublishFailed) -> Entry:
         now = self.clock.now()
@@ -312,12 +313,16 @@ class Scheduler:
 
     async def _check(self, entry: Entry) -> Entry:
         """Repairs the subaccount: a change without a response may have been carried out late."""
-        repaired = await self.subaccounts.repair(entry)
+        update = await self.subaccounts.difference(entry)
+        if update:
+            # The repair may be carried out late too, also if this worker dies before its outcome is recorded.
+            async with self.subaccounts.permit_to_update() as call:
+                announced = arm_late_check(entry, self.policy, self.clock.now())
+                entry = await self.records.announce(entry, announced)
+                await self.subaccounts.repair(call, entry, update)
+            self.telemetry.drift_mended(entry)
         entry = found(check_done(entry), self.policy, self.clock.now())
-        if not repaired:
-            return entry
-        self.telemetry.drift_mended(entry)
-        return check_repaired(entry, self.policy, self.clock.now())
+        return check_repaired(entry, self.policy, self.clock.now()) if update else entry
 
     async def _disable_duplicates(self, entry: Entry) -> None:
         """A create that took several tries may have been carried out twice, once very late."""

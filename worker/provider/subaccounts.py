@@ -67,21 +67,22 @@ class Subaccounts:
         if entry.auth_id is not None:
             self.kept_tokens.drop(entry.auth_id)
 
-    async def repair(self, entry: Entry) -> bool:
-        """Compares the subaccount with its entry and repairs it; True if they differed."""
+    async def difference(self, entry: Entry) -> Update:
+        """The update that makes the subaccount match its entry, empty if it does."""
         if entry.auth_id is None or entry.name is None:
-            return False
-        found = listed(await self._get(entry.auth_id))
-        update = plan_repair(
-            found,
+            return Update()
+        return plan_repair(
+            listed(await self._get(entry.auth_id)),
             self.names.on_record(entry),
             self.provider.capabilities,
             wanted_enabled=entry.status is Status.ACTIVE and not entry.held_back,
         )
-        if update:
-            key = self.names.duty_key(f"mend {entry.repairs}", entry, entry.auth_id)
-            await self.update(entry.auth_id, key, update)
-        return bool(update)
+
+    async def repair(self, call: Call, entry: Entry, update: Update) -> None:
+        """Makes the subaccount match its entry."""
+        auth_id = entry.existing.auth_id
+        key = self.names.duty_key(f"mend {entry.repairs}", entry, auth_id)
+        await call.update(auth_id, key, name=update.name, enabled=update.enabled)
 
     async def inspect(self, entry: Entry) -> Inspection:
         """Reads the entry's subaccount and its inventory. Raises `ValueError` for an entry without one.
@@ -101,8 +102,8 @@ class Subaccounts:
             raise CallFailed(CallFault("get", FaultKind.UNEXPECTED, detail))
         return Inspection(found=None, tagged=False, inventory=NOTHING, begun=begun)
 
-    def permit_to_enable(self) -> AbstractAsyncContextManager[Call]:
-        """The permit for `enable_made`, acquired before the record that announces the call."""
+    def permit_to_update(self) -> AbstractAsyncContextManager[Call]:
+        """The permit for `enable_made` and `repair`, acquired before the record that announces the call."""
         return self.provider.permit("update")
 
     async def enable_made(self, call: Call, entry: Entry) -> None:
