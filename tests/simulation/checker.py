@@ -130,7 +130,7 @@ def _states_broken(
 def _is_not_removed(state: HistoryState, event: ProducerEvent) -> bool:
     """Whether a removal waits for a person, was rejected before anything was done, or is ignored."""
     answer = state.answered.get(event.id)
-    if event.kind != REMOVED or answer is None:
+    if event.kind != REMOVED or answer is None or event.id in state.held_disabled:
         return False
     reason = answer.reason or ""
     kept = reason.startswith(("removal rejected by ", "removals are ignored"))

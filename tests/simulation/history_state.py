@@ -108,6 +108,7 @@ class HistoryState:
     deleted_by_hand: set[str] = field(default_factory=set)
     begun: dict[str | None, set[str]] = field(default_factory=lambda: defaultdict(set))  # by department
     voided: set[str] = field(default_factory=set)  # events whose held removal a newer event has voided
+    held_disabled: set[str] = field(default_factory=set)  # events held after an earlier removal had disabled
     broken: list[str] = field(default_factory=list)
 
 
@@ -166,8 +167,12 @@ def _superseded(state: HistoryState, note: Note) -> None:
 
 
 def _hold_recorded(state: HistoryState, note: Note) -> None:
-    if note.detail["state"] == "void":
-        state.voided.add(note.detail["event"])
+    event, kind = note.detail["event"], note.detail["state"]
+    if kind == "void":
+        state.voided.add(event)
+    on_record = state.on_record.get(note.department) if note.department else None
+    if kind == "waiting" and on_record is not None and on_record.status in {"disabled", "deleting"}:
+        state.held_disabled.add(event)
 
 
 def _delivered(state: HistoryState, note: Note) -> None:

@@ -35,7 +35,8 @@ class HoldState:
     department: str
     reason: str
     event: str
-    disabled: bool
+    disabled: bool  # by this removal, before the hold
+    disabled_before: bool  # by an earlier removal
     state: str = "waiting"
 
 
@@ -144,9 +145,9 @@ def _asked_for(state: RemovalState, note: Note) -> None:
 def _hold_recorded(state: RemovalState, note: Note) -> None:
     assert note.department is not None
     told = note.detail
-    hold = state.holds.setdefault(
-        told["hold"], HoldState(note.department, told["reason"], told["event"], told["disabled"])
-    )
+    off = state.departments[note.department].status in {"disabled", "deleting"}
+    made = HoldState(note.department, told["reason"], told["event"], told["disabled"], off)
+    hold = state.holds.setdefault(told["hold"], made)
     before, hold.state = hold.state, told["state"]
     kind = {"approved": "approve", "rejected": "reject"}.get(hold.state)
     if kind and before != hold.state and not _was_asked(state, told["hold"], kind):
@@ -482,7 +483,7 @@ def _rejected_broken(state: RemovalState) -> Iterator[str]:
         if hold.state != "rejected" or newest is None or newest.id != hold.event:
             continue
         status = state.departments[hold.department].status
-        wanted = "disabled" if hold.disabled else "active"
+        wanted = "disabled" if hold.disabled or hold.disabled_before else "active"
         if status != wanted and hold.department not in state.deleted_by_hand:
             yield f"G8: hold {id_} was rejected, and {hold.department} is {status}, not {wanted}"
 

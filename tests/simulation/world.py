@@ -132,7 +132,8 @@ class SimulatedWorld:
     disk: Disk = field(init=False)
     database: Database = field(init=False)
     people: People = field(init=False)
-    policy: Policy = field(init=False)
+    policy: Policy = field(init=False)  # of the worker that starts next
+    policies: dict[int, Policy] = field(default_factory=dict)  # of each worker
     retry: RetryPolicy = field(init=False)
     processes: list[Process] = field(default_factory=list)
     clock_offset_seconds: float = 0.0
@@ -222,6 +223,7 @@ class SimulatedWorld:
         process = Process(self.loop, next(self.numbers))
         self.history.note("worker started", worker=process.number, **policy_facts(self.policy))
         self.processes.append(process)
+        self.policies[process.number] = self.policy
         process.at_death.append(lambda: self._restart_later(process))
         process.begin(self._run_worker(process, self.policy))
 
@@ -404,7 +406,9 @@ class SimulatedWorld:
     def _left(self) -> str:
         """The work that is left, now or later; empty if there is none."""
         soon = self._wall_clock() + timedelta(seconds=LONGEST_RUN_SECONDS)
-        left = self.disk.left(deletable_before(self.policy, soon))
+        policies = [self.policies[process.number] for process in self.processes] or [self.policy]
+        times = [time for policy in policies if (time := deletable_before(policy, soon))]
+        left = self.disk.left(max(times, default=None))
         if not self.processes:
             left.append("no worker")
         if not self.broker.idle:
