@@ -108,6 +108,9 @@ class HistoryState:
     deleted_by_hand: set[str] = field(default_factory=set)
     begun: dict[str | None, set[str]] = field(default_factory=lambda: defaultdict(set))  # by department
     voided: set[str] = field(default_factory=set)  # events whose held removal a newer event has voided
+    disabled: set[str] = field(
+        default_factory=set
+    )  # departments on record as disabled, or deleting after that
     held_disabled: set[str] = field(default_factory=set)  # events held after an earlier removal had disabled
     broken: list[str] = field(default_factory=list)
 
@@ -170,8 +173,7 @@ def _hold_recorded(state: HistoryState, note: Note) -> None:
     event, kind = note.detail["event"], note.detail["state"]
     if kind == "void":
         state.voided.add(event)
-    on_record = state.on_record.get(note.department) if note.department else None
-    if kind == "waiting" and on_record is not None and on_record.status in {"disabled", "deleting"}:
+    if kind == "waiting" and note.department in state.disabled:
         state.held_disabled.add(event)
 
 
@@ -296,6 +298,10 @@ def _recorded(state: HistoryState, note: Note) -> None:
         state.begun[note.department].add(note.detail["wanted_by"])
     status = note.detail["status"]
     state.on_record[note.department] = RecordedEntry(status, note.detail["auth_id"])
+    if status == "disabled":
+        state.disabled.add(note.department)
+    elif status != "deleting":
+        state.disabled.discard(note.department)
     creates, key = state.open_creates[note.department], note.detail["key"]
     # The count restarts after a create was given up and for the create of another event.
     kept = 0 if note.detail["attempt"] == 0 else creates[key]

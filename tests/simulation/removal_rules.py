@@ -61,6 +61,7 @@ class Begun:
     tenant: str
     at: float
     counts: bool
+    carried_out_at: float = 0.0
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Department:
     """A department as the ledger has it."""
 
     status: str = "absent"
+    is_disabled: bool = False  # on record; a deletion leaves it as it is
     auth_id: str | None = None
     removing: str | None = None
     hold: str | None = None
@@ -145,8 +147,8 @@ def _asked_for(state: RemovalState, note: Note) -> None:
 def _hold_recorded(state: RemovalState, note: Note) -> None:
     assert note.department is not None
     told = note.detail
-    off = state.departments[note.department].status in {"disabled", "deleting"}
-    made = HoldState(note.department, told["reason"], told["event"], told["disabled"], off)
+    was_disabled = state.departments[note.department].is_disabled
+    made = HoldState(note.department, told["reason"], told["event"], told["disabled"], was_disabled)
     hold = state.holds.setdefault(told["hold"], made)
     before, hold.state = hold.state, told["state"]
     kind = {"approved": "approve", "rejected": "reject"}.get(hold.state)
@@ -190,16 +192,26 @@ def _recorded(state: RemovalState, note: Note) -> None:
         one.before = one.auth_id
     if told["auth_id"] and told["auth_id"] not in one.supersedes:
         one.supersedes[told["auth_id"]] = one.before
-    if one.removal is not None and status == "active" and told["removing"] is None:
+    _removal_goes_on(state, note, one)
+    one.status, one.auth_id, one.removing, one.hold = status, told["auth_id"], told["removing"], hold
+    if status != "deleting":
+        one.is_disabled = status == "disabled"
+    one.wanted_by = told["wanted_by"]
+
+
+def _removal_goes_on(state: RemovalState, note: Note, one: Department) -> None:
+    """Notes what the new state of the department says of its removal."""
+    status = note.detail["status"]
+    if one.removal is not None and status == "active" and note.detail["removing"] is None:
         state.removals.remove(one.removal)  # restored, or it was never carried out
         one.removal = None
+    if one.removal is not None and status in {"disabled", "removed"}:
+        one.removal.carried_out_at = note.at
     if one.removal is not None and status == "removed":
         one.removal = None  # it stays among the removals
     elif status == "removed" and one.status == "active":  # found gone: no call of ours, so it is not counted
-        tenant = state.tenants.get(note.department, "")
-        state.removals.append(Begun(note.department, tenant, note.at, counts=False))
-    one.status, one.auth_id, one.removing, one.hold = status, told["auth_id"], told["removing"], hold
-    one.wanted_by = told["wanted_by"]
+        department = note.department or ""
+        state.removals.append(Begun(department, state.tenants.get(department, ""), note.at, counts=False))
 
 
 def _disabled_at(shown: Shown, removal: Begun | None) -> float:
@@ -256,7 +268,8 @@ def _within_limit(state: RemovalState, note: Note, tenant: str, rules: Rules) ->
     counted = [one for one in removals if one.counts]
     for most, is_percentage, seconds in rules.limit:
         surely = sum(one.at > note.at - seconds + CLOCK_SLACK_SECONDS for one in counted)
-        perhaps = {one.department for one in removals if one.at > note.at - seconds - CLOCK_SLACK_SECONDS}
+        since = note.at - seconds - CLOCK_SLACK_SECONDS
+        perhaps = {one.department for one in removals if max(one.at, one.carried_out_at) > since}
         base = len(active | perhaps | {note.department})
         allowed = max(3, int(most * base / 100)) if is_percentage else int(most)
         if surely > allowed:
@@ -337,7 +350,7 @@ def _as_inspected(state: RemovalState, note: Note, one: Department, shown: Shown
     drifted = [
         what
         for what, since, differs in (
-            ("enabled", shown.enabled_since, shown.enabled and _on_record_disabled(state, note)),
+            ("enabled", shown.enabled_since, shown.enabled and one.is_disabled),
             ("without its tag", shown.name_since, shown.tag not in shown.name),
         )
         if differs and since <= read_at
@@ -349,12 +362,6 @@ def _as_inspected(state: RemovalState, note: Note, one: Department, shown: Shown
         state.breaks(note, f"is deleted with {owned}, without an approval of the resources")
     if note.detail["cascade"]:
         _cascade(state, note, one, read_at)
-
-
-def _on_record_disabled(state: RemovalState, note: Note) -> bool:
-    """Whether the department was answered `disabled` before its deletion."""
-    newest = state.newest.get(note.department or "")
-    return newest is not None and "disabled" in state.outcomes[newest.id]
 
 
 def _ever_approved(state: RemovalState, note: Note, reason: str) -> bool:
