@@ -5,7 +5,8 @@ that comes with them. This needs no rights, and nothing is installed. The comman
 RABBITMQ_ROOT set to it, every private node runs that RabbitMQ.
 
 A release is looked up again after a week; if that fails, the folder from the cache is used. A folder is named
-by the versions of its packages and filled under a lock. It counts as ready once its Erlang has run.
+by this file and the versions of its packages, and filled under a lock. It counts as ready once its Erlang has
+run.
 """
 
 # ruff: noqa: T201 - a command line program prints
@@ -61,10 +62,18 @@ def rabbitmq_of(version: str, cache: Path) -> Path:
             return known
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+MADE_BY = _digest(Path(__file__).read_text())
+"""Part of each folder's name, so that a change of this file makes new ones."""
+
+
 def _looked_up(apt: "Apt", cache: Path) -> Path:
     packages = apt.packages()
-    key = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:12]
-    folder = cache / f"{apt.release}-{key}"
+    key = _digest("\n".join(packages))
+    folder = cache / f"{apt.release}-{MADE_BY}-{key}"
     if not (folder / READY).exists():
         shutil.rmtree(folder, ignore_errors=True)
         unpack(apt.downloaded(packages), folder)
@@ -148,7 +157,7 @@ def unpack(archives: Sequence[Path], folder: Path) -> None:
 
 
 def _adapt(folder: Path) -> None:
-    """Lets Erlang's programs load the libraries of the folder, and lets `erl` find its own root."""
+    """Lets Erlang's programs load the libraries of the folder, and lets its scripts find their own root."""
     (loader,) = folder.glob("usr/lib/*/ld-linux-*.so.*")
     programs = [one for one in _erlang_files(folder) if not one.is_symlink() and _is_elf(one)]
     _run(
@@ -162,8 +171,11 @@ def _adapt(folder: Path) -> None:
         ),
         *map(str, programs),
     )
-    erl = folder / "usr/lib/erlang/bin/erl"
-    erl.write_text(erl.read_text().replace("ROOTDIR=/usr/lib/erlang", f'ROOTDIR="{folder}/usr/lib/erlang"'))
+    # Erlang has two copies of `erl`. Nodes that form a cluster find the one of `erts-*`.
+    root, its_own = b"ROOTDIR=/usr/lib/erlang", f'ROOTDIR="{folder}/usr/lib/erlang"'
+    for one in _erlang_files(folder):
+        if not one.is_symlink() and not _is_elf(one) and root in (script := one.read_bytes()):
+            one.write_bytes(script.replace(root, its_own.encode()))
 
 
 def _erlang_files(folder: Path) -> Iterator[Path]:
@@ -177,13 +189,16 @@ def _is_elf(file: Path) -> bool:
 
 
 def _try_out(folder: Path) -> None:
-    """Runs Erlang with its cryptography, which loads most of the libraries."""
+    """Runs Erlang with its cryptography, which loads most of the libraries, and an Erlang started by it."""
     erl = folder / "usr/lib/erlang/bin/erl"
-    _run(str(erl), "-noinput", "-start_epmd", "false", "-eval", "ok = application:start(crypto), halt().")
+    begins = (
+        "ok = application:start(crypto), {ok, _, _} = peer:start_link(#{connection => standard_io}), halt()."
+    )
+    _run(str(erl), "-noinput", "-start_epmd", "false", "-eval", begins)
 
 
 def _newest(cache: Path, release: str) -> Path | None:
-    ready = sorted(cache.glob(f"{release}-*/{READY}"), key=lambda one: one.stat().st_mtime)
+    ready = sorted(cache.glob(f"{release}-{MADE_BY}-*/{READY}"), key=lambda one: one.stat().st_mtime)
     return ready[-1].parent if ready else None
 
 

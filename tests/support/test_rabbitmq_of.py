@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.rabbitmq_of import LOOK_UP_AGAIN_SECONDS, READY, cache_folder
+from tests.support.rabbitmq_of import LOOK_UP_AGAIN_SECONDS, MADE_BY, READY, cache_folder
 
 PROJECT = Path(__file__).parents[2]
 NOBODY = "http://127.0.0.1:1/debian"
@@ -41,7 +41,7 @@ def known(name: str, age_seconds: float) -> Path:
 
 
 def test_without_network_the_failure_is_one_line():
-    (cache_folder() / "trixie-not-finished" / "usr").mkdir(parents=True)
+    (cache_folder() / f"trixie-{MADE_BY}-not-finished" / "usr").mkdir(parents=True)
     output = fetched("4.0")
     assert (output.returncode, output.stdout) == (1, "")
     (line,) = output.stderr.splitlines()
@@ -50,15 +50,15 @@ def test_without_network_the_failure_is_one_line():
 
 
 def test_the_newest_folder_of_the_release_is_used_for_a_week():
-    known("trixie-old", 3600)
-    newest = known("trixie-new", 60)
+    known(f"trixie-{MADE_BY}-old", 3600)
+    newest = known(f"trixie-{MADE_BY}-new", 60)
     known("forky-other", 1)
     output = fetched("4.0")
     assert (output.returncode, output.stdout, output.stderr) == (0, f"{newest}\n", "")
 
 
 def test_a_failed_look_up_goes_on_with_the_folder_from_the_cache():
-    old = known("trixie-old", LOOK_UP_AGAIN_SECONDS + 60)
+    old = known(f"trixie-{MADE_BY}-old", LOOK_UP_AGAIN_SECONDS + 60)
     output = fetched("4.0")
     assert (output.returncode, output.stdout) == (0, f"{old}\n")
     assert output.stderr.endswith(f"; going on with {old}\n")
