@@ -394,9 +394,13 @@ class TestChecks:
         assert left.check is None
 
     @with_every_failure
-    def test_a_failed_deletion_sets_no_check(self, failure):
-        entry = an_entry(Status.DELETING)
+    def test_a_deletion_that_is_undone_has_a_check_again(self, failure):
+        """Its claim ended the check of an earlier change, which may still be carried out late."""
+        entry = an_entry(Status.ACTIVE, check=Check(NOW + WINDOW, late_call=True))
+        deleting = intend(Delete(AUTH_ID), entry, removed(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW)
 
-        left = concluded(entry, removed(sequence=11), Delete(AUTH_ID), Failed(failure)).entry
+        left = concluded(deleting, removed(sequence=11), Delete(AUTH_ID), Failed(failure)).entry
 
-        assert (left.check, left.due_at) == (None, None)
+        undone = left.status is Status.ACTIVE
+        assert undone is not isinstance(failure, Unknown)
+        assert left.check == (Check(LATER + WINDOW, late_call=True) if undone else None)
