@@ -12,6 +12,11 @@ from tests.simulation.history import Note
 PROOF_SECONDS = 2.0
 """A worker may take its locks for held so long after the database has last confirmed them."""
 
+ROUNDED_SECONDS = 1e-3
+"""The notes name times rounded to it."""
+
+TRANSIT_SECONDS = 0.1
+
 
 @dataclass
 class _Departments:
@@ -64,7 +69,7 @@ class _Departments:
             return
         worker = note.detail["worker"]
         began, ends = self.silent.get(worker, (note.at, 0.0))
-        if began + PROOF_SECONDS < note.at < ends:
+        if began + PROOF_SECONDS < note.at < ends - ROUNDED_SECONDS:
             self._broke(note, f"{note.what[2:]} by worker {worker}, without the database since {began:.3f}")
         if self.holders.get(note.department) == worker:
             return
@@ -75,10 +80,15 @@ class _Departments:
     def recorded(self, note: Note) -> None:
         if note.department is None or self.holders.get(note.department) == note.detail["writer"]:
             return
-        lost_at = self.lost_at.get((note.department, note.detail["writer"]))
-        self._broke(
-            note, f"recorded by worker {note.detail['writer']}, {self._whose(note.department, lost_at)}"
-        )
+        writer = note.detail["writer"]
+        lost_at = self.lost_at.get((note.department, writer))
+        if lost_at is None or not self._was_held_up(writer, lost_at, note.at):
+            self._broke(note, f"recorded by worker {writer}, {self._whose(note.department, lost_at)}")
+
+    def _was_held_up(self, worker: int, lost_at: float, at: float) -> bool:
+        """Whether a write arrives late because the network was silent. The entry's revision guards it."""
+        began, ends = self.silent.get(worker, (0.0, 0.0))
+        return began <= lost_at + PROOF_SECONDS and ends - ROUNDED_SECONDS <= at < ends + TRANSIT_SECONDS
 
     def arrived(self, note: Note) -> None:
         worker, body = note.detail["worker"], note.detail["body"]
