@@ -16,11 +16,14 @@ RETRY = "provisioner.retry"
 DEAD_LETTERS = "provisioner.dead-letters"
 REPLAY = "provisioner.replay"
 UNROUTED = "provisioner.unrouted"
+UNMAPPED = "provisioner.intake.unmapped"
 
 WORK_QUEUE = "provisioner.departments"
 SECRETS_QUEUE = "provisioner.secrets"
 DEAD_LETTER_QUEUE = "provisioner.dead-letters"
 UNROUTED_QUEUE = "provisioner.unrouted"
+UNMAPPED_QUEUE = "provisioner.intake.unmapped"
+"""Authentic payloads that no profile could map, as the intake received them."""
 
 OWNER_QUEUE = "provisioner.owner"
 """Exists while a worker consumes. Its arguments name the owner, so that another owner's worker is refused."""
@@ -167,12 +170,13 @@ def topology(
     """
     exchanges = [
         Exchange(DEPARTMENTS, arguments={"alternate-exchange": namespace.of(UNROUTED)}),
-        *map(Exchange, (SECRETS, RESULTS, RETRY, DEAD_LETTERS, REPLAY, UNROUTED)),
+        *map(Exchange, (SECRETS, RESULTS, RETRY, DEAD_LETTERS, REPLAY, UNROUTED, UNMAPPED)),
     ]
     queues = [
         Queue(WORK_QUEUE, _quorum(broker)),
         Queue(DEAD_LETTER_QUEUE, _quorum(broker)),
         Queue(UNROUTED_QUEUE, _quorum(broker) | _newest(UNROUTED_MESSAGES)),
+        Queue(UNMAPPED_QUEUE, _quorum(broker)),
     ]
     bindings = [
         Binding(DEPARTMENTS, WORK_QUEUE, "department.#"),
@@ -180,6 +184,7 @@ def topology(
         Binding(REPLAY, WORK_QUEUE, "#"),
         Binding(DEAD_LETTERS, DEAD_LETTER_QUEUE, "#"),
         Binding(UNROUTED, UNROUTED_QUEUE, "#"),
+        Binding(UNMAPPED, UNMAPPED_QUEUE, "#"),
     ]
     for queue, key in _secrets_queues(recipients):
         queues.append(Queue(queue, _quorum(broker)))

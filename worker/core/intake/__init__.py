@@ -1,0 +1,1 @@
+"""The ways in, without IO: proof of the sender, handshakes, and source profiles that map foreign payloads."""
