@@ -47,9 +47,14 @@ _OPTIONS = jmespath.Options(custom_functions=_Functions())
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A compiled expression. `headers`: the names of the headers that it reads, None for all of them."""
+    """A compiled expression.
+
+    `roots`: those of `item`, `body` and `headers` that it reads. `headers`: the names of the headers that it
+    reads, in lower case; None if it takes all of them.
+    """
 
     text: str
+    roots: frozenset[str] = frozenset()
     headers: frozenset[str] | None = frozenset()
     _compiled: ParsedResult = field(repr=False, compare=False, kw_only=True)
 
@@ -85,7 +90,10 @@ def compiled(text: object) -> Expression:
     read = list(_paths_from_root(parsed.parsed))
     for path in read:
         _require_root(path)
-    return Expression(text, _headers_in(read), _compiled=parsed)
+    roots = frozenset(path[0] for path in read if path)
+    return Expression(
+        text, roots if () not in read else frozenset(ROOTS), _headers_in(read), _compiled=parsed
+    )
 
 
 def _one_line(error: Exception) -> str:

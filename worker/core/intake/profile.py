@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
 from worker.core.intake.expressions import Expression
 
-T = TypeVar("T")
+SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})
+"""No expression sees them."""
 
 
 class ProfileInvalid(ValueError):
@@ -99,9 +100,12 @@ Auth = Hmac | Bearer | NoProof
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A payload, and the events that it must map to: of each the given members are compared."""
+    """A payload, and the events that it must map to: of each the given members are compared.
 
-    body: Any
+    `ignored` is the number of its items that must be ignored, None if that is not compared.
+    """
+
+    body: bytes
     events: tuple[Mapping[str, Any], ...]
     headers: Mapping[str, str]
     at: datetime
@@ -148,6 +152,14 @@ class Profile:
         return None if isinstance(self.auth, NoProof) else self.auth.secret_file
 
 
-def parse_profile(name: str, document: object) -> Profile:
-    """Parses and compiles the document of a profile; raises `ProfileInvalid` with every mistake."""
-    raise NotImplementedError
+def hidden_headers(auth: Auth) -> frozenset[str]:
+    """The headers that no expression sees although the proof covers them: they hold secrets."""
+    return SECRET_HEADERS | ({auth.header} if isinstance(auth, Bearer) else frozenset())
+
+
+def covered_headers(auth: Auth) -> frozenset[str] | None:
+    """The headers that the proof covers; None for all. A signature covers those signed with the body."""
+    if not isinstance(auth, Hmac):
+        return None
+    covered = {"{timestamp}": auth.timestamp_header, "{id}": auth.id_header}
+    return frozenset(header for part, header in covered.items() if part in auth.signed and header)
