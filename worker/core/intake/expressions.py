@@ -110,7 +110,9 @@ def _require_function(name: str) -> None:
 
 
 def _require_root(path: tuple[str, ...]) -> None:
-    if path and path[0] not in ROOTS:
+    if path and path[0] in {"true", "false"}:
+        raise BadExpression(f"has {path[0]}, which JMESPath takes for a member's name: write `{path[0]}`")
+    if path and path[0] not in {*ROOTS, "null"}:  # nothing is called null, so the word works as it looks
         raise BadExpression(
             f"begins with {path[0]}, but payloads are under item, body and headers: write item.{path[0]}"
         )
