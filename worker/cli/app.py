@@ -14,7 +14,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.main import get_command
 
-from worker.cli import dead_letters, departments, events, holds, keys, ledger, streams, terminal, topology
+from worker.cli import (
+    dead_letters,
+    departments,
+    events,
+    holds,
+    intake,
+    keys,
+    ledger,
+    streams,
+    terminal,
+    topology,
+)
 from worker.cli.adopt import adopt
 from worker.cli.arguments import command_of
 from worker.cli.doctor import doctor
@@ -212,3 +223,4 @@ app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(intake.app, name="intake")

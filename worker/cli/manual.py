@@ -14,8 +14,10 @@ from worker.settings.model import (
     PlanSettings,
     PolicySettings,
     ProviderSettings,
+    RemapSettings,
     SealingSettings,
     Settings,
+    SourceSettings,
     StatusSettings,
     TopologySettings,
     WorkerSettings,
@@ -79,6 +81,9 @@ PAGES: Mapping[str, Page] = {
         "provisioner dead-letters import letters.jsonl --discard-originals",
         DeadLetterSettings,
     ),
+    "intake check": ("provisioner intake check acme-hr", SourceSettings),
+    "intake try": ("provisioner intake try acme-hr --file payload.json", SourceSettings),
+    "intake remap": ("provisioner intake remap --profile acme-hr --dry-run", RemapSettings),
     "dead-letters audit": ("provisioner dead-letters audit --since 7d --by ada", LedgerSettings),
 }
 

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 
-from contracts.topology import DEAD_LETTER_QUEUE, UNROUTED_QUEUE
+from contracts.topology import DEAD_LETTER_QUEUE, UNMAPPED_QUEUE, UNROUTED_QUEUE
 from worker.adapters.amqp.dead_letters import RabbitDeadLetters
 from worker.adapters.amqp.listener import listening
 from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
@@ -22,8 +22,15 @@ from worker.core.dead_letters import AuditLine
 from worker.core.messages import Outgoing
 from worker.core.model.departments import Department
 from worker.operations.dead_letters.session import Session
+from worker.operations.intake import Remap, RemapOptions
 from worker.ports import Audit, Ledger, LedgerFailed, LedgerMissing, Listener, Publisher
-from worker.settings.model import BrokerSettings, DeadLetterSettings, LedgerSettings, QueueSettings
+from worker.settings.model import (
+    BrokerSettings,
+    DeadLetterSettings,
+    LedgerSettings,
+    QueueSettings,
+    RemapSettings,
+)
 from worker.telemetry.events import Telemetry
 
 
@@ -128,6 +135,17 @@ async def changing_session(
         connection = await stack.enter_async_context(open_connection(settings.amqp_url))
         opened = await stack.enter_async_context(publisher(settings))
         yield _session(settings, request, connection, opened, audit), ledger
+
+
+@asynccontextmanager
+async def remap(settings: RemapSettings, options: RemapOptions, *, dry: bool) -> AsyncIterator[Remap]:
+    """A remap of the payloads that no profile could map; raises `BrokerUnavailable`."""
+    async with AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(open_connection(settings.amqp_url))
+        opened = await stack.enter_async_context(publisher(settings))
+        say = partial(_say_waiting, "unmapped payloads")
+        queue = RabbitDeadLetters(connection, SystemClock(), say, settings.namespace, UNMAPPED_QUEUE)
+        yield Remap(queue, opened, SystemClock(), options, dry=dry)
 
 
 def _session(

@@ -83,6 +83,20 @@ class BrokerSettings(Settings):
     )
 
 
+class SourceSettings(Settings):
+    """The source profiles of the intake."""
+
+    sources: Path | None = Field(
+        None,
+        alias=f"{PREFIX}SOURCES",
+        description="folder of source profiles (YAML) and their secrets, added to those that are shipped",
+    )
+
+
+class RemapSettings(BrokerSettings, SourceSettings):
+    """For `intake remap`, which publishes what a repaired profile makes of kept payloads."""
+
+
 class RecipientSettings(Settings):
     """The recipients that credentials are sealed for."""
 

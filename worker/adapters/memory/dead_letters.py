@@ -65,16 +65,17 @@ class MemoryLetter:
 class MemoryBrowse:
     """The `Browse` port; it consumes the whole queue."""
 
-    def __init__(self, queue: MemoryBroker, broker: BrokerVersion, stack: AsyncExitStack) -> None:
+    def __init__(self, queue: MemoryBroker, name: str, broker: BrokerVersion, stack: AsyncExitStack) -> None:
         self.broker = broker
         self._queue = queue
+        self._name = name
         self._stack = stack
         self._arrived: deque[MemoryLetter] = deque()
 
     async def batches(self, most: int) -> AsyncIterator[Sequence[BrowsedLetter]]:
         """See `Browse.batches`."""
         for prefetch in (1, UNLIMITED):
-            consumer = self._queue.consumer(DEAD_LETTER_QUEUE, prefetch, self._file)
+            consumer = self._queue.consumer(self._name, prefetch, self._file)
             await self._stack.enter_async_context(consumer)
             await asyncio.sleep(0)
             while self._arrived:
@@ -96,8 +97,16 @@ class MemoryBrowse:
 class MemoryDeadLetters:
     """The `DeadLetterQueue` port on a `MemoryBroker`, which claims to be the version `broker` of RabbitMQ."""
 
-    def __init__(self, queue: MemoryBroker, broker: BrokerVersion, *, unlimited: bool = True) -> None:
+    def __init__(
+        self,
+        queue: MemoryBroker,
+        broker: BrokerVersion,
+        *,
+        unlimited: bool = True,
+        name: str = DEAD_LETTER_QUEUE,
+    ) -> None:
         self._queue = queue
+        self._name = name
         self._broker = broker
         self._unlimited = unlimited
         self._taken = False
@@ -114,6 +123,6 @@ class MemoryDeadLetters:
         self._taken = True
         try:
             async with AsyncExitStack() as stack:
-                yield MemoryBrowse(self._queue, self._broker, stack)
+                yield MemoryBrowse(self._queue, self._name, self._broker, stack)
         finally:
             self._taken = False

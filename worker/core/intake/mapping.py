@@ -111,15 +111,14 @@ def map_item(
     return _validated(kind, {key: value for key, value in given.items() if value is not None})
 
 
-def unmapped_reason(reasons: tuple[str, ...]) -> str:
-    """The reasons as one line, for a header: the first few, and the number of the others."""
-    shown = "; ".join(reasons[:_SHOWN])[:_LONGEST_REASON]
-    more = len(reasons) - _SHOWN
-    return f"{shown}; and {more} more" if more > 0 else shown
-
-
-_SHOWN = 3
-_LONGEST_REASON = 500
+def visible_headers(profile: Profile, received: Received) -> Headers:
+    """The headers that expressions see: those that the proof covers, and none that holds a secret."""
+    covered, hidden = covered_headers(profile.auth), hidden_headers(profile.auth)
+    return Headers(
+        (name, value)
+        for name, value in received.headers.items()
+        if name not in hidden and (covered is None or name in covered)
+    )
 
 
 def _items(profile: Profile, body: Any, received: Received) -> list[Any]:
@@ -135,14 +134,8 @@ def _items(profile: Profile, body: Any, received: Received) -> list[Any]:
 
 
 def _scope(profile: Profile, received: Received, *, item: Any, body: Any) -> Mapping[str, Any]:
-    """What expressions see. Headers that the proof does not cover are left out: anybody could set them."""
-    covered, hidden = covered_headers(profile.auth), hidden_headers(profile.auth)
-    headers = Headers(
-        (name, value)
-        for name, value in received.headers.items()
-        if name not in hidden and (covered is None or name in covered)
-    )
-    return {"item": item, "body": body, "headers": headers}
+    """What expressions see."""
+    return {"item": item, "body": body, "headers": visible_headers(profile, received)}
 
 
 def _evaluated(scope: Mapping[str, Any], key: str, expression: Expression) -> Any:

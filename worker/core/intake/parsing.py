@@ -13,6 +13,7 @@ from contracts.spelling import near_word
 from contracts.times import instant
 from worker.core.intake.expressions import compiled
 from worker.core.intake.profile import (
+    EXPRESSIONS,
     Algorithm,
     Auth,
     Bearer,
@@ -45,19 +46,6 @@ EVENT_KEYS = ("type", "department_id", "name", "id", "time", "sequence", "tenant
 """The members of an event that a sample may expect."""
 
 _ANSWERS = (200, 202, 204)
-_EXPRESSIONS: Mapping[str, str] = {
-    "each": "each",
-    "ignore": "ignore",
-    "removed_when": "removed_when",
-    "id": "id",
-    "name": "department_name",
-    "parent": "parent",
-    "tenant": "tenant",
-    "time": "time",
-    "sequence": "sequence",
-    "event_id": "event_id",
-    "cause": "cause",
-}
 _KEYS = (
     *("auth", "handshake", "each", "ignore", "removed_when", "id", "name", "parent", "tenant", "time"),
     *("time_format", "sequence", "event_id", "cause", "answer", "on_unmappable", "samples"),
@@ -83,7 +71,7 @@ def parse_profile(name: str, document: object) -> Profile:
     auth = top.read("auth", partial(_auth, mistakes))
     values = {
         "handshakes": top.read("handshake", _handshakes, frozenset()),
-        **{field: top.read(key, compiled) for key, field in _EXPRESSIONS.items()},
+        **{field: top.read(key, compiled) for key, field in EXPRESSIONS.items()},
         "time_format": top.read("time_format", _one_of(TimeFormat), TimeFormat.RFC3339),
         "answer": top.read("answer", _answer, 202),
         "on_unmappable": top.read("on_unmappable", _one_of(Unmappables), Unmappables.KEEP),
@@ -278,9 +266,8 @@ def _notes_on_auth(auth: Auth) -> Iterator[str]:
 
 def _notes_on_headers(profile: Profile) -> Iterator[str]:
     covered, hidden = covered_headers(profile.auth), hidden_headers(profile.auth)
-    for key, field in _EXPRESSIONS.items():
-        expression = getattr(profile, field)
-        for header in sorted(expression.headers or ()) if expression else ():
+    for key, expression in profile.expressions.items():
+        for header in sorted(expression.headers or ()):
             if header in hidden:
                 yield f"{key}: headers.{header} holds a secret, so it is never seen"
             elif covered is not None and header not in covered:

@@ -12,6 +12,22 @@ SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})
 """No expression sees them."""
 
 
+EXPRESSIONS: Mapping[str, str] = {
+    "each": "each",
+    "ignore": "ignore",
+    "removed_when": "removed_when",
+    "id": "id",
+    "name": "department_name",
+    "parent": "parent",
+    "tenant": "tenant",
+    "time": "time",
+    "sequence": "sequence",
+    "event_id": "event_id",
+    "cause": "cause",
+}
+"""The field of `Profile` for each key that is an expression."""
+
+
 class ProfileInvalid(ValueError):
     """The profile has mistakes: `lines` has one `key: reason` for each. No line shows a secret."""
 
@@ -135,6 +151,18 @@ class Profile:
     cause: Expression | None = None
     answer: int = 202
     on_unmappable: Unmappables = Unmappables.KEEP
+
+    @property
+    def expressions(self) -> Mapping[str, Expression]:
+        """The expressions by their keys in the document."""
+        found = {key: getattr(self, field) for key, field in EXPRESSIONS.items()}
+        return {key: expression for key, expression in found.items() if expression is not None}
+
+    @property
+    def headers_read(self) -> frozenset[str]:
+        """The headers that the expressions name, and those that are signed."""
+        named = [expression.headers or frozenset() for expression in self.expressions.values()]
+        return frozenset().union(*named, covered_headers(self.auth) or ())
 
     @property
     def source(self) -> str:
