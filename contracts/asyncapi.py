@@ -54,6 +54,10 @@ _EXCHANGES = {
         "Receives what is published to departments under a routing key that no queue is bound for.",
         _ACCEPTED,
     ),
+    names.UNMAPPED: (
+        "Receives what the intake cannot map to events. The routing key is the name of the profile.",
+        ("UnmappedPayload",),
+    ),
 }
 _QUEUES = {
     names.WORK_QUEUE: ("The worker consumes this queue.", _ACCEPTED),
@@ -66,6 +70,10 @@ _QUEUES = {
     names.UNROUTED_QUEUE: (
         "Messages under a wrong routing key, until an operator replays or discards them.",
         _ACCEPTED,
+    ),
+    names.UNMAPPED_QUEUE: (
+        "Authentic payloads that no profile could map, until an operator remaps them.",
+        ("UnmappedPayload",),
     ),
 }
 _RETRY_QUEUE = ("Holds an event for the delay, then returns it to the work queue.", _ACCEPTED)
@@ -93,6 +101,7 @@ def document(examples: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     payloads = schemas((*INBOUND, *REQUESTS, *OUTBOUND), "#/components/schemas/{model}")
     payloads["BinaryModeHeaders"] = _headers_of_any(payloads)
     payloads["DeadLetterHeaders"] = _dead_letter_headers()
+    payloads["UnmappedPayloadHeaders"] = _unmapped_payload_headers()
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -206,7 +215,11 @@ def _messages(examples: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "DeadLetter": {
             "summary": "The original message with its own content type. Headers give the reason.",
             "headers": _schema_ref("DeadLetterHeaders"),
-        }
+        },
+        "UnmappedPayload": {
+            "summary": "The body of a request as the intake received it. Headers give the reason.",
+            "headers": _schema_ref("UnmappedPayloadHeaders"),
+        },
     }
 
 
@@ -263,4 +276,20 @@ def _dead_letter_headers() -> Schema:
             },
         },
         "required": ["x-dead-reason", "x-dead-detail", "x-dead-at", "x-attempts"],
+    }
+
+
+def _unmapped_payload_headers() -> Schema:
+    return {
+        "title": "Headers of a payload that could not be mapped",
+        "type": "object",
+        "properties": {
+            "x-profile": {"type": "string", "description": "The name of the profile."},
+            "x-unmapped-reason": {"type": "string", "description": "Keys of the profile; no payload."},
+            "x-received-at": {"type": "string", "format": "date-time"},
+        },
+        "patternProperties": {
+            "^x-header-": {"type": "string", "description": "A header of the request that the profile reads."}
+        },
+        "required": ["x-profile", "x-unmapped-reason", "x-received-at"],
     }
