@@ -26,14 +26,6 @@ class Unevaluated(ValueError):
     """The expression failed on a payload. The text names types, never values."""
 
 
-class Headers(dict[str, str]):
-    """Headers under names in lower case, which an expression may write in any case."""
-
-    def get(self, name: str, otherwise: Any = None) -> Any:
-        """The header's value."""
-        return super().get(name.lower(), otherwise)
-
-
 class _Functions(functions.Functions):
     """JMESPath's own, but the text of null is null: otherwise a missing id becomes the text `null`."""
 
@@ -42,6 +34,7 @@ class _Functions(functions.Functions):
         return None if value is None else super()._func_to_string(value)  # type: ignore[misc]
 
 
+_TYPES = {python: words for words, pythons in functions.REVERSE_TYPES_MAP.items() for python in pythons}
 _OPTIONS = jmespath.Options(custom_functions=_Functions())
 
 
@@ -64,9 +57,8 @@ class Expression:
             return self._compiled.search(scope, _OPTIONS)
         except exceptions.JMESPathTypeError as error:
             expected = " or ".join(map(str, error.expected_types))
-            raise Unevaluated(
-                f"{error.function_name}() was given {error.actual_type}, not {expected}"
-            ) from None
+            given = _TYPES.get(error.actual_type, error.actual_type)
+            raise Unevaluated(f"{error.function_name}() was given {given}, not {expected}") from None
         except RecursionError:
             raise Unevaluated("the payload is nested too deeply for it") from None
         except (exceptions.JMESPathError, ArithmeticError, TypeError, ValueError, AttributeError):
@@ -85,15 +77,30 @@ def compiled(text: object) -> Expression:
         raise BadExpression(f"is no JMESPath expression: {_one_line(error)}") from None
     except RecursionError:
         raise BadExpression("is nested too deeply") from None
-    for name in _functions_in(parsed.parsed):
+    tree = _with_lower_headers(parsed.parsed)
+    for name in _functions_in(tree):
         _require_function(name)
-    read = list(_paths_from_root(parsed.parsed))
+    read = list(_paths_from_root(tree))
     for path in read:
         _require_root(path)
     roots = frozenset(path[0] for path in read if path)
     return Expression(
-        text, roots if () not in read else frozenset(ROOTS), _headers_in(read), _compiled=parsed
+        text,
+        roots if () not in read else frozenset(ROOTS),
+        _headers_in(read),
+        _compiled=ParsedResult(text, tree),
     )
+
+
+def _with_lower_headers(node: Any) -> Any:
+    """The tree with `headers.Name` as `headers.name`: requests have headers under names in lower case."""
+    if not isinstance(node, Mapping):
+        return node
+    children = [_with_lower_headers(child) for child in node["children"]]
+    if node["type"] == "subexpression" and children[0].get("value") == "headers":
+        name = children[1].get("value")
+        children[1] = {**children[1], "value": name.lower()} if isinstance(name, str) else children[1]
+    return {**node, "children": children}
 
 
 def _one_line(error: Exception) -> str:

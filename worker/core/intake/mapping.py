@@ -26,7 +26,7 @@ from contracts.encoding import Unreadable, json_of
 from contracts.envelope import describe, rfc3339
 from contracts.subaccounts import NAMESPACE
 from contracts.text import name as name_spelling
-from worker.core.intake.expressions import Expression, Headers, Unevaluated
+from worker.core.intake.expressions import Expression, Unevaluated
 from worker.core.intake.profile import Profile, covered_headers, hidden_headers
 from worker.core.intake.received import Received
 from worker.core.intake.values import sequence_of, text_of, time_of, truth_of
@@ -87,7 +87,7 @@ def map_item(
         return None
     kind = Kind.REMOVED if _read(scope, "removed_when", profile.removed_when, truth_of) else Kind.CREATED
     department_id = _read(scope, "id", profile.id, text_of)
-    tenant = _read(scope, "tenant", profile.tenant, text_of) or DEFAULT_TENANT
+    tenant = DEFAULT_TENANT if profile.tenant is None else _read(scope, "tenant", profile.tenant, text_of)
     sequence = _read(scope, "sequence", profile.sequence, sequence_of)
     time = _read(scope, "time", profile.time, lambda value: time_of(value, profile.time_format))
     event_id = _read(scope, "event_id", profile.event_id, text_of)
@@ -111,14 +111,14 @@ def map_item(
     return _validated(kind, {key: value for key, value in given.items() if value is not None})
 
 
-def visible_headers(profile: Profile, received: Received) -> Headers:
+def visible_headers(profile: Profile, received: Received) -> dict[str, str]:
     """The headers that expressions see: those that the proof covers, and none that holds a secret."""
     covered, hidden = covered_headers(profile.auth), hidden_headers(profile.auth)
-    return Headers(
-        (name, value)
+    return {
+        name: value
         for name, value in received.headers.items()
         if name not in hidden and (covered is None or name in covered)
-    )
+    }
 
 
 def _items(profile: Profile, body: Any, received: Received) -> list[Any]:
@@ -185,7 +185,7 @@ def _cause(profile: Profile, scope: Mapping[str, Any], kind: Kind) -> dict[str, 
 
 def _derived_id(
     profile: Profile,
-    versioned: tuple[str, str | None, Kind, int | datetime | None],
+    versioned: tuple[str | None, str | None, Kind, int | datetime | None],
     received: Received,
     index: int,
 ) -> str:

@@ -9,7 +9,6 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, TypeVar
 
-from contracts.spelling import near_word
 from contracts.times import instant
 from worker.core.intake.expressions import compiled
 from worker.core.intake.profile import (
@@ -136,8 +135,8 @@ def _one_of(words: type[E]) -> Callable[[object], E]:
         try:
             return words(str(value))
         except ValueError:
-            meant = near_word(str(value), words)
-            hint = f"; did you mean {meant}?" if meant else ""
+            meant = get_close_matches(str(value)[:40], list(words), 1)
+            hint = f"; did you mean {meant[0]}?" if meant else ""
             raise ValueError(f"must be one of {', '.join(words)}{hint}") from None
 
     return parse
