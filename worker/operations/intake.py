@@ -40,7 +40,7 @@ def check(profile: Profile) -> Checked:
     return Checked(profile, failures(profile), notes_on(profile))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Unmapped:
     """A payload that waits in the queue, and what its profile makes of it now."""
 
