@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from contracts import text, times
-from contracts.envelope import CloudEvent, Instant, RequiredAttribute, describe
+from contracts.envelope import CloudEvent, Instant, Mistaken, RequiredAttribute, describe, mistakes_in
 from contracts.spelling import near_word
 from contracts.text import IDENTIFIER_LENGTH, identifier, integer
 
@@ -35,12 +35,12 @@ _LARGEST_NUMBER = 10**IDENTIFIER_LENGTH - 1
 _SMALLEST_NUMBER = 1 - 10 ** (IDENTIFIER_LENGTH - 1)
 
 
-class UnsupportedType(ValueError):
+class UnsupportedType(Mistaken):
     """A CloudEvent of a type that this contract does not define."""
 
 
-class Invalid(ValueError):
-    """An event of a supported type that breaks its contract. The text names fields, never their values."""
+class Invalid(Mistaken):
+    """An event of a supported type that breaks its contract."""
 
 
 class Kind(StrEnum):
@@ -349,7 +349,8 @@ def department_event(event: CloudEvent, sent: Mapping[str, Any] | None = None) -
     try:
         return _MODELS[canonical].model_validate(given | {"type": canonical})
     except ValidationError as error:
-        raise Invalid(describe(error, {**(sent or {}), **given})) from None
+        known = {**(sent or {}), **given}
+        raise Invalid(describe(error, known), mistakes_in(error, known)) from None
 
 
 _COMPACT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -12,10 +12,10 @@ https://github.com/cloudevents/spec/tree/v1.0.2/cloudevents
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -61,8 +61,31 @@ _IN_DATA = frozenset(
 )
 
 
-class Malformed(ValueError):
-    """The message is not a CloudEvent. The text names the error and never repeats the payload."""
+class Mistake(NamedTuple):
+    """One mistake in an event: the place of the field, and the rule that it breaks, without its value."""
+
+    field: str
+    error: str
+
+
+class Mistaken(ValueError):
+    """An event with mistakes. The text names fields and never repeats the payload."""
+
+    def __init__(self, text: str, mistakes: Sequence[Mistake] = ()) -> None:
+        super().__init__(text)
+        self._mistakes = tuple(mistakes)
+
+    @property
+    def mistakes(self) -> tuple[Mistake, ...]:
+        """Every mistake; the text may name only the first ones."""
+        if self._mistakes:
+            return self._mistakes
+        field, colon, error = str(self).partition(": ")
+        return (Mistake(field, error) if colon else Mistake("event", str(self)),)
+
+
+class Malformed(Mistaken):
+    """The message is not a CloudEvent."""
 
 
 def _subject(value: object) -> object:
@@ -193,7 +216,7 @@ def event_of(given: Mapping[str, Any]) -> CloudEvent:
     try:
         return CloudEvent.model_validate({_SPECVERSION: None, **given})
     except ValidationError as error:
-        raise Malformed(describe(error, given)) from None
+        raise Malformed(describe(error, given), mistakes_in(error, given)) from None
 
 
 def attributes_in(message: Message) -> dict[str, Any]:
@@ -248,20 +271,25 @@ def describe(error: ValidationError, given: Mapping[str, Any] | None = None) -> 
 
     `given` is what was validated: it tells whether a missing field is there under another name.
     """
-    lines = list(dict.fromkeys(_lines(error, given or {})))
+    lines = [f"{field}: {mistake}" for field, mistake in mistakes_in(error, given)]
     more = len(lines) - _SHOWN_ERRORS
     return "; ".join(lines[:_SHOWN_ERRORS]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _lines(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
+def mistakes_in(error: ValidationError, given: Mapping[str, Any] | None = None) -> tuple[Mistake, ...]:
+    """Every mistake that `describe` would name, each once."""
+    return tuple(dict.fromkeys(_mistakes(error, given or {})))
+
+
+def _mistakes(error: ValidationError, given: Mapping[str, Any]) -> Iterator[Mistake]:
     for item in error.errors(include_url=False, include_context=False, include_input=False):
         place = [str(part) for part in item["loc"]]
         missing = item["type"] == "missing" or (place[-1:] == [_SPECVERSION] and _SPECVERSION not in given)
         if missing and (meant := _given_instead(place, given)):
-            yield f"{'.'.join([*place[:-1], meant])}: did you mean {place[-1]}?"
+            yield Mistake(".".join([*place[:-1], meant]), f"did you mean {place[-1]}?")
         else:
             kind = "missing" if missing else item["type"]
-            yield f"{'.'.join(place) or 'event'}: {_explanation(kind, item['msg'])}"
+            yield Mistake(".".join(place) or "event", _explanation(kind, item["msg"]))
 
 
 def _given_instead(place: list[str], given: Mapping[str, Any]) -> str | None:
