@@ -10,7 +10,7 @@ from tests.support.builders import NOW, Attributes, department_created, departme
 from tests.support.world import World
 from worker.core.breaker import State
 from worker.telemetry.events import Telemetry
-from worker.telemetry.metrics import OTHER, Metrics, Named
+from worker.telemetry.metrics import OTHER, Metrics, Named, Process
 
 PROMISED = {
     "events_total": {"type", "outcome"},
@@ -57,9 +57,16 @@ def test_promised_metrics_have_their_labels(name: str, labels: set[str]):
 def test_every_metric_is_exported_under_its_name():
     exported = {
         f"{metric.name}_total" if metric.type == "counter" else metric.name
-        for metric in Telemetry().registry.collect()
+        for process in (Process.WORKER, Process.INTAKE)
+        for metric in Telemetry(process=process).registry.collect()
     }
     assert exported == METRICS.keys()
+
+
+def test_an_intake_exports_nothing_of_a_worker():
+    """Else an alert on a worker's gauge, such as `consuming`, would fire for an intake, or be silenced."""
+    exported = {metric.name for metric in Telemetry(process=Process.INTAKE).registry.collect()}
+    assert all(name.startswith(("provisioner_intake_", "provisioner_broker_")) for name in exported)
 
 
 def test_series_with_closed_sets_exist_from_the_start_and_none_says_when_it_was_made():

@@ -6,7 +6,7 @@ interface: alerts and dashboards read them. Metrics are declared in `telemetry/m
 
 import platform
 import traceback
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from datetime import datetime
@@ -30,7 +30,16 @@ from worker.core.model.departments import Department
 from worker.core.model.entry import Entry
 from worker.core.model.holds import Hold, HoldReason, HoldState
 from worker.telemetry.logs import LINES
-from worker.telemetry.metrics import CIRCUIT, FINDING_KINDS, NO_RESPONSE, Metrics
+from worker.telemetry.metrics import (
+    CIRCUIT,
+    FINDING_KINDS,
+    NO_RESPONSE,
+    NO_SENDER,
+    TAKEN,
+    Metrics,
+    Process,
+    Refusal,
+)
 from worker.telemetry.spans import NO_SPANS, Headers, Spans
 
 REPEAT_SECONDS = 60.0
@@ -57,14 +66,27 @@ class _Reports:
         registry: CollectorRegistry | None = None,
         on_answered: OnAnswered | None = None,
         spans: Spans = NO_SPANS,
+        process: Process = Process.WORKER,
     ) -> None:
         self._spans = spans
         self.registry = registry or CollectorRegistry()
-        self._metrics = Metrics(self.registry)
+        self._metrics = Metrics(self.registry, process)
         self._log = structlog.get_logger().bind()  # once, not for every line
         self._on_answered = on_answered
         self._warned_of: set[str] = set()
         self._reported_at: dict[Hashable, float] = {}
+
+    def _reported_lately(self, about: Hashable, now_seconds: float) -> bool:
+        """Whether it was reported in the last period; remembers it. The oldest is first, for time rises."""
+        reported = self._reported_at
+        while reported and (
+            reported[oldest := next(iter(reported))] <= now_seconds - REPEAT_SECONDS
+            or len(reported) > REMEMBERED
+        ):
+            del reported[oldest]
+        lately = about in reported
+        reported.setdefault(about, now_seconds)
+        return lately
 
 
 class _ProcessEvents(_Reports):
@@ -281,18 +303,6 @@ class _MessageEvents(_Reports):
 
     def _aged(self, event: Event, now: datetime) -> None:
         self._metrics.observe(max(0.0, (now - event.version.time).total_seconds()), "event_age_seconds")
-
-    def _reported_lately(self, about: Hashable, now_seconds: float) -> bool:
-        """Whether it was reported in the last period; remembers it. The oldest is first, for time rises."""
-        reported = self._reported_at
-        while reported and (
-            reported[oldest := next(iter(reported))] <= now_seconds - REPEAT_SECONDS
-            or len(reported) > REMEMBERED
-        ):
-            del reported[oldest]
-        lately = about in reported
-        reported.setdefault(about, now_seconds)
-        return lately
 
     def result_unroutable(self, routing_key: str) -> None:
         """Counted each time, logged once."""
@@ -554,6 +564,78 @@ class _BrokerEvents(_Reports):
         self._metrics.set(0, "consuming")
 
 
+class _IntakeEvents(_Reports):
+    """`provisioner intake`: requests by sender. No line has a secret, a name or a part of a body."""
+
+    def intake_started(self, version: str, facts: Mapping[str, Any], senders: Iterable[str]) -> None:
+        self._metrics.set(1, "intake_build_info", version, platform.python_version())
+        for sender in senders:
+            self.sender_known(sender)
+        self._log.info("intake_started", version=version, **facts)
+
+    def sender_known(self, sender: str) -> None:
+        """Its series exist from now on, as 0: an increase is seen from the first one on."""
+        for outcome in TAKEN:
+            self._metrics.count("intake_events", sender, outcome, by=0)
+        for cause in Refusal:
+            self._metrics.count("intake_refused", sender, cause, by=0)
+        self._metrics.set(0, "intake_last_event_timestamp_seconds", sender)
+
+    def secret_used(self, sender: str, place: int) -> None:
+        """A request is authentic by the secret at this place among the sender's, from 1 on."""
+        self._metrics.count("intake_secret_used", sender, str(place))
+
+    def taken(
+        self,
+        sender: str,
+        event_ids: Sequence[str],
+        *,
+        ignored: int,
+        unmapped: Sequence[str],
+        now: datetime,
+        confirm_seconds: float,
+    ) -> None:
+        """A request was taken: RabbitMQ has confirmed its events, and its body if it could not be mapped.
+
+        `unmapped`: the reasons, which name keys of the profile.
+        """
+        counts = zip(TAKEN, (len(event_ids), ignored, len(unmapped)), strict=True)
+        for outcome, number in counts:
+            if number:
+                self._metrics.count("intake_events", sender, outcome, by=number)
+        if event_ids:
+            self._metrics.set(now.timestamp(), "intake_last_event_timestamp_seconds", sender)
+            told = {"event_id": event_ids[0]} if len(event_ids) == 1 else {"event_ids": list(event_ids)}
+            self._log.info("intake_accepted", sender=sender, events=len(event_ids), **told)
+        if ignored:
+            self._log.info("intake_ignored", sender=sender, items=ignored)
+        if unmapped:
+            detail = "; ".join(unmapped[:3])
+            self._log.warning("intake_unmapped", sender=sender, items=len(unmapped), detail=detail)
+        if event_ids or unmapped:
+            self._metrics.observe(confirm_seconds, "intake_confirm_seconds")
+
+    def refused(
+        self, cause: Refusal, detail: str, now_seconds: float, sender: str = NO_SENDER, **facts: Any
+    ) -> None:
+        """A request was refused. A warning, once per period for each sender, cause and detail."""
+        self._metrics.count("intake_refused", sender, cause)
+        if not self._reported_lately(("refused", sender, cause, detail), now_seconds):
+            self._log.warning("intake_refused", cause=cause, sender=sender, detail=detail, **facts)
+
+    def intake_load(self, *, ready: bool, in_flight: int, connections: int) -> None:
+        """The load of this second."""
+        self._metrics.set(int(ready), "intake_ready")
+        self._metrics.set(in_flight, "intake_requests_in_flight")
+        self._metrics.set(connections, "intake_connections")
+
+    def intake_stopping(self, in_flight: int) -> None:
+        self._log.info("intake_stopping", in_flight=in_flight)
+
+    def intake_stopped(self, left: int) -> None:
+        self._log.info("intake_stopped", left_without_response=left)
+
+
 class Telemetry(
     _ProcessEvents,
     _SpanEvents,
@@ -564,6 +646,7 @@ class Telemetry(
     _ProviderEvents,
     _FlowEvents,
     _BrokerEvents,
+    _IntakeEvents,
 ):
     """All topics in one object. `on_answered` is called with every finished event."""
 

@@ -2,10 +2,10 @@
 
 A label has a closed set of values, or values that the settings name: never a department, a token or a part of
 an event. A value outside a closed set is shown as `other`. `deploy/monitoring/README.md` is made from this
-module by `python -m worker.telemetry.page`.
+module by `python -m worker.telemetry.page`. A process exports its own metrics only: a worker, or an intake.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
@@ -39,6 +39,16 @@ class Named(StrEnum):
     DELAYS = "the delays of `PROVISIONER_RETRY_DELAYS`"
     BLOCKERS = "the parts that block the intake, and the recipients of the settings"
     BUILD = "the installed version"
+    SENDERS = "the names in `PROVISIONER_INTAKE_TOKENS`, and `/in/` with the name of a profile"
+    PLACES = "the places of a sender's secrets, from 1 on"
+
+
+class Process(StrEnum):
+    """What exports a metric: `provisioner run`, `provisioner intake`, or each of them."""
+
+    WORKER = "worker"
+    INTAKE = "intake"
+    EACH = "each"
 
 
 TYPES: Values = (*Kind, "reissue", "unreadable")
@@ -62,6 +72,32 @@ FINDING_KINDS: Values = (
 FAILURES: Values = ("transient", "unknown", "missing", "unavailable")
 """The failures after which a step is tried again, as `core.judge` names them."""
 
+
+class Refusal(StrEnum):
+    """The causes for which `provisioner intake` refuses a request."""
+
+    UNKNOWN_PATH = "unknown-path"
+    METHOD = "method"
+    TOO_LARGE = "too-large"
+    CONTENT_TYPE = "content-type"
+    UNPROVEN = "unproven"
+    RATE = "rate"
+    SLOW = "slow"
+    UNREADABLE = "unreadable"
+    NOT_JSON = "not-json"
+    INVALID = "invalid"
+    BUSY = "busy"
+    UNCONFIRMED = "unconfirmed"
+    UNPROVABLE = "unprovable"
+    CRASHED = "crashed"
+
+
+TAKEN: Values = ("accepted", "ignored", "unmapped")
+"""What becomes of the items of an authentic request."""
+
+NO_SENDER = "none"
+"""The sender of a request that was refused before its sender was known."""
+
 CIRCUIT: Mapping[State, int] = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 """The values of `circuit_state`."""
 
@@ -72,7 +108,7 @@ class Metric:
 
     `help`: its meaning. `action`: what to do when it moves. `labels`: the values of each label. Where all of
     them are closed sets, each series exists from the start, as 0: an increase is seen from the first one on.
-    `sparse`: they are too many for that.
+    `sparse`: they are too many for that. `of`: the process that exports it.
     """
 
     name: str
@@ -80,6 +116,7 @@ class Metric:
     action: str
     labels: Mapping[str, Values | Named] = field(default_factory=dict)
     sparse: bool = False
+    of: Process = Process.WORKER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -87,6 +124,9 @@ class Distribution(Metric):
     """A histogram, with the upper bounds of its buckets."""
 
     buckets: tuple[float, ...]
+
+
+N = TypeVar("N", bound=Metric)
 
 
 COUNTERS = (
@@ -171,6 +211,7 @@ COUNTERS = (
         name="broker_reconnects",
         help="Connections to RabbitMQ that replaced a lost one.",
         action="Often: RabbitMQ's log, the network, proxies with an idle limit.",
+        of=Process.EACH,
     ),
     Metric(
         name="spans_lost",
@@ -182,6 +223,30 @@ COUNTERS = (
         help="Connections to RabbitMQ that were lost, given up or closed, by purpose.",
         action="As `broker_reconnects_total`.",
         labels={"link": LINKS},
+        of=Process.EACH,
+    ),
+    Metric(
+        name="intake_events",
+        help="Items of authentic requests, by sender: accepted events are confirmed by RabbitMQ.",
+        action="Many `unmapped`: `provisioner intake remap` after the profile was corrected. None for long:"
+        " the sender has stopped.",
+        labels={"sender": Named.SENDERS, "outcome": TAKEN},
+        of=Process.INTAKE,
+    ),
+    Metric(
+        name="intake_refused",
+        help="Requests that were refused, by sender (`none`: not known yet) and cause.",
+        action="`unconfirmed`: RabbitMQ. `busy`: more intakes. `rate`: `PROVISIONER_INTAKE_RATE`. `unproven`:"
+        " a wrong secret; `intake_refused` in the log says why. `crashed`: a bug.",
+        labels={"sender": Named.SENDERS, "cause": tuple(Refusal)},
+        of=Process.INTAKE,
+    ),
+    Metric(
+        name="intake_secret_used",
+        help="Requests proven, by sender and by which of its secrets.",
+        action="None for the old place: the rotation is over, so remove that line of the file.",
+        labels={"sender": Named.SENDERS, "place": Named.PLACES},
+        of=Process.INTAKE,
     ),
 )
 
@@ -306,6 +371,39 @@ GAUGES = (
         help="1 while there is a connection to RabbitMQ, by purpose.",
         action="0 for long: `broker_lost` in the log says why.",
         labels={"link": LINKS},
+        of=Process.EACH,
+    ),
+    Metric(
+        name="intake_build_info",
+        help="Always 1; the labels tell what runs.",
+        action="As `build_info`.",
+        labels={"version": Named.BUILD, "python": Named.BUILD},
+        of=Process.INTAKE,
+    ),
+    Metric(
+        name="intake_ready",
+        help="1 while RabbitMQ confirms, looked at every second.",
+        action="0 for long: `/readyz` says why; senders get 503 and try again.",
+        of=Process.INTAKE,
+    ),
+    Metric(
+        name="intake_requests_in_flight",
+        help="Requests that wait for RabbitMQ's confirm, looked at every second.",
+        action="Near 500: RabbitMQ confirms slowly; beyond it requests are refused as `busy`.",
+        of=Process.INTAKE,
+    ),
+    Metric(
+        name="intake_connections",
+        help="Open HTTP connections, looked at every second.",
+        action="Near 1,000: a sender, or the proxy in front, opens too many; beyond it they get 503.",
+        of=Process.INTAKE,
+    ),
+    Metric(
+        name="intake_last_event_timestamp_seconds",
+        help="When a sender's last event was accepted, in seconds since 1970; 0 before the first.",
+        action="Older than the sender is ever silent: its side, its secret, `intake_refused_total`.",
+        labels={"sender": Named.SENDERS},
+        of=Process.INTAKE,
     ),
 )
 
@@ -334,6 +432,13 @@ HISTOGRAMS = (
         action="None; a slow disk makes them larger.",
         buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
     ),
+    Distribution(
+        name="intake_confirm_seconds",
+        help="From publishing the events of a request to RabbitMQ's confirm of the last one.",
+        action="Near 2 s: requests are about to be refused; RabbitMQ's disk, its memory alarm, the network.",
+        buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0),
+        of=Process.INTAKE,
+    ),
 )
 
 
@@ -349,20 +454,26 @@ class Metrics:
     event costs no look-up in the client library.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, process: Process = Process.WORKER) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # nobody reads the `_created` series
         self._counters = _Family(
-            {one: Counter(PREFIX + one.name, one.help, [*one.labels], registry=registry) for one in COUNTERS}
+            {
+                one: Counter(PREFIX + one.name, one.help, [*one.labels], registry=registry)
+                for one in _exported(COUNTERS, process)
+            }
         )
         self._gauges = _Family(
-            {one: Gauge(PREFIX + one.name, one.help, [*one.labels], registry=registry) for one in GAUGES}
+            {
+                one: Gauge(PREFIX + one.name, one.help, [*one.labels], registry=registry)
+                for one in _exported(GAUGES, process)
+            }
         )
         self._histograms = _Family(
             {
                 one: Histogram(
                     PREFIX + one.name, one.help, [*one.labels], registry=registry, buckets=one.buckets
                 )
-                for one in HISTOGRAMS
+                for one in _exported(HISTOGRAMS, process)
             }
         )
 
@@ -377,6 +488,10 @@ class Metrics:
     def observe(self, value: float, *series: str) -> None:
         """Adds a value to a histogram: its name, and the values of its labels."""
         self._histograms.of(series).observe(value)
+
+
+def _exported(metrics: Iterable[N], process: Process) -> Iterator[N]:
+    return (one for one in metrics if one.of in {process, Process.EACH})
 
 
 def _known_series(metric: Metric) -> Iterator[Values]:
