@@ -11,7 +11,7 @@ from worker.core.decide import Removal
 from worker.core.naming import NameTemplate
 from worker.settings.files import Recipients
 from worker.settings.ledger_url import LedgerUrl, SqliteUrl
-from worker.settings.parse import PREFIX, on_loopback
+from worker.settings.parse import PREFIX, Address, is_loopback, on_loopback
 
 NO_SIGNING_KEY = (
     f"{PREFIX}SIGNING_KEY is not set: with a PostgreSQL ledger all workers share one key, and none is made at"
@@ -63,6 +63,15 @@ def _deleted_at_once(removal: Removal, grace: timedelta) -> str | None:
     choice = f"set a grace such as 30d, or {PREFIX}REMOVAL={Removal.DELETE} to delete at once"
     return f"{PREFIX}REMOVAL_GRACE is none although {PREFIX}REMOVAL is {removal}: {choice}"
 
+
+def _open_to_everybody(address: Address, tokens: Path | None) -> str | None:
+    if tokens is not None or is_loopback(address.host):
+        return None
+    why = f"{PREFIX}INTAKE is beyond loopback, and anybody there could send events"
+    return f"{PREFIX}INTAKE_TOKENS is not set: {why}; name a file of `name: token` lines"
+
+
+INTAKE_CONFLICTS: tuple[Conflict, ...] = ((("intake", "intake_tokens"), _open_to_everybody),)
 
 POLICY_CONFLICTS: tuple[Conflict, ...] = ((("removal", "removal_grace"), _deleted_at_once),)
 

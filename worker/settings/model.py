@@ -28,6 +28,7 @@ from worker.core.protected import NOBODY_PROTECTED, Protected
 from worker.ports import RateLimit
 from worker.settings import parse, show
 from worker.settings.conflicts import (
+    INTAKE_CONFLICTS,
     POLICY_CONFLICTS,
     PROVIDER_CONFLICTS,
     SEALING_CONFLICTS,
@@ -38,6 +39,7 @@ from worker.settings.files import Recipients, recipients_file, signing_key_file
 from worker.settings.ledger_url import LedgerUrl, SqliteUrl
 from worker.settings.parse import PREFIX, Address
 from worker.settings.show import Printed
+from worker.settings.tokens import tokens_file
 from worker.telemetry.logs import LogFormat
 
 Duration = Annotated[timedelta, BeforeValidator(parse.duration), Printed(delay_label)]
@@ -376,4 +378,43 @@ class WorkerSettings(ProviderSettings, TopologySettings, SealingSettings, Policy
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", alias=f"{PREFIX}LOG_LEVEL", description="debug, info, warning or error"
+    )
+
+
+class IntakeSettings(BrokerSettings):
+    """For `intake`, which has no ledger and no account at the provider."""
+
+    conflicts = INTAKE_CONFLICTS
+
+    intake: Annotated[Address, BeforeValidator(parse.address), Printed(show.address)] = Field(
+        Address("127.0.0.1", 8082),
+        alias=f"{PREFIX}INTAKE",
+        description="address of `provisioner intake`; beyond loopback it needs tokens",
+    )
+    intake_tokens: Annotated[Path | None, BeforeValidator(tokens_file)] = Field(
+        None,
+        alias=f"{PREFIX}INTAKE_TOKENS",
+        description="file of `name: token` lines, for those who post CloudEvents; several lines of one name"
+        " while a token is rotated",
+    )
+    intake_rate: Annotated[RateLimit, BeforeValidator(parse.rate_limit), Printed(show.rate_limit)] = Field(
+        RateLimit(100, timedelta(seconds=1)),
+        alias=f"{PREFIX}INTAKE_RATE",
+        description="requests of one token name, or to one profile, in any window",
+    )
+    sources: Path | None = Field(
+        None,
+        alias=f"{PREFIX}SOURCES",
+        description="folder of source profiles (YAML) and their secrets, beside the shipped profiles",
+    )
+    drain: Duration = Field(
+        WorkerSettings.model_fields["drain"].default,
+        alias=f"{PREFIX}DRAIN",
+        description=WorkerSettings.model_fields["drain"].description,
+    )
+    log_format: LogFormat | None = Field(
+        None, alias=f"{PREFIX}LOG_FORMAT", description=WorkerSettings.model_fields["log_format"].description
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", alias=f"{PREFIX}LOG_LEVEL", description=WorkerSettings.model_fields["log_level"].description
     )

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from difflib import get_close_matches
 
-from worker.settings.model import WorkerSettings
+from worker.settings.model import IntakeSettings, WorkerSettings
 from worker.settings.parse import PREFIX
 
-_RESERVED = "INTAKE INTAKE_RATE INTAKE_TOKENS SOURCES"
-RESERVED = tuple(f"{PREFIX}{name}" for name in _RESERVED.split())
-"""Settings of commands and releases to come: one environment serves them all."""
+KNOWN = frozenset(
+    field.alias or "" for model in (WorkerSettings, IntakeSettings) for field in model.model_fields.values()
+)
+"""The settings of every command: one environment serves them all."""
 
 NEAR, VERY_NEAR = 0.6, 0.85
 """How much two names have in common (`difflib`): with our prefix, and without it."""
@@ -36,18 +38,17 @@ def unknown_lines(environ: Mapping[str, str]) -> list[str]:
 
 
 def _unknown(environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
-    known = {*(field.alias or "" for field in WorkerSettings.model_fields.values()), *RESERVED}
     for name in environ:
         stem = name.removesuffix(_FILE)
-        if name in known or stem in known or _OF_KUBERNETES.fullmatch(name):
+        if name in KNOWN or stem in KNOWN or _OF_KUBERNETES.fullmatch(name):
             continue
         ours = name.startswith(PREFIX)
-        near = _nearest(stem, known, NEAR if ours else VERY_NEAR)
+        near = _nearest(stem, KNOWN, NEAR if ours else VERY_NEAR)
         if ours or (near and not stem.startswith(near)):  # AMQP_URL_OLD is somebody's own
             yield name, near and near + name[len(stem) :]
 
 
-def _nearest(name: str, known: set[str], likeness: float) -> str | None:
+def _nearest(name: str, known: AbstractSet[str], likeness: float) -> str | None:
     """Compares without the prefix that all have in common, so that it does not count as likeness."""
     rest = name.removeprefix(PREFIX)
     shared = {one.removeprefix(PREFIX): one for one in known} if rest != name else {one: one for one in known}

@@ -2,13 +2,13 @@
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from yarl import URL
 
 from worker.settings.ledger_url import LedgerUrl, PostgresUrl, SqliteUrl, servers
-from worker.settings.model import WorkerSettings
+from worker.settings.model import BrokerSettings, IntakeSettings, WorkerSettings
 from worker.settings.parse import PREFIX, is_loopback
 
 SECRET_SETTINGS = ("AMQP_URL", "PLIVO_AUTH_TOKEN", "PLIVO_PROXY_URL", f"{PREFIX}MANAGEMENT_URL")
@@ -28,6 +28,16 @@ def exposures(settings: WorkerSettings, environ: Mapping[str, str]) -> list[str]
         *_about_ledger(settings.ledger_url, environ),
         *_about_unencrypted(settings),
     ]
+
+
+def intake_exposures(
+    settings: IntakeSettings, environ: Mapping[str, str], secrets: Iterable[Path]
+) -> list[str]:
+    """One line for each secret of the intake that others can read. `secrets`: the files of the profiles."""
+    files = [*_login_files(settings, environ, ("AMQP_URL",)), *(("a secret", path) for path in secrets)]
+    if settings.intake_tokens is not None:
+        files.append((f"{PREFIX}INTAKE_TOKENS", settings.intake_tokens))
+    return list(_open_to_read(files))
 
 
 def others_may(path: Path, permission: int) -> bool:
@@ -53,21 +63,31 @@ def is_open(path: Path) -> bool:
 
 
 def _about_files(settings: WorkerSettings, environ: Mapping[str, str]) -> Iterator[str]:
-    for what, path in _private_files(settings, environ):
+    yield from _open_to_read(_private_files(settings, environ))
+
+
+def _open_to_read(files: Iterable[tuple[str, Path]]) -> Iterator[str]:
+    for what, path in files:
         if others_may(path, stat.S_IROTH):
             yield f"{what} can be read by everybody on this machine: chmod 600 {path}"
 
 
 def _private_files(settings: WorkerSettings, environ: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
     has_password = isinstance(settings.ledger_url, PostgresUrl)
-    for name in (*SECRET_SETTINGS, *(["LEDGER_URL"] if has_password else [])):
+    yield from _login_files(settings, environ, (*SECRET_SETTINGS, *(["LEDGER_URL"] if has_password else [])))
+    if settings.signing_key_path is not None:
+        yield "the signing key", settings.signing_key_path
+
+
+def _login_files(
+    settings: BrokerSettings, environ: Mapping[str, str], names: Iterable[str]
+) -> Iterator[tuple[str, Path]]:
+    for name in names:
         if path := environ.get(f"{name}_FILE"):
             yield f"{name}_FILE", Path(path)
     for url in settings.amqp_url:
         if path := URL(url).query.get("keyfile"):
             yield "the keyfile of AMQP_URL", Path(path)
-    if settings.signing_key_path is not None:
-        yield "the signing key", settings.signing_key_path
 
 
 def _about_recipients(settings: WorkerSettings) -> Iterator[str]:

@@ -78,21 +78,25 @@ class Link:
 
     @asynccontextmanager
     async def kept(self, serve: Serve, begun: asyncio.Event) -> AsyncIterator[None]:
-        """Runs `serve` on one connection after another for the time of the block.
+        """Like `tried`, but the block begins once `serve` has set `begun`: it is ready then.
 
-        `serve` sets `begun` once it is ready, and raises when its connection is lost. Raises
-        `BrokerUnavailable` if no connection can be made in time.
+        Raises `BrokerUnavailable` if no connection can be made in time.
+        """
+        async with self.tried(serve):
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS * len(self._urls)):
+                    await begun.wait()
+            except TimeoutError:
+                raise BrokerUnavailable(f"RabbitMQ cannot be used: {self.failure}") from None
+            yield
+
+    @asynccontextmanager
+    async def tried(self, serve: Serve) -> AsyncIterator[None]:
+        """Runs `serve` on one connection after another for the time of the block, as soon as there is one.
+
+        `serve` raises when its connection is lost.
         """
         keeping = asyncio.create_task(self._keep(serve))
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS * len(self._urls)):
-                await begun.wait()
-        except TimeoutError:
-            await _ended(keeping)
-            raise BrokerUnavailable(f"RabbitMQ cannot be used: {self.failure}") from None
-        except asyncio.CancelledError:
-            await _ended(keeping)
-            raise
         try:
             yield
         finally:

@@ -49,6 +49,16 @@ class RabbitPublisher:
         async with link.kept(publisher._serve, publisher._begun):
             yield publisher
 
+    @classmethod
+    @asynccontextmanager
+    async def trying(
+        cls, link: Link, prepare: Prepare = no_preparation, namespace: Namespace = NO_NAMESPACE
+    ) -> AsyncIterator["RabbitPublisher"]:
+        """A publisher that connects as soon as there is a broker; `problems` says why not yet."""
+        publisher = cls(link, prepare, namespace)
+        async with link.tried(publisher._serve):
+            yield publisher
+
     async def publish(self, outgoing: Outgoing) -> None:
         """See `Publisher.publish`. Raises `Unroutable`, `NotTaken`, or `PublishFailed`."""
         if self._connection is None or self._channel is None:

@@ -5,7 +5,7 @@ what it refuses in any case, after it has looked at the rights (`BrokerObjects.t
 for lack of a right tells. Measured on RabbitMQ 3.10.8, 4.0.5 and 4.3.6.
 """
 
-from collections.abc import Awaitable, Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence
 
 from contracts import topology as names
 from contracts.topology import Namespace, Topology
@@ -50,6 +50,17 @@ async def missing_to_work(connection: Connection, namespace: Namespace) -> Seque
     tries = [_read(work)]
     tries += [_write(namespace.of(exchange), elsewhere) for exchange in PUBLISHED_TO]
     return await _missing(connection, tries)
+
+
+async def missing_to_publish(
+    connection: Connection, namespace: Namespace, exchanges: Iterable[str]
+) -> Sequence[str]:
+    """A line for each kind of right that our user lacks to publish to these exchanges.
+
+    Raises `BrokerUnavailable`.
+    """
+    elsewhere = namespace.of(NOWHERE)
+    return await _missing(connection, [_write(namespace.of(each), elsewhere) for each in exchanges])
 
 
 async def missing_to_declare(
