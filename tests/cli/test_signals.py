@@ -6,8 +6,7 @@ import signal
 
 import pytest
 
-from worker.service.consume import Stop
-from worker.service.signals import stop_signal
+from worker.service.signals import Stop, stop_signal
 
 HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 

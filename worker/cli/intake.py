@@ -1,6 +1,7 @@
 """`provisioner intake`."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -22,15 +23,29 @@ from worker.operations.intake import Checked, RemapOptions, Remapped, named
 from worker.ports import UserError
 from worker.service.signals import stop_signal
 from worker.settings.load import load
-from worker.settings.model import RemapSettings, SourceSettings
+from worker.settings.model import IntakeSettings, RemapSettings, SourceSettings
 from worker.settings.sources import SecretsMissing, Source, load_sources
+from worker.telemetry.logs import configure_logging
 
 ProfileName = Annotated[str, typer.Argument(metavar="PROFILE", help="The name of its file, without .yaml.")]
 
-app = typer.Typer(
-    no_args_is_help=True,
-    help="Take events over HTTP, and payloads of other systems by source profiles.",
-)
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def intake(context: typer.Context) -> None:
+    """Take department events over HTTP, and payloads of other systems by source profiles.
+
+    Without a command: serve until SIGTERM, then answer the requests in flight and exit.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from worker.service.intake.serve import serve
+
+    settings = load(IntakeSettings, os.environ)
+    log_format = settings.log_format or ("console" if sys.stderr.isatty() else "json")
+    configure_logging(log_format, settings.log_level)
+    run_to_exit(serve(settings, dict(os.environ)))
 
 
 @app.command()

@@ -1,10 +1,7 @@
 """`provisioner run`: consumes until a stop signal, then drains."""
 
 import asyncio
-import os
-import resource
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -12,14 +9,13 @@ from typing import Any
 from worker.adapters.ledgers import require_no_worker
 from worker.bootstrap.running import RunningWorker, running_worker
 from worker.service.probes import Probes, serving
-from worker.service.signals import IGNORED, stop_signals
+from worker.service.signals import Stop, exit_at_once, leave_no_core
 from worker.settings.model import WorkerSettings
 from worker.settings.names import unknown_lines, unknown_names
 from worker.settings.show import written
 from worker.settings.warnings import warnings_about
 from worker.telemetry.events import Telemetry
 
-CUT_OFF = 1
 VERSION = version("subaccount-provisioner")
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 WITHOUT_EXTRA = (
@@ -63,8 +59,8 @@ def traces_wanted(environ: Mapping[str, str]) -> bool:
 
 
 async def _consume(settings: WorkerSettings, environ: Mapping[str, str], telemetry: Telemetry) -> bool:
-    stop = Stop(settings.drain.total_seconds(), lambda: _exit_at_once(telemetry))
-    _leave_no_core()
+    stop = Stop(settings.drain.total_seconds(), lambda: exit_at_once(telemetry))
+    leave_no_core()
     if unknown := unknown_names(environ):
         telemetry.settings_unused(list(unknown), "; ".join(unknown_lines(environ)))
     require_no_worker(settings.ledger_url)  # it may have the address of the probes too, but this says more
@@ -90,55 +86,6 @@ async def _drained(worker: RunningWorker) -> bool:
     drained = await worker.drain()
     worker.telemetry.stopped(worker.unfinished)
     return drained
-
-
-def _leave_no_core() -> None:
-    """Forbids core files: one would hold every token that is in memory."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-class Stop:
-    """Handles `stop_signals`: the first one cancels the start or begins the drain.
-
-    A second one ends the process at once, as does the end of `deadline_seconds` after the first. A second
-    SIGHUP does not: a terminal that is closed sends it twice. SIGUSR1 and SIGUSR2 do nothing.
-    """
-
-    def __init__(self, deadline_seconds: float, end_at_once: Callable[[], None]) -> None:
-        self.before_the_start = False
-        self._deadline_seconds = deadline_seconds
-        self._end_at_once = end_at_once
-        self._loop = asyncio.get_running_loop()
-        self._starting = asyncio.current_task()
-        self._stopping = asyncio.Event()
-        for number in IGNORED:
-            signal.signal(number, signal.SIG_IGN)
-        for number in stop_signals():
-            self._loop.add_signal_handler(number, self._received, number)
-
-    async def asked(self) -> None:
-        """Marks the start as complete, and returns at the first signal."""
-        self._starting = None
-        await self._stopping.wait()
-
-    def _received(self, number: signal.Signals) -> None:
-        if not self._stopping.is_set():
-            self._begin()
-        elif number is not signal.SIGHUP:
-            self._end_at_once()
-
-    def _begin(self) -> None:
-        self._stopping.set()
-        self._loop.call_later(self._deadline_seconds, self._end_at_once)
-        if self._starting is not None:
-            self.before_the_start = True
-            self._starting.cancel()
-
-
-def _exit_at_once(telemetry: Telemetry) -> None:
-    """Safe at any moment: the broker delivers unacked messages again, and a write to the ledger is atomic."""
-    telemetry.cut_off()
-    os._exit(CUT_OFF)
 
 
 def _shown(settings: WorkerSettings) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from worker.adapters.jose.key_files import KeyFileError, public_jwks
 from worker.bootstrap.running import RunningWorker
-from worker.ports import LedgerFailed, LedgerForeign, UserError
+from worker.ports import LedgerFailed, LedgerForeign
+from worker.service.health import Response, cannot_listen, health
 from worker.settings.ledger_url import PostgresUrl, SqliteUrl
 from worker.settings.parse import Address
 from worker.telemetry.events import Telemetry
@@ -36,20 +37,6 @@ SLOW = {
     SqliteUrl: "the ledger takes no write in time: the disk is slow, or another process holds the file",
     PostgresUrl: "the ledger takes no write in time: PostgreSQL or the network to it is slow",
 }
-
-
-class AddressUnusable(UserError):
-    """The server cannot listen on the address: it is in use, or not of this machine."""
-
-    exit_code = 2
-
-
-class Response(NamedTuple):
-    """An HTTP response."""
-
-    status: int
-    content_type: str
-    body: bytes
 
 
 NOT_FOUND = Response(404, "text/plain", b"ask for /livez, /readyz or /metrics\n")
@@ -121,9 +108,9 @@ class Probes:
         """The response to a GET of a path; None for an unknown path. A slash at its end does not matter."""
         match path.partition("?")[0].rstrip("/"):
             case "/livez":
-                return _status("alive", "not alive", self._stuck())
+                return health("alive", "not alive", self._stuck())
             case "/readyz":
-                return _status("ready", "not ready", self._stuck() or self._not_ready())
+                return health("ready", "not ready", self._stuck() or self._not_ready())
             case "/metrics":
                 return Response(200, CONTENT_TYPE_LATEST, generate_latest(self._registry))
             case "/.well-known/jwks.json":
@@ -152,11 +139,6 @@ class Probes:
         except TimeoutError:
             future.cancel()
             return ["the worker is too busy to answer in time"]
-
-
-def _status(healthy: str, unhealthy: str, problems: list[str]) -> Response:
-    body = json.dumps({"status": unhealthy if problems else healthy, "wrong": problems}).encode()
-    return Response(503 if problems else 200, "application/json", body)
 
 
 class _Server(ThreadingTCPServer):
@@ -209,10 +191,7 @@ async def serving(probes: Probes, address: Address) -> AsyncIterator[Address]:
     try:
         server = _Server(address, _handler(probes.respond))
     except (OSError, ValueError) as error:  # ValueError: not a valid host name
-        why = getattr(error, "strerror", None) or "not a host name"
-        raise AddressUnusable(
-            f"cannot listen on {address.host}:{address.port} ({why}); set PROVISIONER_HTTP to another address"
-        ) from None
+        raise cannot_listen(address, error, "PROVISIONER_HTTP") from None
     beating = asyncio.create_task(probes.beat())
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="probes", daemon=True)
     thread.start()

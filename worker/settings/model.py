@@ -381,7 +381,7 @@ class WorkerSettings(ProviderSettings, TopologySettings, SealingSettings, Policy
     )
 
 
-class IntakeSettings(BrokerSettings):
+class IntakeSettings(BrokerSettings, SourceSettings):
     """For `intake`, which has no ledger and no account at the provider."""
 
     conflicts = INTAKE_CONFLICTS
@@ -401,11 +401,6 @@ class IntakeSettings(BrokerSettings):
         RateLimit(100, timedelta(seconds=1)),
         alias=f"{PREFIX}INTAKE_RATE",
         description="requests of one token name, or to one profile, in any window",
-    )
-    sources: Path | None = Field(
-        None,
-        alias=f"{PREFIX}SOURCES",
-        description="folder of source profiles (YAML) and their secrets, beside the shipped profiles",
     )
     drain: Duration = Field(
         WorkerSettings.model_fields["drain"].default,

@@ -585,7 +585,7 @@ class _IntakeEvents(_Reports):
         """A request is authentic by the secret at this place among the sender's, from 1 on."""
         self._metrics.count("intake_secret_used", sender, str(place))
 
-    def taken(
+    def intake_taken(
         self,
         sender: str,
         event_ids: Sequence[str],
@@ -615,7 +615,7 @@ class _IntakeEvents(_Reports):
         if event_ids or unmapped:
             self._metrics.observe(confirm_seconds, "intake_confirm_seconds")
 
-    def refused(
+    def intake_refused(
         self, cause: Refusal, detail: str, now_seconds: float, sender: str = NO_SENDER, **facts: Any
     ) -> None:
         """A request was refused. A warning, once per period for each sender, cause and detail."""

@@ -1,6 +1,6 @@
 """The broker of the intake: one connection, whose user may publish events and payloads, and nothing else."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from worker.adapters.amqp.connect import unavailable_if_lost
@@ -17,16 +17,19 @@ from worker.telemetry.events import Telemetry
 
 @asynccontextmanager
 async def intake_publisher(
-    settings: IntakeSettings, exchanges: Sequence[str], clock: Clock, telemetry: Telemetry
+    settings: IntakeSettings, exchanges: Callable[[], Sequence[str]], clock: Clock, telemetry: Telemetry
 ) -> AsyncIterator[RabbitPublisher]:
-    """A publisher to these exchanges. It declares nothing; until they are there it cannot publish."""
+    """A publisher to these exchanges. It declares nothing; until they are there it cannot publish.
+
+    They are asked for at each connect.
+    """
     urls = rotating(settings, "amqp_url", telemetry.setting_read_again)
     link = Link("publisher", urls.value, clock, telemetry, urls.read_again)
 
     async def prepare(connection: Connection) -> None:
-        for exchange in exchanges:
+        for exchange in exchanges():
             await _require(connection, settings.namespace.of(exchange))
-        if lacking := await missing_to_publish(connection, settings.namespace, exchanges):
+        if lacking := await missing_to_publish(connection, settings.namespace, exchanges()):
             raise BrokerRefuses("; ".join(lacking))
 
     async with RabbitPublisher.trying(link, prepare, settings.namespace) as publisher:

@@ -1,0 +1,1 @@
+"""`provisioner intake`: department events over HTTP, published to RabbitMQ before they are answered."""
