@@ -71,9 +71,9 @@ class Consuming:
 
 @asynccontextmanager
 async def consuming(
-    command: Sequence[str | Path], log: Path, environ: Mapping[str, str]
+    command: Sequence[str | Path], log: Path, environ: Mapping[str, str], begun_with: str = CONSUMING
 ) -> AsyncIterator[Consuming]:
-    """Yields once the process logs that it consumes; stops it after the block."""
+    """Yields once the process logs that it consumes, or `begun_with`; stops it after the block."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
     with log.open("wb") as output:
@@ -82,7 +82,7 @@ async def consuming(
         )
     try:
         async with asyncio.timeout(START_SECONDS):
-            while CONSUMING not in (told := _text(log)):
+            while begun_with not in (told := _text(log)):
                 if process.returncode is not None:
                     raise SystemExit(told)
                 await asyncio.sleep(POLL_SECONDS)

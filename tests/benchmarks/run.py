@@ -18,6 +18,7 @@ from rich.table import Table
 from tests.benchmarks import (
     flood,
     idle,
+    intake,
     large,
     ledgers,
     memory,
@@ -57,6 +58,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "sweep": sweep.measure,
         "wiped": wiped.measure,
         "tracing": tracing.measure,
+        "intake": intake.measure,
     }
 )
 
