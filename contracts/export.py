@@ -1,4 +1,4 @@
-"""`python -m contracts.export` writes `schemas/` and `asyncapi.yaml`; `--check` tests if they are current.
+"""`python -m contracts.export` writes `schemas/`, `asyncapi.yaml`, `openapi.yaml`; `--check` compares them.
 
 They are generated from the models, the topology and the examples.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from contracts import asyncapi, block_yaml, json_schema
+from contracts import asyncapi, block_yaml, json_schema, openapi
 
 FOLDER = Path(__file__).parent
 
@@ -23,7 +23,10 @@ def generated() -> dict[Path, str]:
     }
     document = asyncapi.document(dict(_examples()))
     notice = "# Written by `python -m contracts.export`. Do not edit.\n"
-    return files | {FOLDER / "asyncapi.yaml": notice + block_yaml.dump(document)}
+    return files | {
+        FOLDER / "asyncapi.yaml": notice + block_yaml.dump(document),
+        FOLDER / "openapi.yaml": notice + block_yaml.dump(openapi.document()),
+    }
 
 
 def stale(files: dict[Path, str]) -> Iterator[str]:
@@ -48,7 +51,7 @@ def write(files: dict[Path, str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m contracts.export", description="Writes schemas/ and asyncapi.yaml."
+        prog="python -m contracts.export", description="Writes schemas/, asyncapi.yaml and openapi.yaml."
     )
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a file is not fresh")
     files = generated()
