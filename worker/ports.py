@@ -1,7 +1,7 @@
 """The ports: interfaces that the pipeline declares for the outside world. `adapters/` implements them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -29,6 +29,8 @@ from worker.core.model.holds import Hold, HoldReason
 from worker.core.model.recollection import Recollection
 from worker.core.model.wishes import Wish
 from worker.core.presence import WorkerSeen
+from worker.core.snapshots import Row as SnapshotRow
+from worker.core.snapshots import Said, Standing
 
 
 class UserError(Exception):
@@ -591,6 +593,76 @@ class Purges(Protocol):
         """Records that a worker begins to purge."""
 
 
+class SnapshotMoved(Exception):
+    """Another snapshot of the source was applied meanwhile; nothing was written."""
+
+
+class Snapshots(Protocol):
+    """What sources said in their snapshots. All raise `LedgerFailed`. A write is durable when it returns."""
+
+    async def standing(self, source: str) -> Standing | None:
+        """The last snapshot of this source that was applied; None if there was none."""
+
+    async def said_after(self, source: str, last: Department | None, limit: int) -> Sequence[Said]:
+        """At most `limit` departments by tenant and id, from the one after `last` on; None: from the first."""
+
+    async def said(self, source: str, departments: Sequence[Department]) -> Mapping[Department, Said]:
+        """What the source said of these departments."""
+
+    async def others(self, source: str, departments: Sequence[Department]) -> Mapping[Department, str]:
+        """Those of these departments that another source says too, with the name of one such source."""
+
+    async def unsent(self, source: str, limit: int) -> Sequence[Said]:
+        """At most `limit` departments with an event that the broker has not confirmed."""
+
+    async def begin(self, standing: Standing, revision: int | None) -> None:
+        """Records that a snapshot is applied from now on.
+
+        `revision`: that of the standing it was planned on; None: there was none. Raises `SnapshotMoved` for
+        any other, unless that snapshot was begun before.
+        """
+
+    async def say(self, source: str, digest: str, said: Sequence[Said]) -> None:
+        """Records what the snapshot of this plan says. Raises `SnapshotMoved` if another was begun since."""
+
+    async def settle(self, source: str, said: Sequence[Said]) -> None:
+        """Records that the broker has confirmed these events, as far as they are still those on record."""
+
+    async def finish(self, source: str, digest: str, missing: Sequence[Department]) -> None:
+        """Records that all of the snapshot was sent, and which departments it is without.
+
+        One that was not missing before is so since this snapshot; any other is not missing any more. Raises
+        `SnapshotMoved` if another was begun since.
+        """
+
+
+class SnapshotDraft(Protocol):
+    """The rows of a list while it is read, on disk: memory does not grow with it."""
+
+    def add(self, rows: Sequence[SnapshotRow]) -> Sequence[tuple[SnapshotRow, int]]:
+        """Takes rows. Returns those that contradict an earlier row of their department, with its line.
+
+        Nothing is said of such a department.
+        """
+
+    def rows(self) -> Iterator[SnapshotRow]:
+        """The rows by tenant and id, without departments that rows contradict each other on."""
+
+    def has(self, department: Department) -> bool:
+        """Whether a row names this department."""
+
+
+class PageRefused(UserError):
+    """A page of a list could not be read. The text says why, without a secret."""
+
+
+class PageReader(Protocol):
+    """Reads the pages of a list over HTTP."""
+
+    async def read(self, url: str) -> bytes:
+        """The body of the response to GET. Raises `PageRefused`."""
+
+
 class Ledger(
     Entries, Duties, Holds, Wishes, Presence, Sweeps, PoisonMarks, Register, Reports, Purges, Protocol
 ):
@@ -662,7 +734,7 @@ def no_note(_operations: int, _seconds: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class OpenedLedger:
-    """An open ledger with the audit, the locks, the keeping and the fence of the same database.
+    """An open ledger with the audit, the locks, the keeping, the snapshots and the fence of its database.
 
     `shared`: several workers may run on it at once.
     """
@@ -671,6 +743,7 @@ class OpenedLedger:
     audit: Audit
     locks: DepartmentLocks
     keeping: Keeping
+    snapshots: Snapshots
     fence: Fence = UNBROKEN
     shared: bool = False
 

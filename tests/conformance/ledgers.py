@@ -40,7 +40,8 @@ class Place:
 @asynccontextmanager
 async def in_memory(_place: Place) -> AsyncIterator[OpenedLedger]:
     ledger = MemoryLedger()
-    yield OpenedLedger(ledger, MemoryAudit(ledger.audit), InProcessLocks(), MemoryKeeping(ledger))
+    audit, keeping = MemoryAudit(ledger.audit), MemoryKeeping(ledger)
+    yield OpenedLedger(ledger, audit, InProcessLocks(), keeping, ledger.snapshots)
 
 
 @asynccontextmanager
@@ -72,7 +73,8 @@ async def simulated(_place: Place) -> AsyncIterator[OpenedLedger]:
     loop = asyncio.get_running_loop()
     disk = Disk(History(loop.time))
     ledger = SimulatedLedger(disk, loop, Chance(Profile("no faults", {}), seed=0), Process(loop))
-    yield OpenedLedger(ledger, MemoryAudit(disk.audit), InProcessLocks(), MemoryKeeping(disk))
+    audit, keeping = MemoryAudit(disk.audit), MemoryKeeping(disk)
+    yield OpenedLedger(ledger, audit, InProcessLocks(), keeping, disk.snapshots)
 
 
 LEDGERS = [

@@ -17,6 +17,7 @@ from worker.core.keeping import RETENTION, Row, Table, Tally
 from worker.core.model.answers import Answer
 from worker.core.model.departments import Department
 from worker.core.model.wishes import Reissuing, Wish
+from worker.core.snapshots import Said, Standing
 from worker.ports import Beside, KeptRows, LedgerFailed, LedgerForeign, LedgerNotEmpty, OpenedLedger
 
 OLD = NOW - RETENTION - timedelta(days=1)
@@ -58,6 +59,8 @@ async def furnish(opened: OpenedLedger) -> None:
     await ledger.close_wish("wish-2")
     await ledger.note_sweep("sweep-1", NOW + timedelta(microseconds=1), "{}")
     await ledger.mark_poison("digest")
+    await opened.snapshots.begin(Standing("hr", NOW, "plan-1", 1, finished=False, complete=True), None)
+    await opened.snapshots.say("hr", "plan-1", [Said(SALES, "Sales", NOW, NOW, "{}", removed=True)])
     await opened.audit.append([AUDIT_LINE])
 
 

@@ -12,6 +12,7 @@ from worker.adapters.memory.locks import InProcessLocks
 from worker.adapters.sqlite.audit import SqliteAudit
 from worker.adapters.sqlite.keeping import SqliteKeeping
 from worker.adapters.sqlite.ledger import SqliteLedger, sqlite_ledger, sqlite_ledger_read
+from worker.adapters.sqlite.snapshots import SqliteSnapshots
 from worker.adapters.sqlite.store import require_place as sqlite_place
 from worker.adapters.sqlite.worker_lock import no_worker
 from worker.ports import OnCommit, OpenedLedger, no_note
@@ -53,7 +54,9 @@ async def open_ledger(
 
 
 def _in_a_file(ledger: SqliteLedger) -> OpenedLedger:
-    return OpenedLedger(ledger, SqliteAudit(ledger.store), InProcessLocks(), SqliteKeeping(ledger.store))
+    store = ledger.store
+    keeping, snapshots = SqliteKeeping(store), SqliteSnapshots(store)
+    return OpenedLedger(ledger, SqliteAudit(store), InProcessLocks(), keeping, snapshots)
 
 
 def _newest(url: PostgresUrl, read_again: Callable[[], LedgerUrl] | None) -> PostgresUrl:

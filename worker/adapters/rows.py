@@ -27,6 +27,7 @@ from worker.core.model.removals import Deletion, Removed, Removing, Retry
 from worker.core.model.replace import replace
 from worker.core.model.wishes import Wish
 from worker.core.presence import WorkerSeen
+from worker.core.snapshots import Said, Standing
 from worker.ports import LedgerFailed
 
 T = TypeVar("T")
@@ -246,6 +247,32 @@ def microseconds(moment: datetime) -> int:
 def moment_at(since_1970: int) -> datetime:
     """The instant of `microseconds`."""
     return EPOCH + since_1970 * MICROSECOND
+
+
+def standing_row(standing: Standing) -> tuple[Any, ...]:
+    """The last snapshot of a source in the order of its columns."""
+    flags = int(standing.finished), int(standing.complete)
+    return standing.source, microseconds(standing.as_of), standing.digest, standing.revision, *flags
+
+
+def standing_of(row: Sequence[Any]) -> Standing:
+    """Decodes a row of `snapshots`."""
+    source, as_of, digest, revision, finished, complete = row
+    return Standing(source, moment_at(as_of), digest, revision, bool(finished), bool(complete))
+
+
+def said_row(source: str, said: Said) -> tuple[Any, ...]:
+    """What a source said of a department, in the order of its columns."""
+    missing_since = None if said.missing_since is None else microseconds(said.missing_since)
+    as_of = microseconds(said.as_of)
+    return source, *said.department, said.name, as_of, missing_since, said.unsent, int(said.removed)
+
+
+def said_of(row: Sequence[Any]) -> Said:
+    """Decodes a row of `said`, without its source."""
+    tenant, id_, name, as_of, missing, unsent, removed = row
+    since = None if missing is None else moment_at(missing)
+    return Said(Department(tenant, id_), name, moment_at(as_of), since, unsent, bool(removed))
 
 
 def audit_json(line: AuditLine) -> str:

@@ -42,6 +42,8 @@ class Table(StrEnum):
     CALLS = "calls"
     SWEEPS = "sweeps"
     SUSPECTS = "suspects"
+    SNAPSHOTS = "snapshots"
+    SAID = "said"
     AUDIT = "audit"
 
 
@@ -56,12 +58,16 @@ COLUMNS: Mapping[Table, tuple[str, ...]] = MappingProxyType(
         Table.CALLS: ("tenant", "department_id", "number", "call"),
         Table.SWEEPS: ("id", "finished_at", "report"),
         Table.SUSPECTS: ("message", "marks"),
+        Table.SNAPSHOTS: ("source", "as_of", "digest", "revision", "finished", "complete"),
+        Table.SAID: (
+            *("source", "tenant", "department_id", "name", "as_of", "missing_since", "unsent", "removed"),
+        ),
         Table.AUDIT: ("number", "audit"),
     }
 )
-"""The values of a row. Times are microseconds since 1970; `closed` is 0 or 1; `entry`, `answer`, `hold`,
-`wish`, `call` and `audit` are the JSON texts on record, to the byte. All else that a ledger stores beside
-them is derived from them. Rows are in the order of the columns that identify them, which come first: texts by
+"""The values of a row. Times are microseconds since 1970; `closed`, `finished`, `complete` and `removed`
+are 0 or 1; `entry`, `answer`, `hold`, `wish`, `call`, `unsent` and `audit` are the JSON texts on record, to
+the byte. All else that a ledger stores beside them is derived from them. Rows are in the order of the columns that identify them, which come first: texts by
 code point (`COLLATE "C"`), numbers by size."""
 
 

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any
 
+from worker.adapters.memory.snapshots import MemorySnapshots
 from worker.adapters.rows import (
     answer_json,
     answer_of,
@@ -19,6 +20,10 @@ from worker.adapters.rows import (
     hold_of,
     microseconds,
     moment_at,
+    said_of,
+    said_row,
+    standing_of,
+    standing_row,
     wish_json,
     wish_of,
 )
@@ -72,6 +77,7 @@ class MemoryLedger:
         self._sweeps: dict[str, tuple[datetime, str]] = {}
         self._workers: dict[str, WorkerSeen] = {}
         self.audit: list[AuditLine] = []
+        self.snapshots = MemorySnapshots()
 
     async def recall(self, department: Department, event: Reference) -> Recollection:
         """See `Ledger.recall`."""
@@ -328,6 +334,10 @@ class MemoryLedger:
             ],
             Table.SWEEPS: [(id_, microseconds(at), text) for id_, (at, text) in sorted(self._sweeps.items())],
             Table.SUSPECTS: sorted(self._poison_marks.items()),
+            Table.SNAPSHOTS: [standing_row(one) for _, one in sorted(self.snapshots.standings.items())],
+            Table.SAID: [
+                said_row(of, self.snapshots.rows[of, key]) for of, key in sorted(self.snapshots.rows)
+            ],
             Table.AUDIT: [(number, audit_json(line)) for number, line in enumerate(self.audit, start=1)],
         }
 
@@ -356,6 +366,9 @@ class MemoryLedger:
             self._calls.setdefault(department, {})[number] = call
         self._sweeps = {id_: (moment_at(at), text) for id_, at, text in given[Table.SWEEPS]}
         self._poison_marks = Counter(dict(given[Table.SUSPECTS]))
+        said = [(source, said_of(row)) for source, *row in given[Table.SAID]]
+        self.snapshots.standings = {row[0]: standing_of(row) for row in given[Table.SNAPSHOTS]}
+        self.snapshots.rows = {(source, one.department): one for source, one in said}
 
     async def purge(self, before: datetime, after: Department | None, limit: int) -> PurgeStep:
         """See `Ledger.purge`."""

@@ -15,7 +15,7 @@ from worker.adapters.postgres.refusals import reason_of
 from worker.adapters.postgres.schema import MIGRATIONS, applied_migrations
 from worker.adapters.postgres.store import Values
 from worker.adapters.rows import answer_of, audit_of, call_of, entry_of, hold_of, moment_at, wish_of
-from worker.core.keeping import Row, Schema, Table
+from worker.core.keeping import COLUMNS, Row, Schema, Table
 from worker.ports import LedgerFailed, LedgerForeign, LedgerNotEmpty
 from worker.settings.ledger_url import PostgresUrl
 
@@ -43,6 +43,13 @@ SELECT: Mapping[Table, str] = MappingProxyType(
         ),
         Table.SWEEPS: "SELECT id, round(finished_at * 1000000)::bigint, report FROM sweeps ORDER BY id",
         Table.SUSPECTS: "SELECT message, marks FROM suspects ORDER BY message",
+        Table.SNAPSHOTS: (
+            "SELECT source, as_of, digest, revision, finished, complete FROM snapshots ORDER BY source"
+        ),
+        Table.SAID: (
+            "SELECT source, tenant, department_id, name, as_of, missing_since, unsent, removed FROM said"
+            " ORDER BY source, tenant, department_id"
+        ),
         Table.AUDIT: "SELECT number, audit FROM audit ORDER BY number",
     }
 )
@@ -230,6 +237,10 @@ def _audit(number: int, text: str) -> Values:
     return values | {"number": number, "audit": text}
 
 
+def _named(table: Table, row: Row) -> Values:
+    return dict(zip(COLUMNS[table], row, strict=True))
+
+
 VALUES: Mapping[Table, Callable[..., Values]] = MappingProxyType(
     {
         Table.SEALED_FOR: lambda recipient: {"recipient": recipient},
@@ -240,6 +251,8 @@ VALUES: Mapping[Table, Callable[..., Values]] = MappingProxyType(
         Table.CALLS: _call,
         Table.SWEEPS: _sweep,
         Table.SUSPECTS: lambda message, marks: {"message": message, "marks": marks},
+        Table.SNAPSHOTS: lambda *row: _named(Table.SNAPSHOTS, row),
+        Table.SAID: lambda *row: _named(Table.SAID, row),
         Table.AUDIT: _audit,
     }
 )

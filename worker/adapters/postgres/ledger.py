@@ -24,6 +24,7 @@ from worker.adapters.postgres.ledger_values import (
     named,
 )
 from worker.adapters.postgres.locks import PostgresLocks
+from worker.adapters.postgres.snapshots import PostgresSnapshots
 from worker.adapters.postgres.store import (
     Answered,
     Change,
@@ -165,14 +166,15 @@ async def postgres_ledger(
     keeping = PostgresKeeping(url)
     if read_only:
         async with postgres_store_read(url) as store:
-            yield OpenedLedger(PostgresLedger(store), PostgresAudit(store), NoLocks(), keeping)
+            ledger, audit, snapshots = PostgresLedger(store), PostgresAudit(store), PostgresSnapshots(store)
+            yield OpenedLedger(ledger, audit, NoLocks(), keeping, snapshots)
         return
     jitter = SystemClock().jitter
     async with postgres_store(url, on_commit, jitter, must_exist=must_exist) as (store, session):
         locks = PostgresLocks(session, jitter)
         try:
-            ledger, audit = PostgresLedger(store), PostgresAudit(store)
-            yield OpenedLedger(ledger, audit, locks, keeping, session, shared=True)
+            ledger, audit, snapshots = PostgresLedger(store), PostgresAudit(store), PostgresSnapshots(store)
+            yield OpenedLedger(ledger, audit, locks, keeping, snapshots, session, shared=True)
         finally:
             await locks.close()
 

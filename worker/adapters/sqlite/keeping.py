@@ -38,6 +38,13 @@ SELECT: Mapping[Table, str] = MappingProxyType(
             "SELECT id, CAST(round(finished_at * 1000000) AS INTEGER), report FROM sweeps ORDER BY id"
         ),
         Table.SUSPECTS: "SELECT message, marks FROM suspects ORDER BY message",
+        Table.SNAPSHOTS: (
+            "SELECT source, as_of, digest, revision, finished, complete FROM snapshots ORDER BY source"
+        ),
+        Table.SAID: (
+            "SELECT source, tenant, department_id, name, as_of, missing_since, unsent, removed FROM said"
+            " ORDER BY source, tenant, department_id"
+        ),
         Table.AUDIT: "SELECT number, audit FROM audit ORDER BY number",
     }
 )
@@ -201,6 +208,8 @@ INSERT: Mapping[Table, tuple[str, Callable[..., tuple[Any, ...]]]] = MappingProx
         Table.CALLS: ("INSERT INTO calls VALUES (?, ?, ?, ?)", _call),
         Table.SWEEPS: ("INSERT INTO sweeps VALUES (?, ?, ?)", _sweep),
         Table.SUSPECTS: ("INSERT INTO suspects VALUES (?, ?)", _as_it_is),
+        Table.SNAPSHOTS: ("INSERT INTO snapshots VALUES (?, ?, ?, ?, ?, ?)", _as_it_is),
+        Table.SAID: ("INSERT INTO said VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _as_it_is),
         Table.AUDIT: ("INSERT INTO audit VALUES (?, ?, ?, ?, ?)", _audit),
     }
 )
