@@ -604,7 +604,7 @@ class Snapshots(Protocol):
         """The last snapshot of this source that was applied; None if there was none."""
 
     async def said_after(self, source: str, last: Department | None, limit: int) -> Sequence[Said]:
-        """At most `limit` departments by tenant and id, from the one after `last` on; None: from the first."""
+        """At most `limit` departments by tenant and id, from the one after `last` on; None: the first."""
 
     async def said(self, source: str, departments: Sequence[Department]) -> Mapping[Department, Said]:
         """What the source said of these departments."""

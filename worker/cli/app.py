@@ -22,6 +22,7 @@ from worker.cli import (
     intake,
     keys,
     ledger,
+    snapshot,
     streams,
     terminal,
     topology,
@@ -222,5 +223,6 @@ app.add_typer(holds.app, name="holds")
 app.add_typer(events.app, name="events")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(snapshot.app, name="snapshot")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(intake.app, name="intake")

@@ -18,6 +18,7 @@ from worker.settings.model import (
     RemapSettings,
     SealingSettings,
     Settings,
+    SnapshotSettings,
     SourceSettings,
     StatusSettings,
     TopologySettings,
@@ -59,6 +60,11 @@ PAGES: Mapping[str, Page] = {
     "holds show": ("provisioner holds show HOLD-ID", PolicySettings),
     "holds approve": ("provisioner holds approve HOLD-ID --cascade HOLD-ID=3 --as ada", LedgerSettings),
     "holds reject": ("provisioner holds reject HOLD-ID --as ada", LedgerSettings),
+    "snapshot plan": (
+        "provisioner snapshot plan departments.csv --source hr --plan hr.plan",
+        SnapshotSettings,
+    ),
+    "snapshot apply": ("provisioner snapshot apply hr.plan --missing=remove", SnapshotSettings),
     "ledger copy": (
         "provisioner ledger copy --from sqlite:///provisioner.db --to postgresql://worker@db/provisioner",
         None,

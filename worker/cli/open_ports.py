@@ -14,6 +14,7 @@ from worker.adapters.brokers import AmqpObjects, ManagedObjects, open_connection
 from worker.adapters.ledgers import open_ledger
 from worker.adapters.memory.dead_letters import MemoryAudit
 from worker.adapters.memory.ledger import MemoryLedger
+from worker.adapters.memory.snapshots import MemorySnapshots
 from worker.adapters.system import SystemClock, fresh_id, os_user
 from worker.cli import terminal
 from worker.cli.options import Request
@@ -23,7 +24,7 @@ from worker.core.messages import Outgoing
 from worker.core.model.departments import Department
 from worker.operations.dead_letters.session import Session
 from worker.operations.intake import Remap, RemapOptions
-from worker.ports import Audit, Ledger, LedgerFailed, LedgerMissing, Listener, Publisher
+from worker.ports import Audit, Ledger, LedgerFailed, LedgerMissing, Listener, Publisher, Snapshots
 from worker.settings.model import (
     BrokerSettings,
     DeadLetterSettings,
@@ -51,6 +52,26 @@ async def ledger_to_plan(settings: LedgerSettings) -> AsyncIterator[tuple[Ledger
             terminal.advise(f"{missing}; this is planned as on a new one")
             opened = MemoryLedger(), MemoryAudit()
         yield opened
+
+
+@asynccontextmanager
+async def snapshots_to_plan(settings: LedgerSettings) -> AsyncIterator[Snapshots]:
+    """What sources said; nothing, and a hint, where no ledger was made yet. Raises `LedgerFailed`."""
+    async with AsyncExitStack() as stack:
+        try:
+            opening = open_ledger(settings.ledger_url, read_only=True)
+            snapshots = (await stack.enter_async_context(opening)).snapshots
+        except LedgerMissing as missing:
+            terminal.advise(f"{missing}; this is planned as on a new one")
+            snapshots = MemorySnapshots()
+        yield snapshots
+
+
+@asynccontextmanager
+async def snapshots_to_write(settings: LedgerSettings) -> AsyncIterator[tuple[Snapshots, Audit]]:
+    """What sources said, and the audit; raises `LedgerFailed`, also for a missing ledger."""
+    async with open_ledger(settings.ledger_url, must_exist=True) as opened:
+        yield opened.snapshots, opened.audit
 
 
 @asynccontextmanager

@@ -65,10 +65,10 @@ COLUMNS: Mapping[Table, tuple[str, ...]] = MappingProxyType(
         Table.AUDIT: ("number", "audit"),
     }
 )
-"""The values of a row. Times are microseconds since 1970; `closed`, `finished`, `complete` and `removed`
-are 0 or 1; `entry`, `answer`, `hold`, `wish`, `call`, `unsent` and `audit` are the JSON texts on record, to
-the byte. All else that a ledger stores beside them is derived from them. Rows are in the order of the columns that identify them, which come first: texts by
-code point (`COLLATE "C"`), numbers by size."""
+"""The values of a row. Times are microseconds since 1970; `closed`, `finished`, `complete` and `removed` are
+0 or 1; `entry`, `answer`, `hold`, `wish`, `call`, `unsent` and `audit` are the JSON texts on record, to the
+byte. All else that a ledger stores beside them is derived from them. Rows are in the order of the columns
+that identify them, which come first: texts by code point (`COLLATE "C"`), numbers by size."""
 
 
 def may_be_behind(caught_up_at: datetime | None, now: datetime) -> bool:

@@ -192,7 +192,8 @@ def event_for(source: str, kind: Kind, row: Row, as_of: datetime) -> DepartmentE
         "tenant": row.department.tenant,
         "data": data,
     }
-    return _EVENTS[kind].model_validate(attributes)
+    event: DepartmentEvent = _EVENTS[kind].model_validate(attributes)
+    return event
 
 
 _EVENTS: Mapping[Kind, Any] = {
@@ -218,8 +219,8 @@ def why_refused(as_of: datetime, last: Standing | None, now: datetime) -> str | 
         return f"the snapshot is of {rfc3339(as_of)}, which lies in the future: is a clock wrong?"
     if last is not None and as_of < last.as_of:
         return (
-            f"the snapshot is of {rfc3339(as_of)}, and one of {rfc3339(last.as_of)} was applied: an older list"
-            " must not undo it"
+            f"the snapshot is of {rfc3339(as_of)}, and one of {rfc3339(last.as_of)} was applied: an older"
+            " list must not undo it"
         )
     return None
 

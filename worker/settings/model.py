@@ -184,6 +184,10 @@ class StatusSettings(QueueSettings, LedgerSettings):
     """For `status`, which looks at the queues and the ledger, and needs no account at the provider."""
 
 
+class SnapshotSettings(BrokerSettings, LedgerSettings, SourceSettings):
+    """For `snapshot`, which reads lists and publishes events."""
+
+
 class PolicySettings(LedgerSettings):
     """The policy of decisions about departments."""
 

@@ -32,11 +32,11 @@ class MemorySnapshots:
     async def others(self, source: str, departments: Sequence[Department]) -> Mapping[Department, str]:
         """See `Snapshots.others`."""
         wanted = set(departments)
-        found: dict[Department, str] = {}
-        for other, key in sorted(self.rows, reverse=True):
-            if other != source and key in wanted and not self.rows[other, key].removed:
-                found[key] = other
-        return found
+        return {
+            key: other
+            for other, key in sorted(self.rows, reverse=True)
+            if other != source and key in wanted and not self.rows[other, key].removed
+        }
 
     async def unsent(self, source: str, limit: int) -> Sequence[Said]:
         """See `Snapshots.unsent`."""

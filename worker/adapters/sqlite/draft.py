@@ -19,6 +19,7 @@ ADD = (
 )
 ROWS = "SELECT tenant, department_id, name, line, parent_id FROM rows"
 KEY = "WHERE tenant = ? AND department_id = ?"
+CONTRADICT = f"UPDATE rows SET contradicted = 1 {KEY}"  # noqa: S608 - ours
 
 
 @contextmanager
@@ -26,7 +27,9 @@ def draft() -> Iterator["SqliteDraft"]:
     """A draft for the time of the block."""
     connection = apsw.Connection("")  # a file of SQLite's own, in the folder for temporary files
     try:
-        connection.execute(f"PRAGMA journal_mode = off; PRAGMA synchronous = off; {TABLE}")
+        connection.pragma("journal_mode", "off")
+        connection.pragma("synchronous", "off")
+        connection.execute(TABLE)
         yield SqliteDraft(connection)
     finally:
         connection.close()
@@ -45,7 +48,7 @@ class SqliteDraft:
         for row in rows:
             self._connection.execute(ADD, (*row.department, row.name, row.line, row.parent_id))
             if self._connection.changes() == 0 and not (known := self._row(row.department)).says_as(row):
-                self._connection.execute(f"UPDATE rows SET contradicted = 1 {KEY}", row.department)
+                self._connection.execute(CONTRADICT, row.department)
                 clashes.append((row, known.line))
         self._connection.execute("COMMIT")
         return clashes

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from contracts.times import instant
 from worker.core.intake.expressions import compiled
+from worker.core.intake.pages import Pages, origin_of
 from worker.core.intake.profile import (
     EXPRESSIONS,
     Algorithm,
@@ -47,12 +48,16 @@ EVENT_KEYS = ("type", "department_id", "name", "id", "time", "sequence", "tenant
 _ANSWERS = (200, 202, 204)
 _KEYS = (
     *("auth", "handshake", "each", "ignore", "removed_when", "id", "name", "parent", "tenant", "time"),
-    *("time_format", "sequence", "event_id", "cause", "answer", "on_unmappable", "samples"),
+    *("time_format", "sequence", "event_id", "cause", "answer", "on_unmappable", "pages", "samples"),
 )
 _SAMPLE_KEYS = ("body", "events", "headers", "received_at", "ignored", "unmapped")
 _HMAC_KEYS = (
     *("kind", "header", "algorithm", "encoding", "prefix", "signed", "timestamp_header", "id_header"),
     *("tolerance", "secret_file"),
+)
+_PAGES_KEYS = (
+    *("url", "rows", "next", "cursor", "offset", "size", "total"),
+    *("header", "prefix", "secret_file"),
 )
 _BEARER_KEYS = ("kind", "header", "prefix", "field", "secret_file")
 _ALL_AUTH_KEYS = (*_HMAC_KEYS, "field")
@@ -74,6 +79,7 @@ def parse_profile(name: str, document: object) -> Profile:
         "time_format": top.read("time_format", _one_of(TimeFormat), TimeFormat.RFC3339),
         "answer": top.read("answer", _answer, 202),
         "on_unmappable": top.read("on_unmappable", _one_of(Unmappables), Unmappables.KEEP),
+        "pages": top.read("pages", partial(_pages, mistakes)),
         "samples": top.read("samples", partial(_samples, mistakes), ()),
     }
     top.require("auth", "say how the sender proves itself: kind hmac, bearer, or none on loopback")
@@ -151,6 +157,42 @@ def _answer(value: object) -> int:
 def _handshakes(value: object) -> frozenset[Handshakes]:
     names = value if isinstance(value, list) else [value]
     return frozenset(_one_of(Handshakes)(name) for name in names)
+
+
+def _pages(mistakes: list[str], document: object) -> Pages | None:
+    """The pages of the list that `provisioner snapshot plan URL` reads."""
+    before = len(mistakes)
+    pages = _Section("pages", document, _PAGES_KEYS, mistakes)
+    values = {
+        "url": pages.read("url", _url),
+        "rows": pages.read("rows", compiled),
+        "next": pages.read("next", compiled),
+        "cursor": pages.read("cursor", _text),
+        "offset": pages.read("offset", _text),
+        "size": pages.read("size", _size),
+        "total": pages.read("total", compiled),
+        "header": pages.read("header", _header, "authorization"),
+        "prefix": pages.read("prefix", _text, ""),
+        "secret_file": pages.read("secret_file", _file),
+    }
+    pages.require("url", "the first page of the list; no other host is asked")
+    pages.require("rows", "a JMESPath expression for the rows of a page, such as body.data")
+    if {"next", "offset"} <= pages.keys:
+        mistakes.append("pages.offset: there is next as well; keep one")
+    if "cursor" in pages.keys and "next" not in pages.keys:
+        mistakes.append("pages.cursor: it needs next, the expression for its value")
+    return Pages(**values) if len(mistakes) == before else None
+
+
+def _url(value: object) -> str:
+    origin_of(_text(value))
+    return str(value)
+
+
+def _size(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError("must be a whole number above 0")
+    return value
 
 
 def _text(value: object) -> str:

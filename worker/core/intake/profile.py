@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from worker.core.intake.expressions import Expression
+from worker.core.intake.pages import Pages
 
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})
 """No expression sees them."""
@@ -151,6 +152,7 @@ class Profile:
     cause: Expression | None = None
     answer: int = 202
     on_unmappable: Unmappables = Unmappables.KEEP
+    pages: Pages | None = None
 
     @property
     def expressions(self) -> Mapping[str, Expression]:
