@@ -206,9 +206,7 @@ async def _plan(settings: SnapshotSettings, request: _Request, *, shown: int, as
         if request.file is not None:
             _keep(planned, request.file)
         if as_json:
-            with writing_to(None):
-                terminal.flush()
-                planned.writer.write(planned.head, sys.stdout.buffer)
+            planned.writer.write(planned.head, terminal.write)
         else:
             _show(planned, request, shown)
         terminal.complain(
@@ -340,7 +338,7 @@ def _keep(planned: "Planned", file: Path) -> None:
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with output_file(beside) as out:
-            planned.writer.write(planned.head, out)
+            planned.writer.write(planned.head, lambda text: out.write(text.encode()))
         with writing_to(file):
             beside.replace(file)
     finally:

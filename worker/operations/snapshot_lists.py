@@ -120,7 +120,7 @@ class _Text:
         begin = file.read(CHUNK)
         self._file, self._begin = file, begin
         mark, found = next(((one, of) for one, of in _MARKS if begin.startswith(one)), (b"", "utf-8"))
-        if encoding is None and not mark and b"\0" in begin[:64]:
+        if encoding is None and not mark and b"\0" in begin[:2]:
             raise ListUnreadable(f"{name}: UTF-16 without a byte order mark: give --encoding utf-16-le")
         self._encoding = encoding or found
         if encoding is None or codecs.lookup(encoding).name == codecs.lookup(found).name:
@@ -146,7 +146,7 @@ class _Text:
             try:
                 decoded = self._decoder.decode(raw, final=self._at_end)
             except UnicodeDecodeError as error:
-                line = self._line + str(raw[: error.start], self._encoding, "replace").count("\n")
+                line = self._line + str(error.object[: error.start], self._encoding, "replace").count("\n")
                 raise ListUnreadable(
                     f"{self.name}:{line}: not {self._encoding}; give --encoding, such as cp1252"
                 ) from None

@@ -2,11 +2,11 @@
 
 import json
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 from contracts.departments import DEFAULT_TENANT
 from contracts.envelope import rfc3339
@@ -32,6 +32,7 @@ from worker.ports import SnapshotDraft, Snapshots, UserError
 AT_ONCE = 1000
 CREATED, RENAMED, MISSING, REFUSED = "created", "renamed", "missing", "refused"
 SECTIONS = (CREATED, RENAMED, MISSING, REFUSED)
+CONTRADICTS = "line {} says otherwise of this department; neither is used"
 ZEROS_KEPT = 1000
 IN_MEMORY = 1 << 18
 """Bytes of a section of a plan that are not on disk."""
@@ -76,24 +77,26 @@ class PlanWriter:
         """The digest of the plan with this head."""
         return self._digest.hexdigest(head)
 
-    def write(self, head: Mapping[str, Any], out: BinaryIO) -> None:
-        """Writes the plan as JSON in ASCII."""
-        first = {"source": head["source"], "as_of": head["as_of"], "digest": self.digest(head)}
-        out.write(("{\n  " + json.dumps(first)[1:-1].replace(', "', ',\n  "')).encode())
-        self._write_section(CREATED, out)
-        self._write_section(RENAMED, out)
-        out.write(f',\n  "same": {head["same"]}'.encode())
-        self._write_section(MISSING, out)
-        self._write_section(REFUSED, out)
-        out.write(f',\n  "previous": {json.dumps(head["previous"])}\n}}\n'.encode())
+    def write(self, head: Mapping[str, Any], write: Callable[[str], object]) -> None:
+        """Writes the plan as JSON in ASCII, piece by piece."""
+        write("{")
+        for member in ("source", "as_of"):
+            write(f'\n  "{member}": {json.dumps(head[member])},')
+        write(f'\n  "digest": "{self.digest(head)}",')
+        self._write_section(CREATED, write)
+        self._write_section(RENAMED, write)
+        write(f'\n  "same": {head["same"]},')
+        self._write_section(MISSING, write)
+        self._write_section(REFUSED, write)
+        write(f'\n  "previous": {json.dumps(head["previous"])}\n}}\n')
 
-    def _write_section(self, section: str, out: BinaryIO) -> None:
+    def _write_section(self, section: str, write: Callable[[str], object]) -> None:
         file = self._files[section]
-        out.write(f',\n  "{section}": ['.encode())
+        write(f'\n  "{section}": [')
         file.seek(0)
         while piece := file.read(1 << 16):
-            out.write(piece)
-        out.write(b"\n  ]" if self.counts[section] else b"]")
+            write(piece.decode("ascii"))
+        write("\n  ]," if self.counts[section] else "],")
 
 
 @dataclass(slots=True)
@@ -138,18 +141,16 @@ class Planning:
 
     def take(self, rows: Iterable[Row | Refused]) -> None:
         """Takes the next rows of the list."""
-        good = []
+        good, refused = [], []
         for row in rows:
             self._rows += 1
             if isinstance(row, Refused):
-                self._refuse(row.line, row.error)
+                refused.append(row)
             else:
                 good.append(row)
-        for row, first in self.draft.add(good):
-            self._refuse(row.line, f"line {first} says otherwise of this department; neither is used")
-
-    def _refuse(self, line: int, error: str) -> None:
-        self.writer.add(REFUSED, {"line": line, "error": error})
+        refused += [Refused(row.line, CONTRADICTS.format(first)) for row, first in self.draft.add(good)]
+        for one in sorted(refused, key=lambda one: one.line):
+            self.writer.add(REFUSED, {"line": one.line, "error": one.error})
 
     async def plan(self) -> Planned:
         """The plan of all rows that were taken. Raises `PlanRefused`, `ListUnreadable`."""
