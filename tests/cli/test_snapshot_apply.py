@@ -23,7 +23,6 @@ from worker.core.snapshots import Said, Standing
 from worker.operations import snapshots as operations
 from worker.operations.snapshot_lists import items_in, row_by_contract, rows_of
 from worker.operations.snapshot_plan import (
-    Plan,
     Planning,
     PlanRefused,
     PlanUnusable,
@@ -82,7 +81,7 @@ class DyingSnapshots(MemorySnapshots):
 
 @dataclass
 class World:
-    """A ledger, and a queue that keeps all events. `refuses`: the failure of the next publish of that name."""
+    """A ledger, and a queue that keeps events. `failures`: of the next publish for that department."""
 
     snapshots: DyingSnapshots = field(default_factory=DyingSnapshots)
     events: list[DepartmentEvent] = field(default_factory=list)
