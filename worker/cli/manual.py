@@ -64,7 +64,7 @@ PAGES: Mapping[str, Page] = {
         "provisioner snapshot plan departments.csv --source hr --plan hr.plan",
         SnapshotSettings,
     ),
-    "snapshot apply": ("provisioner snapshot apply hr.plan --missing=remove", SnapshotSettings),
+    "snapshot apply": ("provisioner snapshot apply hr.plan --missing remove", SnapshotSettings),
     "ledger copy": (
         "provisioner ledger copy --from sqlite:///provisioner.db --to postgresql://worker@db/provisioner",
         None,
