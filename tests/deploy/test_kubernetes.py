@@ -1,6 +1,7 @@
 """Both overlays, rendered with Kustomize: against the schemas of Kubernetes, and what they promise."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import yaml
 from contracts import topology
 from tests.support.debian import debian_program
 from tests.support.secrets_keys import sealing_key, signing_key, write_keys
+from worker.cli.app import command_line
 from worker.settings.load import load
-from worker.settings.model import TopologySettings, WorkerSettings
+from worker.settings.model import SnapshotSettings, TopologySettings, WorkerSettings
 from worker.settings.parse import Address
 
 KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
@@ -78,10 +80,23 @@ _SPEC_OF_KEDA: Mapping[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=OVERLAYS)
+def overlay_with_snapshots(folder: Path) -> Path:
+    """The overlay for production with the nightly list of an HR system, as deploy/README.md has it."""
+    there = {part: os.path.relpath(KUBERNETES / part, folder) for part in ("overlays/production", "snapshot")}
+    wanted = {"resources": [there["overlays/production"]], "components": [there["snapshot"]]}
+    images = yaml.safe_load((KUBERNETES / "overlays/production/kustomization.yaml").read_text())["images"]
+    (folder / "kustomization.yaml").write_text(
+        yaml.safe_dump({"namespace": "provisioner", "images": images, **wanted})
+    )
+    return folder
+
+
+@pytest.fixture(scope="module", params=[*OVERLAYS, "snapshots"])
 def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of an overlay's documents, as `kubectl apply --kustomize` sends them."""
     overlay = KUBERNETES / "overlays" / request.param
+    if request.param not in OVERLAYS:
+        overlay = overlay_with_snapshots(tmp_path_factory.mktemp("overlay"))
     if shutil.which("kubectl"):
         command = ["kubectl", "kustomize", str(overlay)]
     else:
@@ -107,8 +122,9 @@ def named(documents: Sequence[Document], kind: str, name: str = "provisioner") -
 def templates(documents: Sequence[Document]) -> Iterator[Document]:
     """The templates of all pods."""
     for one in documents:
-        if "template" in one.get("spec", {}):
-            yield one["spec"]["template"]
+        spec = one.get("spec", {}).get("jobTemplate", one).get("spec", {})
+        if "template" in spec:
+            yield spec["template"]
 
 
 def validated(file: Path, version: str) -> str:
@@ -161,7 +177,7 @@ def test_no_pod_is_root_or_writes_its_root(documents: Sequence[Document]):
         assert pod["securityContext"]["runAsUser"] == 10001  # the user of the image
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["automountServiceAccountToken"] is False
-        for container in pod["containers"]:
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -173,7 +189,7 @@ def test_no_pod_is_root_or_writes_its_root(documents: Sequence[Document]):
 
 def environment(documents: Sequence[Document], template: Document, files: Path) -> dict[str, str]:
     """The container's environment, with the mounted secrets read from `files`."""
-    (container,) = template["spec"]["containers"]
+    (container,) = template["spec"].get("initContainers", template["spec"]["containers"])
     found = {one["name"]: one["value"] for one in container.get("env", [])}
     for source in container.get("envFrom", []):
         found |= named(documents, "ConfigMap", source["configMapRef"]["name"])["data"]
@@ -208,6 +224,28 @@ def test_the_settings_are_valid_and_secrets_are_files(documents: Sequence[Docume
     assert load(TopologySettings, environment(documents, job, secrets)).recipient_names == ("crm",)
     assert not [one for one in documents if one["kind"] == "Secret"]
     assert "secretKeyRef" not in str(documents)
+
+
+def test_the_nightly_list_has_the_settings_of_its_commands(
+    rendered: Path, documents: Sequence[Document], secrets: Path
+):
+    jobs = [one for one in documents if one["kind"] == "CronJob"]
+    assert len(jobs) == (rendered.stem == "snapshots")
+    for job in jobs:
+        check_snapshot(job["spec"]["jobTemplate"]["spec"]["template"], documents, secrets)
+
+
+def check_snapshot(spec: Document, documents: Sequence[Document], secrets: Path) -> None:
+    settings = load(SnapshotSettings, environment(documents, spec, secrets))
+    assert set(settings.files) == {"AMQP_URL", "LEDGER_URL"}
+    (plan,), (apply,) = (spec["spec"][kind] for kind in ("initContainers", "containers"))
+    for container in (plan, apply):
+        assert str(settings.sources) in [mount["mountPath"] for mount in container["volumeMounts"]]
+        group, command, *words = container["args"]
+        known = command_line(["snapshot"]).commands[group].commands[command].params
+        options = {option for parameter in known for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options
+    assert plan["args"][-1] == apply["args"][-1], "the plan that is written is the one that is applied"
 
 
 def test_the_probes_ask_what_the_worker_serves(documents: Sequence[Document]):

@@ -23,6 +23,7 @@ from tests.support.commands import provisioner
 from tests.support.nodes import skip_or_fail
 from tests.support.postgres_node import Account
 from tests.support.secrets_keys import sealing_key, write_keys
+from worker.adapters.ledgers import open_ledger
 from worker.demo.private_node import Ports
 from worker.sandbox import running_sandbox
 from worker.settings.load import load
@@ -30,15 +31,16 @@ from worker.settings.model import WorkerSettings
 
 SYSTEMD = Path(__file__).parents[2] / "deploy/systemd"
 UNIT, ENVIRONMENT = SYSTEMD / "provisioner.service", SYSTEMD / "provisioner.env"
+NIGHTLY, TIMER = SYSTEMD / "provisioner-snapshot.service", SYSTEMD / "provisioner-snapshot.timer"
 INSTALLED = "/opt/provisioner/bin/provisioner"
 HERE = Path(sys.executable).with_name("provisioner")
 EXPOSURE_TENTHS = 20
 
 
-def unit() -> Mapping[str, Sequence[str]]:
+def unit(file: Path = UNIT) -> Mapping[str, Sequence[str]]:
     """The values of each key, in order."""
     found: dict[str, list[str]] = {}
-    for key, value in re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE):
+    for key, value in re.findall(r"^(\w+)=(.*)$", file.read_text(), re.MULTILINE):
         found.setdefault(key, []).append(value)
     return found
 
@@ -65,9 +67,50 @@ def test_systemd_knows_every_key(tmp_path: Path, old: str, new: str, said: str):
     assert bool(said) == bool(done.stderr)
 
 
-def test_its_exposure_is_at_most_two():
-    done = analyze("security", "--offline=true", f"--threshold={EXPOSURE_TENTHS}", UNIT)
+@pytest.mark.parametrize("file", [UNIT, NIGHTLY], ids=lambda file: file.name)
+def test_its_exposure_is_at_most_two(file: Path):
+    done = analyze("security", "--offline=true", f"--threshold={EXPOSURE_TENTHS}", file)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_nightly_list_has_a_timer_and_the_restrictions_of_the_worker(tmp_path: Path):
+    for file in (NIGHTLY, TIMER):
+        (tmp_path / file.name).write_text(file.read_text().replace(INSTALLED, "/bin/true"))
+    done = analyze("verify", tmp_path / TIMER.name, tmp_path / NIGHTLY.name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert unit(TIMER)["WantedBy"] == ["timers.target"]
+    own = {"Type", "ExecStart", "Description", "After", "TimeoutStartSec", "Environment"}
+    ours = {"RuntimeDirectory": ["provisioner-snapshot"], "RuntimeDirectoryMode": ["0700"]}
+    of_worker = {
+        "StartLimitIntervalSec",
+        "Restart",
+        "RestartSec",
+        "RestartPreventExitStatus",
+        "TimeoutStopSec",
+    }
+    worker = {key: of for key, of in unit().items() if key not in own | of_worker | {"KillMode", "WantedBy"}}
+    assert {key: of for key, of in unit(NIGHTLY).items() if key not in own} == worker | ours
+
+
+@pytest.mark.xdist_group("broker")
+async def test_the_commands_of_the_nightly_list_send_it(clean_broker: str, tmp_path: Path):
+    environ = settings_of(tmp_path, {"amqp-url": clean_broker})
+    environ |= {"LEDGER_URL": f"sqlite:///{tmp_path}/provisioner.db"}
+    (tmp_path / "hr.csv").write_text("department_id,name\n1,Sales\n")
+    assert (await provisioner(environ, "topology", "apply")).code == 0
+    async with open_ledger(load(WorkerSettings, environ).ledger_url):
+        pass
+    said = []
+    for line in unit(NIGHTLY)["ExecStart"]:
+        for folder in ("/var/lib/provisioner", "%t/provisioner-snapshot"):
+            line = line.replace(folder + "/", f"{tmp_path}/")  # noqa: PLW2901
+        command, *words = shlex.split(line)
+        assert command == INSTALLED
+        done = await provisioner(environ, *words)
+        assert done.code == 0, done.err
+        said.append(done.out.splitlines()[-1])
+    assert said[0].endswith("1 created, 0 renamed, 0 same, 0 missing, 0 refused")
+    assert said[1] == "1 events sent, 0 of them removals"
 
 
 def test_a_drain_ends_before_systemd_kills_it():
