@@ -82,7 +82,7 @@ async def test_a_refused_line_is_named_and_exits_1(environ, tmp_path):
     assert f"{list_}:3: 1 fields, and the header has 2\n" in done.err
     refused = await in_process(environ, "snapshot", "apply", str(kept))
     assert refused.code == 1
-    assert refused.err.startswith("1 lines of the list were refused, and nothing is sent")
+    assert refused.err.startswith("lines of the list were refused (1), and nothing is sent")
     empty = await plan(environ, a_file(tmp_path, "department_id,name\n"), "--json")
     assert (empty.code, empty.out) == (1, "")
     assert f"{list_}: no rows" in empty.err

@@ -340,7 +340,7 @@ async def test_a_plan_that_a_tool_has_written_anew_is_the_same(world):
 
 async def test_what_the_broker_does_not_take_is_sent_by_the_next_command(world):
     world.failures["2"] = NotTaken("the queue is full")
-    with pytest.raises(ApplyFailed, match="2 events sent; the queue is full; apply the plan again to go on"):
+    with pytest.raises(ApplyFailed, match="events sent: 2; the queue is full; apply the plan again to go on"):
         await world.load(ABC, START)
     assert world.state == {"1": "Sales", "3": "Legal"}
     plan = await world.plan_text(csv_of(ABC), START)

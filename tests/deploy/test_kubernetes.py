@@ -25,6 +25,7 @@ KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
 OVERLAYS = ("staging", "production")
 VERSIONS = ("1.31", "1.37")
 SECRETS = "/run/secrets/provisioner"
+MOUNTED = {"secrets", "sources"}
 
 Document = Mapping[str, Any]
 
@@ -193,7 +194,7 @@ def environment(documents: Sequence[Document], template: Document, files: Path) 
     found = {one["name"]: one["value"] for one in container.get("env", [])}
     for source in container.get("envFrom", []):
         found |= named(documents, "ConfigMap", source["configMapRef"]["name"])["data"]
-    folders = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "secrets"]
+    folders = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] in MOUNTED]
     for folder in folders:
         found = {name: value.replace(folder, str(files)) for name, value in found.items()}
     return found
@@ -240,7 +241,7 @@ def check_snapshot(spec: Document, documents: Sequence[Document], secrets: Path)
     assert set(settings.files) == {"AMQP_URL", "LEDGER_URL"}
     (plan,), (apply,) = (spec["spec"][kind] for kind in ("initContainers", "containers"))
     for container in (plan, apply):
-        assert str(settings.sources) in [mount["mountPath"] for mount in container["volumeMounts"]]
+        assert {"secrets", "sources", "work"} == {mount["name"] for mount in container["volumeMounts"]}
         group, command, *words = container["args"]
         known = command_line(["snapshot"]).commands[group].commands[command].params
         options = {option for parameter in known for option in parameter.opts}

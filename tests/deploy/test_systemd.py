@@ -32,6 +32,7 @@ from worker.settings.model import WorkerSettings
 SYSTEMD = Path(__file__).parents[2] / "deploy/systemd"
 UNIT, ENVIRONMENT = SYSTEMD / "provisioner.service", SYSTEMD / "provisioner.env"
 NIGHTLY, TIMER = SYSTEMD / "provisioner-snapshot.service", SYSTEMD / "provisioner-snapshot.timer"
+NIGHTLY_ENVIRONMENT = SYSTEMD / "provisioner-snapshot.env"
 INSTALLED = "/opt/provisioner/bin/provisioner"
 HERE = Path(sys.executable).with_name("provisioner")
 EXPOSURE_TENTHS = 20
@@ -79,7 +80,7 @@ def test_the_nightly_list_has_a_timer_and_the_restrictions_of_the_worker(tmp_pat
     done = analyze("verify", tmp_path / TIMER.name, tmp_path / NIGHTLY.name)
     assert (done.returncode, done.stderr) == (0, "")
     assert unit(TIMER)["WantedBy"] == ["timers.target"]
-    own = {"Type", "ExecStart", "Description", "After", "TimeoutStartSec", "Environment"}
+    own = {"Type", "ExecStart", "Description", "After", "TimeoutStartSec", "EnvironmentFile"}
     ours = {"RuntimeDirectory": ["provisioner-snapshot"], "RuntimeDirectoryMode": ["0700"]}
     of_worker = {
         "StartLimitIntervalSec",
@@ -95,7 +96,12 @@ def test_the_nightly_list_has_a_timer_and_the_restrictions_of_the_worker(tmp_pat
 @pytest.mark.xdist_group("broker")
 async def test_the_commands_of_the_nightly_list_send_it(clean_broker: str, tmp_path: Path):
     environ = settings_of(tmp_path, {"amqp-url": clean_broker})
-    environ |= {"LEDGER_URL": f"sqlite:///{tmp_path}/provisioner.db"}
+    assert unit(NIGHTLY)["EnvironmentFile"][1] == f"/etc/provisioner/{NIGHTLY_ENVIRONMENT.name}"
+    own = {
+        name: one.replace("/etc/provisioner", str(tmp_path)) for name, one in assignments(NIGHTLY_ENVIRONMENT)
+    }
+    (tmp_path / "amqp-url-producer").write_text(clean_broker)
+    environ |= {"LEDGER_URL": f"sqlite:///{tmp_path}/provisioner.db"} | own
     (tmp_path / "hr.csv").write_text("department_id,name\n1,Sales\n")
     assert (await provisioner(environ, "topology", "apply")).code == 0
     async with open_ledger(load(WorkerSettings, environ).ledger_url):
@@ -110,7 +116,7 @@ async def test_the_commands_of_the_nightly_list_send_it(clean_broker: str, tmp_p
         assert done.code == 0, done.err
         said.append(done.out.splitlines()[-1])
     assert said[0].endswith("1 created, 0 renamed, 0 same, 0 missing, 0 refused")
-    assert said[1] == "1 events sent, 0 of them removals"
+    assert said[1] == "events sent: 1; removals among them: 0"
 
 
 def test_a_drain_ends_before_systemd_kills_it():
@@ -132,9 +138,13 @@ def test_the_example_of_its_settings_is_valid(tmp_path: Path):
     assert set(load(WorkerSettings, environ).files) == {"AMQP_URL", "PLIVO_AUTH_TOKEN"}
 
 
+def assignments(file: Path) -> Sequence[tuple[str, str]]:
+    return re.findall(r"^(\w+)=(.*)$", file.read_text(), re.MULTILINE)
+
+
 def settings_of(folder: Path, secrets: Mapping[str, str]) -> dict[str, str]:
     """The settings of provisioner.env, with `folder` for /etc/provisioner, where secrets are written."""
-    lines = re.findall(r"^(\w+)=(.*)$", ENVIRONMENT.read_text(), re.MULTILINE)
+    lines = assignments(ENVIRONMENT)
     for name, default in {"amqp-url": "amqp://127.0.0.1/", "plivo-auth-token": "token"}.items():
         (folder / name).write_text(secrets.get(name, default))
     write_keys(folder / "recipients.json", sealing_key())

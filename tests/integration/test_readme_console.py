@@ -187,6 +187,15 @@ async def existing_subaccounts(system: RealSystem, folder: Path) -> None:
     (folder / "existing.csv").write_text("".join(f"{line}\n" for line in lines))
 
 
+async def a_list_before(system: RealSystem, folder: Path) -> None:
+    path, kept = folder / "departments.csv", str(folder / "before.plan")
+    path.write_text("department_id,name\nsales,Sales\nlegal,Legal\n")
+    as_of = ("--source", "hr", "--as-of", "2026-11-27")
+    for command in (("plan", str(path), *as_of, "--plan", kept), ("apply", kept)):
+        assert (await provisioner(system.environ, "snapshot", *command)).code == 0
+    path.write_text("department_id,name\nsales,Sales EMEA\nops,Operations\n")
+
+
 async def by_hand(system: RealSystem, path: str, body: dict[str, object]) -> None:
     """Makes or changes a subaccount at the sandbox, as a person would at Plivo's console."""
     account, token = system.environ["PLIVO_AUTH_ID"], system.environ["PLIVO_AUTH_TOKEN"]
@@ -207,6 +216,7 @@ ARRANGED: dict[str, Callable[[RealSystem, Path], Awaitable[None]]] = {
     "provisioner plan --file contracts/examples/removed-merged.json": the_two_departments_of_a_merger,
     "provisioner sweep": changes_by_hand,
     "cat existing.csv": existing_subaccounts,
+    "cat departments.csv": a_list_before,
 }
 WITHOUT_SETTINGS = "PROVISIONER_API_TIMEOUT=20 provisioner run"
 WITHOUT_WORKER = "provisioner doctor"

@@ -78,7 +78,7 @@ async def test_the_running_worker_follows_the_lists_of_a_source_and_holds_too_ma
     held = await in_process(system.environ, "holds", "list", "--json")
     assert [one["reason"] for one in held.json] == ["limit"] * 2
     audit = await in_process(system.environ, "dead-letters", "audit", "--json")
-    assert [one["outcome"] for one in audit.json if one["action"] == "snapshot"][-1] == "6 events sent"
+    assert [one["outcome"] for one in audit.json if one["action"] == "snapshot"][-1] == "events sent: 6"
 
 
 async def test_a_killed_command_goes_on_where_it_was_and_every_event_is_sent_under_one_id(

@@ -163,8 +163,8 @@ def apply(
     removes = missing is WithMissing.REMOVE
     if planned.refused and not skip_bad:
         raise PlanHasRefused(
-            f"{planned.refused:,} lines of the list were refused, and nothing is sent: correct them and plan"
-            " the list again, or give --skip-bad to send the others"
+            f"lines of the list were refused ({planned.refused:,}), and nothing is sent: correct them and"
+            " plan the list again, or give --skip-bad to send the others"
         )
     if planned.refused and removes:
         terminal.advise("a plan with refused lines trusts no absence: nothing is removed")
@@ -426,12 +426,12 @@ def _show_applied(planned: "Plan", applied: "Applied", *, as_json: bool) -> None
             }
         )
         return
-    terminal.say(f"{applied.sent:,} events sent, {applied.removed:,} of them removals")
+    terminal.say(f"events sent: {applied.sent:,}; removals among them: {applied.removed:,}")
     if applied.left_before:
-        terminal.say(f"  {applied.left_before:,} of them are the rest of an earlier command")
+        terminal.say(f"rest of an earlier command among them: {applied.left_before:,}")
     if applied.skipped:
-        terminal.say(f"  {applied.skipped:,} more were sent by an earlier command")
+        terminal.say(f"sent by an earlier command: {applied.skipped:,}")
     rows = [(tenant, id_, reason) for (tenant, id_), reason in applied.left[:SHOWN]]
     if rows:
-        terminal.say(f"{len(applied.left):,} missing departments were left alone:")
+        terminal.say(f"missing departments left alone: {len(applied.left):,}")
         terminal.print_table(("tenant", "department", "reason"), rows, "")

@@ -91,7 +91,7 @@ class Applying:
                 f"another snapshot of {plan.source} was applied meanwhile; the rest of this one is not sent"
             ) from None
         finally:
-            await self._note(plan, selection, f"{self._sent} events sent")
+            await self._note(plan, selection, f"events sent: {self._sent}")
 
     def _require_fitting(self, plan: Plan, last: Standing | None) -> None:
         if plan.as_of > self.clock.now():
@@ -188,9 +188,11 @@ class Applying:
             match failure:
                 case Unroutable():
                     why = "no queue is bound: start `provisioner run` or `provisioner topology apply` first"
-                    raise ApplyFailed(f"{self._sent:,} events sent; {why}; then apply the plan again")
+                    raise ApplyFailed(f"events sent: {self._sent:,}; {why}; then apply the plan again")
                 case PublishFailed():
-                    raise ApplyFailed(f"{self._sent:,} events sent; {failure}; apply the plan again to go on")
+                    raise ApplyFailed(
+                        f"events sent: {self._sent:,}; {failure}; apply the plan again to go on"
+                    )
                 case BaseException():
                     raise failure
 
