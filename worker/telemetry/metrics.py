@@ -18,6 +18,7 @@ from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
 from worker.core.breaker import State
 from worker.core.decide import Superseding
+from worker.core.drift import FindingKind
 from worker.core.judge import Operation
 from worker.core.model.holds import HoldReason
 
@@ -57,16 +58,7 @@ TYPES: Values = (*Kind, "reissue", "unreadable")
 OUTCOMES: Values = tuple(ResultKind)
 STATUSES: Values = (NO_RESPONSE, *(str(status.value) for status in HTTPStatus))
 LINKS: Values = ("consumer", "publisher")
-FINDING_KINDS: Values = (
-    "double",
-    "double-disabled",
-    "name",
-    "enabled",
-    "token",
-    "missing",
-    "unrecorded",
-    "untagged",
-)
+FINDING_KINDS: Values = tuple(FindingKind)
 """The kinds of findings of a sweep."""
 
 FAILURES: Values = ("transient", "unknown", "missing", "unavailable")
