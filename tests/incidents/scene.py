@@ -18,6 +18,7 @@ from tests.support.commands import CommandOutput, in_process, provisioner
 from tests.support.prometheus import Prometheus, free_port, running_prometheus
 from tests.support.real import EVENT, Listener, RealSystem
 from worker.adapters.amqp import consumer
+from worker.adapters.system import SystemClock
 from worker.bootstrap.running import RunningWorker, running_worker
 from worker.sandbox import Sandbox, running_sandbox
 from worker.service.probes import Probes, serving
@@ -28,7 +29,7 @@ PATIENCE_SECONDS = 60.0
 """The longest time that a step may take."""
 
 LOOK_SECONDS = 0.2
-SHORT_WINDOW = "[4s]"
+SHORT_SECONDS = 4
 
 HASTY = {
     "PROVISIONER_PLAINTEXT_SECRETS": "true",
@@ -76,7 +77,7 @@ class Scene:
     async def worker(self) -> AsyncIterator[RunningWorker]:
         """A worker that is scraped, and consumes as Prometheus sees it. Its counters begin at 0."""
         telemetry = Telemetry()
-        telemetry.started("0.1.0", {})
+        telemetry.started("0.1.0", SystemClock().now(), {})
         probes = Probes(telemetry, None)
         async with serving(probes, self.metrics), running_worker(self.system.settings, telemetry) as running:
             with probes.watching(running):
@@ -119,7 +120,8 @@ class Scene:
 
         A counter's increase over an hour stays for that hour: it is looked at over a few seconds instead.
         """
-        await self._until(re.sub(r"\[\d+[mh]\]", SHORT_WINDOW, EXPRESSIONS[alert]), fires=False)
+        expression = re.sub(r"\[\d+[mh]\]", f"[{SHORT_SECONDS}s]", EXPRESSIONS[alert])
+        await self._until(re.sub(r"time\(\) - \d+", f"time() - {SHORT_SECONDS}", expression), fires=False)
         self.note("mended", text)
 
     async def _until(self, expression: str, *, fires: bool, labels: Mapping[str, str] | None = None) -> None:

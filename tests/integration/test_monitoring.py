@@ -10,6 +10,7 @@ from tests.monitoring.exported import ALERTS, DASHBOARD, METRICS, expressions, w
 from tests.support.builders import department_created
 from tests.support.prometheus import Prometheus, running_prometheus
 from tests.support.real import RealSystem
+from worker.adapters.system import SystemClock
 from worker.bootstrap.running import running_worker
 from worker.service.probes import Probes, serving
 from worker.settings.parse import Address
@@ -27,7 +28,7 @@ async def test_a_real_prometheus_evaluates_dashboard_and_alerts(system: RealSyst
         running_worker(system.settings, telemetry) as running,
         running_prometheus(tmp_path, [f"127.0.0.1:{address.port}"]) as prometheus,
     ):
-        telemetry.started("1.0", {})
+        telemetry.started("1.0", SystemClock().now(), {})
         with probes.watching(running):
             results = await system.listen(names.RESULTS)
             await _until_scraped(prometheus, "provisioner_consuming == 1")

@@ -24,6 +24,7 @@ import aio_pika
 from contracts import topology as names
 from tests.monitoring.exported import DASHBOARD, written_out
 from tests.support.prometheus import Prometheus, running_prometheus
+from worker.adapters.system import SystemClock
 from worker.bootstrap.running import running_worker
 from worker.demo.private_node import private_node
 from worker.sandbox import Rule, Sandbox, fault, running_sandbox
@@ -75,7 +76,7 @@ async def run(seconds: float, folder: Path) -> str:
             running_prometheus(folder, [f"127.0.0.1:{address.port}"]) as prometheus,
             await aio_pika.connect(node.url) as connection,
         ):
-            telemetry.started("0.1.0", {})
+            telemetry.started("0.1.0", SystemClock().now(), {})
             with probes.watching(running):
                 begun = time.time()
                 await _play(await connection.channel(), sandbox, seconds)

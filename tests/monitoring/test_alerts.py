@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.monitoring.exported import ALERTS as ALERT_RULES
 from tests.support.prometheus import prometheus_folder
 from worker.telemetry.page import PAGE
 
@@ -53,3 +54,14 @@ def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not():
         for one in tests
         if "promql_expr_test" in one and "schema" not in one["name"]
     )
+
+
+def test_each_increase_of_a_counter_is_seen_from_the_start_of_a_worker_on():
+    """`increase()` misses the value of a new series at its first scrape. Rates over minutes lose nothing."""
+    found = [rule["expr"] for rule in ALERT_RULES if "increase(" in rule["expr"]]
+    assert found
+    for expression in found:
+        (counter,) = {*re.findall(r"increase\((\w+)", expression)}
+        (window,) = {*re.findall(r"\[(\d+)m\]", expression.replace("[1h]", "[60m]"))}
+        young = rf"\S+_started_timestamp_seconds > time\(\) - {60 * int(window)}\)"
+        assert re.search(rf"\({counter}\S*\s+and on \(job, instance\) {young}", expression), expression

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from worker.adapters.ledgers import require_no_worker
+from worker.adapters.system import SystemClock
 from worker.bootstrap.running import RunningWorker, running_worker
 from worker.service.probes import Probes, serving
 from worker.service.signals import Stop, exit_at_once, leave_no_core
@@ -72,7 +73,7 @@ async def _consume(settings: WorkerSettings, environ: Mapping[str, str], telemet
             if unsafe := warnings_about(settings, environ):
                 telemetry.settings_unsafe(unsafe)
             facts = _shown(settings) | {"http": f"{http.host}:{http.port}"}
-            telemetry.started(VERSION, facts)
+            telemetry.started(VERSION, SystemClock().now(), facts)
             with probes.watching(worker):
                 await stop.asked()
                 return await _drained(worker)

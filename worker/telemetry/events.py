@@ -92,8 +92,9 @@ class _Reports:
 class _ProcessEvents(_Reports):
     """The process: start and end, settings and keys."""
 
-    def started(self, version: str, settings: dict[str, Any]) -> None:
+    def started(self, version: str, at: datetime, settings: dict[str, Any]) -> None:
         self._metrics.set(1, "build_info", version, platform.python_version())
+        self._metrics.set(at.timestamp(), "started_timestamp_seconds")
         self._log.info("worker_started", version=version, **settings)
 
     def settings_unused(self, names: list[str], detail: str) -> None:

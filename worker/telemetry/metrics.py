@@ -100,14 +100,15 @@ class Metric:
 
     `help`: its meaning. `action`: what to do when it moves. `labels`: the values of each label. Where all of
     them are closed sets, each series exists from the start, as 0: an increase is seen from the first one on.
-    `sparse`: they are too many for that. `of`: the process that exports it.
+    `at_start`: where that would be too many series, the values of a label that exist from the start.
+    `of`: the process that exports it.
     """
 
     name: str
     help: str
     action: str
     labels: Mapping[str, Values | Named] = field(default_factory=dict)
-    sparse: bool = False
+    at_start: Mapping[str, Values] = field(default_factory=dict)
     of: Process = Process.WORKER
 
 
@@ -192,7 +193,7 @@ COUNTERS = (
         action="Many `429`: who else uses the account's limit. `401`: the token. `5xx`, `none`: Plivo or the"
         " way to it.",
         labels={"operation": get_args(Operation), "status": STATUSES},
-        sparse=True,
+        at_start={"status": ("401", "402")},
     ),
     Metric(
         name="circuit_opened",
@@ -248,6 +249,11 @@ GAUGES = (
         help="Always 1; the labels tell what runs.",
         action="More than one `version` for long: a rolling upgrade has stopped.",
         labels={"version": Named.BUILD, "python": Named.BUILD},
+    ),
+    Metric(
+        name="started_timestamp_seconds",
+        help="When the process started, in seconds since 1970: its counters began at 0 then.",
+        action="Changes often: the worker is restarted again and again; its last log lines say why.",
     ),
     Metric(
         name="consuming",
@@ -488,8 +494,9 @@ def _exported(metrics: Iterable[N], process: Process) -> Iterator[N]:
 
 def _known_series(metric: Metric) -> Iterator[Values]:
     """The series that exist from the start."""
-    sets = [known for known in metric.labels.values() if not isinstance(known, Named)]
-    if len(sets) == len(metric.labels) and not metric.sparse:
+    labels = {**metric.labels, **metric.at_start}
+    sets = [known for known in labels.values() if not isinstance(known, Named)]
+    if len(sets) == len(labels):
         for values in product(*sets):
             yield (metric.name, *values)
 
