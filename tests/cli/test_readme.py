@@ -1,13 +1,17 @@
 """Compares the README and the runbook with the code."""
 
+import html
 import re
 from pathlib import Path
 
 import pytest
 
 from contracts.subaccounts import DeadReason
+from tests.cli.picture import PICTURE, SHOWN
 from worker.cli.app import command_line
 from worker.core.model.holds import HoldReason
+from worker.demo import story
+from worker.demo.playground import next_steps
 from worker.settings.model import WorkerSettings
 from worker.settings.show import described
 from worker.telemetry.metrics import COUNTERS, FINDING_KINDS, GAUGES, HISTOGRAMS, exported_name
@@ -95,3 +99,16 @@ def test_readyz_lines_of_the_runbook_are_those_of_the_code():
 def test_the_first_commands_of_the_runbook_exist():
     named = set(re.findall(r"provisioner ([a-z-]+)", RUNBOOK))
     assert named <= set(command_line().commands)
+
+
+def test_the_picture_of_the_terminal_is_of_this_demo():
+    """`python -m tests.cli.picture` draws it again. Its titles and last lines are those of the code."""
+    shown = html.unescape("".join(re.findall(r"<text[^>]*>([^<]*)</text>", PICTURE.read_text())))
+    lines = shown.replace("\xa0", " ")
+    source = Path(story.__file__).read_text()
+    for title in SHOWN:
+        assert title in lines
+        assert f'chapter("{title}' in source
+    for _, purpose in next_steps():
+        assert purpose in lines
+    assert "url(http" not in PICTURE.read_text()
