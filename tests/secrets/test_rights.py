@@ -25,22 +25,25 @@ from tests.support.secured import DEFINITIONS, PASSWORD, Secured
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.broker import wanted_topology
 from worker.adapters.amqp.errors import BrokerRefuses
+from worker.adapters.amqp.intake import intake_publisher
 from worker.adapters.amqp.listener import listening
 from worker.adapters.brokers import open_connection, open_publisher
 from worker.adapters.jose.key_files import public_jwks, write_new
+from worker.adapters.system import SystemClock
 from worker.bootstrap.running import running_worker
 from worker.cli.open import Keys, open_queue
 from worker.core.messages import Outgoing
 from worker.sandbox import Sandbox, running_sandbox
 from worker.settings.load import load
-from worker.settings.model import BrokerSettings, TopologySettings, WorkerSettings
+from worker.settings.model import BrokerSettings, IntakeSettings, TopologySettings, WorkerSettings
 from worker.telemetry.events import Telemetry
 
 pytestmark = [pytest.mark.xdist_group("secured"), pytest.mark.timeout(120)]
 
-TOPOLOGY, WORKER, PRODUCER, CRM, REPLAYER, SCALER = (
+TOPOLOGY, WORKER, INTAKE, PRODUCER, CRM, REPLAYER, SCALER = (
     "provisioner-topology",
     "provisioner-worker",
+    "provisioner-intake",
     "provisioner-producer",
     "provisioner-recipient-crm",
     "provisioner-replayer",
@@ -52,6 +55,7 @@ QUEUES = (
     names.WORK_QUEUE,
     names.DEAD_LETTER_QUEUE,
     names.UNROUTED_QUEUE,
+    names.UNMAPPED_QUEUE,
     names.secrets_queue("crm"),
     names.secrets_queue("billing"),
     names.retry_queue(names.DEFAULT_RETRY_DELAYS[0]),
@@ -68,7 +72,9 @@ PUBLISHES = (
     (names.DEAD_LETTERS, "department.created"),
     (names.REPLAY, "department.created"),
     (names.UNROUTED, "department.created"),
+    (names.UNMAPPED, "acme-hr"),
     ("", names.WORK_QUEUE),
+    ("", names.UNMAPPED_QUEUE),
     ("", names.secrets_queue("crm")),
 )
 ALLOWED = {
@@ -81,15 +87,19 @@ ALLOWED = {
         f"read {names.WORK_QUEUE}",
         f"purge {names.WORK_QUEUE}",
     },
+    INTAKE: {f"publish {names.DEPARTMENTS} department.created", f"publish {names.UNMAPPED} acme-hr"},
     PRODUCER: {f"publish {names.DEPARTMENTS} department.created"},
     CRM: {f"read {names.secrets_queue('crm')}", f"purge {names.secrets_queue('crm')}"},
     SCALER: set(),
     REPLAYER: {
         f"publish {names.REPLAY} department.created",
+        f"publish {names.DEPARTMENTS} department.created",
         f"read {names.DEAD_LETTER_QUEUE}",
         f"purge {names.DEAD_LETTER_QUEUE}",
         f"read {names.UNROUTED_QUEUE}",
         f"purge {names.UNROUTED_QUEUE}",
+        f"read {names.UNMAPPED_QUEUE}",
+        f"purge {names.UNMAPPED_QUEUE}",
     },
 }
 
@@ -222,6 +232,20 @@ async def test_each_user_can_do_its_part_and_nothing_else(users: Callable[[str],
                 await channel.close()
     assert odd == {}
     assert done == ALLOWED[user]
+
+
+async def test_the_intake_publishes_with_the_rights_of_its_user(users: Callable[[str], str]):
+    """It also asks for each exchange and each right before it is ready."""
+    settings = load(IntakeSettings, {"AMQP_URL": users(INTAKE)})
+    exchanges = (names.DEPARTMENTS, names.UNMAPPED)
+    async with intake_publisher(settings, lambda: exchanges, SystemClock(), Telemetry()) as publisher:
+        async with asyncio.timeout(10):
+            while True:
+                if not await publisher.problems():
+                    break
+                await asyncio.sleep(0.05)
+        await publisher.publish(Outgoing(names.DEPARTMENTS, "department.created", Message(b"{}", None)))
+        await publisher.publish(Outgoing(names.UNMAPPED, "acme-hr", Message(b"{}", None)))
 
 
 async def test_the_topology_user_cannot_publish_credentials(users: Callable[[str], str]):
