@@ -34,6 +34,7 @@ AT_ONCE = 200
 """Events that wait for their confirm together: the broker sets the pace."""
 
 FIRST = "missing for the first time"
+SAME = "missing in one list so far: this is the same one, or one of the same moment"
 NOT_ASKED = "to be removed with --missing=remove"
 
 R = TypeVar("R")
@@ -119,7 +120,11 @@ class Applying:
         again = known is not None and known.finished
         skipped = await self._say(plan, Kind.CREATED, plan.created, again=again)
         skipped += await self._say(plan, Kind.RENAMED, plan.renamed, again=again)
-        left = [(gone.row.department, FIRST) for gone in plan.missing if gone not in plan.removable]
+        left = [
+            (gone.row.department, SAME if gone.since else FIRST)
+            for gone in plan.missing
+            if gone not in plan.removable
+        ]
         before = self._sent
         if removes and complete:
             left += await self._remove(plan, again=again)
