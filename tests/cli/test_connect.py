@@ -63,7 +63,8 @@ def test_its_commands_work_in_order(folder):
     body = (folder / "payload.json").read_bytes()
     headers = {"x-northwind-signature": f"sha256={out.split()[-1]}"}
     received = Received(body, headers, datetime(2026, 11, 1, tzinfo=UTC))
-    assert verify(source.profile.auth, source.secrets().current(), received) == 0
+    assert (secrets := source.secrets()) is not None
+    assert verify(source.profile.auth, secrets.current(), received) == 0
     assert len(map_received(source.profile, received).events) == len(json.loads(body)["changes"]) - 1
 
 

@@ -1,6 +1,7 @@
 """The handshakes of senders: answered only where a profile declares them, and never as a reflector."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def asked(of, method="POST", headers=None, query=None, body=b""):
     return handshake(of, method, headers or {}, query or {}, raw, per_minute=6000)
 
 
-REQUESTS = {
+REQUESTS: dict[Handshakes, dict[str, Any]] = {
     Handshakes.CLOUDEVENTS: {
         "method": "OPTIONS",
         "headers": {"webhook-request-origin": "eventgrid.azure.net"},

@@ -1,14 +1,15 @@
 """The document of a source profile: what it may say, and what is said about its mistakes."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 
 from worker.core.intake.parsing import notes_on, parse_profile
-from worker.core.intake.profile import Bearer, Handshakes, NoProof, ProfileInvalid
+from worker.core.intake.profile import Bearer, Handshakes, Hmac, NoProof, ProfileInvalid
 from worker.core.intake.samples import failures
 
-DOCUMENT = {
+DOCUMENT: dict[str, Any] = {
     "auth": {"kind": "hmac", "header": "X-Acme-Signature", "secret_file": "acme.secret"},
     "each": "body.changes",
     "removed_when": "item.action == 'deleted'",
@@ -43,6 +44,7 @@ def test_it_has_the_defaults_of_the_specification():
     profile = parse_profile("acme", DOCUMENT)
 
     assert (profile.source, profile.answer, profile.on_unmappable) == ("/in/acme", 202, "keep")
+    assert isinstance(profile.auth, Hmac)
     assert (profile.auth.algorithm, profile.auth.encoding, profile.auth.signed) == (
         "sha256",
         "hex",

@@ -232,6 +232,7 @@ def test_the_signed_template_of_a_document():
     }
     auth = parse_profile("acme", document).auth
 
+    assert isinstance(auth, Hmac)
     assert auth.signed == ("{timestamp}", ".", "{body}")
     assert auth.tolerance == timedelta(seconds=90)
     assert auth.header == "x-acme-signature"

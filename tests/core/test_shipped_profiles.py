@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
-from contracts.departments import Kind, payload_digest
+from contracts.departments import Kind, Version, payload_digest
 from contracts.envelope import Message, read
 from worker.core.intake.mapping import map_received
 from worker.core.intake.received import Received
@@ -265,7 +265,7 @@ def test_it_waits_for_its_secret(name, tmp_path):
     assert not sources()[name].is_enabled
     source = load_sources(tmp_path)[name]
     assert not source.is_enabled
-    source.secret_path.write_text("anything\n")
+    (tmp_path / source.profile.secret_file).write_text("anything\n")
     assert source.is_enabled
 
 
@@ -287,7 +287,8 @@ def test_any_delivery_of_a_history_ends_in_its_last_state(name, data):
 
 
 def _changes(history):
-    last, changes = {}, []
+    last: dict[int, Change] = {}
+    changes = []
     for number, (department, name) in enumerate(history):
         last[department] = Change(number, department, name, last.get(department))
         changes.append(last[department])
@@ -325,11 +326,12 @@ def _mapped(name, sender, changes, at):
 
 def _apply(events):
     """A worker in small: an answered event is not carried out again, and the newest version wins."""
-    answered, newest = {}, {}
+    answered: dict[tuple[str, str], str] = {}
+    newest: dict[int, tuple[Version, str | None]] = {}
     for event in events:
         digest = payload_digest(read(Message.structured(event)))
         assert answered.setdefault((event.source, event.id), digest) == digest, "a conflicting duplicate"
         department = int(event.data.department_id.removeprefix("od-").removeprefix("D-"))
-        if event.version.newer_than(newest.get(department, (None, None))[0]):
+        if department not in newest or event.version.newer_than(newest[department][0]):
             newest[department] = (event.version, None if event.kind is Kind.REMOVED else event.data.name)
     return {department: name for department, (_, name) in newest.items()}

@@ -150,7 +150,7 @@ def rewritten(path: Path, text: str) -> None:
 
 
 def test_secrets_are_lines_and_are_read_again_when_they_change(folder):
-    heard = []
+    heard: list[str | None] = []
     secrets = secrets_of(folder, heard.append)
     assert values(secrets) == ["first"]
 
@@ -161,7 +161,7 @@ def test_secrets_are_lines_and_are_read_again_when_they_change(folder):
 
 
 def test_a_half_written_file_leaves_the_old_secrets_and_says_so_once(folder):
-    heard = []
+    heard: list[str | None] = []
     secrets = secrets_of(folder, heard.append)
     values(secrets)
 
