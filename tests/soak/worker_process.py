@@ -98,12 +98,12 @@ async def start(environ: Mapping[str, str], module: Sequence[str] = WORKER) -> W
 
 @asynccontextmanager
 async def worker_process(
-    environ: Mapping[str, str], module: Sequence[str] = WORKER
+    environ: Mapping[str, str], module: Sequence[str] = WORKER, begun: str = "consuming"
 ) -> AsyncIterator[WorkerProcess]:
-    """Yields a worker that consumes; kills it at the end if it still runs."""
+    """Yields a worker that consumes, or has logged `begun`; kills it at the end if it still runs."""
     worker = await start(environ, module)
     try:
-        await worker.logged("consuming")
+        await worker.logged(begun)
         yield worker
     finally:
         await worker.kill()
