@@ -1,7 +1,7 @@
 """Draws the dashboard from a real run: `python -m tests.monitoring.picture [--seconds 240]`.
 
-A worker on a RabbitMQ node of its own and the sandbox works on events while things go wrong: a Plivo that
-fails for everybody, a producer's bad messages, a wiped org chart. Prometheus scrapes it each second. Every
+A worker and an intake on a RabbitMQ node of their own, with the sandbox, take events while things go wrong:
+a Plivo that fails for everybody, a producer's bad messages, a wiped org chart. Prometheus scrapes both. Every
 panel of `dashboard.json` is then asked of Prometheus, with the panel's own expressions, and drawn as SVG.
 Grafana itself is not used, since no package registry has it that the tests may use.
 """
@@ -20,20 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import aio_pika
+import aiohttp
 
 from contracts import topology as names
 from tests.monitoring.exported import DASHBOARD, written_out
 from tests.support.prometheus import Prometheus, running_prometheus
 from worker.adapters.system import SystemClock
 from worker.bootstrap.running import running_worker
-from worker.demo.private_node import private_node
+from worker.demo.private_node import Ports, private_node
 from worker.sandbox import Rule, Sandbox, fault, running_sandbox
+from worker.service.intake.serve import running_intake
 from worker.service.probes import Probes, serving
 from worker.settings.load import load
-from worker.settings.model import WorkerSettings
+from worker.settings.model import IntakeSettings, WorkerSettings
 from worker.settings.parse import Address
 from worker.telemetry.events import Telemetry
 from worker.telemetry.logs import configure_logging
+from worker.telemetry.metrics import Process
 from worker.telemetry.page import PAGE
 
 COLUMN, ROW, GAP = 50, 32, 8
@@ -73,20 +76,32 @@ async def run(seconds: float, folder: Path) -> str:
         async with (
             serving(probes, Address("127.0.0.1", 0)) as address,
             running_worker(load(WorkerSettings, environ), telemetry) as running,
-            running_prometheus(folder, [f"127.0.0.1:{address.port}"]) as prometheus,
+            running_intake(_of_intake(node.url), Telemetry(process=Process.INTAKE), {}) as intake,
+            running_prometheus(
+                folder, [f"127.0.0.1:{one.port}" for one in (address, intake.server.address)]
+            ) as prometheus,
             await aio_pika.connect(node.url) as connection,
+            aiohttp.ClientSession(f"http://127.0.0.1:{intake.server.address.port}") as http,
         ):
             telemetry.started("0.1.0", SystemClock().now(), {})
             with probes.watching(running):
                 begun = time.time()
-                await _play(await connection.channel(), sandbox, seconds)
+                await _play(await connection.channel(), http, sandbox, seconds)
                 picture = await drawn(prometheus, begun, time.time())
                 await running.drain()
                 return picture
 
 
-async def _play(channel: aio_pika.abc.AbstractChannel, sandbox: Sandbox, seconds: float) -> None:
-    """Sends some events a second. Plivo fails from a third of the time on for a sixth of it."""
+def _of_intake(amqp_url: str) -> IntakeSettings:
+    return load(
+        IntakeSettings, {"AMQP_URL": amqp_url, "PROVISIONER_INTAKE": f"127.0.0.1:{Ports.free().amqp}"}
+    )
+
+
+async def _play(
+    channel: aio_pika.abc.AbstractChannel, http: aiohttp.ClientSession, sandbox: Sandbox, seconds: float
+) -> None:
+    """Sends some events a second, some over HTTP. Plivo fails from a third of the time on for a sixth."""
     exchange = await channel.get_exchange(names.DEPARTMENTS, ensure=False)
     chance = random.Random(7)
     begun, number, slow = time.monotonic(), 0, Rule("*", fault("slow", delay_seconds=0.04))
@@ -100,15 +115,30 @@ async def _play(channel: aio_pika.abc.AbstractChannel, sandbox: Sandbox, seconds
             for department in range(30):
                 await _send(exchange, "removed", department, 10_000 + department)
         kind = "created" if number < 60 or chance.random() < 0.5 else "renamed"
-        await _send(exchange, kind, number % 200, number)
+        if number % 3:
+            await _send(exchange, kind, number % 200, number)
+        else:
+            await _post(http, _event(kind, number % 200, number))
         if chance.random() < 0.02:
             await exchange.publish(aio_pika.Message(b'{"name": "Sales"}'), "department.created")
+            await _post(http, {"name": "Sales"})
         number += 1
         await asyncio.sleep(chance.expovariate(1 / 0.15))
 
 
 async def _send(exchange: aio_pika.abc.AbstractExchange, kind: str, department: int, number: int) -> None:
-    event = {
+    body = json.dumps(_event(kind, department, number)).encode()
+    await exchange.publish(aio_pika.Message(body), f"department.{kind}")
+
+
+async def _post(http: aiohttp.ClientSession, event: dict[str, Any]) -> None:
+    headers = {"Content-Type": "application/cloudevents+json"}
+    async with http.post("/v1/events", data=json.dumps(event), headers=headers) as response:
+        await response.read()
+
+
+def _event(kind: str, department: int, number: int) -> dict[str, Any]:
+    return {
         "specversion": "1.0",
         "id": f"{kind}-{number}",
         "source": "/hr",
@@ -117,7 +147,6 @@ async def _send(exchange: aio_pika.abc.AbstractExchange, kind: str, department: 
         "sequence": number,
         "data": {"department_id": f"d-{department}", "name": f"Department {number}"},
     }
-    await exchange.publish(aio_pika.Message(json.dumps(event).encode()), f"department.{kind}")
 
 
 # The picture

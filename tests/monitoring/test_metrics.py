@@ -34,6 +34,8 @@ PROMISED = {
 }
 """The metrics that the specification names, with their labels."""
 
+OF_INTAKE = ("provisioner_intake_", "provisioner_broker_", "provisioner_started_")
+
 
 def samples(registry: CollectorRegistry) -> dict[tuple[str, ...], float]:
     """Each series as its name and the values of its labels."""
@@ -66,7 +68,7 @@ def test_every_metric_is_exported_under_its_name():
 def test_an_intake_exports_nothing_of_a_worker():
     """Else an alert on a worker's gauge, such as `consuming`, would fire for an intake, or be silenced."""
     exported = {metric.name for metric in Telemetry(process=Process.INTAKE).registry.collect()}
-    assert all(name.startswith(("provisioner_intake_", "provisioner_broker_")) for name in exported)
+    assert all(name.startswith(OF_INTAKE) for name in exported)
 
 
 def test_series_with_closed_sets_exist_from_the_start_and_none_says_when_it_was_made():

@@ -547,9 +547,16 @@ class _BrokerEvents(_Reports):
             )
         self._unrouted = messages
 
-    def queued(self, *, ready: int | None, parked: int | None, dead_letters: int | None) -> None:
-        """The messages in the work queue, the delay queues and the dead-letter queue; None: not seen."""
-        seen = {"messages_ready": ready, "messages_parked": parked, "dead_letters_waiting": dead_letters}
+    def queued(
+        self, *, ready: int | None, parked: int | None, dead_letters: int | None, unmapped: int | None
+    ) -> None:
+        """The messages in the work queue, the delay queues and those of a person's work; None: not seen."""
+        seen = {
+            "messages_ready": ready,
+            "messages_parked": parked,
+            "dead_letters_waiting": dead_letters,
+            "unmapped_payloads": unmapped,
+        }
         for name, messages in seen.items():
             if messages is not None:
                 self._metrics.set(messages, name)
@@ -568,8 +575,11 @@ class _BrokerEvents(_Reports):
 class _IntakeEvents(_Reports):
     """`provisioner intake`: requests by sender. No line has a secret, a name or a part of a body."""
 
-    def intake_started(self, version: str, facts: Mapping[str, Any], senders: Iterable[str]) -> None:
+    def intake_started(
+        self, version: str, at: datetime, facts: Mapping[str, Any], senders: Iterable[str]
+    ) -> None:
         self._metrics.set(1, "intake_build_info", version, platform.python_version())
+        self._metrics.set(at.timestamp(), "started_timestamp_seconds")
         for sender in senders:
             self.sender_known(sender)
         self._log.info("intake_started", version=version, **facts)

@@ -253,7 +253,8 @@ GAUGES = (
     Metric(
         name="started_timestamp_seconds",
         help="When the process started, in seconds since 1970: its counters began at 0 then.",
-        action="Changes often: the worker is restarted again and again; its last log lines say why.",
+        action="Changes often: the process is restarted again and again; its last log lines say why.",
+        of=Process.EACH,
     ),
     Metric(
         name="consuming",
@@ -325,6 +326,11 @@ GAUGES = (
         name="unrouted_messages",
         help="Messages in the unrouted queue, looked at every 30 seconds: no queue takes their routing key.",
         action="`provisioner dead-letters list --unrouted` shows the key; have the producer correct it.",
+    ),
+    Metric(
+        name="unmapped_payloads",
+        help="Payloads in the queue of the intake's unmapped ones, looked at every 30 seconds.",
+        action="Correct the profile (`provisioner intake check`), then `provisioner intake remap`.",
     ),
     Metric(
         name="creates_unsettled",

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 
 from contracts.topology import (
     DEAD_LETTER_QUEUE,
+    UNMAPPED_QUEUE,
     UNROUTED_QUEUE,
     WORK_QUEUE,
     BrokerVersion,
@@ -80,6 +81,7 @@ async def _tell_lengths(connection: Connection, settings: WorkerSettings, teleme
         ready=await ready(WORK_QUEUE),
         parked=await ready(*map(retry_queue, settings.retry_delays)),
         dead_letters=await ready(DEAD_LETTER_QUEUE),
+        unmapped=await ready(UNMAPPED_QUEUE),
     )
 
 

@@ -125,7 +125,9 @@ async def running_intake(
             *(tokens.names if tokens else [ANYBODY]),
             *(each.profile.source for each in enabled.values()),
         ]
-        telemetry.intake_started(version("subaccount-provisioner"), _shown(server, enabled), senders)
+        telemetry.intake_started(
+            version("subaccount-provisioner"), clock.now(), _shown(server, enabled), senders
+        )
         yield intake
 
 
