@@ -18,7 +18,8 @@ from yarl import URL
 from tests.support.debian import debian_program
 from tests.support.postgres_node import postgres_binaries
 from worker.settings.load import load
-from worker.settings.model import BrokerSettings, WorkerSettings
+from worker.settings.model import BrokerSettings, IntakeSettings, WorkerSettings
+from worker.settings.tokens import Tokens
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
@@ -77,7 +78,17 @@ def test_docker_compose_refuses_an_unknown_key(tmp_path: Path):
 
 
 def test_all_parts_are_there(services: Mapping[str, Service]):
-    there = {"rabbitmq", "postgres", "worker", "sandbox", "prometheus", "grafana", "topology", "producer"}
+    there = {
+        "rabbitmq",
+        "postgres",
+        "worker",
+        "sandbox",
+        "prometheus",
+        "grafana",
+        "topology",
+        "producer",
+        "intake",
+    }
     assert set(services) == there
 
 
@@ -105,13 +116,14 @@ def test_what_is_mounted_is_in_the_repository(system: Mapping[str, Any], folder:
 
 def test_secrets_are_files_of_their_service_alone(system: Mapping[str, Any], folder: Path):
     drawn = {path.read_text().strip() for path in (folder / "compose/.secrets").iterdir()} - {"sandbox"}
-    assert len(drawn) == 11
+    assert len(drawn) == 15
     assert not any(secret in json.dumps(system) for secret in drawn)
     users = {
         name: {one["source"] for one in service.get("secrets", [])}
         for name, service in system["services"].items()
     }
     assert users["worker"] == {"amqp_url_worker", "ledger_url", "plivo_auth_token"}
+    assert users["intake"] == {"amqp_url_intake", "intake_tokens"}
     assert users["sandbox"] == users["prometheus"] == set()
 
 
@@ -133,6 +145,19 @@ def test_the_settings_of_the_worker_are_valid(services: Mapping[str, Service], f
     assert settings.plivo_api_url == "http://sandbox:8090"
     assert services["worker"]["stop_grace_period"] == "40s"
     assert settings.drain.total_seconds() < 40
+
+
+def test_the_settings_of_the_intake_are_valid_beyond_loopback(services: Mapping[str, Service], folder: Path):
+    settings = load(IntakeSettings, environment(services["intake"], folder))
+    assert settings.amqp_url[0].startswith("amqp://provisioner-intake:")
+    assert settings.intake_tokens is not None
+    assert Tokens(settings.intake_tokens).names == ["hr"]
+    token = (folder / "compose/.secrets/intake_token").read_text().strip()
+    assert Tokens(settings.intake_tokens).prove(f"Bearer {token}").name == "hr"
+    (port,) = services["intake"]["ports"]
+    assert port["target"] == settings.intake.port
+    known = {field.alias for field in IntakeSettings.model_fields.values()}
+    assert {name.removesuffix("_FILE") for name in services["intake"]["environment"]} <= known
 
 
 @pytest.mark.parametrize("name", ["topology", "producer"])
@@ -164,7 +189,7 @@ def test_the_users_of_the_broker_have_the_drawn_passwords(folder: Path):
             assert hashlib.sha256(salt + password).digest() == digest
             assert password.decode() in (secrets / f"amqp_url_{name}").read_text()
     assert {user["name"] for user in ours["users"] if user["password_hash"]} == {
-        f"provisioner-{name}" for name in ("topology", "worker", "producer")
+        f"provisioner-{name}" for name in ("topology", "worker", "intake", "producer")
     }
     for user in ours["users"]:
         user["password_hash"] = ""

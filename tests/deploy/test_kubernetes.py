@@ -18,7 +18,7 @@ from tests.support.debian import debian_program
 from tests.support.secrets_keys import sealing_key, signing_key, write_keys
 from worker.cli.app import command_line
 from worker.settings.load import load
-from worker.settings.model import SnapshotSettings, TopologySettings, WorkerSettings
+from worker.settings.model import IntakeSettings, SnapshotSettings, TopologySettings, WorkerSettings
 from worker.settings.parse import Address
 
 KUBERNETES = Path(__file__).parents[2] / "deploy/kubernetes"
@@ -26,6 +26,7 @@ OVERLAYS = ("staging", "production")
 VERSIONS = ("1.31", "1.37")
 SECRETS = "/run/secrets/provisioner"
 MOUNTED = {"secrets", "sources"}
+INTAKE = "provisioner-intake"
 
 Document = Mapping[str, Any]
 
@@ -256,12 +257,31 @@ def test_the_probes_ask_what_the_worker_serves(documents: Sequence[Document]):
     assert worker["ports"] == [{"name": "http", "containerPort": 8080}]
 
 
+def test_the_intake_has_its_own_secret_and_settings(documents: Sequence[Document], tmp_path: Path):
+    template = named(documents, "Deployment", INTAKE)["spec"]["template"]
+    (tmp_path / "amqp-url").write_text("amqps://provisioner-intake:secret@rabbit.example.com/")
+    (tmp_path / "intake-tokens").write_text("hr: secret\n")
+    environ = environment(documents, template, tmp_path)
+    settings = load(IntakeSettings, environ)
+    assert settings.intake == Address("0.0.0.0", 8082)  # noqa: S104 - of a pod alone
+    assert settings.sources == tmp_path
+    known = {field.alias for field in IntakeSettings.model_fields.values()}
+    assert {name.removesuffix("_FILE") for name in environ} <= known
+    secrets = [one["secret"]["secretName"] for one in template["spec"]["volumes"] if "secret" in one]
+    assert secrets == [INTAKE]
+    pause = 5
+    assert settings.drain.total_seconds() + pause < template["spec"]["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize(("name", "component"), [("provisioner", "worker"), (INTAKE, "intake")])
 @pytest.mark.parametrize(
     ("kind", "path"),
     [("PodDisruptionBudget", ("selector", "matchLabels")), ("Service", ("selector",))],
 )
-def test_selectors_choose_the_workers_alone(documents: Sequence[Document], kind: str, path: Sequence[str]):
-    wanted = named(documents, kind)["spec"]
+def test_selectors_choose_their_pods_alone(
+    documents: Sequence[Document], kind: str, path: Sequence[str], name: str, component: str
+):
+    wanted = named(documents, kind, name)["spec"]
     for step in path:
         wanted = wanted[step]
     chosen = [
@@ -269,15 +289,28 @@ def test_selectors_choose_the_workers_alone(documents: Sequence[Document], kind:
         for template in templates(documents)
         if wanted.items() <= template["metadata"]["labels"].items()
     ]
-    assert chosen == ["worker"]
+    assert chosen == [component]
 
 
 def test_the_network_policy_covers_every_pod_and_names_each_peer(documents: Sequence[Document]):
     spec = named(documents, "NetworkPolicy")["spec"]
     chosen = spec["podSelector"]["matchLabels"].items()
     assert all(chosen <= template["metadata"]["labels"].items() for template in templates(documents))
+    (but,) = spec["podSelector"]["matchExpressions"]
+    assert but == {"key": "app.kubernetes.io/component", "operator": "NotIn", "values": ["intake"]}
     assert spec["policyTypes"] == ["Ingress", "Egress"]
     ports = {port["port"] for rule in spec["egress"] for port in rule["ports"]}
     assert ports - {8090} == {53, 5671, 5672, 5432, 443}
     assert all(rule["ports"] for rule in [*spec["egress"], *spec["ingress"]])
     assert all(rule["from"] for rule in spec["ingress"])
+
+
+def test_the_intake_reaches_names_and_rabbitmq_alone(documents: Sequence[Document]):
+    """Policies add up, so no other may choose its pods."""
+    spec = named(documents, "NetworkPolicy", INTAKE)["spec"]
+    assert spec["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "intake"
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert {port["port"] for rule in spec["egress"] for port in rule["ports"]} == {53, 5671, 5672}
+    (rule,) = spec["ingress"]
+    assert [port["port"] for port in rule["ports"]] == [8082]
+    assert all("namespaceSelector" in one for one in rule["from"])

@@ -1,6 +1,7 @@
 """The systemd unit: under systemd-analyze, and its command run with its environment and its restrictions."""
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -22,17 +23,21 @@ from contracts import topology as names
 from tests.support.commands import provisioner
 from tests.support.nodes import skip_or_fail
 from tests.support.postgres_node import Account
+from tests.support.real import EVENT
 from tests.support.secrets_keys import sealing_key, write_keys
 from worker.adapters.ledgers import open_ledger
 from worker.demo.private_node import Ports
 from worker.sandbox import running_sandbox
 from worker.settings.load import load
-from worker.settings.model import WorkerSettings
+from worker.settings.model import IntakeSettings, WorkerSettings
 
 SYSTEMD = Path(__file__).parents[2] / "deploy/systemd"
 UNIT, ENVIRONMENT = SYSTEMD / "provisioner.service", SYSTEMD / "provisioner.env"
 NIGHTLY, TIMER = SYSTEMD / "provisioner-snapshot.service", SYSTEMD / "provisioner-snapshot.timer"
 NIGHTLY_ENVIRONMENT = SYSTEMD / "provisioner-snapshot.env"
+INTAKE, INTAKE_ENVIRONMENT = SYSTEMD / "provisioner-intake.service", SYSTEMD / "provisioner-intake.env"
+UNITS = (UNIT, INTAKE)
+NAMES = [one.stem for one in UNITS]
 INSTALLED = "/opt/provisioner/bin/provisioner"
 HERE = Path(sys.executable).with_name("provisioner")
 EXPOSURE_TENTHS = 20
@@ -46,8 +51,8 @@ def unit(file: Path = UNIT) -> Mapping[str, Sequence[str]]:
     return found
 
 
-def value(key: str) -> str:
-    (only,) = unit()[key]
+def value(key: str, file: Path = UNIT) -> str:
+    (only,) = unit(file)[key]
     return only
 
 
@@ -57,18 +62,19 @@ def analyze(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize("file", UNITS, ids=NAMES)
 @pytest.mark.parametrize(("old", "new", "said"), [("", "", ""), ("Restart=", "Restarts=", "Restarts")])
-def test_systemd_knows_every_key(tmp_path: Path, old: str, new: str, said: str):
+def test_systemd_knows_every_key(tmp_path: Path, file: Path, old: str, new: str, said: str):
     """It tells an unknown key, and ends with 0."""
-    installed = tmp_path / UNIT.name
-    installed.write_text(UNIT.read_text().replace(INSTALLED, "/bin/true").replace(old, new))
+    installed = tmp_path / file.name
+    installed.write_text(file.read_text().replace(INSTALLED, "/bin/true").replace(old, new))
     done = analyze("verify", installed)
     assert done.returncode == 0
     assert said in done.stderr
     assert bool(said) == bool(done.stderr)
 
 
-@pytest.mark.parametrize("file", [UNIT, NIGHTLY], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [*UNITS, NIGHTLY], ids=lambda file: file.name)
 def test_its_exposure_is_at_most_two(file: Path):
     done = analyze("security", "--offline=true", f"--threshold={EXPOSURE_TENTHS}", file)
     assert done.returncode == 0, done.stdout
@@ -119,6 +125,33 @@ async def test_the_commands_of_the_nightly_list_send_it(clean_broker: str, tmp_p
     assert said[1] == "events sent: 1; removals among them: 0"
 
 
+def test_the_intake_is_confined_as_the_worker_and_cannot_read_its_files():
+    worker, intake = dict(unit()), dict(unit(INTAKE))
+    own = {"User", "Group", "EnvironmentFile", "ExecStart", "Description", "After", "WorkingDirectory"}
+    for key in (*own, "StateDirectory", "StateDirectoryMode"):
+        worker.pop(key)
+        assert (intake.pop(key, None) is None) == (key not in own)
+    assert intake == worker
+    assert value("User", INTAKE) != value("User")
+    assert value("EnvironmentFile", INTAKE).startswith("/etc/provisioner-intake/")
+
+
+def test_the_example_of_the_intakes_settings_is_valid(tmp_path: Path):
+    environ = settings_of_intake(tmp_path, "amqp://127.0.0.1/")
+    known = {field.alias for field in IntakeSettings.model_fields.values()}
+    assert {name.removesuffix("_FILE") for name in environ} <= known
+    assert set(load(IntakeSettings, environ).files) == {"AMQP_URL"}
+
+
+def settings_of_intake(folder: Path, amqp_url: str) -> dict[str, str]:
+    """The settings of provisioner-intake.env, with `folder` for /etc/provisioner-intake."""
+    (folder / "amqp-url").write_text(amqp_url)
+    (folder / "tokens").write_text("hr: s3cr3t\n")
+    (folder / "sources").mkdir()
+    lines = re.findall(r"^(\w+)=(.*)$", INTAKE_ENVIRONMENT.read_text(), re.MULTILINE)
+    return {name: one.replace("/etc/provisioner-intake", str(folder)) for name, one in lines}
+
+
 def test_a_drain_ends_before_systemd_kills_it():
     assert value("TimeoutStopSec") == "40s"
     drain = WorkerSettings.model_fields["drain"].default
@@ -161,7 +194,7 @@ class Service:
 
     @property
     def address(self) -> str:
-        return self.environ["PROVISIONER_HTTP"]
+        return self.environ.get("PROVISIONER_HTTP") or self.environ["PROVISIONER_INTAKE"]
 
     async def start(self) -> Process:
         """Returns when it is ready."""
@@ -181,7 +214,7 @@ class Service:
         pytest.fail((await process.stderr.read()).decode())
 
 
-def allowed_calls() -> str:
+def allowed_calls(file: Path = UNIT) -> str:
     """The names of the unit's SystemCallFilter, its sets resolved."""
     sets: dict[str, list[str]] = {}
     for line in analyze("--no-pager", "syscall-filter").stdout.splitlines():
@@ -194,7 +227,7 @@ def allowed_calls() -> str:
         return set().union(*map(resolved, sets[name])) if name in sets else {name}
 
     allowed: set[str] = set()
-    for line in unit()["SystemCallFilter"]:
+    for line in unit(file)["SystemCallFilter"]:
         chosen = set().union(*map(resolved, line.removeprefix("~").split()))
         allowed = allowed - chosen if line.startswith("~") else allowed | chosen
     return "\n".join(sorted(allowed))
@@ -233,6 +266,29 @@ async def service(clean_broker: str) -> AsyncIterator[Service]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture
+async def intake(clean_broker: str) -> AsyncIterator[Service]:
+    """The command of the intake's unit, confined as the unit says."""
+    account = Account.unprivileged()
+    if not account.may_enter(HERE.parent):
+        account = Account()
+    folder = Path(tempfile.mkdtemp(prefix="provisioner-intake-"))
+    environ = settings_of_intake(folder, clean_broker) | {
+        "PATH": os.environ["PATH"],
+        "PROVISIONER_INTAKE": f"127.0.0.1:{Ports.free().amqp}",
+    }
+    (folder / "syscalls").write_text(allowed_calls(INTAKE))
+    uid, gid = account.uid or 0, account.gid or 0
+    for path in [folder, *map(folder.joinpath, ("amqp-url", "tokens", "sources", "syscalls"))]:
+        os.chown(path, uid, gid) if account.uid else None
+    start = value("ExecStart", INTAKE).replace(INSTALLED, str(HERE))
+    confined = [sys.executable, str(Path(__file__).with_name("confined.py")), f"{uid}:{gid}"]
+    applied = await provisioner({"AMQP_URL": clean_broker}, "topology", "apply")
+    assert applied.code == 0, applied.err
+    yield Service([*confined, str(folder / "syscalls"), *shlex.split(start)], environ, Path("/"))
+    shutil.rmtree(folder)
+
+
 def is_confined(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     return {"NoNewPrivs:\t1", "Seccomp:\t2"} <= set(status.splitlines())
@@ -259,6 +315,30 @@ async def test_its_command_works_confined_and_survives_sigkill(service: Service)
         _, log = await asyncio.wait_for(process.communicate(), 40)
         assert process.returncode == 0, log
         assert b'"worker_stopped"' in log
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+@pytest.mark.xdist_group("broker")
+async def test_the_intake_works_confined_and_drains(intake: Service, clean_broker: str):
+    process = await intake.start()
+    try:
+        assert is_confined(process.pid)
+        headers = {"Authorization": "Bearer s3cr3t", "Content-Type": "application/cloudevents+json"}
+        async with (
+            aiohttp.ClientSession(headers=headers) as http,
+            http.post(f"http://{intake.address}/v1/events", data=json.dumps(EVENT)) as response,
+        ):
+            assert response.status == 202, await response.text()
+        async with await aio_pika.connect(clean_broker) as connection:
+            queue = await (await connection.channel()).get_queue(names.WORK_QUEUE)
+            assert (await queue.get()).body
+        process.send_signal(signal.SIGTERM)
+        _, log = await asyncio.wait_for(process.communicate(), 40)
+        assert process.returncode == 0, log
+        assert b'"intake_stopped"' in log
     finally:
         if process.returncode is None:
             process.kill()
