@@ -5,7 +5,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -16,10 +16,12 @@ from unittest.mock import patch
 import aiohttp
 import psycopg
 import pytest
+import yaml
 from aiohttp import web
 from yarl import URL
 
 from contracts import topology as names
+from contracts.envelope import Message
 from contracts.topology import BrokerVersion, Namespace, topology
 from tests.support.builders import SALES, an_entry
 from tests.support.certificates import Authority
@@ -32,11 +34,12 @@ from worker.adapters.amqp import connect
 from worker.adapters.amqp.errors import BrokerRefuses
 from worker.adapters.amqp.owner import OwnerLease
 from worker.adapters.amqp.topology import apply
-from worker.adapters.brokers import open_connection
+from worker.adapters.brokers import open_connection, open_publisher
 from worker.adapters.sqlite.ledger import sqlite_ledger
 from worker.adapters.system import SystemClock
 from worker.bootstrap import doctor
 from worker.bootstrap.running import running_worker
+from worker.core.messages import Outgoing
 from worker.core.naming import NameTemplate, department_tag
 from worker.demo.private_node import PrivateNode, private_node
 from worker.sandbox import Rule, Sandbox, fault, running_sandbox
@@ -49,6 +52,18 @@ pytestmark = [pytest.mark.xdist_group("broker"), pytest.mark.timeout(120)]
 SECRET = "s3cr3t-0123456789"
 NUMBERS = count(1)
 FULL = {"configure": ".*", "write": ".*", "read": ".*"}
+ACME = {
+    "id": "item.id",
+    "name": "item.name",
+    "time": "item.at",
+    "samples": [
+        {
+            "body": {"id": "1", "name": "Sales", "at": "2026-11-01T08:30:00Z"},
+            "events": [{"type": "department.created.v1", "department_id": "1", "name": "Sales"}],
+        }
+    ],
+}
+"""A profile, but for its proof."""
 WORKER = {
     "configure": r"^provisioner\.owner$",
     "write": r"^provisioner\.(secrets|results|retry|dead-letters|owner)$",
@@ -608,6 +623,76 @@ class TestSecrets:
         signing.chmod(0o600)
         settings = {"PROVISIONER_RECIPIENTS": str(keys)}
         await apart.finds("signing key", "fail", "ledger.db.signing-key.json", "restore it", **settings)
+
+
+class TestAnIntake:
+    """Its settings have no account at the provider, so that nothing of a worker is looked at."""
+
+    @pytest.fixture
+    def intake(self, apart: Installation, tmp_path: Path) -> Installation:
+        sources = tmp_path / "sources"
+        sources.mkdir()
+        environ = {"AMQP_URL": apart.environ["AMQP_URL"], "PROVISIONER_SOURCES": str(sources)}
+        return replace(apart, environ=environ)
+
+    def profile(self, intake: Installation, **auth: str) -> Path:
+        path = Path(intake.environ["PROVISIONER_SOURCES"]) / "acme.yaml"
+        path.write_text(yaml.safe_dump(ACME | {"auth": auth}))
+        return path
+
+    async def test_a_mistake_of_a_profile(self, intake: Installation):
+        self.profile(intake, kind="none").write_text("auth: {kind: nothing}")
+        await intake.finds("intake sources", "fail", "acme.yaml: auth", "provisioner intake check")
+
+    async def test_a_folder_that_is_not_there(self, intake: Installation, tmp_path: Path):
+        missing = {"PROVISIONER_SOURCES": str(tmp_path / "nowhere")}
+        found = await intake.checks(**missing)
+        assert any("nowhere" in one["detail"] and one["status"] == "fail" for one in found), found
+
+    async def test_a_secret_that_is_missing_and_one_that_everybody_can_read(self, intake: Installation):
+        path = self.profile(intake, kind="bearer", secret_file="acme.secret")
+        await intake.finds("intake sources", "fail", "auth.secret_file", "provisioner intake check")
+        secret = path.with_name("acme.secret")
+        secret.write_text(f"{SECRET}\n")
+        secret.chmod(0o644)
+        await intake.finds("intake exposure", "fail", "can be read by everybody", f"chmod 600 {secret}")
+
+    async def test_no_tokens_and_no_proof_beyond_loopback(self, intake: Installation, tmp_path: Path):
+        beyond = {"PROVISIONER_INTAKE": "0.0.0.0:8082"}
+        await intake.finds("intake settings", "fail", "PROVISIONER_INTAKE_TOKENS", "", **beyond)
+        (tokens := tmp_path / "tokens").write_text(f"hr: {SECRET}\n")
+        tokens.chmod(0o600)
+        self.profile(intake, kind="none")
+        beyond["PROVISIONER_INTAKE_TOKENS"] = str(tokens)
+        await intake.finds("intake sources", "fail", "auth: none is for loopback", "use hmac", **beyond)
+
+    async def test_a_broker_that_is_away(self, intake: Installation):
+        await intake.finds("intake broker", "fail", "connection refused", "start RabbitMQ")
+        assert {one["check"] for one in await intake.checks()} == {
+            *("intake settings", "intake sources", "intake broker")
+        }
+
+    async def test_exchanges_rights_and_payloads_that_wait(self, intake: Installation, place: Place):
+        broker = {"AMQP_URL": place.environ["AMQP_URL"]}
+        detail = "exchange departments is missing"
+        await intake.finds("intake broker", "fail", detail, "topology apply", **broker)
+        await intake.finds("unmapped payloads", "fail", "is missing", "topology apply", **broker)
+        await place.apply()
+        await place.grant({"configure": "^$", "write": r"^provisioner\.intake\.unmapped$", "read": "^$"})
+        await intake.finds("intake rights", "fail", "no write right", "set_permissions", **broker)
+        await place.grant(
+            {"configure": "^$", "write": r"^(departments|provisioner\.intake\.unmapped)$", "read": "^$"}
+        )
+        await intake.finds("intake rights", "ok", "our user may publish", "", **broker)
+        async with open_publisher([place.as_guest], Telemetry(), names.NO_NAMESPACE) as publisher:
+            await publisher.publish(Outgoing(names.UNMAPPED, "acme", Message(b"{}", None)))
+        await intake.finds(
+            "unmapped payloads", "warn", "could map them: 1", "provisioner intake remap", **broker
+        )
+
+    async def test_beside_a_worker(self, apart: Installation, tmp_path: Path):
+        found = await apart.checks(PROVISIONER_SOURCES=str(tmp_path))
+        assert {"provider", "ledger", "intake sources"} <= {one["check"] for one in found}
 
 
 class TestTheStartOfAWorker:

@@ -27,6 +27,7 @@ from worker.adapters.ledgers import open_ledger, require_place
 from worker.adapters.memory.ledger import MemoryLedger
 from worker.adapters.plivo.client import plivo_provider
 from worker.adapters.system import SystemClock
+from worker.bootstrap.intake_doctor import has_intake, has_worker, intake_probes
 from worker.bootstrap.running import missing_keys, plivo_account
 from worker.core.checks import (
     BY_ITSELF,
@@ -76,7 +77,17 @@ TO_KEYS = f"repair the file of {PREFIX}RECIPIENTS; `provisioner keys new` makes 
 
 
 def probes(environ: Mapping[str, str]) -> Sequence[Probe]:
-    """The checks for an environment. With wrong settings there is nothing to look at but them."""
+    """The checks for an environment: of a worker, of an intake, or of both.
+
+    With wrong settings there is nothing to look at but them.
+    """
+    intake = intake_probes(environ) if has_intake(environ) else []
+    if intake and not has_worker(environ):
+        return [*intake, _of_settings(environ, [])]
+    return [*_of_worker(environ), *intake]
+
+
+def _of_worker(environ: Mapping[str, str]) -> Sequence[Probe]:
     try:
         settings = load(WorkerSettings, environ)
     except SettingsError as error:

@@ -13,6 +13,7 @@ from worker.core.intake.proof import BadSecret, require_usable
 from worker.core.intake.samples import failures
 from worker.ports import UserError
 from worker.settings.files import NotText, decoded, why_unreadable
+from worker.settings.parse import PREFIX, Address, is_loopback
 from worker.settings.yaml_document import NotYaml, document_of
 
 SUFFIXES = (".yaml", ".yml")
@@ -141,6 +142,17 @@ def ready_sources(folder: Path | None) -> Mapping[str, Source]:
     if mistakes:
         raise SourcesInvalid("\n".join(mistakes))
     return sources
+
+
+def open_to_everybody(address: Address, sources: Mapping[str, Source]) -> list[str]:
+    """A line for each profile without a proof, where the address is beyond loopback."""
+    if is_loopback(address.host):
+        return []
+    return [
+        f"{source.file}: auth: none is for loopback, but {PREFIX}INTAKE is beyond it; use hmac or bearer"
+        for source in sources.values()
+        if source.profile.needs_loopback
+    ]
 
 
 def _unready(source: Source) -> Iterator[str]:

@@ -20,8 +20,8 @@ from worker.service.signals import Stop, exit_at_once, leave_no_core
 from worker.settings.load import SettingsError
 from worker.settings.model import IntakeSettings
 from worker.settings.names import unknown_lines, unknown_names
-from worker.settings.parse import PREFIX, is_loopback
-from worker.settings.sources import Secrets, Source, ready_sources
+from worker.settings.parse import PREFIX
+from worker.settings.sources import Secrets, Source, open_to_everybody, ready_sources
 from worker.settings.tokens import Tokens
 from worker.settings.warnings import intake_exposures
 from worker.telemetry.events import Telemetry
@@ -92,7 +92,8 @@ async def running_intake(
     """
     clock = SystemClock()
     sources = ready_sources(settings.sources)
-    _refuse_open(settings, sources)
+    if mistakes := open_to_everybody(settings.intake, sources):
+        raise SettingsError("\n".join(mistakes))
     tokens = None
     if settings.intake_tokens is not None:
         path = settings.intake_tokens
@@ -141,19 +142,6 @@ def _secrets_of(sources: Mapping[str, Source], telemetry: Telemetry) -> Iterator
         secrets = source.secrets(partial(telemetry.setting_read_again, source.file))
         if secrets is not None:
             yield name, secrets
-
-
-def _refuse_open(settings: IntakeSettings, sources: Mapping[str, Source]) -> None:
-    """Beyond loopback every sender has to prove itself. Raises `SettingsError`."""
-    if is_loopback(settings.intake.host):
-        return
-    mistakes = [
-        f"{source.file}: auth: none is for loopback, but {PREFIX}INTAKE is beyond it; use hmac or bearer"
-        for source in sources.values()
-        if source.profile.needs_loopback
-    ]
-    if mistakes:
-        raise SettingsError("\n".join(mistakes))
 
 
 def _shown(server: Listening, enabled: Mapping[str, Source]) -> dict[str, Any]:
