@@ -350,7 +350,10 @@ def _header_attributes(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differ(one: Any, other: Any) -> bool:
-    return (number_text(one) or one) != (number_text(other) or other)
+    try:
+        return bool((number_text(one) or one) != (number_text(other) or other))
+    except ArithmeticError:  # a signalling NaN, which equals nothing
+        return True
 
 
 def _binary_attributes(message: Message, headers: dict[str, Any], media_type: str) -> dict[str, Any]:
