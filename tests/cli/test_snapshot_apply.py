@@ -2,10 +2,12 @@
 
 import io
 import json
+import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from worker.adapters.sqlite.draft import draft
 from worker.core.messages import Outgoing
 from worker.core.model.departments import Department
 from worker.core.snapshots import Said, Standing
+from worker.operations import snapshot_lists, snapshot_plan
 from worker.operations import snapshots as operations
 from worker.operations.snapshot_lists import items_in, row_by_contract, rows_of
 from worker.operations.snapshot_plan import (
@@ -359,6 +362,36 @@ async def test_a_dropped_zero_is_noticed(world):
     assert world.warnings == [
         "department 00042 is missing, and there is 42: did a spreadsheet drop the leading zeros?"
     ]
+
+
+async def test_memory_does_not_grow_with_the_list(world, monkeypatch):
+    """Beyond the parts that are read and kept at a time, which are made small here."""
+    monkeypatch.setattr(snapshot_lists, "CHUNK", 4096)
+    monkeypatch.setattr(snapshot_plan, "IN_MEMORY", 4096)
+
+    async def peak(rows: int) -> int:
+        world.snapshots.rows.clear()
+        content = csv_of({str(number): f"Department {number}" for number in range(rows)}).encode()
+        tracemalloc.start()
+        with ExitStack() as stack:
+            writer = PlanWriter(stack)
+            planning = Planning(
+                world.snapshots, stack.enter_context(draft()), writer, "hr", "list", START, NOW
+            )
+            await planning.begin()
+            read_ = rows_of(items_in(io.BytesIO(content), "list"), row_by_contract)
+            while part := list(islice(read_, 500)):
+                planning.take(part)
+            planned = await planning.plan()
+            planned.writer.write(planned.head, lambda _: None)
+            assert planned.counts["created"] == rows
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    await peak(10)  # what is imported and compiled once
+    few, many = await peak(1_000), await peak(4_000)
+    assert many < few + 100_000, (few, many)
 
 
 BEFORE = {str(number): f"Name {number}" for number in range(6)}

@@ -59,8 +59,9 @@ def copy(
 ) -> None:
     """Copy a ledger to another file or database: SQLite to PostgreSQL, back, or a backup to its place.
 
-    Everything is copied: departments, answers, holds, wishes, calls, sweeps, the audit. It is read back and
-    compared by number and digest. A copy that fails leaves the target empty. No worker may run on either.
+    Everything is copied: departments, answers, holds, wishes, calls, sweeps, snapshots, the audit. It is read
+    back and compared by number and digest. A copy that fails leaves the target empty. No worker may run on
+    either.
 
     Give a password in PGPASSWORD or PGPASSFILE: others on this machine can see what a command line says.
     """
