@@ -23,6 +23,7 @@ PREFIX = "ce-"
 _BOM = b"\xef\xbb\xbf"
 _STRUCTURED_FORMATS = frozenset({STRUCTURED, STRUCTURED.removesuffix("+json")})
 _BATCH_FORMATS = frozenset({BATCH, f"{BATCH}+json"})
+_SAYS_NOTHING = frozenset({"", "application/octet-stream"})
 _NOT_ATTRIBUTES = frozenset({"data", "data_base64", "datacontenttype"})
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
@@ -66,7 +67,7 @@ class Posted:
 def mode_of(content_type: str | None, headers: Headers) -> Mode | None:
     """The mode of a request, by its headers; None if its content type is none that is read.
 
-    Binary mode may lack a content type: its data is JSON then.
+    Binary mode may lack a content type, or have the one that HTTP libraries set by default: its data is JSON.
     """
     media_type = (content_type or "").partition(";")[0].strip().lower()
     if media_type.startswith(BATCH):
@@ -74,7 +75,7 @@ def mode_of(content_type: str | None, headers: Headers) -> Mode | None:
     if media_type.startswith("application/cloudevents"):
         return Mode.STRUCTURED if media_type in _STRUCTURED_FORMATS else None
     is_binary = any(name.lower().startswith(PREFIX) for name, _ in headers)
-    if not media_type:
+    if media_type in _SAYS_NOTHING:
         return Mode.BINARY if is_binary else None
     if media_type not in {JSON, "text/json"} and not media_type.endswith("+json"):
         return None
@@ -162,7 +163,8 @@ def _binary(content_type: str | None, headers: Headers) -> dict[str, Any]:
             mistakes.append((0, Mistake(header, "given twice, with different values")))
     if mistakes:
         raise Broken(mistakes[:MAX_MISTAKES])
-    return found | {"datacontenttype": content_type or JSON}
+    says_nothing = (content_type or "").strip().lower() in _SAYS_NOTHING
+    return found | {"datacontenttype": JSON if says_nothing or content_type is None else content_type}
 
 
 def _attribute_headers(headers: Headers) -> Iterator[tuple[str, str, str]]:
