@@ -13,7 +13,7 @@ from worker.settings.show import described
 
 def leaves(command, path=""):
     below = getattr(command, "commands", {})
-    if not below:
+    if not below or (path and command.invoke_without_command):
         yield path, command
     for name, one in below.items():
         yield from leaves(one, f"{path} {name}".strip())

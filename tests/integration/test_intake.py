@@ -141,8 +141,13 @@ async def test_a_restart_of_the_broker_under_load_loses_nothing_accepted(tmp_pat
         number = 0
         while not ended.is_set():
             id_ = f"{sender}-{number}"
-            event = {"specversion": "1.0", "id": id_, "source": "/test", "type": "department.created.v1"}
-            event |= {"time": "2026-11-01T08:30:00Z", "data": {"department_id": id_, "name": "Sales"}}  # type: ignore[operator]
+            event: dict[str, object] = {
+                "specversion": "1.0",
+                "id": id_,
+                "source": "/test",
+                "type": "department.created.v1",
+            }
+            event |= {"time": "2026-11-01T08:30:00Z", "data": {"department_id": id_, "name": "Sales"}}
             headers = {"Content-Type": "application/cloudevents+json", "Authorization": f"Bearer {TOKEN}"}
             async with session.post(url, data=json.dumps(event), headers=headers) as response:
                 assert response.status in {202, 503}
