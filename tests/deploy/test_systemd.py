@@ -148,7 +148,7 @@ def settings_of_intake(folder: Path, amqp_url: str) -> dict[str, str]:
     (folder / "amqp-url").write_text(amqp_url)
     (folder / "tokens").write_text("hr: s3cr3t\n")
     (folder / "sources").mkdir()
-    lines = re.findall(r"^(\w+)=(.*)$", INTAKE_ENVIRONMENT.read_text(), re.MULTILINE)
+    lines = assignments(INTAKE_ENVIRONMENT)
     return {name: one.replace("/etc/provisioner-intake", str(folder)) for name, one in lines}
 
 
