@@ -1,4 +1,4 @@
-"""What traces cost the worker: without them, with one event in a hundred traced, with all."""
+"""The cost of traces for the worker: without them, with one event in a hundred traced, with all."""
 
 from collections import defaultdict
 from collections.abc import Mapping

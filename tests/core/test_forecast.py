@@ -1,4 +1,4 @@
-"""What would happen to an event, in one word, with its outcome, reason and least number of calls."""
+"""The forecast for an event, in one word, with its outcome, reason and least number of calls."""
 
 from dataclasses import replace
 from datetime import timedelta

@@ -509,7 +509,7 @@ class TestBeforeADeletion:
 
 
 class TestApproved:
-    """What an approval covers, and what it does not."""
+    """The scope of an approval."""
 
     @pytest.mark.parametrize("policy", [STAGED, DISABLES, replace(DELETES, capabilities=CANNOT_DELETE)])
     @pytest.mark.parametrize("reason", RULES)

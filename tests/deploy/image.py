@@ -47,7 +47,7 @@ class Stage:
 
     @property
     def files(self) -> Path:
-        """What the stage has that this machine has not."""
+        """The files of the stage that this machine lacks."""
         return self.folder / "files"
 
     def process(

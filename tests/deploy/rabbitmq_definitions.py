@@ -22,7 +22,7 @@ def path_of(name: str) -> Path:
 
 
 def text_of(name: str) -> str:
-    """What belongs into the file."""
+    """The content of the file."""
     version = VERSIONS[name]
     objects = definitions(topology(version, recipients=RECIPIENTS), version)
     del objects["rabbit_version"]  # the file is for more than one

@@ -186,7 +186,7 @@ def settings_of(folder: Path, secrets: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Service:
-    """What systemd would do with the unit, without systemd."""
+    """Runs the unit as systemd would, without systemd."""
 
     command: Sequence[str]
     environ: Mapping[str, str]

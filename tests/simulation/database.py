@@ -113,7 +113,7 @@ class Database:
         return session
 
     def exchange(self, session: ServerSession, given: list[int], taken: list[int]) -> list[tuple[bool]]:
-        """What `EXCHANGE` does: gives keys back, then takes those that no other session holds."""
+        """The work of `EXCHANGE`: gives keys back, then takes those that no other session holds."""
         return [(self._give(session, key),) for key in given] + [(self._take(session, key),) for key in taken]
 
     def end(self, session: ServerSession, why: str) -> None:
@@ -356,7 +356,7 @@ class NamedLocks:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseClient:
-    """What one worker uses of the database."""
+    """The database as one worker uses it."""
 
     database: Database
     process: Process

@@ -269,7 +269,7 @@ class SimulatedWorld:
         await worker.scheduler.run()
 
     def _ledger(self, process: Process) -> tuple[Ledger, DepartmentLocks, Fence]:
-        """What a worker uses of the ledger. It has the part of the port that a run uses."""
+        """The ledger as a worker uses it. It has the part of the port that a run uses."""
         if not self.chance.profile.many_workers:
             alone = SimulatedLedger(self.disk, self.loop, self.chance, process)
             return cast(Ledger, alone), InProcessLocks(), UNBROKEN

@@ -68,7 +68,7 @@ class ScalePlan:
     settle_seconds: int = 30
 
     def turns(self, rng: random.Random) -> list[Turn]:
-        """What happens, in this order."""
+        """The changes, in this order."""
         counts: dict[Turn, int] = {"kill": self.kills, "drain": self.drains, "restart": self.restarts}
         return rng.sample(list(counts), counts=counts.values(), k=sum(counts.values()))
 

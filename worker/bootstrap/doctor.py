@@ -210,7 +210,7 @@ async def _objects(connection: Connection, settings: WorkerSettings) -> Sequence
 
 
 async def _in_effect(settings: WorkerSettings) -> tuple[InEffect | None, Sequence[Check]]:
-    """What the management API shows, and its clock; None if it is not asked, or does not answer."""
+    """The state that the management API shows, and its clock; None if it is not asked, or does not answer."""
     if settings.management_url is None:
         return None, []
     ours = SystemClock()

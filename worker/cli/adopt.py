@@ -189,7 +189,7 @@ def _show(planned: Sequence[Planned], request: _Request, *, applied: bool, as_js
 
 
 def _advice(counts: Counter[State], request: _Request, *, applied: bool) -> str | None:
-    """What was not done, and what to do."""
+    """The lines that were not adopted, with advice."""
     match applied, request.applies, bool(counts[State.REFUSED]):
         case False, True, True:
             return "nothing was applied: correct the refused lines, or apply the others with --skip-bad"

@@ -188,7 +188,7 @@ def provider(fault: CallFault) -> Check:
 
 
 def provider_advice(fault: CallFault) -> str:
-    """What to do about a call that failed for everybody, in one line."""
+    """Advice for a call that failed for everybody, in one line."""
     match fault.kind:
         case FaultKind.LOGIN_REFUSED:
             return "set PLIVO_AUTH_ID and PLIVO_AUTH_TOKEN to those that Plivo's console shows"

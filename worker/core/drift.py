@@ -337,7 +337,7 @@ def _stranger(one: Seen, tag: str | None) -> Finding:
 
 
 def _what_to_do(entry: Entry) -> str:
-    """What is known of a missing subaccount, and what to do about it."""
+    """The facts about a missing subaccount, with advice."""
     if entry.status is Status.DISABLED:
         return "it is not at Plivo any more; the department is removed, so there is nothing to do"
     tenant, id_ = entry.department

@@ -1,4 +1,4 @@
-"""What would happen to an event now: its decision in one word, the outcome, and the calls that it takes.
+"""The forecast for an event now: its decision in one word, the outcome, and the calls that it takes.
 
 It asks the same functions as the worker. They may want to see the provider first, so a forecast assumes that
 the provider is as the ledger has it, and that each call succeeds.
@@ -72,7 +72,7 @@ class Planned(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What would happen to an event.
+    """Forecasts an event.
 
     `outcome`: that of its answer; None if only the provider can tell. `reason`: that of a hold or of a dead
     letter, as a code, or the answer's own. `detail`: more, for a person. `calls`: the least that it takes.

@@ -33,7 +33,7 @@ WITHDRAWN = "the worker has not done it, and it is withdrawn: see its log, and a
 
 
 class State(StrEnum):
-    """What becomes of a line, or has become of it."""
+    """The planned or actual outcome of a line."""
 
     ADOPT = "adopt"
     ADOPTED = "adopted"
@@ -43,7 +43,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What a person chose for all lines, as in `Binding`."""
+    """A person's choices for all lines, as in `Binding`."""
 
     keeps_names: bool = False
     issues: bool = False

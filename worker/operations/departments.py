@@ -160,7 +160,7 @@ async def history_so_far(ledger: Ledger, audit: Audit, which: Department, now: d
 
 
 def fate(entry: Entry, policy: Policy) -> str | None:
-    """What becomes of a removed department's subaccount, in words; None if nothing is to be said."""
+    """The fate of a removed department's subaccount, in words; None if nothing is to be said."""
     if entry.hold is not None:
         state = "is held" if entry.hold.state is HoldState.WAITING else "is approved, and under way"
         return f"its removal {state} ({entry.hold.reason})"

@@ -255,7 +255,7 @@ def _why_over(hold: Hold | None) -> str | None:
 
 
 def consequence(hold: Hold, policy: Policy) -> str:
-    """What the worker does once the hold is approved, as far as it is known now."""
+    """The worker's actions once the hold is approved, as far as they are known now."""
     later = "numbers, applications or endpoints found then are a hold of their own"
     match hold.reason:
         case HoldReason.RESOURCES:
@@ -280,7 +280,7 @@ def consequence(hold: Hold, policy: Policy) -> str:
 
 
 def rejection(hold: Hold) -> str:
-    """What the worker does once the hold is rejected."""
+    """The worker's actions once the hold is rejected."""
     if hold.disabled:
         return f"deletes nothing: subaccount {hold.auth_id} stays disabled"
     return "the department stays active, and its removal is answered `unchanged`"

@@ -62,7 +62,7 @@ def _only_event(content: bytes) -> bytes:
 
 
 async def plan(ledger: Ledger, reading: Event | Unreadable, policy: Policy, now: datetime) -> Plan:
-    """What would happen to the event at `now`. One that breaks the contract is refused."""
+    """Forecasts the event at `now`. One that breaks the contract is refused."""
     if isinstance(reading, Event):
         found = await forecast_on(ledger, reading, policy, now)
         return Plan(reading.reference, reading.department, found)

@@ -27,7 +27,7 @@ WHAT_TO_DO = {
     FindingKind.UNRECORDED: "look for another deployment, or an older ledger, before you touch it",
     FindingKind.UNTAGGED: "`provisioner adopt --from FILE` puts it on record for a department",
 }
-"""What a person can do about each kind of finding."""
+"""Advice for each kind of finding."""
 
 
 class SweepFailed(UserError):

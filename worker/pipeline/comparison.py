@@ -169,7 +169,7 @@ class _Listed:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """What the list says. `doubtful`: the departments that must be looked at again, or left out."""
+    """The statements of the list. `doubtful`: the departments that must be looked at again, or left out."""
 
     departments: int
     findings: Mapping[Department, tuple[Finding, ...]]

@@ -49,7 +49,7 @@ REMEMBERED = 10_000
 """How many departments and failures of the last period are remembered; beyond, the oldest is forgotten."""
 
 MessageType = Kind | Literal["reissue", "unreadable"]
-"""What a message is: a department event by its kind, a request to reissue, or none of them."""
+"""The type of a message: a department event by its kind, a request to reissue, or none of them."""
 
 _MESSAGING = {"messaging.system": "rabbitmq", "messaging.operation.type": "process"}
 

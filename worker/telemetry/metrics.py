@@ -53,7 +53,7 @@ class Process(StrEnum):
 
 
 TYPES: Values = (*Kind, "reissue", "unreadable")
-"""What a message is: a department event by its kind, a request to reissue, or none of them."""
+"""The types of messages: a department event by its kind, a request to reissue, or none of them."""
 
 OUTCOMES: Values = tuple(ResultKind)
 STATUSES: Values = (NO_RESPONSE, *(str(status.value) for status in HTTPStatus))
@@ -85,7 +85,7 @@ class Refusal(StrEnum):
 
 
 TAKEN: Values = ("accepted", "ignored", "unmapped")
-"""What becomes of the items of an authentic request."""
+"""The fates of the items of an authentic request."""
 
 NO_SENDER = "none"
 """The sender of a request that was refused before its sender was known."""

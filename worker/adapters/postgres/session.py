@@ -97,7 +97,7 @@ class Session(Link):
         self.leases: dict[int, Callable[[], None]] = {}
         """The function that interrupts the holder of each lock, by its key. Empty after a loss."""
         self.resume: Work[None] | None = None
-        """What each further connection begins with."""
+        """Prepares each further connection."""
 
     def proof_age(self) -> float:
         """Seconds since the newest statement was sent that the server has answered; infinite without one."""

@@ -122,7 +122,7 @@ def queue_checks(
     prefetch: int,
     waits: Mapping[str, timedelta],
 ) -> Iterator[Check]:
-    """What the work queue's arguments and policies mean for the settings of a worker."""
+    """Judges the work queue's arguments and policies against the settings of a worker."""
     queue = options.namespace.of(names.WORK_QUEUE)
     if in_effect is None:
         yield warn("policies", UNSEEN, SHOW)
