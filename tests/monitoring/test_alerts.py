@@ -12,6 +12,7 @@ from tests.support.prometheus import prometheus_folder
 from worker.telemetry.page import PAGE
 
 ALERTS, TESTS = PAGE.with_name("alerts.yaml"), PAGE.with_name("alerts.test.yaml")
+TESTS_OVER_DAYS = PAGE.with_name("alerts.days.test.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,8 @@ def test_promtool_accepts_the_alerts(promtool: Path):
 
 
 def test_promtool_passes_the_tests_of_the_alerts(promtool: Path):
-    done = subprocess.run([promtool, "test", "rules", TESTS], capture_output=True, text=True, check=False)
+    tests = [promtool, "test", "rules", TESTS, TESTS_OVER_DAYS]
+    done = subprocess.run(tests, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -46,7 +48,7 @@ def test_promtool_notices_an_alert_that_never_fires(promtool: Path, tmp_path: Pa
 
 def test_each_alert_has_a_test_in_which_it_fires_and_one_in_which_it_does_not():
     alerts = set(re.findall(r"- alert: (\w+)", ALERTS.read_text()))
-    tests = yaml.safe_load(TESTS.read_text())["tests"]
+    tests = [one for file in (TESTS, TESTS_OVER_DAYS) for one in yaml.safe_load(file.read_text())["tests"]]
     fired = set(re.findall(r'alertname="(\w+)"', str([one.get("promql_expr_test") for one in tests])))
     assert fired == alerts
     assert all(
