@@ -26,8 +26,8 @@ def test_promtool_accepts_the_alerts(promtool: Path):
 
 
 def test_promtool_passes_the_tests_of_the_alerts(promtool: Path):
-    tests = [promtool, "test", "rules", TESTS, TESTS_OVER_DAYS]
-    done = subprocess.run(tests, capture_output=True, text=True, check=False)
+    command = (promtool, "test", "rules", TESTS, TESTS_OVER_DAYS)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
