@@ -12,9 +12,14 @@ from tests.support.prometheus import Prometheus, running_prometheus
 from tests.support.real import RealSystem
 from worker.adapters.system import SystemClock
 from worker.bootstrap.running import running_worker
+from worker.demo.private_node import Ports
+from worker.service.intake.serve import running_intake
 from worker.service.probes import Probes, serving
+from worker.settings.load import load
+from worker.settings.model import IntakeSettings
 from worker.settings.parse import Address
 from worker.telemetry.events import Telemetry
+from worker.telemetry.metrics import Process
 
 NEEDS_TROUBLE = ("waits_total", "sweep_findings", "> 0")
 """Parts of expressions that have no series while all is well."""
@@ -23,15 +28,21 @@ NEEDS_TROUBLE = ("waits_total", "sweep_findings", "> 0")
 async def test_a_real_prometheus_evaluates_dashboard_and_alerts(system: RealSystem, tmp_path: Path):
     telemetry = Telemetry()
     probes = Probes(telemetry, None)
+    own = {"AMQP_URL": system.environ["AMQP_URL"], "PROVISIONER_INTAKE": f"127.0.0.1:{Ports.free().amqp}"}
+    of_intake = load(IntakeSettings, own)
     async with (
         serving(probes, Address("127.0.0.1", 0)) as address,
         running_worker(system.settings, telemetry) as running,
-        running_prometheus(tmp_path, [f"127.0.0.1:{address.port}"]) as prometheus,
+        running_intake(of_intake, Telemetry(process=Process.INTAKE), {}) as intake,
+        running_prometheus(
+            tmp_path, [f"127.0.0.1:{one.port}" for one in (address, intake.server.address)]
+        ) as prometheus,
     ):
         telemetry.started("1.0", SystemClock().now(), {})
         with probes.watching(running):
             results = await system.listen(names.RESULTS)
             await _until_scraped(prometheus, "provisioner_consuming == 1")
+            await _until_scraped(prometheus, "provisioner_intake_ready == 1")
             await system.send(department_created().model_dump_json().encode())
             await system.send(b"{")
             await results.count(2)
@@ -46,7 +57,8 @@ async def test_a_real_prometheus_evaluates_dashboard_and_alerts(system: RealSyst
         url = f"http://127.0.0.1:{address.port}/metrics"
         async with aiohttp.ClientSession() as http, http.get(url) as page:
             text = await page.text()
-    assert all(f"# HELP {name} " in text for name in METRICS)
+    of_worker = [name for name, metric in METRICS.items() if metric.of is not Process.INTAKE]
+    assert all(f"# HELP {name} " in text for name in of_worker)
     assert "_created" not in text
 
 
