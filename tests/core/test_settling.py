@@ -403,4 +403,4 @@ class TestChecks:
 
         undone = left.status is Status.ACTIVE
         assert undone is not isinstance(failure, Unknown)
-        assert left.check == (Check(LATER + WINDOW, late_call=True) if undone else None)
+        assert left.check == (entry.check if undone else None)

@@ -77,7 +77,9 @@ def intend(
             claim = Claim(now, idempotency_key, cause.reference, attempt, trace=cause.trace)
             return replace(entry, status=Status.CLAIMED, name=name, claim=claim)
         case Delete(_, cascade, inspection):
-            deletion = Deletion(now, cascade, in_doubt=entry.deletion is not None)
+            before = entry.deletion
+            check_at = entry.check.at if entry.check else (before.check_at if before else None)
+            deletion = Deletion(now, cascade, in_doubt=before is not None, check_at=check_at)
             counted = reserved(entry, required(cause), now, inspection)
             looked = replace(counted, missing_since=None, gone_at=None)  # the inspection has just looked
             return replace(looked, status=Status.DELETING, deletion=deletion, check=None)

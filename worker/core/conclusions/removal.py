@@ -17,7 +17,7 @@ from worker.core.inventory import Inspection
 from worker.core.judge import Failure, Missing, Unknown
 from worker.core.limits import Admission
 from worker.core.model.causes import Cause, LateRemoval
-from worker.core.model.entry import Entry, Status
+from worker.core.model.entry import Check, Entry, Status
 from worker.core.model.removals import Deletion, Removed, Removing
 from worker.core.model.replace import replace
 from worker.core.outcomes import Deleted, Inspected, NothingDone, Outcome, Seen
@@ -57,7 +57,7 @@ def removal_failed(
         case Reconsider(), Missing():
             return _reconsidered(entry, deleted(entry, None, now), policy, now)
         case Delete(), _:
-            return Conclusion(_not_deleted(entry, failure, policy, now), failure=failure)
+            return Conclusion(_not_deleted(entry, failure), failure=failure)
         case _:
             return Conclusion(entry, failure=failure)
 
@@ -105,7 +105,7 @@ def _held(entry: Entry, cause: Cause, step: HoldBack, policy: Policy, now: datet
     if entry.deletion is not None:
         if (undecided := _undecided(entry.deletion, policy, now)) is not None:
             return Conclusion(entry, failure=undecided)
-        entry = _undeleted(entry, policy, now)
+        entry = arm_late_check(_undeleted(entry), policy, now)
     ruled = held(replace(entry, removing=None), cause, step, now)
     if ruled.answer is None:
         return Conclusion(ruled.entry, holds=(ruled.hold,))
@@ -131,7 +131,7 @@ def _voided(entry: Entry, cause: Cause, now: datetime) -> Conclusion:
 
 def _still_there(entry: Entry, policy: Policy, now: datetime) -> Conclusion:
     """The deletion was not carried out, once the settle window is over: the event is decided again."""
-    return _reconsidered(entry, _undeleted(entry, policy, now), policy, now)
+    return _reconsidered(entry, arm_late_check(_undeleted(entry), policy, now), policy, now)
 
 
 def _reconsidered(entry: Entry, settled: Entry, policy: Policy, now: datetime) -> Conclusion:
@@ -148,13 +148,15 @@ def _undecided(deletion: Deletion, policy: Policy, now: datetime) -> Unknown | N
     return Unknown(why, left + MARGIN.total_seconds())
 
 
-def _undeleted(entry: Entry, policy: Policy, now: datetime) -> Entry:
-    """The entry as before its deletion. It has a check: that of an earlier change ended with the claim."""
+def _undeleted(entry: Entry) -> Entry:
+    """The entry as before its deletion."""
     status = Status.ACTIVE if entry.removal is None else Status.DISABLED
-    return arm_late_check(replace(entry, status=status, deletion=None, removing=None), policy, now)
+    check_at = entry.deletion.check_at if entry.deletion else None
+    check = Check(check_at, late_call=True) if check_at else None
+    return replace(entry, status=status, deletion=None, removing=None, check=check)
 
 
-def _not_deleted(entry: Entry, failure: Failure, policy: Policy, now: datetime) -> Entry:
+def _not_deleted(entry: Entry, failure: Failure) -> Entry:
     """A deletion in doubt stays on record: the subaccount is inspected again before the next try."""
     in_doubt = entry.deletion is not None and entry.deletion.in_doubt
-    return entry if in_doubt or isinstance(failure, Unknown) else _undeleted(entry, policy, now)
+    return entry if in_doubt or isinstance(failure, Unknown) else _undeleted(entry)

@@ -39,12 +39,14 @@ class Removed:
 class Deletion:
     """A deletion that is durable before it is sent, since `begun_at`. `cascade`: with its resources.
 
-    `in_doubt`: an earlier call for it may have been sent, and its outcome is not known.
+    `in_doubt`: an earlier call for it may have been sent, and its outcome is not known. `check_at`: when the
+    check of an earlier change was due, which the deletion has ended.
     """
 
     begun_at: datetime
     cascade: bool = False
     in_doubt: bool = False
+    check_at: datetime | None = None
 
 
 @dataclass(frozen=True)
