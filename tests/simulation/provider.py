@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
+from math import inf
 from typing import Any, NamedTuple
 
 from pydantic import SecretStr
@@ -154,13 +155,20 @@ class ProviderServer:
         found.enabled = found.enabled if enabled is None else enabled
         self._changed("changed", found, hand=by)
 
-    def delete(self, auth_id: str, *, cascade: bool = False, by: str | None = None) -> None:
-        """Deletes it, and with `cascade` its resources too; else they move. The history notes their fate."""
+    def delete(
+        self, auth_id: str, *, cascade: bool = False, by: str | None = None, read_until: float = inf
+    ) -> None:
+        """Deletes it, and with `cascade` its resources too; else they move. The history notes their fate.
+
+        Reads may still show it for a while, until `read_until` at most: a late call and a lag of reads are
+        over within the settle window.
+        """
         found = self._found("delete", auth_id)
         lag = self.chance.seconds(0, LONGEST_LAG_SECONDS) if self.chance.strikes("deleted but read") else 0.0
         if lag:
             shown = replace(found)
-            self.ghosts.append(Ghost(shown, self.subaccounts.index(found), self.loop.time() + lag))
+            until = min(self.loop.time() + lag, max(read_until, self.loop.time()))
+            self.ghosts.append(Ghost(shown, self.subaccounts.index(found), until))
         self.subaccounts.remove(found)
         found.enabled = False
         owned = self.owned_by(auth_id)
@@ -341,9 +349,10 @@ class SimulatedProvider:
 
     async def delete(self, auth_id: str, idempotency_key: str, *, cascade: bool = False) -> Confirmed:
         self._server.keys.append(("delete", idempotency_key))
+        read_until = self._server.loop.time() + self._chance.profile.latest_delete_seconds
         await self._send(
             "delete",
-            lambda: self._server.delete(auth_id, cascade=cascade),
+            lambda: self._server.delete(auth_id, cascade=cascade, read_until=read_until),
             self._server.department_of(auth_id),
             auth_id=auth_id,
             cascade=cascade,
