@@ -25,7 +25,7 @@ from worker.telemetry.logs import configure_logging
 
 pytest.register_assert_rewrite("tests.support.world")  # here, before any other module imports it
 
-# What a test may leave at the broker, whatever arguments it was declared with.
+# The objects that a test may leave at the broker, whatever their arguments.
 LEFT_BEHIND = topology(BrokerVersion(4, 1))
 
 

@@ -598,7 +598,7 @@ class SnapshotMoved(Exception):
 
 
 class Snapshots(Protocol):
-    """What sources said in their snapshots. All raise `LedgerFailed`. A write is durable when it returns."""
+    """The snapshots of sources. All raise `LedgerFailed`. A write is durable when it returns."""
 
     async def standing(self, source: str) -> Standing | None:
         """The last snapshot of this source that was applied; None if there was none."""
@@ -607,7 +607,7 @@ class Snapshots(Protocol):
         """At most `limit` departments by tenant and id, from the one after `last` on; None: the first."""
 
     async def said(self, source: str, departments: Sequence[Department]) -> Mapping[Department, Said]:
-        """What the source said of these departments."""
+        """The source's rows of these departments."""
 
     async def others(self, source: str, departments: Sequence[Department]) -> Mapping[Department, str]:
         """Those of these departments that another source says too, with the name of one such source."""

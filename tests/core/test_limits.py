@@ -148,7 +148,7 @@ steps = st.lists(
     ),
     max_size=80,
 )
-"""What happens to which department, and how far the clock of that worker then is from the last one's."""
+"""The change of a department, and how far the clock of that worker then is from the last one's."""
 
 
 @given(limit=limits, departments=st.integers(1, 25), steps=steps)

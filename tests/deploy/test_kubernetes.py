@@ -30,7 +30,7 @@ INTAKE = "provisioner-intake"
 
 Document = Mapping[str, Any]
 
-# What KEDA 2.17 accepts of what is used here, https://keda.sh/docs/2.17/reference/scaledobject-spec/
+# The fields used here, as KEDA 2.17 accepts them: https://keda.sh/docs/2.17/reference/scaledobject-spec/
 _SPEC_OF_KEDA: Mapping[str, Any] = {
     "ScaledObject": {
         "required": ["scaleTargetRef", "triggers"],

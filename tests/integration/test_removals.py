@@ -189,7 +189,7 @@ async def test_each_reason_holds_a_removal_and_a_person_decides(system: RealSyst
 
 
 async def check_plans(estate: Estate) -> None:
-    """What a plan says of events that nobody has sent, and it changes nothing."""
+    """A plan of events that nobody has sent changes nothing."""
     before = len(estate.system.sandbox.requests), (await estate.command("departments", "list", "--json")).out
     expected = {
         ("removed", "board", "p"): ("hold", "held", "protected"),

@@ -158,7 +158,7 @@ async def test_a_provider_that_shows_no_token_and_cannot_rename_has_no_such_find
     assert await kinds(world) == []
 
 
-# What changes while the list is read
+# Changes while the list is read
 
 
 @pytest.mark.parametrize("can_be_read", [True, False])

@@ -189,7 +189,7 @@ PEOPLE = {
     "merged": 0.2,
     "policy changed": 0.4,
 }
-"""What people do: operators to holds, users to resources, others at the provider's console, HR to all."""
+"""The acts of people: operators to holds, users to resources, others at the provider's console, HR to all."""
 REMOVALS = PEOPLE | {
     "event sent twice": 0.2,
     "events out of order": 0.3,

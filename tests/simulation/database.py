@@ -64,7 +64,7 @@ class Database:
     silent_until: dict[int, float] = field(default_factory=dict)  # by worker
     down_until: float = 0.0
 
-    # What strikes at a moment.
+    # The faults that strike at a moment.
 
     def cut(self) -> None:
         """Ends the session of one worker."""
@@ -88,7 +88,7 @@ class Database:
         self.silent_until.clear()
         self.down_until = 0.0
 
-    # What a worker meets.
+    # The faults that a worker meets.
 
     def endanger(self, process: Process) -> None:
         """At a call to the provider: the session may be lost meanwhile, in one of two ways."""
@@ -204,7 +204,7 @@ class SimulatedConnection:
         return await self.ask(lambda: [(1,)])
 
     async def ask(self, carry_out: Callable[[], T]) -> T:
-        """Has the server carry something out. What it raises is raised here."""
+        """Has the server carry something out. Its exceptions are raised here."""
         self._process.check()
         sent, loop = self._loop.time(), self._loop
         pending: asyncio.Future[Any] = loop.create_future()

@@ -99,7 +99,7 @@ class _Departments:
             self.ended[note.detail["body"]] += 1
 
     def acked(self, note: Note) -> None:
-        """What a worker had when it lost its session is delivered again, unless it had already ended it."""
+        """A message of a lost session is delivered again, unless the worker had already ended it."""
         worker, lost_before, ended_before = self.delivered[note.detail["tag"]]
         is_old = self.sessions_lost[worker] > lost_before
         if is_old and self.ended[note.detail["body"]] == ended_before:

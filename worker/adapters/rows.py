@@ -262,7 +262,7 @@ def standing_of(row: Sequence[Any]) -> Standing:
 
 
 def said_row(source: str, said: Said) -> tuple[Any, ...]:
-    """What a source said of a department, in the order of its columns."""
+    """A department in a source's snapshot, in the order of its columns."""
     missing_since = None if said.missing_since is None else microseconds(said.missing_since)
     as_of = microseconds(said.as_of)
     return source, *said.department, said.name, as_of, missing_since, said.unsent, int(said.removed)

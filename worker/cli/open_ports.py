@@ -56,7 +56,7 @@ async def ledger_to_plan(settings: LedgerSettings) -> AsyncIterator[tuple[Ledger
 
 @asynccontextmanager
 async def snapshots_to_plan(settings: LedgerSettings) -> AsyncIterator[Snapshots]:
-    """What sources said; nothing, and a hint, where no ledger was made yet. Raises `LedgerFailed`."""
+    """The snapshots of sources; none, and a hint, where no ledger was made yet. Raises `LedgerFailed`."""
     async with AsyncExitStack() as stack:
         try:
             opening = open_ledger(settings.ledger_url, read_only=True)
@@ -69,7 +69,7 @@ async def snapshots_to_plan(settings: LedgerSettings) -> AsyncIterator[Snapshots
 
 @asynccontextmanager
 async def snapshots_to_write(settings: LedgerSettings) -> AsyncIterator[tuple[Snapshots, Audit]]:
-    """What sources said, and the audit; raises `LedgerFailed`, also for a missing ledger."""
+    """The snapshots of sources, and the audit; raises `LedgerFailed`, also for a missing ledger."""
     async with open_ledger(settings.ledger_url, must_exist=True) as opened:
         yield opened.snapshots, opened.audit
 

@@ -41,7 +41,7 @@ app = typer.Typer(no_args_is_help=True, help="Compare complete lists of departme
 
 
 class WithMissing(StrEnum):
-    """What is done about departments that the list is without."""
+    """The treatment of departments that the list is without."""
 
     REPORT = "report"
     REMOVE = "remove"

@@ -58,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a source has last said of a department, in its snapshot of `as_of`.
+    """A department as its source has last named it, in its snapshot of `as_of`.
 
     `missing_since`: of the first of the complete snapshots without it, as far as they follow one another.
     `unsent`: the event as JSON, until the broker has confirmed it. `removed`: that event is a removal, and
@@ -209,7 +209,7 @@ def may_go(since: datetime | None, as_of: datetime) -> bool:
 
 
 def settled(said: Said) -> Said | None:
-    """What is on record once the broker has confirmed the event; None: nothing is said any more."""
+    """The row on record once the broker has confirmed the event; None: there is none any more."""
     return None if said.removed else replace(said, unsent=None)
 
 

@@ -196,7 +196,7 @@ class NoSuchProfile(UserError):
 
 
 def named(profiles: Mapping[str, T], name: str) -> T:
-    """What has this name; raises `NoSuchProfile`, which names the nearest one."""
+    """The profile of this name; raises `NoSuchProfile`, which names the nearest one."""
     if name in profiles:
         return profiles[name]
     meant = get_close_matches(name, profiles, 1)

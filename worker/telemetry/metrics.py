@@ -45,7 +45,7 @@ class Named(StrEnum):
 
 
 class Process(StrEnum):
-    """What exports a metric: `provisioner run`, `provisioner intake`, or each of them."""
+    """The process that exports a metric: `provisioner run`, `provisioner intake`, or each of them."""
 
     WORKER = "worker"
     INTAKE = "intake"

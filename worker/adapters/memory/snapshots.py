@@ -1,4 +1,4 @@
-"""What sources said in their snapshots, in memory, for tests."""
+"""The snapshots of sources, in memory, for tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What sources said in their snapshots, as SQL on a `SqliteStore`."""
+"""The snapshots of sources, as SQL on a `SqliteStore`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

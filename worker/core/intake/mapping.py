@@ -134,7 +134,7 @@ def _items(profile: Profile, body: Any, received: Received) -> list[Any]:
 
 
 def _scope(profile: Profile, received: Received, *, item: Any, body: Any) -> Mapping[str, Any]:
-    """What expressions see."""
+    """The values that expressions see."""
     return {"item": item, "body": body, "headers": visible_headers(profile, received)}
 
 

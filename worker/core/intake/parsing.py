@@ -292,7 +292,7 @@ def _clashes(values: Mapping[str, Any], keys: frozenset[str]) -> Iterator[str]:
 
 
 def notes_on(profile: Profile) -> list[str]:
-    """What is in a profile without effect, or proves less than it seems to, one `key: reason` each."""
+    """The parts of a profile that have no effect, or prove less than they seem to, one `key: reason` each."""
     return [*_notes_on_auth(profile.auth), *_notes_on_headers(profile), *_notes_on_order(profile)]
 
 

@@ -11,7 +11,7 @@ from worker.core.intake.received import Received
 
 
 def failures(profile: Profile) -> list[str]:
-    """What differs from the samples, one `key: reason` each. Empty if all of them map as they must."""
+    """The differences from the samples, one `key: reason` each. Empty if all of them map as they must."""
     return [
         line
         for place, sample in enumerate(profile.samples)
