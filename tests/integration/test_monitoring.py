@@ -47,8 +47,9 @@ async def test_a_real_prometheus_evaluates_dashboard_and_alerts(system: RealSyst
             await system.send(b"{")
             await results.count(2)
             await _until_scraped(prometheus, "sum(increase(provisioner_events_total[5s])) > 1.5")
+            await _until_scraped(prometheus, "rate(provisioner_intake_confirm_seconds_count[15s])")
             for expression in expressions(DASHBOARD):
-                found = await prometheus.query(written_out(expression, interval="5s"))
+                found = await prometheus.query(written_out(expression, interval="15s"))
                 assert found or any(part in expression for part in NEEDS_TROUBLE), expression
             fired = {rule["alert"]: await prometheus.query(rule["expr"]) for rule in ALERTS}
             assert [one["metric"]["reason"] for one in fired["ProvisionerDeadLetters"]] == ["malformed"]

@@ -43,7 +43,7 @@ async def test_apply_and_check_can_be_repeated(clean_broker: str):
     for _ in range(2):
         applied = await provisioner("apply", AMQP_URL=clean_broker)
         assert applied.code == 0
-        assert applied.out.startswith("7 exchanges, 7 queues, 9 bindings in place on RabbitMQ")
+        assert applied.out.startswith("8 exchanges, 8 queues, 10 bindings in place on RabbitMQ")
         assert set((await states(AMQP_URL=clean_broker)).values()) == {"ok"}
 
 
