@@ -1,4 +1,4 @@
--- What sources said in their snapshots, and the last snapshot of each. Times are microseconds since 1970.
+-- The departments that sources named, and the last snapshot of each source. Times are microseconds since 1970.
 CREATE TABLE snapshots (
     source TEXT PRIMARY KEY,
     as_of INTEGER NOT NULL,
