@@ -44,6 +44,19 @@ class Turn(IntEnum):
     ALONE = 3
 
 
+LONGEST_SHOWN = 200
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A short id for a long parameter.
+
+    pytest passes the id of the test to every process that the test starts, in an environment variable, of
+    which Linux takes 128 KiB at most.
+    """
+    is_long = isinstance(val, str | bytes) and len(val) > LONGEST_SHOWN
+    return f"{argname}-of-{len(val)}" if is_long else None  # type: ignore[arg-type]
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_turn)

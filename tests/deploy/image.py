@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,7 @@ class Stage:
     health: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("files", "work", "root"):
+        for name in ("files", "root"):
             (self.folder / name).mkdir(parents=True)
 
     @property
@@ -55,7 +56,8 @@ class Stage:
     ) -> "subprocess.Popen[str]":
         """Starts a command in the stage. If it is read-only, root and user are those of a container."""
         root = self.folder / "root"
-        layers = f"lowerdir=/,upperdir={self.files},workdir={self.folder / 'work'}"
+        work = tempfile.mkdtemp(dir=self.folder)  # of this mount alone: the last one may still be going away
+        layers = f"lowerdir=/,upperdir={self.files},workdir={work}"
         mounts = [f"mount -t overlay overlay -o {layers} {root}"]
         mounts += [f"mount --rbind /{name} {root}/{name}" for name in ("proc", "dev")]
         enter = ["chroot", str(root)]

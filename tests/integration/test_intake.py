@@ -72,6 +72,17 @@ async def queued(url: str) -> list[dict[str, object]]:
     return found
 
 
+def event(id_: str) -> dict[str, object]:
+    return {
+        "specversion": "1.0",
+        "id": id_,
+        "source": "/test",
+        "type": "department.created.v1",
+        "time": "2026-11-01T08:30:00Z",
+        "data": {"department_id": id_, "name": "Sales"},
+    }
+
+
 async def ready(url: str) -> None:
     async with asyncio.timeout(60), aiohttp.ClientSession() as session:
         while True:
@@ -141,15 +152,8 @@ async def test_a_restart_of_the_broker_under_load_loses_nothing_accepted(tmp_pat
         number = 0
         while not ended.is_set():
             id_ = f"{sender}-{number}"
-            event: dict[str, object] = {
-                "specversion": "1.0",
-                "id": id_,
-                "source": "/test",
-                "type": "department.created.v1",
-            }
-            event |= {"time": "2026-11-01T08:30:00Z", "data": {"department_id": id_, "name": "Sales"}}
             headers = {"Content-Type": "application/cloudevents+json", "Authorization": f"Bearer {TOKEN}"}
-            async with session.post(url, data=json.dumps(event), headers=headers) as response:
+            async with session.post(url, data=json.dumps(event(id_)), headers=headers) as response:
                 assert response.status in {202, 503}
                 if response.status == 202:
                     accepted.add(id_)
@@ -176,8 +180,33 @@ async def test_a_restart_of_the_broker_under_load_loses_nothing_accepted(tmp_pat
     assert accepted <= found
 
 
+@pytest.mark.usefixtures("rabbitmq_server")
+async def test_a_broker_out_of_memory_delays_and_loses_nothing(tmp_path: Path):
+    """It blocks those who publish. Each request is answered all the same, and the intake is not ready."""
+    async with private_node() as node, intake(node.url, tmp_path) as (url, process):
+        await declare(node.url)
+        await ready(url)
+        headers = {"Content-Type": "application/cloudevents+json", "Authorization": f"Bearer {TOKEN}"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+
+            async def post(id_: str) -> aiohttp.ClientResponse:
+                data = json.dumps(event(id_))
+                async with asyncio.timeout(10), session.post(url, data=data) as response:
+                    return response
+
+            await node.rabbitmqctl("set_vm_memory_high_watermark", "0.0000001")
+            refused = await post("first")
+            assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+            async with session.get(url.replace(EVENTS_PATH, "/readyz")) as response:
+                assert response.status == 503
+            await node.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
+            await ready(url)
+            assert [(await post(id_)).status for id_ in ("first", "second")] == [202, 202]
+        assert await process.stop() == 0
+        assert {one["id"] for one in await queued(node.url)} == {"first", "second"}
+
+
 async def test_it_is_stopped_and_killed_under_load(clean_broker: str, tmp_path: Path):
-    await declare(clean_broker)
     run = IntakeSoak(clean_broker, tmp_path, terms=5, kills=3, seed=SEED)
     assert await run.run() == []
     assert len(run.accepted) > 100

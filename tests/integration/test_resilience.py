@@ -116,15 +116,16 @@ async def test_an_outage_leaves_messages_queued_and_dead_letters_nothing(system:
 
 async def test_many_renames_need_at_most_two_calls_per_department(system: RealSystem):
     departments = [f"dept-{number}" for number in range(100)]
-    system.sandbox.set_rules(
-        Rule("update_subaccount", fault("slow", delay_seconds=0.5))
-    )  # so that the other renames arrive during the call
+    system.environ["PROVISIONER_PREFETCH"] = "1000"
+    results = await system.listen(names.RESULTS)
     async with system.worker():
-        results = await system.listen(names.RESULTS)
         await create_departments(system, results, *departments)
-        for department in departments:
-            for sequence in range(2, 12):
-                await system.send(event("renamed", department, sequence, f"Name {sequence}"))
+    # All wait in the queue before the first call, and each call takes long enough for the rest to be read.
+    for department in departments:
+        for sequence in range(2, 12):
+            await system.send(event("renamed", department, sequence, f"Name {sequence}"))
+    system.sandbox.set_rules(Rule("update_subaccount", fault("slow", delay_seconds=0.5)))
+    async with system.worker():
         await results.count(11 * len(departments))
     renames = [entry.path for entry in system.sandbox.calls("update_subaccount")]
     assert max(renames.count(path) for path in set(renames)) <= 2

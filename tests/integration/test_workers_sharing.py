@@ -16,7 +16,7 @@ from worker.telemetry.events import Telemetry
 
 pytestmark = pytest.mark.xdist_group("alone")
 
-LIMIT, EVENTS = "40/2s", 200
+LIMIT, SHARE, EVENTS = "100/5s", 50, 300
 
 
 async def test_two_workers_share_the_limit(clean_broker: str, postgres_database: str):
@@ -46,7 +46,7 @@ async def test_two_workers_share_the_limit(clean_broker: str, postgres_database:
         async with asyncio.timeout(60):
             while True:
                 workers = (await in_process(environ, "status", "--json")).json["workers"]
-                if [worker["rate_share"] for worker in workers] == [20, 20]:
+                if [worker["rate_share"] for worker in workers] == [SHARE, SHARE]:
                     break
                 await asyncio.sleep(0.2)
         assert len({worker["id"] for worker in workers}) == 2
@@ -56,7 +56,7 @@ async def test_two_workers_share_the_limit(clean_broker: str, postgres_database:
     calls = [_calls(telemetry) for telemetry in telemetries]
     assert all(made.get("201", 0) > EVENTS / 8 for made in calls), calls
     refused, sent = (sum(made.get("429", 0) for made in calls), sum(sum(made.values()) for made in calls))
-    # The promise: under 0.5 %. A call that a busy machine delays for long may count in another window.
+    # The promise: under 0.5 %, unless a call takes more than 3 % of the window to its server.
     assert refused < 0.005 * sent, calls
 
 

@@ -17,6 +17,7 @@ from yarl import URL
 
 from contracts import topology as names
 from contracts.envelope import Message
+from tests.soak.worker_process import worker_process
 from tests.support.commands import provisioner
 from tests.support.management import delete, put
 from tests.support.real import EVENT
@@ -29,11 +30,13 @@ from worker.adapters.amqp.intake import intake_publisher
 from worker.adapters.amqp.listener import listening
 from worker.adapters.brokers import open_connection, open_publisher
 from worker.adapters.jose.key_files import public_jwks, write_new
+from worker.adapters.ledgers import open_ledger
 from worker.adapters.system import SystemClock
 from worker.bootstrap.running import running_worker
 from worker.cli.open import Keys, open_queue
 from worker.core.messages import Outgoing
 from worker.sandbox import Sandbox, running_sandbox
+from worker.settings.ledger_url import parse_ledger_url
 from worker.settings.load import load
 from worker.settings.model import BrokerSettings, IntakeSettings, TopologySettings, WorkerSettings
 from worker.telemetry.events import Telemetry
@@ -246,6 +249,48 @@ async def test_the_intake_publishes_with_the_rights_of_its_user(users: Callable[
                 await asyncio.sleep(0.05)
         await publisher.publish(Outgoing(names.DEPARTMENTS, "department.created", Message(b"{}", None)))
         await publisher.publish(Outgoing(names.UNMAPPED, "acme-hr", Message(b"{}", None)))
+
+
+async def test_a_list_is_applied_with_the_rights_of_a_producer(users: Callable[[str], str], tmp_path: Path):
+    ledger = f"sqlite:///{tmp_path / 'ledger.db'}"
+    async with open_ledger(parse_ledger_url(ledger)):
+        pass
+    (tmp_path / "list.csv").write_text("department_id,name\n1,Sales\n2,Legal\n")
+    environ = {"AMQP_URL": users(PRODUCER), "LEDGER_URL": ledger}
+    list_, plan = str(tmp_path / "list.csv"), str(tmp_path / "plan.json")
+    planned = await provisioner(environ, "snapshot", "plan", list_, "--source", "hr", "--plan", plan)
+    assert planned.code == 0, planned.err
+    refused = await provisioner(environ | {"AMQP_URL": users(CRM)}, "snapshot", "apply", plan)
+    assert refused.code == 1
+    assert names.DEPARTMENTS in refused.err.splitlines()[-1]
+    applied = await provisioner(environ, "snapshot", "apply", plan, "--json")
+    assert (applied.code, applied.json["sent"]) == (0, 2), applied.err
+
+
+async def test_a_payload_is_kept_and_remapped_with_the_rights_of_two_users(
+    users: Callable[[str], str], tmp_path: Path
+):
+    """The intake's own user keeps it; the one that replays sends it through the corrected profile."""
+    sample = {"body": {"id": "1", "name": "Sales"}, "events": [{"department_id": "1"}]}
+    profile = {"auth": {"kind": "none"}, "id": "item.id", "name": "item.name", "samples": [sample]}
+    (tmp_path / "acme.yaml").write_text(json.dumps(profile))
+    environ = {
+        "AMQP_URL": users(INTAKE),
+        "PROVISIONER_INTAKE": "127.0.0.1:0",
+        "PROVISIONER_SOURCES": str(tmp_path),
+    }
+    async with worker_process(environ, ("worker", "intake"), "intake_started") as intake:
+        (started,) = (line for line in intake.log if line["event"] == "intake_started")
+        async with aiohttp.ClientSession(f"http://{started['http']}") as http, asyncio.timeout(30):
+            status = 503
+            while status == 503:
+                async with http.post("/in/acme", json={"id": "7", "title": "Legal"}) as response:
+                    status = response.status
+            assert (status, (await response.json())["unmapped"]) == (202, 1)
+        assert await intake.stop() == 0
+    (tmp_path / "acme.yaml").write_text(json.dumps(profile | {"name": "item.name || item.title"}))
+    done = await provisioner(environ | {"AMQP_URL": users(REPLAYER)}, "intake", "remap", "--yes", "--json")
+    assert (done.code, done.json["remapped"], done.json["events"]) == (0, 1, 1), done.err
 
 
 async def test_the_topology_user_cannot_publish_credentials(users: Callable[[str], str]):

@@ -1,8 +1,8 @@
 """An intake that is stopped or killed again and again, under load: `python -m tests.soak.intake --seed 7`.
 
-Senders post events until each is accepted, as a system with retries does. Every second process gets SIGTERM
-and has to end with exit code 0; the others get SIGKILL. At the end each event that was answered 202 must be
-in the work queue, under its own id. If a rule is broken, the exit code is 1.
+Senders post events until each is accepted, as a system with retries does, and a worker carries them out. A
+process that gets SIGTERM has to end with exit code 0; the others get SIGKILL. At the end each event that was
+accepted has exactly one result, and its department one subaccount. If a rule is broken, the exit code is 1.
 """
 
 import argparse
@@ -13,25 +13,29 @@ import socket
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aio_pika
 import aiohttp
 
-from contracts import topology as names
 from contracts.intake import EVENTS_PATH
 from contracts.topology import BrokerVersion, topology
-from tests.soak.worker_process import WorkerProcess, start
+from tests.soak.result_log import ResultLog, result_log
+from tests.soak.worker_process import WorkerProcess, start, worker_process
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.brokers import open_connection
 from worker.demo.private_node import private_node
+from worker.sandbox import Sandbox, running_sandbox
+from worker.settings.load import load
+from worker.settings.model import TopologySettings
 
 INTAKE = ("worker", "intake")
 SENDERS = 8
 TOKEN = "token-of-the-soak"
 PAUSE_SECONDS = 0.02
+ANSWER_SECONDS = 60
 
 
 @dataclass
@@ -46,10 +50,25 @@ class IntakeSoak:
     accepted: set[str] = field(default_factory=set)
     wrong: list[str] = field(default_factory=list)
     refused: int = 0
+    _answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> list[str]:
         """Returns a line for each rule that was broken."""
-        environ = self._environ()
+        async with AsyncExitStack() as stack:
+            sandbox = await stack.enter_async_context(running_sandbox(seed=self.seed, rate_limit="off"))
+            results = await stack.enter_async_context(
+                result_log(
+                    load(TopologySettings, {"AMQP_URL": self.amqp_url}), lambda _: self._answered.set()
+                )
+            )
+            await stack.enter_async_context(worker_process(self._of_worker(sandbox)))
+            await self._send_all()
+            await self._all_answered(results)
+            return [*self.wrong, *self._not_once(results, sandbox)]
+
+    async def _send_all(self) -> None:
+        """Sends while processes come and go; returns when each event is accepted."""
+        environ = self._of_intake()
         port = environ["PROVISIONER_INTAKE"].rpartition(":")[2]
         ended = asyncio.Event()
         async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
@@ -61,7 +80,6 @@ class IntakeSoak:
                 await asyncio.gather(*senders)
             finally:
                 await last.stop()
-        return [*self.wrong, *await self._missing()]
 
     async def _end_processes(self, environ: Mapping[str, str]) -> None:
         chance = random.Random(self.seed)
@@ -103,18 +121,41 @@ class IntakeSoak:
         self.refused += response.status != 202
         return response.status == 202
 
-    async def _missing(self) -> list[str]:
-        """The accepted events that are not in the work queue."""
-        found: Counter[str] = Counter()
-        async with await aio_pika.connect(self.amqp_url) as connection:
-            channel = await connection.channel()
-            queue = await channel.get_queue(names.WORK_QUEUE, ensure=False)
-            while (message := await queue.get(no_ack=True, fail=False)) is not None:
-                found[json.loads(message.body)["id"]] += 1
-        lost = self.accepted - found.keys()
-        return [f"{id_} was answered 202 and is lost" for id_ in sorted(lost)]
+    async def _all_answered(self, results: ResultLog) -> None:
+        """Waits for the results; returns as well when none comes any more."""
+        while self.accepted - results.answered:
+            self._answered.clear()
+            try:
+                await asyncio.wait_for(self._answered.wait(), ANSWER_SECONDS)
+            except TimeoutError:
+                return
 
-    def _environ(self) -> dict[str, str]:
+    def _not_once(self, results: ResultLog, sandbox: Sandbox) -> Iterator[str]:
+        found = Counter(one["data"]["event"]["id"] for one in results.results)
+        made = Counter(one.name for one in sandbox.subaccounts())
+        for id_ in sorted(self.accepted - found.keys()):
+            yield f"{id_} was accepted and is lost"
+        for id_, count in found.items():
+            if count != 1 or id_ not in self.accepted:
+                yield f"{id_} was answered {count} times"
+        for name, count in made.items():
+            if count != 1:
+                yield f"{name} was made {count} times"
+        if len(made) != len(self.accepted):
+            yield f"{len(made)} subaccounts for {len(self.accepted)} departments"
+
+    def _of_worker(self, sandbox: Sandbox) -> dict[str, str]:
+        return {
+            "AMQP_URL": self.amqp_url,
+            "PLIVO_AUTH_ID": sandbox.auth_id,
+            "PLIVO_AUTH_TOKEN": sandbox.auth_token,
+            "PLIVO_API_URL": sandbox.url,
+            "LEDGER_URL": f"sqlite:///{self.folder / 'ledger.db'}",
+            "PROVISIONER_PLAINTEXT_SECRETS": "true",
+            "PROVISIONER_RATE_LIMIT": "100000/1s",
+        }
+
+    def _of_intake(self) -> dict[str, str]:
         tokens = self.folder / "tokens"
         tokens.write_text(f"soak: {TOKEN}\n")
         tokens.chmod(0o600)
@@ -152,7 +193,6 @@ async def soak(terms: int, kills: int, seed: int) -> list[str]:
     """Runs on a private node."""
     with tempfile.TemporaryDirectory() as folder:
         async with private_node() as node:
-            await declare(node.url)
             run = IntakeSoak(node.url, Path(folder), terms, kills, seed)
             wrong = await run.run()
             sys.stdout.write(
