@@ -5,7 +5,7 @@ an event. A value outside a closed set is shown as `other`. `deploy/monitoring/R
 module by `python -m worker.telemetry.page`. A process exports its own metrics only: a worker, or an intake.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
@@ -13,6 +13,8 @@ from itertools import product
 from typing import Generic, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.metrics_core import Metric as Exported
+from prometheus_client.registry import Collector
 
 from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
@@ -451,35 +453,25 @@ def exported_name(metric: Metric) -> str:
     return f"{PREFIX}{metric.name}{'_total' if metric in COUNTERS else ''}"
 
 
-class Metrics:
+class Metrics(Collector):
     """The metrics in one registry, by their names without the prefix: `count("waits", "transient")`.
 
     An unknown name is a `KeyError`, a wrong number of labels a `ValueError`. Series are kept, so that an
-    event costs no look-up in the client library.
+    event costs no look-up in the client library. A metric is made when it is first used or exported: most
+    commands use few of them.
     """
 
     def __init__(self, registry: CollectorRegistry, process: Process = Process.WORKER) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # nobody reads the `_created` series
-        self._counters = _Family(
-            {
-                one: Counter(PREFIX + one.name, one.help, [*one.labels], registry=registry)
-                for one in _exported(COUNTERS, process)
-            }
-        )
-        self._gauges = _Family(
-            {
-                one: Gauge(PREFIX + one.name, one.help, [*one.labels], registry=registry)
-                for one in _exported(GAUGES, process)
-            }
-        )
-        self._histograms = _Family(
-            {
-                one: Histogram(
-                    PREFIX + one.name, one.help, [*one.labels], registry=registry, buckets=one.buckets
-                )
-                for one in _exported(HISTOGRAMS, process)
-            }
-        )
+        self._counters = _Family(_exported(COUNTERS, process), _counter)
+        self._gauges = _Family(_exported(GAUGES, process), _gauge)
+        self._histograms = _Family(_exported(HISTOGRAMS, process), _histogram)
+        registry.register(self)
+
+    def collect(self) -> Iterator[Exported]:
+        """See `Collector.collect`: all metrics, with the series that exist from the start."""
+        for family in (self._counters, self._gauges, self._histograms):
+            yield from family.collect()
 
     def count(self, *series: str, by: int = 1) -> None:
         """Adds to a counter: its name, and the values of its labels."""
@@ -492,6 +484,18 @@ class Metrics:
     def observe(self, value: float, *series: str) -> None:
         """Adds a value to a histogram: its name, and the values of its labels."""
         self._histograms.of(series).observe(value)
+
+
+def _counter(one: Metric) -> Counter:
+    return Counter(PREFIX + one.name, one.help, [*one.labels], registry=None)
+
+
+def _gauge(one: Metric) -> Gauge:
+    return Gauge(PREFIX + one.name, one.help, [*one.labels], registry=None)
+
+
+def _histogram(one: Distribution) -> Histogram:
+    return Histogram(PREFIX + one.name, one.help, [*one.labels], registry=None, buckets=one.buckets)
 
 
 def _exported(metrics: Iterable[N], process: Process) -> Iterator[N]:
@@ -507,29 +511,39 @@ def _known_series(metric: Metric) -> Iterator[Values]:
             yield (metric.name, *values)
 
 
-class _Family(Generic[M]):
+class _Family(Generic[N, M]):
     """The metrics of one type, with their series by name and values of the labels."""
 
-    def __init__(self, metrics: Mapping[Metric, M]) -> None:
-        self._metrics: Mapping[str, tuple[Metric, M]] = {
-            one.name: (one, made) for one, made in metrics.items()
-        }
+    def __init__(self, declared: Iterable[N], make: Callable[[N], M]) -> None:
+        self._declared = {one.name: one for one in declared}
+        self._make: Callable[[N], M] = make
+        self._made: dict[str, M] = {}
         self._series: dict[Values, M] = {}
-        for one in metrics:
-            for series in _known_series(one):
-                self.of(series)
 
     def of(self, series: Values) -> M:
         """The series of a name and values; those outside their closed sets become `OTHER`."""
         return self._series.get(series) or self._kept(series)
 
+    def collect(self) -> Iterator[Exported]:
+        """All metrics of the type, as they are exported."""
+        for name, declared in self._declared.items():
+            for series in _known_series(declared):
+                self.of(series)
+            yield from self._metric(name).collect()
+
     def _kept(self, series: Values) -> M:
         name, *values = series
-        declared, made = self._metrics[name]
+        declared = self._declared[name]
         if len(values) != len(declared.labels):
             raise ValueError(f"{name} has the labels {', '.join(declared.labels) or 'none'}")
         bounded: list[str] = [
             value if isinstance(known, Named) or value in known else OTHER
             for value, known in zip(values, declared.labels.values(), strict=True)
         ]
+        made = self._metric(name)
         return self._series.setdefault((name, *bounded), made.labels(*bounded) if bounded else made)
+
+    def _metric(self, name: str) -> M:
+        if name not in self._made:
+            self._made[name] = self._make(self._declared[name])
+        return self._made[name]
