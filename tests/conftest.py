@@ -44,6 +44,17 @@ class Turn(IntEnum):
     ALONE = 3
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Stops what pytest-cov 7.1 starts too much: each worker of pytest-xdist begins with `--cov` as if alone.
+
+    It then starts its own, and stops that one alone for a test marked `no_cover`. The first would go on, and
+    take as much time again.
+    """
+    coverage = config.pluginmanager.getplugin("_cov")
+    if hasattr(config, "workerinput") and coverage is not None and coverage.cov_controller is not None:
+        coverage.cov_controller.cov.stop()
+
+
 LONGEST_SHOWN = 200
 
 
