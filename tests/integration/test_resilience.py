@@ -117,8 +117,8 @@ async def test_an_outage_leaves_messages_queued_and_dead_letters_nothing(system:
 async def test_many_renames_need_at_most_two_calls_per_department(system: RealSystem):
     departments = [f"dept-{number}" for number in range(100)]
     system.environ["PROVISIONER_PREFETCH"] = "1000"
-    results = await system.listen(names.RESULTS)
     async with system.worker():
+        results = await system.listen(names.RESULTS)
         await create_departments(system, results, *departments)
     # All wait in the queue before the first call, and each call takes long enough for the rest to be read.
     for department in departments:

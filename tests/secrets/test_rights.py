@@ -282,11 +282,11 @@ async def test_a_payload_is_kept_and_remapped_with_the_rights_of_two_users(
     async with worker_process(environ, ("worker", "intake"), "intake_started") as intake:
         (started,) = (line for line in intake.log if line["event"] == "intake_started")
         async with aiohttp.ClientSession(f"http://{started['http']}") as http, asyncio.timeout(30):
-            status = 503
+            status, told = 503, {}
             while status == 503:
                 async with http.post("/in/acme", json={"id": "7", "title": "Legal"}) as response:
-                    status = response.status
-            assert (status, (await response.json())["unmapped"]) == (202, 1)
+                    status, told = response.status, await response.json()
+            assert (status, told["unmapped"]) == (202, 1)
         assert await intake.stop() == 0
     (tmp_path / "acme.yaml").write_text(json.dumps(profile | {"name": "item.name || item.title"}))
     done = await provisioner(environ | {"AMQP_URL": users(REPLAYER)}, "intake", "remap", "--yes", "--json")
