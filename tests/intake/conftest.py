@@ -49,10 +49,13 @@ def event(number: int = 1, **more: Any) -> dict[str, Any]:
 
 @dataclass
 class Broker:
-    """Keeps what it confirms. `open` is cleared by a test to hold the confirms back."""
+    """Keeps what it confirms. `open` is cleared by a test to hold the confirms back.
+
+    `begun` is released by each publish.
+    """
 
     taken: list[Outgoing] = field(default_factory=list)
-    begun: int = 0
+    begun: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     refuse: Callable[[Outgoing], bool] = lambda _: False
     open: asyncio.Event = field(default_factory=asyncio.Event)
     connected: bool = True
@@ -61,7 +64,7 @@ class Broker:
         self.open.set()
 
     async def publish(self, outgoing: Outgoing) -> None:
-        self.begun += 1
+        self.begun.release()
         await self.open.wait()
         if self.refuse(outgoing):
             raise PublishFailed("refused by the test")

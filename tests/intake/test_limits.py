@@ -56,10 +56,26 @@ async def status_of(connection: Connection) -> int:
 BODY = json.dumps(event()).encode()
 
 
-async def begun(intake: Intake, number: int = 1) -> None:
+async def begun(intake: Intake) -> None:
+    """Waits for a publish that begins."""
+    await asyncio.wait_for(intake.broker.begun.acquire(), 5)
+
+
+async def connections(intake: Intake, number: int) -> None:
+    """Waits until so many are open."""
     async with asyncio.timeout(5):
-        while intake.broker.begun < number:  # noqa: ASYNC110 - the broker has no event for it
-            await asyncio.sleep(0.005)
+        while intake.running.server.connections != number:  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0)
+
+
+async def refused(intake: Intake, connect: Connect) -> None:
+    """Waits until it takes no more connections."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                await connect(intake)
+            except ConnectionError:  # refused, or reset if it waited to be accepted
+                return
 
 
 async def test_a_slow_body_is_given_up(tokens: Path, connect: Connect):
@@ -119,9 +135,7 @@ async def test_the_connections_are_bounded(tokens: Path, connect: Connect):
         assert b"Retry-After: 2\r\n" in answer
         kept[0][1].close()
         await kept[0][1].wait_closed()
-        async with asyncio.timeout(5):
-            while intake.running.server.connections > 1:  # noqa: ASYNC110 - the server has no event for it
-                await asyncio.sleep(0.005)
+        await connections(intake, 1)
         assert (await intake.post(event()))[0] == 202
 
 
@@ -131,7 +145,7 @@ async def test_a_publish_goes_on_when_its_sender_leaves(intake: Intake, connect:
     sender[1].write(head(len(BODY)) + BODY)
     await begun(intake)
     sender[1].transport.abort()
-    await asyncio.sleep(0.02)
+    await connections(intake, 0)
     intake.broker.open.set()
     await asyncio.wait_for(intake.running.requests.idle.wait(), 5)
     assert [one["id"] for one in intake.broker.documents] == ["event-1"]
@@ -144,9 +158,7 @@ async def test_the_drain_answers_what_is_under_way(intake: Intake, connect: Conn
     waiting = asyncio.create_task(intake.post(event()))
     await begun(intake)
     drained = asyncio.create_task(intake.running.drain())
-    await asyncio.sleep(0.02)
-    with pytest.raises(ConnectionRefusedError):
-        await connect(intake)
+    await refused(intake, connect)
     assert await intake.running.requests.problems() == [requests.ENDING]
     intake.broker.open.set()
     uploading[1].write(BODY[5:])
