@@ -12,6 +12,7 @@ from contracts.intake import EVENTS_PATH
 from tests.intake.conftest import TOKEN, Intake, event, running_intake
 from worker.service.intake import requests
 from worker.service.intake.bodies import Bodies
+from worker.service.intake.serve import RunningIntake
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -167,6 +168,24 @@ async def test_the_drain_answers_what_is_under_way(intake: Intake, connect: Conn
     status, _, headers = await waiting
     assert (status, headers["Connection"]) == (202, "close")
     assert await status_of(uploading) == 202
+
+
+async def test_the_drain_waits_for_a_request_that_begins_as_the_last_one_ends(
+    intake: Intake, connect: Connect
+):
+    requests, server = intake.running.requests, intake.running.server
+    requests.answering = 1
+    requests.idle.clear()
+    drained = asyncio.create_task(RunningIntake(requests, server, intake.telemetry, 5).drain())
+    await refused(intake, connect)
+    requests.idle.set()  # the last one ends, and in the same turn of the loop another one begins
+    requests.idle.clear()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not drained.done()
+    requests.answering = 0
+    requests.idle.set()
+    assert await drained is True
 
 
 async def test_a_malformed_request_is_answered_and_not_logged(intake: Intake, capfd, connect: Connect):

@@ -154,7 +154,8 @@ class Lanes:
 
     async def idle(self) -> None:
         """Returns once nothing runs or waits."""
-        await self._idle.wait()
+        while not self._idle.is_set():  # work may be filed just as the last one ends
+            await self._idle.wait()
 
     async def cut_off(self) -> None:
         """Cancels running work at any point, and drops waiting work."""

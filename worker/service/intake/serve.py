@@ -67,7 +67,9 @@ class RunningIntake:
         self._telemetry.intake_stopping(self.requests.answering)
         await self.server.stop_accepting()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.requests.idle.wait(), self._drain_seconds)
+            async with asyncio.timeout(self._drain_seconds):
+                while self.requests.answering:  # one may begin just as the last one ends
+                    await self.requests.idle.wait()
         self._telemetry.intake_stopped(self.requests.answering)
         return not self.requests.answering
 
