@@ -56,7 +56,7 @@ class Stage:
     ) -> "subprocess.Popen[str]":
         """Starts a command in the stage. If it is read-only, root and user are those of a container."""
         root = self.folder / "root"
-        work = tempfile.mkdtemp(dir=self.folder)  # of this mount alone: the last one may still be going away
+        work = tempfile.mkdtemp(dir=self.folder)  # one per mount: the previous mount may not be torn down yet
         layers = f"lowerdir=/,upperdir={self.files},workdir={work}"
         mounts = [f"mount -t overlay overlay -o {layers} {root}"]
         mounts += [f"mount --rbind /{name} {root}/{name}" for name in ("proc", "dev")]

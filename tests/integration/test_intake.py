@@ -18,7 +18,7 @@ from cloudevents.core.v1.event import CloudEvent
 
 from contracts import topology as names
 from contracts.intake import EVENTS_PATH
-from tests.soak.intake import INTAKE, TOKEN, IntakeSoak, declare
+from tests.soak.intake import INTAKE, TOKEN, IntakeSoak, declare, event
 from tests.soak.worker_process import WorkerProcess, worker_process
 from tests.support.nodes import skip_or_fail
 from tests.support.npm import installed
@@ -71,17 +71,6 @@ async def queued(url: str) -> list[dict[str, object]]:
             assert message.delivery_mode is aio_pika.DeliveryMode.PERSISTENT
             found.append(json.loads(message.body))
     return found
-
-
-def event(id_: str) -> dict[str, object]:
-    return {
-        "specversion": "1.0",
-        "id": id_,
-        "source": "/test",
-        "type": "department.created.v1",
-        "time": "2026-11-01T08:30:00Z",
-        "data": {"department_id": id_, "name": "Sales"},
-    }
 
 
 async def ready(url: str) -> None:
@@ -154,7 +143,7 @@ async def test_a_restart_of_the_broker_under_load_loses_nothing_accepted(tmp_pat
         while not ended.is_set():
             id_ = f"{sender}-{number}"
             headers = {"Content-Type": "application/cloudevents+json", "Authorization": f"Bearer {TOKEN}"}
-            async with session.post(url, data=json.dumps(event(id_)), headers=headers) as response:
+            async with session.post(url, data=event(id_), headers=headers) as response:
                 assert response.status in {202, 503}
                 if response.status == 202:
                     accepted.add(id_)
@@ -191,8 +180,7 @@ async def test_a_broker_out_of_memory_delays_and_loses_nothing(tmp_path: Path):
         async with aiohttp.ClientSession(headers=headers) as session:
 
             async def post(id_: str) -> aiohttp.ClientResponse:
-                data = json.dumps(event(id_))
-                async with asyncio.timeout(10), session.post(url, data=data) as response:
+                async with asyncio.timeout(10), session.post(url, data=event(id_)) as response:
                     return response
 
             await node.rabbitmqctl("set_vm_memory_high_watermark", "0.0000001")

@@ -111,7 +111,7 @@ class IntakeSoak:
     async def _accepted(self, session: aiohttp.ClientSession, id_: str) -> bool:
         headers = {"Content-Type": "application/cloudevents+json", "Authorization": f"Bearer {TOKEN}"}
         try:
-            async with session.post(EVENTS_PATH, data=_event(id_), headers=headers) as response:
+            async with session.post(EVENTS_PATH, data=event(id_), headers=headers) as response:
                 await response.read()
         except (aiohttp.ClientError, ConnectionError):
             self.refused += 1
@@ -170,7 +170,8 @@ class IntakeSoak:
         }
 
 
-def _event(id_: str) -> bytes:
+def event(id_: str) -> bytes:
+    """A created event of a department with the same id, as JSON."""
     event = {
         "specversion": "1.0",
         "id": id_,
