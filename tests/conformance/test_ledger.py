@@ -31,7 +31,7 @@ from worker.core.model.answers import Answer
 from worker.core.model.causes import Cause, Reference, Trace
 from worker.core.model.credentials import Debt, Fingerprint, IssuedCredentials, PartialReissue
 from worker.core.model.departments import Department
-from worker.core.model.entry import Check, Claim, Entry, NewerEvent, Status
+from worker.core.model.entry import Begun, Check, Claim, Entry, NewerEvent, Status
 from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
 from worker.core.model.recollection import Recollection
 from worker.core.model.removals import Deletion, Removed, Removing, Retry
@@ -395,6 +395,7 @@ def entries(draw):
         version=draw(none | versions),
         version_type=draw(none | texts),
         wanted_by=draw(none | st.builds(NewerEvent, versions, references)),
+        begun=draw(none | st.builds(Begun, versions, references, instants)),
         created_at=draw(none | instants),
         claim=draw(claims if claimed else none if exists else none | claims),
         issued=draw(issued if exists else none | issued),

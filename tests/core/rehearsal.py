@@ -19,6 +19,7 @@ from worker.core.conclusions.removal import admission_of
 from worker.core.debts import confirmed
 from worker.core.decide import (
     Adopt,
+    AwaitNewer,
     CountTenant,
     Create,
     Delete,
@@ -50,6 +51,7 @@ from worker.core.judge import (
     Permanent,
     RetryPolicy,
     RetryState,
+    Unavailable,
     Wait,
     classify,
     judge,
@@ -179,6 +181,8 @@ class Rehearsal:
             match decision:
                 case Republish() | Refuse() | NothingLeft():
                     return decision
+                case AwaitNewer(newer):
+                    return Unavailable(f"{newer.id} is under way")
                 case CountTenant():
                     known = replace(known, counts=self._counts())
                     continue

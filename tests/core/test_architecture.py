@@ -24,7 +24,7 @@ from worker.core.inventory import NOTHING, Inspection, Inventory
 from worker.core.limits import DEFAULT_LIMIT, TenantCounts, WindowCount
 from worker.core.listed import ListedSubaccount
 from worker.core.model.causes import LateRemoval
-from worker.core.model.entry import Status
+from worker.core.model.entry import Begun, Status
 from worker.core.model.holds import Hold, HoldReason, HoldState, Ruling
 from worker.core.model.recollection import Recollection
 from worker.core.model.removals import Removed
@@ -123,10 +123,13 @@ def test_the_rules_applied_before_the_table():
         a_recollection(entry),
         a_recollection(an_entry()),
     ]
+    behind = renamed(sequence=98)
+    begun = Begun(renamed(sequence=99).version, renamed(sequence=99).reference, NOW)
+    waits = decided(behind, a_recollection(replace(an_entry(), begun=begun)))
     held = decided(renamed(sequence=99), a_recollection(replace(an_entry(), hold=HOLD)))
     gone = decided(renamed(sequence=99), a_recollection(an_entry(gone_at=NOW)))
 
-    assert [row[1] for row in BEFORE] == [*(decided(event, each) for each in known), held, gone]
+    assert [row[1] for row in BEFORE] == [*(decided(event, each) for each in known), waits, held, gone]
 
 
 REMOVALS = rows_under(DECISIONS, "Removal | Decision")

@@ -44,7 +44,7 @@ from worker.core.judge import Missing, Permanent, Transient, Unavailable, Unknow
 from worker.core.limits import DEFAULT_LIMIT, Admission
 from worker.core.model.causes import LateRemoval, Reference, Trace
 from worker.core.model.credentials import ANY_RECIPIENT, Debt, IssuedCredentials
-from worker.core.model.entry import Check, Claim, Entry, NewerEvent, Status
+from worker.core.model.entry import Begun, Check, Claim, Entry, NewerEvent, Status
 from worker.core.model.holds import HoldReason
 from worker.core.model.removals import Deletion, Removed, Removing, Retry
 from worker.core.outcomes import (
@@ -129,18 +129,25 @@ class TestIntend:
         claimed = intend(Create("Marketing"), entry, event, IDEMPOTENCY_KEY, POLICY, NOW)
 
         claim = Claim(NOW, IDEMPOTENCY_KEY, event.reference)
-        wanted_by = NewerEvent(event.version, event.reference)
-        assert claimed == replace(
-            entry, status=Status.CLAIMED, name="Marketing", claim=claim, wanted_by=wanted_by
-        )
+        assert changes(entry, claimed) == {
+            "status": Status.CLAIMED,
+            "name": "Marketing",
+            "claim": claim,
+            "wanted_by": NewerEvent(event.version, event.reference),
+            "begun": Begun(event.version, event.reference, NOW),
+        }
 
     def test_a_delete_is_recorded_as_deleting(self):
-        entry = an_entry()
+        entry, event = an_entry(), removed(sequence=11)
 
-        deleting = intend(Delete(AUTH_ID), entry, removed(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW)
+        deleting = intend(Delete(AUTH_ID), entry, event, IDEMPOTENCY_KEY, POLICY, NOW)
 
-        reserved = Removing(removed(sequence=11).reference, counted_at=NOW)
-        assert deleting == replace(entry, status=Status.DELETING, deletion=Deletion(NOW), removing=reserved)
+        assert changes(entry, deleting) == {
+            "status": Status.DELETING,
+            "deletion": Deletion(NOW),
+            "removing": Removing(event.reference, counted_at=NOW),
+            "begun": Begun(event.version, event.reference, NOW),
+        }
 
     def test_a_delete_already_begun_is_in_doubt(self):
         event = removed(sequence=11)
@@ -148,7 +155,10 @@ class TestIntend:
 
         again = intend(Delete(AUTH_ID, cascade=True), before, event, IDEMPOTENCY_KEY, POLICY, LATER)
 
-        assert again == replace(before, deletion=Deletion(LATER, cascade=True, in_doubt=True))
+        assert changes(before, again) == {
+            "deletion": Deletion(LATER, cascade=True, in_doubt=True),
+            "begun": Begun(event.version, event.reference, LATER),
+        }
 
     def test_a_disable_reserves_its_removal(self):
         entry, event = an_entry(), removed(sequence=11)
@@ -158,6 +168,7 @@ class TestIntend:
         assert changes(entry, intended) == {
             "check": Check(NOW + WINDOW),
             "removing": Removing(event.reference, counted_at=NOW),
+            "begun": Begun(event.version, event.reference, NOW),
         }
 
     def test_a_repeated_disable_counts_once(self):
@@ -193,7 +204,26 @@ class TestIntend:
 
         intended = intend(decided, entry, event, IDEMPOTENCY_KEY, POLICY, NOW)
 
-        assert changes(entry, intended) == {"wanted_by": NewerEvent(event.version, event.reference)}
+        assert changes(entry, intended) == {
+            "wanted_by": NewerEvent(event.version, event.reference),
+            "begun": Begun(event.version, event.reference, NOW),
+        }
+
+    @pytest.mark.parametrize("step", ["skip", "inspect", "hold back", "reconsider"])
+    def test_a_step_without_a_change_begins_none(self, step):
+        decided, status = STEPS[step]
+
+        intended = intend(decided, an_entry(status), removed(sequence=11), IDEMPOTENCY_KEY, POLICY, NOW)
+
+        assert intended.begun is None
+
+    def test_a_change_for_an_older_event_keeps_the_newer_one_begun(self):
+        newer = renamed(sequence=12)
+        before = intend(Rename(AUTH_ID, "North"), an_entry(), newer, IDEMPOTENCY_KEY, POLICY, NOW)
+
+        again = intend(Rename(AUTH_ID, "South"), before, renamed(sequence=11), IDEMPOTENCY_KEY, POLICY, LATER)
+
+        assert again.begun == before.begun
 
 
 class TestAdmission:

@@ -22,6 +22,7 @@ from tests.support.builders import (
 from worker.core.decide import (
     CLOCK_TOLERANCE,
     Adopt,
+    AwaitNewer,
     Create,
     Decision,
     Delete,
@@ -37,7 +38,7 @@ from worker.core.decide import (
     UnknownRename,
     decide,
 )
-from worker.core.model.entry import Claim, Status
+from worker.core.model.entry import Begun, Claim, Status
 
 CREATED, RENAMED, REMOVED = Kind.CREATED, Kind.RENAMED, Kind.REMOVED
 ABSENT, CLAIMED, ACTIVE = Status.ABSENT, Status.CLAIMED, Status.ACTIVE
@@ -220,6 +221,37 @@ def test_a_future_time_is_refused_if_the_time_decides(kind, newest, sequence, de
 
     assert decide(in_time, known, Policy(), NOW) not in {FROM_THE_FUTURE, SUPERSEDED}
     assert (decide(too_far, known, Policy(), NOW) == FROM_THE_FUTURE) is decides
+
+
+def with_begun(status, sequence, at=NOW):
+    newer = renamed("North", sequence=sequence)
+    begun = Begun(newer.version, newer.reference, at)
+    return a_recollection(replace(an_entry(status, version=None), begun=begun)), newer.reference
+
+
+@of_every_kind
+@pytest.mark.parametrize("status", [CLAIMED, ACTIVE, DISABLED, DELETING])
+def test_an_event_waits_for_a_newer_one_whose_change_may_be_in_effect(kind, status):
+    known, reference = with_begun(status, sequence=12)
+
+    older, same, newer = (
+        decide(event_of_kind(kind, sequence=sequence), known, Policy(), NOW) for sequence in (11, 12, 13)
+    )
+
+    assert older == AwaitNewer(reference)
+    assert not isinstance(newer, AwaitNewer)
+    # Of the same sequence and time, the kind decides.
+    assert isinstance(same, AwaitNewer) is (kind is CREATED)
+
+
+@pytest.mark.parametrize("late", [1, -1], ids=["in time", "a clock is ahead"])
+def test_the_wait_for_a_newer_event_ends_with_the_settle_window(late):
+    window = Policy().settle_window
+    waiting, _ = with_begun(ACTIVE, 12, NOW - late * (window - timedelta(seconds=1)))
+    over, _ = with_begun(ACTIVE, 12, NOW - late * window)
+
+    assert isinstance(decide(renamed("South", sequence=11), waiting, Policy(), NOW), AwaitNewer)
+    assert decide(renamed("South", sequence=11), over, Policy(), NOW) == Rename(AUTH_ID, "South")
 
 
 def test_the_tolerance_is_ten_minutes():

@@ -22,7 +22,7 @@ from worker.core.forecast import Forecast, forecast
 from worker.core.limits import DEFAULT_LIMIT, TenantCounts, WindowCount
 from worker.core.model.causes import Cause, Event
 from worker.core.model.departments import Department
-from worker.core.model.entry import Entry, Status
+from worker.core.model.entry import Begun, Entry, Status
 from worker.core.model.holds import Hold, HoldReason
 from worker.core.protected import Protected
 from worker.operations.dead_letters.plan import event_prospect
@@ -123,6 +123,14 @@ def test_a_newer_event_voids_a_hold_and_is_decided_then():
     assert "hold H1 (limit) becomes void" in str(found.detail)
     again = told(an_entry(hold=hold), removed(**NEWER), counts=USED_UP)
     assert (again.decision, again.reason) == ("hold", "limit")
+
+
+def test_an_event_behind_a_newer_one_is_foreseen_superseded():
+    newer = renamed("North", sequence=12)
+    begun = Begun(newer.version, newer.reference, NOW)
+    found = told(an_entry(begun=begun), renamed("South", sequence=11))
+    assert (found.decision, found.outcome, found.calls) == ("skip", "superseded", 0)
+    assert newer.reference.id in str(found.detail)
 
 
 @pytest.mark.parametrize(("confirmed", "decision"), [(True, "skip"), (False, "republish")])

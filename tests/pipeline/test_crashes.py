@@ -267,6 +267,62 @@ async def test_a_newer_event_can_overtake_the_event_of_a_crash(story, newest):
         world.has_nothing_to_do()
 
 
+BEFORE = department_created("Sales", sequence=1)
+OLDER = department_renamed("Older", sequence=5)
+NEWEST = [
+    Story("created", (), department_created("Newest", sequence=9), "created"),
+    Story("renamed", (BEFORE,), department_renamed("Newest", sequence=9), "renamed"),
+    Story(
+        "restored",
+        (BEFORE, department_removed(sequence=2)),
+        department_created("Newest", sequence=9),
+        "restored",
+    ),
+    Story("disabled", (BEFORE,), department_removed(sequence=9), "disabled"),
+    Story("deleted", (BEFORE,), department_removed(sequence=9), "removed", Removal.DELETE),
+]
+
+
+@pytest.mark.parametrize("newest", NEWEST, ids=lambda story: story.name)
+async def test_an_older_event_waits_for_one_whose_worker_died(newest):
+    """It comes back first. No change of its own follows the one that may be in effect."""
+    waited = 0
+    async for world, _ in every_crash(newest):
+        later = world.broker.ready(WORK_QUEUE)
+        world.broker.purge(WORK_QUEUE)
+        began = (await world.entry()).begun is not None
+        world.witness.journal.clear()
+        async with world.working():
+            await world.send(OLDER)
+            await world.waits_or_is_done()
+            waited += world.clock.sleepers
+            assert began is (world.clock.sleepers > 0) or world.results(newest.event)
+            for outgoing in later:
+                await world.broker.publish(outgoing)
+            await world.run_until_done()
+        updates = [call for call in world.witness.journal if call.startswith(("create", "update"))]
+        await world.has_state_of(newest.event)
+        if began:
+            world.answered(OLDER, "superseded")
+            assert len(updates) <= 1, "only the newest event's, once more"
+        world.has_dead_lettered_nothing()
+    assert waited
+
+
+async def test_an_older_event_goes_on_after_the_settle_window():
+    """The newer one does not come back: somebody has purged it, say."""
+    world = World()
+    await world.handle(BEFORE)
+    await world.crash_before("update", department_renamed("Newest", sequence=9))
+    world.broker.purge(WORK_QUEUE)
+    began = world.clock.now()
+
+    await world.handle(OLDER)
+
+    assert world.clock.now() - began >= SETTLE_WINDOW
+    world.answered(OLDER, "renamed")
+
+
 async def test_reissued_credentials_have_one_id_after_a_crash():
     async for world, _ in every_crash(Story("reissued", (CREATED,), ASKED, "reissued")):
         await world.handle()

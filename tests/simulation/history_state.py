@@ -7,8 +7,10 @@ confirmed it, and a subaccount exists if the provider has it.
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple
 
+from tests.simulation.chance import SETTLE_WINDOW
 from tests.simulation.history import Note
 from tests.simulation.producer_events import CREATED, RENAMED, ProducerEvent
 
@@ -54,6 +56,13 @@ class AnsweredEvent:
     @property
     def outcomes(self) -> set[str]:
         return {self.outcome, *self.earlier}
+
+
+class InDoubt(NamedTuple):
+    """An event whose change may be in effect since `at`, until its outcome is recorded."""
+
+    event: str
+    at: datetime
 
 
 class RecordedEntry(NamedTuple):
@@ -107,6 +116,7 @@ class HistoryState:
     meddled: set[str] = field(default_factory=set)  # departments that a person changed by hand
     deleted_by_hand: set[str] = field(default_factory=set)
     begun: dict[str | None, set[str]] = field(default_factory=lambda: defaultdict(set))  # by department
+    in_doubt: dict[str, InDoubt | None] = field(default_factory=dict)  # by department
     voided: set[str] = field(default_factory=set)  # events whose held removal a newer event has voided
     disabled: set[str] = field(
         default_factory=set
@@ -138,6 +148,8 @@ def _answered(state: HistoryState, note: Note) -> None:
     is_new = before is None or before.outcome != told["outcome"]  # else only its confirm is recorded
     if told["outcome"] == "superseded" and is_new:
         _superseded(state, note)
+    elif is_new and note.department:
+        _nothing_newer_in_doubt(state, note, note.department)
     if is_new:
         earlier = (*before.earlier, before.outcome) if before else ()
         state.answered[told["event"]] = AnsweredEvent(
@@ -167,6 +179,17 @@ def _superseded(state: HistoryState, note: Note) -> None:
     )
     if not any(newer):
         state.broken.append(f"G3: {id_} was superseded without a newer event on record, at {note.at:.3f}")
+
+
+def _nothing_newer_in_doubt(state: HistoryState, note: Note, department: str) -> None:
+    """G3: no event acts while the change of a newer one may be in effect."""
+    newer, own = state.in_doubt.get(department), state.sent.get(note.detail["event"])
+    if newer is None or not own or abs(note.detail["answered_at"] - newer.at) >= SETTLE_WINDOW:
+        return
+    if min(one.rank() for one in state.sent[newer.event]) > max(one.rank() for one in own):
+        state.broken.append(
+            f"G3: {note.detail['event']} acted while {newer.event} was in doubt, at {note.at:.3f}"
+        )
 
 
 def _hold_recorded(state: HistoryState, note: Note) -> None:
@@ -294,6 +317,8 @@ def _owes_nothing(state: HistoryState, note: Note, department: str, auth_id: str
 def _recorded(state: HistoryState, note: Note) -> None:
     if note.department is None:
         return
+    begun = note.detail["begun"]
+    state.in_doubt[note.department] = begun and InDoubt(*begun)
     if note.detail["wanted_by"]:
         state.begun[note.department].add(note.detail["wanted_by"])
     status = note.detail["status"]

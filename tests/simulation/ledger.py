@@ -115,6 +115,7 @@ class Disk(MemoryLedger):
             removing=entry.removing and entry.removing.event.id,
             hold=entry.hold and entry.hold.id,
             wanted_by=entry.wanted_by and entry.wanted_by.reference.id,
+            begun=entry.begun and (entry.begun.reference.id, entry.begun.at),
             writer=self.writer,
         )
         if answer is not None:
@@ -129,6 +130,7 @@ class Disk(MemoryLedger):
             auth_id=answer.auth_id,
             name=answer.name,
             reason=answer.reason,
+            answered_at=answer.answered_at,
         )
 
 

@@ -444,6 +444,13 @@ class AnswersOlderEventsFirst(Line):
         return result
 
 
+class ActsBehindANewerChange(Line):
+    """Acts for an event although the change of a newer one may be in effect."""
+
+    def _decide(self, event: Asked, known: Recollection) -> Any:
+        return super()._decide(event, replace(known, entry=replace(known.entry, begun=None)))
+
+
 MUTANTS = (
     Mutant("acks before the dead letter is confirmed", Parts(handler=AcksBeforeConfirm)),
     Mutant("acks before it answers", Parts(handler=AcksBeforeAnswering)),
@@ -495,5 +502,6 @@ MUTANTS = (
     Mutant("lets all calls through when half-open", Parts(circuit=LetsAllCallsThrough), "outage"),
     Mutant("believes a refusal without a probe", Parts(circuit=BelievesRefusalsUnproved), "outage", seed=389),
     Mutant("answers older events before the newest is recorded", Parts(line=AnswersOlderEventsFirst)),
+    Mutant("acts behind a newer change in doubt", Parts(line=ActsBehindANewerChange)),
 )
 """Those about removals are in `removal_mutants.py`, about many workers in `worker_mutants.py`."""

@@ -37,16 +37,22 @@ def judge(
     issued = defaultdict(list)
     for message in credentials:
         issued[message["data"]["department_id"]].append(message)
-    newest = {one.department: one for one in sorted(sent, key=lambda one: one.sequence)}
     return [
         *_unanswered(sent, results),
-        *(broken for one in newest.values() for broken in _state_broken(one, there[one.department])),
+        *wrong_states(sent, subaccounts),
         *(
             Violation(department, what)
-            for department in newest
+            for department in {one.department for one in sent}
             for what in _credentials_broken(issued[department], there[department])
         ),
     ]
+
+
+def wrong_states(sent: Iterable[Statement], subaccounts: Iterable[Subaccount]) -> list[Violation]:
+    """The departments whose subaccount is not as their newest event says."""
+    there = _by_department(subaccounts)
+    newest = {one.department: one for one in sorted(sent, key=lambda one: one.sequence)}
+    return [broken for one in newest.values() for broken in _state_broken(one, there[one.department])]
 
 
 def unmet_faults(rules: Iterable[Rule], requests: Collection[Request]) -> list[Violation]:

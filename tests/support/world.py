@@ -444,6 +444,14 @@ class World:
         """Waits until all messages are acked, parked ones too; does not advance the clock."""
         await self.broker.emptied(WORK_QUEUE, *map(retry_queue, self.retry.delays))
 
+    async def waits_or_is_done(self) -> None:
+        """Returns once a message waits for its next try, or all are acked. Does not advance the clock."""
+        done = asyncio.create_task(self.done())
+        try:
+            await self._asleep_before(done)
+        finally:
+            done.cancel()
+
     async def run_until_done(self) -> None:
         """Advances the clock from one sleeper to the next until all messages are acked."""
         begun = self.clock.now()

@@ -21,7 +21,7 @@ from worker.core.model.calls import CallNote
 from worker.core.model.causes import NO_TRACE, Cause, Reference, Trace
 from worker.core.model.credentials import Debt, Fingerprint, IssuedCredentials, PartialReissue
 from worker.core.model.departments import Department
-from worker.core.model.entry import Check, Claim, Entry, NewerEvent, Status
+from worker.core.model.entry import Begun, Check, Claim, Entry, NewerEvent, Status
 from worker.core.model.holds import Hold
 from worker.core.model.removals import Deletion, Removed, Removing, Retry
 from worker.core.model.replace import replace
@@ -46,6 +46,7 @@ class RareRow:
     auth_id: str | None = None
     cancelled: bool = False
     wanted_by: NewerEvent | None = None
+    begun: Begun | None = None
     hold: Hold | None = None
     holds_made: int = 0
     removing: Removing | None = None
@@ -156,6 +157,7 @@ def entry_of(text: Any) -> Entry:
             version=row.version,
             version_type=row.version_type,
             wanted_by=rare.wanted_by,
+            begun=rare.begun,
             created_at=row.created_at,
             claim=row.claim,
             issued=_issued_of(row),
@@ -329,6 +331,7 @@ def _rare_of(entry: Entry) -> RareRow | None:
     if not (
         any(facts)
         or entry.wanted_by
+        or entry.begun
         or entry.past_removals
         or entry.owed_results
         or supersedes
@@ -341,6 +344,7 @@ def _rare_of(entry: Entry) -> RareRow | None:
         auth_id=removal.auth_id if removal else None,
         cancelled=removal is not None and removal.cancelled,
         wanted_by=entry.wanted_by,
+        begun=entry.begun,
         hold=entry.hold,
         holds_made=entry.holds_made,
         removing=entry.removing,

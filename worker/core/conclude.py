@@ -10,6 +10,7 @@ the call is sent, because after a crash only the ledger can tell that a call may
   unless an earlier call under it was never recorded.
 - A deletion becomes DELETING until its outcome is known.
 - An event that says that the department exists is noted, so that no older removal acts until it is answered.
+- An event whose change is sent is noted, so that older events wait while the change may be in effect.
 
 Here the step and its outcome choose the conclusion; `conclusions/` has those of a creation, a change and a
 removal. A conclusion without answer or failure means that the event is decided again on the new entry.
@@ -21,7 +22,7 @@ from datetime import datetime
 from contracts.subaccounts import ResultKind
 from worker.core import gone
 from worker.core.conclusions.change import changed, not_changed, not_found, seen
-from worker.core.conclusions.conclusion import Conclusion, answered, is_removal, required, wanted
+from worker.core.conclusions.conclusion import Conclusion, answered, begun, is_removal, required, wanted
 from worker.core.conclusions.creation import created, not_created, nothing_seen
 from worker.core.conclusions.removal import (
     deletion_cancelled,
@@ -70,6 +71,8 @@ def intend(
     """The entry to record before the step acts. Raises `ValueError` for one that lacks the cause it needs."""
     if not isinstance(step, Skip | VoidHold):  # those end in this same write
         entry = wanted(entry, cause)
+    if _begins(step, entry, cause):
+        entry = begun(entry, cause, now)
     match step:
         case Create(name):
             cause = required(cause)
@@ -93,6 +96,17 @@ def intend(
             return arm_check(entry, policy, now)
         case _:
             return entry
+
+
+def _begins(step: Step, entry: Entry, cause: Cause | None) -> bool:
+    """Whether a change may be sent next. An adoption is noted once: most of its tries only scan."""
+    match step:
+        case Create() | Rename() | Restore() | Disable() | Delete():
+            return True
+        case Adopt():
+            return cause is None or entry.begun is None or entry.begun.reference != cause.reference
+        case _:
+            return False
 
 
 def conclude(

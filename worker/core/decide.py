@@ -19,9 +19,9 @@ from worker.core.capabilities import EVERYTHING, Capabilities
 from worker.core.inventory import Inspection
 from worker.core.limits import RemovalLimit
 from worker.core.model.answers import Answer
-from worker.core.model.causes import Event
+from worker.core.model.causes import Event, Reference
 from worker.core.model.credentials import ANY_RECIPIENT
-from worker.core.model.entry import Entry, NewerEvent, Status
+from worker.core.model.entry import Begun, Entry, NewerEvent, Status
 from worker.core.model.holds import HoldReason
 from worker.core.model.recollection import Recollection
 from worker.core.protected import NOBODY_PROTECTED, Protected
@@ -211,6 +211,17 @@ class NothingLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitNewer:
+    """The change of a newer event may be in effect: this event waits for that one's outcome.
+
+    Otherwise a worker that died, or a lost response, would let an older name, or a removal, replace a newer
+    one. The wait ends with the settle window, as nothing is carried out later.
+    """
+
+    newer: Reference
+
+
+@dataclass(frozen=True, slots=True)
 class Republish:
     """The event was answered: publish again the messages that the broker has not confirmed."""
 
@@ -234,7 +245,7 @@ CallStep = Create | Rename | Restore | Disable | Delete | Reconsider | Look
 """The steps with one call to the provider, which has a permit before the step is claimed."""
 
 Step = CallStep | Adopt | Inspect | HoldBack | VoidHold | Skip
-Decision = Step | Republish | Refuse
+Decision = Step | Republish | Refuse | AwaitNewer
 
 
 def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> Decision:
@@ -246,6 +257,8 @@ def decide(event: Event, known: Recollection, policy: Policy, now: datetime) -> 
         return Refuse(DeadReason.INVALID, detail, by_clock=True)
     if newer := known.entry.newer_event(event.version):
         return _when_superseded(event, known.entry, newer)
+    if (begun := known.entry.begun) and _is_behind(event, begun, policy, now):
+        return AwaitNewer(begun.reference)
     if known.entry.hold is not None:
         return VoidHold()
     if known.entry.gone_at is not None and known.entry.claim is None:
@@ -286,6 +299,10 @@ def _when_superseded(event: Event, entry: Entry, newer: NewerEvent) -> Skip | De
     if entry.deletion is not None and event.version.newer_than(entry.version):
         return Delete(entry.existing.auth_id)
     return _superseded(event.version, newer.version)
+
+
+def _is_behind(event: Event, begun: Begun, policy: Policy, now: datetime) -> bool:
+    return begun.version.newer_than(event.version) and abs(now - begun.at) < policy.settle_window
 
 
 def _superseded(older: Version, newest: Version) -> Skip:

@@ -71,7 +71,7 @@ def arm_late_check(entry: Entry, policy: Policy, now: datetime) -> Entry:
 
 def clear_check(entry: Entry) -> Entry:
     """The entry once the outcome of its change is known; a check for a late call stays."""
-    return entry if entry.check and entry.check.late_call else replace(entry, check=None)
+    return entry if entry.check and entry.check.late_call else replace(entry, check=None, begun=None)
 
 
 def check_done(entry: Entry) -> Entry:
@@ -79,7 +79,7 @@ def check_done(entry: Entry) -> Entry:
 
     A removal in doubt is not in effect then.
     """
-    without = replace(entry, check=None)
+    without = replace(entry, check=None, begun=None)
     return replace(without, removing=None) if entry.status is Status.ACTIVE else without
 
 

@@ -13,6 +13,7 @@ from contracts.departments import Kind
 from contracts.subaccounts import DeadReason, ResultKind
 from worker.core.decide import (
     Adopt,
+    AwaitNewer,
     CountTenant,
     Create,
     Decision,
@@ -121,6 +122,9 @@ def _told(decision: Decision, event: Event, entry: Entry, policy: Policy) -> For
     match decision:
         case Refuse(reason, detail):
             return Forecast(Planned.REFUSE, ResultKind.FAILED, 0, reason, detail)
+        case AwaitNewer(newer):
+            detail = f"a newer event is being carried out: {newer.id} of {newer.source}"
+            return Forecast(Planned.SKIP, ResultKind.SUPERSEDED, 0, detail=detail)
         case Republish(answer):
             return _answered(answer, owed)
         case Skip(outcome, reason):

@@ -86,7 +86,7 @@ class Resetting:
     async def _written(self, entry: Entry) -> bool:
         try:
             await Records(self.ledger, self.ledger).reset(
-                replace(entry, version=None, version_type=None, wanted_by=None)
+                replace(entry, version=None, version_type=None, wanted_by=None, begun=None)
             )
         except LedgerConflict:
             return False

@@ -24,6 +24,7 @@ from worker.core.conclude import conclude, intend
 from worker.core.conclusions.conclusion import Conclusion
 from worker.core.conclusions.removal import admission_of
 from worker.core.decide import (
+    AwaitNewer,
     CountTenant,
     Decision,
     Delete,
@@ -72,6 +73,9 @@ from worker.telemetry.events import Telemetry
 REMOVALS_AT_ONCE = 4
 """More of them wait. So a wiped org chart, or many approvals, delay creates and renames very little: they
 share the event loop, the ledger and the rate limit with a few removals, not with a thousand."""
+
+
+UNDER_WAY = "a newer event is under way: {0.id} of {0.source}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,8 @@ class Line:
                     return Done()
                 case NothingLeft():
                     return Done()
+                case AwaitNewer(newer):
+                    return Overtaken() if is_overtaken() else Unavailable(UNDER_WAY.format(newer))
                 case Refuse() as refusal:
                     return self._refused(event, refusal)
                 case CountTenant():

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from contracts.departments import Kind
 from contracts.subaccounts import ResultCode, ResultKind
@@ -11,9 +12,11 @@ from worker.core.inventory import Inspection
 from worker.core.judge import Failure
 from worker.core.model.answers import Answer
 from worker.core.model.causes import Cause, LateRemoval, Reference
-from worker.core.model.entry import Entry, NewerEvent, Status
+from worker.core.model.entry import Begun, Entry, NewerEvent, Status
 from worker.core.model.holds import Hold
 from worker.core.model.replace import replace
+
+Unanswered = TypeVar("Unanswered", Begun, NewerEvent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +100,30 @@ def wanted(entry: Entry, cause: Cause | None) -> Entry:
     return replace(entry, wanted_by=NewerEvent(cause.version, cause.reference))
 
 
+def begun(entry: Entry, cause: Cause | None, now: datetime) -> Entry:
+    """The entry that knows of an event whose change is sent next, unless a newer one is known."""
+    if cause is None or cause.version is None or entry.newer_event(cause.version) is not None:
+        return entry
+    if entry.begun is not None and entry.begun.version.newer_than(cause.version):
+        return entry
+    return replace(entry, begun=Begun(cause.version, cause.reference, now))
+
+
 def versioned(entry: Entry, cause: Cause) -> Entry:
     """The entry once `cause` is the newest event that was answered."""
-    still = entry.wanted_by
-    if still is not None and cause.version is not None and not still.version.newer_than(cause.version):
-        still = None
-    return replace(entry, version=cause.version, version_type=cause.reference.type, wanted_by=still)
+    return replace(
+        entry,
+        version=cause.version,
+        version_type=cause.reference.type,
+        wanted_by=_if_newer(entry.wanted_by, cause),
+        begun=_if_newer(entry.begun, cause),
+    )
+
+
+def _if_newer(unanswered: Unanswered | None, cause: Cause) -> Unanswered | None:
+    if unanswered is None or cause.version is None or unanswered.version.newer_than(cause.version):
+        return unanswered
+    return None
 
 
 def _superseding(entry: Entry, cause: Cause) -> Reference | None:

@@ -119,12 +119,13 @@ def _given_up(entry: Entry, detail: str) -> Conclusion:
         f" with idempotency key {claim.idempotency_key}: {detail}"
     )
     failure = Permanent(DeadReason.CREATE_UNKNOWN, evidence)
-    return Conclusion(replace(entry, claim=replace(claim, attempt=0)), failure=failure)
+    return Conclusion(replace(entry, claim=replace(claim, attempt=0), begun=None), failure=failure)
 
 
 def _unclaimed(entry: Entry, claim: Claim | None) -> Entry:
     """The entry as before the create; `claim` keeps the count for the next create."""
-    return replace(entry, status=Status.REMOVED if entry.removal else Status.ABSENT, claim=claim)
+    status = Status.REMOVED if entry.removal else Status.ABSENT
+    return replace(entry, status=status, claim=claim, begun=None)
 
 
 def _claim_of(entry: Entry) -> Claim:

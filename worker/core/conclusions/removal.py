@@ -153,7 +153,7 @@ def _undeleted(entry: Entry) -> Entry:
     status = Status.ACTIVE if entry.removal is None else Status.DISABLED
     check_at = entry.deletion.check_at if entry.deletion else None
     check = Check(check_at, late_call=True) if check_at else None
-    return replace(entry, status=status, deletion=None, removing=None, check=check)
+    return replace(entry, status=status, deletion=None, removing=None, check=check, begun=None)
 
 
 def _not_deleted(entry: Entry, failure: Failure) -> Entry:

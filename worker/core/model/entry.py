@@ -76,6 +76,14 @@ class NewerEvent(NamedTuple):
     reference: Reference
 
 
+class Begun(NamedTuple):
+    """An event whose change may have been sent, since `at`."""
+
+    version: Version
+    reference: Reference
+    at: datetime
+
+
 class Existing(NamedTuple):
     """The facts of an existing subaccount."""
 
@@ -93,6 +101,8 @@ class Entry:
     `version`: that of the newest event answered; `version_type`: its type as its producer wrote it.
     `wanted_by`: the newest event that says that the department exists, from the start of its step until it,
     or a newer event, is answered. A removal that is older is superseded by it.
+    `begun`: the newest event whose change may have been sent, until it, or a newer event, is answered, or the
+    change is known not to have been carried out. An older event waits for its outcome.
     `created_at`: when the newest subaccount was recorded as created.
     `duplicates_check_at`: when to look for duplicates again; a create was taken for lost, or ran twice.
     `repairs` counts the checks that had to correct the provider.
@@ -119,6 +129,7 @@ class Entry:
     version: Version | None = None
     version_type: str | None = None
     wanted_by: NewerEvent | None = None
+    begun: Begun | None = None
     created_at: datetime | None = None
     claim: Claim | None = None
     issued: IssuedCredentials | None = None
