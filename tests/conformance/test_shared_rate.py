@@ -212,6 +212,30 @@ def test_no_window_has_more_calls_whatever_happens(limit, seed):
     assert scene.busiest() <= calls, f"seed {seed}"
 
 
+@pytest.mark.parametrize("workers", [3, 8])
+def test_the_limit_is_used_while_workers_come_and_go(workers):
+    """Every 30 seconds one leaves, or one comes, in turn."""
+    scene = Scene(RateLimit(300, timedelta(seconds=5)), random.Random(workers))
+    used: list[float] = []
+
+    async def run() -> None:
+        for _ in range(workers):
+            scene.begin(hostile=False)
+        await asyncio.sleep(30)
+        begin = now()
+        for turn in range(20):
+            if turn % 2:
+                scene.begin(hostile=False)
+            else:
+                await scene.workers[0].end()
+            await asyncio.sleep(30)
+        used.append(scene.used(begin, now()))
+
+    in_simulated_time(run)
+    assert scene.busiest() <= 300
+    assert used[0] >= 0.9, used
+
+
 @pytest.mark.parametrize("workers", [1, 3, 8])
 def test_the_limit_is_used_once_numbers_are_stable(workers):
     scene = Scene(RateLimit(300, timedelta(seconds=5)), random.Random(workers))

@@ -9,10 +9,10 @@ from tests.support.builders import a_worker
 from tests.support.settling_loop import settled
 from worker.adapters.memory.ledger import MemoryLedger
 from worker.flow.gate import Gate
-from worker.flow.presence import Announcer
+from worker.flow.presence import Announcer, SharedLimit
 from worker.flow.waiting import WaitingRoom
 from worker.operations.wishes import is_running
-from worker.ports import LedgerFailed
+from worker.ports import LedgerFailed, RateLimit
 from worker.telemetry.events import Telemetry
 
 
@@ -76,6 +76,24 @@ async def test_a_worker_is_present_each_second_as_it_is_then(world):
             await scene.passes()
             (seen,) = await scene.ledger.workers(timedelta(0))
             assert seen.consuming is consuming
+
+
+async def test_it_leaves_once_and_sends_nothing_more(world):
+    scene = Scene(world.clock)
+    share = SharedLimit(RateLimit(300, timedelta(seconds=5)), "w1", world.clock)
+    scene.announcer.share = share
+    async with scene.announcing():
+        assert share.calls == 300
+        scene.stopping.set()
+        scene.ledger.is_down = True
+        await scene.passes()
+        assert share.calls == 0, "before anybody counts on it"
+        scene.ledger.is_down = False
+        await scene.passes()
+        (left,) = await scene.ledger.workers(timedelta(0))
+        await scene.passes()
+        await scene.announcer.leave()
+        assert await scene.ledger.workers(timedelta(seconds=10)) == [left]
 
 
 async def test_it_is_gone_as_soon_as_it_begins_to_stop(world):

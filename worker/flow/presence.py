@@ -24,11 +24,12 @@ class SharedLimit:
         self.window = limit.window
         self._clock = clock
         self._share = Share(worker_id, limit.calls, limit.window.total_seconds())
+        self._has_left = False
 
     @property
     def calls(self) -> int:
         """See `CallRate.calls`."""
-        return self._share.calls_at(self._clock.monotonic())
+        return 0 if self._has_left else self._share.calls_at(self._clock.monotonic())
 
     @property
     def looks_back(self) -> timedelta:
@@ -52,8 +53,11 @@ class SharedLimit:
 
     def looked(self, begun: float, seen: Sequence[WorkerSeen]) -> None:
         """Takes note of a look that began at `begun`, in monotonic seconds."""
-        others = {worker.id: worker.seen_at for worker in seen}
-        self._share = self._share.looked(begun, self._clock.monotonic(), others)
+        self._share = self._share.looked(begun, self._clock.monotonic(), seen)
+
+    def leave(self) -> None:
+        """Gives the share up for good: no further call begins."""
+        self._has_left = True
 
 
 @dataclass
@@ -73,6 +77,7 @@ class Announcer:
     clock: Clock
     telemetry: Telemetry
     on_failure: Callable[[LedgerFailed], None]
+    _has_left: bool = False
 
     async def run(self) -> None:
         """Never returns."""
@@ -85,13 +90,22 @@ class Announcer:
             await self.clock.sleep(max(0.0, begun + BEAT_SECONDS - self.clock.monotonic()))
 
     async def leave(self) -> None:
-        """Tells those who look that the worker does no further work. Does nothing without the ledger."""
+        """Tells those who look that the worker begins no call any more. Does nothing without the ledger."""
         with suppress(LedgerFailed):
-            await self.presence.leave(self.worker_id)
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """Leaves once: who looks counts a worker from the last time that it has said so."""
+        if self._has_left:
+            return
+        if self.share is not None:
+            self.share.leave()
+        await self.presence.leave(self.worker_id)
+        self._has_left = True
 
     async def _beat(self, begun: float) -> None:
         if self.is_stopping():
-            await self.presence.leave(self.worker_id)
+            await self._leave()
             return
         described = await self.describe()
         await self.presence.announce(described)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -63,8 +63,13 @@ class Slot:
     given_at: float
     latest_arrival_seconds: float
     may_begin: Callable[[], bool]
-    sent: bool = False
+    sent_at: float | None = None
     _counted_by: float = 0.0
+
+    @property
+    def sent(self) -> bool:
+        """Whether its call has begun."""
+        return self.sent_at is not None
 
     def begin(self) -> None:
         """Marks the call as sent now. Raises `NoShare` if the limit has shrunk too far meanwhile.
@@ -75,8 +80,8 @@ class Slot:
             raise ValueError("a permit is for one call")
         if not self.may_begin():
             raise NoShare
-        self.sent = True
-        self._counted_by = self.clock.monotonic() + self.latest_arrival_seconds
+        self.sent_at = self.clock.monotonic()
+        self._counted_by = self.sent_at + self.latest_arrival_seconds
 
     def arrived(self) -> None:
         """Marks the call as counted by the provider: it arrived before its response."""
@@ -90,16 +95,20 @@ class Slot:
 class RateLimiter:
     """A sliding-window log of calls. Unlike a token bucket it never allows two limits in one window.
 
-    The limit may change at any time. When it shrinks, the slots given before count, and those too many are
-    void: their calls do not begin.
+    The limit may change at any time. Once it has shrunk, the calls sent since then keep to the new limit, and
+    with the earlier ones they keep to the old one, until those have left the window: nobody else sends on
+    what was given up before that (see `worker/core/share.py`). Slots given before it shrank that are too many
+    are void: their calls do not begin.
     """
 
     def __init__(self, limit: CallRate, clock: Clock, stopping: asyncio.Event) -> None:
         self._clock = clock
         self._limit = limit
         self._window = limit.window.total_seconds()
+        self._latest_arrival = LATEST_ARRIVAL * self._window
         self._slowed: float | None = None
         self._slots: deque[Slot] = deque()
+        self._spans: deque[tuple[float, int]] = deque()  # since when which limit holds, in this window
         self._latest_at = 0.0  # when the newest of them was given
         self._changed_at = 0.0
         self._closed_until = 0.0
@@ -137,7 +146,7 @@ class RateLimiter:
         if self._stopping.is_set():
             raise Stopping
         now = self._clock.monotonic()
-        slot = Slot(self._clock, now, LATEST_ARRIVAL * self._window, self._may_begin)
+        slot = Slot(self._clock, now, self._latest_arrival, self._may_begin)
         self._slots.append(slot)
         self._latest_at = now
         return slot
@@ -158,14 +167,30 @@ class RateLimiter:
 
     def _may_begin(self) -> bool:
         """Whether the calls sent in the window that ends now leave room for one more."""
-        calls = self._limit.calls
-        if len(self._slots) <= calls:
+        now, calls = self._clock.monotonic(), self._limit.calls
+        if calls and len(self._slots) <= calls:
             return True
-        return self._sent_lately(self._clock.monotonic()) < calls
+        return calls > 0 and all(self._sent_lately(now, since) < most for since, most in self._most(now))
 
-    def _sent_lately(self, now: float) -> int:
-        sent = (slot for slot in self._slots if slot.sent and slot.counted_by(now) + self._window > now)
-        return sum(1 for _ in sent)
+    def _sent_lately(self, now: float, since: float = 0.0) -> int:
+        """The calls sent since then that count in the window that ends now."""
+        sent = (slot for slot in self._slots if slot.sent_at is not None and slot.sent_at >= since)
+        return sum(slot.counted_by(now) + self._window > now for slot in sent)
+
+    def _sendable(self, since: float) -> Iterator[Slot]:
+        """The slots whose calls were sent since then, or may be sent."""
+        return (slot for slot in self._slots if slot.sent_at is None or slot.sent_at >= since)
+
+    def _most(self, now: float) -> list[tuple[float, int]]:
+        """The most calls that may be sent from a moment on until now, for each change of the limit."""
+        calls = self._limit.calls
+        if not self._spans or self._spans[-1][1] != calls:
+            self._spans.append((now, calls))
+        while len(self._spans) > 1 and self._spans[1][0] + self._latest_arrival + self._window <= now:
+            self._spans.popleft()
+        limits = [limit for _, limit in self._spans]
+        sinces = [0.0, *(since for since, _ in islice(self._spans, 1, None))]
+        return [(since, max(limits[number:])) for number, since in enumerate(sinces)]
 
     def _seconds_to_wait(self) -> float:
         now = self._clock.monotonic()
@@ -175,11 +200,13 @@ class RateLimiter:
         if allowed < 1:
             return NO_SHARE_AGAIN_SECONDS
         free_at = self._closed_until
-        too_many = len(self._slots) - allowed + 1
-        if too_many > 0:
-            leaving = islice(self._slots, too_many)  # roughly in the order of their counting
-            free_at = max(free_at, max(slot.counted_by(now) for slot in leaving) + self._window)
-            self._crowded_until = free_at + self._window
+        for since, most in self._most(now):
+            counted = self._slots if not since else deque(self._sendable(since))
+            too_many = len(counted) - (most if self._slowed is None else min(most, allowed)) + 1
+            if too_many > 0:
+                leaving = islice(counted, too_many)  # roughly in the order of their counting
+                free_at = max(free_at, max(slot.counted_by(now) for slot in leaving) + self._window)
+                self._crowded_until = free_at + self._window
         return max(free_at, self._evenly(now)) - now
 
     def _forget_expired(self, now: float) -> None:

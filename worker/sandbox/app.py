@@ -180,6 +180,7 @@ class App:
                 headers=headers,
                 body=exchange.body,
                 abandoned=request.transport is None or request.transport.is_closing(),
+                at=asyncio.get_running_loop().time(),
             )
         )
 

@@ -14,7 +14,7 @@ class Entry:
     """One request. `headers` lack Authorization; `status` is None if no response was sent.
 
     `operation` is None for a path that does not exist. `fault` is the name of the fault that it met.
-    `abandoned`: its client had gone by the time of the response.
+    `abandoned`: its client had gone by the time of the response. `at`: the time of the response, by the loop.
     """
 
     method: str
@@ -26,6 +26,7 @@ class Entry:
     headers: Mapping[str, str]
     body: Any
     abandoned: bool = False
+    at: float = 0.0
 
 
 @dataclass
