@@ -223,7 +223,7 @@ def test_the_limit_is_used_while_workers_come_and_go(workers):
             scene.begin(hostile=False)
         await asyncio.sleep(30)
         begin = now()
-        for turn in range(20):
+        for turn in range(8):
             if turn % 2:
                 scene.begin(hostile=False)
             else:

@@ -28,6 +28,9 @@ LONGEST_REST_SECONDS = 5.0
 must not stay inside a call for minutes."""
 
 
+SHORTEST_WAIT_SECONDS = 0.001
+"""Timers are no finer. A wait of a rounding error might never end where only waits move the clock."""
+
 NO_SHARE_AGAIN_SECONDS = 0.1
 """How often a call that waits looks again, while this worker has no share of the limit."""
 
@@ -142,7 +145,7 @@ class RateLimiter:
                 raise Resting(rest)
             if not self._limit.calls and self._clock.monotonic() >= share_by:
                 raise NoShare
-            await self._pass(seconds)
+            await self._pass(max(seconds, SHORTEST_WAIT_SECONDS))
         if self._stopping.is_set():
             raise Stopping
         now = self._clock.monotonic()
