@@ -95,13 +95,12 @@ class Handler:
     async def _try_until_ended(self, work: Work) -> Progress:
         """Takes a delivery to its end, in as many tries as it needs."""
         while work.delivery.live and not self.stopping.is_set():
-            work = work.tried()
             result = await self._try(work)
             if isinstance(result, Overtaken):
                 return Progress.YIELDED
             verdict = await self._end(work, self._judge(work, result))
             if isinstance(verdict, Wait | Pause):
-                work = work.after(verdict)
+                work = work.again(verdict)
                 verdict = await self._wait_or_park(work, verdict)
             if not isinstance(verdict, Wait | Pause):
                 return Progress.ENDED

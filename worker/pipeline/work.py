@@ -23,7 +23,7 @@ class Work:
     `original`: the message as its producer sent it, without the headers that parking added.
     `lane`: its key among the lanes; `rank`: its priority there.
     `leave_at`: monotonic seconds; from then on it is parked instead of waiting any longer.
-    `state`: its tries since it was delivered.
+    `state`: its tries since it was delivered, the present one too.
     """
 
     delivery: Delivery
@@ -49,7 +49,7 @@ class Work:
             rank=rank_of(reading, unknown_rename),
             received_at=received_at,
             leave_at=leave_at,
-            state=RetryState(messages.attempts_of(delivery.original)),
+            state=RetryState(messages.attempts_of(delivery.original), tries=1),
         )
 
     @property
@@ -57,17 +57,13 @@ class Work:
         """The facts about the event, for results and logs."""
         return subject_of(self.reading)
 
-    def tried(self) -> "Work":
-        """The work once one more try begins."""
-        return replace(self, state=self.state.tried())
-
-    def after(self, verdict: Wait | Pause) -> "Work":
-        """The work after a failed try. A pause is not counted; a wait costs retry budget."""
+    def again(self, verdict: Wait | Pause) -> "Work":
+        """The work at its next try. A pause does not count the last one; a wait costs retry budget."""
         match verdict:
             case Pause():
-                return replace(self, state=self.state.paused())
+                return replace(self, state=self.state.paused().tried())
             case Wait(_, cost_seconds):
-                return replace(self, state=self.state.spent(cost_seconds))
+                return replace(self, state=self.state.spent(cost_seconds).tried())
 
 
 def rank_of(reading: Reading, unknown_rename: UnknownRename) -> Rank:

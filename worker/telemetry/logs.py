@@ -49,7 +49,6 @@ def configure_logging(log_format: LogFormat, level: str) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _redact,
             _telling_first,
             _for_people(colours=sys.stderr.isatty()) if log_format == "console" else _json,
         ],
@@ -96,7 +95,13 @@ LINES = GatheredLines()
 
 
 def _telling_first(_logger: Any, _method: str, event: Line) -> Line:
-    return {name: event[name] for name in _FIRST if name in event} | dict(event)
+    """The line in its order, without secrets."""
+    line = {name: event[name] for name in _FIRST if name in event}
+    line.update(event)
+    for name, value in line.items():
+        if isinstance(value, SecretStr):
+            line[name] = "***"
+    return line
 
 
 def _json(_logger: Any, _method: str, event: Line) -> str:
@@ -137,10 +142,3 @@ def _shown(value: Any) -> str:
         return visible(to_json(value, fallback=repr).decode())
     text = visible(value)
     return '"{}"'.format(text.replace('"', r"\"")) if re.search(r'[\s"=]|^$', text) else text
-
-
-def _redact(_logger: Any, _method: str, event: Line) -> Line:
-    for name, value in event.items():
-        if isinstance(value, SecretStr):
-            event[name] = "***"
-    return event

@@ -15,6 +15,9 @@ from worker.adapters.amqp.codec.frames import (
 
 READ_BYTES = 2**16
 
+LAST_FRAME_KIND = HEARTBEAT[:1]
+"""The types of frames are 1, 2, 3 and 8."""
+
 HEARTBEAT_EVERY_SECONDS = 1.0
 """Interval of made-up heartbeats while only frames with listeners arrive: aiormq takes a broker without
 frames for dead."""
@@ -94,10 +97,13 @@ class FrameTap:
     def _end_of_frame(self) -> int:
         """The end of the frame in the buffer; of its head, while that is incomplete."""
         head = self._buffer[self._parsed : self._parsed + HEAD.size]
-        for begin, what in _OTHER_PROTOCOLS.items():
-            if head.startswith(begin):
-                raise OtherProtocol(what)
-        if len(head) < HEAD.size or head.startswith(b"AMQP"):  # "AMQP": the broker speaks another version
+        if head[:1] > LAST_FRAME_KIND:
+            for begin, what in _OTHER_PROTOCOLS.items():
+                if head.startswith(begin):
+                    raise OtherProtocol(what)
+            if head.startswith(b"AMQP"):  # the broker speaks another version
+                return self._parsed + HEAD.size
+        if len(head) < HEAD.size:
             return self._parsed + HEAD.size
         return self._parsed + int.from_bytes(head[3:]) + FRAME_OVERHEAD
 
