@@ -59,10 +59,14 @@ class AnsweredEvent:
 
 
 class InDoubt(NamedTuple):
-    """An event whose change may be in effect since `at`, until its outcome is recorded."""
+    """An event whose change may be in effect since `at`, until its outcome is recorded.
+
+    `clock_sets`: how often a wall clock had been set by then.
+    """
 
     event: str
     at: datetime
+    clock_sets: int
 
 
 class RecordedEntry(NamedTuple):
@@ -116,7 +120,8 @@ class HistoryState:
     meddled: set[str] = field(default_factory=set)  # departments that a person changed by hand
     deleted_by_hand: set[str] = field(default_factory=set)
     begun: dict[str | None, set[str]] = field(default_factory=lambda: defaultdict(set))  # by department
-    in_doubt: dict[str, InDoubt | None] = field(default_factory=dict)  # by department
+    in_doubt: dict[str, InDoubt] = field(default_factory=dict)  # by department
+    clock_sets: int = 0
     voided: set[str] = field(default_factory=set)  # events whose held removal a newer event has voided
     disabled: set[str] = field(
         default_factory=set
@@ -148,7 +153,7 @@ def _answered(state: HistoryState, note: Note) -> None:
     is_new = before is None or before.outcome != told["outcome"]  # else only its confirm is recorded
     if told["outcome"] == "superseded" and is_new:
         _superseded(state, note)
-    elif is_new and note.department:
+    elif is_new and note.department and told["outcome"] != "removed":
         _nothing_newer_in_doubt(state, note, note.department)
     if is_new:
         earlier = (*before.earlier, before.outcome) if before else ()
@@ -181,10 +186,19 @@ def _superseded(state: HistoryState, note: Note) -> None:
         state.broken.append(f"G3: {id_} was superseded without a newer event on record, at {note.at:.3f}")
 
 
+def _clock_set(state: HistoryState, _note: Note) -> None:
+    state.clock_sets += 1
+
+
 def _nothing_newer_in_doubt(state: HistoryState, note: Note, department: str) -> None:
-    """G3: no event acts while the change of a newer one may be in effect."""
+    """G3: no event acts while the change of a newer one may be in effect, by a clock that is not set.
+
+    A deletion in doubt is seen to its end all the same: G8 says when one may be sent.
+    """
     newer, own = state.in_doubt.get(department), state.sent.get(note.detail["event"])
-    if newer is None or not own or abs(note.detail["answered_at"] - newer.at) >= SETTLE_WINDOW:
+    if newer is None or not own or newer.clock_sets != state.clock_sets:
+        return
+    if abs(note.detail["answered_at"] - newer.at) >= SETTLE_WINDOW:
         return
     if min(one.rank() for one in state.sent[newer.event]) > max(one.rank() for one in own):
         state.broken.append(
@@ -317,8 +331,10 @@ def _owes_nothing(state: HistoryState, note: Note, department: str, auth_id: str
 def _recorded(state: HistoryState, note: Note) -> None:
     if note.department is None:
         return
-    begun = note.detail["begun"]
-    state.in_doubt[note.department] = begun and InDoubt(*begun)
+    before, begun = state.in_doubt.pop(note.department, None), note.detail["begun"]
+    if begun is not None:
+        since = before.clock_sets if before and before[:2] == begun else state.clock_sets
+        state.in_doubt[note.department] = InDoubt(begun[0], begun[1], since)
     if note.detail["wanted_by"]:
         state.begun[note.department].add(note.detail["wanted_by"])
     status = note.detail["status"]
@@ -446,6 +462,7 @@ _READERS = {
     "repaired": _repaired,
     "duty failed": _repair_not_recorded,
     "worker dead": _worker_dead,
+    "clock set": _clock_set,
     "ledger lost": _ledger_lost,
     "circuit": _circuit,
     "> update": _called,
