@@ -245,13 +245,14 @@ def test_an_event_waits_for_a_newer_one_whose_change_may_be_in_effect(kind, stat
 
 
 @pytest.mark.parametrize("late", [1, -1], ids=["in time", "a clock is ahead"])
-def test_the_wait_for_a_newer_event_ends_with_the_settle_window(late):
-    window = Policy().settle_window
-    waiting, _ = with_begun(ACTIVE, 12, NOW - late * (window - timedelta(seconds=1)))
-    over, _ = with_begun(ACTIVE, 12, NOW - late * window)
+@pytest.mark.parametrize(("window", "wait"), [(120, 120), (5, 60)])
+def test_the_wait_for_a_newer_event_ends_with_the_settle_window(late, window, wait):
+    policy = Policy(settle_window=timedelta(seconds=window))
+    waiting, _ = with_begun(ACTIVE, 12, NOW - late * timedelta(seconds=wait - 1))
+    over, _ = with_begun(ACTIVE, 12, NOW - late * timedelta(seconds=wait))
 
-    assert isinstance(decide(renamed("South", sequence=11), waiting, Policy(), NOW), AwaitNewer)
-    assert decide(renamed("South", sequence=11), over, Policy(), NOW) == Rename(AUTH_ID, "South")
+    assert isinstance(decide(renamed("South", sequence=11), waiting, policy, NOW), AwaitNewer)
+    assert decide(renamed("South", sequence=11), over, policy, NOW) == Rename(AUTH_ID, "South")
 
 
 def test_the_tolerance_is_ten_minutes():

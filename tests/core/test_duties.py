@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.support.builders import NOW, an_entry, owing
+from tests.support.builders import NOW, an_entry, owing, renamed
 from worker.core.decide import Policy
 from worker.core.duties import (
     DEBT_PAUSE,
@@ -23,7 +23,7 @@ from worker.core.duties import (
     put_off_due,
     suspend_debt,
 )
-from worker.core.model.entry import Check, Status
+from worker.core.model.entry import BEGUN_FOR, Begun, Check, Status
 
 POLICY = Policy(settle_window=timedelta(minutes=2))
 NEXT = NOW + POLICY.settle_window
@@ -139,3 +139,15 @@ def test_a_failed_duty_postpones_all_due_duties(before, after):
 
     assert put_off == an_entry(**after)
     assert due_duty(put_off, NOW) is None
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["in doubt", "answered"])
+def test_a_check_waits_for_the_outcome_of_a_change(answered):
+    newer = renamed("North", sequence=12)
+    begun = None if answered else Begun(newer.version, newer.reference, NOW)
+    entry = an_entry(check=Check(NOW + timedelta(seconds=2)), begun=begun)
+    due_at = NOW + (timedelta(seconds=2) if answered else BEGUN_FOR)
+
+    assert (entry.check_due_at, entry.due_at) == (due_at, due_at)
+    assert due_duty(entry, due_at - timedelta(seconds=1)) is None
+    assert due_duty(entry, due_at) is Duty.CHECK

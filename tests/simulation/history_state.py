@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from tests.simulation.chance import SETTLE_WINDOW
 from tests.simulation.history import Note
 from tests.simulation.producer_events import CREATED, RENAMED, ProducerEvent
+from worker.core.model.entry import BEGUN_FOR
 
 FINAL = {"created", "renamed", "disabled", "restored", "removed", "unchanged", "superseded", "reissued"}
 HELD = "held"
@@ -198,7 +199,7 @@ def _nothing_newer_in_doubt(state: HistoryState, note: Note, department: str) ->
     newer, own = state.in_doubt.get(department), state.sent.get(note.detail["event"])
     if newer is None or not own or newer.clock_sets != state.clock_sets:
         return
-    if abs(note.detail["answered_at"] - newer.at) >= SETTLE_WINDOW:
+    if abs(note.detail["answered_at"] - newer.at) >= max(SETTLE_WINDOW, BEGUN_FOR):
         return
     if min(one.rank() for one in state.sent[newer.event]) > max(one.rank() for one in own):
         state.broken.append(

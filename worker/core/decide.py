@@ -21,7 +21,7 @@ from worker.core.limits import RemovalLimit
 from worker.core.model.answers import Answer
 from worker.core.model.causes import Event, Reference
 from worker.core.model.credentials import ANY_RECIPIENT
-from worker.core.model.entry import Begun, Entry, NewerEvent, Status
+from worker.core.model.entry import BEGUN_FOR, Begun, Entry, NewerEvent, Status
 from worker.core.model.holds import HoldReason
 from worker.core.model.recollection import Recollection
 from worker.core.protected import NOBODY_PROTECTED, Protected
@@ -215,7 +215,7 @@ class AwaitNewer:
     """The change of a newer event may be in effect: this event waits for that one's outcome.
 
     Otherwise a worker that died, or a lost response, would let an older name, or a removal, replace a newer
-    one. The wait ends with the settle window, as nothing is carried out later.
+    one. The wait ends with the settle window, as nothing is carried out later; not before `BEGUN_FOR`.
     """
 
     newer: Reference
@@ -302,7 +302,8 @@ def _when_superseded(event: Event, entry: Entry, newer: NewerEvent) -> Skip | De
 
 
 def _is_behind(event: Event, begun: Begun, policy: Policy, now: datetime) -> bool:
-    return begun.version.newer_than(event.version) and abs(now - begun.at) < policy.settle_window
+    waits_for = max(policy.settle_window, BEGUN_FOR)
+    return begun.version.newer_than(event.version) and abs(now - begun.at) < waits_for
 
 
 def _superseded(older: Version, newest: Version) -> Skip:

@@ -49,7 +49,7 @@ def due_duty(entry: Entry, now: datetime) -> Duty | None:
     """
     if entry.status is Status.CLAIMED:
         return None
-    if entry.check and entry.check.at <= now:
+    if _is_due(entry.check_due_at, now):
         return Duty.CHECK
     if _is_due(entry.duplicates_check_at, now):
         return Duty.CHECK_DUPLICATES
@@ -114,7 +114,7 @@ def suspend_debt(entry: Entry) -> Entry:
 def put_off_due(entry: Entry, policy: Policy, now: datetime) -> Entry:
     """The entry with every duty that is due at `now` put off, because one of them failed."""
     later = now + policy.settle_window
-    if entry.check and entry.check.at <= now:
+    if entry.check and _is_due(entry.check_due_at, now):
         entry = replace(entry, check=replace(entry.check, at=later))
     if _is_due(entry.duplicates_check_at, now):
         entry = replace(entry, duplicates_check_at=later)

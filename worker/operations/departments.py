@@ -126,7 +126,7 @@ def pending(entry: Entry) -> Sequence[Pending]:
         what = f"delivery of its credentials to {', '.join(owed)}" if owed else "its subaccount to be enabled"
         found.append(Pending(what, entry.created_at, entry.debt.retry_at))
     if entry.check is not None:
-        found.append(Pending("a comparison with Plivo", next_try=entry.check.at))
+        found.append(Pending("a comparison with Plivo", next_try=entry.check_due_at))
     if entry.duplicates_check_at is not None:
         found.append(Pending("a look for duplicates at Plivo", next_try=entry.duplicates_check_at))
     if entry.owed_results:

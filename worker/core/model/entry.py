@@ -8,7 +8,7 @@ first.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -74,6 +74,11 @@ class NewerEvent(NamedTuple):
 
     version: Version
     reference: Reference
+
+
+BEGUN_FOR = timedelta(minutes=1)
+"""The outcome of a change is waited for at least so long, however short the settle window is: the message of
+its event may have to wait until a worker has started."""
 
 
 class Begun(NamedTuple):
@@ -238,6 +243,13 @@ class Entry:
         return self.removal.removed_at
 
     @property
+    def check_due_at(self) -> datetime | None:
+        """When to compare the entry with the provider: not while the outcome of a change is waited for."""
+        if self.check is None or self.begun is None:
+            return self.check.at if self.check else None
+        return max(self.check.at, self.begun.at + BEGUN_FOR)
+
+    @property
     def due_at(self) -> datetime | None:
         """When the next duty is due, apart from a deletion whose grace is over (`deletable_since`).
 
@@ -246,7 +258,7 @@ class Entry:
         if self.status is Status.CLAIMED:
             return self.results_at
         moments = (
-            self.check.at if self.check else None,
+            self.check_due_at,
             self.duplicates_check_at,
             self.debt.retry_at if self.debt else None,
             self.results_at,
