@@ -123,12 +123,14 @@ def _about(department: str, rng: random.Random) -> list[Statement]:
 class Effects:
     """The names that subaccounts got, in order. `went_back`: those older than one set just before.
 
-    Two kinds of names may go back, and the final state shows that they are set right. A call whose worker was
-    killed, or gave it up, may be carried out late, over a newer one: `late` counts these. And the outcome of
+    Three kinds of names may go back, and the final state shows that they are set right. A call whose worker
+    was killed, or gave it up, may be carried out late, over a newer one: `late` counts these. The outcome of
     a newer one may not be on record when its settle window is over, because its worker was killed and its
     message has not come back yet: then a check, or an older event, acts on what is on record
     (`after_the_window`). The window counts from the record before the call, so it is over a little sooner
-    than the sandbox can tell.
+    than the sandbox can tell. And one whose worker was killed may be superseded before its message has come
+    back, by a removal for example: then a check sets the name on record. So `went_back` has the events whose
+    names were replaced.
     """
 
     window_seconds: float
@@ -136,7 +138,7 @@ class Effects:
     calls: Counter[str] = field(default_factory=Counter)
     late: int = 0
     after_the_window: int = 0
-    went_back: list[Violation] = field(default_factory=list)
+    went_back: list[tuple[str, Violation]] = field(default_factory=list)
 
     def read(self, sandbox: Sandbox) -> None:
         """Reads the requests since the last time. The sandbox forgets them: it keeps only the latest."""
@@ -161,7 +163,7 @@ class Effects:
         else:
             seconds = call.at - since
             what = f"named {name!r} after number {before}, which is {seconds:.1f} s old"
-            self.went_back.append(Violation(department, what))
+            self.went_back.append((f"{department}-{before}", Violation(department, what)))
 
 
 @dataclass
@@ -314,7 +316,12 @@ class Scale:
     async def _judge(self) -> None:
         client, there = self.client, self.sandbox.subaccounts()
         self.effects.read(self.sandbox)
-        self.broken += self.effects.went_back
+        superseded = {
+            result["data"]["event"]["id"]
+            for result in client.results
+            if result["data"]["outcome"] == "superseded"
+        }
+        self.broken += [broken for replaced, broken in self.effects.went_back if replaced not in superseded]
         self.broken += verdict.judge(client.sent.values(), client.results, client.credentials, there)
         self.broken += await left_in_queues(self.environ["AMQP_URL"])
         if made := verdict.duplicates(there):
