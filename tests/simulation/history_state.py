@@ -108,6 +108,8 @@ class HistoryState:
     parked: Counter[bytes] = field(default_factory=Counter)
     deliveries: Counter[bytes] = field(default_factory=Counter)
     confirmed_before: dict[int, ConfirmedBefore] = field(default_factory=dict)  # by delivery
+    arrived: set[tuple[Any, ...]] = field(default_factory=set)  # bodies, by worker and moment
+    twins: set[int] = field(default_factory=set)  # deliveries with an equal one before, at the same moment
     credentials: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     subaccounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: defaultdict(dict))
     ever_there: set[str] = field(default_factory=set)
@@ -219,6 +221,10 @@ def _delivered(state: HistoryState, note: Note) -> None:
     body = note.detail["body"]
     confirmed_before = ConfirmedBefore(len(state.dead[body]), state.parked[body])
     state.confirmed_before[note.detail["tag"]] = confirmed_before
+    moment = body, note.detail["worker"], note.at
+    if moment in state.arrived:
+        state.twins.add(note.detail["tag"])
+    state.arrived.add(moment)
     state.deliveries[body] += 1
 
 
@@ -298,6 +304,8 @@ def _ack(state: HistoryState, note: Note) -> None:
     of_this_one = reasons and not (confirmed and "conflicting-duplicate" not in reasons)
     if of_this_one:
         told = event if note.department else UNATTRIBUTED
+        if not note.department and note.detail["tag"] in state.twins:
+            return  # the id is derived from the moment, so one result tells of both
         if state.failed[told] <= state.failed_before[told]:
             state.broken.append(f"G4: {event} was dead-lettered without a failed result, at {note.at:.3f}")
         # Results without an event cannot be told apart, and two workers publish those of two copies at
