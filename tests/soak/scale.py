@@ -295,7 +295,7 @@ class Scale:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def _set_right(self) -> None:
-        """Waits for the checks after late calls: the last is due one settle window after the last change."""
+        """Waits for the checks after late calls. The last one is due a window after the last change."""
         end = time.monotonic() + 2 * self.plan.window_seconds
         while time.monotonic() < end:
             if not verdict.wrong_states(self.client.sent.values(), self.sandbox.subaccounts()):

@@ -215,7 +215,7 @@ class AwaitNewer:
     """The change of a newer event may be in effect: this event waits for that one's outcome.
 
     Otherwise a worker that died, or a lost response, would let an older name, or a removal, replace a newer
-    one. The wait ends with the settle window, as nothing is carried out later; not before `BEGUN_FOR`.
+    one. The wait ends with the settle window, as nothing is carried out later, but not before `BEGUN_FOR`.
     """
 
     newer: Reference
