@@ -172,7 +172,7 @@ async def scene(broker_url: str, folder: Path, settings: Mapping[str, str]) -> A
     The worker looks at the lengths of its queues each half second instead of each half minute.
     """
     metrics = Address("127.0.0.1", free_port())
-    with patch.object(consumer, "PREPARE_AGAIN_SECONDS", 0.5):
+    with patch.object(consumer, "MAINTAIN_SECONDS", 0.5):
         async with (
             running_sandbox(rate_limit="off") as sandbox,
             await aio_pika.connect(broker_url) as connection,

@@ -10,7 +10,7 @@ import pytest
 from yarl import URL
 
 from contracts.envelope import STRUCTURED, Message
-from contracts.topology import DEPARTMENTS, REPLAY, WORK_QUEUE, BrokerVersion, topology
+from contracts.topology import DEPARTMENTS, REPLAY, RESULTS, WORK_QUEUE, BrokerVersion, Namespace, topology
 from tests.conformance.brokers import Inbox, rabbit_bench
 from tests.soak.broker_faults import allow_holding
 from tests.support.fault_proxy import BrokerProxy, fault_proxy
@@ -18,18 +18,24 @@ from worker.adapters.amqp import connect as connecting
 from worker.adapters.amqp import consumer as rabbitmq_consumer
 from worker.adapters.amqp import link as rabbitmq_link
 from worker.adapters.amqp import publisher as rabbitmq_publisher
+from worker.adapters.amqp import seam
 from worker.adapters.amqp import topology as rabbitmq_topology
 from worker.adapters.amqp.channel import CANCELLED, RabbitDelivery
-from worker.adapters.amqp.connect import connect
+from worker.adapters.amqp.connect import connect, connected
 from worker.adapters.amqp.consumer import RabbitConsumer
-from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable, explain
+from worker.adapters.amqp.errors import BrokerUnavailable, explain
 from worker.adapters.amqp.link import Link, Retries
+from worker.adapters.amqp.owner import OwnerLease, OwnerUnseen
 from worker.adapters.amqp.publisher import Prepare, RabbitPublisher, no_preparation
 from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
+from worker.adapters.amqp.setup import BrokerSetup
+from worker.adapters.amqp.start import Look
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing
 from worker.demo.private_node import private_node
 from worker.ports import Delivery, PublishFailed
+from worker.settings.load import load
+from worker.settings.model import WorkerSettings
 from worker.telemetry.events import Telemetry
 
 pytestmark = pytest.mark.xdist_group("broker")
@@ -62,9 +68,9 @@ def link(*urls: str) -> Link:
 
 @asynccontextmanager
 async def consuming(
-    url: str, inbox: Inbox, prepare: Prepare = no_preparation
+    url: str, inbox: Inbox, prepare: Prepare = no_preparation, maintain: Prepare = no_preparation
 ) -> AsyncIterator[RabbitConsumer]:
-    consumer = RabbitConsumer(WORK_QUEUE, 10, inbox, prepare, Telemetry())
+    consumer = RabbitConsumer(WORK_QUEUE, 10, inbox, prepare, Telemetry(), maintain=maintain)
     async with consumer.running(link(url)):
         yield consumer
 
@@ -361,10 +367,10 @@ async def test_a_deleted_exchange_is_declared_again_on_publish(proxy, clean_brok
 
 async def test_a_deleted_inbound_exchange_is_declared_again(proxy, clean_broker, monkeypatch):
     """Without the exchange the consumer stays connected, but producers are refused."""
-    monkeypatch.setattr(rabbitmq_consumer, "PREPARE_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(rabbitmq_consumer, "MAINTAIN_SECONDS", 0.1)
     inbox = Inbox()
     async with (
-        consuming(proxy.url, inbox, declare) as consumer,
+        consuming(proxy.url, inbox, declare, declare) as consumer,
         publishing(clean_broker) as publisher,
         await connect(clean_broker, "test") as connection,
     ):
@@ -375,21 +381,60 @@ async def test_a_deleted_inbound_exchange_is_declared_again(proxy, clean_broker,
 
 
 async def test_a_topology_refused_after_the_start_stops_nothing(proxy, clean_broker, monkeypatch):
-    monkeypatch.setattr(rabbitmq_consumer, "PREPARE_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(rabbitmq_consumer, "MAINTAIN_SECONDS", 0.05)
+    settings = load(
+        WorkerSettings, {"AMQP_URL": clean_broker, "PLIVO_AUTH_ID": "MA", "PLIVO_AUTH_TOKEN": "t"}
+    )
+    lease = OwnerLease(settings.namespace, settings.owner)
+    setup = BrokerSetup(settings, Look(), lease, Telemetry())
     inbox, refused = Inbox(), asyncio.Event()
-
-    async def prepare(connection: Connection) -> None:
-        if inbox.bodies:
-            refused.set()
-            raise BrokerRefuses("exchange departments differs")
-        await declare(connection)
-
-    async with consuming(proxy.url, inbox, prepare) as consumer, publishing(clean_broker) as publisher:
-        await publish(publisher, b"one")
+    monkeypatch.setattr(setup.telemetry, "topology_refused", lambda _detail: refused.set())
+    async with (
+        consuming(proxy.url, inbox, setup.before_consuming, setup.while_consuming) as consumer,
+        publishing(clean_broker) as publisher,
+        await connect(clean_broker, "test") as connection,
+    ):
+        async with connection.channel() as channel:
+            await channel.objects.exchange_delete(RESULTS)
+            await channel.objects.declare_exchange(RESULTS, "direct")
         await refused.wait()
-        await publish(publisher, b"two")
-        await inbox.holds(2)
+        await publish(publisher, b"one")
+        await inbox.holds(1)
         assert await consumer.problems() == []
+        async with connection.channel() as channel:
+            await channel.objects.exchange_delete(RESULTS)
+
+
+async def test_a_lease_held_before_may_get_no_answer(proxy, monkeypatch):
+    monkeypatch.setattr(seam, "ANSWER_SECONDS", 0.2)
+    lease = OwnerLease(Namespace(), "default")
+    async with connected(proxy.url, "first") as first, connected(proxy.url, "second") as second:
+        proxy.black_hole()
+        with pytest.raises(TimeoutError):
+            await lease.take(first)
+        proxy.heal()
+        await lease.take(first)
+        proxy.black_hole()
+        with pytest.raises(OwnerUnseen, match="no answer in time"):
+            await lease.take(second)
+        proxy.heal()
+
+
+async def test_a_loss_is_noticed_while_maintenance_gets_no_answer(proxy, clean_broker):
+    maintaining = asyncio.Semaphore(0)
+
+    async def maintain(_connection: Connection) -> None:
+        maintaining.release()
+        await asyncio.Event().wait()
+
+    inbox = Inbox()
+    async with consuming(proxy.url, inbox, declare, maintain), publishing(clean_broker) as publisher:
+        await maintaining.acquire()
+        async with await connect(clean_broker, "test") as connection, proxy.connected_anew():
+            await (await connection.open_channel()).objects.queue_delete(WORK_QUEUE)
+        await maintaining.acquire()
+        await publish(publisher, b"one", REPLAY)
+        await inbox.holds(1)
 
 
 async def test_a_channel_closed_by_the_broker_is_reopened(proxy, clean_broker):

@@ -24,10 +24,10 @@ from tests.support.real import EVENT
 from tests.support.secrets_keys import fresh_sealing_key, write_keys
 from tests.support.secured import DEFINITIONS, PASSWORD, Secured
 from worker.adapters.amqp import topology as rabbitmq_topology
-from worker.adapters.amqp.broker import wanted_topology
 from worker.adapters.amqp.errors import BrokerRefuses
 from worker.adapters.amqp.intake import intake_publisher
 from worker.adapters.amqp.listener import listening
+from worker.adapters.amqp.setup import wanted_topology
 from worker.adapters.brokers import open_connection, open_publisher
 from worker.adapters.jose.key_files import public_jwks, write_new
 from worker.adapters.ledgers import open_ledger

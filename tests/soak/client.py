@@ -11,11 +11,11 @@ from contracts import topology as names
 from contracts.envelope import STRUCTURED, Message
 from tests.soak.statements import Statement
 from tests.soak.verdict import FINAL, Document
-from worker.adapters.amqp.broker import wanted_topology
 from worker.adapters.amqp.consumer import RabbitConsumer
 from worker.adapters.amqp.link import Link
 from worker.adapters.amqp.publisher import RabbitPublisher
 from worker.adapters.amqp.seam import Connection
+from worker.adapters.amqp.setup import wanted_topology
 from worker.adapters.amqp.topology import apply
 from worker.adapters.system import SystemClock
 from worker.core.messages import Outgoing

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from contracts import topology as names
 from tests.soak.statements import Statement
 from tests.soak.verdict import FINAL, Document
-from worker.adapters.amqp.broker import wanted_topology
+from worker.adapters.amqp.setup import wanted_topology
 from worker.adapters.amqp.topology import apply
 from worker.adapters.brokers import open_connection
 from worker.settings.model import TopologySettings

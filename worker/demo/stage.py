@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from contracts import topology as names
 from contracts.topology import NO_NAMESPACE, BrokerVersion, Namespace, Topology, topology
 from worker.adapters.amqp import topology as rabbitmq_topology
-from worker.adapters.amqp.broker import rabbit_broker, wanted_topology
+from worker.adapters.amqp.broker import rabbit_broker
 from worker.adapters.amqp.connect import unavailable_if_lost
 from worker.adapters.amqp.consumer import RabbitConsumer
 from worker.adapters.amqp.dead_letters import RabbitDeadLetters
 from worker.adapters.amqp.link import Link
 from worker.adapters.amqp.seam import Connection
+from worker.adapters.amqp.setup import wanted_topology
 from worker.adapters.brokers import open_connection, open_publisher
 from worker.adapters.memory.broker import MemoryBroker
 from worker.adapters.memory.dead_letters import MemoryDeadLetters

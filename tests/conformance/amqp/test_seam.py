@@ -39,6 +39,7 @@ from pamqp.heartbeat import Heartbeat
 from yarl import URL
 
 import worker.adapters.amqp
+from worker.adapters.amqp import seam as seam_module
 from worker.adapters.amqp.codec.frames import BLOCKED, HEARTBEAT, UNBLOCKED
 from worker.adapters.amqp.seam import (
     CHANNEL_CLOSED,
@@ -436,6 +437,17 @@ async def test_aiormq_cancels_waiting_tasks_when_the_broker_falls_silent():
         library_of(connection)._reader_task.cancel()  # as its own heartbeat does
         with pytest.raises(ConnectionError):
             await waiting
+        await connection.close()
+
+
+async def test_aiormq_can_be_cancelled_where_it_waits_for_an_answer(monkeypatch):
+    """A node of a cluster answers heartbeats and no binds while another node is frozen."""
+    monkeypatch.setattr(seam_module, "ANSWER_SECONDS", 0.05)
+    async with broker(accept) as made:
+        connection, channel = await opened(made)
+        with pytest.raises(TimeoutError):
+            await channel.objects.bind("queue", "exchange", "#")
+        connection.hang_up()
         await connection.close()
 
 

@@ -4,28 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from contracts.topology import (
-    DEAD_LETTER_QUEUE,
-    UNMAPPED_QUEUE,
-    UNROUTED_QUEUE,
-    WORK_QUEUE,
-    BrokerVersion,
-    Topology,
-    retry_queue,
-    topology,
-)
-from worker.adapters.amqp import topology as broker_objects
+from contracts.topology import WORK_QUEUE
 from worker.adapters.amqp.connect import connected, unavailable_if_lost
 from worker.adapters.amqp.consumer import RabbitConsumer
 from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable
 from worker.adapters.amqp.link import Link
 from worker.adapters.amqp.owner import OwnerLease, OwnerUnseen
 from worker.adapters.amqp.publisher import RabbitPublisher
-from worker.adapters.amqp.seam import ChannelClosed, Connection
+from worker.adapters.amqp.setup import BrokerSetup, wanted_topology
 from worker.adapters.amqp.start import Look, look
 from worker.ports import Broker, Clock, Consumer, Receive
 from worker.settings.load import rotating
-from worker.settings.model import TopologySettings, WorkerSettings
+from worker.settings.model import WorkerSettings
 from worker.telemetry.events import Telemetry
 
 STARTUP_GRACE_SECONDS = 15.0
@@ -41,54 +31,27 @@ async def rabbit_broker(
     Raises `BrokerUnavailable` if the broker refuses us or cannot be reached in `STARTUP_GRACE_SECONDS`.
     """
     found = await _first_contact(settings, clock, telemetry)
-    lease = OwnerLease(settings.namespace, settings.owner)
+    setup = BrokerSetup(settings, found, OwnerLease(settings.namespace, settings.owner), telemetry)
     urls = rotating(settings, "amqp_url", telemetry.setting_read_again)
-
-    async def prepare(connection: Connection) -> None:
-        if settings.topology == "declare":
-            await broker_objects.apply(connection, found.adapted(wanted_topology(connection, settings)))
-
-    async def prepare_consumer(connection: Connection) -> None:
-        await prepare(connection)
-        with suppress(OwnerUnseen):  # said at the start
-            await lease.take(connection)
-        with suppress(ChannelClosed):  # RabbitMQ 4.2.6 to 4.3.0 tell it only to users who may configure it
-            await _tell_lengths(connection, settings, telemetry)
 
     @asynccontextmanager
     async def consumer(receive: Receive) -> AsyncIterator[Consumer]:
         queue, namespace = settings.namespace.of(WORK_QUEUE), settings.namespace
-        rabbit = RabbitConsumer(queue, settings.prefetch, receive, prepare_consumer, telemetry, namespace)
+        rabbit = RabbitConsumer(
+            queue,
+            settings.prefetch,
+            receive,
+            setup.before_consuming,
+            telemetry,
+            namespace,
+            setup.while_consuming,
+        )
         async with rabbit.running(Link("consumer", urls.value, clock, telemetry, urls.read_again)):
             yield rabbit
 
     link = Link("publisher", urls.value, clock, telemetry, urls.read_again)
-    async with RabbitPublisher.running(link, prepare, settings.namespace) as publisher:
+    async with RabbitPublisher.running(link, setup.before_publishing, settings.namespace) as publisher:
         yield Broker(publisher, consumer, publisher.problems)
-
-
-async def _tell_lengths(connection: Connection, settings: WorkerSettings, telemetry: Telemetry) -> None:
-    """Tells how many messages are ready in the queues. Raises `ChannelClosed` if it may not see them."""
-
-    async def ready(*queues: str) -> int | None:
-        states = [await broker_objects.state_of(connection, settings.namespace.of(queue)) for queue in queues]
-        seen = [state.messages for state in states if state is not None]
-        return sum(seen) if seen else None
-
-    if (unrouted := await ready(UNROUTED_QUEUE)) is not None:
-        telemetry.unrouted(unrouted)
-    telemetry.queued(
-        ready=await ready(WORK_QUEUE),
-        parked=await ready(*map(retry_queue, settings.retry_delays)),
-        dead_letters=await ready(DEAD_LETTER_QUEUE),
-        unmapped=await ready(UNMAPPED_QUEUE),
-    )
-
-
-def wanted_topology(connection: Connection, settings: TopologySettings) -> Topology:
-    """The topology for the version of the connected broker."""
-    version = BrokerVersion.parse(connection.server_version)
-    return topology(version, settings.retry_delays, settings.recipient_names, settings.namespace)
 
 
 async def _first_contact(settings: WorkerSettings, clock: Clock, telemetry: Telemetry) -> Look:

@@ -6,22 +6,22 @@ from contextlib import asynccontextmanager
 
 from contracts.topology import NO_NAMESPACE, Namespace
 from worker.adapters.amqp.channel import ConsumingChannel
-from worker.adapters.amqp.errors import BrokerRefuses, explain
-from worker.adapters.amqp.link import Link
-from worker.adapters.amqp.publisher import Prepare
-from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
+from worker.adapters.amqp.errors import explain
+from worker.adapters.amqp.link import Link, first_to_fail
+from worker.adapters.amqp.publisher import Prepare, no_preparation
+from worker.adapters.amqp.seam import ANSWER_SECONDS, BROKER_ERRORS, Connection
 from worker.ports import Delivery
 from worker.telemetry.events import Telemetry
 
-ANSWER_SECONDS = 10.0
-PREPARE_AGAIN_SECONDS = 30.0
+MAINTAIN_SECONDS = 30.0
 
 
 class RabbitConsumer:
     """The `Consumer` port: passes deliveries to `receive`, which runs in the reader and must only file them.
 
     Pausing keeps the channel, so that held deliveries can still be acked; `release` closes it. `queue` is the
-    queue's name at the broker; exchanges of deliveries are named inside the namespace.
+    queue's name at the broker; exchanges of deliveries are named inside the namespace. `maintain` runs beside
+    the deliveries, at once and every `MAINTAIN_SECONDS`; the connection ends with its first error.
     """
 
     def __init__(
@@ -32,12 +32,14 @@ class RabbitConsumer:
         prepare: Prepare,
         telemetry: Telemetry,
         namespace: Namespace = NO_NAMESPACE,
+        maintain: Prepare = no_preparation,
     ) -> None:
         self._namespace = namespace
         self._queue = queue
         self._prefetch = prefetch
         self._receive = receive
         self._prepare = prepare
+        self._maintain = maintain
         self._telemetry = telemetry
         self._wanted = True
         self._stopped = False
@@ -101,7 +103,7 @@ class RabbitConsumer:
             await self._subscribe()
             if not self._lost.done():
                 self._begun.set()
-            raise ConnectionError(await self._until_lost(connection))
+            await first_to_fail(self._until_lost(), self._keep_maintained(connection))
         except asyncio.CancelledError:
             await self.release()  # so that the last acks reach the broker first
             raise
@@ -109,19 +111,13 @@ class RabbitConsumer:
             self._connection = self._channel = None
             self._telemetry.consuming_ended()
 
-    async def _until_lost(self, connection: Connection) -> str:
-        """Returns why the channel was lost. Prepares the topology again every `PREPARE_AGAIN_SECONDS`."""
-        while not self._lost.done():
-            await asyncio.wait([self._lost], timeout=PREPARE_AGAIN_SECONDS)
-            if not self._lost.done():
-                await self._prepared_again(connection)
-        return self._lost.result()
+    async def _until_lost(self) -> None:
+        raise ConnectionError(await self._lost)
 
-    async def _prepared_again(self, connection: Connection) -> None:
-        try:
-            await self._prepare(connection)
-        except BrokerRefuses as error:  # the consumer goes on
-            self._telemetry.topology_refused(str(error))
+    async def _keep_maintained(self, connection: Connection) -> None:
+        while True:
+            await self._maintain(connection)
+            await asyncio.sleep(MAINTAIN_SECONDS)
 
     async def _subscribe(self) -> None:
         async with self._change():

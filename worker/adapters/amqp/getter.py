@@ -6,9 +6,8 @@ from types import MappingProxyType
 
 from worker.adapters.amqp.codec.dispatch import Listener
 from worker.adapters.amqp.codec.frames import GET_EMPTY, GET_OK, Delivered, ack, get, got
-from worker.adapters.amqp.seam import CHANNEL_CLOSED, Channel, Connection
+from worker.adapters.amqp.seam import ANSWER_SECONDS, CHANNEL_CLOSED, Channel, Connection
 
-ANSWER_SECONDS = 10.0
 NO_LISTENERS: Mapping[bytes, Listener] = MappingProxyType({})
 
 

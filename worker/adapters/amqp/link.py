@@ -129,7 +129,7 @@ class Link:
         self._telemetry.broker_connected(self._name, address(url), connection.server_version, again=again)
         self.failure, self._connected_at = None, self._clock.monotonic()
         try:
-            await _first_to_fail(serve(connection), _watch(connection))
+            await first_to_fail(serve(connection), _watch(connection))
         except Exception as error:
             self.failure = explain(error)
             raise
@@ -149,7 +149,7 @@ class Link:
         await self._clock.sleep(seconds)
 
 
-async def _first_to_fail(*coroutines: Awaitable[None]) -> None:
+async def first_to_fail(*coroutines: Awaitable[None]) -> None:
     """Raises the exception of the coroutine that ends first.
 
     aiormq cancels tasks on a lost connection, so a cancelled task here has lost its connection.

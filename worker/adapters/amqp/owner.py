@@ -75,13 +75,19 @@ class OwnerLease:
     async def take(self, connection: Connection) -> None:
         """Takes the lease on this connection, unless it is held there already.
 
-        Raises `ForeignOwner`, `OwnerUnseen` or `BROKER_ERRORS`.
+        Raises `ForeignOwner`, `OwnerUnseen` or `BROKER_ERRORS`. A lease held on an earlier connection may be
+        out of sight: while a node of a cluster is frozen, neither its queue nor a new one answers anybody.
         """
         if self._held and self._connection is connection and self._channel and not self._channel.is_closed:
             return
-        for _ in range(TRIES):
-            if await self._taken(connection):
-                return
+        try:
+            for _ in range(TRIES):
+                if await self._taken(connection):
+                    return
+        except TimeoutError as error:
+            if self._connection is None:
+                raise
+            raise OwnerUnseen(explain(error)) from None
         raise OwnerUnseen(f"the queue {self._queue} comes and goes")
 
     async def _taken(self, connection: Connection) -> bool:

@@ -48,6 +48,23 @@ class Finding:
     loses: bool = False
 
 
+async def present(connection: Connection, topology: Topology) -> bool:
+    """Whether all exchanges and queues exist, with any arguments and bindings. Raises `BrokerUnavailable`.
+
+    Needs no lock, so a cluster answers even while one of its nodes is frozen.
+    """
+    with unavailable_if_lost():
+        async with connection.channel() as channel:
+            try:
+                for exchange in topology.exchanges:
+                    await channel.objects.check_exchange(exchange.name)
+                for queue in topology.queues:
+                    await channel.objects.queue_state(queue.name)
+            except ChannelClosed:
+                return False
+    return True
+
+
 async def apply(connection: Connection, topology: Topology) -> None:
     """Declares and binds everything; equal objects stay as they are.
 
