@@ -134,15 +134,18 @@ async def running_worker(
         )
         worker = assemble(ports, replace(_rules(settings), rate=rate), telemetry, stopping)
         stack.push_async_callback(worker.close)
-        load = LoadWatch(worker.lanes, worker.waiting, lambda: provider.rate_used, clock, telemetry)
-        await stack.enter_async_context(supervised(load.run, clock, telemetry))
         worker.circuit.begin()
-        await stack.enter_async_context(supervised(worker.ledger_watch.watch_fence, clock, telemetry))
-        await stack.enter_async_context(supervised(worker.clock_watch.run, clock, telemetry))
-        await stack.enter_async_context(supervised(worker.scheduler.run, clock, telemetry))
-        await stack.enter_async_context(supervised(worker.sweeps.run, clock, telemetry))
-        await stack.enter_async_context(supervised(worker.upkeep.stay_current, clock, telemetry))
-        await stack.enter_async_context(supervised(worker.upkeep.purge_daily, clock, telemetry))
+        load = LoadWatch(worker.lanes, worker.waiting, lambda: provider.rate_used, clock, telemetry)
+        for loop in (
+            load.run,
+            worker.ledger_watch.watch_fence,
+            worker.clock_watch.run,
+            worker.scheduler.run,
+            worker.sweeps.run,
+            worker.upkeep.stay_current,
+            worker.upkeep.purge_daily,
+        ):
+            await stack.enter_async_context(supervised(loop, clock, telemetry))
         itself = _Itself(process, rate)
         announcer = Announcer(
             presence=opened.ledger,
