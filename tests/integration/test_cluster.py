@@ -72,3 +72,28 @@ async def test_a_worker_reconnects_while_another_node_is_frozen(tmp_path: Path):
         await cluster.whole()
         await pulses.answered(await pulses.send())
         assert await stop() == 0
+
+
+async def test_a_worker_leaves_a_node_that_is_cut_off_from_the_others(tmp_path: Path):
+    """Such a node answers clients and delivers nothing."""
+    async with AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(private_cluster())
+        leader, _, other = cluster.nodes
+        to_other = await stack.enter_async_context(fault_proxy(other.url))
+        to_leader = await stack.enter_async_context(fault_proxy(leader.url))
+        sandbox = await stack.enter_async_context(running_sandbox(rate_limit="off"))
+        settings = load(TopologySettings, {"AMQP_URL": leader.url})
+        client = await stack.enter_async_context(soak_client(settings))
+        to_leader.refuse()
+        urls = f"{to_other.url},{to_leader.url}"
+        stop = await stack.enter_async_context(in_this_process(worker_environ(urls, sandbox, tmp_path)))
+        pulses = Pulses(client, "pulse")
+        await pulses.answered(await pulses.send())
+        await to_leader.listen()
+        await cluster.cut_off(other)
+        await pulses.answered(await pulses.send())
+        print(described(pulses.times()))  # noqa: T201 - shown if it fails
+        assert pulses.times().slowest < 60
+        await cluster.join_again(other)
+        await pulses.answered(await pulses.send())
+        assert await stop() == 0

@@ -27,7 +27,7 @@ from worker.adapters.amqp.errors import BrokerUnavailable, explain
 from worker.adapters.amqp.link import Link, Retries
 from worker.adapters.amqp.owner import OwnerLease, OwnerUnseen
 from worker.adapters.amqp.publisher import Prepare, RabbitPublisher, no_preparation
-from worker.adapters.amqp.seam import BROKER_ERRORS, Connection
+from worker.adapters.amqp.seam import BROKER_ERRORS, Connection, QueueState
 from worker.adapters.amqp.setup import BrokerSetup
 from worker.adapters.amqp.start import Look
 from worker.adapters.system import SystemClock
@@ -435,6 +435,28 @@ async def test_a_loss_is_noticed_while_maintenance_gets_no_answer(proxy, clean_b
         await maintaining.acquire()
         await publish(publisher, b"one", REPLAY)
         await inbox.holds(1)
+
+
+async def test_a_consumer_that_its_queue_does_not_count_connects_again(proxy, clean_broker, monkeypatch):
+    """A node that is cut off from its cluster answers so. One such answer may be an election of a leader."""
+    monkeypatch.setattr(rabbitmq_consumer, "LOOK_SECONDS", 0.05)
+    counts, looked, real = [0, 1, 0, 0], [], rabbitmq_consumer.state_of
+
+    async def state_of(connection: Connection, queue: str) -> QueueState | None:
+        looked.append(connection)
+        return QueueState(0, counts.pop(0)) if counts else await real(connection, queue)
+
+    monkeypatch.setattr(rabbitmq_consumer, "state_of", state_of)
+    inbox = Inbox()
+    async with consuming(proxy.url, inbox) as consumer, publishing(clean_broker) as publisher:
+        async with proxy.connected_anew():
+            assert await consumer.problems() == []
+        assert looked[:4] == [looked[0]] * 4
+        await publish(publisher, b"one")
+        await inbox.holds(1)
+        while len(looked) < 8:  # noqa: ASYNC110 - nothing else tells of a look
+            await asyncio.sleep(0.05)
+        assert looked[4:] == [looked[4]] * len(looked[4:])  # the broker counts it: nothing is given up
 
 
 async def test_a_channel_closed_by_the_broker_is_reopened(proxy, clean_broker):

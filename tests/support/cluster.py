@@ -77,6 +77,20 @@ class Cluster:
         leader = re.findall(r"'(r\d-[^']+)'", found)[-1]
         return next(node for node in self.nodes if node.name == leader)
 
+    async def cut_off(self, node: ClusterNode) -> None:
+        """Parts a node from the others, as a broken network does: it runs and answers clients."""
+        for other in self._others(node):
+            parted = f"erlang:set_cookie('{other}', wrong), erlang:disconnect_node('{other}')."
+            await node.rabbitmqctl("eval", parted)
+
+    async def join_again(self, node: ClusterNode) -> None:
+        """Repairs what `cut_off` did."""
+        for other in self._others(node):
+            await node.rabbitmqctl("eval", f"erlang:set_cookie('{other}', erlang:get_cookie()).")
+
+    def _others(self, node: ClusterNode) -> list[str]:
+        return [other.name for other in self.nodes if other is not node]
+
     async def whole(self) -> None:
         """Returns once every node sees all nodes running."""
         for node in self.nodes:

@@ -9,11 +9,15 @@ from worker.adapters.amqp.channel import ConsumingChannel
 from worker.adapters.amqp.errors import explain
 from worker.adapters.amqp.link import Link, first_to_fail
 from worker.adapters.amqp.publisher import Prepare, no_preparation
-from worker.adapters.amqp.seam import ANSWER_SECONDS, BROKER_ERRORS, Connection
+from worker.adapters.amqp.seam import ANSWER_SECONDS, BROKER_ERRORS, ChannelClosed, Connection
+from worker.adapters.amqp.topology import state_of
 from worker.ports import Delivery
 from worker.telemetry.events import Telemetry
 
 MAINTAIN_SECONDS = 30.0
+LOOK_SECONDS = 10.0
+LOOKS = 2  # one may meet the election of a leader
+UNKNOWN = "the queue counts no consumer: it has no leader, or this node is cut off from its cluster"
 
 
 class RabbitConsumer:
@@ -103,7 +107,9 @@ class RabbitConsumer:
             await self._subscribe()
             if not self._lost.done():
                 self._begun.set()
-            await first_to_fail(self._until_lost(), self._keep_maintained(connection))
+            await first_to_fail(
+                self._until_lost(), self._keep_maintained(connection), self._until_unknown(connection)
+            )
         except asyncio.CancelledError:
             await self.release()  # so that the last acks reach the broker first
             raise
@@ -113,6 +119,28 @@ class RabbitConsumer:
 
     async def _until_lost(self) -> None:
         raise ConnectionError(await self._lost)
+
+    async def _until_unknown(self, connection: Connection) -> None:
+        """Raises `ConnectionError` after `LOOKS` in a row that find no consumer counted by the queue.
+
+        A node that a partition cuts off from the queue's leader answers all calls, and delivers nothing.
+        """
+        looks = 0
+        while looks < LOOKS:
+            await asyncio.sleep(LOOK_SECONDS)
+            looks = looks + 1 if await self._is_unknown(connection) else 0
+        raise ConnectionError(UNKNOWN)
+
+    async def _is_unknown(self, connection: Connection) -> bool:
+        channel = self._channel
+        if channel is None or not channel.consuming:
+            return False
+        try:
+            state = await state_of(connection, self._queue)
+        except (ChannelClosed, TimeoutError):  # RabbitMQ 4.2.6 to 4.3.0 tell it to few users
+            return False
+        counted = state is None or state.consumers > 0
+        return not counted and self._channel is channel and self.consuming
 
     async def _keep_maintained(self, connection: Connection) -> None:
         while True:
