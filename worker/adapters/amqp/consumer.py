@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from contracts.topology import NO_NAMESPACE, Namespace
 from worker.adapters.amqp.channel import ConsumingChannel
@@ -25,7 +25,7 @@ class RabbitConsumer:
 
     Pausing keeps the channel, so that held deliveries can still be acked; `release` closes it. `queue` is the
     queue's name at the broker; exchanges of deliveries are named inside the namespace. `maintain` runs beside
-    the deliveries, at once and every `MAINTAIN_SECONDS`; the connection ends with its first error.
+    the deliveries, at once and every `MAINTAIN_SECONDS`; an error of it ends the connection.
     """
 
     def __init__(
@@ -137,14 +137,15 @@ class RabbitConsumer:
             return False
         try:
             state = await state_of(connection, self._queue)
-        except (ChannelClosed, TimeoutError):  # RabbitMQ 4.2.6 to 4.3.0 tell it to few users
+        except (ChannelClosed, OSError):  # no right to ask, no answer, or lost, which is told elsewhere
             return False
         counted = state is None or state.consumers > 0
         return not counted and self._channel is channel and self.consuming
 
     async def _keep_maintained(self, connection: Connection) -> None:
         while True:
-            await self._maintain(connection)
+            with suppress(ConnectionError):  # that loss is told with its reason elsewhere
+                await self._maintain(connection)
             await asyncio.sleep(MAINTAIN_SECONDS)
 
     async def _subscribe(self) -> None:

@@ -150,7 +150,7 @@ class Link:
 
 
 async def first_to_fail(*coroutines: Awaitable[None]) -> None:
-    """Raises the exception of the coroutine that ends first.
+    """Raises the exception of the coroutine that ends first; of several at once, that of the first one named.
 
     aiormq cancels tasks on a lost connection, so a cancelled task here has lost its connection.
     """
@@ -161,7 +161,7 @@ async def first_to_fail(*coroutines: Awaitable[None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-    for task in done:
+    for task in filter(done.__contains__, tasks):
         if task.cancelled():
             raise ConnectionError("the connection is gone")
         if error := task.exception():

@@ -66,7 +66,7 @@ class BrokerSetup:
             except BrokerUnavailable:
                 pass  # a node of the cluster is frozen; a lost connection is noticed elsewhere
         await self._take_lease(connection)
-        # RabbitMQ 4.2.6 to 4.3.0 tell the lengths only to users who may configure a queue.
+        # RabbitMQ 4.2.6 to 4.3.0 tell the lengths only to users who may configure the queues.
         with suppress(ChannelClosed, TimeoutError):
             await self._tell_lengths(connection)
 
