@@ -27,7 +27,7 @@ from worker.adapters.amqp.errors import BrokerUnavailable, explain
 from worker.adapters.amqp.link import Link, Retries
 from worker.adapters.amqp.owner import OwnerLease, OwnerUnseen
 from worker.adapters.amqp.publisher import Prepare, RabbitPublisher, no_preparation
-from worker.adapters.amqp.seam import BROKER_ERRORS, Connection, QueueState
+from worker.adapters.amqp.seam import BROKER_ERRORS, Channel, Connection
 from worker.adapters.amqp.setup import BrokerSetup
 from worker.adapters.amqp.start import Look
 from worker.adapters.system import SystemClock
@@ -437,26 +437,64 @@ async def test_a_loss_is_noticed_while_maintenance_gets_no_answer(proxy, clean_b
         await inbox.holds(1)
 
 
-async def test_a_consumer_that_its_queue_does_not_count_connects_again(proxy, clean_broker, monkeypatch):
-    """A node that is cut off from its cluster answers so. One such answer may be an election of a leader."""
-    monkeypatch.setattr(rabbitmq_consumer, "LOOK_SECONDS", 0.05)
-    counts, looked, real = [0, 1, 0, 0], [], rabbitmq_consumer.state_of
+async def test_an_idle_consumer_subscribes_anew(proxy, clean_broker, monkeypatch):
+    """A node that is cut off from its cluster does not answer that. The queue has a consumer all the time."""
+    monkeypatch.setattr(rabbitmq_consumer, "RENEW_SECONDS", 0.02)
+    inbox, tags = Inbox(), set[str | None]()
+    async with (
+        consuming(proxy.url, inbox) as consumer,
+        publishing(clean_broker) as publisher,
+        await connect(clean_broker, "test") as connection,
+        connection.channel() as channel,
+    ):
+        await publish(publisher, b"held")
+        (held,) = await inbox.holds(1)
+        while len(tags) < 5:
+            assert (await channel.objects.queue_state(WORK_QUEUE)).consumers >= 1
+            assert consumer._channel is not None
+            tags.add(consumer._channel._tag)
+        await publish(publisher, b"next")
+        (_, following) = await inbox.holds(2)
+        await held.ack()
+        await following.ack()
+        await consumer.pause()
+        await publish(publisher, b"paused")
+        await asyncio.sleep(0.2)
+        assert inbox.bodies == [b"held", b"next"]
+        await consumer.resume()
+        await inbox.holds(3)
 
-    async def state_of(connection: Connection, queue: str) -> QueueState | None:
-        looked.append(connection)
-        return QueueState(0, counts.pop(0)) if counts else await real(connection, queue)
 
-    monkeypatch.setattr(rabbitmq_consumer, "state_of", state_of)
+async def test_a_consumer_that_holds_all_it_may_does_not_subscribe_anew(proxy, clean_broker, monkeypatch):
+    """Each subscription has a prefetch of its own, so the worker would hold more and more."""
+    monkeypatch.setattr(rabbitmq_consumer, "RENEW_SECONDS", 0.02)
     inbox = Inbox()
-    async with consuming(proxy.url, inbox) as consumer, publishing(clean_broker) as publisher:
+    async with consuming(proxy.url, inbox), publishing(clean_broker) as publisher:
+        for number in range(40):
+            await publish(publisher, b"%d" % number)
+        await inbox.holds(10)
+        await asyncio.sleep(0.3)
+        assert len(inbox.bodies) < 20
+
+
+async def test_an_idle_consumer_without_an_answer_connects_again(proxy, clean_broker, monkeypatch):
+    monkeypatch.setattr(rabbitmq_consumer, "RENEW_SECONDS", 0.05)
+    real, unanswered = Channel.consume, list[str]()
+
+    async def consume(self: Channel, queue: str, tag: str | None = None) -> str:
+        if len(unanswered) == 1:
+            unanswered.append(queue)
+            raise TimeoutError
+        unanswered.append(queue)
+        return await real(self, queue, tag)
+
+    inbox = Inbox()
+    monkeypatch.setattr(Channel, "consume", consume)
+    async with consuming(proxy.url, inbox), publishing(clean_broker) as publisher:
         async with proxy.connected_anew():
-            assert await consumer.problems() == []
-        assert looked[:4] == [looked[0]] * 4
+            pass
         await publish(publisher, b"one")
         await inbox.holds(1)
-        while len(looked) < 8:  # noqa: ASYNC110 - nothing else tells of a look
-            await asyncio.sleep(0.05)
-        assert looked[4:] == [looked[4]] * len(looked[4:])  # the broker counts it: nothing is given up
 
 
 async def test_a_channel_closed_by_the_broker_is_reopened(proxy, clean_broker):

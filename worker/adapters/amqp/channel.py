@@ -32,6 +32,8 @@ class ConsumingChannel:
         self._lose = lose
         self._namespace = namespace
         self._tag: str | None = None
+        self._queue = ""
+        self._delivered = self._acked = self._delivered_before = 0
         self._fenced = False
 
     @classmethod
@@ -64,12 +66,25 @@ class ConsumingChannel:
         """Consumes the queue, unless the channel already does. `receive` must not raise."""
 
         def deliver(arguments: bytes, properties: bytes, body: bytes) -> None:
+            self._delivered += 1
             message = delivered(arguments, properties, body).within(self._namespace)
             receive(RabbitDelivery(message, self))
 
         if self._tag is None:
             self._connection.listen(self._channel.number, {DELIVER: deliver})
-            self._tag = await self._channel.consume(queue)
+            self._tag, self._queue = await self._channel.consume(queue), queue
+
+    async def renew_if_idle(self) -> None:
+        """Subscribes anew if nothing has arrived since the last call, although more could be held.
+
+        The new consumer comes before the old one goes, so the queue always has one. It has a prefetch of its
+        own: fewer than two of them are held in all.
+        """
+        idle = self._delivered == self._delivered_before and self._delivered - self._acked < self._prefetch
+        self._delivered_before = self._delivered
+        if idle and self._tag is not None:
+            old, self._tag = self._tag, await self._channel.consume(self._queue)
+            await self._channel.cancel(old)
 
     async def unsubscribe(self) -> None:
         """Stops consuming. No delivery arrives after the return."""
@@ -80,6 +95,7 @@ class ConsumingChannel:
 
     def ack(self, delivery_tag: int) -> None:
         """Acks a delivery, in this turn of the loop and before anything the channel sends later."""
+        self._acked += 1
         self._connection.send(ack(delivery_tag, self._channel.number))
 
     async def round_trip(self) -> None:

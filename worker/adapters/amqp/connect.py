@@ -9,6 +9,7 @@ from yarl import URL
 from worker.adapters.amqp.errors import (
     BrokerAbsent,
     BrokerRefuses,
+    BrokerSilent,
     BrokerUnavailable,
     explain,
     explain_login,
@@ -83,8 +84,9 @@ def address(url: str) -> str:
 
 @contextmanager
 def unavailable_if_lost() -> Iterator[None]:
-    """Raises `BrokerUnavailable` if the connection used in the block fails."""
+    """Raises `BrokerUnavailable` if the connection used in the block fails, `BrokerSilent` for no answer."""
     try:
         yield
     except BROKER_ERRORS as error:
-        raise BrokerUnavailable(f"RabbitMQ cannot be used: {explain(error)}") from None
+        failure = BrokerSilent if isinstance(error, TimeoutError) else BrokerUnavailable
+        raise failure(f"RabbitMQ cannot be used: {explain(error)}") from None

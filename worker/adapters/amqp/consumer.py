@@ -9,15 +9,12 @@ from worker.adapters.amqp.channel import ConsumingChannel
 from worker.adapters.amqp.errors import explain
 from worker.adapters.amqp.link import Link, first_to_fail
 from worker.adapters.amqp.publisher import Prepare, no_preparation
-from worker.adapters.amqp.seam import ANSWER_SECONDS, BROKER_ERRORS, ChannelClosed, Connection
-from worker.adapters.amqp.topology import state_of
+from worker.adapters.amqp.seam import ANSWER_SECONDS, BROKER_ERRORS, Connection
 from worker.ports import Delivery
 from worker.telemetry.events import Telemetry
 
 MAINTAIN_SECONDS = 30.0
-LOOK_SECONDS = 10.0
-LOOKS = 2  # one may meet the election of a leader
-UNKNOWN = "the queue counts no consumer: it has no leader, or this node is cut off from its cluster"
+RENEW_SECONDS = 15.0
 
 
 class RabbitConsumer:
@@ -102,14 +99,13 @@ class RabbitConsumer:
 
     async def _serve(self, connection: Connection) -> None:
         await self._prepare(connection)
-        self._connection, self._lost = connection, asyncio.get_running_loop().create_future()
+        self._connection, self._channel = connection, None
+        self._lost = asyncio.get_running_loop().create_future()
         try:
             await self._subscribe()
             if not self._lost.done():
                 self._begun.set()
-            await first_to_fail(
-                self._until_lost(), self._keep_maintained(connection), self._until_unknown(connection)
-            )
+            await first_to_fail(self._until_lost(), self._keep_maintained(connection), self._keep_renewed())
         except asyncio.CancelledError:
             await self.release()  # so that the last acks reach the broker first
             raise
@@ -120,27 +116,17 @@ class RabbitConsumer:
     async def _until_lost(self) -> None:
         raise ConnectionError(await self._lost)
 
-    async def _until_unknown(self, connection: Connection) -> None:
-        """Raises `ConnectionError` after `LOOKS` in a row that find no consumer counted by the queue.
+    async def _keep_renewed(self) -> None:
+        """Renews the subscription of an idle consumer, and gives the connection up if that is not answered.
 
-        A node that a partition cuts off from the queue's leader answers all calls, and delivers nothing.
+        A node that a partition cuts off from its cluster keeps the consumer, answers most calls and delivers
+        nothing. A subscription has to be agreed on by a majority of the queue's members.
         """
-        looks = 0
-        while looks < LOOKS:
-            await asyncio.sleep(LOOK_SECONDS)
-            looks = looks + 1 if await self._is_unknown(connection) else 0
-        raise ConnectionError(UNKNOWN)
-
-    async def _is_unknown(self, connection: Connection) -> bool:
-        channel = self._channel
-        if channel is None or not channel.consuming:
-            return False
-        try:
-            state = await state_of(connection, self._queue)
-        except (ChannelClosed, OSError):  # no right to ask, no answer, or lost, which is told elsewhere
-            return False
-        counted = state is None or state.consumers > 0
-        return not counted and self._channel is channel and self.consuming
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            async with self._change():
+                if self._channel is not None:
+                    await self._channel.renew_if_idle()
 
     async def _keep_maintained(self, connection: Connection) -> None:
         while True:

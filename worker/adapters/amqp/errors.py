@@ -37,6 +37,10 @@ class BrokerUnavailable(UserError):
     """There is no connection at the moment. The text holds no password."""
 
 
+class BrokerSilent(BrokerUnavailable):
+    """The broker does not answer a call in time: so a cluster does while a node of it is frozen."""
+
+
 class BrokerRefuses(BrokerUnavailable):
     """The broker refuses a login, an operation, or an object that differs. Retrying does not help."""
 

@@ -87,7 +87,9 @@ class Link:
                 async with asyncio.timeout(CONNECT_SECONDS * len(self._urls)):
                     await begun.wait()
             except TimeoutError:
-                raise BrokerUnavailable(f"RabbitMQ cannot be used: {self.failure}") from None
+                raise BrokerUnavailable(
+                    f"RabbitMQ cannot be used: {self.failure or 'no answer in time'}"
+                ) from None
             yield
 
     @asynccontextmanager

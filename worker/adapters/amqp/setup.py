@@ -17,7 +17,7 @@ from contracts.topology import (
     retry_queue,
     topology,
 )
-from worker.adapters.amqp.errors import BrokerRefuses, BrokerUnavailable
+from worker.adapters.amqp.errors import BrokerRefuses, BrokerSilent, BrokerUnavailable
 from worker.adapters.amqp.owner import OwnerLease, OwnerUnseen
 from worker.adapters.amqp.seam import ChannelClosed, Connection
 from worker.adapters.amqp.start import Look
@@ -42,7 +42,7 @@ class BrokerSetup:
     telemetry: Telemetry
 
     async def before_publishing(self, connection: Connection) -> None:
-        """Makes the topology, unless all of it exists. Raises `BrokerUnavailable`, or `BrokerRefuses`."""
+        """Makes the topology, unless all objects exist. Raises `BrokerUnavailable`, or `BrokerRefuses`."""
         if self.settings.topology == "declare":
             wanted = self._wanted(connection)
             if not await present(connection, wanted):
@@ -61,11 +61,12 @@ class BrokerSetup:
         if self.settings.topology == "declare":
             try:
                 await apply(connection, self._wanted(connection))
-            except BrokerRefuses as error:
+            except (BrokerRefuses, BrokerSilent) as error:
                 self.telemetry.topology_refused(str(error))
             except BrokerUnavailable:
-                pass  # a node of the cluster is frozen; a lost connection is noticed elsewhere
-        await self._take_lease(connection)
+                pass  # that loss is told with its reason elsewhere
+        with suppress(TimeoutError):
+            await self._take_lease(connection)
         # RabbitMQ 4.2.6 to 4.3.0 tell the lengths only to users who may configure the queues.
         with suppress(ChannelClosed, TimeoutError):
             await self._tell_lengths(connection)

@@ -1,7 +1,7 @@
 """Declares exchanges, queues and bindings, and compares existing ones."""
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +49,9 @@ class Finding:
 
 
 async def present(connection: Connection, topology: Topology) -> bool:
-    """Whether all exchanges and queues exist, with any arguments and bindings. Raises `BrokerUnavailable`.
+    """Whether all exchanges and queues exist, with any bindings. Raises as `apply` does if one differs.
 
-    Needs no lock, so a cluster answers even while one of its nodes is frozen.
+    Makes nothing and needs no lock, so a cluster answers even while one of its nodes is frozen.
     """
     with unavailable_if_lost():
         async with connection.channel() as channel:
@@ -62,6 +62,8 @@ async def present(connection: Connection, topology: Topology) -> bool:
                     await channel.objects.queue_state(queue.name)
             except ChannelClosed:
                 return False
+            await _declare_queues(channel.objects, topology)
+            await _declare_exchanges(channel.objects, topology.exchanges)
     return True
 
 
@@ -79,19 +81,26 @@ async def _apply(connection: Connection, topology: Topology) -> None:
     guarded = {exchange.name for exchange in topology.exchanges if exchange.arguments}
     async with connection.channel() as channel:
         objects = channel.objects
-        for queue in topology.queues:
-            await _or_refuse(
-                f"queue {queue.name}", _declare_queue(objects, queue), "empty it, then delete it"
-            )
+        await _declare_queues(objects, topology)
         for is_guarded in (False, True):
-            for exchange in topology.exchanges:
-                if (exchange.name in guarded) is is_guarded:
-                    declared = _declare_exchange(objects, exchange)
-                    await _or_refuse(f"exchange {exchange.name}", declared, "delete it")
+            await _declare_exchanges(
+                objects, [one for one in topology.exchanges if (one.name in guarded) is is_guarded]
+            )
             for binding in topology.bindings:
                 if (binding.exchange in guarded) is is_guarded:
                     bound = objects.bind(binding.queue, binding.exchange, binding.routing_key)
                     await _or_refuse(f"binding {binding.exchange} -> {binding.queue}", bound)
+
+
+async def _declare_queues(objects: BrokerObjects, topology: Topology) -> None:
+    for queue in topology.queues:
+        declared = _declare_queue(objects, queue)
+        await _or_refuse(f"queue {queue.name}", declared, "empty it, then delete it")
+
+
+async def _declare_exchanges(objects: BrokerObjects, exchanges: Iterable[Exchange]) -> None:
+    for exchange in exchanges:
+        await _or_refuse(f"exchange {exchange.name}", _declare_exchange(objects, exchange), "delete it")
 
 
 async def _or_refuse(what: str, declaration: Awaitable[Any], remedy: str = "") -> None:
