@@ -100,10 +100,18 @@ class Scene:
         return await in_process(self.system.environ, *arguments)
 
     async def explained(self, words: Sequence[str], *arguments: str) -> CommandOutput:
-        """Runs the command that explains the incident. Its output has each of the words."""
-        output = await self.command(*arguments)
-        for word in words:
-            assert word in output.out + output.err, f"{word!r} is not in {output.out}{output.err}"
+        """Runs the command that explains the incident, until its output has each of the words.
+
+        `status` shows a worker as it last announced itself: some seconds ago.
+        """
+        give_up_at = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            output = await self.command(*arguments)
+            missing = [word for word in words if word not in output.out + output.err]
+            if not missing or time.monotonic() > give_up_at:
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+        assert not missing, f"{missing} not in {output.out}{output.err}"
         self.note("explained", f"provisioner {' '.join(arguments)}")
         return output
 
