@@ -8,6 +8,7 @@ import pytest
 
 from contracts.topology import WORK_QUEUE
 from tests.integration.test_chaos import in_this_process
+from tests.soak.chaos import worker_environ
 from tests.soak.client import soak_client
 from tests.soak.cluster import (
     CLUSTER_FAULTS,
@@ -16,7 +17,6 @@ from tests.soak.cluster import (
     Times,
     cluster_run,
     described,
-    worker_environ,
 )
 from tests.support.cluster import private_cluster
 from tests.support.fault_proxy import fault_proxy

@@ -138,7 +138,7 @@ async def chaos(
         )
         direct = load(TopologySettings, {"AMQP_URL": node.url})
         received = await stack.enter_async_context(soak_client(direct))
-        environ = _environ(plan, proxy.url, sandbox, folder)
+        environ = worker_environ(proxy.url, sandbox, folder, plan.settle_window, plan.api_timeout)
         stop = await stack.enter_async_context(run_worker(environ))
         targets = FaultTargets(
             node, proxy, sandbox, plan.rules, received.send, received.send_to_work, received.send_again
@@ -146,17 +146,24 @@ async def chaos(
         return await Chaos(plan, environ, targets, received, on_fault).run(stop)
 
 
-def _environ(plan: ChaosPlan, url: str, sandbox: Sandbox, folder: Path) -> dict[str, str]:
+def worker_environ(
+    amqp_url: str,
+    sandbox: Sandbox,
+    folder: Path,
+    settle_window: timedelta = timedelta(seconds=2),
+    api_timeout: timedelta = timedelta(seconds=1),
+) -> dict[str, str]:
+    """The settings of a worker that is limited by the broker alone, with its ledger in `folder`."""
     return {
-        "AMQP_URL": url,
+        "AMQP_URL": amqp_url,
         "PLIVO_AUTH_ID": AUTH_ID,
         "PLIVO_AUTH_TOKEN": AUTH_TOKEN,
         "PLIVO_API_URL": sandbox.url,
         "LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
         "PROVISIONER_PLAINTEXT_SECRETS": "true",
         "PROVISIONER_RATE_LIMIT": "100000/1s",
-        "PROVISIONER_SETTLE_WINDOW": delay_label(plan.settle_window),
-        "PROVISIONER_API_TIMEOUT": delay_label(plan.api_timeout),
+        "PROVISIONER_SETTLE_WINDOW": delay_label(settle_window),
+        "PROVISIONER_API_TIMEOUT": delay_label(api_timeout),
         "PROVISIONER_REMOVAL_LIMIT": "off",
     }
 

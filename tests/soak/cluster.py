@@ -19,14 +19,14 @@ from typing import NamedTuple
 
 from contracts.topology import WORK_QUEUE
 from tests.soak import verdict
-from tests.soak.chaos import RunWorker, Stop, in_its_own_process
+from tests.soak.chaos import RunWorker, Stop, in_its_own_process, worker_environ
 from tests.soak.client import SoakClient, soak_client
 from tests.soak.command import CONSOLE, Report, parser, run_and_report
 from tests.soak.leftovers import left_in_queues, nothing_due
 from tests.soak.statements import Statement, draw_statements
 from tests.soak.verdict import Violation
 from tests.support.cluster import PARTITIONS, Cluster, ClusterNode, private_cluster
-from worker.sandbox import AUTH_ID, AUTH_TOKEN, Sandbox, running_sandbox
+from worker.sandbox import Sandbox, running_sandbox
 from worker.settings.load import load
 from worker.settings.model import TopologySettings
 
@@ -212,22 +212,6 @@ class ClusterRun:
 
     def _broke(self, what: str) -> None:
         self.broken.append(Violation("-", what))
-
-
-def worker_environ(amqp_url: str, sandbox: Sandbox, folder: Path) -> dict[str, str]:
-    """The settings of a worker that is limited by the broker alone."""
-    return {
-        "AMQP_URL": amqp_url,
-        "PLIVO_AUTH_ID": AUTH_ID,
-        "PLIVO_AUTH_TOKEN": AUTH_TOKEN,
-        "PLIVO_API_URL": sandbox.url,
-        "LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
-        "PROVISIONER_PLAINTEXT_SECRETS": "true",
-        "PROVISIONER_RATE_LIMIT": "100000/1s",
-        "PROVISIONER_SETTLE_WINDOW": "2s",
-        "PROVISIONER_API_TIMEOUT": "1s",
-        "PROVISIONER_REMOVAL_LIMIT": "off",
-    }
 
 
 async def cluster_run(

@@ -75,7 +75,7 @@ class BrokerSetup:
         return self.found.adapted(wanted_topology(connection, self.settings))
 
     async def _take_lease(self, connection: Connection) -> None:
-        with suppress(OwnerUnseen):  # said at the start
+        with suppress(OwnerUnseen):  # told at the start, or held before and out of sight for now
             await self.lease.take(connection)
 
     async def _tell_lengths(self, connection: Connection) -> None:
